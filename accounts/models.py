@@ -1,0 +1,94 @@
+"""Who: people (or teams), their API keys, and what was done."""
+
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.db import models
+from django.db.models.functions import Lower
+
+
+class EmailUserManager(UserManager["User"]):
+    """Users are made and found by e-mail address, whatever its case."""
+
+    def _create_user(self, email: str, password: str | None, **fields: Any) -> "User":
+        user = self.model(email=self.normalize_email(email), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":  # type: ignore[override]
+        return self._create_user(email, password, **fields)
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":  # type: ignore[override]
+        return self._create_user(email, password, **{"is_staff": True, "is_superuser": True} | fields)
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        return self.get(email__iexact=username)
+
+
+class User(AbstractUser):
+    """A person, or a team. The user is the tenant: every row has one as its owner."""
+
+    class Kind(models.TextChoices):
+        PERSON = "person"
+        TEAM = "team"
+
+    username = None  # type: ignore[assignment]
+    email = models.EmailField("e-mail address", unique=True)
+    name = models.CharField(max_length=64, blank=True)
+    country_of_residence = models.CharField(max_length=2, blank=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+    objects = EmailUserManager()  # type: ignore[assignment,misc]
+
+    class Meta:
+        constraints = (models.UniqueConstraint(Lower("email"), name="one_user_for_each_email"),)
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class ApiKey(models.Model):
+    """A secret for scripts. Only its SHA-256 is kept; the key itself was shown once."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=64)
+    prefix = models.CharField(max_length=16)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    permissions = models.JSONField(default=list)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+
+class AuditEvent(models.Model):
+    """What was done, by whom, to what. Append-only: neither changed nor removed."""
+
+    at = models.DateTimeField(auto_now_add=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="audit_events")
+    actor = models.CharField(max_length=254)
+    action = models.CharField(max_length=64)
+    object = models.CharField(max_length=254)
+    ip = models.GenericIPAddressField(null=True, blank=True)
+    detail = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = (models.Index(fields=["owner", "-at"], name="audit_of_owner"),)
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk:
+            raise TypeError("An audit event is never changed.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("An audit event is never removed.")

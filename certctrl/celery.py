@@ -1,0 +1,26 @@
+"""The Celery application. A message carries one id and is only a nudge: the row says what is to be done."""
+
+import os
+from typing import Any
+
+from celery import Celery, signals
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
+
+app = Celery("certctrl")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect
+def configure_logging(**kwargs: Any) -> None:
+    from certctrl import log
+
+    log.configure()
+
+
+@signals.worker_shutting_down.connect
+def stop_gently(**kwargs: Any) -> None:
+    from certctrl import turns
+
+    turns.stopping.set()

@@ -1,0 +1,76 @@
+"""The only exceptions that the API shows. Codes and keys are stable; docs/reference/errors.md lists them."""
+
+from typing import Any
+
+
+class Refusal(Exception):
+    """A request that is refused, with a sentence for a person: what is wrong, with which name, what to do."""
+
+    code = 5000
+    key = "GENERAL::INVALID_ARGUMENT"
+    status = 400
+
+    def __init__(self, what: str, **params: Any) -> None:
+        super().__init__(what)
+        self.what = what
+        self.params = params
+
+
+class Invalid(Refusal):
+    """Something in the request is wrong; `params["field"]` names it."""
+
+
+class MissingField(Refusal):
+    code, key = 5008, "GENERAL::MISSING_FIELD"
+
+
+class MalformedJSON(Refusal):
+    code, key = 9000, "JSON::MALFORMED"
+
+
+class TooLarge(Refusal):
+    code, key, status = 20007, "GENERAL::TOO_LARGE", 413
+
+
+class NotJSON(Refusal):
+    code, key, status = 20008, "GENERAL::NOT_JSON", 415
+
+
+class NotFound(Refusal):
+    code, key, status = 5003, "GENERAL::NOT_FOUND", 404
+
+
+class Unauthorized(Refusal):
+    code, key, status = 5018, "GENERAL::UNAUTHORIZED", 401
+
+
+class NotLoggedIn(Refusal):
+    code, key, status = 5104, "GENERAL::NOT_LOGIN", 401
+
+
+class Forbidden(Refusal):
+    code, key, status = 5022, "GENERAL::FORBIDDEN", 403
+
+
+class RateLimited(Refusal):
+    code, key, status = 5013, "GENERAL::RATE_LIMITED", 429
+
+
+class Conflict(Refusal):
+    code, key, status = 20001, "GENERAL::CONFLICT", 409
+
+
+class IdempotencyConflict(Refusal):
+    code, key, status = 20002, "GENERAL::IDEMPOTENCY_KEY_REUSED", 409
+
+
+class ExportForbidden(Refusal):
+    code, key, status = 20003, "CERTS::EXPORT_FORBIDDEN", 403
+
+
+class NotIssued(Refusal):
+    code, key, status = 20004, "CERTS::NOT_ISSUED", 409
+
+
+class TooLate(Refusal):
+    code, key, status = 20006, "CERTS::TOO_LATE", 409

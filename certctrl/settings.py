@@ -1,0 +1,205 @@
+"""Every setting of the server, read from the environment; `.env.example` documents each one.
+
+A secret may come from a file instead: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.FileAwareEnv()
+environ.Env.read_env(BASE_DIR / ".env")
+
+DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
+
+SECRET_KEY = env.str("SECRET_KEY")
+MASTER_KEYS = env.str("MASTER_KEYS", "")
+MASTER_KEYS_PATH = env.str("MASTER_KEYS_PATH", "")
+if not MASTER_KEYS and not MASTER_KEYS_PATH:
+    raise ImproperlyConfigured("Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600).")
+
+DEBUG = env.bool("DEBUG", False)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+TRUSTED_ORIGINS = env.list("TRUSTED_ORIGINS", default=[])
+CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
+
+# --- Turns (seconds): house section 4.1 ---
+LEASE = env.float("LEASE", 180)
+TURN = env.float("TURN", 80)
+RESEND = env.float("RESEND", 120)
+if LEASE < 2 * TURN:
+    raise ImproperlyConfigured("LEASE must be at least twice TURN: the difference absorbs clock skew and slow resolvers.")
+CALL_LIMIT = env.float("CALL_LIMIT", 20)
+
+# --- What leaves this server ---
+ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
+ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
+ACME_CAS = env.json("ACME_CAS", default={})
+CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
+ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
+ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
+DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
+DNS_PORT = env.int("DNS_PORT", 53)
+
+# --- Django ---
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "certctrl",
+    "accounts",
+    "keystore",
+    "dnsproviders",
+    "issuance",
+]
+MIDDLEWARE = [
+    "certctrl.log.RequestContext",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "certctrl.urls"
+ASGI_APPLICATION = "certctrl.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+APPEND_SLASH = False
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a body over 1 MiB is refused
+
+SESSION_COOKIE_NAME = "cjj365"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
+if env.bool("BEHIND_PROXY", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# --- Database ---
+WORKER_POOL = env.str("WORKER_POOL", "threads")
+WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", 8)
+SQLITE_OPTIONS: dict[str, Any] = {
+    # All three together, or concurrent writers meet "database is locked".
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=20000;",
+}
+
+
+def postgres_options() -> dict[str, Any]:
+    """A pool for threads, since Celery closes connections after each task; none for prefork, where it is slower."""
+    if WORKER_POOL == "prefork":
+        return {}
+    return {"pool": {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 10}}
+
+
+def database() -> dict[str, Any]:
+    """The database that DATABASE_URL names, SQLite in the data folder without one."""
+    url = env.str("DATABASE_URL", f"sqlite:///{DATA_DIR}/certctrl.sqlite3")
+    config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+    socket_folder = config.get("OPTIONS", {}).pop("host", None)
+    if socket_folder:
+        config["HOST"] = socket_folder
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        return config | {"OPTIONS": SQLITE_OPTIONS}
+    return config | {"OPTIONS": config.get("OPTIONS", {}) | postgres_options(), "CONN_HEALTH_CHECKS": True}
+
+
+DATABASES = {"default": database()}
+
+# --- Celery ---
+REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL.replace("redis+socket://", "unix://").replace("virtual_host=", "db="),
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 5}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = False  # recovery is the lease, not the broker
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_TIMEZONE = "UTC"
+SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
+CELERY_TASK_ROUTES = {
+    f"issuance.{name}": {"queue": SCHEDULE_QUEUE} for name in ("sweep", "scan_renewals", "prune")
+}
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "scan renewals": {"task": "issuance.scan_renewals", "schedule": 600.0, "options": {"expires": 600}},
+    "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+}
+
+# --- API ---
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["certctrl.api.DataRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["certctrl.api.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.ApiKeyAuthentication",
+        "accounts.authentication.JSONSessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.Allowed"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_PAGINATION_CLASS": "certctrl.api.OffsetPagination",
+    "EXCEPTION_HANDLER": "certctrl.api.exception_handler",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "certctrl",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl"}
+
+# --- Logs: JSON lines ---
+LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
+LOGGING_CONFIG = None

@@ -1,0 +1,188 @@
+"""Rows that workers take turns on: the row is the queue, `wake_at` and `holder` schedule everything.
+
+`wake_at` is when somebody should act: the polling interval, the retry backoff and, while a turn is in progress, the
+end of its lease. `holder` is the random token of that turn, empty when nobody has the row. A worker that died leaves
+its token behind; the next claim after the lease finds it and counts a death.
+"""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+import structlog
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Case, F, Q, Value, When
+
+from certctrl import clock
+
+log = structlog.get_logger()
+
+RETRIES = (10, 30, 60, 120, 300, 600, 1200, 1800)  # seconds after the nth Trouble in a row; the last one repeats
+MAX_DEATHS = 5  # a row that kills workers must not do so for ever
+SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
+
+stopping = threading.Event()  # set on SIGTERM: finish the call in hand and put the row back
+
+
+class Wait(Exception):
+    """Nothing is wrong, it only takes time: look again in so many seconds."""
+
+    def __init__(self, seconds: float, what: str = "") -> None:
+        super().__init__(what)
+        self.seconds = seconds
+        self.what = what
+
+
+class Trouble(Exception):
+    """Something failed. `what` is a sentence for a person, `retry_after` seconds as the other side asked."""
+
+    def __init__(self, code: str, what: str, permanent: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(what)
+        self.code = code
+        self.what = what
+        self.permanent = permanent
+        self.retry_after = retry_after
+
+
+class LostTurn(Exception):
+    """The row went to other hands: a lease that ran out, or a person who canceled. Write nothing more."""
+
+
+def retry_pause(stumbles: int, trouble: Trouble) -> float:
+    """Seconds until the next try after `stumbles` Troubles in a row, this one included."""
+    if trouble.retry_after is not None:
+        return trouble.retry_after
+    return RETRIES[min(stumbles, len(RETRIES)) - 1]
+
+
+Row = TypeVar("Row", bound="Turns")
+
+
+class TurnsQuerySet(models.QuerySet[Row]):
+    def due(self, at: datetime) -> Self:
+        return self.filter(wake_at__lte=at)
+
+    def sendable(self, at: datetime) -> Self:
+        """Due, with no message on its way."""
+        resend = at - timedelta(seconds=settings.RESEND)
+        return self.due(at).filter(Q(queued_at=None) | Q(queued_at__lt=resend))
+
+    def claim_fields(self, at: datetime) -> dict[str, Any]:
+        """What a claim writes besides the token."""
+        died = Case(When(holder="", then=Value(0)), default=Value(1))
+        return {"wake_at": at + timedelta(seconds=settings.LEASE), "deaths": F("deaths") + died}
+
+    def claim(self, pk: int, *, due: bool = True, **needs: Any) -> Row | None:
+        """Take the row for one turn, or return None: not due, not as needed, or taken.
+
+        With `due=False` a row that nobody holds is taken whatever its backoff.
+        """
+        at, token = clock.now(), secrets.token_hex(16)
+        rows = self.filter(pk=pk, **needs)
+        rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
+        if not rows.update(holder=token, **self.claim_fields(at)):
+            return None
+        row = self.filter(pk=pk, holder=token).first()
+        return row.begin() if row else None
+
+    def claim_batch(self, most: int, lease: float, **needs: Any) -> list[Row]:
+        """Take up to `most` due rows for one turn of `lease` seconds, those that waited longest first."""
+        at, token = clock.now(), secrets.token_hex(16)
+        due = self.filter(**needs).due(at)
+        ids = list(due.order_by("wake_at").values_list("pk", flat=True)[:most])
+        fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
+        if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
+            return []
+        return [row.begin() for row in self.filter(pk__in=ids, holder=token)]
+
+    @contextmanager
+    def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
+        """One turn with the row, which the body ends with `release()`. Raises Wait while another has it in hand.
+
+        A Trouble that leaves the body puts the row to sleep by the retry table, and goes on to the caller.
+        """
+        row = self.claim(pk, due=due, **needs)
+        if row is None:
+            raise Wait(2, "another worker has it in hand")
+        try:
+            with clock.limit(settings.TURN):
+                yield row
+        except Wait as wait:
+            row.rest(timedelta(seconds=wait.seconds))
+            raise
+        except Trouble as trouble:
+            row.stumble(trouble)
+            raise
+
+
+class Turns(models.Model):
+    wake_at = models.DateTimeField(null=True, blank=True)
+    holder = models.CharField(max_length=32, default="", blank=True, editable=False)
+    queued_at = models.DateTimeField(null=True, blank=True, editable=False)
+    stumbles = models.PositiveSmallIntegerField(default=0, editable=False)
+    deaths = models.PositiveSmallIntegerField(default=0, editable=False)
+
+    class Meta:
+        abstract = True
+        indexes = (models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),)
+
+    _breaths = 0
+
+    def begin(self) -> Self:
+        self._ends = clock.monotonic() + settings.TURN
+        self._breaths = 0
+        return self
+
+    def mine(self) -> "models.QuerySet[Self]":
+        """This row as the turn in progress sees it: no row at all once the turn is lost."""
+        if not self.holder:
+            raise LostTurn
+        return type(self)._base_manager.filter(pk=self.pk, holder=self.holder)
+
+    def write(self, **fields: Any) -> None:
+        """Update these columns while the turn is ours; LostTurn and nothing written otherwise."""
+        if not self.mine().update(**fields):
+            raise LostTurn
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    @contextmanager
+    def fence(self) -> Iterator[None]:
+        """A transaction that commits only while the turn is ours."""
+        with transaction.atomic():
+            if not self.mine().update(holder=self.holder):
+                raise LostTurn
+            yield
+
+    def release(self, wake_at: datetime | None, **fields: Any) -> None:
+        """End the turn well; the row sleeps until `wake_at`, for ever when that is None."""
+        self.write(**{"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at} | fields)
+
+    def rest(self, pause: timedelta, **fields: Any) -> None:
+        """End the turn because it must wait; nothing is written when the turn was lost meanwhile."""
+        try:
+            self.release(clock.now() + pause, **fields)
+        except LostTurn:
+            log.info("turn.lost", row=str(self))
+
+    def stumble(self, trouble: Trouble) -> None:
+        """End the turn after a Trouble: sleep by the retry table."""
+        stumbles = self.stumbles + 1
+        self.rest(timedelta(seconds=retry_pause(stumbles, trouble)), stumbles=stumbles)
+
+    def breathe(self) -> None:
+        """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when
+        the turn is nearly over or the worker is being stopped, though never before a turn's first call."""
+        if self._breaths:
+            if stopping.is_set() or self._ends - clock.monotonic() < settings.TURN / 4:
+                raise Wait(0)
+        self._breaths += 1
+        if not self.mine().exists():
+            raise LostTurn
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} {self.pk}"

@@ -1,0 +1,86 @@
+"""Where TXT records go: the credential of a DNS provider, and the ledger of every record that we meant to write."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from certctrl.turns import Turns, TurnsQuerySet
+from keystore.models import Envelope
+
+if TYPE_CHECKING:
+    from dnsproviders.base import Provider
+
+
+class DnsCredential(models.Model):
+    class PropagationCheck(models.TextChoices):
+        AUTHORITATIVE = "authoritative"
+        RECURSIVE = "recursive"
+        OFF = "off"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="dns_credentials")
+    name = models.CharField(max_length=64)
+    provider = models.CharField(max_length=32)
+    public = models.JSONField(default=dict, help_text="the provider's fields that are no secret")
+    secret = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    ttl = models.PositiveIntegerField(default=60, help_text="seconds")
+    propagation_check = models.CharField(max_length=16, choices=PropagationCheck, default=PropagationCheck.AUTHORITATIVE)
+    propagation_timeout = models.PositiveIntegerField(default=1800, help_text="seconds")
+    settle = models.PositiveIntegerField(default=0, help_text="seconds to wait after the last server shows a record")
+    checked_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self) -> "Provider":
+        """The provider, ready to be called with this credential's secret."""
+        from dnsproviders import registry
+
+        return registry.open_credential(self)
+
+
+class TxtRecordQuerySet(TurnsQuerySet["TxtRecord"]):
+    pass
+
+
+class TxtRecord(Turns):
+    """A TXT record that we meant to write, until it is gone. It *is* its (zone, name, value)."""
+
+    credential = models.ForeignKey(DnsCredential, models.PROTECT, related_name="records")
+    zone = models.CharField(max_length=255, blank=True, help_text="the provider's word for the zone")
+    name = models.CharField(max_length=255, help_text="where it is written, after CNAMEs, without the last dot")
+    value = models.CharField(max_length=255)
+    intent_at = models.DateTimeField(null=True, blank=True)
+    presented_at = models.DateTimeField(null=True, blank=True)
+    cleaned_at = models.DateTimeField(null=True, blank=True)
+    # Until then a call whose end nobody saw may still take effect; cleanup looks once more after it.
+    unsure_until = models.DateTimeField(null=True, blank=True)
+    left_behind = models.TextField(blank=True, help_text="why the last cleanup failed")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TxtRecordQuerySet.as_manager()
+
+    class Meta(Turns.Meta):
+        constraints: ClassVar = (
+            models.UniqueConstraint(fields=["credential", "name", "value"], name="one_row_per_txt_record"),
+            models.CheckConstraint(
+                condition=Q(intent_at__isnull=True) | Q(cleaned_at__isnull=False) | Q(wake_at__isnull=False),
+                name="an_intended_record_wakes_until_it_is_cleaned",
+            ),
+        )
+        indexes: ClassVar = (*Turns.Meta.indexes, models.Index(fields=["name", "value"], name="records_by_name_and_value"))
+
+    @property
+    def ttl(self) -> int:
+        return self.credential.ttl
+
+    @property
+    def is_published(self) -> bool:
+        return bool(self.presented_at and not self.cleaned_at)
+
+    def __str__(self) -> str:
+        return f"{self.name} TXT {self.value}"

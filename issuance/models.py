@@ -1,0 +1,336 @@
+"""What is issued: accounts at CAs, certificates, and each attempt at one with everything that it needs to go on."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+
+from certctrl import clock
+from certctrl.turns import SKEW, Turns, TurnsQuerySet
+from dnsproviders.models import DnsCredential, TxtRecord
+from keystore.models import Envelope
+
+
+class PrivateCA(models.Model):
+    """A CA of the owner's own, which signs in the request itself."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "ACTIVE"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="private_cas")
+    name = models.CharField(max_length=64)
+    subject = models.JSONField(default=dict)
+    algorithm = models.CharField(max_length=8)
+    key_size = models.PositiveIntegerField()
+    max_path_length = models.PositiveSmallIntegerField(null=True, blank=True)
+    certificate_pem = models.TextField()
+    serial_number = models.CharField(max_length=40)
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField()
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    status = models.CharField(max_length=8, choices=Status, default=Status.ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name = "private CA"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AcmeAccount(Turns):
+    """An account at a CA (RFC 8555, section 7.1.2). `wake_at` is set while registering is still to be done."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        VALID = "valid"
+        REFUSED = "refused"
+        DEACTIVATED = "deactivated"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="acme_accounts")
+    name = models.CharField(max_length=64)
+    ca_provider = models.CharField(max_length=32)
+    directory_url = models.URLField(max_length=500, blank=True)
+    email = models.EmailField(blank=True)
+    terms_accepted_at = models.DateTimeField()
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    url = models.URLField(max_length=500, blank=True, help_text="the account URL at the CA: the kid of each request")
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    thumbprint = models.CharField(max_length=64, blank=True, help_text="of the account key, RFC 7638")
+    eab_kid = models.CharField(max_length=255, blank=True)
+    eab = models.ForeignKey(Envelope, models.PROTECT, null=True, blank=True, related_name="+", editable=False)
+    private_ca = models.ForeignKey(PrivateCA, models.PROTECT, null=True, blank=True, related_name="accounts")
+    error_code = models.CharField(max_length=64, blank=True)
+    error_what = models.TextField(blank=True)
+    defaults = models.JSONField(default=dict, help_text="key_type, key_size and validity_seconds of its certificates")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TurnsQuerySet["AcmeAccount"].as_manager()
+
+    class Meta(Turns.Meta):
+        verbose_name = "ACME account"
+
+    @property
+    def is_private(self) -> bool:
+        return self.private_ca_id is not None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def new_public_id() -> str:
+    return uuid.uuid4().hex[:20]
+
+
+class Certificate(models.Model):
+    """What a person asked for: these names, this account, this key policy; renewed until it is retired."""
+
+    class KeyType(models.TextChoices):
+        ECDSA = "ecdsa"
+        RSA = "rsa"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
+    domain = models.CharField(max_length=253, db_index=True, help_text="the first name, an A-label")
+    names = models.JSONField(help_text="A-labels, the domain first")
+    names_key = models.CharField(max_length=64, db_index=True, help_text="digest of account and sorted names")
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="certificates")
+    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates")
+    key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
+    key_size = models.PositiveIntegerField(default=256)
+    key_policy = models.CharField(max_length=16, choices=Envelope.Policy, default=Envelope.Policy.HYBRID)
+    server_decrypt_export = models.BooleanField(default=False)
+    public_id = models.CharField(max_length=32, unique=True, default=new_public_id, editable=False)
+    verified = models.BooleanField(default=False)
+    organization = models.CharField(max_length=64, blank=True)
+    organizational_unit = models.CharField(max_length=64, blank=True)
+    country = models.CharField(max_length=2, blank=True)
+    state = models.CharField(max_length=64, blank=True)
+    locality = models.CharField(max_length=64, blank=True)
+    auto_renew = models.BooleanField(default=True)
+    renew_days_before = models.PositiveIntegerField(null=True, blank=True)
+    current = models.ForeignKey("CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+")
+    expires_at = models.DateTimeField(null=True, blank=True)
+    renew_at = models.DateTimeField(null=True, blank=True)
+    failures = models.PositiveIntegerField(default=0)
+    ask = models.CharField(max_length=64, editable=False, help_text="digest of the request that made it")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["renew_at"], condition=Q(renew_at__isnull=False), name="certificates_to_renew"),
+            models.Index(fields=["owner", "-id"], name="certificates_of_owner"),
+        )
+        constraints = (
+            models.UniqueConstraint(
+                fields=["owner", "ask"],
+                condition=Q(current__isnull=True, retired_at__isnull=True),
+                name="the_same_request_makes_one_certificate",
+            ),
+        )
+
+    @property
+    def sans(self) -> list[str]:
+        return list(self.names[1:])
+
+    def open_issuance(self) -> "Issuance | None":
+        return self.issuances.filter(wake_at__isnull=False).first()
+
+    def __str__(self) -> str:
+        return self.domain
+
+
+class CertificateVersion(Turns):
+    """Issued material. `wake_at` is set while a revocation was asked for and is not done."""
+
+    certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="versions")
+    issuance = models.OneToOneField("Issuance", models.PROTECT, related_name="version")
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="versions")
+    serial = models.CharField(max_length=40, help_text="hex")
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField()
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the leaf, hex")
+    chain_pem = models.TextField(help_text="leaf first")
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    revoke_asked_at = models.DateTimeField(null=True, blank=True)
+    revoke_reason = models.PositiveSmallIntegerField(null=True, blank=True, help_text="RFC 5280, 5.3.1")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    revoke_error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TurnsQuerySet["CertificateVersion"].as_manager()
+
+    class Meta(Turns.Meta):
+        constraints: ClassVar = (
+            models.CheckConstraint(
+                condition=Q(revoke_asked_at__isnull=True) | Q(revoked_at__isnull=False) | Q(wake_at__isnull=False),
+                name="a_revocation_that_was_asked_for_wakes_until_it_is_done",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.certificate_id} {self.serial}"
+
+
+class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
+    def claim_fields(self, at: datetime) -> dict[str, Any]:
+        """A turn that begins late moves the deadline by its lateness: an outage of ours fails nobody."""
+        late_since = at - timedelta(seconds=settings.RESEND) - SKEW
+        late = When(wake_at__lt=late_since, then=F("deadline_at") + (Value(at) - F("wake_at")))
+        return super().claim_fields(at) | {"deadline_at": Case(late, default=F("deadline_at"))}
+
+    def open(self) -> "IssuanceQuerySet":
+        return self.filter(wake_at__isnull=False)
+
+
+class Issuance(Turns):
+    """One attempt at a certificate. Open as long as `wake_at` is set."""
+
+    class Reason(models.TextChoices):
+        NEW = "new"
+        RENEWAL = "renewal"
+        MANUAL = "manual"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        ORDERED = "ordered"
+        PRESENTED = "presented"
+        PROPAGATED = "propagated"
+        VALIDATED = "validated"
+        FINALIZED = "finalized"
+        ISSUED = "issued"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    OPEN = (State.QUEUED, State.ORDERED, State.PRESENTED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
+    BEFORE_VALIDATED = OPEN[:4]  # a person may still cancel, and the TXT records are needed
+
+    certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="issuances")
+    # What the attempt was started with, whatever the certificate says meanwhile.
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
+    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances")
+    names_key = models.CharField(max_length=64, editable=False)
+    number = models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")
+    reason = models.CharField(max_length=8, choices=Reason)
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    state_since = models.DateTimeField()
+    deadline_at = models.DateTimeField()
+    waits_for = models.TextField(blank=True)
+    presents = models.PositiveSmallIntegerField(default=0, help_text="how often its records were published anew")
+    orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
+    validity_seconds = models.PositiveIntegerField(null=True, blank=True)
+    csr_pem = models.TextField(blank=True)
+    key = models.ForeignKey(Envelope, models.SET_NULL, null=True, blank=True, related_name="+", editable=False)
+    order_url = models.CharField(max_length=500, blank=True)
+    order_expires_at = models.DateTimeField(null=True, blank=True)
+    csr_sent_at = models.DateTimeField(null=True, blank=True)
+    certificate_url = models.CharField(max_length=500, blank=True)
+    error_code = models.CharField(max_length=64, blank=True)
+    error_what = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    objects = IssuanceQuerySet.as_manager()
+
+    class Meta(Turns.Meta):
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            models.Index(fields=["names_key"], condition=Q(wake_at__isnull=False), name="open_issuances_by_names"),
+            models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
+        )
+        constraints: ClassVar = (
+            models.UniqueConstraint(
+                fields=["certificate"], condition=Q(wake_at__isnull=False), name="one_open_issuance_per_certificate"
+            ),
+            models.UniqueConstraint(
+                fields=["order_url"],
+                condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
+                name="one_open_issuance_per_order",
+            ),
+            models.CheckConstraint(
+                condition=Q(wake_at__isnull=False, state__in=["queued", "ordered", "presented", "propagated", "validated", "finalized"])
+                | Q(wake_at__isnull=True, state__in=["issued", "failed", "canceled"]),
+                name="an_issuance_wakes_as_long_as_it_is_open",
+            ),
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.wake_at is not None
+
+    def age(self) -> timedelta:
+        """How long it has been in its state."""
+        return clock.now() - self.state_since
+
+    def records(self) -> "models.QuerySet[TxtRecord]":
+        return TxtRecord.objects.filter(authorizations__issuance=self).distinct()
+
+    def __str__(self) -> str:
+        return f"{self.certificate_id} #{self.number}"
+
+
+class IssuanceEvent(models.Model):
+    """What happened in an attempt, as its owner reads it. Append-only."""
+
+    class Outcome(models.TextChoices):
+        DONE = "done"
+        WAIT = "wait"
+        RETRY = "retry"
+        FAILED = "failed"
+
+    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    step = models.CharField(max_length=16)
+    outcome = models.CharField(max_length=8, choices=Outcome)
+    what = models.TextField()
+    took_ms = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.outcome}"
+
+
+class Authorization(models.Model):
+    """An authorization of an attempt's order (RFC 8555, section 7.1.4), valid ones too."""
+
+    class Status(models.TextChoices):
+        UNREAD = "unread"
+        PENDING = "pending"
+        VALID = "valid"
+        INVALID = "invalid"
+
+    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="authorizations")
+    url = models.CharField(max_length=500)
+    identifier = models.CharField(max_length=253, blank=True)
+    wildcard = models.BooleanField(default=False)
+    status = models.CharField(max_length=16, choices=Status, default=Status.UNREAD)
+    challenge_url = models.CharField(max_length=500, blank=True)
+    record = models.ForeignKey(TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations")
+    seen_at = models.DateTimeField(null=True, blank=True)
+    answered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["issuance", "url"], name="one_row_per_authorization"),)
+
+    def __str__(self) -> str:
+        return self.identifier or self.url
+
+
+class RequestKey(models.Model):
+    """An Idempotency-Key that a client sent, and what its request made."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
+    certificate = models.ForeignKey(Certificate, models.CASCADE, null=True, related_name="+")
+    issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["owner", "key"], name="one_request_per_idempotency_key"),)
