@@ -1,0 +1,75 @@
+"""What a CA's resources look like to the steps (RFC 8555, section 7.1), and what every CA can be asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why the CA refused (RFC 7807 and RFC 8555, section 6.7). `type` without the urn:ietf:params:acme:error: prefix."""
+
+    type: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({self.type})"
+
+
+@dataclass(frozen=True)
+class OrderResource:
+    url: str
+    status: str  # pending, ready, processing, valid, invalid
+    authorizations: tuple[str, ...] = ()
+    finalize_url: str = ""
+    certificate_url: str = ""
+    expires_at: datetime | None = None
+    problem: Problem | None = None
+    retry_after: float | None = None  # seconds
+
+
+@dataclass(frozen=True)
+class AuthorizationResource:
+    url: str
+    identifier: str  # without the "*." of a wildcard
+    wildcard: bool
+    status: str  # pending, valid, invalid, deactivated, expired, revoked
+    challenge_url: str = ""  # of its dns-01 challenge; empty when none is offered
+    challenge_status: str = ""
+    txt_value: str = ""  # what the TXT record must hold: base64url(SHA-256(key authorization))
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class AccountResource:
+    url: str  # the kid
+    status: str  # valid, deactivated, revoked
+
+
+class CA(Protocol):
+    """One account at one CA. Every call is one exchange (and its nonce) and ends within `clock.time_left()`.
+
+    All raise `turns.Trouble` (network, 5xx, the CA's refusals, by the table of house section 4.3, with the CA's own
+    words in `what`) and `turns.Wait` for `orderNotReady`. None sleeps, polls, or retries but for `badNonce`.
+    """
+
+    def register(self) -> AccountResource:
+        """newAccount with the account's key; the CA answers with the account that it has when it knows the key."""
+
+    def new_order(self, names: Sequence[str]) -> OrderResource: ...
+
+    def read_order(self, url: str) -> OrderResource: ...
+
+    def read_authorization(self, url: str) -> AuthorizationResource: ...
+
+    def answer(self, challenge_url: str) -> None:
+        """Tell the CA that the record is there. Answering twice changes nothing."""
+
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
+
+    def download(self, certificate_url: str) -> str:
+        """The chain as PEM, leaf first."""
+
+    def revoke(self, chain_pem: str, reason: int) -> None:
+        """Revoke the leaf; one that is revoked already is success. `reason` as RFC 5280, 5.3.1 numbers it."""
