@@ -89,15 +89,16 @@ class TurnsQuerySet(models.QuerySet[Row]):
         row = self.filter(pk=pk, holder=token).first()
         return row.begin() if row else None
 
-    def claim_batch(self, most: int, lease: float, **needs: Any) -> list[Row]:
-        """Take up to `most` due rows for one turn of `lease` seconds, those that waited longest first."""
+    def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
+        """Take up to `most` due rows, those that waited longest first, all with one token, for a turn of `turn` seconds
+        under a lease of `lease`."""
         at, token = clock.now(), secrets.token_hex(16)
         due = self.filter(**needs).due(at)
         ids = list(due.order_by("wake_at").values_list("pk", flat=True)[:most])
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
         if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
             return []
-        return [row.begin() for row in self.filter(pk__in=ids, holder=token)]
+        return [row.begin(turn) for row in self.filter(pk__in=ids, holder=token)]
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
@@ -112,10 +113,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
             with clock.limit(settings.TURN):
                 yield row
         except Wait as wait:
-            row.rest(timedelta(seconds=wait.seconds))
+            if row.holder:
+                row.rest(timedelta(seconds=wait.seconds))
             raise
         except Trouble as trouble:
-            row.stumble(trouble)
+            if row.holder:
+                row.stumble(trouble)
             raise
 
 
@@ -131,11 +134,17 @@ class Turns(models.Model):
         indexes = (models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),)
 
     _breaths = 0
+    _ends = 0.0
 
-    def begin(self) -> Self:
-        self._ends = clock.monotonic() + settings.TURN
+    def begin(self, seconds: float | None = None) -> Self:
+        """Start the clock of a turn that was claimed."""
+        self._ends = clock.monotonic() + (settings.TURN if seconds is None else seconds)
         self._breaths = 0
         return self
+
+    def turn_left(self) -> float:
+        """Seconds until this turn must be over."""
+        return max(0.0, self._ends - clock.monotonic())
 
     def mine(self) -> "models.QuerySet[Self]":
         """This row as the turn in progress sees it: no row at all once the turn is lost."""
@@ -148,7 +157,8 @@ class Turns(models.Model):
         if not self.mine().update(**fields):
             raise LostTurn
         for name, value in fields.items():
-            setattr(self, name, value)
+            if not hasattr(value, "resolve_expression"):
+                setattr(self, name, value)
 
     @contextmanager
     def fence(self) -> Iterator[None]:
@@ -178,7 +188,7 @@ class Turns(models.Model):
         """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when
         the turn is nearly over or the worker is being stopped, though never before a turn's first call."""
         if self._breaths:
-            if stopping.is_set() or self._ends - clock.monotonic() < settings.TURN / 4:
+            if stopping.is_set() or self.turn_left() < settings.TURN / 4:
                 raise Wait(0)
         self._breaths += 1
         if not self.mine().exists():

@@ -1,11 +1,12 @@
 """Where TXT records go: the credential of a DNS provider, and the ledger of every record that we meant to write."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
@@ -23,7 +24,7 @@ class DnsCredential(models.Model):
     name = models.CharField(max_length=64)
     provider = models.CharField(max_length=32)
     public = models.JSONField(default=dict, help_text="the provider's fields that are no secret")
-    secret = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
     ttl = models.PositiveIntegerField(default=60, help_text="seconds")
     propagation_check = models.CharField(max_length=16, choices=PropagationCheck, default=PropagationCheck.AUTHORITATIVE)
     propagation_timeout = models.PositiveIntegerField(default=1800, help_text="seconds")
@@ -44,7 +45,13 @@ class DnsCredential(models.Model):
 
 
 class TxtRecordQuerySet(TurnsQuerySet["TxtRecord"]):
-    pass
+    def in_the_zone(self) -> Self:
+        """Every record that is there, or may be."""
+        return self.filter(intent_at__isnull=False, cleaned_at=None)
+
+    def wake(self) -> int:
+        """Have those that nobody holds looked at by the next sweep."""
+        return self.in_the_zone().filter(holder="").update(wake_at=clock.now(), queued_at=None)
 
 
 class TxtRecord(Turns):

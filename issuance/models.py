@@ -10,7 +10,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from certctrl import clock
 from certctrl.turns import SKEW, Turns, TurnsQuerySet
-from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
 from keystore.models import Envelope
 
 
@@ -140,6 +140,11 @@ class Certificate(models.Model):
     def sans(self) -> list[str]:
         return list(self.names[1:])
 
+    def subject(self) -> dict[str, str]:
+        """What the CSR's subject holds besides names; empty members are left out."""
+        members = ("organization", "organizational_unit", "country", "state", "locality")
+        return {member: getattr(self, member) for member in members if getattr(self, member)}
+
     def open_issuance(self) -> "Issuance | None":
         return self.issuances.filter(wake_at__isnull=False).first()
 
@@ -231,6 +236,7 @@ class Issuance(Turns):
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
     csr_sent_at = models.DateTimeField(null=True, blank=True)
+    settles_at = models.DateTimeField(null=True, blank=True, help_text="every record was shown; the credential waits on")
     certificate_url = models.CharField(max_length=500, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
@@ -242,7 +248,7 @@ class Issuance(Turns):
     class Meta(Turns.Meta):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
-            models.Index(fields=["names_key"], condition=Q(wake_at__isnull=False), name="open_issuances_by_names"),
+            models.Index(fields=["names_key"], name="issuances_by_names"),
             models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
         )
         constraints: ClassVar = (
@@ -269,8 +275,13 @@ class Issuance(Turns):
         """How long it has been in its state."""
         return clock.now() - self.state_since
 
-    def records(self) -> "models.QuerySet[TxtRecord]":
+    def records(self) -> "TxtRecordQuerySet":
         return TxtRecord.objects.filter(authorizations__issuance=self).distinct()
+
+    def pending_records(self) -> "TxtRecordQuerySet":
+        """The records that its pending authorizations ask for."""
+        pending = Authorization.objects.filter(issuance=self, status=Authorization.Status.PENDING)
+        return TxtRecord.objects.filter(pk__in=pending.values("record")).order_by("pk")
 
     def __str__(self) -> str:
         return f"{self.certificate_id} #{self.number}"

@@ -1,0 +1,266 @@
+"""The state machine: which step follows which, and what a step's end writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from django.db.models import Exists, OuterRef, QuerySet
+
+from certctrl import clock, log
+from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
+from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from issuance import renewal, steps
+from issuance.models import AcmeAccount, Authorization, Certificate, Issuance, IssuanceEvent
+from issuance.resources import Refused
+from issuance.steps import Done
+
+State = Issuance.State
+Outcome = IssuanceEvent.Outcome
+logger = structlog.get_logger()
+
+TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the six: it takes an attempt from `state` to `to`."""
+
+    name: str
+    state: str
+    to: str
+    act: Callable[[Issuance], Done]
+    limit: timedelta
+
+
+STEPS = (
+    Step("order", State.QUEUED, State.ORDERED, steps.order, steps.ORDER_LIMIT),
+    Step("present", State.ORDERED, State.PRESENTED, steps.present, timedelta(hours=1)),
+    Step("propagate", State.PRESENTED, State.PROPAGATED, steps.propagate, timedelta(minutes=30)),
+    Step("validate", State.PROPAGATED, State.VALIDATED, steps.validate, timedelta(minutes=30)),
+    Step("finalize", State.VALIDATED, State.FINALIZED, steps.finalize, timedelta(minutes=30)),
+    Step("download", State.FINALIZED, State.ISSUED, steps.download, timedelta(minutes=30)),
+)
+STEP_AT = {step.state: step for step in STEPS}
+
+
+def steps_ahead(state: str) -> tuple[Step, ...]:
+    """The steps that an attempt in this state still has to take."""
+    states = [step.state for step in STEPS]
+    return STEPS[states.index(state) :] if state in states else ()
+
+
+def deadline(issuance: Issuance, state: str) -> datetime:
+    """When an attempt that enters this state gives up."""
+    now = clock.now()
+    if state == State.PRESENTED and issuance.credential:
+        return now + timedelta(seconds=issuance.credential.propagation_timeout)
+    if state == State.FINALIZED:  # the CSR is sent: what finalize set goes on
+        return max(issuance.deadline_at, now + STEP_AT[state].limit)
+    return now + STEP_AT[state].limit
+
+
+def take(step: Step, issuance_id: int) -> bool:
+    """Take the step if it is due. True when the chain may go on: it is done now, or it was before."""
+    issuance = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(
+        issuance_id, state=step.state
+    )
+    if issuance:
+        return run(step, issuance)
+    state = Issuance.objects.values_list("state", flat=True).filter(pk=issuance_id).first()
+    return state is not None and step not in steps_ahead(state)
+
+
+def run(
+    step: Step,
+    issuance: Issuance,
+    act: Callable[[Issuance], Done] | None = None,
+    pause: Callable[["Step", Issuance, Wait], None] | None = None,
+) -> bool:
+    """One turn with a claimed attempt, to its end, whatever that is. True when the chain may go on.
+
+    A batch gives its own `act` and its own way to write a wait.
+    """
+    began = clock.monotonic()
+    try:
+        with log.bind(issuance=issuance.pk, step=step.name), clock.limit(issuance.turn_left()):
+            if issuance.deaths >= MAX_DEATHS:
+                raise Refused("internal", "Workers died on this attempt five times in a row; it is given up.")
+            done = (act or step.act)(issuance)
+        return settle(step, issuance, done, clock.monotonic() - began)
+    except Wait as wait:
+        end = pause or put_back
+        _unless_lost(lambda: end(step, issuance, wait), issuance)
+    except LostTurn:
+        _after_losing(issuance)
+    except Trouble as trouble:
+        _unless_lost(lambda: stumble(step, issuance, trouble), issuance)
+    except Exception:
+        logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        what = f"The step {step.name} met an error of this server; its log has the details. It is tried again."
+        _unless_lost(lambda: stumble(step, issuance, Trouble("internal", what)), issuance)
+    return False
+
+
+def _unless_lost(end: Callable[[], None], issuance: Issuance) -> None:
+    try:
+        end()
+    except LostTurn:
+        _after_losing(issuance)
+
+
+def _after_losing(issuance: Issuance) -> None:
+    """What this turn published may be needed by nobody: have its records looked at."""
+    logger.info("turn.lost", issuance=issuance.pk)
+    if not Issuance.objects.open().filter(pk=issuance.pk).exists():
+        records_of(issuance).wake()
+
+
+def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
+    """Write the end of a step that is done: state, event and what the step has to store, or nothing of it."""
+    to = done.to or step.to
+    try:
+        with issuance.fence():
+            if done.write:
+                done.write()
+            event(issuance, step.name, Outcome.DONE, done.what, took)
+            if to == State.ISSUED:
+                close(issuance, to)
+            else:
+                _move(issuance, to, goes_on=not done.to)
+    except LostTurn:
+        _after_losing(issuance)
+        return False
+    logger.info("step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000))
+    return not done.to
+
+
+def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
+    now = clock.now()
+    issuance.release(
+        now - SKEW if goes_on else now,
+        state=to,
+        state_since=now,
+        deadline_at=deadline(issuance, to),
+        queued_at=now if goes_on else None,
+        waits_for="",
+    )
+    if to == State.VALIDATED:
+        records_of(issuance).wake()
+
+
+def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
+    """Write the end of a turn that must wait."""
+    now = clock.now()
+    until = now + timedelta(seconds=wait.seconds)
+    if wait.seconds > TOO_LONG.total_seconds():
+        return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
+    if now >= issuance.deadline_at:
+        return fail(step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what)))
+    what = wait.what or issuance.waits_for
+    with issuance.fence():
+        if what != issuance.waits_for:
+            event(issuance, step.name, Outcome.WAIT, what)
+        issuance.release(until, waits_for=what)
+    return None
+
+
+def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
+    minutes = round(issuance.age().total_seconds() / 60)
+    return f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}".strip()
+
+
+def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
+    """Write the end of a turn that failed: try again by the retry table, or end the attempt."""
+    _forget_unknown_account(issuance, trouble)
+    now, stumbles = clock.now(), issuance.stumbles + 1
+    seconds = timedelta(seconds=retry_pause(stumbles, trouble))
+    if trouble.permanent or isinstance(trouble, Refused):
+        return fail(step, issuance, trouble)
+    if seconds > TOO_LONG:
+        return fail(step, issuance, trouble, asked_for=now + seconds)
+    if now >= issuance.deadline_at and not trouble.retry_after:
+        return fail(step, issuance, trouble)
+    moved = seconds if trouble.retry_after else timedelta(0)
+    with issuance.fence():
+        event(issuance, step.name, Outcome.RETRY, trouble.what)
+        issuance.release(
+            now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=issuance.deadline_at + moved
+        )
+    return None
+
+
+def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
+    """The CA does not know the account any more: register once more, unless that is being done."""
+    if trouble.code == "ca_account_unknown":
+        used = AcmeAccount.objects.filter(pk=issuance.account_id, url=issuance.account.url).exclude(url="")
+        used.update(url="", status=AcmeAccount.Status.PENDING, wake_at=clock.now(), queued_at=None)
+    elif trouble.code == "ca_account_deactivated":
+        AcmeAccount.objects.filter(pk=issuance.account_id).update(status=AcmeAccount.Status.DEACTIVATED)
+
+
+def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime | None = None) -> None:
+    """End the attempt; the certificate is tried again by its own, slower table."""
+    if asked_for is None and trouble.retry_after:
+        asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
+    with issuance.fence():
+        event(issuance, step.name, Outcome.FAILED, trouble.what)
+        close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what)
+        schedule_retry(issuance.certificate_id, permanent=trouble.permanent, asked_for=asked_for)
+    logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code)
+
+
+def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime | None) -> None:
+    """Count the failure and set `renew_at`; inside a transaction."""
+    certificate = Certificate.objects.select_for_update().get(pk=certificate_id)
+    failures, now = certificate.failures + 1, clock.now()
+    at = renewal.retry_at(
+        now,
+        failures,
+        certificate.expires_at,
+        created_at=certificate.created_at,
+        permanent=permanent,
+        asked_for=asked_for,
+        jitter=renewal.draw(),
+    )
+    wanted = not certificate.retired_at and (certificate.auto_renew or not certificate.current_id)
+    Certificate.objects.filter(pk=certificate_id).update(failures=failures, renew_at=at if wanted else None, updated_at=now)
+
+
+def close(issuance: Issuance, state: str, **fields: object) -> None:
+    """End an attempt that is held, inside its fence: nothing will wake it again, its records are looked at."""
+    now = clock.now()
+    issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", **fields)
+    records_of(issuance).wake()
+
+
+def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 0) -> None:
+    """Tell the owner what happened."""
+    IssuanceEvent.objects.create(
+        issuance=issuance, at=clock.now(), step=step, outcome=outcome, what=what, took_ms=round(took * 1000)
+    )
+
+
+# --- who needs a record ---
+
+
+def records_of(issuance: Issuance) -> TxtRecordQuerySet:
+    """The records of every attempt at these names with this account, whatever the credential."""
+    authorized = Authorization.objects.filter(record=OuterRef("pk"), issuance__names_key=issuance.names_key)
+    return TxtRecord.objects.filter(Exists(authorized))
+
+
+def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
+    """Those that an open attempt before `validated` needs, asked by name and value, whatever the credential.
+
+    An attempt that waits for an older one with the same names counts: the CA will hand it the same authorizations.
+    """
+    asked_by = Authorization.objects.filter(
+        record__name=OuterRef(OuterRef("name")), record__value=OuterRef(OuterRef("value"))
+    ).values("issuance__names_key")
+    open_attempts = Issuance.objects.filter(state__in=Issuance.BEFORE_VALIDATED, names_key__in=asked_by)
+    return records.filter(Exists(open_attempts))
+
+
+def is_needed(record: TxtRecord) -> bool:
+    return needed_records(TxtRecord.objects.filter(pk=record.pk)).exists()

@@ -1,0 +1,71 @@
+"""Looks in batches: attempts that wait for their records are claimed together, asked for together, and put back in one
+UPDATE. A message for each look would cost forty times as much."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from certctrl import clock
+from certctrl.turns import Wait
+from dnsproviders import propagation
+from dnsproviders.models import TxtRecord
+from issuance import flow, steps
+from issuance.models import Authorization, Issuance
+
+BATCH = 500
+LEASE = 30.0  # seconds
+TURN = 20.0
+
+STEP = flow.STEP_AT[Issuance.State.PRESENTED]
+
+
+def look() -> list[int]:
+    """Look once for up to 500 attempts. Answers the ids of those that are through and go on with `validate`."""
+    rows = Issuance.objects.select_related("credential", "account", "certificate").claim_batch(
+        BATCH, lease=LEASE, turn=TURN, state=STEP.state
+    )
+    if not rows:
+        return []
+    with clock.limit(TURN - 2):
+        wanted = wanted_records(rows)
+        looks = propagation.look([record for records in wanted.values() for record in records])
+    waiting: dict[int, list[Issuance]] = defaultdict(list)
+    through = [row.pk for row in rows if _end(row, wanted[row.pk], looks, waiting)]
+    for pause, same in waiting.items():
+        _put_back_together(same, pause)
+    return through
+
+
+def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:
+    """The records of the pending authorizations of each attempt, in two queries."""
+    pending = Authorization.objects.filter(issuance__in=rows, status=Authorization.Status.PENDING)
+    wanted: dict[int, list[TxtRecord]] = {row.pk: [] for row in rows}
+    for authorization in pending.select_related("record__credential").order_by("record_id"):
+        record = authorization.record
+        if record and record not in wanted[authorization.issuance_id]:
+            wanted[authorization.issuance_id].append(record)
+    return wanted
+
+
+def _end(
+    row: Issuance,
+    records: Sequence[TxtRecord],
+    looks: Mapping[int, propagation.Look],
+    waiting: dict[int, list[Issuance]],
+) -> bool:
+    """End the turn of one row, or leave it among those that only wait on. True when it is through."""
+
+    def pause_together(step: flow.Step, issuance: Issuance, wait: Wait) -> None:
+        says_the_same = wait.what == issuance.waits_for and not issuance.stumbles
+        if says_the_same and clock.now() < issuance.deadline_at:
+            waiting[int(wait.seconds)].append(issuance)
+        else:
+            flow.put_back(step, issuance, wait)
+
+    return flow.run(STEP, row, lambda issuance: steps.judge(issuance, records, looks), pause_together)
+
+
+def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
+    """One UPDATE for all that wait on for the same time; those that were lost meanwhile are left alone."""
+    mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
+    mine.update(holder="", queued_at=None, deaths=0, wake_at=clock.now() + timedelta(seconds=pause))

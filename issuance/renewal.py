@@ -1,0 +1,57 @@
+"""When a certificate is renewed, and when an attempt that failed is made again. Pure functions: times in, times out."""
+
+import random
+from datetime import datetime, timedelta
+
+SHORT_LIFE = timedelta(days=10)
+FIRST_RETRY = timedelta(hours=1)
+LAST_RETRY = timedelta(hours=24)
+LEAST_RETRY = timedelta(minutes=15)
+FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
+
+
+def renew_at(not_before: datetime, not_after: datetime, days_before: int | None, jitter: float) -> datetime:
+    """The moment of renewal: a third of the life left, half when the life is under ten days, less up to an hour.
+
+    `days_before`, when a person set it, makes it earlier or later, never before half of the life.
+    `jitter` is 0 to 1.
+    """
+    life = not_after - not_before
+    half = not_before + life / 2
+    if days_before:
+        chosen = max(half, not_after - timedelta(days=days_before))
+    else:
+        chosen = half if life < SHORT_LIFE else not_after - life / 3
+    return max(half, chosen - timedelta(hours=1) * jitter)
+
+
+def retry_at(
+    now: datetime,
+    failures: int,
+    expires_at: datetime | None,
+    *,
+    created_at: datetime,
+    permanent: bool = False,
+    asked_for: datetime | None = None,
+    jitter: float = 0.5,
+) -> datetime | None:
+    """When to try again after the nth failure in a row; None when nothing is scheduled and a person is asked.
+
+    `asked_for` is the CA's moment (Retry-After). `jitter` is 0 to 1: 10 % less to 10 % more.
+    """
+    if expires_at is None and (permanent or now - created_at > FIRST_ISSUANCE):
+        return None
+    left = max(timedelta(0), expires_at - now) if expires_at else timedelta(0)
+    pause = LAST_RETRY if permanent else min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
+    if left:
+        pause = min(pause, left / 4)
+    pause = max(LEAST_RETRY, pause * (0.9 + 0.2 * jitter))
+    if asked_for:
+        most = max(FIRST_RETRY, left / 4) if expires_at else LAST_RETRY
+        pause = max(pause, min(asked_for - now, most))
+    return now + pause
+
+
+def draw() -> float:
+    """A jitter, 0 to 1."""
+    return random.random()  # noqa: S311  (spreads load, protects nothing)

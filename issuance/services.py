@@ -1,0 +1,343 @@
+"""What people start. Each call is one decision, written in one transaction; workers are told after it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Case, F, QuerySet, Value, When
+
+from accounts import audit
+from accounts.models import User
+from certctrl import clock
+from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
+from dnsproviders.models import DnsCredential
+from issuance import ca, flow, renewal, tasks
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
+from keystore.models import Envelope
+
+State = Issuance.State
+Reason = Issuance.Reason
+A_DAY = timedelta(days=1)
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256, hex, of any JSON value, whatever the order of its members."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# --- certificates ---
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A validated request for a certificate. `names` are A-labels, the domain first."""
+
+    names: Sequence[str]
+    account: AcmeAccount
+    credential: DnsCredential | None
+    key_type: str
+    key_size: int
+    settings: Mapping[str, Any]  # the columns of Certificate that a person may set besides
+
+    def digest(self) -> str:
+        credential = self.credential.pk if self.credential else None
+        names = [self.names[0], *sorted(self.names[1:])]
+        return digest(names, self.account.pk, credential, self.key_type, self.key_size, dict(self.settings))
+
+
+def names_key(account: AcmeAccount, names: Sequence[str]) -> str:
+    return digest(account.pk, sorted(names))
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """The Idempotency-Key of a request, and the digest of its method, path and body."""
+
+    key: str
+    digest: str
+
+
+def create_certificate(
+    owner: User, ask: Ask, *, issue: bool, idempotency: Idempotency | None = None
+) -> tuple[Certificate, Issuance | None]:
+    """Make the certificate, and its first attempt when `issue` is set.
+
+    The same request sent twice, at once or after a time-out, answers with the one that the first made.
+    """
+
+    def make() -> tuple[Certificate, Issuance | None]:
+        certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
+        return certificate, request_issuance(certificate, Reason.NEW) if issue else None
+
+    certificate, issuance = once(owner, idempotency, make)
+    return certificate, advance(issuance)
+
+
+def _same_ask(owner: User, ask: Ask) -> QuerySet[Certificate]:
+    return Certificate.objects.filter(owner=owner, ask=ask.digest(), current=None, retired_at=None)
+
+
+def _new_certificate(owner: User, ask: Ask) -> Certificate:
+    refuse_policy(ask.settings.get("key_policy", ""), ask.settings.get("server_decrypt_export", False))
+    refuse_key(ask.account, ask.key_type, ask.key_size)
+    return Certificate.objects.create(
+        owner=owner,
+        domain=ask.names[0],
+        names=list(ask.names),
+        names_key=names_key(ask.account, ask.names),
+        account=ask.account,
+        credential=ask.credential,
+        key_type=ask.key_type,
+        key_size=ask.key_size,
+        ask=ask.digest(),
+        **ask.settings,
+    )
+
+
+def refuse_policy(key_policy: str, server_decrypt_export: bool) -> None:
+    if key_policy == Envelope.Policy.DEVICE_REQUIRED and server_decrypt_export:
+        raise Invalid(
+            "Under DEVICE_REQUIRED the server cannot open the key: leave server_decrypt_export out, or choose HYBRID.",
+            field="server_decrypt_export",
+        )
+
+
+def refuse_key(account: AcmeAccount, key_type: str, key_size: int) -> None:
+    if not ca.signs(account.ca_provider, key_type, key_size):
+        sizes = ca.key_sizes(account.ca_provider)
+        raise Invalid(f"{account.name} signs {sizes}; {key_type} {key_size} is not among them.", field="key_size")
+
+
+def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
+    """Change settings. Another account (staging to production) issues anew; the attempt is answered."""
+    account = changes.get("account", certificate.account)
+    policy = changes.get("key_policy", certificate.key_policy)
+    refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
+    refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
+    moves = account.pk != certificate.account_id
+    with transaction.atomic():
+        for name, value in changes.items():
+            setattr(certificate, name, value)
+        certificate.names_key = names_key(account, certificate.names)
+        _reschedule(certificate)
+        certificate.save(update_fields=[*changes, "names_key", "renew_at", "updated_at"])
+        issuance = request_issuance(certificate, Reason.MANUAL) if moves else None
+    return advance(issuance)
+
+
+def _reschedule(certificate: Certificate) -> None:
+    """`renew_at` after a change of `auto_renew` or `renew_days_before`; an attempt in progress sets it at its end."""
+    version = certificate.current
+    if not version or certificate.failures or certificate.open_issuance():
+        return
+    at = renewal.renew_at(version.not_before, version.not_after, certificate.renew_days_before, renewal.draw())
+    certificate.renew_at = at if certificate.auto_renew else None
+
+
+def retire(certificate: Certificate) -> None:
+    """Never renew it again, and end its attempt where that is still possible; `prune()` removes what is left."""
+    Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
+    open_one = certificate.open_issuance()
+    if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
+        _cancel(open_one)
+    Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+
+
+# --- attempts ---
+
+
+def request_issuance(
+    certificate: Certificate, reason: str = Reason.MANUAL, validity_seconds: int | None = None
+) -> Issuance:
+    """Open an attempt, or answer with the one that is open: it is tried at once, whatever its backoff."""
+    _refuse_issuance(certificate)
+    open_one = certificate.open_issuance()
+    if open_one:
+        return retry_now(open_one)
+    try:
+        with transaction.atomic():
+            Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+            return open_issuance(certificate, reason, validity_seconds)
+    except IntegrityError:
+        return Issuance.objects.open().get(certificate=certificate)
+
+
+def _refuse_issuance(certificate: Certificate) -> None:
+    account = certificate.account
+    if certificate.retired_at:
+        raise Conflict(f"{certificate.domain} was deleted; create it again.")
+    if account.status == AcmeAccount.Status.DEACTIVATED:
+        raise Conflict(f"The account {account.name} was deactivated at its CA; give the certificate another account.")
+    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise Conflict(f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost.")
+    if not certificate.credential and not account.is_private:
+        raise Conflict(f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id.")
+
+
+def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
+    """The row of a new attempt. IntegrityError when one is open already."""
+    now = clock.now()
+    return Issuance.objects.create(
+        certificate=certificate,
+        account=certificate.account,
+        credential=certificate.credential,
+        names_key=certificate.names_key,
+        number=certificate.issuances.count() + 1,
+        reason=reason,
+        state_since=now,
+        deadline_at=now + flow.STEPS[0].limit,
+        wake_at=now,
+        validity_seconds=validity_seconds or certificate.account.defaults.get("validity_seconds"),
+    )
+
+
+def retry_now(issuance: Issuance) -> Issuance:
+    """Act on it at once, where nobody holds it; where somebody does, it is being done."""
+    now = clock.now()
+    idle = Issuance.objects.open().filter(pk=issuance.pk, holder="", wake_at__gt=now)
+    idle.update(wake_at=now, queued_at=None)
+    issuance.refresh_from_db()
+    return issuance
+
+
+def advance(issuance: Issuance | None) -> Issuance | None:
+    """Set an attempt going: a private CA's walks its six steps here and now, any other goes to the workers."""
+    if not issuance or not issuance.is_open:
+        return issuance
+    if not Issuance.objects.sendable(clock.now()).filter(pk=issuance.pk, holder="").update(queued_at=clock.now()):
+        return issuance
+    if issuance.account.is_private:
+        walk(issuance)
+    else:
+        transaction.on_commit(lambda: tasks.start(issuance.pk, issuance.state))
+    issuance.refresh_from_db()
+    return issuance
+
+
+def walk(issuance: Issuance) -> None:
+    """All six steps in this process."""
+    for step in flow.STEPS:
+        if not flow.take(step, issuance.pk):
+            return
+
+
+def issue(
+    certificate: Certificate,
+    reason: str = Reason.MANUAL,
+    validity_seconds: int | None = None,
+    idempotency: Idempotency | None = None,
+) -> Issuance:
+    """A person's `issues` or `renew`: the open attempt, or a new one, set going."""
+
+    def make() -> tuple[Certificate, Issuance | None]:
+        return certificate, request_issuance(certificate, reason, validity_seconds)
+
+    _, issuance = once(certificate.owner, idempotency, make)
+    assert issuance
+    advance(issuance)
+    return issuance
+
+
+def cancel(certificate: Certificate) -> Issuance:
+    """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
+    open_one = certificate.open_issuance()
+    if not open_one:
+        raise Conflict(f"Nothing is being issued for {certificate.domain}.")
+    return _cancel(open_one)
+
+
+def _cancel(issuance: Issuance) -> Issuance:
+    """Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way."""
+    now = clock.now()
+    with transaction.atomic():
+        held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
+        if not held:
+            raise TooLate(f"It is too late to cancel: the CA is signing the certificate of {issuance.certificate.domain}.")
+        records_wake_at = held.wake_at if held.holder and held.wake_at else now
+        taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
+        if not taken.update(state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None):
+            raise Conflict("The attempt moved on at this very moment; try again.")
+        idle = flow.records_of(held).in_the_zone().filter(holder="")
+        later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
+        idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)
+        IssuanceEvent.objects.create(
+            issuance=held, at=now, step="cancel", outcome=IssuanceEvent.Outcome.FAILED, what="canceled by a person"
+        )
+        Certificate.objects.filter(pk=held.certificate_id).update(renew_at=_after_cancel(held.certificate))
+    held.refresh_from_db()
+    return held
+
+
+def _after_cancel(certificate: Certificate) -> Any:
+    return clock.now() + A_DAY if certificate.auto_renew and not certificate.retired_at else None
+
+
+# --- revocation ---
+
+REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
+    "unspecified": 0,
+    "keyCompromise": 1,
+    "affiliationChanged": 3,
+    "superseded": 4,
+    "cessationOfOperation": 5,
+}
+
+
+def revoke(certificate: Certificate, reason: str | int = 0) -> CertificateVersion:
+    """Ask for the revocation of the current version. A worker carries it out, as often as it takes."""
+    number = REASONS.get(str(reason), reason)
+    if number not in REASONS.values():
+        raise Invalid(f"{reason} is no reason for revocation; use one of {', '.join(REASONS)}.", field="reason")
+    version = certificate.current
+    if not version:
+        raise Conflict(f"{certificate.domain} was never issued; there is nothing to revoke.")
+    unasked = CertificateVersion.objects.filter(pk=version.pk, revoke_asked_at=None)
+    now = clock.now()
+    if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):
+        audit.record(certificate.owner, str(certificate.owner), "certificate.revoked", str(version))
+        transaction.on_commit(lambda: tasks.nudge(tasks.revoke, version.pk))
+    version.refresh_from_db()
+    return version
+
+
+# --- idempotency ---
+
+
+def once(
+    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+) -> tuple[Certificate, Issuance | None]:
+    """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
+    for last in (False, True):
+        try:
+            with transaction.atomic():
+                return _once(owner, idempotency, make)
+        except IntegrityError:  # the same request at the same moment: it is there now
+            if last:
+                raise
+    raise AssertionError
+
+
+def _once(
+    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+) -> tuple[Certificate, Issuance | None]:
+    if not idempotency:
+        return make()
+    key, is_new = RequestKey.objects.get_or_create(
+        owner=owner, key=idempotency.key, defaults={"digest": idempotency.digest}
+    )
+    if not is_new:
+        return _replay(key, idempotency)
+    certificate, issuance = make()
+    RequestKey.objects.filter(pk=key.pk).update(certificate=certificate, issuance=issuance)
+    return certificate, issuance
+
+
+def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
+    if key.digest != idempotency.digest:
+        raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
+    assert key.certificate
+    return key.certificate, key.issuance

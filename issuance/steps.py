@@ -1,0 +1,379 @@
+"""The six steps of an attempt: the only place that acts. Each asks what is already true and does what is missing.
+
+A step gets the claimed Issuance and returns Done; it raises Wait or Trouble when it must go on later.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import IntegrityError
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsproviders import propagation, records
+from dnsproviders.models import TxtRecord
+from issuance import ca, pki, renewal
+from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
+from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
+from keystore import envelope
+
+State = Issuance.State
+
+ORDER_LIMIT = timedelta(hours=6)
+FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
+REPUBLISH_AFTER = (60, 300, 900)  # seconds without any server that shows the record
+AUTHORIZATIONS_A_TURN = 5
+CHALLENGE = "_acme-challenge"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The step is through. `write` runs inside the transaction that moves the state; `to` leads elsewhere than on."""
+
+    what: str
+    write: Callable[[], None] | None = None
+    to: str = ""
+
+
+def patience(issuance: Issuance) -> float:
+    """Seconds until the next look: a quarter of the time in this state, 1 to 30."""
+    return min(30.0, max(1.0, issuance.age().total_seconds() / 4))
+
+
+# --- order ---
+
+
+def order(issuance: Issuance) -> Done:
+    """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
+    _be_registered(issuance.account)
+    _let_older_attempts_end(issuance)
+    if not issuance.csr_pem and not _take_over(issuance):
+        _make_key(issuance)
+    client = ca.client_for(issuance.account)
+    if not issuance.order_url:
+        _place_order(issuance, client)
+    for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
+        issuance.breathe()
+        _note(issuance, authorization, client.read_authorization(authorization.url))
+    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
+    return Done(f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record")
+
+
+def _be_registered(account: AcmeAccount) -> None:
+    if account.status == AcmeAccount.Status.REFUSED:
+        raise Trouble(account.error_code or "ca_account_refused", account.error_what, permanent=True)
+    if account.status == AcmeAccount.Status.DEACTIVATED:
+        raise Trouble("ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True)
+    if not account.url:
+        AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
+        raise Wait(2, f"The account {account.name} is being registered at its CA. {account.error_what}".strip())
+
+
+def _let_older_attempts_end(issuance: Issuance) -> None:
+    """A CA answers newOrder for the same account and names with the same order: one attempt at a time."""
+    older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
+    if older.exists():
+        issuance.write(deadline_at=clock.now() + ORDER_LIMIT)
+        raise Wait(patience(issuance), "An older request for the same names and account goes first.")
+
+
+def _take_over(issuance: Issuance) -> bool:
+    """An earlier attempt may have given up after its CSR was sent; its order may be valid by now."""
+    abandoned = Issuance.objects.filter(
+        certificate=issuance.certificate,
+        account=issuance.account,
+        state=State.FAILED,
+        names_key=issuance.names_key,
+        csr_sent_at__isnull=False,
+        key__isnull=False,
+        order_expires_at__gt=clock.now(),
+    )
+    earlier = abandoned.order_by("-pk").first()
+    if not earlier or not _became_valid(earlier):
+        return False
+    with issuance.fence():
+        issuance.write(
+            csr_pem=earlier.csr_pem,
+            key=earlier.key,
+            order_url=earlier.order_url,
+            order_expires_at=earlier.order_expires_at,
+            csr_sent_at=earlier.csr_sent_at,
+        )
+        Issuance.objects.filter(pk=earlier.pk).update(key=None)
+    return True
+
+
+def _became_valid(earlier: Issuance) -> bool:
+    try:
+        return ca.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
+    except Refused:
+        return False
+
+
+def _make_key(issuance: Issuance) -> None:
+    certificate = issuance.certificate
+    key = pki.new_key(certificate.key_type, certificate.key_size)
+    csr_pem = pki.csr(key, certificate.names, certificate.subject())
+    with issuance.fence():
+        sealed = envelope.seal(certificate.owner, "certificate_key", key, policy=certificate.key_policy)
+        issuance.write(csr_pem=csr_pem, key=sealed)
+
+
+def _place_order(issuance: Issuance, client: CA) -> None:
+    resource = client.new_order(issuance.certificate.names)
+    try:
+        with issuance.fence():
+            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at)
+            Authorization.objects.bulk_create(
+                [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
+            )
+    except IntegrityError:
+        raise Wait(patience(issuance), "Another attempt has the order that the CA handed out.") from None
+
+
+def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
+    """Store what the CA says of an authorization, and the record that it asks for when it is pending."""
+    if seen.status == "valid":
+        return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
+    if seen.status != "pending":
+        raise Refused("ca_authorization_unusable", _words(seen, f"The CA's authorization is {seen.status}."))
+    if not seen.challenge_url:
+        raise Refused(
+            "ca_no_dns01", f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.", permanent=True
+        )
+    if not issuance.credential:
+        raise Refused(
+            "no_dns_credential",
+            f"The CA wants a TXT record for {seen.identifier}, and the certificate has no DNS credential: set one.",
+            permanent=True,
+        )
+    name = propagation.final_name(f"{CHALLENGE}.{seen.identifier}")
+    return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)
+
+
+def _store(
+    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource, status: str, name: str | None
+) -> None:
+    with issuance.fence():
+        record = None
+        if name and issuance.credential:
+            record, _ = TxtRecord.objects.get_or_create(credential=issuance.credential, name=name, value=seen.txt_value)
+        Authorization.objects.filter(pk=authorization.pk).update(
+            identifier=seen.identifier,
+            wildcard=seen.wildcard,
+            status=status,
+            challenge_url=seen.challenge_url,
+            record=record,
+            seen_at=clock.now(),
+        )
+
+
+def _words(seen: AuthorizationResource, otherwise: str) -> str:
+    name = f"*.{seen.identifier}" if seen.wildcard else seen.identifier
+    return f"{name}: {seen.problem or otherwise}"
+
+
+# --- present ---
+
+
+def present(issuance: Issuance) -> Done:
+    """Publish the TXT record of each pending authorization."""
+    wanted = list(issuance.pending_records().values_list("pk", flat=True))
+    for record_id in wanted:
+        issuance.breathe()
+        records.publish(record_id)
+    return Done(f"{len(wanted)} TXT records are in the zone")
+
+
+# --- propagate ---
+
+
+def propagate(issuance: Issuance) -> Done:
+    """Ask every authoritative server once whether it shows the records."""
+    wanted = list(issuance.pending_records().select_related("credential"))
+    return judge(issuance, wanted, propagation.look(wanted))
+
+
+def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]) -> Done:
+    """What one look means for an attempt: on, back to publishing, or another look later."""
+    now = clock.now()
+    verdicts = [
+        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now))) for record in wanted
+    ]
+    hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
+    if not hidden:
+        _settle(issuance)
+        return Done("; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts)) or "no record is needed")
+    nowhere = [record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)]
+    if nowhere:
+        return Done(
+            f"no name server shows {nowhere[0].name}: it is published again",
+            write=lambda: _unpublish(issuance, nowhere),
+            to=State.ORDERED,
+        )
+    more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
+    raise Wait(patience(issuance), hidden[0][1].what + more)
+
+
+def _settle(issuance: Issuance) -> None:
+    """The credential's extra wait after the last server shows the records."""
+    pause = issuance.credential.settle if issuance.credential else 0
+    now = clock.now()
+    if pause and not issuance.settles_at:
+        issuance.write(settles_at=now + timedelta(seconds=pause))
+    if issuance.settles_at and issuance.settles_at > now:
+        left = (issuance.settles_at - now).total_seconds()
+        raise Wait(left, f"Every server shows the records; {pause} s more, as the DNS credential asks.")
+
+
+def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
+    if not record.intent_at or issuance.presents >= len(REPUBLISH_AFTER):
+        return record.intent_at is None or record.cleaned_at is not None
+    spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(0.5, 1.5)  # noqa: S311
+    pause = timedelta(seconds=REPUBLISH_AFTER[issuance.presents] * spread)
+    return clock.now() - record.intent_at >= max(pause, timedelta(seconds=REPUBLISH_AFTER[0]))
+
+
+def _unpublish(issuance: Issuance, missing: Sequence[TxtRecord]) -> None:
+    issuance.write(presents=issuance.presents + 1, settles_at=None)
+    ids = [record.pk for record in missing]
+    TxtRecord.objects.filter(pk__in=ids, holder="").update(presented_at=None)
+
+
+# --- validate ---
+
+
+def validate(issuance: Issuance) -> Done:
+    """Tell the CA that the records are there, then read what became of the order."""
+    client = ca.client_for(issuance.account)
+    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING)
+    for authorization in pending.filter(answered_at=None):
+        issuance.breathe()
+        client.answer(authorization.challenge_url)
+        with issuance.fence():
+            Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
+    resource = client.read_order(issuance.order_url)
+    if resource.status == "pending":
+        _look_at_answered(issuance, client)
+        raise Wait(resource.retry_after or patience(issuance), "The CA is looking at the TXT records.")
+    if resource.status == "invalid":
+        return _after_invalid(issuance, client, resource)
+    return Done("the CA found every TXT record")
+
+
+def _look_at_answered(issuance: Issuance, client: CA) -> None:
+    """Some CAs leave the order pending when an authorization failed: read a few of them each turn."""
+    answered = issuance.authorizations.filter(status=Authorization.Status.PENDING, answered_at__isnull=False)
+    for authorization in answered.order_by("seen_at")[:AUTHORIZATIONS_A_TURN]:
+        issuance.breathe()
+        seen = client.read_authorization(authorization.url)
+        if seen.status not in ("pending", "valid"):
+            raise Refused(_code(seen), _words(seen, f"The CA's authorization is {seen.status}."))
+        status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
+        with issuance.fence():
+            Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status)
+
+
+def _code(seen: AuthorizationResource) -> str:
+    return f"ca_{seen.problem.type}" if seen.problem else "ca_authorization_invalid"
+
+
+def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
+    """An order of an earlier attempt is ordered anew, once; else the attempt ends with the CA's words."""
+    earlier = Issuance.objects.filter(order_url=issuance.order_url).exclude(pk=issuance.pk)
+    if not issuance.orders and earlier.exists():
+        return order_anew(issuance, "the CA handed out an order that had failed before")
+    _look_at_answered(issuance, client)
+    code = f"ca_{resource.problem.type}" if resource.problem else "ca_order_invalid"
+    raise Refused(code, f"The CA refused the order for {issuance.certificate.domain}: {resource.problem or 'no reason given'}")
+
+
+def order_anew(issuance: Issuance, what: str) -> Done:
+    """Forget the order and go back to the first step."""
+
+    def forget() -> None:
+        issuance.records().wake()
+        issuance.authorizations.all().delete()
+        issuance.write(
+            order_url="", order_expires_at=None, csr_sent_at=None, certificate_url="", orders=issuance.orders + 1
+        )
+
+    return Done(f"{what}: ordering anew", write=forget, to=State.QUEUED)
+
+
+# --- finalize ---
+
+
+def finalize(issuance: Issuance) -> Done:
+    """Read the order and do what its status asks: the CA's status decides, never our memory."""
+    client = ca.client_for(issuance.account)
+    resource = client.read_order(issuance.order_url)
+    if resource.status == "ready":
+        _say_that_the_csr_is_sent(issuance, resource)
+        resource = client.finalize(resource, issuance.csr_pem)
+    if resource.status == "invalid":
+        return _after_invalid(issuance, client, resource)
+    if resource.status != "valid":
+        raise Wait(resource.retry_after or patience(issuance), "The CA is signing.")
+    if not issuance.csr_sent_at:
+        return _order_anew_once(issuance, "the CA handed out an order that had been used")
+    url = resource.certificate_url
+    return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+
+
+def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> None:
+    if issuance.csr_sent_at:
+        return
+    now = clock.now()
+    deadline = min(now + FINALIZE_LIMIT, resource.expires_at or now + FINALIZE_LIMIT)
+    issuance.write(csr_sent_at=now, deadline_at=max(deadline, issuance.deadline_at))
+
+
+def _order_anew_once(issuance: Issuance, what: str) -> Done:
+    if issuance.orders:
+        raise Refused("ca_order_used", f"The CA handed out, twice, an order of {issuance.certificate.domain} that {what}.")
+    return order_anew(issuance, what)
+
+
+# --- download ---
+
+
+def download(issuance: Issuance) -> Done:
+    """Fetch the chain, check it against CSR and names, and store the version."""
+    client = ca.client_for(issuance.account)
+    chain_pem = client.download(
+        issuance.certificate_url, csr_pem=issuance.csr_pem, validity_seconds=issuance.validity_seconds
+    )
+    try:
+        pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
+    except pki.WrongKey:
+        return _order_anew_once(issuance, "the CA's certificate is for a key of another request")
+    except pki.BadChain as bad:
+        raise Refused("ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}") from None
+    return Done("the certificate is stored", write=lambda: _store_version(issuance, chain_pem))
+
+
+def _store_version(issuance: Issuance, chain_pem: str) -> None:
+    facts = pki.facts(chain_pem)
+    version = CertificateVersion.objects.create(
+        certificate=issuance.certificate,
+        issuance=issuance,
+        account=issuance.account,
+        serial=facts.serial,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        fingerprint=facts.fingerprint,
+        chain_pem=chain_pem,
+        key=issuance.key,
+    )
+    certificate = issuance.certificate
+    renew_at = renewal.renew_at(facts.not_before, facts.not_after, certificate.renew_days_before, renewal.draw())
+    Certificate.objects.filter(pk=certificate.pk).update(
+        current=version,
+        expires_at=facts.not_after,
+        renew_at=renew_at if certificate.auto_renew and not certificate.retired_at else None,
+        failures=0,
+        updated_at=clock.now(),
+    )

@@ -1,0 +1,90 @@
+"""What workers run. A task carries one id; the row says whether anything is to be done, so a lost or doubled message
+changes nothing. A link of a chain that must wait raises Ignore, and the chain ends there."""
+
+from collections.abc import Callable, Iterable
+
+import structlog
+from celery import Task, chain, shared_task, signature
+from celery.exceptions import Ignore
+from django.conf import settings
+from django.db import transaction
+from kombu.exceptions import OperationalError
+
+from certctrl.turns import LostTurn, Trouble, Wait
+from dnsproviders import records
+from issuance import flow, looks, registration, revocation
+from issuance.models import Issuance
+
+logger = structlog.get_logger()
+
+
+def step_task(step: flow.Step) -> Task:
+    @shared_task(name=f"issuance.{step.name}")
+    def task(issuance_id: int) -> None:
+        if not flow.take(step, issuance_id):
+            raise Ignore
+
+    return task
+
+
+STEP_TASKS = {step.name: step_task(step) for step in flow.STEPS}
+
+
+def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
+    """Send the chain of the steps still ahead. When the broker is away the sweep sends it later."""
+    ahead = [signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True) for step in flow.steps_ahead(state)]
+    for each in ahead:
+        each.set(expires=settings.RESEND)
+    send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
+
+
+def start_on_commit(issuance_id: int) -> None:
+    transaction.on_commit(lambda: start(issuance_id))
+
+
+def nudge(task: Task, *args: int) -> bool:
+    """Send one message. False, and a line in the log, when the broker is away."""
+    return send(lambda: task.apply_async(args, expires=settings.RESEND), task=task.name)
+
+
+def send(message: Callable[[], object], **keys: object) -> bool:
+    try:
+        message()
+    except (OperationalError, OSError) as error:
+        logger.warning("broker.away", error=type(error).__name__, **keys)
+        return False
+    return True
+
+
+@shared_task(name="issuance.look")
+def look() -> None:
+    """One look for every attempt that waits for its records; those whose records are seen go on."""
+    start_all(looks.look())
+
+
+def start_all(issuance_ids: Iterable[int]) -> None:
+    for issuance_id in issuance_ids:
+        start(issuance_id, Issuance.State.PROPAGATED)
+
+
+def under_own_turn(act: Callable[[int], None], row_id: int) -> None:
+    """Wait and Trouble are written in the row by then; here they are only told."""
+    try:
+        act(row_id)
+    except (Wait, Trouble, LostTurn) as why:
+        logger.info("turn.ended", row=row_id, why=str(why))
+
+
+@shared_task(name="issuance.cleanup")
+def cleanup(record_id: int) -> None:
+    under_own_turn(lambda pk: records.withdraw(pk, flow.is_needed), record_id)
+
+
+@shared_task(name="issuance.register")
+def register(account_id: int) -> None:
+    under_own_turn(registration.register, account_id)
+
+
+@shared_task(name="issuance.revoke")
+def revoke(version_id: int) -> None:
+    under_own_turn(revocation.revoke, version_id)
