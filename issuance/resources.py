@@ -5,16 +5,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from certctrl.turns import Trouble
+
+
+class Refused(Trouble):
+    """The CA said no, and would say it again: this attempt is over.
+
+    When it is not `permanent` a later attempt may well succeed (a TXT record that was not seen, a CAA record that was
+    changed meanwhile); when it is, somebody must change something first.
+    """
+
+    ends_attempt = True
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Why the CA refused (RFC 7807 and RFC 8555, section 6.7). `type` without the urn:ietf:params:acme:error: prefix."""
+    """Why the CA refused (RFC 7807 and RFC 8555, section 6.7). `type` is without its urn: prefix."""
 
     type: str
     detail: str
+    permanent: bool = False  # whether a later attempt is pointless until somebody changes something
+    code: str = "ca_refused"  # stable; `ca_` and the type in snake case
 
     def __str__(self) -> str:
         return f"{self.detail} ({self.type})"
+
+    def refused(self, what: str) -> Refused:
+        """The Trouble to raise for it; `what` says what was refused, the CA's words follow it."""
+        return Refused(self.code, f"{what} The CA says: {self}", permanent=self.permanent)
 
 
 @dataclass(frozen=True)
@@ -50,8 +68,9 @@ class AccountResource:
 class CA(Protocol):
     """One account at one CA. Every call is one exchange (and its nonce) and ends within `clock.time_left()`.
 
-    All raise `turns.Trouble` (network, 5xx, the CA's refusals, by the table of house section 4.3, with the CA's own
-    words in `what`) and `turns.Wait` for `orderNotReady`. None sleeps, polls, or retries but for `badNonce`.
+    All raise `turns.Trouble` when it may be tried again (network, 5xx, rate limits), `Refused` for the CA's refusals,
+    with the CA's own words in `what`, and `turns.Wait` for `orderNotReady`. None sleeps, polls, or retries but for
+    `badNonce`.
     """
 
     def register(self) -> AccountResource:
@@ -68,8 +87,8 @@ class CA(Protocol):
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
 
-    def download(self, certificate_url: str) -> str:
-        """The chain as PEM, leaf first."""
+    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
+        """The chain as PEM, leaf first. A private CA signs it here, from the CSR; an ACME CA needs the URL only."""
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         """Revoke the leaf; one that is revoked already is success. `reason` as RFC 5280, 5.3.1 numbers it."""

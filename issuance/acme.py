@@ -1,0 +1,407 @@
+"""An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
+
+The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
+in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
+"""
+
+import binascii
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import requests
+from acme import challenges, client, messages
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from josepy import errors as jose
+from josepy.json_util import decode_b64jose, encode_b64jose
+from josepy.jwa import ES256
+from josepy.jwk import JWKEC
+from josepy.util import ComparableECKey
+
+from certctrl import clock, outgoing
+from certctrl.turns import Trouble
+from issuance import problems
+from issuance.problems import Answer, problem_of, retry_after_of, trouble_of
+from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
+
+USER_AGENT = "certctrl/1"
+BAD_NONCE_RETRIES = 5
+DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
+KEPT_CONNECTIONS = 16  # for each thread
+# What the library raises over resources that are not as it expects them.
+UNREADABLE = (jose.Error, ValueError, TypeError, KeyError, AttributeError)
+NEEDED = ("newNonce", "newAccount", "newOrder")
+PEM_CHAIN = "application/pem-certificate-chain"
+
+messages.Status("expired")  # RFC 8555, 7.1.6: an authorization may be, and the library does not know
+
+
+def new_account_key() -> bytes:
+    """A fresh account key: ECDSA P-256 as PKCS#8 DER."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def thumbprint(key: bytes) -> str:
+    """The RFC 7638 thumbprint of an account key, base64url."""
+    return encode_b64jose(_jwk(key).thumbprint(hash_function=hashes.SHA256))
+
+
+def _jwk(key: bytes) -> JWKEC:
+    """An account key, PKCS#8 DER or PEM, as the library signs with it."""
+    load = serialization.load_pem_private_key if key.startswith(b"-----") else serialization.load_der_private_key
+    private = load(key, None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise ValueError("account keys are ECDSA")
+    return JWKEC(key=ComparableECKey(private))
+
+
+@dataclass(frozen=True)
+class ExternalAccount:
+    """An external account binding (RFC 8555, 7.3.4): the CA's key id and its HMAC key as base64url."""
+
+    kid: str
+    hmac_key: str = field(repr=False)
+
+
+@dataclass
+class Connection:
+    """What a thread keeps of a CA: its directory, nonces that the CA handed out, and open sockets."""
+
+    directory_url: str
+    http: requests.Session = field(default_factory=outgoing.session)
+    nonces: list[bytes] = field(default_factory=list)
+    directory: messages.Directory | None = None
+    read_at: float = 0.0
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.directory_url).netloc.rpartition("@")[2] or self.directory_url
+
+
+_kept = threading.local()
+
+
+def connection_to(directory_url: str) -> Connection:
+    """This thread's connection to the CA: one for all of its accounts there, since nonces belong to no account."""
+    if not hasattr(_kept, "connections"):
+        _kept.connections = OrderedDict()
+    connections: OrderedDict[str, Connection] = _kept.connections
+    connection = connections.pop(directory_url, None) or Connection(directory_url)
+    connections[directory_url] = connection
+    while len(connections) > KEPT_CONNECTIONS:
+        connections.popitem(last=False)[1].http.close()
+    return connection
+
+
+class Network(client.ClientNetwork):
+    """The library's network over one Connection, with refusals mapped and `badNonce` tried again at once."""
+
+    def __init__(self, key: JWKEC, connection: Connection) -> None:
+        super().__init__(key, alg=ES256, user_agent=USER_AGENT)
+        self.session.close()
+        self.session = connection.http
+        self.connection = connection
+
+    def __del__(self) -> None:
+        """The session belongs to the Connection, unlike the library's."""
+
+    def ask(
+        self, url: str, message: Any, what: str, *, kid: str = "", accept: str = "application/json"
+    ) -> requests.Response:
+        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error."""
+        for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
+            response = self._signed(url, message, kid, accept)
+            refusal = refusal_of(response)
+            if refusal is None:
+                return response
+            if problems.type_of(refusal.document) != "badNonce" or not retries_left:
+                raise self._trouble(refusal, what, message)
+            # The others are as old; the refusal itself carried a fresh one.
+            del self.connection.nonces[:-1]
+        raise AssertionError("the last try returns or raises")
+
+    def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
+        self.account = messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
+        body = self._wrap_in_jws(message, cast(str, self._nonce()), url)
+        headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
+        return self._send_request("POST", url, data=body, headers=headers)
+
+    def _nonce(self) -> bytes:
+        connection = self.connection
+        if not connection.nonces:
+            response = self._send_request("HEAD", directory_of(self)["newNonce"])
+            if refusal := refusal_of(response):
+                raise self._trouble(refusal, "a nonce", None)
+        if not connection.nonces:
+            raise Trouble(problems.ERROR, f"{self.label} hands out no nonces: it is no ACME server.")
+        return connection.nonces.pop()
+
+    @property
+    def label(self) -> str:
+        return f"The CA at {self.connection.host}"
+
+    def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
+        """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        headers = {"User-Agent": self.user_agent} | kwargs.pop("headers", {})
+        try:
+            response = self.session.request(method, url, headers=headers, **kwargs)
+        except requests.RequestException as exc:
+            self.connection.directory = None
+            raise Trouble(problems.UNREACHABLE, f"{self.label} could not be reached: {exc}") from None
+        response.encoding = "utf-8"
+        self._keep_nonce(response)
+        return response
+
+    def _keep_nonce(self, response: requests.Response) -> None:
+        nonce = response.headers.get(self.REPLAY_NONCE_HEADER, "")
+        try:
+            decoded = decode_b64jose(nonce)
+        except (jose.DeserializationError, binascii.Error, ValueError):
+            return
+        if decoded:
+            self.connection.nonces.append(decoded)
+
+    def _trouble(self, refusal: Answer, what: str, message: Any) -> Exception:
+        if refusal.status >= 500 or refusal.status in (404, 405):
+            self.connection.directory = None  # perhaps the CA moved
+        with_eab = bool(getattr(message, "external_account_binding", None))
+        return trouble_of(refusal, f"{self.label} refused {what}", with_eab)
+
+    def read_directory(self) -> messages.Directory:
+        response = self._send_request("GET", self.connection.directory_url)
+        if refusal := refusal_of(response):
+            said = trouble_of(refusal, f"{self.label} does not show its directory")
+            pause = said.retry_after if isinstance(said, Trouble) else None
+            raise Trouble(problems.ERROR, str(said), retry_after=pause)
+        document = json_of(response, self.label)
+        missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
+        if missing:
+            what = f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
+            raise Trouble(problems.ERROR, what)
+        return messages.Directory(document)
+
+
+def directory_of(network: Network) -> messages.Directory:
+    """The CA's directory, read again after an hour and after an error."""
+    connection = network.connection
+    if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
+        connection.directory = network.read_directory()
+        connection.read_at = clock.monotonic()
+    return connection.directory
+
+
+def refusal_of(response: requests.Response) -> Answer | None:
+    """The refusal that a response is; None when it is a success."""
+    if response.ok and response.status_code < 300:
+        return None
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    pause = retry_after_of(response.headers.get("Retry-After"))
+    return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
+
+
+def json_of(response: requests.Response, label: str) -> dict[str, Any]:
+    """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+        raise Trouble(
+            problems.ERROR, f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code})."
+        )
+    return document
+
+
+class AcmeCA:
+    """One account at one ACME CA, as `issuance.resources.CA` describes it. Use it in the thread that made it.
+
+    `key` is the account key (PKCS#8 DER or PEM); `url` the account's, empty before it is registered.
+    """
+
+    def __init__(
+        self,
+        directory_url: str,
+        key: bytes,
+        url: str = "",
+        email: str = "",
+        external: ExternalAccount | None = None,
+    ) -> None:
+        self.url = url
+        self.email = email
+        self.external = external
+        self.directory_url = directory_url
+        self._key = _jwk(key)
+        self._bound: Network | None = None
+
+    def __repr__(self) -> str:
+        return f"<AcmeCA {self.url or self.directory_url}>"
+
+    @property
+    def network(self) -> Network:
+        connection = connection_to(self.directory_url)
+        if self._bound is None or self._bound.connection is not connection:
+            self._bound = Network(self._key, connection)
+        return self._bound
+
+    # --- the calls ---
+
+    def register(self) -> AccountResource:
+        """newAccount (RFC 8555, 7.3), agreeing to the CA's terms, which the account's owner has done before."""
+        network = self.network
+        message = messages.NewRegistration.from_data(
+            email=self.email or None, terms_of_service_agreed=True, external_account_binding=self._binding()
+        )
+        response = network.ask(directory_of(network)["newAccount"], message, "the account")
+        self.url = self._location(response)
+        return AccountResource(url=self.url, status=str(json_of(response, network.label).get("status") or "valid"))
+
+    def new_order(self, names: Sequence[str]) -> OrderResource:
+        """newOrder (7.4) for A-labels, wildcards as `*.name`."""
+        network = self.network
+        identifiers = [messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names]
+        what = f"the order for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        response = self._ask(directory_of(network)["newOrder"], messages.NewOrder(identifiers=identifiers), what)
+        return self._order_of(self._location(response), response)
+
+    def read_order(self, url: str) -> OrderResource:
+        return self._order_of(url, self._ask(url, None, "to show the order"))
+
+    def read_authorization(self, url: str) -> AuthorizationResource:
+        response = self._ask(url, None, "to show the authorization")
+        document = json_of(response, self.network.label)
+        try:
+            return self._authorization_of(url, messages.Authorization.from_json(document), document)
+        except UNREADABLE as exc:
+            raise self._unreadable("authorization", exc) from None
+
+    def answer(self, challenge_url: str) -> None:
+        """POST `{}` to the challenge (7.5.1). A CA that calls it malformed has had the answer: the order will tell."""
+        try:
+            self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge")
+        except Refused as refused:
+            if refused.code != "ca_malformed":
+                raise
+
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
+        """Send the CSR (7.4). Raises Wait for orderNotReady."""
+        request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
+        return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request"))
+
+    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
+        """The default chain (7.4.2) as PEM, leaf first."""
+        response = self._ask(certificate_url, None, "the certificate", accept=PEM_CHAIN)
+        if "-----BEGIN CERTIFICATE-----" not in response.text:
+            kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+            raise Trouble(problems.ERROR, f"{self.network.label} answered {kind} instead of a certificate chain.")
+        return response.text
+
+    def revoke(self, chain_pem: str, reason: int) -> None:
+        """revokeCert (7.6) with the account's key."""
+        network = self.network
+        leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
+        try:
+            url = directory_of(network)["revokeCert"]
+        except KeyError:
+            raise Refused(
+                "ca_no_revocation", f"{network.label} does not revoke certificates.", permanent=True
+            ) from None
+        try:
+            self._ask(url, messages.Revocation(certificate=leaf, reason=reason), "to revoke the certificate")
+        except Refused as refused:
+            if refused.code != "ca_already_revoked":
+                raise
+
+    # --- how they are made ---
+
+    def _ask(self, url: str, message: Any, what: str, accept: str = "application/json") -> requests.Response:
+        if not self.url:
+            raise Trouble(problems.UNKNOWN_ACCOUNT, f"The account is not registered at {self.directory_url} yet.")
+        return self.network.ask(url, message, what, kid=self.url, accept=accept)
+
+    def _location(self, response: requests.Response) -> str:
+        location = response.headers.get("Location", "")
+        if not location.startswith(("https://", "http://")):
+            raise Trouble(problems.ERROR, f"{self.network.label} does not say where the new resource is.")
+        return location
+
+    def _binding(self) -> dict[str, Any] | None:
+        """The external account binding, HS256."""
+        if self.external is None:
+            return None
+        hmac_key = self.external.hmac_key.strip().rstrip("=")
+        directory = directory_of(self.network)
+        try:
+            return messages.ExternalAccountBinding.from_data(
+                self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
+            )
+        except (ValueError, TypeError, jose.Error):
+            what = "The HMAC key of the external account binding is not base64url: copy it again from the CA."
+            raise Refused(problems.BAD_EAB, what, permanent=True) from None
+
+    def _order_of(self, url: str, response: requests.Response) -> OrderResource:
+        document = json_of(response, self.network.label)
+        problem = problem_of(document.pop("error", None))
+        try:
+            order = messages.Order.from_json(document)
+            return OrderResource(
+                url=url,
+                status=order.status.name,
+                authorizations=_urls(order.authorizations),
+                finalize_url=_urls([order.finalize])[0],
+                certificate_url=_urls([order.certificate])[0] if order.certificate else "",
+                expires_at=_aware(order.expires),
+                problem=problem,
+                retry_after=retry_after_of(response.headers.get("Retry-After")),
+            )
+        except UNREADABLE as exc:
+            raise self._unreadable("order", exc) from None
+
+    def _authorization_of(
+        self, url: str, body: messages.Authorization, document: dict[str, Any]
+    ) -> AuthorizationResource:
+        name = body.identifier.value
+        offered = [each for each in body.challenges or () if isinstance(each.chall, challenges.DNS01)]
+        dns01 = offered[0] if offered else None
+        return AuthorizationResource(
+            url=url,
+            identifier=name.removeprefix("*.").lower(),
+            wildcard=bool(body.wildcard) or name.startswith("*."),
+            status=body.status.name,
+            challenge_url=_urls([dns01.uri])[0] if dns01 else "",
+            challenge_status=dns01.status.name if dns01 else "",
+            txt_value=dns01.chall.validation(self._key) if dns01 else "",
+            problem=_challenge_problem(document),
+        )
+
+    def _unreadable(self, what: str, exc: Exception) -> Trouble:
+        kind = type(exc).__name__
+        return Trouble(problems.ERROR, f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).")
+
+
+def _challenge_problem(document: dict[str, Any]) -> Problem | None:
+    """Why a challenge of the authorization failed, dns-01 first."""
+    listed = [each for each in document.get("challenges") or () if isinstance(each, dict) and each.get("error")]
+    listed.sort(key=lambda each: each.get("type") != "dns-01")
+    return problem_of(listed[0]["error"]) if listed else None
+
+
+def _urls(found: Any) -> tuple[str, ...]:
+    if isinstance(found, str) or not all(isinstance(url, str) and url for url in found or ()):
+        raise ValueError("not a list of URLs")
+    return tuple(found or ())
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    return at.astimezone(UTC) if at else None

@@ -1,0 +1,145 @@
+"""Which CAs there are, as data, and the client for an account at one of them.
+
+`settings.ACME_CAS` overrides an entry or adds one: `{"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}`.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from certctrl.errors import Invalid
+from issuance import pki, zerossl
+from issuance.acme import AcmeCA, ExternalAccount
+from issuance.models import AcmeAccount
+from issuance.privateca import PrivateAuthority
+from issuance.resources import CA
+from keystore import envelope
+
+SELF_CA = "SELF_CA"
+CUSTOM = "custom"
+KEPT_CLIENTS = 32  # for each thread
+
+EVERY_KEY = pki.KEY_SIZES
+
+
+@dataclass(frozen=True)
+class CAInfo:
+    """What is known of a CA before anybody asks it."""
+
+    name: str
+    label: str
+    directory_url: str = ""  # empty: given with the account, or none at all
+    key_sizes: Mapping[str, tuple[int, ...]] = EVERY_KEY
+    eab: str = "none"  # none, optional, required
+    eab_source: str = ""  # who hands the binding out when nobody gives one
+    max_names: int = 100
+    wildcards: bool = True
+
+
+CAS = (
+    CAInfo("letsencrypt", "Let's Encrypt", "https://acme-v02.api.letsencrypt.org/directory"),
+    CAInfo("letsencrypt_staging", "Let's Encrypt, staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+    CAInfo("zerossl", "ZeroSSL", "https://acme.zerossl.com/v2/DV90", eab="required", eab_source="zerossl"),
+    CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
+    CAInfo(SELF_CA, "A private CA of your own"),
+)
+
+
+def known() -> dict[str, CAInfo]:
+    """Every CA by its name, with what the settings override and add."""
+    found = {ca.name: ca for ca in CAS}
+    for name, overrides in settings.ACME_CAS.items():
+        found[name] = _overridden(found.get(name) or CAInfo(name, name), overrides)
+    return found
+
+
+def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
+    allowed = {field.name for field in fields(CAInfo)} - {"name"}
+    if not isinstance(overrides, dict) or set(overrides) - allowed:
+        raise ImproperlyConfigured(f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else.")
+    if "key_sizes" in overrides:
+        sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
+        overrides = {**overrides, "key_sizes": sizes}
+    return replace(ca, **overrides)
+
+
+def info(ca_provider: str) -> CAInfo:
+    """The CA of that name, whatever its case. Invalid names those that there are."""
+    cas = known()
+    for name, ca in cas.items():
+        if name.lower() == str(ca_provider).strip().lower():
+            return ca
+    what = f"There is no CA of that name; ca_provider is one of {', '.join(cas)}."
+    raise Invalid(what, field="ca_provider")
+
+
+def key_sizes(ca_provider: str) -> str:
+    """The keys that the CA signs, as a sentence says them: `ecdsa 256/384, rsa 2048/3072/4096`."""
+    return ", ".join(f"{kind} {'/'.join(map(str, sizes))}" for kind, sizes in info(ca_provider).key_sizes.items())
+
+
+def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
+    """Whether the CA signs keys of this type and size (bits)."""
+    return key_size in info(ca_provider).key_sizes.get(key_type, ())
+
+
+def fetches_eab(account: AcmeAccount) -> bool:
+    """Whether the CA hands out the account's external account binding itself, so that nobody has to give one."""
+    return bool(info(account.ca_provider).eab_source)
+
+
+def fetch_eab(account: AcmeAccount) -> tuple[str, str]:
+    """(kid, HMAC key) of a fresh external account binding: by the API key that is sealed in `eab` as long as there is
+    no `eab_kid`, else by the account's e-mail address."""
+    api_key = envelope.unseal(account.eab).decode() if account.eab and not account.eab_kid else ""
+    return zerossl.fetch_eab(email=account.email, api_key=api_key)
+
+
+def directory_of(account: AcmeAccount) -> str:
+    """The directory that the account was made at."""
+    return account.directory_url or info(account.ca_provider).directory_url
+
+
+def client_for(account: AcmeAccount) -> CA:
+    """Who answers for the account. Kept per thread, so that its key is not unsealed for every step."""
+    if account.private_ca is not None:
+        return PrivateAuthority(account.private_ca)
+    clients = _clients()
+    wanted = (account.pk, account.key_id, account.eab_id, account.eab_kid, directory_of(account), account.email)
+    client = clients.pop(wanted, None) or _open(account)
+    client.url = account.url
+    clients[wanted] = client  # the last used one is the last to go
+    while len(clients) > KEPT_CLIENTS:
+        clients.popitem(last=False)
+    return client
+
+
+def _open(account: AcmeAccount) -> AcmeCA:
+    return AcmeCA(
+        directory_url=directory_of(account),
+        key=envelope.unseal(account.key),
+        url=account.url,
+        email=account.email,
+        external=_external(account),
+    )
+
+
+def _external(account: AcmeAccount) -> ExternalAccount | None:
+    if account.eab is None or not account.eab_kid:
+        return None
+    return ExternalAccount(account.eab_kid, envelope.unseal(account.eab).decode())
+
+
+_kept = threading.local()
+
+
+def _clients() -> "OrderedDict[tuple[Any, ...], AcmeCA]":
+    if not hasattr(_kept, "clients"):
+        _kept.clients = OrderedDict()
+    clients: OrderedDict[tuple[Any, ...], AcmeCA] = _kept.clients
+    return clients

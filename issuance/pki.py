@@ -1,0 +1,226 @@
+"""Keys, CSRs and chains: bytes in, bytes out. Knows no row and no network.
+
+Private keys are PKCS#8 DER, certificates and CSRs are PEM. RFC 5280, RFC 2986; PKCS#12 as RFC 7292 and RFC 9579.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import pkcs12 as p12
+from cryptography.x509.oid import NameOID
+
+from certctrl import clock
+
+CURVES: Mapping[int, ec.EllipticCurve] = {256: ec.SECP256R1(), 384: ec.SECP384R1()}
+RSA_SIZES = (2048, 3072, 4096)
+KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_SIZES}
+MAX_COMMON_NAME = 64
+MAX_CHAIN = 10
+PKCS12_ROUNDS = 100_000  # slows down guessing; the password that we make needs none of it
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+SUBJECT_OIDS: Mapping[str, x509.ObjectIdentifier] = {
+    "country": NameOID.COUNTRY_NAME,
+    "state": NameOID.STATE_OR_PROVINCE_NAME,
+    "locality": NameOID.LOCALITY_NAME,
+    "organization": NameOID.ORGANIZATION_NAME,
+    "organizational_unit": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "common_name": NameOID.COMMON_NAME,
+}
+
+
+class BadChain(ValueError):
+    """What the CA sent is not what was asked for; the message is a sentence for a person."""
+
+
+class WrongKey(BadChain):
+    """The certificate is for another CSR: somebody else finalized the same order."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is stored of a leaf beside its PEM."""
+
+    serial: str  # lower-case hex
+    not_before: datetime
+    not_after: datetime
+    fingerprint: str  # SHA-256 of the DER, hex
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A chain taken apart for export, as PEM; `chain` is all but the leaf, `root` the last when self-signed."""
+
+    leaf: str
+    chain: str
+    fullchain: str
+    root: str
+
+
+def new_key(key_type: str, key_size: int) -> bytes:
+    """A fresh private key as PKCS#8 DER: `ecdsa` 256 or 384, `rsa` 2048, 3072 or 4096. ValueError for anything else."""
+    if key_size not in KEY_SIZES.get(key_type, ()):
+        raise ValueError(f"no {key_type} keys of {key_size} bits")
+    key: PrivateKey
+    if key_type == "ecdsa":
+        key = ec.generate_private_key(CURVES[key_size])
+    else:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=key_size)
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def load_key(key: bytes) -> PrivateKey:
+    """The private key from PKCS#8 DER. ValueError when it is none that `new_key` makes."""
+    loaded = serialization.load_der_private_key(key, password=None)
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ValueError("the key is neither ECDSA nor RSA")
+    return loaded
+
+
+def key_pem(key: bytes) -> str:
+    """A PKCS#8 DER key as PEM, not encrypted."""
+    return (
+        load_key(key)
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        .decode()
+    )
+
+
+def subject_name(subject: Mapping[str, str]) -> x509.Name:
+    """An X.500 name from the fields of SUBJECT_OIDS; empty ones count as absent, a common name over 64 is left out."""
+    given = {field: value for field, value in subject.items() if value}
+    if len(given.get("common_name", "")) > MAX_COMMON_NAME:
+        del given["common_name"]
+    return x509.Name([x509.NameAttribute(oid, given[field]) for field, oid in SUBJECT_OIDS.items() if field in given])
+
+
+def csr(key: bytes, names: Sequence[str], subject: Mapping[str, str] | None = None) -> str:
+    """A certificate request as PEM with all names in its subjectAltName. Public CAs ignore the subject."""
+    private = load_key(key)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject_name(subject or {}))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(private, signature_hash(private))
+    )
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """SHA-384 with P-384, SHA-256 else."""
+    is_384 = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size == 384
+    return hashes.SHA384() if is_384 else hashes.SHA256()
+
+
+def load_chain(chain_pem: str) -> list[x509.Certificate]:
+    """The certificates of a PEM chain, leaf first. BadChain when there is none or too many, or one does not parse."""
+    try:
+        chain = x509.load_pem_x509_certificates(chain_pem.encode())
+    except ValueError:
+        raise BadChain("The CA sent a chain that is not PEM certificates.") from None
+    if len(chain) > MAX_CHAIN:
+        raise BadChain(f"The CA sent a chain of {len(chain)} certificates, more than {MAX_CHAIN}.")
+    return chain
+
+
+def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Facts:
+    """The facts of the leaf, after checking that it is the certificate that was asked for; BadChain when it is not.
+
+    The leaf must have the key of the CSR and exactly these names and be valid at `at` (now); each certificate must be
+    signed by the next one.
+    """
+    chain = load_chain(chain_pem)
+    leaf = chain[0]
+    if leaf.public_key() != x509.load_pem_x509_csr(csr_pem.encode()).public_key():
+        raise WrongKey("The certificate is for another key than the one that we sent.")
+    _check_names(leaf, set(names))
+    _check_times(leaf, at or clock.now())
+    _check_signatures(chain)
+    return _facts(leaf)
+
+
+def _check_names(leaf: x509.Certificate, names: set[str]) -> None:
+    found = set(dns_names(leaf))
+    if found != names:
+        differing = ", ".join(sorted(found ^ names)[:5])
+        raise BadChain(
+            f"The certificate does not have exactly the names that were asked for; they differ in {differing}."
+        )
+
+
+def _check_times(leaf: x509.Certificate, at: datetime) -> None:
+    if leaf.not_valid_before_utc >= leaf.not_valid_after_utc:
+        raise BadChain("The certificate ends before it begins.")
+    if leaf.not_valid_after_utc <= at:
+        raise BadChain(f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already.")
+
+
+def _check_signatures(chain: Sequence[x509.Certificate]) -> None:
+    for certificate, issuer in pairwise(chain):
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            subject = issuer.subject.rfc4514_string()[:200]
+            raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.") from None
+
+
+def dns_names(certificate: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:
+    """The DNS names of the subjectAltName, lower case; none without that extension."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+
+
+def _facts(leaf: x509.Certificate) -> Facts:
+    return Facts(
+        serial=f"{leaf.serial_number:x}",
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+    )
+
+
+def facts(chain_pem: str) -> Facts:
+    """The facts of a chain's leaf, without any check."""
+    return _facts(load_chain(chain_pem)[0])
+
+
+def split_chain(chain_pem: str) -> Parts:
+    """The parts of a chain, for export. `root` is empty when the CA did not send it."""
+    pems = [_pem(certificate) for certificate in load_chain(chain_pem)]
+    last = load_chain(chain_pem)[-1]
+    root = pems[-1] if len(pems) > 1 and last.subject == last.issuer else ""
+    return Parts(leaf=pems[0], chain="".join(pems[1:]), fullchain="".join(pems), root=root)
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def to_der(pem: str) -> bytes:
+    """The first certificate of a PEM text as DER."""
+    return load_chain(pem)[0].public_bytes(serialization.Encoding.DER)
+
+
+def pkcs12(key: bytes, chain_pem: str, friendly_name: str, password: str) -> bytes:
+    """A PKCS#12 file with key and chain: PBES2 with AES-256, MAC with SHA-256, which Java, OpenSSL and Windows read."""
+    chain = load_chain(chain_pem)
+    encryption = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(PKCS12_ROUNDS)
+        .key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(password.encode())
+    )
+    return p12.serialize_key_and_certificates(friendly_name.encode(), load_key(key), chain[0], chain[1:], encryption)

@@ -1,0 +1,199 @@
+"""What the CA says when it says no, mapped once: problem documents of RFC 7807 and RFC 8555, section 6.7."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from issuance.resources import Problem, Refused
+
+PREFIX = "urn:ietf:params:acme:error:"
+MAX_WORDS = 1000
+MAX_PROBLEMS = 100  # one for each name of an order
+MAX_PAUSE = 7 * 24 * 3600.0
+RATE_LIMIT_PAUSE = 300.0  # when the CA does not say how long
+ORDER_NOT_READY_PAUSE = 2.0
+
+UNKNOWN_ACCOUNT = "ca_account_unknown"
+DEACTIVATED = "ca_account_deactivated"
+BAD_EAB = "ca_bad_eab"
+RATE_LIMITED = "ca_rate_limited"
+BAD_NONCE = "ca_bad_nonce"
+UNREACHABLE = "ca_unreachable"
+ERROR = "ca_error"
+NOT_FOUND = "ca_not_found"
+
+# Only a person, or a change of what is asked for, helps.
+PERMANENT = frozenset(
+    (
+        "badCSR",
+        "badPublicKey",
+        "badRevocationReason",
+        "badSignatureAlgorithm",
+        "externalAccountRequired",
+        "invalidContact",
+        "invalidEmail",
+        "rejectedIdentifier",
+        "unsupportedContact",
+        "unsupportedIdentifier",
+        "userActionRequired",
+    )
+)
+# The attempt is over; the zone, the name or the CA may say otherwise tomorrow.
+ENDS_ATTEMPT = frozenset(
+    (
+        "alreadyRevoked",
+        "caa",
+        "connection",
+        "dns",
+        "dnssec",
+        "incorrectResponse",
+        "malformed",
+        "tls",
+        "unauthorized",
+        "unknownHost",
+    )
+)
+# The same request may well succeed later.
+AGAIN = {"serverInternal": ERROR, "accountDoesNotExist": UNKNOWN_ACCOUNT, "badNonce": BAD_NONCE}
+# Says nothing itself; its subproblems do.
+WRAPPERS = frozenset(("compound", "malformed", "about:blank", ""))
+
+ACCOUNT_IS_OFF = re.compile(
+    r"\baccount\b.*\b(deactivated|revoked)\b|\b(deactivated|revoked)\b.*\baccount\b", re.I | re.S
+)
+RETRY_AFTER_IN_WORDS = re.compile(r"retry after (\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(?:UTC|Z)", re.I)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A refusal as it came over the wire."""
+
+    status: int
+    document: Mapping[str, Any]  # empty when the body was not JSON
+    retry_after: float | None = None  # seconds
+
+
+def problem_of(document: Any) -> Problem | None:
+    """The problem document of an order, a challenge or a refusal; None when it is none."""
+    if not isinstance(document, Mapping):
+        return None
+    typ = _deciding_type(document)
+    return Problem(
+        type=typ,
+        detail=words_of(document),
+        permanent=typ in PERMANENT or is_account_off(typ, document),
+        code=_code(typ, document),
+    )
+
+
+def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | Wait:
+    """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA."""
+    problem = problem_of(answer.document) or Problem("", "")
+    said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
+    if problem.type == "orderNotReady":
+        return Wait(answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet.")
+    if problem.type == "rateLimited" or answer.status == 429:
+        return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
+    if problem.type in AGAIN:
+        return Trouble(AGAIN[problem.type], said, retry_after=answer.retry_after)
+    if answer.status >= 500 and problem.type not in PERMANENT | ENDS_ATTEMPT:
+        return Trouble(ERROR, said, retry_after=answer.retry_after)
+    if with_eab and problem.type in ("unauthorized", "malformed"):
+        return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
+    if answer.status in (404, 410) and problem.type in WRAPPERS:
+        return Refused(NOT_FOUND, said)
+    return Refused(problem.code, said, permanent=problem.permanent)
+
+
+def words_of(document: Mapping[str, Any]) -> str:
+    """The CA's own words, subproblems with the name that each is about; on one line, at most 1,000 characters."""
+    words = [_words_of_one(document)]
+    words += [_words_of_one(each) for each in subproblems_of(document)]
+    if instance := _text(document.get("instance")):
+        words.append(f"see {instance}")
+    return _one_line("; ".join(each for each in dict.fromkeys(words) if each))
+
+
+def subproblems_of(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found = document.get("subproblems")
+    listed = found[:MAX_PROBLEMS] if isinstance(found, list) else []
+    return [each for each in listed if isinstance(each, Mapping)]
+
+
+def is_account_off(typ: str, document: Mapping[str, Any]) -> bool:
+    """RFC 8555, 7.3.6, gives a deactivated account no type of its own: `unauthorized`, and words."""
+    return typ == "unauthorized" and bool(ACCOUNT_IS_OFF.search(_text(document.get("detail"))))
+
+
+def retry_after_of(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, a number or a date (RFC 9110, 10.2.3); None when it says nothing sensible."""
+    text = (value or "").strip()
+    if re.fullmatch(r"[0-9]{1,10}", text):
+        return min(float(text), MAX_PAUSE)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return _until(at if at.tzinfo else at.replace(tzinfo=UTC))
+
+
+def _until(at: datetime) -> float:
+    return min(max(0.0, (at - clock.now()).total_seconds()), MAX_PAUSE)
+
+
+def _rate_limit_pause(answer: Answer, problem: Problem) -> float:
+    """Let's Encrypt says the moment in words too."""
+    if answer.retry_after is not None:
+        return answer.retry_after
+    if found := RETRY_AFTER_IN_WORDS.search(problem.detail):
+        try:
+            return _until(datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00"))
+        except ValueError:
+            pass
+    return RATE_LIMIT_PAUSE
+
+
+def type_of(document: Mapping[str, Any]) -> str:
+    """The type without its prefix; any other URN or URL as it is."""
+    return _text(document.get("type")).removeprefix(PREFIX)[:100]
+
+
+def _deciding_type(document: Mapping[str, Any]) -> str:
+    """The type, or that of the gravest subproblem when the document only wraps several."""
+    own = type_of(document)
+    types = [type_of(each) for each in subproblems_of(document)]
+    if own not in WRAPPERS or not types:
+        return own
+    return next((typ for typ in types if typ in PERMANENT), types[0])
+
+
+def _code(typ: str, document: Mapping[str, Any]) -> str:
+    if is_account_off(typ, document):
+        return DEACTIVATED
+    if typ in AGAIN:
+        return AGAIN[typ]
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,48}", typ):
+        return "ca_refused"
+    return "ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower()
+
+
+def _words_of_one(document: Mapping[str, Any]) -> str:
+    detail = _text(document.get("detail")) or _text(document.get("title"))
+    identifier = document.get("identifier")
+    name = _text(identifier.get("value")) if isinstance(identifier, Mapping) else ""
+    return f"{name}: {detail}" if name and detail else detail or name
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "\N{HORIZONTAL ELLIPSIS}"
