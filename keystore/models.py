@@ -6,6 +6,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+CERTIFICATE_KEY = "certificate_key"  # the one purpose whose content machines open
+
 
 class RecipientKey(models.Model):
     """The public key (X25519, 32 bytes) of a machine that may open envelopes."""
@@ -17,7 +19,12 @@ class RecipientKey(models.Model):
     retired_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["owner", "fingerprint"], name="one_recipient_key_per_fingerprint"),)
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "fingerprint"], name="one_recipient_key_per_fingerprint"),
+        )
+
+    def __str__(self) -> str:
+        return bytes(self.fingerprint).hex()
 
 
 class Envelope(models.Model):
@@ -39,12 +46,16 @@ class Envelope(models.Model):
     def __str__(self) -> str:
         return f"{self.purpose} {self.uuid}"
 
+    def context(self) -> bytes:
+        """What binds a ciphertext to this row (associated data): it opens nowhere else."""
+        return f"certctrl/1|{self.uuid}|{self.purpose}|{self.owner_id}".encode()
+
 
 class KeyWrap(models.Model):
     """The data key of an envelope, wrapped for exactly one recipient: a master key or a machine's key."""
 
     envelope = models.ForeignKey(Envelope, models.CASCADE, related_name="wraps")
-    master_key_id = models.CharField(max_length=32, null=True, blank=True)
+    master_key_id = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001, absent
     recipient_key = models.ForeignKey(RecipientKey, models.PROTECT, null=True, blank=True, related_name="wraps")
     wrapped_dek = models.BinaryField()
     created_at = models.DateTimeField(auto_now_add=True)
@@ -52,8 +63,15 @@ class KeyWrap(models.Model):
     class Meta:
         constraints = (
             models.CheckConstraint(
-                condition=Q(master_key_id__isnull=True) ^ Q(recipient_key__isnull=True), name="a_wrap_has_exactly_one_recipient"
+                condition=Q(master_key_id__isnull=True) ^ Q(recipient_key__isnull=True),
+                name="a_wrap_has_exactly_one_recipient",
             ),
-            models.UniqueConstraint(fields=["envelope", "master_key_id"], name="one_wrap_per_master_key"),
+            models.UniqueConstraint(
+                fields=["envelope"], condition=Q(master_key_id__isnull=False), name="one_master_wrap_per_envelope"
+            ),
             models.UniqueConstraint(fields=["envelope", "recipient_key"], name="one_wrap_per_recipient_key"),
         )
+
+    def __str__(self) -> str:
+        recipient = f"master key {self.master_key_id}" if self.master_key_id else f"device key {self.recipient_key_id}"
+        return f"{self.envelope_id} for {recipient}"

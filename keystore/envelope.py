@@ -1,0 +1,210 @@
+"""Sealing and opening secrets. Data keys are made and used here only.
+
+A data key is 256 random bits, used once, for AES-256-GCM. The content of an envelope is bound to its row by associated
+data, but for certificate keys: machines open those, in a byte format without (nonce, ciphertext, detached tag); what
+binds them is the data key, whose wrap is bound to the row.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251
+from django.db import transaction
+from django.views.decorators.debug import sensitive_variables
+
+from accounts.models import AuditEvent, User
+from certctrl.turns import Trouble
+from keystore import masterkeys
+from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
+from keystore.models import CERTIFICATE_KEY, Envelope, KeyWrap, RecipientKey
+from keystore.policy import Policy, recipients_for
+from keystore.recipients import DeviceKey, MasterKey
+
+NONCE, TAG = 12, 16
+PURPOSE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+class CannotOpen(Trouble):
+    """This server cannot open the envelope; `what` says why, and which master key is missing."""
+
+    def __init__(self, envelope: Envelope, why: str, permanent: bool = False) -> None:
+        super().__init__("cannot_open", f"The secret ({envelope}) cannot be opened: {why}", permanent)
+
+
+class Parts(NamedTuple):
+    """A certificate key as machines take it: nonce (12 bytes), ciphertext without its tag, tag (16 bytes)."""
+
+    nonce: bytes
+    ciphertext: bytes
+    tag: bytes
+
+
+@sensitive_variables()
+def seal(
+    owner: User,
+    purpose: str,
+    plaintext: bytes,
+    *,
+    policy: str = Policy.MASTER_ONLY,
+    public_keys: Sequence[RecipientKey] = (),
+) -> Envelope:
+    """Store a secret under a fresh data key, wrapped for each recipient of the policy; all rows or none.
+
+    `purpose` is a lower-case word; only `certificate_key` takes another policy than MASTER_ONLY. Raises Conflict when
+    nobody could open it, MasterKeyProblem when the server has no usable master key.
+    """
+    _check(owner, purpose, policy, public_keys)
+    recipients = recipients_for(policy, public_keys)
+    data_key = AESGCM.generate_key(256)
+    envelope = Envelope(owner=owner, purpose=purpose, policy=policy, nonce=os.urandom(NONCE))
+    envelope.ciphertext = AESGCM(data_key).encrypt(envelope.nonce, plaintext, _content_context(envelope))
+    with transaction.atomic():
+        envelope.save()
+        wraps = KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in recipients])
+        _keep_up(wraps, data_key)
+    return envelope
+
+
+@sensitive_variables()
+def unseal(envelope: Envelope) -> bytes:
+    """The secret. Raises CannotOpen. A certificate's key is opened by open_certificate_key() instead."""
+    data_key = _data_key(envelope)
+    try:
+        return AESGCM(data_key).decrypt(bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope))
+    except (InvalidTag, ValueError):
+        raise CannotOpen(envelope, "its content was altered.", permanent=True) from None
+
+
+@sensitive_variables()
+def open_certificate_key(envelope: Envelope, *, actor: str, what: str, ip: str | None = None) -> bytes:
+    """The private key (PKCS#8 DER), once it is on record who opened it and what for.
+
+    Not to be called inside a transaction: one that is rolled back later would take the record with it.
+    """
+    if envelope.purpose != CERTIFICATE_KEY:
+        raise ValueError(f"{envelope} is not a certificate's key.")
+    with transaction.atomic(durable=True):
+        AuditEvent.objects.create(
+            owner_id=envelope.owner_id,
+            actor=actor,
+            action="key.opened",
+            object=str(envelope),
+            ip=ip,
+            detail={"what": what},
+        )
+        return unseal(envelope)
+
+
+def parts(envelope: Envelope) -> Parts:
+    """The content of a certificate key's envelope in the form that machines take."""
+    sealed = bytes(envelope.ciphertext)
+    return Parts(bytes(envelope.nonce), sealed[:-TAG], sealed[-TAG:])
+
+
+@sensitive_variables()
+def rewrap(wrap: KeyWrap) -> bool:
+    """Wrap the data key for the current master key instead of an older one; the ciphertext stays as it is.
+
+    False when it is so already, or when the row was changed or removed meanwhile. Raises CannotOpen.
+    """
+    current = MasterKey.current()
+    if wrap.master_key_id == current.key.id:
+        return False
+    new = current.wrap(wrap.envelope, _unwrap(wrap))
+    unchanged = KeyWrap.objects.filter(pk=wrap.pk, master_key_id=wrap.master_key_id)
+    return bool(unchanged.update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek))
+
+
+@sensitive_variables()
+def rewrite_recipients(
+    envelope: Envelope, public_keys: Sequence[RecipientKey], *, policy: str | None = None
+) -> Envelope:
+    """Make the envelope's recipients those of its policy, or of a new one, with these devices.
+
+    Wraps for devices that are missing, removes the wraps of all others. Raises CannotOpen where somebody must be added
+    and the server cannot open the envelope itself, Conflict where nobody would be left.
+    """
+    policy = policy or envelope.policy
+    _check(envelope.owner, envelope.purpose, policy, public_keys)
+    wanted = recipients_for(policy, public_keys)
+    devices = {each.recipient_key.pk: each for each in wanted if isinstance(each, DeviceKey)}
+    with transaction.atomic():
+        # The row is the lock: two assignments at once would each remove the other's device.
+        Envelope.objects.select_for_update().filter(pk=envelope.pk).get()
+        missing = _missing(envelope, devices)
+        serves_master = any(isinstance(each, MasterKey) for each in wanted)
+        if missing or (serves_master and not _master_wraps(envelope)):
+            data_key = _data_key(envelope)
+            KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in missing])
+        _remove_others(envelope, devices, serves_master)
+        Envelope.objects.filter(pk=envelope.pk).update(policy=policy)
+    envelope.policy = policy
+    return envelope
+
+
+def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKey]:
+    present = set(envelope.wraps.filter(recipient_key__isnull=False).values_list("recipient_key_id", flat=True))
+    return [device for pk, device in devices.items() if pk not in present]
+
+
+def _remove_others(envelope: Envelope, devices: Iterable[int], serves_master: bool) -> None:
+    envelope.wraps.filter(recipient_key__isnull=False).exclude(recipient_key__in=devices).delete()
+    if not serves_master:
+        envelope.wraps.filter(master_key_id__isnull=False).delete()
+
+
+def _check(owner: User, purpose: str, policy: str, public_keys: Iterable[RecipientKey]) -> None:
+    if not PURPOSE.fullmatch(purpose):
+        raise ValueError("A purpose is a lower-case word of at most 32 letters.")
+    if policy != Policy.MASTER_ONLY and purpose != CERTIFICATE_KEY:
+        raise ValueError(f"The server must be able to open a {purpose}: it is always MASTER_ONLY.")
+    if any(key.owner_id != owner.pk for key in public_keys):
+        raise ValueError("A secret is never wrapped for somebody else's machine.")
+
+
+def _content_context(envelope: Envelope) -> bytes | None:
+    return None if envelope.purpose == CERTIFICATE_KEY else envelope.context()
+
+
+@sensitive_variables()
+def _keep_up(wraps: Iterable[KeyWrap], data_key: bytes) -> None:
+    """Wrap anew where our master key was dropped between our reading it and our writing these rows.
+
+    From the insert until our commit nobody drops a key (rotation.drop_unneeded), so one look is enough.
+    """
+    for wrap in wraps:
+        if wrap.master_key_id and not masterkeys.knows(wrap.master_key_id):
+            new = MasterKey.current().wrap(wrap.envelope, data_key)
+            KeyWrap.objects.filter(pk=wrap.pk).update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek)
+
+
+@sensitive_variables()
+def _data_key(envelope: Envelope) -> bytes:
+    try:
+        return _unwrap(_master_wrap(envelope))
+    except CannotOpen as exc:
+        if not isinstance(exc.__cause__, UnknownMasterKey):
+            raise
+    # Perhaps it was wrapped anew and the old key dropped since we read the row.
+    return _unwrap(_master_wrap(envelope))
+
+
+def _master_wraps(envelope: Envelope) -> list[KeyWrap]:
+    return list(envelope.wraps.filter(master_key_id__isnull=False))
+
+
+def _master_wrap(envelope: Envelope) -> KeyWrap:
+    for wrap in _master_wraps(envelope):
+        return wrap
+    raise CannotOpen(envelope, "it is wrapped for devices only, not for a master key.", permanent=True)
+
+
+@sensitive_variables()
+def _unwrap(wrap: KeyWrap) -> bytes:
+    try:
+        return MasterKey.of(wrap).unwrap(wrap)
+    except MasterKeyProblem as problem:
+        raise CannotOpen(wrap.envelope, problem.what) from problem

@@ -1,0 +1,68 @@
+"""Rotate the master key while the server runs."""
+
+from argparse import ArgumentParser
+from contextlib import ExitStack
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+from keystore import masterkeys, rotation
+from keystore.masterkeys import MasterKeyProblem
+from keystore.masterkeys.file import FileKeys, Intent
+
+
+class Command(BaseCommand):
+    help = (
+        "Rotates the master key while the server runs: makes a new key, puts it first in the file of MASTER_KEYS_PATH, "
+        "and wraps every data key with it. Killed at any moment, it can be run again and goes on where it was. "
+        "With keys in MASTER_KEYS, put the new key first, restart the server, then run this."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--no-new-key", action="store_true", help="only wrap what is not under the first key yet")
+        parser.add_argument(
+            "--drop-old",
+            action="store_true",
+            help="remove from the file the old keys that nothing needs any more (backups of the database may!)",
+        )
+
+    def handle(self, *args: Any, no_new_key: bool, drop_old: bool, **options: Any) -> None:
+        try:
+            with ExitStack() as stack:
+                file = masterkeys.file_keys()
+                intent = stack.enter_context(file.locked()) if file else None
+                self._rotate(file, intent, no_new_key, drop_old)
+        except MasterKeyProblem as problem:
+            raise CommandError(problem.what) from None
+        except OperationalError as exc:
+            raise CommandError(f"The database was busy; run this again. ({type(exc).__name__})") from exc
+
+    def _rotate(self, file: FileKeys | None, intent: Intent | None, no_new_key: bool, drop_old: bool) -> None:
+        if file and intent and not no_new_key:
+            rotation.begin(file, intent)
+        self._rewrap()
+        if intent:
+            intent.write("")
+        if drop_old:
+            self._drop_old(file)
+
+    def _rewrap(self) -> None:
+        outcome = rotation.rewrap_all()
+        self.stdout.write(f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}.")
+        if outcome.stuck:
+            reasons = "\n".join(sorted(set(outcome.stuck.values()))[:10])
+            count = len(outcome.stuck)
+            raise CommandError(f"{count} data keys stay as they were; no master key was dropped.\n{reasons}")
+
+    def _drop_old(self, file: FileKeys | None) -> None:
+        dropped = rotation.drop_unneeded(file) if file else set()
+        needed = rotation.needed_ids()
+        old = set(masterkeys.all_keys()) - {masterkeys.current().id}
+        self._say("Dropped from the file: {}.", dropped)
+        self._say("Used again by a running process just now, run this once more with --no-new-key: {}.", old & needed)
+        self._say("Nothing needs these of MASTER_KEYS any more, remove them there: {}.", old - needed)
+
+    def _say(self, sentence: str, key_ids: set[str]) -> None:
+        if key_ids:
+            self.stdout.write(sentence.format("master key " + ", ".join(sorted(key_ids))))

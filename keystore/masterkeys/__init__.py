@@ -1,0 +1,78 @@
+"""Where master keys live: in a file, in settings, later in an HSM. Each source answers `keys()`, each key wraps.
+
+Where both MASTER_KEYS_PATH and MASTER_KEYS are set, the file's first key wraps and those of the settings still open.
+"""
+
+from functools import lru_cache
+from typing import Protocol
+
+from django import conf  # a name `settings` would be the module beside this one
+
+from keystore.masterkeys.aes import AESKey
+from keystore.masterkeys.errors import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
+from keystore.masterkeys.file import FileKeys
+from keystore.masterkeys.settings import SettingsKeys
+
+__all__ = [
+    "MasterKeyProblem",
+    "UnknownMasterKey",
+    "WrongMasterKey",
+    "all_keys",
+    "by_id",
+    "current",
+    "file_keys",
+    "knows",
+]
+
+
+class Source(Protocol):
+    def keys(self) -> dict[str, AESKey]: ...
+
+    def read_again(self) -> object: ...
+
+
+def current() -> AESKey:
+    """The master key that wraps. Raises MasterKeyProblem."""
+    return next(iter(all_keys().values()))
+
+
+def by_id(key_id: str) -> AESKey:
+    """The master key of that id. Raises UnknownMasterKey."""
+    if not knows(key_id):
+        raise UnknownMasterKey(key_id)
+    return all_keys()[key_id]
+
+
+def knows(key_id: str) -> bool:
+    """Is there a master key of that id? Sources are read once more before the answer is no."""
+    if key_id in all_keys():
+        return True
+    for source in _sources():
+        source.read_again()
+    return key_id in all_keys()
+
+
+def all_keys() -> dict[str, AESKey]:
+    """Every master key by id, the wrapping one first. Raises MasterKeyProblem."""
+    keys: dict[str, AESKey] = {}
+    for source in _sources():
+        for key in source.keys().values():
+            if not keys.setdefault(key.id, key).same_as(key):
+                raise MasterKeyProblem(f"MASTER_KEYS and its file each have another master key {key.id}: rename one.")
+    return keys
+
+
+def file_keys() -> FileKeys | None:
+    """The file of MASTER_KEYS_PATH, if that is set."""
+    return _file(conf.settings.MASTER_KEYS_PATH) if conf.settings.MASTER_KEYS_PATH else None
+
+
+def _sources() -> list[Source]:
+    file = file_keys()
+    sources: list[Source] = [file] if file else []
+    return [*sources, SettingsKeys()] if conf.settings.MASTER_KEYS or not file else sources
+
+
+@lru_cache(maxsize=8)
+def _file(path: str) -> FileKeys:
+    return FileKeys(path)

@@ -1,0 +1,81 @@
+"""A master key whose bytes this process holds, and the text form of such keys."""
+
+import base64
+import binascii
+import os
+import re
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251
+from django.views.decorators.debug import sensitive_variables
+
+from keystore.masterkeys.errors import MasterKeyProblem, WrongMasterKey
+
+NONCE = 12
+ENTRY = re.compile(r"(?P<id>[A-Za-z0-9._-]{1,32}):(?P<value>[A-Za-z0-9+/]{43}=)")
+
+
+class AESKey:
+    """AES-256-GCM under 32 bytes in memory. A wrap is nonce (12) || ciphertext || tag (16)."""
+
+    def __init__(self, key_id: str, value: bytes) -> None:
+        self.id = key_id
+        self._value = value
+
+    @sensitive_variables()
+    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        nonce = os.urandom(NONCE)
+        return nonce + AESGCM(self._value).encrypt(nonce, data_key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """The data key. Raises WrongMasterKey for another key, another context or altered bytes: they look the same."""
+        try:
+            return AESGCM(self._value).decrypt(wrapped[:NONCE], wrapped[NONCE:], context)
+        except (InvalidTag, ValueError):
+            raise WrongMasterKey(self.id) from None
+
+    def line(self) -> str:
+        """The key as a file or a setting spells it. A secret."""
+        return f"{self.id}:{base64.b64encode(self._value).decode()}"
+
+    def same_as(self, other: "AESKey") -> bool:
+        return (self.id, self._value) == (other.id, other._value)
+
+    def __repr__(self) -> str:
+        return f"<master key {self.id}>"
+
+
+def generate(key_id: str) -> AESKey:
+    """A fresh random key of that id."""
+    return AESKey(key_id, os.urandom(32))
+
+
+@sensitive_variables()
+def parse(text: str, where: str) -> dict[str, AESKey]:
+    """Keys by id, in their order, from `id:base64 of 32 bytes` separated by commas or line ends; `#` begins a comment.
+
+    Raises MasterKeyProblem, which names `where` and the place of the entry, never its text.
+    """
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    entries = [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]
+    keys: dict[str, AESKey] = {}
+    for place, entry in enumerate(entries, start=1):
+        key = _parse_entry(entry, f"Entry {place} of {where}")
+        if key.id in keys:
+            raise MasterKeyProblem(f"{where} has two master keys with the id {key.id}: give each an id of its own.")
+        keys[key.id] = key
+    if not keys:
+        raise MasterKeyProblem(f"{where} holds no master key: it takes lines of id:base64 of 32 bytes.")
+    return keys
+
+
+@sensitive_variables()
+def _parse_entry(entry: str, where: str) -> AESKey:
+    match = ENTRY.fullmatch(entry)
+    try:
+        value = base64.b64decode(match["value"], validate=True) if match else b""
+    except binascii.Error:
+        value = b""
+    if not match or len(value) != 32:
+        raise MasterKeyProblem(f"{where} is not a master key: write id:base64, where base64 stands for 32 bytes.")
+    return AESKey(match["id"], value)

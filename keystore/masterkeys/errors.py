@@ -1,0 +1,28 @@
+"""What can be wrong with master keys. The operator can mend each of these, hence Trouble: a worker tries again."""
+
+from certctrl.turns import Trouble
+
+
+class MasterKeyProblem(Trouble):
+    """The master keys of this server cannot be used; `what` says what to change."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("master_keys", what)
+
+
+class UnknownMasterKey(MasterKeyProblem):
+    """No source has a master key of this id."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"Master key {key_id} is not known here: put it back into MASTER_KEYS or its file.")
+        self.key_id = key_id
+
+
+class WrongMasterKey(MasterKeyProblem):
+    """The key of this id does not open the wrap."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"Master key {key_id} of this server does not open this: it was wrapped with another key of the same id, "
+            "or its row was altered."
+        )

