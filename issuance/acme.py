@@ -18,7 +18,7 @@ from acme import challenges, client, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from josepy import errors as jose
+from josepy.errors import Error as JoseError
 from josepy.json_util import decode_b64jose, encode_b64jose
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
@@ -27,7 +27,7 @@ from josepy.util import ComparableECKey
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import problems
-from issuance.problems import Answer, problem_of, retry_after_of, trouble_of
+from issuance.problems import Answer, json_of, problem_of, refusal_of, retry_after_of, trouble_of
 from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
 
 USER_AGENT = "certctrl/1"
@@ -35,7 +35,7 @@ BAD_NONCE_RETRIES = 5
 DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
 KEPT_CONNECTIONS = 16  # for each thread
 # What the library raises over resources that are not as it expects them.
-UNREADABLE = (jose.Error, ValueError, TypeError, KeyError, AttributeError)
+UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError)
 NEEDED = ("newNonce", "newAccount", "newOrder")
 PEM_CHAIN = "application/pem-certificate-chain"
 
@@ -164,7 +164,7 @@ class Network(client.ClientNetwork):
         nonce = response.headers.get(self.REPLAY_NONCE_HEADER, "")
         try:
             decoded = decode_b64jose(nonce)
-        except (jose.DeserializationError, binascii.Error, ValueError):
+        except (JoseError, binascii.Error, ValueError):
             return
         if decoded:
             self.connection.nonces.append(decoded)
@@ -196,32 +196,6 @@ def directory_of(network: Network) -> messages.Directory:
         connection.directory = network.read_directory()
         connection.read_at = clock.monotonic()
     return connection.directory
-
-
-def refusal_of(response: requests.Response) -> Answer | None:
-    """The refusal that a response is; None when it is a success."""
-    if response.ok and response.status_code < 300:
-        return None
-    try:
-        document = response.json()
-    except ValueError:
-        document = {}
-    pause = retry_after_of(response.headers.get("Retry-After"))
-    return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
-
-
-def json_of(response: requests.Response, label: str) -> dict[str, Any]:
-    """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
-    try:
-        document = response.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
-        raise Trouble(
-            problems.ERROR, f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code})."
-        )
-    return document
 
 
 class AcmeCA:
@@ -346,7 +320,7 @@ class AcmeCA:
             return messages.ExternalAccountBinding.from_data(
                 self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
             )
-        except (ValueError, TypeError, jose.Error):
+        except (ValueError, TypeError, JoseError):
             what = "The HMAC key of the external account binding is not base64url: copy it again from the CA."
             raise Refused(problems.BAD_EAB, what, permanent=True) from None
 

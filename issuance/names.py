@@ -78,7 +78,7 @@ def _stripped(name: object) -> str:
     if not text:
         raise ValueError("A name is empty: write it, or leave it out.")
     if len(text) > 4 * MAX_LENGTH:
-        raise ValueError(f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have.")
+        raise ValueError(_long_name(name))
     return text
 
 
@@ -103,11 +103,20 @@ def _a_labels(base: str, name: str) -> str:
     try:
         encoded = idna.encode(base, uts46=True).decode()
     except (idna.IDNAError, UnicodeError) as exc:
-        # The library's words for both, since it checks the length of an A-label as it makes one.
-        too_long = "too long" in str(exc).lower() and "label" in str(exc).lower()
-        raise ValueError(_long_label(name) if too_long else _no_host_name(name)) from None
+        raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
     _refuse_length(encoded, name)
     return encoded.lower()
+
+
+def _too_long(words: str, name: str) -> str:
+    """Our sentence for the library's words, since it measures A-labels while it makes them."""
+    if "too long" not in words:
+        return ""
+    return _long_label(name) if "label" in words else _long_name(name)
+
+
+def _long_name(name: str) -> str:
+    return f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have: shorten it."
 
 
 def _long_label(name: str) -> str:
@@ -123,7 +132,7 @@ def _no_host_name(name: str) -> str:
 
 def _refuse_length(encoded: str, name: str) -> None:
     if len(encoded) > MAX_LENGTH:
-        raise ValueError(f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have.")
+        raise ValueError(_long_name(name))
     if len(CHALLENGE_PREFIX + encoded) > MAX_LENGTH:
         longest = MAX_LENGTH - len(CHALLENGE_PREFIX)
         raise ValueError(

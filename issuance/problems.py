@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import requests
+
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance.resources import Problem, Refused
@@ -108,6 +110,30 @@ def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | W
     if answer.status in (404, 410) and problem.type in WRAPPERS:
         return Refused(NOT_FOUND, said)
     return Refused(problem.code, said, permanent=problem.permanent)
+
+
+def refusal_of(response: requests.Response) -> Answer | None:
+    """The refusal that a response is; None when it is a success."""
+    if response.ok and response.status_code < 300:
+        return None
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    pause = retry_after_of(response.headers.get("Retry-After"))
+    return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
+
+
+def json_of(response: requests.Response, label: str) -> dict[str, Any]:
+    """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+        raise Trouble(ERROR, f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}).")
+    return document
 
 
 def words_of(document: Mapping[str, Any]) -> str:

@@ -1,0 +1,136 @@
+"""Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked at."""
+
+import subprocess
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12 as p12
+from cryptography.x509.oid import NameOID
+
+from certctrl import clock
+from issuance import pki, privateca
+
+NAMES = ["example.com", "*.example.com"]
+
+
+@pytest.fixture(scope="module")
+def key():
+    return pki.new_key("ecdsa", 256)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """A CA certificate and its key."""
+    own = pki.load_key(pki.new_key("ecdsa", 384))
+    usages = {"key_cert_sign", "crl_sign"}
+    return privateca._self_signed(own, pki.subject_name({"common_name": "Test CA"}), 100, 0, usages), own
+
+
+def issued(key: bytes, authority, names=NAMES, seconds=3600) -> str:
+    certificate, own = authority
+    request = x509.load_pem_x509_csr(pki.csr(key, names).encode())
+    return privateca.sign(request, certificate, own, seconds) + pem(certificate)
+
+
+def pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("ecdsa", 256), ("ecdsa", 384), ("rsa", 2048), ("rsa", 3072), ("rsa", 4096)]
+)
+def test_a_key_has_the_type_and_size_that_was_asked_for(kind, size):
+    loaded = pki.load_key(pki.new_key(kind, size))
+    assert loaded.key_size == size
+    assert ("RSA" in type(loaded).__name__) == (kind == "rsa")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("ecdsa", 521), ("rsa", 1024), ("ed25519", 256), ("rsa", 256)])
+def test_other_keys_are_not_made(kind, size):
+    with pytest.raises(ValueError, match=r"no [a-z0-9]+ keys"):
+        pki.new_key(kind, size)
+
+
+def test_the_request_holds_all_names_and_no_subject(key):
+    request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
+    assert pki.dns_names(request) == NAMES
+    assert list(request.subject) == []
+    assert request.is_signature_valid
+
+
+def test_a_common_name_longer_than_64_is_left_out(key):
+    long = "a" * 60 + ".example.com"
+    request = x509.load_pem_x509_csr(pki.csr(key, [long], {"common_name": long, "organization": "Org"}).encode())
+    assert request.subject.get_attributes_for_oid(NameOID.COMMON_NAME) == []
+    assert request.subject.rfc4514_string() == "O=Org"
+
+
+def test_the_chain_that_was_asked_for_is_accepted_and_described(key, authority):
+    chain = issued(key, authority)
+    facts = pki.check_chain(chain, pki.csr(key, NAMES), reversed(NAMES))
+    leaf = pki.load_chain(chain)[0]
+    assert int(facts.serial, 16) == leaf.serial_number
+    assert facts.not_after == leaf.not_valid_after_utc
+    assert len(facts.fingerprint) == 64
+    assert pki.facts(chain) == facts
+
+
+def test_a_leaf_for_another_key_is_refused(key, authority):
+    with pytest.raises(pki.WrongKey):
+        pki.check_chain(issued(pki.new_key("ecdsa", 256), authority), pki.csr(key, NAMES), NAMES)
+
+
+@pytest.mark.parametrize("names", [NAMES[:1], [*NAMES, "more.example.org"]])
+def test_a_leaf_with_other_names_is_refused(key, authority, names):
+    with pytest.raises(pki.BadChain, match="differ in"):
+        pki.check_chain(issued(key, authority, names), pki.csr(key, NAMES), NAMES)
+
+
+def test_a_leaf_that_has_expired_is_refused(key, authority):
+    with pytest.raises(pki.BadChain, match="expired"):
+        pki.check_chain(issued(key, authority), pki.csr(key, NAMES), NAMES, at=clock.now() + timedelta(hours=2))
+
+
+def test_a_chain_whose_issuer_did_not_sign_is_refused(key, authority):
+    other = privateca._self_signed(
+        pki.load_key(pki.new_key("ecdsa", 256)), pki.subject_name({"common_name": "Test CA"}), 9, 0, {"key_cert_sign"}
+    )
+    chain = pki.split_chain(issued(key, authority)).leaf + pem(other)
+    with pytest.raises(pki.BadChain, match="did not sign"):
+        pki.check_chain(chain, pki.csr(key, NAMES), NAMES)
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_what_is_not_certificates_is_refused(key, text):
+    with pytest.raises(pki.BadChain, match="not PEM"):
+        pki.check_chain(text, pki.csr(key, NAMES), NAMES)
+
+
+def test_an_endless_chain_is_refused(key, authority):
+    with pytest.raises(pki.BadChain, match="more than 10"):
+        pki.check_chain(issued(key, authority) + pem(authority[0]) * 10, pki.csr(key, NAMES), NAMES)
+
+
+def test_the_parts_of_a_chain_add_up(key, authority):
+    chain = issued(key, authority)
+    parts = pki.split_chain(chain)
+    assert parts.leaf + parts.chain == parts.fullchain == chain
+    assert parts.root == pem(authority[0])
+    assert pki.split_chain(parts.leaf).root == ""
+    assert x509.load_der_x509_certificate(pki.to_der(chain)) == pki.load_chain(chain)[0]
+
+
+def test_the_pkcs12_file_opens_with_its_password_in_openssl_too(key, authority, tmp_path):
+    bundle = pki.pkcs12(key, issued(key, authority), "example.com", "a one-time word")
+    opened = p12.load_pkcs12(bundle, b"a one-time word")
+    assert opened.cert.friendly_name == b"example.com"
+    assert pki.key_pem(key).startswith("-----BEGIN PRIVATE KEY-----")
+    path = tmp_path / "bundle.p12"
+    path.write_bytes(bundle)
+    command = ["openssl", "pkcs12", "-in", path, "-info", "-nokeys", "-passin", "pass:a one-time word"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "AES-256-CBC" in shown
+    assert "sha256" in shown
+    assert subprocess.run([*command[:-1], "pass:wrong"], capture_output=True, check=False).returncode != 0

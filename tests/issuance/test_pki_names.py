@@ -1,0 +1,198 @@
+"""Names that a person may ask for, and those that are refused before an order is spent."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certctrl.errors import Invalid
+from issuance.names import MAX_NAMES, normalize_names, registered_domain, shown
+
+
+def refusal(*names: str) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        normalize_names(names)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "normal"),
+    [
+        ("Example.COM", "example.com"),
+        ("example.com.", "example.com"),
+        ("  example.com ", "example.com"),
+        ("*.example.com", "*.example.com"),
+        ("*.Example.com.", "*.example.com"),
+        ("münchen.de", "xn--mnchen-3ya.de"),
+        ("faß.de", "xn--fa-hia.de"),
+        ("日本語。jp", "xn--wgv71a119e.jp"),
+        ("*.пример.рф", "*.xn--e1afmkfd.xn--p1ai"),
+        ("XN--MNCHEN-3YA.de", "xn--mnchen-3ya.de"),
+        ("demo.lab.test", "demo.lab.test"),
+        ("lab.test", "lab.test"),
+        ("printer.corp.internal", "printer.corp.internal"),
+        ("example.co.uk", "example.co.uk"),
+        ("a" * 63 + ".example.com", "a" * 63 + ".example.com"),
+        ("123.example.com", "123.example.com"),
+    ],
+)
+def test_a_host_name_becomes_a_lower_case_a_label(name, normal):
+    assert normalize_names([name]) == [normal]
+
+
+def test_duplicates_are_folded_and_the_order_stays():
+    names = ["B.example.com", "a.example.com", "b.example.com.", "*.c.example.com", "A.EXAMPLE.COM"]
+    assert normalize_names(names) == ["b.example.com", "a.example.com", "*.c.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "empty"),
+        ("  ", "empty"),
+        (".", "empty"),
+        ("localhost", "public suffix"),
+        ("com", "public suffix"),
+        ("co.uk", "public suffix"),
+        ("CO.UK.", "public suffix"),
+        ("*.com", "public suffix"),
+        ("*.co.uk", "public suffix"),
+        ("*.test", "public suffix"),
+        ("рф", "public suffix"),
+        ("192.0.2.7", "DNS-01 cannot validate"),
+        ("*.192.0.2.7", "DNS-01 cannot validate"),
+        ("2001:db8::1", "DNS-01 cannot validate"),
+        ("[2001:db8::1]", "DNS-01 cannot validate"),
+        ("\uff11\uff19\uff12.0.2.7", "not a host name"),
+        ("10.0.0.256", "not a host name"),
+        ("example.123", "not a host name"),
+        ("*", "wildcard"),
+        ("*.*.example.com", "wildcard"),
+        ("www.*.example.com", "wildcard"),
+        ("w*.example.com", "wildcard"),
+        ("_dmarc.example.com", "underscore"),
+        ("a_b.example.com", "underscore"),
+        ("https://example.com", "not a host name"),
+        ("example.com:443", "not a host name"),
+        ("example.com/path", "not a host name"),
+        ("me@example.com", "not a host name"),
+        ("exam ple.com", "not a host name"),
+        ("-a.example.com", "not a host name"),
+        ("a-.example.com", "not a host name"),
+        ("a..example.com", "not a host name"),
+        (".example.com", "not a host name"),
+        ("ab--cd.example.com", "not a host name"),
+        ("xn--zzzzzz99999.com", "not a host name"),
+        ("\N{PILE OF POO}.example.com", "not a host name"),
+        ("a" * 64 + ".example.com", "63 characters"),
+        ("ü" * 63 + ".example.com", "63 characters"),
+        ("a.example.com\n", "control characters"),
+        ("a\x00.example.com", "control characters"),
+        ("a\x1b[31m.example.com", "control characters"),
+        (".".join(["abcdefg"] * 40) + ".com", "253 characters"),
+        (".".join(["abcdefg"] * 30) + ".com", None),
+        ("a" * 10_000, "63 characters|253 characters"),
+    ],
+)
+def test_a_name_that_no_ca_certifies_by_dns01_is_refused_with_its_reason(name, words):
+    if words is None:
+        return assert_fits(name)
+    refused = refusal(name)
+    assert refused.params["field"] == "domain"
+    assert any(each in refused.what for each in words.split("|")), refused.what
+    assert refused.what.isprintable()
+    assert len(refused.what) < 400
+    return None
+
+
+def assert_fits(name: str) -> None:
+    assert len(name) <= 253
+    if len(name) > 237:
+        assert "_acme-challenge." in refusal(name).what
+    else:
+        assert normalize_names([name]) == [name]
+
+
+def test_the_name_of_the_challenge_record_must_fit_too():
+    labels = ["a" * 59] * 3 + ["b" * 53]
+    fits = ".".join([*labels, "com"])
+    assert len(fits) == 237
+    assert normalize_names([fits]) == [fits]
+    assert "leaves 237" in refusal("c" + fits).what
+
+
+def test_a_name_that_a_wildcard_in_the_request_covers_is_refused_in_either_order():
+    first = refusal("*.example.com", "www.example.com")
+    assert "www.example.com is already covered by *.example.com" in first.what
+    assert (first.params["field"], first.params["name"]) == ("sans", "www.example.com")
+    assert refusal("www.example.com", "*.example.com").params["field"] == "domain"
+
+
+def test_apex_wildcard_and_deeper_names_go_together():
+    names = ["example.com", "*.example.com", "a.b.example.com", "*.b.example.org"]
+    assert normalize_names(names) == names
+
+
+def test_a_hundred_names_are_accepted_and_one_more_is_not():
+    names = [f"n{i}.example.com" for i in range(MAX_NAMES)]
+    assert normalize_names(names) == names
+    assert normalize_names([*names, names[0].upper()]) == names
+    refused = refusal(*names, "onemore.example.com")
+    assert "at most 100" in refused.what
+    assert refused.params["field"] == "sans"
+
+
+def test_no_name_at_all_is_refused():
+    assert refusal().params["field"] == "domain"
+
+
+def test_what_is_not_a_string_is_refused():
+    assert "string" in refusal("example.com", 7).what
+
+
+def test_only_the_first_bad_name_is_called_the_domain():
+    assert refusal("example.com", "1.2.3.4").params["field"] == "sans"
+
+
+def test_a_shown_name_is_short_and_printable():
+    assert shown("a\x1b]0;x\x07b") == "a\N{REPLACEMENT CHARACTER}]0;x\N{REPLACEMENT CHARACTER}b"
+    assert len(shown("x" * 5000)) == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("*.www.example.co.uk", "example.co.uk"),
+        ("example.com", "example.com"),
+        ("a.b.lab.test", "lab.test"),
+        ("mine.github.io", "github.io"),
+    ],
+)
+def test_the_registered_domain_is_what_cas_count_by(name, domain):
+    assert registered_domain(name) == domain
+
+
+@given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:-]{1,80}", fullmatch=True))
+def test_any_text_is_either_normal_afterwards_or_refused_in_a_printable_sentence(text):
+    try:
+        (name,) = normalize_names([text])
+    except Invalid as refused:
+        name, what = None, refused.what
+    if name is None:
+        assert what.isprintable()
+        return
+    assert normalize_names([name]) == [name]
+    assert name == name.lower()
+    assert name.isascii()
+    assert len(name) <= 253
+    assert all(0 < len(label) <= 63 for label in name.split("."))
+    assert "*" not in name.removeprefix("*.")
+
+
+label = st.from_regex(r"[a-z0-9]([a-z0-9]{0,20})", fullmatch=True)
+
+
+@given(st.lists(label, min_size=1, max_size=6, unique=True), st.randoms())
+def test_names_under_one_domain_come_back_each_once_in_their_order(labels, random):
+    names = [f"{each}.example.com" for each in labels]
+    spelled = [random.choice([name, name.upper(), name + "."]) for name in names]
+    assert normalize_names([*spelled, *names]) == names
