@@ -205,7 +205,8 @@ def retry_now(issuance: Issuance) -> Issuance:
 
 
 def advance(issuance: Issuance | None) -> Issuance | None:
-    """Set an attempt going: a private CA's walks its six steps here and now, any other goes to the workers."""
+    """Set an attempt going, after the transaction that made it: a private CA's walks its six steps here and now, any
+    other goes to the workers."""
     if not issuance or not issuance.is_open:
         return issuance
     if not Issuance.objects.sendable(clock.now()).filter(pk=issuance.pk, holder="").update(queued_at=clock.now()):
@@ -213,7 +214,7 @@ def advance(issuance: Issuance | None) -> Issuance | None:
     if issuance.account.is_private:
         walk(issuance)
     else:
-        transaction.on_commit(lambda: tasks.start(issuance.pk, issuance.state))
+        tasks.start(issuance.pk, issuance.state)
     issuance.refresh_from_db()
     return issuance
 
@@ -299,7 +300,7 @@ def revoke(certificate: Certificate, reason: str | int = 0) -> CertificateVersio
     now = clock.now()
     if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):
         audit.record(certificate.owner, str(certificate.owner), "certificate.revoked", str(version))
-        transaction.on_commit(lambda: tasks.nudge(tasks.revoke, version.pk))
+        tasks.nudge(tasks.revoke, version.pk)
     version.refresh_from_db()
     return version
 

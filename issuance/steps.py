@@ -138,7 +138,7 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
     if seen.status == "valid":
         return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
     if seen.status != "pending":
-        raise Refused("ca_authorization_unusable", _words(seen, f"The CA's authorization is {seen.status}."))
+        raise _refused(seen)
     if not seen.challenge_url:
         raise Refused(
             "ca_no_dns01", f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.", permanent=True
@@ -170,9 +170,12 @@ def _store(
         )
 
 
-def _words(seen: AuthorizationResource, otherwise: str) -> str:
+def _refused(seen: AuthorizationResource) -> Refused:
+    """The authorization cannot be used: with the CA's own words where it gives any."""
     name = f"*.{seen.identifier}" if seen.wildcard else seen.identifier
-    return f"{name}: {seen.problem or otherwise}"
+    if seen.problem:
+        return seen.problem.refused(f"The CA did not validate {name}.")
+    return Refused("ca_authorization_unusable", f"The CA's authorization for {name} is {seen.status}; it gives no reason.")
 
 
 # --- present ---
@@ -270,14 +273,10 @@ def _look_at_answered(issuance: Issuance, client: CA) -> None:
         issuance.breathe()
         seen = client.read_authorization(authorization.url)
         if seen.status not in ("pending", "valid"):
-            raise Refused(_code(seen), _words(seen, f"The CA's authorization is {seen.status}."))
+            raise _refused(seen)
         status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status)
-
-
-def _code(seen: AuthorizationResource) -> str:
-    return f"ca_{seen.problem.type}" if seen.problem else "ca_authorization_invalid"
 
 
 def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
@@ -286,8 +285,10 @@ def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> D
     if not issuance.orders and earlier.exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
     _look_at_answered(issuance, client)
-    code = f"ca_{resource.problem.type}" if resource.problem else "ca_order_invalid"
-    raise Refused(code, f"The CA refused the order for {issuance.certificate.domain}: {resource.problem or 'no reason given'}")
+    what = f"The CA refused the order for {issuance.certificate.domain}."
+    if resource.problem:
+        raise resource.problem.refused(what)
+    raise Refused("ca_order_invalid", f"{what} It gives no reason.")
 
 
 def order_anew(issuance: Issuance, what: str) -> Done:

@@ -7,7 +7,6 @@ import structlog
 from celery import Task, chain, shared_task, signature
 from celery.exceptions import Ignore
 from django.conf import settings
-from django.db import transaction
 from kombu.exceptions import OperationalError
 
 from certctrl.turns import LostTurn, Trouble, Wait
@@ -36,10 +35,6 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
     for each in ahead:
         each.set(expires=settings.RESEND)
     send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
-
-
-def start_on_commit(issuance_id: int) -> None:
-    transaction.on_commit(lambda: start(issuance_id))
 
 
 def nudge(task: Task, *args: int) -> bool:

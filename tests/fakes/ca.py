@@ -1,0 +1,234 @@
+"""A CA that speaks RFC 8555 statuses, without a network: orders, authorizations, challenges and real certificates."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from issuance.models import AcmeAccount
+from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
+from tests.fakes.outside import Outside
+from tests.fakes.zone import FakeZone
+
+
+@dataclass
+class FakeAuthorization:
+    url: str
+    identifier: str
+    wildcard: bool
+    account: int
+    status: str = "pending"
+    answered: bool = False
+    reads_left: int = 0  # how often it still reads pending after the answer
+
+    @property
+    def value(self) -> str:
+        digest = hashlib.sha256(f"{self.url} {self.account}".encode()).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+@dataclass
+class FakeOrder:
+    url: str
+    account: int
+    names: tuple[str, ...]
+    authorizations: list[FakeAuthorization]
+    csr_pem: str = ""
+    chain_pem: str = ""
+    reads_left: int = 0  # how often it still reads processing after the CSR
+    failed: bool = False
+
+    @property
+    def status(self) -> str:
+        if self.failed or any(each.status == "invalid" for each in self.authorizations):
+            return "invalid"
+        if self.chain_pem:
+            return "processing" if self.reads_left > 0 else "valid"
+        return "ready" if all(each.status == "valid" for each in self.authorizations) else "pending"
+
+
+@dataclass
+class FakeCA:
+    """One CA for all accounts. `reuses_orders` and `reuses_authorizations` as Let's Encrypt does; `problems` are raised
+    by the next calls of that name."""
+
+    outside: Outside
+    zone: FakeZone
+    orders: dict[str, FakeOrder] = field(default_factory=dict)
+    reuses_orders: bool = True
+    reuses_authorizations: bool = False
+    hands_out_used_orders: int = 0  # how often newOrder answers with the newest order of these names, whatever its status
+    validation_reads: int = 0
+    processing_reads: int = 0
+    problems: dict[str, list[Exception]] = field(default_factory=dict)
+    life: timedelta = timedelta(days=90)
+    revoked: list[str] = field(default_factory=list)
+    registered: set[int] = field(default_factory=set)
+
+    def client_for(self, account: AcmeAccount) -> "FakeClient":
+        return FakeClient(self, account)
+
+    def call(self, name: str, effect: Callable[[], Any]) -> Any:
+        if self.problems.get(name):
+            problem = self.problems[name].pop(0)
+            return self.outside.call(f"ca.{name}", lambda: _raise(problem))
+        return self.outside.call(f"ca.{name}", effect)
+
+    def new_order(self, account: int, names: tuple[str, ...]) -> FakeOrder:
+        same = [each for each in self.orders.values() if (each.account, each.names) == (account, names)]
+        if same and self.hands_out_used_orders:
+            self.hands_out_used_orders -= 1
+            return same[-1]
+        usable = [each for each in same if each.status in ("pending", "ready")]
+        if usable and self.reuses_orders:
+            return usable[-1]
+        order = FakeOrder(f"https://ca.test/order/{len(self.orders)}", account, names, [])
+        order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
+        self.orders[order.url] = order
+        return order
+
+    def authorization(self, order: FakeOrder, name: str, at: int) -> FakeAuthorization:
+        identifier, wildcard = name.removeprefix("*."), name.startswith("*.")
+        if self.reuses_authorizations:
+            for each in self.authorizations():
+                same = (each.identifier, each.wildcard, each.account) == (identifier, wildcard, order.account)
+                if same and each.status in ("pending", "valid"):
+                    return each
+        url = f"{order.url}/authz/{at}"
+        return FakeAuthorization(url, identifier, wildcard, order.account)
+
+    def authorizations(self) -> list[FakeAuthorization]:
+        return [each for order in self.orders.values() for each in order.authorizations]
+
+    def find(self, url: str) -> FakeAuthorization:
+        return next(each for each in self.authorizations() if url.startswith(each.url) and url[len(each.url) :] in ("", "/chall"))
+
+    def validate(self, authorization: FakeAuthorization) -> None:
+        """What the CA does some time after the answer: it looks at the zone."""
+        if not authorization.answered or authorization.status != "pending":
+            return
+        if authorization.reads_left > 0:
+            authorization.reads_left -= 1
+            return
+        shown = self.zone.shows(f"_acme-challenge.{authorization.identifier}", authorization.value)
+        authorization.status = "valid" if shown else "invalid"
+
+
+def _raise(problem: Exception) -> Any:
+    raise problem
+
+
+class FakeClient:
+    """One account at the fake CA: `issuance.resources.CA`."""
+
+    def __init__(self, ca: FakeCA, account: AcmeAccount) -> None:
+        self.ca = ca
+        self.account = account.pk
+
+    def register(self) -> AccountResource:
+        self.ca.call("register", lambda: self.ca.registered.add(self.account))
+        return AccountResource(url=f"https://ca.test/acct/{self.account}", status="valid")
+
+    def new_order(self, names: Sequence[str]) -> OrderResource:
+        return self.ca.call("new_order", lambda: shape(self.ca.new_order(self.account, tuple(sorted(names)))))
+
+    def read_order(self, url: str) -> OrderResource:
+        return self.ca.call("read_order", lambda: self._read_order(url))
+
+    def _read_order(self, url: str) -> OrderResource:
+        order = self.ca.orders[url]
+        for each in order.authorizations:
+            self.ca.validate(each)
+        resource = shape(order)
+        order.reads_left = max(0, order.reads_left - 1)
+        return resource
+
+    def read_authorization(self, url: str) -> AuthorizationResource:
+        return self.ca.call("read_authorization", lambda: self._read_authorization(url))
+
+    def _read_authorization(self, url: str) -> AuthorizationResource:
+        found = self.ca.find(url)
+        self.ca.validate(found)
+        problem = Problem("unauthorized", "No TXT record found") if found.status == "invalid" else None
+        return AuthorizationResource(
+            url=found.url,
+            identifier=found.identifier,
+            wildcard=found.wildcard,
+            status=found.status,
+            challenge_url=f"{found.url}/chall",
+            txt_value=found.value,
+            problem=problem,
+        )
+
+    def answer(self, challenge_url: str) -> None:
+        self.ca.call("answer", lambda: self._answer(challenge_url))
+
+    def _answer(self, challenge_url: str) -> None:
+        found = self.ca.find(challenge_url)
+        if not found.answered:
+            found.answered, found.reads_left = True, self.ca.validation_reads
+
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
+        return self.ca.call("finalize", lambda: self._finalize(order.url, csr_pem))
+
+    def _finalize(self, url: str, csr_pem: str) -> OrderResource:
+        order = self.ca.orders[url]
+        if order.status != "ready":
+            raise Wait(2, "The order is not ready.")
+        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life)
+        order.reads_left = self.ca.processing_reads
+        return shape(order)
+
+    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
+        return self.ca.call("download", lambda: self.ca.orders[certificate_url.removesuffix("/cert")].chain_pem)
+
+    def revoke(self, chain_pem: str, reason: int) -> None:
+        self.ca.call("revoke", lambda: self.ca.revoked.append(chain_pem))
+
+
+def shape(order: FakeOrder) -> OrderResource:
+    return OrderResource(
+        url=order.url,
+        status=order.status,
+        authorizations=tuple(each.url for each in order.authorizations),
+        finalize_url=f"{order.url}/finalize",
+        certificate_url=f"{order.url}/cert" if order.status == "valid" else "",
+        expires_at=clock.now() + timedelta(days=7),
+        problem=None,
+    )
+
+
+@cache
+def issuer() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake CA")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
+    start = clock.now() - timedelta(days=3650)
+    return key, builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500)).sign(key, hashes.SHA256())
+
+
+def sign(csr_pem: str, life: timedelta) -> str:
+    key, certificate = issuer()
+    request = x509.load_pem_x509_csr(csr_pem.encode())
+    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    now = clock.now().replace(microsecond=0)
+    builder = x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
+    builder = builder.public_key(request.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + life).add_extension(names, False)
+    leaf = builder.sign(key, hashes.SHA256())
+    return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate))
+
+
+TROUBLE = Trouble("ca_unreachable", "The CA could not be reached.")
+REFUSED = Refused("ca_caa", "The CA refused: CAA forbids it.")

@@ -1,0 +1,121 @@
+"""The whole engine over a fake CA, a fake zone and a queue of messages in memory, on a clock that tests move."""
+
+from collections import deque
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from accounts.models import User
+from certctrl import clock
+from dnsproviders import propagation
+from dnsproviders.models import DnsCredential, TxtRecord
+from issuance import beat, ca, flow, services, tasks
+from issuance.models import AcmeAccount, Certificate, Issuance
+from keystore import envelope
+from tests.fakes.ca import FakeCA
+from tests.fakes.outside import Died, Outside
+from tests.fakes.zone import FakeProvider, FakeZone
+
+
+class World:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, start: datetime | None = None) -> None:
+        self.outside = Outside()
+        self.zone = FakeZone(self.outside)
+        self.ca = FakeCA(self.outside, self.zone)
+        self.messages: deque[tuple[Any, ...]] = deque()
+        self.sent: list[str] = []
+        self.time = start or clock.now()
+        self.passed = 0.0
+        monkeypatch.setattr(clock, "now", lambda: self.time)
+        monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
+        monkeypatch.setattr(ca, "client_for", self.ca.client_for)
+        monkeypatch.setattr(DnsCredential, "open", lambda credential: FakeProvider(self.zone, credential))
+        monkeypatch.setattr(propagation, "look", self.zone.look)
+        monkeypatch.setattr(propagation, "final_name", lambda name: name)
+        monkeypatch.setattr(tasks, "start", self._start)
+        monkeypatch.setattr(tasks, "nudge", self._nudge)
+
+    # --- time and messages ---
+
+    def advance(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+        self.passed += seconds
+
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
+        self.sent.append("chain")
+        self.messages.append((self.chain, issuance_id, state))
+
+    def _nudge(self, task: Any, *args: int) -> bool:
+        self.sent.append(task.name)
+        self.messages.append((task.run, *args))
+        return True
+
+    @staticmethod
+    def chain(issuance_id: int, state: str) -> None:
+        for step in flow.steps_ahead(state):
+            if not flow.take(step, issuance_id):
+                return
+
+    def deliver(self) -> None:
+        """Run every message, and those that they send."""
+        while self.messages:
+            act, *args = self.messages.popleft()
+            act(*args)
+
+    def deliver_unless_killed(self) -> bool:
+        try:
+            self.deliver()
+        except Died:
+            self.outside.die_at = None
+            return False
+        return True
+
+    def sweep(self) -> None:
+        beat.sweep.run()
+        self.deliver()
+
+    def settle(self, most: int = 10, step: float | None = None) -> int:
+        """Sweep with the clock moved by LEASE until nothing is due; answers how many sweeps it took."""
+        for count in range(most):
+            self.sweep()
+            if self.is_quiet():
+                return count + 1
+            self.advance(settings.LEASE if step is None else step)
+        return most
+
+    def is_quiet(self) -> bool:
+        return not Issuance.objects.open().exists() and not TxtRecord.objects.in_the_zone().exists()
+
+    # --- people ---
+
+    def account(self, owner: User, **fields: Any) -> AcmeAccount:
+        defaults: dict[str, Any] = {
+            "name": "an account",
+            "ca_provider": "custom",
+            "directory_url": "https://ca.test/dir",
+            "terms_accepted_at": self.time,
+            "key": envelope.seal(owner, "acme_account_key", b"unused"),
+            "url": "https://ca.test/acct/1",
+            "status": AcmeAccount.Status.VALID,
+        }
+        return AcmeAccount.objects.create(owner=owner, **defaults | fields)
+
+    def credential(self, owner: User, **fields: Any) -> DnsCredential:
+        defaults = {"name": "a zone", "provider": "httpreq", "secret": envelope.seal(owner, "dns_credential", b"{}")}
+        return DnsCredential.objects.create(owner=owner, **defaults | fields)
+
+    def ask(self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any) -> services.Ask:
+        kind = {"key_type": fields.pop("key_type", "ecdsa"), "key_size": fields.pop("key_size", 256)}
+        return services.Ask(names, account, credential, settings=fields, **kind)
+
+    def create(
+        self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any
+    ) -> tuple[Certificate, Issuance]:
+        ask = self.ask(account, credential, *(names or ("example.com", "*.example.com")), **fields)
+        certificate, issuance = services.create_certificate(account.owner, ask, issue=True)
+        assert issuance
+        return certificate, issuance
+
+

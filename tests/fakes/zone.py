@@ -1,0 +1,71 @@
+"""A zone that keeps records, and the provider that writes into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dnsproviders.base import ProviderError
+from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.propagation import Look
+from tests.fakes.outside import Outside
+
+
+@dataclass
+class FakeZone:
+    """`values` is what the name servers show; `refuses` makes the next calls fail; `hides` keeps new records unseen."""
+
+    outside: Outside
+    values: dict[str, set[str]] = field(default_factory=dict)
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    refuses: list[ProviderError] = field(default_factory=list)
+    hides: bool = False
+
+    def txt(self) -> list[tuple[str, str]]:
+        return sorted((name, value) for name, values in self.values.items() for value in values)
+
+    def present(self, name: str, value: str) -> None:
+        self.values.setdefault(name, set()).add(value)
+
+    def cleanup(self, name: str, value: str) -> int:
+        if value not in self.values.get(name, set()):
+            return 0
+        self.values[name].remove(value)
+        self.removed.append((name, value))
+        return 1
+
+    def shows(self, name: str, value: str) -> bool:
+        return not self.hides and value in self.values.get(name, set())
+
+    def look(self, records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
+        if not records:
+            return {}
+        seen = self.outside.call(
+            "zone.look", lambda: {record.pk: self.shows(record.name, record.value) for record in records}
+        )
+        return {
+            pk: Look(shown=int(shown), missing=() if shown else ("ns1",), silent=(), note="") for pk, shown in seen.items()
+        }
+
+
+class FakeProvider:
+    """The provider's four calls, straight into the zone."""
+
+    def __init__(self, zone: FakeZone, credential: DnsCredential) -> None:
+        self.zone = zone
+        self.credential = credential
+
+    def zone_of(self, name: str) -> str:
+        return self.zone.outside.call("zone.zone_of", lambda: "example.com")
+
+    def present(self, record: TxtRecord) -> None:
+        self._maybe_refuse()
+        self.zone.outside.call("zone.present", lambda: self.zone.present(record.name, record.value))
+
+    def cleanup(self, record: TxtRecord) -> int:
+        self._maybe_refuse()
+        return self.zone.outside.call("zone.cleanup", lambda: self.zone.cleanup(record.name, record.value))
+
+    def _maybe_refuse(self) -> None:
+        if self.zone.refuses:
+            raise self.zone.refuses.pop(0)
+
+

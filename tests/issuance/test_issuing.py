@@ -1,0 +1,54 @@
+"""One certificate, from the request to the stored version."""
+
+import pytest
+
+from dnsproviders.models import TxtRecord
+from issuance.models import CertificateVersion, Issuance
+
+pytestmark = pytest.mark.django_db
+
+
+def test_an_undisturbed_attempt_is_issued_in_one_go_and_leaves_no_record(world, account, credential):
+    certificate, issuance = world.create(account, credential)
+    world.deliver()
+    issuance.refresh_from_db()
+    certificate.refresh_from_db()
+    assert issuance.state == Issuance.State.ISSUED
+    assert certificate.current.issuance == issuance
+    assert certificate.renew_at < certificate.expires_at
+    world.settle()
+    assert world.zone.txt() == []
+    assert TxtRecord.objects.filter(cleaned_at=None).count() == 0
+
+
+def test_the_owner_reads_each_step_as_an_event(world, account, credential):
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    done = [(event.step, event.outcome) for event in issuance.events.order_by("pk")]
+    assert done == [
+        (step, "done") for step in ("order", "present", "propagate", "validate", "finalize", "download")
+    ]
+
+
+def test_the_chain_costs_one_message(world, account, credential):
+    world.create(account, credential)
+    world.deliver()
+    assert world.sent == ["chain"]
+
+
+def test_a_message_sent_twice_changes_nothing(world, account, credential):
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    world.chain(issuance.pk, Issuance.State.QUEUED)
+    assert CertificateVersion.objects.count() == 1
+    assert world.outside.calls.count("ca.new_order") == 1
+
+
+def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, settings):
+    _, issuance = world.create(account, credential)
+    world.messages.clear()
+    world.sweep()
+    assert Issuance.objects.get().state == Issuance.State.QUEUED, "a message may still be on its way"
+    world.advance(settings.RESEND + 1)
+    world.sweep()
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
