@@ -1,11 +1,13 @@
 """Who: people (or teams), their API keys, and what was done."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.db.models.functions import Lower
+
+from certctrl import clock
 
 
 class EmailUserManager(UserManager["User"]):
@@ -51,8 +53,19 @@ class User(AbstractUser):
         return self.email
 
 
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def usable(self) -> Self:
+        """Neither revoked nor expired."""
+        return self.filter(revoked_at=None, expires_at__gt=clock.now())
+
+
 class ApiKey(models.Model):
-    """A secret for scripts. Only its SHA-256 is kept; the key itself was shown once."""
+    """A secret for scripts. Only its SHA-256 is kept; the key itself was shown once.
+
+    `permissions` is a list of {"obtype", "obid": "*" or an id, "actions"}: contract, section 6.
+    """
+
+    MARK = "ak_"  # what every key begins with
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=64)
@@ -64,8 +77,30 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
 
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+
+    def granted(self, obtype: str, action: str) -> set[str]:
+        """The ids (or `*`) of the objects of this type on which the key allows the action."""
+        return {each["obid"] for each in self.permissions if each["obtype"] == obtype and action in each["actions"]}
+
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+
+class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
+    """Only ever added to."""
+
+    def update(self, **kwargs: Any) -> int:
+        raise TypeError("An audit event is never changed.")
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        raise TypeError("An audit event is never changed.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("An audit event is never removed.")
 
 
 class AuditEvent(models.Model):
@@ -79,6 +114,8 @@ class AuditEvent(models.Model):
     ip = models.GenericIPAddressField(null=True, blank=True)
     detail = models.JSONField(default=dict)
 
+    objects = AuditEventQuerySet.as_manager()
+
     class Meta:
         indexes = (models.Index(fields=["owner", "-at"], name="audit_of_owner"),)
 
@@ -86,7 +123,7 @@ class AuditEvent(models.Model):
         return f"{self.action} {self.object}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if self.pk:
+        if not self._state.adding:
             raise TypeError("An audit event is never changed.")
         super().save(*args, **kwargs)
 

@@ -3,4 +3,8 @@ import os
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
-application = get_asgi_application()
+django_application = get_asgi_application()
+
+from certctrl.bodylimit import BodyLimit  # noqa: E402  (it needs the settings)
+
+application = BodyLimit(django_application)

@@ -74,3 +74,25 @@ class NotIssued(Refusal):
 
 class TooLate(Refusal):
     code, key, status = 20006, "CERTS::TOO_LATE", 409
+
+
+class MethodNotAllowed(Refusal):
+    code, key, status = 5000, "GENERAL::METHOD_NOT_ALLOWED", 405
+
+
+class Unavailable(Refusal):
+    """Something that this server needs is away; the same request may succeed later."""
+
+    code, key, status = 20009, "GENERAL::UNAVAILABLE", 503
+
+
+class Unexpected(Refusal):
+    """A fault of ours. The sentence carries the request's id and nothing of the fault."""
+
+    code, key, status = 5017, "GENERAL::UNEXPECTED_RESULT", 500
+
+
+class NobodyLoggedIn(Refusal):
+    """What `GET /auth/status` answers without a session: an error body that is no error (contract, section 5)."""
+
+    code, key, status = 999999, "GENERAL::NOT_AN_ERROR", 200

@@ -178,16 +178,17 @@ CELERY_BEAT_SCHEDULE = {
 
 # --- API ---
 REST_FRAMEWORK = {
-    "DEFAULT_RENDERER_CLASSES": ["certctrl.api.DataRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["certctrl.api.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["certctrl.formats.DataRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["certctrl.formats.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "certctrl.formats.LenientNegotiation",
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "accounts.authentication.ApiKeyAuthentication",
         "accounts.authentication.JSONSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.Allowed"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "DEFAULT_PAGINATION_CLASS": "certctrl.api.OffsetPagination",
-    "EXCEPTION_HANDLER": "certctrl.api.exception_handler",
+    "DEFAULT_PAGINATION_CLASS": "certctrl.formats.OffsetPagination",
+    "EXCEPTION_HANDLER": "certctrl.errorshape.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {

@@ -1,0 +1,55 @@
+"""What an API key may be granted, and the question every view asks before it acts."""
+
+from typing import Any
+
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from accounts.models import ApiKey
+from certctrl import errors
+
+# type of object: (what it is, what may be done with it): contract, sections 4 and 6
+PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "certificates": ("Certificates: see and export, change, issue and renew", ("read", "write", "issue")),
+    "devices": ("Devices and what is installed on them", ("read", "write")),
+    "acme_accounts": ("Accounts at certificate authorities", ("read", "write")),
+    "dns_providers": ("Credentials of DNS providers; their secrets are never shown", ("read", "write")),
+    "cas": ("Private CAs: see, change, issue from", ("read", "write", "issue")),
+    "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
+    "ForDeviceAuthenticate": ("Register devices and look after their tokens", ("authenticate", "validate", "revoke")),
+}
+SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Allowed(BasePermission):
+    """A session may do everything in its own scope; an API key only what the view declares and the key was granted.
+
+    A key with concrete ids passes where the path names one of them, and on lists, which then hold just those; a
+    create needs `*`. See certctrl.api for how a view declares what it needs.
+    """
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if not request.user.is_authenticated:
+            raise errors.NotLoggedIn("Log in first, or send an API key: Authorization: Bearer ak_...")
+        if isinstance(request.auth, ApiKey) and not is_unknown_method(view):
+            refuse_unless_granted(request.auth, request, view)
+        return True
+
+
+def is_unknown_method(view: Any) -> bool:
+    """A viewset without an action for this method answers 405, whoever asks."""
+    return getattr(view, "action", "") is None
+
+
+def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
+    needed = view.needed_action() if hasattr(view, "needed_action") else None
+    if not needed:
+        raise errors.Forbidden("API keys cannot do this; log in instead.")
+    granted = key.granted(view.obtype, needed)
+    object_id = view.object_id()
+    if "*" in granted or object_id in granted:
+        return
+    if granted and object_id is None and request.method in SAFE:
+        return
+    scope = f"{view.obtype}:{object_id or '*'}[{needed}]"
+    raise errors.Forbidden(f"This API key lacks {scope}; make one that has it.", needs=scope)

@@ -1,0 +1,162 @@
+"""What every view of the API shares: whose rows a caller sees, what an API key needs, and both prefixes of a path.
+
+The {"data"} envelope, strict JSON and paging are in certctrl.formats, the error shape in certctrl.errorshape.
+
+A viewset of rows that somebody owns is declared like this, and registered once for both of its prefixes:
+
+    class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
+        queryset = Certificate.objects.all()
+        serializer_class = CertificateSerializer
+        obtype = "certificates"                                  # one of accounts.permissions.PERMISSIONS
+        permissions = {"list": "read", "retrieve": "read", "renew": "issue"}  # what an API key needs, for each action
+
+        @action(detail=True, methods=["post"])
+        def renew(self, request: Request, **kwargs: Any) -> Response:
+            return Response(AttemptSerializer(services.request_issuance(self.get_object(), ...)).data)
+
+    router = OwnedRouter()
+    router.register("certificates", CertificateViewSet)
+    router.register("acme-accounts/<id:acme_account_id>/certificates", CertificateOfAccountViewSet)
+    urlpatterns = router.urls                                    # included below apiv1/
+
+An action that `permissions` does not name is closed to API keys; `session_only = True` closes the whole view, and says
+so to the test that looks for forgotten declarations. `obtype` is the type of the rows that the view's `pk` names.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Model, QuerySet
+from django.http import Http404
+from django.urls import path, register_converter
+from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.routers import SimpleRouter
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSetMixin
+
+from certctrl import errors
+
+
+class EpochSeconds(serializers.Field[datetime, Any, int, Any]):
+    """An instant as whole seconds since 1970: certificates, accounts, keys (contract, section 14). Read only."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"read_only": True} | kwargs)
+
+    def to_representation(self, value: datetime) -> int:
+        return int(value.timestamp())
+
+
+class EpochMillis(EpochSeconds):
+    """An instant as milliseconds since 1970: devices, CAs and issue histories (contract, section 14). Read only."""
+
+    def to_representation(self, value: datetime) -> int:
+        return int(value.timestamp() * 1000)
+
+
+class IdConverter:
+    """A row's id in a path, within what a database column holds."""
+
+    regex = "[1-9][0-9]{0,17}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+    def to_url(self, value: int) -> str:
+        return str(value)
+
+
+register_converter(IdConverter, "id")
+
+
+class PublicView(APIView):
+    """A view that anybody may read: no credential is asked for, none is looked at."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+    metadata_class = None
+
+
+class OwnedMixin(GenericAPIView[Any]):
+    """Rows of one owner, below /apiv1/users/{user_id}/ (only one's own id) and /apiv1/me/; see the module's docstring.
+
+    A row of somebody else is 404. Lists are newest id first, and hold only the rows that an API key was granted.
+    """
+
+    lookup_value_converter = "id"
+    metadata_class = None
+    owner_field = "owner"
+    session_only = False
+    obtype = ""
+    permissions: Mapping[str, str | None] = {}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if kwargs.get("user_id", request.user.pk) != request.user.pk:
+            raise errors.Forbidden(
+                f"User {kwargs['user_id']} is not you; use your own id, {request.user.pk}, or /apiv1/me/.",
+            )
+
+    @property
+    def owner(self) -> Any:
+        """The user whose rows these are: the caller."""
+        return self.request.user
+
+    def needed_action(self) -> str | None:
+        """What an API key must be granted on `obtype` for this request; None: it is not open to keys."""
+        if self.session_only:
+            return None
+        return self.permissions.get(getattr(self, "action", None) or str(self.request.method).lower())
+
+    def object_id(self) -> str | None:
+        """The id of the row of type `obtype` that the path names; None for a list and for a create."""
+        pk = self.kwargs.get(self.lookup_url_kwarg or self.lookup_field)
+        return None if pk is None else str(pk)
+
+    def granted_ids(self) -> set[int] | None:
+        """The ids that the API key was granted for this request; None: all of the owner's."""
+        key: Any = self.request.auth
+        if key is None:
+            return None
+        obids: set[str] = key.granted(self.obtype, self.needed_action() or "")
+        return None if "*" in obids else {int(obid) for obid in obids if obid.isdigit()}
+
+    def get_queryset(self) -> QuerySet[Model]:
+        rows = super().get_queryset()
+        if getattr(self, "swagger_fake_view", False):
+            return rows.none()
+        rows = rows.filter(**{self.owner_field: self.owner}).order_by("-pk")
+        granted = self.granted_ids()
+        return rows if granted is None else rows.filter(pk__in=granted)
+
+    def get_object(self) -> Any:
+        try:
+            return super().get_object()
+        except Http404:
+            name = self.get_queryset().model._meta.verbose_name
+            raise errors.NotFound(f"There is no {name} {self.object_id()} among yours.") from None
+
+
+class OwnedRouter(SimpleRouter):
+    """Registers a viewset at `users/<id:user_id>/<prefix>` and at `me/<prefix>`, without trailing slashes.
+
+    A prefix, and an action's `url_path`, may hold path converters: `acme-accounts/<id:acme_account_id>/certificates`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(trailing_slash=False, use_regex_path=False)
+
+    def register(self, prefix: str, viewset: type[ViewSetMixin], basename: str | None = None) -> None:
+        name = basename or prefix
+        super().register(f"users/<id:user_id>/{prefix}", viewset, f"users-{name}")
+        super().register(f"me/{prefix}", viewset, f"me-{name}")
+
+
+def owned_paths(prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, str]) -> Sequence[Any]:
+    """Both paths of a viewset that no router fits: `owned_paths("certificate-assign", V, {"post": "create"})`."""
+    view = viewset.as_view(dict(actions))
+    return [path(f"users/<id:user_id>/{prefix}", view), path(f"me/{prefix}", view)]

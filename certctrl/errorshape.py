@@ -1,0 +1,143 @@
+"""Every error in the shape of the contract's section 1, `{"error": {"code", "key", "what", "params"}}`."""
+
+import secrets
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.views import defaults
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from certctrl import errors, jsonbody
+from certctrl.errors import Refusal
+
+log = structlog.get_logger()
+
+
+class ErrorResponse(Response):
+    """A response whose body is `{"error": ...}`, whatever its status."""
+
+
+def error_body(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "error": {"code": refusal.code, "key": refusal.key, "what": refusal.what, "params": refusal.params},
+    }
+
+
+def error_headers(refusal: Refusal) -> dict[str, str]:
+    headers = {}
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="certctrl"'
+    if "retry_after" in refusal.params:
+        headers["Retry-After"] = str(refusal.params["retry_after"])
+    return headers
+
+
+def error_response(refusal: Refusal) -> ErrorResponse:
+    return ErrorResponse(error_body(refusal), status=refusal.status, headers=error_headers(refusal))
+
+
+def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
+    """The contract's error shape for whatever left a view. A fault of ours is logged and told without its details."""
+    return error_response(refusal_of(exc) or unexpected(exc))
+
+
+def unexpected(exc: BaseException | None) -> Refusal:
+    request_id = structlog.contextvars.get_contextvars().get("request_id") or secrets.token_hex(8)
+    log.error("request.failed", request_id=request_id, exc_info=exc)
+    return errors.Unexpected(
+        f"Something went wrong on our side. The log of this server tells more under {request_id}.",
+        request_id=request_id,
+    )
+
+
+def refusal_of(exc: Exception) -> Refusal | None:
+    """Our own word for an exception of DRF's or Django's; None for one that nobody foresaw."""
+    match exc:
+        case Refusal():
+            return exc
+        case exceptions.ValidationError():
+            return invalid(exc.detail)
+        case exceptions.ParseError() | UnreadablePostError():
+            return errors.MalformedJSON("The body could not be read.")
+        case exceptions.UnsupportedMediaType():
+            return errors.NotJSON("Send JSON, with the header Content-Type: application/json.")
+        case exceptions.NotAuthenticated():
+            return errors.NotLoggedIn("Log in first, or send an API key: Authorization: Bearer ak_...")
+        case exceptions.AuthenticationFailed():
+            return errors.Unauthorized(str(exc.detail))
+        case exceptions.PermissionDenied() | PermissionDenied():
+            return errors.Forbidden("You may not do that.")
+        case exceptions.NotFound() | Http404():
+            return errors.NotFound("It does not exist, or it is not yours.")
+        case exceptions.MethodNotAllowed():
+            return errors.MethodNotAllowed(f"{exc.detail}")
+        case exceptions.Throttled():
+            return errors.RateLimited(
+                "Too many requests; try later.", retry_after=int(getattr(exc, "wait", None) or 60)
+            )
+        case RequestDataTooBig():
+            return jsonbody.too_large()
+        case exceptions.APIException() if exc.status_code < 500:
+            return errors.Invalid(str(exc.detail))
+    return None
+
+
+def invalid(detail: Any) -> Refusal:
+    """The first complaint of a serializer, as a sentence that names the member."""
+    field, complaint = first_complaint(detail, "")
+    kind = errors.MissingField if complaint.code == "required" else errors.Invalid
+    if not field:
+        return kind(str(complaint))
+    return kind(f"{field}: {complaint}", field=field)
+
+
+def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail]:
+    if isinstance(detail, dict):
+        name, inner = next((name, inner) for name, inner in detail.items() if inner)
+        if isinstance(name, int):
+            return first_complaint(inner, f"{path}[{name}]")
+        if name == "non_field_errors":
+            return first_complaint(inner, path)
+        return first_complaint(inner, f"{path}.{name}" if path else str(name))
+    if isinstance(detail, list):
+        number, inner = next((number, inner) for number, inner in enumerate(detail) if inner)
+        return first_complaint(inner, f"{path}[{number}]" if isinstance(inner, dict | list) else path)
+    return path, detail
+
+
+# --- What matches no view ---
+
+API_PATHS = ("/apiv1", "/auth", "/health")
+
+
+def is_api(request: HttpRequest) -> bool:
+    return request.path.startswith(API_PATHS)
+
+
+def plain_response(refusal: Refusal) -> JsonResponse:
+    return JsonResponse(error_body(refusal), status=refusal.status, headers=error_headers(refusal))
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not is_api(request):
+        return defaults.bad_request(request, exception)
+    if isinstance(exception, RequestDataTooBig):
+        return plain_response(jsonbody.too_large())
+    return plain_response(errors.Invalid("The request could not be understood; check its host name and its headers."))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not is_api(request):
+        return defaults.page_not_found(request, exception)
+    return plain_response(errors.NotFound("There is nothing at this path; see /apiv1/docs."))
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if not is_api(request):
+        return defaults.server_error(request)
+    return plain_response(unexpected(sys.exc_info()[1]))

@@ -1,0 +1,97 @@
+"""How requests are read, and answers and lists written: what the settings name for every view.
+
+Apart from certctrl.api because rest_framework.views imports these, and must not meet itself on the way.
+"""
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import exceptions
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.pagination import BasePagination
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from certctrl import errors, jsonbody
+from certctrl.errorshape import ErrorResponse
+
+
+class JSONParser(BaseParser):
+    """A JSON object, read strictly: see certctrl.jsonbody."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        return jsonbody.read(stream.read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
+
+
+class DataRenderer(JSONRenderer):
+    """`{"data": ...}` around what a view answered; an error goes out as it is, a 204 without a body."""
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+        response = (renderer_context or {}).get("response")
+        if response is not None and response.status_code == 204:
+            return b""
+        if not isinstance(response, ErrorResponse):
+            data = {"data": data}
+        return super().render(data, accepted_media_type, renderer_context)
+
+
+class LenientNegotiation(DefaultContentNegotiation):
+    """Accept is a wish: who asks for something else gets the view's own format, not a 406."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        try:
+            chosen: tuple[BaseRenderer, str] = super().select_renderer(request, renderers, format_suffix)
+        except exceptions.NotAcceptable:
+            return renderers[0], renderers[0].media_type
+        return chosen
+
+
+class OffsetPagination(BasePagination):
+    """`?offset=0&limit=100` over a bare array; `X-Total-Count` only for `?total=1`, since counting is not free."""
+
+    default_limit = 100
+    max_limit = 1000
+    max_offset = 2**31 - 1
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
+        offset = self.number(request, "offset", 0, 0, self.max_offset)
+        limit = self.number(request, "limit", self.default_limit, 1, self.max_limit)
+        self.total = queryset.count() if self.number(request, "total", 0, 0, 1) else None
+        return list(queryset[offset : offset + limit])
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response(data, headers={} if self.total is None else {"X-Total-Count": str(self.total)})
+
+    def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
+        given = request.query_params.get(name)
+        if given is None:
+            return default
+        if given.isascii() and given.isdigit() and len(given) <= 10 and least <= int(given) <= most:
+            return int(given)
+        raise errors.Invalid(f"{name} must be a whole number from {least} to {most}.", field=name)
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        return schema
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        ranges = {
+            "offset": (0, self.max_offset, "rows to pass over"),
+            "limit": (1, self.max_limit, f"rows to answer, {self.default_limit} when it is left out"),
+            "total": (0, 1, "1 asks for the header X-Total-Count"),
+        }
+        return [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": description,
+                "schema": {"type": "integer", "minimum": least, "maximum": most},
+            }
+            for name, (least, most, description) in ranges.items()
+        ]

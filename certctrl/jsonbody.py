@@ -1,0 +1,97 @@
+"""Reading the JSON of a request (RFC 8259) strictly: what two readers could understand differently is refused."""
+
+import json
+import math
+from typing import Any, NoReturn
+
+from django.conf import settings
+
+from certctrl.errors import Invalid, MalformedJSON, TooLarge
+
+MAX_DEPTH = 16
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """The object that `body` holds, every string in it free of control characters.
+
+    Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
+    """
+    if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+        raise too_large()
+    value = parse(body)
+    if not isinstance(value, dict):
+        raise Invalid('The body must be a JSON object: {"name": value, ...}.')
+    inspect(value, "", 1)
+    return value
+
+
+def too_large() -> TooLarge:
+    return TooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; send less.")
+
+
+def parse(body: bytes) -> Any:
+    try:
+        text = body.decode()
+        return json.loads(
+            text, object_pairs_hook=without_duplicates, parse_constant=refuse_constant, parse_float=finite_float
+        )
+    except json.JSONDecodeError as exc:
+        raise MalformedJSON(f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.") from None
+    except UnicodeDecodeError:
+        raise MalformedJSON("The body is not UTF-8.") from None
+    except RecursionError:
+        raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+    except ValueError:  # a whole number of thousands of digits
+        raise MalformedJSON("The body holds a number that is too long.") from None
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedJSON(f"The member {printable(twice)} occurs twice in one object.")
+    return members
+
+
+def refuse_constant(name: str) -> NoReturn:
+    raise MalformedJSON(f"{name} is not JSON.")
+
+
+def finite_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise MalformedJSON("The body holds a number that is too large.")
+    return number
+
+
+def inspect(value: Any, path: str, depth: int) -> None:
+    """Refuse control characters, in values and in names, and nesting that nobody needs."""
+    if depth > MAX_DEPTH:
+        raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    if isinstance(value, str):
+        refuse_control_characters(value, path)
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            inspect(each, f"{path}[{number}]", depth + 1)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            member = f"{path}.{name}" if path else name
+            refuse_control_characters(name, member)
+            inspect(each, member, depth + 1)
+
+
+def refuse_control_characters(text: str, path: str) -> None:
+    if all(map(is_text, text)):
+        return
+    field = printable(path)
+    raise Invalid(f"{field} holds a control character; remove it.", field=field)
+
+
+def is_text(char: str) -> bool:
+    """Neither a control character (C0, DEL, C1) nor half of a surrogate pair, which no database stores."""
+    return char.isprintable() or not (char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff")
+
+
+def printable(text: str) -> str:
+    return "".join(char if is_text(char) else "?" for char in text)[:100]

@@ -1,0 +1,64 @@
+"""The cast: alice owns what the tests are about, bob is a stranger who owns the like."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from rest_framework.test import APIClient
+
+from accounts.models import User
+from tests import factories
+
+
+class JSONClient(APIClient):
+    """Speaks JSON; `body` is what the server answered, `error` the inner part of an error."""
+
+    default_format = "json"
+
+    def request(self, **kwargs: Any) -> Any:
+        response = super().request(**kwargs)
+        is_json = response.headers.get("Content-Type", "").startswith("application/json")
+        response.body = response.json() if is_json and response.content else None
+        response.data_member = (response.body or {}).get("data")
+        response.error = (response.body or {}).get("error")
+        return response
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> Iterator[None]:
+    """Throttles and marks of one test are not those of the next."""
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return factories.UserFactory(email="alice@example.org", name="alice")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    return factories.UserFactory(email="bob@example.net", name="bob")
+
+
+@pytest.fixture
+def client_of() -> Callable[..., JSONClient]:
+    """`client_of(user)` is logged in, `client_of()` is not, `client_of(token="ak_...")` sends an API key."""
+
+    def build(user: User | None = None, token: str = "") -> JSONClient:
+        client = JSONClient(raise_request_exception=False)
+        if user:
+            client.force_login(user)
+        if token:
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+        return client
+
+    return build
+
+
+@pytest.fixture
+def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient]:
+    """`key_client(user, "certificates:*[read]")`: a script with a key of this user."""
+    return lambda owner, *scopes, **fields: client_of(token=factories.api_key(owner, *scopes, **fields))
