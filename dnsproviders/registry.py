@@ -1,5 +1,17 @@
 """Every DNS provider there is. A new one: copy a file, add a line here, a test and a page in docs."""
 
+import json
+from typing import Any
+
+from django.utils.module_loading import import_string
+from django.views.decorators.debug import sensitive_variables
+
+from certctrl import errors, outgoing
+from certctrl.log import Secret
+from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
+from dnsproviders.models import DnsCredential
+from keystore import envelope
+
 PROVIDERS = {
     "cloudflare": "dnsproviders.cloudflare.Cloudflare",
     "aliyun": "dnsproviders.aliyun.Aliyun",
@@ -7,3 +19,53 @@ PROVIDERS = {
     "httpreq": "dnsproviders.httpreq.HttpReq",
 }
 ALIASES = {"ali": "aliyun"}
+
+
+def provider_id(name: str) -> str:
+    """The id that is stored, for an id or an alias in any case. Raises Invalid that names those there are."""
+    known = ALIASES.get(name.lower(), name.lower())
+    if known not in PROVIDERS:
+        raise errors.Invalid(f"There is no such DNS provider; there are {', '.join(PROVIDERS)}.", field="provider")
+    return known
+
+
+def provider_class(name: str) -> type[Provider]:
+    """The class for an id or an alias. Raises Invalid that names those there are."""
+    found: type[Provider] = import_string(PROVIDERS[provider_id(name)])
+    return found
+
+
+@sensitive_variables()
+def open_credential(credential: DnsCredential) -> Provider:
+    """The provider with the credential's secret unsealed, for the calls of one turn."""
+    secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+    return provider_class(credential.provider)(credential, secret, outgoing.session())
+
+
+@sensitive_variables()
+def secrets_of(credential: DnsCredential) -> dict[str, str]:
+    """The secret fields, unsealed. Keep them inside one function. Raises ProviderError where they were pruned."""
+    if credential.secret is None:
+        what = f"The DNS credential {credential.name} was deleted, and its secret with it."
+        raise ProviderError("dns_credential_refused", what, permanent=True)
+    opened: dict[str, str] = json.loads(envelope.unseal(credential.secret))
+    return opened
+
+
+def catalog() -> list[dict[str, Any]]:
+    """Each provider with its fields and then the common ones, as GET /apiv1/dns/providers/catalog shows them."""
+    return [_entry(each, provider_class(each)) for each in PROVIDERS]
+
+
+def _entry(name: str, provider: type[Provider]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": provider.name,
+        "fields": [_shown(field) for field in (*provider.fields, *COMMON_FIELDS)],
+    }
+
+
+def _shown(field: Field) -> dict[str, Any]:
+    shown = {"name": field.name, "label": field.label, "required": field.required, "secret": field.secret}
+    shown |= {"help": field.help, "type": "integer" if field.integer else "string", "default": field.default}
+    return shown | ({"choices": list(field.choices)} if field.choices else {})

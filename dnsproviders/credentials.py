@@ -1,0 +1,221 @@
+"""What people do with DNS credentials: create, change, check, retire."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+from django.views.decorators.debug import sensitive_variables
+
+from accounts.models import User
+from certctrl import clock, errors
+from dnsproviders import registry
+from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
+from dnsproviders.models import DnsCredential
+from keystore import envelope
+
+PURPOSE = "dns_credential"
+
+
+class CheckFailed(errors.Refusal):
+    """The provider said no (400), or could not be asked or understood (502); `params["dns"]` is the code."""
+
+    code, key = 20010, "DNS::CHECK_FAILED"
+
+
+class Given(NamedTuple):
+    """The members of a request, checked and sorted by where they are kept."""
+
+    public: dict[str, Any]
+    secret: dict[str, str]
+    common: dict[str, Any]
+
+
+@sensitive_variables()
+def create_credential(owner: User, data: object) -> DnsCredential:
+    """Check, seal and store {"provider": …, its fields, the common ones}. Leaves nothing behind when it refuses.
+
+    Raises Invalid or MissingField; `params["field"]` names the member.
+    """
+    data = _members(data)
+    provider_id = registry.provider_id(_provider_named(data))
+    provider = registry.provider_class(provider_id)
+    given = _given(provider, data)
+    _check_whole(provider, given)
+    defaults = _common_defaults(provider)
+    with transaction.atomic():
+        return DnsCredential.objects.create(
+            owner=owner,
+            provider=provider_id,
+            public=_default_public(provider) | given.public,
+            secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
+            **(defaults | given.common),
+        )
+
+
+@sensitive_variables()
+def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
+    """Change the members that are given; null takes an optional one away, and what is left out stays as it is.
+
+    Another place for the secrets to go to needs the secrets anew. Raises Invalid, MissingField, Conflict (retired).
+    """
+    data, provider = _members(data), registry.provider_class(credential.provider)
+    if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
+        raise errors.Invalid("The provider cannot be changed: create another credential.", field="provider")
+    with transaction.atomic():
+        row = (
+            DnsCredential.objects.select_for_update(of=("self",))
+            .select_related("owner", "secret")
+            .get(pk=credential.pk)
+        )
+        if row.retired_at:
+            raise errors.Conflict(f"The DNS credential {row.name} was deleted.")
+        _change(row, provider, data)
+    credential.refresh_from_db()
+    return credential
+
+
+@sensitive_variables()
+def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any]) -> None:
+    given = _given(provider, data)
+    gone = {name for name, value in data.items() if _is_empty(value)}
+    old_secret = registry.secrets_of(row)
+    whole = Given(_merged(row.public, given.public, gone), _merged(old_secret, given.secret, gone), given.common)
+    _check_whole(provider, whole)
+    _check_destination(provider, row.public, whole, given.secret)
+    old = row.secret
+    if (whole.public, whole.secret) != (row.public, old_secret):
+        row.checked_at, row.last_error = None, ""
+    row.public = _default_public(provider) | whole.public
+    if whole.secret != old_secret:
+        row.secret = envelope.seal(row.owner, PURPOSE, json.dumps(whole.secret).encode())
+    defaults = {name: value for name, value in _common_defaults(provider).items() if name in gone}
+    for name, value in (defaults | given.common).items():
+        setattr(row, name, value)
+    row.save()
+    if old and row.secret_id != old.pk:
+        old.delete()
+
+
+def retire_credential(credential: DnsCredential) -> None:
+    """Take the credential out of use; twice is the same as once.
+
+    Raises Conflict while a certificate uses it, or while a record that it wrote may still be in its zone.
+    """
+    with transaction.atomic():
+        # Whoever adds a certificate that refers to the row waits for this lock on PostgreSQL.
+        row = DnsCredential.objects.select_for_update().get(pk=credential.pk)
+        used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
+        if used_by:
+            raise errors.Conflict(f"{used_by} uses the DNS credential {row.name}: give it another one, or delete it.")
+        left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
+        if left:
+            what = (
+                f"The record {left.name} may still be in its zone: {row.name} is needed to remove it. Try again later."
+            )
+            raise errors.Conflict(what)
+        DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now())
+    credential.refresh_from_db()
+
+
+def check_credential(credential: DnsCredential) -> DnsCredential:
+    """Ask the provider, by reading, whether it takes the credential; `checked_at` and `last_error` keep the answer.
+
+    Raises CheckFailed with the provider's own words. Not to be called inside a transaction.
+    """
+    try:
+        with clock.limit(settings.CALL_LIMIT):
+            credential.open().check()
+    except ProviderError as error:
+        _note(credential, error.what)
+        raise _failure(error) from None
+    _note(credential, "")
+    return credential
+
+
+def _failure(error: ProviderError) -> CheckFailed:
+    failure = CheckFailed(error.what, dns=error.code)
+    failure.status = 400 if error.permanent else 502
+    return failure
+
+
+def _note(credential: DnsCredential, what: str) -> None:
+    credential.checked_at, credential.last_error = clock.now(), what
+    credential.save(update_fields=["checked_at", "last_error"])
+
+
+def _members(data: object) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise errors.Invalid('The body must be a JSON object: {"provider": ...}.')
+    return data
+
+
+def _provider_named(data: Mapping[str, Any]) -> str:
+    name = data.get("provider")
+    if name is None:
+        raise errors.MissingField(f"provider is missing: one of {', '.join(registry.PROVIDERS)}.", field="provider")
+    if not isinstance(name, str):
+        raise errors.Invalid(f"provider must be one of {', '.join(registry.PROVIDERS)}.", field="provider")
+    return name
+
+
+def _given(provider: type[Provider], data: Mapping[str, Any]) -> Given:
+    """The members that are there and not empty, each checked; raises Invalid for one that nobody knows."""
+    given = Given({}, {}, {})
+    known = {field.name: field for field in (*provider.fields, *COMMON_FIELDS)}
+    for name, value in data.items():
+        if name == "provider":
+            continue
+        if name not in known:
+            raise errors.Invalid(
+                f"{_shown(name)} is no field of {provider.name}: it takes {', '.join(known)}.", field=_shown(name)
+            )
+        if not _is_empty(value):
+            _place(given, known[name])[name] = known[name].clean(value)
+    return given
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _place(given: Given, field: Field) -> dict[str, Any]:
+    if field in COMMON_FIELDS:
+        return given.common
+    return given.secret if field.secret else given.public
+
+
+def _shown(name: Any) -> str:
+    """A member's name as the client spelled it, fit for a sentence."""
+    return "".join(each for each in str(name)[:64] if each.isprintable())
+
+
+def _check_whole(provider: type[Provider], given: Given) -> None:
+    for field in provider.fields:
+        if field.required and not _place(given, field).get(field.name):
+            raise errors.MissingField(f"{field.name} is missing: {provider.name} needs it.", field=field.name)
+    provider.check_together(given.public | given.secret)
+
+
+def _check_destination(
+    provider: type[Provider], old: Mapping[str, Any], whole: Given, given_secret: Mapping[str, str]
+) -> None:
+    moved = [
+        each.name for each in provider.fields if each.gets_secrets and old.get(each.name) != whole.public[each.name]
+    ]
+    for name in whole.secret if moved else ():
+        if name not in given_secret:
+            raise errors.MissingField(f"{name} is missing: a new {moved[0]} needs it again.", field=name)
+
+
+def _common_defaults(provider: type[Provider]) -> dict[str, Any]:
+    return {field.name: field.default for field in COMMON_FIELDS} | {"name": provider.name}
+
+
+def _default_public(provider: type[Provider]) -> dict[str, Any]:
+    return {each.name: each.default for each in provider.fields if not each.secret and each.default is not None}
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], gone: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in {**old, **new}.items() if name not in gone}

@@ -1,0 +1,99 @@
+"""An HTTP service of one's own, by the contract of lego's provider of that name:
+https://go-acme.github.io/lego/dns/httpreq/ (the default mode, not RAW)."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from certctrl import errors
+from dnsproviders.base import Field, Provider, ProviderError, is_html
+from dnsproviders.models import TxtRecord
+
+
+def checked_endpoint(value: str) -> str:
+    """An http or https URL with nothing secret in it, without its last slash."""
+    try:
+        url = urlsplit(value)
+        whole = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        whole = False
+    if not whole or not value.isascii() or " " in value:
+        raise ValueError("must be a URL like https://dns.example.com/acme")
+    if "@" in url.netloc:
+        raise ValueError("must not hold a user or password: give username and password instead")
+    if "?" in value or "#" in value:
+        raise ValueError("must not have a query or a fragment: /present and /cleanup are added to it")
+    return value.rstrip("/")
+
+
+def checked_username(value: str) -> str:
+    if ":" in value:
+        raise ValueError("must not hold a colon: basic authentication has no way to send it")
+    return value
+
+
+class HttpReq(Provider):
+    name = "HTTP request"
+    fields = (
+        Field(
+            "endpoint",
+            "Endpoint",
+            most=500,
+            gets_secrets=True,
+            check=checked_endpoint,
+            help="/present and /cleanup are added.",
+        ),
+        Field("username", "User name", required=False, check=checked_username, help="Of basic authentication."),
+        Field("password", "Password", secret=True, required=False, help="Of basic authentication."),
+    )
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        for name, other in (("username", "password"), ("password", "username")):
+            if given.get(other) and not given.get(name):
+                raise errors.MissingField(f"{name} is missing: {other} is of no use without it.", field=name)
+
+    def zone_of(self, name: str) -> str:
+        """The name itself: this contract knows no zones."""
+        return name
+
+    def present(self, record: TxtRecord) -> None:
+        self._done(self._post("present", record))
+
+    def cleanup(self, record: TxtRecord) -> int:
+        """1 for every success, as the contract does not say whether the record was there; 0 for 404."""
+        response = self._post("cleanup", record)
+        if response.status_code == 404:
+            return 0
+        self._done(response)
+        return 1
+
+    def check(self) -> None:
+        """The contract has nothing to read; a GET shows that somebody is there and takes the password."""
+        response = self._send("GET", "")
+        if response.status_code == 403:
+            raise self.refusal(response)
+
+    def _post(self, action: str, record: TxtRecord) -> requests.Response:
+        return self._send("POST", f"/{action}", json={"fqdn": f"{record.name}.", "value": record.value})
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        return self.send(method, f"{self.public['endpoint']}{path}", auth=self._auth(), **kwargs)
+
+    def _auth(self) -> tuple[bytes, bytes] | None:
+        """In bytes, since requests would send text as Latin-1 (RFC 7617, section 2.1 asks for UTF-8)."""
+        if "password" not in self.secret:
+            return None
+        return str(self.public["username"]).encode(), self.secret["password"].reveal().encode()
+
+    def _done(self, response: requests.Response) -> None:
+        if not response.ok:
+            raise self.refusal(response)
+        if is_html(response):  # a login or parking page says 200 to everything
+            what = f"{self.name}: the endpoint answered {response.status_code} with an HTML page: is the address right?"
+            raise ProviderError("dns_bad_answer", what)
+
+    def words(self, response: requests.Response) -> str:
+        return "" if is_html(response) else response.content[:600].decode(errors="replace")

@@ -1,0 +1,279 @@
+"""The Aliyun adapter against a small Alidns that keeps records and checks every signature."""
+
+import hashlib
+import hmac
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import pytest
+import requests
+import responses
+
+from certctrl import clock
+from dnsproviders import aliyun
+from dnsproviders.aliyun import Aliyun
+from dnsproviders.base import ProviderError
+from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
+
+API = "https://alidns.aliyuncs.com"
+KEY_ID, KEY = "LTAI5tExample", "secret-of-the-key-never-shown"
+ZONE = "example.com"
+
+
+class FakeAlidns:
+    def __init__(self) -> None:
+        self.zones = ["example.com", "deep.example.com"]
+        self.records: list[dict[str, Any]] = []
+        self.forbidden: set[str] = set()
+        self.hidden_from_listing = False
+        self.nonces: list[str] = []
+        responses.add_callback(responses.POST, re.compile(re.escape(API)), self.answer)
+
+    def answer(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        assert request.headers["Authorization"] == expected_authorization(request)
+        self.nonces.append(request.headers["x-acs-signature-nonce"])
+        action = request.headers["x-acs-action"]
+        params = dict(parse_qsl(urlsplit(str(request.url)).query))
+        if action in self.forbidden:
+            return error(403, "Forbidden.RAM", "User not authorized to operate on the specified resource.")
+        handler = getattr(self, action)
+        found: tuple[int, dict[str, str], str] = handler(params)
+        return found
+
+    def DescribeDomains(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        return success(TotalCount=len(self.zones), Domains={"Domain": [{"DomainName": zone} for zone in self.zones]})
+
+    def DescribeDomainRecords(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        zone = params["DomainName"]
+        if "_" in zone:
+            return error(400, "InvalidDomainName.Format", "Invalid domain name.")
+        if zone not in self.zones:
+            return error(404, "InvalidDomainName.NoExist", "The specified domain name does not exist.")
+        found = [each for each in self.records if params.get("RRKeyWord", "") in each["RR"]]
+        found = [] if self.hidden_from_listing else found
+        page, size = int(params.get("PageNumber", 1)), int(params["PageSize"])
+        return success(
+            TotalCount=len(found), DomainRecords={"Record": found[(page - 1) * size : page * size]}, PageSize=size
+        )
+
+    def AddDomainRecord(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        if any((each["RR"], each["Value"]) == (params["RR"], params["Value"]) for each in self.records):
+            return error(400, "DomainRecordDuplicate", "The DNS record already exists.")
+        self.records.append(params | {"RecordId": f"id{len(self.records)}"})
+        return success(RecordId=self.records[-1]["RecordId"])
+
+    def DeleteDomainRecord(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        kept = [each for each in self.records if each["RecordId"] != params["RecordId"]]
+        if len(kept) == len(self.records):
+            return error(400, "DomainRecordNotBelongToUser", "The DNS record does not exist.")
+        self.records = kept
+        return success()
+
+    def values(self) -> list[str]:
+        return [each["Value"] for each in self.records]
+
+
+def success(**members: Any) -> tuple[int, dict[str, str], str]:
+    return 200, {}, json.dumps({"RequestId": "r", **members})
+
+
+def error(status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
+    return status, {}, json.dumps({"RequestId": "r", "HostId": "h", "Code": code, "Message": message})
+
+
+def expected_authorization(request: requests.PreparedRequest) -> str:
+    """Computed from the request as it leaves, by the steps of the vendor's page, not by the adapter's functions."""
+    url = urlsplit(str(request.url))
+    assert request.headers["host"] == url.netloc
+    pairs = sorted(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
+    query = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in pairs)
+    lower = {name.lower(): value for name, value in request.headers.items()}
+    signed = sorted(name for name in lower if name == "host" or name.startswith("x-acs-"))
+    assert lower["x-acs-content-sha256"] == hashlib.sha256(request.body or b"").hexdigest()
+    canonical = "POST\n/\n" + query + "\n"
+    canonical += "".join(name + ":" + lower[name] + "\n" for name in signed)
+    canonical += "\n" + ";".join(signed) + "\n" + lower["x-acs-content-sha256"]
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    signature = hmac.new(KEY.encode(), f"ACS3-HMAC-SHA256\n{digest}".encode(), "sha256").hexdigest()
+    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={';'.join(signed)},Signature={signature}"
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Any:
+    with responses.mock:
+        yield
+
+
+@pytest.fixture
+def fake() -> FakeAlidns:
+    return FakeAlidns()
+
+
+def provider() -> Aliyun:
+    found: Aliyun = provider_of(Aliyun, {"access_key_secret": KEY}, access_key_id=KEY_ID)
+    return found
+
+
+def test_the_signature_is_that_of_the_vendors_example() -> None:
+    """help/en/sdk/product-overview/v3-request-structure-and-signature, "Fixed parameter values"."""
+    headers = {
+        "host": "ecs.cn-shanghai.aliyuncs.com",
+        "x-acs-action": "RunInstances",
+        "x-acs-content-sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "x-acs-date": "2023-10-26T10:22:32Z",
+        "x-acs-signature-nonce": "3156853299f313e23d1673dc12e1703d",
+        "x-acs-version": "2014-05-26",
+    }
+    query = aliyun.canonical_query(
+        {"RegionId": "cn-shanghai", "ImageId": "win2019_1809_x64_dtc_zh-cn_40G_alibase_20230811.vhd"}
+    )
+    made = aliyun.authorization("POST", query, headers, "YourAccessKeyId", "YourAccessKeySecret")
+    assert made.endswith("Signature=06563a9e1b43f5dfe96b81484da74bceab24a1d853912eee15083a6f0f3283c0")
+
+
+def test_a_query_is_encoded_as_rfc_3986_says() -> None:
+    assert aliyun.canonical_query({"b": "v=a b*c~d/e", "A": "ü"}) == "A=%C3%BC&b=v%3Da%20b%2Ac~d%2Fe"
+
+
+def test_no_two_requests_share_a_nonce_and_the_date_is_ours(fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    provider().present(record_of(ZONE, APEX))
+    assert len(set(fake.nonces)) == len(fake.nonces) == 2
+    assert responses.calls[0].request.headers["x-acs-date"] == "2026-01-02T03:04:05Z"
+
+
+def test_two_values_live_at_one_name_and_each_is_removed_alone(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    provider().present(record_of(ZONE, WILDCARD))
+    assert fake.values() == [APEX, WILDCARD]
+    assert provider().cleanup(record_of(ZONE, APEX)) == 1
+    assert fake.values() == [WILDCARD]
+
+
+def test_presenting_twice_writes_once_even_when_the_listing_lags(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    provider().present(record_of(ZONE, APEX))
+    fake.hidden_from_listing = True
+    provider().present(record_of(ZONE, APEX))
+    assert fake.values() == [APEX]
+
+
+def test_cleaning_up_what_is_absent_is_success_and_counts_none(fake: FakeAlidns) -> None:
+    assert provider().cleanup(record_of(ZONE, APEX)) == 0
+
+
+def test_a_record_that_vanishes_between_find_and_delete_counts_none(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    fake.DeleteDomainRecord = lambda params: error(400, "DomainRecordNotBelongToUser", "gone")  # type: ignore
+    assert provider().cleanup(record_of(ZONE, APEX)) == 0
+
+
+def test_the_same_value_under_a_longer_name_stays(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX, name="_acme-challenge.www.example.com"))
+    assert provider().cleanup(record_of(ZONE, APEX, name="_acme-challenge.example.com")) == 0
+    assert fake.values() == [APEX]
+
+
+def test_a_record_on_a_later_page_is_found(fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aliyun, "PAGE", 2)
+    others = [{"RecordId": f"r{n}", "RR": "_acme-challenge", "Type": "TXT", "Value": f"v{n}"} for n in range(5)]
+    fake.records = [*others, {"RecordId": "r9", "RR": "_acme-challenge", "Type": "TXT", "Value": APEX}]
+    assert provider().cleanup(record_of(ZONE, APEX)) == 1
+    assert fake.records == others
+
+
+@pytest.mark.parametrize(
+    ("name", "zone", "rr"),
+    [
+        ("_acme-challenge.www.example.com", "example.com", "_acme-challenge.www"),
+        ("example.com", "example.com", "@"),
+        ("_acme-challenge.xn--bcher-kva.example", "bücher.example", "_acme-challenge"),
+    ],
+)
+def test_the_name_is_written_relative_to_its_zone(fake: FakeAlidns, name: str, zone: str, rr: str) -> None:
+    fake.zones.append(zone)
+    provider().present(record_of(zone, APEX, name=name))
+    assert (fake.records[0]["RR"], fake.records[0]["DomainName"]) == (rr, zone)
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(60, "600"), (1800, "1800")])
+def test_the_ttl_is_at_least_what_the_free_plan_takes(fake: FakeAlidns, asked: int, sent: str) -> None:
+    provider().present(record_of(ZONE, APEX, ttl=asked))
+    assert fake.records[0]["TTL"] == sent
+
+
+def test_the_longest_domain_that_holds_the_name_is_the_zone(fake: FakeAlidns) -> None:
+    assert provider().zone_of("_acme-challenge.www.deep.example.com") == "deep.example.com"
+    assert provider().zone_of("_acme-challenge.www.example.com") == "example.com"
+
+
+def test_an_internationalised_domain_is_found_by_either_spelling(fake: FakeAlidns) -> None:
+    fake.zones = ["bücher.example"]
+    assert provider().zone_of("_acme-challenge.www.xn--bcher-kva.example") == "bücher.example"
+
+
+def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeAlidns) -> None:
+    with pytest.raises(ProviderError, match=r"it sees example\.com, deep\.example\.com") as caught:
+        provider().zone_of("_acme-challenge.notexample.com")
+    assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
+
+
+def test_a_key_without_the_right_to_the_domain_is_refused_with_the_vendors_words(fake: FakeAlidns) -> None:
+    fake.forbidden = {"DescribeDomainRecords"}
+    with pytest.raises(ProviderError, match=r"not authorized.*Forbidden\.RAM") as caught:
+        provider().zone_of("_acme-challenge.example.com")
+    assert (caught.value.code, caught.value.permanent) == ("dns_credential_refused", True)
+
+
+def test_a_check_reads_and_writes_nothing(fake: FakeAlidns) -> None:
+    provider().check()
+    assert [call.request.headers["x-acs-action"] for call in responses.calls] == ["DescribeDomains"]
+
+
+def test_a_check_of_an_account_without_domains_says_so(fake: FakeAlidns) -> None:
+    fake.zones = []
+    with pytest.raises(ProviderError, match="no domain"):
+        provider().check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "permanent"),
+    [
+        ({"status": 401, "body": ""}, "dns_credential_refused", True),
+        (
+            {"status": 404, "body": error(404, "InvalidAccessKeyId.NotFound", "not found")[2]},
+            "dns_credential_refused",
+            True,
+        ),
+        (
+            {"status": 400, "body": error(400, "SignatureDoesNotMatch", f"not {KEY}")[2]},
+            "dns_credential_refused",
+            True,
+        ),
+        ({"status": 429, "body": "", "headers": {"Retry-After": "9"}}, "dns_rate_limited", False),
+        ({"status": 400, "body": error(400, "Throttling.User", "slow down")[2]}, "dns_rate_limited", False),
+        ({"status": 503, "body": error(503, "ServiceUnavailable", "later")[2]}, "dns_refused", False),
+        ({"status": 200, "body": "<html></html>"}, "dns_bad_answer", False),
+        ({"status": 200, "body": ""}, "dns_bad_answer", False),
+        ({"status": 200, "body": "{}"}, "dns_bad_answer", False),
+        ({"body": requests.ConnectionError(KEY)}, "dns_unreachable", False),
+    ],
+)
+def test_ways_to_fail_are_told_apart_and_never_show_the_key(answer: dict[str, Any], code: str, permanent: bool) -> None:
+    answer_always(API, **answer)
+    with pytest.raises(ProviderError) as caught:
+        provider().present(record_of(ZONE, APEX))
+    assert (caught.value.code, caught.value.permanent) == (code, permanent)
+    assert caught.value.what.startswith("Aliyun")
+    assert KEY not in repr(caught.value) + caught.value.what
+    if answer.get("status") == 429:
+        assert caught.value.retry_after == 9
+
+
+def test_the_key_never_leaves(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    for call in responses.calls:
+        assert KEY not in str(call.request.url) + str(call.request.headers) + str(call.request.body)

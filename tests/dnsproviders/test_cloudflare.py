@@ -1,0 +1,257 @@
+"""The Cloudflare adapter against a small Cloudflare that keeps records."""
+
+import json
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+import responses
+
+from dnsproviders.base import ProviderError
+from dnsproviders.cloudflare import Cloudflare
+from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
+
+API = "https://api.cloudflare.com/client/v4"
+TOKEN = "tok-0123456789-never-shown"
+ZONE = "023e105f4ecef8ad9ca31a8372d0c353"
+
+
+class FakeCloudflare:
+    """Zones by id, and records; `zone_reading` is the permission Zone / Zone / Read."""
+
+    def __init__(self) -> None:
+        self.zones = {ZONE: "example.com", "sub": "deep.example.com", "idn": "bücher.example"}
+        self.records: list[dict[str, Any]] = []
+        self.page_size = 100
+        self.zone_reading = True
+        self.hidden_from_listing = False
+        for method in (responses.GET, responses.POST, responses.DELETE):
+            responses.add_callback(method, re.compile(re.escape(API)), self.answer)
+
+    def answer(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        url = urlsplit(str(request.url))
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        path = url.path.removeprefix("/client/v4/").split("/")
+        if path[:2] == ["zones", path[-1]] or path == ["zones"]:
+            return self.zone(path, query)
+        if request.method == "POST":
+            return self.create(json.loads(request.body or "null"))
+        if request.method == "DELETE":
+            return self.delete(path[-1])
+        return self.listing(query)
+
+    def zone(self, path: list[str], query: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        if not self.zone_reading:
+            return error(403, 9109, "Unauthorized to access requested resource")
+        if len(path) == 2:
+            if path[1] not in self.zones:
+                return error(404, 7003, "Could not route to /zones, perhaps your object identifier is invalid?")
+            return success({"id": path[1], "name": self.zones[path[1]]})
+        wanted = query.get("name")
+        alabels = {"xn--bcher-kva.example": "bücher.example"}
+        zones = [
+            {"id": key, "name": name, "status": "active"}
+            for key, name in self.zones.items()
+            if wanted is None or name == alabels.get(wanted, wanted)
+        ]
+        return success(zones, total_count=len(zones))
+
+    def create(self, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
+        same = [each for each in self.records if (each["name"], each["content"]) == (body["name"], body["content"])]
+        if same:
+            return error(400, 81058, "An identical record already exists.")
+        self.records.append(body | {"id": f"id{len(self.records)}"})
+        return success(self.records[-1])
+
+    def delete(self, record_id: str) -> tuple[int, dict[str, str], str]:
+        kept = [each for each in self.records if each["id"] != record_id]
+        if len(kept) == len(self.records):
+            return error(404, 81044, "Record does not exist.")
+        self.records = kept
+        return success({"id": record_id})
+
+    def listing(self, query: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        found = [each for each in self.records if each["name"] == query.get("name", each["name"])]
+        found = [] if self.hidden_from_listing else found
+        page, size = int(query.get("page", 1)), self.page_size
+        pages = max(1, -(-len(found) // size))
+        return success(found[(page - 1) * size : page * size], total_pages=pages)
+
+    def contents(self) -> list[str]:
+        return [each["content"] for each in self.records]
+
+
+def success(result: Any, **info: int) -> tuple[int, dict[str, str], str]:
+    return 200, {}, json.dumps({"success": True, "errors": [], "result": result, "result_info": info})
+
+
+def error(status: int, code: int, message: str) -> tuple[int, dict[str, str], str]:
+    return status, {}, json.dumps({"success": False, "errors": [{"code": code, "message": message}], "result": None})
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Any:
+    with responses.mock:
+        yield
+
+
+@pytest.fixture
+def fake() -> FakeCloudflare:
+    return FakeCloudflare()
+
+
+def cloudflare(**public: Any) -> Cloudflare:
+    found: Cloudflare = provider_of(Cloudflare, {"api_token": TOKEN}, **public)
+    return found
+
+
+def test_two_values_live_at_one_name_and_each_is_removed_alone(fake: FakeCloudflare) -> None:
+    provider = cloudflare()
+    provider.present(record_of(ZONE, APEX))
+    provider.present(record_of(ZONE, WILDCARD))
+    assert fake.contents() == [f'"{APEX}"', f'"{WILDCARD}"']
+    assert provider.cleanup(record_of(ZONE, APEX)) == 1
+    assert fake.contents() == [f'"{WILDCARD}"']
+
+
+def test_presenting_twice_writes_once(fake: FakeCloudflare) -> None:
+    for _ in range(2):
+        cloudflare().present(record_of(ZONE, APEX))
+    assert fake.contents() == [f'"{APEX}"']
+    assert len([call for call in responses.calls if call.request.method == "POST"]) == 1
+
+
+def test_a_record_that_the_listing_does_not_show_yet_is_there_already(fake: FakeCloudflare) -> None:
+    cloudflare().present(record_of(ZONE, APEX))
+    fake.hidden_from_listing = True
+    cloudflare().present(record_of(ZONE, APEX))
+    assert fake.contents() == [f'"{APEX}"']
+
+
+def test_cleaning_up_what_is_absent_is_success_and_counts_none(fake: FakeCloudflare) -> None:
+    assert cloudflare().cleanup(record_of(ZONE, APEX)) == 0
+
+
+def test_a_record_that_vanishes_between_find_and_delete_counts_none(fake: FakeCloudflare) -> None:
+    cloudflare().present(record_of(ZONE, APEX))
+    fake.delete = lambda record_id: error(404, 81044, "Record does not exist.")  # type: ignore[method-assign]
+    assert cloudflare().cleanup(record_of(ZONE, APEX)) == 0
+
+
+def test_cleanup_finds_values_without_quotes_and_on_later_pages(fake: FakeCloudflare) -> None:
+    name = "_acme-challenge.example.com"
+    fake.records = [{"id": f"r{n}", "type": "TXT", "name": name, "content": f"other{n}"} for n in range(7)]
+    fake.records.append({"id": "r7", "type": "TXT", "name": name, "content": APEX})
+    fake.page_size = 3
+    assert cloudflare().cleanup(record_of(ZONE, APEX)) == 1
+    assert fake.contents() == [f"other{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(5, 60), (60, 60), (300, 300), (1, 1)])
+def test_the_ttl_is_at_least_sixty_seconds_or_automatic(fake: FakeCloudflare, asked: int, sent: int) -> None:
+    cloudflare().present(record_of(ZONE, APEX, ttl=asked))
+    assert fake.records[0]["ttl"] == sent
+
+
+def test_the_longest_zone_that_holds_the_name_is_found(fake: FakeCloudflare) -> None:
+    assert cloudflare().zone_of("_acme-challenge.www.deep.example.com") == "sub"
+    assert cloudflare().zone_of("_acme-challenge.www.example.com") == ZONE
+
+
+def test_an_internationalised_zone_is_found_by_its_a_label(fake: FakeCloudflare) -> None:
+    assert cloudflare().zone_of("_acme-challenge.xn--bcher-kva.example") == "idn"
+
+
+def test_an_unseen_zone_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeCloudflare) -> None:
+    with pytest.raises(ProviderError) as caught:
+        cloudflare().zone_of("_acme-challenge.notexample.com")
+    assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
+    assert "example.com, deep.example.com, bücher.example" in caught.value.what
+
+
+def test_a_given_zone_serves_the_names_inside_it(fake: FakeCloudflare) -> None:
+    assert cloudflare(zone_id=ZONE).zone_of("_acme-challenge.www.example.com") == ZONE
+
+
+def test_a_name_outside_of_the_given_zone_is_refused_by_the_zones_name(fake: FakeCloudflare) -> None:
+    with pytest.raises(ProviderError, match=r"notexample\.com is not inside example\.com") as caught:
+        cloudflare(zone_id=ZONE).zone_of("_acme-challenge.notexample.com")
+    assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
+
+
+def test_a_given_zone_is_trusted_where_the_token_cannot_read_zones(fake: FakeCloudflare) -> None:
+    fake.zone_reading = False
+    assert cloudflare(zone_id=ZONE).zone_of("_acme-challenge.example.com") == ZONE
+
+
+def test_a_given_zone_that_does_not_exist_is_not_found(fake: FakeCloudflare) -> None:
+    with pytest.raises(ProviderError, match="nowhere") as caught:
+        cloudflare(zone_id="nowhere").zone_of("_acme-challenge.example.com")
+    assert caught.value.code == "dns_zone_not_found"
+
+
+def test_without_the_right_to_read_zones_the_message_says_which_right_is_missing(fake: FakeCloudflare) -> None:
+    fake.zone_reading = False
+    with pytest.raises(ProviderError, match="Zone / Zone / Read") as caught:
+        cloudflare().zone_of("_acme-challenge.example.com")
+    assert (caught.value.code, caught.value.permanent) == ("dns_credential_refused", True)
+
+
+def test_a_check_reads_and_writes_nothing(fake: FakeCloudflare) -> None:
+    cloudflare().check()
+    cloudflare(zone_id=ZONE).check()
+    assert {call.request.method for call in responses.calls} == {"GET"}
+
+
+def test_a_check_of_a_token_that_sees_no_zone_says_so(fake: FakeCloudflare) -> None:
+    fake.zones = {}
+    with pytest.raises(ProviderError, match="sees no zone"):
+        cloudflare().check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "permanent"),
+    [
+        ({"status": 401, "body": error(401, 10000, "Authentication error")[2]}, "dns_credential_refused", True),
+        ({"status": 403, "body": error(403, 10000, "Authentication error")[2]}, "dns_credential_refused", True),
+        ({"status": 400, "body": error(400, 6003, "Invalid request headers")[2]}, "dns_credential_refused", True),
+        ({"status": 429, "body": "", "headers": {"Retry-After": "17"}}, "dns_rate_limited", False),
+        ({"status": 500, "body": error(500, 1, "Internal")[2]}, "dns_refused", False),
+        ({"status": 200, "body": "<!DOCTYPE html><title>Just a moment</title>"}, "dns_bad_answer", False),
+        ({"status": 403, "body": "<html>Just a moment</html>"}, "dns_bad_answer", False),
+        ({"status": 200, "body": ""}, "dns_bad_answer", False),
+        ({"status": 200, "body": '{"success": true, "result": [{"unknown": 1}]}'}, "dns_bad_answer", False),
+        ({"status": 200, "body": '{"success": true}'}, "dns_bad_answer", False),
+        ({"status": 200, "body": "[" * 100_000}, "dns_bad_answer", False),
+        ({"status": 302, "headers": {"Location": "https://elsewhere.example/"}}, "dns_bad_answer", False),
+        ({"body": requests.ConnectionError(f"refused {TOKEN}")}, "dns_unreachable", False),
+        ({"body": requests.ReadTimeout()}, "dns_unreachable", False),
+    ],
+)
+def test_ways_to_fail_are_told_apart_and_never_show_the_token(
+    answer: dict[str, Any], code: str, permanent: bool
+) -> None:
+    answer_always(API, **answer)
+    with pytest.raises(ProviderError) as caught:
+        cloudflare().present(record_of(ZONE, APEX))
+    assert (caught.value.code, caught.value.permanent) == (code, permanent)
+    assert caught.value.what.startswith("Cloudflare")
+    assert TOKEN not in repr(caught.value) + caught.value.what + str(caught.value.__cause__)
+    if code == "dns_rate_limited":
+        assert caught.value.retry_after == 17
+
+
+def test_the_providers_own_words_are_quoted_short_on_one_line_and_without_the_token() -> None:
+    answer_always(API, status=400, body=error(400, 9999, f"no\n\x1b[31m {TOKEN} " + "x" * 900)[2])
+    with pytest.raises(ProviderError) as caught:
+        cloudflare().present(record_of(ZONE, APEX))
+    assert "no [31m *** xxx" in caught.value.what
+    assert len(caught.value.what) < 400
+
+
+def test_a_provider_shows_no_secret_when_it_is_printed() -> None:
+    provider = cloudflare()
+    assert TOKEN not in repr(provider) + str(provider.secret) + repr(provider.__dict__)

@@ -1,0 +1,66 @@
+"""Finding a provider, opening a credential, and what the catalogue shows."""
+
+import json
+
+import pytest
+
+from accounts.models import User
+from certctrl import errors
+from certctrl.outgoing import OutgoingSession
+from dnsproviders import registry
+from dnsproviders.aliyun import Aliyun
+from dnsproviders.base import COMMON_FIELDS, Field
+from dnsproviders.cloudflare import Cloudflare
+from dnsproviders.credentials import create_credential
+
+
+@pytest.mark.parametrize("name", ["aliyun", "ali", "Aliyun", "ALI"])
+def test_an_alias_in_any_case_finds_the_provider(name: str) -> None:
+    assert registry.provider_class(name) is Aliyun
+    assert registry.provider_id(name) == "aliyun"
+
+
+def test_an_unknown_provider_is_refused_by_naming_those_there_are() -> None:
+    with pytest.raises(errors.Invalid, match="cloudflare, aliyun, rfc2136, httpreq") as caught:
+        registry.provider_class("route54")
+    assert caught.value.params == {"field": "provider"}
+
+
+def test_every_provider_loads_and_is_called_something() -> None:
+    assert [each["id"] for each in registry.catalog()] == list(registry.PROVIDERS)
+    assert all(each["name"] for each in registry.catalog())
+
+
+def test_the_catalogue_shows_each_field_and_which_are_secret() -> None:
+    shown = {each["id"]: {field["name"]: field for field in each["fields"]} for each in registry.catalog()}
+    secret = {name: [key for key, field in fields.items() if field["secret"]] for name, fields in shown.items()}
+    assert secret == {
+        "cloudflare": ["api_token"],
+        "aliyun": ["access_key_secret"],
+        "rfc2136": ["secret"],
+        "httpreq": ["password"],
+    }
+    assert {"name", "label", "required", "secret", "help"} <= set(shown["rfc2136"]["port"])
+    for fields in shown.values():
+        assert list(fields)[-5:] == ["name", "ttl", "propagation_check", "propagation_timeout", "settle"]
+
+
+def test_the_catalogue_is_json() -> None:
+    json.dumps(registry.catalog())
+
+
+def test_no_provider_has_a_field_of_the_common_names() -> None:
+    common = {field.name for field in COMMON_FIELDS}
+    fields: list[Field] = [each for name in registry.PROVIDERS for each in registry.provider_class(name).fields]
+    assert not common & {field.name for field in fields}
+
+
+@pytest.mark.django_db
+def test_an_opened_credential_has_its_secret_wrapped_and_the_guarded_session() -> None:
+    owner = User.objects.create_user("a@example.com")
+    credential = create_credential(owner, {"provider": "cloudflare", "api_token": "tok-never-shown"})
+    provider = credential.open()
+    assert isinstance(provider, Cloudflare)
+    assert provider.secret["api_token"].reveal() == "tok-never-shown"
+    assert isinstance(provider.http, OutgoingSession)
+    assert "tok-never-shown" not in repr(provider.__dict__) + str(provider.secret)
