@@ -5,6 +5,7 @@ in `issuance.problems`, and nothing here polls: the library's `poll_*` and `fina
 """
 
 import binascii
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,10 +28,9 @@ from josepy.util import ComparableECKey
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import problems
-from issuance.problems import Answer, json_of, problem_of, refusal_of, retry_after_of, trouble_of
+from issuance.problems import Answer, json_of, problem_of, refusal_of, trouble_of
 from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
 
-USER_AGENT = "certctrl/1"
 BAD_NONCE_RETRIES = 5
 DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
 KEPT_CONNECTIONS = 16  # for each thread
@@ -38,8 +38,6 @@ KEPT_CONNECTIONS = 16  # for each thread
 UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError)
 NEEDED = ("newNonce", "newAccount", "newOrder")
 PEM_CHAIN = "application/pem-certificate-chain"
-
-messages.Status("expired")  # RFC 8555, 7.1.6: an authorization may be, and the library does not know
 
 
 def new_account_key() -> bytes:
@@ -51,7 +49,11 @@ def new_account_key() -> bytes:
 
 def thumbprint(key: bytes) -> str:
     """The RFC 7638 thumbprint of an account key, base64url."""
-    return encode_b64jose(_jwk(key).thumbprint(hash_function=hashes.SHA256))
+    return _thumbprint(_jwk(key))
+
+
+def _thumbprint(jwk: JWKEC) -> str:
+    return encode_b64jose(jwk.thumbprint(hash_function=hashes.SHA256))
 
 
 def _jwk(key: bytes) -> JWKEC:
@@ -73,10 +75,9 @@ class ExternalAccount:
 
 @dataclass
 class Connection:
-    """What a thread keeps of a CA: its directory, nonces that the CA handed out, and open sockets."""
+    """What a thread keeps of a CA: its directory, and nonces that it handed out. Sockets are kept by `outgoing`."""
 
     directory_url: str
-    http: requests.Session = field(default_factory=outgoing.session)
     nonces: list[bytes] = field(default_factory=list)
     directory: messages.Directory | None = None
     read_at: float = 0.0
@@ -97,7 +98,7 @@ def connection_to(directory_url: str) -> Connection:
     connection = connections.pop(directory_url, None) or Connection(directory_url)
     connections[directory_url] = connection
     while len(connections) > KEPT_CONNECTIONS:
-        connections.popitem(last=False)[1].http.close()
+        connections.popitem(last=False)
     return connection
 
 
@@ -105,13 +106,9 @@ class Network(client.ClientNetwork):
     """The library's network over one Connection, with refusals mapped and `badNonce` tried again at once."""
 
     def __init__(self, key: JWKEC, connection: Connection) -> None:
-        super().__init__(key, alg=ES256, user_agent=USER_AGENT)
+        super().__init__(key, alg=ES256)
         self.session.close()
-        self.session = connection.http
         self.connection = connection
-
-    def __del__(self) -> None:
-        """The session belongs to the Connection, unlike the library's."""
 
     def ask(
         self, url: str, message: Any, what: str, *, kid: str = "", accept: str = "application/json"
@@ -150,9 +147,9 @@ class Network(client.ClientNetwork):
 
     def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
         """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
-        headers = {"User-Agent": self.user_agent} | kwargs.pop("headers", {})
         try:
-            response = self.session.request(method, url, headers=headers, **kwargs)
+            # A fresh session each time: it is cheap, and follows the settings and forks.
+            response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
         except requests.RequestException as exc:
             self.connection.directory = None
             raise Trouble(problems.UNREACHABLE, f"{self.label} could not be reached: {exc}") from None
@@ -253,10 +250,9 @@ class AcmeCA:
         return self._order_of(url, self._ask(url, None, "to show the order"))
 
     def read_authorization(self, url: str) -> AuthorizationResource:
-        response = self._ask(url, None, "to show the authorization")
-        document = json_of(response, self.network.label)
+        document = json_of(self._ask(url, None, "to show the authorization"), self.network.label)
         try:
-            return self._authorization_of(url, messages.Authorization.from_json(document), document)
+            return self._authorization_of(url, document)
         except UNREADABLE as exc:
             raise self._unreadable("authorization", exc) from None
 
@@ -332,32 +328,36 @@ class AcmeCA:
             return OrderResource(
                 url=url,
                 status=order.status.name,
-                authorizations=_urls(order.authorizations),
-                finalize_url=_urls([order.finalize])[0],
-                certificate_url=_urls([order.certificate])[0] if order.certificate else "",
+                authorizations=_texts(order.authorizations),
+                finalize_url=_texts([order.finalize])[0],
+                certificate_url=_texts([order.certificate])[0] if order.certificate else "",
                 expires_at=_aware(order.expires),
                 problem=problem,
-                retry_after=retry_after_of(response.headers.get("Retry-After")),
+                retry_after=outgoing.wait_of(response),
             )
         except UNREADABLE as exc:
             raise self._unreadable("order", exc) from None
 
-    def _authorization_of(
-        self, url: str, body: messages.Authorization, document: dict[str, Any]
-    ) -> AuthorizationResource:
-        name = body.identifier.value
-        offered = [each for each in body.challenges or () if isinstance(each.chall, challenges.DNS01)]
-        dns01 = offered[0] if offered else None
+    def _authorization_of(self, url: str, document: dict[str, Any]) -> AuthorizationResource:
+        """Read by hand: the library decodes tokens and encodes them again, which changes some."""
+        name = _texts([document["identifier"]["value"]])[0]
+        offered = [each for each in document.get("challenges") or () if each["type"] == "dns-01"]
+        dns01 = offered[0] if offered else {}
         return AuthorizationResource(
             url=url,
             identifier=name.removeprefix("*.").lower(),
-            wildcard=bool(body.wildcard) or name.startswith("*."),
-            status=body.status.name,
-            challenge_url=_urls([dns01.uri])[0] if dns01 else "",
-            challenge_status=dns01.status.name if dns01 else "",
-            txt_value=dns01.chall.validation(self._key) if dns01 else "",
+            wildcard=bool(document.get("wildcard")) or name.startswith("*."),
+            status=_texts([document["status"]])[0],
+            challenge_url=_texts([dns01["url"]])[0] if dns01 else "",
+            challenge_status=str(dns01.get("status", "")),
+            txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
             problem=_challenge_problem(document),
         )
+
+    def _txt_value(self, token: str) -> str:
+        """base64url(SHA-256(key authorization)), RFC 8555, 8.1 and 8.4."""
+        key_authorization = f"{token}.{_thumbprint(self._key)}"
+        return encode_b64jose(hashlib.sha256(key_authorization.encode()).digest())
 
     def _unreadable(self, what: str, exc: Exception) -> Trouble:
         kind = type(exc).__name__
@@ -371,9 +371,9 @@ def _challenge_problem(document: dict[str, Any]) -> Problem | None:
     return problem_of(listed[0]["error"]) if listed else None
 
 
-def _urls(found: Any) -> tuple[str, ...]:
-    if isinstance(found, str) or not all(isinstance(url, str) and url for url in found or ()):
-        raise ValueError("not a list of URLs")
+def _texts(found: Any) -> tuple[str, ...]:
+    if isinstance(found, str) or not all(isinstance(each, str) and each for each in found or ()):
+        raise ValueError("not a list of texts")
     return tuple(found or ())
 
 

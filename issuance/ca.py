@@ -6,7 +6,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from django.conf import settings
@@ -24,8 +24,6 @@ SELF_CA = "SELF_CA"
 CUSTOM = "custom"
 KEPT_CLIENTS = 32  # for each thread
 
-EVERY_KEY = pki.KEY_SIZES
-
 
 @dataclass(frozen=True)
 class CAInfo:
@@ -34,7 +32,7 @@ class CAInfo:
     name: str
     label: str
     directory_url: str = ""  # empty: given with the account, or none at all
-    key_sizes: Mapping[str, tuple[int, ...]] = EVERY_KEY
+    key_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: pki.KEY_SIZES)
     eab: str = "none"  # none, optional, required
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100

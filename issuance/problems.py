@@ -3,20 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
 import requests
 
-from certctrl import clock
+from certctrl import clock, outgoing
 from certctrl.turns import Trouble, Wait
 from issuance.resources import Problem, Refused
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000
 MAX_PROBLEMS = 100  # one for each name of an order
-MAX_PAUSE = 7 * 24 * 3600.0
 RATE_LIMIT_PAUSE = 300.0  # when the CA does not say how long
 ORDER_NOT_READY_PAUSE = 2.0
 
@@ -103,7 +101,7 @@ def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | W
         return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
     if problem.type in AGAIN:
         return Trouble(AGAIN[problem.type], said, retry_after=answer.retry_after)
-    if answer.status >= 500 and problem.type not in PERMANENT | ENDS_ATTEMPT:
+    if not 400 <= answer.status < 500 and problem.type not in PERMANENT | ENDS_ATTEMPT:
         return Trouble(ERROR, said, retry_after=answer.retry_after)
     if with_eab and problem.type in ("unauthorized", "malformed"):
         return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
@@ -120,7 +118,7 @@ def refusal_of(response: requests.Response) -> Answer | None:
         document = response.json()
     except ValueError:
         document = {}
-    pause = retry_after_of(response.headers.get("Retry-After"))
+    pause = outgoing.wait_of(response)
     return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
 
 
@@ -156,20 +154,8 @@ def is_account_off(typ: str, document: Mapping[str, Any]) -> bool:
     return typ == "unauthorized" and bool(ACCOUNT_IS_OFF.search(_text(document.get("detail"))))
 
 
-def retry_after_of(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, a number or a date (RFC 9110, 10.2.3); None when it says nothing sensible."""
-    text = (value or "").strip()
-    if re.fullmatch(r"[0-9]{1,10}", text):
-        return min(float(text), MAX_PAUSE)
-    try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return _until(at if at.tzinfo else at.replace(tzinfo=UTC))
-
-
 def _until(at: datetime) -> float:
-    return min(max(0.0, (at - clock.now()).total_seconds()), MAX_PAUSE)
+    return min(max(0.0, (at - clock.now()).total_seconds()), outgoing.MAX_WAIT)
 
 
 def _rate_limit_pause(answer: Answer, problem: Problem) -> float:

@@ -7,7 +7,7 @@ from django.conf import settings
 
 from certctrl import outgoing
 from certctrl.turns import Trouble
-from issuance.problems import BAD_EAB, ERROR, RATE_LIMITED, UNREACHABLE, retry_after_of
+from issuance.problems import BAD_EAB, ERROR, RATE_LIMITED, UNREACHABLE
 from issuance.resources import Refused
 
 
@@ -34,7 +34,7 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
 
 
 def _answer_of(response: requests.Response) -> dict[str, Any]:
-    status, pause = response.status_code, retry_after_of(response.headers.get("Retry-After"))
+    status, pause = response.status_code, outgoing.wait_of(response)
     if status == 429:
         raise Trouble(RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300)
     try:

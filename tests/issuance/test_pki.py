@@ -1,5 +1,6 @@
 """Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked at."""
 
+import shutil
 import subprocess
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from cryptography.x509.oid import NameOID
 from certctrl import clock
 from issuance import pki, privateca
 
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="needs Debian's openssl (apt-get install)")
 NAMES = ["example.com", "*.example.com"]
 
 
@@ -122,6 +124,7 @@ def test_the_parts_of_a_chain_add_up(key, authority):
     assert x509.load_der_x509_certificate(pki.to_der(chain)) == pki.load_chain(chain)[0]
 
 
+@needs_openssl
 def test_the_pkcs12_file_opens_with_its_password_in_openssl_too(key, authority, tmp_path):
     bundle = pki.pkcs12(key, issued(key, authority), "example.com", "a one-time word")
     opened = p12.load_pkcs12(bundle, b"a one-time word")
