@@ -159,9 +159,11 @@ class RFC2136(Provider):
         except requests.RequestException as exc:  # outgoing's are sentences
             what = f"{self._where()} could not be reached: {self.quote(str(exc))}."
             raise ProviderError("dns_unreachable", what) from None
-        except (dns.tsig.PeerBadKey, dns.tsig.PeerBadSignature) as exc:
-            why = "does not know the TSIG key" if isinstance(exc, dns.tsig.PeerBadKey) else "refuses the TSIG signature"
-            what = f"{self._where()} {why}: key_name, algorithm and secret must be those of its configuration."
+        except dns.tsig.PeerBadKey:  # Knot DNS says so of a key that its ACL does not allow to do this, too
+            what = f"{self._where()} does not take the TSIG key: it does not know it, or does not let it do this."
+            raise ProviderError("dns_credential_refused", what, permanent=True) from None
+        except dns.tsig.PeerBadSignature:
+            what = f"{self._where()} refuses the TSIG signature: algorithm and secret must be those of its key."
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadTime:
             what = f"{self._where()} says that the clocks differ: set this server's clock or the name server's."
