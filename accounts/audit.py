@@ -8,9 +8,10 @@ from accounts.models import AuditEvent, User
 def record(owner: User, actor: str, action: str, object: str, ip: str | None = None, **detail: Any) -> AuditEvent:
     """Write down that `actor` (an e-mail address, a key's name, a process) did `action` ("key.exported") to `object`.
 
-    `owner` is whose object it is; `detail` must be JSON and hold no secret. Call it in the transaction that it tells of.
+    `owner` is whose object it is; `detail` is JSON without secrets. Call it in the transaction that it tells of.
     """
-    return AuditEvent.objects.create(owner=owner, actor=actor, action=action, object=object, ip=ip or None, detail=detail)
+    fields = {"actor": actor, "action": action, "object": object, "ip": ip or None, "detail": detail}
+    return AuditEvent.objects.create(owner=owner, **fields)
 
 
 def actor_of(request: Any) -> str:

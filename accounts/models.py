@@ -44,7 +44,7 @@ class User(AbstractUser):
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
-    objects = EmailUserManager()  # type: ignore[assignment,misc]
+    objects = EmailUserManager()  # type: ignore[misc]
 
     class Meta:
         constraints = (models.UniqueConstraint(Lower("email"), name="one_user_for_each_email"),)

@@ -30,6 +30,8 @@ from typing import Any
 from django.db.models import Model, QuerySet
 from django.http import Http404
 from django.urls import path, register_converter
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
@@ -41,6 +43,7 @@ from rest_framework.viewsets import ViewSetMixin
 from certctrl import errors
 
 
+@extend_schema_field(OpenApiTypes.INT64)
 class EpochSeconds(serializers.Field[datetime, Any, int, Any]):
     """An instant as whole seconds since 1970: certificates, accounts, keys (contract, section 14). Read only."""
 
@@ -51,6 +54,7 @@ class EpochSeconds(serializers.Field[datetime, Any, int, Any]):
         return int(value.timestamp())
 
 
+@extend_schema_field(OpenApiTypes.INT64)
 class EpochMillis(EpochSeconds):
     """An instant as milliseconds since 1970: devices, CAs and issue histories (contract, section 14). Read only."""
 

@@ -1,0 +1,108 @@
+"""The shapes of contract sections 5 and 6."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from accounts.models import ApiKey, User
+from accounts.permissions import PERMISSIONS
+from certctrl.api import EpochSeconds
+
+TEN_YEARS = 10 * 365 * 86400
+
+
+def roles_of(user: User) -> list[str]:
+    return ["user", "admin"] if user.is_staff else ["user"]
+
+
+class LoginSerializer(serializers.Serializer[Any]):
+    email = serializers.EmailField(max_length=254)
+    password = serializers.CharField(max_length=1024, trim_whitespace=False, write_only=True)
+    action = serializers.CharField(required=False, help_text='"login"; may be left out')
+    next = serializers.CharField(required=False, allow_blank=True, max_length=2000)
+
+
+class LoggedInUserSerializer(serializers.ModelSerializer[User]):
+    roles = serializers.SerializerMethodField()
+
+    class Meta:
+        model = User
+        fields = ("id", "email", "roles")
+
+    def get_roles(self, user: User) -> list[str]:
+        return roles_of(user)
+
+
+class LoggedInSerializer(serializers.Serializer[Any]):
+    user = LoggedInUserSerializer()
+    to = serializers.CharField()
+
+
+class ProfileSerializer(LoggedInUserSerializer):
+    class Meta(LoggedInUserSerializer.Meta):
+        fields = ("id", "name", "email", "roles", "country_of_residence")  # type: ignore[assignment]
+
+
+class StatusSerializer(serializers.Serializer[Any]):
+    user = ProfileSerializer()
+    to = serializers.CharField()
+    amr = serializers.ListField(child=serializers.CharField())
+    acr = serializers.CharField()
+    auth_time = serializers.IntegerField()
+    mfa = serializers.BooleanField()
+
+
+class PermissionSerializer(serializers.Serializer[Any]):
+    obtype = serializers.ChoiceField(sorted(PERMISSIONS))
+    obid = serializers.RegexField(r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object")
+    actions = serializers.ListField(child=serializers.CharField(max_length=32), min_length=1, max_length=10)
+
+    default_error_messages = {"unknown": "there is no action {action} on {obtype}, only {known}."}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        _, known = PERMISSIONS[attrs["obtype"]]
+        for action in attrs["actions"]:
+            if action not in known:
+                self.fail("unknown", action=action, obtype=attrs["obtype"], known=", ".join(known))
+        return attrs | {"actions": sorted(set(attrs["actions"]))}
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    """What is shown of a key, and what makes one. The token is no part of it."""
+
+    name = serializers.CharField(min_length=1, max_length=64)
+    permissions = PermissionSerializer(many=True, allow_empty=False, max_length=100)  # type: ignore[call-arg]
+    expires_in_seconds = serializers.IntegerField(write_only=True, min_value=1, max_value=TEN_YEARS)
+    created_at = EpochSeconds()
+    expires_at = EpochSeconds()
+    last_used_at = EpochSeconds()
+
+    class Meta:
+        model = ApiKey
+        fields = (
+            "id",
+            "name",
+            "prefix",
+            "permissions",
+            "expires_in_seconds",
+            "created_at",
+            "expires_at",
+            "last_used_at",
+        )
+        read_only_fields = ("prefix",)
+
+
+class NewApiKeySerializer(ApiKeySerializer):
+    """The answer that shows the token, once."""
+
+    token = serializers.CharField(read_only=True)
+    expires_in_seconds = serializers.IntegerField(read_only=True)
+
+    class Meta(ApiKeySerializer.Meta):
+        fields = (*ApiKeySerializer.Meta.fields, "token")  # type: ignore[assignment]
+
+
+class ScopeSerializer(serializers.Serializer[Any]):
+    obtype = serializers.CharField()
+    actions = serializers.ListField(child=serializers.CharField())
+    description = serializers.CharField()

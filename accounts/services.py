@@ -1,0 +1,103 @@
+"""What people do with their accounts: log in, log out, make and revoke API keys."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.contrib import auth
+from django.core.cache import cache
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from accounts import audit
+from accounts.authentication import digest_of
+from accounts.models import ApiKey, User
+from certctrl import clock, errors
+
+log = structlog.get_logger()
+
+MAX_FAILURES = 10  # of one address for one e-mail address
+FAILURES_COUNT_FOR = 300  # seconds since the first of them
+
+
+def login(request: HttpRequest, email: str, password: str) -> User:
+    """Log the user in under a fresh session id. Raises Unauthorized, and RateLimited after too many failures.
+
+    An unknown address, a wrong password and an inactive user are answered in the same words and the same time.
+    """
+    attempts = Attempts(audit.ip_of(request) or "", email)
+    attempts.begin()
+    user = auth.authenticate(request, username=email, password=password)
+    if not isinstance(user, User):
+        log.info("login.refused", ip=audit.ip_of(request))
+        raise errors.Unauthorized("The e-mail address or the password is wrong.")
+    attempts.forget()
+    auth.login(request, user)
+    request.session["auth_time"] = int(clock.now().timestamp())
+    return user
+
+
+class Attempts:
+    """Log-ins tried from one address for one e-mail address. Counted before the password is looked at, so that many
+    at once are not each the first. Without its cache nothing is counted: people can still log in."""
+
+    def __init__(self, ip: str, email: str) -> None:
+        self.key = "login:" + hashlib.sha256(f"{ip} {email.lower()}".encode()).hexdigest()
+
+    def begin(self) -> None:
+        try:
+            count, ends = self.count()
+        except Exception as exc:  # whatever the cache's client raises
+            log.warning("login.uncounted", error=type(exc).__name__)
+            return
+        if count > MAX_FAILURES:
+            pause = max(1, int(ends - clock.now().timestamp()))
+            raise errors.RateLimited(f"Too many attempts; try again in {pause} seconds.", retry_after=pause)
+
+    def count(self) -> tuple[int, float]:
+        """How many there were, this one included, and when they are forgotten (epoch seconds)."""
+        ends = clock.now().timestamp() + FAILURES_COUNT_FOR
+        cache.add(f"{self.key}:ends", ends, FAILURES_COUNT_FOR)
+        cache.add(self.key, 0, FAILURES_COUNT_FOR)
+        return cache.incr(self.key), cache.get(f"{self.key}:ends", ends)
+
+    def forget(self) -> None:
+        try:
+            cache.delete_many([self.key, f"{self.key}:ends"])
+        except Exception as exc:
+            log.warning("login.uncounted", error=type(exc).__name__)
+
+
+def local_path(wanted: str) -> str:
+    """Where to go after logging in: a path of this server, `/` for anything else."""
+    is_path = wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None)
+    return wanted if is_path else "/"
+
+
+@transaction.atomic
+def create_api_key(
+    owner: User, name: str, expires_in_seconds: int, permissions: Sequence[dict[str, Any]], ip: str | None = None
+) -> tuple[ApiKey, str]:
+    """The new key and its token, which is nowhere to be found afterwards."""
+    token = ApiKey.MARK + secrets.token_urlsafe(32)
+    key = ApiKey.objects.create(
+        owner=owner,
+        name=name,
+        prefix=token[:11],
+        digest=digest_of(token),
+        permissions=list(permissions),
+        expires_at=clock.now() + timedelta(seconds=expires_in_seconds),
+    )
+    audit.record(owner, owner.email, "apikey.created", f"apikey:{key.pk}", ip, name=name, permissions=key.permissions)
+    return key, token
+
+
+@transaction.atomic
+def revoke_api_key(key: ApiKey, ip: str | None = None) -> None:
+    """From now on the key opens nothing."""
+    if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now()):
+        audit.record(key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name)

@@ -1,0 +1,18 @@
+"""`auth_urlpatterns` belongs at /auth, `urlpatterns` below /apiv1/."""
+
+from django.urls import path
+
+from accounts import views
+from certctrl.api import OwnedRouter
+
+auth_urlpatterns = [
+    path("", views.General.as_view()),
+    path("/general", views.General.as_view()),
+    path("/logout", views.Logout.as_view()),
+    path("/status", views.Status.as_view()),
+    path("/profile", views.Profile.as_view()),
+]
+
+router = OwnedRouter()
+router.register("apikeys", views.ApiKeyViewSet)
+urlpatterns = [path("permissions/catalog", views.PermissionsCatalog.as_view()), *router.urls]

@@ -1,0 +1,120 @@
+"""Contract sections 4 to 6: sessions, API keys, and what a key may be granted."""
+
+from typing import Any
+
+from django.contrib import auth
+from drf_spectacular.utils import extend_schema
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from accounts import audit, services
+from accounts.authentication import JSONSessionAuthentication
+from accounts.models import ApiKey, User
+from accounts.permissions import PERMISSIONS
+from accounts.serializers import (
+    ApiKeySerializer,
+    LoggedInSerializer,
+    LoginSerializer,
+    NewApiKeySerializer,
+    ProfileSerializer,
+    ScopeSerializer,
+    StatusSerializer,
+)
+from certctrl import errors
+from certctrl.api import OwnedMixin, PublicView
+from certctrl.errorshape import error_response
+
+
+class SessionView(APIView):
+    """Below /auth: sessions only, an API key means nothing here."""
+
+    authentication_classes = [JSONSessionAuthentication]
+    metadata_class = None
+    session_only = True
+
+
+class General(SessionView):
+    """`POST /auth/general`, which does what the member `action` says."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer})
+    def post(self, request: Request) -> Response:
+        action = dict(request.data).get("action", "login")
+        if action != "login":
+            raise errors.Invalid(f'There is no action {action!r} here, only "login".', field="action")
+        return self.login(request)
+
+    def login(self, request: Request) -> Response:
+        asked = LoginSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = asked.validated_data
+        user = services.login(request._request, given["email"], given["password"])
+        return Response(LoggedInSerializer({"user": user, "to": services.local_path(given.get("next", ""))}).data)
+
+
+class Logout(SessionView):
+    permission_classes = [AllowAny]
+
+    @extend_schema(request=None, responses={204: None})
+    def post(self, request: Request) -> Response:
+        auth.logout(request._request)
+        return Response(status=204)
+
+
+class Status(SessionView):
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={200: StatusSerializer})
+    def get(self, request: Request) -> Response:
+        user = request.user
+        if not isinstance(user, User):
+            return error_response(errors.NobodyLoggedIn("Nobody is logged in."))
+        since = request._request.session.get("auth_time") or (user.last_login or user.date_joined).timestamp()
+        status = {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": int(since), "mfa": False}
+        return Response(StatusSerializer(status).data)
+
+
+class Profile(SessionView):
+    @extend_schema(responses={200: ProfileSerializer})
+    def get(self, request: Request) -> Response:
+        user: Any = request.user
+        return Response(ProfileSerializer(user).data)
+
+
+class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[ApiKey]):
+    """API keys are managed with a session: a key makes no keys."""
+
+    queryset = ApiKey.objects.filter(revoked_at=None)
+    serializer_class = ApiKeySerializer
+    session_only = True
+
+    @extend_schema(responses={201: NewApiKeySerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        asked = ApiKeySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        key, token = services.create_api_key(self.owner, **asked.validated_data, ip=audit.ip_of(request))
+        once = {"token": token, "expires_in_seconds": asked.validated_data["expires_in_seconds"]}
+        return Response(ApiKeySerializer(key).data | once, status=201)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
+        return Response(status=204)
+
+
+class PermissionsCatalog(PublicView):
+    """The scopes that an API key may carry."""
+
+    @extend_schema(responses={200: ScopeSerializer(many=True)})
+    def get(self, request: Request) -> Response:
+        return Response(
+            [
+                {"obtype": obtype, "actions": list(actions), "description": description}
+                for obtype, (description, actions) in PERMISSIONS.items()
+            ]
+        )

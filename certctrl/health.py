@@ -1,0 +1,38 @@
+"""`GET /health`: whether due work is being picked up."""
+
+from typing import Any
+
+from django.core.cache import cache
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from certctrl import clock, errors
+from certctrl.api import PublicView
+
+SWEPT = "sweep_ended_at"  # epoch seconds, written at the end of each sweep
+SILENCE = 60  # seconds; the sweep runs every second
+
+
+class Health(PublicView):
+    """200 while sweeps end, 503 when none ended for a minute."""
+
+    @extend_schema(responses={200: OpenApiTypes.STR})
+    def get(self, request: Request) -> Response:
+        swept_at = last_sweep()
+        if swept_at is None:
+            raise errors.Unavailable("No sweep has ended yet; are redis, clock and beat running?")
+        silent = clock.now().timestamp() - swept_at
+        if silent > SILENCE:
+            raise errors.Unavailable(f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?")
+        return Response("ok")
+
+
+def last_sweep() -> float | None:
+    """When the last sweep ended, in epoch seconds; None when nothing says so, or the cache is away."""
+    try:
+        swept_at: Any = cache.get(SWEPT)
+    except Exception:  # whatever the cache's client raises
+        return None
+    return None if swept_at is None else float(swept_at)
