@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
 from django.conf import settings
@@ -131,7 +131,9 @@ class Turns(models.Model):
 
     class Meta:
         abstract = True
-        indexes = (models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),)
+        indexes: ClassVar[tuple[models.Index, ...]] = (
+            models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),
+        )
 
     _breaths = 0
     _ends = 0.0
@@ -187,9 +189,8 @@ class Turns(models.Model):
     def breathe(self) -> None:
         """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when
         the turn is nearly over or the worker is being stopped, though never before a turn's first call."""
-        if self._breaths:
-            if stopping.is_set() or self.turn_left() < settings.TURN / 4:
-                raise Wait(0)
+        if self._breaths and (stopping.is_set() or self.turn_left() < settings.TURN / 4):
+            raise Wait(0)
         self._breaths += 1
         if not self.mine().exists():
             raise LostTurn

@@ -26,7 +26,9 @@ class DnsCredential(models.Model):
     public = models.JSONField(default=dict, help_text="the provider's fields that are no secret")
     secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
     ttl = models.PositiveIntegerField(default=60, help_text="seconds")
-    propagation_check = models.CharField(max_length=16, choices=PropagationCheck, default=PropagationCheck.AUTHORITATIVE)
+    propagation_check = models.CharField(
+        max_length=16, choices=PropagationCheck, default=PropagationCheck.AUTHORITATIVE
+    )
     propagation_timeout = models.PositiveIntegerField(default=1800, help_text="seconds")
     settle = models.PositiveIntegerField(default=0, help_text="seconds to wait after the last server shows a record")
     checked_at = models.DateTimeField(null=True, blank=True)
@@ -79,7 +81,10 @@ class TxtRecord(Turns):
                 name="an_intended_record_wakes_until_it_is_cleaned",
             ),
         )
-        indexes: ClassVar = (*Turns.Meta.indexes, models.Index(fields=["name", "value"], name="records_by_name_and_value"))
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            models.Index(fields=["name", "value"], name="records_by_name_and_value"),
+        )
 
     @property
     def ttl(self) -> int:

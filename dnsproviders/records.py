@@ -105,15 +105,19 @@ def _look_again_at(record: TxtRecord, removed: int) -> datetime | None:
 
 def _close(record: TxtRecord) -> None:
     as_read = Q(unsure_until=record.unsure_until) if record.unsure_until else Q(unsure_until=None)
-    closed = record.mine().filter(as_read).update(
-        cleaned_at=clock.now(),
-        unsure_until=None,
-        left_behind="",
-        holder="",
-        wake_at=None,
-        queued_at=None,
-        stumbles=0,
-        deaths=0,
+    closed = (
+        record.mine()
+        .filter(as_read)
+        .update(
+            cleaned_at=clock.now(),
+            unsure_until=None,
+            left_behind="",
+            holder="",
+            wake_at=None,
+            queued_at=None,
+            stumbles=0,
+            deaths=0,
+        )
     )
     if not closed:
         record.release(clock.now())  # reopened meanwhile

@@ -37,7 +37,7 @@ def sweep() -> None:
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
-def admit(rows: QuerySet[Any], task: Task, most: int = SHARE) -> None:
+def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
     """Send the task for up to `most` of these rows, those that waited longest first."""
     for pk in mark(rows, list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])):
         if not tasks.nudge(task, pk):
@@ -155,7 +155,7 @@ def open_renewal(certificate_id: int, now: datetime) -> None:
 
 @shared_task(name="issuance.prune")
 def prune() -> None:
-    """Destroy the keys of attempts that failed and the secrets of credentials that are retired and have nothing left."""
+    """Destroy the keys of attempts that failed, and the secrets of retired credentials whose records are all gone."""
     prune_failed_keys()
     prune_retired_credentials()
 
@@ -165,16 +165,16 @@ def prune_failed_keys() -> None:
     now = clock.now()
     ended = Issuance.objects.filter(state__in=[Issuance.State.FAILED, Issuance.State.CANCELED], key__isnull=False)
     over = ended.filter(ended_at__lt=now - KEPT_AFTER_FAILURE).filter(Q(csr_sent_at=None) | Q(order_expires_at__lt=now))
-    for issuance in over.iterator():
+    for issuance_id, key_id in over.values_list("pk", "key"):
         with transaction.atomic():
-            Issuance.objects.filter(pk=issuance.pk).update(key=None)
-            Envelope.objects.filter(pk=issuance.key_id).delete()
+            Issuance.objects.filter(pk=issuance_id).update(key=None)
+            Envelope.objects.filter(pk=key_id).delete()
 
 
 def prune_retired_credentials() -> None:
     retired = DnsCredential.objects.filter(retired_at__isnull=False, secret__isnull=False)
     in_use = TxtRecord.objects.in_the_zone().values("credential")
-    for credential in retired.exclude(pk__in=in_use):
+    for credential_id, secret_id in retired.exclude(pk__in=in_use).values_list("pk", "secret"):
         with transaction.atomic():
-            DnsCredential.objects.filter(pk=credential.pk).update(secret=None)
-            Envelope.objects.filter(pk=credential.secret_id).delete()
+            DnsCredential.objects.filter(pk=credential_id).update(secret=None)
+            Envelope.objects.filter(pk=secret_id).delete()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.db.models import Exists, OuterRef, QuerySet
@@ -89,22 +90,21 @@ def run(
             done = (act or step.act)(issuance)
         return settle(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
-        end = pause or put_back
-        _unless_lost(lambda: end(step, issuance, wait), issuance)
+        _unless_lost(pause or put_back, step, issuance, wait)
     except LostTurn:
         _after_losing(issuance)
     except Trouble as trouble:
-        _unless_lost(lambda: stumble(step, issuance, trouble), issuance)
+        _unless_lost(stumble, step, issuance, trouble)
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
         what = f"The step {step.name} met an error of this server; its log has the details. It is tried again."
-        _unless_lost(lambda: stumble(step, issuance, Trouble("internal", what)), issuance)
+        _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
 
 
-def _unless_lost(end: Callable[[], None], issuance: Issuance) -> None:
+def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception) -> None:
     try:
-        end()
+        end(step, issuance, why)
     except LostTurn:
         _after_losing(issuance)
 
@@ -224,7 +224,9 @@ def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime 
         jitter=renewal.draw(),
     )
     wanted = not certificate.retired_at and (certificate.auto_renew or not certificate.current_id)
-    Certificate.objects.filter(pk=certificate_id).update(failures=failures, renew_at=at if wanted else None, updated_at=now)
+    Certificate.objects.filter(pk=certificate_id).update(
+        failures=failures, renew_at=at if wanted else None, updated_at=now
+    )
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:

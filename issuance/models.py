@@ -19,6 +19,7 @@ class PrivateCA(models.Model):
 
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE"
+        RETIRED = "RETIRED"
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="private_cas")
     name = models.CharField(max_length=64)
@@ -146,7 +147,20 @@ class Certificate(models.Model):
         return {member: getattr(self, member) for member in members if getattr(self, member)}
 
     def open_issuance(self) -> "Issuance | None":
+        prefetched: list[Issuance] | None = getattr(self, "open_issuances", None)
+        if prefetched is not None:
+            return prefetched[0] if prefetched else None
         return self.issuances.filter(wake_at__isnull=False).first()
+
+    @property
+    def status(self) -> str:
+        """pending (never issued yet), active, failed (never issued, and no retry is scheduled), expired, revoked."""
+        if self.current:
+            if self.current.revoked_at:
+                return "revoked"
+            return "active" if self.current.not_after > clock.now() else "expired"
+        over = self.failures and not self.renew_at and not self.open_issuance()
+        return "failed" if over else "pending"
 
     def __str__(self) -> str:
         return self.domain
@@ -236,7 +250,9 @@ class Issuance(Turns):
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
     csr_sent_at = models.DateTimeField(null=True, blank=True)
-    settles_at = models.DateTimeField(null=True, blank=True, help_text="every record was shown; the credential waits on")
+    settles_at = models.DateTimeField(
+        null=True, blank=True, help_text="every record was shown; the credential waits on"
+    )
     certificate_url = models.CharField(max_length=500, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
@@ -261,7 +277,10 @@ class Issuance(Turns):
                 name="one_open_issuance_per_order",
             ),
             models.CheckConstraint(
-                condition=Q(wake_at__isnull=False, state__in=["queued", "ordered", "presented", "propagated", "validated", "finalized"])
+                condition=Q(
+                    wake_at__isnull=False,
+                    state__in=["queued", "ordered", "presented", "propagated", "validated", "finalized"],
+                )
                 | Q(wake_at__isnull=True, state__in=["issued", "failed", "canceled"]),
                 name="an_issuance_wakes_as_long_as_it_is_open",
             ),
@@ -345,3 +364,6 @@ class RequestKey(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["owner", "key"], name="one_request_per_idempotency_key"),)
+
+    def __str__(self) -> str:
+        return self.key

@@ -173,9 +173,13 @@ def _refuse_issuance(certificate: Certificate) -> None:
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Conflict(f"The account {account.name} was deactivated at its CA; give the certificate another account.")
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
-        raise Conflict(f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost.")
+        raise Conflict(
+            f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost."
+        )
     if not certificate.credential and not account.is_private:
-        raise Conflict(f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id.")
+        raise Conflict(
+            f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id."
+        )
 
 
 def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
@@ -257,10 +261,14 @@ def _cancel(issuance: Issuance) -> Issuance:
     with transaction.atomic():
         held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
         if not held:
-            raise TooLate(f"It is too late to cancel: the CA is signing the certificate of {issuance.certificate.domain}.")
+            raise TooLate(
+                f"It is too late to cancel: the CA is signing the certificate of {issuance.certificate.domain}."
+            )
         records_wake_at = held.wake_at if held.holder and held.wake_at else now
         taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
-        if not taken.update(state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None):
+        if not taken.update(
+            state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None
+        ):
             raise Conflict("The attempt moved on at this very moment; try again.")
         idle = flow.records_of(held).in_the_zone().filter(holder="")
         later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))

@@ -58,14 +58,18 @@ def order(issuance: Issuance) -> Done:
         issuance.breathe()
         _note(issuance, authorization, client.read_authorization(authorization.url))
     pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
-    return Done(f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record")
+    return Done(
+        f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
+    )
 
 
 def _be_registered(account: AcmeAccount) -> None:
     if account.status == AcmeAccount.Status.REFUSED:
         raise Trouble(account.error_code or "ca_account_refused", account.error_what, permanent=True)
     if account.status == AcmeAccount.Status.DEACTIVATED:
-        raise Trouble("ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True)
+        raise Trouble(
+            "ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True
+        )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
         raise Wait(2, f"The account {account.name} is being registered at its CA. {account.error_what}".strip())
@@ -141,7 +145,9 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
         raise _refused(seen)
     if not seen.challenge_url:
         raise Refused(
-            "ca_no_dns01", f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.", permanent=True
+            "ca_no_dns01",
+            f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.",
+            permanent=True,
         )
     if not issuance.credential:
         raise Refused(
@@ -175,7 +181,9 @@ def _refused(seen: AuthorizationResource) -> Refused:
     name = f"*.{seen.identifier}" if seen.wildcard else seen.identifier
     if seen.problem:
         return seen.problem.refused(f"The CA did not validate {name}.")
-    return Refused("ca_authorization_unusable", f"The CA's authorization for {name} is {seen.status}; it gives no reason.")
+    return Refused(
+        "ca_authorization_unusable", f"The CA's authorization for {name} is {seen.status}; it gives no reason."
+    )
 
 
 # --- present ---
@@ -334,7 +342,9 @@ def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> No
 
 def _order_anew_once(issuance: Issuance, what: str) -> Done:
     if issuance.orders:
-        raise Refused("ca_order_used", f"The CA handed out, twice, an order of {issuance.certificate.domain} that {what}.")
+        raise Refused(
+            "ca_order_used", f"The CA handed out, twice, an order of {issuance.certificate.domain} that {what}."
+        )
     return order_anew(issuance, what)
 
 
@@ -352,12 +362,15 @@ def download(issuance: Issuance) -> Done:
     except pki.WrongKey:
         return _order_anew_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
-        raise Refused("ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}") from None
+        raise Refused(
+            "ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}"
+        ) from None
     return Done("the certificate is stored", write=lambda: _store_version(issuance, chain_pem))
 
 
 def _store_version(issuance: Issuance, chain_pem: str) -> None:
     facts = pki.facts(chain_pem)
+    assert issuance.key, "the key was sealed in the first step"
     version = CertificateVersion.objects.create(
         certificate=issuance.certificate,
         issuance=issuance,

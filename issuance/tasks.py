@@ -2,6 +2,7 @@
 changes nothing. A link of a chain that must wait raises Ignore, and the chain ends there."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import structlog
 from celery import Task, chain, shared_task, signature
@@ -17,7 +18,7 @@ from issuance.models import Issuance
 logger = structlog.get_logger()
 
 
-def step_task(step: flow.Step) -> Task:
+def step_task(step: flow.Step) -> "Task[Any, Any]":
     @shared_task(name=f"issuance.{step.name}")
     def task(issuance_id: int) -> None:
         if not flow.take(step, issuance_id):
@@ -31,13 +32,15 @@ STEP_TASKS = {step.name: step_task(step) for step in flow.STEPS}
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
     """Send the chain of the steps still ahead. When the broker is away the sweep sends it later."""
-    ahead = [signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True) for step in flow.steps_ahead(state)]
+    ahead = [
+        signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True) for step in flow.steps_ahead(state)
+    ]
     for each in ahead:
         each.set(expires=settings.RESEND)
     send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
 
 
-def nudge(task: Task, *args: int) -> bool:
+def nudge(task: "Task[Any, Any]", *args: int) -> bool:
     """Send one message. False, and a line in the log, when the broker is away."""
     return send(lambda: task.apply_async(args, expires=settings.RESEND), task=task.name)
 

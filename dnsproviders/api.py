@@ -1,0 +1,102 @@
+"""DNS credentials over HTTP (contract, section 8). Secrets go in and never come out."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from certctrl.api import EpochSeconds, OwnedMixin, PublicView
+from dnsproviders import credentials, registry
+from dnsproviders.models import DnsCredential
+
+
+class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
+    """A credential as its owner sees it: the provider's public fields beside the common ones."""
+
+    created_at = EpochSeconds()
+    checked_at = EpochSeconds(allow_null=True)
+
+    class Meta:
+        model = DnsCredential
+        fields = (
+            "id",
+            "provider",
+            "name",
+            "ttl",
+            "propagation_check",
+            "propagation_timeout",
+            "settle",
+            "checked_at",
+            "last_error",
+            "created_at",
+        )
+        read_only_fields = fields
+
+    def to_representation(self, credential: DnsCredential) -> dict[str, Any]:
+        shown: dict[str, Any] = super().to_representation(credential)
+        public: dict[str, Any] = {"zone_id": ""} | credential.public
+        return public | shown
+
+
+class DnsCredentialRequest(serializers.Serializer[Any]):
+    """`provider` and the fields that the catalogue lists for it."""
+
+    provider = serializers.CharField(help_text="an id of /apiv1/dns/providers/catalog")
+    name = serializers.CharField(required=False)
+    ttl = serializers.IntegerField(required=False, help_text="seconds")
+    propagation_check = serializers.ChoiceField(DnsCredential.PropagationCheck.choices, required=False)
+    propagation_timeout = serializers.IntegerField(required=False, help_text="seconds")
+    settle = serializers.IntegerField(required=False, help_text="seconds")
+
+
+class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]):
+    queryset = DnsCredential.objects.filter(retired_at=None)
+    serializer_class = DnsCredentialSerializer
+    obtype = "dns_providers"
+    permissions = {
+        "list": "read",
+        "retrieve": "read",
+        "create": "write",
+        "update": "write",
+        "partial_update": "write",
+        "destroy": "write",
+        "check": "write",
+    }
+
+    @extend_schema(request=DnsCredentialRequest, responses={201: DnsCredentialSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        credential = credentials.create_credential(self.owner, dict(request.data))
+        return Response(self.get_serializer(credential).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
+    def update(self, request: Request, **kwargs: Any) -> Response:
+        credential = credentials.update_credential(self.get_object(), dict(request.data))
+        return Response(self.get_serializer(credential).data)
+
+    @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
+    def partial_update(self, request: Request, **kwargs: Any) -> Response:
+        return self.update(request, **kwargs)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        credentials.retire_credential(self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses=DnsCredentialSerializer)
+    @action(detail=True, methods=["post"])
+    def check(self, request: Request, **kwargs: Any) -> Response:
+        """Prove the credential by reading at the provider; nothing is written there."""
+        return Response(self.get_serializer(credentials.check_credential(self.get_object())).data)
+
+
+class CatalogView(PublicView):
+    """The DNS providers there are, and the fields that each needs."""
+
+    @extend_schema(responses={200: serializers.ListSerializer(child=serializers.DictField())})
+    def get(self, request: Request) -> Response:
+        return Response(registry.catalog())

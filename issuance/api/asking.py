@@ -1,0 +1,94 @@
+"""From what a request says to what it means: names, rows that must be the owner's, the key."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accounts.models import User
+from certctrl.errors import Invalid, MissingField, NotFound
+from dnsproviders import registry
+from dnsproviders.models import DnsCredential
+from issuance import acmeaccounts, ca, names, pki
+from issuance.models import AcmeAccount, Certificate, PrivateCA
+from issuance.services import Ask
+
+
+def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None) -> Ask:
+    """A whole request for a certificate. Raises Invalid, MissingField, NotFound."""
+    if not given["domain"]:
+        raise MissingField("Give the name of the certificate: domain.", field="domain")
+    account = account or _account(owner, given["account"])
+    wanted = names.normalize_names([given["domain"], *given["sans"]], ca.info(account.ca_provider).max_names)
+    credential = None if account.is_private else _credential(owner, given)
+    key_type, key_size = _key(account, given)
+    return Ask(wanted, account, credential, key_type, key_size, given["columns"])
+
+
+def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update changes. The names of a certificate stay: other names are another certificate."""
+    changes = dict(given["columns"])
+    if given["account"]:
+        changes["account"] = _account(owner, given["account"])
+    if given["has_dns"]:
+        changes["credential"] = _credential(owner, given)
+    if given["key_type"] or given["key_size"]:
+        account = changes.get("account", certificate.account)
+        whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
+        changes["key_type"], changes["key_size"] = _key(account, whole)
+    wanted = [given["domain"] or certificate.domain, *(given["sans"] or certificate.sans)]
+    if names.normalize_names(wanted) != certificate.names:
+        raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
+    return changes
+
+
+def account_of_private_ca(private_ca: PrivateCA) -> AcmeAccount:
+    """The account under which the CA issues directly; made when there is none."""
+    account = private_ca.accounts.filter(retired_at=None).order_by("pk").first()
+    return account or acmeaccounts.create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
+
+
+def _account(owner: User, pk: int | None) -> AcmeAccount:
+    if not pk:
+        raise MissingField("Say which ACME account orders: acme_account_id.", field="acme_account_id")
+    account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
+    if not account:
+        raise NotFound(f"There is no ACME account {pk} among yours.", field="acme_account_id")
+    return account
+
+
+def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
+    """By the row's id, or by a provider's name where the owner has just one credential of it."""
+    wanted = given["dns"]
+    if wanted is None:
+        return None
+    rows = DnsCredential.objects.filter(owner=owner, retired_at=None)
+    if isinstance(wanted, str) and not wanted.isdigit():
+        return _only_one(rows.filter(provider=registry.provider_id(wanted)), wanted)
+    if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
+        raise Invalid("dns_provider_id is the id of a DNS credential.", field="dns_provider_id")
+    credential = rows.filter(pk=int(wanted)).first()
+    if not credential:
+        raise NotFound(f"There is no DNS credential {int(wanted)} among yours.", field="dns_provider_id")
+    return credential
+
+
+def _only_one(rows: Any, provider: str) -> DnsCredential:
+    found = list(rows[:2])
+    if not found:
+        raise NotFound(f"You have no DNS credential for {provider}.", field="dns_provider_id")
+    if len(found) > 1:
+        raise Invalid(f"You have several credentials for {provider}: give the id of one.", field="dns_provider_id")
+    credential: DnsCredential = found[0]
+    return credential
+
+
+def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
+    """Key type and size, from the request, else from the account, else ECDSA P-256."""
+    key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
+    if key_type not in pki.KEY_SIZES:
+        raise Invalid("key_type is ecdsa or rsa.", field="key_type")
+    default = account.defaults.get("key_size") if account.defaults.get("key_type") == key_type else None
+    key_size = given["key_size"] or default or min(pki.KEY_SIZES[key_type])
+    if key_size not in pki.KEY_SIZES[key_type]:
+        sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])
+        raise Invalid(f"The key_size of an {key_type} key is one of {sizes}.", field="key_size")
+    return key_type, key_size

@@ -1,0 +1,304 @@
+"""Certificates, their attempts, accounts and private CAs over HTTP. Thin: parse, call one service, render."""
+
+from typing import Any, cast
+
+from django.db.models import Prefetch, QuerySet
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import status
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import UserRateThrottle
+from rest_framework.viewsets import GenericViewSet
+
+from certctrl.api import OwnedMixin
+from certctrl.errors import Invalid, NotFound
+from issuance import acmeaccounts, export, privateca, services
+from issuance.api import asking
+from issuance.api.serializers import (
+    AccountRequest,
+    AccountSerializer,
+    AttemptSerializer,
+    CertificateRequest,
+    CertificateSerializer,
+    EventSerializer,
+    FullCertificateSerializer,
+    HistorySerializer,
+    IssueRequest,
+    IssueResultSerializer,
+    PrivateCASerializer,
+    RevokeRequest,
+)
+from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
+
+NO_CONTENT = status.HTTP_204_NO_CONTENT
+CREATED = status.HTTP_201_CREATED
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
+)
+
+
+def idempotency(request: Request) -> services.Idempotency | None:
+    """The request's Idempotency-Key, if it has one, with the digest of what it asks for."""
+    key = request.headers.get("Idempotency-Key", "")
+    if not key:
+        return None
+    if len(key) > 255 or not key.isprintable():
+        raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
+    path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
+    return services.Idempotency(key, services.digest(request.method, path, request.data))
+
+
+def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, Any]:
+    given = serializer(data=request.data, **kwargs)
+    given.is_valid(raise_exception=True)
+    return dict(given.validated_data)
+
+
+class ExportThrottle(UserRateThrottle):
+    scope = "export"
+    rate = "60/hour"
+
+
+class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
+    queryset = Certificate.objects.filter(retired_at=None).select_related("account", "current__issuance")
+    serializer_class = CertificateSerializer
+    obtype = "certificates"
+    permissions = {
+        "list": "read",
+        "retrieve": "read",
+        "create": "write",
+        "update": "write",
+        "destroy": "write",
+        "issues": "read",
+        "start": "issue",
+        "issue_result": "read",
+        "renew": "issue",
+        "cancel": "issue",
+        "revoke": "issue",
+        "events": "read",
+        "export": "read",
+    }
+
+    def get_queryset(self) -> QuerySet[Certificate]:
+        rows = super().get_queryset()
+        if "acme_account_id" in self.kwargs:
+            rows = rows.filter(account=self.kwargs["acme_account_id"])
+        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
+        return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones))
+
+    def get_object(self) -> Certificate:
+        certificate: Certificate = super().get_object()
+        certificate.__dict__.pop("open_issuances", None)  # an action may open one
+        return certificate
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        account = self.kwargs.get("acme_account_id")
+        if account and not AcmeAccount.objects.filter(pk=account, owner=self.owner).exists():
+            raise NotFound(f"There is no ACME account {account} among yours.")
+        return super().list(request, *args, **kwargs)
+
+    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: CertificateSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
+        given = parsed(CertificateRequest, request)
+        ask = asking.ask_of(self.owner, given)
+        certificate, issuance = services.create_certificate(
+            self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
+        )
+        return Response(self.shown(certificate, issuance), status=CREATED)
+
+    @extend_schema(request=CertificateRequest, responses=CertificateSerializer)
+    def update(self, request: Request, **kwargs: Any) -> Response:
+        """Change settings or policy; another account issues anew."""
+        certificate = self.get_object()
+        given = parsed(CertificateRequest, request)
+        if given["action"] == "verify_domain":
+            raise Invalid("This server has no service zone: give the certificate a DNS credential.", field="action")
+        issuance = services.update_certificate(certificate, asking.changes_of(self.owner, certificate, given))
+        return Response(self.shown(certificate, issuance))
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        services.retire(self.get_object())
+        return Response(status=NO_CONTENT)
+
+    @extend_schema(parameters=[OpenApiParameter("detail", str, enum=["most"])], responses=FullCertificateSerializer)
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        most = request.query_params.get("detail") == "most"
+        serializer = FullCertificateSerializer if most else CertificateSerializer
+        return Response(serializer(self.get_object()).data)
+
+    def shown(self, certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
+        """The certificate, with its attempt's id; for a private CA the `status` is the attempt's."""
+        certificate.refresh_from_db()
+        shown = dict(CertificateSerializer(certificate).data)
+        if issuance:
+            shown["issue_history_id"] = issuance.pk
+        if issuance and certificate.account.is_private:
+            shown["status"] = AttemptSerializer(issuance).data["status"]
+        return shown
+
+    # --- attempts ---
+
+    @extend_schema(responses=HistorySerializer(many=True))
+    @action(detail=True, methods=["get"], url_path="issues")
+    def issues(self, request: Request, **kwargs: Any) -> Response:
+        """The certificate's attempts, newest first."""
+        page = self.paginate_queryset(self.get_object().issuances.order_by("-pk")) or []
+        return self.get_paginated_response(HistorySerializer(page, many=True).data)
+
+    @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=AttemptSerializer)
+    @issues.mapping.post
+    def start(self, request: Request, **kwargs: Any) -> Response:
+        """Issue or renew now; answers with the open attempt when there is one."""
+        certificate = self.get_object()
+        seconds = parsed(IssueRequest, request).get("validity_seconds")
+        if seconds and not certificate.account.is_private:
+            raise Invalid(
+                "The CA decides how long a certificate lives; leave validity_seconds out.", field="validity_seconds"
+            )
+        issuance = services.issue(certificate, validity_seconds=seconds, idempotency=idempotency(request))
+        if certificate.account.is_private:
+            return Response(self.shown(certificate, issuance))
+        return Response(AttemptSerializer(issuance).data)
+
+    @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses=AttemptSerializer)
+    @action(detail=True, methods=["post"])
+    def renew(self, request: Request, **kwargs: Any) -> Response:
+        return self.start(request, **kwargs)
+
+    @extend_schema(request=None, responses=AttemptSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, **kwargs: Any) -> Response:
+        """End the open attempt; 409 when nothing is open or the CA is signing."""
+        return Response(AttemptSerializer(services.cancel(self.get_object())).data)
+
+    @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
+    @action(detail=True, methods=["post"])
+    def revoke(self, request: Request, **kwargs: Any) -> Response:
+        certificate = self.get_object()
+        services.revoke(certificate, parsed(RevokeRequest, request).get("reason", 0))
+        return Response(self.shown(certificate, None), status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(parameters=[OpenApiParameter("issue_history_id", int)], responses=IssueResultSerializer)
+    @action(detail=True, methods=["get"], url_path="issue-result")
+    def issue_result(self, request: Request, **kwargs: Any) -> Response:
+        """The state of one attempt, the newest unless `issue_history_id` says which."""
+        certificate, wanted = self.get_object(), request.query_params.get("issue_history_id", "")
+        return Response(IssueResultSerializer(attempt_of(certificate, wanted)).data)
+
+    @extend_schema(parameters=[OpenApiParameter("after", int)], responses=EventSerializer(many=True))
+    @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/events")
+    def events(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
+        """What happened in the attempt, oldest first, after the event of id `after`."""
+        attempt = attempt_of(self.get_object(), str(issue_history_id))
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) < 19):
+            raise Invalid("after is the id of the last event that you have.", field="after")
+        page = self.paginate_queryset(attempt.events.filter(pk__gt=int(after)).order_by("pk")) or []
+        return self.get_paginated_response(EventSerializer(page, many=True).data)
+
+    # --- export ---
+
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=["zip"])], responses={(200, "application/zip"): bytes}
+    )
+    @action(detail=True, methods=["get"], throttle_classes=[ExportThrottle])
+    def export(self, request: Request, **kwargs: Any) -> HttpResponse:
+        """Key and chain as ZIP; the header X-Export-Password holds the one-time password of bundle.pfx."""
+        certificate = self.get_object()
+        if request.query_params.get("format", "zip") != "zip":
+            raise Invalid("The export's format is zip.", field="format")
+        content, password = export.bundle(
+            certificate,
+            actor=str(request.user),
+            ip=request.META.get("REMOTE_ADDR") or None,
+            user_agent=request.headers.get("User-Agent", ""),
+        )
+        headers = {
+            "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
+            "X-Export-Password": password,
+            "Cache-Control": "no-store",
+        }
+        return HttpResponse(content, content_type="application/zip", headers=headers)
+
+
+def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
+    rows = certificate.issuances.order_by("-pk")
+    if wanted:
+        if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
+            raise Invalid("issue_history_id is a number.", field="issue_history_id")
+        rows = rows.filter(pk=int(wanted))
+    attempt = rows.first()
+    if not attempt:
+        raise NotFound(f"{certificate.domain} has no such attempt.")
+    return attempt
+
+
+class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[AcmeAccount]):
+    queryset = AcmeAccount.objects.filter(retired_at=None)
+    serializer_class = AccountSerializer
+    obtype = "acme_accounts"
+    permissions = {
+        "list": "read",
+        "retrieve": "read",
+        "create": "write",
+        "update": "write",
+        "destroy": "write",
+        "register": "write",
+    }
+
+    @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        """Registering at the CA starts at once; `status` tells how it went, `error_what` the CA's words."""
+        account = acmeaccounts.create_account(self.owner, parsed(AccountRequest, request))
+        return Response(AccountSerializer(account).data, status=CREATED)
+
+    @extend_schema(request=AccountRequest, responses=AccountSerializer)
+    def update(self, request: Request, **kwargs: Any) -> Response:
+        account = acmeaccounts.update_account(self.get_object(), parsed(AccountRequest, request, partial=True))
+        return Response(AccountSerializer(account).data)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        acmeaccounts.retire_account(self.get_object())
+        return Response(status=NO_CONTENT)
+
+    @extend_schema(request=None, responses=AccountSerializer)
+    @action(detail=True, methods=["post"])
+    def register(self, request: Request, **kwargs: Any) -> Response:
+        """Register once more, after what the CA refused was mended."""
+        return Response(AccountSerializer(acmeaccounts.retry_registration(self.get_object())).data)
+
+
+class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[PrivateCA]):
+    queryset = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE)
+    serializer_class = PrivateCASerializer
+    obtype = "cas"
+    permissions = {"list": "read", "retrieve": "read", "create": "write", "destroy": "write", "issue": "issue"}
+
+    @extend_schema(responses={201: PrivateCASerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        private_ca = privateca.create_private_ca(self.owner, dict(request.data))
+        return Response(PrivateCASerializer(private_ca).data, status=CREATED)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        acmeaccounts.retire_private_ca(self.get_object())
+        return Response(status=NO_CONTENT)
+
+    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses=CertificateSerializer)
+    @action(detail=True, methods=["post"])
+    def issue(self, request: Request, **kwargs: Any) -> Response:
+        """A certificate of this CA, at once."""
+        account = asking.account_of_private_ca(self.get_object())
+        given = parsed(CertificateRequest, request)
+        seconds = parsed(IssueRequest, request).get("validity_seconds")
+        ask = asking.ask_of(self.owner, given, account)
+        certificate, _ = services.create_certificate(self.owner, ask, issue=False, idempotency=idempotency(request))
+        issuance = services.issue(certificate, services.Reason.NEW, validity_seconds=seconds)
+        view = CertificateViewSet()
+        return Response(view.shown(certificate, issuance))

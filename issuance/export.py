@@ -1,0 +1,116 @@
+"""The key and its chain, for who may have them: audited, refused by policy (contract, section 9.5)."""
+
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from certctrl.errors import ExportForbidden, NotIssued
+from issuance import pki
+from issuance.models import Certificate, CertificateVersion
+from keystore import envelope
+from keystore.models import Envelope
+
+
+def current_version(certificate: Certificate) -> CertificateVersion:
+    """The version to export; NotIssued, ExportForbidden."""
+    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise ExportForbidden(f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it.")
+    if not certificate.server_decrypt_export:
+        raise ExportForbidden(
+            f"The export of {certificate.domain} is switched off: set server_decrypt_export to true first."
+        )
+    if not certificate.current:
+        raise NotIssued(f"{certificate.domain} was not issued yet; look at its issue-result.")
+    if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise ExportForbidden(f"The key of {certificate.domain} was sealed for its devices only; renew it first.")
+    return certificate.current
+
+
+def files_of(version: CertificateVersion, key: bytes) -> dict[str, bytes]:
+    """PEM and DER parts by file name, the key (PKCS#8 DER) among them as PEM; no chain.pem when there is no chain."""
+    parts = pki.split_chain(version.chain_pem)
+    files = {
+        "private.key": pki.key_pem(key).encode(),
+        "certificate.pem": parts.leaf.encode(),
+        "chain.pem": parts.chain.encode(),
+        "fullchain.pem": parts.fullchain.encode(),
+        "certificate.der": pki.to_der(parts.leaf),
+    }
+    return {name: content for name, content in files.items() if content}
+
+
+def bundle(certificate: Certificate, *, actor: str, ip: str | None, user_agent: str) -> tuple[bytes, str]:
+    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event."""
+    version = current_version(certificate)
+    what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
+    key = envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip)
+    files, password = files_of(version, key), secrets.token_urlsafe(30)
+    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password)
+    files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
+    return zipped(files), password
+
+
+def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> list[Path]:
+    """Write the files into a folder of this machine; answers their paths. Opening the key is an audit event."""
+    version = current_version(certificate)
+    key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
+    return write_files(files_of(version, key), folder)
+
+
+def meta(certificate: Certificate, version: CertificateVersion) -> dict[str, object]:
+    return {
+        "cert_id": certificate.pk,
+        "domain": certificate.domain,
+        "names": certificate.names,
+        "serial_number": version.serial,
+        "fingerprint_sha256": version.fingerprint,
+        "not_before": version.not_before.isoformat(),
+        "not_after": version.not_after.isoformat(),
+    }
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Each file whole or not at all: written beside, fsynced, renamed. The key is 0600, all else 0644."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in files.items():
+        target = folder / name
+        _write(target, content, 0o600 if name == "private.key" else 0o644)
+        written.append(target)
+    _sync_folder(folder)
+    return written
+
+
+def _write(target: Path, content: bytes, mode: int) -> None:
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
