@@ -1,0 +1,411 @@
+"""The lab's name server: authoritative for a few zones, open to signed updates (RFC 2136, TSIG of RFC 8945).
+
+    python -m lab.nameserver --listen 127.0.0.1:PORT --zone lab.test --tsig-file FILE [--state FILE]
+
+FILE holds a key as BIND's tsig-keygen prints it. Without `--tsig-file`, LAB_TSIG in the environment may hold
+`name:hmac-sha256:base64`. It answers for its zones and refuses everything else, so that its one address can stand in
+DNS_RESOLVERS and be the resolver of the lab's CA. It imports nothing of the server.
+
+Tests start `NameServer` in their own process, on any address of 127.0.0.0/8 and on ::1, and spoil single addresses of
+it by `server.at("127.0.0.2").silent = True` and the other switches of `Behaviour`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import socketserver
+import struct
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdatatype
+import dns.renderer
+import dns.tsig
+import dns.update
+
+from lab import zones as zone_files
+from lab.zones import Zones
+
+PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
+TSIG_FILE = re.compile(
+    r'key\s+"?([^"\s{]+)"?\s*\{\s*algorithm\s+"?([\w-]+)"?\s*;\s*secret\s+"?([\w+/=]+)"?\s*;\s*\}', re.S
+)
+BAD_TSIG = {
+    dns.message.UnknownTSIGKey: dns.rcode.BADKEY,
+    dns.tsig.BadKey: dns.rcode.BADKEY,
+    dns.tsig.BadAlgorithm: dns.rcode.BADKEY,
+    dns.tsig.BadSignature: dns.rcode.BADSIG,
+    dns.tsig.BadTime: dns.rcode.BADTIME,
+}
+
+Send = Callable[[bytes], None]
+
+
+@dataclass
+class Behaviour:
+    """How one address misbehaves; by default it does not."""
+
+    delay: float = 0.0  # seconds
+    silent: bool = False
+    refuses: bool = False
+    fails: bool = False  # SERVFAIL
+    truncates: bool = False  # every answer over UDP
+    without_aa: bool = False
+    without_tcp: bool = False
+    without_edns: bool = False  # FORMERR for questions that have it
+    wrong_id_first: bool = False  # a forged answer goes before the right one
+    drops_every: int = 0  # the nth question over UDP
+    hides_txt: int = 0  # for so many questions; -1 until told otherwise
+    asked: int = 0
+
+
+@dataclass
+class NameServer:
+    """`zones` is {origin: lines of its zone file}, `keys` TSIG keys that may update them all."""
+
+    zones: Mapping[str, str]
+    keys: Iterable[dns.tsig.Key] = ()
+    addresses: Iterable[str] = ("127.0.0.1",)
+    port: int = 0  # 0: one that is free on every address, for UDP and TCP
+    state: Path | None = None
+    seen: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=100_000))
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._keyring = {key.name: key for key in self.keys}
+        self._behaviours = {address: Behaviour() for address in self.addresses}
+        self._servers: list[socketserver.BaseServer] = []
+        kept = json.loads(self.state.read_text()) if self.state and self.state.exists() else {}
+        self._zones = Zones({origin.rstrip(".") + ".": text for origin, text in self.zones.items()} | kept)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen everywhere; `port` is known afterwards. Raises OSError where an address is taken."""
+        self._servers = self._listen()
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.05,), name="nameserver", daemon=True).start()
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        self._servers = []
+
+    def at(self, address: str) -> Behaviour:
+        """The switches of one address."""
+        return self._behaviours[address]
+
+    def add(self, name: str, rdtype: str, *values: str, ttl: int = 60) -> None:
+        """Put records into the zone that holds the name, as an update would."""
+        self._update(name, lambda update: update.add(dns.name.from_text(name), ttl, rdtype, *values))
+
+    def remove(self, name: str, rdtype: str, *values: str) -> None:
+        self._update(name, lambda update: update.delete(dns.name.from_text(name), rdtype, *values))
+
+    def txt(self) -> list[tuple[str, str]]:
+        """Every TXT value of every zone, with its name."""
+        with self._lock:
+            texts = self._zones.texts()
+        zones = [zone_files.load(origin, text) for origin, text in texts.items()]
+        found = [each for zone in zones for each in zone.iterate_rdatas(dns.rdatatype.TXT)]
+        return sorted((name.to_text(True), text_of(rdata)) for name, _, rdata in found)
+
+    def _update(self, name: str, fill: Callable[[dns.update.UpdateMessage], None]) -> None:
+        with self._lock:
+            zone = self._zones.holding(dns.name.from_text(name))
+            if zone is None:
+                raise LookupError(f"no zone for {name}")
+            update = dns.update.UpdateMessage(zone_files.origin_of(zone))
+            fill(update)
+            zone_files.apply(zone, update)
+
+    # --- Listening ---
+
+    def _listen(self) -> list[socketserver.BaseServer]:
+        for attempt in range(20):
+            port = self.port or free_port(next(iter(self._behaviours)))
+            try:
+                servers = self._bind(port)
+            except OSError:
+                if self.port or attempt == 19:
+                    raise
+                continue
+            self.port = port
+            return servers
+        raise AssertionError("not reached")
+
+    def _bind(self, port: int) -> list[socketserver.BaseServer]:
+        servers: list[socketserver.BaseServer] = []
+        try:
+            for address in self._behaviours:
+                for kind in (UDPServer, TCPServer):
+                    servers.append(kind((address, port), self))
+        except OSError:
+            for server in servers:
+                server.server_close()
+            raise
+        return servers
+
+    # --- Answering ---
+
+    def serve(self, address: str, wire: bytes, send: Send, udp: bool) -> None:
+        """Answer one message, by `send` and perhaps later."""
+        manners = self._behaviours[address]
+        with self._lock:
+            manners.asked += udp
+            dropped = udp and manners.drops_every and manners.asked % manners.drops_every == 0
+        if manners.silent or dropped or (manners.without_tcp and not udp):
+            return
+        answer = self._answer(address, wire, udp)
+        if answer is None:
+            return
+        if manners.wrong_id_first:
+            send(struct.pack("!H", (answer[0] << 8 | answer[1]) ^ 1) + answer[2:])
+        if manners.delay and udp:
+            threading.Timer(manners.delay, send, (answer,)).start()
+        else:
+            send(answer)
+
+    def _answer(self, address: str, wire: bytes, udp: bool) -> bytes | None:
+        """The answer's bytes; None where a message deserves none."""
+        try:
+            message = dns.message.from_wire(wire, keyring=self._keyring or False)
+        except tuple(BAD_TSIG) as exc:
+            return self._not_signed_well(wire, BAD_TSIG[type(exc)])
+        except Exception:  # dnspython lets some ValueErrors out; a server answers or drops, and lives on
+            return _formerr(wire)
+        if message.flags & dns.flags.QR:
+            return None
+        response = dns.message.make_response(message, our_payload=PAYLOAD)
+        if isinstance(message, dns.update.UpdateMessage):
+            response.set_rcode(self._updated(message))
+        else:
+            self._answer_query(address, message, response, udp)
+        if not udp:
+            return response.to_wire(max_size=65535)
+        return response.to_wire(
+            max_size=min(message.payload, PAYLOAD) if message.edns >= 0 else 512, prefer_truncation=True
+        )
+
+    def _answer_query(self, address: str, query: dns.message.Message, response: dns.message.Message, udp: bool) -> None:
+        manners = self._behaviours[address]
+        if query.opcode() != dns.opcode.QUERY:
+            response.set_rcode(dns.rcode.NOTIMP)
+        elif len(query.question) != 1 or (manners.without_edns and query.edns >= 0):
+            response.use_edns(False)
+            response.set_rcode(dns.rcode.FORMERR)
+        elif manners.refuses or manners.fails:
+            response.set_rcode(dns.rcode.REFUSED if manners.refuses else dns.rcode.SERVFAIL)
+        elif query.edns > 0:
+            response.set_rcode(dns.rcode.BADVERS)
+        else:
+            self._fill(address, query, response)
+            if udp and manners.truncates:
+                response.flags |= dns.flags.TC
+                response.answer, response.authority, response.additional = [], [], []
+
+    def _fill(self, address: str, query: dns.message.Message, response: dns.message.Message) -> None:
+        question, manners = query.question[0], self._behaviours[address]
+        with self._lock:
+            self.seen.append((address, question.name.to_text(True).lower(), dns.rdatatype.to_text(question.rdtype)))
+            found = self._zones.find(question.name, question.rdtype)
+            if question.rdtype == dns.rdatatype.TXT and manners.hides_txt:
+                manners.hides_txt -= manners.hides_txt > 0
+                found.answer = []
+        response.set_rcode(found.rcode)
+        response.answer, response.authority, response.additional = found.answer, found.authority, found.additional
+        if found.authoritative and not manners.without_aa:
+            response.flags |= dns.flags.AA
+
+    def _updated(self, update: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+        """Apply an update of somebody who holds a key."""
+        if not update.had_tsig or not self._keyring:
+            return dns.rcode.REFUSED
+        if len(update.zone) != 1:
+            return dns.rcode.FORMERR
+        with self._lock:
+            zone = self._zones.exactly(update.zone[0].name)
+            if zone is None:
+                return dns.rcode.NOTAUTH
+            rcode = zone_files.apply(zone, update)
+            if self.state and rcode == dns.rcode.NOERROR:
+                part = self.state.with_suffix(".part")
+                part.write_text(json.dumps(self._zones.texts()))
+                part.replace(self.state)
+            return rcode
+
+    def _not_signed_well(self, wire: bytes, error: dns.rcode.Rcode) -> bytes | None:
+        """NOTAUTH with the error in an unsigned TSIG record (RFC 8945, 5.2); BADTIME is signed."""
+        message = dns.message.from_wire(wire, keyring=False)
+        response = dns.message.make_response(message, our_payload=PAYLOAD)
+        response.set_rcode(dns.rcode.NOTAUTH)
+        asked = message.tsig
+        if asked is None or message.keyname is None:
+            return None
+        if error == dns.rcode.BADTIME:
+            response.use_tsig(self._keyring[message.keyname], tsig_error=error)
+            response.request_mac = asked[0].mac
+        else:
+            rdata = (asked[0].algorithm, asked[0].time_signed, 300, b"", message.id, error, b"")
+            response.tsig = dns.renderer._make_tsig(message.keyname, *rdata)  # type: ignore[no-untyped-call]
+            response.want_tsig_sign = False
+        return response.to_wire()
+
+
+def _formerr(wire: bytes) -> bytes | None:
+    """The header alone, for a question that cannot be read."""
+    if len(wire) < 12 or wire[2] & 0x80:
+        return None
+    return wire[:2] + bytes([wire[2] & 0x78 | 0x80, dns.rcode.FORMERR]) + bytes(8)
+
+
+def text_of(rdata: Any) -> str:
+    return b"".join(rdata.strings).decode()
+
+
+def free_port(address: str) -> int:
+    with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+# --- Sockets ---
+
+
+class UDPHandler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        wire, sock = self.request
+
+        def send(answer: bytes) -> None:
+            with contextlib.suppress(OSError):  # the asker, or this server, has gone
+                sock.sendto(answer, self.client_address)
+
+        server: Any = self.server
+        server.owner.serve(server.address, wire, send, udp=True)
+
+
+class TCPHandler(socketserver.BaseRequestHandler):
+    """One connection, one question after the other (RFC 7766)."""
+
+    timeout = 30
+
+    def handle(self) -> None:
+        server: Any = self.server
+        self.request.settimeout(self.timeout)
+        with contextlib.suppress(OSError), self.request.makefile("rb") as stream:
+            while head := stream.read(2):
+                wire = stream.read(int.from_bytes(head, "big"))
+                server.owner.serve(server.address, wire, self._send, udp=False)
+
+    def _send(self, answer: bytes) -> None:
+        self.request.sendall(struct.pack("!H", len(answer)) + answer)
+
+
+class UDPServer(socketserver.UDPServer):
+    max_packet_size = 65535
+
+    def __init__(self, place: tuple[str, int], owner: NameServer) -> None:
+        self.address, self.owner = place[0], owner
+        self.address_family = _family(self.address)
+        super().__init__(place, UDPHandler)
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        super().server_bind()
+
+
+class TCPServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, place: tuple[str, int], owner: NameServer) -> None:
+        self.address, self.owner = place[0], owner
+        self.address_family = _family(self.address)
+        super().__init__(place, TCPHandler)
+
+
+# --- The command ---
+
+
+def key_of(text: str) -> dns.tsig.Key:
+    """A key from `key "name" { algorithm …; secret …; };` or from `name:algorithm:base64`. Raises ValueError."""
+    found = TSIG_FILE.search(text)
+    parts = found.groups() if found else tuple(text.strip().split(":"))
+    if len(parts) != 3:
+        raise ValueError('The TSIG key must read `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.')
+    name, algorithm, secret = parts
+    if dns.name.from_text(algorithm) not in dns.tsig.mac_sizes:
+        raise ValueError(f"The TSIG algorithm {algorithm} is not known; hmac-sha256 is.")
+    return dns.tsig.Key(name, secret, algorithm)
+
+
+def place_of(text: str) -> tuple[str, int]:
+    """`127.0.0.1:5353` or `[::1]:5353`."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.nameserver", description="The lab's name server.")
+    parser.add_argument("--listen", action="append", required=True, type=place_of, metavar="ADDRESS:PORT")
+    parser.add_argument("--zone", action="append", required=True, metavar="NAME")
+    parser.add_argument(
+        "--tsig-file", type=Path, help="the key that may update; LAB_TSIG in the environment without it"
+    )
+    parser.add_argument("--state", type=Path, help="where the zones are kept over a restart")
+    options = parser.parse_args(arguments)
+    if len({port for _, port in options.listen}) > 1:
+        parser.error("every --listen must have the same port")
+    text = options.tsig_file.read_text() if options.tsig_file else os.environ.get("LAB_TSIG", "")
+    try:
+        keys = [key_of(text)] if text else []
+    except ValueError as exc:
+        parser.error(str(exc))
+    addresses = [address for address, _ in options.listen]
+    zones = {zone: zone_files.apex(addresses) for zone in options.zone}
+    return _run(NameServer(zones, keys, addresses, options.listen[0][1], options.state))
+
+
+def _run(server: NameServer) -> int:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        server.start()
+    except OSError as exc:
+        print(f"The name server cannot listen on port {server.port}: {exc.strerror}.", file=sys.stderr)
+        return 1
+    print(f"Answering for {', '.join(server.zones)} on port {server.port}.", flush=True)
+    stopped.wait()
+    server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
