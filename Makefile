@@ -1,0 +1,82 @@
+# make run | test | lint | bench | lock
+#
+# run    the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 leaves the lab out, see .env.example
+# test   the test suite; ARGS="tests/keystore -k rotation" narrows it
+# lint   everything that is checked without running
+# bench  the slow measurements
+# lock   write requirements/*.txt anew from pyproject.toml
+#
+# The environments .venv and .venv-lab are made when they are missing and filled again when a lock has changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --generate-hashes
+OFF := 0 no false off
+
+ifeq ($(filter $(LAB),$(OFF)),)
+LAB_ENV := .venv-lab/.installed
+endif
+
+.PHONY: run test lint bench lock lab
+.DEFAULT_GOAL := run
+
+run: .venv/.run $(LAB_ENV)
+	@exec $(BIN)/python manage.py up
+
+test: .venv/.dev .venv-lab/.installed
+	@exec $(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: export DJANGO_SETTINGS_MODULE = tests.settings
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	@if [ -e docs/reference/openapi.yaml ]; then \
+	  $(BIN)/python manage.py spectacular | diff docs/reference/openapi.yaml - \
+	  || { echo "docs/reference/openapi.yaml is not what the code offers: manage.py spectacular writes it."; exit 1; }; fi
+
+bench: .venv/.dev .venv-lab/.installed
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+lock: .venv/.dev
+	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra dev --constraint requirements/run.txt -o requirements/dev.txt
+	$(LOCK) requirements/lab.in -o requirements/lab.txt
+	$(LOCK) requirements/uv.in -o requirements/uv.txt
+
+lab: .venv-lab/.installed
+
+# --- The environments ---
+
+# $(call install,ENVIRONMENT,LOCK): by hash, with uv where it runs, else with pip
+define install
+@echo "Installing $(2) into $(1)"
+@$(BIN)/python -m uv pip install -q --compile-bytecode --require-hashes --python $(1)/bin/python -r $(2) \
+  || $(BIN)/python -m pip --python $(1)/bin/python install -q --require-hashes -r $(2)
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "certctrl needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments: install the package python3-venv."; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+
+.venv/.uv: requirements/uv.txt | $(BIN)/python
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt || echo "uv is not to be had; pip does its work."
+	@touch $@
+
+.venv/.run: requirements/run.txt .venv/.uv
+	$(call install,.venv,requirements/run.txt)
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.uv
+	$(call install,.venv,requirements/dev.txt)
+	@touch .venv/.run $@
+
+.venv-lab/.installed: requirements/lab.txt .venv/.uv
+	@$(PYTHON) -m venv --clear --without-pip .venv-lab
+	$(call install,.venv-lab,requirements/lab.txt)
+	@touch $@

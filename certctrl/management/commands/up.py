@@ -1,0 +1,105 @@
+"""The embedded server: Redis, the lab, web, clock, worker and beat under one supervisor. `make run` starts it."""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from certctrl import administrator, clock, embedded
+from certctrl.supervisor import Child, Stopped, Supervisor
+
+START_LIMIT = 30.0  # seconds for one child to answer
+
+
+class Command(BaseCommand):
+    help = __doc__ or ""
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.server = embedded.prepared()
+        self.began = clock.monotonic()
+        with Supervisor(self.say) as self.supervisor:
+            try:
+                self.start()
+                self.supervisor.run()
+            except Stopped:
+                self.say("Stopping.")
+
+    def say(self, what: str) -> None:
+        self.stdout.write(what)
+        self.stdout.flush()
+
+    def start(self) -> None:
+        """Everything in its order, then the lab's certificate, then what the person who started it wants to know."""
+        self.server.make_master_key()
+        call_command("migrate", interactive=False, verbosity=0)
+        self.admin = administrator.administrator(self.server.state)
+        connections.close_all()  # nothing is open when the first child is forked
+        self.start_redis()
+        self.start_lab()
+        for child in self.server.children():
+            self.supervisor.start(child)
+        self.must("web", lambda: accepts(self.server.address))
+        self.welcome(self.show_lab())
+
+    def start_redis(self) -> None:
+        if redis := self.server.redis:
+            self.supervisor.start(redis.child(self.server.log("redis")))
+            self.must("redis", redis.answers)
+
+    def start_lab(self) -> None:
+        if lab := self.server.lab:
+            self.start_answering(lab.name_server(self.server.log("lab-dns")), f"http://127.0.0.1:{lab.dns_port}")
+            self.start_answering(lab.ca(self.server.log("lab-ca")), lab.directory_url)
+            lab.write_bundle()
+
+    def start_answering(self, child: Child, url: str) -> None:
+        self.supervisor.start(child)
+        self.must(child.name, lambda: accepts(url))
+
+    def must(self, name: str, check: Callable[[], bool]) -> None:
+        if not self.supervisor.wait_for(check, START_LIMIT):
+            raise CommandError(
+                f"{name} does not answer after {START_LIMIT:g} s; the logs are in {self.server.folder}/log."
+            )
+
+    def show_lab(self) -> list[str]:
+        """The lab's lines of the welcome; at the first start its certificate is issued for them."""
+        if self.server.lab is None:
+            return []
+        from lab import showing
+
+        return showing.lines(self.server, self.admin, self.supervisor.tend)
+
+    def welcome(self, lab_lines: list[str]) -> None:
+        took = clock.monotonic() - self.began
+        lines = [
+            "",
+            f"certctrl runs at {self.server.address} (started in {took:.1f} s)",
+            f"  administrator  {self.admin.email}",
+            f"  password       {self.password()}",
+            f"  data folder    {self.server.folder} (logs in log/)",
+            *lab_lines,
+            "",
+            "Ctrl-C stops it.",
+        ]
+        self.say("\n".join(lines))
+        administrator.shown(self.server.state)
+
+    def password(self) -> str:
+        if self.admin.generated:
+            return f"{self.admin.password}  (shown this once)"
+        return f"as set before; another: python manage.py changepassword {self.admin.email}"
+
+
+def accepts(url: str) -> bool:
+    """Does a server listen there?"""
+    host, _, port = url.split("//")[1].split("/")[0].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True

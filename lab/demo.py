@@ -1,0 +1,148 @@
+"""The walk that a person takes, taken once by `make run`: three calls, and a certificate of the lab's CA."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from certctrl import clock
+from lab.loopback import HOST, KEY_ALGORITHM, KEY_NAME, ZONE, Lab
+
+DOMAIN = f"demo.{ZONE}"
+NAME = "lab"  # of the credential and of the account
+TIMEOUT = 30  # seconds for one call
+PATIENCE = 120  # seconds for the attempt
+
+
+class DemoProblem(Exception):
+    """The lab's certificate could not be had; the sentence says what the server answered."""
+
+
+@dataclass
+class Issued:
+    """Ids of what the walk made, and the chain (PEM, leaf first)."""
+
+    user_id: int
+    dns_provider_id: int
+    acme_account_id: int
+    certificate_id: int
+    chain: str
+
+    def ids(self) -> dict[str, int]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, int)}
+
+
+def dns_provider(lab: Lab) -> dict[str, Any]:
+    key = {"key_name": KEY_NAME, "algorithm": KEY_ALGORITHM, "secret": lab.secret}
+    return {"provider": "rfc2136", "name": NAME, "server": HOST, "port": lab.dns_port, **key}
+
+
+def acme_account(lab: Lab, email: str) -> dict[str, Any]:
+    url = {"ca_provider": "custom", "directory_url": lab.directory_url}
+    return {**url, "name": NAME, "email": email, "terms_accepted": True}
+
+
+def certificate(domain: str, dns_provider_id: int, acme_account_id: int) -> dict[str, Any]:
+    """The apex and its wildcard, with a key that may be exported."""
+    ids = {"acme_account_id": acme_account_id, "dns_provider_id": dns_provider_id}
+    return {"domain": domain, "sans": [f"*.{domain}"], **ids, "server_decrypt_export": True}
+
+
+class Api:
+    """The server's own HTTP API, as the administrator."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.session = requests.Session()
+        self.session.trust_env = False  # loopback, whatever proxy the environment names
+        self.user_id = 0
+
+    def log_in(self, email: str, password: str) -> None:
+        body = {"action": "login", "email": email, "password": password}
+        self.user_id = self._call("POST", "/auth/general", body)["user"]["id"]
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", f"/apiv1/users/{self.user_id}/{path}")
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("POST", f"/apiv1/users/{self.user_id}/{path}", body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            answer = self.session.request(method, self.address + path, json=body, timeout=TIMEOUT)
+            content = answer.json()
+        except requests.RequestException as exc:
+            raise DemoProblem(f"{method} {path} failed: {type(exc).__name__}.") from None
+        if not answer.ok:
+            raise DemoProblem(f"{method} {path} answered {answer.status_code}: {what_of(content)}")
+        return content["data"]
+
+
+def what_of(content: Any) -> str:
+    """The sentence in an error's body."""
+    error = content.get("error", {}) if isinstance(content, dict) else {}
+    return str(error.get("what", "no reason given"))
+
+
+class Demo:
+    """Makes what is missing of credential, account and certificate, and waits for the chain.
+
+    `wait` passes some seconds usefully; it is called between two looks at the attempt.
+    """
+
+    def __init__(self, api: Api, lab: Lab, email: str, wait: Callable[[float], None]) -> None:
+        self.api, self.lab, self.email, self.wait = api, lab, email, wait
+
+    def issue(self) -> Issued:
+        """Raises DemoProblem when a call is refused or the attempt fails."""
+        provider = self._have("dns-providers", dns_provider(self.lab), name=NAME)
+        account = self._have("acme-accounts", acme_account(self.lab, self.email), name=NAME)
+        wanted = certificate(DOMAIN, provider["id"], account["id"])
+        row = self._have("certificates", wanted, domain=DOMAIN)
+        if row.get("status") == "failed":
+            self.api.post(f"certificates/{row['id']}/renew", {})
+        return Issued(self.api.user_id, provider["id"], account["id"], row["id"], self._chain(row["id"]))
+
+    def _have(self, path: str, body: dict[str, Any], **known_by: str) -> Any:
+        """The row that is there already, else a new one."""
+        there = (row for row in self.api.get(path) if known_by.items() <= row.items())
+        return next(there, None) or self.api.post(path, body)
+
+    def _chain(self, certificate_id: int) -> str:
+        for result in self._results(certificate_id):
+            if result["status"] == "SUCCESS":
+                return str(self.api.get(f"certificates/{certificate_id}?detail=most")["cert"])
+            if result["status"] in {"FAILED", "CANCELLED"}:
+                break
+            self.wait(0.1)
+        reason = result.get("error_message") or "no reason given"
+        raise DemoProblem(f"The attempt for {DOMAIN} stands at {result['status']}: {reason}")
+
+    def _results(self, certificate_id: int) -> Iterator[Any]:
+        """The attempt as it stands, again and again until patience ends."""
+        end = clock.monotonic() + PATIENCE
+        while clock.monotonic() < end:
+            yield self.api.get(f"certificates/{certificate_id}/issue-result")
+
+
+def curl(address: str, path: str, body: dict[str, Any], jar: str) -> str:
+    """A call that can be pasted into a shell."""
+    quoted = shlex.quote(json.dumps(body))
+    return f"curl -s {jar} cookies.txt -H 'Content-Type: application/json' {address}{path} -d {quoted}"
+
+
+def calls(address: str, lab: Lab, email: str, password: str, issued: Issued | dict[str, int]) -> list[str]:
+    """Login, credential, account and certificate for another name, with the bodies filled in."""
+    ids = issued.ids() if isinstance(issued, Issued) else issued
+    user = f"/apiv1/users/{ids['user_id']}"
+    login = {"action": "login", "email": email, "password": password}
+    wanted = certificate(f"another.{ZONE}", ids["dns_provider_id"], ids["acme_account_id"])
+    return [
+        curl(address, "/auth/general", login, "-c"),
+        curl(address, f"{user}/dns-providers", dns_provider(lab), "-b"),
+        curl(address, f"{user}/acme-accounts", acme_account(lab, email), "-b"),
+        curl(address, f"{user}/certificates", wanted, "-b"),
+    ]

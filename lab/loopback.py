@@ -1,0 +1,151 @@
+"""The lab beside the embedded server: a name server and an ACME CA on loopback, each a process of its own.
+
+Ports, the zone's update key and the CA's root stay the same from one start to the next, since accounts and credentials
+in the database name them.
+"""
+
+import base64
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from certctrl.supervisor import Child
+from lab.ca import PROJECT, PYTHON
+
+if TYPE_CHECKING:
+    from certctrl.embedded import State
+
+HOST = "127.0.0.1"
+ZONE = "lab.test"
+KEY_NAME, KEY_ALGORITHM = "lab", "hmac-sha256"
+DNS_PORTS, CA_PORTS = range(15353, 15453), range(15454, 15554)  # below the ports that outgoing connections get
+INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+
+
+class LabProblem(Exception):
+    """The lab cannot start; the sentence says why and what to do."""
+
+
+@dataclass
+class Lab:
+    folder: Path
+    dns_port: int
+    ca_port: int
+    secret: str
+    trusted_too: str = ""
+
+    @classmethod
+    def prepared(cls, folder: Path, state: "State") -> "Lab":
+        """Ports and the key, the remembered ones where there are any. Raises LabProblem."""
+        if not PYTHON.exists():
+            raise LabProblem("The lab's CA needs an environment of its own: run `make lab` first, or start with LAB=0.")
+        if os.environ.get("DNS_RESOLVERS"):
+            raise LabProblem("DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with LAB=0.")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lab = cls(
+            folder,
+            dns_port=remembered_port(state, "lab_dns_port", DNS_PORTS),
+            ca_port=remembered_port(state, "lab_ca_port", CA_PORTS),
+            secret=state.once("lab_tsig_secret", base64.b64encode(secrets.token_bytes(32)).decode()),
+            trusted_too=os.environ.get("ACME_CA_BUNDLE", ""),
+        )
+        state.keep(lab_dns_port=lab.dns_port, lab_ca_port=lab.ca_port)
+        return lab
+
+    @property
+    def directory_url(self) -> str:
+        return f"https://{HOST}:{self.ca_port}/directory"
+
+    @property
+    def root(self) -> Path:
+        """The root that the lab's certificates verify against."""
+        return self.folder / "ca" / "lab-root.pem"
+
+    def settings(self, env: Mapping[str, str]) -> dict[str, str]:
+        """What the server's processes must know: this lab's address and no other, its root, its resolver."""
+        allowed = env.get("ALLOW_PRIVATE", "")
+        bundle = self.folder / "trusted.pem" if self.trusted_too else self.root
+        return {
+            "ALLOW_PRIVATE": f"{allowed},{HOST}" if allowed else HOST,
+            "ACME_CA_BUNDLE": str(bundle),
+            "DNS_RESOLVERS": HOST,
+            "DNS_PORT": str(self.dns_port),
+        }
+
+    def write_bundle(self) -> None:
+        """The lab's root beside the roots that ACME_CA_BUNDLE named; the CA has made its root by now."""
+        if self.trusted_too:
+            text = Path(self.trusted_too).read_text() + self.root.read_text()
+            (self.folder / "trusted.pem").write_text(text)
+
+    def name_server(self, log: Path) -> Child:
+        key = self.folder / "tsig.key"
+        write_private(key, f'key "{KEY_NAME}" {{ algorithm {KEY_ALGORITHM}; secret "{self.secret}"; }};\n')
+        listen = f"{HOST}:{self.dns_port}"
+        run = ["-m", "lab.nameserver", "--listen", listen, "--zone", ZONE, "--tsig-file", str(key)]
+        run += ["--state", str(self.folder / "zones.json")]
+        return Child("lab dns", [sys.executable, *run], inherited(), log, PROJECT, patience=3)
+
+    def ca(self, log: Path) -> Child:
+        run = ["-m", "lab.ca", "--data", str(self.folder / "ca")]
+        run += ["--listen", f"{HOST}:{self.ca_port}", "--resolver", f"{HOST}:{self.dns_port}"]
+        return Child("lab ca", [sys.executable, *run], inherited(), log, PROJECT, patience=5)
+
+
+def inherited() -> dict[str, str]:
+    """The lab's processes see none of the server's secrets."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
+def remembered_port(state: "State", name: str, candidates: range) -> int:
+    """The port of last time, else the first free one. Raises LabProblem when that of last time is taken now."""
+    before = state.get(name)
+    if before is None:
+        return next((port for port in candidates if is_free(port)), 0) or no_port(candidates)
+    if not is_free(int(before)):
+        raise LabProblem(
+            f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by another program: "
+            "stop that, or start with LAB=0."
+        )
+    return int(before)
+
+
+def no_port(candidates: range) -> int:
+    raise LabProblem(
+        f"No port from {candidates.start} to {candidates.stop - 1} is free on {HOST} for the lab: start with LAB=0."
+    )
+
+
+def is_free(port: int) -> bool:
+    """For TCP and for UDP."""
+    return can_bind(port, socket.SOCK_STREAM) and can_bind(port, socket.SOCK_DGRAM)
+
+
+def can_bind(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def accepts(port: int) -> bool:
+    """Does a server listen there?"""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

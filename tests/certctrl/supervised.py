@@ -1,0 +1,73 @@
+"""Runs a supervisor in a process of its own, for tests that kill it: `python supervised.py FOLDER WHAT`.
+
+Each child writes its name and pid to FOLDER/pids and, when it is asked to stop, its name to FOLDER/stopped.
+"""
+
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT))
+
+from certctrl.supervisor import Child, Stopped, Supervisor  # noqa: E402
+
+POLITE = """
+import os, pathlib, signal, sys
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+def stop(number, frame):
+    with open(folder / "stopped", "a") as file:
+        file.write(name + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+with open(folder / "pids", "a") as file:
+    file.write(f"{name} {os.getpid()}\\n")
+while True:
+    signal.pause()
+"""
+DEAF = """
+import os, pathlib, signal, sys
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    name += "'s child"
+with open(folder / "pids", "a") as file:
+    file.write(f"{name} {os.getpid()}\\n")
+while True:
+    signal.pause()
+"""
+PREFORK = """
+import ctypes, os, pathlib, signal, sys
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+libc = ctypes.CDLL(None)
+if os.fork() == 0:  # as celery's prefork does
+    libc.prctl(1, signal.SIGKILL)
+    name += "'s child"
+with open(folder / "pids", "a") as file:
+    file.write(f"{name} {os.getpid()}\\n")
+while True:
+    signal.pause()
+"""
+
+
+def child(folder: Path, name: str, code: str, patience: float = 5) -> Child:
+    return Child(name, [sys.executable, "-c", code, str(folder), name], patience=patience)
+
+
+def main(folder: Path, what: str) -> None:
+    children = {
+        "three": [child(folder, name, POLITE) for name in ("redis", "web", "beat")],
+        "deaf": [child(folder, "deaf", DEAF, patience=0.3)],
+        "very deaf": [child(folder, "deaf", DEAF, patience=60)],
+        "prefork": [child(folder, "worker", PREFORK), child(folder, "web", POLITE)],
+    }[what]
+    with Supervisor(lambda text: print(text, flush=True)) as supervisor:
+        try:
+            for each in children:
+                supervisor.start(each)
+            supervisor.run()
+        except Stopped:
+            print("asked to stop", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
