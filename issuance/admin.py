@@ -1,0 +1,117 @@
+from collections.abc import Callable
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts import audit
+from certctrl.admin import ReadOnlyAdmin
+from certctrl.errors import Refusal
+from issuance import services
+from issuance.models import (
+    AcmeAccount,
+    Authorization,
+    Certificate,
+    CertificateVersion,
+    Issuance,
+    IssuanceEvent,
+    PrivateCA,
+    RequestKey,
+)
+
+
+@admin.register(PrivateCA)
+class PrivateCAAdmin(ReadOnlyAdmin):
+    list_display = ("name", "owner", "algorithm", "key_size", "status", "not_after")
+    search_fields = ("name", "owner__email", "serial_number")
+    exclude = ("key",)
+    list_select_related = ("owner",)
+
+
+@admin.register(AcmeAccount)
+class AcmeAccountAdmin(ReadOnlyAdmin):
+    list_display = ("name", "ca_provider", "owner", "status", "error_what", "created_at")
+    list_filter = ("ca_provider", "status")
+    search_fields = ("name", "email", "owner__email", "url")
+    exclude = ("key", "eab")
+    list_select_related = ("owner",)
+
+
+@admin.register(Certificate)
+class CertificateAdmin(ReadOnlyAdmin):
+    list_display = ("domain", "owner", "account", "status", "expires_at", "renew_at", "failures", "retired_at")
+    list_filter = ("key_policy", "auto_renew", ("retired_at", admin.EmptyFieldListFilter))
+    search_fields = ("domain", "owner__email", "public_id")
+    list_select_related = ("owner", "account", "current")
+
+
+@admin.register(CertificateVersion)
+class CertificateVersionAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "serial", "not_before", "not_after", "revoke_asked_at", "revoked_at", "revoke_error")
+    search_fields = ("certificate__domain", "serial", "fingerprint")
+    exclude = ("key",)
+    list_select_related = ("certificate",)
+
+
+class EventInline(admin.TabularInline[IssuanceEvent, Issuance]):
+    model = IssuanceEvent
+    fields = ("at", "step", "outcome", "what", "took_ms")
+    readonly_fields = fields
+    ordering = ("pk",)
+    extra = 0
+    can_delete = False
+
+
+@admin.register(Issuance)
+class IssuanceAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "number", "reason", "state", "waits_for", "wake_at", "error_what", "created_at")
+    list_filter = ("state", "reason")
+    search_fields = ("certificate__domain", "order_url", "certificate__owner__email", "error_code")
+    exclude = ("key", "csr_pem")
+    list_select_related = ("certificate",)
+    inlines = (EventInline,)
+    actions = ("retry", "cancel")
+
+    @admin.action(description="Retry now")
+    def retry(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
+        """An open attempt is tried at once; an ended one is followed by a new one."""
+        self._each(request, chosen, "retried", services.issue)
+
+    @admin.action(description="Cancel")
+    def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
+        self._each(request, chosen, "canceled", services.cancel)
+
+    def _each(
+        self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Certificate], Issuance]
+    ) -> None:
+        for certificate in Certificate.objects.filter(issuances__in=chosen).distinct():
+            try:
+                act(certificate)
+            except Refusal as refusal:
+                self.message_user(request, refusal.what, messages.WARNING)
+                continue
+            audit.record(certificate.owner, str(request.user), f"issuance.{done}", certificate.domain)
+            self.message_user(request, f"{certificate.domain}: {done}.")
+
+
+@admin.register(IssuanceEvent)
+class IssuanceEventAdmin(ReadOnlyAdmin):
+    list_display = ("at", "issuance", "step", "outcome", "what", "took_ms")
+    list_filter = ("step", "outcome")
+    search_fields = ("issuance__certificate__domain", "what")
+    list_select_related = ("issuance",)
+
+
+@admin.register(Authorization)
+class AuthorizationAdmin(ReadOnlyAdmin):
+    list_display = ("identifier", "wildcard", "issuance", "status", "answered_at")
+    list_filter = ("status",)
+    search_fields = ("identifier", "url")
+    list_select_related = ("issuance",)
+
+
+@admin.register(RequestKey)
+class RequestKeyAdmin(ReadOnlyAdmin):
+    list_display = ("key", "owner", "certificate", "created_at")
+    search_fields = ("key", "owner__email")
+    list_select_related = ("owner", "certificate")
