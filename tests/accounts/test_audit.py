@@ -1,0 +1,58 @@
+"""The record of what was done is only ever added to."""
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.db.models.deletion import ProtectedError
+
+from accounts import audit
+from accounts.models import AuditEvent
+
+
+@pytest.fixture
+def event(alice):
+    return audit.record(alice, "alice@example.org", "key.exported", "certificate:7", "203.0.113.9", format="zip")
+
+
+def test_an_event_says_who_did_what_to_what(event, alice):
+    event.refresh_from_db()
+    assert (event.owner, event.actor, event.action, event.object) == (
+        alice,
+        "alice@example.org",
+        "key.exported",
+        "certificate:7",
+    )
+    assert event.ip == "203.0.113.9"
+    assert event.detail == {"format": "zip"}
+    assert event.at
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda event: event.save(),
+        lambda event: event.delete(),
+        lambda event: AuditEvent.objects.update(action="x"),
+        lambda event: AuditEvent.objects.filter(pk=event.pk).delete(),
+        lambda event: AuditEvent.objects.bulk_update([event], ["action"]),
+        lambda event: event.owner.audit_events.update(action="x"),
+        lambda event: event.owner.audit_events.all().delete(),
+    ],
+)
+def test_an_event_is_neither_changed_nor_removed(event, attempt):
+    event.action = "something.else"
+    with pytest.raises(TypeError):
+        attempt(event)
+    assert list(AuditEvent.objects.values_list("action", flat=True)) == ["key.exported"]
+
+
+def test_who_has_events_is_not_removed(event, alice):
+    with pytest.raises(ProtectedError):
+        alice.delete()
+
+
+@pytest.mark.parametrize("sql", ["UPDATE accounts_auditevent SET action = 'x'", "DELETE FROM accounts_auditevent"])
+def test_postgresql_refuses_what_goes_past_the_models(event, sql):
+    if connection.vendor != "postgresql":
+        pytest.skip("needs PostgreSQL: DATABASE_URL names none")
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql)

@@ -1,0 +1,250 @@
+"""Logging in, status, profile, logging out: contract, section 5."""
+
+import pytest
+import time_machine
+from django.contrib.auth.hashers import BasePasswordHasher
+from django.contrib.sessions.models import Session
+from django.core.cache import cache
+
+from accounts import services
+from tests import factories
+from tests.factories import PASSWORD
+
+
+@pytest.fixture
+def login(client_of):
+    def post(email="alice@example.org", password=PASSWORD, client=None, path="/auth/general", **more):
+        return (client or client_of()).post(path, {"email": email, "password": password} | more)
+
+    return post
+
+
+@pytest.mark.parametrize("path", ["/auth/general", "/auth"])
+@pytest.mark.parametrize("action", [{}, {"action": "login"}])
+def test_the_right_password_logs_in_and_sets_the_cookie(login, alice, path, action):
+    response = login(path=path, **action)
+    assert response.status_code == 200
+    assert response.body == {"data": {"user": {"id": alice.pk, "email": alice.email, "roles": ["user"]}, "to": "/"}}
+    cookie = response.cookies["cjj365"]
+    assert cookie["path"] == "/"
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Lax"
+    assert cookie.value not in response.content.decode()
+
+
+def test_the_cookie_opens_what_is_the_users_own(login, client_of, alice):
+    client = client_of()
+    assert client.get("/apiv1/me/apikeys").status_code == 401
+    login(client=client)
+    assert client.get("/apiv1/me/apikeys").status_code == 200
+    assert client.get(f"/apiv1/users/{alice.pk}/apikeys").status_code == 200
+
+
+def test_the_case_of_the_address_does_not_matter(login, alice):
+    assert login(email="ALICE@Example.ORG").status_code == 200
+
+
+def test_an_administrator_has_the_role(login, db):
+    factories.UserFactory(email="root@example.org", is_staff=True)
+    assert login(email="root@example.org").data_member["user"]["roles"] == ["user", "admin"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"password": "Wrong-horse-1"},
+        {"email": "nobody@example.org"},
+        {"password": PASSWORD + " "},
+        {"password": PASSWORD.lower()},
+    ],
+)
+def test_wrong_password_and_unknown_user_read_the_same(login, alice, wrong):
+    response = login(**wrong)
+    assert (response.status_code, response.error["code"]) == (401, 5018)
+    assert response.error["what"] == "The e-mail address or the password is wrong."
+    assert "cjj365" not in response.cookies
+
+
+def test_an_inactive_user_reads_like_an_unknown_one(login, alice):
+    alice.is_active = False
+    alice.save()
+    response = login()
+    assert response.status_code == 401
+    assert response.error["what"] == login(email="nobody@example.org").error["what"]
+
+
+@pytest.mark.parametrize("email", ["alice@example.org", "nobody@example.org"])
+def test_a_password_is_hashed_whether_the_user_exists_or_not(login, alice, monkeypatch, email):
+    from django.contrib.auth.hashers import MD5PasswordHasher
+
+    hashed = []
+    encode = MD5PasswordHasher.encode
+    monkeypatch.setattr(MD5PasswordHasher, "encode", lambda *args: hashed.append(1) or encode(*args))
+    assert issubclass(MD5PasswordHasher, BasePasswordHasher)
+    assert login(email=email, password="Wrong-horse-1").status_code == 401
+    assert len(hashed) == 1
+
+
+def test_the_session_is_a_new_one_after_logging_in(login, client_of, alice, bob):
+    client = client_of()
+    login(client=client)
+    before = client.cookies["cjj365"].value
+    login(client=client, email=bob.email)
+    assert client.cookies["cjj365"].value != before
+    assert not Session.objects.filter(session_key=before).exists()
+
+
+def test_a_session_that_was_planted_is_not_taken_over(login, client_of, alice):
+    client = client_of()
+    client.cookies["cjj365"] = "planted" * 4
+    login(client=client)
+    assert client.cookies["cjj365"].value != "planted" * 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "to"),
+    [
+        ("/certificates?page=2", "/certificates?page=2"),
+        ("/", "/"),
+        ("", "/"),
+        ("//evil.example", "/"),
+        ("https://evil.example/", "/"),
+        ("/\\evil.example", "/"),
+        ("///evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("certificates", "/"),
+        ("/ok/../x", "/ok/../x"),
+    ],
+)
+def test_next_is_taken_as_a_local_path_only(login, alice, wanted, to):
+    assert login(next=wanted).data_member["to"] == to
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"password": "x"}, "email"),
+        ({"email": "alice@example.org"}, "password"),
+        ({}, "email"),
+        ({"email": "no address", "password": "x"}, "email"),
+        ({"email": ["alice@example.org"], "password": "x"}, "email"),
+        ({"email": "alice@example.org", "password": {"$ne": 1}}, "password"),
+        ({"email": "alice@example.org", "password": ""}, "password"),
+        ({"email": "alice@example.org", "password": "x" * 1025}, "password"),
+        ({"email": "alice@example.org", "password": PASSWORD, "next": ["/"]}, "next"),
+    ],
+)
+def test_bad_input_is_400_and_names_the_member(client_of, alice, body, field):
+    response = client_of().post("/auth/general", body)
+    assert response.status_code == 400
+    assert response.error["params"] == {"field": field}
+
+
+@pytest.mark.parametrize("action", ["register", "activate-user", "request-reset-password", "dance", None, 1, ["login"]])
+def test_an_unknown_action_is_400_with_a_sentence(login, alice, action):
+    response = login(action=action)
+    assert (response.status_code, response.error["code"]) == (400, 5000)
+    assert "action" in response.error["what"]
+
+
+def test_status_tells_who_is_logged_in(client_of, login, alice):
+    client = client_of()
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False):
+        login(client=client)
+        user = {"id": alice.pk, "name": "alice", "email": alice.email, "roles": ["user"], "country_of_residence": ""}
+        assert client.get("/auth/status").body == {
+            "data": {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": 1893456000, "mfa": False}
+        }
+
+
+def test_status_without_a_session_is_200_with_an_error_body(client_of, db):
+    response = client_of().get("/auth/status")
+    assert response.status_code == 200
+    assert set(response.body) == {"error"}
+    assert response.error["code"] == 999999
+
+
+def test_profile_is_for_those_who_are_logged_in(client_of, alice):
+    assert client_of(alice).get("/auth/profile").data_member["email"] == alice.email
+    response = client_of().get("/auth/profile")
+    assert (response.status_code, response.error["code"]) == (401, 5104)
+
+
+def test_logging_out_ends_the_session(client_of, alice):
+    client = client_of(alice)
+    cookie = client.cookies["cjj365"].value
+    response = client.post("/auth/logout")
+    assert (response.status_code, response.content) == (204, b"")
+    client.cookies["cjj365"] = cookie
+    assert client.get("/apiv1/me/apikeys").status_code == 401
+
+
+def test_logging_out_twice_is_no_error(client_of, db):
+    assert client_of().post("/auth/logout").status_code == 204
+
+
+def test_a_user_who_is_made_inactive_is_out_at_once(client_of, alice):
+    client = client_of(alice)
+    alice.is_active = False
+    alice.save()
+    assert client.get("/apiv1/me/apikeys").status_code == 401
+    assert client.get("/auth/status").error["code"] == 999999
+
+
+# --- Too many tries ---
+
+
+def test_after_ten_failures_even_the_right_password_waits(login, alice):
+    for _ in range(services.MAX_FAILURES):
+        assert login(password="Wrong-horse-1").status_code == 401
+    response = login()
+    assert (response.status_code, response.error["code"]) == (429, 5013)
+    assert 0 < int(response.headers["Retry-After"]) <= services.FAILURES_COUNT_FOR
+    assert "seconds" in response.error["what"]
+
+
+def test_the_wait_ends_when_it_said(login, alice):
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
+        for _ in range(services.MAX_FAILURES):
+            login(password="Wrong-horse-1")
+        traveller.shift(100)
+        assert login().headers["Retry-After"] == "200"
+        traveller.shift(201)
+        assert login().status_code == 200
+
+
+def test_a_success_empties_the_count(login, alice):
+    for _ in range(2):
+        for _ in range(services.MAX_FAILURES - 1):
+            assert login(password="Wrong-horse-1").status_code == 401
+        assert login().status_code == 200
+
+
+def test_the_count_ignores_the_case_of_the_address(login, alice):
+    for _ in range(services.MAX_FAILURES):
+        login(email="Alice@example.org", password="Wrong-horse-1")
+    assert login(email="alice@example.org").status_code == 429
+
+
+def test_others_are_not_kept_waiting(login, client_of, alice, bob):
+    for _ in range(services.MAX_FAILURES + 1):
+        login(password="Wrong-horse-1")
+    assert login(email=bob.email).status_code == 200
+    elsewhere = {"email": alice.email, "password": PASSWORD}
+    assert client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+
+
+def test_unknown_addresses_are_throttled_like_known_ones(login, db):
+    for _ in range(services.MAX_FAILURES):
+        login(email="nobody@example.org")
+    assert login(email="nobody@example.org").status_code == 429
+
+
+def test_without_the_cache_people_can_still_log_in(login, alice, monkeypatch):
+    def away(*args, **kwargs):
+        raise ConnectionError("no redis")
+
+    for method in ("add", "incr", "get", "delete_many"):
+        monkeypatch.setattr(cache, method, away)
+    assert login().status_code == 200
+    assert login(password="Wrong-horse-1").status_code == 401

@@ -1,0 +1,102 @@
+"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and nobody reads it to the end."""
+
+import asyncio
+import json
+
+import pytest
+
+from certctrl import errors, jsonbody
+from certctrl.bodylimit import BodyLimit
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("length", [MIB + 1, 5 * MIB])
+def test_a_long_body_is_413(client_of, alice, length):
+    body = json.dumps({"name": "x" * (length - 12)})
+    assert len(body) >= length
+    response = client_of(alice).generic("POST", "/apiv1/me/apikeys", body, content_type="application/json")
+    assert (response.status_code, response.error["code"]) == (413, errors.TooLarge.code)
+
+
+def test_a_body_of_just_1_mib_is_read():
+    body = b'{"a": "' + b"x" * (MIB - 9) + b'"}'
+    assert len(body) == MIB
+    assert len(jsonbody.read(body)["a"]) == MIB - 9
+    with pytest.raises(errors.TooLarge):
+        jsonbody.read(body + b" ")
+
+
+class Inner:
+    """An application that reads its whole body and says what it was."""
+
+    body = None
+    headers = ()
+
+    async def __call__(self, scope, receive, send):
+        self.headers = dict(scope["headers"])
+        message = await receive()
+        self.body = message["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def run(inner, chunks, headers=()):
+    """Send the chunks; returns the status, the parsed body if there is one, and how many chunks were taken."""
+    sent, taken = [], []
+
+    async def receive():
+        taken.append(chunks[len(taken)])
+        return {"type": "http.request", "body": taken[-1], "more_body": len(taken) < len(chunks)}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(BodyLimit(inner)({"type": "http", "headers": list(headers)}, receive, send))
+    body = sent[1]["body"]
+    return sent[0]["status"], json.loads(body) if body else None, len(taken)
+
+
+def test_a_chunked_body_reaches_the_application_with_its_length():
+    inner = Inner()
+    assert run(inner, [b'{"a"', b": 1", b"}"])[0] == 200
+    assert inner.body == b'{"a": 1}'
+    assert inner.headers[b"content-length"] == b"8"
+
+
+def test_a_chunked_body_over_the_limit_is_cut_off_at_413():
+    inner = Inner()
+    status, body, taken = run(inner, [b"x" * 65536] * 100)
+    assert (status, body["error"]["code"]) == (413, errors.TooLarge.code)
+    assert taken == 17  # the first chunk over 1 MiB is the last one read
+    assert inner.body is None
+
+
+def test_a_length_over_the_limit_is_refused_before_anything_is_read():
+    status, _, taken = run(Inner(), [b"x"], headers=[(b"content-length", str(MIB + 1).encode())])
+    assert (status, taken) == (413, 0)
+
+
+def test_a_length_that_lies_is_corrected():
+    inner = Inner()
+    run(inner, [b"{}"], headers=[(b"content-length", b"1")])
+    assert inner.headers[b"content-length"] == b"2"
+
+
+def test_a_request_without_a_body_stays_without_a_length():
+    inner = Inner()
+    run(inner, [b""])
+    assert b"content-length" not in inner.headers
+
+
+def test_a_client_that_goes_away_is_passed_on():
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(await receive())
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    asyncio.run(BodyLimit(inner)({"type": "http", "headers": []}, receive, None))
+    assert seen == [{"type": "http.disconnect"}]

@@ -1,0 +1,112 @@
+"""Whatever goes wrong, the answer has the shape of the contract: {"error": {"code", "key", "what", "params"}}."""
+
+import json
+
+import pytest
+from django.test import RequestFactory
+from structlog.testing import capture_logs
+
+from accounts import services
+from certctrl import errors, errorshape
+
+pytestmark = pytest.mark.django_db
+
+
+def assert_shape(response, status, code):
+    assert response.status_code == status
+    assert set(response.body) == {"error"}
+    assert set(response.error) == {"code", "key", "what", "params"}
+    assert response.error["code"] == code
+    assert "::" in response.error["key"]
+    assert response.error["what"].endswith((".", "..."))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/apiv1/nothing",
+        "/apiv1/me/apikeys/",
+        "/apiv1/me/apikeys/x",
+        "/apiv1/users/0/apikeys",
+        "/auth/nothing",
+        "/apiv1",
+    ],
+)
+def test_a_path_that_matches_nothing_is_404_in_json(client_of, alice, path):
+    assert_shape(client_of(alice).get(path), 404, 5003)
+
+
+def test_an_id_that_no_column_can_hold_is_404(client_of, alice):
+    assert_shape(client_of(alice).get(f"/apiv1/me/apikeys/{10**18 - 1}"), 404, 5003)
+    assert_shape(client_of(alice).get(f"/apiv1/me/apikeys/{10**30}"), 404, 5003)
+
+
+@pytest.mark.parametrize(("method", "path"), [("put", "/apiv1/me/apikeys"), ("options", "/apiv1/me/apikeys")])
+def test_a_wrong_method_on_a_known_path_is_405_with_code_5000(client_of, alice, method, path):
+    assert_shape(getattr(client_of(alice), method)(path), 405, 5000)
+
+
+def test_a_wrong_method_is_405_for_a_key_too(key_client, alice):
+    assert_shape(key_client(alice, "dns_providers:*[read]").put("/apiv1/me/dns-providers", {}), 405, 5000)
+
+
+def test_a_fault_of_ours_is_500_with_a_calm_sentence_and_no_trace(client_of, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("the table is on fire: password=hunter2")
+
+    monkeypatch.setattr(services, "login", fail)
+    with capture_logs() as logs:
+        response = client_of().post("/auth/general", {"email": "a@example.org", "password": "x"})
+    assert_shape(response, 500, 5017)
+    assert "fire" not in response.content.decode()
+    assert "hunter2" not in response.content.decode()
+    assert "Traceback" not in response.content.decode()
+    told = [line for line in logs if line["event"] == "request.failed"]
+    assert told[0]["request_id"] == response.error["params"]["request_id"]
+    assert response.error["params"]["request_id"] in response.error["what"]
+
+
+def test_a_fault_outside_of_any_view_is_told_the_same_way():
+    try:
+        raise RuntimeError("in a middleware")
+    except RuntimeError:
+        response = errorshape.server_error(RequestFactory().get("/apiv1/me/apikeys"))
+    assert response.status_code == 500
+    assert json.loads(response.content)["error"]["code"] == 5017
+    assert b"middleware" not in response.content
+
+
+def test_a_host_name_that_is_not_ours_is_400_in_json(client_of):
+    assert_shape(client_of().get("/health", HTTP_HOST="evil.example"), 400, 5000)
+
+
+def test_pages_for_people_keep_their_own_errors(client_of):
+    response = client_of().get("/nothing-here")
+    assert response.status_code == 404
+    assert response.headers["Content-Type"].startswith("text/html")
+
+
+def test_an_accept_header_that_we_cannot_serve_is_no_error(client_of):
+    response = client_of().get("/apiv1/permissions/catalog", HTTP_ACCEPT="application/zip")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+
+
+def test_a_401_says_how_to_authenticate(client_of):
+    response = client_of().get("/apiv1/me/apikeys")
+    assert_shape(response, 401, 5104)
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def every_refusal():
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)]
+
+
+def test_codes_and_keys_are_distinct_where_they_are_ours():
+    ours = [(kind.code, kind.key) for kind in every_refusal() if kind.code >= 20000 and kind.code != 999999]
+    assert len({code for code, _ in ours}) == len(ours)
+    assert len({key for _, key in ours}) == len(ours)
+
+
+def test_the_root_leads_to_the_admin(client_of):
+    assert client_of().get("/").headers["Location"] == "/admin/"

@@ -1,0 +1,38 @@
+"""/health is 200 while sweeps end, 503 when none ended for a minute."""
+
+import pytest
+import time_machine
+from django.core.cache import cache
+
+from certctrl import clock
+from certctrl.health import SWEPT
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_sweep_that_ended_just_now_is_health(client_of):
+    cache.set(SWEPT, clock.now().timestamp(), None)
+    response = client_of().get("/health")
+    assert (response.status_code, response.body) == (200, {"data": "ok"})
+
+
+def test_without_any_sweep_it_is_503_with_a_sentence(client_of):
+    response = client_of().get("/health")
+    assert (response.status_code, response.error["code"]) == (503, 20009)
+    assert "sweep" in response.error["what"]
+
+
+@pytest.mark.parametrize(("silent", "status"), [(59, 200), (62, 503), (3600, 503)])
+def test_a_minute_without_a_sweep_is_too_long(client_of, silent, status):
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
+        cache.set(SWEPT, clock.now().timestamp(), None)
+        traveller.shift(silent)
+        assert client_of().get("/health").status_code == status
+
+
+def test_when_the_cache_is_away_it_is_503(client_of, monkeypatch):
+    def away(key):
+        raise ConnectionError("no redis")
+
+    monkeypatch.setattr(cache, "get", away)
+    assert client_of().get("/health").status_code == 503

@@ -1,0 +1,102 @@
+"""Bodies are read strictly: what is malformed is refused with a sentence, and leaves no row behind."""
+
+import json
+
+import pytest
+
+from accounts.models import ApiKey
+from certctrl import errors, jsonbody
+
+GOOD = {
+    "name": "ci",
+    "expires_in_seconds": 60,
+    "permissions": [{"obtype": "devices", "obid": "*", "actions": ["read"]}],
+}
+
+
+def send(client, body):
+    return client.generic("POST", "/apiv1/me/apikeys", body, content_type="application/json")
+
+
+def test_a_good_body_is_taken(client_of, alice):
+    assert send(client_of(alice), json.dumps(GOOD)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{",
+        "",
+        "   ",
+        "{'name': 1}",
+        '{"name": "a",}',
+        '{"name": NaN}',
+        '{"name": -Infinity}',
+        '{"name": 1e999}',
+        '{"name": "a", "name": "b"}',
+        '{"permissions": [{"obid": "1", "obid": "*"}]}',
+        '{"name": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        '{"a":' * 17 + "1" + "}" * 17,
+        b'{"name": "\xff"}',
+        b'\xef\xbb\xbf{"name": "x"}',
+        '{"name": "a\nb"}',
+    ],
+)
+def test_malformed_json_is_400_and_leaves_no_row(client_of, alice, body):
+    response = send(client_of(alice), body)
+    assert response.status_code == 400
+    assert response.error["code"] == (5008 if body == "" else 9000)  # nothing at all is an empty object
+    assert not ApiKey.objects.exists()
+
+
+@pytest.mark.parametrize("body", ["[]", "null", '"text"', "1", "true", "[1, 2]"])
+def test_a_body_that_is_no_object_is_400(client_of, alice, body):
+    response = send(client_of(alice), body)
+    assert (response.status_code, response.error["code"]) == (400, 5000)
+    assert "object" in response.error["what"]
+
+
+@pytest.mark.parametrize("char", ["\x00", "\x01", "\n", "\t", "\r", "\x1b", "\x7f", "\x85", "\x9f", "\ud800"])
+def test_a_control_character_is_400_and_the_member_is_named(client_of, alice, char):
+    response = send(client_of(alice), json.dumps(GOOD | {"name": f"c{char}i"}))
+    assert response.status_code == 400
+    assert response.error["params"] == {"field": "name"}
+    assert not ApiKey.objects.exists()
+
+
+def test_a_control_character_deep_inside_is_found(client_of, alice):
+    permissions = [{"obtype": "devices", "obid": "\x00", "actions": ["read"]}]
+    response = send(client_of(alice), json.dumps(GOOD | {"permissions": permissions}))
+    assert response.error["params"] == {"field": "permissions[0].obid"}
+
+
+def test_a_control_character_in_a_name_is_refused_and_not_repeated(client_of, alice):
+    response = send(client_of(alice), json.dumps(GOOD | {"ev\x1bil": 1}))
+    assert response.status_code == 400
+    assert response.error["params"] == {"field": "ev?il"}
+
+
+@pytest.mark.parametrize("text", ["héllo", "例え.jp", "a b", "emoji 🙂", "\u00a0", ""])
+def test_other_text_is_text(text):
+    assert jsonbody.read(json.dumps({"a": text}).encode()) == {"a": text}
+
+
+def test_the_first_wrong_member_is_named_in_a_sentence(client_of, alice):
+    response = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"expires_in_seconds": 0})
+    assert response.status_code == 400
+    assert response.error["params"] == {"field": "expires_in_seconds"}
+    assert response.error["what"].startswith("expires_in_seconds: ")
+
+
+def test_a_missing_member_has_its_own_code(client_of, alice):
+    response = client_of(alice).post("/apiv1/me/apikeys", {"name": "ci"})
+    assert response.status_code == 400
+    assert response.error["code"] == errors.MissingField.code
+    assert response.error["params"]["field"] in ("permissions", "expires_in_seconds")
+
+
+def test_a_wrong_member_inside_a_list_is_named_by_its_path(client_of, alice):
+    permissions = [*GOOD["permissions"], {"obtype": "nonsense", "obid": "*", "actions": ["read"]}]
+    response = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions})
+    assert response.error["params"] == {"field": "permissions[1].obtype"}
