@@ -1,5 +1,6 @@
 """DNS credentials over HTTP (contract, section 8). Secrets go in and never come out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
@@ -54,6 +55,15 @@ class DnsCredentialRequest(serializers.Serializer[Any]):
     settle = serializers.IntegerField(required=False, help_text="seconds")
 
 
+def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that may change, so that what a GET answered can be sent back whole."""
+    fields = {field.name for field in registry.provider_class(credential.provider).fields}
+    shown_only = {"id", "created_at", "checked_at", "last_error"} - fields
+    if "zone_id" not in fields and data.get("zone_id") == "":
+        shown_only.add("zone_id")
+    return {name: value for name, value in data.items() if name not in shown_only}
+
+
 class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]):
     queryset = DnsCredential.objects.filter(retired_at=None)
     serializer_class = DnsCredentialSerializer
@@ -75,7 +85,8 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
 
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
-        credential = credentials.update_credential(self.get_object(), dict(request.data))
+        credential = self.get_object()
+        credential = credentials.update_credential(credential, writable(credential, request.data))
         return Response(self.get_serializer(credential).data)
 
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)

@@ -29,20 +29,18 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
     info = ca.info(ca.SELF_CA if private_ca else given["ca_provider"])
     _refuse(info, given, private_ca)
     key = acme.new_account_key()
-    now = clock.now()
     with transaction.atomic():
         account = AcmeAccount.objects.create(
             owner=owner,
             name=given.get("name") or (private_ca.name if private_ca else info.label),
             ca_provider=info.name,
-            directory_url=given.get("directory_url") or info.directory_url,
+            directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
             email=given.get("email", ""),
-            terms_accepted_at=now,
+            terms_accepted_at=clock.now(),
             key=envelope.seal(owner, "acme_account_key", key),
             thumbprint=acme.thumbprint(key),
             defaults=given.get("defaults", {}),
-            **_sealed_eab(owner, given),
-            **(_registered(private_ca) if private_ca else {"wake_at": now, "queued_at": now}),
+            **(_registered(private_ca) if private_ca else _to_register(owner, given)),
         )
     if not private_ca:
         tasks.nudge(tasks.register, account.pk)
@@ -62,6 +60,11 @@ def _registered(private_ca: PrivateCA) -> dict[str, Any]:
     return {"private_ca": private_ca, "url": f"privateca:{private_ca.pk}", "status": AcmeAccount.Status.VALID}
 
 
+def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
+    now = clock.now()
+    return {"wake_at": now, "queued_at": now} | _sealed_eab(owner, given)
+
+
 def _refuse(info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:
     if given.get("terms_accepted") is False:
         raise Invalid(f"Read the terms of {info.label} and set terms_accepted to true.", field="terms_accepted")
@@ -78,9 +81,20 @@ def _refuse_directory(info: ca.CAInfo, url: str) -> None:
     if info.name != ca.CUSTOM and url and url != info.directory_url:
         what = f"The directory of {info.label} is known; for another one use ca_provider custom."
         raise Invalid(what, field="directory_url")
-    parts = urlsplit(url)
-    if url and (parts.scheme != "https" or not parts.hostname or parts.username or parts.password or parts.fragment):
-        raise Invalid("directory_url must be an https address without a user name.", field="directory_url")
+    if url and not _is_directory(url):
+        what = "directory_url must be an https address without a user name, such as https://ca.example/directory."
+        raise Invalid(what, field="directory_url")
+
+
+def _is_directory(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    if any(char.isspace() for char in url):
+        return False
+    return bool(named and parts.scheme == "https" and not (parts.username or parts.password or parts.fragment))
 
 
 def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
@@ -108,15 +122,30 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
-    """Change the name, or the key defaults. A change of CA is another account."""
+    """Change the name or the key defaults, and the e-mail address while the CA does not know it yet.
+
+    A change of CA is another account. What a GET answered may be sent back whole.
+    """
+    _refuse_other_ca(account, given)
+    email = given.get("email", account.email)
+    if email != account.email and account.url and not account.is_private:
+        raise Invalid("The CA knows the account by its e-mail address; create another account.", field="email")
+    account.name, account.email = given.get("name") or account.name, email
+    account.defaults = account.defaults | given.get("defaults", {})
+    account.save(update_fields=["name", "email", "defaults", "updated_at"])
+    return account
+
+
+def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     if "ca_provider" in given and ca.info(given["ca_provider"]).name != account.ca_provider:
         raise Invalid("An account stays at its CA; create another account for another one.", field="ca_provider")
-    if given.get("email", account.email) != account.email:
-        raise Invalid("The CA knows the account by this e-mail address; create another account.", field="email")
-    account.name = given.get("name") or account.name
-    account.defaults = account.defaults | given.get("defaults", {})
-    account.save(update_fields=["name", "defaults", "updated_at"])
-    return account
+    fixed = {"directory_url": account.directory_url, "eab_kid": account.eab_kid, "ca_id": account.private_ca_id}
+    for field, value in fixed.items():
+        if (given.get(field) or "") not in ("", value):
+            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
+    for field in ("eab_hmac_key", "zerossl_api_key"):
+        if given.get(field):
+            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
 
 
 def retry_registration(account: AcmeAccount) -> AcmeAccount:

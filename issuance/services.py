@@ -17,6 +17,7 @@ from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
 from issuance import ca, flow, renewal, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
+from keystore import envelope
 from keystore.models import Envelope
 
 State = Issuance.State
@@ -66,15 +67,29 @@ def create_certificate(
 ) -> tuple[Certificate, Issuance | None]:
     """Make the certificate, and its first attempt when `issue` is set.
 
-    The same request sent twice, at once or after a time-out, answers with the one that the first made.
+    The same request sent twice, at once or after a time-out, answers with the one that the first made. Under
+    DEVICE_REQUIRED nothing is issued yet: the first device that is assigned does that.
     """
+    certificate, issuance = make_certificate(owner, ask, issue=issue, idempotency=idempotency)
+    return certificate, advance(issuance)
+
+
+def make_certificate(
+    owner: User,
+    ask: Ask,
+    *,
+    issue: bool,
+    validity_seconds: int | None = None,
+    idempotency: Idempotency | None = None,
+) -> tuple[Certificate, Issuance | None]:
+    """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
 
     def make() -> tuple[Certificate, Issuance | None]:
         certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
-        return certificate, request_issuance(certificate, Reason.NEW) if issue else None
+        issues = issue and certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED
+        return certificate, request_issuance(certificate, Reason.NEW, validity_seconds) if issues else None
 
-    certificate, issuance = once(owner, idempotency, make)
-    return certificate, advance(issuance)
+    return once(owner, idempotency, make)
 
 
 def _same_ask(owner: User, ask: Ask) -> QuerySet[Certificate]:
@@ -113,25 +128,44 @@ def refuse_key(account: AcmeAccount, key_type: str, key_size: int) -> None:
 
 
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
-    """Change settings. Another account (staging to production) issues anew; the attempt is answered."""
+    """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
+    old one; the attempt is answered. TooLate while that CA signs."""
     account = changes.get("account", certificate.account)
     policy = changes.get("key_policy", certificate.key_policy)
     refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
     refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
     moves = account.pk != certificate.account_id
     with transaction.atomic():
+        if policy != certificate.key_policy:
+            _change_policy(certificate, policy)
+        open_one = certificate.open_issuance()
+        if moves and open_one:
+            _cancel(open_one)
         for name, value in changes.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
         _reschedule(certificate)
         certificate.save(update_fields=[*changes, "names_key", "renew_at", "updated_at"])
-        issuance = request_issuance(certificate, Reason.MANUAL) if moves else None
+        issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
+        issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
     return advance(issuance)
+
+
+def _change_policy(certificate: Certificate, policy: str) -> None:
+    """The key that there is follows the policy at once; Conflict where that would leave nobody who can open it."""
+    if policy == Envelope.Policy.DEVICE_REQUIRED and (certificate.current or certificate.open_issuance()):
+        raise Conflict(
+            f"{certificate.domain} has no device that could open its key: assign one before DEVICE_REQUIRED."
+        )
+    if certificate.current:
+        envelope.rewrite_recipients(certificate.current.key, (), policy=policy)
 
 
 def _reschedule(certificate: Certificate) -> None:
     """`renew_at` after a change of `auto_renew` or `renew_days_before`; an attempt in progress sets it at its end."""
     version = certificate.current
+    if version and not certificate.auto_renew:
+        certificate.renew_at = None
     if not version or certificate.failures or certificate.open_issuance():
         return
     at = renewal.renew_at(version.not_before, version.not_after, certificate.renew_days_before, renewal.draw())
@@ -296,18 +330,23 @@ REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
 }
 
 
-def revoke(certificate: Certificate, reason: str | int = 0) -> CertificateVersion:
-    """Ask for the revocation of the current version. A worker carries it out, as often as it takes."""
-    number = REASONS.get(str(reason), reason)
-    if number not in REASONS.values():
-        raise Invalid(f"{reason} is no reason for revocation; use one of {', '.join(REASONS)}.", field="reason")
+def revoke(certificate: Certificate, reason: object = 0, actor: str = "", ip: str | None = None) -> CertificateVersion:
+    """Ask for the revocation of the current version. A worker carries it out, as often as it takes.
+
+    `reason` is a name or a number of REASONS. Raises Invalid, and Conflict when there is nothing to revoke.
+    """
+    number = REASONS.get(reason) if isinstance(reason, str) else reason
+    if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
+        known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
+        raise Invalid(f"That is no reason for a revocation; give one of {known}.", field="reason")
     version = certificate.current
     if not version:
         raise Conflict(f"{certificate.domain} was never issued; there is nothing to revoke.")
     unasked = CertificateVersion.objects.filter(pk=version.pk, revoke_asked_at=None)
     now = clock.now()
     if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):
-        audit.record(certificate.owner, str(certificate.owner), "certificate.revoked", str(version))
+        who = actor or str(certificate.owner)
+        audit.record(certificate.owner, who, "certificate.revoked", str(version), ip, reason=number)
         tasks.nudge(tasks.revoke, version.pk)
     version.refresh_from_db()
     return version

@@ -1,7 +1,10 @@
 """From what a request says to what it means: names, rows that must be the owner's, the key."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from django.db.models import QuerySet
 
 from accounts.models import User
 from certctrl.errors import Invalid, MissingField, NotFound
@@ -17,8 +20,11 @@ def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = 
     if not given["domain"]:
         raise MissingField("Give the name of the certificate: domain.", field="domain")
     account = account or _account(owner, given["account"])
-    wanted = names.normalize_names([given["domain"], *given["sans"]], ca.info(account.ca_provider).max_names)
+    sans = given["sans"] or []
+    wanted = names.normalize_names([given["domain"], *sans], ca.info(account.ca_provider).max_names)
     credential = None if account.is_private else _credential(owner, given)
+    if given["issues_at_once"] and not credential and not account.is_private:
+        raise MissingField("Say which DNS credential publishes the records: dns_provider_id.", field="dns_provider_id")
     key_type, key_size = _key(account, given)
     return Ask(wanted, account, credential, key_type, key_size, given["columns"])
 
@@ -34,8 +40,9 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
         account = changes.get("account", certificate.account)
         whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
         changes["key_type"], changes["key_size"] = _key(account, whole)
-    wanted = [given["domain"] or certificate.domain, *(given["sans"] or certificate.sans)]
-    if names.normalize_names(wanted) != certificate.names:
+    sans = certificate.sans if given["sans"] is None else given["sans"]
+    wanted = names.normalize_names([given["domain"] or certificate.domain, *sans])
+    if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
     return changes
 
@@ -61,8 +68,8 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
     if wanted is None:
         return None
     rows = DnsCredential.objects.filter(owner=owner, retired_at=None)
-    if isinstance(wanted, str) and not wanted.isdigit():
-        return _only_one(rows.filter(provider=registry.provider_id(wanted)), wanted)
+    if isinstance(wanted, str) and not re.fullmatch("[0-9]{1,18}", wanted):
+        return _only_one(rows, wanted)
     if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
         raise Invalid("dns_provider_id is the id of a DNS credential.", field="dns_provider_id")
     credential = rows.filter(pk=int(wanted)).first()
@@ -71,10 +78,16 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
     return credential
 
 
-def _only_one(rows: Any, provider: str) -> DnsCredential:
-    found = list(rows[:2])
+def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
+    try:
+        provider = registry.provider_id(name)
+    except Invalid as unknown:
+        raise Invalid(
+            f"dns_provider_id is an id, or a provider's name. {unknown.what}", field="dns_provider_id"
+        ) from None
+    found = list(rows.filter(provider=provider)[:2])
     if not found:
-        raise NotFound(f"You have no DNS credential for {provider}.", field="dns_provider_id")
+        raise NotFound(f"You have no DNS credential for {provider}: create one first.", field="dns_provider_id")
     if len(found) > 1:
         raise Invalid(f"You have several credentials for {provider}: give the id of one.", field="dns_provider_id")
     credential: DnsCredential = found[0]

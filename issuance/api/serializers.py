@@ -1,4 +1,4 @@
-"""The shapes of the contract (sections 7, 9 and 10). The guide's spelling is read beside the reference's."""
+"""What answers hold: the shapes of the contract, sections 7, 9 and 10."""
 
 import base64
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
-from certctrl.errors import Invalid, MissingField
 from issuance import pki, privateca
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, PrivateCA
+from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, PrivateCA
 
 STATUS_OF = {  # house section 7
     Issuance.State.QUEUED: "PENDING",
@@ -16,7 +15,6 @@ STATUS_OF = {  # house section 7
     Issuance.State.FAILED: "FAILED",
     Issuance.State.CANCELED: "CANCELLED",
 }
-MOST_SECONDS = 100 * 366 * 86400
 
 
 def status_of(issuance: Issuance) -> str:
@@ -24,50 +22,6 @@ def status_of(issuance: Issuance) -> str:
 
 
 # --- accounts ---
-
-
-class AccountRequest(serializers.Serializer[Any]):
-    """`ca_provider` or `provider`; what a CA needs besides is refused or asked for by name."""
-
-    ca_provider = serializers.CharField(required=False, max_length=32)
-    provider = serializers.CharField(required=False, max_length=32)
-    email = serializers.EmailField(required=False, allow_blank=True, max_length=254)
-    name = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    terms_accepted = serializers.BooleanField(required=False, help_text="of the CA; must be true")
-    directory_url = serializers.CharField(required=False, allow_blank=True, max_length=500)
-    eab_kid = serializers.CharField(required=False, allow_blank=True, max_length=255)
-    eab_hmac_key = serializers.CharField(required=False, allow_blank=True, max_length=1024, write_only=True)
-    zerossl_api_key = serializers.CharField(required=False, allow_blank=True, max_length=255, write_only=True)
-    ca_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)
-    leaf_key_algorithm = serializers.CharField(required=False, allow_blank=True, max_length=8)
-    leaf_rsa_bits = serializers.IntegerField(required=False, allow_null=True)
-    leaf_ec_curve = serializers.CharField(required=False, allow_blank=True, max_length=16)
-    cert_valid_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
-
-    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
-        provider = given.pop("provider", None)
-        if provider:
-            given.setdefault("ca_provider", provider)
-        if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
-            raise MissingField("Say which CA: ca_provider is letsencrypt, zerossl, custom, …", field="ca_provider")
-        if not self.partial and "terms_accepted" not in given and not provider:
-            raise MissingField("Read the CA's terms and set terms_accepted to true.", field="terms_accepted")
-        return given | {"defaults": key_defaults(given)}
-
-
-def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """The key that an account's certificates get when they do not say; Invalid for one that there is not."""
-    algorithm, curve = given.get("leaf_key_algorithm", "").lower(), given.get("leaf_ec_curve", "")
-    bits, seconds = given.get("leaf_rsa_bits"), given.get("cert_valid_seconds")
-    if algorithm not in ("", *pki.KEY_SIZES):
-        raise Invalid("leaf_key_algorithm is RSA or ECDSA.", field="leaf_key_algorithm")
-    if curve and curve not in privateca.CURVE_SIZES:
-        raise Invalid("leaf_ec_curve is prime256v1 or secp384r1.", field="leaf_ec_curve")
-    if bits and bits not in pki.RSA_SIZES:
-        raise Invalid("leaf_rsa_bits is 2048, 3072 or 4096.", field="leaf_rsa_bits")
-    size = (bits or 2048) if algorithm == "rsa" else privateca.CURVE_SIZES.get(curve, 256)
-    kind = {"key_type": algorithm, "key_size": size} if algorithm else {}
-    return kind | ({"validity_seconds": seconds} if seconds else {})
 
 
 class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
@@ -146,71 +100,18 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
         read_only_fields = fields
 
     def to_representation(self, private_ca: PrivateCA) -> dict[str, Any]:
-        issued = CertificateVersion.objects.filter(account__private_ca=private_ca)
-        last = issued.order_by("-pk").values_list("created_at", flat=True).first()
+        last = getattr(private_ca, "last_used_at", None)
         return super().to_representation(private_ca) | {
             "curve_name": privateca.CURVE_NAMES.get(private_ca.key_size, ""),
             **{field: private_ca.subject.get(field, "") for field in privateca.TEXT_FIELDS},
             "valid_days": (private_ca.not_after - private_ca.not_before).days,
             "key_usage": privateca.key_usage_of(private_ca.certificate_pem),
-            "issued_cert_count": issued.count(),
+            "issued_cert_count": getattr(private_ca, "issued_cert_count", 0),
             "last_used_at": int(last.timestamp() * 1000) if last else 0,
         }
 
 
 # --- certificates ---
-
-
-class CertificateRequest(serializers.Serializer[Any]):
-    """`domain` (the guide's spelling: issues at once) or `domain_name` (makes the record)."""
-
-    action = serializers.CharField(required=False)
-    domain = serializers.CharField(required=False, max_length=1024)
-    domain_name = serializers.CharField(required=False, max_length=1024)
-    sans = serializers.ListField(child=serializers.CharField(max_length=1024), required=False, max_length=1000)
-    acme_account_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
-    acct_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
-    dns_provider_id = serializers.JSONField(required=False, allow_null=True, help_text="an id, or a provider's name")
-    key_type = serializers.CharField(required=False, max_length=8)
-    key_size = serializers.IntegerField(required=False)
-    auto_renew = serializers.BooleanField(required=False)
-    renew_days_before = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
-    organization = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    organizational_unit = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    country = serializers.RegexField(r"^[A-Za-z]{2}$", required=False, allow_blank=True)
-    state = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    locality = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    key_dist_policy = serializers.ChoiceField(Certificate._meta.get_field("key_policy").choices or [], required=False)
-    server_decrypt_export = serializers.BooleanField(required=False)
-
-    COLUMNS = (
-        "auto_renew",
-        "renew_days_before",
-        "organization",
-        "organizational_unit",
-        "state",
-        "locality",
-        "server_decrypt_export",
-    )
-
-    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
-        columns = {name: given[name] for name in self.COLUMNS if name in given}
-        if "country" in given:
-            columns["country"] = given["country"].upper()
-        if "key_dist_policy" in given:
-            columns["key_policy"] = given["key_dist_policy"]
-        return {
-            "domain": given.get("domain_name") or given.get("domain"),
-            "sans": given.get("sans", []),
-            "account": given.get("acct_id") or given.get("acme_account_id"),
-            "dns": given.get("dns_provider_id"),
-            "has_dns": "dns_provider_id" in given,
-            "key_type": given.get("key_type", "").lower(),
-            "key_size": given.get("key_size"),
-            "columns": columns,
-            "action": given.get("action", ""),
-            "issues_at_once": "domain" in given,
-        }
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):
@@ -289,9 +190,11 @@ def note(certificate: Certificate) -> str:
     """A sentence about what will surprise; empty when nothing will."""
     if certificate.key_policy == "DEVICE_REQUIRED":
         return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
-    if not certificate.server_decrypt_export:
-        return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
-    return ""
+    if certificate.server_decrypt_export:
+        return ""
+    if certificate.key_policy == "MASTER_ONLY":
+        return "Nobody can fetch the key yet: set server_decrypt_export to true."
+    return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
 
 
 def progress(issuance: Issuance) -> dict[str, Any]:
@@ -307,14 +210,6 @@ def progress(issuance: Issuance) -> dict[str, Any]:
 
 
 # --- attempts ---
-
-
-class IssueRequest(serializers.Serializer[Any]):
-    validity_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
-
-
-class RevokeRequest(serializers.Serializer[Any]):
-    reason = serializers.JSONField(required=False, help_text="RFC 5280: a name such as keyCompromise, or its number")
 
 
 class AttemptSerializer(serializers.ModelSerializer[Issuance]):

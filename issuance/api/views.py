@@ -2,7 +2,9 @@
 
 from typing import Any, cast
 
-from django.db.models import Prefetch, QuerySet
+import structlog
+from django.db import transaction
+from django.db.models import Count, Max, Prefetch, QuerySet
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
@@ -13,25 +15,25 @@ from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
 from rest_framework.viewsets import GenericViewSet
 
+from accounts import audit
 from certctrl.api import OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, export, privateca, services
 from issuance.api import asking
+from issuance.api.bodies import AccountRequest, CertificateRequest, IssueRequest, PrivateCARequest, RevokeRequest
 from issuance.api.serializers import (
-    AccountRequest,
     AccountSerializer,
     AttemptSerializer,
-    CertificateRequest,
     CertificateSerializer,
     EventSerializer,
     FullCertificateSerializer,
     HistorySerializer,
-    IssueRequest,
     IssueResultSerializer,
     PrivateCASerializer,
-    RevokeRequest,
 )
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
+
+log = structlog.get_logger()
 
 NO_CONTENT = status.HTTP_204_NO_CONTENT
 CREATED = status.HTTP_201_CREATED
@@ -57,9 +59,29 @@ def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, 
     return dict(given.validated_data)
 
 
+def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
+    """The certificate, with its attempt's id; for a private CA the `status` is the attempt's."""
+    certificate.refresh_from_db()
+    answer = dict(CertificateSerializer(certificate).data)
+    if issuance:
+        answer["issue_history_id"] = issuance.pk
+    if issuance and certificate.account.is_private:
+        answer["status"] = AttemptSerializer(issuance).data["status"]
+    return answer
+
+
 class ExportThrottle(UserRateThrottle):
+    """Counted in the cache. Without it nothing is counted: a certificate that is needed now can still be fetched."""
+
     scope = "export"
     rate = "60/hour"
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        try:
+            return super().allow_request(request, view)
+        except Exception as exc:  # whatever the cache's client raises
+            log.warning("export.uncounted", error=type(exc).__name__)
+            return True
 
 
 class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
@@ -108,7 +130,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         certificate, issuance = services.create_certificate(
             self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
         )
-        return Response(self.shown(certificate, issuance), status=CREATED)
+        return Response(shown(certificate, issuance), status=CREATED)
 
     @extend_schema(request=CertificateRequest, responses=CertificateSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
@@ -118,7 +140,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         if given["action"] == "verify_domain":
             raise Invalid("This server has no service zone: give the certificate a DNS credential.", field="action")
         issuance = services.update_certificate(certificate, asking.changes_of(self.owner, certificate, given))
-        return Response(self.shown(certificate, issuance))
+        return Response(shown(certificate, issuance))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
@@ -130,16 +152,6 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
         return Response(serializer(self.get_object()).data)
-
-    def shown(self, certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
-        """The certificate, with its attempt's id; for a private CA the `status` is the attempt's."""
-        certificate.refresh_from_db()
-        shown = dict(CertificateSerializer(certificate).data)
-        if issuance:
-            shown["issue_history_id"] = issuance.pk
-        if issuance and certificate.account.is_private:
-            shown["status"] = AttemptSerializer(issuance).data["status"]
-        return shown
 
     # --- attempts ---
 
@@ -162,7 +174,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             )
         issuance = services.issue(certificate, validity_seconds=seconds, idempotency=idempotency(request))
         if certificate.account.is_private:
-            return Response(self.shown(certificate, issuance))
+            return Response(shown(certificate, issuance))
         return Response(AttemptSerializer(issuance).data)
 
     @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses=AttemptSerializer)
@@ -180,8 +192,9 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
         certificate = self.get_object()
-        services.revoke(certificate, parsed(RevokeRequest, request).get("reason", 0))
-        return Response(self.shown(certificate, None), status=status.HTTP_202_ACCEPTED)
+        reason = parsed(RevokeRequest, request).get("reason", 0)
+        services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
+        return Response(shown(certificate, None), status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(parameters=[OpenApiParameter("issue_history_id", int)], responses=IssueResultSerializer)
     @action(detail=True, methods=["get"], url_path="issue-result")
@@ -214,8 +227,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             raise Invalid("The export's format is zip.", field="format")
         content, password = export.bundle(
             certificate,
-            actor=str(request.user),
-            ip=request.META.get("REMOTE_ADDR") or None,
+            actor=audit.actor_of(request),
+            ip=audit.ip_of(request),
             user_agent=request.headers.get("User-Agent", ""),
         )
         headers = {
@@ -280,7 +293,12 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
     obtype = "cas"
     permissions = {"list": "read", "retrieve": "read", "create": "write", "destroy": "write", "issue": "issue"}
 
-    @extend_schema(responses={201: PrivateCASerializer})
+    def get_queryset(self) -> QuerySet[PrivateCA]:
+        versions = "accounts__versions"
+        used = {"issued_cert_count": Count(versions), "last_used_at": Max(f"{versions}__created_at")}
+        return cast("QuerySet[PrivateCA]", super().get_queryset().annotate(**used))
+
+    @extend_schema(request=PrivateCARequest, responses={201: PrivateCASerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         private_ca = privateca.create_private_ca(self.owner, dict(request.data))
         return Response(PrivateCASerializer(private_ca).data, status=CREATED)
@@ -294,11 +312,17 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
     @action(detail=True, methods=["post"])
     def issue(self, request: Request, **kwargs: Any) -> Response:
         """A certificate of this CA, at once."""
-        account = asking.account_of_private_ca(self.get_object())
+        private_ca = self.get_object()
         given = parsed(CertificateRequest, request)
         seconds = parsed(IssueRequest, request).get("validity_seconds")
-        ask = asking.ask_of(self.owner, given, account)
-        certificate, _ = services.create_certificate(self.owner, ask, issue=False, idempotency=idempotency(request))
-        issuance = services.issue(certificate, services.Reason.NEW, validity_seconds=seconds)
-        view = CertificateViewSet()
-        return Response(view.shown(certificate, issuance))
+        with transaction.atomic():  # a request that is refused leaves no account behind
+            account = asking.account_of_private_ca(private_ca)
+            certificate, issuance = services.make_certificate(
+                self.owner,
+                asking.ask_of(self.owner, given, account),
+                issue=True,
+                validity_seconds=seconds,
+                idempotency=idempotency(request),
+            )
+        services.advance(issuance)
+        return Response(shown(certificate, issuance))

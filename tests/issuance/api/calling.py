@@ -1,0 +1,51 @@
+"""How the tests of the API call it, and what they count afterwards."""
+
+from typing import Any
+
+from django.apps import apps
+
+from tests.conftest import JSONClient
+
+CERTIFICATES = "certificates"
+
+
+class Caller:
+    """One person's requests below one prefix: `api.post("certificates", {...}, HTTP_IDEMPOTENCY_KEY="k")`."""
+
+    def __init__(self, client: JSONClient, prefix: str = "/apiv1/me") -> None:
+        self.client = client
+        self.prefix = prefix
+
+    def get(self, path: str, **extra: Any) -> Any:
+        return self.client.get(f"{self.prefix}/{path}", **extra)
+
+    def post(self, path: str, body: Any = None, **extra: Any) -> Any:
+        return self.client.post(f"{self.prefix}/{path}", body, **extra)
+
+    def put(self, path: str, body: Any = None, **extra: Any) -> Any:
+        return self.client.put(f"{self.prefix}/{path}", body, **extra)
+
+    def patch(self, path: str, body: Any = None, **extra: Any) -> Any:
+        return self.client.patch(f"{self.prefix}/{path}", body, **extra)
+
+    def delete(self, path: str, **extra: Any) -> Any:
+        return self.client.delete(f"{self.prefix}/{path}", **extra)
+
+
+def rows() -> dict[str, int]:
+    """How many rows each table has."""
+    return {model._meta.label: model._default_manager.count() for model in apps.get_models()}
+
+
+def refused(response: Any, status: int, field: str | None = None) -> str:
+    """The sentence of an error in the contract's shape (section 1), after checking all of its shape."""
+    assert response.status_code == status, response.content
+    assert set(response.body) == {"error"}
+    error = response.error
+    assert set(error) == {"code", "key", "what", "params"}
+    assert isinstance(error["code"], int)
+    assert "::" in error["key"]
+    assert error["what"].strip() and error["what"][-1] in ".)]}", error["what"]
+    if field is not None:
+        assert error["params"].get("field") == field, error
+    return str(error["what"])

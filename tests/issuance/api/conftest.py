@@ -1,0 +1,69 @@
+"""Alice has an account and a credential; what she asks for is issued by the fake CA when a test delivers messages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from dnsproviders.models import DnsCredential
+from issuance.models import AcmeAccount, Certificate
+from tests.fakes.world import World
+from tests.issuance.api.calling import Caller
+
+
+@pytest.fixture
+def owner(alice: User) -> User:
+    return alice
+
+
+@pytest.fixture
+def api(client_of: Callable[..., Any], alice: User) -> Caller:
+    return Caller(client_of(alice))
+
+
+@pytest.fixture
+def bobs(client_of: Callable[..., Any], bob: User) -> Caller:
+    return Caller(client_of(bob))
+
+
+@pytest.fixture
+def keyed(key_client: Callable[..., Any], alice: User) -> Callable[..., Caller]:
+    """`keyed("certificates:*[read]")`: a script of alice's with such a key."""
+    return lambda *scopes: Caller(key_client(alice, *scopes))
+
+
+@pytest.fixture
+def guide(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict[str, Any]]:
+    """The guide's create call: `guide(domain="example.org")` changes it, None leaves a member out."""
+
+    def build(**changes: Any) -> dict[str, Any]:
+        body = {"domain": "example.com", "acme_account_id": account.pk, "dns_provider_id": credential.pk} | changes
+        return {name: value for name, value in body.items() if value is not None}
+
+    return build
+
+
+@pytest.fixture
+def reference(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict[str, Any]]:
+    """The reference's create call."""
+
+    def build(**changes: Any) -> dict[str, Any]:
+        body = {
+            "action": "create",
+            "domain_name": "example.com",
+            "acct_id": account.pk,
+            "dns_provider_id": credential.pk,
+        }
+        return {name: value for name, value in (body | changes).items() if value is not None}
+
+    return build
+
+
+@pytest.fixture
+def issued(world: World, api: Caller, guide: Callable[..., dict[str, Any]]) -> Certificate:
+    """A certificate that was issued through the API, and may be exported."""
+    body = guide(sans=["*.example.com"], server_decrypt_export=True)
+    pk = api.post("certificates", body).data_member["id"]
+    world.deliver()
+    return Certificate.objects.get(pk=pk)
