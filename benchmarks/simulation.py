@@ -1,0 +1,80 @@
+"""Many seeds of the simulator of faults: `python -m benchmarks.simulation [--seeds 10000] [--first 0] [--processes 2]`.
+
+Prints the seeds that fail, with what went wrong, and seeds a second. Exits with 1 when one fails.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SEEDS = 10_000
+PROCESSES = 2
+
+
+class Outcome(NamedTuple):
+    seed: int
+    violations: list[str]
+    calls: int
+    days: float  # simulated
+    counts: dict[str, int]
+
+
+def prepare() -> None:
+    """A database of this process's own."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    import django
+
+    django.setup()
+    from django.db import connection
+
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
+
+
+def play(seed: int) -> Outcome:
+    from django.db import transaction
+
+    from tests.simulation.simulation import run
+
+    with transaction.atomic():
+        report = run(seed)
+        transaction.set_rollback(True)
+    return Outcome(seed, report.violations, report.calls, report.seconds / 86400, report.counts)
+
+
+def outcomes(seeds: range, processes: int) -> Iterator[Outcome]:
+    """The outcome of each seed, as it comes."""
+    if processes == 1:
+        prepare()
+        yield from map(play, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=prepare) as pool:
+        yield from pool.imap_unordered(play, seeds, chunksize=10)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    options = parser.parse_args(arguments)
+    began, failed, total = time.monotonic(), [], Counter()
+    for each in outcomes(range(options.first, options.first + options.seeds), options.processes):
+        total.update(seeds=1, calls=each.calls, days=round(each.days), **each.counts)
+        if each.violations:
+            failed.append(each.seed)
+            print(f"seed {each.seed} fails: {each.violations[0]}", flush=True)
+    seconds = time.monotonic() - began
+    figures = ", ".join(f"{name} {count}" for name, count in sorted(total.items()))
+    print(f"{options.seeds / seconds:.1f} seeds/s ({seconds:.0f} s, {options.processes} processes); {figures}")
+    if failed:
+        print(f"{len(failed)} seeds fail; replay one with: pytest tests/simulation --seed {min(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What a run must have come to when the faults have stopped and the sweeps have run."""
+
+from typing import TYPE_CHECKING
+
+from django.db.models import Count
+
+from dnsproviders.models import TxtRecord
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+State = Issuance.State
+
+
+def unfinished() -> list[Certificate]:
+    """Certificates that nobody canceled or deleted, and whose last attempt was not issued."""
+    alive = Certificate.objects.filter(retired_at=None)
+    return [each for each in alive if not _is_finished(each)]
+
+
+def _is_finished(certificate: Certificate) -> bool:
+    last = certificate.issuances.order_by("-pk").first()
+    return bool(last and last.state in (State.CANCELED, State.ISSUED))
+
+
+def is_quiet() -> bool:
+    tables = (Issuance, TxtRecord, AcmeAccount, CertificateVersion)
+    return not any(table.objects.filter(wake_at__isnull=False).exists() for table in tables) and not unfinished()
+
+
+def what_is_left() -> str:
+    opens = [f"attempt {each.pk} {each.state} {each.waits_for}" for each in Issuance.objects.open()]
+    in_zone = [str(each) for each in TxtRecord.objects.in_the_zone()]
+    return "; ".join([*opens, *in_zone, *(f"certificate {each.pk}" for each in unfinished())]) or "nothing"
+
+
+def violations(simulation: "Simulation") -> list[str]:
+    """Everything that is wrong at the end, in sentences."""
+    return [
+        *(f"attempt {each.pk} has not ended: {each.state}" for each in Issuance.objects.open()),
+        *(f"certificate {each.pk} is not issued" for each in unfinished()),
+        *_versions(),
+        *(f"left in the zone: {name} {value}" for name, value in simulation.zone.txt()),
+        *(f"{each} is not cleaned up" for each in TxtRecord.objects.in_the_zone()),
+        *_revocations(simulation),
+        *_orders(simulation),
+    ]
+
+
+def _versions() -> list[str]:
+    issued = set(Issuance.objects.filter(state=State.ISSUED).values_list("pk", flat=True))
+    stored = list(CertificateVersion.objects.values_list("issuance", flat=True))
+    wrong = [] if sorted(stored) == sorted(issued) else [f"issued attempts {issued}, versions of {stored}"]
+    for certificate in Certificate.objects.exclude(current=None):
+        newest = certificate.versions.order_by("-issuance").first()
+        if newest != certificate.current:
+            wrong.append(f"certificate {certificate.pk} has an older version than its newest")
+    return wrong
+
+
+def _revocations(simulation: "Simulation") -> list[str]:
+    asked = CertificateVersion.objects.filter(revoke_asked_at__isnull=False)
+    not_done = asked.filter(revoked_at=None) | asked.exclude(chain_pem__in=simulation.ca.revoked)
+    return [f"{each} is not revoked" for each in not_done]
+
+
+def _orders(simulation: "Simulation") -> list[str]:
+    """An attempt orders once; once more where a fault hid the answer, or where it was sent back to order."""
+    attempts = Issuance.objects.count()
+    anew = sum(Issuance.objects.values_list("orders", flat=True))
+    unclear = simulation.outside.struck["ca.new_order"] + simulation.between_statements
+    made, most = len(simulation.ca.orders), attempts + anew + unclear
+    return [f"{made} orders at the CA for {attempts} attempts, {most} at most"] if made > most else []
+
+
+def counts(simulation: "Simulation") -> dict[str, int]:
+    """What happened, in figures."""
+    states = Issuance.objects.values_list("state").annotate(Count("pk"))
+    return {**dict(states), "orders": len(simulation.ca.orders)}

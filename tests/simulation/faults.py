@@ -1,0 +1,125 @@
+"""Which faults a seed has, and how often. Each seed leaves some kinds out, so that no fault hides another."""
+
+import random
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+LEASE, TURN, CALL = 180.0, 80.0, 20.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Chances are per outside call unless said otherwise; times are seconds."""
+
+    workers: int = 3
+    minutes: float = 20.0  # for how long there are faults and people
+    die: float = 0.0
+    hold: float = 0.0  # past the lease, and it goes on
+    late: float = 0.0  # the caller sees a time-out, the effect comes after it
+    fail: float = 0.0  # nothing happens, the caller sees an error
+    refuse: float = 0.0  # the CA says no: rateLimited, caa, an unknown account
+    lose: float = 0.0  # per message
+    double: float = 0.0  # per message
+    flush: int = 0  # how often Redis loses everything
+    switch: float = 0.0  # per SQL statement outside of a transaction: others go first
+    stop: float = 0.0  # per SQL statement outside of a transaction: dies there, or is held
+    skew: float = 0.0  # a worker's clock is wrong by at most this; see `lateness`
+    slow: float = 0.1  # the share of calls that take seconds
+    lag: float = 0.0  # until name servers show a record
+    listing_lag: float = 0.0  # until the provider's API finds a record that it wrote
+    validation: float = 5.0  # until the CA has looked, at most
+    processing: int = 0  # how often an order reads `processing`
+    reuses_orders: bool = True
+    reuses_authorizations: bool = False
+    used_orders: int = 0  # how often newOrder answers with an order that was used
+    registers: bool = False  # the account is still to be registered
+    beats: int = 1
+    certificates: int = 2
+    people: int = 4  # how often somebody changes their mind
+
+    @property
+    def lateness(self) -> float:
+        """How late an effect may be after its call began. The engine trusts that a call is over a lease after its
+        intent; what clocks disagree by and what listings lag by comes off."""
+        return LEASE - 2 * self.skew - self.listing_lag - 15
+
+    def __str__(self) -> str:
+        plain = Profile()
+        told = [(each.name, getattr(self, each.name)) for each in fields(self)]
+        return ", ".join(f"{name}={value:g}" for name, value in told if value != getattr(plain, name)) or "plain"
+
+
+QUIET = Profile()
+
+
+def draw(rng: random.Random) -> Profile:
+    """The profile of a seed."""
+
+    def maybe(*most: Any, chance: float = 0.5) -> Any:
+        return rng.choice(most) if rng.random() < chance else 0
+
+    return Profile(
+        minutes=rng.choice((5, 10, 20, 40)),
+        die=maybe(0.02, 0.05, 0.15),
+        hold=maybe(0.02, 0.05, 0.1),
+        late=maybe(0.02, 0.05, 0.1),
+        fail=maybe(0.05, 0.05, 0.2),
+        refuse=maybe(0.02, 0.05),
+        lose=maybe(0.05, 0.2),
+        double=maybe(0.05, 0.2),
+        flush=maybe(1, 2, 4),
+        switch=maybe(0.02, 0.1),
+        stop=maybe(0.002, 0.01),
+        skew=maybe(10.0, 30.0, 45.0),
+        slow=rng.choice((0.0, 0.1, 0.3)),
+        lag=maybe(3.0, 20.0, 90.0),
+        listing_lag=maybe(5.0, 30.0),
+        validation=rng.choice((0.0, 5.0, 30.0)),
+        processing=maybe(1, 3),
+        reuses_orders=rng.random() < 0.7,
+        reuses_authorizations=rng.random() < 0.5,
+        used_orders=maybe(1, 2, chance=0.2),
+        registers=rng.random() < 0.2,
+        beats=rng.choice((1, 1, 2)),
+        certificates=rng.choice((1, 2, 2, 3)),
+        people=maybe(2, 4, 6, chance=0.7),
+    )
+
+
+KINDS = ("die", "hold", "late", "fail", "refuse")
+
+
+class Faults:
+    """Draws the fault of each call, until it is told to stop."""
+
+    def __init__(self, profile: Profile, rng: random.Random) -> None:
+        self.profile = profile
+        self.rng = rng
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.profile = replace(self.profile, lose=0, double=0, switch=0, stop=0, slow=0, used_orders=0)
+
+    def of_a_call(self) -> str:
+        """One of KINDS, or "" for a call that goes well."""
+        at = self.rng.random()
+        if self.stopped:
+            return ""
+        for kind in KINDS:
+            at -= getattr(self.profile, kind)
+            if at < 0:
+                return kind
+        return ""
+
+    def strikes(self, chance: float) -> bool:
+        return not self.stopped and chance > 0 and self.rng.random() < chance
+
+    def pause(self) -> float:
+        """How long one way of a call takes."""
+        if self.rng.random() < self.profile.slow:
+            return self.rng.uniform(1.0, 9.0)
+        return self.rng.uniform(0.01, 0.3)
+
+    def hold(self) -> float:
+        return LEASE * self.rng.choice((1.05, 1.5, 2.5, 6.0))

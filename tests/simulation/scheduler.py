@@ -1,0 +1,125 @@
+"""One thread, many actors, one clock: an actor runs until it pauses, then whoever is next in simulated time runs.
+
+Actors are greenlets, so the engine's own code is paused in the middle of an outside call without knowing it. Events at
+the same moment run in the order in which they were planned: the same seed gives the same run.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from greenlet import greenlet
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@dataclass(eq=False)
+class Actor:
+    """Whoever acts: a worker, the clock, a person. `skew` is by how many seconds its wall clock is wrong."""
+
+    name: str
+    skew: float = 0.0
+    greenlet: Any = None
+    planned: float | None = None  # when it goes on; None while it is parked or runs
+    turns: list[Any] = field(default_factory=list)  # the rows that it claimed, newest last
+    calling: str = ""  # the outside call that it is inside of
+    was_held: bool = False  # since its message began
+
+    def forget(self) -> None:
+        """It starts on something new, or starts anew."""
+        self.turns, self.calling, self.was_held = [], "", False
+
+
+class Scheduler:
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.actor: Actor | None = None
+        self.trace: list[str] = []
+        self._events: list[tuple[float, int, Actor | None, Callable[[], None]]] = []
+        self._planned = 0
+        self._actors: list[Actor] = []
+
+    # --- time ---
+
+    def true_now(self) -> datetime:
+        return START + timedelta(seconds=self.passed)
+
+    def now(self) -> datetime:
+        """The wall clock of whoever acts."""
+        return START + timedelta(seconds=self.passed + (self.actor.skew if self.actor else 0.0))
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    # --- actors ---
+
+    def spawn(self, actor: Actor, body: Callable[[], None], delay: float = 0.0) -> Actor:
+        actor.greenlet = greenlet(body)
+        self._actors.append(actor)
+        self.wake(actor, delay)
+        return actor
+
+    def pause(self, seconds: float) -> None:
+        """The actor that runs goes on so many seconds later."""
+        assert self.actor
+        self.wake(self.actor, seconds)
+        self.park()
+
+    def park(self) -> None:
+        """The actor that runs goes on when somebody wakes it."""
+        assert self.actor
+        self.actor.greenlet.parent.switch()
+
+    def wake(self, actor: Actor, seconds: float) -> None:
+        """It goes on so many seconds from now, or when it was going to, the sooner."""
+        at = self.passed + seconds
+        if actor.planned is None or at < actor.planned:
+            actor.planned = at
+            self._plan(seconds, actor, lambda: self._resume(actor))
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Something happens then, by itself: an effect that arrives late, what the CA does."""
+        self._plan(seconds, None, act)
+
+    def _plan(self, seconds: float, actor: Actor | None, act: Callable[[], None]) -> None:
+        self._planned += 1
+        heapq.heappush(self._events, (self.passed + seconds, self._planned, actor, act))
+
+    def _resume(self, actor: Actor) -> None:
+        actor.planned = None
+        self.actor = actor
+        try:
+            actor.greenlet.switch()
+        finally:
+            self.actor = None
+
+    # --- the run ---
+
+    def step(self) -> bool:
+        """The next event. False when there is none."""
+        while self._events:
+            at, _, actor, act = heapq.heappop(self._events)
+            if actor and actor.planned != at:
+                continue  # it was woken sooner
+            self.passed = at
+            act()
+            return True
+        return False
+
+    def has_loose_ends(self) -> bool:
+        """Whether something is still to happen that no actor waits for."""
+        return any(actor is None for _, _, actor, _ in self._events)
+
+    def note(self, what: str) -> None:
+        who = self.actor.name if self.actor else "-"
+        self.trace.append(f"{self.passed:10.1f} {who:7} {what}")
+
+    def close(self) -> None:
+        """End every actor where it stands."""
+        for actor in self._actors:
+            if actor.greenlet and not actor.greenlet.dead:
+                self.actor = actor
+                actor.greenlet.throw()
+        self.actor = None

@@ -1,0 +1,371 @@
+"""One seed: a world, the faults that the seed draws, and a run to the end. `run(seed)` is the way in.
+
+Wants an empty, migrated database and a transaction around it that is rolled back afterwards.
+"""
+
+import logging
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+from django.utils import timezone
+
+from accounts.models import User
+from certctrl import clock
+from dnsproviders.models import DnsCredential, TxtRecord
+from issuance import beat, ca, flow, renewal
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+from tests.fakes.outside import Died
+from tests.fakes.world import World
+from tests.simulation import ends
+from tests.simulation.faults import Faults, Profile, draw
+from tests.simulation.outside import SimulatedCA, SimulatedOutside, SimulatedProvider, SimulatedZone
+from tests.simulation.people import People, refused_or_done
+from tests.simulation.scheduler import START, Actor, Scheduler
+from tests.simulation.watch import Watch
+
+MOST_EVENTS = 50_000
+MOST_DAYS = 12  # after the faults have stopped
+SCAN_EVERY = 600.0
+RESEND = timedelta(seconds=settings.RESEND)
+
+
+class Logger:
+    """Exceptions that the engine met are told, whatever else it logs is not."""
+
+    def __init__(self, met: Callable[..., None]) -> None:
+        self.exception = met
+        self.info = self.warning = lambda event, **keys: None
+
+
+class Message(NamedTuple):
+    expires_at: float
+    what: str
+    act: Callable[[], None]
+
+
+@dataclass
+class Report:
+    """How a seed went. `violations` is empty when it went well."""
+
+    seed: int
+    profile: Profile
+    violations: list[str]
+    trace: list[str]
+    calls: int = 0
+    seconds: float = 0.0  # simulated
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed} ({self.profile})", *self.trace, "", *self.violations]
+        return "\n".join([*lines, f"Replay it with: pytest tests/simulation --seed {self.seed}"])
+
+
+def run(seed: int, profile: Profile | None = None, *, watching: bool = True) -> Report:
+    """Run one seed. Without `watching` only the end is judged."""
+    rng = random.Random(seed)
+    drawn = draw(rng)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        simulation = Simulation(monkeypatch, rng, profile or drawn)
+        simulation.watch.is_off = not watching
+        violations = simulation.run()
+    scheduler = simulation.scheduler
+    return Report(
+        seed=seed,
+        profile=simulation.profile,
+        violations=violations,
+        trace=scheduler.trace,
+        calls=len(simulation.outside.calls),
+        seconds=scheduler.passed,
+        counts=ends.counts(simulation),
+    )
+
+
+class Simulation(World):
+    outside: SimulatedOutside
+    zone: SimulatedZone
+    ca: SimulatedCA
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rng: random.Random, profile: Profile) -> None:
+        super().__init__(monkeypatch, START)
+        self.rng = rng
+        self.profile = profile
+        self.scheduler = Scheduler()
+        self.faults = Faults(profile, rng)
+        self.watch = Watch(self.scheduler, profile, self.switch)
+        self.outside = SimulatedOutside(self.scheduler, self.faults, self.watch)
+        self.zone = SimulatedZone(self.outside)
+        self.ca = SimulatedCA(
+            self.outside,
+            self.zone,
+            reuses_orders=profile.reuses_orders,
+            reuses_authorizations=profile.reuses_authorizations,
+            hands_out_used_orders=profile.used_orders,
+            processing_reads=profile.processing,
+        )
+        self.queue: list[Message] = []
+        self.idle: list[Actor] = []
+        self.people_about = 0
+        self.next_scan = 0.0
+        self.is_over = False
+        self.between_statements = 0  # how often somebody died or was held there
+        self.depth = len(connection.savepoint_ids)
+        self._patch(monkeypatch)
+        cache.clear()
+        self._cast()
+
+    def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(clock, "now", self.scheduler.now)
+        monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
+        monkeypatch.setattr(timezone, "now", self.scheduler.now)
+        monkeypatch.setattr(ca, "client_for", self.ca.client_for)
+        monkeypatch.setattr(DnsCredential, "open", lambda credential: SimulatedProvider(self.zone, credential))
+        monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
+        monkeypatch.setattr(renewal, "draw", self.rng.random)
+        monkeypatch.setattr(flow, "logger", Logger(self._met_an_exception))
+        self.watch.install(monkeypatch)
+
+    def _met_an_exception(self, event: str, **keys: Any) -> None:
+        self.watch.broken(f"{event} {keys}: {traceback.format_exc()}")
+
+    def _cast(self) -> None:
+        restart_ids()
+        owner = User.objects.create_user("owner@example.com")
+        fields = (
+            {"url": "", "status": AcmeAccount.Status.PENDING, "wake_at": self.time} if self.profile.registers else {}
+        )
+        self.account_row = self.account(owner, **fields)
+        self.credentials = [self.credential(owner), self.credential(owner)]
+
+    # --- messages ---
+
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
+        self._send_link(issuance_id, flow.steps_ahead(state))
+
+    def _send_link(self, issuance_id: int, ahead: tuple[flow.Step, ...]) -> None:
+        def link() -> None:
+            if flow.take(ahead[0], issuance_id) and ahead[1:]:
+                self._send_link(issuance_id, ahead[1:])
+
+        if ahead:
+            self._send(f"{ahead[0].name} {issuance_id}", link)
+
+    def _nudge(self, task: Any, *args: int) -> bool:
+        self._send(f"{task.name.partition('.')[2]} {' '.join(map(str, args))}", partial(task.run, *args))
+        return True
+
+    def _send(self, what: str, act: Callable[[], None]) -> None:
+        copies = 1
+        if self.faults.strikes(self.profile.lose):
+            self.scheduler.note(f"the message {what} is lost")
+            copies = 0
+        elif self.faults.strikes(self.profile.double):
+            copies = 2
+        message = Message(self.scheduler.passed + settings.RESEND, what, act)
+        for _ in range(copies):
+            self.queue.append(message)
+            if self.idle:
+                worker = self.idle.pop(self.rng.randrange(len(self.idle)))
+                self.scheduler.wake(worker, self.rng.uniform(0.0, 0.3))
+
+    def _take(self) -> Message | None:
+        while self.queue:
+            message = self.queue.pop(0)
+            if message.expires_at >= self.scheduler.passed:
+                return message
+        return None
+
+    def flush(self) -> None:
+        self.scheduler.note(f"Redis loses its {len(self.queue)} messages")
+        self.queue.clear()
+
+    # --- those who act ---
+
+    def work(self, actor: Actor) -> None:
+        """A worker: one message after the other; it may die of any."""
+        while True:
+            message = self._take()
+            if not message:
+                self.idle.append(actor)
+                self.scheduler.park()
+                continue
+            actor.forget()
+            self.scheduler.note(f"takes {message.what}")
+            self._survive(actor, message.act)
+            self.wake_beats()
+
+    def _survive(self, actor: Actor, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Died:
+            self.scheduler.note("DIES")
+            actor.forget()
+            self.scheduler.pause(self.rng.uniform(1.0, 60.0))
+        except Exception:
+            self._met_an_exception("uncaught")
+        actor.forget()
+
+    def tick(self, actor: Actor) -> None:
+        """The clock: the sweep, and now and then the scan and the pruning."""
+        while True:
+            actor.forget()
+            self._survive(actor, self._sweep)
+            self.watch.looks_around(self.zone.is_in)
+            if self._is_at_rest():
+                self.is_over = True
+            wait = self._until_something_is_due()
+            if wait is None:
+                self.scheduler.park()
+            else:
+                self.scheduler.pause(wait)
+
+    def _sweep(self) -> None:
+        beat.sweep.run()
+        if self.scheduler.passed >= self.next_scan:
+            self.next_scan = self.scheduler.passed + SCAN_EVERY
+            beat.scan_renewals.run()
+            beat.prune.run()
+
+    def wake_beats(self) -> None:
+        for each in self.beats:
+            if each is not self.scheduler.actor:
+                self.scheduler.wake(each, self.rng.uniform(2.0, 12.0))
+
+    def person(self, act: Callable[[], None]) -> None:
+        what = act.__name__.replace("_", " ")
+        self.scheduler.note(f"somebody {what}")
+        try:
+            self.scheduler.note(f"somebody {what}: {refused_or_done(act)}")
+        except Exception:
+            self._met_an_exception(f"somebody {what}")
+        self.people_about -= 1
+        self.wake_beats()
+
+    # --- switching ---
+
+    def switch(self) -> None:
+        """Before a statement outside of a transaction: others may go first, or whoever acts dies or is held here."""
+        actor = self.scheduler.actor
+        if not actor or self.watch.is_asking or len(connection.savepoint_ids) > self.depth:
+            return
+        if actor.name != "person" and self.faults.strikes(self.profile.stop):
+            self._stop(actor)
+        elif self.faults.strikes(self.profile.switch):
+            self.scheduler.pause(self.rng.uniform(0.0, 2.0))
+
+    def _stop(self, actor: Actor) -> None:
+        self.between_statements += 1
+        if self.rng.random() < 0.5:
+            raise Died("between two statements")
+        self.scheduler.note("is held between two statements")
+        actor.was_held = True
+        self.scheduler.pause(self.faults.hold())
+        self.scheduler.note("goes on")
+
+    def before_statement(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if not sql.startswith(("RELEASE", "ROLLBACK")) and ('"issuance_' in sql or '"dnsproviders_' in sql):
+            self.switch()
+        return execute(sql, params, many, context)
+
+    # --- the run ---
+
+    def run(self) -> list[str]:
+        """Play the seed to its end; what went wrong."""
+        self._spawn()
+        with connection.execute_wrapper(self.before_statement), quiet_logs():
+            try:
+                self._play()
+            finally:
+                self.scheduler.close()
+        return self.watch.violations or ends.violations(self)
+
+    def _spawn(self) -> None:
+        skewed = partial(self.rng.uniform, -self.profile.skew, self.profile.skew)
+        for number in range(self.profile.workers):
+            self._act(Actor(f"w{number + 1}", skewed()), self.work)
+        self.beats = [Actor(f"beat{number + 1}", skewed()) for number in range(self.profile.beats)]
+        for each in self.beats:
+            self._act(each, self.tick, self.rng.uniform(0.0, 10.0))
+        for seconds, act in People(self, self.rng).script():
+            self.people_about += 1
+            self._act(Actor("person", skewed()), lambda _, act=act: self.person(act), seconds)
+        span = self.profile.minutes * 60
+        for _ in range(self.profile.flush):
+            self.scheduler.after(self.rng.uniform(0.0, span), self.flush)
+        self.scheduler.after(span, self._stop_faults)
+
+    def _act(self, actor: Actor, body: Callable[[Actor], None], delay: float = 0.0) -> None:
+        self.scheduler.spawn(actor, lambda: body(actor), delay)
+
+    def _stop_faults(self) -> None:
+        self.scheduler.note("the faults stop")
+        self.faults.stop()
+        self.wake_beats()
+
+    def _play(self) -> None:
+        events, latest = 0, self.profile.minutes * 60 + MOST_DAYS * 86400
+        while not self.is_over and not self.watch.violations:
+            events += 1
+            if events > MOST_EVENTS or self.scheduler.passed > latest or not self.scheduler.step():
+                return self.watch.broken(f"it has not come to rest: {ends.what_is_left()}")
+            assert len(connection.savepoint_ids) == self.depth, "somebody paused inside a transaction"
+        return None
+
+    def _is_at_rest(self) -> bool:
+        is_calm = self.faults.stopped and not self.people_about and not self.queue
+        return is_calm and not self._is_busy() and not self.scheduler.has_loose_ends() and ends.is_quiet()
+
+    def _is_busy(self) -> bool:
+        return len(self.idle) < self.profile.workers
+
+    def _until_something_is_due(self) -> float | None:
+        """Seconds until the next sweep: soon while anything moves, else when a row is due."""
+        if self.queue or self._is_busy():
+            return self.rng.uniform(2.0, 12.0)
+        with self.watch.asking():
+            at = next_due()
+        if at is None:
+            return None
+        return max(2.0, (at - self.scheduler.now()).total_seconds() + self.rng.uniform(0.1, 2.0))
+
+
+def next_due() -> datetime | None:
+    """When the first row is due for a message, or the first certificate for an attempt."""
+    moments = []
+    for table in (Issuance, TxtRecord, AcmeAccount, CertificateVersion):
+        for wake_at, queued_at in table.objects.filter(wake_at__isnull=False).values_list("wake_at", "queued_at"):
+            resend = queued_at + RESEND if queued_at else wake_at
+            moments.append(max(wake_at, resend))
+    moments += Certificate.objects.filter(renew_at__isnull=False).values_list("renew_at", flat=True)
+    return min(moments, default=None)
+
+
+def restart_ids() -> None:
+    """PostgreSQL does not roll back its sequences; the same seed is to meet the same ids."""
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema()")
+        for (name,) in cursor.fetchall():
+            cursor.execute(f'ALTER SEQUENCE "{name}" RESTART')
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """A run tells its trace, not its log lines, of which there are too many."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

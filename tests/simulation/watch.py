@@ -1,0 +1,200 @@
+"""What no moment of a run may show. Sees every UPDATE of a row that workers take turns on, and every outside call.
+
+It asks the database before the UPDATE, whatever the engine's own conditions are: so a fence that has a hole is seen at
+the first write through it, not only where that write does harm.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.db.models import QuerySet
+
+from certctrl.turns import Turns
+from dnsproviders.models import TxtRecord
+from issuance.models import AcmeAccount, Authorization, CertificateVersion, Issuance
+from issuance.steps import REPUBLISH_AFTER
+from tests.simulation.faults import LEASE, Profile
+from tests.simulation.scheduler import Actor, Scheduler
+
+State = Issuance.State
+TABLES: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, CertificateVersion)
+
+# Columns that may be written without holding the row: the marks of messages, waking, and what a person or another row
+# decides. With `idle` the row must be one that nobody holds.
+MARKS = {"queued_at"}
+REOPENS = {"cleaned_at", "unsure_until", "wake_at", "queued_at"}
+IDLE = {"wake_at", "queued_at", "presented_at"}
+BY_OTHERS: dict[type[Turns], set[str]] = {
+    Issuance: {"key"},
+    TxtRecord: set(),
+    AcmeAccount: {"url", "status", "wake_at", "queued_at"},
+    CertificateVersion: {"revoke_asked_at", "revoke_reason", "wake_at", "queued_at"},
+}
+
+
+class Watch:
+    def __init__(self, scheduler: Scheduler, profile: Profile, switch: Callable[[], None]) -> None:
+        self.scheduler = scheduler
+        self.profile = profile
+        self.switch = switch
+        self.violations: list[str] = []
+        self.is_off = False  # only the end is judged
+        self.is_asking = False  # nobody else goes while it asks and the UPDATE runs
+        self.inside: list[Actor] = []
+        self.owners: dict[str, list[Any]] = {}  # token -> the turns of the incarnation that drew it
+        self.excused: set[tuple[str, str]] = set()  # (name, value) of records that a fault made unsure
+        self.missing: dict[tuple[str, str], float] = {}
+
+    def broken(self, what: str) -> None:
+        if self.is_off:
+            return
+        self.scheduler.note(f"VIOLATION {what}")
+        self.violations.append(what)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real, real_begin = QuerySet.update, Turns.begin
+
+        def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
+            if queryset.model not in TABLES or not self.scheduler.actor:
+                return real(queryset, **columns)
+            return self._update(real, queryset, columns)
+
+        def begin(row: Turns, seconds: float | None = None) -> Turns:
+            if self.scheduler.actor:
+                self.scheduler.actor.turns.append((row, self.scheduler.passed))
+            return real_begin(row, seconds)
+
+        monkeypatch.setattr(QuerySet, "update", update)
+        monkeypatch.setattr(Turns, "begin", begin)
+
+    # --- writes ---
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        self.is_asking = True
+        try:
+            yield
+        finally:
+            self.is_asking = False
+
+    def _update(self, real: Callable[..., int], queryset: "QuerySet[Any]", columns: dict[str, Any]) -> int:
+        self.switch()
+        if set(columns) <= MARKS:
+            return real(queryset, **columns)
+        with self.asking():
+            asked = ("pk", "holder", "wake_at", "state") if queryset.model is Issuance else ("pk", "holder", "wake_at")
+            before = list(queryset.order_by().values_list(*asked))
+            count = real(queryset, **columns)
+        for row in before:
+            self._judge(queryset.model, columns, *row)
+        return count
+
+    def _judge(
+        self,
+        model: type[Turns],
+        columns: dict[str, Any],
+        pk: int,
+        holder: str,
+        wake_at: datetime | None,
+        state: str | None = None,
+    ) -> None:
+        actor = self.scheduler.actor
+        assert actor
+        token = columns.get("holder")
+        if token and "deaths" in columns:
+            self.owners[token] = actor.turns
+            if model is not TxtRecord or holder:
+                self._claims(model, pk, holder, wake_at)
+            return
+        if holder and self.owners.get(holder) is actor.turns:
+            return
+        if not self._may_write(model, set(columns), holder, columns.get("state"), state):
+            whose = "another has" if holder else "nobody has any more"
+            self.broken(f"{actor.name} writes {', '.join(columns)} of {model.__name__} {pk}, which {whose}")
+
+    def _claims(self, model: type[Turns], pk: int, holder: str, wake_at: datetime | None) -> None:
+        if wake_at is None or wake_at > self.scheduler.now():
+            why = "while another's lease runs" if holder else "before it is due"
+            self.broken(f"{model.__name__} {pk} is claimed {why}")
+
+    def _may_write(self, model: type[Turns], columns: set[str], holder: str, to: Any, state: str | None) -> bool:
+        if model is TxtRecord and columns <= REOPENS and "cleaned_at" in columns:
+            return True
+        if to == State.CANCELED:
+            return state in Issuance.BEFORE_VALIDATED
+        return columns <= BY_OTHERS[model] or (not holder and columns <= IDLE)
+
+    # --- outside calls ---
+
+    def excuse(self, record: TxtRecord | None) -> None:
+        """A fault made it unsure what this call does, and when."""
+        if record:
+            self.excused.add((record.name, record.value))
+
+    def enters(self, actor: Actor, name: str, record: TxtRecord | None) -> None:
+        """Two may be inside calls for one row only when the first outlived its lease."""
+        actor.calling = name
+        self.inside = [each for each in self.inside if each.calling and each is not actor]
+        for other in self.inside:
+            for row, since in _held(other):
+                if any(row == mine for mine, _ in _held(actor)) and not self._may_have_lost(other, since):
+                    self.broken(f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}")
+        self.inside.append(actor)
+
+    def _may_have_lost(self, actor: Actor, since: float) -> bool:
+        return actor.was_held or self.scheduler.passed - since >= LEASE - 2 * self.profile.skew
+
+    def presents(self, record: TxtRecord) -> None:
+        """Intent before effect."""
+        with self.asking():
+            row = TxtRecord.objects.get(pk=record.pk)
+        if row.holder == record.holder and not (row.intent_at and row.wake_at and not row.cleaned_at):
+            self.broken(f"{record} is presented before it is written down that it is meant to be")
+
+    def removes(self, record: TxtRecord) -> None:
+        """Nobody takes a record away from an attempt that has it in the zone, but for a call that came late."""
+        if (record.name, record.value) in self.excused or (self.scheduler.actor and self.scheduler.actor.was_held):
+            self.excused.add((record.name, record.value))
+            return
+        with self.asking():
+            twin = TxtRecord.objects.filter(name=record.name, value=record.value).exclude(pk=record.pk)
+            if twin.exists():
+                self.excused.add((record.name, record.value))
+                return
+            needs = self._relied_on().filter(record=record.pk).first()
+        if needs:
+            self.broken(f"{record} is removed while attempt {needs.issuance_id} relies on it")
+
+    def not_found(self, url: str, name: str, value: str) -> None:
+        """The CA looked for a record that we said is there."""
+        if (name, value) in self.excused:
+            return
+        with self.asking():
+            relies = self._relied_on().filter(url=url, issuance__state=State.PROPAGATED).first()
+        if relies:
+            self.broken(f"the CA does not find {name}, which attempt {relies.issuance_id} said is there")
+
+    def _relied_on(self) -> "QuerySet[Authorization]":
+        states = (State.PRESENTED, State.PROPAGATED)
+        return Authorization.objects.filter(status=Authorization.Status.PENDING, issuance__state__in=states)
+
+    def looks_around(self, is_in: Callable[[str, str], bool]) -> None:
+        """No record that an attempt waits for is missing for longer than it takes to see that."""
+        columns = ("record__name", "record__value", "issuance__presents")
+        with self.asking():
+            waited_for = list(self._relied_on().filter(issuance__state=State.PRESENTED).values_list(*columns))
+        missing = {(name, value): presents for name, value, presents in waited_for if not is_in(name, value)}
+        self.missing = {each: self.missing.get(each, self.scheduler.passed) for each in missing}
+        for each, since in self.missing.items():
+            presents = missing[each]
+            longest = REPUBLISH_AFTER[presents] * 1.5 + 600 if presents < len(REPUBLISH_AFTER) else 3000
+            if self.scheduler.passed - since > longest:
+                self.broken(f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s while it was needed")
+
+
+def _held(actor: Actor) -> list[tuple[Turns, float]]:
+    """The rows that the actor believes it holds, and since when."""
+    return [(row, since) for row, since in actor.turns if row.holder]
