@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+DRAIN = 8 * 1024 * 1024  # bytes of a refused body that are still read: who is cut off while sending sees no answer
+
 
 class BodyLimit:
     """An ASGI application around another: answers 413 in the contract's shape, or hands the body on, length known."""
@@ -43,6 +45,8 @@ async def read_body(scope: Message, receive: Receive) -> Message | None:
     """The whole body as one message (or the client's going away); None when it is over the limit."""
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if said_length(scope) > limit:
+        if b"expect" not in dict(scope["headers"]):  # who asks before sending has sent nothing (RFC 9110, 10.1.1)
+            await drain(receive)
         return None
     body, more = b"", True
     while more:
@@ -52,6 +56,7 @@ async def read_body(scope: Message, receive: Receive) -> Message | None:
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > limit:
+            await drain(receive, more)
             return None
     return {"type": "http.request", "body": body, "more_body": False}
 
@@ -70,10 +75,19 @@ def with_length(scope: Message, first: Message) -> Message:
     return {**scope, "headers": headers}
 
 
+async def drain(receive: Receive, more: bool = True) -> None:
+    """Read on and forget, a little."""
+    left = DRAIN
+    while more and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
 async def refuse(send: Send) -> None:
     refusal = too_large()
     body = json.dumps(error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers.append((b"connection", b"close"))  # the rest of the body is not read
+    headers.append((b"connection", b"close"))  # whatever is left of the body is not read
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

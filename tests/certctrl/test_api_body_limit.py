@@ -1,4 +1,4 @@
-"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and nobody reads it to the end."""
+"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is cut off."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 
 from certctrl import errors, jsonbody
-from certctrl.bodylimit import BodyLimit
+from certctrl.bodylimit import DRAIN, BodyLimit
 
 MIB = 1024 * 1024
 
@@ -64,17 +64,33 @@ def test_a_chunked_body_reaches_the_application_with_its_length():
     assert inner.headers[b"content-length"] == b"8"
 
 
-def test_a_chunked_body_over_the_limit_is_cut_off_at_413():
+def test_a_chunked_body_over_the_limit_is_read_on_and_refused_with_413():
     inner = Inner()
-    status, body, taken = run(inner, [b"x" * 65536] * 100)
+    status, body, taken = run(inner, [b"x" * 65536] * 40)
     assert (status, body["error"]["code"]) == (413, errors.TooLarge.code)
-    assert taken == 17  # the first chunk over 1 MiB is the last one read
+    assert taken == 40  # a client that is still sending would not read the answer
     assert inner.body is None
 
 
-def test_a_length_over_the_limit_is_refused_before_anything_is_read():
-    status, _, taken = run(Inner(), [b"x"], headers=[(b"content-length", str(MIB + 1).encode())])
+def test_a_last_chunk_that_goes_over_the_limit_is_not_waited_after():
+    assert run(Inner(), [b"x" * (MIB + 1)])[::2] == (413, 1)
+
+
+def test_a_body_without_end_is_cut_off():
+    status, _, taken = run(Inner(), [b"x" * 65536] * 1000)
+    assert status == 413
+    assert taken == 17 + DRAIN // 65536
+
+
+def test_a_length_over_the_limit_is_refused_before_a_client_that_asks_first_sends_anything():
+    headers = [(b"content-length", str(MIB + 1).encode()), (b"expect", b"100-continue")]
+    status, _, taken = run(Inner(), [b"x"], headers=headers)
     assert (status, taken) == (413, 0)
+
+
+def test_a_length_over_the_limit_is_refused_whatever_is_sent():
+    status, _, taken = run(Inner(), [b"x"], headers=[(b"content-length", str(MIB + 1).encode())])
+    assert (status, taken) == (413, 1)
 
 
 def test_a_length_that_lies_is_corrected():
