@@ -2,9 +2,8 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from certctrl import log
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
-django_application = get_asgi_application()
-
-from certctrl.bodylimit import BodyLimit  # noqa: E402  (it needs the settings)
-
-application = BodyLimit(django_application)
+log.configure()  # uvicorn has configured its own by now, for people and not for machines
+application = get_asgi_application()

@@ -1,0 +1,142 @@
+"""Which addresses this server may call: public ones, and those that ALLOW_PRIVATE names.
+
+`certctrl.outgoing` and the DNS look-ups resolve names here and connect to what was checked.
+"""
+
+import ipaddress
+import socket
+import threading
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import Any
+
+import requests
+from django.conf import settings
+
+from certctrl import clock
+
+# Public to ipaddress: Azure's metadata, and protocol assignments, Oracle's metadata among them.
+NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SockAddr = tuple[Any, ...]  # (address, port), with flow and scope for IPv6
+
+
+class AddressRefused(requests.ConnectionError):
+    """The name stands for an address that this server must not call unless ALLOW_PRIVATE names it."""
+
+
+class NameUnknown(requests.ConnectionError):
+    """The name has no address."""
+
+
+class DeadlineExceeded(requests.Timeout):
+    """The call was not over when the time that it may take was."""
+
+
+@lru_cache(maxsize=8)
+def _allowance(entries: tuple[str, ...]) -> tuple[bool, frozenset[str], tuple[Network, ...]]:
+    """ALLOW_PRIVATE as (everything, hosts, networks)."""
+    everything, hosts, networks = False, set(), []
+    for entry in (each.strip().lower().strip("[]") for each in entries):
+        try:
+            networks.append(ipaddress.ip_network(entry, strict=False))
+        except ValueError:
+            everything |= entry == "true"
+            hosts.add(entry.rstrip("."))
+    return everything, frozenset(hosts - {"", "true", "false"}), tuple(networks)
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one leads to (mapped, NAT64, 6to4, compatible), or the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is None and (address in NAT64 or (address in COMPATIBLE and int(address) > 1)):
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return inner or address
+
+
+@lru_cache(maxsize=4096)
+def _is_public(address: Address) -> bool:
+    real = _embedded(address)
+    if any(real in network for network in NOT_PUBLIC) or real.is_multicast or real.is_reserved or not real.is_global:
+        return False
+    return isinstance(real, ipaddress.IPv4Address) or not real.is_site_local
+
+
+def is_allowed(host: str, ip: str) -> bool:
+    """Whether this server may connect to `ip` under the name `host`: a public address, or one that is allowed."""
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    if _is_public(address):
+        return True
+    everything, hosts, networks = _allowance(tuple(settings.ALLOW_PRIVATE))
+    if everything or host.strip("[]").rstrip(".").lower() in hosts:
+        return True
+    return any(each in network for each in (address, _embedded(address)) for network in networks)
+
+
+def check_address(ip: str, host: str) -> None:
+    """Raises AddressRefused unless this server may connect to `ip` under the name `host`."""
+    if is_allowed(host, ip):
+        return
+    if literal(host):
+        what, names = f"{host} is not a public address", ip
+    else:
+        what, names = f"{host} stands for {ip}, which is not a public address", f"{host} or {ip}"
+    raise AddressRefused(f"{what}. If this server is to call it, name {names} in the setting ALLOW_PRIVATE.")
+
+
+def literal(host: str) -> str | None:
+    """The address that a host spells, in any form that a resolver takes (2130706433, 0x7f.1, ::1%lo), or None."""
+    plain = host.strip("[]").rstrip(".").partition("%")[0].lower()
+    if plain == "localhost" or plain.endswith(".localhost"):  # RFC 6761, 6.3
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(plain))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(plain))
+    except OSError:
+        return None
+
+
+def resolve(host: str, port: int) -> list[SockAddr]:
+    """Socket addresses of a name, asked once and all of them checked, within `clock.time_left()`.
+
+    One address that is refused refuses the name: a mixed answer is how a name is rebound. Raises AddressRefused,
+    NameUnknown or DeadlineExceeded.
+    """
+    addresses = look_up(host, port)
+    for address in addresses:
+        check_address(str(address[0]), host)
+    return addresses
+
+
+def look_up(host: str, port: int) -> list[SockAddr]:
+    """The same without the guard: for a proxy, which the operator named."""
+    future: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
+        except Exception as exc:
+            future.set_exception(exc)
+
+    if literal(host):
+        ask()
+    else:
+        # The system's resolver knows no deadline: left alone on a thread, it ends by its own time-outs.
+        threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        found = future.result(clock.time_left())
+    except TimeoutError:
+        raise DeadlineExceeded(f"The name {host} was not resolved in the time that was left.") from None
+    except (OSError, UnicodeError) as exc:
+        why = exc.strerror if isinstance(exc, socket.gaierror) else "it is no host name"
+        raise NameUnknown(f"The name {host} does not resolve: {why}.") from None
+    return list(dict.fromkeys(each[4] for each in found))

@@ -1,0 +1,386 @@
+"""The only way out: every HTTP request that leaves this server, with a deadline, a size cap and the address guard.
+
+A session is a `requests.Session`. A request, its redirects included, ends within `clock.time_left()`: each operation on
+its socket (connect, TLS handshake, every single read) is armed with what is left of `clock.limit()`, so that dripping a
+byte a second wins nothing. A name is resolved once, and the connection goes to the address that was checked.
+"""
+
+import email.utils
+import http.client
+import os
+import re
+import socket
+import ssl
+from functools import lru_cache
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from urllib.parse import urlsplit
+
+import certifi
+import requests
+import structlog
+import urllib3
+from django.conf import settings
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from certctrl import clock
+from certctrl.addresses import (
+    AddressRefused,
+    DeadlineExceeded,
+    NameUnknown,
+    check_address,
+    is_allowed,
+    literal,
+    look_up,
+    resolve,
+)
+from certctrl.sockets import DeadlineTLSSocket, connect_to_any
+
+__all__ = [
+    "AddressRefused",
+    "AnswerTooLarge",
+    "BundleUnreadable",
+    "DeadlineExceeded",
+    "NameUnknown",
+    "OutgoingSession",
+    "Unreachable",
+    "check_address",
+    "is_allowed",
+    "resolve",
+    "session",
+    "wait_of",
+]
+
+log = structlog.get_logger()
+
+MAX_BODY = 1024 * 1024  # bytes, after decompression too
+MAX_REDIRECTS = 5
+MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After beyond a week is a mistake
+MAX_IDLE = 30.0  # seconds: middleboxes forget older connections without telling anybody
+KEPT_CONNECTIONS = 32  # for each host and process
+PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
+# What goes on to another host at a redirect; credentials travel in headers of many names.
+CARRIED = frozenset({"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-length"})
+
+
+class Unreachable(requests.ConnectionError):
+    """No address of the host, or of the proxy, takes the connection."""
+
+
+class AnswerTooLarge(requests.RequestException):
+    """The body is larger than MAX_BODY."""
+
+
+class BundleUnreadable(requests.exceptions.SSLError):
+    """The file that ACME_CA_BUNDLE names holds no certificates."""
+
+
+# --- Connections ---
+
+
+class _Guarded(HTTPConnection):
+    """A connection to an address that was checked; to a proxy, which the operator named, without a check."""
+
+    _used_at = 0.0
+
+    def _new_conn(self) -> socket.socket:
+        find = look_up if self.proxy else resolve
+        addresses = find(self._dns_host, self.port)
+        try:
+            return connect_to_any(addresses, self.socket_options)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise Unreachable(f"{self.host} could not be reached: {exc.strerror or type(exc).__name__}.") from None
+
+    def getresponse(self) -> Any:
+        self._used_at = clock.monotonic()
+        return super().getresponse()
+
+    @property
+    def is_connected(self) -> bool:
+        """What the pool asks before it gives a kept connection out again."""
+        return super().is_connected and clock.monotonic() - self._used_at < MAX_IDLE
+
+
+class _GuardedTLS(_Guarded, HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Guarded
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _GuardedTLS
+
+
+# --- The session ---
+
+
+class Answer(requests.Response):
+    """A response, whole; what it says when it is an error names the host and not the address of the request."""
+
+    def raise_for_status(self) -> None:
+        if self.status_code >= 400:
+            host = urlsplit(self.url).hostname
+            raise requests.HTTPError(f"{host} answered {self.status_code}.", response=self)
+
+
+class GuardedAdapter(HTTPAdapter):
+    """Keeps connections for all sessions of the process; reads bodies whole, up to MAX_BODY."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        super().__init__(pool_maxsize=KEPT_CONNECTIONS)
+        self._guard(self.poolmanager)
+
+    @staticmethod
+    def _guard(manager: Any) -> None:
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        if urlsplit(proxy).scheme not in ("http", "https"):
+            raise requests.exceptions.InvalidProxyURL("Only HTTP proxies are supported: see HTTPS_PROXY.")
+        manager = super().proxy_manager_for(proxy, proxy_ssl_context=self.context, **kwargs)
+        self._guard(manager)
+        return manager
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        host, tls = super().build_connection_pool_key_attributes(request, True, cert)
+        return host, tls | {"ssl_context": self.context}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context verifies; requests would read the whole bundle again at each new connection."""
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> Answer:
+        answer = Answer()
+        answer.__dict__.update(super().build_response(req, resp).__dict__)
+        return answer
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        response = super().send(request, *args, **kwargs)
+        response._content = self._body_of(response)
+        return response
+
+    def _body_of(self, response: requests.Response) -> bytes:
+        size, chunks = response.raw.length_remaining or 0, []
+        for chunk in response.iter_content(64 * 1024) if size <= MAX_BODY else ():
+            chunks.append(chunk)
+            size = sum(map(len, chunks))
+            if size > MAX_BODY:
+                break
+        if size > MAX_BODY:
+            response.close()
+            host = _host_of(response.request)
+            raise AnswerTooLarge(f"{host} sent more than {MAX_BODY} bytes: the answer is refused.")
+        return b"".join(chunks)
+
+
+@lru_cache(maxsize=4)
+def _adapter(bundle: str, changed_at: int, allowed: tuple[str, ...], pid: int) -> GuardedAdapter:
+    """The adapter of this process: not its parent's, whose sockets a fork shares, nor that of older settings."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    if bundle:
+        context.load_verify_locations(bundle)
+    context.sslsocket_class = DeadlineTLSSocket
+    return GuardedAdapter(context)
+
+
+def _current_adapter() -> GuardedAdapter:
+    bundle = settings.ACME_CA_BUNDLE
+    try:
+        changed_at = os.stat(bundle).st_mtime_ns if bundle else 0
+        return _adapter(bundle, changed_at, tuple(settings.ALLOW_PRIVATE), os.getpid())
+    except OSError as exc:
+        what = f"The file that the setting ACME_CA_BUNDLE names holds no certificates to read ({type(exc).__name__})."
+        raise BundleUnreadable(what) from None
+
+
+def _proxies_for(url: str) -> dict[str, str]:
+    """What the environment names, NO_PROXY considered; requests' own look costs half of a request on loopback."""
+    return get_environ_proxies(url) if any(os.environ.get(name) for name in PROXIES) else {}
+
+
+def _version() -> str:
+    try:
+        return version("certctrl")
+    except PackageNotFoundError:
+        return "0"
+
+
+USER_AGENT = f"certctrl/{_version()}"
+
+
+class OutgoingSession(requests.Session):
+    """A requests session under this module's rules. `timeout` may shorten a call; `verify`, `stream` and `proxies` are
+    not the caller's to choose. Connections are shared with every other session; headers and cookies are not.
+
+    Raises subclasses of requests.RequestException only, whose messages are sentences without the query, the user or any
+    header of the request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False  # no ~/.netrc; proxies are read below
+        self.max_redirects = MAX_REDIRECTS
+        self.headers["User-Agent"] = USER_AGENT
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+    def get_adapter(self, url: Any) -> GuardedAdapter:
+        return _current_adapter()
+
+    def close(self) -> None:
+        """Nothing: the connections belong to the process."""
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        try:
+            return super().prepare_request(request)
+        except (OSError, ValueError) as exc:
+            raise _told(exc, "") from None
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        follow, timeout = kwargs.pop("allow_redirects", True), kwargs.pop("timeout", None)
+        seconds = timeout if isinstance(timeout, int | float) else clock.time_left()
+        with clock.limit(min(seconds, clock.time_left())):
+            response = self._send_once(request)
+            history: list[requests.Response] = []
+            while follow and response.next is not None:
+                history.append(response)
+                if len(history) > self.max_redirects:
+                    raise requests.TooManyRedirects(f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times.")
+                if str(response.url).startswith("https:") and not str(response.next.url).startswith("https:"):
+                    what = f"{_host_of(request)} redirects away from https, which is refused."
+                    raise requests.exceptions.InvalidSchema(what)
+                response = self._send_once(response.next)
+        response.history = history
+        return response
+
+    def _send_once(self, request: requests.PreparedRequest) -> requests.Response:
+        """One request and its answer; a redirect stands in the answer's `next`."""
+        host, began = _host_of(request), clock.monotonic()
+        url = str(request.url)
+        proxies = _proxies_for(url)
+        address = literal(host) if select_proxy(url, proxies) else None
+        if address:  # a proxy resolves names itself
+            check_address(address, host)
+        try:
+            response = super().send(request, allow_redirects=False, stream=True, proxies=proxies)
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:
+            trouble = _told(exc, host)
+            log.debug("outgoing.failed", method=request.method, host=host, error=type(trouble).__name__)
+            raise trouble from None
+        took = round((clock.monotonic() - began) * 1000)
+        log.debug("outgoing", method=request.method, host=host, status=response.status_code, ms=took)
+        return response
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """No header that may be a credential goes on to another host."""
+        old, new = str(response.request.url), str(prepared_request.url)
+        if self.should_strip_auth(old, new):  # type: ignore[no-untyped-call]
+            for name in [name for name in prepared_request.headers if name.lower() not in CARRIED]:
+                del prepared_request.headers[name]
+
+
+def session() -> OutgoingSession:
+    """A session for outward HTTP: cheap to make, one for each use or thread, its connections kept for the process.
+
+    Trusts the system's roots, certifi's and those in the file that ACME_CA_BUNDLE names.
+    """
+    return OutgoingSession()
+
+
+def wait_of(response: requests.Response) -> float | None:
+    """Seconds that Retry-After asks for (RFC 9110, 10.2.3: seconds or a date), 0 to seven days; None without one."""
+    said = response.headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdigit():
+        seconds = float(said[:12])
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(said).timestamp() - clock.now().timestamp()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), MAX_WAIT)
+
+
+# --- What went wrong, for people ---
+
+
+def _host_of(request: requests.PreparedRequest) -> str:
+    """The host of a request that may leave; raises InvalidSchema and InvalidURL for one that may not."""
+    try:
+        url = urlsplit(str(request.url))
+    except ValueError:
+        raise requests.exceptions.InvalidURL("The address of the request is none.") from None
+    if url.scheme not in ("http", "https"):
+        raise requests.exceptions.InvalidSchema("Only http and https addresses are called.")
+    if not url.hostname or not HOST.fullmatch(url.hostname):
+        raise requests.exceptions.InvalidURL("The address of the request names no host.")
+    return url.hostname
+
+
+def _chain(exc: BaseException) -> list[BaseException]:
+    """An exception and those inside it, as requests and urllib3 nest them, outermost first."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [exc]
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, BaseException) and each not in found:
+            found.append(each)
+            waiting += [*each.args, getattr(each, "reason", None), each.__cause__, each.__context__]
+    return found
+
+
+def _told(exc: Exception, host: str) -> requests.RequestException:
+    """The same trouble as one sentence, since the network libraries quote whole addresses and header values."""
+    chain = _chain(exc)
+    for each in chain:
+        if isinstance(each, OURS):
+            return each
+    if any(isinstance(each, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for each in chain):
+        return DeadlineExceeded(f"{host} did not answer in the time that was left.")
+    kind = type(exc) if isinstance(exc, requests.RequestException) else _kind_of(exc)
+    for cause, sentence in SENTENCES:
+        for each in chain:
+            if isinstance(each, cause):
+                return kind(sentence.format(host=host, why=_why(each)))
+    if not host:
+        return kind(f"The request could not be made ({type(exc).__name__}).")
+    return kind(f"The connection to {host} broke before the answer was complete.")
+
+
+def _kind_of(exc: Exception) -> type[requests.RequestException]:
+    if isinstance(exc, UnicodeEncodeError):
+        return requests.exceptions.InvalidHeader
+    return requests.exceptions.InvalidURL if isinstance(exc, ValueError) else requests.ConnectionError
+
+
+def _why(exc: BaseException) -> str:
+    """The words of a cause that hold nothing of the request's."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return exc.verify_message
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or "no TLS").replace("_", " ").lower()
+    return type(exc).__name__
+
+
+OURS = (AddressRefused, NameUnknown, Unreachable, DeadlineExceeded, AnswerTooLarge, BundleUnreadable)
+# The first cause that is found in the chain gives the sentence.
+SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "The TLS certificate of {host} is not trusted: {why}."),
+    (ssl.SSLError, "{host} did not agree on a TLS connection: {why}."),
+    (requests.exceptions.InvalidProxyURL, "The proxy that the environment names is not one for HTTP: see HTTPS_PROXY."),
+    (requests.exceptions.ProxyError, "The proxy that the environment names could not be reached or refused {host}."),
+    (requests.exceptions.InvalidHeader, "A header may not hold line breaks or such: is the credential complete?"),
+    (UnicodeEncodeError, "A header may hold Latin letters only: is the credential complete?"),
+    (requests.exceptions.ContentDecodingError, "{host} sent a body that cannot be decompressed."),
+    (ConnectionResetError, "{host} closed the connection before its answer was complete."),
+    (http.client.RemoteDisconnected, "{host} closed the connection without an answer."),
+    (requests.exceptions.InvalidURL, "The address of the request cannot be called: check its host and port."),
+    (ValueError, "The address of the request cannot be called: check its scheme, host and port."),
+)

@@ -1,0 +1,241 @@
+"""Which addresses are called: public ones, and those that ALLOW_PRIVATE names."""
+
+import socket
+
+import pytest
+import requests
+
+from certctrl import clock, outgoing
+from tests.fakes.dripping import certificate_for, redirect, whole
+
+PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"]
+REFUSED = {
+    "loopback": ["127.0.0.1", "127.8.9.1", "::1"],
+    "private": ["10.0.0.5", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fd12:3456::1", "fec0::1"],
+    "link-local": ["169.254.1.1", "fe80::1", "fe80::1%lo"],
+    "metadata": ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"],
+    "shared": ["100.64.0.1", "100.127.255.254"],
+    "multicast": ["224.0.0.1", "224.0.1.1", "239.1.1.1", "ff02::1", "ff0e::1"],
+    "unspecified": ["0.0.0.0", "0.1.2.3", "::"],
+    "reserved": ["240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "2001:db8::1", "100::1"],
+    "embedded": [
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1", "::a00:1"),
+        *("64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1"),
+        "2001:0:7f00:1::",
+    ],
+}
+EVERY_REFUSED = [ip for group in REFUSED.values() for ip in group]
+
+
+@pytest.fixture(autouse=True)
+def allow_nothing(settings):
+    settings.ALLOW_PRIVATE = []
+
+
+def answers(*lists):
+    """A resolver that gives these lists in turn, the last one for ever, and counts."""
+    given = list(lists)
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        getaddrinfo.calls += 1
+        addresses = given.pop(0) if len(given) > 1 else given[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    getaddrinfo.calls = 0
+    return getaddrinfo
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """The addresses that were connected to; each connection goes to a server on loopback instead."""
+    tried, connect = [], socket.socket.connect
+
+    def record(self, address):
+        tried.append(address[0])
+        return connect(self, ("127.0.0.1", address[1]))
+
+    monkeypatch.setattr("certctrl.sockets.DeadlineSocket.connect", record, raising=False)
+    return tried
+
+
+@pytest.mark.parametrize("ip", PUBLIC)
+def test_a_public_address_is_allowed(ip):
+    assert outgoing.is_allowed("ca.example", ip)
+    outgoing.check_address(ip, "ca.example")
+
+
+@pytest.mark.parametrize("ip", EVERY_REFUSED)
+def test_an_address_that_is_not_public_is_refused_and_named(ip):
+    assert not outgoing.is_allowed("ca.example", ip)
+    with pytest.raises(outgoing.AddressRefused) as caught:
+        outgoing.check_address(ip, "ca.example")
+    assert "ca.example" in str(caught.value)
+    assert ip in str(caught.value)
+    assert "ALLOW_PRIVATE" in str(caught.value)
+
+
+@pytest.mark.parametrize("ip", EVERY_REFUSED)
+def test_true_allows_them_all(ip, settings):
+    settings.ALLOW_PRIVATE = ["true"]
+    assert outgoing.is_allowed("ca.example", ip)
+
+
+@pytest.mark.parametrize(
+    ("entries", "host", "ip", "allowed"),
+    [
+        (["ca.corp"], "ca.corp", "10.0.0.5", True),
+        (["CA.corp."], "ca.CORP", "10.0.0.5", True),
+        (["ca.corp"], "ca.corp.", "10.0.0.5", True),
+        (["ca.corp"], "notca.corp", "10.0.0.5", False),
+        (["ca.corp"], "a.ca.corp", "10.0.0.5", False),
+        (["10.0.0.0/8"], "ca.corp", "10.9.9.9", True),
+        (["10.0.0.0/8"], "ca.corp", "::ffff:10.9.9.9", True),
+        (["10.0.0.0/8"], "ca.corp", "192.168.0.1", False),
+        (["10.0.0.5"], "ca.corp", "10.0.0.5", True),
+        (["10.0.0.5"], "ca.corp", "10.0.0.6", False),
+        (["10.0.0.5/8"], "ca.corp", "10.1.1.1", True),
+        (["fd00::/8"], "ca.corp", "fd00::1", True),
+        (["[::1]"], "localhost", "::1", True),
+        (["other.corp", " 10.0.0.5 "], "ca.corp", "10.0.0.5", True),
+        (["false"], "ca.corp", "10.0.0.5", False),
+        ([""], "ca.corp", "10.0.0.5", False),
+        (["falsehood"], "true", "10.0.0.5", False),
+    ],
+)
+def test_allow_private_names_hosts_addresses_and_networks(entries, host, ip, allowed, settings):
+    settings.ALLOW_PRIVATE = entries
+    assert outgoing.is_allowed(host, ip) is allowed
+
+
+def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
+    server = serve(whole())
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
+    with pytest.raises(outgoing.AddressRefused, match=r"rebind\.example stands for 127\.0\.0\.1"):
+        outgoing.session().get(f"http://rebind.example:{server.port}/")
+    assert server.connections == 0
+
+
+def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_is_called_at_the_first(
+    serve, monkeypatch, connected
+):
+    server, resolver = serve(whole(b"first", "Connection: close")), answers(["93.184.216.34"], ["127.0.0.1"])
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    http, url = outgoing.session(), f"http://rebind.example:{server.port}/"
+    assert http.get(url).content == b"first"
+    assert (connected, resolver.calls) == (["93.184.216.34"], 1)
+    with pytest.raises(outgoing.AddressRefused):
+        http.get(url)
+    assert (connected, resolver.calls) == (["93.184.216.34"], 2)
+
+
+def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_refused(serve, monkeypatch, connected):
+    server = serve(whole())
+    for addresses in (["93.184.216.34", "127.0.0.1"], ["127.0.0.1", "93.184.216.34"]):
+        monkeypatch.setattr(socket, "getaddrinfo", answers(addresses))
+        with pytest.raises(outgoing.AddressRefused):
+            outgoing.session().get(f"http://rebind.example:{server.port}/")
+    assert connected == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1", "0", "localhost", "127.0.0.1."),
+        *("[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]", "127。0。0。1", "①②⑦.0.0.1"),
+    ],
+)
+def test_loopback_is_refused_however_it_is_spelled(host, serve):
+    server = serve(whole())
+    with pytest.raises(requests.RequestException):
+        outgoing.session().get(f"http://{host}:{server.port}/")
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "017700000001", "[::1]", "localhost", "10.1"])
+def test_a_literal_address_is_refused_before_a_proxy_gets_it(host, serve, monkeypatch):
+    proxy = serve(whole())
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    for scheme in ("http", "https"):
+        with pytest.raises(outgoing.AddressRefused):
+            outgoing.session().get(f"{scheme}://{host}/")
+    assert proxy.connections == 0
+
+
+def test_a_proxy_may_stand_at_a_private_address_and_resolves_names_itself(serve, monkeypatch):
+    proxy = serve(whole(b"through the proxy"))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
+    assert outgoing.session().get("http://ca.example/directory").content == b"through the proxy"
+    assert proxy.requests[0].startswith(b"GET http://ca.example/directory HTTP/1.1\r\n")
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(serve, monkeypatch):
+    proxy = serve(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:hunter2@127.0.0.1:{proxy.port}")
+    with pytest.raises(requests.exceptions.ProxyError) as caught:
+        outgoing.session().get("https://ca.example/directory?token=sesame")
+    assert proxy.requests[0].startswith(b"CONNECT ca.example:443 HTTP/1.")
+    assert "ca.example" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_proxy_brings_the_guard_back(serve, monkeypatch):
+    proxy = serve(whole())
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["10.0.0.1"]))
+    with pytest.raises(outgoing.AddressRefused):
+        outgoing.session().get("http://inside.example/")
+    assert proxy.connections == 0
+
+
+def test_a_redirect_to_loopback_is_refused(serve, settings, monkeypatch):
+    inside = serve(whole(b"inside"), host="127.0.0.2")
+    outside = serve(redirect(f"http://127.0.0.2:{inside.port}/admin"))
+    settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    with pytest.raises(outgoing.AddressRefused, match=r"127\.0\.0\.2 is not a public address"):
+        outgoing.session().get(outside.url)
+    assert (len(outside.requests), inside.connections) == (1, 0)
+
+
+def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(serve, settings, monkeypatch):
+    inside = serve(whole(b"inside"))
+    outside = serve(redirect(f"http://rebind.example:{inside.port}/"), host="127.0.0.2")
+    settings.ALLOW_PRIVATE = ["127.0.0.2"]
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.2"], ["127.0.0.1"]))
+    with pytest.raises(outgoing.AddressRefused, match=r"rebind\.example stands for 127\.0\.0\.1"):
+        outgoing.session().get(f"http://127.0.0.2:{outside.port}/")
+    assert (len(outside.requests), inside.connections) == (1, 0)
+
+
+def test_the_name_and_not_the_address_is_what_the_other_side_is_told(serve, settings, monkeypatch, tmp_path, connected):
+    context, root = certificate_for(tmp_path, "ca.example")
+    settings.ACME_CA_BUNDLE = str(root)
+    names = []
+    context.sni_callback = lambda sock, name, ctx: names.append(name)
+    server = serve(whole(b"hello"), context=context)
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["93.184.216.34"]))
+    assert outgoing.session().get(f"https://ca.example:{server.port}/").content == b"hello"
+    assert names == ["ca.example"]
+    assert f"Host: ca.example:{server.port}\r\n".encode() in server.requests[0]
+
+
+def test_resolve_answers_socket_addresses_that_were_checked(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["8.8.8.8", "8.8.4.4", "8.8.8.8"]))
+    assert outgoing.resolve("ns.example", 53) == [("8.8.8.8", 53), ("8.8.4.4", 53)]
+
+
+def test_resolve_refuses_what_is_not_public(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", answers(["10.0.0.1"]))
+    with pytest.raises(outgoing.AddressRefused):
+        outgoing.resolve("ns.example", 53)
+
+
+def test_a_name_without_an_address_is_told_as_that(monkeypatch):
+    def unknown(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with clock.limit(5), pytest.raises(outgoing.NameUnknown, match=r"ca\.example does not resolve: Name or service"):
+        outgoing.session().get("https://ca.example/?token=sesame")
