@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from certctrl.errors import Invalid, MissingField
-from issuance import pki, privateca
+from issuance import ca, pki, privateca
 from issuance.models import Certificate
 
 MOST_SECONDS = 100 * 366 * 86400
@@ -34,7 +34,7 @@ class AccountRequest(serializers.Serializer[Any]):
         if provider:
             given.setdefault("ca_provider", provider)
         if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
-            raise MissingField("Say which CA: ca_provider is letsencrypt, zerossl, custom, …", field="ca_provider")
+            raise MissingField(f"Say which CA: ca_provider is one of {', '.join(ca.known())}.", field="ca_provider")
         if not self.partial and "terms_accepted" not in given and not provider and not given.get("ca_id"):
             raise MissingField("Read the CA's terms and set terms_accepted to true.", field="terms_accepted")
         return given | {"defaults": key_defaults(given)}
