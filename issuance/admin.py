@@ -3,6 +3,7 @@ from collections.abc import Callable
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.admin import TabularInline
 
 from accounts import audit
 from certctrl.admin import ReadOnlyAdmin
@@ -53,7 +54,7 @@ class CertificateVersionAdmin(ReadOnlyAdmin):
     list_select_related = ("certificate",)
 
 
-class EventInline(admin.TabularInline[IssuanceEvent, Issuance]):
+class EventInline(TabularInline):  # type: ignore[misc]
     model = IssuanceEvent
     fields = ("at", "step", "outcome", "what", "took_ms")
     readonly_fields = fields
