@@ -122,6 +122,7 @@ def prepare() -> Embedded:
     """Make folder, secrets and ports ready, and put what the settings read into the environment. Raises Refused."""
     global _prepared
     environ.Env.read_env(BASE_DIR / ".env")
+    os.umask(0o077)  # SQLite's files, too, are for their owner only
     folder = Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
     listen, port = os.environ.get("LISTEN", "127.0.0.1"), port_of(os.environ.get("PORT", "8080"))
     make_folder(folder)

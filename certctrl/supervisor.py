@@ -22,6 +22,7 @@ from certctrl import clock
 PR_SET_PDEATHSIG = 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a dead child starts again; doubles
 SETTLED = 60.0  # a child that lived so long starts again with the first pause
+AGAIN = 1.0  # signals closer together are one request: `timeout` and some terminals send two
 LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is moved aside when its child starts
 
 # Loaded before any fork: a child between fork and exec must not take the loader's locks.
@@ -72,6 +73,7 @@ class Supervisor:
         self.say = say
         self.children: list[Child] = []
         self.asked_to_stop = 0
+        self._asked_at = -AGAIN
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
@@ -99,7 +101,8 @@ class Supervisor:
             self._write.close()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.asked_to_stop += 1
+        if clock.monotonic() - self._asked_at >= AGAIN:
+            self.asked_to_stop, self._asked_at = self.asked_to_stop + 1, clock.monotonic()
 
     def start(self, child: Child) -> None:
         """Start a child and keep it alive from now on."""

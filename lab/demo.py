@@ -117,7 +117,7 @@ class Demo:
                 return str(self.api.get(f"certificates/{certificate_id}?detail=most")["cert"])
             if result["status"] in {"FAILED", "CANCELLED"}:
                 break
-            self.wait(0.1)
+            self.wait(0.2)
         reason = result.get("error_message") or "no reason given"
         raise DemoProblem(f"The attempt for {DOMAIN} stands at {result['status']}: {reason}")
 

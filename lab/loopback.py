@@ -111,7 +111,7 @@ def remembered_port(state: "State", name: str, candidates: range) -> int:
     """The port of last time, else the first free one. Raises LabProblem when that of last time is taken now."""
     before = state.get(name)
     if before is None:
-        return next((port for port in candidates if is_free(port)), 0) or no_port(candidates)
+        return free_port(candidates)
     if not is_free(int(before)):
         raise LabProblem(
             f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by another program: "
@@ -120,10 +120,12 @@ def remembered_port(state: "State", name: str, candidates: range) -> int:
     return int(before)
 
 
-def no_port(candidates: range) -> int:
-    raise LabProblem(
-        f"No port from {candidates.start} to {candidates.stop - 1} is free on {HOST} for the lab: start with LAB=0."
-    )
+def free_port(candidates: range) -> int:
+    """The first that is free. Raises LabProblem when none is."""
+    for port in candidates:
+        if is_free(port):
+            return port
+    raise LabProblem(f"No port from {candidates.start} to {candidates.stop - 1} is free on {HOST}: start with LAB=0.")
 
 
 def is_free(port: int) -> bool:

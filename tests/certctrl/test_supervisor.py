@@ -92,14 +92,24 @@ def test_a_child_that_does_not_stop_is_killed_together_with_its_own_children(run
     until(lambda: not any(is_running(pid) for pid in pids.values()), "both are gone")
 
 
-def test_asking_twice_ends_the_patience(run) -> None:
+def test_asking_again_ends_the_patience(run) -> None:
     supervisor = run("very deaf")
     supervisor.wait_for(2)
-    assert supervisor.process.stdout
+
+    def asked_again() -> bool:
+        supervisor.process.send_signal(signal.SIGINT)
+        return supervisor.process.poll() is not None
+
+    until(asked_again, "the supervisor is gone")
+    assert "deaf did not stop in time and is killed" in supervisor.process.communicate(timeout=LIMIT)[0]
+
+
+def test_two_signals_at_once_are_one_request(run, tmp_path) -> None:
+    supervisor = run("three")
+    supervisor.wait_for(3)
     supervisor.process.send_signal(signal.SIGINT)
-    assert any("Stopping deaf" in line for line in supervisor.process.stdout)
-    supervisor.end(signal.SIGINT)
-    assert supervisor.process.returncode == 0
+    supervisor.end(signal.SIGTERM)
+    assert (tmp_path / "stopped").read_text().split() == ["beat", "web", "redis"]
 
 
 @linux_only
