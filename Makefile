@@ -24,7 +24,8 @@ run: .venv/.run $(LAB_ENV)
 	@exec $(BIN)/python manage.py up
 
 test: .venv/.dev .venv-lab/.installed
-	@exec $(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --ds tests.settings_postgres -m postgres $(ARGS)
 
 lint: export DJANGO_SETTINGS_MODULE = tests.settings
 lint: .venv/.dev

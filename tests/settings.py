@@ -6,7 +6,7 @@ os.environ.setdefault("SECRET_KEY", "tests-only-" + "x" * 40)
 os.environ.setdefault("MASTER_KEYS", "1:" + "A" * 43 + "=")
 os.environ.setdefault("ALLOW_PRIVATE", "127.0.0.0/8,::1,localhost")
 
-from certctrl.settings import *  # noqa: E402,F403
+from certctrl.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}

@@ -67,7 +67,7 @@ class FakeCA:
     orders: dict[str, FakeOrder] = field(default_factory=dict)
     reuses_orders: bool = True
     reuses_authorizations: bool = False
-    hands_out_used_orders: int = 0  # how often newOrder answers with the newest order of these names, whatever its status
+    hands_out_used_orders: int = 0  # how often newOrder answers with the last order of these names, whatever its status
     validation_reads: int = 0
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class FakeCA:
         return [each for order in self.orders.values() for each in order.authorizations]
 
     def find(self, url: str) -> FakeAuthorization:
-        return next(each for each in self.authorizations() if url.startswith(each.url) and url[len(each.url) :] in ("", "/chall"))
+        return next(each for each in self.authorizations() if each.url == url.removesuffix("/chall"))
 
     def validate(self, authorization: FakeAuthorization) -> None:
         """What the CA does some time after the answer: it looks at the zone."""
@@ -215,7 +215,8 @@ def issuer() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
     start = clock.now() - timedelta(days=3650)
-    return key, builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500)).sign(key, hashes.SHA256())
+    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500))
+    return key, builder.sign(key, hashes.SHA256())
 
 
 def sign(csr_pem: str, life: timedelta) -> str:

@@ -117,5 +117,3 @@ class World:
         certificate, issuance = services.create_certificate(account.owner, ask, issue=True)
         assert issuance
         return certificate, issuance
-
-

@@ -41,9 +41,7 @@ class FakeZone:
         seen = self.outside.call(
             "zone.look", lambda: {record.pk: self.shows(record.name, record.value) for record in records}
         )
-        return {
-            pk: Look(shown=int(shown), missing=() if shown else ("ns1",), silent=(), note="") for pk, shown in seen.items()
-        }
+        return {pk: Look(int(shown), () if shown else ("ns1",), ()) for pk, shown in seen.items()}
 
 
 class FakeProvider:
@@ -67,5 +65,3 @@ class FakeProvider:
     def _maybe_refuse(self) -> None:
         if self.zone.refuses:
             raise self.zone.refuses.pop(0)
-
-

@@ -6,7 +6,7 @@ from issuance.models import CertificateVersion, Issuance
 from tests.fakes.outside import Died
 from tests.fakes.world import World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 
 
 def undisturbed(world, account, credential) -> list[str]:

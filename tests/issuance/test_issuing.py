@@ -25,9 +25,7 @@ def test_the_owner_reads_each_step_as_an_event(world, account, credential):
     _, issuance = world.create(account, credential)
     world.deliver()
     done = [(event.step, event.outcome) for event in issuance.events.order_by("pk")]
-    assert done == [
-        (step, "done") for step in ("order", "present", "propagate", "validate", "finalize", "download")
-    ]
+    assert done == [(step, "done") for step in ("order", "present", "propagate", "validate", "finalize", "download")]
 
 
 def test_the_chain_costs_one_message(world, account, credential):
@@ -45,7 +43,7 @@ def test_a_message_sent_twice_changes_nothing(world, account, credential):
 
 
 def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, settings):
-    _, issuance = world.create(account, credential)
+    world.create(account, credential)
     world.messages.clear()
     world.sweep()
     assert Issuance.objects.get().state == Issuance.State.QUEUED, "a message may still be on its way"

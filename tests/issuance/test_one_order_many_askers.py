@@ -32,7 +32,7 @@ def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_
 
 
 def test_an_order_that_was_used_is_ordered_anew_once(world, account, credential):
-    certificate, _ = world.create(account, credential)
+    world.create(account, credential)
     world.deliver()
     world.ca.hands_out_used_orders = 1
     world.create(account, credential, key_type="ecdsa", key_size=384)

@@ -1,0 +1,56 @@
+"""A small internet on loopback: a resolver at 127.0.0.1 and name servers at other addresses, all on one port."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from certctrl import clock
+from dnsproviders import lookups, resolving
+from dnsproviders.models import DnsCredential, TxtRecord
+from lab.nameserver import NameServer
+from lab.zones import apex
+
+RESOLVER = "127.0.0.1"
+NS1, NS2, NS3, NS6 = "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1"
+NOBODY = "127.0.0.99"  # nobody listens there
+CHALLENGE = "_acme-challenge.example.com"
+VALUE = "value-value-value-value-value-value-value-0"
+
+
+def zone(**servers: str | list[str]) -> str:
+    """A zone whose name servers are called so and have these addresses."""
+    lines = ["@ 60 SOA ns1 hostmaster 1 3600 600 86400 5", "@ 60 A 192.0.2.80"]
+    for name, addresses in servers.items():
+        lines.append(f"@ 60 NS {name}")
+        for address in [addresses] if isinstance(addresses, str) else addresses:
+            lines.append(f"{name} 60 {'AAAA' if ':' in address else 'A'} {address}")
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def internet(settings: Any, zones: Mapping[str, str], patience: float = 0.3) -> Iterator[NameServer]:
+    """Run it, and let the server's own look-ups see it and nothing else. Servers get less patience than in life."""
+    monkeypatch = pytest.MonkeyPatch()
+    with NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server:
+        settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
+        settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
+        monkeypatch.setattr(lookups, "PATIENCE", patience)
+        resolving.forget()
+        yield server
+    monkeypatch.undo()
+    resolving.forget()
+
+
+def record(
+    name: str = CHALLENGE, value: str = VALUE, *, pk: int = 1, check: str = "authoritative", age: float = 0
+) -> TxtRecord:
+    """A record that was meant to be written so many seconds ago."""
+    credential = DnsCredential(name="mine", propagation_check=check)
+    intent_at = clock.now() - timedelta(seconds=age)
+    return TxtRecord(pk=pk, credential=credential, name=name, value=value, intent_at=intent_at)
+
+
+__all__ = ["apex", "internet", "record", "zone"]
