@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import MutableMapping
@@ -37,8 +38,7 @@ class State(dict[str, Any]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_new = not path.exists()
-        super().__init__({} if self.is_new else json.loads(path.read_text()))
+        super().__init__(json.loads(path.read_text()) if path.exists() else {})
 
     def once(self, name: str, value: Any) -> Any:
         """The value kept under that name; this one when there is none yet."""
@@ -67,6 +67,11 @@ class Embedded:
     redis: RedisServer | None
     lab: "Lab | None"
     lock: int
+
+    def manage(self, command: str) -> str:
+        """How a person calls one of our commands."""
+        where = "" if self.folder == BASE_DIR / ".data" else f"DATA_DIR={shlex.quote(str(self.folder))} "
+        return f"{where}{shlex.quote(os.path.relpath(sys.executable))} manage.py {command}"
 
     @property
     def address(self) -> str:
@@ -121,20 +126,35 @@ def prepared() -> Embedded:
 def prepare() -> Embedded:
     """Make folder, secrets and ports ready, and put what the settings read into the environment. Raises Refused."""
     global _prepared
-    environ.Env.read_env(BASE_DIR / ".env")
-    os.umask(0o077)  # SQLite's files, too, are for their owner only
-    folder = Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
+    folder = data_folder()
     listen, port = os.environ.get("LISTEN", "127.0.0.1"), port_of(os.environ.get("PORT", "8080"))
+    os.umask(0o077)  # SQLite's files, too, are for their owner only
     make_folder(folder)
     lock = take_lock(folder)
     refuse_taken(listen, port)
     state = State(folder / STATE_FILE)
+    before = dict(os.environ)
     provide_secrets(os.environ, folder, state)
     redis = None if given(os.environ, "REDIS_URL") else own_redis(folder, state)
     if redis:
         os.environ["REDIS_URL"] = redis.url
-    _prepared = Embedded(folder, state, listen, port, redis, own_lab(folder, state), lock)
+    lab = own_lab(folder, state)
+    state.keep(environment={name: value for name, value in os.environ.items() if before.get(name) != value})
+    _prepared = Embedded(folder, state, listen, port, redis, lab, lock)
     return _prepared
+
+
+def recall() -> None:
+    """For the other commands: the environment that the embedded server of this data folder runs in, if there is one."""
+    state = State(data_folder() / STATE_FILE)
+    for name, value in state.get("environment", {}).items():
+        if not given(os.environ, name):
+            os.environ[name] = value
+
+
+def data_folder() -> Path:
+    environ.Env.read_env(BASE_DIR / ".env")
+    return Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 
 
 def given(env: MutableMapping[str, str], name: str) -> bool:

@@ -92,7 +92,7 @@ class Command(BaseCommand):
     def password(self) -> str:
         if self.admin.generated:
             return f"{self.admin.password}  (shown this once)"
-        return f"as set before; another: python manage.py changepassword {self.admin.email}"
+        return f"as set before; another: {self.server.manage('changepassword')} {self.admin.email}"
 
 
 def accepts(url: str) -> bool:
