@@ -107,8 +107,12 @@ class NameServer:
             threading.Thread(target=server.serve_forever, args=(0.05,), name="nameserver", daemon=True).start()
 
     def stop(self) -> None:
+        ends = [threading.Thread(target=server.shutdown) for server in self._servers]  # each waits for its loop
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
         for server in self._servers:
-            server.shutdown()
             server.server_close()
         self._servers = []
 
@@ -138,7 +142,9 @@ class NameServer:
                 raise LookupError(f"no zone for {name}")
             update = dns.update.UpdateMessage(zone_files.origin_of(zone))
             fill(update)
-            zone_files.apply(zone, update)
+            arrived = dns.message.from_wire(update.to_wire())  # with absolute names
+            assert isinstance(arrived, dns.update.UpdateMessage)
+            zone_files.apply(zone, arrived)
 
     # --- Listening ---
 

@@ -1,0 +1,266 @@
+"""Whether the world can see a TXT record yet: asked of every authoritative server, and judged by the record's age.
+
+`look` asks once for many records and never waits for one to appear; `verdict` says what a look means. Where a record
+must be written, and who its servers are, is in `dnsproviders.resolving`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsproviders import lookups
+from dnsproviders.lookups import Answers, Ask
+from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.resolving import KNOWN, Server, Servers, final_name, resolvers, servers_of, servers_of_all
+
+__all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "servers_of", "verdict"]
+
+SILENCE_COUNTS = timedelta(seconds=60)  # until then a server that does not answer may be one that lags
+DISAGREEMENT_COUNTS = timedelta(minutes=5)  # a secondary that lags longer is broken, and the CA asks others too
+MOST_NAMED = 4  # servers in one sentence
+FINDING_SERVERS = 0.5  # of a look's time, at most
+
+Check = DnsCredential.PropagationCheck
+TXT = dns.rdatatype.TXT
+SILENT, NO_ROUTE = "silent", "no route from here"
+
+
+class Asked(Enum):
+    """Who was asked."""
+
+    SERVERS = "the authoritative servers"
+    RESOLVERS = "the resolvers, as the credential has it"
+    INSTEAD = "the resolvers, since no authoritative server answers this machine"
+    NOBODY = "nobody, as the credential has it"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one record at one time.
+
+    `shown` counts the servers that have the value, `missing` names those that answered without it, `silent` those that
+    gave no usable answer. A `note` says why the look is not complete.
+    """
+
+    shown: int
+    missing: tuple[str, ...]
+    silent: tuple[str, ...]
+    note: str = ""
+    asked: Asked = Asked.SERVERS
+    zone: str = ""
+
+    @property
+    def answered(self) -> int:
+        return self.shown + len(self.missing)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`what` is a sentence that stays the same while nothing changes; `nowhere`: no server that answers has it."""
+
+    visible: bool
+    what: str
+    nowhere: bool
+
+
+# --- Looking ---
+
+
+def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
+    """Ask once for every record, all at the same time; answers a Look for each, by the record's primary key.
+
+    Ends within `seconds` and `clock.limit()`, whatever servers do. What goes wrong with one record is its Look's note.
+    """
+    end = clock.monotonic() + (clock.time_left() if seconds is None else min(seconds, clock.rest()))
+    by_check: defaultdict[str, list[TxtRecord]] = defaultdict(list)
+    for record in records:
+        by_check[record.credential.propagation_check].append(record)
+    looks = {record.pk: Look(1, (), (), asked=Asked.NOBODY) for record in by_check[Check.OFF]}
+    looks |= _ask_servers(by_check[Check.AUTHORITATIVE], end)
+    deserted = [record for record in by_check[Check.AUTHORITATIVE] if _is_deserted(record, looks[record.pk])]
+    looks |= _ask_resolvers(by_check[Check.RECURSIVE], deserted, looks, end)
+    return looks
+
+
+def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
+    if not records:
+        return {}
+    left = end - clock.monotonic()
+    whom = servers_of_all({record.name for record in records}, left * FINDING_SERVERS)
+    looks = {
+        record.pk: Look(0, (), (), note=servers.what.removesuffix("."))
+        for record in records
+        if isinstance(servers := whom[record.name], Trouble)
+    }
+    known = {name: servers for name, servers in whom.items() if isinstance(servers, Servers)}
+    return looks | _ask([record for record in records if record.name in known], known, end)
+
+
+def _is_deserted(record: TxtRecord, seen: Look) -> bool:
+    """No server of its zone answers, though it was given the time: port 53 may be closed from here."""
+    age = clock.now() - (record.intent_at or clock.now())
+    return age >= SILENCE_COUNTS and not seen.answered and not seen.note
+
+
+def _ask_resolvers(
+    recursive: Sequence[TxtRecord], deserted: Sequence[TxtRecord], looks: Mapping[int, Look], end: float
+) -> dict[int, Look]:
+    records = [*recursive, *deserted]
+    if not records:
+        return {}
+    try:
+        resolving = Servers("", tuple(Server("", each) for each in resolvers()))
+    except Trouble as trouble:
+        return {record.pk: Look(0, (), (), note=trouble.what.removesuffix(".")) for record in records}
+    seen = _ask(records, {record.name: resolving for record in records}, end, Asked.RESOLVERS)
+    instead = {
+        record.pk: replace(
+            seen[record.pk], asked=Asked.INSTEAD, silent=looks[record.pk].silent, zone=looks[record.pk].zone
+        )
+        for record in deserted
+    }
+    return seen | instead
+
+
+def _ask(
+    records: Iterable[TxtRecord], whom: Mapping[str, Servers], end: float, asked: Asked = Asked.SERVERS
+) -> dict[int, Look]:
+    recurse = asked is not Asked.SERVERS
+    asks = {
+        record.name: [(server, Ask(server.at, record.name, TXT, recurse)) for server in whom[record.name].servers]
+        for record in records
+    }
+    answers = lookups.ask((each for pairs in asks.values() for _, each in pairs), end - clock.monotonic())
+    return {record.pk: _seen(record, asks[record.name], whom[record.name], answers, asked) for record in records}
+
+
+def _seen(
+    record: TxtRecord, asks: Sequence[tuple[Server, Ask]], servers: Servers, answers: Answers, asked: Asked
+) -> Look:
+    """What the answers say about one value."""
+    heard, useless, missing = set(), [], []
+    note = ""
+    for server, each in asks:
+        if each in answers.unasked:
+            note = f"there was no time left to ask every server for {record.name}; they are asked again"
+            continue
+        values, why = _read(answers, each)
+        if record.value in values:
+            heard.add(server)
+        elif why:
+            useless.append((server, why))
+        else:
+            missing.append(server)
+    names = {server.name for server in (*heard, *missing)}
+    # Having no route to one family says nothing about a server that answers over the other.
+    silent = [_label(server, why) for server, why in useless if not (why == NO_ROUTE and server.name in names)]
+    return Look(len(heard), tuple(map(str, missing)), (*silent, *servers.skipped), note, asked=asked, zone=servers.zone)
+
+
+def _read(answers: Answers, asked: Ask) -> tuple[frozenset[str], str]:
+    """The values in an answer, and why the answer is not one to rely on for what it lacks."""
+    message = answers.got.get(asked)
+    if message is None:
+        return frozenset(), NO_ROUTE if asked.server in answers.no_route else SILENT
+    if message.rcode() not in KNOWN:
+        return frozenset(), f"answers {dns.rcode.to_text(message.rcode())}"
+    if not (asked.recurse or message.flags & dns.flags.AA):
+        return frozenset(), "not authoritative"
+    return _values(message), "no answer over TCP" if message.flags & dns.flags.TC else ""
+
+
+def _values(message: dns.message.Message) -> frozenset[str]:
+    return frozenset(
+        b"".join(rdata.strings).decode("ascii", "replace")
+        for rrset in message.answer
+        if rrset.rdtype == TXT
+        for rdata in rrset
+    )
+
+
+def _label(server: Server, why: str) -> str:
+    return str(server) if why == SILENT else server.saying(why)
+
+
+# --- Judging ---
+
+
+def verdict(record: TxtRecord, look: Look, age: timedelta) -> Verdict:
+    """Whether the record is visible enough to have it validated, so long after it was meant to be written.
+
+    At least one server must show it. At first all must; after 60 s those that do not answer stop counting; after
+    5 min half of those that answer suffice.
+    """
+    if look.asked is Asked.NOBODY:
+        return Verdict(True, "whether it shows was not checked, as the DNS credential asks", nowhere=False)
+    if look.note:
+        return Verdict(False, look.note, nowhere=False)
+    silence_counts = age < SILENCE_COUNTS and look.asked is not Asked.INSTEAD
+    if look.shown and not look.missing and not (look.silent and silence_counts):
+        return Verdict(True, _shown_by_all(look), nowhere=False)
+    if age >= DISAGREEMENT_COUNTS and look.shown and 2 * look.shown >= look.answered:
+        return Verdict(True, _shown_by_half(look), nowhere=False)
+    return Verdict(False, _hidden(record, look, silence_counts), nowhere=bool(look.missing and not look.shown))
+
+
+def _who(look: Look, count: int) -> str:
+    """The servers as a sentence has them: "3 name servers of example.com"."""
+    plural = "" if count == 1 else "s"
+    if look.asked is not Asked.SERVERS:
+        return f"{count} resolver{plural}"
+    return f"{count} name server{plural}" + (f" of {look.zone}" if look.zone else "")
+
+
+def _all(look: Look, count: int) -> str:
+    return _who(look, count).replace("1 ", "the ", 1) if count == 1 else f"all {_who(look, count)}"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    return ", ".join(labels[:MOST_NAMED]) + more
+
+
+def _deserted(look: Look) -> str:
+    of = f" of {look.zone}" if look.zone else ""
+    return f"no name server{of} answers here ({_listed(look.silent)})"
+
+
+def _shown_by_all(look: Look) -> str:
+    what = f"shown by {_all(look, look.shown)}"
+    if look.asked is Asked.INSTEAD:
+        return f"{what}; {_deserted(look)}"
+    answering = "that answers" if look.shown == 1 else "that answer"
+    return f"{what} {answering}; no longer counted: {_listed(look.silent)}" if look.silent else what
+
+
+def _shown_by_half(look: Look) -> str:
+    what = f"shown by {look.shown} of the {_who(look, look.answered)} that answer, which is enough after 5 minutes"
+    return f"{what}; not by {_listed(look.missing)}"
+
+
+def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
+    """Who does not show the record yet, and who says nothing."""
+    if look.asked is Asked.INSTEAD:
+        resolvers = f"the resolvers do not show {record.name} either" if look.missing else "the resolvers do not either"
+        return f"{_deserted(look)}, and {resolvers}"
+    total = look.answered + len(look.silent)
+    if not look.answered:
+        has = "has no" if total == 1 else "have no"
+        return f"{_all(look, total)} {has} usable answer for {record.name}: {_listed(look.silent)}"
+    parts = []
+    if look.missing:
+        verb = "does" if len(look.missing) == 1 else "do"
+        named = f"{verb} not show {record.name} yet: {_listed(look.missing)}"
+        parts.append(f"{len(look.missing)} of {_who(look, total)} {named}")
+    if look.silent and silence_counts:
+        parts.append(f"no usable answer for {record.name} from {_listed(look.silent)}")
+    return "; ".join(parts)

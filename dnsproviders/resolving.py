@@ -1,0 +1,334 @@
+"""What the resolvers know: where a challenge's CNAMEs lead, which zone holds a name, and which servers hold the zone.
+
+Everything is asked in batches, so that the names of five hundred attempts cost a few round trips.
+"""
+
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+from django.conf import settings
+
+from certctrl import clock
+from certctrl.outgoing import is_allowed
+from certctrl.turns import Trouble
+from dnsproviders import lookups
+from dnsproviders.lookups import Address, Answers, Ask
+
+CHALLENGE = "_acme-challenge"
+LONGEST_CHAIN = 10  # CNAMEs
+TTL = 60.0  # seconds
+KEPT = 10_000  # names, or zones
+MOST_ADDRESSES = 32  # of one zone's servers; whoever lists more has us asked for more than it takes
+WRITABLE = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
+KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+
+Question = tuple[str, dns.rdatatype.RdataType]
+Reply = dns.message.Message | str  # an answer, or why there is none
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One address of one name server."""
+
+    name: str
+    at: Address
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.at[0]})" if self.name else self.at[0]
+
+    def saying(self, what: str) -> str:
+        return f"{self.name} ({self.at[0]}, {what})" if self.name else f"{self.at[0]} ({what})"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The authoritative servers of a zone; `skipped` says of the others why they are not asked."""
+
+    zone: str
+    servers: tuple[Server, ...]
+    skipped: tuple[str, ...] = ()
+
+
+# --- Resolvers ---
+
+
+def resolvers() -> list[Address]:
+    """DNS_RESOLVERS (`ip`, `ip:port` or `[ip]:port`; DNS_PORT without one), else the system's. Raises Trouble."""
+    try:
+        if settings.DNS_RESOLVERS:
+            return [_place(each.strip(), settings.DNS_PORT) for each in settings.DNS_RESOLVERS]
+        return [lookups.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
+    except (ValueError, dns.exception.DNSException) as exc:
+        what = "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in 192.0.2.53,192.0.2.54:5353."
+        raise Trouble("dns_lookup_failed", what) from exc
+
+
+def _place(text: str, port: int) -> Address:
+    if text.startswith("[") or text.count(":") == 1:
+        text, _, after = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+        port = int(after) if after else port
+    return lookups.address(text.strip("[]"), port)
+
+
+def resolve(questions: Collection[Question], seconds: float) -> dict[Question, Reply]:
+    """Every question to the first resolver; those that it could not answer to the next one, and so on."""
+    end = clock.monotonic() + seconds
+    replies: dict[Question, Reply] = dict.fromkeys(questions, "there was no time left to ask")
+    open_questions = list(replies)
+    servers = resolvers()
+    for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
+        rest = end - clock.monotonic()
+        if not open_questions or rest <= 0:
+            break
+        asks = {question: Ask(server, *question, recurse=True) for question in open_questions}
+        answers = lookups.ask(asks.values(), max(rest / left, min(rest, 4 * lookups.PATIENCE)))
+        replies |= {question: _reply(answers, asked) for question, asked in asks.items()}
+        open_questions = [question for question in open_questions if isinstance(replies[question], str)]
+    return replies
+
+
+def _reply(answers: Answers, asked: Ask) -> Reply:
+    message = answers.got.get(asked)
+    where = f"the resolver {asked.server[0]}"
+    if message is None:
+        return f"{where} did not answer"
+    if message.rcode() not in KNOWN:
+        return f"{where} answered {dns.rcode.to_text(message.rcode())}"
+    return f"{where} does not answer over TCP" if message.flags & dns.flags.TC else message
+
+
+def _unknown(what: str, why: str) -> Trouble:
+    advice = "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see it."
+    return Trouble("dns_lookup_failed", f"{what}: {why}. {advice}")
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower()
+
+
+# --- CNAMEs ---
+
+
+def final_name(name: str) -> str:
+    """Where the TXT record of a name's challenge must be written: `_acme-challenge.<name>`, or where its CNAMEs lead.
+
+    `name` may carry the challenge's label already. A CNAME that a random sibling has too is a wildcard's, meant for
+    no challenge, and not followed. Raises Trouble: dns_cname_loop, dns_lookup_failed.
+    """
+    start = _text(dns.name.from_text(name))
+    if not start.startswith(f"{CHALLENGE}."):
+        start = f"{CHALLENGE}.{start}"
+    at, passed = start, [start]
+    while (target := _explicit_target(at, start)) is not None:
+        if target in passed or len(passed) > LONGEST_CHAIN:
+            chain = " → ".join([*passed, target][:4])
+            what = (
+                f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others ({chain}): mend them."
+            )
+            raise Trouble("dns_cname_loop", what)
+        if not WRITABLE.fullmatch(target):
+            raise Trouble(
+                "dns_lookup_failed", f"{at} is a CNAME to a name that no TXT record can be written at: mend it."
+            )
+        at = target
+        passed.append(at)
+    return at
+
+
+def _explicit_target(name: str, start: str) -> str | None:
+    """Where a CNAME that stands at this very name leads."""
+    target = _target(name, start)
+    if target is None:
+        return None
+    sibling = f"{secrets.token_hex(8)}.{name.partition('.')[2]}"
+    return None if _target(sibling, start) == target else target
+
+
+def _target(name: str, start: str) -> str | None:
+    reply = resolve([(name, CNAME)], clock.time_left())[name, CNAME]
+    if isinstance(reply, str):
+        raise _unknown(f"Whether {start} is a CNAME could not be found out", reply)
+    owner = dns.name.from_text(name)
+    found = [rrset for rrset in reply.answer if rrset.rdtype == CNAME and rrset.name == owner]
+    return _text(found[0][0].target) if found else None
+
+
+# --- Zones and their servers ---
+
+
+class Cache(Generic[Kept]):
+    """Values for up to TTL seconds, by what was asked and by whom it was answered; safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[object, ...], tuple[float, Kept]] = OrderedDict()
+
+    def get(self, name: str) -> Kept | None:
+        with self._lock:
+            until, value = self._kept.get(_key(name), (0.0, None))
+        return value if until > clock.monotonic() else None
+
+    def put(self, name: str, value: Kept) -> None:
+        with self._lock:
+            self._kept[_key(name)] = clock.monotonic() + TTL, value
+            self._kept.move_to_end(_key(name))
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+def _key(name: str) -> tuple[object, ...]:
+    """Other resolvers, another truth."""
+    return name, settings.DNS_PORT, *settings.DNS_RESOLVERS, *settings.ALLOW_PRIVATE
+
+
+_zones: Cache[str] = Cache()
+_servers: Cache[Servers] = Cache()
+
+
+def forget() -> None:
+    """Empty this process's cache."""
+    _zones.clear()
+    _servers.clear()
+
+
+def servers_of(name: str) -> Servers:
+    """The authoritative servers of the zone that holds the name, delegations of the very name included.
+
+    Raises Trouble("dns_lookup_failed").
+    """
+    found = servers_of_all([name], clock.time_left())[name]
+    if isinstance(found, Trouble):
+        raise found
+    return found
+
+
+def servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers | Trouble]:
+    """The same for many names, each with its own Trouble where there is one."""
+    end = clock.monotonic() + seconds
+    zones = _kept_or_found(_zones, set(names), _find_zones, end)
+    wanted = {zone for zone in zones.values() if isinstance(zone, str)}
+    servers = _kept_or_found(_servers, wanted, _find_servers, end)
+    return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}
+
+
+def _kept_or_found(
+    cache: Cache[Kept],
+    names: Collection[str],
+    find: Callable[[Collection[str], float], dict[str, Kept | Trouble]],
+    end: float,
+) -> dict[str, Kept | Trouble]:
+    known: dict[str, Kept | Trouble] = {name: kept for name in names if (kept := cache.get(name)) is not None}
+    missing = [name for name in names if name not in known]
+    found = find(missing, end) if missing else {}
+    for name, value in found.items():
+        if not isinstance(value, Trouble):
+            cache.put(name, value)
+    return known | found
+
+
+def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
+    """The zone of each name: the owner of the SOA record that the resolvers show for it or the nearest name above."""
+    found: dict[str, str | Trouble] = {}
+    at = {name: name for name in names}
+    while at:
+        replies = _in_time(resolve, [(each, SOA) for each in sorted(set(at.values()))], end)
+        for name, asked in list(at.items()):
+            reply = replies[asked, SOA]
+            zone = (
+                _unknown(f"The zone of {name} could not be found", reply)
+                if isinstance(reply, str)
+                else _soa(reply, asked)
+            )
+            if zone is None and "." in asked:
+                at[name] = asked.partition(".")[2]
+                continue
+            found[name] = zone or _unknown(
+                f"The zone of {name} could not be found", "no name above it has a SOA record"
+            )
+            del at[name]
+    return found
+
+
+def _in_time(
+    ask: Callable[[Collection[Question], float], dict[Question, Reply]], questions: Collection[Question], end: float
+) -> dict[Question, Reply]:
+    """Resolve in the time that is left; without resolvers, the reason for each question."""
+    try:
+        return ask(questions, end - clock.monotonic())
+    except Trouble as trouble:
+        return dict.fromkeys(questions, trouble.what.rstrip("."))
+
+
+def _soa(reply: dns.message.Message, asked: str) -> str | None:
+    """The owner of the SOA record, in the answer or beside "no such name" and "no data", at or above what was asked.
+
+    A CNAME's answer is about its target: the name above must tell. The root holds nobody's challenge.
+    """
+    owner = dns.name.from_text(asked)
+    if any(rrset.rdtype == CNAME for rrset in reply.answer):
+        return None
+    for rrset in (*reply.answer, *reply.authority):
+        if rrset.rdtype == SOA and owner.is_subdomain(rrset.name) and rrset.name != dns.name.root:
+            return _text(rrset.name)
+    return None
+
+
+def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Trouble]:
+    """The servers of each zone: its NS records, then their addresses of both families."""
+    replies = _in_time(resolve, [(zone, NS) for zone in zones], end)
+    hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
+    kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
+    wanted = {host for each in hosts.values() if not isinstance(each, Trouble) for host in each}
+    addresses = _in_time(resolve, [(host, kind) for host in sorted(wanted) for kind in kinds], end)
+    return {
+        zone: each if isinstance(each, Trouble) else _servers_at(zone, each, addresses) for zone, each in hosts.items()
+    }
+
+
+def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
+    if isinstance(reply, str):
+        return _unknown(f"The name servers of {zone} could not be found", reply)
+    hosts = {_text(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
+    return sorted(hosts) or _unknown(f"The name servers of {zone} could not be found", "the zone has no NS records")
+
+
+def _servers_at(zone: str, hosts: list[str], addresses: dict[Question, Reply]) -> Servers:
+    """Each address once, those that the guard refuses and hosts without any address told apart."""
+    servers: dict[Address, Server] = {}
+    skipped = []
+    for host in hosts:
+        found = _addresses(addresses[host, dns.rdatatype.A]) + _addresses(addresses[host, dns.rdatatype.AAAA])
+        if not found:
+            skipped.append(f"{host} (no address)")
+        for ip in found:
+            if is_allowed(host, ip):
+                at = lookups.address(ip, settings.DNS_PORT)
+                servers.setdefault(at, Server(host, at))
+            else:
+                skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
+    return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
+
+
+def _addresses(reply: Reply) -> list[str]:
+    if isinstance(reply, str):
+        return []
+    kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
+    return [each.address for rrset in reply.answer if rrset.rdtype in kinds for each in rrset]

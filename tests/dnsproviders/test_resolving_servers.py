@@ -1,0 +1,117 @@
+"""Which servers hold a name: those of the zone that really has it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsproviders import propagation, resolving
+from dnsproviders.propagation import servers_of
+from lab.nameserver import NameServer
+from tests.fakes.internet import CHALLENGE, NS1, NS2, NS3, NS6, RESOLVER, VALUE, internet, record, zone
+
+
+@pytest.fixture
+def world(settings: Any) -> Iterator[NameServer]:
+    zones = {
+        "example.com": zone(ns1=NS1, ns2=[NS2, NS6]),
+        "deep.example.com": zone(ns1=NS3),
+        "_acme-challenge.delegated.example.com": zone(ns1=NS3),
+        "hosted.test": zone().replace("@ 60 A", "@ 60 NS ns1.example.com.\n@ 60 A"),
+    }
+    with internet(settings, zones) as server:
+        server.add("deep.example.com", "NS", "ns1.deep.example.com.")
+        yield server
+
+
+def found(name: str) -> tuple[str, list[str]]:
+    servers = servers_of(name)
+    return servers.zone, [server.at[0] for server in servers.servers]
+
+
+def test_the_servers_are_those_of_the_nearest_zone_above(world: NameServer) -> None:
+    assert found("_acme-challenge.www.example.com") == ("example.com", [NS1, NS2, NS6])
+
+
+def test_a_zone_cut_on_the_way_down_is_seen(world: NameServer) -> None:
+    assert found("_acme-challenge.www.deep.example.com") == ("deep.example.com", [NS3])
+
+
+def test_a_challenge_label_that_is_delegated_is_a_zone_of_its_own(world: NameServer) -> None:
+    assert found("_acme-challenge.delegated.example.com") == ("_acme-challenge.delegated.example.com", [NS3])
+    name = "_acme-challenge.delegated.example.com"
+    world.add(name, "TXT", VALUE)
+    world.seen.clear()
+    assert propagation.look([record(name)], 5)[1].shown == 1
+    assert {address for address, _, kind in world.seen if kind == "TXT"} == {NS3}
+
+
+def test_servers_in_another_zone_are_found(world: NameServer) -> None:
+    assert found("_acme-challenge.hosted.test") == ("hosted.test", [NS1])
+
+
+def test_a_wildcard_cname_over_the_name_does_not_hide_the_zone(world: NameServer) -> None:
+    world.add("*.example.com", "CNAME", "www.hosted.test.")
+    assert found("_acme-challenge.example.com")[0] == "example.com"
+
+
+def test_a_resolver_that_keeps_the_authority_section_to_itself_is_asked_upwards(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = resolving._reply
+
+    def stripped(*args: Any) -> Any:
+        message = reply(*args)
+        if not isinstance(message, str):
+            message.authority = []
+        return message
+
+    monkeypatch.setattr(resolving, "_reply", stripped)
+    assert found("_acme-challenge.www.deep.example.com") == ("deep.example.com", [NS3])
+
+
+def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
+    with pytest.raises(Trouble, match=r"The zone of _acme-challenge\.example\.org could not be found") as caught:
+        servers_of("_acme-challenge.example.org")
+    assert (caught.value.code, caught.value.permanent) == ("dns_lookup_failed", False)
+
+
+def test_a_server_without_an_address_is_told(world: NameServer) -> None:
+    world.add("example.com", "NS", "gone.example.com.")
+    assert servers_of(CHALLENGE).skipped == ("gone.example.com (no address)",)
+
+
+def test_what_was_found_is_kept_for_a_minute(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers_of(CHALLENGE)
+    before = len(world.seen)
+    servers_of(CHALLENGE)
+    assert len(world.seen) == before
+    later = clock.monotonic() + 61
+    monkeypatch.setattr(clock, "monotonic", lambda: later)
+    servers_of(CHALLENGE)
+    assert len(world.seen) == 2 * before
+
+
+def test_other_resolvers_are_another_truth(world: NameServer, settings: Any) -> None:
+    servers_of(CHALLENGE)
+    settings.DNS_RESOLVERS = [NS1]
+    world.seen.clear()
+    servers_of(CHALLENGE)
+    assert {address for address, _, _ in world.seen} == {NS1}
+
+
+def test_what_is_kept_is_bounded(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "KEPT", 5)
+    for number in range(8):
+        servers_of(f"_acme-challenge.host{number}.example.com")
+    assert len(resolving._zones._kept) == 5
+
+
+def test_threads_may_ask_at_once(world: NameServer) -> None:
+    names = [f"_acme-challenge.host{number}.example.com" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert {each.zone for each in pool.map(servers_of, names)} == {"example.com"}
+    assert RESOLVER in {address for address, _, _ in world.seen}
