@@ -388,4 +388,8 @@ def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Iss
     if key.digest != idempotency.digest:
         raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
     assert key.certificate
+    if key.certificate.retired_at:
+        raise Conflict(
+            f"{key.certificate.domain} was deleted since; choose another Idempotency-Key to ask for it anew."
+        )
     return key.certificate, key.issuance

@@ -135,7 +135,9 @@ def test_a_history_row_is_in_milliseconds_and_open_ones_are_completed_at_0(world
 
 
 def test_the_older_paths_of_the_history_answer_alike(api, issued):
-    rows_of = [api.get(f"certificates/{issued.pk}/{path}").data_member for path in ("issues", "issues/history", "histories")]
+    rows_of = [
+        api.get(f"certificates/{issued.pk}/{path}").data_member for path in ("issues", "issues/history", "histories")
+    ]
     assert rows_of[0] == rows_of[1] == rows_of[2] != []
 
 
@@ -214,7 +216,9 @@ def test_revoke_is_accepted_with_names_and_numbers_and_done_by_a_worker(world, a
     assert api.get(f"certificates/{issued.pk}").data_member["status"] == "revoked"
 
 
-@pytest.mark.parametrize("reason", ["", "badMood", "certificateHold", 2, 6, 99, -1, 1.5, True, [1], {"a": 1}, "x" * 5000])
+@pytest.mark.parametrize(
+    "reason", ["", "badMood", "certificateHold", 2, 6, 99, -1, 1.5, True, [1], {"a": 1}, "x" * 5000]
+)
 def test_a_reason_that_a_subscriber_may_not_give_is_refused(api, issued, reason):
     before = rows()
     assert "keyCompromise" in refused(api.post(f"certificates/{issued.pk}/revoke", {"reason": reason}), 400, "reason")

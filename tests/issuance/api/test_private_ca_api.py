@@ -1,0 +1,231 @@
+"""Private CAs over HTTP: made at once, issuing in the request itself."""
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+from tests.issuance.api.calling import refused, rows
+
+pytestmark = pytest.mark.django_db
+
+ROOT = {
+    "name": "Office",
+    "algorithm": "ECDSA",
+    "key_size": 256,
+    "curve_name": "prime256v1",
+    "country": "se",
+    "organization": "Example Ltd",
+    "organizational_unit": "",
+    "common_name": "Office Root",
+    "state": "",
+    "locality": "Lund",
+    "valid_days": 365,
+    "max_path_length": 0,
+    "key_usage": "keyCertSign,cRLSign",
+}
+
+
+@pytest.fixture(autouse=True)
+def _real_authority(monkeypatch, request):
+    """The fake CA stands for ACME CAs only: a private CA signs for itself."""
+    from issuance import ca
+
+    real = ca.client_for
+    if "world" in request.fixturenames:
+        world = request.getfixturevalue("world")
+        monkeypatch.setattr(ca, "client_for", lambda one: real(one) if one.is_private else world.ca.client_for(one))
+
+
+@pytest.fixture
+def root(api):
+    return api.post("cas", {"name": "Office"}).data_member["id"]
+
+
+@pytest.fixture
+def self_ca(api, root):
+    return api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, "name": "office"}).data_member["id"]
+
+
+def test_a_ca_is_shown_as_the_contract_has_it_and_never_its_key(api, alice):
+    made = api.post("cas", ROOT)
+    assert made.status_code == 201
+    shown = made.data_member
+    assert {name: shown[name] for name in ROOT} == ROOT | {"country": "SE"}
+    assert (shown["user_id"], shown["status"], shown["enc_scheme"]) == (alice.pk, "ACTIVE", 1)
+    assert (shown["issued_cert_count"], shown["last_used_at"]) == (0, 0)
+    assert isinstance(shown["serial_number"], str)
+    assert shown["not_before"] > 1_000_000_000_000, "milliseconds"
+    assert b"PRIVATE" not in made.content
+    certificate = x509.load_pem_x509_certificate(shown["ca_certificate_pem"].encode())
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "Office Root"
+    assert api.get(f"cas/{shown['id']}").data_member == shown
+    assert api.get("cas").data_member == [shown]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": 7}, "name"),
+        ({"name": "n" * 65}, "name"),
+        ({"algorithm": "DSA"}, "algorithm"),
+        ({"key_size": 521}, "key_size"),
+        ({"algorithm": "RSA", "key_size": 1024}, "key_size"),
+        ({"key_size": 384}, "key_size"),
+        ({"key_size": True}, "key_size"),
+        ({"curve_name": "secp521r1"}, "curve_name"),
+        ({"country": "Sweden"}, "country"),
+        ({"organization": ["a"]}, "organization"),
+        ({"valid_days": 0}, "valid_days"),
+        ({"valid_days": 10**9}, "valid_days"),
+        ({"max_path_length": -1}, "max_path_length"),
+        ({"key_usage": "cRLSign"}, "key_usage"),
+        ({"key_usage": "everything"}, "key_usage"),
+    ],
+)
+def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api, changes, field):
+    before = rows()
+    refused(api.post("cas", ROOT | changes), 400, field)
+    assert rows() == before
+
+
+# --- issuing through an account ---
+
+
+def test_the_guides_create_is_answered_with_the_issued_certificate(world, api, self_ca):
+    answer = api.post("certificates", {"domain": "printer.example.com", "acme_account_id": self_ca})
+    shown = answer.data_member
+    assert (answer.status_code, shown["status"], shown["self_signed"]) == (201, "SUCCESS", True)
+    assert shown["issue_history_id"] == Issuance.objects.get().pk
+    assert (shown["id"], shown["domain_name"]) == (Certificate.objects.get().pk, "printer.example.com")
+    assert shown["serial_number"]
+    assert shown["issuance"] is None
+    assert api.get(f"certificates/{shown['id']}").data_member["status"] == "active"
+    assert world.sent == [], "no worker was asked"
+
+
+@pytest.mark.parametrize("verb", ["issues", "renew"])
+def test_issues_and_renew_answer_with_the_object_the_attempt_and_success(world, api, self_ca, verb):
+    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    assert api.get(f"certificates/{pk}").data_member["status"] == "pending"
+    answer = api.post(f"certificates/{pk}/{verb}", {"validity_seconds": 86400})
+    shown = answer.data_member
+    assert (answer.status_code, shown["id"], shown["domain_name"]) == (200, pk, "printer.example.com")
+    assert (shown["issue_history_id"], shown["status"]) == (Issuance.objects.get().pk, "SUCCESS")
+    assert 86400 <= shown["not_after"] - shown["not_before"] <= 86400 + 600
+
+
+def test_the_accounts_validity_is_the_default(world, api, root):
+    account = api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, "cert_valid_seconds": 7200}).data_member
+    shown = api.post("certificates", {"domain": "a.example.com", "acct_id": account["id"]}).data_member
+    assert 7200 <= shown["not_after"] - shown["not_before"] <= 7200 + 600
+
+
+@pytest.mark.parametrize("seconds", [0, -5, "long", 10**15, 1.5])
+def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
+    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    before = rows()
+    refused(api.post(f"certificates/{pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
+    assert rows() == before
+
+
+def test_an_acme_ca_decides_the_validity_itself(api, issued):
+    before = rows()
+    refused(api.post(f"certificates/{issued.pk}/issues", {"validity_seconds": 3600}), 400, "validity_seconds")
+    assert rows() == before
+
+
+def test_the_subject_stands_in_the_certificate(world, api, self_ca):
+    body = {"domain": "printer.example.com", "acct_id": self_ca, "organization": "Example Ltd", "country": "se"}
+    pk = api.post("certificates", body).data_member["id"]
+    pem = api.get(f"certificates/{pk}?detail=most").data_member["cert"]
+    subject = x509.load_pem_x509_certificates(pem.encode())[0].subject
+    assert subject.rfc4514_string() == "O=Example Ltd,C=SE"
+
+
+def test_a_ca_id_makes_any_account_a_self_ca_account(api, root):
+    body = {"provider": "letsencrypt", "ca_id": root, "email": "a@example.org"}
+    shown = api.post("acme-accounts", body).data_member
+    assert (shown["provider"], shown["ca_id"], shown["status"]) == ("SELF_CA", root, "valid")
+    assert shown["directory_url"] == ""
+
+
+def test_a_self_ca_account_needs_no_terms_and_keeps_no_binding(api, root):
+    before = rows()["keystore.Envelope"]
+    body = {"ca_provider": "SELF_CA", "ca_id": root, "eab_kid": "k", "eab_hmac_key": "c2VjcmV0LXNlY3JldA"}
+    assert api.post("acme-accounts", body).status_code == 201
+    assert AcmeAccount.objects.get().eab is None
+    assert rows()["keystore.Envelope"] == before + 1
+
+
+def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
+    body = {"domain": "printer.example.com", "acct_id": self_ca, "server_decrypt_export": True}
+    pk = api.post("certificates", body).data_member["id"]
+    assert api.get(f"certificates/{pk}/export").status_code == 200
+    assert api.post(f"certificates/{pk}/revoke", {"reason": "keyCompromise"}).status_code == 202
+    world.deliver()
+    assert api.get(f"certificates/{pk}").data_member["status"] == "revoked"
+
+
+# --- POST cas/{id}/issue ---
+
+
+def test_a_ca_issues_at_once_and_its_count_goes_up(world, api, root):
+    body = {"domain_name": "printer.example.com", "sans": ["*.printer.example.com"], "validity_seconds": 3600}
+    answer = api.post(f"cas/{root}/issue", body)
+    shown = answer.data_member
+    assert (answer.status_code, shown["status"], shown["self_signed"]) == (200, "SUCCESS", True)
+    assert shown["sans"] == ["*.printer.example.com"]
+    assert shown["not_after"] - shown["not_before"] <= 3600 + 600
+    ca = api.get(f"cas/{root}").data_member
+    assert ca["issued_cert_count"] == 1
+    assert ca["last_used_at"] > 1_000_000_000_000
+
+
+def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
+    for name in ("a.example.com", "b.example.com"):
+        api.post(f"cas/{root}/issue", {"domain_name": name})
+    assert AcmeAccount.objects.count() == 1
+    assert api.get(f"cas/{root}").data_member["issued_cert_count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "domain"),
+        ({"domain_name": "exa mple"}, "domain"),
+        ({"domain_name": "192.0.2.1"}, "domain"),
+        ({"domain_name": "a.example.com", "key_type": "rsa", "key_size": 256}, "key_size"),
+        ({"domain_name": "a.example.com", "validity_seconds": 0}, "validity_seconds"),
+        (
+            {"domain_name": "a.example.com", "key_dist_policy": "DEVICE_REQUIRED", "server_decrypt_export": True},
+            "server_decrypt_export",
+        ),
+    ],
+)
+def test_what_a_ca_refuses_leaves_nothing_not_even_an_account(api, root, body, field):
+    before = rows()
+    refused(api.post(f"cas/{root}/issue", body), 400, field)
+    assert rows() == before
+
+
+def test_one_idempotency_key_issues_once(world, api, root):
+    key = {"HTTP_IDEMPOTENCY_KEY": "k"}
+    first, again = (api.post(f"cas/{root}/issue", {"domain_name": "a.example.com"}, **key).data_member for _ in "12")
+    assert (first["id"], first["issue_history_id"]) == (again["id"], again["issue_history_id"])
+    assert CertificateVersion.objects.count() == 1
+    before = rows()
+    refused(api.post(f"cas/{root}/issue", {"domain_name": "b.example.com"}, **key), 409)
+    assert rows() == before
+
+
+# --- delete ---
+
+
+def test_a_ca_in_use_is_not_deleted(api, root, self_ca):
+    assert "office" in refused(api.delete(f"cas/{root}"), 409)
+    api.delete(f"acme-accounts/{self_ca}")
+    assert api.delete(f"cas/{root}").status_code == 204
+    refused(api.get(f"cas/{root}"), 404)
+    refused(api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root}), 404, "ca_id")
