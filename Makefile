@@ -28,6 +28,7 @@ test: .venv/.dev .venv-lab/.installed
 	$(BIN)/python -m pytest -n auto --ds tests.settings_postgres -m postgres $(ARGS)
 
 lint: export DJANGO_SETTINGS_MODULE = tests.settings
+lint: export DATABASE_URL = sqlite://:memory:
 lint: .venv/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
