@@ -1,6 +1,7 @@
 """`manage.py export NAME --to DIR --then COMMAND`: the operator's way to the files, on the server itself."""
 
 import getpass
+import re
 import subprocess
 from argparse import ArgumentParser
 from pathlib import Path
@@ -11,6 +12,15 @@ from django.core.management.base import BaseCommand, CommandError
 from certctrl.errors import Refusal
 from issuance import export
 from issuance.models import Certificate
+from issuance.names import normalize_name
+
+
+def a_labels(name: str) -> str:
+    """The name as it is stored; what is no host name at all finds nothing."""
+    try:
+        return normalize_name(name)
+    except Refusal:
+        return ""
 
 
 class Command(BaseCommand):
@@ -28,6 +38,8 @@ class Command(BaseCommand):
             paths = export.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
         except Refusal as refusal:
             raise CommandError(refusal.what) from None
+        except OSError as error:
+            raise CommandError(f"{options['to']} could not be written: {error.strerror or error}.") from None
         for path in paths:
             self.stdout.write(str(path))
         if options["then"]:
@@ -35,7 +47,7 @@ class Command(BaseCommand):
 
     def find(self, name: str, owner: str | None) -> Certificate:
         rows = Certificate.objects.filter(retired_at=None)
-        rows = rows.filter(pk=name) if name.isdigit() else rows.filter(domain=name.lower().rstrip("."))
+        rows = rows.filter(pk=name) if re.fullmatch("[0-9]{1,18}", name) else rows.filter(domain=a_labels(name))
         if owner:
             rows = rows.filter(owner__email__iexact=owner)
         found = list(rows.order_by("-pk"))

@@ -45,7 +45,7 @@ def refused(response: Any, status: int, field: str | None = None) -> str:
     assert set(error) == {"code", "key", "what", "params"}
     assert isinstance(error["code"], int)
     assert "::" in error["key"]
-    assert error["what"].strip() and error["what"][-1] in ".)]}", error["what"]
+    assert error["what"].endswith((".", ")", "]", "}")), error["what"]
     if field is not None:
         assert error["params"].get("field") == field, error
     return str(error["what"])

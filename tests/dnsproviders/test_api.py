@@ -1,0 +1,221 @@
+"""DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never come out."""
+
+import re
+from typing import Any
+
+import pytest
+import responses
+from django.conf import settings
+
+from dnsproviders.models import DnsCredential
+from keystore import envelope
+from tests.issuance.api.calling import Caller, refused, rows
+
+pytestmark = pytest.mark.django_db
+
+SECRETS = ("cf-secret-token", "aliyun-secret", "c2VjcmV0LXRzaWcta2V5", "httpreq-password")
+CLOUDFLARE = {"provider": "cloudflare", "api_token": SECRETS[0]}
+ALIYUN = {"provider": "aliyun", "access_key_id": "LTAI-key-id", "access_key_secret": SECRETS[1]}
+RFC2136 = {
+    "provider": "rfc2136",
+    "server": "ns1.example.com",
+    "port": 53,
+    "key_name": "certctrl.",
+    "algorithm": "hmac-sha256",
+    "secret": SECRETS[2],
+}
+HTTPREQ = {"provider": "httpreq", "endpoint": "https://dns.example.com/acme", "username": "me", "password": SECRETS[3]}
+ALL = {"cloudflare": CLOUDFLARE, "aliyun": ALIYUN, "rfc2136": RFC2136, "httpreq": HTTPREQ}
+
+
+@pytest.fixture
+def api(client_of: Any, alice: Any) -> Caller:
+    return Caller(client_of(alice))
+
+
+@pytest.mark.parametrize("body", ALL.values(), ids=ALL)
+def test_a_credential_of_each_provider_is_stored_and_its_secrets_are_never_shown(api: Caller, body: Any) -> None:
+    made = api.post("dns-providers", body)
+    assert made.status_code == 201, made.content
+    pk = made.data_member["id"]
+    assert {"id", "provider", "name", "zone_id", "created_at"} <= set(made.data_member)
+    assert made.data_member["provider"] == body["provider"]
+    for answer in (made, api.get(f"dns-providers/{pk}"), api.get("dns-providers"), api.put(f"dns-providers/{pk}", {})):
+        assert answer.status_code < 300
+        assert not any(secret.encode() in answer.content for secret in SECRETS)
+    sealed = DnsCredential.objects.get().secret
+    assert any(secret.encode() in envelope.unseal(sealed) for secret in SECRETS)
+
+
+def test_the_guides_call_with_its_zone(api: Caller) -> None:
+    shown = api.post("dns-providers", CLOUDFLARE | {"zone_id": "023e105f4ecef8ad9ca31a8372d0c353"}).data_member
+    assert shown["zone_id"] == "023e105f4ecef8ad9ca31a8372d0c353"
+    assert (shown["ttl"], shown["propagation_check"]) == (60, "authoritative")
+    assert (shown["propagation_timeout"], shown["settle"]) == (1800, 0)
+    assert 1_000_000_000 < shown["created_at"] < 10_000_000_000, "epoch seconds"
+
+
+def test_the_alias_of_aliyun_is_taken(api: Caller) -> None:
+    assert api.post("dns-providers", ALIYUN | {"provider": "ali"}).data_member["provider"] == "aliyun"
+
+
+def test_the_common_fields_are_kept(api: Caller) -> None:
+    given = {"name": "mine", "ttl": 300, "propagation_check": "recursive", "propagation_timeout": 600, "settle": 5}
+    shown = api.post("dns-providers", CLOUDFLARE | given).data_member
+    assert {name: shown[name] for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "provider"),
+        ({"provider": "nobody"}, "provider"),
+        ({"provider": 7}, "provider"),
+        ({"provider": "cloudflare"}, "api_token"),
+        (CLOUDFLARE | {"api_token": ""}, "api_token"),
+        (CLOUDFLARE | {"api_token": ["a"]}, "api_token"),
+        (CLOUDFLARE | {"access_key_id": "LTAI"}, "access_key_id"),
+        (CLOUDFLARE | {"id": 7}, "id"),
+        (ALIYUN | {"access_key_secret": None}, "access_key_secret"),
+        (ALIYUN | {"zone_id": "z"}, "zone_id"),
+        (RFC2136 | {"algorithm": "hmac-md4"}, "algorithm"),
+        (RFC2136 | {"port": 70000}, "port"),
+        (RFC2136 | {"secret": "not base64!"}, "secret"),
+        (HTTPREQ | {"endpoint": "ftp://dns.example.com"}, "endpoint"),
+        (CLOUDFLARE | {"ttl": 0}, "ttl"),
+        (CLOUDFLARE | {"ttl": "long"}, "ttl"),
+        (CLOUDFLARE | {"propagation_check": "never"}, "propagation_check"),
+        (CLOUDFLARE | {"propagation_timeout": 1}, "propagation_timeout"),
+        (CLOUDFLARE | {"settle": -1}, "settle"),
+        (CLOUDFLARE | {"name": "n" * 65}, "name"),
+    ],
+)
+def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api: Caller, body: Any, field: str) -> None:
+    before = rows()
+    answer = api.post("dns-providers", body)
+    refused(answer, 400, field)
+    assert not any(secret.encode() in answer.content for secret in SECRETS)
+    assert rows() == before
+
+
+@pytest.mark.parametrize("body", ALL.values(), ids=ALL)
+def test_what_a_get_answered_may_be_sent_back_whole(api: Caller, body: Any) -> None:
+    pk = api.post("dns-providers", body).data_member["id"]
+    before, secret = api.get(f"dns-providers/{pk}").data_member, DnsCredential.objects.get().secret_id
+    answer = api.put(f"dns-providers/{pk}", before | {"name": "renamed"})
+    assert answer.status_code == 200, answer.content
+    assert answer.data_member == before | {"name": "renamed"}
+    assert DnsCredential.objects.get().secret_id == secret
+
+
+def test_put_and_patch_change_what_is_given(api: Caller) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    assert api.put(f"dns-providers/{pk}", {"ttl": 120}).data_member["ttl"] == 120
+    assert api.patch(f"dns-providers/{pk}", {"settle": 9}).data_member["settle"] == 9
+    assert api.put(f"dns-providers/{pk}", {"api_token": "another-token"}).status_code == 200
+    assert b"another-token" in envelope.unseal(DnsCredential.objects.get().secret)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"provider": "aliyun"}, "provider"), ({"ttl": 0}, "ttl"), ({"api_token": None}, "api_token"), ({"x": 1}, "x")],
+)
+def test_a_wrong_change_changes_nothing(api: Caller, changes: Any, field: str) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    before, shown = rows(), api.get(f"dns-providers/{pk}").data_member
+    refused(api.put(f"dns-providers/{pk}", changes | {"name": "other"}), 400, field)
+    assert rows() == before
+    assert api.get(f"dns-providers/{pk}").data_member == shown
+
+
+def test_a_credential_is_deleted_and_gone(api: Caller) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    assert api.delete(f"dns-providers/{pk}").status_code == 204
+    assert api.get("dns-providers").data_member == []
+    for answer in (
+        api.get(f"dns-providers/{pk}"),
+        api.put(f"dns-providers/{pk}", {}),
+        api.delete(f"dns-providers/{pk}"),
+    ):
+        refused(answer, 404)
+
+
+def test_a_credential_in_use_is_not_deleted_and_says_by_what(api: Caller) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    account = {"ca_provider": "custom", "directory_url": "https://ca.example.org/dir", "terms_accepted": True}
+    account_id = api.post("acme-accounts", account).data_member["id"]
+    body = {"domain_name": "example.com", "acct_id": account_id, "dns_provider_id": pk}
+    certificate = api.post("certificates", body).data_member["id"]
+    assert "example.com" in refused(api.delete(f"dns-providers/{pk}"), 409)
+    api.delete(f"certificates/{certificate}")
+    assert api.delete(f"dns-providers/{pk}").status_code == 204
+
+
+# --- check ---
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "shown", "code"),
+    [
+        (200, {"success": True, "result": [{"id": "1", "name": "example.com"}], "result_info": {}}, 200, ""),
+        (401, {"success": False, "errors": [{"code": 10000, "message": "no"}]}, 400, "dns_credential_refused"),
+        (429, {"success": False, "errors": []}, 502, "dns_rate_limited"),
+        (200, "<html>maintenance</html>", 502, "dns_bad_answer"),
+        (500, "", 502, "dns_"),
+    ],
+)
+@responses.activate
+def test_a_check_tells_apart_what_the_provider_answers(
+    api: Caller, status: int, answer: Any, shown: int, code: str
+) -> None:
+    body = {"json": answer} if isinstance(answer, dict) else {"body": answer}
+    responses.get(re.compile(re.escape(settings.CLOUDFLARE_API_URL)), status=status, **body)
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    checked = api.post(f"dns-providers/{pk}/check")
+    assert checked.status_code == shown, checked.content
+    assert not any(secret.encode() in checked.content for secret in SECRETS)
+    after = api.get(f"dns-providers/{pk}").data_member
+    assert after["checked_at"] > 1_000_000_000
+    if code:
+        refused(checked, shown)
+        assert checked.error["params"]["dns"].startswith(code)
+        assert after["last_error"] == checked.error["what"]
+    else:
+        assert after["last_error"] == ""
+
+
+@responses.activate
+def test_a_provider_that_cannot_be_reached_is_told_apart_too(api: Caller) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    checked = api.post(f"dns-providers/{pk}/check")
+    refused(checked, 502)
+    assert checked.error["params"]["dns"] == "dns_unreachable"
+
+
+# --- catalogue ---
+
+
+def test_anybody_reads_the_catalogue_with_the_fields_of_each_provider(client_of: Any, db: None) -> None:
+    catalog = client_of().get("/apiv1/dns/providers/catalog").data_member
+    assert {entry["id"] for entry in catalog} == set(ALL)
+    for entry in catalog:
+        required = {field["name"] for field in entry["fields"] if field["required"]}
+        assert required <= set(ALL[entry["id"]])
+        assert set(ALL[entry["id"]]) - {"provider"} <= {field["name"] for field in entry["fields"]}
+    secret = {field["name"] for entry in catalog for field in entry["fields"] if field["secret"]}
+    assert secret == {"api_token", "access_key_secret", "secret", "password"}
+
+
+# --- API keys ---
+
+
+def test_a_key_reads_or_writes_as_it_was_granted(key_client: Any, alice: Any, api: Caller) -> None:
+    pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
+    reader = Caller(key_client(alice, "dns_providers:*[read]"))
+    assert reader.get(f"dns-providers/{pk}").status_code == 200
+    for answer in (reader.post("dns-providers", ALIYUN), reader.delete(f"dns-providers/{pk}")):
+        refused(answer, 403)
+    refused(reader.post(f"dns-providers/{pk}/check"), 403)
+    writer = Caller(key_client(alice, f"dns_providers:{pk}[write]"))
+    assert writer.put(f"dns-providers/{pk}", {"ttl": 300}).status_code == 200
+    refused(writer.post("dns-providers", ALIYUN), 403)
