@@ -24,11 +24,6 @@ def _is_finished(certificate: Certificate) -> bool:
     return bool(last and last.state in (State.CANCELED, State.ISSUED))
 
 
-def is_quiet() -> bool:
-    tables = (Issuance, TxtRecord, AcmeAccount, CertificateVersion)
-    return not any(table.objects.filter(wake_at__isnull=False).exists() for table in tables) and not unfinished()
-
-
 def what_is_left() -> str:
     opens = [f"attempt {each.pk} {each.state} {each.waits_for}" for each in Issuance.objects.open()]
     in_zone = [str(each) for each in TxtRecord.objects.in_the_zone()]
@@ -43,9 +38,16 @@ def violations(simulation: "Simulation") -> list[str]:
         *_versions(),
         *(f"left in the zone: {name} {value}" for name, value in simulation.zone.txt()),
         *(f"{each} is not cleaned up" for each in TxtRecord.objects.in_the_zone()),
+        *_awake(),
         *_revocations(simulation),
         *_orders(simulation),
     ]
+
+
+def _awake() -> list[str]:
+    tables = (Issuance, TxtRecord, AcmeAccount, CertificateVersion)
+    rows = (each for table in tables for each in table.objects.filter(wake_at__isnull=False))
+    return [f"{each!r} still wakes at {each.wake_at}" for each in rows]
 
 
 def _versions() -> list[str]:

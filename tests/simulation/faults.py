@@ -86,6 +86,7 @@ def draw(rng: random.Random) -> Profile:
     )
 
 
+CHANGES = ("zone.present", "zone.cleanup", "ca.new_order", "ca.finalize")
 KINDS = ("die", "hold", "late", "fail", "refuse")
 
 
@@ -101,9 +102,10 @@ class Faults:
         self.stopped = True
         self.profile = replace(self.profile, lose=0, double=0, switch=0, stop=0, slow=0, used_orders=0)
 
-    def of_a_call(self) -> str:
-        """One of KINDS, or "" for a call that goes well."""
-        at = self.rng.random()
+    def of_a_call(self, name: str) -> str:
+        """One of KINDS, or "" for a call that goes well. Those that change something are struck three times as often
+        as those that only read."""
+        at = self.rng.random() / (3 if name in CHANGES else 1)
         if self.stopped:
             return ""
         for kind in KINDS:

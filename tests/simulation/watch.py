@@ -16,7 +16,7 @@ from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
 from issuance.models import AcmeAccount, Authorization, CertificateVersion, Issuance
 from issuance.steps import REPUBLISH_AFTER
-from tests.simulation.faults import LEASE, Profile
+from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 
 State = Issuance.State
@@ -64,7 +64,8 @@ class Watch:
 
         def begin(row: Turns, seconds: float | None = None) -> Turns:
             if self.scheduler.actor:
-                self.scheduler.actor.turns.append((row, self.scheduler.passed))
+                lease = (row.wake_at - self.scheduler.now()).total_seconds() if row.wake_at else 0.0
+                self.scheduler.actor.turns.append((row, self.scheduler.passed + lease))
             return real_begin(row, seconds)
 
         monkeypatch.setattr(QuerySet, "update", update)
@@ -139,13 +140,14 @@ class Watch:
         actor.calling = name
         self.inside = [each for each in self.inside if each.calling and each is not actor]
         for other in self.inside:
-            for row, since in _held(other):
-                if any(row == mine for mine, _ in _held(actor)) and not self._may_have_lost(other, since):
+            for row, until in _held(other):
+                if any(row == mine for mine, _ in _held(actor)) and not self._may_have_lost(other, until):
                     self.broken(f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}")
         self.inside.append(actor)
 
-    def _may_have_lost(self, actor: Actor, since: float) -> bool:
-        return actor.was_held or self.scheduler.passed - since >= LEASE - 2 * self.profile.skew
+    def _may_have_lost(self, actor: Actor, until: float) -> bool:
+        """The lease is over, as the clock that is most ahead sees it."""
+        return actor.was_held or self.scheduler.passed >= until - 2 * self.profile.skew
 
     def presents(self, record: TxtRecord) -> None:
         """Intent before effect."""
@@ -196,5 +198,5 @@ class Watch:
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:
-    """The rows that the actor believes it holds, and since when."""
-    return [(row, since) for row, since in actor.turns if row.holder]
+    """The rows that the actor believes it holds, and until when its lease runs."""
+    return [(row, until) for row, until in actor.turns if row.holder]

@@ -1,0 +1,72 @@
+"""The engine, broken on purpose in the places that carry it. Each is a patch for one run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from certctrl import clock
+from certctrl.turns import Turns, TurnsQuerySet, new_token
+from dnsproviders import records
+from dnsproviders.base import Provider
+from dnsproviders.models import TxtRecord
+from issuance import flow
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes are not conditional on the holder."""
+
+    def mine(row: Turns) -> Any:
+        return type(row)._base_manager.filter(pk=row.pk)
+
+    monkeypatch.setattr(Turns, "mine", mine)
+
+
+def the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intent is written down after the record was presented."""
+
+    def present(record: TxtRecord, provider: Provider) -> None:
+        zone = provider.zone_of(record.name)
+        provider.present(record)
+        now = clock.now()
+        record.write(zone=zone, intent_at=now, cleaned_at=None, unsure_until=None)
+        record.release(now + records.REST, presented_at=now)
+
+    monkeypatch.setattr(records, "_present", present)
+
+
+def the_due_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim ignores `wake_at`."""
+
+    def claim(rows: TurnsQuerySet[Any], pk: int, *, due: bool = True, **needs: Any) -> Any:
+        token = new_token()
+        if not rows.filter(pk=pk, wake_at__isnull=False, **needs).update(
+            holder=token, **rows.claim_fields(clock.now())
+        ):
+            return None
+        row = rows.filter(pk=pk, holder=token).first()
+        return row.begin() if row else None
+
+    monkeypatch.setattr(TurnsQuerySet, "claim", claim)
+
+
+def the_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cleanup does not ask who needs the record."""
+    monkeypatch.setattr(flow, "is_needed", lambda record: False)
+    monkeypatch.setattr(flow, "needed_records", lambda rows: rows.none())
+
+
+def the_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zombie that presented does not reopen the record."""
+    monkeypatch.setattr(records, "reopen", lambda record_id: None)
+
+
+MUTANTS: dict[str, Break] = {
+    "the fence": the_fence,
+    "the intent": the_intent,
+    "the due test": the_due_test,
+    "the need": the_need,
+    "the reopening": the_reopening,
+}
