@@ -3,3 +3,8 @@ from django.apps import AppConfig
 
 class CertctrlConfig(AppConfig):
     name = "certctrl"
+
+    def ready(self) -> None:
+        from certctrl import log
+
+        log.configure()  # every process, management commands too

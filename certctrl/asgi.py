@@ -2,8 +2,11 @@ import os
 
 from django.core.asgi import get_asgi_application
 
-from certctrl import log
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
+django_application = get_asgi_application()
+
+from certctrl import log  # noqa: E402  (these want Django's apps to be there)
+from certctrl.bodylimit import BodyLimit  # noqa: E402
+
 log.configure()  # uvicorn has configured its own by now, for people and not for machines
-application = get_asgi_application()
+application = BodyLimit(django_application)

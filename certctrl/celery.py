@@ -10,8 +10,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
 app = Celery("certctrl")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.autodiscover_tasks(related_name="beat")  # sweep and the other clockwork
-app.autodiscover_tasks(related_name="beat")
+app.autodiscover_tasks(related_name="beat")  # what the clock starts
 
 
 @signals.setup_logging.connect

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from certctrl import errors, jsonbody
 from certctrl.errors import Refusal
+from certctrl.turns import Trouble
 
 log = structlog.get_logger()
 
@@ -82,6 +83,8 @@ def refusal_of(exc: Exception) -> Refusal | None:
             )
         case RequestDataTooBig():
             return jsonbody.too_large()
+        case Trouble():
+            return errors.Unavailable(exc.what)
         case exceptions.APIException() if exc.status_code < 500:
             return errors.Invalid(str(exc.detail))
     return None

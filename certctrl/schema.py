@@ -4,9 +4,6 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
-SETTINGS = {
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
-}
 ERROR = {
     "type": "object",
     "required": ["error"],

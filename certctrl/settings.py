@@ -32,7 +32,9 @@ LEASE = env.float("LEASE", 180)
 TURN = env.float("TURN", 80)
 RESEND = env.float("RESEND", 120)
 if LEASE < 2 * TURN:
-    raise ImproperlyConfigured("LEASE must be at least twice TURN: the difference absorbs clock skew and slow resolvers.")
+    raise ImproperlyConfigured(
+        "LEASE must be at least twice TURN: the difference absorbs clock skew and slow resolvers."
+    )
 CALL_LIMIT = env.float("CALL_LIMIT", 20)
 
 # --- What leaves this server ---
@@ -156,7 +158,12 @@ CACHES = {
 }
 
 CELERY_BROKER_URL = REDIS_URL
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 5}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "max_retries": 1,
+    "interval_start": 0,
+}  # away: known at once
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
@@ -167,9 +174,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_TIMEZONE = "UTC"
 SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
-CELERY_TASK_ROUTES = {
-    f"issuance.{name}": {"queue": SCHEDULE_QUEUE} for name in ("sweep", "scan_renewals", "prune")
-}
+CELERY_TASK_ROUTES = {f"issuance.{name}": {"queue": SCHEDULE_QUEUE} for name in ("sweep", "scan_renewals", "prune")}
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": 600.0, "options": {"expires": 600}},
@@ -198,6 +203,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
 UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl"}
 

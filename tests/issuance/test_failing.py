@@ -1,0 +1,216 @@
+"""What an attempt does when something fails, and what its owner is told."""
+
+from datetime import timedelta
+
+import pytest
+
+from certctrl.turns import Trouble, Wait
+from dnsproviders.base import ProviderError
+from dnsproviders.models import TxtRecord
+from issuance import beat
+from issuance.models import Certificate, Issuance
+from issuance.resources import Refused
+from tests.fakes.ca import REFUSED, TROUBLE
+
+pytestmark = pytest.mark.django_db
+State = Issuance.State
+
+
+def only() -> Issuance:
+    return Issuance.objects.order_by("pk").last()
+
+
+def test_trouble_is_told_and_tried_again_by_the_table(world, account, credential):
+    world.ca.problems["new_order"] = [TROUBLE]
+    world.create(account, credential)
+    world.deliver()
+    assert (only().state, only().stumbles, only().waits_for) == (State.QUEUED, 1, "The CA could not be reached.")
+    assert only().wake_at == world.time + timedelta(seconds=10)
+    world.advance(10)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_a_refusal_ends_the_attempt_with_the_cas_words_and_cleans_up(world, account, credential):
+    world.ca.problems["finalize"] = [REFUSED]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    assert (only().state, only().error_code, only().error_what) == (State.FAILED, "ca_caa", REFUSED.what)
+    assert only().events.last().outcome == "failed"
+    world.settle()
+    assert world.zone.txt() == []
+    certificate.refresh_from_db()
+    assert certificate.failures == 1
+    assert world.time < certificate.renew_at < world.time + timedelta(hours=2)
+
+
+def test_a_permanent_refusal_of_a_first_issuance_asks_for_a_person(world, account, credential):
+    world.ca.problems["new_order"] = [Refused("ca_rejected_identifier", "No.", permanent=True)]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    certificate.refresh_from_db()
+    assert (certificate.renew_at, certificate.status) == (None, "failed")
+
+
+def test_a_permanent_refusal_of_a_renewal_goes_on_once_a_day(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    world.advance(certificate_half_life(certificate))
+    world.ca.problems["new_order"] = [Refused("ca_rejected_identifier", "No.", permanent=True)]
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    certificate.refresh_from_db()
+    assert timedelta(hours=20) < certificate.renew_at - world.time < timedelta(hours=27)
+
+
+def certificate_half_life(certificate) -> float:
+    certificate.refresh_from_db()
+    return (certificate.expires_at - certificate.created_at).total_seconds() / 2
+
+
+def test_a_failed_attempt_is_followed_by_the_next_scan(world, account, credential):
+    world.ca.problems["finalize"] = [REFUSED]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    world.settle()
+    world.advance(2 * 3600)
+    beat.scan_renewals.run()
+    world.sweep()
+    certificate.refresh_from_db()
+    assert certificate.status == "active"
+    assert only().number == 2
+
+
+def test_a_wait_of_more_than_six_hours_ends_the_attempt_and_comes_again_then(world, account, credential):
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Too many.", retry_after=8 * 3600)]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    certificate.refresh_from_db()
+    assert only().state == State.FAILED
+    assert certificate.renew_at == world.time + timedelta(hours=8)
+
+
+def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential):
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Too many.", retry_after=3 * 3600)]
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    assert only().deadline_at == issuance.deadline_at + timedelta(hours=3)
+
+
+def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(world, account, owner):
+    world.zone.hides = True
+    credential = world.credential(owner, propagation_timeout=300)
+    world.create(account, credential)
+    world.deliver()
+    for _ in range(20):
+        world.advance(30)
+        world.sweep()
+    assert only().state == State.FAILED
+    assert only().error_code == "propagate_timed_out"
+    assert "example.com" in only().error_what
+    world.settle()
+    assert world.zone.txt() == []
+
+
+def test_an_outage_of_ours_fails_nobody(world, account, credential):
+    world.zone.hides = True
+    world.create(account, credential)
+    world.deliver()
+    world.advance(24 * 3600)
+    world.zone.hides = False
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_a_record_that_no_server_shows_is_published_again_three_times_at_most(world, account, credential, owner):
+    world.zone.hides = True
+    credential = world.credential(owner, propagation_timeout=7200)
+    world.create(account, credential)
+    world.deliver()
+    for _ in range(230):
+        world.advance(30)
+        world.sweep()
+    assert world.outside.calls.count("zone.present") == 2 + 2 * 3
+
+
+def test_a_wait_whose_sentence_stays_the_same_writes_one_event(world, account, credential):
+    world.zone.hides = True
+    world.create(account, credential)
+    world.deliver()
+    for _ in range(5):
+        world.advance(10)
+        world.sweep()
+    assert only().events.filter(step="propagate", outcome="wait").count() == 1
+
+
+def test_a_credential_that_is_refused_leaves_no_intent(world, account, credential):
+    world.zone.refuses = [ProviderError("dns_credential_refused", "Refused.", permanent=True)]
+    world.create(account, credential)
+    world.deliver()
+    assert only().state == State.FAILED
+    world.settle()
+    assert not TxtRecord.objects.in_the_zone().exists()
+
+
+def test_a_cleanup_that_fails_is_tried_again_until_it_is_done(world, account, credential):
+    world.create(account, credential)
+    world.deliver()
+    world.zone.refuses = [ProviderError("dns_unreachable", "No answer.")] * 3
+    world.sweep()
+    assert TxtRecord.objects.filter(left_behind="No answer.").count() == 2
+    world.settle(most=5, step=60)
+    assert world.zone.txt() == []
+    assert not TxtRecord.objects.exclude(left_behind="").exists()
+
+
+def test_an_error_of_ours_is_told_calmly_and_tried_again(world, account, credential, monkeypatch):
+    world.ca.problems["new_order"] = [RuntimeError("secret detail")]
+    world.create(account, credential)
+    world.deliver()
+    assert only().is_open
+    assert "secret detail" not in only().waits_for
+    world.advance(10)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_an_order_that_is_not_ready_is_looked_at_again(world, account, credential):
+    world.ca.problems["finalize"] = [Wait(2, "The order is not ready.")]
+    world.create(account, credential)
+    world.deliver()
+    assert only().state == State.VALIDATED
+    world.advance(2)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_an_account_that_the_ca_forgot_registers_once_more(world, account, credential):
+    world.ca.problems["new_order"] = [Trouble("ca_account_unknown", "No such account.")]
+    world.create(account, credential)
+    world.deliver()
+    world.sweep()
+    world.advance(10)
+    world.sweep()
+    account.refresh_from_db()
+    assert world.outside.calls.count("ca.register") == 1
+    assert account.status == "valid"
+    assert only().state == State.ISSUED
+
+
+def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_became_valid(world, account, credential):
+    world.ca.processing_reads = 10**6
+    _, first = world.create(account, credential)
+    world.deliver()
+    Issuance.objects.update(deadline_at=world.time)
+    world.advance(60)
+    world.sweep()
+    assert only().state == State.FAILED
+    for order in world.ca.orders.values():
+        order.reads_left = 0
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    assert only().pk != first.pk
+    assert only().state == State.ISSUED
+    assert len(world.ca.orders) == 1

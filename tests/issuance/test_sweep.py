@@ -1,0 +1,125 @@
+"""The sweep is the only admission: what it sends, for whom, and how much at once."""
+
+from datetime import timedelta
+
+import pytest
+
+from dnsproviders.models import TxtRecord
+from issuance import beat, flow, looks, services
+from issuance.models import Issuance, IssuanceEvent
+
+pytestmark = pytest.mark.django_db
+
+
+def due(world, account, credential, count: int, state: str = "queued", names: str = "host") -> None:
+    """Attempts that are due, made straight as rows."""
+    certificates = [
+        services._new_certificate(account.owner, world.ask(account, credential, f"{names}{number}.example.com"))
+        for number in range(count)
+    ]
+    now = world.time
+    Issuance.objects.bulk_create(
+        Issuance(
+            certificate=each,
+            account=account,
+            credential=credential,
+            names_key=each.names_key,
+            reason="new",
+            state=state,
+            state_since=now,
+            deadline_at=now + timedelta(hours=6),
+            wake_at=now,
+        )
+        for each in certificates
+    )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(beat, "MOST_ON_THEIR_WAY", 40)
+    monkeypatch.setattr(beat, "SHARE", 10)
+
+
+def sent(world) -> int:
+    return Issuance.objects.filter(queued_at=world.time).count()
+
+
+def test_a_row_is_sent_once_until_resend_has_passed(world, account, credential, settings):
+    due(world, account, credential, 3)
+    beat.sweep.run()
+    beat.sweep.run()
+    assert world.sent.count("chain") == 3
+    world.advance(settings.RESEND + 1)
+    beat.sweep.run()
+    assert world.sent.count("chain") == 6
+
+
+def test_no_more_than_the_limit_is_on_its_way(world, account, credential, small):
+    due(world, account, credential, 60)
+    beat.sweep.run()
+    beat.sweep.run()
+    assert sent(world) == 40
+
+
+def test_a_credential_gets_a_quarter_while_others_wait(world, account, owner, small):
+    dead, alive = world.credential(owner), world.credential(owner)
+    due(world, world.account(owner), dead, 60, names="dead")
+    due(world, world.account(owner), alive, 10, names="alive")
+    beat.sweep.run()
+    assert Issuance.objects.filter(credential=alive, queued_at=world.time).count() == 10
+
+
+def test_an_account_gets_a_quarter_while_others_wait(world, account, credential, owner, small):
+    other = world.account(owner)
+    due(world, account, world.credential(owner), 60, names="many")
+    due(world, other, world.credential(owner), 10, names="few")
+    beat.sweep.run()
+    assert Issuance.objects.filter(account=other, queued_at=world.time).count() == 10
+
+
+def test_those_that_wait_for_their_records_share_one_look(world, account, credential, monkeypatch):
+    monkeypatch.setattr(looks, "BATCH", 5)
+    due(world, account, credential, 12, state="presented")
+    beat.sweep.run()
+    assert world.sent.count("issuance.look") == 3
+    assert "chain" not in world.sent
+
+
+def test_records_that_are_needed_go_back_to_rest_in_one_update(world, account, credential, django_assert_num_queries):
+    world.zone.hides = True
+    for number in range(5):
+        world.create(account, credential, f"host{number}.example.com")
+    world.deliver()
+    TxtRecord.objects.update(wake_at=world.time)
+    with django_assert_num_queries(2):
+        beat.admit_cleanups(world.time)
+    assert TxtRecord.objects.filter(wake_at__gt=world.time).count() == 5
+    assert "issuance.cleanup" not in world.sent
+
+
+def test_a_record_is_needed_by_name_and_value_whatever_the_credential(world, account, credential, owner):
+    world.zone.hides = True
+    world.create(account, credential, "example.com")
+    world.deliver()
+    record = TxtRecord.objects.get()
+    twin = TxtRecord.objects.create(credential=world.credential(owner), name=record.name, value=record.value)
+    assert flow.is_needed(twin)
+    other = TxtRecord.objects.create(credential=credential, name=record.name, value="another")
+    assert not flow.is_needed(other)
+
+
+def test_a_look_that_changes_nothing_writes_no_event_and_few_queries(
+    world, account, credential, django_assert_max_num_queries
+):
+    world.zone.hides = True
+    for number in range(20):
+        world.create(account, credential, f"host{number}.example.com")
+    world.deliver()
+    world.advance(5)
+    world.sweep()
+    events = IssuanceEvent.objects.count()
+    world.advance(5)
+    with django_assert_max_num_queries(12):
+        looks.look()
+    assert IssuanceEvent.objects.count() == events
+    assert Issuance.objects.filter(wake_at__gt=world.time, holder="").count() == 20
