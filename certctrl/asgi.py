@@ -1,9 +1,10 @@
 import os
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
-django_application = get_asgi_application()
+django_application: Any = get_asgi_application()
 
 from certctrl import log  # noqa: E402  (these want Django's apps to be there)
 from certctrl.bodylimit import BodyLimit  # noqa: E402

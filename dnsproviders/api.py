@@ -86,7 +86,7 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
         credential = self.get_object()
-        credential = credentials.update_credential(credential, writable(credential, request.data))
+        credential = credentials.update_credential(credential, writable(credential, dict(request.data)))
         return Response(self.get_serializer(credential).data)
 
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
