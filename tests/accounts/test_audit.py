@@ -50,9 +50,9 @@ def test_who_has_events_is_not_removed(event, alice):
         alice.delete()
 
 
+@pytest.mark.postgres
+@pytest.mark.postgres_only
 @pytest.mark.parametrize("sql", ["UPDATE accounts_auditevent SET action = 'x'", "DELETE FROM accounts_auditevent"])
 def test_postgresql_refuses_what_goes_past_the_models(event, sql):
-    if connection.vendor != "postgresql":
-        pytest.skip("needs PostgreSQL: DATABASE_URL names none")
     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql)

@@ -13,7 +13,7 @@ from dnsproviders.models import TxtRecord
 from issuance import beat, flow, services
 from issuance.models import Certificate, CertificateVersion, Issuance
 
-pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
 
 THREADS = 8
 
