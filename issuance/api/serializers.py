@@ -3,6 +3,7 @@
 import base64
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
@@ -29,6 +30,12 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
     provider = serializers.CharField(source="ca_provider", read_only=True)
     ca_id = serializers.IntegerField(source="private_ca_id", read_only=True, allow_null=True)
     kid = serializers.SerializerMethodField()
+    leaf_key_algorithm = serializers.SerializerMethodField()
+    leaf_rsa_bits = serializers.SerializerMethodField()
+    leaf_ec_curve = serializers.SerializerMethodField()
+    cert_valid_seconds = serializers.IntegerField(
+        source="defaults.validity_seconds", read_only=True, default=None, allow_null=True
+    )
     created_at = EpochSeconds()
     updated_at = EpochSeconds()
 
@@ -48,6 +55,10 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
             "error_code",
             "error_what",
             "eab_kid",
+            "leaf_key_algorithm",
+            "leaf_rsa_bits",
+            "leaf_ec_curve",
+            "cert_valid_seconds",
             "created_at",
             "updated_at",
         )
@@ -56,15 +67,15 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
     def get_kid(self, account: AcmeAccount) -> str | None:
         return account.url or None
 
-    def to_representation(self, account: AcmeAccount) -> dict[str, Any]:
-        kind = account.defaults.get("key_type", "")
-        size = account.defaults.get("key_size")
-        return super().to_representation(account) | {
-            "leaf_key_algorithm": kind.upper(),
-            "leaf_rsa_bits": size if kind == "rsa" else None,
-            "leaf_ec_curve": privateca.CURVE_NAMES.get(size, "") if kind == "ecdsa" else "",
-            "cert_valid_seconds": account.defaults.get("validity_seconds"),
-        }
+    def get_leaf_key_algorithm(self, account: AcmeAccount) -> str:
+        return str(account.defaults.get("key_type", "")).upper()
+
+    def get_leaf_rsa_bits(self, account: AcmeAccount) -> int | None:
+        return account.defaults.get("key_size") if account.defaults.get("key_type") == "rsa" else None
+
+    def get_leaf_ec_curve(self, account: AcmeAccount) -> str:
+        is_ecdsa = account.defaults.get("key_type") == "ecdsa"
+        return privateca.CURVE_NAMES.get(account.defaults.get("key_size"), "") if is_ecdsa else ""
 
 
 # --- private CAs ---
@@ -73,7 +84,18 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
 class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
     user_id = serializers.IntegerField(source="owner_id", read_only=True)
     ca_certificate_pem = serializers.CharField(source="certificate_pem", read_only=True)
-    enc_scheme = serializers.ReadOnlyField(default=1)
+    enc_scheme = serializers.SerializerMethodField()
+    curve_name = serializers.SerializerMethodField()
+    country = serializers.CharField(source="subject.country", read_only=True, default="")
+    state = serializers.CharField(source="subject.state", read_only=True, default="")
+    locality = serializers.CharField(source="subject.locality", read_only=True, default="")
+    organization = serializers.CharField(source="subject.organization", read_only=True, default="")
+    organizational_unit = serializers.CharField(source="subject.organizational_unit", read_only=True, default="")
+    common_name = serializers.CharField(source="subject.common_name", read_only=True, default="")
+    valid_days = serializers.SerializerMethodField()
+    key_usage = serializers.SerializerMethodField()
+    issued_cert_count = serializers.IntegerField(read_only=True, default=0)
+    last_used_at = serializers.SerializerMethodField()
     not_before = EpochMillis()
     not_after = EpochMillis()
     created_at = EpochMillis()
@@ -87,31 +109,81 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
             "name",
             "algorithm",
             "key_size",
+            "curve_name",
+            "country",
+            "state",
+            "locality",
+            "organization",
+            "organizational_unit",
+            "common_name",
+            "valid_days",
             "max_path_length",
+            "key_usage",
             "serial_number",
             "ca_certificate_pem",
             "status",
             "not_before",
             "not_after",
+            "issued_cert_count",
+            "last_used_at",
             "enc_scheme",
             "created_at",
             "updated_at",
         )
         read_only_fields = fields
 
-    def to_representation(self, private_ca: PrivateCA) -> dict[str, Any]:
+    def get_curve_name(self, private_ca: PrivateCA) -> str:
+        return privateca.CURVE_NAMES.get(private_ca.key_size, "")
+
+    def get_valid_days(self, private_ca: PrivateCA) -> int:
+        return (private_ca.not_after - private_ca.not_before).days
+
+    def get_key_usage(self, private_ca: PrivateCA) -> str:
+        return privateca.key_usage_of(private_ca.certificate_pem)
+
+    def get_last_used_at(self, private_ca: PrivateCA) -> int:
         last = getattr(private_ca, "last_used_at", None)
-        return super().to_representation(private_ca) | {
-            "curve_name": privateca.CURVE_NAMES.get(private_ca.key_size, ""),
-            **{field: private_ca.subject.get(field, "") for field in privateca.TEXT_FIELDS},
-            "valid_days": (private_ca.not_after - private_ca.not_before).days,
-            "key_usage": privateca.key_usage_of(private_ca.certificate_pem),
-            "issued_cert_count": getattr(private_ca, "issued_cert_count", 0),
-            "last_used_at": int(last.timestamp() * 1000) if last else 0,
-        }
+        return int(last.timestamp() * 1000) if last else 0
+
+    def get_enc_scheme(self, private_ca: PrivateCA) -> int:
+        return 1
 
 
 # --- certificates ---
+
+
+def note(certificate: Certificate) -> str:
+    """A sentence about what will surprise; empty when nothing will."""
+    if certificate.key_policy == "DEVICE_REQUIRED":
+        return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
+    if certificate.server_decrypt_export:
+        return ""
+    if certificate.key_policy == "MASTER_ONLY":
+        return "Nobody can fetch the key yet: set server_decrypt_export to true."
+    return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
+
+
+def progress(issuance: Issuance) -> dict[str, Any]:
+    """An open attempt: its state, what it waits for and when it looks again (epoch seconds)."""
+    return {
+        "issue_history_id": issuance.pk,
+        "state": issuance.state,
+        "status": status_of(issuance),
+        "waits_for": issuance.waits_for,
+        "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
+        "started_at": int(issuance.created_at.timestamp()),
+    }
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    """What `progress()` answers."""
+
+    issue_history_id = serializers.IntegerField()
+    state = serializers.CharField()
+    status = serializers.CharField()
+    waits_for = serializers.CharField()
+    looks_again_at = serializers.IntegerField(allow_null=True)
+    started_at = serializers.IntegerField()
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):
@@ -126,6 +198,12 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     created_at = EpochSeconds()
     updated_at = EpochSeconds()
     renew_at = EpochSeconds(allow_null=True)
+    serial_number = serializers.SerializerMethodField()
+    not_before = serializers.SerializerMethodField()
+    not_after = serializers.SerializerMethodField()
+    fingerprint_sha256 = serializers.SerializerMethodField()
+    issuance = serializers.SerializerMethodField()
+    note = serializers.SerializerMethodField()
 
     class Meta:
         model = Certificate
@@ -153,60 +231,76 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "auto_renew",
             "renew_days_before",
             "renew_at",
+            "serial_number",
+            "not_before",
+            "not_after",
+            "fingerprint_sha256",
+            "issuance",
+            "note",
             "created_at",
             "updated_at",
         )
         read_only_fields = fields
 
-    def to_representation(self, certificate: Certificate) -> dict[str, Any]:
-        shown: dict[str, Any] = super().to_representation(certificate)
-        version, open_one = certificate.current, certificate.open_issuance()
-        return shown | {
-            "serial_number": version.serial if version else "",
-            "not_before": int(version.not_before.timestamp()) if version else 0,
-            "not_after": int(version.not_after.timestamp()) if version else 0,
-            "fingerprint_sha256": version.fingerprint if version else "",
-            "issuance": progress(open_one) if open_one else None,
-            "note": note(certificate),
-        }
+    def get_serial_number(self, certificate: Certificate) -> str:
+        return certificate.current.serial if certificate.current else ""
+
+    def get_not_before(self, certificate: Certificate) -> int:
+        return int(certificate.current.not_before.timestamp()) if certificate.current else 0
+
+    def get_not_after(self, certificate: Certificate) -> int:
+        return int(certificate.current.not_after.timestamp()) if certificate.current else 0
+
+    def get_fingerprint_sha256(self, certificate: Certificate) -> str:
+        return certificate.current.fingerprint if certificate.current else ""
+
+    @extend_schema_field(ProgressSerializer(allow_null=True))
+    def get_issuance(self, certificate: Certificate) -> dict[str, Any] | None:
+        open_one = certificate.open_issuance()
+        return progress(open_one) if open_one else None
+
+    def get_note(self, certificate: Certificate) -> str:
+        return note(certificate)
+
+
+class IssuingSerializer(CertificateSerializer):
+    """What create, change and a private CA's issuing answer: the certificate, and the attempt that it started."""
+
+    issue_history_id = serializers.IntegerField(required=False)
+
+    class Meta(CertificateSerializer.Meta):
+        fields = (*CertificateSerializer.Meta.fields, "issue_history_id")  # type: ignore[assignment]
+
+
+class OrderSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    url = serializers.CharField(source="order_url")
+    state = serializers.CharField()
 
 
 class FullCertificateSerializer(CertificateSerializer):
     """`?detail=most`: the certificate itself, its CSR and its orders beside the metadata."""
 
-    def to_representation(self, certificate: Certificate) -> dict[str, Any]:
-        version = certificate.current
-        orders = certificate.issuances.exclude(order_url="").order_by("-pk")
-        return super().to_representation(certificate) | {
-            "cert": version.chain_pem if version else "",
-            "csr": version.issuance.csr_pem if version else "",
-            "dhparam": "",
-            "der": base64.b64encode(pki.to_der(version.chain_pem)).decode() if version else "",
-            "orders": [{"id": order.pk, "url": order.order_url, "state": order.state} for order in orders[:20]],
-        }
+    cert = serializers.CharField(source="current.chain_pem", read_only=True, default="")
+    csr = serializers.CharField(source="current.issuance.csr_pem", read_only=True, default="")
+    dhparam = serializers.SerializerMethodField()
+    der = serializers.SerializerMethodField(help_text="base64")
+    orders = serializers.SerializerMethodField()
 
+    class Meta(CertificateSerializer.Meta):
+        fields = (*CertificateSerializer.Meta.fields, "cert", "csr", "dhparam", "der", "orders")  # type: ignore[assignment]
 
-def note(certificate: Certificate) -> str:
-    """A sentence about what will surprise; empty when nothing will."""
-    if certificate.key_policy == "DEVICE_REQUIRED":
-        return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
-    if certificate.server_decrypt_export:
+    def get_dhparam(self, certificate: Certificate) -> str:
         return ""
-    if certificate.key_policy == "MASTER_ONLY":
-        return "Nobody can fetch the key yet: set server_decrypt_export to true."
-    return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
 
+    def get_der(self, certificate: Certificate) -> str:
+        version = certificate.current
+        return base64.b64encode(pki.to_der(version.chain_pem)).decode() if version else ""
 
-def progress(issuance: Issuance) -> dict[str, Any]:
-    """An open attempt: its state, what it waits for and when it looks again (epoch seconds)."""
-    return {
-        "issue_history_id": issuance.pk,
-        "state": issuance.state,
-        "status": status_of(issuance),
-        "waits_for": issuance.waits_for,
-        "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
-        "started_at": int(issuance.created_at.timestamp()),
-    }
+    @extend_schema_field(OrderSerializer(many=True))
+    def get_orders(self, certificate: Certificate) -> list[dict[str, Any]]:
+        orders = certificate.issuances.exclude(order_url="").order_by("-pk")[:20]
+        return [dict(OrderSerializer(order).data) for order in orders]
 
 
 # --- attempts ---
@@ -227,14 +321,23 @@ class AttemptSerializer(serializers.ModelSerializer[Issuance]):
 
 
 class IssueResultSerializer(AttemptSerializer):
+    looks_again_at = serializers.SerializerMethodField()
     error_message = serializers.CharField(source="error_what", read_only=True)
 
     class Meta(AttemptSerializer.Meta):
-        fields = (*AttemptSerializer.Meta.fields, "certificate_id", "state", "waits_for", "error_code", "error_message")
+        fields = (
+            *AttemptSerializer.Meta.fields,
+            "certificate_id",
+            "state",
+            "waits_for",
+            "looks_again_at",
+            "error_code",
+            "error_message",
+        )
 
-    def to_representation(self, issuance: Issuance) -> dict[str, Any]:
-        looks_again_at = progress(issuance)["looks_again_at"]
-        return super().to_representation(issuance) | {"looks_again_at": looks_again_at}
+    def get_looks_again_at(self, issuance: Issuance) -> int | None:
+        at: int | None = progress(issuance)["looks_again_at"]
+        return at
 
 
 class HistorySerializer(serializers.ModelSerializer[Issuance]):

@@ -29,6 +29,7 @@ from issuance.api.serializers import (
     FullCertificateSerializer,
     HistorySerializer,
     IssueResultSerializer,
+    IssuingSerializer,
     PrivateCASerializer,
 )
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
@@ -122,7 +123,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             raise NotFound(f"There is no ACME account {account} among yours.")
         return super().list(request, *args, **kwargs)
 
-    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: CertificateSerializer})
+    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: IssuingSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
         given = parsed(CertificateRequest, request)
@@ -132,7 +133,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         )
         return Response(shown(certificate, issuance), status=CREATED)
 
-    @extend_schema(request=CertificateRequest, responses=CertificateSerializer)
+    @extend_schema(request=CertificateRequest, responses=IssuingSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
         """Change settings or policy; another account issues anew."""
         certificate = self.get_object()
@@ -308,7 +309,7 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
         acmeaccounts.retire_private_ca(self.get_object())
         return Response(status=NO_CONTENT)
 
-    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses=CertificateSerializer)
+    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses=IssuingSerializer)
     @action(detail=True, methods=["post"])
     def issue(self, request: Request, **kwargs: Any) -> Response:
         """A certificate of this CA, at once."""
