@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.core.validators import validate_email
 
-from certctrl.embedded import State
+from certctrl.state import State
 
 EMAIL = "admin@lab.test"
 ALPHABET = string.ascii_letters + string.digits

@@ -126,7 +126,7 @@ def check_credential(credential: DnsCredential) -> DnsCredential:
     """
     try:
         with clock.limit(settings.CALL_LIMIT):
-            credential.open().check()
+            registry.open_credential(credential).check()
     except ProviderError as error:
         _note(credential, error.what)
         raise _failure(error) from None

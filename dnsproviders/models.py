@@ -1,6 +1,6 @@
 """Where TXT records go: the credential of a DNS provider, and the ledger of every record that we meant to write."""
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from django.conf import settings
 from django.db import models
@@ -9,9 +9,6 @@ from django.db.models import Q
 from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
-
-if TYPE_CHECKING:
-    from dnsproviders.base import Provider
 
 
 class DnsCredential(models.Model):
@@ -38,12 +35,6 @@ class DnsCredential(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-    def open(self) -> "Provider":
-        """The provider, ready to be called with this credential's secret."""
-        from dnsproviders import registry
-
-        return registry.open_credential(self)
 
 
 class TxtRecordQuerySet(TurnsQuerySet["TxtRecord"]):

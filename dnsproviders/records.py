@@ -8,6 +8,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from certctrl import clock
 from certctrl.turns import LostTurn, Wait
+from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import TxtRecord
 
@@ -25,7 +26,7 @@ def publish(record_id: int) -> None:
         if record.is_published:
             record.release(clock.now() + REST)
         else:
-            _present(record, record.credential.open())
+            _present(record, registry.open_credential(record.credential))
 
 
 def _present(record: TxtRecord, provider: Provider) -> None:
@@ -79,7 +80,7 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 
 def _clean(record: TxtRecord) -> None:
     try:
-        removed = record.credential.open().cleanup(record)
+        removed = registry.open_credential(record.credential).cleanup(record)
     except ProviderError as error:
         record.write(left_behind=error.what)
         if record.stumbles >= 8:  # past the retry table: once a day, for ever

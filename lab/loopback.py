@@ -18,7 +18,7 @@ from certctrl.supervisor import Child
 from lab.ca import PROJECT, PYTHON
 
 if TYPE_CHECKING:
-    from certctrl.embedded import State
+    from certctrl.state import State
 
 HOST = "127.0.0.1"
 ZONE = "lab.test"

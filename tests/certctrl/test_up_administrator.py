@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 
 from accounts.models import User
 from certctrl.administrator import administrator, shown
-from certctrl.embedded import State
+from certctrl.state import State
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from certctrl import embedded, redisserver
-from certctrl.embedded import Refused, State
+from certctrl.embedded import Refused
+from certctrl.state import State
 from lab import loopback
 from lab.loopback import Lab, LabProblem
 

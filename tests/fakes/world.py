@@ -9,7 +9,7 @@ from django.conf import settings
 
 from accounts.models import User
 from certctrl import clock
-from dnsproviders import propagation
+from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import beat, ca, flow, services, tasks
 from issuance.models import AcmeAccount, Certificate, Issuance
@@ -31,7 +31,7 @@ class World:
         monkeypatch.setattr(clock, "now", lambda: self.time)
         monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
         monkeypatch.setattr(ca, "client_for", self.ca.client_for)
-        monkeypatch.setattr(DnsCredential, "open", lambda credential: FakeProvider(self.zone, credential))
+        monkeypatch.setattr(registry, "open_credential", lambda credential: FakeProvider(self.zone, credential))
         monkeypatch.setattr(propagation, "look", self.zone.look)
         monkeypatch.setattr(propagation, "final_name", lambda name: name)
         monkeypatch.setattr(tasks, "start", self._start)

@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from certctrl import clock
-from dnsproviders.models import DnsCredential
+from dnsproviders import registry
 from issuance import beat, ca, flow, renewal
 from issuance.models import AcmeAccount, Certificate, Issuance
 from tests.fakes.outside import Died
@@ -129,7 +129,7 @@ class Simulation(World):
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
         monkeypatch.setattr(ca, "client_for", self.ca.client_for)
-        monkeypatch.setattr(DnsCredential, "open", lambda credential: SimulatedProvider(self.zone, credential))
+        monkeypatch.setattr(registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential))
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
         monkeypatch.setattr(renewal, "draw", self.rng.random)
         monkeypatch.setattr(flow, "logger", Logger(self._met_an_exception))
