@@ -1,0 +1,138 @@
+"""Two thousand attempts wait for records that do not come: `python -m benchmarks.waiting [--seconds 600]`.
+
+Real PostgreSQL, Redis, workers, name servers, and Pebble for the new orders that are timed meanwhile. The waiting
+attempts are written straight into the tables. Their credential writes to a name server that nobody else asks, so that
+publishing again, which is part of waiting, does not make a record appear where it is looked for.
+
+Prints a line of JSON for each process, and one for the new orders. Exits with 1 when a limit is passed.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from benchmarks.measuring import Use, tell, use_of
+from tests.e2e import pebble, processes
+from tests.e2e.processes import Site, until
+
+MOST_CPU = 0.10  # of a core, for each worker
+MOST_GROWTH = 20.0  # MB, of each worker's resident memory
+MOST_DELAY = 1.5  # times the idle median, of a new order
+PRODUCTION = {"LEASE": "180", "TURN": "80", "RESEND": "120"}
+IDLE_ORDERS = 15
+EVERY = 10.0  # seconds between new orders
+
+
+@contextmanager
+def unseen_server(lab: pebble.Pebble) -> Iterator[pebble.Pebble]:
+    """Another primary for the lab's zone, which takes updates and is asked by nobody."""
+    folder = lab.folder / "unseen"
+    folder.mkdir()
+    other = pebble.Pebble(folder, secret=lab.secret)
+    other.ports = pebble.free_ports("dns")
+    other.spawn("dns", pebble._bind(other))
+    try:
+        other.wait_for(other.ports["dns"], "dns")
+        yield other
+    finally:
+        other.stop()
+
+
+def new_order(site: Site, ids: tuple[int, int], name: str) -> float:
+    """Seconds from the request to the stored certificate."""
+    from certctrl import clock
+
+    began = clock.monotonic()
+    certificate = site.request(*ids, name)
+    query = "SELECT id FROM issuance_certificateversion WHERE certificate_id = %s"
+    until(lambda: site.rows(query, certificate), 120, name, every=0.01)
+    return clock.monotonic() - began
+
+
+def make_waiting(account: int, credential: int, rows: int, zone: str) -> None:
+    from certctrl import clock
+    from dnsproviders.models import DnsCredential
+    from issuance.models import AcmeAccount
+    from tests.fakes import waiting
+
+    domains = [f"waiting{number}.{zone}" for number in range(rows)]
+    waiting.attempts(
+        AcmeAccount.objects.get(pk=account), DnsCredential.objects.get(pk=credential), domains, clock.now()
+    )
+
+
+def uses(site: Site) -> dict[str, Use]:
+    running = {name: process.pid for name, process in site.processes.items() if process.poll() is None}
+    return {name: use_of(pid) for name, pid in running.items()}
+
+
+def measure(site: Site, ids: tuple[int, int], zone: str, seconds: float) -> tuple[dict[str, Use], list[float]]:
+    """Let so many seconds pass, with a new order now and then; the first use, and how long each order took."""
+    from certctrl import clock
+
+    pause, end, before, took = threading.Event(), clock.monotonic() + seconds, uses(site), []
+    while (left := end - clock.monotonic()) > 0:
+        pause.wait(min(EVERY, left))
+        took.append(new_order(site, ids, f"new{len(took)}.{zone}"))
+    return before, took
+
+
+def run(rows: int, seconds: float, workers: int, pool: str) -> bool:
+    """Measure and print; True when every limit holds."""
+    with ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        lab = stack.enter_context(pebble.running(folder, nonce_reject=0))
+        unseen = stack.enter_context(unseen_server(lab))
+        site = stack.enter_context(processes.running(lab, workers=workers, pool=pool, concurrency=8, **PRODUCTION))
+        os.environ.update(site.environment)
+        import django
+
+        django.setup()
+        ids = (site.account(lab), site.credential(lab))
+        idle = [new_order(site, ids, f"idle{number}.{lab.zone}") for number in range(IDLE_ORDERS)]
+        make_waiting(ids[0], site.credential(unseen), rows, lab.zone)
+        before, took = measure(site, ids, lab.zone, seconds)
+        after = uses(site)
+        still = site.states().get("presented", 0) + site.states().get("ordered", 0)
+        return report(before, after, seconds, idle, took, still == rows)
+
+
+def report(
+    before: dict[str, Use], after: dict[str, Use], seconds: float, idle: list[float], took: list[float], still: bool
+) -> bool:
+    fine = still
+    for name, use in after.items():
+        share, growth = (use.cpu - before[name].cpu) / seconds, use.rss - before[name].rss
+        tell(process=name, cpu_of_a_core=share, rss_mb=use.rss, rss_growth_mb=growth)
+        if name.startswith("worker"):
+            fine = fine and share < MOST_CPU and growth < MOST_GROWTH
+    ratio = statistics.median(took) / statistics.median(idle)
+    tell(
+        new_order_s=statistics.median(took),
+        worst_s=max(took),
+        idle_s=statistics.median(idle),
+        ratio=ratio,
+        orders=len(took),
+        all_still_waiting=still,
+    )
+    return fine and ratio <= MOST_DELAY
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pool", choices=["threads", "prefork"], default="threads")
+    given = parser.parse_args(arguments)
+    return 0 if run(given.rows, given.seconds, given.workers, given.pool) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
