@@ -11,7 +11,6 @@ it by `server.at("127.0.0.2").silent = True` and the other switches of `Behaviou
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -39,6 +38,7 @@ import dns.tsig
 import dns.update
 
 from lab import zones as zone_files
+from lab.sockets import Send, TCPServer, UDPServer, family_of
 from lab.zones import Zones
 
 PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
@@ -52,8 +52,6 @@ BAD_TSIG = {
     dns.tsig.BadSignature: dns.rcode.BADSIG,
     dns.tsig.BadTime: dns.rcode.BADTIME,
 }
-
-Send = Callable[[bytes], None]
 
 
 @dataclass
@@ -291,69 +289,9 @@ def text_of(rdata: Any) -> str:
 
 
 def free_port(address: str) -> int:
-    with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-# --- Sockets ---
-
-
-class UDPHandler(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        wire, sock = self.request
-
-        def send(answer: bytes) -> None:
-            with contextlib.suppress(OSError):  # the asker, or this server, has gone
-                sock.sendto(answer, self.client_address)
-
-        server: Any = self.server
-        server.owner.serve(server.address, wire, send, udp=True)
-
-
-class TCPHandler(socketserver.BaseRequestHandler):
-    """One connection, one question after the other (RFC 7766)."""
-
-    timeout = 30
-
-    def handle(self) -> None:
-        server: Any = self.server
-        self.request.settimeout(self.timeout)
-        with contextlib.suppress(OSError), self.request.makefile("rb") as stream:
-            while head := stream.read(2):
-                wire = stream.read(int.from_bytes(head, "big"))
-                server.owner.serve(server.address, wire, self._send, udp=False)
-
-    def _send(self, answer: bytes) -> None:
-        self.request.sendall(struct.pack("!H", len(answer)) + answer)
-
-
-class UDPServer(socketserver.UDPServer):
-    max_packet_size = 65535
-
-    def __init__(self, place: tuple[str, int], owner: NameServer) -> None:
-        self.address, self.owner = place[0], owner
-        self.address_family = _family(self.address)
-        super().__init__(place, UDPHandler)
-
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        super().server_bind()
-
-
-class TCPServer(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
-    def __init__(self, place: tuple[str, int], owner: NameServer) -> None:
-        self.address, self.owner = place[0], owner
-        self.address_family = _family(self.address)
-        super().__init__(place, TCPHandler)
 
 
 # --- The command ---

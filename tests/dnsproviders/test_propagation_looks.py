@@ -217,10 +217,10 @@ def test_a_look_ends_in_time_whatever_servers_do(settings: Any) -> None:
 
 
 def test_a_limit_around_the_look_is_kept(world: NameServer) -> None:
-    with clock.limit(0):
-        seen = propagation.look([record()])[1]
-    assert (seen.shown, seen.answered) == (0, 0)
-    assert seen.note
+    for seconds in (None, 10):
+        with clock.limit(0):
+            seen = propagation.look([record()], seconds)[1]
+        assert (seen.answered, bool(seen.note), list(world.seen)) == (0, True, [])
 
 
 def test_a_dead_server_with_many_records_is_not_asked_for_each(settings: Any) -> None:

@@ -64,6 +64,7 @@ def test_cnames_in_a_circle_are_told(world: NameServer) -> None:
         final_name("example.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_cname_loop", False)
     assert "_acme-challenge.example.com → one.auth.example.net" in caught.value.what
+    assert len(world.seen) == 4  # each CNAME and its sibling, once
 
 
 @pytest.mark.parametrize(("hops", "is_followed"), [(10, True), (11, False)])

@@ -56,6 +56,8 @@ def test_servers_in_another_zone_are_found(world: NameServer) -> None:
 def test_a_wildcard_cname_over_the_name_does_not_hide_the_zone(world: NameServer) -> None:
     world.add("*.example.com", "CNAME", "www.hosted.test.")
     assert found("_acme-challenge.example.com")[0] == "example.com"
+    world.add("*.deep.example.com", "CNAME", "www2.example.com.")  # whose SOA is one above, and the wrong one
+    assert found("_acme-challenge.deep.example.com")[0] == "deep.example.com"
 
 
 def test_a_resolver_that_keeps_the_authority_section_to_itself_is_asked_upwards(
@@ -101,6 +103,12 @@ def test_other_resolvers_are_another_truth(world: NameServer, settings: Any) -> 
     world.seen.clear()
     servers_of(CHALLENGE)
     assert {address for address, _, _ in world.seen} == {NS1}
+
+
+def test_another_guard_is_another_truth(world: NameServer, settings: Any) -> None:
+    assert servers_of(CHALLENGE).servers
+    settings.ALLOW_PRIVATE = []
+    assert not servers_of(CHALLENGE).servers
 
 
 def test_what_is_kept_is_bounded(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,8 +277,9 @@ def test_a_key_that_is_none_is_told_without_printing_it(tmp_path: Path) -> None:
     key = tmp_path / "tsig.key"
     key.write_text(f"lab hmac-sha256 {SECRET}")
     process, _ = start("--listen", f"{HERE}:0", "--zone", "lab.test", "--tsig-file", str(key))
-    said = process.communicate(timeout=10)[0]
-    assert process.returncode == 2
+    assert process.stdout
+    said = process.stdout.read()
+    assert process.wait(10) == 2
     assert "The TSIG key must read" in said
     assert SECRET not in said
 
