@@ -96,8 +96,8 @@ def _clean(record: TxtRecord) -> None:
 def _look_again_at(record: TxtRecord, removed: int) -> datetime | None:
     """When cleanup must look once more, if it must: a late call may still write, or the zone may lag behind."""
     now = clock.now()
-    if record.unsure_until:
-        return record.unsure_until if record.unsure_until > now else None
+    if record.unsure_until and record.unsure_until > now:
+        return record.unsure_until
     meant = max(filter(None, (record.intent_at, record.presented_at)))
     if not removed and now - meant < ZONE_LAG:
         return now + timedelta(seconds=settings.LEASE)
