@@ -59,7 +59,7 @@ def draw(rng: random.Random) -> Profile:
         return rng.choice(most) if rng.random() < chance else 0
 
     return Profile(
-        minutes=rng.choice((5, 10, 20, 40)),
+        minutes=rng.choice((4, 8, 15)),
         die=maybe(0.02, 0.05, 0.15),
         hold=maybe(0.02, 0.05, 0.1),
         late=maybe(0.02, 0.05, 0.1),
@@ -82,7 +82,7 @@ def draw(rng: random.Random) -> Profile:
         registers=rng.random() < 0.2,
         beats=rng.choice((1, 1, 2)),
         certificates=rng.choice((1, 2, 2, 3)),
-        people=maybe(2, 4, 6, chance=0.7),
+        people=maybe(2, 4, 8, chance=0.8),
     )
 
 

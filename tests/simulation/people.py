@@ -29,7 +29,7 @@ class People:
         profile, rng = self.simulation.profile, self.rng
         span = profile.minutes * 60
         first = rng.choice(NAMES)
-        creations = [(rng.uniform(0, span / 4), self.creates(first)) for _ in range(profile.certificates)]
+        creations = [(span / 4 * number * rng.random(), self.creates(first)) for number in range(profile.certificates)]
         doings = (self.renews, self.cancels, self.cancels_and_renews, self.changes_the_credential)
         doings += (self.creates_again, self.deletes, self.revokes, self.its_moment_comes)
         weights = (3, 2, 3, 2, 2, 1, 1, 3)
