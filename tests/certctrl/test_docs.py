@@ -1,0 +1,22 @@
+"""What the reference says is what the code has."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_every_setting_is_listed():
+    source = (ROOT / "certctrl/settings.py").read_text()
+    names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source))
+    for page in ("docs/reference/settings.md", ".env.example"):
+        text = (ROOT / page).read_text()
+        assert [name for name in sorted(names) if name not in text] == [], page
+
+
+def test_every_link_of_a_page_leads_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
