@@ -137,13 +137,14 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
 
 def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
     now = clock.now()
+    publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)  # it still waits for the same
     issuance.release(
         now - SKEW if goes_on else now,
         state=to,
         state_since=now,
         deadline_at=deadline(issuance, to),
         queued_at=now if goes_on else None,
-        waits_for="",
+        waits_for=issuance.waits_for if publishes_again else "",
     )
     if to == State.VALIDATED:
         records_of(issuance).wake()

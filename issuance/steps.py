@@ -23,8 +23,9 @@ State = Issuance.State
 
 ORDER_LIMIT = timedelta(hours=6)
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
-REPUBLISH_AFTER = (60, 300, 900)  # seconds without any server that shows the record
+REPUBLISH_AFTER = (90, 300, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
+GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
 CHALLENGE = "_acme-challenge"
 
 
@@ -38,8 +39,11 @@ class Done:
 
 
 def patience(issuance: Issuance) -> float:
-    """Seconds until the next look: a quarter of the time in this state, 1 to 30."""
-    return min(30.0, max(1.0, issuance.age().total_seconds() / 4))
+    """Seconds until the next look: a quarter of the time in this state, 1 to 30; at least 5 for records that were
+    published before and shown by no server. A fifth more or less, so that a crowd does not stay in step."""
+    spread = 0.8 + 0.4 * (issuance.pk * GOLDEN % 1)
+    least = 5.0 if issuance.presents else 1.0
+    return min(30.0, max(least, issuance.age().total_seconds() / 4 * spread))
 
 
 # --- order ---
@@ -195,7 +199,8 @@ def present(issuance: Issuance) -> Done:
     for record_id in wanted:
         issuance.breathe()
         records.publish(record_id)
-    return Done(f"{len(wanted)} TXT records are in the zone")
+    # What no server showed before will not be there at once: the next look is one of a batch.
+    return Done(f"{len(wanted)} TXT records are in the zone", to=State.PRESENTED if issuance.presents else "")
 
 
 # --- propagate ---
@@ -242,9 +247,9 @@ def _settle(issuance: Issuance) -> None:
 def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
     if not record.intent_at or issuance.presents >= len(REPUBLISH_AFTER):
         return record.intent_at is None or record.cleaned_at is not None
-    spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(0.5, 1.5)  # noqa: S311
-    pause = timedelta(seconds=REPUBLISH_AFTER[issuance.presents] * spread)
-    return clock.now() - record.intent_at >= max(pause, timedelta(seconds=REPUBLISH_AFTER[0]))
+    # Spread, so that a thousand that began together do not come back together.
+    spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(2 / 3, 4 / 3)  # noqa: S311
+    return clock.now() - record.intent_at >= timedelta(seconds=REPUBLISH_AFTER[issuance.presents] * spread)
 
 
 def _unpublish(issuance: Issuance, missing: Sequence[TxtRecord]) -> None:
