@@ -1,0 +1,82 @@
+"""`manage.py up` as a person starts it: real processes in a data folder of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.ca import PROJECT
+
+LIMIT = 90.0  # seconds, on a machine that has other things to do
+tick = threading.Event()  # never set: waiting for it passes time
+
+
+def until(check: Callable[[], bool], what: str) -> None:
+    for _ in range(int(LIMIT / 0.1)):
+        if check():
+            return
+        tick.wait(0.1)
+    pytest.fail(f"not within {LIMIT:g} s: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    """Each living process, by its pid, with the environment's DATA_DIR or the command line that tells whose it is."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(folder.name), (folder / "cmdline").read_text() + (folder / "environ").read_text()
+        except OSError:
+            continue
+
+
+class Up:
+    """One start. `said` is everything that it has printed so far."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self.environment = inherited | {"DATA_DIR": str(folder), "PORT": str(self.port)} | settings
+        self.out = folder.with_suffix(f".{self.port}.out")
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "up"], cwd=PROJECT, env=self.environment, stdout=out, stderr=out
+            )
+
+    @property
+    def said(self) -> str:
+        return self.out.read_text()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait(self) -> "Up":
+        until(lambda: "Ctrl-C stops it" in self.said or self.process.poll() is not None, f"started\n{self.said}")
+        assert self.process.poll() is None, self.said
+        return self
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(LIMIT)
+
+    def living(self) -> list[int]:
+        """Processes that belong to this data folder."""
+        return [pid for pid, told in processes() if str(self.folder) in told and pid != os.getpid()]
+
+    def manage(self, *command: str, **settings: str) -> str:
+        run = [sys.executable, "manage.py", *command]
+        return subprocess.run(
+            run, cwd=PROJECT, env=self.environment | settings, check=True, capture_output=True, text=True
+        ).stdout
