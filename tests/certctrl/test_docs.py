@@ -14,6 +14,16 @@ def test_every_setting_is_listed():
         assert [name for name in sorted(names) if name not in text] == [], page
 
 
+def test_the_settings_page_has_the_defaults_of_the_example():
+    """A row `| `NAME` | `value` |` for each line `#NAME=value`; an empty value is said in words."""
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    told = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE))
+    named = set(re.findall(r"^\| `([A-Z_]+)`", page, re.MULTILINE))
+    example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert set(example) == named - {"HTTPS_PROXY"}
+    assert told == {name: value for name, value in example.items() if value}
+
+
 def test_every_link_of_a_page_leads_somewhere():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
