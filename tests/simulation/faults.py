@@ -50,6 +50,8 @@ class Profile:
 
 
 QUIET = Profile()
+ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
+SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
 
 
 def draw(rng: random.Random) -> Profile:

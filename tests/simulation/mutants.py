@@ -42,9 +42,9 @@ def the_due_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def claim(rows: TurnsQuerySet[Any], pk: int, *, due: bool = True, **needs: Any) -> Any:
         token = new_token()
-        if not rows.filter(pk=pk, wake_at__isnull=False, **needs).update(
-            holder=token, **rows.claim_fields(clock.now())
-        ):
+        ready = rows.filter(pk=pk, **needs)
+        ready = ready.filter(wake_at__isnull=False) if due else ready
+        if not ready.update(holder=token, **rows.claim_fields(clock.now())):
             return None
         row = rows.filter(pk=pk, holder=token).first()
         return row.begin() if row else None

@@ -48,8 +48,8 @@ class Watch:
         self.excused: set[tuple[str, str]] = set()  # (name, value) of records that a fault made unsure
         self.missing: dict[tuple[str, str], float] = {}
 
-    def broken(self, what: str) -> None:
-        if self.is_off:
+    def broken(self, what: str, *, always: bool = False) -> None:
+        if self.is_off and not always:
             return
         self.scheduler.note(f"VIOLATION {what}")
         self.violations.append(what)

@@ -1,0 +1,40 @@
+"""A seed is a run: what failed once can be watched again."""
+
+import pytest
+from django.db import transaction
+
+from tests.simulation.faults import ZOMBIES
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.simulation import Report, run
+
+pytestmark = pytest.mark.django_db
+
+
+def play(seed: int, **how: bool) -> Report:
+    with transaction.atomic():
+        report = run(seed, **how)
+        transaction.set_rollback(True)
+    return report
+
+
+@pytest.mark.parametrize("seed", [0, 4, 11, 17, 42])
+def test_the_same_seed_gives_the_same_run(seed: int) -> None:
+    assert play(seed).trace == play(seed).trace
+
+
+def test_another_seed_gives_another_run() -> None:
+    assert play(1).trace != play(2).trace
+
+
+def test_watching_changes_nothing() -> None:
+    assert play(9).trace == play(9, watching=False).trace
+
+
+def test_a_failing_run_tells_its_seed_what_happened_and_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS["the reopening"](monkeypatch)
+    report = str(run(4, ZOMBIES))
+    assert report.startswith("seed 4 (minutes=6, hold=0.1")
+    assert "zone.present" in report
+    assert "held_before" in report
+    assert "left in the zone" in report
+    assert report.endswith("pytest tests/simulation --seed 4")
