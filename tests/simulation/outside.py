@@ -56,7 +56,7 @@ class SimulatedOutside(Outside):
         if kind == "die":
             return draw((self._dies_before, self._dies_after, self._dies_and_it_comes_late))
         if kind == "hold":
-            return draw((self._held_before, self._held_after))
+            return draw((self._held_before, self._held_after, self._held_then_late))
         if kind == "late":
             return draw((self._comes_late, self._answer_is_lost))
         if kind == "fail":
@@ -118,6 +118,13 @@ class SimulatedOutside(Outside):
         result = effect()
         self._hold()
         return self._or_lost(name, result)
+
+    def _held_then_late(self, name: str, effect: Effect, left: float) -> Any:
+        """The request leaves after the hold, the caller gives up, and then it arrives."""
+        self._hold()
+        self._later(name, effect, left)
+        self.scheduler.pause(left)
+        raise timed_out(name)
 
     def _hold(self) -> None:
         assert self.scheduler.actor

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from django.db import transaction
 
 from tests.simulation.faults import SHARERS, ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
@@ -14,7 +15,11 @@ PROFILES: dict[str, Profile | None] = {"the need": SHARERS, "the reopening": ZOM
 
 
 def runs(profile: Profile | None) -> Iterator[Report]:
-    return (run(seed, profile) for seed in SEEDS)
+    for seed in SEEDS:
+        with transaction.atomic():
+            report = run(seed, profile)
+            transaction.set_rollback(True)  # the next seed begins with an empty database
+        yield report
 
 
 @pytest.mark.parametrize("name", MUTANTS)
