@@ -14,7 +14,7 @@ from lab.loopback import HOST, KEY_ALGORITHM, KEY_NAME, ZONE, Lab
 DOMAIN = f"demo.{ZONE}"
 NAME = "lab"  # of the credential and of the account
 TIMEOUT = 30  # seconds for one call
-PATIENCE = 120  # seconds for the attempt
+PATIENCE = 240  # seconds for the attempt: longer than the lease that a killed worker leaves behind
 
 
 class DemoProblem(Exception):
