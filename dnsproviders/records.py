@@ -41,8 +41,8 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     except ProviderError as error:
         if error.permanent and first and not unsure_before:
             record.release(None, cleaned_at=clock.now(), unsure_until=None)  # refused: nothing was written
-        elif not record.mine().exists():
-            reopen(record.pk)  # the call failed for us, and may have been carried out all the same
+        else:
+            reopen(record.pk)  # it failed for us and may yet be carried out: a lease from now, however late it was sent
         raise
     still_ours = When(unsure_until=unsure_until, then=Value(unsure_before))
     try:
@@ -88,7 +88,8 @@ def _clean(record: TxtRecord) -> None:
         raise
     again_at = _look_again_at(record, removed)
     if again_at:
-        record.release(again_at, unsure_until=again_at)
+        reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))  # meanwhile
+        record.release(again_at, unsure_until=Case(reopened, default=Value(again_at)))
     else:
         _close(record)
 
