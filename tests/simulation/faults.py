@@ -49,9 +49,10 @@ class Profile:
         return ", ".join(f"{name}={value:g}" for name, value in told if value != getattr(plain, name)) or "plain"
 
 
-QUIET = Profile()
+# Themes: what is rare in the mix of all faults.
 ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
 SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
+CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 
 
 def draw(rng: random.Random) -> Profile:
@@ -63,7 +64,7 @@ def draw(rng: random.Random) -> Profile:
     return Profile(
         minutes=rng.choice((4, 8, 15)),
         die=maybe(0.02, 0.05, 0.15),
-        hold=maybe(0.02, 0.05, 0.1),
+        hold=maybe(0.02, 0.05, 0.12),
         late=maybe(0.02, 0.05, 0.1),
         fail=maybe(0.05, 0.05, 0.2),
         refuse=maybe(0.02, 0.05),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from django.db import transaction
 
-from tests.simulation.faults import SHARERS, ZOMBIES, Profile
+from tests.simulation.faults import CHANGERS, SHARERS, ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import Report, run
 
@@ -29,7 +29,7 @@ def test_a_seed_finds_what_was_broken_on_purpose(name: str, monkeypatch: pytest.
     assert found, f"no seed of {len(SEEDS)} finds {name} broken"
 
 
-@pytest.mark.parametrize("profile", [SHARERS, ZOMBIES], ids=["sharers", "zombies"])
+@pytest.mark.parametrize("profile", [SHARERS, ZOMBIES, CHANGERS], ids=["sharers", "zombies", "changers"])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_runs_end_well_when_nothing_is_broken(profile: Profile, seed: int) -> None:
     report = run(seed, profile)

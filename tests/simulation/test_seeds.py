@@ -6,11 +6,17 @@ from tests.simulation.simulation import run
 
 pytestmark = pytest.mark.django_db
 SEEDS = range(200)
+ON_POSTGRES = range(40)  # run once more there
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", metafunc.config.getoption("--seed", None) or SEEDS)
+        seeds = metafunc.config.getoption("--seed", None) or SEEDS
+        metafunc.parametrize("seed", [pytest.param(seed, marks=_marks(seed)) for seed in seeds])
+
+
+def _marks(seed: int) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.postgres] if seed in ON_POSTGRES else []
 
 
 def test_a_run_ends_well(seed: int, pytestconfig: pytest.Config) -> None:
