@@ -23,6 +23,7 @@ An action that `permissions` does not name is closed to API keys; `session_only 
 so to the test that looks for forgotten declarations. `obtype` is the type of the rows that the view's `pk` names.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -127,7 +128,11 @@ class OwnedMixin(GenericAPIView[Any]):
         if key is None:
             return None
         obids: set[str] = key.granted(self.obtype, self.needed_action() or "")
-        return None if "*" in obids else {int(obid) for obid in obids if obid.isdigit()}
+        return (
+            None
+            if "*" in obids
+            else {int(obid) for obid in obids if obid.isascii() and obid.isdigit() and len(obid) < 19}
+        )
 
     def get_queryset(self) -> QuerySet[Model]:
         rows = super().get_queryset()

@@ -11,7 +11,7 @@ import idna
 import requests
 
 from certctrl import errors, outgoing
-from certctrl.log import Secret
+from certctrl.log import Secret, mask
 from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
 
@@ -214,6 +214,7 @@ class Provider(ABC):
         """Foreign words made fit for a sentence of ours: one line, not long, no secret of ours in them."""
         for secret in self.secret.values():
             words = words.replace(secret.reveal(), "***") if secret.reveal() else words
+        words = mask(words)  # an answer that echoes the request shows it in other forms: Basic, in a query
         line = " ".join("".join(each if each.isprintable() else " " for each in words).split())
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
 

@@ -116,7 +116,7 @@ def refusal_of(response: requests.Response) -> Answer | None:
         return None
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         document = {}
     pause = outgoing.wait_of(response)
     return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
@@ -126,7 +126,7 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
     """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]

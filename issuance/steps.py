@@ -131,6 +131,8 @@ def _make_key(issuance: Issuance) -> None:
 
 def _place_order(issuance: Issuance, client: CA) -> None:
     resource = client.new_order(issuance.certificate.names)
+    if len(resource.authorizations) > len(issuance.certificate.names):
+        raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
     try:
         with issuance.fence():
             issuance.write(order_url=resource.url, order_expires_at=resource.expires_at)
@@ -143,6 +145,9 @@ def _place_order(issuance: Issuance, client: CA) -> None:
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
     """Store what the CA says of an authorization, and the record that it asks for when it is pending."""
+    if seen.identifier not in {name.removeprefix("*.") for name in issuance.certificate.names}:
+        what = f"The CA wants a proof for a name that {issuance.certificate.domain} does not have; nothing was written."
+        raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":
         return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
     if seen.status != "pending":

@@ -39,7 +39,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
         raise Trouble(RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300)
     try:
         answer = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if status >= 500 or not isinstance(answer, dict):
         raise Trouble(ERROR, f"ZeroSSL did not answer the request for an EAB (HTTP {status}).", retry_after=pause)
