@@ -128,11 +128,9 @@ class OwnedMixin(GenericAPIView[Any]):
         if key is None:
             return None
         obids: set[str] = key.granted(self.obtype, self.needed_action() or "")
-        return (
-            None
-            if "*" in obids
-            else {int(obid) for obid in obids if obid.isascii() and obid.isdigit() and len(obid) < 19}
-        )
+        if "*" in obids:
+            return None
+        return {int(obid) for obid in obids if re.fullmatch(IdConverter.regex, obid)}
 
     def get_queryset(self) -> QuerySet[Model]:
         rows = super().get_queryset()
