@@ -79,6 +79,7 @@ class Embedded:
         pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
         schedule = str(self.folder / "beat" / "schedule")
         web = ["uvicorn", "certctrl.asgi:application", "--host", self.listen, "--port", str(self.port)]
+        web += [] if settings.BEHIND_PROXY else ["--no-proxy-headers"]
         return [
             self._child("web", [python, "-m", *web, "--timeout-graceful-shutdown", "5", "--no-access-log"], 8),
             self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),

@@ -58,6 +58,7 @@ QUIET = {
     "josepy": logging.INFO,
     "asyncio": logging.INFO,
     "celery.app.trace": logging.WARNING,
+    "celery.beat": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
     "django.request": logging.ERROR,  # RequestContext writes a line for each request
     "django.template": logging.INFO,

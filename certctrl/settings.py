@@ -113,7 +113,8 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
-if env.bool("BEHIND_PROXY", False):
+BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # --- Database ---
@@ -174,7 +175,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_TIMEZONE = "UTC"
 SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
-CELERY_TASK_ROUTES = {f"issuance.{name}": {"queue": SCHEDULE_QUEUE} for name in ("sweep", "scan_renewals", "prune")}
+CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": 600.0, "options": {"expires": 600}},
@@ -205,7 +206,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
-UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl"}
+UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl", "LOGIN": {"form": "accounts.forms.LoginForm"}}
 
 # --- Logs: JSON lines ---
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

@@ -7,10 +7,10 @@ its token behind; the next claim after the lease finds it and counts a death.
 
 import os
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
@@ -24,18 +24,35 @@ log = structlog.get_logger()
 
 RETRIES = (10, 30, 60, 120, 300, 600, 1200, 1800)  # seconds after the nth Trouble in a row; the last one repeats
 MAX_DEATHS = 5  # a row that kills workers must not do so for ever
+A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
 
-stopping = threading.Event()  # set on SIGTERM: finish the call in hand and put the row back
+
+class Stopping:
+    """Set on SIGTERM: finish the call in hand and put the row back. One byte that forked children share, since they
+    are not told; no lock, which a killed child would keep."""
+
+    def __init__(self) -> None:
+        self._flag = RawValue("b", 0)
+
+    def set(self) -> None:
+        self._flag.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._flag.value)
+
+
+stopping = Stopping()
 
 
 class Wait(Exception):
-    """Nothing is wrong, it only takes time: look again in so many seconds."""
+    """Nothing is wrong, it only takes time: look again in so many seconds; `asked` when the other side named them."""
 
-    def __init__(self, seconds: float, what: str = "") -> None:
+    def __init__(self, seconds: float, what: str = "", *, asked: bool = False) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = what
+        self.asked = asked
 
 
 class Trouble(Exception):
@@ -54,10 +71,9 @@ class LostTurn(Exception):
 
 
 def retry_pause(stumbles: int, trouble: Trouble) -> float:
-    """Seconds until the next try after `stumbles` Troubles in a row, this one included."""
-    if trouble.retry_after is not None:
-        return trouble.retry_after
-    return RETRIES[min(stumbles, len(RETRIES)) - 1]
+    """Seconds until the next try after `stumbles` Troubles in a row, this one included: by the table, later when the
+    other side asked for it."""
+    return max(RETRIES[min(stumbles, len(RETRIES)) - 1], trouble.retry_after or 0)
 
 
 def new_token() -> str:
@@ -100,10 +116,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
         under a lease of `lease`."""
         at, token = clock.now(), new_token()
         due = self.filter(**needs).due(at)
-        ids = list(due.order_by("wake_at").values_list("pk", flat=True)[:most])
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
-        if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
-            return []
+        with transaction.atomic():  # others pass over the rows that we are taking, or all would take the same ones
+            oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
+            ids = list(oldest.values_list("pk", flat=True)[:most])
+            if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
+                return []
         return [row.begin(turn) for row in self.filter(pk__in=ids, holder=token)]
 
     @contextmanager
@@ -115,6 +133,9 @@ class TurnsQuerySet(models.QuerySet[Row]):
         row = self.claim(pk, due=due, **needs)
         if row is None:
             raise Wait(2, "another worker has it in hand")
+        if row.deaths >= MAX_DEATHS:
+            row.rest(A_DAY)
+            raise Wait(A_DAY.total_seconds(), "workers died on it five times in a row")
         try:
             with clock.limit(settings.TURN):
                 yield row
@@ -125,6 +146,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
         except Trouble as trouble:
             if row.holder:
                 row.stumble(trouble)
+            raise
+        except LostTurn:
+            raise
+        except Exception:
+            if row.holder:
+                row.stumble(Trouble("internal", "an error of this server"))
             raise
 
 

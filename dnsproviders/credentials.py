@@ -109,6 +109,11 @@ def retire_credential(credential: DnsCredential) -> None:
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:
             raise errors.Conflict(f"{used_by} uses the DNS credential {row.name}: give it another one, or delete it.")
+        busy = row.issuances.filter(wake_at__isnull=False).select_related("certificate").first()
+        if busy:
+            raise errors.Conflict(
+                f"An attempt at {busy.certificate} still uses {row.name}: cancel it, or try again later."
+            )
         left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
         if left:
             what = (

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db.models import Case, F, Q, Value, When
 
 from certctrl import clock
-from certctrl.turns import LostTurn, Wait
+from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import TxtRecord
@@ -81,10 +81,13 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 def _clean(record: TxtRecord) -> None:
     try:
         removed = registry.open_credential(record.credential).cleanup(record)
-    except ProviderError as error:
+    except Trouble as error:
         record.write(left_behind=error.what)
         if record.stumbles >= 8:  # past the retry table: once a day, for ever
             error.retry_after = max(error.retry_after or 0, ONCE_A_DAY)
+        raise
+    except Exception:
+        record.write(left_behind="An error of this server; its log has the details. It is tried again.")
         raise
     again_at = _look_again_at(record, removed)
     if again_at:

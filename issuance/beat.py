@@ -1,21 +1,27 @@
 """What the clock starts: the sweep that sends what is due, the scan for renewals, the pruning."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import structlog
 from celery import Task, shared_task
 from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Least
 
 from certctrl import clock
+from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
 from issuance import flow, looks, services, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
+
+logger = structlog.get_logger()
 
 MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
@@ -38,17 +44,35 @@ def sweep() -> None:
 
 
 def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
-    """Send the task for up to `most` of these rows, those that waited longest first."""
-    for pk in mark(rows, list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])):
+    """Send the task for these rows, those that waited longest first, so that up to `most` are on their way."""
+    ids = list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])
+    if not ids:
+        return None
+    ids = ids[: max(0, most - sent_lately(rows.model._base_manager.all()).count())]
+    mark(rows, ids)
+    for at, pk in enumerate(ids):
         if not tasks.nudge(task, pk):
-            return
+            return unmark(rows, ids[at:])
+    return None
 
 
-def mark(rows: QuerySet[Any], ids: list[int]) -> list[int]:
-    """Note that a message is on its way, before it is: a worker may be done with it before we are."""
-    if ids:
-        rows.model._base_manager.filter(pk__in=ids).update(queued_at=clock.now())
-    return ids
+def sent_lately(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Those with a message on its way."""
+    since = clock.now() - timedelta(seconds=settings.RESEND)
+    return rows.filter(wake_at__isnull=False, queued_at__gte=since)
+
+
+def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
+    """Note that a message is on its way, before it is: a worker may be done with it before we are. What nobody holds is
+    due a little earlier, so that a worker whose clock is behind finds it due."""
+    now = clock.now()
+    rows.filter(pk__in=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
+    rows.filter(pk__in=ids).update(queued_at=now)
+
+
+def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
+    """The broker is away: nothing was sent for these."""
+    rows.model._base_manager.filter(pk__in=ids, holder="").update(queued_at=None)
 
 
 class Candidate(NamedTuple):
@@ -61,20 +85,23 @@ class Candidate(NamedTuple):
 def admit_issuances(now: datetime) -> None:
     """Chains for what is due, and one `look` for each 500 that wait for their records."""
     chosen = choose(now)
-    mark(Issuance.objects.all(), [each.id for each in chosen])
+    due = Issuance.objects.sendable(now)
+    mark(due, [each.id for each in chosen])
     waiting = [each for each in chosen if each.state == Issuance.State.PRESENTED]
     for _ in range(0, len(waiting), looks.BATCH):
         tasks.nudge(tasks.look)
-    for each in chosen:
-        if each.state != Issuance.State.PRESENTED:
-            tasks.start(each.id, each.state)
+    chains = [each for each in chosen if each.state != Issuance.State.PRESENTED]
+    for at, each in enumerate(chains):
+        if not tasks.start(each.id, each.state):
+            return unmark(due, [left.id for left in chains[at:]])
+    return None
 
 
 def choose(now: datetime) -> list[Candidate]:
     """Due attempts, the longest waiting first, so that at most 1,000 are on their way, and no credential or account
     has more than a quarter of them while others wait."""
     due = Issuance.objects.sendable(now).order_by("wake_at")
-    busy = on_their_way(now)
+    busy = on_their_way()
     room = MOST_ON_THEIR_WAY - busy.total() // 2
     chosen: list[Candidate] = []
     while len(chosen) < room:
@@ -89,11 +116,10 @@ def choose(now: datetime) -> list[Candidate]:
     return chosen + candidates(due, [], {each.id for each in chosen}, room - len(chosen))
 
 
-def on_their_way(now: datetime) -> "Counter[tuple[str, int | None]]":
+def on_their_way() -> "Counter[tuple[str, int | None]]":
     """How many messages each credential and each account has on its way: every attempt counts twice."""
-    since = now - timedelta(seconds=settings.RESEND)
     busy: Counter[tuple[str, int | None]] = Counter()
-    sent = Issuance.objects.open().filter(queued_at__gte=since)
+    sent = sent_lately(Issuance.objects.all())
     for credential, account in sent.values_list("credential_id", "account_id"):
         busy.update([("credential", credential), ("account", account)])
     return busy
@@ -128,13 +154,18 @@ def scan_renewals() -> None:
     Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
     """
     now = clock.now()
-    while ids := due_for_renewal(now):
+    failed: set[int] = set()
+    while ids := due_for_renewal(now, failed):
         for certificate_id in ids:
-            open_renewal(certificate_id, now)
+            try:
+                open_renewal(certificate_id, now)
+            except Exception:  # one certificate must not keep the others from being renewed
+                logger.exception("renewal.failed", certificate=certificate_id)
+                failed.add(certificate_id)
 
 
-def due_for_renewal(now: datetime) -> list[int]:
-    due = Certificate.objects.filter(renew_at__lte=now).order_by("expires_at", "pk")
+def due_for_renewal(now: datetime, but: set[int]) -> list[int]:
+    due = Certificate.objects.filter(renew_at__lte=now).exclude(pk__in=but).order_by("expires_at", "pk")
     return list(due.values_list("pk", flat=True)[:SCAN_BATCH])
 
 
@@ -144,7 +175,9 @@ def open_renewal(certificate_id: int, now: datetime) -> None:
         if not Certificate.objects.filter(pk=certificate_id, renew_at__lte=now).update(renew_at=None):
             return
         certificate = Certificate.objects.get(pk=certificate_id)
-        if certificate.retired_at or certificate.open_issuance():
+        unwanted = certificate.current_id and not certificate.auto_renew
+        keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
+        if certificate.retired_at or unwanted or keyless or certificate.open_issuance():
             return
         reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
         services.open_issuance(certificate, reason)
@@ -164,7 +197,8 @@ def prune_failed_keys() -> None:
     """An attempt whose CSR was sent keeps its key as long as its order lives: the next attempt may take it over."""
     now = clock.now()
     ended = Issuance.objects.filter(state__in=[Issuance.State.FAILED, Issuance.State.CANCELED], key__isnull=False)
-    over = ended.filter(ended_at__lt=now - KEPT_AFTER_FAILURE).filter(Q(csr_sent_at=None) | Q(order_expires_at__lt=now))
+    is_over = Q(csr_sent_at=None) | Q(order_expires_at=None) | Q(order_expires_at__lt=now)
+    over = ended.filter(is_over, ended_at__lt=now - KEPT_AFTER_FAILURE)
     for issuance_id, key_id in over.values_list("pk", "key"):
         with transaction.atomic():
             Issuance.objects.filter(pk=issuance_id).update(key=None)
@@ -173,8 +207,9 @@ def prune_failed_keys() -> None:
 
 def prune_retired_credentials() -> None:
     retired = DnsCredential.objects.filter(retired_at__isnull=False, secret__isnull=False)
-    in_use = TxtRecord.objects.in_the_zone().values("credential")
-    for credential_id, secret_id in retired.exclude(pk__in=in_use).values_list("pk", "secret"):
+    has_records = Q(pk__in=TxtRecord.objects.in_the_zone().values("credential"))
+    is_used = Q(pk__in=Issuance.objects.open().filter(credential__isnull=False).values("credential"))
+    for credential_id, secret_id in retired.exclude(has_records | is_used).values_list("pk", "secret"):
         with transaction.atomic():
             DnsCredential.objects.filter(pk=credential_id).update(secret=None)
             Envelope.objects.filter(pk=secret_id).delete()

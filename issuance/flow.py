@@ -156,14 +156,21 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     until = now + timedelta(seconds=wait.seconds)
     if wait.seconds > TOO_LONG.total_seconds():
         return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
-    if now >= issuance.deadline_at:
+    gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.asked else 0)
+    if now >= gives_up_at:
         return fail(step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what)))
     what = wait.what or issuance.waits_for
     with issuance.fence():
         if what != issuance.waits_for:
             event(issuance, step.name, Outcome.WAIT, what)
-        issuance.release(until, waits_for=what)
+        issuance.release(until, waits_for=what, deadline_at=gives_up_at)
     return None
+
+
+def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
+    """The deadline, moved by the time that the other side asked for: by six hours at most, or it could ask for ever."""
+    latest = max(issuance.deadline_at, issuance.state_since + step.limit + TOO_LONG)
+    return min(issuance.deadline_at + timedelta(seconds=seconds), latest)
 
 
 def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
@@ -180,14 +187,12 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
         return fail(step, issuance, trouble)
     if seconds > TOO_LONG:
         return fail(step, issuance, trouble, asked_for=now + seconds)
-    if now >= issuance.deadline_at and not trouble.retry_after:
+    gives_up_at = moved_deadline(step, issuance, seconds.total_seconds() if trouble.retry_after else 0)
+    if now >= gives_up_at:
         return fail(step, issuance, trouble)
-    moved = seconds if trouble.retry_after else timedelta(0)
     with issuance.fence():
         event(issuance, step.name, Outcome.RETRY, trouble.what)
-        issuance.release(
-            now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=issuance.deadline_at + moved
-        )
+        issuance.release(now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=gives_up_at)
     return None
 
 
@@ -219,7 +224,7 @@ def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime 
         now,
         failures,
         certificate.expires_at,
-        created_at=certificate.created_at,
+        first_tried_at=certificate.issuances.order_by("pk").values_list("created_at", flat=True)[0],
         permanent=permanent,
         asked_for=asked_for,
         jitter=renewal.draw(),
@@ -258,11 +263,14 @@ def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
 
     An attempt that waits for an older one with the same names counts: the CA will hand it the same authorizations.
     """
-    asked_by = Authorization.objects.filter(
-        record__name=OuterRef(OuterRef("name")), record__value=OuterRef(OuterRef("value"))
-    ).values("issuance__names_key")
-    open_attempts = Issuance.objects.filter(state__in=Issuance.BEFORE_VALIDATED, names_key__in=asked_by)
-    return records.filter(Exists(open_attempts))
+    # Record, then authorization, then attempt: the other way round is due records times open attempts.
+    wanting = Issuance.objects.open().filter(
+        state__in=Issuance.BEFORE_VALIDATED, names_key=OuterRef("issuance__names_key")
+    )
+    asked = Authorization.objects.filter(
+        Exists(wanting), record__name=OuterRef("name"), record__value=OuterRef("value")
+    )
+    return records.filter(Exists(asked))
 
 
 def is_needed(record: TxtRecord) -> bool:

@@ -5,12 +5,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+import structlog
+
 from certctrl import clock
-from certctrl.turns import Wait
+from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation
 from dnsproviders.models import TxtRecord
 from issuance import flow, steps
 from issuance.models import Authorization, Issuance
+
+logger = structlog.get_logger()
 
 BATCH = 500
 LEASE = 30.0  # seconds
@@ -26,14 +30,32 @@ def look() -> list[int]:
     rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state)
     if not rows:
         return []
-    with clock.limit(TURN - 2):
-        wanted = wanted_records(rows)
-        looks = propagation.look([record for records in wanted.values() for record in records])
+    try:
+        with clock.limit(TURN - 2):
+            wanted = wanted_records(rows)
+            looks = propagation.look([record for records in wanted.values() for record in records])
+    except Exception:
+        logger.exception("look.failed", rows=len(rows))
+        return _stumble(rows)
+    through: list[int] = []
     waiting: dict[int, list[Issuance]] = defaultdict(list)
-    through = [row.pk for row in rows if _end(row, wanted[row.pk], looks, waiting)]
+    for row in rows:
+        if row.turn_left() <= 0:
+            waiting[0].append(row)  # no time is left; another batch goes on with it
+        elif _end(row, wanted[row.pk], looks, waiting):
+            through.append(row.pk)
     for pause, same in waiting.items():
         _put_back_together(same, pause)
     return through
+
+
+def _stumble(rows: Sequence[Issuance]) -> list[int]:
+    """The look itself failed, through no fault of these: each sleeps by the retry table."""
+
+    def fail(issuance: Issuance) -> steps.Done:
+        raise Trouble("internal", "The look for the records met an error of this server; it is tried again.")
+
+    return [row.pk for row in rows if flow.run(STEP, row, fail)]
 
 
 def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:

@@ -265,6 +265,7 @@ class Issuance(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["names_key"], name="issuances_by_names"),
+            models.Index(fields=["order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
             models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
         )
         constraints: ClassVar = (

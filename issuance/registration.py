@@ -7,6 +7,7 @@ from certctrl.turns import Trouble
 from issuance import ca
 from issuance.models import AcmeAccount, Issuance
 from keystore import envelope
+from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
@@ -16,7 +17,7 @@ def register(account_id: int) -> None:
     """Register the account, or store why its CA refuses. Raises Wait while another has it in hand, Trouble to retry."""
     accounts = AcmeAccount.objects.select_related("owner")
     with accounts.turn(account_id) as account:
-        if account.url:
+        if account.url or account.retired_at:
             return account.release(None)
         try:
             _register(account)
@@ -47,8 +48,11 @@ def _fetch_eab(account: AcmeAccount) -> None:
         return
     kid, hmac_key = ca.fetch_eab(account)
     with account.fence():
+        fetched_with = account.eab_id
         sealed = envelope.seal(account.owner, "eab", hmac_key.encode())
         account.write(eab_kid=kid, eab=sealed)
+        if fetched_with:
+            Envelope.objects.filter(pk=fetched_with).delete()  # the API key has done its work
 
 
 def _store_trouble(account: AcmeAccount, trouble: Trouble) -> None:

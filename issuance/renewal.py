@@ -30,7 +30,7 @@ def retry_at(
     failures: int,
     expires_at: datetime | None,
     *,
-    created_at: datetime,
+    first_tried_at: datetime,
     permanent: bool = False,
     asked_for: datetime | None = None,
     jitter: float = 0.5,
@@ -39,7 +39,7 @@ def retry_at(
 
     `asked_for` is the CA's moment (Retry-After). `jitter` is 0 to 1: 10 % less to 10 % more.
     """
-    if expires_at is None and (permanent or now - created_at > FIRST_ISSUANCE):
+    if expires_at is None and (permanent or now - first_tried_at > FIRST_ISSUANCE):
         return None
     left = max(timedelta(0), expires_at - now) if expires_at else timedelta(0)
     pause = LAST_RETRY if permanent else min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)

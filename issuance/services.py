@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -134,8 +135,10 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
     policy = changes.get("key_policy", certificate.key_policy)
     refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
     refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
-    moves = account.pk != certificate.account_id
     with transaction.atomic():
+        # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
+        certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
+        moves = account.pk != certificate.account_id
         if policy != certificate.key_policy:
             _change_policy(certificate, policy)
         open_one = certificate.open_issuance()
@@ -166,7 +169,8 @@ def _reschedule(certificate: Certificate) -> None:
     version = certificate.current
     if version and not certificate.auto_renew:
         certificate.renew_at = None
-    if not version or certificate.failures or certificate.open_issuance():
+    is_retried = certificate.failures and certificate.renew_at
+    if not version or is_retried or certificate.open_issuance():
         return
     at = renewal.renew_at(version.not_before, version.not_after, certificate.renew_days_before, renewal.draw())
     certificate.renew_at = at if certificate.auto_renew else None
@@ -174,11 +178,13 @@ def _reschedule(certificate: Certificate) -> None:
 
 def retire(certificate: Certificate) -> None:
     """Never renew it again, and end its attempt where that is still possible; `prune()` removes what is left."""
-    Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
-    open_one = certificate.open_issuance()
-    if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
-        _cancel(open_one)
-    Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+    with transaction.atomic():
+        Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
+        open_one = certificate.open_issuance()
+        if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
+            with suppress(TooLate):  # the CA signs meanwhile: what comes is stored, and not renewed
+                _cancel(open_one)
+        Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
 
 
 # --- attempts ---
@@ -194,7 +200,8 @@ def request_issuance(
         return retry_now(open_one)
     try:
         with transaction.atomic():
-            Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+            if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(renew_at=None):
+                raise Conflict(f"{certificate.domain} was deleted; create it again.")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
         return Issuance.objects.open().get(certificate=certificate)

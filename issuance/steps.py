@@ -51,7 +51,7 @@ def patience(issuance: Issuance) -> float:
 
 def order(issuance: Issuance) -> Done:
     """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
-    _be_registered(issuance.account)
+    _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
     if not issuance.csr_pem and not _take_over(issuance):
         _make_key(issuance)
@@ -67,7 +67,7 @@ def order(issuance: Issuance) -> Done:
     )
 
 
-def _be_registered(account: AcmeAccount) -> None:
+def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
     if account.status == AcmeAccount.Status.REFUSED:
         raise Trouble(account.error_code or "ca_account_refused", account.error_what, permanent=True)
     if account.status == AcmeAccount.Status.DEACTIVATED:
@@ -76,7 +76,8 @@ def _be_registered(account: AcmeAccount) -> None:
         )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
-        raise Wait(2, f"The account {account.name} is being registered at its CA. {account.error_what}".strip())
+        what = f"The account {account.name} is being registered at its CA. {account.error_what}"
+        raise Wait(patience(issuance), what.strip())
 
 
 def _let_older_attempts_end(issuance: Issuance) -> None:
@@ -278,7 +279,7 @@ def validate(issuance: Issuance) -> Done:
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
         _look_at_answered(issuance, client)
-        raise Wait(resource.retry_after or patience(issuance), "The CA is looking at the TXT records.")
+        raise _wait(issuance, resource, "The CA is looking at the TXT records.")
     if resource.status == "invalid":
         return _after_invalid(issuance, client, resource)
     return Done("the CA found every TXT record")
@@ -316,7 +317,13 @@ def order_anew(issuance: Issuance, what: str) -> Done:
         issuance.records().wake()
         issuance.authorizations.all().delete()
         issuance.write(
-            order_url="", order_expires_at=None, csr_sent_at=None, certificate_url="", orders=issuance.orders + 1
+            order_url="",
+            order_expires_at=None,
+            csr_sent_at=None,
+            certificate_url="",
+            settles_at=None,
+            presents=0,
+            orders=issuance.orders + 1,
         )
 
     return Done(f"{what}: ordering anew", write=forget, to=State.QUEUED)
@@ -331,15 +338,28 @@ def finalize(issuance: Issuance) -> Done:
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
         _say_that_the_csr_is_sent(issuance, resource)
-        resource = client.finalize(resource, issuance.csr_pem)
+        resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
         return _after_invalid(issuance, client, resource)
     if resource.status != "valid":
-        raise Wait(resource.retry_after or patience(issuance), "The CA is signing.")
+        raise _wait(issuance, resource, "The CA is signing.")
     if not issuance.csr_sent_at:
         return _order_anew_once(issuance, "the CA handed out an order that had been used")
     url = resource.certificate_url
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+
+
+def _wait(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
+    """As long as the CA asks for, else with growing patience."""
+    asked = resource.retry_after or 0
+    return Wait(max(asked, patience(issuance)), what, asked=bool(asked))
+
+
+def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
+    try:
+        return client.finalize(resource, issuance.csr_pem)
+    except Wait as wait:  # orderNotReady, though it read ready
+        raise Wait(max(wait.seconds, patience(issuance)), wait.what) from None
 
 
 def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> None:
@@ -392,7 +412,8 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         chain_pem=chain_pem,
         key=issuance.key,
     )
-    certificate = issuance.certificate
+    # As it is now: a person may have changed it while the CA was asked.
+    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     renew_at = renewal.renew_at(facts.not_before, facts.not_after, certificate.renew_days_before, renewal.draw())
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,

@@ -30,14 +30,14 @@ def step_task(step: flow.Step) -> "Task[Any, Any]":
 STEP_TASKS = {step.name: step_task(step) for step in flow.STEPS}
 
 
-def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
-    """Send the chain of the steps still ahead. When the broker is away the sweep sends it later."""
+def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    """Send the chain of the steps still ahead. False when the broker is away: the sweep sends it later."""
     ahead = [
         signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True) for step in flow.steps_ahead(state)
     ]
     for each in ahead:
         each.set(expires=settings.RESEND)
-    send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
+    return send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:
@@ -71,6 +71,8 @@ def under_own_turn(act: Callable[[int], None], row_id: int) -> None:
         act(row_id)
     except (Wait, Trouble, LostTurn) as why:
         logger.info("turn.ended", row=row_id, why=str(why))
+    except Exception:  # the row sleeps by the retry table
+        logger.exception("turn.failed", row=row_id)
 
 
 @shared_task(name="issuance.cleanup")

@@ -43,9 +43,10 @@ class World:
         self.time += timedelta(seconds=seconds)
         self.passed += seconds
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))
+        return True
 
     def _nudge(self, task: Any, *args: int) -> bool:
         self.sent.append(task.name)

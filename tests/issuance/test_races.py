@@ -52,6 +52,7 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
     claims = at_once(*[lambda: Issuance.objects.claim_batch(20, lease=30, turn=20)] * THREADS)
     taken = [row.pk for rows in claims for row in rows]
     assert len(taken) == len(set(taken))
+    assert len(taken) == 60, "those that came second took none, and left rows to nobody"
 
 
 def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(world, account, credential):

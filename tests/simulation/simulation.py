@@ -149,8 +149,9 @@ class Simulation(World):
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> None:
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
         self._send_link(issuance_id, flow.steps_ahead(state))
+        return True
 
     def _send_link(self, issuance_id: int, ahead: tuple[flow.Step, ...]) -> None:
         def link() -> None:
