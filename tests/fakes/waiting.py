@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from django.db import transaction
+
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import services
 from issuance.models import AcmeAccount, Authorization, Certificate, Issuance
 
 
+@transaction.atomic  # an attempt that is seen without its authorizations needs no record
 def attempts(account: AcmeAccount, credential: DnsCredential, domains: Sequence[str], at: datetime) -> list[Issuance]:
     """One attempt for each domain, in `presented` since `at`, whose record went into the zone then, as it says."""
     certificates = Certificate.objects.bulk_create(_certificate(account, credential, name) for name in domains)
