@@ -1,4 +1,4 @@
-"""`GET /health`: whether due work is being picked up."""
+"""`GET /health`: whether the clock ticks. Whether workers keep up is in each attempt's events."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
-from issuance import acme, ca, tasks
+from issuance import acme, ca, registration, tasks
 from issuance.models import AcmeAccount, PrivateCA
 from keystore import envelope
 
@@ -42,7 +42,7 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
             defaults=given.get("defaults", {}),
             **(_registered(private_ca) if private_ca else _to_register(owner, given)),
         )
-    if not private_ca:
+    if account.queued_at:
         tasks.nudge(tasks.register, account.pk)
     return account
 
@@ -62,7 +62,8 @@ def _registered(private_ca: PrivateCA) -> dict[str, Any]:
 
 def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     now = clock.now()
-    return {"wake_at": now, "queued_at": now} | _sealed_eab(owner, given)
+    queued_at = now if registration.has_room(owner) else None  # else the sweep sends it when its turn has come
+    return {"wake_at": now, "queued_at": queued_at} | _sealed_eab(owner, given)
 
 
 def _refuse(info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:

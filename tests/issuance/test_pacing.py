@@ -227,3 +227,13 @@ def test_ordering_anew_waits_for_the_credential_once_more(world, account, owner)
     steps.order_anew(held, "used").write()
     issuance.refresh_from_db()
     assert issuance.settles_at is None
+
+
+def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(world, owner, django_user_model):
+    for _ in range(40):
+        registering(world, owner)
+    other = django_user_model.objects.create_user("other@example.com")
+    registering(world, other)
+    beat.sweep.run()
+    sent = AcmeAccount.objects.exclude(queued_at=None).values_list("owner", flat=True)
+    assert sorted(sent) == sorted([owner.pk, owner.pk, other.pk])
