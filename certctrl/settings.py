@@ -64,6 +64,7 @@ INSTALLED_APPS = [
     "accounts",
     "keystore",
     "dnsproviders",
+    "notices",
     "issuance",
 ]
 MIDDLEWARE = [

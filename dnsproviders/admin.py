@@ -6,7 +6,7 @@ from accounts import audit
 from certctrl.admin import ReadOnlyAdmin
 from certctrl.turns import Wait
 from dnsproviders import records
-from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 
 
 @admin.register(DnsCredential)
@@ -36,3 +36,9 @@ class TxtRecordAdmin(ReadOnlyAdmin):
                 continue
             audit.record(record.credential.owner, str(request.user), "record.removed_by_hand", str(record))
             self.message_user(request, f"{record} is marked as removed.")
+
+
+@admin.register(ApiBucket)
+class ApiBucketAdmin(ReadOnlyAdmin):
+    list_display = ("key", "full_at")
+    search_fields = ("key",)

@@ -87,3 +87,14 @@ class TxtRecord(Turns):
 
     def __str__(self) -> str:
         return f"{self.name} TXT {self.value}"
+
+
+class ApiBucket(models.Model):
+    """How many calls the API of a DNS provider still takes from one user, for all workers together."""
+
+    key = models.CharField(max_length=128, unique=True, help_text="the provider, and whose calls it counts")
+    # The theoretical arrival time of the generic cell rate algorithm: one UPDATE takes a token, or none.
+    full_at = models.DateTimeField(help_text="when the bucket would be full again")
+
+    def __str__(self) -> str:
+        return self.key

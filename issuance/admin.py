@@ -14,10 +14,16 @@ from issuance.models import (
     Authorization,
     Certificate,
     CertificateVersion,
+    Drill,
+    Exchange,
     Issuance,
     IssuanceEvent,
+    LimitBucket,
     PrivateCA,
+    RenewalInfo,
     RequestKey,
+    Reservation,
+    ReservedToken,
 )
 
 
@@ -116,3 +122,46 @@ class RequestKeyAdmin(ReadOnlyAdmin):
     list_display = ("key", "owner", "certificate", "created_at")
     search_fields = ("key", "owner__email")
     list_select_related = ("owner", "certificate")
+
+
+@admin.register(RenewalInfo)
+class RenewalInfoAdmin(ReadOnlyAdmin):
+    list_display = ("version", "window_start", "window_end", "checked_at", "wake_at", "error_what")
+    search_fields = ("version__certificate__domain", "version__serial")
+    list_select_related = ("version",)
+
+
+@admin.register(LimitBucket)
+class LimitBucketAdmin(ReadOnlyAdmin):
+    list_display = ("kind", "label", "ca", "level", "at")
+    list_filter = ("kind",)
+    search_fields = ("label", "subject", "ca")
+
+
+@admin.register(Reservation)
+class ReservationAdmin(ReadOnlyAdmin):
+    list_display = ("issuance", "owner", "state", "is_renewal", "asked_at", "granted_at", "sent_at")
+    list_filter = ("state",)
+    search_fields = ("issuance__certificate__domain", "owner__email")
+    list_select_related = ("issuance", "owner")
+
+
+@admin.register(ReservedToken)
+class ReservedTokenAdmin(ReadOnlyAdmin):
+    list_display = ("reservation", "bucket", "cost")
+    search_fields = ("bucket__label", "bucket__subject")
+    list_select_related = ("reservation", "bucket")
+
+
+@admin.register(Exchange)
+class ExchangeAdmin(ReadOnlyAdmin):
+    list_display = ("at", "account", "issuance", "step", "method", "url", "status", "took_ms")
+    search_fields = ("url", "account__name", "issuance__certificate__domain")
+    list_select_related = ("account", "issuance")
+
+
+@admin.register(Drill)
+class DrillAdmin(ReadOnlyAdmin):
+    list_display = ("id", "issuer", "account", "by", "total", "created_at", "ended_at", "stopped_at")
+    search_fields = ("issuer", "account__name", "why")
+    list_select_related = ("account", "by")

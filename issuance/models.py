@@ -68,6 +68,12 @@ class AcmeAccount(Turns):
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
     defaults = models.JSONField(default=dict, help_text="key_type, key_size and validity_seconds of its certificates")
+    staging_first = models.BooleanField(
+        default=False, help_text="after three failures in a row the next attempt is proved at the CA's staging first"
+    )
+    staging_account = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="+")
+    log_level = models.CharField(max_length=8, blank=True, help_text="debug: every exchange with the CA is kept")
+    save_requests = models.BooleanField(default=False, help_text="with log_level debug: bodies of requests too")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -115,10 +121,16 @@ class Certificate(models.Model):
     locality = models.CharField(max_length=64, blank=True)
     auto_renew = models.BooleanField(default=True)
     renew_days_before = models.PositiveIntegerField(null=True, blank=True)
+    profile = models.CharField(max_length=64, blank=True, help_text="sent with the order where the CA lists it")
+    preferred_chain = models.CharField(max_length=200, blank=True, help_text="common name of an issuer in the chain")
+    reuse_key = models.BooleanField(default=False, help_text="renewals keep the key, for those who pin it")
+    fallback_account = models.ForeignKey(AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+")
     current = models.ForeignKey("CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+")
     expires_at = models.DateTimeField(null=True, blank=True)
     renew_at = models.DateTimeField(null=True, blank=True)
     failures = models.PositiveIntegerField(default=0)
+    failing_since = models.DateTimeField(null=True, blank=True, help_text="the first of the failures in a row")
+    proved_at = models.DateTimeField(null=True, blank=True, help_text="staging issued it; production is tried next")
     ask = models.CharField(max_length=64, editable=False, help_text="digest of the request that made it")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -126,7 +138,12 @@ class Certificate(models.Model):
 
     class Meta:
         indexes = (
-            models.Index(fields=["renew_at"], condition=Q(renew_at__isnull=False), name="certificates_to_renew"),
+            # What scan_renewals reads, and nothing else of the table.
+            models.Index(
+                fields=["renew_at", "expires_at", "id"],
+                condition=Q(renew_at__isnull=False),
+                name="certificates_to_renew",
+            ),
             models.Index(fields=["owner", "-id"], name="certificates_of_owner"),
         )
         constraints = (
@@ -176,6 +193,8 @@ class CertificateVersion(Turns):
     not_before = models.DateTimeField()
     not_after = models.DateTimeField()
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the leaf, hex")
+    issuer = models.CharField(max_length=255, blank=True, db_index=True, help_text="common name of who signed it")
+    ari_id = models.CharField(max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1")
     chain_pem = models.TextField(help_text="leaf first")
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
     revoke_asked_at = models.DateTimeField(null=True, blank=True)
@@ -196,6 +215,35 @@ class CertificateVersion(Turns):
 
     def __str__(self) -> str:
         return f"{self.certificate_id} {self.serial}"
+
+
+class RenewalInfo(Turns):
+    """When the CA wants a version renewed (RFC 9773). `wake_at` is the next poll; null: it is polled no more."""
+
+    version = models.OneToOneField(CertificateVersion, models.CASCADE, related_name="renewal_info")
+    # Drawn once, so that the moment moves with the window and is never drawn again.
+    fraction = models.FloatField(help_text="where in the window the renewal lies, 0 to 1")
+    window_start = models.DateTimeField(null=True, blank=True)
+    window_end = models.DateTimeField(null=True, blank=True)
+    explanation_url = models.CharField(max_length=500, blank=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
+    error_what = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TurnsQuerySet["RenewalInfo"].as_manager()
+
+    class Meta(Turns.Meta):
+        verbose_name_plural = "renewal infos"
+
+    @property
+    def moment(self) -> datetime | None:
+        """The moment that was drawn in the window; None while none is known."""
+        if not self.window_start or not self.window_end:
+            return None
+        return self.window_start + (self.window_end - self.window_start) * self.fraction
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.moment or 'unknown'}"
 
 
 class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
@@ -228,6 +276,13 @@ class Issuance(Turns):
         FAILED = "failed"
         CANCELED = "canceled"
 
+    class Failure(models.TextChoices):
+        """What an attempt that failed means for the next one."""
+
+        TRANSIENT = "transient"  # it may well succeed, by the retry table
+        LIMITED = "limited"  # the CA, or the ledger of its limits, named the moment
+        PERMANENT = "permanent"  # somebody must change something first
+
     OPEN = (State.QUEUED, State.ORDERED, State.PRESENTED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
     BEFORE_VALIDATED = OPEN[:4]  # a person may still cancel, and the TXT records are needed
 
@@ -254,8 +309,15 @@ class Issuance(Turns):
         null=True, blank=True, help_text="every record was shown; the credential waits on"
     )
     certificate_url = models.CharField(max_length=500, blank=True)
+    profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
+    replaces = models.CharField(max_length=100, blank=True, help_text="the ari_id that the order said it replaces")
+    replaces_refused = models.BooleanField(default=False, help_text="the CA refused `replaces`: it is left out")
+    slot_at = models.DateTimeField(null=True, blank=True, help_text="when the CA's limits let it order, as estimated")
+    preflighted_at = models.DateTimeField(null=True, blank=True)
+    proves = models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
+    failure = models.CharField(max_length=9, choices=Failure, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 
@@ -351,6 +413,113 @@ class Authorization(models.Model):
 
     def __str__(self) -> str:
         return self.identifier or self.url
+
+
+class LimitBucket(models.Model):
+    """A token bucket of a CA's limit, as the CA keeps one: `level` tokens at the moment `at`, filling ever since.
+
+    Capacity and refill are data (`issuance.ca`), read when it is asked; see `issuance.limits`.
+    """
+
+    class Kind(models.TextChoices):
+        ACCOUNT = "account"  # new orders of an account
+        DOMAIN = "domain"  # certificates of a registered domain
+        SET = "set"  # certificates of exactly these names
+        FAILURES = "failures"  # failed validations of a name by an account
+
+    ca = models.CharField(max_length=500, help_text="the directory of the CA")
+    kind = models.CharField(max_length=8, choices=Kind)
+    subject = models.CharField(max_length=320, help_text="what is counted: an account, a domain, a digest of names")
+    label = models.CharField(max_length=320, blank=True, help_text="the subject as a sentence names it")
+    level = models.FloatField(help_text="tokens at `at`; reservations that are under way are off it")
+    at = models.DateTimeField(help_text="in the future while the CA said to come back then")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["ca", "kind", "subject"], name="one_bucket_for_each_subject"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.label or self.subject}"
+
+
+class Reservation(models.Model):
+    """An attempt's place in the queue for its CA's limits, then its slot (`issuance.limits`)."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        GRANTED = "granted"  # tokens are taken; to be used at once
+        SENT = "sent"  # the order is under way, or was when its worker died
+        SPENT = "spent"  # the CA answered
+
+    issuance = models.OneToOneField(Issuance, models.CASCADE, related_name="reservation")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING)
+    is_renewal = models.BooleanField(default=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="of the certificate that it renews")
+    asked_at = models.DateTimeField()
+    granted_at = models.DateTimeField(null=True, blank=True)
+    sent_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["asked_at"], condition=Q(state="waiting"), name="reservations_waiting"),
+            models.Index(fields=["granted_at"], condition=Q(state__in=["granted", "sent"]), name="reservations_open"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.issuance_id} {self.state}"
+
+
+class ReservedToken(models.Model):
+    """A bucket that a reservation needs: a token of it, or only that it is not empty (`cost` 0)."""
+
+    reservation = models.ForeignKey(Reservation, models.CASCADE, related_name="tokens")
+    bucket = models.ForeignKey(LimitBucket, models.CASCADE, related_name="tokens")
+    cost = models.PositiveSmallIntegerField(default=1)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["reservation", "bucket"], name="a_bucket_once_a_reservation"),)
+
+    def __str__(self) -> str:
+        return f"{self.reservation_id} {self.bucket_id}"
+
+
+class Exchange(models.Model):
+    """A request to a CA and its answer, kept when debugging is on, without keys, signatures or EAB secrets."""
+
+    account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
+    issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, blank=True, related_name="exchanges")
+    at = models.DateTimeField(db_index=True)
+    step = models.CharField(max_length=16, blank=True)
+    method = models.CharField(max_length=8)
+    url = models.CharField(max_length=500)
+    request = models.JSONField(null=True, blank=True, help_text="the payload, where requests are saved")
+    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="null: no answer came")
+    headers = models.JSONField(default=dict, help_text="those of the answer that matter")
+    body = models.TextField(blank=True)
+    problem = models.JSONField(null=True, blank=True)
+    error = models.TextField(blank=True, help_text="why no answer came")
+    took_ms = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+class Drill(models.Model):
+    """Replace everything that an issuer, or an account, issued before it began. What is left is counted, not kept."""
+
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    issuer = models.CharField(max_length=255, blank=True)
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+")
+    why = models.CharField(max_length=255, blank=True)
+    total = models.PositiveIntegerField(default=0, help_text="certificates that it had to replace when it began")
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    stopped_at = models.DateTimeField(null=True, blank=True, help_text="by a person; it may be resumed")
+
+    def __str__(self) -> str:
+        return f"replace what {self.issuer or self.account} issued"
 
 
 class RequestKey(models.Model):

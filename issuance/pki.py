@@ -3,6 +3,7 @@
 Private keys are PKCS#8 DER, certificates and CSRs are PEM. RFC 5280, RFC 2986; PKCS#12 as RFC 7292 and RFC 9579.
 """
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,6 +53,8 @@ class Facts:
     not_before: datetime
     not_after: datetime
     fingerprint: str  # SHA-256 of the DER, hex
+    issuer: str  # the common name of who signed it, else the whole name; at most 255 characters
+    ari_id: str  # its identifier of RFC 9773, section 4.1; empty when it names no authority key
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,27 @@ def _facts(leaf: x509.Certificate) -> Facts:
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        issuer=name_of(leaf.issuer),
+        ari_id=ari_id(leaf),
     )
+
+
+def name_of(name: x509.Name) -> str:
+    """The common name, or the whole name as RFC 4514 writes it where there is none; at most 255 characters."""
+    common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return (str(common[0].value) if common else name.rfc4514_string())[:255]
+
+
+def ari_id(leaf: x509.Certificate) -> str:
+    """base64url(authority key identifier) "." base64url(serial as DER has it): RFC 9773, section 4.1."""
+    try:
+        authority = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        authority = None
+    if not authority:
+        return ""
+    serial = leaf.serial_number.to_bytes(leaf.serial_number.bit_length() // 8 + 1, "big")
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority, serial))
 
 
 def facts(chain_pem: str) -> Facts:

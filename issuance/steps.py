@@ -409,6 +409,8 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         not_before=facts.not_before,
         not_after=facts.not_after,
         fingerprint=facts.fingerprint,
+        issuer=facts.issuer,
+        ari_id=facts.ari_id,
         chain_pem=chain_pem,
         key=issuance.key,
     )

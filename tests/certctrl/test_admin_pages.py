@@ -11,9 +11,19 @@ from django.urls import reverse
 
 from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
-from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 from issuance import services
-from issuance.models import AcmeAccount, Certificate, Issuance
+from issuance.models import (
+    AcmeAccount,
+    Certificate,
+    Drill,
+    Exchange,
+    Issuance,
+    LimitBucket,
+    RenewalInfo,
+    Reservation,
+    ReservedToken,
+)
 from issuance.privateca import create_private_ca
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
@@ -64,6 +74,7 @@ def every_table(rows, world, staff) -> list[str]:
     create_private_ca(staff, {"name": "example CA"})
     AcmeAccount.objects.update(eab_kid="kid", eab=envelope.seal(staff, "eab_key", b"shared with the CA"))
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
+    ledger_and_log(world, staff)
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
     secret = [ApiKey.objects.get().digest, token, User.objects.get().password.rpartition("$")[2], "PRIVATE KEY"]
@@ -72,6 +83,20 @@ def every_table(rows, world, staff) -> list[str]:
         *KeyWrap.objects.values_list("wrapped_dek", flat=True),
     ]
     return [*secret, *(text for each in sealed for text in spellings(bytes(each)))]
+
+
+def ledger_and_log(world, staff) -> None:
+    """A row of what the engine keeps beside the attempts."""
+    issuance = Issuance.objects.filter(state="issued").get()
+    RenewalInfo.objects.get_or_create(version=issuance.version, defaults={"fraction": 0.5})
+    bucket = LimitBucket.objects.create(ca="https://ca.test", kind="domain", subject="x", level=1, at=world.time)
+    reservation, _ = Reservation.objects.get_or_create(
+        issuance=issuance, defaults={"owner": staff, "asked_at": world.time}
+    )
+    ReservedToken.objects.create(reservation=reservation, bucket=bucket)
+    Exchange.objects.create(account=issuance.account, at=world.time, method="POST", url="https://ca.test/new")
+    Drill.objects.create(by=staff, issuer="example CA")
+    ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
 
 
 def spellings(secret: bytes) -> list[str]:

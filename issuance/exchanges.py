@@ -1,0 +1,1 @@
+"""What was said to a CA and back, kept when debugging is on, without secrets."""

@@ -1,0 +1,1 @@
+"""The ledger of the CAs' limits: reserve before ordering, wait where an order would be refused."""

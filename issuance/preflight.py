@@ -1,0 +1,1 @@
+"""What would make the CA refuse, found before an order is spent."""
