@@ -1,4 +1,4 @@
-"""Two thousand attempts wait for records that do not come: `python -m benchmarks.waiting [--seconds 600]`.
+"""Two thousand attempts wait ten minutes for records that do not come: `python -m benchmarks.waiting [--seconds 120]`.
 
 Real PostgreSQL, Redis, workers, name servers, and Pebble for the new orders that are timed meanwhile. The waiting
 attempts are written straight into the tables. Their credential writes to a name server that nobody else asks, so that
@@ -136,7 +136,7 @@ def report(
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pool", choices=["threads", "prefork"], default="threads")
     given = parser.parse_args(arguments)

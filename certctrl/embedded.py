@@ -10,7 +10,7 @@ import secrets
 import shlex
 import socket
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,12 +83,19 @@ class Embedded:
         return [
             self._child("web", [python, "-m", *web, "--timeout-graceful-shutdown", "5", "--no-access-log"], 8),
             self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),
-            self._child("worker", [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet], 15),
+            self._child(
+                "worker",
+                [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet],
+                15,
+                {"MALLOC_ARENA_MAX": "2"} | os.environ,
+            ),
             self._child("beat", [*celery, "beat", "--schedule", schedule, "--max-interval", "1", "--pidfile="], 5),
         ]
 
-    def _child(self, name: str, command: list[str], patience: float) -> Child:
-        return Child(name, command, log=self.log(name), patience=patience, folder=BASE_DIR)
+    def _child(
+        self, name: str, command: list[str], patience: float, environment: Mapping[str, str] | None = None
+    ) -> Child:
+        return Child(name, command, environment=environment, log=self.log(name), patience=patience, folder=BASE_DIR)
 
 
 _prepared: Embedded | None = None

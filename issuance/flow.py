@@ -77,10 +77,11 @@ def run(
     issuance: Issuance,
     act: Callable[[Issuance], Done] | None = None,
     pause: Callable[["Step", Issuance, Wait], None] | None = None,
+    end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
     """One turn with a claimed attempt, to its end, whatever that is. True when the chain may go on.
 
-    A batch gives its own `act` and its own way to write a wait.
+    A batch gives its own `act` and its own ways to write a wait and the end of a step.
     """
     began = clock.monotonic()
     try:
@@ -88,11 +89,11 @@ def run(
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused("internal", "Workers died on this attempt five times in a row; it is given up.")
             done = (act or step.act)(issuance)
-        return settle(step, issuance, done, clock.monotonic() - began)
+        return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
         _unless_lost(pause or put_back, step, issuance, wait)
     except LostTurn:
-        _after_losing(issuance)
+        after_losing(issuance)
     except Trouble as trouble:
         _unless_lost(stumble, step, issuance, trouble)
     except Exception:
@@ -106,10 +107,10 @@ def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuanc
     try:
         end(step, issuance, why)
     except LostTurn:
-        _after_losing(issuance)
+        after_losing(issuance)
 
 
-def _after_losing(issuance: Issuance) -> None:
+def after_losing(issuance: Issuance) -> None:
     """What this turn published may be needed by nobody: have its records looked at."""
     logger.info("turn.lost", issuance=issuance.pk)
     if not Issuance.objects.open().filter(pk=issuance.pk).exists():
@@ -129,7 +130,7 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
             else:
                 _move(issuance, to, goes_on=not done.to)
     except LostTurn:
-        _after_losing(issuance)
+        after_losing(issuance)
         return False
     logger.info("step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000))
     return not done.to

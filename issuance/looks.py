@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
+from django.db import transaction
+from django.db.models import F
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation
 from dnsproviders.models import TxtRecord
 from issuance import flow, steps
-from issuance.models import Authorization, Issuance
+from issuance.models import Authorization, Issuance, IssuanceEvent
 
 logger = structlog.get_logger()
 
@@ -39,13 +41,16 @@ def look() -> list[int]:
         return _stumble(rows)
     through: list[int] = []
     waiting: dict[int, list[Issuance]] = defaultdict(list)
+    again: list[tuple[Issuance, steps.Done]] = []
     for row in rows:
         if row.turn_left() <= 0:
             waiting[0].append(row)  # no time is left; another batch goes on with it
-        elif _end(row, wanted[row.pk], looks, waiting):
+        elif _end(row, wanted[row.pk], looks, waiting, again):
             through.append(row.pk)
     for pause, same in waiting.items():
         _put_back_together(same, pause)
+    if again:
+        _publish_again_together(again)
     return through
 
 
@@ -74,8 +79,10 @@ def _end(
     records: Sequence[TxtRecord],
     looks: Mapping[int, propagation.Look],
     waiting: dict[int, list[Issuance]],
+    again: list[tuple[Issuance, steps.Done]],
 ) -> bool:
-    """End the turn of one row, or leave it among those that only wait on. True when it is through."""
+    """End the turn of one row, or leave it among those that only wait on, or whose records are published again. True
+    when it is through."""
 
     def pause_together(step: flow.Step, issuance: Issuance, wait: Wait) -> None:
         says_the_same = wait.what == issuance.waits_for and not issuance.stumbles
@@ -84,10 +91,49 @@ def _end(
         else:
             flow.put_back(step, issuance, wait)
 
-    return flow.run(STEP, row, lambda issuance: steps.judge(issuance, records, looks), pause_together)
+    def end_together(step: flow.Step, issuance: Issuance, done: steps.Done, took: float) -> bool:
+        if not done.again:
+            return flow.settle(step, issuance, done, took)
+        again.append((issuance, done))
+        return False
+
+    return flow.run(STEP, row, lambda issuance: steps.judge(issuance, records, looks), pause_together, end_together)
 
 
 def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
     """One UPDATE for all that wait on for the same time; those that were lost meanwhile are left alone."""
     mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
     mine.update(holder="", queued_at=None, deaths=0, wake_at=clock.now() + timedelta(seconds=pause))
+
+
+def _publish_again_together(ends: Sequence[tuple[Issuance, steps.Done]]) -> None:
+    """One transaction for all whose records no server shows: back to `present`, with the same sentence as alone."""
+    now, token = clock.now(), ends[0][0].holder
+    by_id = {row.pk: (row, done) for row, done in ends}
+    with transaction.atomic():
+        mine = Issuance.objects.select_for_update().filter(pk__in=by_id, holder=token)
+        kept = list(mine.order_by("pk").values_list("pk", flat=True))
+        Issuance.objects.filter(pk__in=kept).update(
+            holder="",
+            queued_at=None,
+            stumbles=0,
+            deaths=0,
+            wake_at=now,
+            state=Issuance.State.ORDERED,
+            state_since=now,
+            deadline_at=flow.deadline(ends[0][0], Issuance.State.ORDERED),
+            presents=F("presents") + 1,
+            settles_at=None,
+        )
+        hidden = [record_id for pk in kept for record_id in by_id[pk][1].again]
+        TxtRecord.objects.filter(pk__in=hidden, holder="").update(presented_at=None)
+        IssuanceEvent.objects.bulk_create(
+            [
+                IssuanceEvent(
+                    issuance_id=pk, at=now, step=STEP.name, outcome=IssuanceEvent.Outcome.DONE, what=by_id[pk][1].what
+                )
+                for pk in kept
+            ]
+        )
+    for pk in by_id.keys() - set(kept):
+        flow.after_losing(by_id[pk][0])

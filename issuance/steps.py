@@ -23,7 +23,7 @@ State = Issuance.State
 
 ORDER_LIMIT = timedelta(hours=6)
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
-REPUBLISH_AFTER = (90, 300, 900)  # seconds without any server that shows the record, give or take a third
+REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
 GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
 CHALLENGE = "_acme-challenge"
@@ -31,11 +31,15 @@ CHALLENGE = "_acme-challenge"
 
 @dataclass(frozen=True)
 class Done:
-    """The step is through. `write` runs inside the transaction that moves the state; `to` leads elsewhere than on."""
+    """The step is through. `write` runs inside the transaction that moves the state; `to` leads elsewhere than on.
+
+    `again`: the records that are to be published again, by their primary keys.
+    """
 
     what: str
     write: Callable[[], None] | None = None
     to: str = ""
+    again: Sequence[int] = ()
 
 
 def patience(issuance: Issuance) -> float:
@@ -230,11 +234,8 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
         return Done("; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts)) or "no record is needed")
     nowhere = [record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)]
     if nowhere:
-        return Done(
-            f"no name server shows {nowhere[0].name}: it is published again",
-            write=lambda: _unpublish(issuance, nowhere),
-            to=State.ORDERED,
-        )
+        what, again = f"no name server shows {nowhere[0].name}: it is published again", [each.pk for each in nowhere]
+        return Done(what, write=lambda: _unpublish(issuance, again), to=State.ORDERED, again=again)
     more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
     raise Wait(patience(issuance), hidden[0][1].what + more)
 
@@ -258,10 +259,9 @@ def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
     return clock.now() - record.intent_at >= timedelta(seconds=REPUBLISH_AFTER[issuance.presents] * spread)
 
 
-def _unpublish(issuance: Issuance, missing: Sequence[TxtRecord]) -> None:
+def _unpublish(issuance: Issuance, record_ids: Sequence[int]) -> None:
     issuance.write(presents=issuance.presents + 1, settles_at=None)
-    ids = [record.pk for record in missing]
-    TxtRecord.objects.filter(pk__in=ids, holder="").update(presented_at=None)
+    TxtRecord.objects.filter(pk__in=record_ids, holder="").update(presented_at=None)
 
 
 # --- validate ---

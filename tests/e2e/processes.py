@@ -90,6 +90,7 @@ class Site:
             "REDIS_URL": self.redis.url,
             "WORKER_POOL": self.pool,
             "WORKER_CONCURRENCY": str(self.concurrency),
+            "MALLOC_ARENA_MAX": "2",  # as deploy/run and `up` have it
             "ALLOW_PRIVATE": "127.0.0.0/8,::1,localhost",
             **settings,
         }

@@ -6,6 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from issuance import looks, steps
 from issuance.models import Issuance, IssuanceEvent
 from tests.fakes import waiting
 
@@ -83,6 +84,38 @@ def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(cro
     assert world.sent.count("chain") <= ROWS * REPUBLISHED, "a chain for each publication and no more"
     assert set(world.sent) == {"issuance.look", "chain"}
     assert Issuance.objects.open().count() == ROWS
+
+
+@pytest.mark.parametrize("rows", [ROWS // 10, ROWS])
+def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
+    world = crowd(rows)
+    world.advance(130)
+    with CaptureQueriesContext(connection) as queries:
+        looks.look()
+    attempts = Issuance.objects.all()
+    assert set(attempts.values_list("state", "presents", "holder")) == {(Issuance.State.ORDERED, 1, "")}
+    assert IssuanceEvent.objects.filter(what__contains="published again").count() == rows
+    assert len(queries) <= QUERIES
+    world.sweep()
+    assert world.outside.calls.count("zone.present") == rows
+
+
+def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, monkeypatch):
+    world = crowd(2)
+    world.advance(130)
+    taken = Issuance.objects.order_by("pk").first()
+    judge = steps.judge
+
+    def judge_slowly(issuance, records, seen):
+        Issuance.objects.filter(pk=taken.pk).update(holder="somebody else")
+        return judge(issuance, records, seen)
+
+    monkeypatch.setattr(steps, "judge", judge_slowly)
+    looks.look()
+    taken.refresh_from_db()
+    assert (taken.state, taken.presents, taken.holder) == (Issuance.State.PRESENTED, 0, "somebody else")
+    assert not taken.events.filter(what__contains="published again").exists()
+    assert Issuance.objects.exclude(pk=taken.pk).get().state == Issuance.State.ORDERED
 
 
 def test_the_owner_reads_a_wait_once_however_long_it_takes(crowd):
