@@ -25,6 +25,8 @@ logger = structlog.get_logger()
 
 MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
+AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
+REPUBLISHING = ("again", None)
 SCAN_BATCH = 500
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
@@ -100,12 +102,15 @@ def admit_issuances(now: datetime) -> None:
 def choose(now: datetime) -> list[Candidate]:
     """Due attempts, the longest waiting first, so that at most 1,000 are on their way, and no credential or account
     has more than a quarter of them while others wait."""
-    due = Issuance.objects.sendable(now).order_by("wake_at")
+    again = Q(state=Issuance.State.ORDERED, presents__gt=0)
+    every = Issuance.objects.sendable(now).order_by("wake_at")
+    due = every.exclude(again)
     busy = on_their_way()
     room = MOST_ON_THEIR_WAY - busy.total() // 2
     chosen: list[Candidate] = []
+    full: list[tuple[str, int | None]] = []
     while len(chosen) < room:
-        full = [key for key, count in busy.items() if count >= SHARE]
+        full = [key for key, count in busy.items() if count >= SHARE and key != REPUBLISHING]
         more = candidates(due, full, {each.id for each in chosen}, room - len(chosen))
         if not more:
             break
@@ -113,15 +118,20 @@ def choose(now: datetime) -> list[Candidate]:
             if busy["credential", each.credential] < SHARE and busy["account", each.account] < SHARE:
                 busy.update([("credential", each.credential), ("account", each.account)])
                 chosen.append(each)
-    return chosen + candidates(due, [], {each.id for each in chosen}, room - len(chosen))
+    if full:
+        chosen += candidates(due, [], {each.id for each in chosen}, room - len(chosen))
+    most = min(room - len(chosen), AGAIN - busy[REPUBLISHING] // 2)
+    return chosen + candidates(every.filter(again), [], set(), most)
 
 
 def on_their_way() -> "Counter[tuple[str, int | None]]":
-    """How many messages each credential and each account has on its way: every attempt counts twice."""
+    """How many messages each credential and each account has on its way, and those that publish again: every attempt
+    counts twice."""
     busy: Counter[tuple[str, int | None]] = Counter()
     sent = sent_lately(Issuance.objects.all())
-    for credential, account in sent.values_list("credential_id", "account_id"):
-        busy.update([("credential", credential), ("account", account)])
+    for credential, account, state, presents in sent.values_list("credential_id", "account_id", "state", "presents"):
+        is_again = presents and state == Issuance.State.ORDERED
+        busy.update([REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)])
     return busy
 
 

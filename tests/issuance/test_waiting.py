@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from issuance import looks, steps
+from issuance import beat, looks, steps
 from issuance.models import Issuance, IssuanceEvent
 from tests.fakes import waiting
 
@@ -96,8 +96,24 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     assert set(attempts.values_list("state", "presents", "holder")) == {(Issuance.State.ORDERED, 1, "")}
     assert IssuanceEvent.objects.filter(what__contains="published again").count() == rows
     assert len(queries) <= QUERIES
-    world.sweep()
+    for _ in range(1 + rows // beat.AGAIN):
+        world.sweep()
     assert world.outside.calls.count("zone.present") == rows
+
+
+def test_a_new_order_does_not_stand_behind_those_that_publish_again(crowd, account, credential, monkeypatch):
+    monkeypatch.setattr(beat, "AGAIN", 10)
+    world = crowd(ROWS)
+    world.advance(130)
+    looks.look()
+    _, new = world.create(account, credential, "new.example.com")
+    world.messages.clear()
+    Issuance.objects.filter(pk=new.pk).update(queued_at=None)
+    beat.sweep.run()
+    assert len(world.messages) == 11
+    assert world.messages[0][1] == new.pk, "the new one first"
+    assert len(a_round(world)) > 0
+    assert Issuance.objects.filter(presents=1, state=Issuance.State.PRESENTED).count() >= 10, "the others in turn"
 
 
 def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, monkeypatch):
