@@ -1,0 +1,84 @@
+"""Rows of the limits' buckets, locked for one transaction, and what it does with their tokens."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db.models import Count, Manager, QuerySet
+
+from certctrl import clock
+from issuance import buckets, ca
+from issuance.buckets import Level, Limit
+from issuance.models import LimitBucket, Reservation, ReservedToken
+
+UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
+NO_LIMIT = Limit(float("inf"), 1.0)  # of a CA whose limits nobody knows: what it says itself closes the bucket
+ENOUGH = 1 - 1e-6  # a token, for all that floating point does
+
+
+def under_way(reservations: "Manager[Reservation] | QuerySet[Reservation]") -> QuerySet[Reservation]:
+    """Those whose tokens are taken here and perhaps not yet counted at the CA."""
+    return reservations.filter(state__in=UNDER_WAY)
+
+
+class Ledger:
+    """Some buckets, locked until the transaction ends; `save()` writes what was changed."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        wanted = sorted(set(ids))
+        rows = LimitBucket.objects.select_for_update().filter(pk__in=wanted).order_by("pk")
+        self.rows = {row.pk: row for row in rows}
+        taken = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY)
+        self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
+        self.now = clock.now()  # after the lock was waited for
+        self._changed: set[int] = set()
+
+    def kind(self, pk: int) -> str:
+        return self.rows[pk].kind
+
+    def limit(self, pk: int) -> Limit:
+        row = self.rows[pk]
+        return ca.limits_at(row.ca).get(row.kind, NO_LIMIT)
+
+    def level(self, pk: int) -> float:
+        row = self.rows[pk]
+        return buckets.level_at(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk])
+
+    def has_tokens(self, ids: Iterable[int]) -> bool:
+        return all(self.level(pk) >= ENOUGH for pk in ids)
+
+    def take(self, costs: Mapping[int, int]) -> None:
+        """For an order that is sent at once, or soon: under way until `end()`."""
+        for pk in _costly(costs):
+            self._change(pk, -1)
+            self.under_way[pk] += 1
+
+    def end(self, costs: Mapping[int, int], *, back: bool) -> None:
+        """What `take()` took is spent, or comes back."""
+        for pk in _costly(costs):
+            self._change(pk, 1 if back else 0)
+            self.under_way[pk] -= 1
+
+    def spend(self, pk: int) -> None:
+        """A token, whether there is one or not."""
+        self._change(pk, -min(1.0, max(0.0, self.level(pk))))
+
+    def refund(self, ids: Iterable[int]) -> None:
+        for pk in ids:
+            self._change(pk, 1)
+
+    def _change(self, pk: int, tokens: float) -> None:
+        row = self.rows[pk]
+        level = buckets.take(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens)
+        row.level, row.at = level.tokens, level.at
+        self._changed.add(pk)
+
+    def save(self) -> None:
+        changed = [self.rows[pk] for pk in sorted(self._changed)]
+        if changed:
+            LimitBucket.objects.bulk_update(changed, ["level", "at"])
+        self._changed.clear()
+
+
+def _costly(costs: Mapping[int, int]) -> list[int]:
+    return [pk for pk, cost in costs.items() if cost]

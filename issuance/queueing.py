@@ -1,0 +1,138 @@
+"""Whose turn it is, among those who wait for a CA's limits: renewals before new orders, the soonest expiry first, then
+one of each owner in turn, so that whoever asks for five hundred holds up nobody's ten."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from django.db import transaction
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Value, Window
+from django.db.models.functions import Least, RowNumber
+
+from certctrl.turns import SKEW
+from issuance import buckets
+from issuance.buckets import Level
+from issuance.ledger import ENOUGH, Ledger
+from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
+
+MOST = 1000  # reservations that one grant looks at
+NEVER = datetime.min.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+
+
+def waiting() -> QuerySet[Reservation]:
+    return Reservation.objects.filter(state=Reservation.State.WAITING)
+
+
+def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
+    """Whether anybody else waits for one of these buckets: then the tokens are given out in turn."""
+    return (
+        ReservedToken.objects.filter(bucket__in=list(needed), reservation__state=Reservation.State.WAITING)
+        .exclude(reservation=reservation)
+        .exists()
+    )
+
+
+def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, datetime]:
+    """The bucket that it will wait for longest, and when its turn has come there."""
+    ids = list(reservation.tokens.values_list("bucket", flat=True))
+    ahead = Q(reservation__is_renewal=True) | Q(reservation__asked_at__lt=reservation.asked_at)
+    if reservation.is_renewal:
+        ahead = Q(reservation__is_renewal=True, reservation__expires_at__lt=reservation.expires_at)
+    others = ReservedToken.objects.filter(bucket__in=ids, cost__gt=0, reservation__state=Reservation.State.WAITING)
+    counted = others.exclude(reservation=reservation).filter(ahead).values_list("bucket").annotate(Count("pk"))
+    before = dict(counted)
+
+    def slot(pk: int) -> datetime:
+        row = ledger.rows[pk]
+        level, here = Level(row.level, row.at), before.get(pk, 0)
+        return buckets.slot(level, ledger.now, ledger.limit(pk), ledger.under_way[pk], here)
+
+    last = max(ids, key=slot)
+    return ledger.rows[last], slot(last)
+
+
+def grant(now: datetime) -> Iterator[list[int]]:
+    """Take tokens for those whose turn has come, some hundred at a time; answers the ids of their attempts."""
+    chosen = candidates(now)
+    if not chosen:
+        return
+    ids = [each.pk for each in chosen]
+    with transaction.atomic():
+        ledger = Ledger(ReservedToken.objects.filter(reservation__in=ids).values_list("bucket", flat=True))
+        needed = needs(ids)
+        # As it is now: one may have been taken, or have changed what it needs, before the rows were locked.
+        still = set(waiting().filter(pk__in=ids).values_list("pk", flat=True))
+        granted = []
+        for each in in_turn([each for each in chosen if each.pk in still], last_served(chosen)):
+            costs = needed.get(each.pk, {})
+            if costs and costs.keys() <= ledger.rows.keys() and ledger.has_tokens(costs):
+                ledger.take(costs)
+                granted.append(each)
+        ledger.save()
+        Reservation.objects.filter(pk__in=[each.pk for each in granted]).update(
+            state=Reservation.State.GRANTED, granted_at=ledger.now
+        )
+    if granted:
+        yield [each.issuance_id for each in granted]
+
+
+def candidates(now: datetime) -> list[Reservation]:
+    """Those who wait and could go: none that needs a bucket without a token. Each owner's by the time they asked."""
+    empty = [pk for pk, level in waited_for(now).items() if level < ENOUGH]
+    if empty is None:
+        return []
+    nth = Window(
+        RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=[F("expires_at").asc(), F("asked_at").asc()]
+    )
+    blocked = ReservedToken.objects.filter(reservation=OuterRef("pk"), bucket__in=empty)
+    rows = waiting().filter(~Exists(blocked), issuance__wake_at__isnull=False, issuance__holder="")
+    return list(rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST])
+
+
+def waited_for(now: datetime) -> dict[int, float]:
+    """The level of every bucket that somebody waits for."""
+    asked = ReservedToken.objects.filter(reservation__state=Reservation.State.WAITING)
+    ids = list(asked.values_list("bucket", flat=True).distinct())
+    if not ids:
+        return {}
+    ledger = Ledger.look(ids, now)
+    return {pk: ledger.level(pk) for pk in ledger.rows}
+
+
+def needs(ids: Sequence[int]) -> Mapping[int, dict[int, int]]:
+    """The buckets of each reservation, and what they cost."""
+    found: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    tokens = ReservedToken.objects.filter(reservation__in=ids)
+    for reservation, bucket, cost in tokens.values_list("reservation", "bucket", "cost"):
+        found[reservation][bucket] = cost
+    return found
+
+
+def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:
+    """When each owner was given a slot last."""
+    owners = {each.owner_id for each in chosen}
+    served = Reservation.objects.filter(owner__in=owners, granted_at__isnull=False)
+    return dict(served.values_list("owner").annotate(Max("granted_at")))
+
+
+def in_turn(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> list[Reservation]:
+    """Renewals by soonest expiry, then new orders; among equals one of each owner, whoever was served longest ago
+    first."""
+    seen: defaultdict[tuple[int, bool], int] = defaultdict(int)
+    places = {}
+    for each in sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk)):
+        places[each.pk] = seen[each.owner_id, each.is_renewal]
+        seen[each.owner_id, each.is_renewal] += 1
+
+    def rank(each: Reservation) -> tuple[bool, datetime, int, datetime, datetime, int]:
+        last = served.get(each.owner_id, NEVER)
+        return (not each.is_renewal, each.expires_at or LAST, places[each.pk], last, each.asked_at, each.pk)
+
+    return sorted(chosen, key=rank)
+
+
+def wake(issuance_ids: Sequence[int], now: datetime) -> None:
+    """Their slots are there: the next message is theirs."""
+    idle = Issuance.objects.open().filter(pk__in=issuance_ids, holder="", state=Issuance.State.QUEUED)
+    idle.update(wake_at=Least(F("wake_at"), Value(now - SKEW)), queued_at=None)
