@@ -35,6 +35,8 @@ def level_at(level: Level, now: datetime, limit: Limit, under_way: int = 0) -> f
     """Tokens that are there now; none while the bucket is closed."""
     if now < level.at:
         return 0.0
+    if limit.capacity == float("inf"):
+        return limit.capacity
     filled = level.tokens + (now - level.at).total_seconds() / limit.each
     return min(limit.capacity - under_way, filled)
 
@@ -53,8 +55,3 @@ def slot(level: Level, now: datetime, limit: Limit, under_way: int = 0, ahead: i
     begins = max(now, level.at)
     lacking = 1 + ahead - level_at(level, begins, limit, under_way)
     return begins + timedelta(seconds=max(0.0, lacking) * limit.each)
-
-
-def closed_until(moment: datetime) -> Level:
-    """What a bucket holds after the CA refused and said when to come back: one token, at that moment."""
-    return Level(1.0, moment)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from datetime import datetime
 
 from django.db.models import Count, Manager, QuerySet
 
@@ -13,6 +13,7 @@ from issuance.models import LimitBucket, Reservation, ReservedToken
 
 UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
 NO_LIMIT = Limit(float("inf"), 1.0)  # of a CA whose limits nobody knows: what it says itself closes the bucket
+MOST_TOKENS = 1e9  # what a bucket without a limit is written with
 ENOUGH = 1 - 1e-6  # a token, for all that floating point does
 
 
@@ -22,12 +23,12 @@ def under_way(reservations: "Manager[Reservation] | QuerySet[Reservation]") -> Q
 
 
 class Ledger:
-    """Some buckets, locked until the transaction ends; `save()` writes what was changed."""
+    """Some buckets, locked until the transaction ends, or only looked at; `save()` writes what was changed."""
 
-    def __init__(self, ids: Iterable[int]) -> None:
+    def __init__(self, ids: Iterable[int], *, look: bool = False) -> None:
         wanted = sorted(set(ids))
-        rows = LimitBucket.objects.select_for_update().filter(pk__in=wanted).order_by("pk")
-        self.rows = {row.pk: row for row in rows}
+        rows = LimitBucket.objects.filter(pk__in=wanted).order_by("pk")
+        self.rows = {row.pk: row for row in (rows if look else rows.select_for_update())}
         taken = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY)
         self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
         self.now = clock.now()  # after the lock was waited for
@@ -66,6 +67,13 @@ class Ledger:
     def refund(self, ids: Iterable[int]) -> None:
         for pk in ids:
             self._change(pk, 1)
+
+    def close(self, pk: int, until: datetime, *, emptied: bool) -> None:
+        """Nothing comes of it until then; one token when the CA's own was empty, else what fills in meanwhile."""
+        row, limit = self.rows[pk], self.limit(pk)
+        filled = buckets.level_at(Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk])
+        row.level, row.at = min(1.0, filled) if emptied else min(filled, MOST_TOKENS), max(until, row.at)
+        self._changed.add(pk)
 
     def _change(self, pk: int, tokens: float) -> None:
         row = self.rows[pk]

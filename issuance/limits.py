@@ -4,9 +4,9 @@ An attempt that is about to order has a Reservation, with a ReservedToken for ea
 
     waiting ──> granted ──> sent ──> spent        granted and not used within 5 s: given back, waiting again
 
-Tokens are taken by `reserve()` where nobody else waits for them, else by `grant()`, which knows whose turn it is. `sent`
-is written before the order leaves: whoever dies after that has spent the token, since nobody knows whether the CA
-counted. A slot that was not used at once is taken anew, so that an hour without any worker ends in no burst.
+Tokens are taken by `reserve()` where nobody else waits for them, else by `grant()`, which knows whose turn it is.
+`sent` is written before the order leaves: whoever dies after that has spent the token, since nobody knows whether the
+CA counted. A slot that was not used at once is taken anew, so that an hour without any worker ends in no burst.
 
 Every change of a reservation holds its buckets' rows locked, in the order of their keys.
 """
@@ -23,8 +23,7 @@ from django.db import transaction
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance import ca, names, queueing
-from issuance.buckets import Limit, closed_until
-from issuance.ledger import Ledger, buckets_of, under_way
+from issuance.ledger import Ledger, under_way
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.problems import RATE_LIMITED
 from issuance.resources import Refused
@@ -74,7 +73,7 @@ def _failures(account: AcmeAccount, name: str) -> Want:
 def renews_here(issuance: Issuance) -> bool:
     """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
     current = issuance.certificate.current
-    return bool(current) and ca.directory_of(current.account) == ca.directory_of(issuance.account)
+    return current is not None and ca.directory_of(current.account) == ca.directory_of(issuance.account)
 
 
 def _listed(domains: Sequence[str]) -> str:
@@ -184,7 +183,7 @@ def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) 
         reservation.tokens.all().delete()
         _note_tokens(reservation, needed)
     if not ledger.has_tokens(needed) or queueing.others_wait(reservation, needed):
-        return _become(reservation, State.WAITING) and False
+        return False
     ledger.take(needed)
     return _become(reservation, State.SENT, granted_at=now, sent_at=now)
 
@@ -223,23 +222,28 @@ WORDS = (
     (re.compile(r"exact(ly this| same)? set", re.I), Kind.SET),
     (re.compile(r"failed (authorizations|validations)", re.I), Kind.FAILURES),
     (re.compile(r"already issued for", re.I), Kind.DOMAIN),
+    (re.compile(r"new orders", re.I), Kind.ACCOUNT),
 )
 
 
 def _learn(issuance: Issuance, trouble: Trouble) -> None:
-    """The CA's own bucket was emptier than ours: it is closed until the moment that the CA named."""
-    kind = next((kind for words, kind in WORDS if words.search(trouble.what)), Kind.ACCOUNT)
-    refused = [want for want in wants(issuance) if want.kind == kind]
-    named = [want for want in refused if f'"{want.label}"' in trouble.what]
-    until = closed_until(clock.now() + timedelta(seconds=trouble.retry_after or 0))
-    for want in named or refused:
-        LimitBucket.objects.update_or_create(
-            ca=ca.directory_of(issuance.account),
-            kind=want.kind,
-            subject=want.subject,
-            defaults={"level": until.tokens, "at": until.at},
-            create_defaults={"level": until.tokens, "at": until.at, "label": want.label[:320]},
-        )
+    """The CA names a moment: what it counted is closed until then, and holds one token then. Without words about what
+    it counted it may only be busy: the account waits, and loses nothing."""
+    kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
+    refused = [want for want in wants(issuance) if want.kind == (kind or Kind.ACCOUNT)]
+    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
+    directory = ca.directory_of(issuance.account)
+    found = _find(directory, named)
+    ledger = Ledger(found.values())
+    until = clock.now() + timedelta(seconds=trouble.retry_after or 0)
+    for want in named:
+        if want in found:
+            ledger.close(found[want], until, emptied=kind is not None)
+        else:
+            LimitBucket.objects.create(
+                ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=until
+            )
+    ledger.save()
 
 
 def count_failed_validation(issuance: Issuance, name: str) -> None:
@@ -296,11 +300,14 @@ def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
     """Which limit it waits for, and until about when."""
     label = ca.info(issuance.account.ca_provider).label
     limit = ca.limits_at(bucket.ca).get(bucket.kind)
+    counted = COUNTED[Kind(bucket.kind)].format(bucket.label)
     until = f"{issuance.certificate.domain} is ordered at about {at:%Y-%m-%d %H:%M} UTC."
-    if not limit or at < bucket.at:
-        return f"{label} asked us to come back later for {COUNTED[bucket.kind].format(bucket.label)}: {until}"
-    counted = COUNTED[bucket.kind].format(bucket.label)
-    return f"{label} takes {limit.capacity:g} {counted} in {spoken(limit.period)}, and one more each {_each(limit)}: {until}"
+    if not limit or clock.now() < bucket.at:
+        return f"{label} asked us to come back later for {counted}: {until}"
+    pace = (
+        f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each {spoken(timedelta(seconds=limit.each))}"
+    )
+    return f"{label} takes {pace}: {until}"
 
 
 COUNTED = {
@@ -309,10 +316,6 @@ COUNTED = {
     Kind.SET: "certificates of exactly the same set of names ({})",
     Kind.FAILURES: "failed validations of the name {}",
 }
-
-
-def _each(limit: Limit) -> str:
-    return spoken(timedelta(seconds=limit.each))
 
 
 def spoken(period: timedelta) -> str:
@@ -330,8 +333,10 @@ def spoken(period: timedelta) -> str:
 def grant() -> None:
     """Give out the slots that there are, and end those that nobody used; the sweep calls it each second."""
     now = clock.now()
+    if not Reservation.objects.exclude(state=State.SPENT).exists():
+        return
     _end_unused(now)
-    for issuance_ids in queueing.grant(now):
+    if issuance_ids := queueing.grant():
         queueing.wake(issuance_ids, now)
 
 
@@ -351,9 +356,3 @@ def _end_unused(now: datetime) -> None:
             ledger.save()
             if not reservation.issuance.is_open and reservation.state != State.GRANTED:
                 reservation.delete()
-
-
-def levels(account: AcmeAccount) -> list[dict[str, object]]:
-    """The limits of an account's CA as its owner asks for them: the account's own bucket, and those of its
-    certificates' domains, sets and names that have counted."""
-    return [row for row in buckets_of(account)]

@@ -2,8 +2,8 @@
 one of each owner in turn, so that whoever asks for five hundred holds up nobody's ten."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Value, Window
@@ -16,6 +16,7 @@ from issuance.ledger import ENOUGH, Ledger
 from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
 
 MOST = 1000  # reservations that one grant looks at
+SECOND_SLOT = timedelta(seconds=15)  # whoever did not use a slot lets others go first for so long
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -26,11 +27,8 @@ def waiting() -> QuerySet[Reservation]:
 
 def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
     """Whether anybody else waits for one of these buckets: then the tokens are given out in turn."""
-    return (
-        ReservedToken.objects.filter(bucket__in=list(needed), reservation__state=Reservation.State.WAITING)
-        .exclude(reservation=reservation)
-        .exists()
-    )
+    same = ReservedToken.objects.filter(bucket__in=list(needed), reservation__state=Reservation.State.WAITING)
+    return same.exclude(reservation=reservation).exists()
 
 
 def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, datetime]:
@@ -52,11 +50,11 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
     return ledger.rows[last], slot(last)
 
 
-def grant(now: datetime) -> Iterator[list[int]]:
-    """Take tokens for those whose turn has come, some hundred at a time; answers the ids of their attempts."""
-    chosen = candidates(now)
+def grant() -> list[int]:
+    """Take tokens for those whose turn has come; answers the ids of their attempts."""
+    chosen = candidates()
     if not chosen:
-        return
+        return []
     ids = [each.pk for each in chosen]
     with transaction.atomic():
         ledger = Ledger(ReservedToken.objects.filter(reservation__in=ids).values_list("bucket", flat=True))
@@ -73,31 +71,23 @@ def grant(now: datetime) -> Iterator[list[int]]:
         Reservation.objects.filter(pk__in=[each.pk for each in granted]).update(
             state=Reservation.State.GRANTED, granted_at=ledger.now
         )
-    if granted:
-        yield [each.issuance_id for each in granted]
+    return [each.issuance_id for each in granted]
 
 
-def candidates(now: datetime) -> list[Reservation]:
-    """Those who wait and could go: none that needs a bucket without a token. Each owner's by the time they asked."""
-    empty = [pk for pk, level in waited_for(now).items() if level < ENOUGH]
-    if empty is None:
-        return []
-    nth = Window(
-        RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=[F("expires_at").asc(), F("asked_at").asc()]
-    )
-    blocked = ReservedToken.objects.filter(reservation=OuterRef("pk"), bucket__in=empty)
-    rows = waiting().filter(~Exists(blocked), issuance__wake_at__isnull=False, issuance__holder="")
-    return list(rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST])
-
-
-def waited_for(now: datetime) -> dict[int, float]:
-    """The level of every bucket that somebody waits for."""
+def candidates() -> list[Reservation]:
+    """Those who wait and could go: none that needs a bucket without a token. One of each owner in turn."""
     asked = ReservedToken.objects.filter(reservation__state=Reservation.State.WAITING)
     ids = list(asked.values_list("bucket", flat=True).distinct())
     if not ids:
-        return {}
-    ledger = Ledger.look(ids, now)
-    return {pk: ledger.level(pk) for pk in ledger.rows}
+        return []
+    ledger = Ledger(ids, look=True)
+    blocked = ReservedToken.objects.filter(
+        reservation=OuterRef("pk"), bucket__in=[pk for pk in ledger.rows if ledger.level(pk) < ENOUGH]
+    )
+    nth = Window(RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"])
+    unused = Q(granted_at__gt=ledger.now - SECOND_SLOT)
+    rows = waiting().filter(~Exists(blocked), ~unused, issuance__wake_at__isnull=False, issuance__holder="")
+    return list(rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST])
 
 
 def needs(ids: Sequence[int]) -> Mapping[int, dict[int, int]]:
