@@ -209,6 +209,7 @@ def prune() -> None:
     """Destroy the keys of attempts that failed, and the secrets of retired credentials whose records are all gone."""
     prune_failed_keys()
     prune_retired_credentials()
+    limits.prune()
 
 
 def prune_failed_keys() -> None:

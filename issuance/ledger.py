@@ -45,8 +45,23 @@ class Ledger:
         row = self.rows[pk]
         return buckets.level_at(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk])
 
-    def has_tokens(self, ids: Iterable[int]) -> bool:
-        return all(self.level(pk) >= ENOUGH for pk in ids)
+    def may_use(self, pk: int, cost: int) -> bool:
+        """A token is there; for what is not counted in the bucket it is enough that the CA did not close it."""
+        row = self.rows[pk]
+        if cost or row.kind == LimitBucket.Kind.FAILURES:
+            return self.level(pk) >= ENOUGH
+        return self.now >= row.at
+
+    def has_tokens(self, costs: Mapping[int, int]) -> bool:
+        return all(self.may_use(pk, cost) for pk, cost in costs.items())
+
+    def slot(self, pk: int, cost: int, ahead: int) -> datetime:
+        """When it may be used by whoever has so many others ahead of him."""
+        row = self.rows[pk]
+        if not cost and row.kind != LimitBucket.Kind.FAILURES:
+            return max(self.now, row.at)
+        level = Level(row.level, row.at)
+        return buckets.slot(level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0)
 
     def take(self, costs: Mapping[int, int]) -> None:
         """For an order that is sent at once, or soon: under way until `end()`."""

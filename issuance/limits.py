@@ -33,6 +33,7 @@ State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
 TOO_LONG = timedelta(hours=6)  # a slot that is farther away ends the attempt, which comes again then
+OWN_LOOK = 30.0  # seconds after its slot
 LIMITED = "ca_limit_wait"
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
 
@@ -282,7 +283,19 @@ def release(issuance: Issuance) -> None:
     elif reservation.state == State.SPENT and not issuance.csr_sent_at:
         ledger.refund({pk for pk, cost in tokens.items() if cost and ledger.kind(pk) in COUNTS_CERTIFICATES})
     ledger.save()
-    reservation.delete()
+    _leave(reservation)
+
+
+def _leave(reservation: Reservation) -> None:
+    """It waits for nothing more; the row stays a while, to tell when its owner was served last."""
+    reservation.tokens.all().delete()
+    _become(reservation, State.SPENT)
+
+
+def prune() -> None:
+    """Forget the reservations of attempts that ended a day ago."""
+    old = clock.now() - timedelta(days=1)
+    Reservation.objects.filter(issuance__wake_at=None, issuance__ended_at__lt=old).delete()
 
 
 # --- the sentence ---
@@ -293,7 +306,8 @@ def _wait(issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datet
     what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMITED, what, retry_after=seconds)
-    return Wait(seconds, what, asked=True)
+    # The sweep wakes it when its slot is there; of its own it only wakes in case nobody did.
+    return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
 
 
 def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
@@ -354,5 +368,5 @@ def _end_unused(now: datetime) -> None:
             if reservation.state == state:
                 _end_slot(ledger, reservation, back=state == State.GRANTED)
             ledger.save()
-            if not reservation.issuance.is_open and reservation.state != State.GRANTED:
-                reservation.delete()
+            if not reservation.issuance.is_open:
+                _leave(reservation)

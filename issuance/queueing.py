@@ -10,9 +10,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Least, RowNumber
 
 from certctrl.turns import SKEW
-from issuance import buckets
-from issuance.buckets import Level
-from issuance.ledger import ENOUGH, Ledger
+from issuance.ledger import Ledger
 from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
 
 MOST = 1000  # reservations that one grant looks at
@@ -33,21 +31,18 @@ def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
 
 def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, datetime]:
     """The bucket that it will wait for longest, and when its turn has come there."""
-    ids = list(reservation.tokens.values_list("bucket", flat=True))
-    ahead = Q(reservation__is_renewal=True) | Q(reservation__asked_at__lt=reservation.asked_at)
+    costs = dict(reservation.tokens.values_list("bucket", "cost"))
+    earlier = Q(reservation__asked_at=reservation.asked_at, reservation__lt=reservation.pk)
+    ahead = Q(reservation__is_renewal=True) | Q(reservation__asked_at__lt=reservation.asked_at) | earlier
     if reservation.is_renewal:
         ahead = Q(reservation__is_renewal=True, reservation__expires_at__lt=reservation.expires_at)
-    others = ReservedToken.objects.filter(bucket__in=ids, cost__gt=0, reservation__state=Reservation.State.WAITING)
+    others = ReservedToken.objects.filter(bucket__in=costs, cost__gt=0, reservation__state=Reservation.State.WAITING)
     counted = others.exclude(reservation=reservation).filter(ahead).values_list("bucket").annotate(Count("pk"))
     before = dict(counted)
 
-    def slot(pk: int) -> datetime:
-        row = ledger.rows[pk]
-        level, here = Level(row.level, row.at), before.get(pk, 0)
-        return buckets.slot(level, ledger.now, ledger.limit(pk), ledger.under_way[pk], here)
-
-    last = max(ids, key=slot)
-    return ledger.rows[last], slot(last)
+    slots = {pk: ledger.slot(pk, cost, before.get(pk, 0)) for pk, cost in costs.items()}
+    last = max(slots, key=lambda pk: slots[pk])
+    return ledger.rows[last], slots[last]
 
 
 def grant() -> list[int]:
@@ -81,9 +76,10 @@ def candidates() -> list[Reservation]:
     if not ids:
         return []
     ledger = Ledger(ids, look=True)
-    blocked = ReservedToken.objects.filter(
-        reservation=OuterRef("pk"), bucket__in=[pk for pk in ledger.rows if ledger.level(pk) < ENOUGH]
-    )
+    empty = [pk for pk in ledger.rows if not ledger.may_use(pk, 1)]
+    closed = [pk for pk in empty if not ledger.may_use(pk, 0)]
+    lacks = Q(bucket__in=empty, cost__gt=0) | Q(bucket__in=closed)
+    blocked = ReservedToken.objects.filter(lacks, reservation=OuterRef("pk"))
     nth = Window(RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"])
     unused = Q(granted_at__gt=ledger.now - SECOND_SLOT)
     rows = waiting().filter(~Exists(blocked), ~unused, issuance__wake_at__isnull=False, issuance__holder="")
