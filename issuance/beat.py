@@ -17,7 +17,7 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import flow, looks, registration, services, tasks
+from issuance import flow, limits, looks, registration, services, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
 
@@ -38,6 +38,7 @@ KEPT_AFTER_FAILURE = timedelta(days=1)
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way. The only admission there is."""
     now = clock.now()
+    limits.grant()
     admit_issuances(now)
     admit_cleanups(now)
     admit_registrations(now)
@@ -208,6 +209,7 @@ def prune() -> None:
     """Destroy the keys of attempts that failed, and the secrets of retired credentials whose records are all gone."""
     prune_failed_keys()
     prune_retired_credentials()
+    limits.prune()
 
 
 def prune_failed_keys() -> None:

@@ -15,13 +15,15 @@ from django.core.exceptions import ImproperlyConfigured
 from certctrl.errors import Invalid
 from issuance import pki, zerossl
 from issuance.acme import AcmeCA, ExternalAccount
-from issuance.models import AcmeAccount
+from issuance.buckets import Limit
+from issuance.models import AcmeAccount, LimitBucket
 from issuance.privateca import PrivateAuthority
 from issuance.resources import CA
 from keystore import envelope
 
 SELF_CA = "SELF_CA"
 CUSTOM = "custom"
+LIMITS_LIKE = '{"account": [300, 36], "domain": [50, 12096]}: tokens, and seconds for one to come back'
 KEPT_CLIENTS = 32  # for each thread
 
 
@@ -37,11 +39,32 @@ class CAInfo:
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100
     wildcards: bool = True
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitBucket.Kind: tokens, seconds for one
 
+
+HOUR, WEEK = 3600, 7 * 86400
+# https://letsencrypt.org/docs/rate-limits/ and https://letsencrypt.org/docs/staging-environment/
+LETSENCRYPT_LIMITS = {
+    "account": (300, 3 * HOUR / 300),
+    "domain": (50, WEEK / 50),
+    "set": (5, WEEK / 5),
+    "failures": (5, HOUR / 5),
+}
+STAGING_LIMITS = {"account": (1500, 3 * HOUR / 1500), "set": (30_000, WEEK / 30_000), "failures": (200, HOUR / 200)}
 
 CAS = (
-    CAInfo("letsencrypt", "Let's Encrypt", "https://acme-v02.api.letsencrypt.org/directory"),
-    CAInfo("letsencrypt_staging", "Let's Encrypt, staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+    CAInfo(
+        "letsencrypt",
+        "Let's Encrypt",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        limits=LETSENCRYPT_LIMITS,
+    ),
+    CAInfo(
+        "letsencrypt_staging",
+        "Let's Encrypt, staging",
+        "https://acme-staging-v02.api.letsencrypt.org/directory",
+        limits=STAGING_LIMITS,
+    ),
     CAInfo("zerossl", "ZeroSSL", "https://acme.zerossl.com/v2/DV90", eab="required", eab_source="zerossl"),
     CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
     CAInfo(SELF_CA, "A private CA of your own"),
@@ -63,6 +86,9 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
         overrides = {**overrides, "key_sizes": sizes}
+    for kind, limit in overrides.get("limits", {}).items():
+        if kind not in LimitBucket.Kind.values or len(limit) != 2 or not all(each > 0 for each in limit):
+            raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}.")
     return replace(ca, **overrides)
 
 
@@ -84,6 +110,16 @@ def key_sizes(ca_provider: str) -> str:
 def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
     """Whether the CA signs keys of this type and size (bits)."""
     return key_size in info(ca_provider).key_sizes.get(key_type, ())
+
+
+def limits_at(directory_url: str) -> Mapping[str, Limit]:
+    """The limits that are known of the CA with this directory, by LimitBucket.Kind; a kind that is not there has none.
+
+    A directory that no CA's entry names is one of `custom`.
+    """
+    cas = known()
+    entry = next((ca for ca in cas.values() if ca.directory_url == directory_url), cas[CUSTOM])
+    return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
 
 
 def fetches_eab(account: AcmeAccount) -> bool:

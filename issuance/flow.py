@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import renewal, steps
+from issuance import limits, renewal, steps
 from issuance.models import AcmeAccount, Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.resources import Refused
 from issuance.steps import Done
@@ -239,7 +239,8 @@ def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime 
 def close(issuance: Issuance, state: str, **fields: object) -> None:
     """End an attempt that is held, inside its fence: nothing will wake it again, its records are looked at."""
     now = clock.now()
-    issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", **fields)
+    issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields)
+    limits.release(issuance)
     records_of(issuance).wake()
 
 

@@ -1,1 +1,372 @@
-"""The ledger of the CAs' limits: reserve before ordering, wait where an order would be refused."""
+"""The ledger of the CAs' limits: reserve before ordering, wait where an order would be refused.
+
+An attempt that is about to order has a Reservation, with a ReservedToken for each bucket that its order counts in:
+
+    waiting ──> granted ──> sent ──> spent        granted and not used within 5 s: given back, waiting again
+
+Tokens are taken by `reserve()` where nobody else waits for them, else by `grant()`, which knows whose turn it is.
+`sent` is written before the order leaves: whoever dies after that has spent the token, since nobody knows whether the
+CA counted. A slot that was not used at once is taken anew, so that an hour without any worker ends in no burst.
+
+Every change of a reservation holds its buckets' rows locked, in the order of their keys.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from issuance import ca, names, queueing
+from issuance.ledger import Ledger, under_way
+from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
+from issuance.problems import RATE_LIMITED
+from issuance.resources import Refused
+
+Kind = LimitBucket.Kind
+State = Reservation.State
+
+SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
+TOO_LONG = timedelta(hours=6)  # a slot that is farther away ends the attempt, which comes again then
+OWN_LOOK = 30.0  # seconds after its slot
+LIMITED = "ca_limit_wait"
+COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
+
+
+@dataclass(frozen=True)
+class Want:
+    """A bucket that an order counts in, or that must not be empty (`cost` 0)."""
+
+    kind: str
+    subject: str
+    label: str
+    cost: int = 1
+
+
+# --- what an order counts in ---
+
+
+def wants(issuance: Issuance) -> list[Want]:
+    """The buckets of an order without `replaces`. A renewal of exactly the same names at the same CA counts in that of
+    these names only."""
+    account, domains = issuance.account, issuance.certificate.names
+    whole = hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()
+    wanted = [Want(Kind.SET, whole, _listed(domains))]
+    if not renews_here(issuance):
+        registered = dict.fromkeys(names.registered_domain(name) for name in domains)
+        wanted += [Want(Kind.ACCOUNT, str(account.pk), account.name)]
+        wanted += [Want(Kind.DOMAIN, domain, domain) for domain in registered]
+    else:  # closed when the CA said so, and not counted
+        wanted += [Want(Kind.ACCOUNT, str(account.pk), account.name, cost=0)]
+    bases = dict.fromkeys(name.removeprefix(names.WILDCARD) for name in domains)
+    return wanted + [_failures(account, base) for base in bases]
+
+
+def _failures(account: AcmeAccount, name: str) -> Want:
+    return Want(Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
+
+
+def renews_here(issuance: Issuance) -> bool:
+    """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
+    current = issuance.certificate.current
+    return current is not None and ca.directory_of(current.account) == ca.directory_of(issuance.account)
+
+
+def _listed(domains: Sequence[str]) -> str:
+    return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
+
+
+def _buckets(issuance: Issuance) -> dict[int, int]:
+    """The rows of the buckets that the order needs, and what each costs. Those that never counted are made full."""
+    directory = ca.directory_of(issuance.account)
+    known, wanted = ca.limits_at(directory), wants(issuance)
+    found = _find(directory, wanted)
+    missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
+    if missing:
+        now = clock.now()
+        LimitBucket.objects.bulk_create(
+            [
+                LimitBucket(
+                    ca=directory,
+                    kind=want.kind,
+                    subject=want.subject,
+                    label=want.label[:320],
+                    level=known[want.kind].capacity,
+                    at=now,
+                )
+                for want in missing
+            ],
+            ignore_conflicts=True,
+        )
+        found = _find(directory, wanted)
+    # Of a kind that has no known limit there is a row once the CA has refused: it is closed or it is not.
+    return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
+
+
+def _find(directory: str, wanted: Sequence[Want]) -> dict[Want, int]:
+    by_subject = {(want.kind, want.subject): want for want in wanted}
+    rows = LimitBucket.objects.filter(ca=directory, subject__in=[want.subject for want in wanted])
+    return {
+        by_subject[kind, subject]: pk
+        for pk, kind, subject in rows.values_list("pk", "kind", "subject")
+        if (kind, subject) in by_subject
+    }
+
+
+# --- one attempt ---
+
+
+def reserve(issuance: Issuance) -> None:
+    """Have the order counted before it is sent; to be sent at once. An order with `replaces` needs none of it.
+
+    Raises Wait until its slot, with the sentence that says which limit it waits for, and Refused `ca_limit_wait` when
+    the slot is more than six hours away.
+    """
+    needed = _buckets(issuance)
+    if not needed:
+        return
+    with issuance.fence():
+        reservation = _reservation_of(issuance, needed)
+        before = set(reservation.tokens.values_list("bucket", flat=True))
+        ledger = Ledger(before | set(needed))
+        reservation.refresh_from_db()
+        if _may_send(ledger, reservation, needed):
+            ledger.save()
+            if issuance.slot_at:
+                issuance.write(slot_at=None)
+            return
+        ledger.save()
+        bucket, at = queueing.estimate(ledger, reservation)
+        issuance.write(slot_at=at)
+    raise _wait(issuance, bucket, reservation.asked_at, at)
+
+
+def _reservation_of(issuance: Issuance, needed: dict[int, int]) -> Reservation:
+    found = Reservation.objects.filter(issuance=issuance).first()
+    if found:
+        return found
+    certificate = issuance.certificate
+    made = Reservation.objects.create(
+        issuance=issuance,
+        owner=certificate.owner,
+        is_renewal=certificate.current_id is not None,
+        expires_at=certificate.expires_at,
+        asked_at=clock.now(),
+    )
+    _note_tokens(made, needed)
+    return made
+
+
+def _note_tokens(reservation: Reservation, needed: dict[int, int]) -> None:
+    ReservedToken.objects.bulk_create(
+        [ReservedToken(reservation=reservation, bucket_id=pk, cost=cost) for pk, cost in needed.items()]
+    )
+
+
+def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) -> bool:
+    """Use the slot that was granted, or take one where nobody else waits; written as sent when it is ours."""
+    now = ledger.now
+    if reservation.state == State.GRANTED:
+        if reservation.granted_at and reservation.granted_at > now - SLOT_LIFE:
+            return _become(reservation, State.SENT, sent_at=now)
+        _end_slot(ledger, reservation, back=True)
+    elif reservation.state == State.SENT:  # by a turn that died: the CA may have counted it
+        _end_slot(ledger, reservation, back=False)
+    if reservation.state == State.SPENT:  # it orders again
+        _become(reservation, State.WAITING, asked_at=now)
+    costs = dict(reservation.tokens.values_list("bucket", "cost"))
+    if costs != needed:
+        reservation.tokens.all().delete()
+        _note_tokens(reservation, needed)
+    if not ledger.has_tokens(needed) or queueing.others_wait(reservation, needed):
+        return False
+    ledger.take(needed)
+    return _become(reservation, State.SENT, granted_at=now, sent_at=now)
+
+
+def _become(reservation: Reservation, state: str, **fields: datetime) -> bool:
+    for name, value in {"state": state, **fields}.items():
+        setattr(reservation, name, value)
+    reservation.save(update_fields=["state", *fields])
+    return True
+
+
+def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
+    """A slot that is granted or sent is over: its tokens are given back, or spent."""
+    ledger.end(dict(reservation.tokens.values_list("bucket", "cost")), back=back)
+    _become(reservation, State.WAITING if back else State.SPENT)
+
+
+def answered(issuance: Issuance, trouble: Trouble | None = None) -> None:
+    """newOrder ended. A CA that said no has counted nothing, and learns us its moment when it named one; whether it
+    counted an order that got no answer nobody knows: it is spent."""
+    said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
+    with issuance.fence():
+        reservation = Reservation.objects.filter(issuance=issuance).first()
+        if reservation:
+            ledger = Ledger(reservation.tokens.values_list("bucket", flat=True))
+            reservation.refresh_from_db()
+            if reservation.state == State.SENT:
+                _end_slot(ledger, reservation, back=said_no)
+            ledger.save()
+        if trouble and trouble.code == RATE_LIMITED and trouble.retry_after:
+            _learn(issuance, trouble)
+
+
+# In the words of Let's Encrypt: https://letsencrypt.org/docs/rate-limits/
+WORDS = (
+    (re.compile(r"exact(ly this| same)? set", re.I), Kind.SET),
+    (re.compile(r"failed (authorizations|validations)", re.I), Kind.FAILURES),
+    (re.compile(r"already issued for", re.I), Kind.DOMAIN),
+    (re.compile(r"new orders", re.I), Kind.ACCOUNT),
+)
+
+
+def _learn(issuance: Issuance, trouble: Trouble) -> None:
+    """The CA names a moment: what it counted is closed until then, and holds one token then. Without words about what
+    it counted it may only be busy: the account waits, and loses nothing."""
+    kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
+    refused = [want for want in wants(issuance) if want.kind == (kind or Kind.ACCOUNT)]
+    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
+    directory = ca.directory_of(issuance.account)
+    found = _find(directory, named)
+    ledger = Ledger(found.values())
+    until = clock.now() + timedelta(seconds=trouble.retry_after or 0)
+    for want in named:
+        if want in found:
+            ledger.close(found[want], until, emptied=kind is not None)
+        else:
+            LimitBucket.objects.create(
+                ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=until
+            )
+    ledger.save()
+
+
+def count_failed_validation(issuance: Issuance, name: str) -> None:
+    """The CA did not find a name's record: it refuses orders for the name after so many in an hour."""
+    directory = ca.directory_of(issuance.account)
+    limit = ca.limits_at(directory).get(Kind.FAILURES)
+    if not limit:
+        return
+    want = _failures(issuance.account, name)
+    with transaction.atomic():
+        bucket, _ = LimitBucket.objects.get_or_create(
+            ca=directory,
+            kind=want.kind,
+            subject=want.subject,
+            defaults={"label": want.label, "level": limit.capacity, "at": clock.now()},
+        )
+        ledger = Ledger([bucket.pk])
+        ledger.spend(bucket.pk)
+        ledger.save()
+
+
+def release(issuance: Issuance) -> None:
+    """The attempt ended, in whatever way; inside its last transaction. Certificates are counted when they are issued:
+    what never sent its CSR gives those tokens back. A call that may still be under way keeps its own until `grant()`
+    ends it."""
+    reservation = Reservation.objects.filter(issuance=issuance).first()
+    if not reservation:
+        return
+    ledger = Ledger(reservation.tokens.values_list("bucket", flat=True))
+    reservation.refresh_from_db()
+    tokens = dict(reservation.tokens.values_list("bucket", "cost"))
+    if reservation.state == State.SENT:
+        return
+    if reservation.state == State.GRANTED:
+        ledger.end(tokens, back=True)
+    elif reservation.state == State.SPENT and not issuance.csr_sent_at:
+        ledger.refund({pk for pk, cost in tokens.items() if cost and ledger.kind(pk) in COUNTS_CERTIFICATES})
+    ledger.save()
+    _leave(reservation)
+
+
+def _leave(reservation: Reservation) -> None:
+    """It waits for nothing more; the row stays a while, to tell when its owner was served last."""
+    reservation.tokens.all().delete()
+    _become(reservation, State.SPENT)
+
+
+def prune() -> None:
+    """Forget the reservations of attempts that ended a day ago."""
+    old = clock.now() - timedelta(days=1)
+    Reservation.objects.filter(issuance__wake_at=None, issuance__ended_at__lt=old).delete()
+
+
+# --- the sentence ---
+
+
+def _wait(issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datetime) -> Wait | Refused:
+    now = clock.now()
+    what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
+    if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
+        return Refused(LIMITED, what, retry_after=seconds)
+    # The sweep wakes it when its slot is there; of its own it only wakes in case nobody did.
+    return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
+
+
+def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
+    """Which limit it waits for, and until about when."""
+    label = ca.info(issuance.account.ca_provider).label
+    limit = ca.limits_at(bucket.ca).get(bucket.kind)
+    counted = COUNTED[Kind(bucket.kind)].format(bucket.label)
+    until = f"{issuance.certificate.domain} is ordered at about {at:%Y-%m-%d %H:%M} UTC."
+    if not limit or clock.now() < bucket.at:
+        return f"{label} asked us to come back later for {counted}: {until}"
+    pace = (
+        f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each {spoken(timedelta(seconds=limit.each))}"
+    )
+    return f"{label} takes {pace}: {until}"
+
+
+COUNTED = {
+    Kind.ACCOUNT: "new orders of the account {}",
+    Kind.DOMAIN: "certificates of the registered domain {}",
+    Kind.SET: "certificates of exactly the same set of names ({})",
+    Kind.FAILURES: "failed validations of the name {}",
+}
+
+
+def spoken(period: timedelta) -> str:
+    """7 days, 3 hours, 202 minutes, 36 seconds."""
+    seconds = period.total_seconds()
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size and (seconds % size == 0 or size == 60):
+            return f"{seconds / size:.0f} {unit}s"
+    return f"{seconds:g} second" + ("" if seconds == 1 else "s")
+
+
+# --- everybody's turn ---
+
+
+def grant() -> None:
+    """Give out the slots that there are, and end those that nobody used; the sweep calls it each second."""
+    now = clock.now()
+    if not Reservation.objects.exclude(state=State.SPENT).exists():
+        return
+    _end_unused(now)
+    if issuance_ids := queueing.grant():
+        queueing.wake(issuance_ids, now)
+
+
+def _end_unused(now: datetime) -> None:
+    """Slots that were granted and not used, and orders whose worker died; the latter may have been counted."""
+    stale = under_way(Reservation.objects).filter(granted_at__lt=now - SLOT_LIFE)
+    dead = now - timedelta(seconds=settings.LEASE)
+    for reservation in stale.select_related("issuance"):
+        if reservation.state == State.SENT and (reservation.sent_at or now) > dead:
+            continue
+        with transaction.atomic():
+            ledger = Ledger(reservation.tokens.values_list("bucket", flat=True))
+            state = reservation.state
+            reservation.refresh_from_db(fields=["state", "granted_at"])
+            if reservation.state == state:
+                _end_slot(ledger, reservation, back=state == State.GRANTED)
+            ledger.save()
+            if not reservation.issuance.is_open:
+                _leave(reservation)

@@ -16,7 +16,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import ca, flow, renewal, tasks
+from issuance import ca, flow, limits, renewal, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
 from keystore import envelope
 from keystore.models import Envelope
@@ -308,9 +308,10 @@ def _cancel(issuance: Issuance) -> Issuance:
         records_wake_at = held.wake_at if held.holder and held.wake_at else now
         taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
         if not taken.update(
-            state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None
+            state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None, slot_at=None
         ):
             raise Conflict("The attempt moved on at this very moment; try again.")
+        limits.release(held)
         idle = flow.records_of(held).in_the_zone().filter(holder="")
         later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
         idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)

@@ -14,7 +14,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, pki, renewal
+from issuance import ca, limits, pki, renewal
 from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
@@ -61,6 +61,7 @@ def order(issuance: Issuance) -> Done:
         _make_key(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
+        limits.reserve(issuance)
         _place_order(issuance, client)
     for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
         issuance.breathe()
@@ -135,7 +136,12 @@ def _make_key(issuance: Issuance) -> None:
 
 
 def _place_order(issuance: Issuance, client: CA) -> None:
-    resource = client.new_order(issuance.certificate.names)
+    try:
+        resource = client.new_order(issuance.certificate.names)
+    except Trouble as trouble:
+        limits.answered(issuance, trouble)
+        raise
+    limits.answered(issuance)
     if len(resource.authorizations) > len(issuance.certificate.names):
         raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
     try:
@@ -292,6 +298,7 @@ def _look_at_answered(issuance: Issuance, client: CA) -> None:
         issuance.breathe()
         seen = client.read_authorization(authorization.url)
         if seen.status not in ("pending", "valid"):
+            limits.count_failed_validation(issuance, seen.identifier)
             raise _refused(seen)
         status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
         with issuance.fence():

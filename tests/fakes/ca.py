@@ -17,6 +17,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance.models import AcmeAccount
 from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
+from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Outside
 from tests.fakes.zone import FakeZone
 
@@ -74,6 +75,7 @@ class FakeCA:
     life: timedelta = timedelta(days=90)
     revoked: list[str] = field(default_factory=list)
     registered: set[int] = field(default_factory=set)
+    limiter: Limiter | None = None
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -92,6 +94,8 @@ class FakeCA:
         usable = [each for each in same if each.status in ("pending", "ready")]
         if usable and self.reuses_orders:
             return usable[-1]
+        if self.limiter:
+            self.limiter.order(account, names)
         order = FakeOrder(f"https://ca.test/order/{len(self.orders)}", account, names, [])
         order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
         self.orders[order.url] = order
