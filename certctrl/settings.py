@@ -177,9 +177,10 @@ CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_TIMEZONE = "UTC"
 SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
 CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
+SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certificates to renew
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
-    "scan renewals": {"task": "issuance.scan_renewals", "schedule": 600.0, "options": {"expires": 600}},
+    "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -33,6 +34,7 @@ State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
 TOO_LONG = timedelta(hours=6)  # a slot that is farther away ends the attempt, which comes again then
+SHOWN = 500  # certificates whose buckets an account shows
 OWN_LOOK = 30.0  # seconds after its slot
 LIMITED = "ca_limit_wait"
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
@@ -53,16 +55,19 @@ class Want:
 
 def wants(issuance: Issuance) -> list[Want]:
     """The buckets of an order without `replaces`. A renewal of exactly the same names at the same CA counts in that of
-    these names only."""
-    account, domains = issuance.account, issuance.certificate.names
+    these names only; what it is not counted in must only not be closed."""
+    return wants_of(issuance.account, issuance.certificate.names, renews=renews_here(issuance))
+
+
+def wants_of(account: AcmeAccount, domains: Sequence[str], *, renews: bool = False) -> list[Want]:
     whole = hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()
-    wanted = [Want(Kind.SET, whole, _listed(domains))]
-    if not renews_here(issuance):
+    wanted = [
+        Want(Kind.SET, whole, _listed(domains)),
+        Want(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
+    ]
+    if not renews:
         registered = dict.fromkeys(names.registered_domain(name) for name in domains)
-        wanted += [Want(Kind.ACCOUNT, str(account.pk), account.name)]
         wanted += [Want(Kind.DOMAIN, domain, domain) for domain in registered]
-    else:  # closed when the CA said so, and not counted
-        wanted += [Want(Kind.ACCOUNT, str(account.pk), account.name, cost=0)]
     bases = dict.fromkeys(name.removeprefix(names.WILDCARD) for name in domains)
     return wanted + [_failures(account, base) for base in bases]
 
@@ -370,3 +375,11 @@ def _end_unused(now: datetime) -> None:
             ledger.save()
             if not reservation.issuance.is_open:
                 _leave(reservation)
+
+
+def levels(account: AcmeAccount) -> list[dict[str, Any]]:
+    """The buckets of an account and of the newest certificates that it orders, as they are now."""
+    ordered = account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
+    wanted = {want for domains in ordered[:SHOWN] for want in wants_of(account, domains)}
+    account_itself = Want(Kind.ACCOUNT, str(account.pk), account.name)
+    return queueing.levels(_find(ca.directory_of(account), [*wanted, account_itself]).values())

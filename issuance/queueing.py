@@ -4,6 +4,7 @@ one of each owner in turn, so that whoever asks for five hundred holds up nobody
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Value, Window
@@ -122,3 +123,25 @@ def wake(issuance_ids: Sequence[int], now: datetime) -> None:
     """Their slots are there: the next message is theirs."""
     idle = Issuance.objects.open().filter(pk__in=issuance_ids, holder="", state=Issuance.State.QUEUED)
     idle.update(wake_at=Least(F("wake_at"), Value(now - SKEW)), queued_at=None)
+
+
+def levels(ids: Iterable[int]) -> list[dict[str, Any]]:
+    """What these buckets hold now, and how many wait for them, as the API shows it."""
+    ledger = Ledger(ids, look=True)
+    waits = ReservedToken.objects.filter(bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING)
+    waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
+    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in ledger.rows.values()]
+
+
+def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:
+    limit = ledger.limit(row.pk)
+    known = limit if limit.capacity != float("inf") else None
+    return {
+        "kind": row.kind,
+        "subject": row.label or row.subject,
+        "capacity": known.capacity if known else None,
+        "seconds_for_one": known.each if known else None,
+        "left": round(max(0.0, ledger.level(row.pk)), 3) if known or ledger.now < row.at else None,
+        "waiting": waits,
+        "next_at": ledger.slot(row.pk, 1, waits),
+    }

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
 from issuance import pki, privateca
-from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, PrivateCA
+from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, LimitBucket, PrivateCA
 
 STATUS_OF = {  # house section 7
     Issuance.State.QUEUED: "PENDING",
@@ -76,6 +76,18 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
     def get_leaf_ec_curve(self, account: AcmeAccount) -> str:
         is_ecdsa = account.defaults.get("key_type") == "ecdsa"
         return privateca.CURVE_NAMES.get(account.defaults.get("key_size"), "") if is_ecdsa else ""
+
+
+class LimitSerializer(serializers.Serializer[Any]):
+    """A token bucket of a CA's limit."""
+
+    kind = serializers.ChoiceField(LimitBucket.Kind.choices)
+    subject = serializers.CharField(help_text="the account, domain, names or name that is counted")
+    capacity = serializers.FloatField(allow_null=True, help_text="tokens; null: nobody knows the CA's limit")
+    seconds_for_one = serializers.FloatField(allow_null=True)
+    left = serializers.FloatField(allow_null=True, help_text="tokens now; null while it is open and unlimited")
+    waiting = serializers.IntegerField(help_text="orders that wait for it")
+    next_at = EpochSeconds(help_text="when the next order may have a token")
 
 
 # --- private CAs ---

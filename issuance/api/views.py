@@ -18,7 +18,7 @@ from rest_framework.viewsets import GenericViewSet
 from accounts import audit
 from certctrl.api import OwnedMixin
 from certctrl.errors import Invalid, NotFound
-from issuance import acmeaccounts, export, privateca, services
+from issuance import acmeaccounts, export, limits, privateca, services
 from issuance.api import asking
 from issuance.api.bodies import AccountRequest, CertificateRequest, IssueRequest, PrivateCARequest, RevokeRequest
 from issuance.api.serializers import (
@@ -30,6 +30,7 @@ from issuance.api.serializers import (
     HistorySerializer,
     IssueResultSerializer,
     IssuingSerializer,
+    LimitSerializer,
     PrivateCASerializer,
 )
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
@@ -263,6 +264,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         "update": "write",
         "destroy": "write",
         "register": "write",
+        "limits": "read",
     }
 
     @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
@@ -286,6 +288,12 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
     def register(self, request: Request, **kwargs: Any) -> Response:
         """Register once more, after what the CA refused was mended."""
         return Response(AccountSerializer(acmeaccounts.retry_registration(self.get_object())).data)
+
+    @extend_schema(responses=LimitSerializer(many=True))
+    @action(detail=True, methods=["get"])
+    def limits(self, request: Request, **kwargs: Any) -> Response:
+        """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
+        return Response(LimitSerializer(limits.levels(self.get_object()), many=True).data)
 
 
 class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[PrivateCA]):

@@ -75,6 +75,22 @@ def test_the_api_says_when_the_slot_is(client_of, world, account, credential, li
     assert shown["slot_at"] == int((world.time + timedelta(seconds=600)).timestamp())
 
 
+def test_the_api_shows_what_is_left_of_an_accounts_limits(client_of, world, account, credential, limited, owner):
+    limited(account=[1, 600], domain=[5, 60])
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    shown = client_of(owner).get(f"/apiv1/me/acme-accounts/{account.pk}/limits").data_member
+    at = {each["kind"]: (each["subject"], each["left"], each["waiting"]) for each in shown}
+    assert at == {"account": ("an account", 0, 2), "domain": ("example.com", 4, 2)}
+    assert (
+        client_of(User.objects.create_user("x@example.com"))
+        .get(f"/apiv1/me/acme-accounts/{account.pk}/limits")
+        .status_code
+        == 404
+    )
+
+
 def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(world, account, credential, limited):
     limiter = limited(account=[10, 2], domain=[5, 2])
     for name in [*domains(20, "example.com"), *domains(20, "example.org"), *domains(20, "example.net")]:
