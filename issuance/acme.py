@@ -170,8 +170,9 @@ class Network(client.ClientNetwork):
     def read_renewal_info(self, url: str) -> RenewalInfoResource:
         response = self._send_request("GET", url)
         if refusal := refusal_of(response):
-            said = trouble_of(refusal, f"{self.label} does not say when to renew")
-            raise said if isinstance(said, Trouble) else Refused(problems.ERROR, str(said))
+            what = f"{self.label} does not say when to renew"
+            said = trouble_of(refusal, what)
+            raise said if isinstance(said, Trouble) else Refused(problems.ERROR, f"{what}: {said}")
         try:
             return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
         except (*UNREADABLE, Trouble):
