@@ -1,8 +1,11 @@
 """The CA says when it wants a certificate renewed: asked, kept, and followed (RFC 9773)."""
 
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
+from django.utils import timezone
 
 from certctrl.turns import Trouble
 from issuance import beat, renewal, renewalinfo, services
@@ -194,6 +197,16 @@ def test_a_day_after_a_cancel_stays_while_the_window_does(world, certificate):
     assert read(certificate).renew_at == tomorrow
 
 
+def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certificate, monkeypatch):
+    services.update_certificate(certificate, {"renew_days_before": 44})
+    poll(world)
+    before = read(certificate).renew_at
+    for draw in (0.1, 0.5, 0.9):
+        monkeypatch.setattr(renewal, "draw", lambda draw=draw: draw)
+        poll(world)
+        assert read(certificate).renew_at == before
+
+
 # --- when nobody asks any more ---
 
 
@@ -320,14 +333,29 @@ def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(world, certif
         beat.admit_renewal_infos(world.time - A_DAY)
 
 
-# --- what the versions before did not have ---
+# --- what was issued before ---
 
 
-def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certificate, monkeypatch):
-    services.update_certificate(certificate, {"renew_days_before": 44})
-    poll(world)
-    before = read(certificate).renew_at
-    for draw in (0.1, 0.5, 0.9):
-        monkeypatch.setattr(renewal, "draw", lambda draw=draw: draw)
-        poll(world)
-        assert read(certificate).renew_at == before
+def migrate() -> None:
+    import_module("issuance.migrations.0005_renewal").poll_what_is_there(apps, None)
+
+
+def test_certificates_that_were_issued_before_are_asked_about_too(world, account, credential, certificate):
+    services.issue(certificate)
+    world.deliver()
+    RenewalInfo.objects.all().delete()
+    migrate()
+    migrate()
+    assert info().version == read(certificate).current
+    assert timezone.now() <= info().wake_at <= timezone.now() + timedelta(hours=6)
+    assert 0 <= info().fraction < 1
+
+
+def test_what_is_retired_or_expired_is_not_asked_about_after_an_upgrade(world, account, credential, certificate):
+    other, _ = world.create(account, credential, "other.example.com")
+    world.deliver()
+    services.retire(certificate)
+    CertificateVersion.objects.filter(certificate=other).update(not_after=timezone.now())
+    RenewalInfo.objects.all().delete()
+    migrate()
+    assert not RenewalInfo.objects.exists()
