@@ -205,7 +205,7 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
         locked = still_due.order_by(*SOONEST).select_related("account").select_for_update(of=("self",))
         certificates = list(locked)
         Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
-        Issuance.objects.bulk_create(new_attempts(certificates), ignore_conflicts=True)
+        Issuance.objects.bulk_create(new_attempts(certificates))
 
 
 def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
