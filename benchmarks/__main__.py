@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-MEASUREMENTS = ("simulation", "waiting", "speed")
+MEASUREMENTS = ("simulation", "scan", "waiting", "speed")
 
 
 def main(names: list[str]) -> int:
