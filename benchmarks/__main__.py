@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-MEASUREMENTS = ("simulation", "years", "waiting", "speed")
+MEASUREMENTS = ("simulation", "years", "scan", "waiting", "speed")
 
 
 def main(names: list[str]) -> int:

@@ -6,13 +6,10 @@ in `issuance.problems`, and nothing here polls: the library's `poll_*` and `fina
 
 import binascii
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import requests
 from acme import challenges, client, messages
@@ -21,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from josepy.errors import Error as JoseError
 from josepy.json_util import decode_b64jose, encode_b64jose
+from josepy.json_util import field as json_field
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 from josepy.util import ComparableECKey
@@ -28,12 +26,19 @@ from josepy.util import ComparableECKey
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import problems
+from issuance.connections import Connection, connection_to
 from issuance.problems import Answer, json_of, problem_of, refusal_of, trouble_of
-from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
+from issuance.resources import (
+    AccountResource,
+    AuthorizationResource,
+    OrderResource,
+    Problem,
+    Refused,
+    RenewalInfoResource,
+)
 
 BAD_NONCE_RETRIES = 5
 DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
-KEPT_CONNECTIONS = 16  # for each thread
 # What the library raises over resources that are not as it expects them.
 UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError)
 NEEDED = ("newNonce", "newAccount", "newOrder")
@@ -73,33 +78,10 @@ class ExternalAccount:
     hmac_key: str = field(repr=False)
 
 
-@dataclass
-class Connection:
-    """What a thread keeps of a CA: its directory, and nonces that it handed out. Sockets are kept by `outgoing`."""
+class NewOrder(messages.NewOrder):
+    """newOrder with what RFC 9773, section 5, adds to it and the library cannot send."""
 
-    directory_url: str
-    nonces: list[bytes] = field(default_factory=list)
-    directory: messages.Directory | None = None
-    read_at: float = 0.0
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.directory_url).netloc.rpartition("@")[2] or self.directory_url
-
-
-_kept = threading.local()
-
-
-def connection_to(directory_url: str) -> Connection:
-    """This thread's connection to the CA: one for all of its accounts there, since nonces belong to no account."""
-    if not hasattr(_kept, "connections"):
-        _kept.connections = OrderedDict()
-    connections: OrderedDict[str, Connection] = _kept.connections
-    connection = connections.pop(directory_url, None) or Connection(directory_url)
-    connections[directory_url] = connection
-    while len(connections) > KEPT_CONNECTIONS:
-        connections.popitem(last=False)
-    return connection
+    replaces: str | None = json_field("replaces", omitempty=True)
 
 
 class Network(client.ClientNetwork):
@@ -185,6 +167,18 @@ class Network(client.ClientNetwork):
             raise Trouble(problems.ERROR, what)
         return messages.Directory(document)
 
+    def read_renewal_info(self, url: str) -> RenewalInfoResource:
+        response = self._send_request("GET", url)
+        if refusal := refusal_of(response):
+            what = f"{self.label} does not say when to renew"
+            said = trouble_of(refusal, what)
+            raise said if isinstance(said, Trouble) else Refused(problems.ERROR, f"{what}: {said}")
+        try:
+            return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
+        except (*UNREADABLE, Trouble):
+            what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
+            raise Refused(problems.ERROR, what) from None
+
 
 def directory_of(network: Network) -> messages.Directory:
     """The CA's directory, read again after an hour and after an error."""
@@ -192,7 +186,8 @@ def directory_of(network: Network) -> messages.Directory:
     if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
         connection.directory = network.read_directory()
         connection.read_at = clock.monotonic()
-    return connection.directory
+    directory: messages.Directory = connection.directory
+    return directory
 
 
 class AcmeCA:
@@ -238,12 +233,13 @@ class AcmeCA:
         self.url = self._location(response)
         return AccountResource(url=self.url, status=str(json_of(response, network.label).get("status") or "valid"))
 
-    def new_order(self, names: Sequence[str]) -> OrderResource:
+    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
         """newOrder (7.4) for A-labels, wildcards as `*.name`."""
         network = self.network
         identifiers = [messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names]
         what = f"the order for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        response = self._ask(directory_of(network)["newOrder"], messages.NewOrder(identifiers=identifiers), what)
+        message = NewOrder(identifiers=identifiers, replaces=replaces or None)
+        response = self._ask(directory_of(network)["newOrder"], message, what)
         return self._order_of(self._location(response), response)
 
     def read_order(self, url: str) -> OrderResource:
@@ -292,6 +288,18 @@ class AcmeCA:
         except Refused as refused:
             if refused.code != "ca_already_revoked":
                 raise
+
+    def offers_renewal_info(self) -> bool:
+        return bool(self._renewal_info_url())
+
+    def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
+        """The unauthenticated GET of RFC 9773, 4.1, which needs no account."""
+        url = self._renewal_info_url()
+        return self.network.read_renewal_info(f"{url}/{ari_id}") if url else None
+
+    def _renewal_info_url(self) -> str:
+        url = directory_of(self.network).to_partial_json().get("renewalInfo")
+        return url.rstrip("/") if isinstance(url, str) else ""
 
     # --- how they are made ---
 

@@ -1,7 +1,7 @@
 """What the clock starts: the sweep that sends what is due, the scan for renewals, the pruning."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -10,15 +10,15 @@ from celery import Task, shared_task
 from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Value
+from django.db.models import Count, F, Q, QuerySet, Value
 from django.db.models.functions import Least
 
 from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import flow, limits, looks, registration, services, tasks
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+from issuance import flow, limits, looks, registration, renewalinfo, services, tasks
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from keystore.models import Envelope
 
 logger = structlog.get_logger()
@@ -28,6 +28,7 @@ SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wai
 AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
 REPUBLISHING = ("again", None)
 SCAN_BATCH = 500
+SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
 
@@ -43,6 +44,7 @@ def sweep() -> None:
     admit_cleanups(now)
     admit_registrations(now)
     admit(CertificateVersion.objects.sendable(now), tasks.revoke)
+    admit_renewal_infos(now)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
@@ -162,6 +164,13 @@ def admit_registrations(now: datetime) -> None:
         admit(due.filter(pk__in=registration.next_ones(due)), tasks.register)
 
 
+def admit_renewal_infos(now: datetime) -> None:
+    """A few of each CA at a time: one that is away holds up nobody else's."""
+    due = RenewalInfo.objects.sendable(now)
+    if due.exists():
+        admit(due.filter(pk__in=renewalinfo.next_ones(due)), tasks.renewal_info)
+
+
 # --- renewals ---
 
 
@@ -172,33 +181,64 @@ def scan_renewals() -> None:
     Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
     """
     now = clock.now()
-    failed: set[int] = set()
-    while ids := due_for_renewal(now, failed):
-        for certificate_id in ids:
-            try:
-                open_renewal(certificate_id, now)
-            except Exception:  # one certificate must not keep the others from being renewed
-                logger.exception("renewal.failed", certificate=certificate_id)
-                failed.add(certificate_id)
+    broken: set[int] = set()
+    while ids := due_for_renewal(now, broken):
+        try:
+            open_renewals(ids, now)
+        except Exception:  # one certificate must not keep the others from being renewed
+            logger.exception("renewals.failed", certificates=len(ids))
+            broken |= open_one_by_one(ids, now)
 
 
-def due_for_renewal(now: datetime, but: set[int]) -> list[int]:
-    due = Certificate.objects.filter(renew_at__lte=now).exclude(pk__in=but).order_by("expires_at", "pk")
-    return list(due.values_list("pk", flat=True)[:SCAN_BATCH])
+def due_for_renewal(now: datetime, but: Collection[int] = ()) -> list[int]:
+    """The next batch, soonest expiry first. Reads the index `certificates_to_renew`, and nothing else."""
+    due = Certificate.objects.filter(renew_at__lte=now).exclude(pk__in=but)
+    return list(due.order_by(*SOONEST).values_list("pk", flat=True)[:SCAN_BATCH])
 
 
-def open_renewal(certificate_id: int, now: datetime) -> None:
-    """Clear `renew_at` and open the attempt, or neither."""
+def open_one_by_one(ids: Sequence[int], now: datetime) -> set[int]:
+    """Those that break, and are left to the next scan."""
+    broken = set()
+    for certificate_id in ids:
+        try:
+            open_renewals([certificate_id], now)
+        except Exception:
+            logger.exception("renewal.failed", certificate=certificate_id)
+            broken.add(certificate_id)
+    return broken
+
+
+def open_renewals(ids: Sequence[int], now: datetime) -> None:
+    """Clear `renew_at` of those that are due still and open their attempts, or neither."""
     with transaction.atomic():
-        if not Certificate.objects.filter(pk=certificate_id, renew_at__lte=now).update(renew_at=None):
-            return
-        certificate = Certificate.objects.get(pk=certificate_id)
-        unwanted = certificate.current_id and not certificate.auto_renew
-        keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
-        if certificate.retired_at or unwanted or keyless or certificate.open_issuance():
-            return
-        reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
-        services.open_issuance(certificate, reason)
+        still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
+        # Locked in one order: two scans would each wait for a row of the other.
+        locked = still_due.order_by(*SOONEST).select_related("account").select_for_update(of=("self",))
+        certificates = list(locked)
+        Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
+        Issuance.objects.bulk_create(new_attempts(certificates))
+
+
+def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
+    """An attempt, not stored yet, for each that may have one."""
+    attempts = Issuance.objects.filter(certificate__in=certificates).values("certificate")
+    counted = attempts.annotate(count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False)))
+    found = {each["certificate"]: each for each in counted}
+    made = []
+    for certificate in certificates:
+        before = found.get(certificate.pk, {"count": 0, "opens": 0})
+        if may_renew(certificate) and not before["opens"]:
+            reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
+            issuance = services.new_issuance(certificate, reason)
+            issuance.number = before["count"] + 1
+            made.append(issuance)
+    return made
+
+
+def may_renew(certificate: Certificate) -> bool:
+    unwanted = certificate.current_id and not certificate.auto_renew
+    keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
+    return not (certificate.retired_at or unwanted or keyless)
 
 
 # --- pruning ---

@@ -218,6 +218,8 @@ def answered(issuance: Issuance, trouble: Trouble | None = None) -> None:
             reservation.refresh_from_db()
             if reservation.state == State.SENT:
                 _end_slot(ledger, reservation, back=said_no)
+            elif not trouble:  # it was ordered without a slot after all
+                _leave(reservation)
             ledger.save()
         if trouble and trouble.code == RATE_LIMITED and trouble.retry_after:
             _learn(issuance, trouble)

@@ -48,7 +48,7 @@ class PrivateAuthority:
     def register(self) -> AccountResource:
         return AccountResource(url=f"{PREFIX}{self.private_ca.pk}", status="valid")
 
-    def new_order(self, names: Sequence[str]) -> OrderResource:
+    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
         return self.read_order(f"{PREFIX}{uuid.uuid4()}")
 
     def read_order(self, url: str) -> OrderResource:
@@ -72,6 +72,12 @@ class PrivateAuthority:
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         """Nothing to do: a private CA publishes no list, so that revoking is a mark on our own row."""
+
+    def offers_renewal_info(self) -> bool:
+        return False
+
+    def renewal_info(self, ari_id: str) -> None:
+        """It has no opinion: the life of the certificate decides."""
 
 
 def sign(

@@ -4,25 +4,55 @@ import random
 from datetime import datetime, timedelta
 
 SHORT_LIFE = timedelta(days=10)
-FIRST_RETRY = timedelta(hours=1)
+AN_HOUR = timedelta(hours=1)
+FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 LEAST_RETRY = timedelta(minutes=15)
 FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
 
+# Between two polls of a renewal window.
+LEAST_POLL = timedelta(minutes=1)
+USUAL_POLL = timedelta(hours=6)
+LONGEST_POLL = timedelta(hours=12)
+POLL_SPREAD = 0.1
 
-def renew_at(not_before: datetime, not_after: datetime, days_before: int | None, jitter: float) -> datetime:
-    """The moment of renewal: a third of the life left, half when the life is under ten days, less up to an hour.
 
-    `days_before`, when a person set it, makes it earlier or later, never before half of the life.
-    `jitter` is 0 to 1.
+def renew_at(
+    not_before: datetime,
+    not_after: datetime,
+    days_before: int | None,
+    jitter: float,
+    ari_moment: datetime | None = None,
+) -> datetime:
+    """The moment of renewal, never later than with a sixth of the life left.
+
+    `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2) and is taken as it is: it lies in
+    the past when the CA is going to revoke. `days_before`, when a person set it, makes that earlier, never before half
+    of the life. Without either a third of the life is left, half when the life is under ten days. What was not drawn
+    from a window is up to an hour earlier by `jitter`, 0 to 1.
     """
     life = not_after - not_before
     half = not_before + life / 2
+    ours = max(half, _by_the_life(not_after, life, days_before) - AN_HOUR * jitter)
+    chosen = ours if ari_moment is None else ari_moment
     if days_before:
-        chosen = max(half, not_after - timedelta(days=days_before))
-    else:
-        chosen = half if life < SHORT_LIFE else not_after - life / 3
-    return max(half, chosen - timedelta(hours=1) * jitter)
+        chosen = min(chosen, ours)
+    return min(chosen, not_after - life / 6)
+
+
+def _by_the_life(not_after: datetime, life: timedelta, days_before: int | None) -> datetime:
+    if days_before:
+        return not_after - timedelta(days=days_before)
+    return not_after - life / (2 if life < SHORT_LIFE else 3)
+
+
+def poll_pause(asked_for: float | None, jitter: float) -> timedelta:
+    """How long until a renewal window is asked for again (RFC 9773, section 4.3): what Retry-After says, in seconds,
+    between a minute and twelve hours, else six hours. `jitter`, 0 to 1, is up to a tenth more, so that a crowd does not
+    stay in step."""
+    pause = USUAL_POLL if asked_for is None else timedelta(seconds=asked_for)
+    longest = LONGEST_POLL / (1 + POLL_SPREAD)
+    return min(max(pause, LEAST_POLL), longest) * (1 + POLL_SPREAD * jitter)
 
 
 def retry_at(

@@ -1,11 +1,13 @@
 """What a CA's resources look like to the steps (RFC 8555, section 7.1), and what every CA can be asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from certctrl.turns import Trouble
+
+MAX_LINK = 500  # characters
 
 
 class Refused(Trouble):
@@ -65,6 +67,38 @@ class AccountResource:
     status: str  # valid, deactivated, revoked
 
 
+@dataclass(frozen=True)
+class RenewalInfoResource:
+    """When the CA suggests to renew a certificate (RFC 9773, section 4.2)."""
+
+    window_start: datetime
+    window_end: datetime
+    explanation_url: str = ""  # a page for people, http or https
+    retry_after: float | None = None  # seconds
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], retry_after: float | None = None) -> "RenewalInfoResource":
+        """Read a RenewalInfo object. ValueError, TypeError or KeyError when it is none, or its window is no window."""
+        window = document["suggestedWindow"]
+        start, end = _moment(window["start"]), _moment(window["end"])
+        if start >= end:
+            raise ValueError("the window ends before it begins")
+        return cls(start, end, _link(document.get("explanationURL")), retry_after)
+
+
+def _moment(text: str) -> datetime:
+    """A time of RFC 3339, in UTC; of a year that every database and every clock can show."""
+    at = datetime.fromisoformat(text.upper())
+    if at.tzinfo is None or not 1970 < at.year < 9999:
+        raise ValueError("no moment in time")
+    return at.astimezone(UTC)
+
+
+def _link(found: Any) -> str:
+    is_link = isinstance(found, str) and found.startswith(("https://", "http://"))
+    return found if is_link and found.isprintable() and len(found) <= MAX_LINK else ""
+
+
 class CA(Protocol):
     """One account at one CA. Every call is one exchange (and its nonce) and ends within `clock.time_left()`.
 
@@ -76,7 +110,8 @@ class CA(Protocol):
     def register(self) -> AccountResource:
         """newAccount with the account's key; the CA answers with the account that it has when it knows the key."""
 
-    def new_order(self, names: Sequence[str]) -> OrderResource: ...
+    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
+        """`replaces` is the ari_id of the certificate that the new one is to replace (RFC 9773, section 5)."""
 
     def read_order(self, url: str) -> OrderResource: ...
 
@@ -92,3 +127,10 @@ class CA(Protocol):
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         """Revoke the leaf; one that is revoked already is success. `reason` as RFC 5280, 5.3.1 numbers it."""
+
+    def offers_renewal_info(self) -> bool:
+        """Whether it tells when to renew, and so takes `replaces`."""
+
+    def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
+        """When it wants the certificate renewed; None where it offers no such thing. Refused when what it answers is
+        none either: asking again soon is pointless."""

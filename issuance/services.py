@@ -16,7 +16,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import ca, flow, limits, renewal, tasks
+from issuance import ca, flow, limits, renewalinfo, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
 from keystore import envelope
 from keystore.models import Envelope
@@ -172,7 +172,7 @@ def _reschedule(certificate: Certificate) -> None:
     is_retried = certificate.failures and certificate.renew_at
     if not version or is_retried or certificate.open_issuance():
         return
-    at = renewal.renew_at(version.not_before, version.not_after, certificate.renew_days_before, renewal.draw())
+    at = renewalinfo.renew_at(version, certificate.renew_days_before)
     certificate.renew_at = at if certificate.auto_renew else None
 
 
@@ -225,13 +225,20 @@ def _refuse_issuance(certificate: Certificate) -> None:
 
 def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
     """The row of a new attempt. IntegrityError when one is open already."""
+    issuance = new_issuance(certificate, reason, validity_seconds)
+    issuance.number = certificate.issuances.count() + 1
+    issuance.save(force_insert=True)
+    return issuance
+
+
+def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
+    """A new attempt that is not stored yet: whoever stores it counts its `number`."""
     now = clock.now()
-    return Issuance.objects.create(
+    return Issuance(
         certificate=certificate,
         account=certificate.account,
-        credential=certificate.credential,
+        credential_id=certificate.credential_id,
         names_key=certificate.names_key,
-        number=certificate.issuances.count() + 1,
         reason=reason,
         state_since=now,
         deadline_at=now + flow.STEPS[0].limit,

@@ -14,8 +14,8 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, limits, pki, renewal
-from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
+from issuance import ca, limits, pki, renewalinfo
+from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance, IssuanceEvent
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
 
@@ -61,7 +61,6 @@ def order(issuance: Issuance) -> Done:
         _make_key(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
-        limits.reserve(issuance)
         _place_order(issuance, client)
     for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
         issuance.breathe()
@@ -136,22 +135,40 @@ def _make_key(issuance: Issuance) -> None:
 
 
 def _place_order(issuance: Issuance, client: CA) -> None:
+    replaces = renewalinfo.replaces_of(issuance)
+    if not replaces:
+        limits.reserve(issuance)
     try:
-        resource = client.new_order(issuance.certificate.names)
+        resource = client.new_order(issuance.certificate.names, replaces=replaces)
     except Trouble as trouble:
         limits.answered(issuance, trouble)
-        raise
+        if not replaces or not renewalinfo.is_about_replaces(trouble, issuance):
+            raise
+        _leave_out_replaces(issuance, trouble)
+        return _place_order(issuance, client)
     limits.answered(issuance)
     if len(resource.authorizations) > len(issuance.certificate.names):
         raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
     try:
         with issuance.fence():
-            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at)
+            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at, replaces=replaces)
             Authorization.objects.bulk_create(
                 [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
             )
     except IntegrityError:
         raise Wait(patience(issuance), "Another attempt has the order that the CA handed out.") from None
+    return None
+
+
+def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
+    """The attempt orders without it from now on: RFC 9773, section 5."""
+    what = f"It is ordered without saying which certificate it replaces. {trouble.what}"
+    with issuance.fence():
+        issuance.write(replaces_refused=True)
+        IssuanceEvent.objects.create(
+            issuance=issuance, at=clock.now(), step="order", outcome=IssuanceEvent.Outcome.RETRY, what=what
+        )
+    issuance.breathe()
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
@@ -423,7 +440,8 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
     )
     # As it is now: a person may have changed it while the CA was asked.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
-    renew_at = renewal.renew_at(facts.not_before, facts.not_after, certificate.renew_days_before, renewal.draw())
+    renewalinfo.begin(version)
+    renew_at = renewalinfo.renew_at(version, certificate.renew_days_before)
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,
         expires_at=facts.not_after,

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import records
-from issuance import flow, looks, registration, revocation
+from issuance import flow, looks, registration, renewalinfo, revocation
 from issuance.models import Issuance
 
 logger = structlog.get_logger()
@@ -88,3 +88,8 @@ def register(account_id: int) -> None:
 @shared_task(name="issuance.revoke")
 def revoke(version_id: int) -> None:
     under_own_turn(revocation.revoke, version_id)
+
+
+@shared_task(name="issuance.renewal_info")
+def renewal_info(renewal_info_id: int) -> None:
+    under_own_turn(renewalinfo.poll, renewal_info_id)

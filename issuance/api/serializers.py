@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
 from issuance import pki, privateca
+from issuance.api.renewals import RenewalSerializer
 from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, LimitBucket, PrivateCA
 
 STATUS_OF = {  # house section 7
@@ -212,6 +213,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     created_at = EpochSeconds()
     updated_at = EpochSeconds()
     renew_at = EpochSeconds(allow_null=True)
+    renewal = RenewalSerializer(source="*", read_only=True)
     serial_number = serializers.SerializerMethodField()
     not_before = serializers.SerializerMethodField()
     not_after = serializers.SerializerMethodField()
@@ -245,6 +247,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "auto_renew",
             "renew_days_before",
             "renew_at",
+            "renewal",
             "serial_number",
             "not_before",
             "not_after",

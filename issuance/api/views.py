@@ -87,7 +87,9 @@ class ExportThrottle(UserRateThrottle):
 
 
 class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
-    queryset = Certificate.objects.filter(retired_at=None).select_related("account", "current__issuance")
+    queryset = Certificate.objects.filter(retired_at=None).select_related(
+        "account", "current__issuance", "current__renewal_info"
+    )
     serializer_class = CertificateSerializer
     obtype = "certificates"
     permissions = {

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,16 @@ from cryptography.x509.oid import NameOID
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
+from issuance import pki
 from issuance.models import AcmeAccount
-from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Problem, Refused
+from issuance.resources import (
+    AccountResource,
+    AuthorizationResource,
+    OrderResource,
+    Problem,
+    Refused,
+    RenewalInfoResource,
+)
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Outside
 from tests.fakes.zone import FakeZone
@@ -48,6 +56,8 @@ class FakeOrder:
     chain_pem: str = ""
     reads_left: int = 0  # how often it still reads processing after the CSR
     failed: bool = False
+    ari_id: str = ""  # of the certificate that came of it
+    replaces: str = ""
 
     @property
     def status(self) -> str:
@@ -61,7 +71,8 @@ class FakeOrder:
 @dataclass
 class FakeCA:
     """One CA for all accounts. `reuses_orders` and `reuses_authorizations` as Let's Encrypt does; `problems` are raised
-    by the next calls of that name."""
+    by the next calls of that name. With `offers_renewal_info` each certificate gets a window in `windows`, which tests
+    move, and an order says what it `replaces`: once for each certificate."""
 
     outside: Outside
     zone: FakeZone
@@ -76,6 +87,10 @@ class FakeCA:
     revoked: list[str] = field(default_factory=list)
     registered: set[int] = field(default_factory=set)
     limiter: Limiter | None = None
+    offers_renewal_info: bool = False
+    windows: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)  # by ari_id
+    explanation_url: str = ""
+    retry_after: float | None = None  # seconds, until the next look at a window
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -86,7 +101,8 @@ class FakeCA:
             return self.outside.call(f"ca.{name}", lambda: _raise(problem))
         return self.outside.call(f"ca.{name}", effect)
 
-    def new_order(self, account: int, names: tuple[str, ...]) -> FakeOrder:
+    def new_order(self, account: int, names: tuple[str, ...], replaces: str = "") -> FakeOrder:
+        self.refuse_what_was_replaced(account, replaces)
         same = [each for each in self.orders.values() if (each.account, each.names) == (account, names)]
         if same and self.hands_out_used_orders:
             self.hands_out_used_orders -= 1
@@ -94,12 +110,24 @@ class FakeCA:
         usable = [each for each in same if each.status in ("pending", "ready")]
         if usable and self.reuses_orders:
             return usable[-1]
-        if self.limiter:
+        if self.limiter and not replaces:
             self.limiter.order(account, names)
-        order = FakeOrder(f"https://ca.test/order/{len(self.orders)}", account, names, [])
+        order = FakeOrder(f"https://ca.test/order/{len(self.orders)}", account, names, [], replaces=replaces)
         order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
         self.orders[order.url] = order
         return order
+
+    def refuse_what_was_replaced(self, account: int, replaces: str) -> None:
+        """RFC 9773, section 5: an order of this account made it, and no order that still stands replaced it."""
+        if not replaces:
+            return
+        made = [
+            each for each in self.orders.values() if each.chain_pem and pki.facts(each.chain_pem).ari_id == replaces
+        ]
+        if not any(each.account == account for each in made):
+            raise Refused("ca_unauthorized", "The account did not order the certificate that is to be replaced.")
+        if any(each.replaces == replaces and each.status != "invalid" for each in self.orders.values()):
+            raise Refused("ca_already_replaced", "The certificate was replaced already.")
 
     def authorization(self, order: FakeOrder, name: str, at: int) -> FakeAuthorization:
         identifier, wildcard = name.removeprefix("*."), name.startswith("*.")
@@ -113,6 +141,16 @@ class FakeCA:
 
     def authorizations(self) -> list[FakeAuthorization]:
         return [each for order in self.orders.values() for each in order.authorizations]
+
+    def open_window(self, order: FakeOrder) -> None:
+        """Two days, with a third of the life left, as Let's Encrypt suggests."""
+        facts = pki.facts(order.chain_pem)
+        order.ari_id = facts.ari_id
+        start = facts.not_after - self.life / 3 - timedelta(days=1)
+        self.windows[facts.ari_id] = (start, start + timedelta(days=2))
+
+    def move_windows(self, by: timedelta) -> None:
+        self.windows = {ari_id: (start + by, end + by) for ari_id, (start, end) in self.windows.items()}
 
     def find(self, url: str) -> FakeAuthorization:
         return next(each for each in self.authorizations() if each.url == url.removesuffix("/chall"))
@@ -143,8 +181,9 @@ class FakeClient:
         self.ca.call("register", lambda: self.ca.registered.add(self.account))
         return AccountResource(url=f"https://ca.test/acct/{self.account}", status="valid")
 
-    def new_order(self, names: Sequence[str]) -> OrderResource:
-        return self.ca.call("new_order", lambda: shape(self.ca.new_order(self.account, tuple(sorted(names)))))
+    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
+        more = (replaces,) if replaces else ()
+        return self.ca.call("new_order", lambda: shape(self.ca.new_order(self.account, tuple(sorted(names)), *more)))
 
     def read_order(self, url: str) -> OrderResource:
         return self.ca.call("read_order", lambda: self._read_order(url))
@@ -190,6 +229,7 @@ class FakeClient:
         if order.status != "ready":
             raise Wait(2, "The order is not ready.")
         order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life)
+        self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
         return shape(order)
 
@@ -198,6 +238,19 @@ class FakeClient:
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         self.ca.call("revoke", lambda: self.ca.revoked.append(chain_pem))
+
+    def offers_renewal_info(self) -> bool:
+        return self.ca.offers_renewal_info
+
+    def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
+        if not self.ca.offers_renewal_info:
+            return None
+        return self.ca.call("renewal_info", lambda: self._renewal_info(ari_id))
+
+    def _renewal_info(self, ari_id: str) -> RenewalInfoResource:
+        if ari_id not in self.ca.windows:
+            raise Refused("ca_not_found", "The CA does not know the certificate.")
+        return RenewalInfoResource(*self.ca.windows[ari_id], self.ca.explanation_url, self.ca.retry_after)
 
 
 def shape(order: FakeOrder) -> OrderResource:
@@ -231,6 +284,8 @@ def sign(csr_pem: str, life: timedelta) -> str:
     builder = x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
     builder = builder.public_key(request.public_key()).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now).not_valid_after(now + life).add_extension(names, False)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(authority, False)
     leaf = builder.sign(key, hashes.SHA256())
     return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate))
 

@@ -49,6 +49,7 @@ class Stub:
         self.nonces = count(1)
         self.issued_nonces: list[str] = []
         self.connections = 0
+        self.directory = ["newNonce", "newAccount", "newOrder", "revokeCert"]
 
     @property
     def directory_url(self) -> str:
@@ -56,6 +57,10 @@ class Stub:
 
     def tell(self, path: str, *replies: Reply) -> None:
         self.told[path].extend(replies)
+
+    def offers(self, *names: str) -> None:
+        """Its directory has these too."""
+        self.directory += names
 
     def paths(self) -> list[str]:
         return [f"{each.method} {each.path}" for each in self.asked]
@@ -66,7 +71,6 @@ class Stub:
         return self.usual(path)
 
     def usual(self, path: str) -> Reply:
-        names = ("newNonce", "newAccount", "newOrder", "revokeCert")
         order = {
             "status": "pending",
             "expires": NOW,
@@ -80,7 +84,7 @@ class Stub:
             "challenges": [{"type": "dns-01", "url": f"{self.url}/chall/1", "status": "pending", "token": "t" * 43}],
         }
         return {
-            "/dir": Reply(body={name: f"{self.url}/{name}" for name in names}),
+            "/dir": Reply(body={name: f"{self.url}/{name}" for name in self.directory}),
             "/newNonce": Reply(),
             "/newAccount": Reply(201, {"status": "valid"}, {"Location": f"{self.url}/account/1"}),
             "/newOrder": Reply(201, order, {"Location": f"{self.url}/order/1"}),

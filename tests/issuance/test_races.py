@@ -1,43 +1,17 @@
 """Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved here."""
 
-import threading
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from django.db import connection
 
 from certctrl.turns import LostTurn
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
 from issuance import beat, flow, services
 from issuance.models import Certificate, CertificateVersion, Issuance
+from tests.issuance.racing import at_once
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
 
 THREADS = 8
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """Run them in threads that start together; answers what each answered or raised."""
-    results: list[Any] = [None] * len(acts)
-    start = threading.Barrier(len(acts))
-
-    def run(at: int, act: Callable[[], Any]) -> None:
-        start.wait()
-        try:
-            results[at] = act()
-        except Exception as exc:
-            results[at] = exc
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(at, act)) for at, act in enumerate(acts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_one_of_eight_claims_wins(world, account, credential):

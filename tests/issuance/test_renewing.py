@@ -59,14 +59,14 @@ def test_auto_renew_switched_off_while_the_ca_is_asked_stays_off(world, account,
 def test_one_certificate_that_breaks_does_not_stop_the_scan(world, account, credential, monkeypatch):
     bad, *good = [issued(world, account, credential, f"host{number}.example.com") for number in range(3)]
     Certificate.objects.update(renew_at=world.time)
-    open_issuance = services.open_issuance
+    new_issuance = services.new_issuance
 
     def breaks(certificate, *args, **kwargs):
         if certificate == bad:
             raise ValueError("broken")
-        return open_issuance(certificate, *args, **kwargs)
+        return new_issuance(certificate, *args, **kwargs)
 
-    monkeypatch.setattr(services, "open_issuance", breaks)
+    monkeypatch.setattr(services, "new_issuance", breaks)
     beat.scan_renewals.run()
     assert set(Issuance.objects.open().values_list("certificate", flat=True)) == {each.pk for each in good}
     assert read(bad).renew_at, "it is tried by the next scan"

@@ -13,7 +13,7 @@ from tests.fakes import waiting
 pytestmark = pytest.mark.django_db
 
 ROWS = 200
-QUERIES = 20  # for one sweep and one look, at most, however many rows wait
+QUERIES = 24  # for one sweep (one look at each table that has turns) and one look, at most, however many rows wait
 REPUBLISHED = 3  # times, at most
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from django.db.models import Count
 
 from dnsproviders.models import TxtRecord
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -39,6 +39,7 @@ def violations(simulation: "Simulation") -> list[str]:
         *(f"left in the zone: {name} {value}" for name, value in simulation.zone.txt()),
         *(f"{each} is not cleaned up" for each in TxtRecord.objects.in_the_zone()),
         *_awake(),
+        *_windows(),
         *_revocations(simulation),
         *_orders(simulation),
     ]
@@ -59,6 +60,14 @@ def _versions() -> list[str]:
         if newest != certificate.current:
             wrong.append(f"certificate {certificate.pk} has an older version than its newest")
     return wrong
+
+
+def _windows() -> list[str]:
+    """Each certificate is asked about, and nobody has one in hand for ever."""
+    held = [f"{each!r} is still held" for each in RenewalInfo.objects.exclude(holder="")]
+    alive = Certificate.objects.filter(retired_at=None, current__isnull=False)
+    unasked = alive.exclude(current__renewal_info__wake_at__isnull=False)
+    return held + [f"nobody asks when certificate {each.pk} is to be renewed" for each in unasked]
 
 
 def _revocations(simulation: "Simulation") -> list[str]:

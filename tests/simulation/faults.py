@@ -33,6 +33,7 @@ class Profile:
     reuses_authorizations: bool = False
     used_orders: int = 0  # how often newOrder answers with an order that was used
     registers: bool = False  # the account is still to be registered
+    renewal_info: bool = False  # the CA says when to renew, and takes back what it said
     beats: int = 1
     certificates: int = 2
     people: int = 4  # how often somebody changes their mind
@@ -83,6 +84,7 @@ def draw(rng: random.Random) -> Profile:
         reuses_authorizations=rng.random() < 0.5,
         used_orders=maybe(1, 2, chance=0.2),
         registers=rng.random() < 0.2,
+        renewal_info=rng.random() < 0.5,
         beats=rng.choice((1, 1, 2)),
         certificates=rng.choice((1, 2, 2, 3)),
         people=maybe(2, 4, 8, chance=0.8),

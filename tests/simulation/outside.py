@@ -1,5 +1,6 @@
 """Outside calls on the simulated clock: each takes time, others run meanwhile, and faults strike in the middle."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance.resources import Refused
+from issuance.resources import Refused, RenewalInfoResource
 from tests.fakes.ca import FakeAuthorization, FakeCA, FakeClient
 from tests.fakes.outside import Died, Outside
 from tests.fakes.zone import FakeProvider, FakeZone
@@ -265,3 +266,8 @@ class SimulatedClient(FakeClient):
             self.ca.outside.scheduler.after(
                 faults.rng.uniform(0.0, faults.profile.validation), lambda: self.ca.look_at(found)
             )
+
+    def _renewal_info(self, ari_id: str) -> RenewalInfoResource:
+        """It is in a hurry as long as there are faults."""
+        is_quiet = self.ca.outside.faults.stopped
+        return dataclasses.replace(super()._renewal_info(ari_id), retry_after=None if is_quiet else 120.0)

@@ -32,7 +32,8 @@ class People:
         creations = [(span / 4 * number * rng.random(), self.creates(first)) for number in range(profile.certificates)]
         doings = (self.renews, self.cancels, self.cancels_and_renews, self.changes_the_credential)
         doings += (self.creates_again, self.deletes, self.revokes, self.its_moment_comes)
-        weights = (3, 2, 3, 2, 2, 1, 1, 3)
+        doings += (self.its_window_moves,) if profile.renewal_info else ()
+        weights = (3, 2, 3, 2, 2, 1, 1, 3, 3)[: len(doings)]
         minds = [(rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)]
         return [*creations, *minds]
 
@@ -90,6 +91,13 @@ class People:
         certificate = self.pick()
         if certificate:
             Certificate.objects.filter(pk=certificate.pk, current__isnull=False).update(renew_at=clock.now())
+
+    def its_window_moves(self) -> None:
+        """The CA is going to revoke."""
+        certificate = self.pick()
+        if certificate and certificate.current:
+            now = self.simulation.scheduler.true_now()
+            self.simulation.ca.windows[certificate.current.ari_id] = (now - 2 * services.A_DAY, now - services.A_DAY)
 
     def _with_one(self, act: Callable[[Certificate], Any]) -> None:
         certificate = self.pick()

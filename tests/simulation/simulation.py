@@ -24,7 +24,7 @@ from accounts.models import User
 from certctrl import clock
 from dnsproviders import registry
 from issuance import beat, ca, flow, renewal
-from issuance.models import AcmeAccount, Certificate, Issuance
+from issuance.models import AcmeAccount, Certificate, Issuance, RenewalInfo
 from tests.fakes.outside import Died
 from tests.fakes.world import World
 from tests.simulation import ends
@@ -113,6 +113,7 @@ class Simulation(World):
             reuses_authorizations=profile.reuses_authorizations,
             hands_out_used_orders=profile.used_orders,
             processing_reads=profile.processing,
+            offers_renewal_info=profile.renewal_info,
         )
         self.queue: list[Message] = []
         self.idle: list[Actor] = []
@@ -328,14 +329,19 @@ class Simulation(World):
 def next_due(now: datetime) -> datetime | None:
     """When the first row is due for a message, or the first certificate for another attempt."""
     moments = [max(wake_at, queued_at + RESEND) if queued_at else wake_at for wake_at, queued_at in _rows(DUE)]
-    moments += [renew_at for renew_at, failures in _rows(TO_RENEW) if failures or renew_at < now + AN_HOUR]
+    # What goes on for ever counts as long as it is near, or there would be no end.
+    endless = _rows(TO_RENEW) + _rows(TO_POLL)
+    moments += [at for at, troubles in endless if troubles or at < now + AN_HOUR]
     return min(moments, default=None)
 
 
 DUE = " UNION ALL ".join(
-    f"SELECT wake_at, queued_at FROM {table._meta.db_table} WHERE wake_at IS NOT NULL" for table in TABLES
+    f"SELECT wake_at, queued_at FROM {table._meta.db_table} WHERE wake_at IS NOT NULL"
+    for table in TABLES
+    if table is not RenewalInfo
 )
 TO_RENEW = f"SELECT renew_at, failures FROM {Certificate._meta.db_table} WHERE renew_at IS NOT NULL"
+TO_POLL = f"SELECT wake_at, stumbles FROM {RenewalInfo._meta.db_table} WHERE wake_at IS NOT NULL"
 
 
 def _rows(sql: str) -> list[Any]:

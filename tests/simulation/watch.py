@@ -14,13 +14,13 @@ from django.db.models import QuerySet
 
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
-from issuance.models import AcmeAccount, Authorization, CertificateVersion, Issuance
+from issuance.models import AcmeAccount, Authorization, CertificateVersion, Issuance, RenewalInfo
 from issuance.steps import REPUBLISH_AFTER
 from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 
 State = Issuance.State
-TABLES: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, CertificateVersion)
+TABLES: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, CertificateVersion, RenewalInfo)
 
 # Columns that may be written without holding the row: the marks of messages, waking, and what a person or another row
 # decides. With `idle` the row must be one that nobody holds.
@@ -32,6 +32,7 @@ BY_OTHERS: dict[type[Turns], set[str]] = {
     TxtRecord: set(),
     AcmeAccount: {"url", "status", "wake_at", "queued_at"},
     CertificateVersion: {"revoke_asked_at", "revoke_reason", "wake_at", "queued_at"},
+    RenewalInfo: set(),
 }
 
 

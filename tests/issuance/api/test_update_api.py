@@ -27,6 +27,7 @@ def test_settings_change_and_the_rest_stays(api, put, issued):
             "organization",
             "renew_days_before",
             "renew_at",
+            "renewal",
             "updated_at",
         }
     )
@@ -42,7 +43,7 @@ def test_what_a_get_answered_may_be_sent_back_whole(api, put, issued):
     before = api.get(f"certificates/{issued.pk}").data_member
     assert put(**before).status_code == 200
     after = api.get(f"certificates/{issued.pk}").data_member
-    assert {name for name in before if before[name] != after[name]} <= {"updated_at", "renew_at"}
+    assert {name for name in before if before[name] != after[name]} <= {"updated_at", "renew_at", "renewal"}
     assert Issuance.objects.count() == 1
 
 
