@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lab import faults as kinds
 from lab.faults import Fault, Faults
@@ -109,10 +110,11 @@ class FaultProxy:
             return problem(502, "serverInternal", f"The CA behind the proxy is away: {type(exc).__name__}.")
 
     def _endpoint(self, path: str) -> str:
+        """The directory's name for the path, once the CA has shown its directory."""
         if not self._endpoints:
-            documents = self.upstream.directory("localhost")
-            urls = [(name, url) for name, url in documents.items() if isinstance(url, str)]
-            self._endpoints = {"/" + url.split("/", 3)[3]: name for name, url in urls}
+            directory = self.forward(Request("GET", self.directory_path, {"Host": "localhost"}))
+            urls = [(name, url) for name, url in directory.document.items() if str(url).startswith("http")]
+            self._endpoints = {urlsplit(url).path: name for name, url in urls}
         return self._endpoints.get(path, "")
 
     # --- Orders ---
@@ -315,9 +317,9 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="JSON: see Config")
     config = Config(**json.loads(parser.parse_args().config.read_text()))
     proxy = FaultProxy(config)
-    control = Server(config.control, proxy.control)
-    threading.Thread(target=control.serve_forever, daemon=True).start()
-    Server(config.listen, proxy.answer, context_of(config.certificate, config.key)).serve_forever()
+    front = Server(config.listen, proxy.answer, context_of(config.certificate, config.key))
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    Server(config.control, proxy.control).serve_forever()  # last: who answers here is ready
 
 
 if __name__ == "__main__":

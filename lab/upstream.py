@@ -126,11 +126,6 @@ class Upstream:
             raise
         return Answer(response.status, tidied(response.getheaders()), body)
 
-    def directory(self, host: str) -> Mapping[str, Any]:
-        """What the CA tells a client that calls it by this host."""
-        path = self.place.path
-        return self.forward(Request("GET", path, {"Host": host, "Accept": "application/json"})).document
-
     def _connection(self) -> http.client.HTTPConnection:
         now = time.monotonic()
         if now - getattr(self._kept, "used_at", -IDLE) >= IDLE:

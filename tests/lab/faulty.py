@@ -30,6 +30,11 @@ class Proxy:
         self.session = requests.Session()
         self.session.trust_env = False
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return "https://" + urlsplit(self.directory_url).netloc
+
     def change(self, **document: Any) -> None:
         """Other faults, windows or limits from now on. AssertionError when the proxy does not understand them."""
         self._call("POST", "", document)
