@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from lab import faults as kinds
 from lab.faults import Fault, Faults
-from lab.limiting import Bucket, Limits, Order, Refusal
+from lab.limiting import KINDS, Bucket, Limits, Order, Refusal
 from lab.renewalinfo import Objection, RenewalInfos
 from lab.upstream import Answer, Request, Upstream, json_answer, problem
 from lab.webserver import Server, context_of
@@ -67,7 +67,7 @@ class Judged:
     replaces: str
     profile: str
     url: str = ""
-    charged: list[str] = field(default_factory=list)
+    charged: list[Bucket] = field(default_factory=list)
     refused: str = ""
     detail: str = ""
 
@@ -168,7 +168,7 @@ class FaultProxy:
         if judged.replaces:
             self.infos.replace(judged.replaces, str(answer.document.get("finalize", "")) if answer.is_ok else "")
         if answer.is_ok:
-            judged.url, judged.charged = url, [bucket.kind for bucket in charged]
+            judged.url, judged.charged = url, charged
             self.judged.append(judged)
             self.tally["reused"] += is_reused
 
@@ -293,13 +293,16 @@ class FaultProxy:
             self.config.ari_retry_after = int(document.get("ari_retry_after", self.config.ari_retry_after))
 
     def _tally(self) -> dict[str, Any]:
+        """Counts. `refused` is by the kind of the limit, `objected` by the type of every other problem."""
         accepted = [each for each in self.judged if each.url]
+        refused = Counter(each.refused for each in self.judged if each.refused)
         return {
             "orders": len(accepted),
             "with_replaces": sum(bool(each.replaces) for each in accepted),
             "replaced": sum(bool(known.replaced_by) for known in self.infos.known.values()),
             "certificates": len(self.infos.known),
-            "refused": dict(Counter(each.refused for each in self.judged if each.refused)),
+            "refused": {kind: count for kind, count in refused.items() if kind in KINDS},
+            "objected": {kind: count for kind, count in refused.items() if kind not in KINDS},
             "faults": dict(self.faults.hits),
             **self.tally,
         }
