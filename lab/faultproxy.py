@@ -248,9 +248,10 @@ class FaultProxy:
         if fault.do == kinds.ALREADY_REPLACED:
             what = "cannot indicate an order replaces a certificate which already has a replacement order"
             return problem(409, "alreadyReplaced", what, self._nonce(request))
-        headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-        kind = "rateLimited" if fault.status in (429, 503) else "serverInternal"
-        return problem(fault.status, kind, "Service busy; retry later.", headers)
+        if fault.retry_after is None:
+            return Answer(fault.status, {"Content-Type": "text/html"}, b"<html>upstream is not available</html>\n")
+        headers = {"Retry-After": str(fault.retry_after)}
+        return problem(fault.status, "rateLimited", "Service busy; retry later.", headers)
 
     def _nonce(self, request: Request) -> dict[str, str]:
         """A fresh one of the CA's, which every refusal to a signed request carries (RFC 8555, 6.5)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 # Instead of an answer of the CA:
-ANSWER = "answer"  # the rule's `status`, of a server that sheds load; with Retry-After where `retry_after` is set
+ANSWER = "answer"  # the rule's `status`: of a CA that is busy where `retry_after` is set, else of what stands before it
 DROP_BEFORE = "drop_before"  # the CA never hears of the request
 BAD_NONCE = "bad_nonce"  # to a signed request, with a fresh nonce
 ALREADY_REPLACED = "already_replaced"  # to a new order that replaces a certificate
