@@ -32,7 +32,7 @@ FAULTS = [
     {"do": "already_replaced", "times": 3},
 ]
 
-FEW_LIMITS = {"account": [30, 0.4], "domain": [5, 2], "set": [3, 5], "failures": [5, 720]}
+FEW_LIMITS = {"account": [30, 0.4], "domain": [5, 2], "set": [3, 12], "failures": [5, 720]}
 FEW, FEW_SETS = 200, 5
 KILLED_AT = (70, 120)  # orders
 
