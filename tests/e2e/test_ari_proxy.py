@@ -29,7 +29,7 @@ def issue(ca: Limited, count: int) -> dict[str, int]:
     """So many certificates with their windows known; {ari_id: certificate}."""
     for number in range(count):
         ca.request(f"www.name{number}.{ZONE}")
-    ca.until_issued(count, 300)
+    ca.until_issued(count, 600)
     ca.site.rows(WAKE)  # polls are hours apart
     until(lambda: ca.site.rows(POLLED)[0]["count"] == count, 120, "the last window", every=0.5)
     return {row["ari_id"]: row["certificate_id"] for row in ca.site.rows(VERSIONS)}
@@ -39,7 +39,7 @@ def replace(ca: Limited, count: int) -> None:
     """The CA wants all of them replaced."""
     ca.proxy.change(windows={"*": PAST})
     ca.site.rows(WAKE)
-    ca.until_issued(2 * count, 300)
+    ca.until_issued(2 * count, 600)
 
 
 def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_they_replace(tmp_path):
