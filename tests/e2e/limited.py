@@ -105,5 +105,9 @@ def running(folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settin
         processes.running(lab, workers=WORKERS, concurrency=THREADS, ACME_CAS=json.dumps(known), **settings) as site,
     ):
         made = Limited(lab, proxy, site, limits)
-        made.register(accounts)
-        yield made
+        try:
+            made.register(accounts)
+            yield made
+        except BaseException:
+            print(proxy.tally)
+            raise
