@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 PROGRAMS = {"pebble": "pebble", "named": "bind9", "haproxy": "haproxy"}
+ZONE = "pebble.test"
 ALGORITHM = "hmac-sha256"
 START_LIMIT = 20.0  # seconds
 
@@ -52,7 +53,7 @@ class Pebble:
     """What a client needs to know of a running lab. The zone takes TXT updates by RFC 2136 with the TSIG key."""
 
     folder: pathlib.Path
-    zone: str = "pebble.test"
+    zone: str = ZONE
     key_name: str = "labkey"
     secret: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode(), repr=False)
     ports: dict[str, int] = field(default_factory=dict)
@@ -150,6 +151,7 @@ class Pebble:
 def running(
     folder: pathlib.Path,
     *,
+    zone: str = ZONE,
     strict: bool = True,
     nonce_reject: int = 20,
     validation_delay: bool = False,
@@ -162,7 +164,7 @@ def running(
     `nonce_reject` and `authz_reuse` are per cent; `eab` maps key ids to base64url HMAC keys and makes a binding
     required.
     """
-    lab = Pebble(folder)
+    lab = Pebble(folder, zone)
     lab.ports = free_ports("acme", "management", "dns", "gate")
     _make_tls(folder)
     environment = {"GOMAXPROCS": "1", "PEBBLE_WFE_NONCEREJECT": str(nonce_reject)}

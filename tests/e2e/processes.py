@@ -30,6 +30,7 @@ from certctrl import clock
 from certctrl.redisserver import RedisServer
 from certctrl.supervisor import bound_to
 from tests.e2e import pebble
+from tests.lab import faulty
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
@@ -242,9 +243,9 @@ class Site:
         body = {"provider": "rfc2136", "server": "127.0.0.1", "port": lab.ports["dns"], **key, **fields}
         return int(self.call("POST", "dns-providers", body)["id"])
 
-    def account(self, lab: pebble.Pebble) -> int:
+    def account(self, ca: pebble.Pebble | faulty.Proxy) -> int:
         """An account at the lab's CA; its id. It registers in the background."""
-        body = {"ca_provider": "custom", "directory_url": lab.directory_url, "email": EMAIL, "terms_accepted": True}
+        body = {"ca_provider": "custom", "directory_url": ca.directory_url, "email": EMAIL, "terms_accepted": True}
         return int(self.call("POST", "acme-accounts", body)["id"])
 
     def request(self, account: int, credential: int, *names: str) -> int:

@@ -1,0 +1,139 @@
+"""A CA's limits on new orders, in the shape of Let's Encrypt's: token buckets that fill all the time.
+
+A limit is (capacity, seconds until one token is back), as data. An order takes a token of its account, of each
+registered domain and of its exact set of names, and needs one left in the bucket of failed validations of each name,
+where only a failure takes it. See https://letsencrypt.org/docs/rate-limits/
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+ACCOUNT, DOMAIN, SET, FAILURES = KINDS = ("account", "domain", "set", "failures")
+HELP = "https://letsencrypt.org/docs/rate-limits/"
+SAYS = {
+    ACCOUNT: "too many new orders ({count}) from this account",
+    DOMAIN: 'too many certificates ({count}) already issued for "{subject}"',
+    SET: "too many certificates ({count}) already issued for this exact set of identifiers",
+    FAILURES: 'too many failed authorizations ({count}) for "{subject}"',
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a newOrder asks for; `names` are sorted."""
+
+    account: str
+    names: tuple[str, ...]
+    replaces: str = ""
+    profile: str = ""
+
+
+class Bucket(NamedTuple):
+    kind: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The limit that an order is over; of several the one that lasts longest."""
+
+    bucket: Bucket
+    seconds: float  # until a token is back
+    detail: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    capacity: int
+    each: float  # seconds until one token is back
+
+    def level(self, full_at: float, now: float) -> float:
+        """Tokens in a bucket that is full again at that moment."""
+        return self.capacity - max(0.0, full_at - now) / self.each
+
+
+class Limits:
+    """The buckets of one CA. Times are seconds since the epoch; whoever calls holds a lock.
+
+    A bucket is one number, the moment at which it is full again (the generic cell rate algorithm).
+    """
+
+    def __init__(self, limits: Mapping[str, Sequence[float]], suffixes: Iterable[str] = ()) -> None:
+        if unknown := set(limits) - set(KINDS):
+            raise ValueError(f"unknown limits: {sorted(unknown)}; there are {KINDS}")
+        self.limits = {kind: Limit(int(capacity), float(each)) for kind, (capacity, each) in limits.items()}
+        self.suffixes = tuple(suffix.strip(".").lower() for suffix in suffixes)
+        self._full_at: dict[Bucket, float] = {}
+
+    def take(self, order: Order, now: float, *, is_renewal: bool = False) -> list[Bucket] | Refusal:
+        """The buckets that a token was taken of, or why the order is refused, which costs nothing.
+
+        A renewal of exactly the same names takes no token of its account and its domains.
+        """
+        charged, needed = self._buckets(order, is_renewal)
+        over = [self._refusal(bucket, now) for bucket in charged + needed if self.level(bucket, now) < 1 - 1e-6]
+        if over:
+            return max(over, key=lambda refusal: refusal.seconds)
+        for bucket in charged:
+            self._spend(bucket, now)
+        return charged
+
+    def give_back(self, charged: Iterable[Bucket]) -> None:
+        """The CA refused the order for another reason: it costs nothing."""
+        for bucket in charged:
+            if bucket in self._full_at:
+                self._full_at[bucket] -= self.limits[bucket.kind].each
+
+    def failed(self, account: str, name: str, now: float) -> None:
+        """An authorization for the name turned invalid."""
+        if FAILURES in self.limits:
+            self._spend(Bucket(FAILURES, f"{account} {name}"), now)
+
+    def level(self, bucket: Bucket, now: float) -> float:
+        """Tokens that are in the bucket."""
+        return self.limits[bucket.kind].level(self._full_at.get(bucket, 0.0), now)
+
+    def registered_domain(self, name: str) -> str:
+        """One label below the longest of the suffixes; without one, the last two labels."""
+        labels = name.removeprefix("*.").lower().split(".")
+        for at in range(1, len(labels)):
+            if ".".join(labels[at:]) in self.suffixes:
+                return ".".join(labels[at - 1 :])
+        return ".".join(labels[-2:])
+
+    def _buckets(self, order: Order, is_renewal: bool) -> tuple[list[Bucket], list[Bucket]]:
+        """Those that the order takes a token of, and those that must only not be empty."""
+        charged = [Bucket(SET, ",".join(order.names))]
+        if not is_renewal:
+            domains = sorted({self.registered_domain(name) for name in order.names})
+            charged = [Bucket(ACCOUNT, order.account), *(Bucket(DOMAIN, domain) for domain in domains), *charged]
+        needed = [Bucket(FAILURES, f"{order.account} {name.removeprefix('*.')}") for name in order.names]
+        return self._limited(charged), self._limited(needed)
+
+    def _limited(self, buckets: Iterable[Bucket]) -> list[Bucket]:
+        return [bucket for bucket in buckets if bucket.kind in self.limits]
+
+    def _spend(self, bucket: Bucket, now: float) -> None:
+        self._full_at[bucket] = max(now, self._full_at.get(bucket, 0.0)) + self.limits[bucket.kind].each
+
+    def _refusal(self, bucket: Bucket, now: float) -> Refusal:
+        limit = self.limits[bucket.kind]
+        seconds = (1 - self.level(bucket, now)) * limit.each
+        says = SAYS[bucket.kind].format(count=limit.capacity, subject=bucket.subject.rpartition(" ")[2])
+        until = datetime.fromtimestamp(math.ceil(now + seconds), UTC)
+        period = spelled(limit.capacity * limit.each)
+        return Refusal(
+            bucket, seconds, f"{says} in the last {period}, retry after {until:%Y-%m-%d %H:%M:%S} UTC: see {HELP}"
+        )
+
+
+def spelled(seconds: float) -> str:
+    """A duration as the CA's language prints it: 168h0m0s."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -1,0 +1,143 @@
+"""The CA behind the fault proxy: requests as they came, answers as they went, connections that are kept."""
+
+import base64
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+IDLE = 20.0  # seconds: what rested longer may be closed at the other side, and a signed request is not sent twice
+TIMEOUT = 120.0
+NOT_PASSED_ON = ("Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length")
+PROBLEM = "application/problem+json"
+ERROR = "urn:ietf:params:acme:error:"
+
+
+@dataclass
+class Request:
+    """What a client sent, its headers tidied. `endpoint` is the directory's name for the path, where it has one."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    endpoint: str = ""
+
+    @cached_property
+    def jws(self) -> Mapping[str, Any]:
+        """The flattened JWS (RFC 8555, 6.2); empty where the body is none."""
+        if self.method != "POST":
+            return {}
+        try:
+            return dict(json.loads(self.body))
+        except (ValueError, TypeError):
+            return {}
+
+    @property
+    def account(self) -> str:
+        """The kid."""
+        return str(unpacked(self.jws.get("protected")).get("kid", ""))
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        """Empty for POST-as-GET."""
+        return unpacked(self.jws.get("payload"))
+
+    @property
+    def origin(self) -> str:
+        """Where the client believes the CA to be."""
+        return f"https://{self.headers.get('Host', 'localhost')}"
+
+
+def tidied(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What is passed on, each name once and in one spelling."""
+    found: dict[str, str] = {}
+    for spelling, value in headers:
+        if (name := spelling.title()) not in NOT_PASSED_ON:
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def unpacked(part: Any) -> Mapping[str, Any]:
+    """A JSON object that is base64url; empty for everything else."""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(f"{part}==")) if part else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The JSON object in the body; empty where there is none."""
+        if "json" not in self.headers.get("Content-Type", ""):
+            return {}
+        found = json.loads(self.body) if self.body else {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def with_document(self, document: Mapping[str, Any], **headers: str) -> "Answer":
+        """The same with another body."""
+        return replace(self, body=json.dumps(document).encode(), headers={**self.headers, **headers})
+
+
+def json_answer(document: Mapping[str, Any], **headers: str) -> Answer:
+    return Answer(200, {"Content-Type": "application/json"}).with_document(document, **headers)
+
+
+def problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """A problem document of RFC 8555, section 6.7."""
+    document = {"type": ERROR + kind, "detail": detail, "status": status}
+    return Answer(status, {"Content-Type": PROBLEM, **(headers or {})}, json.dumps(document).encode())
+
+
+class Upstream:
+    """The CA, one connection for each thread that asks it. Raises OSError and HTTPException where it is away."""
+
+    def __init__(self, directory_url: str, ca: str = "") -> None:
+        self.place = urlsplit(directory_url)
+        self.context = ssl.create_default_context(cafile=ca or None)
+        self._kept = threading.local()
+
+    def forward(self, request: Request) -> Answer:
+        """The CA's answer to the request, whose Host stays the client's: URLs and signatures name that."""
+        connection = self._connection()
+        try:
+            connection.request(request.method, request.path, request.body or None, dict(request.headers))
+            response = connection.getresponse()
+            body = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        return Answer(response.status, tidied(response.getheaders()), body)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        now = time.monotonic()
+        if now - getattr(self._kept, "used_at", -IDLE) >= IDLE:
+            if old := getattr(self._kept, "connection", None):
+                old.close()
+            self._kept.connection = self._new()
+        self._kept.used_at = now
+        connection: http.client.HTTPConnection = self._kept.connection
+        return connection
+
+    def _new(self) -> http.client.HTTPConnection:
+        host, port = self.place.hostname or "", self.place.port
+        if self.place.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self.context)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT)

@@ -1,0 +1,113 @@
+"""A site before a CA that enforces limits, which both were told by the same data, and what can be read of it after.
+
+The CA is Pebble behind the fault proxy. Its zone is a public suffix, so that each name below it is a registered domain.
+"""
+
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.e2e import pebble, processes
+from tests.e2e.processes import Site, until
+from tests.lab import faulty
+
+ZONE = "co.uk"
+WORKERS = 2
+THREADS = 4  # the cheapest on two cores
+LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is killed
+# How the sentence of an order that waits names what it waits for (issuance.limits): a domain that many names share, a
+# set that many accounts ask for.
+SAYS = {"account": "of the account", "domain": "registered domain shared", "set": "set of names (www.same"}
+
+Limits = Mapping[str, Sequence[float]]
+
+
+@dataclass
+class Limited:
+    """`accounts` are ids at the CA, all of one owner."""
+
+    lab: pebble.Pebble
+    proxy: faulty.Proxy
+    site: Site
+    limits: Limits
+    credential: int = 0
+    accounts: list[int] = field(default_factory=list)
+
+    def register(self, accounts: int) -> None:
+        """A credential that asks no name server, which is dear here, and accounts that are valid."""
+        self.credential = self.site.credential(self.lab, propagation_check="off")
+        self.accounts = [self.site.account(self.proxy) for _ in range(accounts)]
+        count = "SELECT count(*) FROM issuance_acmeaccount WHERE status = 'valid'"
+        until(lambda: self.site.rows(count)[0]["count"] == accounts, 60, "the last account")
+
+    def request(self, name: str, account: int = 0) -> int:
+        """Ask for a certificate with the nth account; its id."""
+        return self.site.request(self.accounts[account], self.credential, name)
+
+    def until_issued(self, attempts: int, seconds: float) -> None:
+        """Until so many attempts have ended well, and their records are gone."""
+        what = f"the last of {attempts} certificates"
+        until(lambda: self.site.states() == {"issued": attempts}, seconds, what, every=0.5)
+        until(lambda: not self.site.uncleaned(), 120, "the last cleanup", every=0.5)
+
+    def stop_workers(self) -> None:
+        """By SIGKILL, whatever they are doing."""
+        for name in [name for name in self.site.processes if name.startswith("worker")]:
+            self.site.kill(name)
+
+    def start_workers(self) -> None:
+        for number in range(1, WORKERS + 1):
+            self.site.start_worker(f"worker{number}")
+
+    def waited(self) -> dict[str, int]:
+        """How many attempts waited for a bucket of each kind, as their owners read it in the events."""
+        query = (
+            "SELECT count(DISTINCT issuance_id) FROM issuance_issuanceevent "
+            "WHERE step = 'order' AND outcome = 'wait' AND what LIKE %s"
+        )
+        return {kind: self.site.rows(query, f"%{says}%")[0]["count"] for kind, says in SAYS.items()}
+
+
+def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
+    """How close the orders came to the rate that the limits allow after the first burst; 1 is as fast as can be.
+
+    After its burst a bucket gives out one token each so many seconds. So all orders take at least as long as the
+    slowest bucket does with those beyond its burst; how long they took is read from the first order to the last.
+    """
+    charged = Counter(tuple(bucket) for order in accepted for bucket in order["charged"])
+    beyond = {bucket: count - limits[bucket[0]][0] for bucket, count in charged.items()}
+    least = max(count * limits[kind][1] for (kind, _), count in beyond.items())
+    took = accepted[-1]["at"] - accepted[0]["at"]
+    print(f"{len(accepted)} orders in {took:.1f} s; the limits ask for {least:.1f} s")
+    return float(least / took)
+
+
+def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The (name, account) of all kinds, each kind spread evenly over the whole."""
+    placed = []
+    for kind in kinds:
+        orders = list(kind)
+        placed += [((at + 0.5) / len(orders), *order) for at, order in enumerate(orders)]
+    return [(name, account) for _, name, account in sorted(placed)]
+
+
+@contextmanager
+def running(folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settings: str) -> Iterator[Limited]:
+    """Everything up, and the accounts registered. `limits` are {kind: [capacity, seconds for one back]}."""
+    known = {"custom": {"label": "The lab's CA", "limits": limits}}
+    with (
+        pebble.running(folder, zone=ZONE, nonce_reject=0) as lab,
+        faulty.before(lab, limits=limits) as proxy,
+        processes.running(lab, workers=WORKERS, concurrency=THREADS, ACME_CAS=json.dumps(known), **settings) as site,
+    ):
+        made = Limited(lab, proxy, site, limits)
+        try:
+            made.register(accounts)
+            yield made
+        except BaseException:
+            print(proxy.tally)
+            raise

@@ -1,0 +1,103 @@
+"""The fault proxy as a process of its own, and its control port."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from tests.e2e import pebble
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+START_LIMIT = 20.0  # seconds
+
+
+@dataclass
+class Proxy:
+    """How to reach a running proxy, and what it has counted."""
+
+    directory_url: str
+    control_url: str
+
+    def __post_init__(self) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = False
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return "https://" + urlsplit(self.directory_url).netloc
+
+    def change(self, **document: Any) -> None:
+        """Other faults, windows or limits from now on. AssertionError when the proxy does not understand them."""
+        self._call("POST", "", document)
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """The rules in force."""
+        return self._call("GET")["faults"]
+
+    @property
+    def tally(self) -> dict[str, Any]:
+        return self._call("GET")["tally"]
+
+    @property
+    def judged(self) -> list[dict[str, Any]]:
+        """Every newOrder that was accepted or refused by the proxy."""
+        return self._call("GET", "/orders")["orders"]
+
+    @property
+    def accepted(self) -> list[dict[str, Any]]:
+        """Those of them that the CA took, the earliest first."""
+        return sorted((each for each in self.judged if each["url"]), key=lambda each: each["at"])
+
+    def _call(self, method: str, path: str = "", document: Any = None) -> Any:
+        answer = self.session.request(method, self.control_url + path, json=document, timeout=30)
+        assert answer.ok, answer.text
+        return answer.json()
+
+
+@contextmanager
+def running(folder: pathlib.Path, upstream: str, certificate: str, key: str, **config: Any) -> Iterator[Proxy]:
+    """Start it in front of a CA's directory; `config` is the rest of `lab.faultproxy.Config`."""
+    ports = pebble.free_ports("listen", "control")
+    places = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    document = {**places, "upstream": upstream, "certificate": certificate, "key": key, "ca": certificate, **config}
+    (folder / "faultproxy.json").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "lab.faultproxy", "--config", str(folder / "faultproxy.json")]
+    with open(folder / "faultproxy.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    proxy = Proxy(
+        f"https://localhost:{ports['listen']}{urlsplit(upstream).path}", f"http://127.0.0.1:{ports['control']}/_faults"
+    )
+    try:
+        _wait(proxy, process, folder / "faultproxy.log")
+        yield proxy
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
+    """The proxy in front of a running Pebble, with the lab's TLS certificate; the lab's zone is a public suffix."""
+    pem, key = str(lab.folder / "tls.pem"), str(lab.folder / "tls.key")
+    return running(lab.folder, lab.directory_url, pem, key, suffixes=[lab.zone], **config)
+
+
+def _wait(proxy: Proxy, process: subprocess.Popen[bytes], log: pathlib.Path) -> None:
+    pause = threading.Event()
+    for _ in range(int(START_LIMIT / 0.05)):
+        assert process.poll() is None, f"the proxy died: {log.read_text()[-2000:]}"
+        try:
+            proxy.change()
+            return
+        except requests.ConnectionError:
+            pause.wait(0.05)
+    raise AssertionError("the proxy did not come up")
