@@ -80,6 +80,13 @@ class Candidate(NamedTuple):
     state: str
     credential: int | None
     account: int
+    holder: str
+
+    @property
+    def shares_a_look(self) -> bool:
+        """It waits for its records. A row that a dead worker left behind is looked at alone: it may be what killed it,
+        and the deaths would count for all of its batch."""
+        return self.state == Issuance.State.PRESENTED and not self.holder
 
 
 def admit_issuances(now: datetime) -> None:
@@ -87,10 +94,11 @@ def admit_issuances(now: datetime) -> None:
     chosen = choose(now)
     due = Issuance.objects.sendable(now)
     mark(due, [each.id for each in chosen])
-    waiting = [each for each in chosen if each.state == Issuance.State.PRESENTED]
+    waiting = [each for each in chosen if each.shares_a_look]
     for _ in range(0, len(waiting), looks.BATCH):
-        tasks.nudge(tasks.look)
-    chains = [each for each in chosen if each.state != Issuance.State.PRESENTED]
+        if not tasks.nudge(tasks.look):
+            return unmark(due, [each.id for each in chosen])
+    chains = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(chains):
         if not tasks.start(each.id, each.state):
             return unmark(due, [left.id for left in chains[at:]])
@@ -133,7 +141,7 @@ def candidates(
         return []
     for kind, pk in full:
         due = due.exclude(**{f"{kind}_id": pk}) if pk else due.exclude(credential=None)
-    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id")
+    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id", "holder")
     return [Candidate(*row) for row in rows[:most]]
 
 
