@@ -25,6 +25,7 @@ ORDER_LIMIT = timedelta(hours=6)
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
 REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
+NO_USE = ("ca_bad_certificate", "ca_not_found")  # what an order led to was seen, and nothing can be done with it
 GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
 CHALLENGE = "_acme-challenge"
 
@@ -103,8 +104,8 @@ def _take_over(issuance: Issuance) -> bool:
         key__isnull=False,
         order_expires_at__gt=clock.now(),
     )
-    earlier = abandoned.order_by("-pk").first()
-    if not earlier or not _became_valid(earlier):
+    earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
+    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(earlier):
         return False
     with issuance.fence():
         issuance.write(
@@ -116,6 +117,11 @@ def _take_over(issuance: Issuance) -> bool:
         )
         Issuance.objects.filter(pk=earlier.pk).update(key=None)
     return True
+
+
+def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
+    """A person may have chosen another key or subject since."""
+    return pki.is_csr_for(earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject())
 
 
 def _became_valid(earlier: Issuance) -> bool:

@@ -7,9 +7,10 @@ import pytest
 from certctrl.turns import Trouble, Wait
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance import beat
-from issuance.models import Certificate, Issuance
+from issuance import beat, pki, services
+from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
+from tests.fakes import ca
 from tests.fakes.ca import REFUSED, TROUBLE
 
 pytestmark = pytest.mark.django_db
@@ -214,3 +215,52 @@ def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_beca
     assert only().pk != first.pk
     assert only().state == State.ISSUED
     assert len(world.ca.orders) == 1
+
+
+def next_attempt(world, certificate) -> None:
+    world.settle()
+    certificate.refresh_from_db()
+    world.advance((certificate.renew_at - world.time).total_seconds() + 1)
+    beat.scan_renewals.run()
+    world.settle()
+
+
+def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(world, account, credential, monkeypatch):
+    sign, signed = ca.sign, []
+
+    def sign_badly_once(csr_pem, life):
+        chain = sign(csr_pem, life)
+        signed.append(csr_pem)
+        leaf = chain.split("-----END CERTIFICATE-----\n")[0] + "-----END CERTIFICATE-----\n"
+        return leaf + leaf if len(signed) == 1 else chain
+
+    monkeypatch.setattr(ca, "sign", sign_badly_once)
+    certificate, first = world.create(account, credential)
+    world.deliver()
+    first.refresh_from_db()
+    assert first.error_code == "ca_bad_certificate"
+    next_attempt(world, certificate)
+    assert (only().number, only().state) == (2, State.ISSUED)
+
+
+def test_an_order_whose_certificate_is_gone_is_not_taken_over(world, account, credential):
+    world.ca.problems["download"] = [Refused("ca_not_found", "The CA refused the certificate (HTTP 404).")] * 2
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    next_attempt(world, certificate)
+    assert (only().number, len(world.ca.orders)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"key_size": 384}, {"key_type": "rsa", "key_size": 2048}, {"organization": "Example"}]
+)
+def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(world, account, credential, change):
+    world.ca.problems["download"] = [REFUSED]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    certificate.refresh_from_db()
+    services.update_certificate(certificate, change)
+    next_attempt(world, certificate)
+    assert (only().number, only().state, len(world.ca.orders)) == (2, State.ISSUED, 2)
+    key = pki.load_chain(CertificateVersion.objects.get().chain_pem)[0].public_key()
+    assert key.key_size == change.get("key_size", 256)
