@@ -108,6 +108,9 @@ def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuanc
         end(step, issuance, why)
     except LostTurn:
         after_losing(issuance)
+    except Exception:  # of the database: nothing was written
+        logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        issuance.stumble(Trouble("internal", "an error of this server"))
 
 
 def after_losing(issuance: Issuance) -> None:

@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 
 from certctrl.turns import Trouble, Wait
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance import beat, pki, services
+from issuance import beat, flow, pki, services
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
 from tests.fakes import ca
@@ -174,6 +175,39 @@ def test_an_error_of_ours_is_told_calmly_and_tried_again(world, account, credent
     world.advance(10)
     world.sweep()
     assert only().state == State.ISSUED
+
+
+def fails_once(monkeypatch, name: str) -> None:
+    real, errors = getattr(flow, name), [OperationalError("deadlock detected")]
+
+    def fail(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(flow, name, fail)
+
+
+def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+    fails_once(monkeypatch, "records_of")
+    world.create(account, credential)
+    world.deliver()
+    assert (only().holder, only().stumbles) == ("", 1)
+    world.advance(10)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_a_database_error_at_the_end_of_a_failure_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+    fails_once(monkeypatch, "close")
+    world.ca.problems["new_order"] = [REFUSED, REFUSED]
+    world.create(account, credential)
+    world.deliver()
+    assert (only().state, only().holder, only().stumbles) == (State.QUEUED, "", 1)
+    assert only().wake_at == world.time + timedelta(seconds=10)
+    world.advance(10)
+    world.sweep()
+    assert (only().state, only().error_code) == (State.FAILED, "ca_caa")
 
 
 def test_an_order_that_is_not_ready_is_looked_at_again(world, account, credential):
