@@ -159,6 +159,23 @@ def test_a_deactivated_account_is_told_apart_from_other_refusals(ca, stub, words
     assert (refused.code, refused.permanent) == ("ca_account_deactivated", True)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        'Incorrect TXT record "your account was deactivated" found at _acme-challenge.example.com',
+        "No TXT record found at _acme-challenge.account.revoked.example.com",
+    ],
+)
+def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, stub, words):
+    error = {"type": stubs.PREFIX + "unauthorized", "detail": words, "status": 403}
+    challenge = {"type": "dns-01", "url": f"{stub.url}/chall/1", "status": "invalid", "token": "t" * 43, "error": error}
+    identifier = {"type": "dns", "value": "example.com"}
+    stub.tell("/authz/1", Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}))
+    stub.tell("/order/1", Reply(body=stub.usual("/order/1").body | {"status": "invalid", "error": error}))
+    found = [ca.read_authorization(f"{stub.url}/authz/1").problem, ca.read_order(f"{stub.url}/order/1").problem]
+    assert [(each.code, each.permanent) for each in found] == [("ca_unauthorized", False)] * 2
+
+
 def test_the_challenge_that_was_answered_before_is_no_trouble(ca, stub):
     stub.tell("/chall/1", problem("malformed", "Unable to update challenge", 400))
     assert ca.answer(f"{stub.url}/chall/1") is None
