@@ -257,11 +257,12 @@ class AcmeCA:
             raise self._unreadable("authorization", exc) from None
 
     def answer(self, challenge_url: str) -> None:
-        """POST `{}` to the challenge (7.5.1). A CA that calls it malformed has had the answer: the order will tell."""
+        """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
+        there are CAs, and the order tells what became of it; only refusals that are about the account count."""
         try:
             self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge")
         except Refused as refused:
-            if refused.code != "ca_malformed":
+            if refused.permanent:
                 raise
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:

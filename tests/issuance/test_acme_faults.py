@@ -176,10 +176,36 @@ def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, st
     assert [(each.code, each.permanent) for each in found] == [("ca_unauthorized", False)] * 2
 
 
-def test_the_challenge_that_was_answered_before_is_no_trouble(ca, stub):
-    stub.tell("/chall/1", problem("malformed", "Unable to update challenge", 400))
+@pytest.mark.parametrize(
+    "reply",
+    [
+        problem("malformed", "Unable to update challenge", 400),
+        problem("malformed", "Expired authorization", 404),
+        problem("incorrectResponse", "No TXT record found", 403),
+        problem("unauthorized", "The authorization is not pending", 403),
+        Reply(404, b"<html>"),
+        Reply(409, b""),
+    ],
+)
+def test_whatever_the_ca_says_to_an_answer_the_order_will_tell(ca, stub, reply):
+    stub.tell("/chall/1", reply)
     assert ca.answer(f"{stub.url}/chall/1") is None
     assert stub.asked[-1].payload == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (problem("unauthorized", "The account has been deactivated.", 403), "ca_account_deactivated"),
+        (problem("userActionRequired", "Agree to the new terms", 403), "ca_user_action_required"),
+        (problem("accountDoesNotExist", status=400), "ca_account_unknown"),
+        (problem("rateLimited", "slowly", 429), "ca_rate_limited"),
+        (Reply(503, b""), "ca_error"),
+    ],
+)
+def test_an_answer_that_the_ca_did_not_take_is_given_again(ca, stub, reply, code):
+    stub.tell("/chall/1", reply)
+    assert trouble(ca.answer, f"{stub.url}/chall/1").code == code
 
 
 def test_the_certificate_that_was_revoked_before_is_no_trouble(ca, stub):
