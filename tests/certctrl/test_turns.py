@@ -87,9 +87,14 @@ def test_nothing_is_written_after_the_turn_was_given_back(row):
 def test_what_a_fence_did_not_write_is_not_in_the_object_either(row):
     held = Issuance.objects.claim(row.pk)
     token = held.holder
-    with pytest.raises(OperationalError), held.fence():
-        held.release(None, state="failed", ended_at=row.world.time)
-        raise OperationalError("deadlock detected")
+
+    def end_badly() -> None:
+        with held.fence():
+            held.release(None, state="failed", ended_at=row.world.time)
+            raise OperationalError("deadlock detected")
+
+    with pytest.raises(OperationalError):
+        end_badly()
     assert (held.holder, held.state, held.ended_at) == (token, "queued", None)
     held.write(order_url="still ours")
     assert again(row).order_url == "still ours"

@@ -146,7 +146,9 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
 
     def change():
         mine = Certificate.objects.get(pk=certificate.pk)
-        return services.retire(mine) if person == "deletes it" else services.update_certificate(mine, {"account": other})
+        return (
+            services.retire(mine) if person == "deletes it" else services.update_certificate(mine, {"account": other})
+        )
 
     monkeypatch.setattr(flow, "event", meet_in_the_worker)
     monkeypatch.setattr(flow, "fail", fail_and_tell)
