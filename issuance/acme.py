@@ -35,7 +35,9 @@ BAD_NONCE_RETRIES = 5
 DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
 KEPT_CONNECTIONS = 16  # for each thread
 # What the library raises over resources that are not as it expects them.
-UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError)
+UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+MAX_URL = 500  # characters, as our rows hold them
+MAX_NAME = 253
 NEEDED = ("newNonce", "newAccount", "newOrder")
 PEM_CHAIN = "application/pem-certificate-chain"
 
@@ -305,7 +307,15 @@ class AcmeCA:
         location = response.headers.get("Location", "")
         if not location.startswith(("https://", "http://")):
             raise Trouble(problems.ERROR, f"{self.network.label} does not say where the new resource is.")
-        return location
+        return self._url(location)
+
+    def _url(self, found: Any) -> str:
+        """A URL that the CA hands out. Refused when no row holds it: another order would bring the same."""
+        url = _texts([found])[0]
+        if len(url) > MAX_URL:
+            what = f"{self.network.label} hands out a URL of {len(url)} characters; more than {MAX_URL} are not kept."
+            raise Refused(problems.BAD_URL, what)
+        return url
 
     def _binding(self) -> dict[str, Any] | None:
         """The external account binding, HS256."""
@@ -329,9 +339,9 @@ class AcmeCA:
             return OrderResource(
                 url=url,
                 status=order.status.name,
-                authorizations=_texts(order.authorizations),
-                finalize_url=_texts([order.finalize])[0],
-                certificate_url=_texts([order.certificate])[0] if order.certificate else "",
+                authorizations=tuple(map(self._url, _texts(order.authorizations))),
+                finalize_url=self._url(order.finalize),
+                certificate_url=self._url(order.certificate) if order.certificate else "",
                 expires_at=_aware(order.expires),
                 problem=problem,
                 retry_after=outgoing.wait_of(response),
@@ -342,6 +352,9 @@ class AcmeCA:
     def _authorization_of(self, url: str, document: dict[str, Any]) -> AuthorizationResource:
         """Read by hand: the library decodes tokens and encodes them again, which changes some."""
         name = _texts([document["identifier"]["value"]])[0]
+        if len(name) > MAX_NAME:
+            what = f"{self.network.label} wants a proof for a name of {len(name)} characters, which no DNS name has."
+            raise Refused(problems.WRONG_IDENTIFIER, what, permanent=True)
         offered = [each for each in document.get("challenges") or () if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
         return AuthorizationResource(
@@ -349,7 +362,7 @@ class AcmeCA:
             identifier=name.removeprefix("*.").lower(),
             wildcard=bool(document.get("wildcard")) or name.startswith("*."),
             status=_texts([document["status"]])[0],
-            challenge_url=_texts([dns01["url"]])[0] if dns01 else "",
+            challenge_url=self._url(dns01["url"]) if dns01 else "",
             challenge_status=str(dns01.get("status", "")),
             txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
             problem=_challenge_problem(document),
@@ -373,7 +386,7 @@ def _challenge_problem(document: dict[str, Any]) -> Problem | None:
 
 
 def _texts(found: Any) -> tuple[str, ...]:
-    if isinstance(found, str) or not all(isinstance(each, str) and each for each in found or ()):
+    if isinstance(found, str) or not all(isinstance(each, str) and each and each.isprintable() for each in found or ()):
         raise ValueError("not a list of texts")
     return tuple(found or ())
 

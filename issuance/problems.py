@@ -26,6 +26,9 @@ BAD_NONCE = "ca_bad_nonce"
 UNREACHABLE = "ca_unreachable"
 ERROR = "ca_error"
 NOT_FOUND = "ca_not_found"
+BAD_URL = "ca_bad_url"
+WRONG_IDENTIFIER = "ca_wrong_identifier"
+MAX_CODE = 64  # characters
 
 # Only a person, or a change of what is asked for, helps.
 PERMANENT = frozenset(
@@ -193,7 +196,7 @@ def _code(typ: str) -> str:
         return AGAIN[typ]
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,48}", typ):
         return "ca_refused"
-    return "ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower()
+    return ("ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower())[:MAX_CODE]
 
 
 def _words_of_one(document: Mapping[str, Any]) -> str:
