@@ -115,6 +115,18 @@ def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(w
     assert world.zone.txt() == []
 
 
+def test_a_settling_longer_than_the_credentials_time_is_waited_for(world, account, owner):
+    certificate, _ = world.create(account, world.credential(owner, settle=3600, propagation_timeout=1800))
+    world.deliver()
+    world.advance(2000)
+    services.issue(certificate)  # has it looked at once more
+    world.sweep()
+    assert only().is_open
+    world.advance(1601)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
 def test_an_outage_of_ours_fails_nobody(world, account, credential):
     world.zone.hides = True
     world.create(account, credential)
