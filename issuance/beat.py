@@ -25,6 +25,7 @@ logger = structlog.get_logger()
 
 MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
+OF_ONE = SHARE // 4  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
 SCAN_BATCH = 500
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
@@ -39,7 +40,7 @@ def sweep() -> None:
     admit_issuances(now)
     admit_cleanups(now)
     admit_registrations(now)
-    admit(CertificateVersion.objects.sendable(now), tasks.revoke)
+    admit_shared(CertificateVersion.objects.sendable(now), "account", tasks.revoke)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
@@ -54,6 +55,21 @@ def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> Non
         if not tasks.nudge(task, pk):
             return unmark(rows, ids[at:])
     return None
+
+
+def admit_shared(due: QuerySet[Any], of: str, task: "Task[Any, Any]") -> None:
+    """The same, with no more than `OF_ONE` on their way of each credential, or account."""
+    if not due.exists():
+        return
+    busy = Counter(sent_lately(due.model._base_manager.all()).values_list(of, flat=True))
+    full = [each for each, count in busy.items() if count >= OF_ONE]
+    chosen = []
+    others = due.exclude(**{f"{of}__in": full}).order_by("wake_at").values_list("pk", of)
+    for pk, each in others[:MOST_ON_THEIR_WAY]:
+        busy[each] += 1
+        if busy[each] <= OF_ONE:
+            chosen.append(pk)
+    admit(due.filter(pk__in=chosen), task)
 
 
 def sent_lately(rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -149,7 +165,7 @@ def admit_cleanups(now: datetime) -> None:
     """Records that are needed go back to rest in one UPDATE; the others are cleaned up."""
     due = TxtRecord.objects.sendable(now)
     flow.needed_records(due).filter(holder="").update(wake_at=now + REST, queued_at=None)
-    admit(due, tasks.cleanup)
+    admit_shared(due, "credential", tasks.cleanup)
 
 
 def admit_registrations(now: datetime) -> None:

@@ -90,7 +90,7 @@ def test_cleanups_on_their_way_are_limited(world, credential):
     for _ in range(5):
         beat.sweep.run()
         world.advance(1)
-    assert world.sent.count("issuance.cleanup") == beat.SHARE
+    assert world.sent.count("issuance.cleanup") == beat.OF_ONE
 
 
 def test_a_sweep_whose_clock_is_ahead_delays_nobody(world, account, credential):
