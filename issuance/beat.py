@@ -233,7 +233,13 @@ def prune_failed_keys() -> None:
     for issuance_id, key_id in over.values_list("pk", "key"):
         with transaction.atomic():
             Issuance.objects.filter(pk=issuance_id).update(key=None)
-            Envelope.objects.filter(pk=key_id).delete()
+            destroy_unless_held(key_id)
+
+
+def destroy_unless_held(key_id: int) -> None:
+    """Another attempt may have taken the key over meanwhile, or a version may have it."""
+    if not any(holder.objects.filter(key=key_id).exists() for holder in (Issuance, CertificateVersion)):
+        Envelope.objects.filter(pk=key_id).delete()
 
 
 def prune_retired_credentials() -> None:
