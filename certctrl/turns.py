@@ -197,11 +197,21 @@ class Turns(models.Model):
 
     @contextmanager
     def fence(self) -> Iterator[None]:
-        """A transaction that commits only while the turn is ours."""
-        with transaction.atomic():
-            if not self.mine().update(holder=self.holder):
-                raise LostTurn
-            yield
+        """A transaction that commits only while the turn is ours; when it does not, this object is as it was before."""
+        before = self._columns()
+        try:
+            with transaction.atomic():
+                if not self.mine().update(holder=self.holder):
+                    raise LostTurn
+                yield
+        except BaseException:  # what the object has must be what the row has, or the turn could not be ended
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+
+    def _columns(self) -> dict[str, Any]:
+        names = [each.attname for each in self._meta.concrete_fields]
+        return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn well; the row sleeps until `wake_at`, for ever when that is None."""

@@ -11,6 +11,7 @@ from certctrl.log import Secret
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
 from dnsproviders.models import DnsCredential
 from keystore import envelope
+from keystore.models import Envelope
 
 PROVIDERS = {
     "cloudflare": "dnsproviders.cloudflare.Cloudflare",
@@ -44,7 +45,19 @@ def open_credential(credential: DnsCredential) -> Provider:
 
 @sensitive_variables()
 def secrets_of(credential: DnsCredential) -> dict[str, str]:
-    """The secret fields, unsealed. Keep them inside one function. Raises ProviderError where they were pruned."""
+    """The secret fields, unsealed. Keep them inside one function. Raises ProviderError where they were pruned.
+
+    A credential that was changed since it was read is read anew, all of it: a new secret goes only where it was meant.
+    """
+    try:
+        return _unsealed(credential)
+    except (Envelope.DoesNotExist, envelope.CannotOpen):
+        credential.refresh_from_db()
+        return _unsealed(credential)
+
+
+@sensitive_variables()
+def _unsealed(credential: DnsCredential) -> dict[str, str]:
     if credential.secret is None:
         what = f"The DNS credential {credential.name} was deleted, and its secret with it."
         raise ProviderError("dns_credential_refused", what, permanent=True)

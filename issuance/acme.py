@@ -40,7 +40,9 @@ from issuance.resources import (
 BAD_NONCE_RETRIES = 5
 DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
 # What the library raises over resources that are not as it expects them.
-UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError)
+UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+MAX_URL = 500  # characters, as our rows hold them
+MAX_NAME = 253
 NEEDED = ("newNonce", "newAccount", "newOrder")
 PEM_CHAIN = "application/pem-certificate-chain"
 
@@ -253,11 +255,12 @@ class AcmeCA:
             raise self._unreadable("authorization", exc) from None
 
     def answer(self, challenge_url: str) -> None:
-        """POST `{}` to the challenge (7.5.1). A CA that calls it malformed has had the answer: the order will tell."""
+        """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
+        there are CAs, and the order tells what became of it; only refusals that are about the account count."""
         try:
             self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge")
         except Refused as refused:
-            if refused.code != "ca_malformed":
+            if refused.permanent:
                 raise
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
@@ -312,7 +315,15 @@ class AcmeCA:
         location = response.headers.get("Location", "")
         if not location.startswith(("https://", "http://")):
             raise Trouble(problems.ERROR, f"{self.network.label} does not say where the new resource is.")
-        return location
+        return self._url(location)
+
+    def _url(self, found: Any) -> str:
+        """A URL that the CA hands out. Refused when no row holds it: another order would bring the same."""
+        url = _texts([found])[0]
+        if len(url) > MAX_URL:
+            what = f"{self.network.label} hands out a URL of {len(url)} characters; more than {MAX_URL} are not kept."
+            raise Refused(problems.BAD_URL, what)
+        return url
 
     def _binding(self) -> dict[str, Any] | None:
         """The external account binding, HS256."""
@@ -336,9 +347,9 @@ class AcmeCA:
             return OrderResource(
                 url=url,
                 status=order.status.name,
-                authorizations=_texts(order.authorizations),
-                finalize_url=_texts([order.finalize])[0],
-                certificate_url=_texts([order.certificate])[0] if order.certificate else "",
+                authorizations=tuple(map(self._url, _texts(order.authorizations))),
+                finalize_url=self._url(order.finalize),
+                certificate_url=self._url(order.certificate) if order.certificate else "",
                 expires_at=_aware(order.expires),
                 problem=problem,
                 retry_after=outgoing.wait_of(response),
@@ -349,6 +360,9 @@ class AcmeCA:
     def _authorization_of(self, url: str, document: dict[str, Any]) -> AuthorizationResource:
         """Read by hand: the library decodes tokens and encodes them again, which changes some."""
         name = _texts([document["identifier"]["value"]])[0]
+        if len(name) > MAX_NAME:
+            what = f"{self.network.label} wants a proof for a name of {len(name)} characters, which no DNS name has."
+            raise Refused(problems.WRONG_IDENTIFIER, what, permanent=True)
         offered = [each for each in document.get("challenges") or () if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
         return AuthorizationResource(
@@ -356,7 +370,7 @@ class AcmeCA:
             identifier=name.removeprefix("*.").lower(),
             wildcard=bool(document.get("wildcard")) or name.startswith("*."),
             status=_texts([document["status"]])[0],
-            challenge_url=_texts([dns01["url"]])[0] if dns01 else "",
+            challenge_url=self._url(dns01["url"]) if dns01 else "",
             challenge_status=str(dns01.get("status", "")),
             txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
             problem=_challenge_problem(document),
@@ -380,7 +394,7 @@ def _challenge_problem(document: dict[str, Any]) -> Problem | None:
 
 
 def _texts(found: Any) -> tuple[str, ...]:
-    if isinstance(found, str) or not all(isinstance(each, str) and each for each in found or ()):
+    if isinstance(found, str) or not all(isinstance(each, str) and each and each.isprintable() for each in found or ()):
         raise ValueError("not a list of texts")
     return tuple(found or ())
 

@@ -27,6 +27,7 @@ MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
 AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
 REPUBLISHING = ("again", None)
+OF_ONE = SHARE // 4  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
 KEPT_AFTER_FAILURE = timedelta(days=1)
@@ -43,7 +44,7 @@ def sweep() -> None:
     admit_issuances(now)
     admit_cleanups(now)
     admit_registrations(now)
-    admit(CertificateVersion.objects.sendable(now), tasks.revoke)
+    admit_shared(CertificateVersion.objects.sendable(now), "account", tasks.revoke)
     admit_renewal_infos(now)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
@@ -59,6 +60,21 @@ def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> Non
         if not tasks.nudge(task, pk):
             return unmark(rows, ids[at:])
     return None
+
+
+def admit_shared(due: QuerySet[Any], of: str, task: "Task[Any, Any]") -> None:
+    """The same, with no more than `OF_ONE` on their way of each credential, or account."""
+    if not due.exists():
+        return
+    busy = Counter(sent_lately(due.model._base_manager.all()).values_list(of, flat=True))
+    full = [each for each, count in busy.items() if count >= OF_ONE]
+    chosen = []
+    others = due.exclude(**{f"{of}__in": full}).order_by("wake_at").values_list("pk", of)
+    for pk, each in others[:MOST_ON_THEIR_WAY]:
+        busy[each] += 1
+        if busy[each] <= OF_ONE:
+            chosen.append(pk)
+    admit(due.filter(pk__in=chosen), task)
 
 
 def sent_lately(rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -85,6 +101,13 @@ class Candidate(NamedTuple):
     state: str
     credential: int | None
     account: int
+    holder: str
+
+    @property
+    def shares_a_look(self) -> bool:
+        """It waits for its records. A row that a dead worker left behind is looked at alone: it may be what killed it,
+        and the deaths would count for all of its batch."""
+        return self.state == Issuance.State.PRESENTED and not self.holder
 
 
 def admit_issuances(now: datetime) -> None:
@@ -92,10 +115,11 @@ def admit_issuances(now: datetime) -> None:
     chosen = choose(now)
     due = Issuance.objects.sendable(now)
     mark(due, [each.id for each in chosen])
-    waiting = [each for each in chosen if each.state == Issuance.State.PRESENTED]
+    waiting = [each for each in chosen if each.shares_a_look]
     for _ in range(0, len(waiting), looks.BATCH):
-        tasks.nudge(tasks.look)
-    chains = [each for each in chosen if each.state != Issuance.State.PRESENTED]
+        if not tasks.nudge(tasks.look):
+            return unmark(due, [each.id for each in chosen])
+    chains = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(chains):
         if not tasks.start(each.id, each.state):
             return unmark(due, [left.id for left in chains[at:]])
@@ -146,7 +170,7 @@ def candidates(
         return []
     for kind, pk in full:
         due = due.exclude(**{f"{kind}_id": pk}) if pk else due.exclude(credential=None)
-    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id")
+    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id", "holder")
     return [Candidate(*row) for row in rows[:most]]
 
 
@@ -154,7 +178,7 @@ def admit_cleanups(now: datetime) -> None:
     """Records that are needed go back to rest in one UPDATE; the others are cleaned up."""
     due = TxtRecord.objects.sendable(now)
     flow.needed_records(due).filter(holder="").update(wake_at=now + REST, queued_at=None)
-    admit(due, tasks.cleanup)
+    admit_shared(due, "credential", tasks.cleanup)
 
 
 def admit_registrations(now: datetime) -> None:
@@ -261,7 +285,13 @@ def prune_failed_keys() -> None:
     for issuance_id, key_id in over.values_list("pk", "key"):
         with transaction.atomic():
             Issuance.objects.filter(pk=issuance_id).update(key=None)
-            Envelope.objects.filter(pk=key_id).delete()
+            destroy_unless_held(key_id)
+
+
+def destroy_unless_held(key_id: int) -> None:
+    """Another attempt may have taken the key over meanwhile, or a version may have it."""
+    if not any(holder.objects.filter(key=key_id).exists() for holder in (Issuance, CertificateVersion)):
+        Envelope.objects.filter(pk=key_id).delete()
 
 
 def prune_retired_credentials() -> None:

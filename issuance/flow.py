@@ -108,6 +108,9 @@ def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuanc
         end(step, issuance, why)
     except LostTurn:
         after_losing(issuance)
+    except Exception:  # of the database: nothing was written
+        logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        issuance.stumble(Trouble("internal", "an error of this server"))
 
 
 def after_losing(issuance: Issuance) -> None:
@@ -225,7 +228,7 @@ def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime 
         now,
         failures,
         certificate.expires_at,
-        first_tried_at=certificate.issuances.order_by("pk").values_list("created_at", flat=True)[0],
+        first_tried_at=_tried_since(certificate),
         permanent=permanent,
         asked_for=asked_for,
         jitter=renewal.draw(),
@@ -234,6 +237,13 @@ def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime 
     Certificate.objects.filter(pk=certificate_id).update(
         failures=failures, renew_at=at if wanted else None, updated_at=now
     )
+
+
+def _tried_since(certificate: Certificate) -> datetime:
+    """When a person asked last, else when it was tried first."""
+    begun = certificate.issuances.values_list("created_at", flat=True)
+    asked = begun.filter(reason=Issuance.Reason.MANUAL).order_by("-pk").first()
+    return asked or begun.order_by("pk")[0]
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:

@@ -29,7 +29,7 @@ def look() -> list[int]:
     """Look once for up to 500 attempts. Answers the ids of those that are through and go on with `validate`."""
     # Prefetched, so that all of one credential share it; nothing else of the attempts is needed.
     attempts = Issuance.objects.prefetch_related("credential").defer("csr_pem")
-    rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state)
+    rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state, holder="")
     if not rows:
         return []
     try:

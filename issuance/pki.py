@@ -118,6 +118,14 @@ def csr(key: bytes, names: Sequence[str], subject: Mapping[str, str] | None = No
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str, str]) -> bool:
+    """Whether the request has a key of this type and size, and exactly this subject."""
+    request = x509.load_pem_x509_csr(csr_pem.encode())
+    key = request.public_key()
+    found = "rsa" if isinstance(key, rsa.RSAPublicKey) else "ecdsa"
+    return (found, getattr(key, "key_size", 0), request.subject) == (key_type, key_size, subject_name(subject))
+
+
 def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
     """SHA-384 with P-384, SHA-256 else."""
     is_384 = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size == 384

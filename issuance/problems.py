@@ -26,6 +26,9 @@ BAD_NONCE = "ca_bad_nonce"
 UNREACHABLE = "ca_unreachable"
 ERROR = "ca_error"
 NOT_FOUND = "ca_not_found"
+BAD_URL = "ca_bad_url"
+WRONG_IDENTIFIER = "ca_wrong_identifier"
+MAX_CODE = 64  # characters
 
 # Only a person, or a change of what is asked for, helps.
 PERMANENT = frozenset(
@@ -78,22 +81,26 @@ class Answer:
     retry_after: float | None = None  # seconds
 
 
-def problem_of(document: Any) -> Problem | None:
-    """The problem document of an order, a challenge or a refusal; None when it is none."""
+def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
+    """The problem document of an order, a challenge or a refusal; None when it is none.
+
+    Only what is said when a request is `refused` is about the account: the words about a challenge quote the zone.
+    """
     if not isinstance(document, Mapping):
         return None
     typ = _deciding_type(document)
+    is_off = refused and is_account_off(typ, document)
     return Problem(
         type=typ,
         detail=words_of(document),
-        permanent=typ in PERMANENT or is_account_off(typ, document),
-        code=_code(typ, document),
+        permanent=typ in PERMANENT or is_off,
+        code=DEACTIVATED if is_off else _code(typ),
     )
 
 
 def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | Wait:
     """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA."""
-    problem = problem_of(answer.document) or Problem("", "")
+    problem = problem_of(answer.document, refused=True) or Problem("", "")
     said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
     if problem.type == "orderNotReady":
         return Wait(answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet.")
@@ -184,14 +191,12 @@ def _deciding_type(document: Mapping[str, Any]) -> str:
     return next((typ for typ in types if typ in PERMANENT), types[0])
 
 
-def _code(typ: str, document: Mapping[str, Any]) -> str:
-    if is_account_off(typ, document):
-        return DEACTIVATED
+def _code(typ: str) -> str:
     if typ in AGAIN:
         return AGAIN[typ]
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,48}", typ):
         return "ca_refused"
-    return "ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower()
+    return ("ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower())[:MAX_CODE]
 
 
 def _words_of_one(document: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ class CA(Protocol):
     def read_authorization(self, url: str) -> AuthorizationResource: ...
 
     def answer(self, challenge_url: str) -> None:
-        """Tell the CA that the record is there. Answering twice changes nothing."""
+        """Tell the CA that the record is there. Answering twice changes nothing; what became of it the order tells."""
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
 

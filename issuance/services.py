@@ -136,6 +136,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
     refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
     refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
     with transaction.atomic():
+        _lock_attempt(certificate)
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         moves = account.pk != certificate.account_id
@@ -176,9 +177,15 @@ def _reschedule(certificate: Certificate) -> None:
     certificate.renew_at = at if certificate.auto_renew else None
 
 
+def _lock_attempt(certificate: Certificate) -> None:
+    """The open attempt, then the certificate: in this order a turn's end locks them."""
+    Issuance.objects.open().filter(certificate=certificate).select_for_update().first()
+
+
 def retire(certificate: Certificate) -> None:
     """Never renew it again, and end its attempt where that is still possible; `prune()` removes what is left."""
     with transaction.atomic():
+        _lock_attempt(certificate)
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
         open_one = certificate.open_issuance()
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:

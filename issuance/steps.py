@@ -25,6 +25,8 @@ ORDER_LIMIT = timedelta(hours=6)
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
 REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
+NO_USE = ("ca_bad_certificate", "ca_not_found")  # what an order led to was seen, and nothing can be done with it
+AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
 CHALLENGE = "_acme-challenge"
 
@@ -86,6 +88,8 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
 
 def _let_older_attempts_end(issuance: Issuance) -> None:
     """A CA answers newOrder for the same account and names with the same order: one attempt at a time."""
+    if issuance.order_url:
+        return  # it was first, though an older one was committed after that: that one waits for the order
     older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
     if older.exists():
         issuance.write(deadline_at=clock.now() + ORDER_LIMIT)
@@ -103,8 +107,8 @@ def _take_over(issuance: Issuance) -> bool:
         key__isnull=False,
         order_expires_at__gt=clock.now(),
     )
-    earlier = abandoned.order_by("-pk").first()
-    if not earlier or not _became_valid(earlier):
+    earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
+    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(earlier):
         return False
     with issuance.fence():
         issuance.write(
@@ -116,6 +120,11 @@ def _take_over(issuance: Issuance) -> bool:
         )
         Issuance.objects.filter(pk=earlier.pk).update(key=None)
     return True
+
+
+def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
+    """A person may have chosen another key or subject since."""
+    return pki.is_csr_for(earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject())
 
 
 def _became_valid(earlier: Issuance) -> bool:
@@ -156,6 +165,7 @@ def _place_order(issuance: Issuance, client: CA) -> None:
                 [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
             )
     except IntegrityError:
+        issuance.write(deadline_at=clock.now() + ORDER_LIMIT)
         raise Wait(patience(issuance), "Another attempt has the order that the CA handed out.") from None
     return None
 
@@ -268,7 +278,8 @@ def _settle(issuance: Issuance) -> None:
     pause = issuance.credential.settle if issuance.credential else 0
     now = clock.now()
     if pause and not issuance.settles_at:
-        issuance.write(settles_at=now + timedelta(seconds=pause))
+        until = now + timedelta(seconds=pause)
+        issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
     if issuance.settles_at and issuance.settles_at > now:
         left = (issuance.settles_at - now).total_seconds()
         raise Wait(left, f"Every server shows the records; {pause} s more, as the DNS credential asks.")
@@ -396,9 +407,8 @@ def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> No
 
 def _order_anew_once(issuance: Issuance, what: str) -> Done:
     if issuance.orders:
-        raise Refused(
-            "ca_order_used", f"The CA handed out, twice, an order of {issuance.certificate.domain} that {what}."
-        )
+        what = f"{issuance.certificate.domain} was ordered anew once already, and it happened again: {what}."
+        raise Refused("ca_order_used", what)
     return order_anew(issuance, what)
 
 

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 
 from certctrl import turns
 from certctrl.turns import LostTurn, Trouble, Wait, retry_pause
@@ -81,6 +82,22 @@ def test_nothing_is_written_after_the_turn_was_given_back(row):
     held.release(row.world.time)
     with pytest.raises(LostTurn):
         held.write(order_url="late")
+
+
+def test_what_a_fence_did_not_write_is_not_in_the_object_either(row):
+    held = Issuance.objects.claim(row.pk)
+    token = held.holder
+
+    def end_badly() -> None:
+        with held.fence():
+            held.release(None, state="failed", ended_at=row.world.time)
+            raise OperationalError("deadlock detected")
+
+    with pytest.raises(OperationalError):
+        end_badly()
+    assert (held.holder, held.state, held.ended_at) == (token, "queued", None)
+    held.write(order_url="still ours")
+    assert again(row).order_url == "still ours"
 
 
 def test_the_first_breath_of_a_turn_is_never_a_wait(row, settings):

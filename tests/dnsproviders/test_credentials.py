@@ -13,6 +13,7 @@ from certctrl import clock, errors
 from dnsproviders import credentials, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models import AcmeAccount, Certificate
+from keystore.envelope import CannotOpen
 from keystore.models import Envelope, KeyWrap
 from tests.dnsproviders.nameserver import KEY_NAME, SECRET, WRONG, running
 
@@ -176,6 +177,26 @@ def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_movi
     credentials.update_credential(credential, {"endpoint": "https://new.example", "ttl": 90})
     credentials.update_credential(credential, {"endpoint": "https://x.example", "username": None, "password": None})
     assert registry.secrets_of(credential) == {}
+
+
+@pytest.mark.parametrize("has_the_envelope", [False, True])
+def test_a_turn_that_read_it_before_it_was_changed_goes_to_the_new_place_with_the_new_secret(
+    owner: User, has_the_envelope: bool
+) -> None:
+    credential = credentials.create_credential(owner, HTTPREQ)
+    held = DnsCredential.objects.get(pk=credential.pk)
+    assert not has_the_envelope or held.secret
+    credentials.update_credential(credential, {"endpoint": "https://new.example", "password": "again"})
+    provider = registry.open_credential(held)
+    assert provider.secret["password"].reveal() == "again"
+    assert provider.public["endpoint"] == "https://new.example"
+
+
+def test_a_secret_that_nobody_can_open_is_still_told(owner: User) -> None:
+    credential = credentials.create_credential(owner, HTTPREQ)
+    KeyWrap.objects.all().delete()
+    with pytest.raises(CannotOpen):
+        registry.open_credential(credential)
 
 
 @pytest.mark.parametrize("data", [{"provider": "aliyun"}, {"api_token": "x\n"}, {"bogus": 1}, {"ttl": 0}])

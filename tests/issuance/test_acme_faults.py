@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance import acme, pki, privateca
+from issuance.models import Issuance
 from issuance.problems import words_of
 from issuance.resources import Refused
 from tests.issuance import stub as stubs
@@ -112,13 +113,55 @@ def test_what_may_work_a_moment_later_is_tried_again(ca, stub, reply, code):
         {"status": "pending", "finalize": "https://x", "authorizations": "https://x"},
         {"status": "pending", "finalize": "https://x", "authorizations": [None]},
         {"status": "pending", "finalize": "https://x", "identifiers": 5},
+        {"status": "pending", "finalize": "https://x", "authorizations": ["https://x/\0"]},
         {"status": "pending", "finalize": "https://x", "expires": "soon"},
+        {"status": "pending", "finalize": "https://x", "expires": "0001-01-01T00:00:00+12:00"},
+        {"status": "pending", "finalize": "https://x", "expires": "9999-12-31T23:00:00-12:00"},
         {},
     ],
 )
 def test_an_order_that_is_none_is_trouble_and_no_crash(ca, stub, document):
     stub.tell("/order/1", Reply(body=document))
     assert trouble(ca.read_order, f"{stub.url}/order/1").code == "ca_error"
+
+
+LONG = f"http://127.0.0.1/{'x' * 500}"
+ORDER = {"status": "pending", "finalize": "https://x", "authorizations": ["https://x"]}
+
+
+@pytest.mark.parametrize("member", [{"authorizations": [LONG]}, {"certificate": LONG}, {"finalize": LONG}])
+def test_an_order_with_a_url_that_no_row_holds_is_refused(ca, stub, member):
+    stub.tell("/order/1", Reply(body=ORDER | member))
+    refused = trouble(ca.read_order, f"{stub.url}/order/1")
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.permanent) == ("ca_bad_url", False)
+    assert "517 characters" in refused.what
+
+
+@pytest.mark.parametrize("call", [lambda ca: ca.register(), lambda ca: ca.new_order(["example.com"])])
+def test_a_new_resource_at_a_url_that_no_row_holds_is_refused(ca, stub, call):
+    stub.tell("/newAccount", Reply(201, {"status": "valid"}, {"Location": LONG}))
+    stub.tell("/newOrder", Reply(201, ORDER, {"Location": LONG}))
+    assert trouble(call, ca).code == "ca_bad_url"
+
+
+@pytest.mark.parametrize(
+    ("member", "code"),
+    [
+        ({"identifier": {"type": "dns", "value": "a." * 126 + "test"}}, "ca_wrong_identifier"),
+        ({"challenges": [{"type": "dns-01", "url": LONG, "token": "t" * 43}]}, "ca_bad_url"),
+    ],
+)
+def test_an_authorization_that_no_row_holds_is_refused(ca, stub, member, code):
+    stub.tell("/authz/1", Reply(body=stub.usual("/authz/1").body | member))
+    assert trouble(ca.read_authorization, f"{stub.url}/authz/1").code == code
+
+
+def test_the_code_of_any_type_fits_its_column(ca, stub):
+    stub.tell("/newOrder", problem("aB" * 24, status=403))
+    code = trouble(ca.new_order, ["example.com"]).code
+    assert code.startswith("ca_a_b")
+    assert len(code) == Issuance._meta.get_field("error_code").max_length
 
 
 @pytest.mark.parametrize(
@@ -159,10 +202,53 @@ def test_a_deactivated_account_is_told_apart_from_other_refusals(ca, stub, words
     assert (refused.code, refused.permanent) == ("ca_account_deactivated", True)
 
 
-def test_the_challenge_that_was_answered_before_is_no_trouble(ca, stub):
-    stub.tell("/chall/1", problem("malformed", "Unable to update challenge", 400))
+@pytest.mark.parametrize(
+    "words",
+    [
+        'Incorrect TXT record "your account was deactivated" found at _acme-challenge.example.com',
+        "No TXT record found at _acme-challenge.account.revoked.example.com",
+    ],
+)
+def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, stub, words):
+    error = {"type": stubs.PREFIX + "unauthorized", "detail": words, "status": 403}
+    challenge = {"type": "dns-01", "url": f"{stub.url}/chall/1", "status": "invalid", "token": "t" * 43, "error": error}
+    identifier = {"type": "dns", "value": "example.com"}
+    stub.tell("/authz/1", Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}))
+    stub.tell("/order/1", Reply(body=stub.usual("/order/1").body | {"status": "invalid", "error": error}))
+    found = [ca.read_authorization(f"{stub.url}/authz/1").problem, ca.read_order(f"{stub.url}/order/1").problem]
+    assert [(each.code, each.permanent) for each in found] == [("ca_unauthorized", False)] * 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        problem("malformed", "Unable to update challenge", 400),
+        problem("malformed", "Expired authorization", 404),
+        problem("incorrectResponse", "No TXT record found", 403),
+        problem("unauthorized", "The authorization is not pending", 403),
+        Reply(404, b"<html>"),
+        Reply(409, b""),
+    ],
+)
+def test_whatever_the_ca_says_to_an_answer_the_order_will_tell(ca, stub, reply):
+    stub.tell("/chall/1", reply)
     assert ca.answer(f"{stub.url}/chall/1") is None
     assert stub.asked[-1].payload == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (problem("unauthorized", "The account has been deactivated.", 403), "ca_account_deactivated"),
+        (problem("userActionRequired", "Agree to the new terms", 403), "ca_user_action_required"),
+        (problem("accountDoesNotExist", status=400), "ca_account_unknown"),
+        (problem("rateLimited", "slowly", 429), "ca_rate_limited"),
+        (Reply(503, b""), "ca_error"),
+    ],
+)
+def test_an_answer_that_the_ca_did_not_take_is_given_again(ca, stub, reply, code):
+    stub.tell("/chall/1", reply)
+    assert trouble(ca.answer, f"{stub.url}/chall/1").code == code
 
 
 def test_the_certificate_that_was_revoked_before_is_no_trouble(ca, stub):

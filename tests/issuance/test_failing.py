@@ -3,13 +3,15 @@
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 
 from certctrl.turns import Trouble, Wait
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance import beat
-from issuance.models import Certificate, Issuance
+from issuance import beat, flow, pki, services
+from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
+from tests.fakes import ca
 from tests.fakes.ca import REFUSED, TROUBLE
 
 pytestmark = pytest.mark.django_db
@@ -113,6 +115,18 @@ def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(w
     assert world.zone.txt() == []
 
 
+def test_a_settling_longer_than_the_credentials_time_is_waited_for(world, account, owner):
+    certificate, _ = world.create(account, world.credential(owner, settle=3600, propagation_timeout=1800))
+    world.deliver()
+    world.advance(2000)
+    services.issue(certificate)  # has it looked at once more
+    world.sweep()
+    assert only().is_open
+    world.advance(1601)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
 def test_an_outage_of_ours_fails_nobody(world, account, credential):
     world.zone.hides = True
     world.create(account, credential)
@@ -175,6 +189,39 @@ def test_an_error_of_ours_is_told_calmly_and_tried_again(world, account, credent
     assert only().state == State.ISSUED
 
 
+def fails_once(monkeypatch, name: str) -> None:
+    real, errors = getattr(flow, name), [OperationalError("deadlock detected")]
+
+    def fail(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(flow, name, fail)
+
+
+def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+    fails_once(monkeypatch, "records_of")
+    world.create(account, credential)
+    world.deliver()
+    assert (only().holder, only().stumbles) == ("", 1)
+    world.advance(10)
+    world.sweep()
+    assert only().state == State.ISSUED
+
+
+def test_a_database_error_at_the_end_of_a_failure_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+    fails_once(monkeypatch, "close")
+    world.ca.problems["new_order"] = [REFUSED, REFUSED]
+    world.create(account, credential)
+    world.deliver()
+    assert (only().state, only().holder, only().stumbles) == (State.QUEUED, "", 1)
+    assert only().wake_at == world.time + timedelta(seconds=10)
+    world.advance(10)
+    world.sweep()
+    assert (only().state, only().error_code) == (State.FAILED, "ca_caa")
+
+
 def test_an_order_that_is_not_ready_is_looked_at_again(world, account, credential):
     world.ca.problems["finalize"] = [Wait(2, "The order is not ready.")]
     world.create(account, credential)
@@ -214,3 +261,52 @@ def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_beca
     assert only().pk != first.pk
     assert only().state == State.ISSUED
     assert len(world.ca.orders) == 1
+
+
+def next_attempt(world, certificate) -> None:
+    world.settle()
+    certificate.refresh_from_db()
+    world.advance((certificate.renew_at - world.time).total_seconds() + 1)
+    beat.scan_renewals.run()
+    world.settle()
+
+
+def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(world, account, credential, monkeypatch):
+    sign, signed = ca.sign, []
+
+    def sign_badly_once(csr_pem, life):
+        chain = sign(csr_pem, life)
+        signed.append(csr_pem)
+        leaf = chain.split("-----END CERTIFICATE-----\n")[0] + "-----END CERTIFICATE-----\n"
+        return leaf + leaf if len(signed) == 1 else chain
+
+    monkeypatch.setattr(ca, "sign", sign_badly_once)
+    certificate, first = world.create(account, credential)
+    world.deliver()
+    first.refresh_from_db()
+    assert first.error_code == "ca_bad_certificate"
+    next_attempt(world, certificate)
+    assert (only().number, only().state) == (2, State.ISSUED)
+
+
+def test_an_order_whose_certificate_is_gone_is_not_taken_over(world, account, credential):
+    world.ca.problems["download"] = [Refused("ca_not_found", "The CA refused the certificate (HTTP 404).")] * 2
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    next_attempt(world, certificate)
+    assert (only().number, len(world.ca.orders)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"key_size": 384}, {"key_type": "rsa", "key_size": 2048}, {"organization": "Example"}]
+)
+def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(world, account, credential, change):
+    world.ca.problems["download"] = [REFUSED]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    certificate.refresh_from_db()
+    services.update_certificate(certificate, change)
+    next_attempt(world, certificate)
+    assert (only().number, only().state, len(world.ca.orders)) == (2, State.ISSUED, 2)
+    key = pki.load_chain(CertificateVersion.objects.get().chain_pem)[0].public_key()
+    assert key.key_size == change.get("key_size", 256)

@@ -2,7 +2,9 @@
 
 import pytest
 
+from issuance import steps
 from issuance.models import CertificateVersion, Issuance
+from tests.fakes.ca import TROUBLE
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -51,3 +53,25 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
     issuance.refresh_from_db()
     assert issuance.state == State.FAILED
     assert issuance.error_code == "ca_order_used"
+    what = "ordered anew once already, and it happened again: the CA handed out an order that had been used."
+    assert issuance.error_what == f"example.com was {what}"
+
+
+def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_it(world, account, credential):
+    """PostgreSQL hands out ids before it commits: the younger one may have its order before the older one is seen."""
+    world.create(account, credential)
+    world.create(account, credential, key_size=384)
+    world.messages.clear()
+    older, younger = Issuance.objects.order_by("pk")
+    Issuance.objects.filter(pk=older.pk).update(names_key="not committed yet")
+    world.ca.problems["read_authorization"] = [TROUBLE]
+    world.chain(younger.pk, younger.state)
+    Issuance.objects.filter(pk=older.pk).update(names_key=younger.names_key, deadline_at=world.time)
+    world.chain(older.pk, older.state)
+    older.refresh_from_db()
+    assert older.waits_for == "Another attempt has the order that the CA handed out."
+    assert older.deadline_at == world.time + steps.ORDER_LIMIT
+    for _ in range(10):
+        world.advance(30)
+        world.sweep()
+    assert states() == [State.ISSUED, State.ISSUED]

@@ -12,6 +12,7 @@ from dnsproviders.models import TxtRecord
 from issuance import beat, flow, looks, services, steps, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
+from keystore.models import Envelope
 from tests.fakes import waiting
 from tests.fakes.ca import FakeClient
 from tests.fakes.outside import Died
@@ -90,7 +91,7 @@ def test_cleanups_on_their_way_are_limited(world, credential):
     for _ in range(5):
         beat.sweep.run()
         world.advance(1)
-    assert world.sent.count("issuance.cleanup") == beat.SHARE
+    assert world.sent.count("issuance.cleanup") == beat.OF_ONE
 
 
 def test_a_sweep_whose_clock_is_ahead_delays_nobody(world, account, credential):
@@ -207,6 +208,27 @@ def test_the_key_of_a_failed_attempt_whose_order_names_no_end_is_destroyed(world
     world.advance(2 * 86400)
     beat.prune.run()
     assert Issuance.objects.get().key is None
+
+
+@pytest.mark.parametrize("has_it", ["an open attempt", "a version"])
+def test_a_key_that_somebody_else_has_outlives_the_failed_attempt(world, account, credential, has_it):
+    world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
+    certificate, failed = world.create(account, credential)
+    world.deliver()
+    failed.refresh_from_db()
+    services.issue(certificate)
+    if has_it == "a version":
+        world.deliver()
+        CertificateVersion.objects.update(key=failed.key)
+    else:
+        Issuance.objects.open().update(key=failed.key)
+    world.advance(2 * 86400)
+    beat.prune.run()
+    holders = [*CertificateVersion.objects.filter(key=failed.key_id), *Issuance.objects.filter(key=failed.key_id)]
+    assert len(holders) == 1
+    assert Envelope.objects.filter(pk=failed.key_id).exists()
+    failed.refresh_from_db()
+    assert failed.key is None
 
 
 def test_a_credential_that_an_open_attempt_uses_stays(world, account, credential, owner):

@@ -62,6 +62,21 @@ def test_the_request_holds_all_names_and_no_subject(key):
     assert request.is_signature_valid
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "subject", "same"),
+    [
+        ("ecdsa", 256, {"country": "SE", "organization": "Home"}, True),
+        ("ecdsa", 384, {"country": "SE", "organization": "Home"}, False),
+        ("rsa", 256, {"country": "SE", "organization": "Home"}, False),
+        ("ecdsa", 256, {"country": "SE"}, False),
+        ("ecdsa", 256, {}, False),
+    ],
+)
+def test_a_request_is_compared_with_the_key_and_the_subject_that_are_wanted(key, kind, size, subject, same):
+    request = pki.csr(key, NAMES, {"country": "SE", "organization": "Home"})
+    assert pki.is_csr_for(request, kind, size, subject) is same
+
+
 def test_a_common_name_longer_than_64_is_left_out(key):
     long = "a" * 60 + ".example.com"
     request = x509.load_pem_x509_csr(pki.csr(key, [long], {"common_name": long, "organization": "Org"}).encode())

@@ -1,12 +1,16 @@
 """Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved here."""
 
+import threading
+
 import pytest
+from django.db import OperationalError
 
 from certctrl.turns import LostTurn
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
 from issuance import beat, flow, services
 from issuance.models import Certificate, CertificateVersion, Issuance
+from tests.fakes.ca import REFUSED
 from tests.issuance.racing import at_once
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
@@ -88,6 +92,51 @@ def test_a_worker_past_its_lease_writes_nothing(world, account, credential, sett
     with pytest.raises(LostTurn), zombie.fence():
         pytest.fail("the fence let a zombie in")
     assert Issuance.objects.get().state == Issuance.State.ISSUED
+
+
+@pytest.mark.parametrize("person", ["deletes it", "gives it another account"])
+def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
+    world, account, credential, owner, monkeypatch, person
+):
+    certificate, issuance = world.create(account, credential)
+    other = world.account(owner, name="production")
+    held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(issuance.pk)
+    has_attempt, has_certificate = threading.Event(), threading.Event()
+    event, fail, cancel, deadlocks = flow.event, flow.fail, services._cancel, []
+
+    def meet_in_the_worker(*args, **kwargs):
+        has_attempt.set()
+        has_certificate.wait(2)
+        event(*args, **kwargs)
+
+    def fail_and_tell(*args, **kwargs):
+        try:
+            fail(*args, **kwargs)
+        except OperationalError as error:
+            deadlocks.append(error)
+            raise
+
+    def meet_in_the_request(open_one):
+        has_certificate.set()
+        has_attempt.wait(2)
+        return cancel(open_one)
+
+    def change():
+        mine = Certificate.objects.get(pk=certificate.pk)
+        return (
+            services.retire(mine) if person == "deletes it" else services.update_certificate(mine, {"account": other})
+        )
+
+    monkeypatch.setattr(flow, "event", meet_in_the_worker)
+    monkeypatch.setattr(flow, "fail", fail_and_tell)
+    monkeypatch.setattr(services, "_cancel", meet_in_the_request)
+    results = at_once(lambda: flow.run(flow.STEPS[0], held, refuse), change)
+    assert not [*deadlocks, *(each for each in results if isinstance(each, Exception))]
+    assert not Issuance.objects.get(pk=issuance.pk).is_open
+
+
+def refuse(issuance: Issuance) -> flow.Done:
+    raise REFUSED
 
 
 def test_cleanup_does_not_overtake_a_publisher(world, account, credential):

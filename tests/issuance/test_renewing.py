@@ -100,6 +100,22 @@ def test_a_first_attempt_long_after_the_record_was_made_is_tried_again(world, ac
     assert read(certificate).renew_at
 
 
+def test_a_person_who_asks_again_after_a_week_has_it_tried_for_another_week(world, account, credential):
+    world.ca.problems["new_order"] = [Refused("ca_dns", "SERVFAIL")] * 3
+    certificate, _ = world.create(account, credential)
+    Issuance.objects.update(created_at=world.time - timedelta(days=8))
+    world.deliver()
+    assert read(certificate).renew_at is None
+    services.issue(certificate)
+    world.deliver()
+    assert read(certificate).renew_at
+    Issuance.objects.filter(reason="manual").update(created_at=world.time - timedelta(days=8))
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    assert read(certificate).renew_at is None
+
+
 def test_deleting_too_late_to_cancel_is_no_error(world, account, credential):
     world.ca.processing_reads = 3
     certificate, _ = world.create(account, credential)

@@ -6,7 +6,7 @@ import pytest
 
 from dnsproviders.models import TxtRecord
 from issuance import beat, flow, looks, services
-from issuance.models import Issuance, IssuanceEvent
+from issuance.models import CertificateVersion, Issuance, IssuanceEvent
 
 pytestmark = pytest.mark.django_db
 
@@ -95,6 +95,48 @@ def test_records_that_are_needed_go_back_to_rest_in_one_update(world, account, c
         beat.admit_cleanups(world.time)
     assert TxtRecord.objects.filter(wake_at__gt=world.time).count() == 5
     assert "issuance.cleanup" not in world.sent
+
+
+def to_clean(world, credential, count: int) -> None:
+    at = world.time - timedelta(hours=1)
+    TxtRecord.objects.bulk_create(
+        TxtRecord(credential=credential, name=f"n{n}.example.com", value="v", intent_at=at, presented_at=at, wake_at=at)
+        for n in range(count)
+    )
+
+
+def test_cleanups_of_a_dead_credential_do_not_hold_up_those_of_another(world, credential, owner):
+    other = world.credential(owner)
+    to_clean(world, credential, 2 * beat.SHARE)
+    for _ in range(3):  # nothing is delivered: the workers hang in the dead API
+        beat.sweep.run()
+    to_clean(world, other, 3)
+    beat.sweep.run()
+    sent = TxtRecord.objects.exclude(queued_at=None)
+    assert sent.filter(credential=credential).count() == beat.OF_ONE < beat.SHARE
+    assert sent.filter(credential=other).count() == 3
+
+
+def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(world, account, credential, owner, monkeypatch):
+    monkeypatch.setattr(beat, "OF_ONE", 2)
+    other = world.account(owner)
+    for number, at in enumerate((account, account, account, other)):
+        certificate, _ = world.create(at, credential, f"host{number}.example.com")
+        world.deliver()
+        certificate.refresh_from_db()
+        services.revoke(certificate)
+        world.messages.clear()
+    CertificateVersion.objects.update(queued_at=None)
+    for _ in range(3):
+        beat.sweep.run()
+    sent = CertificateVersion.objects.exclude(queued_at=None).values_list("account", flat=True)
+    assert sorted(sent) == [account.pk, account.pk, other.pk]
+
+
+def test_a_sweep_that_finds_nothing_to_do_asks_little(world, credential, django_assert_num_queries):
+    TxtRecord.objects.create(credential=credential, name="example.com", value="v")
+    with django_assert_num_queries(9):  # three for the attempts, two for the records
+        beat.sweep.run()
 
 
 def test_a_record_is_needed_by_name_and_value_whatever_the_credential(world, account, credential, owner):

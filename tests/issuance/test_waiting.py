@@ -6,9 +6,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from issuance import beat, looks, steps
+from dnsproviders import propagation
+from issuance import beat, looks, steps, tasks
 from issuance.models import Issuance, IssuanceEvent
 from tests.fakes import waiting
+from tests.fakes.outside import Died
 
 pytestmark = pytest.mark.django_db
 
@@ -153,3 +155,48 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     seen = Issuance.objects.get(certificate__domain="host7.example.com")
     assert seen.state == Issuance.State.ISSUED
     assert Issuance.objects.filter(state=Issuance.State.PRESENTED).count() == 9
+
+
+def test_a_row_that_kills_its_worker_does_not_fail_those_that_share_its_batch(world, account, credential, monkeypatch):
+    world.zone.hides = True
+    _, poison = world.create(account, credential, "poison.example.com")
+    _, innocent = world.create(account, credential, "innocent.example.com")
+    world.deliver()
+
+    def look(records, seconds=None):
+        if any("poison" in record.name for record in records):
+            raise Died("the process is gone")
+        return world.zone.look(records)
+
+    monkeypatch.setattr(propagation, "look", look)
+    world.zone.hides = False
+    for _ in range(60):
+        world.advance(looks.LEASE + 1)
+        beat.sweep.run()
+        while world.messages:
+            world.deliver_unless_killed()
+    poison.refresh_from_db()
+    innocent.refresh_from_db()
+    assert (poison.state, innocent.state) == (Issuance.State.FAILED, Issuance.State.ISSUED)
+    assert "died" in poison.error_what
+
+
+def test_rows_that_a_dead_worker_left_behind_are_claimed_by_no_batch(crowd):
+    world = crowd(3)
+    world.advance(2)
+    Issuance.objects.update(holder="a worker that died", wake_at=world.time)
+    looks.look()
+    assert world.outside.calls == []
+    world.sweep()
+    assert Counter(world.sent) == {"chain": 3}
+    assert world.outside.calls == ["zone.look"] * 3
+
+
+def test_a_look_that_could_not_be_sent_is_sent_when_the_broker_is_back(crowd, monkeypatch):
+    world = crowd(3)
+    world.advance(2)
+    with monkeypatch.context() as without:
+        without.setattr(tasks, "nudge", lambda task, *args: False)
+        beat.sweep.run()
+    a_round(world, seconds=1)
+    assert world.sent == ["issuance.look"]
