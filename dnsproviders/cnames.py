@@ -38,6 +38,11 @@ class Chain:
         """Where the TXT record must be written, when there is no trouble."""
         return self.names[-1]
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the resolvers did not tell, so that nothing is wrong with the CNAMEs as far as anybody knows."""
+        return self.trouble is not None and self.trouble.code == "dns_lookup_failed"
+
 
 def challenge_of(name: str) -> str:
     """`_acme-challenge.<name>`, in lower case; the name may carry that label already."""

@@ -60,13 +60,8 @@ def survey(names: Collection[str], seconds: float) -> Survey:
     if len(silent) == len(replies):
         return Survey(silence=silent[0])
     chains = cnames.follow(names, end - clock.monotonic())
-    zones = zones_of({chain.final for chain in chains.values() if not _leads_nowhere(chain)}, end)
+    zones = zones_of({chain.final for chain in chains.values() if not chain.trouble or chain.is_unknown}, end)
     return Survey(_policies(names, replies, end), chains, zones)
-
-
-def _leads_nowhere(chain: Chain) -> bool:
-    """Its CNAMEs are wrong; a look-up that failed may be the zone's fault."""
-    return chain.trouble is not None and chain.trouble.code != "dns_lookup_failed"
 
 
 def _policies(names: Iterable[str], replies: Mapping[Question, Reply], end: float) -> dict[str, Policy | Unanswered]:

@@ -37,12 +37,30 @@ class CAInfo:
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100
     wildcards: bool = True
+    caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
 
 CAS = (
-    CAInfo("letsencrypt", "Let's Encrypt", "https://acme-v02.api.letsencrypt.org/directory"),
-    CAInfo("letsencrypt_staging", "Let's Encrypt, staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
-    CAInfo("zerossl", "ZeroSSL", "https://acme.zerossl.com/v2/DV90", eab="required", eab_source="zerossl"),
+    CAInfo(
+        "letsencrypt",
+        "Let's Encrypt",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
+    ),
+    CAInfo(
+        "letsencrypt_staging",
+        "Let's Encrypt, staging",
+        "https://acme-staging-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
+    ),
+    CAInfo(
+        "zerossl",
+        "ZeroSSL",
+        "https://acme.zerossl.com/v2/DV90",
+        eab="required",
+        eab_source="zerossl",
+        caa_identities=("sectigo.com",),
+    ),
     CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
     CAInfo(SELF_CA, "A private CA of your own"),
 )
@@ -63,6 +81,8 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
         overrides = {**overrides, "key_sizes": sizes}
+    if "caa_identities" in overrides:
+        overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
     return replace(ca, **overrides)
 
 

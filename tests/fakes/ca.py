@@ -74,6 +74,7 @@ class FakeCA:
     life: timedelta = timedelta(days=90)
     revoked: list[str] = field(default_factory=list)
     registered: set[int] = field(default_factory=set)
+    caa_identities: tuple[str, ...] = ("ca.test",)
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -134,6 +135,9 @@ class FakeClient:
     def __init__(self, ca: FakeCA, account: AcmeAccount) -> None:
         self.ca = ca
         self.account = account.pk
+
+    def caa_identities(self) -> tuple[str, ...]:
+        return self.ca.caa_identities
 
     def register(self) -> AccountResource:
         self.ca.call("register", lambda: self.ca.registered.add(self.account))
