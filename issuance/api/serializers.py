@@ -154,9 +154,13 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
 
 
 def note(certificate: Certificate) -> str:
-    """A sentence about what will surprise; empty when nothing will."""
-    if delegation.is_delegated(certificate) and not certificate.verified:
-        return "Nothing is issued before every CNAME of `delegation` is set."
+    """What will surprise, in sentences; empty when nothing will."""
+    waits = delegation.is_delegated(certificate) and not certificate.verified
+    told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
+    return " ".join(filter(None, [*told, _note_on_key(certificate)]))
+
+
+def _note_on_key(certificate: Certificate) -> str:
     if certificate.key_policy == "DEVICE_REQUIRED":
         return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
     if certificate.server_decrypt_export:
