@@ -32,7 +32,7 @@ def operators(world, settings):
 
 @pytest.fixture
 def make(world, account, operators):
-    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt before its first turn."""
+    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt, not run yet."""
     return lambda *names: world.create(account, None, *(names or ("example.com", "*.example.com")))
 
 

@@ -1,6 +1,9 @@
 """What a survey means, where a small internet cannot be broken just so."""
 
+import re
+
 import pytest
+from django.conf import settings
 
 from certctrl.turns import Trouble
 from dnsproviders.zonecheck import CAARecord, Chain, Doubt, Fault, Policy, Survey, Unanswered, Zone
@@ -127,3 +130,12 @@ def test_a_text_has_the_first_three_sentences():
     several = [Finding("code", "a.test", str(number), f"Sentence {number}.") for number in range(5)]
     assert findings.text_of(several[:3]) == "Sentence 0. Sentence 1. Sentence 2."
     assert findings.text_of(several) == "Sentence 0. Sentence 1. Sentence 2. There are 2 more findings."
+
+
+def test_the_guide_lists_every_code():
+    guide = (settings.BASE_DIR / "docs/guides/preflight.md").read_text()
+    listed = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.+?`) \| (?:yes|no) ", guide, re.M))))
+    sources = [(settings.BASE_DIR / f"issuance/{name}.py").read_text() for name in ("findings", "preflight", "caa")]
+    made = {code for each in sources for code in re.findall(r'(?:Finding|Denial)\(\s*"([a-z_]+)"', each)}
+    made |= {*findings.CHAIN_CODES.values(), "cname_unwritable", "credential_unchecked"}
+    assert listed - {"zone_not_found", "credential_refused"} == made

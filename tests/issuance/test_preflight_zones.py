@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from accounts.models import User
 from certctrl import clock
 from dnsproviders import cnames, lookups, propagation, zonecheck
 from dnsproviders.base import ProviderError
-from issuance import preflight
+from issuance import delegation, preflight
 from issuance.findings import Finding
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from lab.nameserver import NameServer
@@ -252,6 +253,43 @@ def test_a_servfail_that_stays_without_checking_is_no_fault_of_dnssec(ask, dns):
     asked = ask()
     asked.is_blocked_by("no_server", f"{CHALLENGE} NS")
     assert "dnssec" not in {each.code for each in asked.found()}
+
+
+# --- The service zone ---
+
+
+@pytest.fixture
+def delegated(world, account, dns, settings):
+    """A certificate that relies on the service zone auth.net, before its attempt's first turn."""
+    operator = User.objects.create_user("operator@example.net", is_staff=True)
+    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = "auth.net", world.credential(operator).pk
+    return Asked(world, *world.create(account, None, "example.com", "*.example.com"))
+
+
+def run(asked: Asked) -> Asked:
+    asked.world.deliver()
+    asked.issuance.refresh_from_db()
+    return asked
+
+
+def test_a_certificate_in_the_service_zone_without_its_cname(delegated):
+    found = run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME")
+    assert f"CNAME {delegated.certificate.public_id}.auth.net." in found.what
+
+
+def test_a_wildcards_cname_into_the_service_zone_is_followed_by_no_challenge(delegated, dns):
+    dns.add("*.example.com", "CNAME", f"{delegated.certificate.public_id}.auth.net.")
+    assert "wildcard" in run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME").what
+
+
+def test_the_cname_may_lead_there_over_others(delegated, dns):
+    target = f"{delegated.certificate.public_id}.auth.net"
+    dns.add(CHALLENGE, "CNAME", "alias.example.com.")
+    dns.add("alias.example.com", "CNAME", f"{target}.")
+    delegated.world.zone.cnames[CHALLENGE] = target  # as the fake CA sees it
+    run(delegated).goes_on_with()
+    delegation.verify(delegated.certificate)
+    assert delegated.certificate.verified
 
 
 # --- The credential, and the CA's limits ---
