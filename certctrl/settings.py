@@ -47,6 +47,14 @@ ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
 DNS_PORT = env.int("DNS_PORT", 53)
 
+# --- CNAME delegation ---
+SERVICE_ZONE = env.str("SERVICE_ZONE", "").strip().strip(".").lower()
+SERVICE_DNS_CREDENTIAL = env.int("SERVICE_DNS_CREDENTIAL", 0)
+if bool(SERVICE_ZONE) != bool(SERVICE_DNS_CREDENTIAL):
+    raise ImproperlyConfigured(
+        "SERVICE_ZONE and SERVICE_DNS_CREDENTIAL (the id of the DNS credential that writes there) are set together."
+    )
+
 # --- Django ---
 INSTALLED_APPS = [
     "unfold",

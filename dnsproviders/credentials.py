@@ -101,8 +101,14 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
 def retire_credential(credential: DnsCredential) -> None:
     """Take the credential out of use; twice is the same as once.
 
-    Raises Conflict while a certificate uses it, or while a record that it wrote may still be in its zone.
+    Raises Conflict while a certificate uses it, while it is the operator's for the service zone, or while a record that
+    it wrote may still be in its zone.
     """
+    if credential.pk == settings.SERVICE_DNS_CREDENTIAL:
+        what = (
+            f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every certificate that relies on it"
+        )
+        raise errors.Conflict(f"{what}: name another one in SERVICE_DNS_CREDENTIAL first.")
     with transaction.atomic():
         # Whoever adds a certificate that refers to the row waits for this lock on PostgreSQL.
         row = DnsCredential.objects.select_for_update().get(pk=credential.pk)

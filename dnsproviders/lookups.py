@@ -52,12 +52,18 @@ Address = tuple[str, int]
 
 
 class Ask(NamedTuple):
-    """One question to one server. `recurse` asks a resolver to find out, instead of a server what it has."""
+    """One question to one server. `recurse` asks a resolver to find out, instead of a server what it has; `unchecked`
+    has it answer even where DNSSEC does not validate (the CD bit, RFC 4035, section 3.2.2)."""
 
     server: Address
     name: str
     rdtype: dns.rdatatype.RdataType
     recurse: bool = False
+    unchecked: bool = False
+
+    @property
+    def flags(self) -> int:
+        return (dns.flags.RD if self.recurse else 0) | (dns.flags.CD if self.unchecked else 0)
 
 
 @dataclass
@@ -145,8 +151,7 @@ class _Batch:
         while (asked.server, ident) in self.flying:
             ident = secrets.token_bytes(2)
         question = _question(asked.name, asked.rdtype)
-        flags = dns.flags.RD if asked.recurse else 0
-        wire = ident + struct.pack("!HHHHH", flags, 1, 0, 0, 1) + question + OPT
+        wire = ident + struct.pack("!HHHHH", asked.flags, 1, 0, 0, 1) + question + OPT
         if self._send(wire, asked.server):
             due = clock.monotonic() + PATIENCE
             self.flying[asked.server, ident] = _Flight(asked, wire, question, 1, due)
@@ -327,7 +332,7 @@ def _lane(asks: list[Ask], end: float) -> dict[Ask, dns.message.Message]:
         left = min(2 * PATIENCE, end - clock.monotonic())
         if left <= 0:
             break
-        query = dns.message.make_query(each.name, each.rdtype, flags=dns.flags.RD if each.recurse else 0)
+        query = dns.message.make_query(each.name, each.rdtype, flags=each.flags)
         try:
             got[each] = dns.query.tcp(query, each.server[0], timeout=left, port=each.server[1], ignore_trailing=True)
         except (OSError, EOFError, dns.exception.DNSException, ValueError):

@@ -1,7 +1,7 @@
 """Whether the world can see a TXT record yet: asked of every authoritative server, and judged by the record's age.
 
 `look` asks once for many records and never waits for one to appear; `verdict` says what a look means. Where a record
-must be written, and who its servers are, is in `dnsproviders.resolving`.
+must be written is in `dnsproviders.cnames`, who its servers are in `dnsproviders.resolving`.
 """
 
 from collections import defaultdict
@@ -18,9 +18,10 @@ import dns.rdatatype
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders import lookups
+from dnsproviders.cnames import final_name
 from dnsproviders.lookups import Answers, Ask
 from dnsproviders.models import DnsCredential, TxtRecord
-from dnsproviders.resolving import KNOWN, Server, Servers, final_name, resolvers, servers_of, servers_of_all
+from dnsproviders.resolving import KNOWN, Server, Servers, resolvers, servers_of, servers_of_all
 
 __all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "servers_of", "verdict"]
 

@@ -1,13 +1,12 @@
-"""What the resolvers know: where a challenge's CNAMEs lead, which zone holds a name, and which servers hold the zone.
+"""What the resolvers know: which zone holds a name, and which servers hold the zone.
 
-Everything is asked in batches, so that the names of five hundred attempts cost a few round trips.
+Everything is asked in batches, so that the names of five hundred attempts cost a few round trips. Where a challenge's
+CNAMEs lead is in `dnsproviders.cnames`.
 """
 
-import re
-import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,13 +25,11 @@ from certctrl.turns import Trouble
 from dnsproviders import lookups
 from dnsproviders.lookups import Address, Answers, Ask
 
-CHALLENGE = "_acme-challenge"
-LONGEST_CHAIN = 10  # CNAMEs
 TTL = 60.0  # seconds
 KEPT = 10_000  # names, or zones
 MOST_ADDRESSES = 32  # of one zone's servers; whoever lists more has us asked for more than it takes
-WRITABLE = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
+ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
@@ -101,6 +98,14 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
     return replies
 
 
+def resolve_until(end: float, questions: Collection[Question]) -> dict[Question, Reply]:
+    """Resolve in the time that is left until `end` (monotonic); without resolvers, the reason for each question."""
+    try:
+        return resolve(questions, end - clock.monotonic())
+    except Trouble as trouble:
+        return dict.fromkeys(questions, trouble.what.rstrip("."))
+
+
 def _reply(answers: Answers, asked: Ask) -> Reply:
     message = answers.got.get(asked)
     where = f"the resolver {asked.server[0]}"
@@ -111,60 +116,15 @@ def _reply(answers: Answers, asked: Ask) -> Reply:
     return f"{where} does not answer over TCP" if message.flags & dns.flags.TC else message
 
 
-def _unknown(what: str, why: str) -> Trouble:
+def unknown(what: str, why: str) -> Trouble:
+    """What a look-up that failed raises: `what` could not be found out, and why."""
     advice = "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see it."
     return Trouble("dns_lookup_failed", f"{what}: {why}. {advice}")
 
 
-def _text(name: dns.name.Name) -> str:
+def text_of(name: dns.name.Name) -> str:
+    """The name as rows and sentences have it: lower case, without the last dot."""
     return name.to_text(omit_final_dot=True).lower()
-
-
-# --- CNAMEs ---
-
-
-def final_name(name: str) -> str:
-    """Where the TXT record of a name's challenge must be written: `_acme-challenge.<name>`, or where its CNAMEs lead.
-
-    `name` may carry the challenge's label already. A CNAME that a random sibling has too is a wildcard's, meant for
-    no challenge, and not followed. Raises Trouble: dns_cname_loop, dns_lookup_failed.
-    """
-    start = _text(dns.name.from_text(name))
-    if not start.startswith(f"{CHALLENGE}."):
-        start = f"{CHALLENGE}.{start}"
-    at, passed = start, [start]
-    while (target := _explicit_target(at, start)) is not None:
-        if target in passed or len(passed) > LONGEST_CHAIN:
-            chain = " → ".join([*passed, target][:4])
-            what = (
-                f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others ({chain}): mend them."
-            )
-            raise Trouble("dns_cname_loop", what)
-        if not WRITABLE.fullmatch(target):
-            raise Trouble(
-                "dns_lookup_failed", f"{at} is a CNAME to a name that no TXT record can be written at: mend it."
-            )
-        at = target
-        passed.append(at)
-    return at
-
-
-def _explicit_target(name: str, start: str) -> str | None:
-    """Where a CNAME that stands at this very name leads."""
-    target = _target(name, start)
-    if target is None:
-        return None
-    sibling = f"{secrets.token_hex(8)}.{name.partition('.')[2]}"
-    return None if _target(sibling, start) == target else target
-
-
-def _target(name: str, start: str) -> str | None:
-    reply = resolve([(name, CNAME)], clock.time_left())[name, CNAME]
-    if isinstance(reply, str):
-        raise _unknown(f"Whether {start} is a CNAME could not be found out", reply)
-    owner = dns.name.from_text(name)
-    found = [rrset for rrset in reply.answer if rrset.rdtype == CNAME and rrset.name == owner]
-    return _text(found[0][0].target) if found else None
 
 
 # --- Zones and their servers ---
@@ -249,36 +209,25 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     found: dict[str, str | Trouble] = {}
     at = {name: name for name in names}
     while at:
-        replies = _in_time(resolve, [(each, SOA) for each in sorted(set(at.values()))], end)
+        replies = resolve_until(end, [(each, SOA) for each in sorted(set(at.values()))])
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
             zone = (
-                _unknown(f"The zone of {name} could not be found", reply)
+                unknown(f"The zone of {name} could not be found", reply)
                 if isinstance(reply, str)
-                else _soa(reply, asked)
+                else soa_owner(reply, asked)
             )
             if zone is None and "." in asked:
                 at[name] = asked.partition(".")[2]
                 continue
-            found[name] = zone or _unknown(
-                f"The zone of {name} could not be found", "no name above it has a SOA record"
-            )
+            found[name] = zone or unknown(f"The zone of {name} could not be found", "no name above it has a SOA record")
             del at[name]
     return found
 
 
-def _in_time(
-    ask: Callable[[Collection[Question], float], dict[Question, Reply]], questions: Collection[Question], end: float
-) -> dict[Question, Reply]:
-    """Resolve in the time that is left; without resolvers, the reason for each question."""
-    try:
-        return ask(questions, end - clock.monotonic())
-    except Trouble as trouble:
-        return dict.fromkeys(questions, trouble.what.rstrip("."))
-
-
-def _soa(reply: dns.message.Message, asked: str) -> str | None:
-    """The owner of the SOA record, in the answer or beside "no such name" and "no data", at or above what was asked.
+def soa_owner(reply: dns.message.Message, asked: str) -> str | None:
+    """The zone: the owner of the SOA record, in the answer or beside "no such name" and "no data", at or above what
+    was asked.
 
     A CNAME's answer is about its target: the name above must tell. The root holds nobody's challenge.
     """
@@ -287,38 +236,43 @@ def _soa(reply: dns.message.Message, asked: str) -> str | None:
         return None
     for rrset in (*reply.answer, *reply.authority):
         if rrset.rdtype == SOA and owner.is_subdomain(rrset.name) and rrset.name != dns.name.root:
-            return _text(rrset.name)
+            return text_of(rrset.name)
     return None
 
 
 def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Trouble]:
     """The servers of each zone: its NS records, then their addresses of both families."""
-    replies = _in_time(resolve, [(zone, NS) for zone in zones], end)
+    replies = resolve_until(end, [(zone, NS) for zone in zones])
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
-    kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
-    wanted = {host for each in hosts.values() if not isinstance(each, Trouble) for host in each}
-    addresses = _in_time(resolve, [(host, kind) for host in sorted(wanted) for kind in kinds], end)
+    found = addresses_of({host for each in hosts.values() if not isinstance(each, Trouble) for host in each}, end)
     return {
-        zone: each if isinstance(each, Trouble) else _servers_at(zone, each, addresses) for zone, each in hosts.items()
+        zone: each if isinstance(each, Trouble) else servers_at(zone, {host: found[host] for host in each})
+        for zone, each in hosts.items()
     }
+
+
+def addresses_of(hosts: Collection[str], end: float) -> dict[str, list[str]]:
+    """The addresses of each host, of both families; none where it has none or they could not be found in time."""
+    replies = resolve_until(end, [(host, kind) for host in sorted(hosts) for kind in ADDRESSES])
+    return {host: [ip for kind in ADDRESSES for ip in _addresses(replies[host, kind])] for host in hosts}
 
 
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
     if isinstance(reply, str):
-        return _unknown(f"The name servers of {zone} could not be found", reply)
-    hosts = {_text(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
-    return sorted(hosts) or _unknown(f"The name servers of {zone} could not be found", "the zone has no NS records")
+        return unknown(f"The name servers of {zone} could not be found", reply)
+    hosts = {text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
+    return sorted(hosts) or unknown(f"The name servers of {zone} could not be found", "the zone has no NS records")
 
 
-def _servers_at(zone: str, hosts: list[str], addresses: dict[Question, Reply]) -> Servers:
-    """Each address once, those that the guard refuses and hosts without any address told apart."""
+def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
+    """The zone's servers from the addresses of its hosts: each address once, those that the guard refuses and hosts
+    without any address told apart."""
     servers: dict[Address, Server] = {}
     skipped = []
-    for host in hosts:
-        found = _addresses(addresses[host, dns.rdatatype.A]) + _addresses(addresses[host, dns.rdatatype.AAAA])
-        if not found:
+    for host, addresses in hosts.items():
+        if not addresses:
             skipped.append(f"{host} (no address)")
-        for ip in found:
+        for ip in addresses:
             if is_allowed(host, ip):
                 at = lookups.address(ip, settings.DNS_PORT)
                 servers.setdefault(at, Server(host, at))
@@ -330,5 +284,4 @@ def _servers_at(zone: str, hosts: list[str], addresses: dict[Question, Reply]) -
 def _addresses(reply: Reply) -> list[str]:
     if isinstance(reply, str):
         return []
-    kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
-    return [each.address for rrset in reply.answer if rrset.rdtype in kinds for each in rrset]
+    return [each.address for rrset in reply.answer if rrset.rdtype in ADDRESSES for each in rrset]

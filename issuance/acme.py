@@ -225,6 +225,11 @@ class AcmeCA:
 
     # --- the calls ---
 
+    def caa_identities(self) -> tuple[str, ...]:
+        meta = directory_of(self.network).to_partial_json().get("meta")
+        listed = meta.get("caaIdentities") if isinstance(meta, dict) else None
+        return tuple(each.lower() for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
+
     def register(self) -> AccountResource:
         """newAccount (RFC 8555, 7.3), agreeing to the CA's terms, which the account's owner has done before."""
         network = self.network

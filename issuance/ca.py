@@ -40,6 +40,7 @@ class CAInfo:
     max_names: int = 100
     wildcards: bool = True
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitBucket.Kind: tokens, seconds for one
+    caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
 
 HOUR, WEEK = 3600, 7 * 86400
@@ -57,15 +58,24 @@ CAS = (
         "letsencrypt",
         "Let's Encrypt",
         "https://acme-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
         limits=LETSENCRYPT_LIMITS,
     ),
     CAInfo(
         "letsencrypt_staging",
         "Let's Encrypt, staging",
         "https://acme-staging-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
         limits=STAGING_LIMITS,
     ),
-    CAInfo("zerossl", "ZeroSSL", "https://acme.zerossl.com/v2/DV90", eab="required", eab_source="zerossl"),
+    CAInfo(
+        "zerossl",
+        "ZeroSSL",
+        "https://acme.zerossl.com/v2/DV90",
+        eab="required",
+        eab_source="zerossl",
+        caa_identities=("sectigo.com",),
+    ),
     CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
     CAInfo(SELF_CA, "A private CA of your own"),
 )
@@ -89,6 +99,8 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     for kind, limit in overrides.get("limits", {}).items():
         if kind not in LimitBucket.Kind.values or len(limit) != 2 or not all(each > 0 for each in limit):
             raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}.")
+    if "caa_identities" in overrides:
+        overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
     return replace(ca, **overrides)
 
 

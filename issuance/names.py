@@ -47,6 +47,11 @@ def normalize_name(name: str, field: str = "domain") -> str:
         raise Invalid(str(exc), field=field, name=shown(name)) from None
 
 
+def bases(names: Sequence[str]) -> list[str]:
+    """The names without `*.`, each once: those at which a CA asks for a proof."""
+    return list(dict.fromkeys(name.removeprefix(WILDCARD) for name in names))
+
+
 def refuse_covered(names: Sequence[str]) -> None:
     """CAs refuse a name that a wildcard in the same order already covers."""
     for place, name in enumerate(names):
@@ -156,6 +161,11 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
 def suffixes() -> PublicSuffixList:
     """The ICANN part of the public suffix list, from the package: CAs count registered domains by it."""
     return PublicSuffixList(only_icann=True)
+
+
+def is_listed_suffix(name: str) -> bool:
+    """Whether names are registered directly under it, by the list; a suffix of one's own network is in no list."""
+    return bool(suffixes().publicsuffix(name, accept_unknown=False) == name)
 
 
 def registered_domain(name: str) -> str:

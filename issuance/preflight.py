@@ -1,1 +1,153 @@
-"""What would make the CA refuse, found before an order is spent."""
+"""What would make the CA refuse, found before an order is spent.
+
+A look-up that fails is no reason to stop: only what DNS, the provider or the CA's own data say for certain blocks.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsproviders import registry, zonecheck
+from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.zonecheck import Survey, Zone
+from issuance import ca, delegation, findings
+from issuance.findings import Finding
+from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent
+from issuance.names import bases, registered_domain
+from issuance.resources import CA, Refused
+
+STEP = "preflight"  # of its event
+EVERY = timedelta(hours=1)
+ALONE = 18.0  # seconds, when a person waits for it
+FOR_DIRECTORY, FOR_ZONES = 1 / 3, 2 / 3  # of the time that is left then
+MOST_ZONES = 10  # that the provider is asked about
+
+
+def before_order(issuance: Issuance, client: CA) -> None:
+    """The preflight of an attempt, at most once an hour. Raises Refused where the order would be spent in vain; what
+    else is worth knowing becomes an event."""
+    last = issuance.preflighted_at
+    if issuance.account.is_private or (last and clock.now() - last < EVERY):
+        return
+    issuance.breathe()
+    with clock.limit(issuance.turn_left() / 2):
+        written = _written_before(issuance)
+        found = check(issuance.certificate, issuance.account, issuance.credential, client, but=written)
+    blocking = [each for each in found if each.blocks]
+    with issuance.fence():
+        issuance.write(preflighted_at=clock.now())
+        if found and not blocking:
+            what, done = findings.text_of(found), IssuanceEvent.Outcome.DONE
+            IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
+    if blocking:
+        raise Refused(f"preflight_{blocking[0].code}", findings.text_of(blocking))
+
+
+def run(certificate: Certificate) -> list[Finding]:
+    """The preflight alone, for whoever asks: it spends no order, and ends within 20 seconds."""
+    account, credential = certificate.account, delegation.credential_for(certificate)
+    with clock.limit(ALONE):
+        found = check(certificate, account, credential, ca.client_for(account))
+    if not credential and not account.is_private:
+        found.insert(0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate)))
+    return found
+
+
+def check(
+    certificate: Certificate,
+    account: AcmeAccount,
+    credential: DnsCredential | None,
+    client: CA,
+    *,
+    but: Collection[str] = (),
+) -> list[Finding]:
+    """What stands in the way of the certificate at this account, with this credential; those that block come first.
+
+    Costs a few batches of DNS questions, and one call to the provider for each zone; none for the TXT names in `but`.
+    Nothing for a private CA.
+    """
+    if account.is_private:
+        return []
+    target = delegation.only_target(certificate, credential)
+    identities = _identities(account, client)
+    survey = zonecheck.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
+    return findings.together(
+        [
+            *_of_count(certificate, account),
+            *findings.of_silence(survey, certificate.domain),
+            *findings.of_caa(survey, certificate.names, identities, account.url),
+            *findings.of_chains(survey, target),
+            *findings.of_zones(survey),
+            *_of_credential(credential, _places(survey, target, but)),
+        ]
+    )
+
+
+def _written_before(issuance: Issuance) -> list[str]:
+    """Where the certificate's last attempt wrote TXT records with the same credential: it can read these zones."""
+    last = issuance.certificate.issuances.filter(pk__lt=issuance.pk).order_by("-pk").first()
+    if not last:
+        return []
+    records = TxtRecord.objects.filter(authorizations__issuance=last, credential=issuance.credential)
+    return list(records.filter(presented_at__isnull=False).exclude(zone="").values_list("name", flat=True))
+
+
+# --- The CA's data ---
+
+
+def _identities(account: AcmeAccount, client: CA) -> Sequence[str]:
+    """How CAA records name the CA: by its directory, else by what is known of it."""
+    try:
+        with clock.limit(clock.time_left() * FOR_DIRECTORY):
+            said = client.caa_identities()
+    except (Trouble, Wait):  # the order will tell
+        said = ()
+    known = ca.known().get(account.ca_provider)
+    return said or (known.caa_identities if known else ())
+
+
+def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Finding]:
+    info, count = ca.known().get(account.ca_provider), len(certificate.names)
+    if info and count > (most := most_names(info, certificate.profile)):
+        profile = f" of the profile {certificate.profile}" if certificate.profile else ""
+        what = (
+            f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a certificate{profile}:"
+            " split it into several."
+        )
+        yield Finding("too_many_names", certificate.domain, "", what)
+
+
+def most_names(info: ca.CAInfo, profile: str) -> int:
+    """How many names the CA takes in one certificate of the profile."""
+    return info.max_names
+
+
+# --- The credential ---
+
+
+def _places(survey: Survey, target: str, but: Collection[str]) -> list[tuple[str, str]]:
+    """One name for each zone that is to be written to, and where its TXT record goes."""
+    places: dict[str, tuple[str, str]] = {}
+    for name, chain in survey.chains.items():
+        if (chain.trouble and not chain.is_unknown) or chain.final in but or (target and chain.final != target):
+            continue
+        zone = survey.zones.get(chain.final)
+        places.setdefault(zone.name if isinstance(zone, Zone) else registered_domain(chain.final), (name, chain.final))
+    return list(places.values())[:MOST_ZONES]
+
+
+def _of_credential(credential: DnsCredential | None, places: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+    """Whether the provider shows the zones to the credential. A provider that does not answer is no obstacle: the
+    present step will ask it again."""
+    if not credential:
+        return
+    for name, final in places:
+        try:
+            registry.open_credential(credential).zone_of(final)
+        except Trouble as trouble:
+            refused = trouble.permanent and trouble.code.startswith("dns_")
+            code = trouble.code.removeprefix("dns_") if refused else "credential_unchecked"
+            yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused)
+        except Wait as wait:
+            yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)

@@ -45,6 +45,9 @@ class PrivateAuthority:
     def __init__(self, private_ca: PrivateCA) -> None:
         self.private_ca = private_ca
 
+    def caa_identities(self) -> tuple[str, ...]:
+        return ()
+
     def register(self) -> AccountResource:
         return AccountResource(url=f"{PREFIX}{self.private_ca.pk}", status="valid")
 

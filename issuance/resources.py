@@ -107,6 +107,9 @@ class CA(Protocol):
     `badNonce`.
     """
 
+    def caa_identities(self) -> tuple[str, ...]:
+        """By which names CAA records may name this CA, as its directory says (RFC 8555, section 7.1.1); lower case."""
+
     def register(self) -> AccountResource:
         """newAccount with the account's key; the CA answers with the account that it has when it knows the key."""
 

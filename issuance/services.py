@@ -16,7 +16,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import ca, flow, limits, renewalinfo, tasks
+from issuance import ca, delegation, flow, limits, renewalinfo, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
 from keystore import envelope
 from keystore.models import Envelope
@@ -224,10 +224,8 @@ def _refuse_issuance(certificate: Certificate) -> None:
         raise Conflict(
             f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost."
         )
-    if not certificate.credential and not account.is_private:
-        raise Conflict(
-            f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id."
-        )
+    if not delegation.credential_for(certificate) and not account.is_private:
+        raise Conflict(delegation.lacking(certificate))
 
 
 def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
@@ -244,7 +242,7 @@ def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | 
     return Issuance(
         certificate=certificate,
         account=certificate.account,
-        credential_id=certificate.credential_id,
+        credential_id=delegation.credential_id_for(certificate),
         names_key=certificate.names_key,
         reason=reason,
         state_since=now,

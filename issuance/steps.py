@@ -14,7 +14,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, limits, pki, renewalinfo
+from issuance import ca, delegation, limits, pki, preflight, renewalinfo
 from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance, IssuanceEvent
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
@@ -63,6 +63,7 @@ def order(issuance: Issuance) -> Done:
         _make_key(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
+        preflight.before_order(issuance, client)
         _place_order(issuance, client)
     for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
         issuance.breathe()
@@ -203,6 +204,7 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
             permanent=True,
         )
     name = propagation.final_name(f"{CHALLENGE}.{seen.identifier}")
+    delegation.refuse_elsewhere(issuance, seen.identifier, name)
     return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)
 
 

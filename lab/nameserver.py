@@ -34,6 +34,7 @@ import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import dns.renderer
+import dns.rrset
 import dns.tsig
 import dns.update
 
@@ -69,7 +70,14 @@ class Behaviour:
     wrong_id_first: bool = False  # a forged answer goes before the right one
     drops_every: int = 0  # the nth question over UDP
     hides_txt: int = 0  # for so many questions; -1 until told otherwise
+    dead: frozenset[str] = frozenset()  # SERVFAIL at and below these names, as a resolver has it that finds nobody
+    bogus: frozenset[str] = frozenset()  # the same, but for questions with checking disabled: a resolver that validates
+    lags: int = 0  # how many serials its SOA records are behind
     asked: int = 0
+
+    def servfails(self, query: dns.message.Message) -> bool:
+        places = self.dead if query.flags & dns.flags.CD else self.dead | self.bogus
+        return self.fails or any(query.question[0].name.is_subdomain(dns.name.from_text(place)) for place in places)
 
 
 @dataclass
@@ -219,7 +227,7 @@ class NameServer:
         elif len(query.question) != 1 or (manners.without_edns and query.edns >= 0):
             response.use_edns(False)
             response.set_rcode(dns.rcode.FORMERR)
-        elif manners.refuses or manners.fails:
+        elif manners.refuses or manners.servfails(query):
             response.set_rcode(dns.rcode.REFUSED if manners.refuses else dns.rcode.SERVFAIL)
         elif query.edns > 0:
             response.set_rcode(dns.rcode.BADVERS)
@@ -237,6 +245,8 @@ class NameServer:
             if question.rdtype == dns.rdatatype.TXT and manners.hides_txt:
                 manners.hides_txt -= manners.hides_txt > 0
                 found.answer = []
+        if manners.lags:
+            found.answer = [behind(each, manners.lags) for each in found.answer]
         response.set_rcode(found.rcode)
         response.answer, response.authority, response.additional = found.answer, found.authority, found.additional
         if found.authoritative and not manners.without_aa:
@@ -282,6 +292,14 @@ def _formerr(wire: bytes) -> bytes | None:
     if len(wire) < 12 or wire[2] & 0x80:
         return None
     return wire[:2] + bytes([wire[2] & 0x78 | 0x80, dns.rcode.FORMERR]) + bytes(8)
+
+
+def behind(rrset: dns.rrset.RRset, serials: int) -> dns.rrset.RRset:
+    """A SOA record as a secondary has it that is so many serials behind; any other as it is."""
+    if rrset.rdtype != dns.rdatatype.SOA:
+        return rrset
+    older = rrset[0].replace(serial=(rrset[0].serial - serials) & 0xFFFFFFFF)
+    return dns.rrset.from_rdata_list(rrset.name, rrset.ttl, [older])
 
 
 def text_of(rdata: Any) -> str:

@@ -10,7 +10,7 @@ from accounts.models import User
 from certctrl.errors import Invalid, MissingField, NotFound
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
-from issuance import acmeaccounts, ca, names, pki
+from issuance import acmeaccounts, ca, delegation, names, pki
 from issuance.models import AcmeAccount, Certificate, PrivateCA
 from issuance.services import Ask
 
@@ -23,7 +23,7 @@ def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = 
     sans = given["sans"] or []
     wanted = names.normalize_names([given["domain"], *sans], ca.info(account.ca_provider).max_names)
     credential = None if account.is_private else _credential(owner, given)
-    if given["issues_at_once"] and not credential and not account.is_private:
+    if given["issues_at_once"] and not (credential or account.is_private or delegation.is_offered()):
         raise MissingField("Say which DNS credential publishes the records: dns_provider_id.", field="dns_provider_id")
     key_type, key_size = _key(account, given)
     return Ask(wanted, account, credential, key_type, key_size, given["columns"])

@@ -7,7 +7,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
-from issuance import pki, privateca
+from issuance import delegation, pki, privateca
+from issuance.api.checking import DelegationSerializer
 from issuance.api.renewals import RenewalSerializer
 from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, LimitBucket, PrivateCA
 
@@ -166,7 +167,13 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
 
 
 def note(certificate: Certificate) -> str:
-    """A sentence about what will surprise; empty when nothing will."""
+    """What will surprise, in sentences; empty when nothing will."""
+    waits = delegation.is_delegated(certificate) and not certificate.verified
+    told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
+    return " ".join(filter(None, [*told, _note_on_key(certificate)]))
+
+
+def _note_on_key(certificate: Certificate) -> str:
     if certificate.key_policy == "DEVICE_REQUIRED":
         return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
     if certificate.server_decrypt_export:
@@ -219,6 +226,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     not_after = serializers.SerializerMethodField()
     fingerprint_sha256 = serializers.SerializerMethodField()
     issuance = serializers.SerializerMethodField()
+    delegation = serializers.SerializerMethodField()
     note = serializers.SerializerMethodField()
 
     class Meta:
@@ -253,6 +261,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "not_after",
             "fingerprint_sha256",
             "issuance",
+            "delegation",
             "note",
             "created_at",
             "updated_at",
@@ -275,6 +284,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     def get_issuance(self, certificate: Certificate) -> dict[str, Any] | None:
         open_one = certificate.open_issuance()
         return progress(open_one) if open_one else None
+
+    @extend_schema_field(DelegationSerializer(allow_null=True))
+    def get_delegation(self, certificate: Certificate) -> dict[str, Any] | None:
+        return delegation.shown(certificate)
 
     def get_note(self, certificate: Certificate) -> str:
         return note(certificate)

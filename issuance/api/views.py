@@ -12,15 +12,16 @@ from rest_framework.decorators import action
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import UserRateThrottle
+from rest_framework.throttling import BaseThrottle, UserRateThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
 from certctrl.api import OwnedMixin
 from certctrl.errors import Invalid, NotFound
-from issuance import acmeaccounts, export, limits, privateca, services
+from issuance import acmeaccounts, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
 from issuance.api.bodies import AccountRequest, CertificateRequest, IssueRequest, PrivateCARequest, RevokeRequest
+from issuance.api.checking import CheckThrottle, PreflightSerializer
 from issuance.api.serializers import (
     AccountSerializer,
     AttemptSerializer,
@@ -105,6 +106,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         "cancel": "issue",
         "revoke": "issue",
         "events": "read",
+        "preflight": "issue",
         "export": "read",
     }
 
@@ -136,13 +138,16 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         )
         return Response(shown(certificate, issuance), status=CREATED)
 
-    @extend_schema(request=CertificateRequest, responses=IssuingSerializer)
+    @extend_schema(request=CertificateRequest, responses={200: IssuingSerializer, 204: None})
     def update(self, request: Request, **kwargs: Any) -> Response:
-        """Change settings or policy; another account issues anew."""
+        """Change settings or policy; another account issues anew. `"action": "verify_domain"` changes nothing but
+        `verified`, and answers 204 when every CNAME leads to the service zone."""
         certificate = self.get_object()
         given = parsed(CertificateRequest, request)
         if given["action"] == "verify_domain":
-            raise Invalid("This server has no service zone: give the certificate a DNS credential.", field="action")
+            self.count(CheckThrottle())
+            delegation.verify(certificate)
+            return Response(status=NO_CONTENT)
         issuance = services.update_certificate(certificate, asking.changes_of(self.owner, certificate, given))
         return Response(shown(certificate, issuance))
 
@@ -217,6 +222,19 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             raise Invalid("after is the id of the last event that you have.", field="after")
         page = self.paginate_queryset(attempt.events.filter(pk__gt=int(after)).order_by("pk")) or []
         return self.get_paginated_response(EventSerializer(page, many=True).data)
+
+    @extend_schema(request=None, responses=PreflightSerializer)
+    @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
+    def preflight(self, request: Request, **kwargs: Any) -> Response:
+        """What would make the CA refuse, looked up now; spends no order."""
+        found = preflight.run(self.get_object())
+        ok = not any(each.blocks for each in found)
+        return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
+
+    def count(self, throttle: BaseThrottle) -> None:
+        """Count a call against a throttle that not every call of its action needs."""
+        if not throttle.allow_request(self.request, self):
+            self.throttled(self.request, throttle.wait() or 0)
 
     # --- export ---
 

@@ -91,6 +91,7 @@ class FakeCA:
     windows: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)  # by ari_id
     explanation_url: str = ""
     retry_after: float | None = None  # seconds, until the next look at a window
+    caa_identities: tuple[str, ...] = ("ca.test",)
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -176,6 +177,9 @@ class FakeClient:
     def __init__(self, ca: FakeCA, account: AcmeAccount) -> None:
         self.ca = ca
         self.account = account.pk
+
+    def caa_identities(self) -> tuple[str, ...]:
+        return self.ca.caa_identities
 
     def register(self) -> AccountResource:
         self.ca.call("register", lambda: self.ca.registered.add(self.account))

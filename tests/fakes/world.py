@@ -9,7 +9,7 @@ from django.conf import settings
 
 from accounts.models import User
 from certctrl import clock
-from dnsproviders import propagation, registry
+from dnsproviders import cnames, propagation, registry, zonecheck
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import beat, ca, flow, services, tasks
 from issuance.models import AcmeAccount, Certificate, Issuance
@@ -33,7 +33,9 @@ class World:
         monkeypatch.setattr(ca, "client_for", self.ca.client_for)
         monkeypatch.setattr(registry, "open_credential", lambda credential: FakeProvider(self.zone, credential))
         monkeypatch.setattr(propagation, "look", self.zone.look)
-        monkeypatch.setattr(propagation, "final_name", lambda name: name)
+        monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
+        monkeypatch.setattr(cnames, "follow", self.zone.follow)
+        monkeypatch.setattr(zonecheck, "survey", self.zone.survey)
         monkeypatch.setattr(tasks, "start", self._start)
         monkeypatch.setattr(tasks, "nudge", self._nudge)
 

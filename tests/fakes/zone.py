@@ -1,23 +1,28 @@
 """A zone that keeps records, and the provider that writes into it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from dnsproviders.base import ProviderError
+from dnsproviders.cnames import Chain, challenge_of
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.propagation import Look
+from dnsproviders.zonecheck import Survey
 from tests.fakes.outside import Outside
 
 
 @dataclass
 class FakeZone:
-    """`values` is what the name servers show; `refuses` makes the next calls fail; `hides` keeps new records unseen."""
+    """`values` is what the name servers show; `refuses` makes the next calls fail; `hides` keeps new records unseen;
+    `cnames` leads challenges elsewhere; `blinds` is why a credential sees no zone."""
 
     outside: Outside
     values: dict[str, set[str]] = field(default_factory=dict)
     removed: list[tuple[str, str]] = field(default_factory=list)
     refuses: list[ProviderError] = field(default_factory=list)
     hides: bool = False
+    cnames: dict[str, str] = field(default_factory=dict)
+    blinds: ProviderError | None = None
 
     def txt(self) -> list[tuple[str, str]]:
         return sorted((name, value) for name, values in self.values.items() for value in values)
@@ -33,7 +38,18 @@ class FakeZone:
         return 1
 
     def shows(self, name: str, value: str) -> bool:
-        return not self.hides and value in self.values.get(name, set())
+        return not self.hides and value in self.values.get(self.final_name(name), set())
+
+    def final_name(self, name: str) -> str:
+        return self.cnames.get(name, name)
+
+    def follow(self, names: Collection[str], seconds: float) -> dict[str, Chain]:
+        starts = {name: challenge_of(name) for name in names}
+        return {name: Chain(tuple(dict.fromkeys((start, self.final_name(start))))) for name, start in starts.items()}
+
+    def survey(self, names: Collection[str], seconds: float) -> Survey:
+        """Nothing is wrong with any zone."""
+        return Survey(chains=self.follow(names, seconds))
 
     def look(self, records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
         if not records:
@@ -52,6 +68,8 @@ class FakeProvider:
         self.credential = credential
 
     def zone_of(self, name: str) -> str:
+        if self.zone.blinds:
+            raise self.zone.blinds
         return self.zone.outside.call("zone.zone_of", lambda: "example.com")
 
     def present(self, record: TxtRecord) -> None:

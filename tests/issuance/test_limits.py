@@ -230,13 +230,22 @@ def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential,
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_whoever_dies_in_the_order_has_spent_the_token(world, account, credential, limited, settings, when):
+def test_whoever_dies_in_the_order_has_spent_the_token(
+    world, account, credential, limited, settings, monkeypatch, when
+):
     limiter = limited(account=[2, 600])
     world.ca.reuses_orders = False
-    calls = len(world.outside.calls)
+    place = world.ca.new_order
+
+    def die(*args, **kwargs):
+        if when == "after":
+            place(*args, **kwargs)
+        raise Died("ca.new_order")
+
+    monkeypatch.setattr(world.ca, "new_order", die)
     world.create(account, credential, "a.example.com")
-    world.outside.die_at = (calls, when)
     assert not world.deliver_unless_killed()
+    monkeypatch.setattr(world.ca, "new_order", place)
     assert Reservation.objects.get().state == Reservation.State.SENT
     world.advance(settings.LEASE + 1)
     run(world, 60)

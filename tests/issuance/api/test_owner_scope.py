@@ -30,6 +30,7 @@ def test_a_strangers_certificate_is_404_whatever_is_asked_of_it(bobs, issued, at
         ("post", f"{path}/renew"),
         ("post", f"{path}/cancel"),
         ("post", f"{path}/revoke"),
+        ("post", f"{path}/preflight"),
     ]
     for method, each in asked:
         answer = getattr(bobs, method)(each)

@@ -1,0 +1,91 @@
+"""What is behind questions that the resolvers did not answer: DNSSEC that does not validate, servers that are dead, or
+only a resolver that said nothing."""
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+import dns.rcode
+import dns.rdatatype
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsproviders import lookups, resolving
+from dnsproviders.lookups import Address, Answers, Ask
+from dnsproviders.resolving import KNOWN, Question
+
+
+class Fault(Enum):
+    """Why the resolvers do not answer a question."""
+
+    BOGUS = "SERVFAIL, and an answer with DNSSEC checking disabled"
+    DEAD = "SERVFAIL, with DNSSEC checking disabled too"
+    UNKNOWN = "nothing that tells"
+
+
+class Doubt(NamedTuple):
+    """`fault` is None where the resolvers do answer; `zone` is whose signatures are wrong, where that is the fault."""
+
+    fault: Fault | None
+    zone: str = ""
+
+
+UNKNOWN = Doubt(Fault.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """What the resolvers did not answer: a name, the kind of record, a clause about why, and what is behind it."""
+
+    name: str
+    kind: str
+    why: str
+    doubt: Doubt = UNKNOWN
+
+
+def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]:
+    """Ask every resolver once more, with DNSSEC checking and without, until `end` (monotonic)."""
+    if not questions:
+        return {}
+    servers = _resolvers()
+    asks = [_ask(server, question, unchecked) for question in questions for server in servers for unchecked in (0, 1)]
+    answers = lookups.ask(asks, end - clock.monotonic())
+    return {question: _gravest([_doubt(question, server, answers) for server in servers]) for question in questions}
+
+
+def fresh(name: str, rdtype: dns.rdatatype.RdataType = dns.rdatatype.SOA) -> Question:
+    """A question below the name whose answer no resolver can have kept."""
+    return f"{secrets.token_hex(8)}.{name}", rdtype
+
+
+def _resolvers() -> list[Address]:
+    try:
+        return resolving.resolvers()
+    except Trouble:
+        return []
+
+
+def _ask(server: Address, question: Question, unchecked: int) -> Ask:
+    return Ask(server, *question, recurse=True, unchecked=bool(unchecked))
+
+
+def _doubt(question: Question, server: Address, answers: Answers) -> Doubt:
+    checked, unchecked = (answers.got.get(_ask(server, question, unchecked)) for unchecked in (0, 1))
+    if checked and checked.rcode() in KNOWN:
+        return Doubt(None)
+    if not checked or not unchecked or checked.rcode() != dns.rcode.SERVFAIL:
+        return UNKNOWN
+    if unchecked.rcode() in KNOWN:
+        return Doubt(Fault.BOGUS, resolving.soa_owner(unchecked, question[0]) or question[0])
+    return Doubt(Fault.DEAD if unchecked.rcode() == dns.rcode.SERVFAIL else Fault.UNKNOWN)
+
+
+def _gravest(found: Sequence[Doubt]) -> Doubt:
+    """CAs validate: one resolver that does says more than another that answers whatever comes."""
+    for fault in (Fault.BOGUS, None, Fault.DEAD):
+        for doubt in found:
+            if doubt.fault is fault:
+                return doubt
+    return UNKNOWN
