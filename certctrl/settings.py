@@ -44,6 +44,7 @@ ACME_CAS = env.json("ACME_CAS", default={})
 CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
 ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
 ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
+DNS_API_LIMITS = env.json("DNS_API_LIMITS", default={})
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
 DNS_PORT = env.int("DNS_PORT", 53)
 
