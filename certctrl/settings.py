@@ -9,6 +9,8 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from certctrl import configfile
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.FileAwareEnv()
@@ -41,6 +43,7 @@ CALL_LIMIT = env.float("CALL_LIMIT", 20)
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
 ACME_CAS = env.json("ACME_CAS", default={})
+ACME_LOG_LEVEL, ACME_SAVE_REQUESTS = configfile.acme_log(env.str("CERTCTRL_CONFIG", ""))
 CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
 ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
 ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")

@@ -17,7 +17,7 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import flow, looks, registration, services, tasks
+from issuance import exchanges, flow, looks, registration, services, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
 
@@ -195,9 +195,11 @@ def open_renewal(certificate_id: int, now: datetime) -> None:
 
 @shared_task(name="issuance.prune")
 def prune() -> None:
-    """Destroy the keys of attempts that failed, and the secrets of retired credentials whose records are all gone."""
+    """Destroy the keys of attempts that failed, the secrets of retired credentials whose records are all gone, and old
+    exchanges with CAs."""
     prune_failed_keys()
     prune_retired_credentials()
+    exchanges.prune()
 
 
 def prune_failed_keys() -> None:

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
 from issuance import pki, privateca
-from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, PrivateCA
+from issuance.models import AcmeAccount, Certificate, Exchange, Issuance, IssuanceEvent, PrivateCA
 
 STATUS_OF = {  # house section 7
     Issuance.State.QUEUED: "PENDING",
@@ -59,6 +59,8 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
             "leaf_rsa_bits",
             "leaf_ec_curve",
             "cert_valid_seconds",
+            "log_level",
+            "save_requests",
             "created_at",
             "updated_at",
         )
@@ -379,4 +381,28 @@ class EventSerializer(serializers.ModelSerializer[IssuanceEvent]):
     class Meta:
         model = IssuanceEvent
         fields = ("id", "at", "step", "outcome", "what", "took_ms")
+        read_only_fields = fields
+
+
+class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
+    """A request to a CA and its answer. `status` is null where no answer came, and `error` says why."""
+
+    at = EpochMillis()
+
+    class Meta:
+        model = Exchange
+        fields = (
+            "id",
+            "at",
+            "step",
+            "method",
+            "url",
+            "request",
+            "status",
+            "headers",
+            "body",
+            "problem",
+            "error",
+            "took_ms",
+        )
         read_only_fields = fields

@@ -26,6 +26,7 @@ from issuance.api.serializers import (
     AttemptSerializer,
     CertificateSerializer,
     EventSerializer,
+    ExchangeSerializer,
     FullCertificateSerializer,
     HistorySerializer,
     IssueResultSerializer,
@@ -102,6 +103,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         "cancel": "issue",
         "revoke": "issue",
         "events": "read",
+        "exchanges": "read",
         "export": "read",
     }
 
@@ -215,6 +217,14 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         page = self.paginate_queryset(attempt.events.filter(pk__gt=int(after)).order_by("pk")) or []
         return self.get_paginated_response(EventSerializer(page, many=True).data)
 
+    @extend_schema(responses=ExchangeSerializer(many=True))
+    @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/exchanges")
+    def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
+        """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
+        attempt = attempt_of(self.get_object(), str(issue_history_id))
+        page = self.paginate_queryset(attempt.exchanges.order_by("pk")) or []
+        return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
+
     # --- export ---
 
     @extend_schema(
@@ -263,6 +273,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         "update": "write",
         "destroy": "write",
         "register": "write",
+        "exchanges": "read",
     }
 
     @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
@@ -286,6 +297,13 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
     def register(self, request: Request, **kwargs: Any) -> Response:
         """Register once more, after what the CA refused was mended."""
         return Response(AccountSerializer(acmeaccounts.retry_registration(self.get_object())).data)
+
+    @extend_schema(responses=ExchangeSerializer(many=True))
+    @action(detail=True, methods=["get"])
+    def exchanges(self, request: Request, **kwargs: Any) -> Response:
+        """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
+        page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []
+        return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
 
 class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[PrivateCA]):
