@@ -184,6 +184,7 @@ CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": 600.0, "options": {"expires": 600}},
+    "advance drills": {"task": "issuance.advance_drills", "schedule": 60.0, "options": {"expires": 60}},
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 

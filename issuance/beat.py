@@ -17,7 +17,7 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import exchanges, flow, looks, registration, services, tasks
+from issuance import drill, exchanges, flow, looks, registration, services, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
 
@@ -188,6 +188,12 @@ def open_renewal(certificate_id: int, now: datetime) -> None:
             return
         reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
         services.open_issuance(certificate, reason)
+
+
+@shared_task(name="issuance.advance_drills")
+def advance_drills() -> None:
+    """Bring the next certificates of every running drill forward. Harmless when late or doubled."""
+    drill.advance(clock.now())
 
 
 # --- pruning ---
