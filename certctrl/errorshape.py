@@ -1,5 +1,6 @@
 """Every error in the shape of the contract's section 1, `{"error": {"code", "key", "what", "params"}}`."""
 
+import math
 import secrets
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from rest_framework.response import Response
 
 from certctrl import errors, jsonbody
 from certctrl.errors import Refusal
-from certctrl.turns import Trouble
+from certctrl.turns import Trouble, Wait
 
 log = structlog.get_logger()
 
@@ -83,6 +84,8 @@ def refusal_of(exc: Exception) -> Refusal | None:
             )
         case RequestDataTooBig():
             return jsonbody.too_large()
+        case Wait() if exc.asked:
+            return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
         case Trouble():
             return errors.Unavailable(exc.what)
         case exceptions.APIException() if exc.status_code < 500:

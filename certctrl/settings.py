@@ -9,6 +9,8 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from certctrl import configfile
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.FileAwareEnv()
@@ -41,9 +43,11 @@ CALL_LIMIT = env.float("CALL_LIMIT", 20)
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
 ACME_CAS = env.json("ACME_CAS", default={})
+ACME_LOG_LEVEL, ACME_SAVE_REQUESTS = configfile.acme_log(env.str("CERTCTRL_CONFIG", ""))
 CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
 ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
 ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
+DNS_API_LIMITS = env.json("DNS_API_LIMITS", default={})
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
 DNS_PORT = env.int("DNS_PORT", 53)
 
@@ -189,6 +193,7 @@ SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certi
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},
+    "advance drills": {"task": "issuance.advance_drills", "schedule": 60.0, "options": {"expires": 60}},
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 

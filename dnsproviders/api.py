@@ -101,7 +101,8 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
     @extend_schema(request=None, responses=DnsCredentialSerializer)
     @action(detail=True, methods=["post"])
     def check(self, request: Request, **kwargs: Any) -> Response:
-        """Prove the credential by reading at the provider; nothing is written there."""
+        """Prove the credential by reading at the provider; nothing is written there. 429 where its API takes no more
+        calls."""
         return Response(self.get_serializer(credentials.check_credential(self.get_object())).data)
 
 

@@ -13,7 +13,9 @@ import requests
 from certctrl import errors, outgoing
 from certctrl.log import Secret, mask
 from certctrl.turns import Trouble
+from dnsproviders import pacing
 from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.pacing import ApiLimit
 
 
 class ProviderError(Trouble):
@@ -112,18 +114,21 @@ COMMON_FIELDS = (
 class Provider(ABC):
     """One DNS provider with one credential. Made for one use; keeps nothing between calls.
 
-    Every call goes through `self.http`, whose deadline is the turn's. Nothing here sleeps or retries. Messages carry
-    no secret.
+    Every call goes through `self.http`, whose deadline is the turn's, after it took a token of the API's limit. Nothing
+    here sleeps or retries. Messages carry no secret.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Sequence[Field]]
+    limit: ClassVar[ApiLimit | None] = None  # what the API allows one user, where its documentation says so
 
     def __init__(self, credential: DnsCredential, secret: Mapping[str, Secret], http: requests.Session) -> None:
         self.credential = credential
         self.public = credential.public
         self.secret = secret
         self.http = http
+        self.pace = pacing.pace_of(self.name, credential, self.limit)
+        self.is_visiting = False
 
     @abstractmethod
     def zone_of(self, name: str) -> str:
@@ -153,14 +158,19 @@ class Provider(ABC):
     def send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         """One HTTP call. Redirects are not followed: a POST would become a GET, and look as if it had worked.
 
-        Raises ProviderError: dns_unreachable; dns_credential_refused for 401; dns_rate_limited for 429, with
-        `retry_after`; dns_bad_answer for a redirect. Every other answer is the caller's to judge.
+        Raises Wait where the API's limit allows no call now, and ProviderError: dns_unreachable; dns_credential_refused
+        for 401; dns_rate_limited for 429, with `retry_after`; dns_bad_answer for a redirect. Every other answer is the
+        caller's to judge.
         """
+        self.pace.take(needs=1 if self.is_visiting else pacing.VISIT)
+        self.is_visiting = True
         try:
             response = self.http.request(method, url, allow_redirects=False, **kwargs)
         except requests.RequestException as exc:  # outgoing's are sentences
             what = f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
             raise ProviderError("dns_unreachable", what) from None
+        if response.status_code == 429:
+            self.pace.pause(outgoing.wait_of(response))
         if response.status_code in (401, 429) or 300 <= response.status_code < 400:
             raise self.refusal(response)
         return response

@@ -9,6 +9,7 @@ from django.conf import settings
 
 from dnsproviders.base import Field, Provider, ProviderError, a_label, is_inside, listed, suffixes, unquoted
 from dnsproviders.models import TxtRecord
+from dnsproviders.pacing import ApiLimit
 
 RECORD_EXISTS = {81057, 81058}
 BAD_TOKEN = {1000, 6003, 6111, 9106, 9107, 9109, 10000, 10001}  # some of them come with 400
@@ -30,6 +31,7 @@ def checked_zone_id(value: str) -> str:
 
 class Cloudflare(Provider):
     name = "Cloudflare"
+    limit = ApiLimit(calls=1200, seconds=300)  # https://developers.cloudflare.com/fundamentals/api/reference/limits/
     fields = (
         Field(
             "api_token", "API token", secret=True, check=checked_token, help="Zone / DNS / Edit and Zone / Zone / Read."

@@ -133,7 +133,8 @@ def retire_credential(credential: DnsCredential) -> None:
 def check_credential(credential: DnsCredential) -> DnsCredential:
     """Ask the provider, by reading, whether it takes the credential; `checked_at` and `last_error` keep the answer.
 
-    Raises CheckFailed with the provider's own words. Not to be called inside a transaction.
+    Raises CheckFailed with the provider's own words, and Wait where the API takes no more calls, which says nothing of
+    the credential. Not to be called inside a transaction.
     """
     try:
         with clock.limit(settings.CALL_LIMIT):

@@ -20,7 +20,8 @@ ONCE_A_DAY = 24 * 3600.0
 def publish(record_id: int) -> None:
     """Put the record into its zone, unless it is there.
 
-    Raises Wait while another turn has the record in hand, ProviderError when the provider fails or refuses.
+    Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
+    the provider fails or refuses.
     """
     with TxtRecord.objects.turn(record_id, due=False) as record:
         if record.is_published:
@@ -67,7 +68,8 @@ def reopen(record_id: int) -> None:
 def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
     """Take the record out of its zone, unless somebody needs it, and close it once it is surely gone.
 
-    Raises Wait while another turn has the record in hand, ProviderError when the provider fails or refuses.
+    Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
+    the provider fails or refuses.
     """
     with TxtRecord.objects.turn(record_id) as record:
         if not record.intent_at or record.cleaned_at:
@@ -81,6 +83,8 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 def _clean(record: TxtRecord) -> None:
     try:
         removed = registry.open_credential(record.credential).cleanup(record)
+    except Wait:  # what it removed until then is gone; the rest goes on
+        raise
     except Trouble as error:
         record.write(left_behind=error.what)
         if record.stumbles >= 8:  # past the retry table: once a day, for ever

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
@@ -63,6 +65,20 @@ def _unsealed(credential: DnsCredential) -> dict[str, str]:
         raise ProviderError("dns_credential_refused", what, permanent=True)
     opened: dict[str, str] = json.loads(envelope.unseal(credential.secret))
     return opened
+
+
+def check_api_limits() -> None:
+    """Raise ImproperlyConfigured where the setting DNS_API_LIMITS is not {a provider: [calls, seconds] or null}."""
+    given = settings.DNS_API_LIMITS
+    for name, limit in given.items() if isinstance(given, dict) else [("it", given)]:
+        if name not in PROVIDERS or not (limit is None or _is_limit(limit)):
+            what = f"DNS_API_LIMITS: {name} must be one of {', '.join(PROVIDERS)}, with [calls, seconds] or null."
+            raise ImproperlyConfigured(what)
+
+
+def _is_limit(given: Any) -> bool:
+    numbers = isinstance(given, list) and [type(each) for each in given] in ([int, int], [int, float])
+    return numbers and all(each > 0 for each in given)
 
 
 def catalog() -> list[dict[str, Any]]:

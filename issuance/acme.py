@@ -25,7 +25,7 @@ from josepy.util import ComparableECKey
 
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble
-from issuance import problems
+from issuance import exchanges, problems
 from issuance.connections import Connection, connection_to
 from issuance.problems import Answer, json_of, problem_of, refusal_of, trouble_of
 from issuance.resources import (
@@ -131,14 +131,18 @@ class Network(client.ClientNetwork):
 
     def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
         """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        sent, began = kwargs.get("data"), clock.monotonic()
         try:
             # A fresh session each time: it is cheap, and follows the settings and forks.
             response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
         except requests.RequestException as exc:
             self.connection.directory = None
-            raise Trouble(problems.UNREACHABLE, f"{self.label} could not be reached: {exc}") from None
+            what = f"{self.label} could not be reached: {exc}"
+            exchanges.record(method, url, sent, began, error=what)
+            raise Trouble(problems.UNREACHABLE, what) from None
         response.encoding = "utf-8"
         self._keep_nonce(response)
+        exchanges.record(method, url, sent, began, response)
         return response
 
     def _keep_nonce(self, response: requests.Response) -> None:

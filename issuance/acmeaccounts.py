@@ -23,7 +23,7 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
     """Make the account with a key of its own, and have a worker register it at its CA.
 
     `given`: ca_provider, email, name, terms_accepted, directory_url, eab_kid, eab_hmac_key, zerossl_api_key, ca_id,
-    defaults. Raises Invalid, MissingField or NotFound (a private CA of somebody else).
+    defaults, log_level, save_requests. Raises Invalid, MissingField or NotFound (a private CA of somebody else).
     """
     private_ca = _private_ca(owner, given.get("ca_id"))
     info = ca.info(ca.SELF_CA if private_ca else given["ca_provider"])
@@ -40,6 +40,8 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
             key=envelope.seal(owner, "acme_account_key", key),
             thumbprint=acme.thumbprint(key),
             defaults=given.get("defaults", {}),
+            log_level=given.get("log_level", ""),
+            save_requests=given.get("save_requests", False),
             **(_registered(private_ca) if private_ca else _to_register(owner, given)),
         )
     if account.queued_at:
@@ -123,7 +125,7 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
-    """Change the name or the key defaults, and the e-mail address while the CA does not know it yet.
+    """Change the name, the key defaults or debugging, and the e-mail address while the CA does not know it yet.
 
     A change of CA is another account. What a GET answered may be sent back whole.
     """
@@ -133,7 +135,9 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
         raise Invalid("The CA knows the account by its e-mail address; create another account.", field="email")
     account.name, account.email = given.get("name") or account.name, email
     account.defaults = account.defaults | given.get("defaults", {})
-    account.save(update_fields=["name", "email", "defaults", "updated_at"])
+    account.log_level = given.get("log_level", account.log_level)
+    account.save_requests = given.get("save_requests", account.save_requests)
+    account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
     return account
 
 

@@ -17,7 +17,7 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import flow, limits, looks, registration, renewalinfo, services, tasks
+from issuance import drill, exchanges, flow, limits, looks, registration, renewalinfo, services, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from keystore.models import Envelope
 
@@ -265,15 +265,23 @@ def may_renew(certificate: Certificate) -> bool:
     return not (certificate.retired_at or unwanted or keyless)
 
 
+@shared_task(name="issuance.advance_drills")
+def advance_drills() -> None:
+    """Bring the next certificates of every running drill forward. Harmless when late or doubled."""
+    drill.advance(clock.now())
+
+
 # --- pruning ---
 
 
 @shared_task(name="issuance.prune")
 def prune() -> None:
-    """Destroy the keys of attempts that failed, and the secrets of retired credentials whose records are all gone."""
+    """Destroy the keys of attempts that failed, the secrets of retired credentials whose records are all gone, and old
+    exchanges with CAs."""
     prune_failed_keys()
     prune_retired_credentials()
     limits.prune()
+    exchanges.prune()
 
 
 def prune_failed_keys() -> None:

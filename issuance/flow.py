@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import limits, renewal, steps
+from issuance import exchanges, limits, renewal, steps
 from issuance.models import AcmeAccount, Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.resources import Refused
 from issuance.steps import Done
@@ -85,7 +85,11 @@ def run(
     """
     began = clock.monotonic()
     try:
-        with log.bind(issuance=issuance.pk, step=step.name), clock.limit(issuance.turn_left()):
+        with (
+            log.bind(issuance=issuance.pk, step=step.name),
+            exchanges.about(issuance, step.name),
+            clock.limit(issuance.turn_left()),
+        ):
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused("internal", "Workers died on this attempt five times in a row; it is given up.")
             done = (act or step.act)(issuance)

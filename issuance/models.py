@@ -518,8 +518,38 @@ class Drill(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     stopped_at = models.DateTimeField(null=True, blank=True, help_text="by a person; it may be resumed")
 
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(issuer="", account__isnull=False) | Q(account__isnull=True) & ~Q(issuer=""),
+                name="a_drill_is_about_an_issuer_or_an_account",
+            ),
+            models.UniqueConstraint(
+                fields=["issuer"],
+                condition=Q(ended_at=None, stopped_at=None) & ~Q(issuer=""),
+                name="one_running_drill_for_each_issuer",
+            ),
+            models.UniqueConstraint(
+                fields=["account"],
+                condition=Q(ended_at=None, stopped_at=None),
+                name="one_running_drill_for_each_account",
+            ),
+        )
+
+    @property
+    def subject(self) -> str:
+        """Whose certificates it replaces, as a sentence says it."""
+        return f"the account {self.account}" if self.account else self.issuer
+
+    @property
+    def status(self) -> str:
+        """running, stopped (by a person), ended (nothing is left)."""
+        if self.ended_at:
+            return "ended"
+        return "stopped" if self.stopped_at else "running"
+
     def __str__(self) -> str:
-        return f"replace what {self.issuer or self.account} issued"
+        return f"replace what {self.subject} issued"
 
 
 class RequestKey(models.Model):

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from accounts.models import User
 from certctrl import clock
 from certctrl.turns import Trouble
-from issuance import ca
+from issuance import ca, exchanges
 from issuance.models import AcmeAccount, Issuance
 from keystore import envelope
 from keystore.models import Envelope
@@ -61,7 +61,8 @@ def _on_their_way() -> QuerySet[AcmeAccount]:
 
 def _register(account: AcmeAccount) -> None:
     _fetch_eab(account)
-    resource = ca.client_for(account).register()
+    with exchanges.about(account, "register"):
+        resource = ca.client_for(account).register()
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 
 from certctrl import clock
 from certctrl.turns import A_DAY, Trouble
-from issuance import ca, problems, renewal
+from issuance import ca, exchanges, problems, renewal
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.resources import Refused, RenewalInfoResource
 
@@ -51,7 +51,8 @@ def poll(renewal_info_id: int) -> None:
         if _is_over(version):
             return info.release(None)
         try:
-            seen = ca.client_for(version.account).renewal_info(version.ari_id)
+            with exchanges.about(version, "renewal_info"):
+                seen = ca.client_for(version.account).renewal_info(version.ari_id)
         except Trouble as trouble:
             return _store_trouble(info, trouble)
         if seen is None:

@@ -2,7 +2,7 @@
 
 from certctrl import clock
 from certctrl.turns import A_DAY, Trouble
-from issuance import ca
+from issuance import ca, exchanges
 from issuance.models import CertificateVersion
 
 
@@ -16,7 +16,8 @@ def revoke(version_id: int) -> None:
             what = "It expired before the CA revoked it; there is nothing left to revoke."
             return version.release(None, revoke_asked_at=None, revoke_error=what)
         try:
-            ca.client_for(version.account).revoke(version.chain_pem, version.revoke_reason or 0)
+            with exchanges.about(version, "revoke"):
+                ca.client_for(version.account).revoke(version.chain_pem, version.revoke_reason or 0)
         except Trouble as trouble:
             version.write(revoke_error=trouble.what)
             if trouble.permanent:

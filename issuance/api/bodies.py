@@ -28,6 +28,10 @@ class AccountRequest(serializers.Serializer[Any]):
     leaf_rsa_bits = serializers.IntegerField(required=False, allow_null=True)
     leaf_ec_curve = serializers.CharField(required=False, allow_blank=True, max_length=16)
     cert_valid_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
+    log_level = serializers.ChoiceField(
+        ["debug"], required=False, allow_blank=True, help_text="debug: every exchange with the CA is kept for 14 days"
+    )
+    save_requests = serializers.BooleanField(required=False, help_text="with log_level debug: what was sent, too")
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         provider = given.pop("provider", None)

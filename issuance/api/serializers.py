@@ -10,7 +10,7 @@ from certctrl.api import EpochMillis, EpochSeconds
 from issuance import delegation, pki, privateca
 from issuance.api.checking import DelegationSerializer
 from issuance.api.renewals import RenewalSerializer
-from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent, LimitBucket, PrivateCA
+from issuance.models import AcmeAccount, Certificate, Exchange, Issuance, IssuanceEvent, LimitBucket, PrivateCA
 
 STATUS_OF = {  # house section 7
     Issuance.State.QUEUED: "PENDING",
@@ -61,6 +61,8 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
             "leaf_rsa_bits",
             "leaf_ec_curve",
             "cert_valid_seconds",
+            "log_level",
+            "save_requests",
             "created_at",
             "updated_at",
         )
@@ -409,4 +411,28 @@ class EventSerializer(serializers.ModelSerializer[IssuanceEvent]):
     class Meta:
         model = IssuanceEvent
         fields = ("id", "at", "step", "outcome", "what", "took_ms")
+        read_only_fields = fields
+
+
+class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
+    """A request to a CA and its answer. `status` is null where no answer came, and `error` says why."""
+
+    at = EpochMillis()
+
+    class Meta:
+        model = Exchange
+        fields = (
+            "id",
+            "at",
+            "step",
+            "method",
+            "url",
+            "request",
+            "status",
+            "headers",
+            "body",
+            "problem",
+            "error",
+            "took_ms",
+        )
         read_only_fields = fields

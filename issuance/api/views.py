@@ -27,6 +27,7 @@ from issuance.api.serializers import (
     AttemptSerializer,
     CertificateSerializer,
     EventSerializer,
+    ExchangeSerializer,
     FullCertificateSerializer,
     HistorySerializer,
     IssueResultSerializer,
@@ -107,6 +108,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         "revoke": "issue",
         "events": "read",
         "preflight": "issue",
+        "exchanges": "read",
         "export": "read",
     }
 
@@ -236,6 +238,14 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         if not throttle.allow_request(self.request, self):
             self.throttled(self.request, throttle.wait() or 0)
 
+    @extend_schema(responses=ExchangeSerializer(many=True))
+    @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/exchanges")
+    def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
+        """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
+        attempt = attempt_of(self.get_object(), str(issue_history_id))
+        page = self.paginate_queryset(attempt.exchanges.order_by("pk")) or []
+        return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
+
     # --- export ---
 
     @extend_schema(
@@ -285,6 +295,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         "destroy": "write",
         "register": "write",
         "limits": "read",
+        "exchanges": "read",
     }
 
     @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
@@ -314,6 +325,13 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
     def limits(self, request: Request, **kwargs: Any) -> Response:
         """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
         return Response(LimitSerializer(limits.levels(self.get_object()), many=True).data)
+
+    @extend_schema(responses=ExchangeSerializer(many=True))
+    @action(detail=True, methods=["get"])
+    def exchanges(self, request: Request, **kwargs: Any) -> Response:
+        """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
+        page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []
+        return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
 
 class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[PrivateCA]):

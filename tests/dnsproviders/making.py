@@ -1,4 +1,4 @@
-"""Providers and records without a database, and an HTTP service that does not answer as it should."""
+"""Providers and records that are in no database, and an HTTP service that does not answer as it should."""
 
 import re
 from typing import Any
@@ -16,7 +16,8 @@ WILDCARD = "wildcard-value-wildcard-value-wildcard-val0"
 
 def provider_of(cls: type[Provider], secret: dict[str, str], **public: Any) -> Any:
     wrapped = {name: Secret(value) for name, value in secret.items()}
-    return cls(DnsCredential(name="mine", public=public), wrapped, outgoing.session())
+    credential = DnsCredential(name="mine", provider=cls.__name__.lower(), public=public)
+    return cls(credential, wrapped, outgoing.session())
 
 
 def record_of(zone: str, value: str, name: str = "_acme-challenge.example.com", ttl: int = 60) -> TxtRecord:

@@ -8,8 +8,8 @@ from django.db import OperationalError
 from certctrl.turns import LostTurn
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
-from issuance import beat, flow, services
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance import beat, drill, flow, services
+from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from tests.fakes.ca import REFUSED
 from tests.issuance.racing import at_once
 
@@ -151,3 +151,18 @@ def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
         held.release(world.time)
     assert len(world.zone.txt()) == 2
     assert Issuance.objects.get(pk=issuance.pk).is_open
+
+
+def test_the_same_drill_started_at_once_runs_once_and_two_beats_of_it_bring_each_certificate_forward_once(
+    world, account, credential
+):
+    for number in range(6):
+        world.create(account, credential, f"host{number}.example.com")
+    world.deliver()
+    at_once(*[lambda: drill.start(account.owner, issuer="fake CA")] * THREADS)
+    assert Drill.objects.count() == 1
+    at_once(*[beat.advance_drills.run, beat.scan_renewals.run] * (THREADS // 2))
+    beat.scan_renewals.run()
+    assert Issuance.objects.open().count() == 6
+    world.settle()
+    assert CertificateVersion.objects.count() == 12

@@ -1,0 +1,46 @@
+"""The JSON file that the setting CERTCTRL_CONFIG names: {"acme": {"log_level": "debug", "save_requests": true}}."""
+
+import json
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def acme_log(path: str) -> tuple[str, bool]:
+    """`log_level` ("" or "debug") and `save_requests` of the file's member `acme`; nothing is on without a file.
+
+    Raises ImproperlyConfigured for a file that cannot be read, is no JSON, or holds anything else.
+    """
+    if not path:
+        return "", False
+    acme = _members(path, _read(path), "the file", ("acme",)).get("acme", {})
+    found = _members(path, acme, "acme", ("log_level", "save_requests"))
+    log_level, save_requests = found.get("log_level", ""), found.get("save_requests", False)
+    if log_level not in ("", "debug"):
+        raise _wrong(path, 'acme.log_level is "debug", or empty')
+    if not isinstance(save_requests, bool):
+        raise _wrong(path, "acme.save_requests is true or false")
+    return log_level, save_requests
+
+
+def _read(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise _wrong(path, f"it cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise _wrong(path, "it is not JSON") from None
+
+
+def _members(path: str, value: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(path, f"{where} must hold a JSON object")
+    unknown = [name for name in value if name not in known]
+    if unknown:
+        raise _wrong(path, f"{where} has a member {unknown[0]!r}; it takes {', '.join(known)}")
+    return value
+
+
+def _wrong(path: str, what: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"CERTCTRL_CONFIG names {path}: {what}.")

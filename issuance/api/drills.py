@@ -1,0 +1,141 @@
+"""Drills over HTTP, for staff: replace everything that an issuer, or an account, issued."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from accounts import audit
+from certctrl.api import EpochSeconds
+from certctrl.errors import Forbidden, NotFound
+from issuance import drill as drills
+from issuance.models import AcmeAccount, Drill
+
+MOST_NAMED = 100
+
+
+class DrillRequest(serializers.Serializer[Any]):
+    """`issuer` or `acme_account_id`, one of the two."""
+
+    issuer = serializers.CharField(required=False, allow_blank=True, max_length=255, help_text="a common name")
+    acme_account_id = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**62)
+    why = serializers.CharField(required=False, allow_blank=True, max_length=255)
+
+
+class DrillSerializer(serializers.ModelSerializer[Drill]):
+    by = serializers.CharField(source="by.email", read_only=True)
+    acme_account_id = serializers.IntegerField(source="account_id", read_only=True, allow_null=True)
+    status = serializers.ChoiceField(["running", "stopped", "ended"], read_only=True)
+    created_at = EpochSeconds()
+    stopped_at = EpochSeconds(allow_null=True)
+    ended_at = EpochSeconds(allow_null=True)
+
+    class Meta:
+        model = Drill
+        fields: tuple[str, ...] = (
+            "id",
+            "issuer",
+            "acme_account_id",
+            "why",
+            "by",
+            "status",
+            "total",
+            "created_at",
+            "stopped_at",
+            "ended_at",
+        )
+        read_only_fields = fields
+
+
+class CountSerializer(serializers.Serializer[Any]):
+    total = serializers.IntegerField(help_text="when it began")
+    left = serializers.IntegerField(help_text="burns down to 0")
+    skipped = serializers.IntegerField(help_text="renewal is switched off: tell the owners")
+    failing = serializers.IntegerField(help_text="of those left: the last attempt failed, and is tried again")
+
+
+class SkippedSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    domain = serializers.CharField()
+    owner = serializers.CharField(source="owner.email")
+
+
+class CountedDrillSerializer(DrillSerializer):
+    """A drill with what is left of it, and the first hundred certificates that it leaves alone."""
+
+    count = serializers.SerializerMethodField()
+    skipped = serializers.SerializerMethodField()
+
+    class Meta(DrillSerializer.Meta):
+        fields = (*DrillSerializer.Meta.fields, "count", "skipped")
+
+    @extend_schema_field(CountSerializer)
+    def get_count(self, drill: Drill) -> dict[str, int]:
+        return drills.count(drill)
+
+    @extend_schema_field(SkippedSerializer(many=True))
+    def get_skipped(self, drill: Drill) -> Any:
+        return SkippedSerializer(drills.skipped(drill).select_related("owner")[:MOST_NAMED], many=True).data
+
+
+class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
+    """Of every owner's certificates, hence with the session of a member of staff, and never with an API key."""
+
+    queryset = Drill.objects.select_related("by", "account").order_by("-pk")
+    serializer_class = DrillSerializer
+    lookup_value_converter = "id"
+    metadata_class = None
+    session_only = True
+    obtype = ""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if not request.user.is_staff:
+            raise Forbidden("Drills are for the staff of this server.")
+
+    @extend_schema(request=DrillRequest, responses={201: CountedDrillSerializer})
+    def create(self, request: Request) -> Response:
+        """Replace everything that this issuer, or this account, issued; 409 while such a drill runs."""
+        asked = DrillRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = asked.validated_data
+        account = account_of(given.get("acme_account_id"))
+        drill = drills.start(
+            self.person(request), given.get("issuer", ""), account, given.get("why", ""), ip=audit.ip_of(request)
+        )
+        return Response(CountedDrillSerializer(drill).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(responses=CountedDrillSerializer)
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """The drill with its count."""
+        return Response(CountedDrillSerializer(self.get_object()).data)
+
+    @extend_schema(request=None, responses=CountedDrillSerializer)
+    @action(detail=True, methods=["post"])
+    def stop(self, request: Request, **kwargs: Any) -> Response:
+        """Bring no more certificates forward; renewals that are open go on."""
+        drill = drills.stop(self.get_object(), self.person(request), ip=audit.ip_of(request))
+        return Response(CountedDrillSerializer(drill).data)
+
+    @extend_schema(request=None, responses=CountedDrillSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, **kwargs: Any) -> Response:
+        """Go on with a drill that was stopped."""
+        drill = drills.resume(self.get_object(), self.person(request), ip=audit.ip_of(request))
+        return Response(CountedDrillSerializer(drill).data)
+
+    def person(self, request: Request) -> Any:
+        return request.user
+
+
+def account_of(pk: int | None) -> AcmeAccount | None:
+    """Anybody's account, for staff; NotFound when there is none."""
+    account = AcmeAccount.objects.filter(pk=pk).first() if pk else None
+    if pk and not account:
+        raise NotFound(f"There is no ACME account {pk}.", field="acme_account_id")
+    return account
