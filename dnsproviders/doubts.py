@@ -37,11 +37,11 @@ UNKNOWN = Doubt(Fault.UNKNOWN)
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What the resolvers did not answer: a name, the kind of record, a clause about why, and what is behind it."""
+    """What the resolvers did not answer: a name, the kind of record, a sentence about it, and what is behind it."""
 
     name: str
     kind: str
-    why: str
+    what: str
     doubt: Doubt = UNKNOWN
 
 

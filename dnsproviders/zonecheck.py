@@ -79,7 +79,7 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered
         reply = replies[suffix, CAA]
         if isinstance(reply, str):
             if "." in suffix:  # a top-level domain forbids nothing, and not every resolver knows them
-                return Unanswered(suffix, "CAA", reply)
+                return Unanswered(suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}.")
             continue
         for rrset in reply.answer:
             if rrset.rdtype == CAA:

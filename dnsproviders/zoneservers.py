@@ -20,7 +20,6 @@ from dnsproviders.resolving import ADDRESSES, Server, Servers, text_of
 
 NS, SOA = dns.rdatatype.NS, dns.rdatatype.SOA
 MOST_ASKED_ABOVE = 4  # servers of a zone, about what it delegates
-NO_TIME = "there was no time left to ask its servers"
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]
     """The zone that holds each name, asked about until `end` (monotonic), and what is behind it where there is none."""
     whom = resolving.servers_of_all(names, end - clock.monotonic())
     found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
-    lost = {name: each.what.rstrip(".") for name, each in whom.items() if isinstance(each, Trouble)}
+    lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
     behind = doubts([(name, SOA) for name in lost], end)
     looks = _doubted(_looks(found.values(), end), end)
-    unanswered = {name: Unanswered(name, "SOA", why, behind[name, SOA]) for name, why in lost.items()}
+    unanswered = {name: Unanswered(name, "SOA", what, behind[name, SOA]) for name, what in lost.items()}
     dead = [name for name in lost if behind[name, SOA].fault is Fault.DEAD]
     return {**unanswered, **{name: looks[each.zone] for name, each in found.items()}, **_dead(dead, end)}
 
@@ -67,7 +66,7 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
     said = {server: _shortcoming(message) for server, message in heard.items()}
     serials = {str(server): _serial(heard[server]) for server, why in said.items() if not why}
     if not serials and not answers.unasked.isdisjoint(asks):
-        return Unanswered(servers.zone, "SOA", NO_TIME)
+        return Unanswered(servers.zone, "SOA", f"There was no time left to ask the name servers of {servers.zone}.")
     return Zone(
         servers.zone,
         serials,

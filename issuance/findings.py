@@ -65,13 +65,7 @@ def _of_unanswered(name: str, each: Unanswered) -> Finding:
     """Only a SERVFAIL that says more than that is anybody's fault."""
     if each.doubt.fault is Fault.BOGUS:
         return _bogus(name, each.doubt.zone)
-    return Finding(
-        "unanswered",
-        name,
-        f"{each.name} {each.kind}",
-        f"The {each.kind} records of {each.name} could not be looked up: {each.why.rstrip('.')}.",
-        blocks=False,
-    )
+    return Finding("unanswered", name, f"{each.name} {each.kind}", each.what, blocks=False)
 
 
 def _bogus(name: str, zone: str) -> Finding:

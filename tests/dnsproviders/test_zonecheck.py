@@ -157,6 +157,14 @@ def test_no_time_left_is_no_finding_about_servers(world: NameServer) -> None:
     assert found.silence == "there was no time left to ask"
 
 
+def test_servers_that_there_was_no_time_for_are_not_called_silent(world: NameServer) -> None:
+    assert isinstance(zones_of([CHALLENGE], soon())[CHALLENGE], Zone)  # who they are is known now
+    world.at(NS1).silent = world.at(NS2).silent = True
+    found = zones_of([CHALLENGE], clock.monotonic() + 0.3)[CHALLENGE]
+    assert isinstance(found, Unanswered)
+    assert "no time left" in found.what
+
+
 def test_a_server_over_two_families_is_heard_over_one(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
     world.add("ns1.example.com", "AAAA", "::1")
     world.at("::1").silent = True
