@@ -37,11 +37,26 @@ class CAInfo:
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100
     wildcards: bool = True
+    profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
+    staging: str = ""  # the CA of that name proves attempts for this one
 
 
+# https://letsencrypt.org/docs/profiles/
+LETSENCRYPT_PROFILES = {"classic": 100, "tlsserver": 25, "shortlived": 25}
 CAS = (
-    CAInfo("letsencrypt", "Let's Encrypt", "https://acme-v02.api.letsencrypt.org/directory"),
-    CAInfo("letsencrypt_staging", "Let's Encrypt, staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+    CAInfo(
+        "letsencrypt",
+        "Let's Encrypt",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        profiles=LETSENCRYPT_PROFILES,
+        staging="letsencrypt_staging",
+    ),
+    CAInfo(
+        "letsencrypt_staging",
+        "Let's Encrypt, staging",
+        "https://acme-staging-v02.api.letsencrypt.org/directory",
+        profiles=LETSENCRYPT_PROFILES,
+    ),
     CAInfo("zerossl", "ZeroSSL", "https://acme.zerossl.com/v2/DV90", eab="required", eab_source="zerossl"),
     CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
     CAInfo(SELF_CA, "A private CA of your own"),

@@ -37,6 +37,7 @@ PERMANENT = frozenset(
         "externalAccountRequired",
         "invalidContact",
         "invalidEmail",
+        "invalidProfile",
         "rejectedIdentifier",
         "unsupportedContact",
         "unsupportedIdentifier",
@@ -89,6 +90,13 @@ def problem_of(document: Any) -> Problem | None:
         permanent=typ in PERMANENT or is_account_off(typ, document),
         code=_code(typ, document),
     )
+
+
+def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
+    """Why a challenge of the authorization failed, dns-01 first."""
+    listed = [each for each in authorization.get("challenges") or () if isinstance(each, dict) and each.get("error")]
+    listed.sort(key=lambda each: each.get("type") != "dns-01")
+    return problem_of(listed[0]["error"]) if listed else None
 
 
 def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | Wait:

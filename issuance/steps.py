@@ -14,10 +14,10 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, pki, renewal
+from issuance import backoff, ca, chains, choosing, keys, pki, renewal
+from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
-from keystore import envelope
 
 State = Issuance.State
 
@@ -51,10 +51,10 @@ def patience(issuance: Issuance) -> float:
 
 def order(issuance: Issuance) -> Done:
     """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
+    _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
-    if not issuance.csr_pem and not _take_over(issuance):
-        _make_key(issuance)
+    keys.have(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
         _place_order(issuance, client)
@@ -65,6 +65,14 @@ def order(issuance: Issuance) -> Done:
     return Done(
         f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
     )
+
+
+def _say_who_is_asked(issuance: Issuance) -> None:
+    """Where it is not simply the certificate's own account; told once, before anything can fail."""
+    what = choosing.why(issuance)
+    if what and not issuance.events.filter(step="choose").exists():
+        with issuance.fence():
+            event(issuance, "choose", Outcome.DONE, what)
 
 
 def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
@@ -88,60 +96,31 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         raise Wait(patience(issuance), "An older request for the same names and account goes first.")
 
 
-def _take_over(issuance: Issuance) -> bool:
-    """An earlier attempt may have given up after its CSR was sent; its order may be valid by now."""
-    abandoned = Issuance.objects.filter(
-        certificate=issuance.certificate,
-        account=issuance.account,
-        state=State.FAILED,
-        names_key=issuance.names_key,
-        csr_sent_at__isnull=False,
-        key__isnull=False,
-        order_expires_at__gt=clock.now(),
-    )
-    earlier = abandoned.order_by("-pk").first()
-    if not earlier or not _became_valid(earlier):
-        return False
-    with issuance.fence():
-        issuance.write(
-            csr_pem=earlier.csr_pem,
-            key=earlier.key,
-            order_url=earlier.order_url,
-            order_expires_at=earlier.order_expires_at,
-            csr_sent_at=earlier.csr_sent_at,
-        )
-        Issuance.objects.filter(pk=earlier.pk).update(key=None)
-    return True
-
-
-def _became_valid(earlier: Issuance) -> bool:
-    try:
-        return ca.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
-    except Refused:
-        return False
-
-
-def _make_key(issuance: Issuance) -> None:
-    certificate = issuance.certificate
-    key = pki.new_key(certificate.key_type, certificate.key_size)
-    csr_pem = pki.csr(key, certificate.names, certificate.subject())
-    with issuance.fence():
-        sealed = envelope.seal(certificate.owner, "certificate_key", key, policy=certificate.key_policy)
-        issuance.write(csr_pem=csr_pem, key=sealed)
-
-
 def _place_order(issuance: Issuance, client: CA) -> None:
-    resource = client.new_order(issuance.certificate.names)
+    profile = _profile(issuance, client)
+    resource = client.new_order(issuance.certificate.names, profile=profile)
     if len(resource.authorizations) > len(issuance.certificate.names):
         raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
     try:
         with issuance.fence():
-            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at)
+            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at, profile=profile)
+            if profile != issuance.certificate.profile:
+                event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
             Authorization.objects.bulk_create(
                 [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
             )
     except IntegrityError:
         raise Wait(patience(issuance), "Another attempt has the order that the CA handed out.") from None
+
+
+def _profile(issuance: Issuance, client: CA) -> str:
+    """The certificate's profile where the CA lists it, else none: its default serves better than no certificate."""
+    wanted = issuance.certificate.profile
+    return wanted if wanted and wanted in client.profiles() else ""
+
+
+def _without(profile: str) -> str:
+    return f"The CA does not list the profile {profile}: it was ordered without one, and gets the CA's default."
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
@@ -337,6 +316,8 @@ def finalize(issuance: Issuance) -> Done:
     client = ca.client_for(issuance.account)
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
+        if not issuance.csr_sent_at:
+            keys.replace_compromised(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
         resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
@@ -384,8 +365,12 @@ def _order_anew_once(issuance: Issuance, what: str) -> Done:
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version."""
     client = ca.client_for(issuance.account)
+    preferred = issuance.certificate.preferred_chain
     chain_pem = client.download(
-        issuance.certificate_url, csr_pem=issuance.csr_pem, validity_seconds=issuance.validity_seconds
+        issuance.certificate_url,
+        csr_pem=issuance.csr_pem,
+        validity_seconds=issuance.validity_seconds,
+        preferred_chain=preferred,
     )
     try:
         pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
@@ -395,7 +380,12 @@ def download(issuance: Issuance) -> Done:
         raise Refused(
             "ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}"
         ) from None
-    return Done("the certificate is stored", write=lambda: _store_version(issuance, chain_pem))
+    if issuance.proves:
+        return Done(
+            "staging issued it: it is thrown away, and production is next", write=lambda: backoff.note_proof(issuance)
+        )
+    what = f"the certificate is stored{chains.taken(chain_pem, preferred)}"
+    return Done(what, write=lambda: _store_version(issuance, chain_pem))
 
 
 def _store_version(issuance: Issuance, chain_pem: str) -> None:
@@ -422,5 +412,7 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.auto_renew and not certificate.retired_at else None,
         failures=0,
+        failing_since=None,
+        proved_at=None,
         updated_at=clock.now(),
     )

@@ -36,6 +36,7 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
     cert_valid_seconds = serializers.IntegerField(
         source="defaults.validity_seconds", read_only=True, default=None, allow_null=True
     )
+    staging_account_id = serializers.IntegerField(read_only=True, allow_null=True)
     created_at = EpochSeconds()
     updated_at = EpochSeconds()
 
@@ -59,6 +60,8 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
             "leaf_rsa_bits",
             "leaf_ec_curve",
             "cert_valid_seconds",
+            "staging_first",
+            "staging_account_id",
             "created_at",
             "updated_at",
         )
@@ -164,11 +167,13 @@ def note(certificate: Certificate) -> str:
 
 
 def progress(issuance: Issuance) -> dict[str, Any]:
-    """An open attempt: its state, what it waits for and when it looks again (epoch seconds)."""
+    """An open attempt: its state, what it waits for and when it looks again (epoch seconds). One that `proves` is made
+    at the CA's staging, and what it issues is thrown away."""
     return {
         "issue_history_id": issuance.pk,
         "state": issuance.state,
         "status": status_of(issuance),
+        "proves": issuance.proves,
         "waits_for": issuance.waits_for,
         "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
         "started_at": int(issuance.created_at.timestamp()),
@@ -181,6 +186,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
     issue_history_id = serializers.IntegerField()
     state = serializers.CharField()
     status = serializers.CharField()
+    proves = serializers.BooleanField()
     waits_for = serializers.CharField()
     looks_again_at = serializers.IntegerField(allow_null=True)
     started_at = serializers.IntegerField()
@@ -192,6 +198,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     acct_id = serializers.IntegerField(source="account_id", read_only=True)
     acme_account_id = serializers.IntegerField(source="account_id", read_only=True)
     dns_provider_id = serializers.IntegerField(source="credential_id", read_only=True, allow_null=True)
+    fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
     domain_name = serializers.CharField(source="domain", read_only=True)
     key_dist_policy = serializers.CharField(source="key_policy", read_only=True)
     self_signed = serializers.BooleanField(source="account.is_private", read_only=True)
@@ -230,6 +237,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "server_decrypt_export",
             "auto_renew",
             "renew_days_before",
+            "profile",
+            "preferred_chain",
+            "reuse_key",
+            "fallback_account_id",
             "renew_at",
             "serial_number",
             "not_before",
@@ -333,6 +344,8 @@ class IssueResultSerializer(AttemptSerializer):
             "looks_again_at",
             "error_code",
             "error_message",
+            "failure",
+            "proves",
         )
 
     def get_looks_again_at(self, issuance: Issuance) -> int | None:
@@ -361,6 +374,8 @@ class HistorySerializer(serializers.ModelSerializer[Issuance]):
             "acme_order_id",
             "error_code",
             "error_message",
+            "failure",
+            "proves",
             "started_at",
             "completed_at",
         )
