@@ -97,14 +97,14 @@ def _refuse(info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | N
         raise Invalid(f"Read the terms of {info.label} and set terms_accepted to true.", field="terms_accepted")
     if info.name == ca.SELF_CA and not private_ca:
         raise MissingField("Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id")
-    _refuse_staging(info, given)
+    _refuse_staging(info.name, given)
     if not private_ca:
         _refuse_directory(info, given.get("directory_url", ""))
         _refuse_eab(info, given)
 
 
-def _refuse_staging(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
-    if given.get("staging_first") and not info.staging:
+def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
+    if given.get("staging_first") and not (info := ca.info(ca_provider)).staging:
         have = ", ".join(each.name for each in ca.known().values() if each.staging)
         what = f"{info.label} has no staging to prove attempts at; staging_first is for {have}."
         raise Invalid(what, field="staging_first")
@@ -162,7 +162,7 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     A change of CA is another account. What a GET answered may be sent back whole.
     """
     _refuse_other_ca(account, given)
-    _refuse_staging(ca.info(account.ca_provider), given)
+    _refuse_staging(account.ca_provider, given)
     email = given.get("email", account.email)
     if email != account.email and account.url and not account.is_private:
         raise Invalid("The CA knows the account by its e-mail address; create another account.", field="email")

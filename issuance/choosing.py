@@ -8,6 +8,7 @@ from certctrl import clock
 from issuance.models import AcmeAccount, Certificate, Issuance
 
 PROVE_AFTER = 3  # failures in a row
+LAST_DAY = timedelta(days=1)  # of a certificate: staging may be down for longer than it lives
 USELESS = (AcmeAccount.Status.REFUSED, AcmeAccount.Status.DEACTIVATED)
 Failure = Issuance.Failure
 
@@ -36,7 +37,8 @@ def why(issuance: Issuance) -> str:
         return ""
     own, since = certificate.account.name, f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
     if issuance.proves:
-        return f"{own} failed {certificate.failures} times in a row: {tried.name} proves first that it can succeed."
+        row = f"{certificate.domain} failed {certificate.failures} times in a row"
+        return f"{row}: {tried.name}, at the CA's staging, is to issue it before {own} is asked again."
     if tried.pk != certificate.account_id:
         return f"{own} has failed since {since}: the fallback account {tried.name} is tried."
     if certificate.proved_at:
@@ -74,7 +76,8 @@ def _is_of_use(account: AcmeAccount) -> bool:
 
 def _must_prove(certificate: Certificate) -> bool:
     """After three failures in a row that may pass by themselves; what a limit put off is not counted."""
-    if certificate.failures < PROVE_AFTER:
+    ends = certificate.expires_at
+    if certificate.failures < PROVE_AFTER or (ends and ends - clock.now() < LAST_DAY):
         return False
     failed = certificate.issuances.filter(state=Issuance.State.FAILED).exclude(failure=Failure.LIMITED)
     last = failed.order_by("-pk").values_list("failure", "proves")[:PROVE_AFTER]
