@@ -77,11 +77,6 @@ class PrivateCARequest(serializers.Serializer[Any]):
     key_usage = serializers.CharField(required=False, help_text=privateca.DEFAULT_KEY_USAGE)
 
 
-def refuse_control_characters(text: str) -> None:
-    if not text.isprintable():
-        raise serializers.ValidationError("Write it without control characters and line breaks.")
-
-
 class CertificateRequest(serializers.Serializer[Any]):
     """`domain` (the guide's spelling: issues at once) or `domain_name` (makes the record)."""
 
@@ -111,11 +106,7 @@ class CertificateRequest(serializers.Serializer[Any]):
         error_messages={"invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."},
     )
     preferred_chain = serializers.CharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        validators=[refuse_control_characters],
-        help_text="common name of an issuer in the chain",
+        required=False, allow_blank=True, max_length=200, help_text="common name of an issuer in the chain"
     )
     reuse_key = serializers.BooleanField(required=False, help_text="renewals keep the key")
     fallback_account_id = serializers.IntegerField(
