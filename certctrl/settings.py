@@ -37,6 +37,8 @@ if LEASE < 2 * TURN:
     )
 CALL_LIMIT = env.float("CALL_LIMIT", 20)
 
+
+# --- When a CA fails (seconds) ---
 FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 
 # --- What leaves this server ---
