@@ -39,6 +39,10 @@ if LEASE < 2 * TURN:
     )
 CALL_LIMIT = env.float("CALL_LIMIT", 20)
 
+
+# --- When a CA fails (seconds) ---
+FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
+
 # --- What leaves this server ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")

@@ -6,7 +6,7 @@ in `issuance.problems`, and nothing here polls: the library's `poll_*` and `fina
 
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -24,15 +24,14 @@ from josepy.jwk import JWKEC
 from josepy.util import ComparableECKey
 
 from certctrl import clock, outgoing
-from certctrl.turns import Trouble
-from issuance import exchanges, problems
+from certctrl.turns import Trouble, Wait
+from issuance import chains, exchanges, problems
 from issuance.connections import Connection, connection_to
-from issuance.problems import Answer, json_of, problem_of, refusal_of, trouble_of
+from issuance.problems import Answer, challenge_problem, json_of, problem_of, refusal_of, trouble_of
 from issuance.resources import (
     AccountResource,
     AuthorizationResource,
     OrderResource,
-    Problem,
     Refused,
     RenewalInfoResource,
 )
@@ -244,12 +243,18 @@ class AcmeCA:
         self.url = self._location(response)
         return AccountResource(url=self.url, status=str(json_of(response, network.label).get("status") or "valid"))
 
-    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
+    def profiles(self) -> Mapping[str, str]:
+        """`profiles` in the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
+        meta = directory_of(self.network).to_partial_json().get("meta")
+        listed = meta.get("profiles") if isinstance(meta, dict) else None
+        return {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
+
+    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
         """newOrder (7.4) for A-labels, wildcards as `*.name`."""
         network = self.network
         identifiers = [messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names]
         what = f"the order for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        message = NewOrder(identifiers=identifiers, replaces=replaces or None)
+        message = NewOrder(identifiers=identifiers, profile=profile or None, replaces=replaces or None)
         response = self._ask(directory_of(network)["newOrder"], message, what)
         return self._order_of(self._location(response), response)
 
@@ -277,13 +282,32 @@ class AcmeCA:
         request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
         return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request"))
 
-    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
-        """The default chain (7.4.2) as PEM, leaf first."""
-        response = self._ask(certificate_url, None, "the certificate", accept=PEM_CHAIN)
+    def download(
+        self,
+        certificate_url: str,
+        csr_pem: str = "",
+        validity_seconds: int | None = None,
+        preferred_chain: str = "",
+    ) -> str:
+        """The default chain (7.4.2) as PEM, leaf first, or the first alternate that has the preferred issuer."""
+        default, link = self._chain(certificate_url)
+        others = map(self._alternate, chains.alternates(link, certificate_url))
+        return chains.choose(default, others, preferred_chain)
+
+    def _chain(self, url: str) -> tuple[str, str]:
+        """A chain as PEM, and the Link header that came with it."""
+        response = self._ask(url, None, "the certificate", accept=PEM_CHAIN)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
             raise Trouble(problems.ERROR, f"{self.network.label} answered {kind} instead of a certificate chain.")
-        return response.text
+        return response.text, response.headers.get("Link", "")
+
+    def _alternate(self, url: str) -> str:
+        """Empty when it cannot be had, for whatever reason: no certificate expires for want of another chain."""
+        try:
+            return self._chain(url)[0]
+        except (Trouble, Wait):
+            return ""
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         """revokeCert (7.6) with the account's key."""
@@ -382,7 +406,7 @@ class AcmeCA:
             challenge_url=self._url(dns01["url"]) if dns01 else "",
             challenge_status=str(dns01.get("status", "")),
             txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
-            problem=_challenge_problem(document),
+            problem=challenge_problem(document),
         )
 
     def _txt_value(self, token: str) -> str:
@@ -393,13 +417,6 @@ class AcmeCA:
     def _unreadable(self, what: str, exc: Exception) -> Trouble:
         kind = type(exc).__name__
         return Trouble(problems.ERROR, f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).")
-
-
-def _challenge_problem(document: dict[str, Any]) -> Problem | None:
-    """Why a challenge of the authorization failed, dns-01 first."""
-    listed = [each for each in document.get("challenges") or () if isinstance(each, dict) and each.get("error")]
-    listed.sort(key=lambda each: each.get("type") != "dns-01")
-    return problem_of(listed[0]["error"]) if listed else None
 
 
 def _texts(found: Any) -> tuple[str, ...]:

@@ -6,15 +6,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
 from issuance import acme, ca, registration, tasks
-from issuance.models import AcmeAccount, PrivateCA
+from issuance.models import AcmeAccount, Certificate, PrivateCA
 from keystore import envelope
 
+MAX_NAME = 64
+STAGING = " (staging)"
 HMAC_KEY = re.compile(r"[A-Za-z0-9_-]{16,}={0,2}")  # base64url
 
 
@@ -23,30 +26,54 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
     """Make the account with a key of its own, and have a worker register it at its CA.
 
     `given`: ca_provider, email, name, terms_accepted, directory_url, eab_kid, eab_hmac_key, zerossl_api_key, ca_id,
-    defaults, log_level, save_requests. Raises Invalid, MissingField or NotFound (a private CA of somebody else).
+    defaults, log_level, save_requests, staging_first. Raises Invalid, MissingField or NotFound (a private CA of
+    somebody else).
     """
     private_ca = _private_ca(owner, given.get("ca_id"))
     info = ca.info(ca.SELF_CA if private_ca else given["ca_provider"])
     _refuse(info, given, private_ca)
-    key = acme.new_account_key()
     with transaction.atomic():
-        account = AcmeAccount.objects.create(
-            owner=owner,
-            name=given.get("name") or (private_ca.name if private_ca else info.label),
-            ca_provider=info.name,
-            directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
-            email=given.get("email", ""),
-            terms_accepted_at=clock.now(),
-            key=envelope.seal(owner, "acme_account_key", key),
-            thumbprint=acme.thumbprint(key),
-            defaults=given.get("defaults", {}),
-            log_level=given.get("log_level", ""),
-            save_requests=given.get("save_requests", False),
-            **(_registered(private_ca) if private_ca else _to_register(owner, given)),
-        )
-    if account.queued_at:
-        tasks.nudge(tasks.register, account.pk)
+        account = _make(owner, info, given, private_ca)
+        if given.get("staging_first"):
+            _prove_at_staging(account)
+    _start_registering(account, account.staging_account)
     return account
+
+
+@sensitive_variables()
+def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None = None) -> AcmeAccount:
+    key = acme.new_account_key()
+    return AcmeAccount.objects.create(
+        owner=owner,
+        name=given.get("name") or (private_ca.name if private_ca else info.label),
+        ca_provider=info.name,
+        directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
+        email=given.get("email", ""),
+        terms_accepted_at=clock.now(),
+        key=envelope.seal(owner, "acme_account_key", key),
+        thumbprint=acme.thumbprint(key),
+        defaults=given.get("defaults", {}),
+        log_level=given.get("log_level", ""),
+        save_requests=given.get("save_requests", False),
+        **(_registered(private_ca) if private_ca else _to_register(owner, given)),
+    )
+
+
+def _prove_at_staging(account: AcmeAccount) -> None:
+    """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
+    listed, as any other."""
+    if not account.staging_account or account.staging_account.retired_at:
+        info = ca.info(ca.info(account.ca_provider).staging)
+        name = f"{account.name[: MAX_NAME - len(STAGING)]}{STAGING}"
+        account.staging_account = _make(account.owner, info, {"name": name, "email": account.email})
+    account.staging_first = True
+    account.save(update_fields=["staging_first", "staging_account"])
+
+
+def _start_registering(*accounts: AcmeAccount | None) -> None:
+    for account in accounts:
+        if account and account.queued_at:
+            tasks.nudge(tasks.register, account.pk)
 
 
 def _private_ca(owner: User, ca_id: int | None) -> PrivateCA | None:
@@ -73,9 +100,17 @@ def _refuse(info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | N
         raise Invalid(f"Read the terms of {info.label} and set terms_accepted to true.", field="terms_accepted")
     if info.name == ca.SELF_CA and not private_ca:
         raise MissingField("Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id")
+    _refuse_staging(info.name, given)
     if not private_ca:
         _refuse_directory(info, given.get("directory_url", ""))
         _refuse_eab(info, given)
+
+
+def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
+    if given.get("staging_first") and not (info := ca.info(ca_provider)).staging:
+        have = ", ".join(each.name for each in ca.known().values() if each.staging)
+        what = f"{info.label} has no staging to prove attempts at; staging_first is for {have}."
+        raise Invalid(what, field="staging_first")
 
 
 def _refuse_directory(info: ca.CAInfo, url: str) -> None:
@@ -125,11 +160,13 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
-    """Change the name, the key defaults or debugging, and the e-mail address while the CA does not know it yet.
+    """Change the name, the key defaults, debugging or `staging_first`, and the e-mail address while the CA does not
+    know it yet.
 
     A change of CA is another account. What a GET answered may be sent back whole.
     """
     _refuse_other_ca(account, given)
+    _refuse_staging(account.ca_provider, given)
     email = given.get("email", account.email)
     if email != account.email and account.url and not account.is_private:
         raise Invalid("The CA knows the account by its e-mail address; create another account.", field="email")
@@ -138,7 +175,24 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
     account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+    if "staging_first" in given:
+        _switch_staging(account, given["staging_first"])
     return account
+
+
+def _switch_staging(account: AcmeAccount, on: bool) -> None:
+    """Its staging account stays when it is switched off, until somebody deletes that."""
+    with transaction.atomic():
+        # As it is now: two requests at once make one staging account.
+        account.refresh_from_db(from_queryset=AcmeAccount.objects.select_for_update())
+        known = account.staging_account_id
+        if on:
+            _prove_at_staging(account)
+        else:
+            account.staging_first = False
+            account.save(update_fields=["staging_first"])
+    if account.staging_account_id != known:
+        _start_registering(account.staging_account)
 
 
 def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
@@ -164,15 +218,34 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
 
 
 def retire_account(account: AcmeAccount) -> None:
-    """Delete it: the row stays for the history of what it issued. Conflict while certificates use it."""
+    """Delete it: the row stays for the history of what it issued. Conflict while something uses it.
+
+    Its staging account goes with it, unless certificates use that too.
+    """
     with transaction.atomic():
-        using = account.certificates.filter(retired_at=None)
-        names = ", ".join(using.values_list("domain", flat=True)[:3])
-        if names:
-            raise Conflict(
-                f"{account.name} is used by certificates ({names}): delete them or give them another account."
-            )
+        if use := _use_of(account):
+            raise Conflict(f"{account.name} {use}")
+        staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
+        if staging and not _use_of(staging):
+            AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
+
+
+def _use_of(account: AcmeAccount) -> str:
+    """What uses the account, and what to do about it; empty when nothing does."""
+    alive = Certificate.objects.filter(retired_at=None)
+    if names := _first(alive.filter(account=account), "domain"):
+        return f"is used by certificates ({names}): delete them or give them another account."
+    if names := _first(alive.filter(fallback_account=account), "domain"):
+        return f"is the fallback account of certificates ({names}): give them another one, or none."
+    proving = AcmeAccount.objects.filter(staging_account=account, staging_first=True, retired_at=None)
+    if names := _first(proving, "name"):
+        return f"proves attempts at staging for {names}: set the staging_first of that account to false."
+    return ""
+
+
+def _first(rows: QuerySet[Any], column: str) -> str:
+    return ", ".join(rows.order_by("pk").values_list(column, flat=True)[:3])
 
 
 def retire_private_ca(private_ca: PrivateCA) -> None:

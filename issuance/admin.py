@@ -72,7 +72,7 @@ class EventInline(TabularInline):  # type: ignore[misc]
 @admin.register(Issuance)
 class IssuanceAdmin(ReadOnlyAdmin):
     list_display = ("certificate", "number", "reason", "state", "waits_for", "wake_at", "error_what", "created_at")
-    list_filter = ("state", "reason")
+    list_filter = ("state", "reason", "failure", "proves")
     search_fields = ("certificate__domain", "order_url", "certificate__owner__email", "error_code")
     exclude = ("key", "csr_pem")
     list_select_related = ("certificate",)

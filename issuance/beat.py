@@ -237,7 +237,11 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
         # Locked in one order: two scans would each wait for a row of the other.
-        locked = still_due.order_by(*SOONEST).select_related("account").select_for_update(of=("self",))
+        locked = (
+            still_due.order_by(*SOONEST)
+            .select_related("account__staging_account", "fallback_account")
+            .select_for_update(of=("self",))
+        )
         certificates = list(locked)
         Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
         Issuance.objects.bulk_create(new_attempts(certificates))
@@ -276,20 +280,22 @@ def advance_drills() -> None:
 
 @shared_task(name="issuance.prune")
 def prune() -> None:
-    """Destroy the keys of attempts that failed, the secrets of retired credentials whose records are all gone, and old
-    exchanges with CAs."""
-    prune_failed_keys()
+    """Destroy the keys of attempts that failed or only proved, the secrets of retired credentials whose records are all
+    gone, and old exchanges with CAs."""
+    prune_keys()
     prune_retired_credentials()
     limits.prune()
     exchanges.prune()
 
 
-def prune_failed_keys() -> None:
-    """An attempt whose CSR was sent keeps its key as long as its order lives: the next attempt may take it over."""
-    now = clock.now()
-    ended = Issuance.objects.filter(state__in=[Issuance.State.FAILED, Issuance.State.CANCELED], key__isnull=False)
+def prune_keys() -> None:
+    """An attempt whose CSR was sent keeps its key as long as its order lives: the next attempt may take it over. What
+    only proved, at staging, is taken over by nobody."""
+    now, State = clock.now(), Issuance.State
     is_over = Q(csr_sent_at=None) | Q(order_expires_at=None) | Q(order_expires_at__lt=now)
-    over = ended.filter(is_over, ended_at__lt=now - KEPT_AFTER_FAILURE)
+    failed = Q(is_over, state__in=[State.FAILED, State.CANCELED], ended_at__lt=now - KEPT_AFTER_FAILURE)
+    proved = Q(state=State.ISSUED, proves=True)
+    over = Issuance.objects.filter(failed | proved, key__isnull=False)
     for issuance_id, key_id in over.values_list("pk", "key"):
         with transaction.atomic():
             Issuance.objects.filter(pk=issuance_id).update(key=None)

@@ -42,6 +42,9 @@ class CAInfo:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitBucket.Kind: tokens, seconds for one
     caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
+    profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
+    staging: str = ""  # the CA of that name proves attempts for this one
+
 
 HOUR, WEEK = 3600, 7 * 86400
 # https://letsencrypt.org/docs/rate-limits/ and https://letsencrypt.org/docs/staging-environment/
@@ -52,6 +55,8 @@ LETSENCRYPT_LIMITS = {
     "failures": (5, HOUR / 5),
 }
 STAGING_LIMITS = {"account": (1500, 3 * HOUR / 1500), "set": (30_000, WEEK / 30_000), "failures": (200, HOUR / 200)}
+# https://letsencrypt.org/docs/profiles/
+LETSENCRYPT_PROFILES = {"classic": 100, "tlsserver": 25, "shortlived": 25}
 
 CAS = (
     CAInfo(
@@ -60,6 +65,8 @@ CAS = (
         "https://acme-v02.api.letsencrypt.org/directory",
         caa_identities=("letsencrypt.org",),
         limits=LETSENCRYPT_LIMITS,
+        profiles=LETSENCRYPT_PROFILES,
+        staging="letsencrypt_staging",
     ),
     CAInfo(
         "letsencrypt_staging",
@@ -67,6 +74,7 @@ CAS = (
         "https://acme-staging-v02.api.letsencrypt.org/directory",
         caa_identities=("letsencrypt.org",),
         limits=STAGING_LIMITS,
+        profiles=LETSENCRYPT_PROFILES,
     ),
     CAInfo(
         "zerossl",

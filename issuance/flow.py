@@ -11,13 +11,13 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import exchanges, limits, renewal, steps
-from issuance.models import AcmeAccount, Authorization, Certificate, Issuance, IssuanceEvent
+from issuance import backoff, exchanges, limits, steps
+from issuance.events import Outcome, event
+from issuance.models import AcmeAccount, Authorization, Issuance
 from issuance.resources import Refused
 from issuance.steps import Done
 
 State = Issuance.State
-Outcome = IssuanceEvent.Outcome
 logger = structlog.get_logger()
 
 TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
@@ -219,35 +219,9 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
         asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
     with issuance.fence():
         event(issuance, step.name, Outcome.FAILED, trouble.what)
-        close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what)
-        schedule_retry(issuance.certificate_id, permanent=trouble.permanent, asked_for=asked_for)
-    logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code)
-
-
-def schedule_retry(certificate_id: int, *, permanent: bool, asked_for: datetime | None) -> None:
-    """Count the failure and set `renew_at`; inside a transaction."""
-    certificate = Certificate.objects.select_for_update().get(pk=certificate_id)
-    failures, now = certificate.failures + 1, clock.now()
-    at = renewal.retry_at(
-        now,
-        failures,
-        certificate.expires_at,
-        first_tried_at=_tried_since(certificate),
-        permanent=permanent,
-        asked_for=asked_for,
-        jitter=renewal.draw(),
-    )
-    wanted = not certificate.retired_at and (certificate.auto_renew or not certificate.current_id)
-    Certificate.objects.filter(pk=certificate_id).update(
-        failures=failures, renew_at=at if wanted else None, updated_at=now
-    )
-
-
-def _tried_since(certificate: Certificate) -> datetime:
-    """When a person asked last, else when it was tried first."""
-    begun = certificate.issuances.values_list("created_at", flat=True)
-    asked = begun.filter(reason=Issuance.Reason.MANUAL).order_by("-pk").first()
-    return asked or begun.order_by("pk")[0]
+        failure = backoff.count_failure(issuance, trouble, asked_for)
+        close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what, failure=failure)
+    logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure)
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:
@@ -256,13 +230,6 @@ def close(issuance: Issuance, state: str, **fields: object) -> None:
     issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields)
     limits.release(issuance)
     records_of(issuance).wake()
-
-
-def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 0) -> None:
-    """Tell the owner what happened."""
-    IssuanceEvent.objects.create(
-        issuance=issuance, at=clock.now(), step=step, outcome=outcome, what=what, took_ms=round(took * 1000)
-    )
 
 
 # --- who needs a record ---

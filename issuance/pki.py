@@ -175,6 +175,11 @@ def _check_times(leaf: x509.Certificate, at: datetime) -> None:
         raise BadChain(f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already.")
 
 
+def check_signatures(chain_pem: str) -> None:
+    """BadChain unless each certificate is signed by the next one."""
+    _check_signatures(load_chain(chain_pem))
+
+
 def _check_signatures(chain: Sequence[x509.Certificate]) -> None:
     for certificate, issuer in pairwise(chain):
         try:
@@ -220,6 +225,30 @@ def ari_id(leaf: x509.Certificate) -> str:
         return ""
     serial = leaf.serial_number.to_bytes(leaf.serial_number.bit_length() // 8 + 1, "big")
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority, serial))
+
+
+def issuers_of(chain_pem: str) -> list[str]:
+    """The common names of who signed the certificates of a chain, leaf first (see `name_of`). BadChain."""
+    return [name_of(certificate.issuer) for certificate in load_chain(chain_pem)]
+
+
+def key_kind(chain_pem: str) -> tuple[str, int]:
+    """Type and size (bits) of the leaf's key, as `new_key` takes them; the type is empty for any other kind of key."""
+    key = load_chain(chain_pem)[0].public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ecdsa", key.key_size
+    return ("rsa", key.key_size) if isinstance(key, rsa.RSAPublicKey) else ("", 0)
+
+
+def same_key(pem: str, other_pem: str) -> bool:
+    """Whether two PEM texts, chains or CSRs, are for the same key."""
+    return _public_key(pem) == _public_key(other_pem)
+
+
+def _public_key(pem: str) -> object:
+    if "CERTIFICATE REQUEST" in pem:
+        return x509.load_pem_x509_csr(pem.encode()).public_key()
+    return load_chain(pem)[0].public_key()
 
 
 def facts(chain_pem: str) -> Facts:

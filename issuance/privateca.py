@@ -51,7 +51,10 @@ class PrivateAuthority:
     def register(self) -> AccountResource:
         return AccountResource(url=f"{PREFIX}{self.private_ca.pk}", status="valid")
 
-    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
+    def profiles(self) -> Mapping[str, str]:
+        return {}
+
+    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
         return self.read_order(f"{PREFIX}{uuid.uuid4()}")
 
     def read_order(self, url: str) -> OrderResource:
@@ -66,7 +69,13 @@ class PrivateAuthority:
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         return OrderResource(url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url)
 
-    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
+    def download(
+        self,
+        certificate_url: str,
+        csr_pem: str = "",
+        validity_seconds: int | None = None,
+        preferred_chain: str = "",
+    ) -> str:
         """Sign the CSR: leaf and CA certificate as PEM. A second call signs another one, for the same key."""
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))

@@ -40,6 +40,7 @@ PERMANENT = frozenset(
         "externalAccountRequired",
         "invalidContact",
         "invalidEmail",
+        "invalidProfile",
         "rejectedIdentifier",
         "unsupportedContact",
         "unsupportedIdentifier",
@@ -96,6 +97,13 @@ def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
         permanent=typ in PERMANENT or is_off,
         code=DEACTIVATED if is_off else _code(typ),
     )
+
+
+def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
+    """Why a challenge of the authorization failed, dns-01 first."""
+    listed = [each for each in authorization.get("challenges") or () if isinstance(each, dict) and each.get("error")]
+    listed.sort(key=lambda each: each.get("type") != "dns-01")
+    return problem_of(listed[0]["error"]) if listed else None
 
 
 def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | Wait:

@@ -8,6 +8,7 @@ AN_HOUR = timedelta(hours=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 LEAST_RETRY = timedelta(minutes=15)
+LIMIT_SPREAD = timedelta(minutes=5)  # so that those who were told the same moment do not come at once
 FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
 
 # Between two polls of a renewal window.
@@ -63,12 +64,17 @@ def retry_at(
     first_tried_at: datetime,
     permanent: bool = False,
     asked_for: datetime | None = None,
+    limited: bool = False,
     jitter: float = 0.5,
 ) -> datetime | None:
     """When to try again after the nth failure in a row; None when nothing is scheduled and a person is asked.
 
-    `asked_for` is the CA's moment (Retry-After). `jitter` is 0 to 1: 10 % less to 10 % more.
+    `asked_for` is the CA's moment (Retry-After); with `limited` it is the one at which a limit of the CA has room
+    again, and decides alone, however far off it is. `first_tried_at` is when the failures began. `jitter` is 0 to 1:
+    10 % less to 10 % more.
     """
+    if limited and asked_for:
+        return now + _until_the_limit_has_room(asked_for - now, expires_at - now if expires_at else None, jitter)
     if expires_at is None and (permanent or now - first_tried_at > FIRST_ISSUANCE):
         return None
     left = max(timedelta(0), expires_at - now) if expires_at else timedelta(0)
@@ -80,6 +86,12 @@ def retry_at(
         most = max(FIRST_RETRY, left / 4) if expires_at else LAST_RETRY
         pause = max(pause, min(asked_for - now, most))
     return now + pause
+
+
+def _until_the_limit_has_room(pause: timedelta, left: timedelta | None, jitter: float) -> timedelta:
+    """Never sooner than asked, but for a certificate that would run out of time."""
+    pause = max(LEAST_RETRY, pause + LIMIT_SPREAD * jitter)
+    return pause if left is None else min(pause, max(FIRST_RETRY, left / 4))
 
 
 def draw() -> float:

@@ -113,8 +113,12 @@ class CA(Protocol):
     def register(self) -> AccountResource:
         """newAccount with the account's key; the CA answers with the account that it has when it knows the key."""
 
-    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
-        """`replaces` is the ari_id of the certificate that the new one is to replace (RFC 9773, section 5)."""
+    def profiles(self) -> Mapping[str, str]:
+        """The profiles that the directory lists, with what it says of each; empty when it lists none."""
+
+    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+        """newOrder for A-labels. `profile` is one that the directory lists (draft-ietf-acme-profiles), or empty;
+        `replaces` the ari_id of the certificate that the new one is to replace (RFC 9773, section 5), or empty."""
 
     def read_order(self, url: str) -> OrderResource: ...
 
@@ -125,8 +129,17 @@ class CA(Protocol):
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
 
-    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
-        """The chain as PEM, leaf first. A private CA signs it here, from the CSR; an ACME CA needs the URL only."""
+    def download(
+        self,
+        certificate_url: str,
+        csr_pem: str = "",
+        validity_seconds: int | None = None,
+        preferred_chain: str = "",
+    ) -> str:
+        """The chain as PEM, leaf first. A private CA signs it here, from the CSR; an ACME CA needs the URL only.
+
+        `preferred_chain` is the common name of an issuer: the first chain that has it is answered, else the default.
+        """
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         """Revoke the leaf; one that is revoked already is success. `reason` as RFC 5280, 5.3.1 numbers it."""

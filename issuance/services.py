@@ -16,7 +16,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import ca, delegation, flow, limits, renewalinfo, tasks
+from issuance import choosing, delegation, flow, limits, refusals, renewalinfo, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
 from keystore import envelope
 from keystore.models import Envelope
@@ -24,6 +24,7 @@ from keystore.models import Envelope
 State = Issuance.State
 Reason = Issuance.Reason
 A_DAY = timedelta(days=1)
+ANEW = {"failures": 0, "failing_since": None, "proved_at": None}  # another account did not fail yet
 
 
 def digest(*parts: Any) -> str:
@@ -87,8 +88,11 @@ def make_certificate(
 
     def make() -> tuple[Certificate, Issuance | None]:
         certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
-        issues = issue and certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED
-        return certificate, request_issuance(certificate, Reason.NEW, validity_seconds) if issues else None
+        if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+            return certificate, None
+        # Who asks for it again while it fails is a person whom no backoff holds up.
+        reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
+        return certificate, request_issuance(certificate, reason, validity_seconds)
 
     return once(owner, idempotency, make)
 
@@ -98,8 +102,7 @@ def _same_ask(owner: User, ask: Ask) -> QuerySet[Certificate]:
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
-    refuse_policy(ask.settings.get("key_policy", ""), ask.settings.get("server_decrypt_export", False))
-    refuse_key(ask.account, ask.key_type, ask.key_size)
+    refusals.judge(refusals.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
     return Certificate.objects.create(
         owner=owner,
         domain=ask.names[0],
@@ -114,42 +117,28 @@ def _new_certificate(owner: User, ask: Ask) -> Certificate:
     )
 
 
-def refuse_policy(key_policy: str, server_decrypt_export: bool) -> None:
-    if key_policy == Envelope.Policy.DEVICE_REQUIRED and server_decrypt_export:
-        raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key: leave server_decrypt_export out, or choose HYBRID.",
-            field="server_decrypt_export",
-        )
-
-
-def refuse_key(account: AcmeAccount, key_type: str, key_size: int) -> None:
-    if not ca.signs(account.ca_provider, key_type, key_size):
-        sizes = ca.key_sizes(account.ca_provider)
-        raise Invalid(f"{account.name} signs {sizes}; {key_type} {key_size} is not among them.", field="key_size")
-
-
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
     """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
     old one; the attempt is answered. TooLate while that CA signs."""
-    account = changes.get("account", certificate.account)
-    policy = changes.get("key_policy", certificate.key_policy)
-    refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
-    refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
     with transaction.atomic():
         _lock_attempt(certificate)
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
+        refusals.judge(refusals.changed(certificate, changes))
+        account = changes.get("account", certificate.account)
+        policy = changes.get("key_policy", certificate.key_policy)
         moves = account.pk != certificate.account_id
         if policy != certificate.key_policy:
             _change_policy(certificate, policy)
         open_one = certificate.open_issuance()
         if moves and open_one:
             _cancel(open_one)
-        for name, value in changes.items():
+        fields = {**changes, **(ANEW if moves else {})}
+        for name, value in fields.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
         _reschedule(certificate)
-        certificate.save(update_fields=[*changes, "names_key", "renew_at", "updated_at"])
+        certificate.save(update_fields=[*fields, "names_key", "renew_at", "updated_at"])
         issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
     return advance(issuance)
@@ -237,18 +226,24 @@ def open_issuance(certificate: Certificate, reason: str, validity_seconds: int |
 
 
 def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
-    """A new attempt that is not stored yet: whoever stores it counts its `number`."""
+    """A new attempt, not saved: its account and what else it keeps, whatever becomes of the certificate. Whoever stores
+    it counts its `number`.
+
+    Reads the certificate's `account`, its `staging_account`, and `fallback_account`: select them for many.
+    """
     now = clock.now()
+    account, proves = choosing.account_for(certificate, reason)
     return Issuance(
         certificate=certificate,
-        account=certificate.account,
+        account=account,
         credential_id=delegation.credential_id_for(certificate),
-        names_key=certificate.names_key,
+        names_key=names_key(account, certificate.names),
+        proves=proves,
         reason=reason,
         state_since=now,
         deadline_at=now + flow.STEPS[0].limit,
         wake_at=now,
-        validity_seconds=validity_seconds or certificate.account.defaults.get("validity_seconds"),
+        validity_seconds=validity_seconds or account.defaults.get("validity_seconds"),
     )
 
 

@@ -14,10 +14,10 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, delegation, limits, pki, preflight, renewalinfo
-from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance, IssuanceEvent
+from issuance import backoff, ca, chains, choosing, delegation, keys, limits, pki, preflight, renewalinfo
+from issuance.events import Outcome, event
+from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
-from keystore import envelope
 
 State = Issuance.State
 
@@ -25,7 +25,6 @@ ORDER_LIMIT = timedelta(hours=6)
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
 REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
-NO_USE = ("ca_bad_certificate", "ca_not_found")  # what an order led to was seen, and nothing can be done with it
 AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
 CHALLENGE = "_acme-challenge"
@@ -57,10 +56,10 @@ def patience(issuance: Issuance) -> float:
 
 def order(issuance: Issuance) -> Done:
     """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
+    _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
-    if not issuance.csr_pem and not _take_over(issuance):
-        _make_key(issuance)
+    keys.have(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
         preflight.before_order(issuance, client)
@@ -72,6 +71,14 @@ def order(issuance: Issuance) -> Done:
     return Done(
         f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
     )
+
+
+def _say_who_is_asked(issuance: Issuance) -> None:
+    """Where it is not simply the certificate's own account; told once, before anything can fail."""
+    what = choosing.why(issuance)
+    if what and not issuance.events.filter(step="choose").exists():
+        with issuance.fence():
+            event(issuance, "choose", Outcome.DONE, what)
 
 
 def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
@@ -97,59 +104,12 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         raise Wait(patience(issuance), "An older request for the same names and account goes first.")
 
 
-def _take_over(issuance: Issuance) -> bool:
-    """An earlier attempt may have given up after its CSR was sent; its order may be valid by now."""
-    abandoned = Issuance.objects.filter(
-        certificate=issuance.certificate,
-        account=issuance.account,
-        state=State.FAILED,
-        names_key=issuance.names_key,
-        csr_sent_at__isnull=False,
-        key__isnull=False,
-        order_expires_at__gt=clock.now(),
-    )
-    earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
-    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(earlier):
-        return False
-    with issuance.fence():
-        issuance.write(
-            csr_pem=earlier.csr_pem,
-            key=earlier.key,
-            order_url=earlier.order_url,
-            order_expires_at=earlier.order_expires_at,
-            csr_sent_at=earlier.csr_sent_at,
-        )
-        Issuance.objects.filter(pk=earlier.pk).update(key=None)
-    return True
-
-
-def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
-    """A person may have chosen another key or subject since."""
-    return pki.is_csr_for(earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject())
-
-
-def _became_valid(earlier: Issuance) -> bool:
-    try:
-        return ca.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
-    except Refused:
-        return False
-
-
-def _make_key(issuance: Issuance) -> None:
-    certificate = issuance.certificate
-    key = pki.new_key(certificate.key_type, certificate.key_size)
-    csr_pem = pki.csr(key, certificate.names, certificate.subject())
-    with issuance.fence():
-        sealed = envelope.seal(certificate.owner, "certificate_key", key, policy=certificate.key_policy)
-        issuance.write(csr_pem=csr_pem, key=sealed)
-
-
 def _place_order(issuance: Issuance, client: CA) -> None:
-    replaces = renewalinfo.replaces_of(issuance)
+    profile, replaces = _profile(issuance, client), renewalinfo.replaces_of(issuance)
     if not replaces:
         limits.reserve(issuance)
     try:
-        resource = client.new_order(issuance.certificate.names, replaces=replaces)
+        resource = client.new_order(issuance.certificate.names, profile=profile, replaces=replaces)
     except Trouble as trouble:
         limits.answered(issuance, trouble)
         if not replaces or not renewalinfo.is_about_replaces(trouble, issuance):
@@ -161,7 +121,11 @@ def _place_order(issuance: Issuance, client: CA) -> None:
         raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
     try:
         with issuance.fence():
-            issuance.write(order_url=resource.url, order_expires_at=resource.expires_at, replaces=replaces)
+            issuance.write(
+                order_url=resource.url, order_expires_at=resource.expires_at, profile=profile, replaces=replaces
+            )
+            if profile != issuance.certificate.profile:
+                event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
             Authorization.objects.bulk_create(
                 [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
             )
@@ -176,10 +140,18 @@ def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
     what = f"It is ordered without saying which certificate it replaces. {trouble.what}"
     with issuance.fence():
         issuance.write(replaces_refused=True)
-        IssuanceEvent.objects.create(
-            issuance=issuance, at=clock.now(), step="order", outcome=IssuanceEvent.Outcome.RETRY, what=what
-        )
+        event(issuance, "order", Outcome.RETRY, what)
     issuance.breathe()
+
+
+def _profile(issuance: Issuance, client: CA) -> str:
+    """The certificate's profile where the CA lists it, else none: its default serves better than no certificate."""
+    wanted = issuance.certificate.profile
+    return wanted if wanted and wanted in client.profiles() else ""
+
+
+def _without(profile: str) -> str:
+    return f"The CA does not list the profile {profile}: it was ordered without one, and gets the CA's default."
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
@@ -374,6 +346,8 @@ def finalize(issuance: Issuance) -> Done:
     client = ca.client_for(issuance.account)
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
+        if not issuance.csr_sent_at:
+            keys.replace_compromised(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
         resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
@@ -420,8 +394,12 @@ def _order_anew_once(issuance: Issuance, what: str) -> Done:
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version."""
     client = ca.client_for(issuance.account)
+    preferred = issuance.certificate.preferred_chain
     chain_pem = client.download(
-        issuance.certificate_url, csr_pem=issuance.csr_pem, validity_seconds=issuance.validity_seconds
+        issuance.certificate_url,
+        csr_pem=issuance.csr_pem,
+        validity_seconds=issuance.validity_seconds,
+        preferred_chain=preferred,
     )
     try:
         pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
@@ -431,7 +409,12 @@ def download(issuance: Issuance) -> Done:
         raise Refused(
             "ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}"
         ) from None
-    return Done("the certificate is stored", write=lambda: _store_version(issuance, chain_pem))
+    if issuance.proves:
+        return Done(
+            "staging issued it: it is thrown away, and production is next", write=lambda: backoff.note_proof(issuance)
+        )
+    what = f"the certificate is stored{chains.taken(chain_pem, preferred)}"
+    return Done(what, write=lambda: _store_version(issuance, chain_pem))
 
 
 def _store_version(issuance: Issuance, chain_pem: str) -> None:
@@ -459,5 +442,7 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.auto_renew and not certificate.retired_at else None,
         failures=0,
+        failing_since=None,
+        proved_at=None,
         updated_at=clock.now(),
     )

@@ -32,6 +32,9 @@ class AccountRequest(serializers.Serializer[Any]):
         ["debug"], required=False, allow_blank=True, help_text="debug: every exchange with the CA is kept for 14 days"
     )
     save_requests = serializers.BooleanField(required=False, help_text="with log_level debug: what was sent, too")
+    staging_first = serializers.BooleanField(
+        required=False, help_text="prove the next attempt at the CA's staging after three failures in a row"
+    )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         provider = given.pop("provider", None)
@@ -99,6 +102,24 @@ class CertificateRequest(serializers.Serializer[Any]):
     locality = serializers.CharField(required=False, allow_blank=True, max_length=64)
     key_dist_policy = serializers.ChoiceField(Certificate._meta.get_field("key_policy").choices or [], required=False)
     server_decrypt_export = serializers.BooleanField(required=False)
+    profile = serializers.RegexField(
+        r"\A[A-Za-z0-9_-]{1,64}\Z",
+        required=False,
+        allow_blank=True,
+        help_text="ordered where the CA's directory lists it",
+        error_messages={"invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."},
+    )
+    preferred_chain = serializers.CharField(
+        required=False, allow_blank=True, max_length=200, help_text="common name of an issuer in the chain"
+    )
+    reuse_key = serializers.BooleanField(required=False, help_text="renewals keep the key")
+    fallback_account_id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=2**62,
+        help_text="the ACME account that is tried when the other one fails for long",
+    )
 
     COLUMNS = (
         "auto_renew",
@@ -108,6 +129,10 @@ class CertificateRequest(serializers.Serializer[Any]):
         "state",
         "locality",
         "server_decrypt_export",
+        "profile",
+        "preferred_chain",
+        "reuse_key",
+        "fallback_account_id",
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
     cert_valid_seconds = serializers.IntegerField(
         source="defaults.validity_seconds", read_only=True, default=None, allow_null=True
     )
+    staging_account_id = serializers.IntegerField(read_only=True, allow_null=True)
     created_at = EpochSeconds()
     updated_at = EpochSeconds()
 
@@ -63,6 +64,8 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
             "cert_valid_seconds",
             "log_level",
             "save_requests",
+            "staging_first",
+            "staging_account_id",
             "created_at",
             "updated_at",
         )
@@ -186,11 +189,13 @@ def _note_on_key(certificate: Certificate) -> str:
 
 
 def progress(issuance: Issuance) -> dict[str, Any]:
-    """An open attempt: its state, what it waits for and when it looks again (epoch seconds)."""
+    """An open attempt: its state, what it waits for and when it looks again (epoch seconds). One that `proves` is made
+    at the CA's staging, and what it issues is thrown away."""
     return {
         "issue_history_id": issuance.pk,
         "state": issuance.state,
         "status": status_of(issuance),
+        "proves": issuance.proves,
         "waits_for": issuance.waits_for,
         "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
         "slot_at": int(issuance.slot_at.timestamp()) if issuance.slot_at else None,
@@ -204,6 +209,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
     issue_history_id = serializers.IntegerField()
     state = serializers.CharField()
     status = serializers.CharField()
+    proves = serializers.BooleanField()
     waits_for = serializers.CharField()
     looks_again_at = serializers.IntegerField(allow_null=True)
     slot_at = serializers.IntegerField(allow_null=True, help_text="when the CA's limits let it order, about")
@@ -216,6 +222,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     acct_id = serializers.IntegerField(source="account_id", read_only=True)
     acme_account_id = serializers.IntegerField(source="account_id", read_only=True)
     dns_provider_id = serializers.IntegerField(source="credential_id", read_only=True, allow_null=True)
+    fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
     domain_name = serializers.CharField(source="domain", read_only=True)
     key_dist_policy = serializers.CharField(source="key_policy", read_only=True)
     self_signed = serializers.BooleanField(source="account.is_private", read_only=True)
@@ -256,6 +263,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "server_decrypt_export",
             "auto_renew",
             "renew_days_before",
+            "profile",
+            "preferred_chain",
+            "reuse_key",
+            "fallback_account_id",
             "renew_at",
             "renewal",
             "serial_number",
@@ -365,6 +376,8 @@ class IssueResultSerializer(AttemptSerializer):
             "looks_again_at",
             "error_code",
             "error_message",
+            "failure",
+            "proves",
         )
 
     def get_looks_again_at(self, issuance: Issuance) -> int | None:
@@ -393,6 +406,8 @@ class HistorySerializer(serializers.ModelSerializer[Issuance]):
             "acme_order_id",
             "error_code",
             "error_message",
+            "failure",
+            "proves",
             "started_at",
             "completed_at",
         )

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from issuance import pki
+from issuance import chains, pki
 from issuance.models import AcmeAccount
 from issuance.resources import (
     AccountResource,
@@ -84,6 +84,10 @@ class FakeCA:
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
     life: timedelta = timedelta(days=90)
+    name: str = "ca"  # of its calls, and of its host
+    profiles: dict[str, str] = field(default_factory=dict)
+    profiles_ordered: list[str] = field(default_factory=list)
+    alternates: tuple[str, ...] = ()  # the roots of its other chains
     revoked: list[str] = field(default_factory=list)
     registered: set[int] = field(default_factory=set)
     limiter: Limiter | None = None
@@ -99,8 +103,8 @@ class FakeCA:
     def call(self, name: str, effect: Callable[[], Any]) -> Any:
         if self.problems.get(name):
             problem = self.problems[name].pop(0)
-            return self.outside.call(f"ca.{name}", lambda: _raise(problem))
-        return self.outside.call(f"ca.{name}", effect)
+            return self.outside.call(f"{self.name}.{name}", lambda: _raise(problem))
+        return self.outside.call(f"{self.name}.{name}", effect)
 
     def new_order(self, account: int, names: tuple[str, ...], replaces: str = "") -> FakeOrder:
         self.refuse_what_was_replaced(account, replaces)
@@ -113,7 +117,7 @@ class FakeCA:
             return usable[-1]
         if self.limiter and not replaces:
             self.limiter.order(account, names)
-        order = FakeOrder(f"https://ca.test/order/{len(self.orders)}", account, names, [], replaces=replaces)
+        order = FakeOrder(f"https://{self.name}.test/order/{len(self.orders)}", account, names, [], replaces=replaces)
         order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
         self.orders[order.url] = order
         return order
@@ -183,9 +187,13 @@ class FakeClient:
 
     def register(self) -> AccountResource:
         self.ca.call("register", lambda: self.ca.registered.add(self.account))
-        return AccountResource(url=f"https://ca.test/acct/{self.account}", status="valid")
+        return AccountResource(url=f"https://{self.ca.name}.test/acct/{self.account}", status="valid")
 
-    def new_order(self, names: Sequence[str], *, replaces: str = "") -> OrderResource:
+    def profiles(self) -> dict[str, str]:
+        return self.ca.call("profiles", lambda: self.ca.profiles)
+
+    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+        self.ca.profiles_ordered.append(profile)
         more = (replaces,) if replaces else ()
         return self.ca.call("new_order", lambda: shape(self.ca.new_order(self.account, tuple(sorted(names)), *more)))
 
@@ -237,8 +245,17 @@ class FakeClient:
         order.reads_left = self.ca.processing_reads
         return shape(order)
 
-    def download(self, certificate_url: str, csr_pem: str = "", validity_seconds: int | None = None) -> str:
-        return self.ca.call("download", lambda: self.ca.orders[certificate_url.removesuffix("/cert")].chain_pem)
+    def download(
+        self,
+        certificate_url: str,
+        csr_pem: str = "",
+        validity_seconds: int | None = None,
+        preferred_chain: str = "",
+    ) -> str:
+        url = certificate_url.removesuffix("/cert")
+        default = self.ca.call("download", lambda: self.ca.orders[url].chain_pem)
+        others = (self.ca.call("alternate", lambda root=root: under(default, root)) for root in self.ca.alternates)
+        return chains.choose(default, others, preferred_chain)
 
     def revoke(self, chain_pem: str, reason: int) -> None:
         self.ca.call("revoke", lambda: self.ca.revoked.append(chain_pem))
@@ -272,12 +289,24 @@ def shape(order: FakeOrder) -> OrderResource:
 @cache
 def issuer() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake CA")])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    return key, authority("fake CA", key, "fake CA", key)
+
+
+def authority(
+    name: str, key: ec.EllipticCurvePrivateKey, issuer_name: str, issuer_key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name))
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
     start = clock.now() - timedelta(days=3650)
     builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500))
-    return key, builder.sign(key, hashes.SHA256())
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def under(chain_pem: str, root: str) -> str:
+    """The same leaf with its issuer signed by a root of that name."""
+    cross_signed = authority("fake CA", issuer()[0], root, ec.generate_private_key(ec.SECP256R1()))
+    return pki.split_chain(chain_pem).leaf + cross_signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def sign(csr_pem: str, life: timedelta) -> str:

@@ -14,7 +14,7 @@ from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import beat, ca, flow, services, tasks
 from issuance.models import AcmeAccount, Certificate, Issuance
 from keystore import envelope
-from tests.fakes.ca import FakeCA
+from tests.fakes.ca import FakeCA, FakeClient
 from tests.fakes.outside import Died, Outside
 from tests.fakes.zone import FakeProvider, FakeZone
 
@@ -24,13 +24,15 @@ class World:
         self.outside = Outside()
         self.zone = FakeZone(self.outside)
         self.ca = FakeCA(self.outside, self.zone)
+        self.staging = FakeCA(self.outside, self.zone, name="staging")
+        self.cas = {"letsencrypt_staging": self.staging}  # by ca_provider; every other one is `ca`
         self.messages: deque[tuple[Any, ...]] = deque()
         self.sent: list[str] = []
         self.time = start or clock.now()
         self.passed = 0.0
         monkeypatch.setattr(clock, "now", lambda: self.time)
         monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
-        monkeypatch.setattr(ca, "client_for", self.ca.client_for)
+        monkeypatch.setattr(ca, "client_for", self.client_for)
         monkeypatch.setattr(registry, "open_credential", lambda credential: FakeProvider(self.zone, credential))
         monkeypatch.setattr(propagation, "look", self.zone.look)
         monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
@@ -38,6 +40,9 @@ class World:
         monkeypatch.setattr(zonecheck, "survey", self.zone.survey)
         monkeypatch.setattr(tasks, "start", self._start)
         monkeypatch.setattr(tasks, "nudge", self._nudge)
+
+    def client_for(self, account: AcmeAccount) -> FakeClient:
+        return self.cas.get(account.ca_provider, self.ca).client_for(account)
 
     # --- time and messages ---
 

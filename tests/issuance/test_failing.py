@@ -90,7 +90,7 @@ def test_a_wait_of_more_than_six_hours_ends_the_attempt_and_comes_again_then(wor
     world.deliver()
     certificate.refresh_from_db()
     assert only().state == State.FAILED
-    assert certificate.renew_at == world.time + timedelta(hours=8)
+    assert timedelta(0) <= certificate.renew_at - (world.time + timedelta(hours=8)) <= timedelta(minutes=5)
 
 
 def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential):

@@ -103,7 +103,7 @@ def test_a_first_attempt_long_after_the_record_was_made_is_tried_again(world, ac
 def test_a_person_who_asks_again_after_a_week_has_it_tried_for_another_week(world, account, credential):
     world.ca.problems["new_order"] = [Refused("ca_dns", "SERVFAIL")] * 3
     certificate, _ = world.create(account, credential)
-    Issuance.objects.update(created_at=world.time - timedelta(days=8))
+    Certificate.objects.update(failing_since=world.time - timedelta(days=8))
     world.deliver()
     assert read(certificate).renew_at is None
     services.issue(certificate)

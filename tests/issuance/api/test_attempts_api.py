@@ -125,6 +125,8 @@ def test_a_history_row_is_in_milliseconds_and_open_ones_are_completed_at_0(world
         "acme_order_id": "",
         "error_code": "",
         "error_message": "",
+        "failure": "",
+        "proves": False,
         "started_at": int(attempt.created_at.timestamp() * 1000),
         "completed_at": 0,
     }
