@@ -243,8 +243,17 @@ def open_issuance(certificate: Certificate, reason: str, validity_seconds: int |
         state_since=now,
         deadline_at=now + flow.STEPS[0].limit,
         wake_at=now,
-        validity_seconds=validity_seconds or certificate.account.defaults.get("validity_seconds"),
+        validity_seconds=validity_seconds or _usual_validity(certificate),
     )
+
+
+def _usual_validity(certificate: Certificate) -> int | None:
+    """A private CA signs a renewal for as long as it signed before, and at first as its account has it."""
+    account, before = certificate.account, None
+    if account.is_private:
+        signed = certificate.issuances.filter(state=State.ISSUED).order_by("-pk")
+        before = signed.values_list("validity_seconds", flat=True).first()
+    return before or account.defaults.get("validity_seconds")
 
 
 def retry_now(issuance: Issuance) -> Issuance:
