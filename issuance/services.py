@@ -243,8 +243,17 @@ def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | 
         state_since=now,
         deadline_at=now + flow.STEPS[0].limit,
         wake_at=now,
-        validity_seconds=validity_seconds or account.defaults.get("validity_seconds"),
+        validity_seconds=validity_seconds or _usual_validity(certificate, account),
     )
+
+
+def _usual_validity(certificate: Certificate, account: AcmeAccount) -> int | None:
+    """A private CA signs a renewal for as long as it signed before, and at first as its account has it."""
+    before = None
+    if account.is_private:
+        signed = certificate.issuances.filter(state=State.ISSUED).order_by("-pk")
+        before = signed.values_list("validity_seconds", flat=True).first()
+    return before or account.defaults.get("validity_seconds")
 
 
 def retry_now(issuance: Issuance) -> Issuance:

@@ -1,9 +1,12 @@
 """Private CAs over HTTP: made at once, issuing in the request itself."""
 
+from datetime import timedelta
+
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from issuance import beat
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from tests.issuance.api.calling import refused, rows
 
@@ -120,6 +123,16 @@ def test_the_accounts_validity_is_the_default(world, api, root):
     account = api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, "cert_valid_seconds": 7200}).data_member
     shown = api.post("certificates", {"domain": "a.example.com", "acct_id": account["id"]}).data_member
     assert 7200 <= shown["not_after"] - shown["not_before"] <= 7200 + 600
+
+
+def test_a_renewal_is_as_valid_as_the_certificate_was_asked_to_be(world, api, self_ca):
+    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    api.post(f"certificates/{pk}/issues", {"validity_seconds": 86400})
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    versions = CertificateVersion.objects.order_by("pk")
+    assert [each.not_after - each.not_before <= timedelta(seconds=86400 + 600) for each in versions] == [True, True]
 
 
 @pytest.mark.parametrize("seconds", [0, -5, "long", 10**15, 1.5])
