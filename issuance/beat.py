@@ -1,7 +1,8 @@
 """What the clock starts: the sweep that sends what is due, the scan for renewals, the pruning."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import flow, looks, registration, services, tasks
+from issuance import flow, looks, registration, services, tasks, telling
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
+from notices.models import Delivery
+from notices.tasks import deliver
 
 logger = structlog.get_logger()
 
@@ -40,6 +43,7 @@ def sweep() -> None:
     admit_cleanups(now)
     admit_registrations(now)
     admit(CertificateVersion.objects.sendable(now), tasks.revoke)
+    admit(Delivery.objects.next_ones(now), deliver)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
@@ -188,6 +192,39 @@ def open_renewal(certificate_id: int, now: datetime) -> None:
             return
         reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
         services.open_issuance(certificate, reason)
+
+
+# --- warnings ---
+
+
+@shared_task(name="issuance.warn_expiry")
+def warn_expiry() -> None:
+    """Tell owners of certificates that end soon without a successor, and of records that could not be removed.
+
+    Harmless when late, doubled, or run by two: each is told once.
+    """
+    now = clock.now()
+    for certificate in telling.near_expiry(now):
+        with untold("expiring", certificate.pk):
+            telling.expiring(certificate, now)
+    for record_id in left_behind(now):
+        with untold("record_left_behind", record_id):
+            telling.left_behind(record_id)
+
+
+def left_behind(now: datetime) -> list[int]:
+    old = telling.in_the_zone_too_long(now)
+    needed = flow.needed_records(TxtRecord.objects.filter(pk__in=old))
+    return list(old.exclude(pk__in=needed.values("pk")).values_list("pk", flat=True))
+
+
+@contextmanager
+def untold(kind: str, row_id: int) -> Iterator[None]:
+    """One row must not keep the others from being told."""
+    try:
+        yield
+    except Exception:
+        logger.exception("notice.not_raised", kind=kind, row=row_id)
 
 
 # --- pruning ---

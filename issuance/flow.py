@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import renewal, steps
+from issuance import renewal, steps, telling
 from issuance.models import AcmeAccount, Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.resources import Refused
 from issuance.steps import Done
@@ -213,6 +213,7 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
         event(issuance, step.name, Outcome.FAILED, trouble.what)
         close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what)
         schedule_retry(issuance.certificate_id, permanent=trouble.permanent, asked_for=asked_for)
+        telling.failed(issuance, trouble)
     logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code)
 
 

@@ -14,7 +14,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import ca, pki, renewal
+from issuance import ca, pki, renewal, telling
 from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
@@ -416,6 +416,7 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
     )
     # As it is now: a person may have changed it while the CA was asked.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    telling.renewed(certificate, version)
     renew_at = renewal.renew_at(facts.not_before, facts.not_after, certificate.renew_days_before, renewal.draw())
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,
