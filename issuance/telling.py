@@ -108,12 +108,14 @@ def _validity(certificate: Certificate) -> str:
 
 
 def _next_try(certificate: Certificate) -> str:
-    if certificate.renew_at and certificate.renew_at > clock.now():
-        return f"The next attempt is at {for_people(certificate.renew_at)}."
-    if certificate.renew_at or certificate.open_issuance():
+    if certificate.open_issuance():
+        return "An attempt is under way."
+    if not certificate.renew_at or not certificate.auto_renew:
+        why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
+        return f"{why}: start one (renew)."
+    if certificate.renew_at <= clock.now():
         return "The next attempt is due."
-    why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
-    return f"{why}: start one (renew)."
+    return f"The next attempt is at {for_people(certificate.renew_at)}."
 
 
 def _person(trouble: Trouble) -> str:

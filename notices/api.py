@@ -90,7 +90,7 @@ class NoticeViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     permissions = {"list": "read", "retrieve": "read"}
 
 
-class TestThrottle(CountedThrottle):
+class NoticeTestThrottle(CountedThrottle):
     scope = "notice_test"
     rate = "10/hour"
 
@@ -120,7 +120,7 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
 class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
     queryset = Notice.objects.all()
     serializer_class = NoticeSerializer
-    throttle_classes = [TestThrottle]
+    throttle_classes = [NoticeTestThrottle]
     obtype = "notices"
     permissions = {"create": "write"}
 

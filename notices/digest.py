@@ -31,7 +31,7 @@ def goes_out(mail: Delivery) -> bool:
 @contextmanager
 def _alone(mail: Delivery) -> Iterator[NoticeSettings]:
     """A transaction in which nobody else decides about a mail of this owner."""
-    NoticeSettings.objects.get_or_create(owner=mail.owner_id)
+    NoticeSettings.objects.get_or_create(owner_id=mail.owner_id)
     with mail.fence():
         yield NoticeSettings.objects.select_for_update().get(owner=mail.owner_id)
 

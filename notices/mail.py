@@ -83,6 +83,8 @@ def _why(exc: Exception) -> str:
         return f"The mail server refused to log us in ({exc.smtp_code}): the operator must look at EMAIL_HOST_USER."
     if isinstance(exc, smtplib.SMTPResponseException):
         return f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}"
+    if isinstance(exc, smtplib.SMTPServerDisconnected):
+        return "The mail server hung up, or did not answer in time."
     if isinstance(exc.__cause__, requests.RequestException):
         return f"The mail service could not be reached. {exc.__cause__}"
     if isinstance(exc, AnymailError):
