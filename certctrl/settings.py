@@ -224,6 +224,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "StateEnum": "issuance.models.Issuance.State",
+        "DeliveryStateEnum": "notices.models.Delivery.State",
+        "NoticeKindEnum": "notices.models.Notice.Kind",
+    },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
 UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl", "LOGIN": {"form": "accounts.forms.LoginForm"}}

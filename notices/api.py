@@ -17,9 +17,9 @@ from notices.raising import raise_test
 
 
 class DeliverySerializer(serializers.ModelSerializer[Delivery]):
-    """One way of a notice: `state` is waiting, sent, held (a digest tells it) or given_up."""
+    """One way of a notice, and how far it is."""
 
-    state = serializers.ChoiceField(choices=("waiting", "sent", "held", "given_up"))
+    state = serializers.ChoiceField(choices=Delivery.State.choices)
     next_try_at = EpochSeconds(source="wake_at", allow_null=True)
     sent_at = EpochSeconds(allow_null=True)
 

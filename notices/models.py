@@ -112,6 +112,12 @@ class Delivery(Turns):
         EMAIL = "email"
         WEBHOOK = "webhook"
 
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENT = "sent"
+        HELD = "held"  # for a digest
+        GIVEN_UP = "given_up"
+
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False, help_text="the same at each try")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="deliveries")
     notice = models.ForeignKey(
@@ -165,12 +171,11 @@ class Delivery(Turns):
 
     @property
     def state(self) -> str:
-        """sent, given_up, held (for a digest), or waiting."""
         if self.sent_at:
-            return "sent"
+            return self.State.SENT
         if self.given_up_at:
-            return "given_up"
-        return "held" if self.digest_id else "waiting"
+            return self.State.GIVEN_UP
+        return self.State.HELD if self.digest_id else self.State.WAITING
 
     def __str__(self) -> str:
         return f"{self.channel} {self.notice or 'digest'}"
