@@ -14,6 +14,8 @@ PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "devices": ("Devices and what is installed on them", ("read", "write")),
     "acme_accounts": ("Accounts at certificate authorities", ("read", "write")),
     "dns_providers": ("Credentials of DNS providers; their secrets are never shown", ("read", "write")),
+    "notices": ("Notices, and where they are sent", ("read", "write")),
+    "webhooks": ("Webhooks that notices are posted to; their secrets are shown once", ("read", "write")),
     "cas": ("Private CAs: see, change, issue from", ("read", "write", "issue")),
     "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
     "ForDeviceAuthenticate": ("Register devices and look after their tokens", ("authenticate", "validate", "revoke")),

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from django.conf import settings
@@ -77,6 +78,27 @@ def is_allowed(host: str, ip: str) -> bool:
     if everything or host.strip("[]").rstrip(".").lower() in hosts:
         return True
     return any(each in network for each in (address, _embedded(address)) for network in networks)
+
+
+def is_named(host: str) -> bool:
+    """Whether ALLOW_PRIVATE names this host, or the address that it spells."""
+    everything, hosts, networks = _allowance(tuple(settings.ALLOW_PRIVATE))
+    if everything or host.strip("[]").rstrip(".").lower() in hosts:
+        return True
+    spelled = literal(host)
+    return spelled is not None and any(ipaddress.ip_address(spelled) in network for network in networks)
+
+
+def called(url: str) -> SplitResult | None:
+    """The parts of an address that can be called: a host, no user, no fragment, no white space. None for others."""
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    if not named or parts.username or parts.password or parts.fragment or any(char.isspace() for char in url):
+        return None
+    return parts
 
 
 def check_address(ip: str, host: str) -> None:

@@ -198,8 +198,27 @@ CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},
     "advance drills": {"task": "issuance.advance_drills", "schedule": 60.0, "options": {"expires": 60}},
+    "warn of expiry": {"task": "issuance.warn_expiry", "schedule": 3600.0, "options": {"expires": 3600}},
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
+
+# --- Notices ---
+EMAIL_HOST = env.str("EMAIL_HOST", "")
+EMAIL_PORT = env.int("EMAIL_PORT", 25)
+EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
+EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)  # of each exchange with the mail server; a mail takes eight
+SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
+ANYMAIL = env.json("ANYMAIL", default={})
+NOTICE_FROM = env.str("NOTICE_FROM", "")
+MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
+if MAIL_IS_SET_UP and not NOTICE_FROM:
+    raise ImproperlyConfigured("Set NOTICE_FROM, the address that notices come from: certctrl@example.com.")
+if EMAIL_USE_TLS and EMAIL_USE_SSL:
+    raise ImproperlyConfigured("Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both.")
 
 # --- API ---
 REST_FRAMEWORK = {
@@ -223,6 +242,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "StateEnum": "issuance.models.Issuance.State",
+        "DeliveryStateEnum": "notices.models.Delivery.State",
+        "NoticeKindEnum": "notices.models.Notice.Kind",
+    },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
 UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl", "LOGIN": {"form": "accounts.forms.LoginForm"}}

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import User
-from certctrl import clock
+from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
 from issuance import acme, ca, registration, tasks
 from issuance.models import AcmeAccount, Certificate, PrivateCA
@@ -125,14 +124,8 @@ def _refuse_directory(info: ca.CAInfo, url: str) -> None:
 
 
 def _is_directory(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        named = parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
-    if any(char.isspace() for char in url):
-        return False
-    return bool(named and parts.scheme == "https" and not (parts.username or parts.password or parts.fragment))
+    parts = outgoing.called(url)
+    return bool(parts and parts.scheme == "https")
 
 
 def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """What the clock starts: the sweep that sends what is due, the scan for renewals, the pruning."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from certctrl import clock
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import drill, exchanges, flow, limits, looks, registration, renewalinfo, services, tasks
+from issuance import drill, exchanges, flow, limits, looks, registration, renewalinfo, services, tasks, telling
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from keystore.models import Envelope
+from notices.models import Delivery
+from notices.tasks import deliver
 
 logger = structlog.get_logger()
 
@@ -46,6 +49,7 @@ def sweep() -> None:
     admit_registrations(now)
     admit_shared(CertificateVersion.objects.sendable(now), "account", tasks.revoke)
     admit_renewal_infos(now)
+    admit_notices(now)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
@@ -195,6 +199,12 @@ def admit_renewal_infos(now: datetime) -> None:
         admit(due.filter(pk__in=renewalinfo.next_ones(due)), tasks.renewal_info)
 
 
+def admit_notices(now: datetime) -> None:
+    """A few of each owner at a time: a receiver that drips holds up nobody else's."""
+    if Delivery.objects.sendable(now).exists():
+        admit(Delivery.objects.next_ones(now), deliver)
+
+
 # --- renewals ---
 
 
@@ -273,6 +283,39 @@ def may_renew(certificate: Certificate) -> bool:
 def advance_drills() -> None:
     """Bring the next certificates of every running drill forward. Harmless when late or doubled."""
     drill.advance(clock.now())
+
+
+# --- warnings ---
+
+
+@shared_task(name="issuance.warn_expiry")
+def warn_expiry() -> None:
+    """Tell owners of certificates that end soon without a successor, and of records that could not be removed.
+
+    Harmless when late, doubled, or run by two: each is told once.
+    """
+    now = clock.now()
+    for certificate in telling.near_expiry(now):
+        with untold("expiring", certificate.pk):
+            telling.expiring(certificate, now)
+    for record_id in left_behind(now):
+        with untold("record_left_behind", record_id):
+            telling.left_behind(record_id)
+
+
+def left_behind(now: datetime) -> list[int]:
+    old = telling.in_the_zone_too_long(now)
+    needed = flow.needed_records(TxtRecord.objects.filter(pk__in=old))
+    return list(old.exclude(pk__in=needed.values("pk")).values_list("pk", flat=True))
+
+
+@contextmanager
+def untold(kind: str, row_id: int) -> Iterator[None]:
+    """One row must not keep the others from being told."""
+    try:
+        yield
+    except Exception:
+        logger.exception("notice.not_raised", kind=kind, row=row_id)
 
 
 # --- pruning ---

@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import backoff, exchanges, limits, steps
+from issuance import backoff, exchanges, limits, steps, telling
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Issuance
 from issuance.resources import Refused
@@ -221,6 +221,7 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
         event(issuance, step.name, Outcome.FAILED, trouble.what)
         failure = backoff.count_failure(issuance, trouble, asked_for)
         close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what, failure=failure)
+        telling.failed(issuance, trouble)
     logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure)
 
 

@@ -144,6 +144,12 @@ class Certificate(models.Model):
                 condition=Q(renew_at__isnull=False),
                 name="certificates_to_renew",
             ),
+            # What warn_expiry reads.
+            models.Index(
+                fields=["expires_at", "id"],
+                condition=Q(expires_at__isnull=False, retired_at__isnull=True),
+                name="certificates_by_expiry",
+            ),
             models.Index(fields=["owner", "-id"], name="certificates_of_owner"),
         )
         constraints = (

@@ -14,7 +14,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, choosing, delegation, keys, limits, pki, preflight, renewalinfo
+from issuance import backoff, ca, chains, choosing, delegation, keys, limits, pki, preflight, renewalinfo, telling
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Certificate, CertificateVersion, Issuance
 from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
@@ -436,6 +436,7 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
     # As it is now: a person may have changed it while the CA was asked.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     renewalinfo.begin(version)
+    telling.renewed(certificate, version)
     renew_at = renewalinfo.renew_at(version, certificate.renew_days_before)
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import records
-from issuance import flow, looks, registration, renewalinfo, revocation
+from issuance import flow, looks, registration, renewalinfo, revocation, telling
 from issuance.models import Issuance
 
 logger = structlog.get_logger()
@@ -77,7 +77,15 @@ def under_own_turn(act: Callable[[int], None], row_id: int) -> None:
 
 @shared_task(name="issuance.cleanup")
 def cleanup(record_id: int) -> None:
-    under_own_turn(lambda pk: records.withdraw(pk, flow.is_needed), record_id)
+    under_own_turn(withdraw, record_id)
+
+
+def withdraw(record_id: int) -> None:
+    try:
+        records.withdraw(record_id, flow.is_needed)
+    except Trouble as trouble:
+        telling.cleanup_failed(record_id, trouble)
+        raise
 
 
 @shared_task(name="issuance.register")

@@ -27,6 +27,8 @@ from issuance.models import (
 from issuance.privateca import create_private_ca
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
+from notices import raising, webhooks
+from notices.models import Notice, NoticeSettings, Webhook
 from tests import factories
 from tests.fakes.world import World
 
@@ -40,6 +42,8 @@ SEARCHED = {
     Issuance: "own.example",
     DnsCredential: "a zone",
     TxtRecord: "_acme-challenge",
+    Notice: "test",
+    Webhook: "hooks.example.com",
 }
 
 
@@ -75,6 +79,7 @@ def every_table(rows, world, staff) -> list[str]:
     AcmeAccount.objects.update(eab_kid="kid", eab=envelope.seal(staff, "eab_key", b"shared with the CA"))
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
+    told = notices(staff)
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
     secret = [ApiKey.objects.get().digest, token, User.objects.get().password.rpartition("$")[2], "PRIVATE KEY"]
@@ -82,7 +87,7 @@ def every_table(rows, world, staff) -> list[str]:
         *Envelope.objects.values_list("ciphertext", flat=True),
         *KeyWrap.objects.values_list("wrapped_dek", flat=True),
     ]
-    return [*secret, *(text for each in sealed for text in spellings(bytes(each)))]
+    return [*secret, *told, *(text for each in sealed for text in spellings(bytes(each)))]
 
 
 def ledger_and_log(world, staff) -> None:
@@ -97,6 +102,14 @@ def ledger_and_log(world, staff) -> None:
     Exchange.objects.create(account=issuance.account, at=world.time, method="POST", url="https://ca.test/new")
     Drill.objects.create(by=staff, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
+
+
+def notices(staff) -> list[str]:
+    """A row of what people are told, and how; answers what is secret in it."""
+    NoticeSettings.objects.create(owner=staff)
+    _, secret = webhooks.create_webhook(staff, {"url": "https://hooks.example.com/a-token-in-the-path?key=sesame"})
+    raising.raise_test(staff)
+    return [secret, "a-token-in-the-path", "sesame"]
 
 
 def spellings(secret: bytes) -> list[str]:

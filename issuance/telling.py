@@ -1,0 +1,244 @@
+"""What owners are told of their certificates, when, and in which words. Each function raises a notice, once, in the
+transaction of its caller."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import QuerySet
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsproviders.models import DnsCredential, TxtRecord
+from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.renewal import SHORT_LIFE
+from notices.models import Notice
+from notices.moments import for_people, for_programs
+from notices.raising import raise_once
+
+Kind = Notice.Kind
+
+TOLD_FAILURES = (1, 3, 7)  # in a row; then every 14th
+EVERY = 14
+BATCH = 500
+WARN_DAYS = (14, 7, 3, 1)
+LEFT_BEHIND_AFTER = timedelta(days=1)
+CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
+
+
+# --- renewals ---
+
+
+def renewed(certificate: Certificate, version: CertificateVersion) -> None:
+    """A version was stored. `certificate` as it was before: its first version is no renewal."""
+    if not certificate.current_id:
+        return
+    domain = certificate.domain
+    body = (
+        f"The certificate for {domain} was renewed; the new one is valid until {for_people(version.not_after)}.\n\n"
+        "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+    )
+    data = {
+        "domain": domain,
+        "certificate_id": certificate.pk,
+        "issuance_id": version.issuance_id,
+        "serial": version.serial,
+        "expires_at": for_programs(version.not_after),
+    }
+    raise_once(certificate.owner, Kind.RENEWED, f"renewed:{version.pk}", f"{domain} was renewed", body, data)
+
+
+def failed(issuance: Issuance, trouble: Trouble) -> None:
+    """An attempt failed for good, and its certificate knows by now when the next one is.
+
+    Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend;
+    first issuances only when nothing more is tried.
+    """
+    if trouble.code in CREDENTIAL_REFUSED and issuance.credential:
+        credential_refused(issuance.credential, trouble.what)
+    certificate = Certificate.objects.select_related("owner").get(pk=issuance.certificate_id)
+    if certificate.retired_at or issuance.failure == Issuance.Failure.LIMITED:  # its turn has not come, no more
+        return
+    if certificate.current_id:
+        _renewal_failed(certificate, issuance, trouble)
+    elif not certificate.renew_at:
+        _never_issued(certificate, issuance, trouble)
+
+
+def is_told(failures: int) -> bool:
+    """Whether the nth failure in a row is told: 1, 3, 7, 14, 28, 42 and so on."""
+    return failures in TOLD_FAILURES or (failures > 0 and failures % EVERY == 0)
+
+
+def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
+    keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if trouble.permanent else []
+    if is_told(certificate.failures):
+        keys.append(f"renewal_failed:{issuance.pk}")
+    domain, times = certificate.domain, certificate.failures
+    body = (
+        f"The certificate for {domain} could not be renewed. {trouble.what}\n\n"
+        f"{_count(times)} {_validity(certificate)} {_next_try(certificate)}{_person(trouble)}"
+    )
+    data = _facts(certificate, issuance_id=issuance.pk, failures=times, **_why(trouble))
+    for key in keys:
+        if raise_once(certificate.owner, Kind.RENEWAL_FAILED, key, f"{domain} could not be renewed", body, data):
+            return
+
+
+def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
+    domain = certificate.domain
+    body = (
+        f"There is no certificate for {domain}, and it is not tried again by itself. {trouble.what}\n\n"
+        "Mend what this says, then start another attempt (renew)."
+    )
+    data = _facts(certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble))
+    key = f"action_needed:{issuance.pk}"
+    raise_once(certificate.owner, Kind.ACTION_NEEDED, key, f"{domain} has no certificate and needs you", body, data)
+
+
+def _count(times: int) -> str:
+    return "It failed for the first time." if times <= 1 else f"It failed {times} times in a row."
+
+
+def _validity(certificate: Certificate) -> str:
+    if not certificate.expires_at:
+        return ""
+    if certificate.expires_at <= clock.now():
+        return f"The current one has been out of date since {for_people(certificate.expires_at)}."
+    return f"The current one is valid until {for_people(certificate.expires_at)}."
+
+
+def _next_try(certificate: Certificate) -> str:
+    if certificate.open_issuance():
+        return "An attempt is under way."
+    if not certificate.renew_at or not certificate.auto_renew:
+        why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
+        return f"{why}: start one (renew)."
+    if certificate.renew_at <= clock.now():
+        return "The next attempt is due."
+    return f"The next attempt is at {for_people(certificate.renew_at)}."
+
+
+def _person(trouble: Trouble) -> str:
+    return " That will not help until somebody mends what is said above." if trouble.permanent else ""
+
+
+# --- expiry ---
+
+
+def near_expiry(now: datetime) -> Iterator[Certificate]:
+    """Those to look at for `expiring`, soonest expiry first, read in batches by the index for it."""
+    last = now + timedelta(days=max(WARN_DAYS))
+    soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by("expires_at", "pk")
+    soon, after, pk = soon.select_related("owner", "current"), now, 0
+    while batch := list(soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]):
+        yield from batch
+        pk, after = batch[-1].pk, batch[-1].expires_at or last
+
+
+def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None:
+    """The warning (14, 7, 3 or 1 days) that a certificate with this time left has reached; None: none yet.
+
+    Only warnings after its normal renewal count, at a third of its life left, or at half when the life is under ten
+    days (issuance.renewal): a six-day certificate has the one at 1 day, one of 45 days has all four. Where nothing
+    renews it, those in the second half of its life count.
+    """
+    renewal_at = life / 2 if life < SHORT_LIFE or not renews else life / 3
+    reached = [days for days in WARN_DAYS if left <= timedelta(days=days) < renewal_at]
+    return min(reached, default=None)
+
+
+def expiring(certificate: Certificate, now: datetime) -> None:
+    """The certificate's current version ends soon and has no successor. Told once for each warning that it reaches."""
+    version = certificate.current
+    if not version or version.revoked_at:
+        return
+    life = version.not_after - version.not_before
+    days = warned_days(version.not_after - now, life, renews=certificate.auto_renew)
+    if days is None:
+        return
+    domain = certificate.domain
+    body = (
+        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
+        f"{_last_failure(certificate)}{_next_try(certificate)}"
+    )
+    facts = _facts(certificate, issuance_id=version.issuance_id, days=days, expires_at=for_programs(version.not_after))
+    subject = f"{domain} expires in {_span(version.not_after - now)}"
+    raise_once(certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts)
+
+
+def _span(left: timedelta) -> str:
+    hours = round(left / timedelta(hours=1))
+    if hours < 36:
+        return "an hour" if hours <= 1 else f"{hours} hours"
+    return f"{round(left / timedelta(days=1))} days"
+
+
+def _last_failure(certificate: Certificate) -> str:
+    ended = certificate.issuances.filter(pk__gt=certificate.current.issuance_id if certificate.current else 0)
+    last = ended.filter(state=Issuance.State.FAILED).order_by("-pk").first()
+    return f"The last attempt failed. {last.error_what} " if last else ""
+
+
+# --- DNS ---
+
+
+def credential_refused(credential: DnsCredential, what: str) -> None:
+    """The DNS provider refused the credential. Told once a day (UTC) for each credential."""
+    body = (
+        f"The DNS provider {credential.provider} refused the credential {credential.name}. {what}\n\n"
+        "As long as it does, no certificate that uses it is issued or renewed, and records of the last attempts may "
+        "stay in their zones. Give the credential a secret that the provider takes, and check it."
+    )
+    data = {"dns_provider_id": credential.pk, "provider": credential.provider, "name": credential.name, "what": what}
+    key = f"credential_refused:{credential.pk}:{clock.now().astimezone(UTC):%Y-%m-%d}"
+    subject = f"The DNS credential {credential.name} was refused"
+    raise_once(credential.owner, Kind.CREDENTIAL_REFUSED, key, subject, body, data)
+
+
+def cleanup_failed(record_id: int, trouble: Trouble) -> None:
+    """A record could not be removed. Told at once only where the credential is to blame."""
+    if trouble.code in CREDENTIAL_REFUSED:
+        record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
+        credential_refused(record.credential, trouble.what)
+
+
+def in_the_zone_too_long(now: datetime) -> QuerySet[TxtRecord]:
+    """Records that could not be removed and are a day old."""
+    stuck = TxtRecord.objects.in_the_zone().filter(wake_at__isnull=False, intent_at__lte=now - LEFT_BEHIND_AFTER)
+    return stuck.exclude(left_behind="")
+
+
+def left_behind(record_id: int) -> None:
+    """The record is needed by nobody and cannot be removed."""
+    record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
+    credential = record.credential
+    assert record.intent_at, "it was meant to be written"
+    body = (
+        f"The TXT record {record.name} with the value {record.value} is needed no more, and could not be removed "
+        f"through the DNS credential {credential.name}. {record.left_behind}\n\n"
+        "It is tried again once a day. You may remove the record by hand; it does no harm but to be there."
+    )
+    data = {
+        "dns_provider_id": credential.pk,
+        "record": record.name,
+        "value": record.value,
+        "since": for_programs(record.intent_at),
+        "what": record.left_behind,
+    }
+    key = f"left_behind:{record.pk}:{for_programs(record.intent_at)}"
+    subject = f"The TXT record {record.name} was left behind"
+    raise_once(credential.owner, Kind.RECORD_LEFT_BEHIND, key, subject, body, data)
+
+
+# --- words ---
+
+
+def _facts(certificate: Certificate, **more: Any) -> dict[str, Any]:
+    expires = {"expires_at": for_programs(certificate.expires_at)} if certificate.expires_at else {}
+    next_try = {"next_try_at": for_programs(certificate.renew_at)} if certificate.renew_at else {}
+    return {"domain": certificate.domain, "certificate_id": certificate.pk} | expires | next_try | more
+
+
+def _why(trouble: Trouble) -> dict[str, Any]:
+    return {"code": trouble.code, "what": trouble.what, "permanent": trouble.permanent}

@@ -1,0 +1,36 @@
+from django.contrib import admin
+
+from certctrl.admin import ReadOnlyAdmin
+from notices.models import Delivery, Notice, NoticeSettings, Webhook
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnlyAdmin):
+    list_display = ("raised_at", "kind", "subject", "owner")
+    list_filter = ("kind",)
+    search_fields = ("subject", "owner__email")
+    list_select_related = ("owner",)
+
+
+@admin.register(Webhook)
+class WebhookAdmin(ReadOnlyAdmin):
+    list_display = ("name", "host", "owner", "disabled_at", "last_error", "retired_at")
+    search_fields = ("name", "owner__email")
+    exclude = ("secret", "url")  # an address may hold a token
+    readonly_fields = ("host",)
+    list_select_related = ("owner",)
+
+
+@admin.register(NoticeSettings)
+class NoticeSettingsAdmin(ReadOnlyAdmin):
+    list_display = ("owner", "email_on", "email", "muted", "digest_over")
+    search_fields = ("owner__email", "email")
+    list_select_related = ("owner",)
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnlyAdmin):
+    list_display = ("notice", "channel", "webhook", "owner", "state", "wake_at", "sent_at", "error_what")
+    list_filter = ("channel", ("given_up_at", admin.EmptyFieldListFilter))
+    search_fields = ("notice__subject", "owner__email", "webhook__name")
+    list_select_related = ("notice", "owner", "webhook")

@@ -1,0 +1,180 @@
+"""Notices, where they are sent, and webhooks over HTTP. A webhook's secret is answered once, when it is made."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin
+from notices import webhooks
+from notices.models import Delivery, Notice, NoticeSettings, Webhook, settings_of
+from notices.raising import raise_test
+
+
+class DeliverySerializer(serializers.ModelSerializer[Delivery]):
+    """One way of a notice, and how far it is."""
+
+    state = serializers.ChoiceField(choices=Delivery.State.choices)
+    next_try_at = EpochSeconds(source="wake_at", allow_null=True)
+    sent_at = EpochSeconds(allow_null=True)
+
+    class Meta:
+        model = Delivery
+        fields = ("channel", "webhook_id", "state", "next_try_at", "sent_at", "error_what")
+        read_only_fields = fields
+
+
+class NoticeSerializer(serializers.ModelSerializer[Notice]):
+    raised_at = EpochSeconds()
+    deliveries = DeliverySerializer(many=True)
+
+    class Meta:
+        model = Notice
+        fields = ("id", "kind", "subject", "body", "data", "raised_at", "deliveries")
+        read_only_fields = fields
+
+
+class Kinds(serializers.ListField):
+    """Kinds of notices, each once."""
+
+    child = serializers.ChoiceField(choices=Notice.Kind.choices)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return list(dict.fromkeys(super().to_internal_value(data)))
+
+
+class NoticeSettingsSerializer(serializers.ModelSerializer[NoticeSettings]):
+    muted = Kinds(required=False)
+    digest_over = serializers.IntegerField(required=False, min_value=0, max_value=1000)
+
+    class Meta:
+        model = NoticeSettings
+        fields = ("email_on", "email", "muted", "digest_over")
+
+
+class WebhookSerializer(serializers.ModelSerializer[Webhook]):
+    name = serializers.CharField(required=False, max_length=64)
+    kinds = Kinds(required=False)
+    enabled = serializers.BooleanField(required=False)
+    disabled_at = EpochSeconds(allow_null=True)
+    created_at = EpochSeconds()
+
+    class Meta:
+        model = Webhook
+        fields = ("id", "name", "url", "kinds", "enabled", "disabled_at", "last_error", "created_at")
+        read_only_fields = ("last_error",)
+
+
+class NewWebhookSerializer(WebhookSerializer):
+    """With the secret (`whsec_...`), which no other answer has."""
+
+    secret = serializers.SerializerMethodField()
+
+    class Meta(WebhookSerializer.Meta):
+        fields = (*WebhookSerializer.Meta.fields, "secret")  # type: ignore[assignment]
+
+    @extend_schema_field(str)
+    def get_secret(self, webhook: Webhook) -> str:
+        return str(self.context["secret"])
+
+
+class NoticeViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Notice]):
+    queryset = Notice.objects.prefetch_related("deliveries")
+    serializer_class = NoticeSerializer
+    obtype = "notices"
+    permissions = {"list": "read", "retrieve": "read"}
+
+
+class NoticeTestThrottle(CountedThrottle):
+    scope = "notice_test"
+    rate = "10/hour"
+
+
+class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
+    """One for each owner; whoever never changed them has the defaults."""
+
+    queryset = NoticeSettings.objects.all()
+    serializer_class = NoticeSettingsSerializer
+    obtype = "notices"
+    permissions = {"show": "read", "change": "write"}
+
+    @extend_schema(responses=NoticeSettingsSerializer)
+    def show(self, request: Request, **kwargs: Any) -> Response:
+        return Response(self.get_serializer(settings_of(self.owner.pk)).data)
+
+    @extend_schema(request=NoticeSettingsSerializer, responses=NoticeSettingsSerializer)
+    def change(self, request: Request, **kwargs: Any) -> Response:
+        """Change what is given; what is left out stays as it is."""
+        row, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
+        asked = self.get_serializer(row, data=request.data, partial=True)
+        asked.is_valid(raise_exception=True)
+        asked.save()
+        return Response(asked.data)
+
+
+class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
+    queryset = Notice.objects.all()
+    serializer_class = NoticeSerializer
+    throttle_classes = [NoticeTestThrottle]
+    obtype = "notices"
+    permissions = {"create": "write"}
+
+    @extend_schema(request=None, responses={202: NoticeSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        """Send a test by mail and to every webhook; the notice's `deliveries` tell how it went."""
+        return Response(self.get_serializer(raise_test(self.owner)).data, status=status.HTTP_202_ACCEPTED)
+
+
+class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Webhook]):
+    queryset = Webhook.objects.filter(retired_at=None)
+    serializer_class = WebhookSerializer
+    obtype = "webhooks"
+    permissions = {
+        "list": "read",
+        "retrieve": "read",
+        "create": "write",
+        "update": "write",
+        "partial_update": "write",
+        "destroy": "write",
+        "rotate_secret": "write",
+    }
+
+    @extend_schema(request=WebhookSerializer, responses={201: NewWebhookSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        asked = self.get_serializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        webhook, secret = webhooks.create_webhook(self.owner, asked.validated_data)
+        return Response(self.with_secret(webhook, secret), status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)
+    def update(self, request: Request, **kwargs: Any) -> Response:
+        """Change what is given; what is left out stays as it is."""
+        webhook = self.get_object()
+        asked = self.get_serializer(webhook, data=request.data, partial=True)
+        asked.is_valid(raise_exception=True)
+        return Response(self.get_serializer(webhooks.update_webhook(webhook, asked.validated_data)).data)
+
+    @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)
+    def partial_update(self, request: Request, **kwargs: Any) -> Response:
+        return self.update(request, **kwargs)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        webhooks.retire_webhook(self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses=NewWebhookSerializer)
+    @action(detail=True, methods=["post"], url_path="rotate-secret")
+    def rotate_secret(self, request: Request, **kwargs: Any) -> Response:
+        """A new secret, at once; the old one signs nothing any more."""
+        webhook = self.get_object()
+        return Response(self.with_secret(webhook, webhooks.rotate_secret(webhook)))
+
+    @staticmethod
+    def with_secret(webhook: Webhook, secret: str) -> Any:
+        return NewWebhookSerializer(webhook, context={"secret": secret}).data

@@ -1,0 +1,66 @@
+"""A delivery goes out under its own turn: sent, tried again by a table of its own, or given up with the reason.
+
+A worker that is killed between the receiver's yes and our commit has the delivery sent a second time. Both mails then
+carry one Message-ID, both posts one `webhook-id`: they are the row's, and receivers can tell by them.
+"""
+
+from datetime import timedelta
+
+import structlog
+
+from certctrl import clock
+from certctrl.turns import LostTurn, Trouble, Wait
+from notices import digest, mail, posting
+from notices.models import Delivery
+
+logger = structlog.get_logger()
+
+# Seconds after the nth failure, as Standard Webhooks suggests; after the last one it is given up.
+RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+
+def deliver(delivery_id: int) -> None:
+    """Send it, if it is due. Raises Wait while another worker has it in hand, LostTurn when the turn took too long."""
+    rows = Delivery.objects.select_related("owner", "notice", "webhook__secret")
+    with rows.turn(delivery_id) as delivery:
+        try:
+            was_sent = _send(delivery)
+        except (Wait, LostTurn):
+            raise
+        except Trouble as trouble:
+            _try_again(delivery, trouble)
+        except Exception:
+            logger.exception("notice.failed", delivery=delivery.pk)
+            _try_again(delivery, Trouble("internal", "An error of this server; its log has the details."))
+        else:
+            if was_sent:
+                _end(delivery, sent_at=clock.now(), error_what="")
+                logger.info("notice.sent", delivery=delivery.pk, channel=delivery.channel)
+
+
+def _send(delivery: Delivery) -> bool:
+    """False: it is held for a digest."""
+    if delivery.channel == Delivery.Channel.WEBHOOK:
+        posting.post(delivery)
+    elif digest.goes_out(delivery):
+        mail.send(delivery)
+    else:
+        return False
+    return True
+
+
+def _try_again(delivery: Delivery, trouble: Trouble) -> None:
+    stumbles = delivery.stumbles + 1
+    logger.warning("notice.not_sent", delivery=delivery.pk, channel=delivery.channel, code=trouble.code)
+    if trouble.permanent or stumbles > len(RETRIES):
+        return _end(delivery, given_up_at=clock.now(), error_what=trouble.what)
+    pause = max(RETRIES[stumbles - 1], min(trouble.retry_after or 0, RETRIES[-1]))
+    return delivery.rest(timedelta(seconds=pause), stumbles=stumbles, error_what=trouble.what)
+
+
+def _end(delivery: Delivery, **fields: object) -> None:
+    """The end of a delivery is that of every mail that it tells."""
+    with delivery.fence():
+        if delivery.is_digest:
+            delivery.held.update(**fields)
+        delivery.release(None, **fields)

@@ -1,0 +1,191 @@
+"""What people are told, where they want to be told, and each message on its way to them."""
+
+import uuid
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import ClassVar, Self
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from certctrl.turns import Turns, TurnsQuerySet
+from keystore.models import Envelope
+
+AT_ONCE = 4  # of one owner: receivers that drip hold no more workers than that
+MOST = 1000  # looked at in one go
+
+
+class Notice(models.Model):
+    """An event, told once however often it is raised."""
+
+    class Kind(models.TextChoices):
+        RENEWED = "renewed"
+        RENEWAL_FAILED = "renewal_failed"
+        EXPIRING = "expiring"
+        RECORD_LEFT_BEHIND = "record_left_behind"
+        CREDENTIAL_REFUSED = "credential_refused"
+        ACTION_NEEDED = "action_needed"  # nothing more is tried until a person changes something
+        TEST = "test"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
+    kind = models.CharField(max_length=20, choices=Kind)
+    subject = models.CharField(max_length=320)
+    body = models.TextField(help_text="plain text for people")
+    data = models.JSONField(default=dict, help_text="the same for programs")
+    dedupe_key = models.CharField(max_length=200, editable=False)
+    raised_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["owner", "dedupe_key"], name="an_event_is_told_once"),)
+        indexes = (models.Index(fields=["owner", "-id"], name="notices_of_owner"),)
+
+    def __str__(self) -> str:
+        return self.subject
+
+
+class Webhook(models.Model):
+    """An address that notices are posted to, signed as Standard Webhooks has it."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="webhooks")
+    name = models.CharField(max_length=64)
+    url = models.CharField(max_length=500)
+    secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
+    kinds = models.JSONField(default=list, blank=True, help_text="of notices; empty: all")
+    disabled_at = models.DateTimeField(null=True, blank=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    @property
+    def enabled(self) -> bool:
+        return self.disabled_at is None
+
+    @property
+    def host(self) -> str:
+        """What may be shown of the address: its path and its query may hold a token."""
+        return urlsplit(self.url).hostname or ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class NoticeSettings(models.Model):
+    """How an owner wants to be told. Whoever has no row has the defaults."""
+
+    owner = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notice_settings")
+    email_on = models.BooleanField(default=True)
+    email = models.EmailField(blank=True, help_text="empty: the owner's")
+    muted = models.JSONField(default=list, blank=True, help_text="kinds of notices that are kept and not sent")
+    digest_over = models.PositiveIntegerField(default=20, help_text="mails in a day; what is more is told in a digest")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "notice settings"
+
+    def __str__(self) -> str:
+        return f"notices to {self.email or self.owner}"
+
+
+class DeliveryQuerySet(TurnsQuerySet["Delivery"]):
+    def next_ones(self, at: datetime) -> Self:
+        """Those to send a message for: that waited longest first, at most four of an owner on their way."""
+        due = self.sendable(at)
+        since = at - timedelta(seconds=settings.RESEND)
+        busy = Counter(self.filter(wake_at__isnull=False, queued_at__gte=since).values_list("owner", flat=True))
+        full = [owner for owner, count in busy.items() if count >= AT_ONCE]
+        chosen = []
+        for pk, owner in due.exclude(owner__in=full).order_by("wake_at").values_list("pk", "owner")[:MOST]:
+            busy[owner] += 1
+            if busy[owner] <= AT_ONCE:
+                chosen.append(pk)
+        return due.filter(pk__in=chosen)
+
+
+class Delivery(Turns):
+    """A notice on its way to one address, or a digest of those that were held. `wake_at` is set until it is sent,
+    given up, or held for a digest."""
+
+    class Channel(models.TextChoices):
+        EMAIL = "email"
+        WEBHOOK = "webhook"
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENT = "sent"
+        HELD = "held"  # for a digest
+        GIVEN_UP = "given_up"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False, help_text="the same at each try")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="deliveries")
+    notice = models.ForeignKey(
+        Notice, models.CASCADE, null=True, blank=True, related_name="deliveries", help_text="empty: a digest"
+    )
+    channel = models.CharField(max_length=8, choices=Channel)
+    webhook = models.ForeignKey(Webhook, models.PROTECT, null=True, blank=True, related_name="deliveries")
+    digest = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="held", help_text="that tells it"
+    )
+    begun_at = models.DateTimeField(
+        null=True, blank=True, help_text="a mail counts from then on, a digest collects no more"
+    )
+    sent_at = models.DateTimeField(null=True, blank=True)
+    given_up_at = models.DateTimeField(null=True, blank=True)
+    error_what = models.TextField(blank=True, help_text="why the last try failed")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta(Turns.Meta):
+        verbose_name_plural = "deliveries"
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            models.Index(fields=["owner", "begun_at"], condition=Q(begun_at__isnull=False), name="mails_of_owner"),
+        )
+        constraints: ClassVar = (
+            models.UniqueConstraint(
+                fields=["notice"], condition=Q(channel="email", notice__isnull=False), name="one_mail_per_notice"
+            ),
+            models.UniqueConstraint(fields=["notice", "webhook"], name="one_post_per_notice_and_webhook"),
+            models.UniqueConstraint(
+                fields=["owner"], condition=Q(notice=None, begun_at=None), name="one_collecting_digest_per_owner"
+            ),
+            models.CheckConstraint(
+                condition=Q(channel="email", webhook=None) | Q(channel="webhook", webhook__isnull=False),
+                name="a_post_goes_to_a_webhook",
+            ),
+            models.CheckConstraint(
+                condition=Q(wake_at__isnull=False, sent_at=None, given_up_at=None, digest=None)
+                | Q(wake_at=None, sent_at__isnull=False)
+                | Q(wake_at=None, given_up_at__isnull=False)
+                | Q(wake_at=None, digest__isnull=False),
+                name="a_delivery_wakes_until_it_is_over_or_held",
+            ),
+        )
+
+    @property
+    def is_digest(self) -> bool:
+        return self.notice_id is None
+
+    @property
+    def state(self) -> str:
+        if self.sent_at:
+            return self.State.SENT
+        if self.given_up_at:
+            return self.State.GIVEN_UP
+        return self.State.HELD if self.digest_id else self.State.WAITING
+
+    def __str__(self) -> str:
+        return f"{self.channel} {self.notice or 'digest'}"
+
+
+def settings_of(owner_id: int) -> NoticeSettings:
+    """The owner's settings, or the defaults in a row that is not saved."""
+    found = NoticeSettings.objects.filter(owner=owner_id).first()
+    return found or NoticeSettings(owner_id=owner_id)
+
+
+def active_webhooks(owner_id: int) -> models.QuerySet[Webhook]:
+    return Webhook.objects.filter(owner=owner_id, disabled_at=None, retired_at=None)

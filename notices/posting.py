@@ -1,0 +1,84 @@
+"""Posts to webhooks, signed by the Standard Webhooks format: https://www.standardwebhooks.com (version 1.0.0)."""
+
+import json
+
+import requests
+import standardwebhooks
+from django.views.decorators.debug import sensitive_variables
+
+from certctrl import clock, outgoing
+from certctrl.turns import Trouble
+from keystore import envelope
+from notices import moments
+from notices.models import Delivery, Notice, Webhook
+
+Kind = Notice.Kind
+GONE = 410  # the receiver wants no more, ever
+TYPES = {
+    Kind.RENEWED: "certificate.renewed",
+    Kind.RENEWAL_FAILED: "certificate.renewal_failed",
+    Kind.EXPIRING: "certificate.expiring",
+    Kind.ACTION_NEEDED: "certificate.action_needed",
+    Kind.RECORD_LEFT_BEHIND: "record.left_behind",
+    Kind.CREDENTIAL_REFUSED: "credential.refused",
+    Kind.TEST: "test",
+}
+
+
+def post(delivery: Delivery) -> None:
+    """Post the notice to its webhook; any 2xx means that it arrived. Raises Trouble, permanent when it is wanted no
+    more: the webhook was disabled, by its owner or by its answer 410, or removed."""
+    webhook = delivery.webhook
+    assert webhook
+    if webhook.retired_at or webhook.disabled_at:
+        raise Trouble("webhook_disabled", "The webhook was disabled or removed.", permanent=True)
+    body = payload(delivery)
+    try:
+        response = outgoing.session().post(
+            webhook.url, data=body, headers=signed(delivery, webhook, body), allow_redirects=False
+        )
+    except requests.RequestException as exc:
+        raise _noted(webhook, Trouble("webhook_unreachable", str(exc))) from None
+    if response.status_code == GONE:
+        Webhook.objects.filter(pk=webhook.pk).update(disabled_at=clock.now())
+    if not 200 <= response.status_code < 300:
+        raise _noted(webhook, _refused(webhook, response))
+    Webhook.objects.filter(pk=webhook.pk).exclude(last_error="").update(last_error="")
+
+
+def payload(delivery: Delivery) -> bytes:
+    """What is posted, and signed; the same at each try."""
+    notice = delivery.notice
+    assert notice
+    data = {"notice_id": notice.pk, "subject": notice.subject, "text": notice.body} | notice.data
+    told = {"type": TYPES[Kind(notice.kind)], "timestamp": moments.for_programs(notice.raised_at), "data": data}
+    return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@sensitive_variables()
+def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
+    """The headers of one try: its id is the delivery's, its timestamp that of the try."""
+    assert webhook.secret, "only a webhook that was removed has none"
+    now, message_id = clock.now(), f"msg_{delivery.uuid.hex}"
+    signer = standardwebhooks.Webhook(envelope.unseal(webhook.secret).decode())
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signer.sign(message_id, now, body.decode()),
+    }
+
+
+def _refused(webhook: Webhook, response: requests.Response) -> Trouble:
+    what = f"{webhook.host} answered {response.status_code}"
+    if response.status_code == GONE:
+        what = f"{what}, which means that it wants no more notices: the webhook is disabled."
+        return Trouble("webhook_gone", what, permanent=True)
+    if 300 <= response.status_code < 400:
+        what = f"{what}: redirects are not followed, give the address that it leads to"
+    return Trouble("webhook_refused", f"{what}.", retry_after=outgoing.wait_of(response))
+
+
+def _noted(webhook: Webhook, trouble: Trouble) -> Trouble:
+    Webhook.objects.filter(pk=webhook.pk).update(last_error=trouble.what)
+    return trouble

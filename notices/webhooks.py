@@ -1,0 +1,101 @@
+"""What people do with webhooks: make, change, give a new secret, remove."""
+
+import base64
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.views.decorators.debug import sensitive_variables
+
+from accounts.models import User
+from certctrl import clock, outgoing
+from certctrl.errors import Conflict, Invalid
+from keystore import envelope
+from keystore.models import Envelope
+from notices.models import Webhook
+
+PURPOSE = "webhook_secret"
+MOST = 20  # of one owner: each notice is posted to every one
+SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
+
+
+@sensitive_variables()
+def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]:
+    """The new webhook and its secret, which is shown nowhere afterwards.
+
+    `given`: url, name, kinds, enabled. Raises Invalid for an address that is not posted to, Conflict for one too many.
+    """
+    _refuse_url(given["url"])
+    if Webhook.objects.filter(owner=owner, retired_at=None).count() >= MOST:
+        raise Conflict(f"You have {MOST} webhooks, which is as many as there may be: delete one first.")
+    secret = _new_secret()
+    with transaction.atomic():
+        sealed = envelope.seal(owner, PURPOSE, secret.encode())
+        name = given.get("name") or outgoing.called(given["url"]).hostname[:64]  # type: ignore[union-attr, index]
+        return Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name}), secret
+
+
+def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
+    """Change what is given; `enabled` true takes it into use again. Raises Invalid."""
+    if "url" in given:
+        _refuse_url(given["url"])
+    fields = _columns(given)
+    if webhook.disabled_at and not given.get("enabled", True):
+        del fields["disabled_at"]  # as long ago as it was
+    Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
+    webhook.refresh_from_db()
+    return webhook
+
+
+@sensitive_variables()
+def rotate_secret(webhook: Webhook) -> str:
+    """A new secret instead of the old one, from now on: what the receiver refuses meanwhile is posted again later."""
+    secret = _new_secret()
+    with transaction.atomic():
+        old = _secret_id(webhook)
+        sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
+        Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
+        Envelope.objects.filter(pk=old).delete()
+    return secret
+
+
+def retire_webhook(webhook: Webhook) -> None:
+    """Nothing is posted to it any more, and its secret is destroyed; the row stays for the history of deliveries."""
+    with transaction.atomic():
+        old = _secret_id(webhook)
+        Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None)
+        Envelope.objects.filter(pk=old).delete()
+
+
+def _secret_id(webhook: Webhook) -> int:
+    """Of its envelope, while nobody else changes the row."""
+    row = Webhook.objects.select_for_update().get(pk=webhook.pk)
+    if row.secret_id is None:
+        raise Conflict(f"The webhook {webhook.name} was deleted.")
+    return row.secret_id
+
+
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {name: given[name] for name in ("url", "name", "kinds") if name in given}
+    if "enabled" in given:
+        columns |= {"disabled_at": None if given["enabled"] else clock.now()}
+    return columns
+
+
+def _refuse_url(url: str) -> None:
+    parts = outgoing.called(url)
+    if not parts or parts.scheme not in ("http", "https"):
+        what = "url must be an https address without a user name, such as https://hooks.example.com/certctrl."
+        raise Invalid(what, field="url")
+    host = parts.hostname or ""
+    if parts.scheme == "http" and not outgoing.is_named(host):
+        what = f"url must be https; http is for hosts that the setting ALLOW_PRIVATE names, and {host} is none."
+        raise Invalid(what, field="url")
+    spelled = outgoing.literal(host)
+    if spelled and not outgoing.is_allowed(host, spelled):
+        raise Invalid(f"{host} is not a public address, and the setting ALLOW_PRIVATE does not name it.", field="url")

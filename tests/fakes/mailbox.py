@@ -1,0 +1,78 @@
+"""A real SMTP server on loopback that keeps every mail it takes."""
+
+import email
+import email.policy
+import logging
+import socket
+from email.message import EmailMessage
+from typing import Any, Self
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # the server's own lines, not ours
+
+
+class Mailbox:
+    """Use as a context. `answers` are given instead of 250 to the next mails (None takes one after all); `says` to
+    everybody who names a recipient."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.senders: list[str] = []
+        self.recipients: list[str] = []
+        self.answers: list[str | None] = []
+        self.says = "250 OK"
+        self.logins: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        self._controller = _Sink(self, self._socket)
+        self._controller.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._controller.stop()
+
+    @property
+    def subjects(self) -> list[str]:
+        return [each["Subject"] for each in self.mails]
+
+    def texts(self) -> list[str]:
+        return [each.get_content() for each in self.mails]
+
+    # --- what aiosmtpd asks ---
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if self.says.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return self.says
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        answer = self.answers.pop(0) if self.answers else None
+        if answer:
+            return answer
+        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+        self.senders.append(envelope.mail_from)
+        self.recipients += envelope.rcpt_tos
+        return "250 Message accepted"
+
+    def log_in(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        self.logins.append(data.password)
+        return AuthResult(success=data.password == b"right", handled=False)
+
+
+class _Sink(Controller):
+    def __init__(self, mailbox: Mailbox, listener: socket.socket) -> None:
+        self.listener = listener
+        super().__init__(
+            mailbox,
+            hostname="127.0.0.1",
+            port=mailbox.port,
+            authenticator=mailbox.log_in,
+            auth_require_tls=False,
+        )
+
+    def _create_server(self) -> Any:
+        return self.loop.create_server(self._factory_invoker, sock=self.listener)

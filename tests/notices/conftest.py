@@ -1,0 +1,54 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from notices import raising, webhooks
+from notices.models import Notice, Webhook
+from tests.fakes.mailbox import Mailbox
+from tests.fakes.receiver import Receiver
+from tests.fakes.world import World
+
+Kind = Notice.Kind
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.fixture
+def mailbox(settings: Any) -> Iterator[Mailbox]:
+    """Mails are set up, and arrive here."""
+    with Mailbox() as mailbox:
+        settings.EMAIL_BACKEND = settings.SMTP_BACKEND
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", mailbox.port
+        settings.NOTICE_FROM = "certctrl <notices@example.com>"
+        settings.MAIL_IS_SET_UP = True
+        yield mailbox
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def hook(alice: User, receiver: Receiver) -> tuple[Webhook, str]:
+    """Alice's webhook at the receiver, and its secret."""
+    return webhooks.create_webhook(alice, {"url": receiver.url})
+
+
+@pytest.fixture
+def tell(alice: User) -> Callable[..., bool]:
+    """`tell("example.com")`: alice's certificate for it was renewed."""
+
+    def build(domain: str = "example.com", kind: str = Kind.RENEWED, owner: User = alice) -> bool:
+        data = {"domain": domain, "certificate_id": 7}
+        return raising.raise_once(
+            owner, kind, f"{kind}:{domain}", f"{domain} was renewed", f"All is well with {domain}.", data
+        )
+
+    return build

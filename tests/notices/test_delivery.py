@@ -1,0 +1,119 @@
+"""A delivery is tried by its own table, given up at its end, and survives the worker that has it in hand."""
+
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import IntegrityError, transaction
+
+from issuance import beat
+from notices import delivery, mail, posting
+from notices.models import AT_ONCE, Delivery
+from tests.fakes.outside import Died
+
+pytestmark = pytest.mark.django_db
+OTHERS = datetime(2001, 1, 1, tzinfo=UTC)
+
+
+def only() -> Delivery:
+    return Delivery.objects.get()
+
+
+def test_it_is_given_up_after_the_last_try_of_the_table(world, receiver, hook, tell):
+    receiver.answers = [500] * 20
+    began = world.time
+    tell()
+    world.sweep()
+    tried = []
+    while only().wake_at:
+        tried.append(only().wake_at - world.time)
+        world.advance(tried[-1].total_seconds())
+        world.sweep()
+    seconds = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    assert tried == [timedelta(seconds=each) for each in seconds]
+    assert len(receiver.posted) == 10
+    assert (only().state, only().error_what) == ("given_up", "127.0.0.1 answered 500.")
+    assert only().given_up_at - began == timedelta(seconds=sum(seconds))
+    world.advance(10 * 86400)
+    world.sweep()
+    assert len(receiver.posted) == 10
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("way", ["email", "webhook"])
+def test_a_worker_killed_between_sending_and_our_commit_sends_again_under_the_same_id(
+    world, mailbox, receiver, hook, tell, settings, monkeypatch, way
+):
+    sends = {"email": (mail, "send"), "webhook": (posting, "post")}
+    module, name = sends[way]
+    real = getattr(module, name)
+
+    def die(row: Delivery) -> None:
+        real(row)
+        raise Died
+
+    monkeypatch.setattr(module, name, die)
+    tell()
+    Delivery.objects.exclude(channel=way).delete()
+    with pytest.raises(Died):
+        world.sweep()
+    assert only().holder
+    monkeypatch.setattr(module, name, real)
+    world.sweep()
+    assert len(mailbox.mails) + len(receiver.posted) == 1, "the lease is not over"
+    world.advance(settings.LEASE + 1)
+    world.sweep()
+    if way == "email":
+        assert len({each["Message-ID"] for each in mailbox.mails}) == 1
+    else:
+        assert len({each.id for each in receiver.posted}) == 1
+    assert len(mailbox.mails) + len(receiver.posted) == 2
+    assert only().state == "sent"
+
+
+def test_a_worker_past_its_lease_writes_nothing(world, mailbox, tell, settings, monkeypatch):
+    real = mail.send
+
+    def slow(row: Delivery) -> None:
+        monkeypatch.setattr(mail, "send", real)
+        world.advance(settings.LEASE + 1)
+        Context().run(delivery.deliver, row.pk)  # another worker
+        Delivery.objects.update(sent_at=OTHERS)
+
+    monkeypatch.setattr(mail, "send", slow)
+    tell()
+    world.sweep()
+    assert len(mailbox.mails) == 1
+    assert only().sent_at == OTHERS
+
+
+def test_one_message_is_sent_until_resend_has_passed(world, mailbox, tell, settings):
+    tell()
+    beat.sweep.run()
+    beat.sweep.run()
+    assert world.sent.count("notices.deliver") == 1
+    world.advance(settings.RESEND + 1)
+    beat.sweep.run()
+    assert world.sent.count("notices.deliver") == 2
+
+
+def test_one_owner_has_four_on_their_way_and_the_next_owner_too(world, mailbox, tell, bob):
+    for number in range(10):
+        tell(f"host{number}.example.com")
+    for number in range(2):
+        tell(f"host{number}.example.com", owner=bob)
+    chosen = Delivery.objects.next_ones(world.time)
+    assert sorted(each.owner.name for each in chosen) == ["alice"] * AT_ONCE + ["bob"] * 2
+    chosen.update(queued_at=world.time)
+    assert list(Delivery.objects.next_ones(world.time)) == []
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "fields", [{"wake_at": None}, {"given_up_at": "now"}, {"channel": "webhook"}, {"sent_at": "now"}], ids=str
+)
+def test_the_table_refuses_a_delivery_that_nobody_would_end(world, mailbox, tell, fields):
+    tell()
+    fields = {name: world.time if value == "now" else value for name, value in fields.items()}
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Delivery.objects.update(**fields)

@@ -1,0 +1,153 @@
+"""Mails as a real mail server gets them."""
+
+import smtplib
+import socket
+
+import pytest
+import responses
+from django.core import mail as django_mail
+
+from notices.models import Delivery, NoticeSettings
+
+pytestmark = pytest.mark.django_db
+
+
+def only() -> Delivery:
+    return Delivery.objects.get()
+
+
+def test_a_mail_says_what_happened_and_comes_from_the_operators_address(world, mailbox, tell):
+    tell()
+    world.sweep()
+    (mail,) = mailbox.mails
+    assert (mail["From"], mail["To"], mail["Subject"]) == (
+        "certctrl <notices@example.com>",
+        "alice@example.org",
+        "example.com was renewed",
+    )
+    assert mail["Message-ID"] == f"<{only().uuid}@example.com>"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail.get_content().startswith("All is well with example.com.")
+    assert (mailbox.senders, mailbox.recipients) == (["notices@example.com"], ["alice@example.org"])
+    assert (only().state, only().sent_at, only().wake_at) == ("sent", world.time, None)
+
+
+def test_a_mail_goes_to_the_address_of_the_settings(world, mailbox, tell, alice):
+    NoticeSettings.objects.create(owner=alice, email="ops@example.net")
+    tell()
+    world.sweep()
+    assert mailbox.recipients == ["ops@example.net"]
+
+
+def test_a_mail_server_that_is_away_is_tried_again_by_the_table(world, mailbox, tell):
+    mailbox.answers = ["451 try later"]
+    tell()
+    world.sweep()
+    assert (only().state, only().stumbles) == ("waiting", 1)
+    assert only().error_what == "The mail server answered 451: try later"
+    assert (only().wake_at - world.time).total_seconds() == 5
+    world.advance(5)
+    world.sweep()
+    assert (len(mailbox.mails), only().state, only().error_what) == (1, "sent", "")
+
+
+def test_nobody_at_the_port_is_a_failure_like_others(world, mailbox, tell, settings):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        settings.EMAIL_PORT = unused.getsockname()[1]
+    tell()
+    world.sweep()
+    assert only().error_what == "The mail server could not be reached (ConnectionRefusedError)."
+
+
+def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(world, mailbox, tell, settings):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
+        tell()
+        world.sweep()
+    assert only().error_what == "The mail server hung up, or did not answer in time."
+
+
+def test_an_address_that_is_refused_is_told_with_the_servers_words(world, mailbox, tell):
+    mailbox.says = "550 no such user"
+    tell()
+    world.sweep()
+    assert only().error_what == "The mail server refused the address (550): no such user"
+
+
+def test_a_wrong_password_is_told_without_it(world, mailbox, tell, settings, caplog):
+    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "hunter2-wrong"
+    tell()
+    world.sweep()
+    assert set(mailbox.logins) == {b"hunter2-wrong"}
+    assert only().error_what.startswith("The mail server refused to log us in (535)")
+    assert "hunter2" not in caplog.text + only().error_what
+
+
+def test_the_right_password_is_taken(world, mailbox, tell, settings):
+    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "right"
+    tell()
+    world.sweep()
+    assert len(mailbox.mails) == 1
+
+
+def test_a_mail_that_was_accepted_is_not_sent_again_for_a_bad_good_bye(world, mailbox, tell, monkeypatch):
+    def quit_badly(connection: smtplib.SMTP) -> None:
+        connection.close()
+        raise smtplib.SMTPResponseException(421, b"too busy to say good-bye")
+
+    monkeypatch.setattr(smtplib.SMTP, "quit", quit_badly)
+    tell()
+    world.sweep()
+    assert (len(mailbox.mails), only().state) == (1, "sent")
+
+
+def test_mails_that_were_turned_off_meanwhile_are_given_up(world, mailbox, tell, alice):
+    tell()
+    NoticeSettings.objects.create(owner=alice, email_on=False)
+    world.sweep()
+    assert (mailbox.mails, only().state, only().error_what) == ([], "given_up", "Mails are turned off.")
+
+
+# --- other backends ---
+
+
+def test_any_backend_of_django_may_be_named(world, mailbox, tell, settings):
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    tell()
+    world.sweep()
+    assert [each.subject for each in django_mail.outbox] == ["example.com was renewed"]
+    assert mailbox.mails == []
+
+
+@pytest.fixture
+def postmark(mailbox, settings):
+    settings.EMAIL_BACKEND = "anymail.backends.postmark.EmailBackend"
+    settings.ANYMAIL = {"POSTMARK_SERVER_TOKEN": "token-of-postmark", "POSTMARK_API_URL": "https://mail.example.com/"}
+
+
+@responses.activate
+def test_a_mail_service_of_anymail_is_called_through_the_guarded_session(world, postmark, tell):
+    accepted = {"ErrorCode": 0, "Message": "OK", "MessageID": "1", "To": "alice@example.org"}
+    responses.post("https://mail.example.com/email", json=accepted)
+    tell()
+    world.sweep()
+    (call,) = responses.calls
+    assert only().state == "sent"
+    assert call.request.headers["User-Agent"].startswith("certctrl/")
+    assert call.request.headers["X-Postmark-Server-Token"] == "token-of-postmark"
+
+
+@responses.activate
+def test_a_mail_service_that_refuses_is_told_without_its_token(world, postmark, tell, caplog):
+    responses.post("https://mail.example.com/email", status=401, json={"Message": "token-of-postmark is wrong"})
+    tell()
+    world.sweep()
+    assert only().error_what == "The mail service refused the mail (401)."
+    assert "token-of-postmark" not in caplog.text
+
+
+def test_a_mail_service_at_a_private_address_is_not_called(world, postmark, tell, settings):
+    settings.ANYMAIL |= {"POSTMARK_API_URL": "https://10.1.2.3/"}
+    tell()
+    world.sweep()
+    assert only().error_what.startswith("The mail service could not be reached. 10.1.2.3 is not a public address")
