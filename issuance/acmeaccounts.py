@@ -10,8 +10,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import User
 from certctrl import clock
-from certctrl.errors import Conflict, Invalid, MissingField, NotFound
-from issuance import acme, ca, registration, tasks
+from certctrl.errors import Conflict, Invalid, MissingField
+from issuance import acme, ca, holding, registration, tasks
 from issuance.models import AcmeAccount, PrivateCA
 from keystore import envelope
 
@@ -30,6 +30,8 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
     _refuse(info, given, private_ca)
     key = acme.new_account_key()
     with transaction.atomic():
+        if private_ca:
+            holding.hold_private_ca(private_ca)
         account = AcmeAccount.objects.create(
             owner=owner,
             name=given.get("name") or (private_ca.name if private_ca else info.label),
@@ -52,7 +54,7 @@ def _private_ca(owner: User, ca_id: int | None) -> PrivateCA | None:
         return None
     found = PrivateCA.objects.filter(owner=owner, pk=ca_id, status=PrivateCA.Status.ACTIVE).first()
     if not found:
-        raise NotFound(f"There is no private CA {ca_id} among yours.", field="ca_id")
+        raise holding.no_private_ca(ca_id)
     return found
 
 
@@ -162,6 +164,7 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
 def retire_account(account: AcmeAccount) -> None:
     """Delete it: the row stays for the history of what it issued. Conflict while certificates use it."""
     with transaction.atomic():
+        AcmeAccount.objects.select_for_update(no_key=True).get(pk=account.pk)  # see issuance.holding
         using = account.certificates.filter(retired_at=None)
         names = ", ".join(using.values_list("domain", flat=True)[:3])
         if names:
@@ -173,7 +176,9 @@ def retire_account(account: AcmeAccount) -> None:
 
 def retire_private_ca(private_ca: PrivateCA) -> None:
     """Delete it. Conflict while accounts use it."""
-    names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
-    if names:
-        raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
-    PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+    with transaction.atomic():
+        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.holding
+        names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
+        if names:
+            raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
+        PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)

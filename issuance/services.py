@@ -16,7 +16,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import ca, flow, renewal, tasks
+from issuance import ca, flow, holding, renewal, tasks
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
 from keystore import envelope
 from keystore.models import Envelope
@@ -86,6 +86,7 @@ def make_certificate(
     """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
 
     def make() -> tuple[Certificate, Issuance | None]:
+        holding.hold(ask.account, ask.credential)
         certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
         issues = issue and certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED
         return certificate, request_issuance(certificate, Reason.NEW, validity_seconds) if issues else None
@@ -136,6 +137,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
     refuse_policy(policy, changes.get("server_decrypt_export", certificate.server_decrypt_export))
     refuse_key(account, changes.get("key_type", certificate.key_type), changes.get("key_size", certificate.key_size))
     with transaction.atomic():
+        holding.hold(changes.get("account"), changes.get("credential"))
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         moves = account.pk != certificate.account_id
