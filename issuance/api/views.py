@@ -16,6 +16,7 @@ from rest_framework.throttling import UserRateThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
+from accounts.permissions import need
 from certctrl.api import OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, export, privateca, services
@@ -127,6 +128,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     def create(self, request: Request, **kwargs: Any) -> Response:
         """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
         given = parsed(CertificateRequest, request)
+        if given["issues_at_once"]:
+            need(request, self.obtype, None, "issue")
         ask = asking.ask_of(self.owner, given)
         certificate, issuance = services.create_certificate(
             self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
@@ -140,7 +143,10 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         given = parsed(CertificateRequest, request)
         if given["action"] == "verify_domain":
             raise Invalid("This server has no service zone: give the certificate a DNS credential.", field="action")
-        issuance = services.update_certificate(certificate, asking.changes_of(self.owner, certificate, given))
+        changes = asking.changes_of(self.owner, certificate, given)
+        if changes.get("account", certificate.account) != certificate.account:
+            need(request, self.obtype, str(certificate.pk), "issue")
+        issuance = services.update_certificate(certificate, changes)
         return Response(shown(certificate, issuance))
 
     @extend_schema(responses={204: None})
