@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,10 +14,11 @@ from django.db.models import Case, F, QuerySet, Value, When
 from accounts import audit
 from accounts.models import User
 from certctrl import clock
-from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
+from certctrl.errors import Conflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
 from issuance import ca, flow, holding, renewal, tasks
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
+from issuance.idempotency import Idempotency, once
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent
 from keystore import envelope
 from keystore.models import Envelope
 
@@ -53,14 +54,6 @@ class Ask:
 
 def names_key(account: AcmeAccount, names: Sequence[str]) -> str:
     return digest(account.pk, sorted(names))
-
-
-@dataclass(frozen=True)
-class Idempotency:
-    """The Idempotency-Key of a request, and the digest of its method, path and body."""
-
-    key: str
-    digest: str
 
 
 def create_certificate(
@@ -359,46 +352,3 @@ def revoke(certificate: Certificate, reason: object = 0, actor: str = "", ip: st
         tasks.nudge(tasks.revoke, version.pk)
     version.refresh_from_db()
     return version
-
-
-# --- idempotency ---
-
-
-def once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
-) -> tuple[Certificate, Issuance | None]:
-    """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
-    for last in (False, True):
-        try:
-            with transaction.atomic():
-                return _once(owner, idempotency, make)
-        except IntegrityError:  # the same request at the same moment: it is there now
-            if last:
-                raise
-    raise AssertionError
-
-
-def _once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
-) -> tuple[Certificate, Issuance | None]:
-    if not idempotency:
-        return make()
-    key, is_new = RequestKey.objects.get_or_create(
-        owner=owner, key=idempotency.key, defaults={"digest": idempotency.digest}
-    )
-    if not is_new:
-        return _replay(key, idempotency)
-    certificate, issuance = make()
-    RequestKey.objects.filter(pk=key.pk).update(certificate=certificate, issuance=issuance)
-    return certificate, issuance
-
-
-def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
-    if key.digest != idempotency.digest:
-        raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
-    assert key.certificate
-    if key.certificate.retired_at:
-        raise Conflict(
-            f"{key.certificate.domain} was deleted since; choose another Idempotency-Key to ask for it anew."
-        )
-    return key.certificate, key.issuance

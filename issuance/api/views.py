@@ -33,6 +33,7 @@ from issuance.api.serializers import (
     IssuingSerializer,
     PrivateCASerializer,
 )
+from issuance.idempotency import Idempotency
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 
-def idempotency(request: Request) -> services.Idempotency | None:
+def idempotency(request: Request) -> Idempotency | None:
     """The request's Idempotency-Key, if it has one, with the digest of what it asks for."""
     key = request.headers.get("Idempotency-Key", "")
     if not key:
@@ -52,7 +53,7 @@ def idempotency(request: Request) -> services.Idempotency | None:
     if len(key) > 255 or not key.isprintable():
         raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
-    return services.Idempotency(key, services.digest(request.method, path, request.data))
+    return Idempotency(key, services.digest(request.method, path, request.data))
 
 
 def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, Any]:
