@@ -139,11 +139,13 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         open_one = certificate.open_issuance()
         if moves and open_one:
             _cancel(open_one)
+        if any(getattr(certificate, name) != value for name, value in changes.items()):
+            certificate.ask = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
         for name, value in changes.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
         _reschedule(certificate)
-        certificate.save(update_fields=[*changes, "names_key", "renew_at", "updated_at"])
+        certificate.save(update_fields=[*changes, "ask", "names_key", "renew_at", "updated_at"])
         issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
     return advance(issuance)
