@@ -4,20 +4,22 @@ from typing import Any
 
 from accounts.models import AuditEvent, User
 
+LONGEST = 254  # characters of the columns for actor and object
+
 
 def record(owner: User, actor: str, action: str, object: str, ip: str | None = None, **detail: Any) -> AuditEvent:
     """Write down that `actor` (an e-mail address, a key's name, a process) did `action` ("key.exported") to `object`.
 
     `owner` is whose object it is; `detail` is JSON without secrets. Call it in the transaction that it tells of.
     """
-    fields = {"actor": actor, "action": action, "object": object, "ip": ip or None, "detail": detail}
-    return AuditEvent.objects.create(owner=owner, **fields)
+    fields = {"action": action, "object": object[:LONGEST], "ip": ip or None, "detail": detail}
+    return AuditEvent.objects.create(owner=owner, actor=actor[:LONGEST], **fields)
 
 
 def actor_of(request: Any) -> str:
-    """Who a request of the API comes from: the user, and the key where it came with one."""
-    key = request.auth
-    return f"{request.user.email} with {key}" if key else str(request.user.email)
+    """Who a request of the API comes from: the user, and the key where it came with one, which is never cut off."""
+    key = f" with {request.auth}" if request.auth else ""
+    return f"{request.user.email[: LONGEST - len(key)]}{key}"
 
 
 def ip_of(request: Any) -> str | None:

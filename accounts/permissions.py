@@ -53,5 +53,16 @@ def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
         return
     if granted and object_id is None and request.method in SAFE:
         return
-    scope = f"{view.obtype}:{object_id or '*'}[{needed}]"
-    raise errors.Forbidden(f"This API key lacks {scope}; make one that has it.", needs=scope)
+    raise lacks(view.obtype, object_id, needed)
+
+
+def lacks(obtype: str, object_id: str | None, action: str) -> errors.Forbidden:
+    scope = f"{obtype}:{object_id or '*'}[{action}]"
+    return errors.Forbidden(f"This API key lacks {scope}; make one that has it.", needs=scope)
+
+
+def need(request: Request, obtype: str, object_id: str | None, action: str) -> None:
+    """For a request that does more than its view declares: Forbidden unless its API key was granted this as well."""
+    key = request.auth
+    if isinstance(key, ApiKey) and not key.granted(obtype, action) & {"*", object_id}:
+        raise lacks(obtype, object_id, action)

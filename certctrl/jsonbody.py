@@ -9,6 +9,7 @@ from django.conf import settings
 from certctrl.errors import Invalid, MalformedJSON, TooLarge
 
 MAX_DEPTH = 16
+SHOWN = 100  # characters of a member's path or name in an answer
 
 
 def read(body: bytes) -> dict[str, Any]:
@@ -46,11 +47,11 @@ def parse(body: bytes) -> Any:
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedJSON(f"The member {printable(twice)} occurs twice in one object.")
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise MalformedJSON(f"The member {printable(name)} occurs twice in one object.")
+        members[name] = value
     return members
 
 
@@ -66,17 +67,20 @@ def finite_float(digits: str) -> float:
 
 
 def inspect(value: Any, path: str, depth: int) -> None:
-    """Refuse control characters, in values and in names, and nesting that nobody needs."""
+    """Refuse control characters, in values and in names, and nesting that nobody needs.
+
+    A path is kept no longer than it is shown: a long name would be copied for each value below it.
+    """
     if depth > MAX_DEPTH:
         raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
     if isinstance(value, str):
         refuse_control_characters(value, path)
     elif isinstance(value, list):
         for number, each in enumerate(value):
-            inspect(each, f"{path}[{number}]", depth + 1)
+            inspect(each, f"{path[:SHOWN]}[{number}]", depth + 1)
     elif isinstance(value, dict):
         for name, each in value.items():
-            member = f"{path}.{name}" if path else name
+            member = f"{path[:SHOWN]}.{name[:SHOWN]}" if path else name[:SHOWN]
             refuse_control_characters(name, member)
             inspect(each, member, depth + 1)
 
@@ -94,4 +98,4 @@ def is_text(char: str) -> bool:
 
 
 def printable(text: str) -> str:
-    return "".join(char if is_text(char) else "?" for char in text)[:100]
+    return "".join(char if is_text(char) else "?" for char in text[:SHOWN])

@@ -110,7 +110,7 @@ def retire_credential(credential: DnsCredential) -> None:
         )
         raise errors.Conflict(f"{what}: name another one in SERVICE_DNS_CREDENTIAL first.")
     with transaction.atomic():
-        # Whoever adds a certificate that refers to the row waits for this lock on PostgreSQL.
+        # Whoever makes a certificate refer to the row takes this lock too, and looks whether it is still in use.
         row = DnsCredential.objects.select_for_update().get(pk=credential.pk)
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:

@@ -10,8 +10,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import User
 from certctrl import clock, outgoing
-from certctrl.errors import Conflict, Invalid, MissingField, NotFound
-from issuance import acme, ca, registration, tasks
+from certctrl.errors import Conflict, Invalid, MissingField
+from issuance import acme, ca, holding, registration, tasks
 from issuance.models import AcmeAccount, Certificate, PrivateCA
 from keystore import envelope
 
@@ -32,6 +32,8 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
     info = ca.info(ca.SELF_CA if private_ca else given["ca_provider"])
     _refuse(info, given, private_ca)
     with transaction.atomic():
+        if private_ca:
+            holding.hold_private_ca(private_ca)
         account = _make(owner, info, given, private_ca)
         if given.get("staging_first"):
             _prove_at_staging(account)
@@ -80,7 +82,7 @@ def _private_ca(owner: User, ca_id: int | None) -> PrivateCA | None:
         return None
     found = PrivateCA.objects.filter(owner=owner, pk=ca_id, status=PrivateCA.Status.ACTIVE).first()
     if not found:
-        raise NotFound(f"There is no private CA {ca_id} among yours.", field="ca_id")
+        raise holding.no_private_ca(ca_id)
     return found
 
 
@@ -216,6 +218,7 @@ def retire_account(account: AcmeAccount) -> None:
     Its staging account goes with it, unless certificates use that too.
     """
     with transaction.atomic():
+        AcmeAccount.objects.select_for_update(no_key=True).get(pk=account.pk)  # see issuance.holding
         if use := _use_of(account):
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
@@ -243,7 +246,9 @@ def _first(rows: QuerySet[Any], column: str) -> str:
 
 def retire_private_ca(private_ca: PrivateCA) -> None:
     """Delete it. Conflict while accounts use it."""
-    names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
-    if names:
-        raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
-    PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+    with transaction.atomic():
+        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.holding
+        names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
+        if names:
+            raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
+        PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)

@@ -109,6 +109,8 @@ def _a_labels(base: str, name: str) -> str:
         encoded = idna.encode(base, uts46=True).decode()
     except (idna.IDNAError, UnicodeError) as exc:
         raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
+    if encoded.endswith("."):  # one more for the root, which the library takes: another name for the same host
+        raise ValueError(_no_host_name(name))
     _refuse_length(encoded, name)
     return encoded.lower()
 

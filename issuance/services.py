@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,10 +14,11 @@ from django.db.models import Case, F, QuerySet, Value, When
 from accounts import audit
 from accounts.models import User
 from certctrl import clock
-from certctrl.errors import Conflict, IdempotencyConflict, Invalid, TooLate
+from certctrl.errors import Conflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import choosing, delegation, flow, limits, refusals, renewalinfo, tasks
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent, RequestKey
+from issuance import choosing, delegation, flow, holding, limits, refusals, renewalinfo, tasks
+from issuance.idempotency import Idempotency, once
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent
 from keystore import envelope
 from keystore.models import Envelope
 
@@ -56,14 +57,6 @@ def names_key(account: AcmeAccount, names: Sequence[str]) -> str:
     return digest(account.pk, sorted(names))
 
 
-@dataclass(frozen=True)
-class Idempotency:
-    """The Idempotency-Key of a request, and the digest of its method, path and body."""
-
-    key: str
-    digest: str
-
-
 def create_certificate(
     owner: User, ask: Ask, *, issue: bool, idempotency: Idempotency | None = None
 ) -> tuple[Certificate, Issuance | None]:
@@ -87,6 +80,7 @@ def make_certificate(
     """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
 
     def make() -> tuple[Certificate, Issuance | None]:
+        holding.hold(ask.credential, ask.account, ask.settings.get("fallback_account"))
         certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
         if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
             return certificate, None
@@ -121,6 +115,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
     """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
     old one; the attempt is answered. TooLate while that CA signs."""
     with transaction.atomic():
+        holding.hold(changes.get("credential"), changes.get("account"), changes.get("fallback_account"))
         _lock_attempt(certificate)
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
@@ -134,6 +129,8 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         if moves and open_one:
             _cancel(open_one)
         fields = {**changes, **(ANEW if moves else {})}
+        if any(getattr(certificate, name) != value for name, value in changes.items()):
+            fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
         for name, value in fields.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
@@ -374,46 +371,3 @@ def revoke(certificate: Certificate, reason: object = 0, actor: str = "", ip: st
         tasks.nudge(tasks.revoke, version.pk)
     version.refresh_from_db()
     return version
-
-
-# --- idempotency ---
-
-
-def once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
-) -> tuple[Certificate, Issuance | None]:
-    """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
-    for last in (False, True):
-        try:
-            with transaction.atomic():
-                return _once(owner, idempotency, make)
-        except IntegrityError:  # the same request at the same moment: it is there now
-            if last:
-                raise
-    raise AssertionError
-
-
-def _once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
-) -> tuple[Certificate, Issuance | None]:
-    if not idempotency:
-        return make()
-    key, is_new = RequestKey.objects.get_or_create(
-        owner=owner, key=idempotency.key, defaults={"digest": idempotency.digest}
-    )
-    if not is_new:
-        return _replay(key, idempotency)
-    certificate, issuance = make()
-    RequestKey.objects.filter(pk=key.pk).update(certificate=certificate, issuance=issuance)
-    return certificate, issuance
-
-
-def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
-    if key.digest != idempotency.digest:
-        raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
-    assert key.certificate
-    if key.certificate.retired_at:
-        raise Conflict(
-            f"{key.certificate.domain} was deleted since; choose another Idempotency-Key to ask for it anew."
-        )
-    return key.certificate, key.issuance

@@ -10,7 +10,7 @@ from accounts.models import User
 from certctrl.errors import Invalid, MissingField, NotFound
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
-from issuance import acmeaccounts, ca, delegation, names, pki
+from issuance import acmeaccounts, ca, delegation, holding, names, pki
 from issuance.models import AcmeAccount, Certificate, PrivateCA
 from issuance.services import Ask
 
@@ -48,7 +48,9 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
 
 
 def account_of_private_ca(private_ca: PrivateCA) -> AcmeAccount:
-    """The account under which the CA issues directly; made when there is none."""
+    """The account under which the CA issues directly; made when there is none, and just one by many at once: call it
+    inside a transaction. NotFound when the CA was deleted since it was read."""
+    holding.hold_private_ca(private_ca)
     account = private_ca.accounts.filter(retired_at=None).order_by("pk").first()
     return account or acmeaccounts.create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
 
@@ -58,7 +60,7 @@ def _account(owner: User, pk: int | None) -> AcmeAccount:
         raise MissingField("Say which ACME account orders: acme_account_id.", field="acme_account_id")
     account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
     if not account:
-        raise NotFound(f"There is no ACME account {pk} among yours.", field="acme_account_id")
+        raise holding.no_account(pk)
     return account
 
 
@@ -74,7 +76,7 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
         raise Invalid("dns_provider_id is the id of a DNS credential.", field="dns_provider_id")
     credential = rows.filter(pk=int(wanted)).first()
     if not credential:
-        raise NotFound(f"There is no DNS credential {int(wanted)} among yours.", field="dns_provider_id")
+        raise holding.no_credential(int(wanted))
     return credential
 
 

@@ -15,6 +15,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
+from accounts.permissions import need
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, delegation, export, limits, preflight, privateca, services
@@ -34,6 +35,7 @@ from issuance.api.serializers import (
     LimitSerializer,
     PrivateCASerializer,
 )
+from issuance.idempotency import Idempotency
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
 
 NO_CONTENT = status.HTTP_204_NO_CONTENT
@@ -43,7 +45,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 
-def idempotency(request: Request) -> services.Idempotency | None:
+def idempotency(request: Request) -> Idempotency | None:
     """The request's Idempotency-Key, if it has one, with the digest of what it asks for."""
     key = request.headers.get("Idempotency-Key", "")
     if not key:
@@ -51,7 +53,7 @@ def idempotency(request: Request) -> services.Idempotency | None:
     if len(key) > 255 or not key.isprintable():
         raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
-    return services.Idempotency(key, services.digest(request.method, path, request.data))
+    return Idempotency(key, services.digest(request.method, path, request.data))
 
 
 def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, Any]:
@@ -122,6 +124,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     def create(self, request: Request, **kwargs: Any) -> Response:
         """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
         given = parsed(CertificateRequest, request)
+        if given["issues_at_once"]:
+            need(request, self.obtype, None, "issue")
         ask = asking.ask_of(self.owner, given)
         certificate, issuance = services.create_certificate(
             self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
@@ -138,7 +142,10 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             self.count(CheckThrottle())
             delegation.verify(certificate)
             return Response(status=NO_CONTENT)
-        issuance = services.update_certificate(certificate, asking.changes_of(self.owner, certificate, given))
+        changes = asking.changes_of(self.owner, certificate, given)
+        if changes.get("account", certificate.account) != certificate.account:
+            need(request, self.obtype, str(certificate.pk), "issue")
+        issuance = services.update_certificate(certificate, changes)
         return Response(shown(certificate, issuance))
 
     @extend_schema(responses={204: None})

@@ -1,11 +1,14 @@
 """The record of what was done is only ever added to."""
 
+from types import SimpleNamespace
+
 import pytest
 from django.db import DatabaseError, connection, transaction
 from django.db.models.deletion import ProtectedError
 
 from accounts import audit
-from accounts.models import AuditEvent
+from accounts.models import ApiKey, AuditEvent
+from tests import factories
 
 
 @pytest.fixture
@@ -48,6 +51,25 @@ def test_an_event_is_neither_changed_nor_removed(event, attempt):
 def test_who_has_events_is_not_removed(event, alice):
     with pytest.raises(ProtectedError):
         alice.delete()
+
+
+@pytest.mark.postgres
+def test_a_long_address_is_cut_and_the_key_beside_it_is_not(db):
+    factories.api_key(factories.UserFactory(email=f"{'a' * 64}@{'b' * 60}.{'c' * 60}.{'d' * 60}.test"), name="k" * 64)
+    key = ApiKey.objects.get()
+    request = SimpleNamespace(user=key.owner, auth=key)
+    event = audit.record(key.owner, audit.actor_of(request), "key.exported", "certificate:7")
+    event.refresh_from_db()
+    assert len(event.actor) == 254
+    assert event.actor.endswith(f" with {key}")
+    assert event.actor.startswith("aaaa")
+
+
+@pytest.mark.postgres
+def test_a_long_object_is_cut(alice):
+    event = audit.record(alice, alice.email, "record.removed_by_hand", "_acme-challenge." + "x" * 300)
+    event.refresh_from_db()
+    assert len(event.object) == 254
 
 
 @pytest.mark.postgres

@@ -100,3 +100,38 @@ def test_a_wrong_member_inside_a_list_is_named_by_its_path(client_of, alice):
     permissions = [*GOOD["permissions"], {"obtype": "nonsense", "obid": "*", "actions": ["read"]}]
     response = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions})
     assert response.error["params"] == {"field": "permissions[1].obtype"}
+
+
+class Compared(str):
+    """A name that counts how often names are compared."""
+
+    __hash__ = str.__hash__
+    count = 0
+
+    def __eq__(self, other):
+        Compared.count += 1
+        return str.__eq__(self, other)
+
+
+def test_a_member_that_occurs_twice_is_found_without_comparing_each_with_all(monkeypatch):
+    monkeypatch.setattr(Compared, "count", 0)
+    pairs = [(Compared(number), 0) for number in [*range(2000), 1999]]
+    with pytest.raises(errors.MalformedJSON, match="The member 1999 occurs twice"):
+        jsonbody.without_duplicates(pairs)
+    assert Compared.count < 2 * len(pairs)
+
+
+@pytest.mark.parametrize(
+    "wide", [lambda name: {name: ["x"] * 50}, lambda name: {name: {f"n{n}": "x" for n in range(50)}}]
+)
+def test_a_long_name_is_not_copied_for_each_value_below_it(monkeypatch, wide):
+    paths = []
+    monkeypatch.setattr(jsonbody, "refuse_control_characters", lambda text, path: paths.append(path))
+    jsonbody.read(json.dumps(wide("n" * 100_000)).encode())
+    assert len(paths) > 50
+    assert max(map(len, paths)) <= 250
+
+
+def test_a_long_path_is_cut_in_the_answer(client_of, alice):
+    response = send(client_of(alice), json.dumps(GOOD | {"n" * 1000: ["\x00"]}))
+    assert response.error["params"] == {"field": "n" * 100}

@@ -28,6 +28,12 @@ BAD_NAMES = {
     "an IPv4 address": ("192.0.2.7", "DNS-01 cannot validate"),
     "an IPv6 address": ("2001:db8::1", "DNS-01 cannot validate"),
     "nothing but a dot": (".", "empty"),
+    "two dots at the end": ("example.org..", "is not a host name"),
+    "an address with two dots at the end": ("1.2.3.4..", "is not a host name"),
+    "a wildcard with two dots at the end": ("*.example.org..", "is not a host name"),
+    "two ideographic dots at the end": ("example.org\u3002\uff0e", "is not a host name"),
+    "a dot at the end that only the mapping shows": ("example.org.\u00ad", "is not a host name"),
+    "two halfwidth ideographic dots at the end": ("example.org\uff61\uff61", "is not a host name"),
 }
 
 

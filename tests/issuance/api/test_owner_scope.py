@@ -140,6 +140,29 @@ def test_a_key_works_below_its_owners_id_too_and_below_no_other(key_client, alic
     refused(script.get(f"/apiv1/users/{bob.pk}/certificates"), 403)
 
 
+def test_a_create_that_issues_at_once_needs_both_scopes(world, keyed, guide):
+    before = rows()
+    for scopes in (["certificates:*[write]"], ["certificates:*[write]", "certificates:1[issue]"]):
+        answer = keyed(*scopes).post("certificates", guide())
+        assert "certificates:*[issue]" in refused(answer, 403)
+        assert answer.error["params"] == {"needs": "certificates:*[issue]"}
+    refused(keyed("certificates:*[issue]").post("certificates", guide()), 403)
+    assert rows() == before | {"accounts.ApiKey": 3}
+    assert keyed("certificates:*[write,issue]").post("certificates", guide()).status_code == 201
+
+
+def test_a_change_of_account_issues_and_needs_both_scopes(world, keyed, owner, issued):
+    path, production = f"certificates/{issued.pk}", world.account(owner)
+    writer = keyed("certificates:*[write]", f"certificates:{issued.pk + 1}[issue]")
+    what = refused(writer.put(path, {"acme_account_id": production.pk}), 403)
+    assert f"certificates:{issued.pk}[issue]" in what
+    assert writer.put(path, {"acme_account_id": issued.account_id, "auto_renew": False}).status_code == 200
+    assert issued.issuances.count() == 1
+    both = keyed("certificates:*[write]", f"certificates:{issued.pk}[issue]")
+    assert both.put(path, {"acme_account_id": production.pk}).status_code == 200
+    assert issued.issuances.count() == 2
+
+
 def test_a_key_that_writes_accounts_registers_none_without_the_scope(keyed, account):
     refused(keyed("acme_accounts:*[read]").post(f"acme-accounts/{account.pk}/register"), 403)
     assert keyed("acme_accounts:*[write]").post(f"acme-accounts/{account.pk}/register").status_code == 200

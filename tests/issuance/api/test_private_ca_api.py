@@ -135,6 +135,16 @@ def test_a_renewal_is_as_valid_as_the_certificate_was_asked_to_be(world, api, se
     assert [each.not_after - each.not_before <= timedelta(seconds=86400 + 600) for each in versions] == [True, True]
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("seconds", [2**31 - 1, 2**31])
+def test_the_longest_validity_is_what_the_database_holds(world, api, root, seconds):
+    too_long = seconds >= 2**31
+    account = {"provider": "SELF_CA", "ca_id": root, "cert_valid_seconds": seconds}
+    issue = {"domain_name": "printer.example.com", "validity_seconds": seconds}
+    for path, body, made in (("acme-accounts", account, 201), (f"cas/{root}/issue", issue, 200)):
+        assert api.post(path, body).status_code == (400 if too_long else made), path
+
+
 @pytest.mark.parametrize("seconds", [0, -5, "long", 10**15, 1.5])
 def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
     pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]

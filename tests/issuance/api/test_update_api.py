@@ -120,6 +120,33 @@ def test_a_credential_can_be_changed_and_is_used_next_time(world, api, put, owne
     assert Issuance.objects.latest("pk").credential == other
 
 
+# --- the create that made it, sent again ---
+
+
+@pytest.mark.parametrize("changes", [{"key_size": 384}, {"server_decrypt_export": True}, {"organization": "Example"}])
+def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was_changed(api, reference, changes):
+    first = api.post("certificates", reference()).data_member
+    assert api.put(f"certificates/{first['id']}", changes).status_code == 200
+    second, third = (api.post("certificates", reference()).data_member for _ in range(2))
+    assert second["id"] == third["id"] != first["id"]
+    assert {name: second[name] for name in changes} == {name: first[name] for name in changes}
+
+
+def test_the_same_create_after_a_move_is_issued_by_the_account_that_it_names(world, api, guide, owner, account):
+    world.zone.hides = True
+    first = api.post("certificates", guide()).data_member
+    api.put(f"certificates/{first['id']}", {"acme_account_id": world.account(owner).pk})
+    second = api.post("certificates", guide()).data_member
+    assert second["acme_account_id"] == account.pk
+    assert Issuance.objects.get(pk=second["issue_history_id"]).account == account
+
+
+def test_the_same_create_after_a_change_of_nothing_makes_no_other_certificate(api, reference):
+    made = api.post("certificates", reference()).data_member
+    assert api.put(f"certificates/{made['id']}", made | {"auto_renew": True}).status_code == 200
+    assert api.post("certificates", reference()).data_member["id"] == made["id"]
+
+
 # --- another account ---
 
 

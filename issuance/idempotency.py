@@ -1,0 +1,58 @@
+"""The header Idempotency-Key: a request that is sent again is answered with what it made the first time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db import IntegrityError, transaction
+
+from accounts.models import User
+from certctrl.errors import Conflict, IdempotencyConflict
+from issuance.models import Certificate, Issuance, RequestKey
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """The Idempotency-Key of a request, and the digest of its method, path and body."""
+
+    key: str
+    digest: str
+
+
+def once(
+    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+) -> tuple[Certificate, Issuance | None]:
+    """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
+    for last in (False, True):
+        try:
+            with transaction.atomic():
+                return _once(owner, idempotency, make)
+        except IntegrityError:  # the same request at the same moment: it is there now
+            if last:
+                raise
+    raise AssertionError
+
+
+def _once(
+    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+) -> tuple[Certificate, Issuance | None]:
+    if not idempotency:
+        return make()
+    key, is_new = RequestKey.objects.get_or_create(
+        owner=owner, key=idempotency.key, defaults={"digest": idempotency.digest}
+    )
+    if not is_new:
+        return _replay(key, idempotency)
+    certificate, issuance = make()
+    RequestKey.objects.filter(pk=key.pk).update(certificate=certificate, issuance=issuance)
+    return certificate, issuance
+
+
+def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
+    if key.digest != idempotency.digest:
+        raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
+    assert key.certificate
+    if key.certificate.retired_at:
+        raise Conflict(
+            f"{key.certificate.domain} was deleted since; choose another Idempotency-Key to ask for it anew."
+        )
+    return key.certificate, key.issuance

@@ -1,0 +1,162 @@
+"""Nothing new refers to what is deleted meanwhile, and nothing is deleted that something new refers to."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from certctrl import clock
+from certctrl.errors import Conflict, NotFound
+from dnsproviders.credentials import retire_credential
+from issuance import acmeaccounts, privateca, services
+from issuance.api import asking
+from issuance.models import AcmeAccount, Certificate, PrivateCA
+from tests.issuance.test_races import at_once
+
+
+@pytest.fixture
+def private_ca(owner):
+    return privateca.create_private_ca(owner, {"name": "office"})
+
+
+@pytest.fixture
+def certificate(world, owner):
+    ask = world.ask(world.account(owner), world.credential(owner), "held.example.com")
+    return services.create_certificate(owner, ask, issue=False)[0]
+
+
+def create(world, account, credential):
+    ask = world.ask(account, credential, "example.com")
+    return services.create_certificate(account.owner, ask, issue=False)[0]
+
+
+# --- It was deleted between being read and being referred to ---
+
+
+@pytest.fixture
+def deleted_meanwhile(account, credential, private_ca):
+    AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now())
+    type(credential).objects.filter(pk=credential.pk).update(retired_at=clock.now())
+    PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+
+
+def test_no_certificate_is_made_with_a_deleted_account(world, account, deleted_meanwhile):
+    with pytest.raises(NotFound, match=f"no ACME account {account.pk}"):
+        create(world, account, None)
+    assert not Certificate.objects.exists()
+
+
+def test_no_certificate_is_made_with_a_deleted_credential(world, owner, credential, deleted_meanwhile):
+    with pytest.raises(NotFound, match=f"no DNS credential {credential.pk}"):
+        create(world, world.account(owner), credential)
+    assert not Certificate.objects.exists()
+
+
+def test_no_certificate_is_given_a_deleted_account_or_credential(certificate, account, credential, deleted_meanwhile):
+    for changes in ({"account": account}, {"credential": credential}):
+        with pytest.raises(NotFound):
+            services.update_certificate(Certificate.objects.get(), changes)
+    assert Certificate.objects.get().account_id == certificate.account_id
+
+
+def test_no_account_is_made_at_a_deleted_ca(owner, private_ca, deleted_meanwhile, monkeypatch):
+    monkeypatch.setattr(acmeaccounts, "_private_ca", lambda owner, ca_id: private_ca)  # as it was read
+    before = AcmeAccount.objects.count()
+    with pytest.raises(NotFound, match=f"no private CA {private_ca.pk}"):
+        acmeaccounts.create_account(owner, {"ca_id": private_ca.pk})
+    with pytest.raises(NotFound), transaction.atomic():
+        asking.account_of_private_ca(private_ca)
+    assert AcmeAccount.objects.count() == before
+
+
+# --- Both at once ---
+
+both_at_once = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+
+
+def somebody_waits() -> bool:
+    """Does another connection of this database wait for a lock?"""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")  # else a transaction sees what it saw first
+        cursor.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
+        )
+        return cursor.fetchone() is not None
+
+
+def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
+    """`second` begins after `first` acted and before it commits; answers what both answered or raised."""
+    acted, over = threading.Event(), threading.Event()
+
+    def hold_up() -> Any:
+        with transaction.atomic():
+            try:
+                answer = first()
+            finally:
+                acted.set()
+            while not over.wait(0.01) and not somebody_waits():
+                pass
+        return answer
+
+    def follow() -> Any:
+        acted.wait()
+        try:
+            return second()
+        finally:
+            over.set()
+
+    return at_once(hold_up, follow)
+
+
+@pytest.fixture
+def acts(world, account, credential, private_ca, certificate, monkeypatch):
+    """What is done at once, by name, with rows as they were read before."""
+    monkeypatch.setattr(acmeaccounts, "_private_ca", lambda owner, ca_id: private_ca)
+    return {
+        "create with the account": lambda: create(world, account, None),
+        "create with the credential": lambda: create(world, certificate.account, credential),
+        "move to the account": lambda: services.update_certificate(certificate, {"account": account}),
+        "take the credential": lambda: services.update_certificate(certificate, {"credential": credential}),
+        "open an account at the CA": lambda: acmeaccounts.create_account(certificate.owner, {"ca_id": private_ca.pk}),
+        "delete the account": lambda: acmeaccounts.retire_account(account),
+        "delete the credential": lambda: retire_credential(credential),
+        "delete the CA": lambda: acmeaccounts.retire_private_ca(private_ca),
+    }
+
+
+PAIRS = [
+    ("create with the account", "delete the account"),
+    ("create with the credential", "delete the credential"),
+    ("move to the account", "delete the account"),
+    ("take the credential", "delete the credential"),
+    ("open an account at the CA", "delete the CA"),
+]
+
+
+@pytest.mark.parametrize(("refer", "delete"), PAIRS)
+class TestBothAtOnce:
+    pytestmark = both_at_once
+
+    def test_what_is_referred_to_first_is_not_deleted(self, acts, refer, delete):
+        referred, deleted = overlapping(acts[refer], acts[delete])
+        assert not isinstance(referred, Exception), referred
+        assert isinstance(deleted, Conflict), deleted
+
+    def test_what_is_deleted_first_is_not_referred_to(self, acts, refer, delete):
+        deleted, referred = overlapping(acts[delete], acts[refer])
+        assert deleted is None
+        assert isinstance(referred, NotFound), referred
+
+
+@pytest.mark.postgres
+@pytest.mark.postgres_only
+@pytest.mark.django_db(transaction=True)
+def test_many_requests_at_once_to_a_new_ca_open_one_account(world, private_ca):
+    def ask_for_it() -> int:
+        with transaction.atomic():
+            return asking.account_of_private_ca(private_ca).pk
+
+    assert len(set(at_once(*[ask_for_it] * 8))) == 1
+    assert AcmeAccount.objects.count() == 1
