@@ -30,7 +30,7 @@ CHALLENGE = "_acme-challenge"
 LONGEST_CHAIN = 10  # CNAMEs
 TTL = 60.0  # seconds
 KEPT = 10_000  # names, or zones
-MOST_ADDRESSES = 32  # of one zone's servers; whoever lists more has us asked for more than it takes
+MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 WRITABLE = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
@@ -221,10 +221,10 @@ def servers_of(name: str) -> Servers:
 
 
 def servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers | Trouble]:
-    """The same for many names, each with its own Trouble where there is one."""
+    """The same for many names, each with its own Trouble where there is one. They are asked for in this order."""
     end = clock.monotonic() + seconds
-    zones = _kept_or_found(_zones, set(names), _find_zones, end)
-    wanted = {zone for zone in zones.values() if isinstance(zone, str)}
+    zones = _kept_or_found(_zones, dict.fromkeys(names), _find_zones, end)
+    wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)
     return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}
 
@@ -249,7 +249,7 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     found: dict[str, str | Trouble] = {}
     at = {name: name for name in names}
     while at:
-        replies = _in_time(resolve, [(each, SOA) for each in sorted(set(at.values()))], end)
+        replies = _in_time(resolve, [(each, SOA) for each in dict.fromkeys(at.values())], end)
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
             zone = (
@@ -296,8 +296,8 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
     replies = _in_time(resolve, [(zone, NS) for zone in zones], end)
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
     kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
-    wanted = {host for each in hosts.values() if not isinstance(each, Trouble) for host in each}
-    addresses = _in_time(resolve, [(host, kind) for host in sorted(wanted) for kind in kinds], end)
+    wanted = dict.fromkeys(host for each in hosts.values() if not isinstance(each, Trouble) for host in each)
+    addresses = _in_time(resolve, [(host, kind) for host in wanted for kind in kinds], end)
     return {
         zone: each if isinstance(each, Trouble) else _servers_at(zone, each, addresses) for zone, each in hosts.items()
     }
@@ -306,24 +306,24 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
     if isinstance(reply, str):
         return _unknown(f"The name servers of {zone} could not be found", reply)
-    hosts = {_text(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
-    return sorted(hosts) or _unknown(f"The name servers of {zone} could not be found", "the zone has no NS records")
+    hosts = sorted({_text(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset})
+    why = "the zone has no NS records"
+    return hosts[:MOST_ADDRESSES] or _unknown(f"The name servers of {zone} could not be found", why)
 
 
 def _servers_at(zone: str, hosts: list[str], addresses: dict[Question, Reply]) -> Servers:
-    """Each address once, those that the guard refuses and hosts without any address told apart."""
+    """Each address once, those that the guard refuses and hosts without any address told apart. Where there are too
+    many, each host has some."""
+    kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
+    found = {host: [(host, ip) for kind in kinds for ip in _addresses(addresses[host, kind])] for host in hosts}
     servers: dict[Address, Server] = {}
-    skipped = []
-    for host in hosts:
-        found = _addresses(addresses[host, dns.rdatatype.A]) + _addresses(addresses[host, dns.rdatatype.AAAA])
-        if not found:
-            skipped.append(f"{host} (no address)")
-        for ip in found:
-            if is_allowed(host, ip):
-                at = lookups.address(ip, settings.DNS_PORT)
-                servers.setdefault(at, Server(host, at))
-            else:
-                skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
+    skipped = [f"{host} (no address)" for host in hosts if not found[host]]
+    for host, ip in lookups.in_turns(found.values()):
+        if is_allowed(host, ip):
+            at = lookups.address(ip, settings.DNS_PORT)
+            servers.setdefault(at, Server(host, at))
+        else:
+            skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
     return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
 
 
