@@ -8,16 +8,17 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import itertools
 import secrets
 import select
 import socket
 import struct
 import sys
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import dns.exception
 import dns.flags
@@ -32,7 +33,8 @@ from certctrl import clock
 
 PATIENCE = 2.0  # seconds for each try
 TRIES = 2
-WINDOW = 512  # questions in the air
+WINDOW = 512  # young questions in the air
+YOUNG = 0.25  # seconds; what is older is waited for beside the window, or the silent servers of one zone would fill it
 WINDOW_PER_SERVER = 64
 BURST = 32  # questions sent before answers are read: more would overflow the receive buffer
 DEAF = 8  # a server that was silent so often in a row is not asked again in this batch
@@ -49,6 +51,7 @@ NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EA
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
 Address = tuple[str, int]
+One = TypeVar("One")
 
 
 class Ask(NamedTuple):
@@ -80,6 +83,16 @@ def address(ip: str, port: int) -> Address:
     """An address as the socket module spells it. Raises ValueError."""
     packed = ipaddress.ip_address(ip).packed
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed), port
+
+
+def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
+    """One of each group after the other, so that a small group need not wait for the end of a large one."""
+    waiting = deque(iter(group) for group in groups)
+    while waiting:
+        group = waiting.popleft()
+        for one in itertools.islice(group, 1):
+            yield one
+            waiting.append(group)
 
 
 def ask(asks: Iterable[Ask], seconds: float) -> Answers:
@@ -114,8 +127,10 @@ class _Batch:
         for each in dict.fromkeys(asks):
             self.todo[each.server].append(each)
         self.ready = deque(self.todo)  # servers that may be asked now
-        self.flying: dict[tuple[Address, bytes], _Flight] = {}  # oldest first: the same patience for all
-        self.in_the_air: Counter[Address] = Counter()
+        # Oldest first, both: the same patience for all.
+        self.flying: OrderedDict[tuple[Address, bytes], _Flight] = OrderedDict()
+        self.young: OrderedDict[tuple[Address, bytes], float] = OrderedDict()  # until when they are
+        self.in_the_air: defaultdict[Address, set[bytes]] = defaultdict(set)
         self.silent: Counter[Address] = Counter()
         self.channels: dict[socket.AddressFamily, socket.socket | None] = {}
         # select() fails on file numbers above 1023.
@@ -136,26 +151,33 @@ class _Batch:
 
     def _send_some(self) -> None:
         for _ in range(BURST):
-            if not self.ready or len(self.flying) >= WINDOW:
+            if not self.ready or self._is_full():
                 return
             server = self.ready.popleft()
             asks = self.todo[server]
             if not asks:
                 continue
             self._launch(asks.popleft())
-            if asks and self.in_the_air[server] < WINDOW_PER_SERVER:
+            if asks and len(self.in_the_air[server]) < WINDOW_PER_SERVER:
                 self.ready.append(server)
+
+    def _is_full(self) -> bool:
+        now = clock.monotonic()
+        while self.young and next(iter(self.young.values())) <= now:
+            self.young.popitem(last=False)
+        return len(self.young) >= WINDOW
 
     def _launch(self, asked: Ask) -> None:
         ident = secrets.token_bytes(2)
-        while (asked.server, ident) in self.flying:
+        while ident in self.in_the_air[asked.server]:
             ident = secrets.token_bytes(2)
         question = _question(asked.name, asked.rdtype)
         wire = ident + struct.pack("!HHHHH", asked.flags, 1, 0, 0, 1) + question + OPT
         if self._send(wire, asked.server):
-            due = clock.monotonic() + PATIENCE
-            self.flying[asked.server, ident] = _Flight(asked, wire, question, 1, due)
-            self.in_the_air[asked.server] += 1
+            now = clock.monotonic()
+            self.flying[asked.server, ident] = _Flight(asked, wire, question, 1, now + PATIENCE)
+            self.young[asked.server, ident] = now + YOUNG
+            self.in_the_air[asked.server].add(ident)
 
     def _send(self, wire: bytes, server: Address) -> bool:
         """False when no route leads there. What is lost for other reasons is sent again when its time is over."""
@@ -193,11 +215,13 @@ class _Batch:
     # --- In ---
 
     def _wait(self) -> None:
-        """Until something comes or the oldest question's time is over; not at all while more can be sent."""
+        """Until something comes, the oldest question's time is over, or the window has room for what is to be sent."""
         until = self.end
         if self.flying:
             until = min(until, next(iter(self.flying.values())).due)
-        may_send = self.ready and len(self.flying) < WINDOW
+        may_send = self.ready and not self._is_full()
+        if self.ready and self.young:
+            until = min(until, next(iter(self.young.values())))
         pause = 0.0 if may_send or not self.flying else max(0.0, until - clock.monotonic())
         self.poll.poll(pause * 1000 + (1 if pause else 0))
 
@@ -226,8 +250,9 @@ class _Batch:
 
     def _land(self, server: Address, ident: bytes) -> _Flight:
         flight = self.flying.pop((server, ident))
-        self.in_the_air[server] -= 1
-        if self.todo[server] and self.in_the_air[server] == WINDOW_PER_SERVER - 1:
+        self.young.pop((server, ident), None)
+        self.in_the_air[server].remove(ident)
+        if self.todo[server] and len(self.in_the_air[server]) == WINDOW_PER_SERVER - 1:
             self.ready.append(server)
         return flight
 
@@ -243,9 +268,8 @@ class _Batch:
             if is_deaf:
                 self.todo[server].clear()
             if flight.tries < TRIES and not is_deaf and self._send(flight.wire, server):
-                del self.flying[server, ident]
                 flight.tries, flight.due = flight.tries + 1, now + PATIENCE
-                self.flying[server, ident] = flight
+                self.flying.move_to_end((server, ident))
             elif (server, ident) in self.flying:
                 self._land(server, ident)
 
@@ -256,9 +280,9 @@ class _Batch:
     def _give_up(self, server: Address) -> None:
         """Nobody listens there: what else this batch would ask is not asked."""
         self.todo[server].clear()
-        for key in [key for key in self.flying if key[0] == server]:
-            del self.flying[key]
-        self.in_the_air[server] = 0
+        for ident in self.in_the_air.pop(server, ()):
+            del self.flying[server, ident]
+            self.young.pop((server, ident), None)
 
 
 def _refusals(channel: socket.socket) -> Iterator[Address]:

@@ -28,7 +28,8 @@ __all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "servers
 SILENCE_COUNTS = timedelta(seconds=60)  # until then a server that does not answer may be one that lags
 DISAGREEMENT_COUNTS = timedelta(minutes=5)  # a secondary that lags longer is broken, and the CA asks others too
 MOST_NAMED = 4  # servers in one sentence
-FINDING_SERVERS = 0.5  # of a look's time, at most
+FOR_RESOLVERS = 0.25  # of a look's time, kept for when no server answers
+FINDING_SERVERS = 0.5  # of what is left, at most
 
 Check = DnsCredential.PropagationCheck
 TXT = dns.rdatatype.TXT
@@ -81,22 +82,31 @@ def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int
 
     Ends within `seconds` and `clock.limit()`, whatever servers do. What goes wrong with one record is its Look's note.
     """
-    end = clock.monotonic() + (clock.time_left() if seconds is None else min(seconds, clock.rest()))
+    seconds = clock.time_left() if seconds is None else min(seconds, clock.rest())
+    end = clock.monotonic() + seconds
     by_check: defaultdict[str, list[TxtRecord]] = defaultdict(list)
-    for record in records:
+    for record in _owners_in_turns(records):
         by_check[record.credential.propagation_check].append(record)
     looks = {record.pk: Look(1, (), (), asked=Asked.NOBODY) for record in by_check[Check.OFF]}
-    looks |= _ask_servers(by_check[Check.AUTHORITATIVE], end)
+    looks |= _ask_servers(by_check[Check.AUTHORITATIVE], end - seconds * FOR_RESOLVERS)
     deserted = [record for record in by_check[Check.AUTHORITATIVE] if _is_deserted(record, looks[record.pk])]
     looks |= _ask_resolvers(by_check[Check.RECURSIVE], deserted, looks, end)
     return looks
+
+
+def _owners_in_turns(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
+    """In this order everything is asked: where time runs out, it does for those who have us ask the most."""
+    of_owner: defaultdict[int, list[TxtRecord]] = defaultdict(list)
+    for record in records:
+        of_owner[record.credential.owner_id].append(record)
+    return lookups.in_turns(of_owner.values())
 
 
 def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     if not records:
         return {}
     left = end - clock.monotonic()
-    whom = servers_of_all({record.name for record in records}, left * FINDING_SERVERS)
+    whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
     looks = {
         record.pk: Look(0, (), (), note=servers.what.removesuffix("."))
         for record in records

@@ -27,7 +27,7 @@ from dnsproviders.lookups import Address, Answers, Ask
 
 TTL = 60.0  # seconds
 KEPT = 10_000  # names, or zones
-MOST_ADDRESSES = 32  # of one zone's servers; whoever lists more has us asked for more than it takes
+MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
@@ -181,10 +181,10 @@ def servers_of(name: str) -> Servers:
 
 
 def servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers | Trouble]:
-    """The same for many names, each with its own Trouble where there is one."""
+    """The same for many names, each with its own Trouble where there is one. They are asked for in this order."""
     end = clock.monotonic() + seconds
-    zones = _kept_or_found(_zones, set(names), _find_zones, end)
-    wanted = {zone for zone in zones.values() if isinstance(zone, str)}
+    zones = _kept_or_found(_zones, dict.fromkeys(names), _find_zones, end)
+    wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)
     return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}
 
@@ -209,7 +209,7 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     found: dict[str, str | Trouble] = {}
     at = {name: name for name in names}
     while at:
-        replies = resolve_until(end, [(each, SOA) for each in sorted(set(at.values()))])
+        replies = resolve_until(end, [(each, SOA) for each in dict.fromkeys(at.values())])
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
             zone = (
@@ -244,7 +244,8 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
     """The servers of each zone: its NS records, then their addresses of both families."""
     replies = resolve_until(end, [(zone, NS) for zone in zones])
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
-    found = addresses_of({host for each in hosts.values() if not isinstance(each, Trouble) for host in each}, end)
+    wanted = dict.fromkeys(host for each in hosts.values() if not isinstance(each, Trouble) for host in each)
+    found = addresses_of(wanted, end)
     return {
         zone: each if isinstance(each, Trouble) else servers_at(zone, {host: found[host] for host in each})
         for zone, each in hosts.items()
@@ -253,31 +254,29 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
 
 def addresses_of(hosts: Collection[str], end: float) -> dict[str, list[str]]:
     """The addresses of each host, of both families; none where it has none or they could not be found in time."""
-    replies = resolve_until(end, [(host, kind) for host in sorted(hosts) for kind in ADDRESSES])
+    replies = resolve_until(end, [(host, kind) for host in hosts for kind in ADDRESSES])
     return {host: [ip for kind in ADDRESSES for ip in _addresses(replies[host, kind])] for host in hosts}
 
 
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
     if isinstance(reply, str):
         return unknown(f"The name servers of {zone} could not be found", reply)
-    hosts = {text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
-    return sorted(hosts) or unknown(f"The name servers of {zone} could not be found", "the zone has no NS records")
+    hosts = sorted({text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset})
+    why = "the zone has no NS records"
+    return hosts[:MOST_ADDRESSES] or unknown(f"The name servers of {zone} could not be found", why)
 
 
 def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
     """The zone's servers from the addresses of its hosts: each address once, those that the guard refuses and hosts
-    without any address told apart."""
+    without any address told apart. Where there are too many, each host has some."""
     servers: dict[Address, Server] = {}
-    skipped = []
-    for host, addresses in hosts.items():
-        if not addresses:
-            skipped.append(f"{host} (no address)")
-        for ip in addresses:
-            if is_allowed(host, ip):
-                at = lookups.address(ip, settings.DNS_PORT)
-                servers.setdefault(at, Server(host, at))
-            else:
-                skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
+    skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
+    for host, ip in lookups.in_turns([[(host, ip) for ip in addresses] for host, addresses in hosts.items()]):
+        if is_allowed(host, ip):
+            at = lookups.address(ip, settings.DNS_PORT)
+            servers.setdefault(at, Server(host, at))
+        else:
+            skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
     return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
 
 

@@ -13,7 +13,7 @@ from certctrl import clock
 from dnsproviders import lookups
 from dnsproviders.lookups import Ask
 from lab.nameserver import NameServer
-from tests.fakes.internet import NS1, zone
+from tests.fakes.internet import NS1, silence, zone
 
 TXT = dns.rdatatype.TXT
 
@@ -71,6 +71,30 @@ def test_many_silent_servers_are_waited_for_together(server: NameServer, monkeyp
     start = clock.monotonic()
     assert len(lookups.ask(batch, 20).got) == 50
     assert clock.monotonic() - start < 2
+
+
+def test_a_crowd_of_silent_servers_leaves_time_for_those_that_come_after_it(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "PATIENCE", 1)
+    with silence() as port:
+        crowd = [Ask((f"127.1.{at // 200}.{at % 200}", port), "example.com", TXT) for at in range(80 * 32)]
+        answers = lookups.ask([*crowd, *asks(server, 300)], 6)
+    assert len(answers.got) == 300
+    assert not answers.unasked
+
+
+def test_a_slow_answer_counts_though_its_place_in_the_window_went_to_others(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "WINDOW", 4)
+    monkeypatch.setattr(lookups, "YOUNG", 0.05)
+    server.at(NS1).delay = 0.5
+    assert len(lookups.ask(asks(server, 60), 6).got) == 60
+
+
+def test_one_of_each_group_comes_in_turn() -> None:
+    assert "".join(lookups.in_turns(["abc", "", "d", iter("ef")])) == "adebfc"
 
 
 @pytest.mark.skipif(not lookups.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind")

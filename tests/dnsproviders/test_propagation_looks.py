@@ -7,9 +7,23 @@ import pytest
 
 from certctrl import clock
 from dnsproviders import lookups, propagation
-from dnsproviders.propagation import Asked
+from dnsproviders.propagation import Asked, Servers
+from dnsproviders.resolving import Server
 from lab.nameserver import NameServer
-from tests.fakes.internet import CHALLENGE, NOBODY, NS1, NS2, NS3, NS6, RESOLVER, VALUE, internet, record, zone
+from tests.fakes.internet import (
+    CHALLENGE,
+    NOBODY,
+    NS1,
+    NS2,
+    NS3,
+    NS6,
+    RESOLVER,
+    VALUE,
+    internet,
+    record,
+    silence,
+    zone,
+)
 
 
 @pytest.fixture
@@ -204,6 +218,32 @@ def test_when_no_server_answers_for_a_minute_the_resolvers_decide(world: NameSer
     assert look(record(age=30)).asked is Asked.SERVERS
     seen = look(record(age=61))
     assert (seen.shown, seen.asked, len(seen.silent)) == (1, Asked.INSTEAD, 3)
+
+
+def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add(CHALLENGE, "TXT", VALUE)
+    monkeypatch.setattr(lookups, "WINDOW", 16)  # time for a quarter of the crowd
+    names, honest = [f"_acme-challenge.n{at}.evil.test" for at in range(80)], propagation.servers_of_all([CHALLENGE], 5)
+    with silence() as port:
+        silent = {
+            name: Servers("evil.test", tuple(Server("ns", (f"127.1.{at}.{each}", port)) for each in range(13)))
+            for at, name in enumerate(names)
+        }
+        monkeypatch.setattr(propagation, "servers_of_all", lambda *_: silent | honest)
+        crowd = [record(name, pk=pk, owner=7) for pk, name in enumerate(names, 2)]
+        looks = propagation.look([*crowd, record(owner=8)], 4)
+    assert looks[1].shown == 3
+    assert "no time left" in looks[81].note
+
+
+def test_there_is_time_for_the_resolvers_when_port_53_is_closed_to_the_outside(settings: Any) -> None:
+    with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS2)}, patience=2) as world:
+        world.add(CHALLENGE, "TXT", VALUE)
+        world.at(NS1).silent = world.at(NS2).silent = True
+        seen = look(record(age=61), seconds=3.6)
+        assert (seen.shown, seen.asked, seen.note) == (1, Asked.INSTEAD, "")
 
 
 def test_a_look_ends_in_time_whatever_servers_do(settings: Any) -> None:

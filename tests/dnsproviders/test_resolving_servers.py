@@ -1,5 +1,6 @@
 """Which servers hold a name: those of the zone that really has it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -84,6 +85,32 @@ def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
 def test_a_server_without_an_address_is_told(world: NameServer) -> None:
     world.add("example.com", "NS", "gone.example.com.")
     assert servers_of(CHALLENGE).skipped == ("gone.example.com (no address)",)
+
+
+def test_of_a_zone_with_too_many_servers_some_of_each_host_are_asked(settings: Any) -> None:
+    many = {f"ns{host}": [f"127.0.{host}.{each}" for each in range(1, 21)] for host in range(1, 5)}
+    with internet(settings, {"example.com": zone(**many)}):
+        servers = servers_of(CHALLENGE).servers
+    assert len(servers) == resolving.MOST_ADDRESSES == 13
+    assert Counter(server.name for server in servers) == {
+        "ns1.example.com": 4,
+        "ns2.example.com": 3,
+        "ns3.example.com": 3,
+        "ns4.example.com": 3,
+    }
+
+
+def test_a_zone_with_a_hundred_hosts_costs_as_many_look_ups_as_one_with_thirteen(settings: Any) -> None:
+    many = {f"ns{host}": NS1 for host in range(100)}
+    with internet(settings, {"example.com": zone(**many)}) as world:
+        servers_of(CHALLENGE)
+        assert len([kind for _, _, kind in world.seen if kind in ("A", "AAAA")]) == 2 * 13
+
+
+def test_servers_are_looked_for_in_the_order_of_the_names(world: NameServer) -> None:
+    names = ["_acme-challenge.www.example.com", "_acme-challenge.deep.example.com", "_acme-challenge.b.example.com"]
+    resolving.servers_of_all(names, 5)
+    assert [name for _, name, kind in world.seen if kind == "SOA"][:3] == names
 
 
 def test_what_was_found_is_kept_for_a_minute(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A small internet on loopback: a resolver at 127.0.0.1 and name servers at other addresses, all on one port."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,11 +45,25 @@ def internet(settings: Any, zones: Mapping[str, str], patience: float = 0.3) -> 
     resolving.forget()
 
 
+@contextmanager
+def silence() -> Iterator[int]:
+    """A port that is open at every address of 127.0.0.0/8, and says nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        yield sock.getsockname()[1]
+
+
 def record(
-    name: str = CHALLENGE, value: str = VALUE, *, pk: int = 1, check: str = "authoritative", age: float = 0
+    name: str = CHALLENGE,
+    value: str = VALUE,
+    *,
+    pk: int = 1,
+    check: str = "authoritative",
+    age: float = 0,
+    owner: int = 1,
 ) -> TxtRecord:
     """A record that was meant to be written so many seconds ago."""
-    credential = DnsCredential(name="mine", propagation_check=check)
+    credential = DnsCredential(name="mine", propagation_check=check, owner_id=owner)
     intent_at = clock.now() - timedelta(seconds=age)
     return TxtRecord(pk=pk, credential=credential, name=name, value=value, intent_at=intent_at)
 
