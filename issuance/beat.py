@@ -27,6 +27,7 @@ MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
+CHOSEN_FROM = ("account__staging_account", "fallback_account", "credential")  # what an attempt is started with
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
 
@@ -202,7 +203,7 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
         # Locked in one order: two scans would each wait for a row of the other.
-        locked = still_due.order_by(*SOONEST).select_related("account").select_for_update(of=("self",))
+        locked = still_due.order_by(*SOONEST).select_related(*CHOSEN_FROM).select_for_update(of=("self",))
         certificates = list(locked)
         Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
         Issuance.objects.bulk_create(new_attempts(certificates))
