@@ -236,6 +236,7 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {
+    "ENUM_NAME_OVERRIDES": {"DrillStatusEnum": ["running", "stopped", "ended"]},
     "TITLE": "certctrl",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,

@@ -33,6 +33,7 @@ REPUBLISHING = ("again", None)
 OF_ONE = SHARE // 4  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
+CHOSEN_FROM = ("account__staging_account", "fallback_account", "credential")  # what an attempt is started with
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
 
@@ -247,11 +248,7 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
         # Locked in one order: two scans would each wait for a row of the other.
-        locked = (
-            still_due.order_by(*SOONEST)
-            .select_related("account__staging_account", "fallback_account")
-            .select_for_update(of=("self",))
-        )
+        locked = still_due.order_by(*SOONEST).select_related(*CHOSEN_FROM).select_for_update(of=("self",))
         certificates = list(locked)
         Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
         Issuance.objects.bulk_create(new_attempts(certificates))

@@ -117,13 +117,13 @@ def _store(info: RenewalInfo, seen: RenewalInfoResource) -> None:
 
 
 def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
-    """Move `renew_at` with the window, and only with it, or its jitter would have it wander. An open attempt sets it at
-    its end, and a failed one has set when it is tried again."""
+    """Move `renew_at` with the window, and only with it, or its jitter would have it wander. What is due stays so; an
+    open attempt sets it at its end, and a failed one has set when it is tried again."""
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
     is_wanted = certificate.current_id == info.version_id and certificate.auto_renew and not certificate.retired_at
     if not is_wanted or certificate.failures or certificate.open_issuance():
         return
-    if has_moved or certificate.renew_at is None:
+    if certificate.renew_at is None or (has_moved and certificate.renew_at > clock.now()):
         at = renew_at(info.version, certificate.renew_days_before)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=at, updated_at=clock.now())
         logger.info("renewal.moved", certificate=certificate.pk, to=at.isoformat())
