@@ -236,7 +236,6 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {
-    "ENUM_NAME_OVERRIDES": {"DrillStatusEnum": ["running", "stopped", "ended"]},
     "TITLE": "certctrl",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -244,6 +243,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "ENUM_NAME_OVERRIDES": {
+        "DrillStatusEnum": ["running", "stopped", "ended"],
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",
         "NoticeKindEnum": "notices.models.Notice.Kind",
