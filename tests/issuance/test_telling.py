@@ -119,6 +119,13 @@ def test_a_permanent_failure_of_a_renewal_asks_for_a_person_the_first_time_it_is
     assert notices[1].data["permanent"] is True
 
 
+def test_a_first_failure_that_is_permanent_is_told_once(world, renew):
+    for _ in range(2):
+        renew(REJECTED)
+        world.advance(60)
+    assert [each.data["failures"] for each in told(Kind.RENEWAL_FAILED)] == [1]
+
+
 def test_a_failed_renewal_without_automatic_renewal_says_that_nothing_comes(world, issued):
     Certificate.objects.update(auto_renew=False)
     world.ca.problems["finalize"] = [REFUSED]
