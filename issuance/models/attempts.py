@@ -1,0 +1,201 @@
+"""Each attempt at a certificate, with everything that it needs to go on."""
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+
+from certctrl import clock
+from certctrl.turns import SKEW, Turns, TurnsQuerySet
+from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
+from issuance.models.accounts import AcmeAccount
+from issuance.models.certificates import Certificate
+from keystore.models import Envelope
+
+
+class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
+    def claim_fields(self, at: datetime) -> dict[str, Any]:
+        """A turn that begins late moves the deadline by its lateness: an outage of ours fails nobody."""
+        late_since = at - timedelta(seconds=settings.RESEND) - SKEW
+        late = When(wake_at__lt=late_since, then=F("deadline_at") + (Value(at) - F("wake_at")))
+        return super().claim_fields(at) | {"deadline_at": Case(late, default=F("deadline_at"))}
+
+    def open(self) -> "IssuanceQuerySet":
+        return self.filter(wake_at__isnull=False)
+
+
+class Issuance(Turns):
+    """One attempt at a certificate. Open as long as `wake_at` is set."""
+
+    class Reason(models.TextChoices):
+        NEW = "new"
+        RENEWAL = "renewal"
+        MANUAL = "manual"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        ORDERED = "ordered"
+        PRESENTED = "presented"
+        PROPAGATED = "propagated"
+        VALIDATED = "validated"
+        FINALIZED = "finalized"
+        ISSUED = "issued"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    class Failure(models.TextChoices):
+        """What an attempt that failed means for the next one."""
+
+        TRANSIENT = "transient"  # it may well succeed, by the retry table
+        LIMITED = "limited"  # the CA, or the ledger of its limits, named the moment
+        PERMANENT = "permanent"  # somebody must change something first
+
+    OPEN = (State.QUEUED, State.ORDERED, State.PRESENTED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
+    BEFORE_VALIDATED = OPEN[:4]  # a person may still cancel, and the TXT records are needed
+
+    certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="issuances")
+    # What the attempt was started with, whatever the certificate says meanwhile.
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
+    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances")
+    names_key = models.CharField(max_length=64, editable=False)
+    number = models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")
+    reason = models.CharField(max_length=8, choices=Reason)
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    state_since = models.DateTimeField()
+    deadline_at = models.DateTimeField()
+    waits_for = models.TextField(blank=True)
+    presents = models.PositiveSmallIntegerField(default=0, help_text="how often its records were published anew")
+    orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
+    validity_seconds = models.PositiveIntegerField(null=True, blank=True)
+    csr_pem = models.TextField(blank=True)
+    key = models.ForeignKey(Envelope, models.SET_NULL, null=True, blank=True, related_name="+", editable=False)
+    order_url = models.CharField(max_length=500, blank=True)
+    order_expires_at = models.DateTimeField(null=True, blank=True)
+    csr_sent_at = models.DateTimeField(null=True, blank=True)
+    settles_at = models.DateTimeField(
+        null=True, blank=True, help_text="every record was shown; the credential waits on"
+    )
+    certificate_url = models.CharField(max_length=500, blank=True)
+    profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
+    replaces = models.CharField(max_length=100, blank=True, help_text="the ari_id that the order said it replaces")
+    replaces_refused = models.BooleanField(default=False, help_text="the CA refused `replaces`: it is left out")
+    slot_at = models.DateTimeField(null=True, blank=True, help_text="when the CA's limits let it order, as estimated")
+    preflighted_at = models.DateTimeField(null=True, blank=True)
+    proves = models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")
+    error_code = models.CharField(max_length=64, blank=True)
+    error_what = models.TextField(blank=True)
+    failure = models.CharField(max_length=9, choices=Failure, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    objects = IssuanceQuerySet.as_manager()
+
+    class Meta(Turns.Meta):
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            models.Index(fields=["names_key"], name="issuances_by_names"),
+            models.Index(fields=["order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
+            models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
+        )
+        constraints: ClassVar = (
+            models.UniqueConstraint(
+                fields=["certificate"], condition=Q(wake_at__isnull=False), name="one_open_issuance_per_certificate"
+            ),
+            models.UniqueConstraint(
+                fields=["order_url"],
+                condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
+                name="one_open_issuance_per_order",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    wake_at__isnull=False,
+                    state__in=["queued", "ordered", "presented", "propagated", "validated", "finalized"],
+                )
+                | Q(wake_at__isnull=True, state__in=["issued", "failed", "canceled"]),
+                name="an_issuance_wakes_as_long_as_it_is_open",
+            ),
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.wake_at is not None
+
+    def age(self) -> timedelta:
+        """How long it has been in its state."""
+        return clock.now() - self.state_since
+
+    def records(self) -> "TxtRecordQuerySet":
+        return TxtRecord.objects.filter(authorizations__issuance=self).distinct()
+
+    def pending_records(self) -> "TxtRecordQuerySet":
+        """The records that its pending authorizations ask for."""
+        pending = Authorization.objects.filter(issuance=self, status=Authorization.Status.PENDING)
+        return TxtRecord.objects.filter(pk__in=pending.values("record")).order_by("pk")
+
+    def __str__(self) -> str:
+        return f"{self.certificate_id} #{self.number}"
+
+
+class IssuanceEvent(models.Model):
+    """What happened in an attempt, as its owner reads it. Append-only."""
+
+    class Outcome(models.TextChoices):
+        DONE = "done"
+        WAIT = "wait"
+        RETRY = "retry"
+        FAILED = "failed"
+
+    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    step = models.CharField(max_length=16)
+    outcome = models.CharField(max_length=8, choices=Outcome)
+    what = models.TextField()
+    took_ms = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.outcome}"
+
+
+class Authorization(models.Model):
+    """An authorization of an attempt's order (RFC 8555, section 7.1.4), valid ones too."""
+
+    class Status(models.TextChoices):
+        UNREAD = "unread"
+        PENDING = "pending"
+        VALID = "valid"
+        INVALID = "invalid"
+
+    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="authorizations")
+    url = models.CharField(max_length=500)
+    identifier = models.CharField(max_length=253, blank=True)
+    wildcard = models.BooleanField(default=False)
+    status = models.CharField(max_length=16, choices=Status, default=Status.UNREAD)
+    challenge_url = models.CharField(max_length=500, blank=True)
+    record = models.ForeignKey(TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations")
+    seen_at = models.DateTimeField(null=True, blank=True)
+    answered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["issuance", "url"], name="one_row_per_authorization"),)
+
+    def __str__(self) -> str:
+        return self.identifier or self.url
+
+
+class RequestKey(models.Model):
+    """An Idempotency-Key that a client sent, and what its request made."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
+    certificate = models.ForeignKey(Certificate, models.CASCADE, null=True, related_name="+")
+    issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["owner", "key"], name="one_request_per_idempotency_key"),)
+
+    def __str__(self) -> str:
+        return self.key

@@ -1,0 +1,179 @@
+"""What people asked for, what was issued of it, and when the CA wants it renewed."""
+
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from certctrl import clock
+from certctrl.turns import Turns, TurnsQuerySet
+from dnsproviders.models import DnsCredential
+from issuance.models.accounts import AcmeAccount
+from keystore.models import Envelope
+
+if TYPE_CHECKING:
+    from issuance.models.attempts import Issuance
+
+
+def new_public_id() -> str:
+    return uuid.uuid4().hex[:20]
+
+
+class Certificate(models.Model):
+    """What a person asked for: these names, this account, this key policy; renewed until it is retired."""
+
+    class KeyType(models.TextChoices):
+        ECDSA = "ecdsa"
+        RSA = "rsa"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
+    domain = models.CharField(max_length=253, db_index=True, help_text="the first name, an A-label")
+    names = models.JSONField(help_text="A-labels, the domain first")
+    names_key = models.CharField(max_length=64, db_index=True, help_text="digest of account and sorted names")
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="certificates")
+    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates")
+    key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
+    key_size = models.PositiveIntegerField(default=256)
+    key_policy = models.CharField(max_length=16, choices=Envelope.Policy, default=Envelope.Policy.HYBRID)
+    server_decrypt_export = models.BooleanField(default=False)
+    public_id = models.CharField(max_length=32, unique=True, default=new_public_id, editable=False)
+    verified = models.BooleanField(default=False)
+    organization = models.CharField(max_length=64, blank=True)
+    organizational_unit = models.CharField(max_length=64, blank=True)
+    country = models.CharField(max_length=2, blank=True)
+    state = models.CharField(max_length=64, blank=True)
+    locality = models.CharField(max_length=64, blank=True)
+    auto_renew = models.BooleanField(default=True)
+    renew_days_before = models.PositiveIntegerField(null=True, blank=True)
+    profile = models.CharField(max_length=64, blank=True, help_text="sent with the order where the CA lists it")
+    preferred_chain = models.CharField(max_length=200, blank=True, help_text="common name of an issuer in the chain")
+    reuse_key = models.BooleanField(default=False, help_text="renewals keep the key, for those who pin it")
+    fallback_account = models.ForeignKey(AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+")
+    current = models.ForeignKey("CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+")
+    expires_at = models.DateTimeField(null=True, blank=True)
+    renew_at = models.DateTimeField(null=True, blank=True)
+    failures = models.PositiveIntegerField(default=0)
+    failing_since = models.DateTimeField(null=True, blank=True, help_text="the first of the failures in a row")
+    proved_at = models.DateTimeField(null=True, blank=True, help_text="staging issued it; production is tried next")
+    ask = models.CharField(max_length=64, editable=False, help_text="digest of the request that made it")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = (
+            # What scan_renewals reads, and nothing else of the table.
+            models.Index(
+                fields=["renew_at", "expires_at", "id"],
+                condition=Q(renew_at__isnull=False),
+                name="certificates_to_renew",
+            ),
+            # What warn_expiry reads.
+            models.Index(
+                fields=["expires_at", "id"],
+                condition=Q(expires_at__isnull=False, retired_at__isnull=True),
+                name="certificates_by_expiry",
+            ),
+            models.Index(fields=["owner", "-id"], name="certificates_of_owner"),
+        )
+        constraints = (
+            models.UniqueConstraint(
+                fields=["owner", "ask"],
+                condition=Q(current__isnull=True, retired_at__isnull=True),
+                name="the_same_request_makes_one_certificate",
+            ),
+        )
+
+    @property
+    def sans(self) -> list[str]:
+        return list(self.names[1:])
+
+    def subject(self) -> dict[str, str]:
+        """What the CSR's subject holds besides names; empty members are left out."""
+        members = ("organization", "organizational_unit", "country", "state", "locality")
+        return {member: getattr(self, member) for member in members if getattr(self, member)}
+
+    def open_issuance(self) -> "Issuance | None":
+        prefetched: list[Issuance] | None = getattr(self, "open_issuances", None)
+        if prefetched is not None:
+            return prefetched[0] if prefetched else None
+        return self.issuances.filter(wake_at__isnull=False).first()
+
+    @property
+    def status(self) -> str:
+        """pending (never issued yet), active, failed (never issued, and no retry is scheduled), expired, revoked."""
+        if self.current:
+            if self.current.revoked_at:
+                return "revoked"
+            return "active" if self.current.not_after > clock.now() else "expired"
+        over = self.failures and not self.renew_at and not self.open_issuance()
+        return "failed" if over else "pending"
+
+    def __str__(self) -> str:
+        return self.domain
+
+
+class CertificateVersion(Turns):
+    """Issued material. `wake_at` is set while a revocation was asked for and is not done."""
+
+    certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="versions")
+    issuance = models.OneToOneField("Issuance", models.PROTECT, related_name="version")
+    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="versions")
+    serial = models.CharField(max_length=40, help_text="hex")
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField()
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the leaf, hex")
+    issuer = models.CharField(max_length=255, blank=True, db_index=True, help_text="common name of who signed it")
+    ari_id = models.CharField(max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1")
+    chain_pem = models.TextField(help_text="leaf first")
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    revoke_asked_at = models.DateTimeField(null=True, blank=True)
+    revoke_reason = models.PositiveSmallIntegerField(null=True, blank=True, help_text="RFC 5280, 5.3.1")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    revoke_error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TurnsQuerySet["CertificateVersion"].as_manager()
+
+    class Meta(Turns.Meta):
+        constraints: ClassVar = (
+            models.CheckConstraint(
+                condition=Q(revoke_asked_at__isnull=True) | Q(revoked_at__isnull=False) | Q(wake_at__isnull=False),
+                name="a_revocation_that_was_asked_for_wakes_until_it_is_done",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.certificate_id} {self.serial}"
+
+
+class RenewalInfo(Turns):
+    """When the CA wants a version renewed (RFC 9773). `wake_at` is the next poll; null: it is polled no more."""
+
+    version = models.OneToOneField(CertificateVersion, models.CASCADE, related_name="renewal_info")
+    # Drawn once, so that the moment moves with the window and is never drawn again.
+    fraction = models.FloatField(help_text="where in the window the renewal lies, 0 to 1")
+    window_start = models.DateTimeField(null=True, blank=True)
+    window_end = models.DateTimeField(null=True, blank=True)
+    explanation_url = models.CharField(max_length=500, blank=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
+    error_what = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TurnsQuerySet["RenewalInfo"].as_manager()
+
+    class Meta(Turns.Meta):
+        verbose_name_plural = "renewal infos"
+
+    @property
+    def moment(self) -> datetime | None:
+        """The moment that was drawn in the window; None while none is known."""
+        if not self.window_start or not self.window_end:
+            return None
+        return self.window_start + (self.window_end - self.window_start) * self.fraction
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.moment or 'unknown'}"

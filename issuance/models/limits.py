@@ -1,0 +1,77 @@
+"""The ledger of the CAs' limits: buckets, and who waits for them."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from issuance.models.attempts import Issuance
+
+
+class LimitBucket(models.Model):
+    """A token bucket of a CA's limit, as the CA keeps one: `level` tokens at the moment `at`, filling ever since.
+
+    Capacity and refill are data (`issuance.ca`), read when it is asked; see `issuance.limits`.
+    """
+
+    class Kind(models.TextChoices):
+        ACCOUNT = "account"  # new orders of an account
+        DOMAIN = "domain"  # certificates of a registered domain
+        SET = "set"  # certificates of exactly these names
+        FAILURES = "failures"  # failed validations of a name by an account
+
+    ca = models.CharField(max_length=500, help_text="the directory of the CA")
+    kind = models.CharField(max_length=8, choices=Kind)
+    subject = models.CharField(max_length=320, help_text="what is counted: an account, a domain, a digest of names")
+    label = models.CharField(max_length=320, blank=True, help_text="the subject as a sentence names it")
+    level = models.FloatField(help_text="tokens at `at`; reservations that are under way are off it")
+    at = models.DateTimeField(help_text="in the future while the CA said to come back then")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["ca", "kind", "subject"], name="one_bucket_for_each_subject"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.label or self.subject}"
+
+
+class Reservation(models.Model):
+    """An attempt's place in the queue for its CA's limits, then its slot (`issuance.limits`)."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        GRANTED = "granted"  # tokens are taken; to be used at once
+        SENT = "sent"  # the order is under way, or was when its worker died
+        SPENT = "spent"  # the CA answered
+
+    issuance = models.OneToOneField(Issuance, models.CASCADE, related_name="reservation")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING)
+    is_renewal = models.BooleanField(default=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="of the certificate that it renews")
+    asked_at = models.DateTimeField()
+    granted_at = models.DateTimeField(null=True, blank=True)
+    sent_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["asked_at"], condition=Q(state="waiting"), name="reservations_waiting"),
+            models.Index(fields=["granted_at"], condition=Q(state__in=["granted", "sent"]), name="reservations_open"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.issuance_id} {self.state}"
+
+
+class ReservedToken(models.Model):
+    """A bucket that a reservation needs: a token of it, or only that it is not empty (`cost` 0)."""
+
+    reservation = models.ForeignKey(Reservation, models.CASCADE, related_name="tokens")
+    bucket = models.ForeignKey(LimitBucket, models.CASCADE, related_name="tokens")
+    cost = models.PositiveSmallIntegerField(default=1)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["reservation", "bucket"], name="a_bucket_once_a_reservation"),)
+
+    def __str__(self) -> str:
+        return f"{self.reservation_id} {self.bucket_id}"
