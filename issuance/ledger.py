@@ -4,22 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from django.db.models import Count, Manager, QuerySet
+from django.db.models import Count
 
 from certctrl import clock
 from issuance import buckets, ca
 from issuance.buckets import Level, Limit
 from issuance.models import LimitBucket, Reservation, ReservedToken
 
+# Tokens that are taken here and perhaps not yet counted at the CA.
 UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
 NO_LIMIT = Limit(float("inf"), 1.0)  # of a CA whose limits nobody knows: what it says itself closes the bucket
 MOST_TOKENS = 1e9  # what a bucket without a limit is written with
 ENOUGH = 1 - 1e-6  # a token, for all that floating point does
-
-
-def under_way(reservations: "Manager[Reservation] | QuerySet[Reservation]") -> QuerySet[Reservation]:
-    """Those whose tokens are taken here and perhaps not yet counted at the CA."""
-    return reservations.filter(state__in=UNDER_WAY)
 
 
 class Ledger:

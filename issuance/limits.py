@@ -20,11 +20,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance import ca, names, queueing
-from issuance.ledger import Ledger, under_way
+from issuance.ledger import Ledger
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.problems import RATE_LIMITED
 from issuance.resources import Refused
@@ -362,21 +363,28 @@ def grant() -> None:
 
 
 def _end_unused(now: datetime) -> None:
-    """Slots that were granted and not used, and orders whose worker died; the latter may have been counted."""
-    stale = under_way(Reservation.objects).filter(granted_at__lt=now - SLOT_LIFE)
-    dead = now - timedelta(seconds=settings.LEASE)
-    for reservation in stale.select_related("issuance"):
-        if reservation.state == State.SENT and (reservation.sent_at or now) > dead:
-            continue
-        with transaction.atomic():
-            ledger = Ledger(reservation.tokens.values_list("bucket", flat=True))
-            state = reservation.state
-            reservation.refresh_from_db(fields=["state", "granted_at"])
-            if reservation.state == state:
-                _end_slot(ledger, reservation, back=state == State.GRANTED)
-            ledger.save()
-            if not reservation.issuance.is_open:
-                _leave(reservation)
+    """Slots that were granted and not used are given back, and orders whose worker died are spent: the CA may have
+    counted them. One transaction for all."""
+    lapsed = Q(state=State.GRANTED, granted_at__lt=now - SLOT_LIFE)
+    dead = Q(state=State.SENT, sent_at__lt=now - timedelta(seconds=settings.LEASE))
+    over = Reservation.objects.filter(lapsed | dead)
+    ids = list(over.values_list("pk", flat=True)[: queueing.MOST])
+    if not ids:
+        return
+    with transaction.atomic():
+        needed = queueing.needs(ids)
+        ledger = Ledger({bucket for costs in needed.values() for bucket in costs})
+        states = dict(over.filter(pk__in=ids).values_list("pk", "state"))  # as they are under the locks
+        for pk, state in states.items():
+            ledger.end(needed.get(pk, {}), back=state == State.GRANTED)
+        ledger.save()
+        ended = Reservation.objects.filter(pk__in=states)
+        ended.filter(state=State.GRANTED).update(state=State.WAITING)
+        ended.filter(state=State.SENT).update(state=State.SPENT)
+        # Nobody comes back for those whose attempt ended meanwhile.
+        gone = ended.filter(issuance__wake_at=None)
+        ReservedToken.objects.filter(reservation__in=gone).delete()
+        gone.update(state=State.SPENT)
 
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:

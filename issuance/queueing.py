@@ -10,11 +10,13 @@ from django.db import transaction
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Value, Window
 from django.db.models.functions import Least, RowNumber
 
+from certctrl import clock
 from certctrl.turns import SKEW
 from issuance.ledger import Ledger
 from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
 
 MOST = 1000  # reservations that one grant looks at
+FEW_UNUSED = 8
 SECOND_SLOT = timedelta(seconds=15)  # whoever did not use a slot lets others go first for so long
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -48,7 +50,8 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
 
 def grant() -> list[int]:
     """Take tokens for those whose turn has come; answers the ids of their attempts."""
-    chosen = candidates()
+    room = unused_room(clock.now())
+    chosen = candidates() if room > 0 else []
     if not chosen:
         return []
     ids = [each.pk for each in chosen]
@@ -57,8 +60,10 @@ def grant() -> list[int]:
         needed = needs(ids)
         # As it is now: one may have been taken, or have changed what it needs, before the rows were locked.
         still = set(waiting().filter(pk__in=ids).values_list("pk", flat=True))
-        granted = []
+        granted: list[Reservation] = []
         for each in in_turn([each for each in chosen if each.pk in still], last_served(chosen)):
+            if len(granted) >= room:
+                break
             costs = needed.get(each.pk, {})
             if costs and costs.keys() <= ledger.rows.keys() and ledger.has_tokens(costs):
                 ledger.take(costs)
@@ -68,6 +73,16 @@ def grant() -> list[int]:
             state=Reservation.State.GRANTED, granted_at=ledger.now
         )
     return [each.issuance_id for each in granted]
+
+
+def unused_room(now: datetime) -> int:
+    """How many slots more may lie unused: a few, and half of those that were used in the last five seconds. More than
+    the workers can use before they lapse would only go back and forth."""
+    lately = now - timedelta(seconds=5)
+    unused = Count("pk", filter=Q(state=Reservation.State.GRANTED))
+    used = Count("pk", filter=Q(sent_at__gte=lately))
+    recent = Reservation.objects.filter(granted_at__gte=lately).aggregate(unused=unused, used=used)
+    return FEW_UNUSED + int(recent["used"]) // 2 - int(recent["unused"])
 
 
 def candidates() -> list[Reservation]:

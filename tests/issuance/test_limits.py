@@ -269,6 +269,30 @@ def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(world, account
     assert limits.Ledger([LimitBucket.objects.get().pk], look=True).level(LimitBucket.objects.get().pk) == 1
 
 
+def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
+    limited(account=[200, 1])
+    for name in domains(60):
+        world.create(account, credential, name)
+    for attempt in Issuance.objects.all():  # all of them wait, as after an hour without workers
+        Reservation.objects.create(issuance=attempt, owner=account.owner, asked_at=world.time)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="account", subject=str(account.pk), level=200, at=world.time
+    )
+    for reservation in Reservation.objects.all():
+        reservation.tokens.create(bucket=bucket)
+    world.messages.clear()
+    with CaptureQueriesContext(connection) as queries:
+        limits.grant()
+    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == limits.queueing.FEW_UNUSED
+    limits.grant()
+    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == limits.queueing.FEW_UNUSED
+    world.advance(6)
+    with CaptureQueriesContext(connection) as given_back:
+        limits.grant()
+    assert max(len(queries), len(given_back)) <= 30, "however many there are"
+    assert LimitBucket.objects.get().level == 200 - limits.queueing.FEW_UNUSED
+
+
 def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, limited):
     limiter = limited(account=[5, 10], domain=[50, 1])
     for name in domains(40):
