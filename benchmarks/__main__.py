@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-MEASUREMENTS = ("simulation", "years", "scan", "waiting", "speed")
+MEASUREMENTS = ("simulation", "years", "scan", "waiting", "limits", "speed")
 
 
 def main(names: list[str]) -> int:

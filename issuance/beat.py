@@ -44,8 +44,7 @@ KEPT_AFTER_FAILURE = timedelta(days=1)
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way. The only admission there is."""
     now = clock.now()
-    limits.grant()
-    admit_issuances(now)
+    admit_issuances(now, limits.grant())
     admit_cleanups(now)
     admit_registrations(now)
     admit_shared(CertificateVersion.objects.sendable(now), "account", tasks.revoke)
@@ -115,8 +114,9 @@ class Candidate(NamedTuple):
         return self.state == Issuance.State.PRESENTED and not self.holder
 
 
-def admit_issuances(now: datetime) -> None:
-    """Chains for what is due, and one `look` for each 500 that wait for their records."""
+def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
+    """Chains for what is due, those that were granted a slot first, and one `look` for each 500 that wait for their
+    records."""
     chosen = choose(now)
     due = Issuance.objects.sendable(now)
     mark(due, [each.id for each in chosen])
@@ -126,7 +126,7 @@ def admit_issuances(now: datetime) -> None:
             return unmark(due, [each.id for each in chosen])
     chains = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(chains):
-        if not tasks.start(each.id, each.state):
+        if not tasks.start(each.id, each.state, at_once=each.id in granted):
             return unmark(due, [left.id for left in chains[at:]])
     return None
 

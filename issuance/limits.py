@@ -352,14 +352,16 @@ def spoken(period: timedelta) -> str:
 # --- everybody's turn ---
 
 
-def grant() -> None:
-    """Give out the slots that there are, and end those that nobody used; the sweep calls it each second."""
+def grant() -> list[int]:
+    """Give out the slots that there are, and end those that nobody used; the sweep calls it each second. Answers the
+    attempts whose turn has come."""
     now = clock.now()
     if not Reservation.objects.exclude(state=State.SPENT).exists():
-        return
+        return []
     _end_unused(now)
     if issuance_ids := queueing.grant():
         queueing.wake(issuance_ids, now)
+    return issuance_ids
 
 
 def _end_unused(now: datetime) -> None:

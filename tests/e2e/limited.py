@@ -23,6 +23,17 @@ LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is 
 # set that many accounts ask for.
 SAYS = {"account": "of the account", "domain": "registered domain shared", "set": "set of names (www.same"}
 
+FAULTS = [
+    {"do": "answer", "status": 429, "retry_after": 2, "probability": 0.001},
+    {"do": "answer", "status": 503, "retry_after": 2, "probability": 0.001},
+    {"do": "answer", "status": 503, "probability": 0.001},
+    {"do": "drop_before", "probability": 0.001},
+    {"do": "drop_after", "probability": 0.001},
+    {"do": "bad_nonce", "probability": 0.0005, "run": 8},
+    {"do": "processing", "probability": 0.05, "reads": 2},
+    {"do": "already_replaced", "times": 3},
+]
+
 Limits = Mapping[str, Sequence[float]]
 
 
@@ -70,6 +81,28 @@ class Limited:
             "WHERE step = 'order' AND outcome = 'wait' AND what LIKE %s"
         )
         return {kind: self.site.rows(query, f"%{says}%")[0]["count"] for kind, says in SAYS.items()}
+
+
+def in_domains(*counts: int) -> list[tuple[str, int]]:
+    """Names of a few registered domains, all of the first account's."""
+    return [(f"host{number}.shared{at}.{ZONE}", 0) for at, count in enumerate(counts) for number in range(count)]
+
+
+def same_names(sets: int, askers: int) -> list[tuple[str, int]]:
+    """Each of the other accounts asks for each of the sets."""
+    return [(f"www.same{number}.{ZONE}", 1 + asker) for asker in range(askers) for number in range(sets)]
+
+
+def alone(count: int) -> list[tuple[str, int]]:
+    """Names that share their registered domains with nobody."""
+    return [(f"www.alone{number}.{ZONE}", 0) for number in range(count)]
+
+
+def issued_before(ca: Limited, count: int) -> list[int]:
+    """Certificates that there are already."""
+    ids = [ca.request(f"www.renewed{number}.{ZONE}") for number in range(count)]
+    ca.until_issued(count, 300)
+    return ids
 
 
 def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:

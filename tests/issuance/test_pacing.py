@@ -111,7 +111,7 @@ def test_a_broker_that_is_away_in_mid_sweep_leaves_the_rest_to_the_next(world, a
     for number in range(3):
         world.create(account, credential, f"host{number}.example.com")
     Issuance.objects.update(queued_at=None)
-    monkeypatch.setattr(tasks, "start", lambda *args: False)
+    monkeypatch.setattr(tasks, "start", lambda *args, **kwargs: False)
     beat.sweep.run()
     assert not Issuance.objects.exclude(queued_at=None).exists()
 

@@ -150,7 +150,7 @@ class Simulation(World):
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
         self._send_link(issuance_id, flow.steps_ahead(state))
         return True
 
