@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from unfold.forms import AuthenticationForm
 
 from accounts import audit
-from accounts.services import Attempts
+from accounts.services import Attempts, note_login
 from certctrl.errors import RateLimited
 
 
@@ -21,4 +21,5 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
             raise ValidationError(limited.what) from None
         cleaned: dict[str, Any] = super().clean()
         attempts.forget()
+        note_login(self.request)
         return cleaned

@@ -40,7 +40,7 @@ class Allowed(BasePermission):
 
 def is_unknown_method(view: Any) -> bool:
     """A viewset without an action for this method answers 405, whoever asks."""
-    return getattr(view, "action", "") is None
+    return getattr(view, "action", "") in (None, "metadata")  # OPTIONS is never answered
 
 
 def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:

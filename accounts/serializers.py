@@ -67,29 +67,26 @@ class PermissionSerializer(serializers.Serializer[Any]):
         return attrs | {"actions": sorted(set(attrs["actions"]))}
 
 
-class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
-    """What is shown of a key, and what makes one. The token is no part of it."""
+class ApiKeyRequest(serializers.Serializer[Any]):
+    """What makes a key."""
 
     name = serializers.CharField(min_length=1, max_length=64)
     permissions = PermissionSerializer(many=True, allow_empty=False, max_length=100)  # type: ignore[call-arg]
-    expires_in_seconds = serializers.IntegerField(write_only=True, min_value=1, max_value=TEN_YEARS)
+    expires_in_seconds = serializers.IntegerField(min_value=1, max_value=TEN_YEARS)
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    """What is shown of a key. The token is no part of it."""
+
+    permissions = PermissionSerializer(many=True, read_only=True)
     created_at = EpochSeconds()
     expires_at = EpochSeconds()
-    last_used_at = EpochSeconds()
+    last_used_at = EpochSeconds(allow_null=True)
 
     class Meta:
         model = ApiKey
-        fields = (
-            "id",
-            "name",
-            "prefix",
-            "permissions",
-            "expires_in_seconds",
-            "created_at",
-            "expires_at",
-            "last_used_at",
-        )
-        read_only_fields = ("prefix",)
+        fields = ("id", "name", "prefix", "permissions", "created_at", "expires_at", "last_used_at")
+        read_only_fields = fields
 
 
 class NewApiKeySerializer(ApiKeySerializer):
@@ -99,7 +96,7 @@ class NewApiKeySerializer(ApiKeySerializer):
     expires_in_seconds = serializers.IntegerField(read_only=True)
 
     class Meta(ApiKeySerializer.Meta):
-        fields = (*ApiKeySerializer.Meta.fields, "token")  # type: ignore[assignment]
+        fields = (*ApiKeySerializer.Meta.fields, "expires_in_seconds", "token")  # type: ignore[assignment]
 
 
 class ScopeSerializer(serializers.Serializer[Any]):

@@ -12,6 +12,7 @@ from django.core.cache import cache
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
+from rest_framework.request import Request
 
 from accounts import audit
 from accounts.authentication import digest_of
@@ -37,8 +38,26 @@ def login(request: HttpRequest, email: str, password: str) -> User:
         raise errors.Unauthorized("The e-mail address or the password is wrong.")
     attempts.forget()
     auth.login(request, user)
-    request.session["auth_time"] = int(clock.now().timestamp())
+    note_login(request)
     return user
+
+
+def note_login(request: HttpRequest) -> None:
+    """Keep the moment of the login in the session."""
+    request.session["auth_time"] = int(clock.now().timestamp())
+
+
+def logged_in_at(request: Request) -> int:
+    """When the user of this session logged in (epoch seconds); where it does not say, their latest login of all."""
+    user: Any = request.user
+    since = request._request.session.get("auth_time")
+    return int(since or (user.last_login or user.date_joined).timestamp())
+
+
+def refuse_old_login(request: Request, most: float) -> None:
+    """Forbidden when a session's login is more than `most` seconds ago; an API key, which expires, has none."""
+    if not request.auth and int(clock.now().timestamp()) - logged_in_at(request) > most:
+        raise errors.Forbidden("You logged in too long ago for that: log in again to export.")
 
 
 class Attempts:

@@ -16,6 +16,7 @@ from accounts.authentication import JSONSessionAuthentication
 from accounts.models import ApiKey, User
 from accounts.permissions import PERMISSIONS
 from accounts.serializers import (
+    ApiKeyRequest,
     ApiKeySerializer,
     LoggedInSerializer,
     LoginSerializer,
@@ -27,6 +28,7 @@ from accounts.serializers import (
 from certctrl import errors
 from certctrl.api import OwnedMixin, PublicView
 from certctrl.errorshape import error_response
+from certctrl.schema import OR_ERROR
 
 
 class SessionView(APIView):
@@ -69,13 +71,13 @@ class Logout(SessionView):
 class Status(SessionView):
     permission_classes = [AllowAny]
 
-    @extend_schema(responses={200: StatusSerializer})
+    @extend_schema(responses={200: StatusSerializer}, extensions={OR_ERROR: True})
     def get(self, request: Request) -> Response:
         user = request.user
         if not isinstance(user, User):
             return error_response(errors.NobodyLoggedIn("Nobody is logged in."))
-        since = request._request.session.get("auth_time") or (user.last_login or user.date_joined).timestamp()
-        status = {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": int(since), "mfa": False}
+        since = services.logged_in_at(request)
+        status = {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": since, "mfa": False}
         return Response(StatusSerializer(status).data)
 
 
@@ -93,9 +95,9 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     serializer_class = ApiKeySerializer
     session_only = True
 
-    @extend_schema(responses={201: NewApiKeySerializer})
+    @extend_schema(request=ApiKeyRequest, responses={201: NewApiKeySerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
-        asked = ApiKeySerializer(data=request.data)
+        asked = ApiKeyRequest(data=request.data)
         asked.is_valid(raise_exception=True)
         key, token = services.create_api_key(self.owner, **asked.validated_data, ip=audit.ip_of(request))
         once = {"token": token, "expires_in_seconds": asked.validated_data["expires_in_seconds"]}

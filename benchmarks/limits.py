@@ -2,9 +2,9 @@
 
 Half of them are in five registered domains, others share exact sets of names, some are renewals with `replaces`; 429,
 503, dropped connections, nonces that are refused, slow signing. The fault proxy before Pebble and the server were given
-the same limits. Prints what waited, what the proxy counted, and how close the orders came to the rate that the limits allow
-after their bursts. Exits with 1 when one was refused for a limit, a kind of bucket made fewer than fifty wait, or they
-reached less than nine tenths of that rate.
+the same limits. Prints what waited, what the proxy counted, and how close the orders came to the rate that the limits
+allow after their bursts. Exits with 1 when one was refused for a limit, a kind of bucket made fewer than fifty wait, or
+they reached less than nine tenths of that rate.
 """
 
 import argparse

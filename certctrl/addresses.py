@@ -4,6 +4,7 @@
 """
 
 import ipaddress
+import re
 import socket
 import threading
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from certctrl import clock
 NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
+WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")  # ca.corp.example:8443, [::1]:53
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -51,6 +53,17 @@ def _allowance(entries: tuple[str, ...]) -> tuple[bool, frozenset[str], tuple[Ne
     return everything, frozenset(hosts - {"", "true", "false"}), tuple(networks)
 
 
+@lru_cache(maxsize=64)
+def _entries_for(entries: tuple[str, ...], port: int) -> tuple[str, ...]:
+    """The entries of ALLOW_PRIVATE that count for a port: those that name none, and those that name this one."""
+    found = []
+    for entry in entries:
+        named = WITH_PORT.fullmatch(entry.strip())
+        if not named or int(named["port"]) == port:
+            found.append(named["what"] if named else entry)
+    return tuple(found)
+
+
 def _embedded(address: Address) -> Address:
     """The IPv4 address that an IPv6 one leads to (mapped, NAT64, 6to4, compatible), or the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -69,20 +82,20 @@ def _is_public(address: Address) -> bool:
     return isinstance(real, ipaddress.IPv4Address) or not real.is_site_local
 
 
-def is_allowed(host: str, ip: str) -> bool:
+def is_allowed(host: str, ip: str, port: int) -> bool:
     """Whether this server may connect to `ip` under the name `host`: a public address, or one that is allowed."""
     address = ipaddress.ip_address(ip.partition("%")[0])
     if _is_public(address):
         return True
-    everything, hosts, networks = _allowance(tuple(settings.ALLOW_PRIVATE))
+    everything, hosts, networks = _allowance(_entries_for(tuple(settings.ALLOW_PRIVATE), port))
     if everything or host.strip("[]").rstrip(".").lower() in hosts:
         return True
     return any(each in network for each in (address, _embedded(address)) for network in networks)
 
 
-def is_named(host: str) -> bool:
-    """Whether ALLOW_PRIVATE names this host, or the address that it spells."""
-    everything, hosts, networks = _allowance(tuple(settings.ALLOW_PRIVATE))
+def is_named(host: str, port: int) -> bool:
+    """Whether ALLOW_PRIVATE names this host, or the address that it spells, for the port."""
+    everything, hosts, networks = _allowance(_entries_for(tuple(settings.ALLOW_PRIVATE), port))
     if everything or host.strip("[]").rstrip(".").lower() in hosts:
         return True
     spelled = literal(host)
@@ -101,9 +114,9 @@ def called(url: str) -> SplitResult | None:
     return parts
 
 
-def check_address(ip: str, host: str) -> None:
+def check_address(ip: str, host: str, port: int) -> None:
     """Raises AddressRefused unless this server may connect to `ip` under the name `host`."""
-    if is_allowed(host, ip):
+    if is_allowed(host, ip, port):
         return
     if literal(host):
         what, names = f"{host} is not a public address", ip
@@ -135,7 +148,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
     """
     addresses = look_up(host, port)
     for address in addresses:
-        check_address(str(address[0]), host)
+        check_address(str(address[0]), host, port)
     return addresses
 
 

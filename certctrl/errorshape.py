@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
 from rest_framework import exceptions
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from certctrl import errors, jsonbody
@@ -21,7 +22,12 @@ log = structlog.get_logger()
 
 
 class ErrorResponse(Response):
-    """A response whose body is `{"error": ...}`, whatever its status."""
+    """A response whose body is `{"error": ...}`, whatever its status, and JSON, whatever else its view renders."""
+
+    @property
+    def rendered_content(self) -> Any:
+        self.accepted_renderer, self.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
+        return super().rendered_content
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:
@@ -86,11 +92,18 @@ def refusal_of(exc: Exception) -> Refusal | None:
             return jsonbody.too_large()
         case Wait() if exc.asked:
             return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
+        case SuspiciousOperation():
+            return not_understood()
         case Trouble():
             return errors.Unavailable(exc.what)
         case exceptions.APIException() if exc.status_code < 500:
             return errors.Invalid(str(exc.detail))
     return None
+
+
+def not_understood() -> Refusal:
+    """What Django finds suspicious before, or while, we read it: a foreign host name, a thousand query parameters."""
+    return errors.Invalid("The request could not be understood; check its host name, its headers and its query.")
 
 
 def invalid(detail: Any) -> Refusal:
@@ -134,7 +147,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
         return plain_response(jsonbody.too_large())
-    return plain_response(errors.Invalid("The request could not be understood; check its host name and its headers."))
+    return plain_response(not_understood())
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

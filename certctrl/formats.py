@@ -15,7 +15,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from certctrl import errors, jsonbody
-from certctrl.errorshape import ErrorResponse
 
 
 class JSONParser(BaseParser):
@@ -28,15 +27,13 @@ class JSONParser(BaseParser):
 
 
 class DataRenderer(JSONRenderer):
-    """`{"data": ...}` around what a view answered; an error goes out as it is, a 204 without a body."""
+    """`{"data": ...}` around what a view answered; a 204 goes out without a body."""
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
         response = (renderer_context or {}).get("response")
         if response is not None and response.status_code == 204:
             return b""
-        if not isinstance(response, ErrorResponse):
-            data = {"data": data}
-        return super().render(data, accepted_media_type, renderer_context)
+        return super().render({"data": data}, accepted_media_type, renderer_context)
 
 
 class LenientNegotiation(DefaultContentNegotiation):

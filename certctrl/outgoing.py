@@ -273,7 +273,7 @@ class OutgoingSession(requests.Session):
         proxies = _proxies_for(url)
         address = literal(host) if select_proxy(url, proxies) else None
         if address:  # a proxy resolves names itself
-            check_address(address, host)
+            check_address(address, host, _port_of(url))
         try:
             response = super().send(request, allow_redirects=False, stream=True, proxies=proxies)
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:
@@ -327,6 +327,11 @@ def _host_of(request: requests.PreparedRequest) -> str:
     if not url.hostname or not HOST.fullmatch(url.hostname):
         raise requests.exceptions.InvalidURL("The address of the request names no host.")
     return url.hostname
+
+
+def _port_of(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _chain(exc: BaseException) -> list[BaseException]:

@@ -1,9 +1,12 @@
-"""What drf-spectacular cannot see: both credentials, the {"data"} envelope, the error shape."""
+"""What drf-spectacular cannot see: both credentials, the {"data"} envelope, the error shape, members that may be
+absent."""
 
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
+OPTIONAL = "x-optional"  # a serializer's extension: members of its answers that may be absent
+OR_ERROR = "x-or-error"  # an operation's extension: its 200 may hold an error body (contract, section 5)
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -40,17 +43,22 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """A postprocessing hook: answers stand in `data`, and everything else is an error of one shape."""
-    result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR
+    schemas = result.setdefault("components", {}).setdefault("schemas", {})
+    for schema in schemas.values():
+        optional = schema.pop(OPTIONAL, ())
+        schema |= {"required": [name for name in schema["required"] if name not in optional]} if optional else {}
+    schemas["Error"] = ERROR
     for operations in result["paths"].values():
         for operation in operations.values():
-            wrap(operation["responses"])
+            wrap(operation["responses"], or_error=operation.pop(OR_ERROR, False))
     return result
 
 
-def wrap(responses: dict[str, Any]) -> None:
+def wrap(responses: dict[str, Any], or_error: bool) -> None:
+    error = {"$ref": "#/components/schemas/Error"}
     for response in responses.values():
         json = response.get("content", {}).get("application/json")
         if json:
-            json["schema"] = {"type": "object", "required": ["data"], "properties": {"data": json["schema"]}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    responses["default"] = {"description": "refused", "content": error}
+            data = {"type": "object", "required": ["data"], "properties": {"data": json["schema"]}}
+            json["schema"] = {"oneOf": [data, error]} if or_error else data
+    responses["default"] = {"description": "refused", "content": {"application/json": {"schema": error}}}

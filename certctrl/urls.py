@@ -20,7 +20,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
     path("auth", include(auth_urlpatterns)),
-    path("apiv1/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("apiv1/docs", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("apiv1/schema", SpectacularAPIView.as_view(metadata_class=None), name="schema"),
+    path("apiv1/docs", SpectacularSwaggerView.as_view(url_name="schema", metadata_class=None)),
     *(path("apiv1/", include(name)) for name in API),
 ]

@@ -272,7 +272,7 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
     servers: dict[Address, Server] = {}
     skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
     for host, ip in lookups.in_turns([[(host, ip) for ip in addresses] for host, addresses in hosts.items()]):
-        if is_allowed(host, ip):
+        if is_allowed(host, ip, settings.DNS_PORT):
             at = lookups.address(ip, settings.DNS_PORT)
             servers.setdefault(at, Server(host, at))
         else:

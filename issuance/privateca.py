@@ -155,7 +155,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     if not name:
         raise MissingField("Give the CA a name.", field="name")
     subject = {field: _text(given, field, 64) for field in TEXT_FIELDS}
-    subject["common_name"] = subject["common_name"] or name
+    subject["common_name"] = _common_name(subject["common_name"], name)
     subject["country"] = _country(subject["country"])
     key_type, key_size = _key_kind(given)
     path_length = _whole(given, "max_path_length", None, 0, MAX_PATH_LENGTH)
@@ -221,6 +221,15 @@ def _text(given: Mapping[str, Any], field: str, most: int) -> str:
     if len(value.strip()) > most:
         raise Invalid(f"{field} may have at most {most} characters.", field=field)
     return value.strip()
+
+
+def _common_name(given: str, name: str) -> str:
+    """The CA's own name where it is given none. X.509 counts bytes: RFC 5280, appendix A.1, ub-common-name."""
+    field, common_name = ("common_name", given) if given else ("name", name)
+    if len(common_name.encode()) > pki.MAX_COMMON_NAME:
+        what = f"{field} is longer than the {pki.MAX_COMMON_NAME} bytes that a certificate has for it (UTF-8)"
+        raise Invalid(f"{what}: give a shorter common_name.", field=field)
+    return common_name
 
 
 def _country(value: str) -> str:

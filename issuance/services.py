@@ -14,7 +14,7 @@ from django.db.models import Case, F, QuerySet, Value, When
 from accounts import audit
 from accounts.models import User
 from certctrl import clock
-from certctrl.errors import Conflict, Invalid, TooLate
+from certctrl.errors import Conflict, Invalid, Refusal, TooLate
 from dnsproviders.models import DnsCredential
 from issuance import choosing, delegation, flow, holding, limits, refusals, renewalinfo, tasks
 from issuance.idempotency import Idempotency, once
@@ -26,6 +26,7 @@ State = Issuance.State
 Reason = Issuance.Reason
 A_DAY = timedelta(days=1)
 ANEW = {"failures": 0, "failing_since": None, "proved_at": None}  # another account did not fail yet
+A_MINUTE = timedelta(minutes=1)
 
 
 def digest(*parts: Any) -> str:
@@ -81,6 +82,8 @@ def make_certificate(
 
     def make() -> tuple[Certificate, Issuance | None]:
         holding.hold(ask.credential, ask.account, ask.settings.get("fallback_account"))
+        if just_made := _just_issued(owner, ask, validity_seconds):
+            return just_made.certificate, just_made if issue else None
         certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
         if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
             return certificate, None
@@ -93,6 +96,17 @@ def make_certificate(
 
 def _same_ask(owner: User, ask: Ask) -> QuerySet[Certificate]:
     return Certificate.objects.filter(owner=owner, ask=ask.digest(), current=None, retired_at=None)
+
+
+def _just_issued(owner: User, ask: Ask, validity_seconds: int | None) -> Issuance | None:
+    """What the same request at a private CA made a moment ago, which is issued by now, as at an ACME CA it is not."""
+    if not ask.account.is_private:
+        return None
+    seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
+    made = Certificate.objects.filter(owner=owner, ask=ask.digest(), retired_at=None)
+    made = made.filter(created_at__gt=clock.now() - A_MINUTE, current__revoke_asked_at=None)
+    newest = Issuance.objects.filter(certificate__in=made, certificate__current=F("version"), validity_seconds=seconds)
+    return newest.select_related("certificate").order_by("pk").last()
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
@@ -175,7 +189,7 @@ def retire(certificate: Certificate) -> None:
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
         open_one = certificate.open_issuance()
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
-            with suppress(TooLate):  # the CA signs meanwhile: what comes is stored, and not renewed
+            with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
                 _cancel(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
 
@@ -315,9 +329,7 @@ def _cancel(issuance: Issuance) -> Issuance:
     with transaction.atomic():
         held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
         if not held:
-            raise TooLate(
-                f"It is too late to cancel: the CA is signing the certificate of {issuance.certificate.domain}."
-            )
+            raise _not_canceled(issuance)
         records_wake_at = held.wake_at if held.holder and held.wake_at else now
         taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
         if not taken.update(
@@ -334,6 +346,14 @@ def _cancel(issuance: Issuance) -> Issuance:
         Certificate.objects.filter(pk=held.certificate_id).update(renew_at=_after_cancel(held.certificate))
     held.refresh_from_db()
     return held
+
+
+def _not_canceled(issuance: Issuance) -> Refusal:
+    """Why an attempt that was open is past canceling: the CA signs, or it has ended meanwhile."""
+    domain = issuance.certificate.domain
+    if Issuance.objects.open().filter(pk=issuance.pk).exists():
+        return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
+    return Conflict(f"Nothing is being issued for {domain} any more.")
 
 
 def _after_cancel(certificate: Certificate) -> Any:

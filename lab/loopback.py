@@ -67,11 +67,11 @@ class Lab:
         return self.folder / "ca" / "lab-root.pem"
 
     def settings(self, env: Mapping[str, str]) -> dict[str, str]:
-        """What the server's processes must know: this lab's address and no other, its root, its resolver."""
-        allowed = env.get("ALLOW_PRIVATE", "")
+        """What the server's processes must know: this lab's two ports and no others, its root, its resolver."""
+        allowed = [env["ALLOW_PRIVATE"]] if env.get("ALLOW_PRIVATE") else []
         bundle = self.folder / "trusted.pem" if self.trusted_too else self.root
         return {
-            "ALLOW_PRIVATE": f"{allowed},{HOST}" if allowed else HOST,
+            "ALLOW_PRIVATE": ",".join([*allowed, f"{HOST}:{self.dns_port}", f"{HOST}:{self.ca_port}"]),
             "ACME_CA_BUNDLE": str(bundle),
             "DNS_RESOLVERS": HOST,
             "DNS_PORT": str(self.dns_port),

@@ -92,10 +92,10 @@ def _refuse_url(url: str) -> None:
     if not parts or parts.scheme not in ("http", "https"):
         what = "url must be an https address without a user name, such as https://hooks.example.com/certctrl."
         raise Invalid(what, field="url")
-    host = parts.hostname or ""
-    if parts.scheme == "http" and not outgoing.is_named(host):
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.scheme == "http" and not outgoing.is_named(host, port):
         what = f"url must be https; http is for hosts that the setting ALLOW_PRIVATE names, and {host} is none."
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
-    if spelled and not outgoing.is_allowed(host, spelled):
+    if spelled and not outgoing.is_allowed(host, spelled, port):
         raise Invalid(f"{host} is not a public address, and the setting ALLOW_PRIVATE does not name it.", field="url")

@@ -22,8 +22,10 @@ def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = 
     account = account or _account(owner, given["account"])
     sans = given["sans"] or []
     wanted = names.normalize_names([given["domain"], *sans], ca.info(account.ca_provider).max_names)
-    credential = None if account.is_private else _credential(owner, given)
-    if given["issues_at_once"] and not (credential or account.is_private or delegation.is_offered()):
+    credential = _credential(owner, given)
+    if account.is_private:
+        credential = None  # which needs no record
+    elif given["issues_at_once"] and not (credential or delegation.is_offered()):
         raise MissingField("Say which DNS credential publishes the records: dns_provider_id.", field="dns_provider_id")
     key_type, key_size = _key(account, given)
     return Ask(wanted, account, credential, key_type, key_size, given["columns"])

@@ -37,6 +37,7 @@ class AccountRequest(serializers.Serializer[Any]):
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        agree(given, "ca_provider", "provider")
         provider = given.pop("provider", None)
         if provider:
             given.setdefault("ca_provider", provider)
@@ -158,13 +159,17 @@ class CertificateRequest(serializers.Serializer[Any]):
 
 
 def agree(given: dict[str, Any], guides: str, references: str) -> None:
-    """Both spellings of a member may be there as long as they say the same."""
-    if guides in given and references in given and given[guides] != given[references]:
+    """Both spellings of a member may be there as long as they say the same, in whatever case."""
+    if guides in given and references in given and str(given[guides]).lower() != str(given[references]).lower():
         raise Invalid(f"{guides} and {references} are two spellings of one member: give one of them.", field=guides)
 
 
 class IssueRequest(serializers.Serializer[Any]):
     validity_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
+
+
+class PrivateIssueRequest(IssueRequest, CertificateRequest):
+    """A certificate of a private CA, asked of the CA itself: the account and its DNS credential are of no concern."""
 
 
 class RevokeRequest(serializers.Serializer[Any]):

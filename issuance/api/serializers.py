@@ -3,10 +3,11 @@
 import base64
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis, EpochSeconds
+from certctrl.schema import OPTIONAL
 from issuance import delegation, pki, privateca
 from issuance.api.checking import DelegationSerializer
 from issuance.api.renewals import RenewalSerializer
@@ -321,6 +322,10 @@ class OrderSerializer(serializers.Serializer[Any]):
     state = serializers.CharField()
 
 
+MOST = ("cert", "csr", "dhparam", "der", "orders")
+
+
+@extend_schema_serializer(extensions={OPTIONAL: MOST})
 class FullCertificateSerializer(CertificateSerializer):
     """`?detail=most`: the certificate itself, its CSR and its orders beside the metadata."""
 
@@ -331,7 +336,7 @@ class FullCertificateSerializer(CertificateSerializer):
     orders = serializers.SerializerMethodField()
 
     class Meta(CertificateSerializer.Meta):
-        fields = (*CertificateSerializer.Meta.fields, "cert", "csr", "dhparam", "der", "orders")  # type: ignore[assignment]
+        fields = (*CertificateSerializer.Meta.fields, *MOST)  # type: ignore[assignment]
 
     def get_dhparam(self, certificate: Certificate) -> str:
         return ""

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Max, Prefetch, QuerySet
 from django.http import HttpResponse
@@ -16,11 +17,19 @@ from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
 from accounts.permissions import need
+from accounts.services import refuse_old_login
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
-from issuance.api.bodies import AccountRequest, CertificateRequest, IssueRequest, PrivateCARequest, RevokeRequest
+from issuance.api.bodies import (
+    AccountRequest,
+    CertificateRequest,
+    IssueRequest,
+    PrivateCARequest,
+    PrivateIssueRequest,
+    RevokeRequest,
+)
 from issuance.api.checking import CheckThrottle, PreflightSerializer
 from issuance.api.serializers import (
     AccountSerializer,
@@ -250,6 +259,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     def export(self, request: Request, **kwargs: Any) -> HttpResponse:
         """Key and chain as ZIP; the header X-Export-Password holds the one-time password of bundle.pfx."""
         certificate = self.get_object()
+        refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
             raise Invalid("The export's format is zip.", field="format")
         content, password = export.bundle(
@@ -350,7 +360,7 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
         acmeaccounts.retire_private_ca(self.get_object())
         return Response(status=NO_CONTENT)
 
-    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses=IssuingSerializer)
+    @extend_schema(request=PrivateIssueRequest, parameters=[IDEMPOTENCY_KEY], responses=IssuingSerializer)
     @action(detail=True, methods=["post"])
     def issue(self, request: Request, **kwargs: Any) -> Response:
         """A certificate of this CA, at once."""

@@ -1,6 +1,7 @@
 """The admin's login counts failures as the API's does."""
 
 import pytest
+import time_machine
 from django.urls import reverse
 
 from accounts import services
@@ -20,6 +21,14 @@ def log_in(client, password: str):
 
 def test_the_right_password_logs_in(client, staff):
     assert log_in(client, PASSWORD).status_code == 302
+
+
+def test_the_moment_of_the_login_is_kept_as_by_the_apis(client, staff):
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False):
+        log_in(client, PASSWORD)
+        assert client.get("/auth/status").json()["data"]["auth_time"] == 1893456000
+        User.objects.update(last_login=None)
+        assert client.get("/auth/status").json()["data"]["auth_time"] == 1893456000
 
 
 def test_after_too_many_failures_the_right_password_is_not_looked_at(client, staff):

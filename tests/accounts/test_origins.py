@@ -38,6 +38,8 @@ REFUSED = [
     {"Origin": "http://sub.testserver"},
     {"Origin": "http://testserver@evil.example"},
     {"Origin": "garbage"},
+    {"Origin": "http://[x"},
+    {"Origin": "http://testserver]"},
     {"Origin": TRUSTED + ".evil.example"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},

@@ -46,8 +46,25 @@ def test_a_wrong_method_on_a_known_path_is_405_with_code_5000(client_of, alice, 
     assert_shape(getattr(client_of(alice), method)(path), 405, 5000)
 
 
-def test_a_wrong_method_is_405_for_a_key_too(key_client, alice):
-    assert_shape(key_client(alice, "dns_providers:*[read]").put("/apiv1/me/dns-providers", {}), 405, 5000)
+@pytest.mark.parametrize("method", ["put", "options"])
+def test_a_wrong_method_is_405_for_a_key_too(key_client, alice, method):
+    assert_shape(getattr(key_client(alice, "dns_providers:*[read]"), method)("/apiv1/me/dns-providers"), 405, 5000)
+
+
+@pytest.mark.parametrize("path", ["/apiv1/docs", "/apiv1/schema"])
+@pytest.mark.parametrize("method", ["options", "post"])
+@pytest.mark.parametrize("accept", ["*/*", "text/html", "application/vnd.oai.openapi"])
+def test_a_wrong_method_is_405_in_json_where_the_view_renders_something_else(client_of, path, method, accept):
+    response = getattr(client_of(), method)(path, HTTP_ACCEPT=accept)
+    assert_shape(response, 405, 5000)
+    assert response.headers["Content-Type"] == "application/json"
+
+
+def test_more_query_parameters_than_anybody_needs_are_400(client_of, alice):
+    query = "&".join(f"a{number}=1" for number in range(1001))
+    response = client_of(alice).get(f"/apiv1/me/apikeys?{query}")
+    assert_shape(response, 400, 5000)
+    assert "query" in response.error["what"]
 
 
 def test_a_fault_of_ours_is_500_with_a_calm_sentence_and_no_trace(client_of, monkeypatch):

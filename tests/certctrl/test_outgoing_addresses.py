@@ -60,15 +60,15 @@ def connected(monkeypatch):
 
 @pytest.mark.parametrize("ip", PUBLIC)
 def test_a_public_address_is_allowed(ip):
-    assert outgoing.is_allowed("ca.example", ip)
-    outgoing.check_address(ip, "ca.example")
+    assert outgoing.is_allowed("ca.example", ip, 443)
+    outgoing.check_address(ip, "ca.example", 443)
 
 
 @pytest.mark.parametrize("ip", EVERY_REFUSED)
 def test_an_address_that_is_not_public_is_refused_and_named(ip):
-    assert not outgoing.is_allowed("ca.example", ip)
+    assert not outgoing.is_allowed("ca.example", ip, 443)
     with pytest.raises(outgoing.AddressRefused) as caught:
-        outgoing.check_address(ip, "ca.example")
+        outgoing.check_address(ip, "ca.example", 443)
     assert "ca.example" in str(caught.value)
     assert ip in str(caught.value)
     assert "ALLOW_PRIVATE" in str(caught.value)
@@ -77,7 +77,7 @@ def test_an_address_that_is_not_public_is_refused_and_named(ip):
 @pytest.mark.parametrize("ip", EVERY_REFUSED)
 def test_true_allows_them_all(ip, settings):
     settings.ALLOW_PRIVATE = ["true"]
-    assert outgoing.is_allowed("ca.example", ip)
+    assert outgoing.is_allowed("ca.example", ip, 443)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,54 @@ def test_true_allows_them_all(ip, settings):
 )
 def test_allow_private_names_hosts_addresses_and_networks(entries, host, ip, allowed, settings):
     settings.ALLOW_PRIVATE = entries
-    assert outgoing.is_allowed(host, ip) is allowed
+    assert outgoing.is_allowed(host, ip, 443) is allowed
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "ip", "port"),
+    [
+        ("127.0.0.1:8443", "127.0.0.1", "127.0.0.1", 8443),
+        ("127.0.0.1:8443", "rebind.example", "127.0.0.1", 8443),
+        ("127.0.0.1:8443", "localhost", "::ffff:127.0.0.1", 8443),
+        (" CA.corp:8443 ", "ca.corp", "10.0.0.5", 8443),
+        ("[::1]:53", "localhost", "::1", 53),
+        ("10.0.0.0/8:53", "ns.corp", "10.1.2.3", 53),
+    ],
+)
+def test_an_entry_with_a_port_opens_that_port_and_no_other(entry, host, ip, port, settings):
+    settings.ALLOW_PRIVATE = [entry]
+    assert outgoing.is_allowed(host, ip, port)
+    assert not outgoing.is_allowed(host, ip, port + 1)
+    settings.ALLOW_PRIVATE = [entry, host if host != "rebind.example" else ip]
+    assert outgoing.is_allowed(host, ip, port + 1)
+
+
+@pytest.mark.parametrize("entry", ["::1:53", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:999999", "127.0.0.1:53:53"])
+def test_an_entry_whose_port_is_none_opens_no_port(entry, settings):
+    settings.ALLOW_PRIVATE = [entry]
+    assert not any(outgoing.is_allowed("localhost", ip, 53) for ip in ("127.0.0.1", "::1"))
+
+
+def test_beside_a_port_that_is_allowed_no_other_one_is_called(serve, settings):
+    allowed, other = serve(whole(b"lab")), serve(whole())
+    onward = serve(redirect(f"http://127.0.0.1:{other.port}/"))
+    settings.ALLOW_PRIVATE = [f"127.0.0.1:{allowed.port}", f"127.0.0.1:{onward.port}"]
+    assert outgoing.session().get(allowed.url).content == b"lab"
+    for url in (other.url, onward.url):
+        with pytest.raises(outgoing.AddressRefused):
+            outgoing.session().get(url)
+    assert (len(onward.requests), other.connections) == (1, 0)
+
+
+def test_a_literal_address_goes_through_a_proxy_to_its_allowed_port_only(serve, settings, monkeypatch):
+    proxy = serve(whole(b"through the proxy"))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    settings.ALLOW_PRIVATE = ["10.0.0.5:8080", "10.0.0.6:80"]
+    for url in ("http://10.0.0.5:8080/", "http://10.0.0.6/"):
+        assert outgoing.session().get(url).content == b"through the proxy"
+    for url in ("http://10.0.0.5/", "http://10.0.0.6:8080/"):
+        with pytest.raises(outgoing.AddressRefused):
+            outgoing.session().get(url)
 
 
 def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):

@@ -165,9 +165,10 @@ def test_a_free_port_is_chosen_where_the_first_is_taken(listening) -> None:
 
 
 @pytest.mark.usefixtures("lab_environment")
-def test_the_lab_opens_the_way_to_its_own_address_and_to_nothing_else(tmp_path, state) -> None:
-    settings = Lab.prepared(tmp_path / "lab", state).settings({})
-    assert settings["ALLOW_PRIVATE"] == "127.0.0.1"
+def test_the_lab_opens_the_way_to_its_own_ports_and_to_nothing_else(tmp_path, state) -> None:
+    lab = Lab.prepared(tmp_path / "lab", state)
+    settings = lab.settings({})
+    assert settings["ALLOW_PRIVATE"] == f"127.0.0.1:{lab.dns_port},127.0.0.1:{lab.ca_port}"
     assert settings["ACME_CA_BUNDLE"] == str(tmp_path / "lab" / "ca" / "lab-root.pem")
 
 
@@ -180,7 +181,7 @@ def test_what_the_operator_allows_and_trusts_stays_beside_the_labs(tmp_path, sta
     (tmp_path / "lab" / "ca").mkdir()
     lab.root.write_text("lab root\n")
     lab.write_bundle()
-    assert settings["ALLOW_PRIVATE"] == "10.1.0.0/16,127.0.0.1"
+    assert settings["ALLOW_PRIVATE"] == f"10.1.0.0/16,127.0.0.1:{lab.dns_port},127.0.0.1:{lab.ca_port}"
     assert Path(settings["ACME_CA_BUNDLE"]).read_text() == "corp root\nlab root\n"
 
 

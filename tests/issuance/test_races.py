@@ -5,10 +5,11 @@ import threading
 import pytest
 from django.db import OperationalError
 
+from certctrl.errors import Conflict
 from certctrl.turns import LostTurn
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
-from issuance import beat, drill, flow, services
+from issuance import acmeaccounts, beat, ca, drill, flow, privateca, services
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from tests.fakes.ca import REFUSED
 from tests.issuance.racing import at_once
@@ -36,6 +37,15 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
 def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(world, account, credential):
     at_once(*[lambda: world.create(account, credential)] * THREADS)
     assert Certificate.objects.count() == Issuance.objects.count() == 1
+
+
+def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owner, monkeypatch):
+    private_ca = privateca.create_private_ca(owner, {"name": "office"})
+    monkeypatch.setattr(ca, "client_for", lambda account: privateca.PrivateAuthority(private_ca))
+    account = acmeaccounts.create_account(owner, {"ca_id": private_ca.pk})
+    answers = at_once(*[lambda: world.create(account, None)] * THREADS)
+    assert answers == [answers[0]] * THREADS
+    assert Certificate.objects.count() == Issuance.objects.count() == CertificateVersion.objects.count() == 1
 
 
 def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
@@ -71,6 +81,15 @@ def test_two_chains_of_one_attempt_store_one_version(world, account, credential)
     assert CertificateVersion.objects.count() == 1
     assert Issuance.objects.get().state == Issuance.State.ISSUED
     assert world.zone.txt() == []
+
+
+def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    canceled = at_once(*[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS)
+    refused = [each for each in canceled if isinstance(each, Exception)]
+    assert len(refused) == THREADS - 1
+    assert all(isinstance(each, Conflict) for each in refused)
+    assert Issuance.objects.get().state == Issuance.State.CANCELED
 
 
 def test_a_cancel_between_claim_and_write_wins(world, account, credential):

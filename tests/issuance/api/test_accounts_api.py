@@ -40,6 +40,16 @@ def test_the_references_call_implies_the_terms(api, alice):
     assert (shown["leaf_key_algorithm"], shown["leaf_rsa_bits"], shown["cert_valid_seconds"]) == ("RSA", 4096, 86400)
 
 
+@pytest.mark.parametrize("method", ["post", "put"])
+def test_two_spellings_of_the_ca_must_say_the_same(api, account, method):
+    path = "acme-accounts" if method == "post" else f"acme-accounts/{account.pk}"
+    before = rows()
+    body = GUIDE | {"provider": "zerossl"}
+    assert "two spellings" in refused(getattr(api, method)(path, body), 400, "ca_provider")
+    assert rows() == before
+    assert api.post("acme-accounts", GUIDE | {"provider": "LetsEncrypt"}).data_member["provider"] == "letsencrypt"
+
+
 @pytest.mark.parametrize(
     ("body", "directory"),
     [

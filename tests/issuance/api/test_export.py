@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -10,10 +11,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 from django.core.cache import cache
 
-from accounts.models import AuditEvent
+from accounts.models import ApiKey, AuditEvent
 from issuance.api.views import ExportThrottle
 from keystore.models import Envelope
-from tests.issuance.api.calling import refused
+from tests.factories import PASSWORD
+from tests.issuance.api.calling import Caller, refused
 
 pytestmark = pytest.mark.django_db
 MEMBERS = [
@@ -137,6 +139,52 @@ def test_before_the_first_issuance_it_is_409(api, guide):
     answer = api.get(f"certificates/{pk}/export")
     refused(answer, 409)
     assert answer.error["key"] == "CERTS::NOT_ISSUED"
+
+
+# --- not long after the login ---
+
+
+@pytest.fixture
+def logged_in(client_of, alice, world):
+    client = client_of()
+    assert client.post("/auth/general", {"email": alice.email, "password": PASSWORD}).status_code == 200
+    return Caller(client)
+
+
+def test_a_session_exports_for_twelve_hours_after_its_login_and_after_another_one(world, logged_in, issued, alice):
+    path = f"certificates/{issued.pk}/export"
+    world.advance(43200)
+    assert logged_in.get(path).status_code == 200
+    world.advance(1)
+    answer = logged_in.get(path)
+    assert "log in again to export" in refused(answer, 403)
+    assert answer.error["code"] == 5022
+    assert AuditEvent.objects.filter(action="key.opened").count() == 1
+    assert logged_in.get(f"certificates/{issued.pk}").status_code == 200
+    logged_in.client.post("/auth/general", {"email": alice.email, "password": PASSWORD})
+    assert logged_in.get(path).status_code == 200
+
+
+def test_how_long_is_a_setting(world, logged_in, issued, settings):
+    settings.EXPORT_LOGIN_AGE = 60
+    world.advance(61)
+    refused(logged_in.get(f"certificates/{issued.pk}/export"), 403)
+
+
+def test_a_session_that_does_not_know_its_login_goes_by_the_users_latest(world, api, issued, alice):
+    alice.last_login = world.time - timedelta(seconds=43201)
+    alice.save()
+    refused(api.get(f"certificates/{issued.pk}/export"), 403)
+
+
+def test_an_api_key_exports_however_old_it_is(world, keyed, issued):
+    script = keyed("certificates:*[read]")
+    ApiKey.objects.update(expires_at=world.time + timedelta(days=9))
+    world.advance(5 * 86400)
+    assert script.get(f"certificates/{issued.pk}/export").status_code == 200
+
+
+# --- how often ---
 
 
 def test_exports_are_counted_and_too_many_are_429(api, issued, monkeypatch):

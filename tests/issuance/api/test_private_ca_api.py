@@ -72,6 +72,8 @@ def test_a_ca_is_shown_as_the_contract_has_it_and_never_its_key(api, alice):
         ({"name": ""}, "name"),
         ({"name": 7}, "name"),
         ({"name": "n" * 65}, "name"),
+        ({"name": "\u00e9" * 33, "common_name": ""}, "name"),
+        ({"common_name": "\u00e9" * 33}, "common_name"),
         ({"algorithm": "DSA"}, "algorithm"),
         ({"key_size": 521}, "key_size"),
         ({"algorithm": "RSA", "key_size": 1024}, "key_size"),
@@ -91,6 +93,10 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api, changes, 
     before = rows()
     refused(api.post("cas", ROOT | changes), 400, field)
     assert rows() == before
+
+
+def test_a_name_of_more_bytes_than_a_common_name_may_stand_beside_a_shorter_one(api):
+    assert api.post("cas", {"name": "\u00e9" * 64, "common_name": "\u00e9" * 32}).status_code == 201
 
 
 # --- issuing through an account ---
@@ -189,6 +195,86 @@ def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
     assert api.post(f"certificates/{pk}/revoke", {"reason": "keyCompromise"}).status_code == 202
     world.deliver()
     assert api.get(f"certificates/{pk}").data_member["status"] == "revoked"
+
+
+@pytest.mark.parametrize(("given", "status"), [(987654, 404), ("nobody", 400), ({"a": [1]}, 400), (0, 400)])
+def test_a_dns_credential_must_be_the_callers_though_a_private_ca_needs_none(
+    world, api, root, self_ca, bob, given, status
+):
+    theirs, before = world.credential(bob).pk, rows()
+    for each, expected in ((given, status), (theirs, 404)):
+        body = {"domain": "a.example.com", "acct_id": self_ca, "dns_provider_id": each}
+        refused(api.post("certificates", body), expected, "dns_provider_id")
+        refused(api.post(f"cas/{root}/issue", body), expected, "dns_provider_id")
+    assert rows() == before
+
+
+def test_a_private_cas_certificate_keeps_no_dns_credential(world, api, self_ca, credential):
+    body = {"domain": "a.example.com", "acct_id": self_ca, "dns_provider_id": credential.pk}
+    assert api.post("certificates", body).data_member["dns_provider_id"] is None
+
+
+# --- the same request again ---
+
+
+@pytest.fixture
+def asked(api, root, self_ca):
+    """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes it."""
+    return {
+        "create": lambda **more: api.post("certificates", {"domain": "a.example.com", "acct_id": self_ca} | more),
+        "issue": lambda **more: api.post(f"cas/{root}/issue", {"domain_name": "a.example.com"} | more),
+    }
+
+
+@pytest.mark.parametrize("way", ["create", "issue"])
+def test_the_same_request_within_a_minute_is_answered_with_what_it_made(world, asked, way):
+    first, again = (asked[way]().data_member for _ in range(2))
+    assert again == first
+    assert first["status"] == "SUCCESS"
+    assert Certificate.objects.count() == CertificateVersion.objects.count() == 1
+
+
+@pytest.mark.parametrize("way", ["create", "issue"])
+def test_the_same_request_a_minute_later_makes_another_certificate(world, asked, way):
+    asked[way]()
+    world.advance(61)
+    assert asked[way]().data_member["status"] == "SUCCESS"
+    assert Certificate.objects.count() == 2
+
+
+def test_a_record_that_is_asked_for_again_after_it_was_issued_is_that_record(world, api, self_ca):
+    body = {"domain_name": "a.example.com", "acct_id": self_ca}
+    made = api.post("certificates", body).data_member
+    api.post(f"certificates/{made['id']}/issues")
+    again = api.post("certificates", body).data_member
+    assert (again["id"], again["status"]) == (made["id"], "active")
+    assert "issue_history_id" not in again
+
+
+def test_another_validity_is_another_request(world, asked):
+    hour, day = (asked["issue"](validity_seconds=seconds).data_member for seconds in (3600, 86400))
+    assert hour["not_after"] < day["not_after"]
+    assert hour["id"] != day["id"]
+
+
+@pytest.mark.parametrize("verb", ["revoke", "delete", "change"])
+def test_what_was_revoked_deleted_or_changed_is_made_anew(world, api, asked, verb):
+    first = asked["create"]().data_member["id"]
+    done = {
+        "revoke": lambda: api.post(f"certificates/{first}/revoke"),
+        "delete": lambda: api.delete(f"certificates/{first}"),
+        "change": lambda: api.put(f"certificates/{first}", {"key_size": 384}),
+    }[verb]()
+    assert done.status_code < 300
+    second = asked["create"]().data_member
+    assert (second["status"], second["key_size"]) == ("SUCCESS", 256)
+    assert second["id"] != first
+
+
+def test_a_renewal_right_after_the_issuance_issues_again(world, api, asked):
+    first = asked["create"]().data_member
+    assert api.post(f"certificates/{first['id']}/renew").data_member["serial_number"] != first["serial_number"]
+    assert CertificateVersion.objects.count() == 2
 
 
 # --- POST cas/{id}/issue ---
