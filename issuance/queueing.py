@@ -44,7 +44,7 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
     before = dict(counted)
 
     slots = {pk: ledger.slot(pk, cost, before.get(pk, 0)) for pk, cost in costs.items()}
-    last = max(slots, key=lambda pk: slots[pk])
+    last = max(slots, key=lambda pk: (slots[pk], before.get(pk, 0)))
     return ledger.rows[last], slots[last]
 
 
