@@ -113,6 +113,7 @@ def test_what_is_refused_for_good_is_not_proved(world, account, credential):
     issued(world, account, credential)
     fail(world, 2)
     fail(world, 1, FOR_GOOD)
+    fail(world, 3, limit(8))
     assert not try_again(world, CAA).proves
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from certctrl import clock
-from issuance.models import AcmeAccount, Certificate, Issuance
+from issuance import pki
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
 from keystore import envelope
 from tests.issuance.api.calling import refused, rows
@@ -129,6 +130,15 @@ def test_a_pinned_key_and_device_required_exclude_each_other(api, create):
     changed = api.put(f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED", "reuse_key": False})
     assert changed.status_code == 200
     refused(api.put(f"certificates/{pk}", {"reuse_key": True}), 400, "reuse_key")
+
+
+def test_a_pinned_key_is_kept_by_a_private_ca_too(api):
+    root = api.post("cas", {"name": "Office"}).data_member["id"]
+    pk = api.post(f"cas/{root}/issue", {"domain": "example.com", "reuse_key": True}).data_member["id"]
+    assert api.post(f"certificates/{pk}/renew").data_member["status"] == "SUCCESS"
+    first, second = CertificateVersion.objects.order_by("pk")
+    assert pki.same_key(first.chain_pem, second.chain_pem)
+    assert first.key != second.key
 
 
 # --- the fallback account ---
