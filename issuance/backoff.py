@@ -8,11 +8,9 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from issuance import renewal
 from issuance.models import Certificate, Issuance
+from issuance.renewal import OF_A_LIMIT
 
 Failure = Issuance.Failure
-
-# Nothing is wrong with the certificate: its turn has not come.
-OF_A_LIMIT = frozenset(("ca_rate_limited", "ca_limit_wait"))
 
 
 def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> str:

@@ -3,6 +3,8 @@
 import random
 from datetime import datetime, timedelta
 
+# What fails so has nothing wrong with it: its turn has not come.
+OF_A_LIMIT = frozenset(("ca_rate_limited", "ca_limit_wait"))
 SHORT_LIFE = timedelta(days=10)
 AN_HOUR = timedelta(hours=1)
 FIRST_RETRY = AN_HOUR

@@ -148,7 +148,7 @@ def _moment_of(version: CertificateVersion) -> datetime | None:
 
 
 def _versions_of_a_day(version: CertificateVersion, now: datetime) -> int:
-    issued = Issuance.objects.filter(certificate=version.certificate_id, state=Issuance.State.ISSUED)
+    issued = Issuance.objects.filter(certificate=version.certificate_id, state=Issuance.State.ISSUED, proves=False)
     return issued.filter(ended_at__gt=now - A_DAY).count()
 
 

@@ -11,7 +11,7 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models import Certificate, CertificateVersion, Issuance
-from issuance.renewal import SHORT_LIFE
+from issuance.renewal import OF_A_LIMIT, SHORT_LIFE
 from notices.models import Notice
 from notices.moments import for_people, for_programs
 from notices.raising import raise_once
@@ -51,13 +51,14 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
 def failed(issuance: Issuance, trouble: Trouble) -> None:
     """An attempt failed for good, and its certificate knows by now when the next one is.
 
-    Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend;
-    first issuances only when nothing more is tried.
+    Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
+    or cannot wait for a limit; first issuances only when nothing more is tried.
     """
     if trouble.code in CREDENTIAL_REFUSED and issuance.credential:
         credential_refused(issuance.credential, trouble.what)
     certificate = Certificate.objects.select_related("owner").get(pk=issuance.certificate_id)
-    if certificate.retired_at or issuance.failure == Issuance.Failure.LIMITED:  # its turn has not come, no more
+    waits = trouble.code in OF_A_LIMIT and not certificate.failing_since  # for its turn, and has the time
+    if certificate.retired_at or waits:
         return
     if certificate.current_id:
         _renewal_failed(certificate, issuance, trouble)
@@ -71,8 +72,9 @@ def is_told(failures: int) -> bool:
 
 
 def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
-    keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if trouble.permanent else []
-    if is_told(certificate.failures):
+    once, counted = trouble.permanent or trouble.code in OF_A_LIMIT, trouble.code not in OF_A_LIMIT
+    keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if once else []
+    if counted and is_told(certificate.failures):
         keys.append(f"renewal_failed:{issuance.pk}")
     domain, times = certificate.domain, certificate.failures
     body = (

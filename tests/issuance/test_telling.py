@@ -135,6 +135,28 @@ def test_a_failed_renewal_without_automatic_renewal_says_that_nothing_comes(worl
     assert notice.body.endswith("Automatic renewal is off: start one (renew).")
 
 
+def test_a_renewal_that_can_wait_for_a_limit_is_not_told(world, renew):
+    world.advance(60 * 86400)
+    renew(Trouble("ca_rate_limited", "too many new orders", retry_after=7 * 3600))
+    assert told(Kind.RENEWAL_FAILED) == []
+
+
+def test_a_renewal_that_cannot_wait_for_a_limit_is_told_once(world, renew, issued):
+    world.advance((issued.expires_at - world.time).total_seconds() - 86400)
+    for _ in range(2):
+        renew(Trouble("ca_rate_limited", "too many new orders", retry_after=7 * 86400))
+        world.advance(3600)
+    (notice,) = told(Kind.RENEWAL_FAILED)
+    assert "too many new orders" in notice.body
+
+
+def test_a_pause_that_the_ca_asks_for_hides_no_failure(world, renew):
+    renew(Trouble("ca_error", "The CA is away (HTTP 503).", retry_after=9 * 3600))
+    attempt = Issuance.objects.order_by("-pk")[0]
+    assert attempt.failure == Issuance.Failure.LIMITED
+    assert len(told(Kind.RENEWAL_FAILED)) == 1
+
+
 def test_a_certificate_that_is_out_of_date_says_so(world, renew, issued):
     world.advance(100 * 86400)
     renew(REFUSED)
