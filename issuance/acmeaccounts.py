@@ -218,7 +218,8 @@ def retire_account(account: AcmeAccount) -> None:
     Its staging account goes with it, unless certificates use that too.
     """
     with transaction.atomic():
-        AcmeAccount.objects.select_for_update(no_key=True).get(pk=account.pk)  # see issuance.holding
+        both = AcmeAccount.objects.filter(pk__in=[account.pk, account.staging_account_id])
+        list(both.order_by("pk").select_for_update(no_key=True))  # see issuance.holding
         if use := _use_of(account):
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account

@@ -150,6 +150,28 @@ class TestBothAtOnce:
         assert isinstance(referred, NotFound), referred
 
 
+class TestAStagingAccountThatGoesWithItsAccount:
+    pytestmark = both_at_once
+
+    @pytest.fixture
+    def staging(self, world, owner, account):
+        account.staging_account = world.account(owner)
+        account.save()
+        return account.staging_account
+
+    def test_stays_when_a_certificate_takes_it_into_use_first(self, world, account, staging):
+        created, deleted = overlapping(
+            lambda: create(world, staging, None), lambda: acmeaccounts.retire_account(account)
+        )
+        assert (created.account, deleted) == (staging, None)
+        assert list(AcmeAccount.objects.filter(retired_at=None)) == [staging]
+
+    def test_is_taken_into_use_no_more_once_it_went(self, world, account, staging):
+        _, created = overlapping(lambda: acmeaccounts.retire_account(account), lambda: create(world, staging, None))
+        assert isinstance(created, NotFound), created
+        assert not AcmeAccount.objects.filter(retired_at=None).exists()
+
+
 @pytest.mark.postgres
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
