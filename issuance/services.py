@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import Case, F, Value, When
 
 from accounts import audit
 from accounts.models import User
@@ -82,9 +82,10 @@ def make_certificate(
 
     def make() -> tuple[Certificate, Issuance | None]:
         holding.hold(ask.credential, ask.account, ask.settings.get("fallback_account"))
-        if just_made := _just_issued(owner, ask, validity_seconds):
-            return just_made.certificate, just_made if issue else None
-        certificate = _same_ask(owner, ask).first() or _new_certificate(owner, ask)
+        same = _same_ask(owner, ask)
+        certificate = same if same and _answers(same, ask, validity_seconds) else _new_certificate(owner, ask)
+        if certificate.current:
+            return certificate, certificate.current.issuance if issue else None
         if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
             return certificate, None
         # Who asks for it again while it fails is a person whom no backoff holds up.
@@ -94,19 +95,23 @@ def make_certificate(
     return once(owner, idempotency, make)
 
 
-def _same_ask(owner: User, ask: Ask) -> QuerySet[Certificate]:
-    return Certificate.objects.filter(owner=owner, ask=ask.digest(), current=None, retired_at=None)
+def _same_ask(owner: User, ask: Ask) -> Certificate | None:
+    """The newest certificate that the same request made. Its attempt ended before this, or ends after this transaction:
+    so nobody takes it for one that is neither open nor issued."""
+    same = Certificate.objects.filter(owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None)
+    if newest := same.order_by("pk").last():
+        _lock_attempt(newest)
+    return same.select_related("current__issuance").order_by("pk").last()
 
 
-def _just_issued(owner: User, ask: Ask, validity_seconds: int | None) -> Issuance | None:
-    """What the same request at a private CA made a moment ago, which is issued by now, as at an ACME CA it is not."""
-    if not ask.account.is_private:
-        return None
+def _answers(certificate: Certificate, ask: Ask, validity_seconds: int | None) -> bool:
+    """Whether it is what the request would make: never issued yet, or issued just now, as private CAs do at once."""
+    version = certificate.current
+    if not version:
+        return True
     seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
-    made = Certificate.objects.filter(owner=owner, ask=ask.digest(), retired_at=None)
-    made = made.filter(created_at__gt=clock.now() - A_MINUTE, current__revoke_asked_at=None)
-    newest = Issuance.objects.filter(certificate__in=made, certificate__current=F("version"), validity_seconds=seconds)
-    return newest.select_related("certificate").order_by("pk").last()
+    is_recent = certificate.created_at > clock.now() - A_MINUTE and not version.revoke_asked_at
+    return ask.account.is_private and is_recent and version.issuance.validity_seconds == seconds
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
