@@ -395,6 +395,7 @@ class HistorySerializer(serializers.ModelSerializer[Issuance]):
     issue_attempt_number = serializers.IntegerField(source="number", read_only=True)
     acme_order_id = serializers.CharField(source="order_url", read_only=True)
     error_message = serializers.CharField(source="error_what", read_only=True)
+    failure = serializers.ChoiceField(Issuance.Failure.choices, allow_blank=True, read_only=True)
     status = serializers.SerializerMethodField()
     started_at = EpochMillis(source="created_at")
     completed_at = serializers.SerializerMethodField()
