@@ -7,6 +7,7 @@ its token behind; the next claim after the lease finds it and counts a death.
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ RETRIES = (10, 30, 60, 120, 300, 600, 1200, 1800)  # seconds after the nth Troub
 MAX_DEATHS = 5  # a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
+MOST_LOOKED_AT = 1000  # due rows, to choose from
 
 
 class Stopping:
@@ -92,6 +94,25 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """Due, with no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
         return self.due(at).filter(Q(queued_at=None) | Q(queued_at__lt=resend))
+
+    def on_their_way(self) -> Self:
+        """Those with a message on its way."""
+        since = clock.now() - timedelta(seconds=settings.RESEND)
+        return self.filter(wake_at__isnull=False, queued_at__gte=since)
+
+    def sendable_of_each(self, at: datetime, of: str, most: int) -> Self:
+        """What is sendable, those that waited longest first, so that no more than `most` are on their way that have the
+        same `of`: one owner, or one server, that is slow holds up nobody else's."""
+        busy = Counter(self.on_their_way().values_list(of, flat=True))
+        full = [each for each, count in busy.items() if count >= most]
+        chosen = []
+        sendable = self.sendable(at)
+        others = sendable.exclude(**{f"{of}__in": full}).order_by("wake_at")
+        for pk, each in others.values_list("pk", of)[:MOST_LOOKED_AT]:
+            busy[each] += 1
+            if busy[each] <= most:
+                chosen.append(pk)
+        return sendable.filter(pk__in=chosen)
 
     def claim_fields(self, at: datetime) -> dict[str, Any]:
         """What a claim writes besides the token."""

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import structlog
 from celery import Task, shared_task
-from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
 from django.db.models import Count, F, Q, QuerySet, Value
 from django.db.models.functions import Least
 
 from certctrl import clock
-from certctrl.turns import SKEW
+from certctrl.turns import SKEW, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
 from issuance import drill, exchanges, flow, limits, looks, registration, renewalinfo, services, tasks, telling
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from keystore.models import Envelope
+from notices.models import AT_ONCE as DELIVERIES_AT_ONCE
 from notices.models import Delivery
 from notices.tasks import deliver
 
@@ -46,19 +46,19 @@ def sweep() -> None:
     now = clock.now()
     admit_issuances(now, limits.grant())
     admit_cleanups(now)
-    admit_registrations(now)
-    admit_shared(CertificateVersion.objects.sendable(now), "account", tasks.revoke)
+    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, tasks.register)
+    admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
     admit_renewal_infos(now)
-    admit_notices(now)
+    admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
     cache.set("sweep_ended_at", now.timestamp(), None)
 
 
-def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
+def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
     """Send the task for these rows, those that waited longest first, so that up to `most` are on their way."""
     ids = list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])
     if not ids:
         return None
-    ids = ids[: max(0, most - sent_lately(rows.model._base_manager.all()).count())]
+    ids = ids[: max(0, most - rows.model._default_manager.on_their_way().count())]
     mark(rows, ids)
     for at, pk in enumerate(ids):
         if not tasks.nudge(task, pk):
@@ -66,25 +66,10 @@ def admit(rows: QuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> Non
     return None
 
 
-def admit_shared(due: QuerySet[Any], of: str, task: "Task[Any, Any]") -> None:
-    """The same, with no more than `OF_ONE` on their way of each credential, or account."""
-    if not due.exists():
-        return
-    busy = Counter(sent_lately(due.model._base_manager.all()).values_list(of, flat=True))
-    full = [each for each, count in busy.items() if count >= OF_ONE]
-    chosen = []
-    others = due.exclude(**{f"{of}__in": full}).order_by("wake_at").values_list("pk", of)
-    for pk, each in others[:MOST_ON_THEIR_WAY]:
-        busy[each] += 1
-        if busy[each] <= OF_ONE:
-            chosen.append(pk)
-    admit(due.filter(pk__in=chosen), task)
-
-
-def sent_lately(rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Those with a message on its way."""
-    since = clock.now() - timedelta(seconds=settings.RESEND)
-    return rows.filter(wake_at__isnull=False, queued_at__gte=since)
+def admit_fairly(rows: TurnsQuerySet[Any], now: datetime, of: str, most: int, task: "Task[Any, Any]") -> None:
+    """The same for what is sendable, with no more than `most` on their way that have the same `of`."""
+    if rows.sendable(now).exists():
+        admit(rows.sendable_of_each(now, of, most), task)
 
 
 def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
@@ -160,7 +145,7 @@ def on_their_way() -> "Counter[tuple[str, int | None]]":
     """How many messages each credential and each account has on its way, and those that publish again: every attempt
     counts twice."""
     busy: Counter[tuple[str, int | None]] = Counter()
-    sent = sent_lately(Issuance.objects.all())
+    sent = Issuance.objects.on_their_way()
     for credential, account, state, presents in sent.values_list("credential_id", "account_id", "state", "presents"):
         is_again = presents and state == Issuance.State.ORDERED
         busy.update([REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)])
@@ -183,14 +168,7 @@ def admit_cleanups(now: datetime) -> None:
     """Records that are needed go back to rest in one UPDATE; the others are cleaned up."""
     due = TxtRecord.objects.sendable(now)
     flow.needed_records(due).filter(holder="").update(wake_at=now + REST, queued_at=None)
-    admit_shared(due, "credential", tasks.cleanup)
-
-
-def admit_registrations(now: datetime) -> None:
-    """A few of each owner at a time: who has forty accounts at a slow CA holds up nobody else's."""
-    due = AcmeAccount.objects.sendable(now)
-    if due.exists():
-        admit(due.filter(pk__in=registration.next_ones(due)), tasks.register)
+    admit_fairly(TxtRecord.objects.all(), now, "credential", OF_ONE, tasks.cleanup)
 
 
 def admit_renewal_infos(now: datetime) -> None:
@@ -198,12 +176,6 @@ def admit_renewal_infos(now: datetime) -> None:
     due = RenewalInfo.objects.sendable(now)
     if due.exists():
         admit(due.filter(pk__in=renewalinfo.next_ones(due)), tasks.renewal_info)
-
-
-def admit_notices(now: datetime) -> None:
-    """A few of each owner at a time: a receiver that drips holds up nobody else's."""
-    if Delivery.objects.sendable(now).exists():
-        admit(Delivery.objects.next_ones(now), deliver)
 
 
 # --- renewals ---

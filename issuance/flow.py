@@ -11,11 +11,11 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import backoff, exchanges, limits, steps, telling
+from issuance import backoff, exchanges, limits, ordering, steps, telling
+from issuance.done import Done
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Issuance
 from issuance.resources import Refused
-from issuance.steps import Done
 
 State = Issuance.State
 logger = structlog.get_logger()
@@ -35,7 +35,7 @@ class Step:
 
 
 STEPS = (
-    Step("order", State.QUEUED, State.ORDERED, steps.order, steps.ORDER_LIMIT),
+    Step("order", State.QUEUED, State.ORDERED, ordering.order, ordering.LIMIT),
     Step("present", State.ORDERED, State.PRESENTED, steps.present, timedelta(hours=1)),
     Step("propagate", State.PRESENTED, State.PROPAGATED, steps.propagate, timedelta(minutes=30)),
     Step("validate", State.PROPAGATED, State.VALIDATED, steps.validate, timedelta(minutes=30)),

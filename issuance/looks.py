@@ -14,6 +14,7 @@ from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation
 from dnsproviders.models import TxtRecord
 from issuance import flow, steps
+from issuance.done import Done
 from issuance.models import Authorization, Issuance, IssuanceEvent
 
 logger = structlog.get_logger()
@@ -41,7 +42,7 @@ def look() -> list[int]:
         return _stumble(rows)
     through: list[int] = []
     waiting: dict[int, list[Issuance]] = defaultdict(list)
-    again: list[tuple[Issuance, steps.Done]] = []
+    again: list[tuple[Issuance, Done]] = []
     for row in rows:
         if row.turn_left() <= 0:
             waiting[0].append(row)  # no time is left; another batch goes on with it
@@ -57,7 +58,7 @@ def look() -> list[int]:
 def _stumble(rows: Sequence[Issuance]) -> list[int]:
     """The look itself failed, through no fault of these: each sleeps by the retry table."""
 
-    def fail(issuance: Issuance) -> steps.Done:
+    def fail(issuance: Issuance) -> Done:
         raise Trouble("internal", "The look for the records met an error of this server; it is tried again.")
 
     return [row.pk for row in rows if flow.run(STEP, row, fail)]
@@ -79,7 +80,7 @@ def _end(
     records: Sequence[TxtRecord],
     looks: Mapping[int, propagation.Look],
     waiting: dict[int, list[Issuance]],
-    again: list[tuple[Issuance, steps.Done]],
+    again: list[tuple[Issuance, Done]],
 ) -> bool:
     """End the turn of one row, or leave it among those that only wait on, or whose records are published again. True
     when it is through."""
@@ -91,7 +92,7 @@ def _end(
         else:
             flow.put_back(step, issuance, wait)
 
-    def end_together(step: flow.Step, issuance: Issuance, done: steps.Done, took: float) -> bool:
+    def end_together(step: flow.Step, issuance: Issuance, done: Done, took: float) -> bool:
         if not done.again:
             return flow.settle(step, issuance, done, took)
         again.append((issuance, done))
@@ -106,7 +107,7 @@ def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
     mine.update(holder="", queued_at=None, deaths=0, wake_at=clock.now() + timedelta(seconds=pause))
 
 
-def _publish_again_together(ends: Sequence[tuple[Issuance, steps.Done]]) -> None:
+def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
     """One transaction for all whose records no server shows: back to `present`, with the same sentence as alone."""
     now, token = clock.now(), ends[0][0].holder
     by_id = {row.pk: (row, done) for row, done in ends}

@@ -1,11 +1,6 @@
 """An account registers at its CA: once, under the account's own turn, started when the account is created."""
 
-from collections import Counter
-from datetime import timedelta
-
 import structlog
-from django.conf import settings
-from django.db.models import QuerySet
 
 from accounts.models import User
 from certctrl import clock
@@ -17,7 +12,6 @@ from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
-MOST = 1000  # looked at in one go
 AT_ONCE = 2  # of one owner: a CA that drips holds a worker for as long as a call may take
 
 
@@ -37,26 +31,9 @@ def register(account_id: int) -> None:
     return None
 
 
-def next_ones(due: QuerySet[AcmeAccount]) -> list[int]:
-    """Which of these register now: those that waited longest first, at most two of an owner on their way."""
-    busy = Counter(_on_their_way().values_list("owner", flat=True))
-    full = [owner for owner, count in busy.items() if count >= AT_ONCE]
-    chosen = []
-    for pk, owner in due.exclude(owner__in=full).order_by("wake_at").values_list("pk", "owner")[:MOST]:
-        busy[owner] += 1
-        if busy[owner] <= AT_ONCE:
-            chosen.append(pk)
-    return chosen
-
-
 def has_room(owner: User) -> bool:
     """May another account of the owner register at once?"""
-    return _on_their_way().filter(owner=owner).count() < AT_ONCE
-
-
-def _on_their_way() -> QuerySet[AcmeAccount]:
-    since = clock.now() - timedelta(seconds=settings.RESEND)
-    return AcmeAccount.objects.filter(wake_at__isnull=False, queued_at__gte=since)
+    return AcmeAccount.objects.on_their_way().filter(owner=owner).count() < AT_ONCE
 
 
 def _register(account: AcmeAccount) -> None:

@@ -7,11 +7,10 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 import structlog
-from django.conf import settings
 from django.db.models import QuerySet
 
 from certctrl import clock
-from certctrl.turns import A_DAY, Trouble
+from certctrl.turns import A_DAY, MOST_LOOKED_AT, Trouble
 from issuance import ca, exchanges, problems, renewal
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.resources import Refused, RenewalInfoResource
@@ -22,7 +21,6 @@ FIRST_POLL = timedelta(minutes=1)  # after the version was stored
 FIRST_POLLS = timedelta(minutes=4)  # over which those of a crowd are spread
 MOST_A_DAY = 3  # versions of a certificate, before one waits a day whatever its window says
 CA = ("version__account__ca_provider", "version__account__directory_url")
-MOST = 1000  # looked at in one go
 AT_ONCE = 25  # of one CA
 AT_ONCE_IN_TROUBLE = 2  # a CA that drips holds a worker for as long as a call may take
 MOST_STUMBLES = 2  # over errors of the CA's own, with `replaces`; then it is left out
@@ -64,8 +62,7 @@ def poll(renewal_info_id: int) -> None:
 def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     """Which of these are polled now: those that waited longest first, a few of each CA at a time, and only two of one
     that gives trouble."""
-    since = clock.now() - timedelta(seconds=settings.RESEND)
-    on_their_way = RenewalInfo.objects.filter(wake_at__isnull=False, queued_at__gte=since)
+    on_their_way = RenewalInfo.objects.on_their_way()
     busy, in_trouble = Counter(on_their_way.values_list(*CA)), _in_trouble(on_their_way) | _in_trouble(due)
 
     def is_full(of: tuple[str, str]) -> bool:
@@ -74,7 +71,7 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     for of in filter(is_full, tuple(busy)):
         due = due.exclude(**dict(zip(CA, of, strict=True)))
     chosen = []
-    for pk, provider, directory in due.order_by("wake_at").values_list("pk", *CA)[:MOST]:
+    for pk, provider, directory in due.order_by("wake_at").values_list("pk", *CA)[:MOST_LOOKED_AT]:
         if not is_full((provider, directory)):
             busy[provider, directory] += 1
             chosen.append(pk)

@@ -1,9 +1,7 @@
 """What people are told, where they want to be told, and each message on its way to them."""
 
 import uuid
-from collections import Counter
-from datetime import datetime, timedelta
-from typing import ClassVar, Self
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -14,7 +12,6 @@ from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
 AT_ONCE = 4  # of one owner: receivers that drip hold no more workers than that
-MOST = 1000  # looked at in one go
 
 
 class Notice(models.Model):
@@ -89,21 +86,6 @@ class NoticeSettings(models.Model):
         return f"notices to {self.email or self.owner}"
 
 
-class DeliveryQuerySet(TurnsQuerySet["Delivery"]):
-    def next_ones(self, at: datetime) -> Self:
-        """Those to send a message for: that waited longest first, at most four of an owner on their way."""
-        due = self.sendable(at)
-        since = at - timedelta(seconds=settings.RESEND)
-        busy = Counter(self.filter(wake_at__isnull=False, queued_at__gte=since).values_list("owner", flat=True))
-        full = [owner for owner, count in busy.items() if count >= AT_ONCE]
-        chosen = []
-        for pk, owner in due.exclude(owner__in=full).order_by("wake_at").values_list("pk", "owner")[:MOST]:
-            busy[owner] += 1
-            if busy[owner] <= AT_ONCE:
-                chosen.append(pk)
-        return due.filter(pk__in=chosen)
-
-
 class Delivery(Turns):
     """A notice on its way to one address, or a digest of those that were held. `wake_at` is set until it is sent,
     given up, or held for a digest."""
@@ -136,7 +118,7 @@ class Delivery(Turns):
     error_what = models.TextField(blank=True, help_text="why the last try failed")
     created_at = models.DateTimeField(auto_now_add=True)
 
-    objects = DeliveryQuerySet.as_manager()
+    objects = TurnsQuerySet["Delivery"].as_manager()
 
     class Meta(Turns.Meta):
         verbose_name_plural = "deliveries"

@@ -22,6 +22,14 @@ from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
+from issuance.api.accounts import AccountSerializer, LimitSerializer, PrivateCASerializer
+from issuance.api.attempts import (
+    AttemptSerializer,
+    EventSerializer,
+    ExchangeSerializer,
+    HistorySerializer,
+    IssueResultSerializer,
+)
 from issuance.api.bodies import (
     AccountRequest,
     CertificateRequest,
@@ -30,20 +38,8 @@ from issuance.api.bodies import (
     PrivateIssueRequest,
     RevokeRequest,
 )
+from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer, IssuingSerializer
 from issuance.api.checking import CheckThrottle, PreflightSerializer
-from issuance.api.serializers import (
-    AccountSerializer,
-    AttemptSerializer,
-    CertificateSerializer,
-    EventSerializer,
-    ExchangeSerializer,
-    FullCertificateSerializer,
-    HistorySerializer,
-    IssueResultSerializer,
-    IssuingSerializer,
-    LimitSerializer,
-    PrivateCASerializer,
-)
 from issuance.idempotency import Idempotency
 from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
 

@@ -14,6 +14,8 @@ from issuance.models.accounts import AcmeAccount
 from issuance.models.certificates import Certificate
 from keystore.models import Envelope
 
+GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
+
 
 class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
     def claim_fields(self, at: datetime) -> dict[str, Any]:
@@ -125,6 +127,13 @@ class Issuance(Turns):
     def age(self) -> timedelta:
         """How long it has been in its state."""
         return clock.now() - self.state_since
+
+    def patience(self) -> float:
+        """Seconds until the next look: a quarter of the time in this state, 1 to 30; at least 5 for records that were
+        published before and shown by no server. A fifth more or less, so that a crowd does not stay in step."""
+        spread = 0.8 + 0.4 * (self.pk * GOLDEN % 1)
+        least = 5.0 if self.presents else 1.0
+        return min(30.0, max(least, self.age().total_seconds() / 4 * spread))
 
     def records(self) -> "TxtRecordQuerySet":
         return TxtRecord.objects.filter(authorizations__issuance=self).distinct()

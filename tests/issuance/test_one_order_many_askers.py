@@ -2,7 +2,7 @@
 
 import pytest
 
-from issuance import steps
+from issuance import ordering
 from issuance.models import CertificateVersion, Issuance
 from tests.fakes.ca import TROUBLE
 
@@ -70,7 +70,7 @@ def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_i
     world.chain(older.pk, older.state)
     older.refresh_from_db()
     assert older.waits_for == "Another attempt has the order that the CA handed out."
-    assert older.deadline_at == world.time + steps.ORDER_LIMIT
+    assert older.deadline_at == world.time + ordering.LIMIT
     for _ in range(10):
         world.advance(30)
         world.sweep()

@@ -102,10 +102,10 @@ def test_one_owner_has_four_on_their_way_and_the_next_owner_too(world, mailbox, 
         tell(f"host{number}.example.com")
     for number in range(2):
         tell(f"host{number}.example.com", owner=bob)
-    chosen = Delivery.objects.next_ones(world.time)
+    chosen = Delivery.objects.sendable_of_each(world.time, "owner", AT_ONCE)
     assert sorted(each.owner.name for each in chosen) == ["alice"] * AT_ONCE + ["bob"] * 2
     chosen.update(queued_at=world.time)
-    assert list(Delivery.objects.next_ones(world.time)) == []
+    assert list(Delivery.objects.sendable_of_each(world.time, "owner", AT_ONCE)) == []
 
 
 @pytest.mark.postgres

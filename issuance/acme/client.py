@@ -1,74 +1,30 @@
-"""An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
+"""One account at an ACME CA, as `issuance.resources.CA` describes it."""
 
-The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
-in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
-"""
-
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import requests
-from acme import challenges, client, messages
+from acme import challenges, messages
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from josepy.errors import Error as JoseError
-from josepy.json_util import decode_b64jose, encode_b64jose
+from josepy.json_util import encode_b64jose
 from josepy.json_util import field as json_field
-from josepy.jwa import ES256
-from josepy.jwk import JWKEC
-from josepy.util import ComparableECKey
 
-from certctrl import clock, outgoing
+from certctrl import outgoing
 from certctrl.turns import Trouble, Wait
-from issuance import chains, exchanges, problems
-from issuance.connections import Connection, connection_to
-from issuance.problems import Answer, challenge_problem, json_of, problem_of, refusal_of, trouble_of
-from issuance.resources import (
-    AccountResource,
-    AuthorizationResource,
-    OrderResource,
-    Refused,
-    RenewalInfoResource,
-)
+from issuance import chains, problems
+from issuance.acme.accountkeys import jwk_of, thumbprint_of
+from issuance.acme.network import UNREADABLE, Network, directory_of
+from issuance.connections import connection_to
+from issuance.problems import challenge_problem, json_of, problem_of
+from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Refused, RenewalInfoResource
 
-BAD_NONCE_RETRIES = 5
-DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
-# What the library raises over resources that are not as it expects them.
-UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 MAX_URL = 500  # characters, as our rows hold them
 MAX_NAME = 253
-NEEDED = ("newNonce", "newAccount", "newOrder")
 PEM_CHAIN = "application/pem-certificate-chain"
-
-
-def new_account_key() -> bytes:
-    """A fresh account key: ECDSA P-256 as PKCS#8 DER."""
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def thumbprint(key: bytes) -> str:
-    """The RFC 7638 thumbprint of an account key, base64url."""
-    return _thumbprint(_jwk(key))
-
-
-def _thumbprint(jwk: JWKEC) -> str:
-    return encode_b64jose(jwk.thumbprint(hash_function=hashes.SHA256))
-
-
-def _jwk(key: bytes) -> JWKEC:
-    """An account key, PKCS#8 DER or PEM, as the library signs with it."""
-    load = serialization.load_pem_private_key if key.startswith(b"-----") else serialization.load_der_private_key
-    private = load(key, None)
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise ValueError("account keys are ECDSA")
-    return JWKEC(key=ComparableECKey(private))
 
 
 @dataclass(frozen=True)
@@ -83,116 +39,6 @@ class NewOrder(messages.NewOrder):
     """newOrder with what RFC 9773, section 5, adds to it and the library cannot send."""
 
     replaces: str | None = json_field("replaces", omitempty=True)
-
-
-class Network(client.ClientNetwork):
-    """The library's network over one Connection, with refusals mapped and `badNonce` tried again at once."""
-
-    def __init__(self, key: JWKEC, connection: Connection) -> None:
-        super().__init__(key, alg=ES256)
-        self.session.close()
-        self.connection = connection
-
-    def ask(
-        self, url: str, message: Any, what: str, *, kid: str = "", accept: str = "application/json"
-    ) -> requests.Response:
-        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error."""
-        for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
-            response = self._signed(url, message, kid, accept)
-            refusal = refusal_of(response)
-            if refusal is None:
-                return response
-            if problems.type_of(refusal.document) != "badNonce" or not retries_left:
-                raise self._trouble(refusal, what, message)
-            # The others are as old; the refusal itself carried a fresh one.
-            del self.connection.nonces[:-1]
-        raise AssertionError("the last try returns or raises")
-
-    def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
-        self.account = messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
-        body = self._wrap_in_jws(message, cast(str, self._nonce()), url)
-        headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
-        return self._send_request("POST", url, data=body, headers=headers)
-
-    def _nonce(self) -> bytes:
-        connection = self.connection
-        if not connection.nonces:
-            response = self._send_request("HEAD", directory_of(self)["newNonce"])
-            if refusal := refusal_of(response):
-                raise self._trouble(refusal, "a nonce", None)
-        if not connection.nonces:
-            raise Trouble(problems.ERROR, f"{self.label} hands out no nonces: it is no ACME server.")
-        return connection.nonces.pop()
-
-    @property
-    def label(self) -> str:
-        return f"The CA at {self.connection.host}"
-
-    def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
-        """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
-        sent, began = kwargs.get("data"), clock.monotonic()
-        try:
-            # A fresh session each time: it is cheap, and follows the settings and forks.
-            response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
-        except requests.RequestException as exc:
-            self.connection.directory = None
-            what = f"{self.label} could not be reached: {exc}"
-            exchanges.record(method, url, sent, began, error=what)
-            raise Trouble(problems.UNREACHABLE, what) from None
-        response.encoding = "utf-8"
-        self._keep_nonce(response)
-        exchanges.record(method, url, sent, began, response)
-        return response
-
-    def _keep_nonce(self, response: requests.Response) -> None:
-        nonce = response.headers.get(self.REPLAY_NONCE_HEADER, "")
-        try:
-            decoded = decode_b64jose(nonce)
-        except (JoseError, binascii.Error, ValueError):
-            return
-        if decoded:
-            self.connection.nonces.append(decoded)
-
-    def _trouble(self, refusal: Answer, what: str, message: Any) -> Exception:
-        if refusal.status >= 500 or refusal.status in (404, 405):
-            self.connection.directory = None  # perhaps the CA moved
-        with_eab = bool(getattr(message, "external_account_binding", None))
-        return trouble_of(refusal, f"{self.label} refused {what}", with_eab)
-
-    def read_directory(self) -> messages.Directory:
-        response = self._send_request("GET", self.connection.directory_url)
-        if refusal := refusal_of(response):
-            said = trouble_of(refusal, f"{self.label} does not show its directory")
-            pause = said.retry_after if isinstance(said, Trouble) else None
-            raise Trouble(problems.ERROR, str(said), retry_after=pause)
-        document = json_of(response, self.label)
-        missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
-        if missing:
-            what = f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
-            raise Trouble(problems.ERROR, what)
-        return messages.Directory(document)
-
-    def read_renewal_info(self, url: str) -> RenewalInfoResource:
-        response = self._send_request("GET", url)
-        if refusal := refusal_of(response):
-            what = f"{self.label} does not say when to renew"
-            said = trouble_of(refusal, what)
-            raise said if isinstance(said, Trouble) else Refused(problems.ERROR, f"{what}: {said}")
-        try:
-            return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
-        except (*UNREADABLE, Trouble):
-            what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
-            raise Refused(problems.ERROR, what) from None
-
-
-def directory_of(network: Network) -> messages.Directory:
-    """The CA's directory, read again after an hour and after an error."""
-    connection = network.connection
-    if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
-        connection.directory = network.read_directory()
-        connection.read_at = clock.monotonic()
-    directory: messages.Directory = connection.directory
-    return directory
 
 
 class AcmeCA:
@@ -213,7 +59,7 @@ class AcmeCA:
         self.email = email
         self.external = external
         self.directory_url = directory_url
-        self._key = _jwk(key)
+        self._key = jwk_of(key)
         self._bound: Network | None = None
 
     def __repr__(self) -> str:
@@ -411,7 +257,7 @@ class AcmeCA:
 
     def _txt_value(self, token: str) -> str:
         """base64url(SHA-256(key authorization)), RFC 8555, 8.1 and 8.4."""
-        key_authorization = f"{token}.{_thumbprint(self._key)}"
+        key_authorization = f"{token}.{thumbprint_of(self._key)}"
         return encode_b64jose(hashlib.sha256(key_authorization.encode()).digest())
 
     def _unreadable(self, what: str, exc: Exception) -> Trouble:

@@ -1,0 +1,10 @@
+"""An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
+
+The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
+in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
+"""
+
+from issuance.acme.accountkeys import new_account_key, thumbprint
+from issuance.acme.client import AcmeCA, ExternalAccount
+
+__all__ = ["AcmeCA", "ExternalAccount", "new_account_key", "thumbprint"]

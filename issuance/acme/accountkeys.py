@@ -1,0 +1,32 @@
+"""Account keys: ECDSA P-256."""
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from josepy.json_util import encode_b64jose
+from josepy.jwk import JWKEC
+from josepy.util import ComparableECKey
+
+
+def new_account_key() -> bytes:
+    """A fresh account key: ECDSA P-256 as PKCS#8 DER."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def thumbprint(key: bytes) -> str:
+    """The RFC 7638 thumbprint of an account key, base64url."""
+    return thumbprint_of(jwk_of(key))
+
+
+def thumbprint_of(jwk: JWKEC) -> str:
+    return encode_b64jose(jwk.thumbprint(hash_function=hashes.SHA256))
+
+
+def jwk_of(key: bytes) -> JWKEC:
+    """An account key, PKCS#8 DER or PEM, as the library signs with it."""
+    load = serialization.load_pem_private_key if key.startswith(b"-----") else serialization.load_der_private_key
+    private = load(key, None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise ValueError("account keys are ECDSA")
+    return JWKEC(key=ComparableECKey(private))

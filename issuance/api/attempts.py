@@ -1,0 +1,152 @@
+"""What answers hold of attempts, their events and their exchanges with the CA: contract section 9."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from certctrl.api import EpochMillis
+from issuance.models import Exchange, Issuance, IssuanceEvent
+
+STATUS_OF = {  # house section 7
+    Issuance.State.QUEUED: "PENDING",
+    Issuance.State.ISSUED: "SUCCESS",
+    Issuance.State.FAILED: "FAILED",
+    Issuance.State.CANCELED: "CANCELLED",
+}
+
+
+def status_of(issuance: Issuance) -> str:
+    return STATUS_OF.get(Issuance.State(issuance.state), "PROCESSING")
+
+
+def progress(issuance: Issuance) -> dict[str, Any]:
+    """An open attempt: its state, what it waits for and when it looks again (epoch seconds). One that `proves` is made
+    at the CA's staging, and what it issues is thrown away."""
+    return {
+        "issue_history_id": issuance.pk,
+        "state": issuance.state,
+        "status": status_of(issuance),
+        "proves": issuance.proves,
+        "waits_for": issuance.waits_for,
+        "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
+        "slot_at": int(issuance.slot_at.timestamp()) if issuance.slot_at else None,
+        "started_at": int(issuance.created_at.timestamp()),
+    }
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    """What `progress()` answers."""
+
+    issue_history_id = serializers.IntegerField()
+    state = serializers.CharField()
+    status = serializers.CharField()
+    proves = serializers.BooleanField()
+    waits_for = serializers.CharField()
+    looks_again_at = serializers.IntegerField(allow_null=True)
+    slot_at = serializers.IntegerField(allow_null=True, help_text="when the CA's limits let it order, about")
+    started_at = serializers.IntegerField()
+
+
+class AttemptSerializer(serializers.ModelSerializer[Issuance]):
+    """The answer of `issues`, `renew` and `cancel`."""
+
+    issue_history_id = serializers.IntegerField(source="pk", read_only=True)
+    status = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Issuance
+        fields: tuple[str, ...] = ("issue_history_id", "status")
+
+    def get_status(self, issuance: Issuance) -> str:
+        return status_of(issuance)
+
+
+class IssueResultSerializer(AttemptSerializer):
+    looks_again_at = serializers.SerializerMethodField()
+    error_message = serializers.CharField(source="error_what", read_only=True)
+
+    class Meta(AttemptSerializer.Meta):
+        fields = (
+            *AttemptSerializer.Meta.fields,
+            "certificate_id",
+            "state",
+            "waits_for",
+            "looks_again_at",
+            "error_code",
+            "error_message",
+            "failure",
+            "proves",
+        )
+
+    def get_looks_again_at(self, issuance: Issuance) -> int | None:
+        at: int | None = progress(issuance)["looks_again_at"]
+        return at
+
+
+class HistorySerializer(serializers.ModelSerializer[Issuance]):
+    cert_record_id = serializers.IntegerField(source="certificate_id", read_only=True)
+    issue_attempt_number = serializers.IntegerField(source="number", read_only=True)
+    acme_order_id = serializers.CharField(source="order_url", read_only=True)
+    error_message = serializers.CharField(source="error_what", read_only=True)
+    failure = serializers.ChoiceField(Issuance.Failure.choices, allow_blank=True, read_only=True)
+    status = serializers.SerializerMethodField()
+    started_at = EpochMillis(source="created_at")
+    completed_at = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Issuance
+        fields = (
+            "id",
+            "cert_record_id",
+            "issue_attempt_number",
+            "status",
+            "state",
+            "reason",
+            "acme_order_id",
+            "error_code",
+            "error_message",
+            "failure",
+            "proves",
+            "started_at",
+            "completed_at",
+        )
+        read_only_fields = fields
+
+    def get_status(self, issuance: Issuance) -> str:
+        return status_of(issuance)
+
+    def get_completed_at(self, issuance: Issuance) -> int:
+        return int(issuance.ended_at.timestamp() * 1000) if issuance.ended_at else 0
+
+
+class EventSerializer(serializers.ModelSerializer[IssuanceEvent]):
+    at = EpochMillis()
+
+    class Meta:
+        model = IssuanceEvent
+        fields = ("id", "at", "step", "outcome", "what", "took_ms")
+        read_only_fields = fields
+
+
+class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
+    """A request to a CA and its answer. `status` is null where no answer came, and `error` says why."""
+
+    at = EpochMillis()
+
+    class Meta:
+        model = Exchange
+        fields = (
+            "id",
+            "at",
+            "step",
+            "method",
+            "url",
+            "request",
+            "status",
+            "headers",
+            "body",
+            "problem",
+            "error",
+            "took_ms",
+        )
+        read_only_fields = fields

@@ -1,0 +1,166 @@
+"""What answers hold of certificates: contract section 9."""
+
+import base64
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from rest_framework import serializers
+
+from certctrl.api import EpochSeconds
+from certctrl.schema import OPTIONAL
+from issuance import delegation, pki
+from issuance.api.attempts import ProgressSerializer, progress
+from issuance.api.checking import DelegationSerializer
+from issuance.api.renewals import RenewalSerializer
+from issuance.models import Certificate
+
+
+def note(certificate: Certificate) -> str:
+    """What will surprise, in sentences; empty when nothing will."""
+    waits = delegation.is_delegated(certificate) and not certificate.verified
+    told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
+    return " ".join(filter(None, [*told, _note_on_key(certificate)]))
+
+
+def _note_on_key(certificate: Certificate) -> str:
+    if certificate.key_policy == "DEVICE_REQUIRED":
+        return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
+    if certificate.server_decrypt_export:
+        return ""
+    if certificate.key_policy == "MASTER_ONLY":
+        return "Nobody can fetch the key yet: set server_decrypt_export to true."
+    return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
+
+
+class CertificateSerializer(serializers.ModelSerializer[Certificate]):
+    """Metadata of a certificate, in both spellings; never its key."""
+
+    acct_id = serializers.IntegerField(source="account_id", read_only=True)
+    acme_account_id = serializers.IntegerField(source="account_id", read_only=True)
+    dns_provider_id = serializers.IntegerField(source="credential_id", read_only=True, allow_null=True)
+    fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
+    domain_name = serializers.CharField(source="domain", read_only=True)
+    key_dist_policy = serializers.CharField(source="key_policy", read_only=True)
+    self_signed = serializers.BooleanField(source="account.is_private", read_only=True)
+    created_at = EpochSeconds()
+    updated_at = EpochSeconds()
+    renew_at = EpochSeconds(allow_null=True)
+    renewal = RenewalSerializer(source="*", read_only=True)
+    serial_number = serializers.SerializerMethodField()
+    not_before = serializers.SerializerMethodField()
+    not_after = serializers.SerializerMethodField()
+    fingerprint_sha256 = serializers.SerializerMethodField()
+    issuance = serializers.SerializerMethodField()
+    delegation = serializers.SerializerMethodField()
+    note = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Certificate
+        fields = (
+            "id",
+            "acct_id",
+            "acme_account_id",
+            "dns_provider_id",
+            "domain_name",
+            "domain",
+            "sans",
+            "status",
+            "self_signed",
+            "verified",
+            "public_id",
+            "organization",
+            "organizational_unit",
+            "country",
+            "state",
+            "locality",
+            "key_type",
+            "key_size",
+            "key_dist_policy",
+            "server_decrypt_export",
+            "auto_renew",
+            "renew_days_before",
+            "profile",
+            "preferred_chain",
+            "reuse_key",
+            "fallback_account_id",
+            "renew_at",
+            "renewal",
+            "serial_number",
+            "not_before",
+            "not_after",
+            "fingerprint_sha256",
+            "issuance",
+            "delegation",
+            "note",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = fields
+
+    def get_serial_number(self, certificate: Certificate) -> str:
+        return certificate.current.serial if certificate.current else ""
+
+    def get_not_before(self, certificate: Certificate) -> int:
+        return int(certificate.current.not_before.timestamp()) if certificate.current else 0
+
+    def get_not_after(self, certificate: Certificate) -> int:
+        return int(certificate.current.not_after.timestamp()) if certificate.current else 0
+
+    def get_fingerprint_sha256(self, certificate: Certificate) -> str:
+        return certificate.current.fingerprint if certificate.current else ""
+
+    @extend_schema_field(ProgressSerializer(allow_null=True))
+    def get_issuance(self, certificate: Certificate) -> dict[str, Any] | None:
+        open_one = certificate.open_issuance()
+        return progress(open_one) if open_one else None
+
+    @extend_schema_field(DelegationSerializer(allow_null=True))
+    def get_delegation(self, certificate: Certificate) -> dict[str, Any] | None:
+        return delegation.shown(certificate)
+
+    def get_note(self, certificate: Certificate) -> str:
+        return note(certificate)
+
+
+class IssuingSerializer(CertificateSerializer):
+    """What create, change and a private CA's issuing answer: the certificate, and the attempt that it started."""
+
+    issue_history_id = serializers.IntegerField(required=False)
+
+    class Meta(CertificateSerializer.Meta):
+        fields = (*CertificateSerializer.Meta.fields, "issue_history_id")  # type: ignore[assignment]
+
+
+class OrderSerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    url = serializers.CharField(source="order_url")
+    state = serializers.CharField()
+
+
+MOST = ("cert", "csr", "dhparam", "der", "orders")
+
+
+@extend_schema_serializer(extensions={OPTIONAL: MOST})
+class FullCertificateSerializer(CertificateSerializer):
+    """`?detail=most`: the certificate itself, its CSR and its orders beside the metadata."""
+
+    cert = serializers.CharField(source="current.chain_pem", read_only=True, default="")
+    csr = serializers.CharField(source="current.issuance.csr_pem", read_only=True, default="")
+    dhparam = serializers.SerializerMethodField()
+    der = serializers.SerializerMethodField(help_text="base64")
+    orders = serializers.SerializerMethodField()
+
+    class Meta(CertificateSerializer.Meta):
+        fields = (*CertificateSerializer.Meta.fields, *MOST)  # type: ignore[assignment]
+
+    def get_dhparam(self, certificate: Certificate) -> str:
+        return ""
+
+    def get_der(self, certificate: Certificate) -> str:
+        version = certificate.current
+        return base64.b64encode(pki.to_der(version.chain_pem)).decode() if version else ""
+
+    @extend_schema_field(OrderSerializer(many=True))
+    def get_orders(self, certificate: Certificate) -> list[dict[str, Any]]:
+        orders = certificate.issuances.exclude(order_url="").order_by("-pk")[:20]
+        return [dict(OrderSerializer(order).data) for order in orders]
