@@ -129,8 +129,9 @@ class TurnsQuerySet(models.QuerySet[Row]):
         rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
         if not rows.update(holder=token, **self.claim_fields(at)):
             return None
-        row = self.filter(pk=pk, holder=token).first()
-        return row.begin() if row else None
+        for row in self.filter(pk=pk, holder=token):  # one at most, which needs no order
+            return row.begin()
+        return None
 
     def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
         """Take up to `most` due rows, those that waited longest first, all with one token, for a turn of `turn` seconds

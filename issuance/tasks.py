@@ -1,12 +1,11 @@
 """What workers run. A task carries one id; the row says whether anything is to be done, so a lost or doubled message
-changes nothing. A link of a chain that must wait raises Ignore, and the chain ends there."""
+changes nothing. A link of a chain that must wait drops what is left of it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 from celery import Task, chain, shared_task, signature
-from celery.exceptions import Ignore
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
@@ -21,10 +20,10 @@ FIRST = 0  # over Redis the lowest number is read first; settings.CELERY_TASK_DE
 
 
 def step_task(step: flow.Step) -> "Task[Any, Any]":
-    @shared_task(name=f"issuance.{step.name}")
-    def task(issuance_id: int) -> None:
+    @shared_task(name=f"issuance.{step.name}", bind=True)
+    def task(self: "Task[Any, Any]", issuance_id: int) -> None:
         if not flow.take(step, issuance_id):
-            raise Ignore
+            self.request.chain = None  # as Ignore does, for which Celery would format a traceback each time
 
     return task
 
