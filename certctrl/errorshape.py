@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
 from rest_framework import exceptions
@@ -19,6 +20,8 @@ from certctrl.errors import Refusal
 from certctrl.turns import Trouble, Wait
 
 log = structlog.get_logger()
+
+DATABASE_PAUSE = 5  # seconds until a request that the database did not take is worth sending again
 
 
 class ErrorResponse(Response):
@@ -55,10 +58,18 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
 
 
 def unexpected(exc: BaseException | None) -> Refusal:
+    """A fault of ours, or of the database, which is logged."""
     request_id = structlog.contextvars.get_contextvars().get("request_id") or secrets.token_hex(8)
     log.error("request.failed", request_id=request_id, exc_info=exc)
+    if isinstance(exc, OperationalError | InterfaceError):
+        return errors.Unavailable(
+            "The database is busy or away, so the request was not carried out; send it again in a few seconds.",
+            request_id=request_id,
+            retry_after=DATABASE_PAUSE,
+        )
     return errors.Unexpected(
-        f"Something went wrong on our side. The log of this server tells more under {request_id}.",
+        "This server met an error of its own, and the request was not carried out. Send it again; if that does not "
+        f"help, tell whoever runs the server: its log tells more under {request_id}.",
         request_id=request_id,
     )
 

@@ -151,7 +151,7 @@ def postgres_options() -> dict[str, Any]:
     """A pool for threads, since Celery closes connections after each task; none for prefork, where it is slower."""
     if WORKER_POOL == "prefork":
         return {}
-    return {"pool": {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 10}}
+    return {"pool": {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 30}}
 
 
 def database() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.db import InterfaceError, OperationalError
 from django.test import RequestFactory
 from structlog.testing import capture_logs
 
@@ -81,6 +82,19 @@ def test_a_fault_of_ours_is_500_with_a_calm_sentence_and_no_trace(client_of, mon
     told = [line for line in logs if line["event"] == "request.failed"]
     assert told[0]["request_id"] == response.error["params"]["request_id"]
     assert response.error["params"]["request_id"] in response.error["what"]
+
+
+@pytest.mark.parametrize("error", [OperationalError("couldn't get a connection"), InterfaceError("it is closed")])
+def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(client_of, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(services, "login", fail)
+    response = client_of().post("/auth/general", {"email": "a@example.org", "password": "x"})
+    assert_shape(response, 503, 20009)
+    assert response.headers["Retry-After"] == "5"
+    assert "send it again" in response.error["what"]
+    assert str(error) not in response.content.decode()
 
 
 def test_a_fault_outside_of_any_view_is_told_the_same_way():
