@@ -25,7 +25,8 @@ from certctrl.turns import Trouble
 from dnsproviders import lookups
 from dnsproviders.lookups import Address, Answers, Ask
 
-TTL = 60.0  # seconds
+ZONE_KEPT = 300.0  # seconds: several workers look at a name in turns, each every minute or two
+SERVERS_KEPT = 60.0
 KEPT = 10_000  # names, or zones
 MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
@@ -131,9 +132,10 @@ def text_of(name: dns.name.Name) -> str:
 
 
 class Cache(Generic[Kept]):
-    """Values for up to TTL seconds, by what was asked and by whom it was answered; safe between threads."""
+    """Values for so many seconds, by what was asked and by whom it was answered; safe between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[object, ...], tuple[float, Kept]] = OrderedDict()
 
@@ -144,10 +146,15 @@ class Cache(Generic[Kept]):
 
     def put(self, name: str, value: Kept) -> None:
         with self._lock:
-            self._kept[_key(name)] = clock.monotonic() + TTL, value
+            self._kept[_key(name)] = clock.monotonic() + self.seconds, value
             self._kept.move_to_end(_key(name))
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+
+    def drop(self, names: Iterable[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._kept.pop(_key(name), None)
 
     def clear(self) -> None:
         with self._lock:
@@ -159,8 +166,8 @@ def _key(name: str) -> tuple[object, ...]:
     return name, settings.DNS_PORT, *settings.DNS_RESOLVERS, *settings.ALLOW_PRIVATE
 
 
-_zones: Cache[str] = Cache()
-_servers: Cache[Servers] = Cache()
+_zones: Cache[str] = Cache(ZONE_KEPT)
+_servers: Cache[Servers] = Cache(SERVERS_KEPT)
 
 
 def forget() -> None:
@@ -180,9 +187,15 @@ def servers_of(name: str) -> Servers:
     return found
 
 
-def servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers | Trouble]:
-    """The same for many names, each with its own Trouble where there is one. They are asked for in this order."""
+def servers_of_all(names: Iterable[str], seconds: float, *, fresh: bool = False) -> dict[str, Servers | Trouble]:
+    """The same for many names, each with its own Trouble where there is one. They are asked for in this order.
+
+    `fresh`: the zone that a name was in before counts for nothing, since somebody may just have mended a delegation.
+    """
     end = clock.monotonic() + seconds
+    if fresh:
+        names = list(names)
+        _zones.drop(names)
     zones = _kept_or_found(_zones, dict.fromkeys(names), _find_zones, end)
     wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)

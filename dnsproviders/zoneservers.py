@@ -41,7 +41,7 @@ class Zone:
 
 def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
     """The zone that holds each name, asked about until `end` (monotonic), and what is behind it where there is none."""
-    whom = resolving.servers_of_all(names, end - clock.monotonic())
+    whom = resolving.servers_of_all(names, end - clock.monotonic(), fresh=True)
     found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
     lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
     behind = doubts([(name, SOA) for name in lost], end)

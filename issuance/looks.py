@@ -22,6 +22,8 @@ logger = structlog.get_logger()
 BATCH = 500
 LEASE = 30.0  # seconds
 TURN = 20.0
+LONG = 20  # seconds: who waits that long is looked at together with others,
+IN_STEP = 5  # at every fifth second, since a look at few costs nearly as much as one at many
 
 STEP = flow.STEP_AT[Issuance.State.PRESENTED]
 
@@ -104,7 +106,10 @@ def _end(
 def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
     """One UPDATE for all that wait on for the same time; those that were lost meanwhile are left alone."""
     mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
-    mine.update(holder="", queued_at=None, deaths=0, wake_at=clock.now() + timedelta(seconds=pause))
+    wake_at = clock.now() + timedelta(seconds=pause)
+    if pause >= LONG:
+        wake_at += timedelta(seconds=-wake_at.timestamp() % IN_STEP)
+    mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at)
 
 
 def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:

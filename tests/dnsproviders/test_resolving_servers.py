@@ -113,15 +113,26 @@ def test_servers_are_looked_for_in_the_order_of_the_names(world: NameServer) -> 
     assert [name for _, name, kind in world.seen if kind == "SOA"][:3] == names
 
 
-def test_what_was_found_is_kept_for_a_minute(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "asked_again"),
+    [(59, set()), (61, {"NS", "A", "AAAA"}), (301, {"SOA", "NS", "A", "AAAA"})],
+)
+def test_servers_are_kept_for_a_minute_and_the_zone_of_a_name_for_five(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch, seconds: int, asked_again: set[str]
+) -> None:
     servers_of(CHALLENGE)
-    before = len(world.seen)
-    servers_of(CHALLENGE)
-    assert len(world.seen) == before
-    later = clock.monotonic() + 61
+    world.seen.clear()
+    later = clock.monotonic() + seconds
     monkeypatch.setattr(clock, "monotonic", lambda: later)
     servers_of(CHALLENGE)
-    assert len(world.seen) == 2 * before
+    assert {kind for _, _, kind in world.seen} == asked_again
+
+
+def test_whoever_asks_for_it_gets_the_zone_as_it_is_now(world: NameServer) -> None:
+    servers_of(CHALLENGE)
+    world.seen.clear()
+    resolving.servers_of_all(iter([CHALLENGE]), 5, fresh=True)
+    assert {kind for _, _, kind in world.seen} == {"SOA"}
 
 
 def test_other_resolvers_are_another_truth(world: NameServer, settings: Any) -> None:
