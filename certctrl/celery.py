@@ -1,5 +1,6 @@
 """The Celery application. A message carries one id and is only a nudge: the row says what is to be done."""
 
+import gc
 import os
 from typing import Any
 
@@ -18,6 +19,14 @@ def configure_logging(**kwargs: Any) -> None:
     from certctrl import log
 
     log.configure()
+
+
+@signals.worker_init.connect
+def keep_what_is_loaded(**kwargs: Any) -> None:
+    """The collector need not look at some hundred thousand objects again and again that stay until the end; nor do
+    forked children copy their pages for its marks."""
+    gc.collect()
+    gc.freeze()
 
 
 @signals.worker_shutting_down.connect

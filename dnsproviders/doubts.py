@@ -33,6 +33,7 @@ class Doubt(NamedTuple):
 
 
 UNKNOWN = Doubt(Fault.UNKNOWN)
+DEAD = Doubt(Fault.DEAD)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,22 @@ def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]
     servers = _resolvers()
     asks = [_ask(server, question, unchecked) for question in questions for server in servers for unchecked in (0, 1)]
     answers = lookups.ask(asks, end - clock.monotonic())
-    return {question: _gravest([_doubt(question, server, answers) for server in servers]) for question in questions}
+    found = {question: _gravest([_doubt(question, server, answers) for server in servers]) for question in questions}
+    alive = _top_levels_that_answer({_top(name) for (name, _), doubt in found.items() if doubt == DEAD}, servers, end)
+    return {each: UNKNOWN if doubt == DEAD and _top(each[0]) not in alive else doubt for each, doubt in found.items()}
+
+
+def _top(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _top_levels_that_answer(names: Collection[str], servers: Sequence[Address], end: float) -> set[str]:
+    """Those of which the resolvers can still learn something new: where they can not, nothing below is at fault, for it
+    is the resolvers that reach nobody."""
+    asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
+    got = lookups.ask([each for of_name in asks.values() for each in of_name], end - clock.monotonic()).got
+    answer = {name: [got[each].rcode() for each in of_name if each in got] for name, of_name in asks.items()}
+    return {name for name, codes in answer.items() if any(code in KNOWN for code in codes)}
 
 
 def fresh(name: str, rdtype: dns.rdatatype.RdataType = dns.rdatatype.SOA) -> Question:

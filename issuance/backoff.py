@@ -11,16 +11,18 @@ from issuance.models import Certificate, Issuance
 from issuance.renewal import OF_A_LIMIT
 
 Failure = Issuance.Failure
+OWN_LEDGER = "ca_limit_wait"
 
 
 def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> str:
     """Set when the certificate is tried again (`renew_at`), and answer the class of the failure. Inside a transaction.
 
     `asked_for` is the moment that the other side named. One at which a limit has room is waited for: that counts as no
-    failure and uses up none of the time in which a first issuance is tried.
+    failure and uses up none of the time in which a first issuance is tried. An attempt that ran out of time over
+    short waits for a CA that is only busy has failed.
     """
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
-    now, limited = clock.now(), trouble.code in OF_A_LIMIT and asked_for is not None
+    now = clock.now()
     retry_at = partial(
         renewal.retry_at,
         now,
@@ -30,6 +32,10 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
         permanent=trouble.permanent and _asks_for_a_person(issuance, certificate),
         jitter=renewal.draw(),
     )
+    by_table = retry_at()
+    limited = asked_for is not None and trouble.code in OF_A_LIMIT
+    if asked_for and trouble.code != OWN_LEDGER:
+        limited = limited and asked_for - now > renewal.TOO_LONG
     at = retry_at(asked_for=asked_for, limited=limited)
     fields: dict[str, Any] = {"renew_at": at if _is_wanted(certificate) else None, "updated_at": now}
     since = certificate.failing_since
@@ -40,7 +46,7 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
     if not limited:
         fields |= {"failures": certificate.failures + 1, "proved_at": None}
     Certificate.objects.filter(pk=certificate.pk).update(**fields)
-    return class_of(trouble, asked_for, retry_at())
+    return class_of(trouble, asked_for, by_table)
 
 
 def _tried_since(certificate: Certificate) -> datetime:

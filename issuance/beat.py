@@ -17,7 +17,19 @@ from certctrl import clock
 from certctrl.turns import SKEW, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
-from issuance import drill, exchanges, flow, limits, looks, registration, renewalinfo, services, tasks, telling
+from issuance import (
+    delegation,
+    drill,
+    exchanges,
+    flow,
+    limits,
+    looks,
+    registration,
+    renewalinfo,
+    services,
+    tasks,
+    telling,
+)
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from keystore.models import Envelope
 from notices.models import AT_ONCE as DELIVERIES_AT_ONCE
@@ -44,13 +56,22 @@ KEPT_AFTER_FAILURE = timedelta(days=1)
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way. The only admission there is."""
     now = clock.now()
-    admit_issuances(now, limits.grant())
+    admit_issuances(now, granted_slots())
     admit_cleanups(now)
     admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, tasks.register)
     admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
     admit_renewal_infos(now)
     admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
     cache.set("sweep_ended_at", now.timestamp(), None)
+
+
+def granted_slots() -> list[int]:
+    """The attempts whose turn at their CA has come. Whatever is wrong with the limits keeps nothing else waiting."""
+    try:
+        return limits.grant()
+    except Exception:
+        logger.exception("limits.failed")
+        return []
 
 
 def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
@@ -102,8 +123,12 @@ class Candidate(NamedTuple):
 def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
     """Chains for what is due, those that were granted a slot first, and one `look` for each 500 that wait for their
     records."""
-    chosen = choose(now)
     due = Issuance.objects.sendable(now)
+    if not due.exists():
+        return None
+    first = candidates(due.filter(pk__in=granted), [], set(), len(granted))
+    ids = {each.id for each in first}
+    chosen = first + [each for each in choose(now) if each.id not in ids]
     mark(due, [each.id for each in chosen])
     waiting = [each for each in chosen if each.shares_a_look]
     for _ in range(0, len(waiting), looks.BATCH):
@@ -167,6 +192,8 @@ def candidates(
 def admit_cleanups(now: datetime) -> None:
     """Records that are needed go back to rest in one UPDATE; the others are cleaned up."""
     due = TxtRecord.objects.sendable(now)
+    if not due.exists():
+        return
     flow.needed_records(due).filter(holder="").update(wake_at=now + REST, queued_at=None)
     admit_fairly(TxtRecord.objects.all(), now, "credential", OF_ONE, tasks.cleanup)
 
@@ -231,12 +258,13 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
     attempts = Issuance.objects.filter(certificate__in=certificates).values("certificate")
     counted = attempts.annotate(count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False)))
     found = {each["certificate"]: each for each in counted}
+    credential_ids = delegation.credential_ids_for(certificates)
     made = []
     for certificate in certificates:
         before = found.get(certificate.pk, {"count": 0, "opens": 0})
         if may_renew(certificate) and not before["opens"]:
             reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
-            issuance = services.new_issuance(certificate, reason)
+            issuance = services.new_issuance(certificate, reason, credential_ids[certificate.pk])
             issuance.number = before["count"] + 1
             made.append(issuance)
     return made
@@ -294,10 +322,11 @@ def untold(kind: str, row_id: int) -> Iterator[None]:
 def prune() -> None:
     """Destroy the keys of attempts that failed or only proved, the secrets of retired credentials whose records are all
     gone, and old exchanges with CAs."""
-    prune_keys()
-    prune_retired_credentials()
-    limits.prune()
-    exchanges.prune()
+    for what in (prune_keys, prune_retired_credentials, limits.prune, exchanges.prune):
+        try:
+            what()
+        except Exception:  # what cannot be pruned must not keep the rest
+            logger.exception("prune.failed", what=f"{what.__module__}.{what.__name__}")
 
 
 def prune_keys() -> None:

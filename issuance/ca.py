@@ -104,12 +104,24 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
         overrides = {**overrides, "key_sizes": sizes}
-    for kind, limit in overrides.get("limits", {}).items():
-        if kind not in LimitBucket.Kind.values or len(limit) != 2 or not all(each > 0 for each in limit):
-            raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}.")
+    if "limits" in overrides:
+        overrides = {**overrides, "limits": _limits(ca, overrides["limits"])}
     if "caa_identities" in overrides:
         overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
     return replace(ca, **overrides)
+
+
+def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
+    """The CA's own, but for the kinds that are given; null takes one away."""
+    if not isinstance(given, dict) or not all(_is_limit(kind, limit) for kind, limit in given.items()):
+        raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}, or null for none.")
+    return {kind: limit for kind, limit in {**ca.limits, **given}.items() if limit is not None}
+
+
+def _is_limit(kind: str, limit: Any) -> bool:
+    is_kind = kind in set(LimitBucket.Kind.values) - {LimitBucket.Kind.BUSY}
+    is_pair = isinstance(limit, list | tuple) and len(limit) == 2 and all(type(each) in (int, float) for each in limit)
+    return is_kind and (limit is None or (is_pair and all(each > 0 for each in limit)))
 
 
 def info(ca_provider: str) -> CAInfo:

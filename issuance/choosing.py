@@ -9,6 +9,7 @@ from issuance.models import AcmeAccount, Certificate, Issuance
 
 PROVE_AFTER = 3  # failures in a row
 LAST_DAY = timedelta(days=1)  # of a certificate: staging may be down for longer than it lives
+OTHER_ACCOUNT = "preflight_caa_account"
 USELESS = (AcmeAccount.Status.REFUSED, AcmeAccount.Status.DEACTIVATED)
 Failure = Issuance.Failure
 
@@ -75,10 +76,15 @@ def _is_of_use(account: AcmeAccount) -> bool:
 
 
 def _must_prove(certificate: Certificate) -> bool:
-    """After three failures in a row that may pass by themselves; what a limit put off is not counted."""
+    """After three failures in a row that may pass by themselves; what a limit put off is not counted.
+
+    CAA records that name the production account keep staging from proving anything: production is next then.
+    """
     ends = certificate.expires_at
     if certificate.failures < PROVE_AFTER or (ends and ends - clock.now() < LAST_DAY):
         return False
     failed = certificate.issuances.filter(state=Issuance.State.FAILED).exclude(failure=Failure.LIMITED)
-    last = failed.order_by("-pk").values_list("failure", "proves")[:PROVE_AFTER]
-    return all(proves or failure != Failure.PERMANENT for failure, proves in last)
+    last = list(failed.order_by("-pk").values_list("failure", "proves", "error_code")[:PROVE_AFTER])
+    if last and last[0][1] and last[0][2] == OTHER_ACCOUNT:
+        return False
+    return all(proves or failure != Failure.PERMANENT for failure, proves, _ in last)

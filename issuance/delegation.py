@@ -5,12 +5,14 @@ through the operator's credential, and nowhere else: whoever could have it write
 tenant's names certified.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
 
 from certctrl import clock
 from certctrl.errors import Invalid
+from certctrl.turns import Trouble
 from dnsproviders import cnames
 from dnsproviders.cnames import Chain
 from dnsproviders.models import DnsCredential
@@ -39,12 +41,12 @@ def credential_for(certificate: Certificate) -> DnsCredential | None:
     return operators_credential() if is_delegated(certificate) else certificate.credential
 
 
-def credential_id_for(certificate: Certificate) -> int | None:
-    """The same by its id, without reading a credential of its own."""
-    if certificate.credential_id:
-        return certificate.credential_id
-    credential = credential_for(certificate)
-    return credential.pk if credential else None
+def credential_ids_for(certificates: Sequence[Certificate]) -> dict[int, int | None]:
+    """The same for many, by their primary keys: the ids of the credentials, in one query at most."""
+    ids = {each.pk: each.credential_id for each in certificates}
+    delegated = [each.pk for each in certificates if is_delegated(each)]
+    operators = operators_credential() if delegated else None
+    return ids | dict.fromkeys(delegated, operators.pk if operators else None)
 
 
 def operators_credential() -> DnsCredential | None:
@@ -62,6 +64,28 @@ def lacking(certificate: Certificate) -> str:
             f" this server's staff. Ask its operator, or give {certificate.domain} a DNS credential: dns_provider_id."
         )
     return f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id."
+
+
+class OperatorsTrouble(Trouble):
+    """Of the operator's credential, in words for the certificate's owner. `said`: what the provider said, for the
+    operator alone, since it may name other zones."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        tried = "" if trouble.permanent else " It is tried again."
+        super().__init__(
+            trouble.code,
+            f"The service zone {settings.SERVICE_ZONE} could not be written, through no fault of yours; this server's"
+            f" operator can see why at the DNS credential.{tried}",
+            trouble.permanent,
+            trouble.retry_after,
+        )
+        self.said = trouble.what
+
+
+def for_owner(certificate: Certificate, credential: DnsCredential | None, trouble: Trouble) -> Trouble:
+    """The trouble with a credential, as the certificate's owner may read it."""
+    is_own = not credential or credential.owner_id == certificate.owner_id
+    return trouble if is_own else OperatorsTrouble(trouble)
 
 
 def only_target(certificate: Certificate, credential: DnsCredential | None) -> str:

@@ -179,13 +179,15 @@ def _is_open() -> Exists:
 
 
 def _bring_forward(drill: Drill, left: QuerySet[Certificate], now: datetime, most: int) -> int:
-    """Set `renew_at` of the next ones, soonest expiry first; those that are tried again later by the retry table, or
-    because a person canceled, stay where they are."""
-    canceled = Issuance.objects.filter(
-        certificate=OuterRef("pk"), state=Issuance.State.CANCELED, ended_at__gte=drill.created_at
+    """Set `renew_at` of the next ones, soonest expiry first; those that are tried again later by the retry table, when
+    a limit lets them, or because a person canceled, stay where they are."""
+    ended = Issuance.objects.filter(
+        certificate=OuterRef("pk"),
+        state__in=[Issuance.State.CANCELED, Issuance.State.FAILED],
+        ended_at__gte=drill.created_at,
     )
     idle = Q(renew_at=None) | Q(renew_at__gt=now, failures=0)
-    next_ones = left.filter(idle).exclude(_is_open()).exclude(Q(renew_at__gt=now) & Exists(canceled))
+    next_ones = left.filter(idle).exclude(_is_open()).exclude(Q(renew_at__gt=now) & Exists(ended))
     chosen = dict(next_ones.order_by("expires_at", "pk").values_list("pk", "current")[:most])
     # Asked again of the row itself: since it was read, it may have been replaced, deleted, or have failed.
     still = Certificate.objects.filter(idle, auto_renew=True, retired_at=None)

@@ -22,6 +22,7 @@ class Finding:
     record: str
     what: str
     blocks: bool = True
+    said: str = ""  # by the provider, for the operator alone
 
 
 def text_of(findings: Sequence[Finding]) -> str:
@@ -198,10 +199,16 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
         what = f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have them serve it"
         yield Finding("lame_server", name, record, f"{what}, or take them out of the NS records.", blocks=False)
     if zone.silent:
-        what = f"Not every name server of {zone.name} answers this machine: {_listed(zone.silent)}."
+        what = (
+            f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}), and a CA may meet the"
+            " same: mend them, or take them out of the NS records."
+        )
         yield Finding("silent_server", name, record, what, blocks=False)
     if zone.skipped:
-        what = f"Not every name server of {zone.name} can be asked: {_listed(zone.skipped)}."
+        what = (
+            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give each an address that"
+            " the public can reach, or take it out of the NS records."
+        )
         yield Finding("server_not_asked", name, record, what, blocks=False)
     if len(set(zone.serials.values())) > 1:
         serials = _listed([f"{label} has serial {serial}" for label, serial in zone.serials.items()])

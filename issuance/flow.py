@@ -15,12 +15,11 @@ from issuance import backoff, exchanges, limits, ordering, steps, telling
 from issuance.done import Done
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Issuance
+from issuance.renewal import TOO_LONG
 from issuance.resources import Refused
 
 State = Issuance.State
 logger = structlog.get_logger()
-
-TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from issuance import ca, names, queueing
 from issuance.ledger import Ledger
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.problems import RATE_LIMITED
+from issuance.renewal import TOO_LONG
 from issuance.resources import Refused
 
 Kind = LimitBucket.Kind
 State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
-TOO_LONG = timedelta(hours=6)  # a slot that is farther away ends the attempt, which comes again then
 SHOWN = 500  # certificates whose buckets an account shows
 OWN_LOOK = 30.0  # seconds after its slot
 LIMITED = "ca_limit_wait"
@@ -65,12 +65,18 @@ def wants_of(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
     wanted = [
         Want(Kind.SET, whole, _listed(domains)),
         Want(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
+        _busy(account),
     ]
     if not renews:
         registered = dict.fromkeys(names.registered_domain(name) for name in domains)
         wanted += [Want(Kind.DOMAIN, domain, domain) for domain in registered]
     bases = dict.fromkeys(name.removeprefix(names.WILDCARD) for name in domains)
     return wanted + [_failures(account, base) for base in bases]
+
+
+def _busy(account: AcmeAccount) -> Want:
+    """Closed while the CA asks everybody to come back later, whatever they order."""
+    return Want(Kind.BUSY, str(account.pk), account.name, cost=0)
 
 
 def _failures(account: AcmeAccount, name: str) -> Want:
@@ -128,7 +134,7 @@ def _find(directory: str, wanted: Sequence[Want]) -> dict[Want, int]:
 
 
 def reserve(issuance: Issuance) -> None:
-    """Have the order counted before it is sent; to be sent at once. An order with `replaces` needs none of it.
+    """Have the order counted before it is sent; to be sent at once.
 
     Raises Wait until its slot, with the sentence that says which limit it waits for, and Refused `ca_limit_wait` when
     the slot is more than six hours away.
@@ -150,6 +156,35 @@ def reserve(issuance: Issuance) -> None:
         bucket, at = queueing.estimate(ledger, reservation)
         issuance.write(slot_at=at)
     raise _wait(issuance, bucket, reservation.asked_at, at)
+
+
+def refuse_far_slot(issuance: Issuance) -> None:
+    """Before anything is done for the order: raises Refused `ca_limit_wait` where its slot is more than six hours away.
+    Among fifty thousand certificates most come too early, many times. Takes nothing, and no place in the queue."""
+    if issuance.order_url or Reservation.objects.filter(issuance=issuance).exists():
+        return
+    ledger = Ledger(needed := _buckets(issuance), look=True)
+    costly = [pk for pk, cost in needed.items() if cost]
+    if not costly:
+        return
+    ahead = queueing.ahead_of(issuance, costly)
+    slots = {pk: ledger.slot(pk, 1, ahead.get(pk, 0)) for pk in costly}
+    last = max(slots, key=lambda pk: slots[pk])
+    if slots[last] - ledger.now > TOO_LONG:
+        raise _wait(issuance, ledger.rows[last], ledger.now, slots[last])
+
+
+def wait_while_busy(issuance: Issuance) -> None:
+    """For an order with `replaces`, which is counted nowhere: raises as `reserve` does while the CA asks everybody to
+    come back later."""
+    busy = _busy(issuance.account)
+    rows = LimitBucket.objects.filter(ca=ca.directory_of(issuance.account), kind=busy.kind, subject=busy.subject)
+    bucket, now = rows.first(), clock.now()
+    at = bucket.at if bucket and bucket.at > now else None
+    if at != issuance.slot_at:
+        issuance.write(slot_at=at)
+    if bucket and at:
+        raise _wait(issuance, bucket, now, at)
 
 
 def _reservation_of(issuance: Issuance, needed: dict[int, int]) -> Reservation:
@@ -178,7 +213,8 @@ def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) 
     """Use the slot that was granted, or take one where nobody else waits; written as sent when it is ours."""
     now = ledger.now
     if reservation.state == State.GRANTED:
-        if reservation.granted_at and reservation.granted_at > now - SLOT_LIFE:
+        is_fresh = reservation.granted_at and reservation.granted_at > now - SLOT_LIFE
+        if is_fresh and ledger.has_tokens({pk: 0 for pk, cost in needed.items() if not cost}):
             return _become(reservation, State.SENT, sent_at=now)
         _end_slot(ledger, reservation, back=True)
     elif reservation.state == State.SENT:  # by a turn that died: the CA may have counted it
@@ -208,7 +244,7 @@ def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
     _become(reservation, State.WAITING if back else State.SPENT)
 
 
-def answered(issuance: Issuance, trouble: Trouble | None = None) -> None:
+def answered(issuance: Issuance, trouble: Trouble | None = None, *, replaces: str = "") -> None:
     """newOrder ended. A CA that said no has counted nothing, and learns us its moment when it named one; whether it
     counted an order that got no answer nobody knows: it is spent."""
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
@@ -223,7 +259,7 @@ def answered(issuance: Issuance, trouble: Trouble | None = None) -> None:
                 _leave(reservation)
             ledger.save()
         if trouble and trouble.code == RATE_LIMITED and trouble.retry_after:
-            _learn(issuance, trouble)
+            _learn(issuance, trouble, replaces)
 
 
 # In the words of Let's Encrypt: https://letsencrypt.org/docs/rate-limits/
@@ -235,23 +271,24 @@ WORDS = (
 )
 
 
-def _learn(issuance: Issuance, trouble: Trouble) -> None:
+def _learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
     """The CA names a moment: what it counted is closed until then, and holds one token then. Without words about what
-    it counted it may only be busy: the account waits, and loses nothing."""
+    it counted it may only be busy, and so it is for an order that it should not count at all: the account waits, with
+    whatever it orders, and loses nothing."""
     kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
-    refused = [want for want in wants(issuance) if want.kind == (kind or Kind.ACCOUNT)]
-    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
-    directory = ca.directory_of(issuance.account)
-    found = _find(directory, named)
-    ledger = Ledger(found.values())
-    until = clock.now() + timedelta(seconds=trouble.retry_after or 0)
-    for want in named:
-        if want in found:
-            ledger.close(found[want], until, emptied=kind is not None)
-        else:
-            LimitBucket.objects.create(
-                ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=until
-            )
+    if replaces:
+        kind = None
+    refused = [want for want in wants(issuance) if want.kind == kind and want.cost] if kind else []
+    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused or [_busy(issuance.account)]
+    directory, now = ca.directory_of(issuance.account), clock.now()
+    rows = [
+        LimitBucket(ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=now)
+        for want in named
+    ]
+    LimitBucket.objects.bulk_create(rows, ignore_conflicts=True)  # others may learn the same at the same moment
+    ledger = Ledger(_find(directory, named).values())
+    for pk in ledger.rows:
+        ledger.close(pk, now + timedelta(seconds=trouble.retry_after or 0), emptied=kind is not None)
     ledger.save()
 
 
@@ -337,6 +374,7 @@ COUNTED = {
     Kind.DOMAIN: "certificates of the registered domain {}",
     Kind.SET: "certificates of exactly the same set of names ({})",
     Kind.FAILURES: "failed validations of the name {}",
+    Kind.BUSY: "orders of the account {}",
 }
 
 

@@ -23,6 +23,8 @@ def order(issuance: Issuance) -> Done:
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
+    if issuance.replaces_refused or not renewalinfo.is_in_window(issuance):
+        limits.refuse_far_slot(issuance)
     keys.have(issuance)
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
@@ -70,12 +72,14 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
 
 def _place_order(issuance: Issuance, client: CA) -> None:
     profile, replaces = _profile(issuance, client), renewalinfo.replaces_of(issuance)
-    if not replaces:
+    if replaces and renewalinfo.is_in_window(issuance):
+        limits.wait_while_busy(issuance)
+    else:
         limits.reserve(issuance)
     try:
         resource = client.new_order(issuance.certificate.names, profile=profile, replaces=replaces)
     except Trouble as trouble:
-        limits.answered(issuance, trouble)
+        limits.answered(issuance, trouble, replaces=replaces)
         if not replaces or not renewalinfo.is_about_replaces(trouble, issuance):
             raise
         _leave_out_replaces(issuance, trouble)
@@ -134,11 +138,8 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
             permanent=True,
         )
     if not issuance.credential:
-        raise Refused(
-            "no_dns_credential",
-            f"The CA wants a TXT record for {seen.identifier}, and the certificate has no DNS credential: set one.",
-            permanent=True,
-        )
+        what = f"The CA wants a TXT record for {seen.identifier}. {delegation.lacking(issuance.certificate)}"
+        raise Refused("no_dns_credential", what, permanent=True)
     name = propagation.final_name(f"{CHALLENGE}.{seen.identifier}")
     delegation.refuse_elsewhere(issuance, seen.identifier, name)
     return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)

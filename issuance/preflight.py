@@ -11,7 +11,7 @@ from certctrl.turns import Trouble, Wait
 from dnsproviders import registry, zonecheck
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.zonecheck import Survey, Zone
-from issuance import ca, delegation, findings
+from issuance import ca, delegation, findings, telling
 from issuance.findings import Finding
 from issuance.models import AcmeAccount, Certificate, Issuance, IssuanceEvent
 from issuance.names import bases, registered_domain
@@ -22,6 +22,7 @@ EVERY = timedelta(hours=1)
 ALONE = 18.0  # seconds, when a person waits for it
 FOR_DIRECTORY, FOR_ZONES = 1 / 3, 2 / 3  # of the time that is left then
 MOST_ZONES = 10  # that the provider is asked about
+FOR_A_PERSON = ("credential_refused",)  # it does not pass by itself
 
 
 def before_order(issuance: Issuance, client: CA) -> None:
@@ -30,6 +31,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
     last = issuance.preflighted_at
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
         return
+    if not issuance.credential and delegation.is_delegated(issuance.certificate):
+        raise Refused("preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True)
     issuance.breathe()
     with clock.limit(issuance.turn_left() / 2):
         written = _written_before(issuance)
@@ -41,7 +44,11 @@ def before_order(issuance: Issuance, client: CA) -> None:
             what, done = findings.text_of(found), IssuanceEvent.Outcome.DONE
             IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
     if blocking:
-        raise Refused(f"preflight_{blocking[0].code}", findings.text_of(blocking))
+        for each in blocking:
+            if each.said and issuance.credential:
+                telling.credential_refused(issuance.credential, each.said)
+        first = blocking[0].code
+        raise Refused(f"preflight_{first}", findings.text_of(blocking), permanent=first in FOR_A_PERSON)
 
 
 def run(certificate: Certificate) -> list[Finding]:
@@ -79,7 +86,7 @@ def check(
             *findings.of_caa(survey, certificate.names, identities, account.url),
             *findings.of_chains(survey, target),
             *findings.of_zones(survey),
-            *_of_credential(credential, _places(survey, target, but)),
+            *_of_credential(certificate, credential, _places(survey, target, but)),
         ]
     )
 
@@ -120,7 +127,7 @@ def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Findin
 
 def most_names(info: ca.CAInfo, profile: str) -> int:
     """How many names the CA takes in one certificate of the profile."""
-    return info.max_names
+    return info.profiles.get(profile, info.max_names)
 
 
 # --- The credential ---
@@ -137,7 +144,9 @@ def _places(survey: Survey, target: str, but: Collection[str]) -> list[tuple[str
     return list(places.values())[:MOST_ZONES]
 
 
-def _of_credential(credential: DnsCredential | None, places: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+def _of_credential(
+    certificate: Certificate, credential: DnsCredential | None, places: Sequence[tuple[str, str]]
+) -> Iterator[Finding]:
     """Whether the provider shows the zones to the credential. A provider that does not answer is no obstacle: the
     present step will ask it again."""
     if not credential:
@@ -145,9 +154,11 @@ def _of_credential(credential: DnsCredential | None, places: Sequence[tuple[str,
     for name, final in places:
         try:
             registry.open_credential(credential).zone_of(final)
-        except Trouble as trouble:
+        except Trouble as troubled:
+            trouble = delegation.for_owner(certificate, credential, troubled)
             refused = trouble.permanent and trouble.code.startswith("dns_")
             code = trouble.code.removeprefix("dns_") if refused else "credential_unchecked"
-            yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused)
+            said = getattr(trouble, "said", "")
+            yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused, said=said)
         except Wait as wait:
             yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)

@@ -48,6 +48,15 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
     return ledger.rows[last], slots[last]
 
 
+def ahead_of(issuance: Issuance, buckets: Iterable[int]) -> dict[int, int]:
+    """How many who wait for each of these buckets would go before an attempt that asked now."""
+    waits = ReservedToken.objects.filter(bucket__in=buckets, cost__gt=0, reservation__state=Reservation.State.WAITING)
+    certificate = issuance.certificate
+    if certificate.current_id is not None:
+        waits = waits.filter(reservation__is_renewal=True, reservation__expires_at__lt=certificate.expires_at)
+    return dict(waits.values_list("bucket").annotate(Count("pk")))
+
+
 def grant() -> list[int]:
     """Take tokens for those whose turn has come; answers the ids of their attempts."""
     room = unused_room(clock.now())
@@ -98,7 +107,9 @@ def candidates() -> list[Reservation]:
     blocked = ReservedToken.objects.filter(lacks, reservation=OuterRef("pk"))
     nth = Window(RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"])
     unused = Q(granted_at__gt=ledger.now - SECOND_SLOT)
-    rows = waiting().filter(~Exists(blocked), ~unused, issuance__wake_at__isnull=False, issuance__holder="")
+    # Who sleeps after a trouble has it still: it does not come earlier for a slot.
+    stumbled = Q(issuance__stumbles__gt=0, issuance__wake_at__gt=ledger.now)
+    rows = waiting().filter(~Exists(blocked), ~unused, ~stumbled, issuance__wake_at__isnull=False, issuance__holder="")
     return list(rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST])
 
 
@@ -141,11 +152,12 @@ def wake(issuance_ids: Sequence[int], now: datetime) -> None:
 
 
 def levels(ids: Iterable[int]) -> list[dict[str, Any]]:
-    """What these buckets hold now, and how many wait for them, as the API shows it."""
+    """What these buckets hold now, and how many wait for them, as the API shows it; `busy` while it is closed."""
     ledger = Ledger(ids, look=True)
     waits = ReservedToken.objects.filter(bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING)
     waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
-    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in ledger.rows.values()]
+    shown = [row for row in ledger.rows.values() if row.kind != LimitBucket.Kind.BUSY or ledger.now < row.at]
+    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
 
 
 def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ SHORT_LIFE = timedelta(days=10)
 AN_HOUR = timedelta(hours=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
+TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
 LEAST_RETRY = timedelta(minutes=15)
 LIMIT_SPREAD = timedelta(minutes=5)  # so that those who were told the same moment do not come at once
 FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
@@ -83,6 +84,8 @@ def retry_at(
     pause = LAST_RETRY if permanent else min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
     if left:
         pause = min(pause, left / 4)
+    elif expires_at and not permanent:  # whoever uses it is down by now
+        pause = min(pause, FIRST_RETRY)
     pause = max(LEAST_RETRY, pause * (0.9 + 0.2 * jitter))
     if asked_for:
         most = max(FIRST_RETRY, left / 4) if expires_at else LAST_RETRY

@@ -115,15 +115,26 @@ def _store(info: RenewalInfo, seen: RenewalInfoResource) -> None:
 
 def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     """Move `renew_at` with the window, and only with it, or its jitter would have it wander. What is due stays so; an
-    open attempt sets it at its end, and a failed one has set when it is tried again."""
+    open attempt sets it at its end, and a failed one has set when it is tried again: soon, where the window moved into
+    the past, for the CA may be about to revoke."""
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
     is_wanted = certificate.current_id == info.version_id and certificate.auto_renew and not certificate.retired_at
-    if not is_wanted or certificate.failures or certificate.open_issuance():
+    if not is_wanted or certificate.open_issuance():
+        return
+    if certificate.failures:
+        soon = clock.now() + renewal.LEAST_RETRY
+        if has_moved and certificate.renew_at and certificate.renew_at > soon and _has_come(info):
+            Certificate.objects.filter(pk=certificate.pk).update(renew_at=soon, updated_at=clock.now())
         return
     if certificate.renew_at is None or (has_moved and certificate.renew_at > clock.now()):
         at = renew_at(info.version, certificate.renew_days_before)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=at, updated_at=clock.now())
         logger.info("renewal.moved", certificate=certificate.pk, to=at.isoformat())
+
+
+def _has_come(info: RenewalInfo) -> bool:
+    moment = _moment_of(info.version)
+    return moment is not None and moment <= clock.now()
 
 
 # --- when ---
@@ -164,6 +175,15 @@ def replaces_of(issuance: Issuance) -> str:
     if not ari_id or not ca.client_for(issuance.account).offers_renewal_info():
         return ""
     return ari_id
+
+
+def is_in_window(issuance: Issuance) -> bool:
+    """Whether the CA wants the renewal now. Only then is an order with `replaces` exempt from limits at Let's Encrypt,
+    which looks at the window again when the order arrives."""
+    info = RenewalInfo.objects.filter(version=issuance.certificate.current_id).first()
+    if not info or not info.window_start or not info.window_end:
+        return False
+    return info.window_start <= clock.now() < info.window_end
 
 
 def is_about_replaces(trouble: Trouble, issuance: Issuance) -> bool:

@@ -235,13 +235,16 @@ def _refuse_issuance(certificate: Certificate) -> None:
 
 def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
     """The row of a new attempt. IntegrityError when one is open already."""
-    issuance = new_issuance(certificate, reason, validity_seconds)
+    credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
+    issuance = new_issuance(certificate, reason, credential_id, validity_seconds)
     issuance.number = certificate.issuances.count() + 1
     issuance.save(force_insert=True)
     return issuance
 
 
-def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
+def new_issuance(
+    certificate: Certificate, reason: str, credential_id: int | None, validity_seconds: int | None = None
+) -> Issuance:
     """A new attempt, not saved: its account and what else it keeps, whatever becomes of the certificate. Whoever stores
     it counts its `number`.
 
@@ -252,7 +255,7 @@ def new_issuance(certificate: Certificate, reason: str, validity_seconds: int | 
     return Issuance(
         certificate=certificate,
         account=account,
-        credential_id=delegation.credential_id_for(certificate),
+        credential_id=credential_id,
         names_key=names_key(account, certificate.names),
         proves=proves,
         reason=reason,

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from certctrl import clock
-from certctrl.turns import Wait
+from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, keys, limits, pki, renewalinfo, telling
+from issuance import backoff, ca, chains, delegation, keys, limits, pki, renewalinfo, telling
 from issuance.done import Done
 from issuance.models import Authorization, Certificate, CertificateVersion, Issuance
 from issuance.ordering import refused
-from issuance.resources import CA, OrderResource, Refused
+from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
 
 State = Issuance.State
 
@@ -34,7 +34,10 @@ def present(issuance: Issuance) -> Done:
     wanted = list(issuance.pending_records().values_list("pk", flat=True))
     for record_id in wanted:
         issuance.breathe()
-        records.publish(record_id)
+        try:
+            records.publish(record_id)
+        except Trouble as trouble:
+            raise delegation.for_owner(issuance.certificate, issuance.credential, trouble) from None
     # What no server showed before will not be there at once: the next look is one of a batch.
     return Done(f"{len(wanted)} TXT records are in the zone", to=State.PRESENTED if issuance.presents else "")
 
@@ -112,18 +115,28 @@ def validate(issuance: Issuance) -> Done:
     return Done("the CA found every TXT record")
 
 
-def _look_at_answered(issuance: Issuance, client: CA) -> None:
-    """Some CAs leave the order pending when an authorization failed: read a few of them each turn."""
+def _look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN) -> None:
+    """Some CAs leave the order pending when an authorization failed: read a few of them each turn, or all with None.
+    Raises Refused about the first that failed, and has counted those that it read."""
     answered = issuance.authorizations.filter(status=Authorization.Status.PENDING, answered_at__isnull=False)
-    for authorization in answered.order_by("seen_at")[:AUTHORIZATIONS_A_TURN]:
-        issuance.breathe()
-        seen = client.read_authorization(authorization.url)
+    failed: list[AuthorizationResource] = []
+    for authorization in answered.order_by("seen_at")[:most]:
+        try:
+            issuance.breathe()
+            seen = client.read_authorization(authorization.url)
+        except (Wait, Trouble):
+            if failed:  # what is known is told now: nothing remembers it until another turn
+                break
+            raise
         if seen.status not in ("pending", "valid"):
             limits.count_failed_validation(issuance, seen.identifier)
-            raise refused(seen)
+            failed.append(seen)
+            continue
         status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status)
+    if failed:
+        raise refused(failed[0])
 
 
 def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
@@ -131,7 +144,7 @@ def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> D
     earlier = Issuance.objects.filter(order_url=issuance.order_url).exclude(pk=issuance.pk)
     if not issuance.orders and earlier.exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
-    _look_at_answered(issuance, client)
+    _look_at_answered(issuance, client, most=None)
     what = f"The CA refused the order for {issuance.certificate.domain}."
     if resource.problem:
         raise resource.problem.refused(what)
@@ -264,5 +277,6 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         failures=0,
         failing_since=None,
         proved_at=None,
+        verified=certificate.verified or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
     )

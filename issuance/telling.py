@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import QuerySet
 
+from accounts.models import User
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
+from issuance import delegation
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.renewal import OF_A_LIMIT, SHORT_LIFE
 from notices.models import Notice
@@ -23,6 +26,7 @@ EVERY = 14
 BATCH = 500
 WARN_DAYS = (14, 7, 3, 1)
 LEFT_BEHIND_AFTER = timedelta(days=1)
+NO_CREDENTIAL = ("no_dns_credential", "preflight_no_credential")
 CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
 
 
@@ -54,9 +58,11 @@ def failed(issuance: Issuance, trouble: Trouble) -> None:
     Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
     or cannot wait for a limit; first issuances only when nothing more is tried.
     """
-    if trouble.code in CREDENTIAL_REFUSED and issuance.credential:
-        credential_refused(issuance.credential, trouble.what)
-    certificate = Certificate.objects.select_related("owner").get(pk=issuance.certificate_id)
+    if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or isinstance(trouble, delegation.OperatorsTrouble)):
+        credential_refused(issuance.credential, getattr(trouble, "said", trouble.what))
+    certificate = Certificate.objects.select_related("owner", "account").get(pk=issuance.certificate_id)
+    if trouble.code in NO_CREDENTIAL and delegation.is_delegated(certificate):
+        nobody_writes_the_service_zone()
     waits = trouble.code in OF_A_LIMIT and not certificate.failing_since  # for its turn, and has the time
     if certificate.retired_at or waits:
         return
@@ -196,6 +202,20 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
     key = f"credential_refused:{credential.pk}:{clock.now().astimezone(UTC):%Y-%m-%d}"
     subject = f"The DNS credential {credential.name} was refused"
     raise_once(credential.owner, Kind.CREDENTIAL_REFUSED, key, subject, body, data)
+
+
+def nobody_writes_the_service_zone() -> None:
+    """Certificates that rely on the service zone fail, and only staff can mend it. Told to each of them once a day."""
+    zone, wanted = settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL
+    body = (
+        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS credential {wanted}.\n\n"
+        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it to the id of one"
+        " that can write the zone."
+    )
+    data = {"zone": zone, "dns_provider_id": wanted}
+    key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
+    for operator in User.objects.filter(is_staff=True, is_active=True):
+        raise_once(operator, Kind.ACTION_NEEDED, key, f"Nobody can write the service zone {zone}", body, data)
 
 
 def cleanup_failed(record_id: int, trouble: Trouble) -> None:

@@ -72,10 +72,13 @@ class Behaviour:
     hides_txt: int = 0  # for so many questions; -1 until told otherwise
     dead: frozenset[str] = frozenset()  # SERVFAIL at and below these names, as a resolver has it that finds nobody
     bogus: frozenset[str] = frozenset()  # the same, but for questions with checking disabled: a resolver that validates
+    cached: frozenset[str] = frozenset()  # names that it answers all the same
     lags: int = 0  # how many serials its SOA records are behind
     asked: int = 0
 
     def servfails(self, query: dns.message.Message) -> bool:
+        if any(query.question[0].name == dns.name.from_text(name) for name in self.cached):
+            return self.fails
         places = self.dead if query.flags & dns.flags.CD else self.dead | self.bogus
         return self.fails or any(query.question[0].name.is_subdomain(dns.name.from_text(place)) for place in places)
 

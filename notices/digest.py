@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from certctrl import clock
-from notices.models import Delivery, NoticeSettings
+from notices.models import Delivery, Notice, NoticeSettings
 
 A_DAY = timedelta(days=1)
 GATHER = timedelta(hours=1)  # what goes wrong comes in crowds: the first digest waits for the rest of it
@@ -15,13 +15,14 @@ def goes_out(mail: Delivery) -> bool:
     """Whether this mail, which is held, is sent now. False: it is one too many today, and waits for the digest.
 
     Decided once, by the mails that began in the last 24 hours, under the lock of the owner's settings: two workers do
-    not both send the twentieth. A digest that goes out collects no more.
+    not both send the twentieth. What is pressing is counted by itself, a test not at all. A digest that goes out
+    collects no more.
     """
     if mail.begun_at:
         return True
     with _alone(mail) as wanted:
         now = clock.now()
-        if not mail.is_digest and _mails_since(mail.owner_id, now - A_DAY) >= wanted.digest_over:
+        if _is_counted(mail) and _mails_since(mail, now - A_DAY) >= wanted.digest_over:
             mail.release(None, digest=_collecting(mail.owner_id, now))
             return False
         mail.write(begun_at=now)
@@ -36,8 +37,15 @@ def _alone(mail: Delivery) -> Iterator[NoticeSettings]:
         yield NoticeSettings.objects.select_for_update().get(owner=mail.owner_id)
 
 
-def _mails_since(owner_id: int, since: datetime) -> int:
-    return Delivery.objects.filter(owner=owner_id, begun_at__gt=since, notice__isnull=False).count()
+def _is_counted(mail: Delivery) -> bool:
+    return mail.notice is not None and mail.notice.kind != Notice.Kind.TEST
+
+
+def _mails_since(mail: Delivery, since: datetime) -> int:
+    """How many of its sort began; what is pressing counts among the others too."""
+    begun = Delivery.objects.filter(owner=mail.owner_id, begun_at__gt=since, notice__isnull=False)
+    is_pressing = mail.notice is not None and mail.notice.kind in Notice.PRESSING
+    return begun.filter(notice__kind__in=Notice.PRESSING).count() if is_pressing else begun.count()
 
 
 def _collecting(owner_id: int, now: datetime) -> Delivery:

@@ -26,6 +26,9 @@ class Notice(models.Model):
         ACTION_NEEDED = "action_needed"  # nothing more is tried until a person changes something
         TEST = "test"
 
+    # What goes well, or is being tried again, never stands in the way of what somebody must hear in time.
+    PRESSING: ClassVar[tuple[str, ...]] = (Kind.EXPIRING, Kind.CREDENTIAL_REFUSED, Kind.ACTION_NEEDED)
+
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=20, choices=Kind)
     subject = models.CharField(max_length=320)

@@ -17,7 +17,7 @@ from issuance.models import Certificate
 
 def note(certificate: Certificate) -> str:
     """What will surprise, in sentences; empty when nothing will."""
-    waits = delegation.is_delegated(certificate) and not certificate.verified
+    waits = delegation.is_delegated(certificate) and not certificate.verified and not certificate.current
     told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
     return " ".join(filter(None, [*told, _note_on_key(certificate)]))
 

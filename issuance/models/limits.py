@@ -18,6 +18,7 @@ class LimitBucket(models.Model):
         DOMAIN = "domain"  # certificates of a registered domain
         SET = "set"  # certificates of exactly these names
         FAILURES = "failures"  # failed validations of a name by an account
+        BUSY = "busy"  # nothing; closed while the CA asks an account to come back later, whatever it orders
 
     ca = models.CharField(max_length=500, help_text="the directory of the CA")
     kind = models.CharField(max_length=8, choices=Kind)

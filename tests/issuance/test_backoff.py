@@ -233,3 +233,10 @@ def test_a_persons_renew_never_opens_a_second_attempt(world, account, credential
     opened = last()
     assert opened.is_open
     assert services.issue(read(certificate)) == opened
+
+
+def test_what_has_expired_is_tried_each_hour_unless_a_person_is_needed():
+    expired, began = NOW - timedelta(minutes=1), NOW - timedelta(days=3)
+    often = renewal.retry_at(NOW, 8, expired, first_tried_at=began)
+    seldom = renewal.retry_at(NOW, 8, expired, first_tried_at=began, permanent=True)
+    assert (often - NOW, seldom - NOW) == (timedelta(hours=1), timedelta(hours=24))

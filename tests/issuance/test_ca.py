@@ -3,13 +3,14 @@
 import threading
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Invalid
 from certctrl.turns import Trouble
-from issuance import acme, ca, privateca, zerossl
+from issuance import acme, ca, connections, privateca, zerossl
 from issuance.models import AcmeAccount
 from issuance.resources import Refused
 from keystore import envelope
@@ -113,12 +114,12 @@ def test_a_thread_keeps_so_many_clients_and_no_more(stub):
 
 @pytest.mark.django_db
 def test_another_thread_has_a_connection_of_its_own(stub):
-    here, there = acme.connection_to(stub.directory_url), []
-    thread = threading.Thread(target=lambda: there.append(acme.connection_to(stub.directory_url)))
+    here, there = connections.connection_to(stub.directory_url), []
+    thread = threading.Thread(target=lambda: there.append(connections.connection_to(stub.directory_url)))
     thread.start()
     thread.join()
     assert there[0] is not here
-    assert acme.connection_to(stub.directory_url) is here
+    assert connections.connection_to(stub.directory_url) is here
 
 
 @pytest.mark.django_db
@@ -189,3 +190,17 @@ def test_what_zerossl_answers_else_is_told_without_the_key(stub, reply, code, re
     assert (caught.value.code, isinstance(caught.value, Refused)) == (code, refused)
     assert "the-api-key" not in f"{caught.value!r} {caught.value.what}"
     assert "ZeroSSL" in caught.value.what
+
+
+def test_an_override_of_one_limit_keeps_the_others_and_null_takes_one_away(settings):
+    settings.ACME_CAS = {"letsencrypt": {"limits": {"account": [5000, 2.16], "failures": None}}}
+    found = ca.limits_at("https://acme-v02.api.letsencrypt.org/directory")
+    assert set(found) == {"account", "domain", "set"}
+    assert (found["account"].capacity, found["domain"].capacity) == (5000, 50)
+
+
+@pytest.mark.parametrize("given", [300, [300], [300, 0], ["300", 36], [True, 1], "30"])
+def test_limits_that_nobody_understands_are_told_at_the_start(settings, given):
+    settings.ACME_CAS = {"custom": {"limits": {"account": given}}}
+    with pytest.raises(ImproperlyConfigured, match="limits of custom are such as"):
+        apps.get_app_config("issuance").ready()

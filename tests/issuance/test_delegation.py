@@ -6,13 +6,18 @@ import subprocess
 import sys
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from certctrl.errors import Conflict
 from dnsproviders import credentials
+from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import beat, delegation, preflight, services
+from issuance.api.certificates import note
 from issuance.models import Certificate, Issuance
+from notices.models import Notice
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -223,3 +228,62 @@ def test_one_setting_without_the_other_is_refused_at_start(given):
     started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (started.returncode == 0) == (not given), started.stderr
     assert ("set together" in started.stderr) == bool(given)
+
+
+def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_told(world, make, operators):
+    certificate, _ = make()
+    world.zone.cnames[CHALLENGE] = target_of(certificate)
+    world.deliver()
+    staff = User.objects.create_user("second@example.net", is_staff=True)
+    User.objects.filter(pk=operators.owner_id).update(is_staff=False)
+    orders = world.outside.calls.count("ca.new_order")
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    failed = Issuance.objects.latest("pk")
+    assert (failed.error_code, failed.failure) == ("preflight_no_credential", "permanent")
+    assert "Ask its operator" in failed.error_what
+    assert world.outside.calls.count("ca.new_order") == orders
+    told = Notice.objects.filter(kind=Notice.Kind.ACTION_NEEDED)
+    assert [(each.owner, each.subject) for each in told] == [(staff, f"Nobody can write the service zone {ZONE}")]
+
+
+@pytest.mark.parametrize("seen_by", ["preflight", "present"])
+def test_what_the_provider_says_of_the_operators_zones_only_the_operator_reads(
+    world, make, operators, monkeypatch, seen_by
+):
+    certificate, issuance = make()
+    world.zone.cnames[CHALLENGE] = target_of(certificate)
+    words = "This token sees other.test, secret.test."
+    world.zone.blinds = ProviderError("dns_zone_not_found", words, permanent=True)
+    if seen_by == "present":
+        blind(monkeypatch)
+    deliver(world, issuance)
+    assert issuance.state == State.FAILED
+    assert "secret.test" not in issuance.error_what
+    assert ZONE in issuance.error_what
+    assert not [each for each in preflight.run(certificate) if "secret.test" in each.what]
+    told = {each.owner: each.body for each in Notice.objects.all()}
+    assert words in told[operators.owner]
+    assert "secret.test" not in told.get(certificate.owner, "")
+
+
+def test_once_issued_it_is_verified_and_nothing_is_noted_of_missing_cnames(world, make):
+    certificate, issuance = make("example.com")
+    world.zone.cnames[CHALLENGE] = target_of(certificate)
+    assert deliver(world, issuance).state == State.ISSUED
+    certificate.refresh_from_db()
+    assert certificate.verified
+    certificate.verified = False  # as it may be since a look found the CNAME gone
+    assert "CNAME" not in note(certificate)
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_the_scan_reads_the_operators_credential_once_for_a_batch(world, account, operators, count):
+    for number in range(count):
+        services.create_certificate(account.owner, world.ask(account, None, f"host{number}.example.com"), issue=False)
+    Certificate.objects.update(renew_at=world.time)
+    with CaptureQueriesContext(connection) as queries:
+        beat.scan_renewals.run()
+    assert Issuance.objects.filter(credential=operators).count() == count
+    assert sum('FROM "dnsproviders_dnscredential"' in each["sql"] for each in queries) == 1

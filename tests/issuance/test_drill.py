@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
 from certctrl.errors import Conflict, Invalid, NotFound
+from certctrl.turns import Trouble
 from issuance import beat, drill, services
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Drill, Issuance
 from issuance.resources import Refused
@@ -356,3 +357,33 @@ def test_a_preview_counts_and_starts_nothing(world, owner, account, credential):
     with pytest.raises(NotFound):
         drill.preview(issuer="R10")
     assert not Drill.objects.exists()
+
+
+# --- what a limit holds up ---
+
+
+def test_what_the_ca_puts_off_is_not_brought_forward_again(world, owner, account, credential):
+    world.ca.offers_renewal_info = True  # so that renewals are counted nowhere
+    (certificate,) = issued(world, account, credential, 1, "R11")
+    orders = world.outside.calls.count("ca.new_order")
+    drill.start(owner, issuer="R11")
+    busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=24 * 3600)
+    world.ca.problems["new_order"] = [busy for _ in range(100)]
+    minutes(world, 240)
+    assert world.outside.calls.count("ca.new_order") - orders == 1
+    moment = Certificate.objects.values_list("renew_at", flat=True).get(pk=certificate.pk)
+    assert moment > world.time + timedelta(hours=18)
+
+
+def test_what_waits_long_for_a_slot_waits_for_it(world, owner, account, credential, settings):
+    (certificate,) = issued(world, account, credential, 1, "R11")
+    settings.ACME_CAS = {"custom": {"limits": {"set": [1, 34 * 3600]}}}
+    services.issue(Certificate.objects.get())
+    world.deliver()
+    CertificateVersion.objects.update(issuer="R11")
+    world.advance(60)
+    before = Issuance.objects.count()
+    drill.start(owner, issuer="R11")
+    minutes(world, 240)
+    assert Issuance.objects.count() - before == 1
+    assert Certificate.objects.get(pk=certificate.pk).renew_at > world.time + timedelta(hours=24)

@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from certctrl.turns import Trouble
 from issuance import beat, choosing, services
 from issuance.models import AcmeAccount, Certificate, Issuance
+from notices.models import Notice
 from tests.fakes.ca import FakeCA
 from tests.issuance.failing import CAA, FOR_GOOD, fail, issued, last, limit, read, try_again
 
@@ -191,9 +193,24 @@ def test_a_scan_of_many_asks_no_more_for_those_that_do_not_fail(
 
 def test_a_new_attempt_is_not_saved(world, certificate, account):
     before = Issuance.objects.count()
-    attempt = services.new_issuance(read(certificate), Issuance.Reason.RENEWAL)
+    attempt = services.new_issuance(read(certificate), Issuance.Reason.RENEWAL, None)
     assert (attempt.pk, attempt.account) == (None, account)
     assert Issuance.objects.count() == before
     Certificate.objects.update(renew_at=world.time)
     beat.scan_renewals.run()
     assert last().number == 2
+
+
+def test_a_ca_that_is_busy_for_days_has_failed_too(world, account, credential, fallback):
+    world.ca.life = timedelta(days=6)
+    made = issued(world, account, credential, fallback_account_id=fallback.pk)
+    busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=300)
+    world.ca.problems["new_order"] = [busy] * 10_000
+    world.advance((made.renew_at - world.time).total_seconds())
+    for _ in range(2 * 24 * 6):
+        beat.scan_renewals.run()
+        world.sweep()
+        world.advance(600)
+    assert read(made).current.account == fallback
+    assert world.outside.calls.count("ca.new_order") < 200
+    assert Notice.objects.filter(kind=Notice.Kind.RENEWAL_FAILED).exists()

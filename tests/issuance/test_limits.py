@@ -1,6 +1,7 @@
 """The ledger of the CAs' limits: what would be refused waits, whoever dies, and everybody in turn."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -8,9 +9,11 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from certctrl.turns import Trouble
+from dnsproviders.models import TxtRecord
 from issuance import beat, limits, services
-from issuance.models import Issuance, IssuanceEvent, LimitBucket, Reservation, ReservedToken
+from issuance.models import Certificate, Issuance, IssuanceEvent, LimitBucket, Reservation, ReservedToken
 from issuance.resources import Refused
+from keystore.models import Envelope
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Died
 
@@ -197,6 +200,57 @@ def test_a_ca_that_is_only_busy_costs_no_tokens(world, account, credential, limi
     world.create(account, credential, "a.example.com")
     world.deliver()
     assert LimitBucket.objects.get(kind="account").level == 10
+
+
+def busy():
+    return Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=7200)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(world, account, credential, limited, known):
+    if known:
+        limited()
+    world.ca.offers_renewal_info = True
+    for name in domains(5):
+        world.create(account, credential, name)
+    world.deliver()
+    orders = world.outside.calls.count("ca.new_order")
+    world.ca.problems["new_order"] = [busy()]
+    Certificate.objects.update(renew_at=world.time)
+    beat.scan_renewals.run()
+    world.sweep()
+    assert world.outside.calls.count("ca.new_order") == orders + 1
+    waiting = Issuance.objects.open().order_by("pk").last()
+    assert waiting.slot_at == world.time + timedelta(hours=2)
+    assert "asked us to come back later for orders of the account an account" in waiting.waits_for
+    world.advance(7201)
+    run(world)
+    assert not Issuance.objects.open().exists()
+    assert issued() == 10
+    assert not Issuance.objects.filter(slot_at__isnull=False).exists()
+
+
+def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(world, account, credential, limited):
+    limited(account=[1, 60])
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    assert world.outside.calls.count("ca.new_order") == 1
+    world.ca.problems["new_order"] = [busy()]
+    for _ in range(10):
+        world.advance(60)
+        world.sweep()
+    assert world.outside.calls.count("ca.new_order") == 2
+
+
+def test_the_api_shows_that_a_ca_is_busy_while_it_is(client_of, world, account, credential, limited, owner):
+    limited()
+    world.ca.problems["new_order"] = [busy()]
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    shown = client_of(owner).get(f"/apiv1/me/acme-accounts/{account.pk}/limits").data_member
+    told = {each["kind"]: (each["subject"], each["next_at"]) for each in shown}
+    assert told["busy"] == ("an account", int(world.time.timestamp()) + 7200)
 
 
 def test_a_ca_without_known_limits_is_believed_as_well(world, account, credential):
@@ -403,3 +457,102 @@ def test_an_idle_sweep_asks_once(world, account, credential):
 )
 def test_periods_are_said_as_people_say_them(seconds, spoken):
     assert limits.spoken(timedelta(seconds=seconds)) == spoken
+
+
+# --- whose turn has come ---
+
+
+def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(world, account, credential, limited):
+    limited(account=[1, 60])
+    world.create(account, credential, "first.example.com")
+    _, granted = world.create(account, credential, "second.example.com")
+    world.deliver()
+    begun = {"account": account, "credential": credential, "wake_at": world.time - timedelta(seconds=120)}
+    begun |= {"state_since": world.time, "deadline_at": world.time + timedelta(hours=6), "reason": "new"}
+    crowd = Certificate.objects.bulk_create(
+        Certificate(owner=account.owner, domain=name, names=[name], names_key=name, ask=name, account=account)
+        for name in domains(1100, "example.org")
+    )
+    Issuance.objects.bulk_create(Issuance(certificate=each, names_key=each.domain, **begun) for each in crowd)
+    world.advance(60)
+    world.messages.clear()
+    beat.sweep.run()
+    assert Reservation.objects.get(issuance=granted).state == Reservation.State.GRANTED
+    assert granted.pk in [args[0] for _, *args in world.messages if args]
+
+
+def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, credential, limited):
+    limited(account=[1, 60])
+    for name in domains(2):
+        world.create(account, credential, name, profile="classic")
+    world.deliver()
+    calls = world.outside.calls.count("ca.profiles")
+    world.ca.problems["profiles"] = [Trouble("ca_unreachable", "The CA is away.")] * 1000
+    for _ in range(3600):
+        world.sweep()
+        world.advance(1)
+    assert 5 < world.outside.calls.count("ca.profiles") - calls < 15
+
+
+def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
+    limited(account=[1, 7 * 3600])
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    calls, keys = len(world.outside.calls), Envelope.objects.count()
+    _, early = world.create(account, credential, "b.example.com")
+    world.deliver()
+    early.refresh_from_db()
+    assert (early.state, early.error_code) == (State.FAILED, "ca_limit_wait")
+    assert (len(world.outside.calls), Envelope.objects.count()) == (calls, keys)
+
+
+def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(world, account, credential, limited):
+    """Boulder exempts an order with `replaces` only inside of the window."""
+    world.ca.offers_renewal_info = True
+    limiter = limited(account=[300, 36], set=[2, 86400])
+    place = world.ca.new_order
+
+    def as_boulder(account, names, replaces=""):
+        if replaces:
+            start, end = world.ca.windows[replaces]
+            if not start <= world.time < end:
+                limiter.order(account, names)
+        return place(account, names, replaces)
+
+    world.ca.new_order = as_boulder
+    certificate, _ = world.create(account, credential, "a.example.com")
+    world.deliver()
+    for _ in range(4):
+        world.advance(3600)
+        certificate.refresh_from_db()
+        services.issue(certificate)
+        world.deliver()
+    assert not limiter.refused
+    assert issued() == 2
+
+
+def test_every_name_that_failed_is_counted_and_the_first_is_told(world, account, credential, limited):
+    limited(failures=[3, 60])
+    shows, failing = world.zone.shows, ("host8", "host9")
+    world.ca.zone = SimpleNamespace(
+        shows=lambda name, value: not any(f in name for f in failing) and shows(name, value)
+    )
+    _, issuance = world.create(account, credential, *domains(10))
+    world.deliver()
+    world.settle()
+    issuance.refresh_from_db()
+    assert issuance.state == State.FAILED
+    assert "host8.example.com" in issuance.error_what
+    counted = LimitBucket.objects.filter(kind="failures", level__lt=3).order_by("label")
+    assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
+
+
+def test_settings_that_nobody_understands_keep_nothing_else_waiting(world, account, credential, limited, settings):
+    limited(account=[1, 600])
+    for name in domains(2):
+        world.create(account, credential, name)
+    world.deliver()
+    settings.ACME_CAS = {"custom": {"limits": {"account": 300}}}
+    TxtRecord.objects.update(wake_at=world.time)
+    beat.sweep.run()
+    assert "dnsproviders.cleanup" in world.sent or "issuance.cleanup" in world.sent

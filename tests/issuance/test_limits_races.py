@@ -1,9 +1,14 @@
 """Workers that take from one bucket at once, over a real PostgreSQL: as many as there are tokens, and no deadlock."""
 
+import threading
+from datetime import timedelta
+
 import pytest
 
+from certctrl.turns import Trouble
 from issuance import beat, limits
-from issuance.models import Issuance, Reservation
+from issuance.models import Issuance, LimitBucket, Reservation
+from tests.fakes.ca import FakeClient
 from tests.fakes.limiting import Limiter
 from tests.issuance.test_races import at_once
 
@@ -26,3 +31,22 @@ def test_as_many_workers_order_as_there_are_tokens(world, account, credential, s
     world.deliver()
     assert len(world.ca.limiter.accepted) == 4
     assert Reservation.objects.filter(state=Reservation.State.WAITING).count() == 8
+
+
+def test_many_that_are_told_at_once_to_come_back_all_believe_it(world, account, credential, monkeypatch):
+    count = 8
+    for number in range(count):
+        world.create(account, credential, f"host{number}.example{number}.com")
+    world.messages.clear()
+    all_asked = threading.Barrier(count)
+
+    def busy(client, names, *, profile="", replaces=""):
+        all_asked.wait(20)
+        raise Trouble("ca_rate_limited", "The CA refused the order: slow down.", retry_after=3600)
+
+    monkeypatch.setattr(FakeClient, "new_order", busy)
+    ids = list(Issuance.objects.values_list("pk", flat=True))
+    at_once(*[lambda pk=pk: world.chain(pk, "queued") for pk in ids])
+    assert {each.waits_for for each in Issuance.objects.all()} == {"The CA refused the order: slow down."}
+    assert {each.wake_at for each in Issuance.objects.all()} == {world.time + timedelta(hours=1)}
+    assert LimitBucket.objects.count() == 1

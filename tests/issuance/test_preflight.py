@@ -11,9 +11,9 @@ from dnsproviders import zonecheck
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from dnsproviders.zonecheck import CAARecord, Chain, Policy, Survey
-from issuance import ca, preflight, services
+from issuance import beat, ca, preflight, services
 from issuance.findings import Finding
-from issuance.models import Certificate, Issuance, IssuanceEvent, PrivateCA
+from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent, PrivateCA
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -288,3 +288,30 @@ def test_without_a_credential_a_person_is_told(world, account):
     certificate = Certificate.objects.get()
     certificate.credential = None
     assert [(each.code, each.blocks) for each in preflight.run(certificate)] == [("no_credential", True)]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_credential_that_is_refused_asks_for_a_person(world, account, credential, again):
+    certificate, _ = world.create(account, credential)
+    if again:
+        world.deliver()
+        Certificate.objects.update(renew_at=world.time)
+        Authorization.objects.update(record=None)  # so that the provider is asked again
+    world.zone.blinds = ProviderError("dns_credential_refused", "Refused.", permanent=True)
+    beat.scan_renewals.run()
+    world.sweep()
+    issuance = Issuance.objects.latest("pk")
+    certificate.refresh_from_db()
+    assert (issuance.error_code, issuance.failure) == ("preflight_credential_refused", "permanent")
+    in_a_day = world.time + timedelta(hours=20) if again else None
+    assert certificate.renew_at is None if not again else certificate.renew_at > in_a_day
+
+
+def test_more_names_than_the_profile_takes_are_found(world, owner, credential, settings):
+    account = world.account(owner, ca_provider="letsencrypt")
+    names = [f"host{number}.example.com" for number in range(20)]
+    certificate, _ = world.create(account, credential, *names, profile="tlsserver")
+    settings.ACME_CAS = {"letsencrypt": {"profiles": {"tlsserver": 10}}}  # since then the CA takes fewer
+    (found,) = preflight.run(certificate)
+    assert (found.code, found.blocks) == ("too_many_names", True)
+    assert "at most 10 in a certificate of the profile tlsserver" in found.what

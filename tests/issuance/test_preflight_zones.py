@@ -209,6 +209,14 @@ def test_a_zone_whose_servers_have_no_address(ask, dns):
     assert "gone.net (no address)" in ask("www.dead.com").is_blocked_by("no_server", "dead.com NS").what
 
 
+def test_resolvers_that_reach_nobody_are_no_fault_of_the_zone(ask, dns):
+    dns.at(RESOLVER).dead, dns.at(RESOLVER).cached = frozenset(["com"]), frozenset(["com"])
+    dns.at(NS3).silent = True
+    asked = ask("www.dead.com")
+    assert asked.issuance.is_open, asked.issuance.error_what
+    assert [each.code for each in asked.found() if each.blocks] == []
+
+
 def test_one_lame_server_among_others_is_told_and_in_nobodys_way(ask, dns):
     dns.at(NS2).refuses = True
     (found,) = ask().goes_on_with("lame_server")

@@ -322,7 +322,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
 
 
 def test_a_ca_that_is_away_holds_up_nobody_elses(world, account, credential, owner, few, monkeypatch):
-    monkeypatch.setattr(renewalinfo, "MOST", 5)
+    monkeypatch.setattr(renewalinfo, "MOST_LOOKED_AT", 5)
     other = world.account(owner, directory_url="https://other.test/dir", url="https://other.test/acct/1")
     many(world, account, credential, 6)
     many(world, other, credential, 3)
@@ -365,3 +365,13 @@ def test_what_is_retired_or_expired_is_not_asked_about_after_an_upgrade(world, a
     RenewalInfo.objects.all().delete()
     migrate()
     assert not RenewalInfo.objects.exists()
+
+
+def test_a_window_that_moves_into_the_past_brings_a_failed_renewal_forward(world, certificate):
+    later = world.time + timedelta(hours=24)
+    Certificate.objects.update(failures=6, failing_since=world.time, renew_at=later)
+    poll(world)
+    assert read(certificate).renew_at == later, "a window that stays moves nothing"
+    world.ca.move_windows(timedelta(days=-200))
+    poll(world)
+    assert read(certificate).renew_at == world.time + renewal.LEAST_RETRY

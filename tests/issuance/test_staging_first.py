@@ -1,8 +1,12 @@
 """After three failures in a row an attempt is proved at the CA's staging before production sees it again."""
 
+from dataclasses import replace
+
 import pytest
 
 from certctrl.turns import Trouble
+from dnsproviders import zonecheck
+from dnsproviders.zonecheck import CAARecord, Policy
 from issuance import beat, services
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore.models import Envelope
@@ -259,3 +263,22 @@ def _to_the_end(world, lease: float) -> bool:
         world.advance(lease)
     world.outside.die_at = None
     return died
+
+
+def test_production_is_next_when_caa_lets_only_its_account_issue(world, owner, credential, monkeypatch):
+    sandbox = world.account(owner, ca_provider="letsencrypt_staging", url="https://staging.test/acct/9")
+    account = world.account(
+        owner, ca_provider="letsencrypt", staging_first=True, staging_account=sandbox, url="https://ca.test/acct/1"
+    )
+    issued(world, account, credential, "example.com")
+    fail(world, 3)
+    records = (CAARecord(0, "issue", "ca.test; accounturi=https://ca.test/acct/1"),)
+    survey = zonecheck.survey
+
+    def with_caa(names, seconds):
+        return replace(survey(names, seconds), policies={name: Policy("example.com", records) for name in names})
+
+    monkeypatch.setattr(zonecheck, "survey", with_caa)
+    proof, attempt = try_again(world), try_again(world)
+    assert (proof.proves, proof.error_code) == (True, "preflight_caa_account")
+    assert (attempt.proves, attempt.state) == (False, State.ISSUED)

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from notices import delivery, mail
-from notices.models import Delivery, NoticeSettings
+from notices import delivery, mail, raising
+from notices.models import Delivery, Notice, NoticeSettings
 from tests.fakes.outside import Died
 from tests.issuance.test_races import at_once
 
@@ -166,3 +166,27 @@ def test_workers_that_send_at_once_send_twenty_and_hold_the_others_in_one_digest
     assert [str(each) for each in results].count("None") == 1
     assert mailbox.subjects[20:] == ["10 notices of certctrl"]
     connection.close()
+
+
+def test_what_is_pressing_does_not_wait_behind_what_went_well(world, mailbox, crowd, tell):
+    crowd(21)
+    tell("shop.example.com", kind=Notice.Kind.EXPIRING)
+    world.sweep()
+    assert len(mailbox.mails) == 21
+    assert Delivery.objects.get(notice__kind=Notice.Kind.EXPIRING).sent_at == world.time
+
+
+def test_a_crowd_of_pressing_ones_is_told_in_a_digest_too(world, mailbox, tell):
+    for number in range(23):
+        tell(f"host{number}.example.com", kind=Notice.Kind.EXPIRING)
+    for _ in range(23):
+        world.sweep()
+    assert len(mailbox.mails) == 20
+    assert Delivery.objects.filter(digest__isnull=False).count() == 3
+
+
+def test_a_test_goes_out_however_many_mails_there_were(world, mailbox, crowd, alice):
+    crowd(20)
+    test = raising.raise_test(alice)
+    world.sweep()
+    assert test.deliveries.get().sent_at == world.time
