@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from issuance import acme, pki, privateca
+from issuance import acme, connections, pki, privateca
 from issuance.models import Issuance
 from issuance.problems import words_of
 from issuance.resources import Refused
@@ -338,10 +338,10 @@ def test_a_bad_nonce_without_another_one_asks_for_one(ca, stub):
 
 def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
     ca.new_order(["example.com"])
-    acme.connection_to(stub.directory_url).nonces[:0] = [b"old"] * 20
+    connections.connection_to(stub.directory_url).nonces[:0] = [b"old"] * 20
     stub.tell("/order/1", problem("badNonce"))
     ca.read_order(f"{stub.url}/order/1")
-    assert len(acme.connection_to(stub.directory_url).nonces) == 1
+    assert len(connections.connection_to(stub.directory_url).nonces) == 1
 
 
 def test_a_ca_without_nonces_is_trouble(ca, stub):
