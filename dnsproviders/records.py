@@ -23,7 +23,7 @@ def publish(record_id: int) -> None:
     Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
     the provider fails or refuses.
     """
-    with TxtRecord.objects.turn(record_id, due=False) as record:
+    with TxtRecord.objects.select_related("credential__secret").turn(record_id, due=False) as record:
         if record.is_published:
             record.release(clock.now() + REST)
         else:

@@ -31,7 +31,8 @@ AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 
 def present(issuance: Issuance) -> Done:
     """Publish the TXT record of each pending authorization."""
-    wanted = list(issuance.pending_records().values_list("pk", flat=True))
+    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING, record__isnull=False)
+    wanted = sorted(set(pending.values_list("record_id", flat=True)))
     for record_id in wanted:
         issuance.breathe()
         try:

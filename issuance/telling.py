@@ -58,7 +58,8 @@ def failed(issuance: Issuance, trouble: Trouble) -> None:
     Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
     or cannot wait for a limit; first issuances only when nothing more is tried.
     """
-    if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or isinstance(trouble, delegation.OperatorsTrouble)):
+    is_operators = trouble.permanent and isinstance(trouble, delegation.OperatorsTrouble)
+    if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or is_operators):
         credential_refused(issuance.credential, getattr(trouble, "said", trouble.what))
     certificate = Certificate.objects.select_related("owner", "account").get(pk=issuance.certificate_id)
     if trouble.code in NO_CREDENTIAL and delegation.is_delegated(certificate):

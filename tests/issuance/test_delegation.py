@@ -268,6 +268,20 @@ def test_what_the_provider_says_of_the_operators_zones_only_the_operator_reads(
     assert "secret.test" not in told.get(certificate.owner, "")
 
 
+def test_a_provider_that_is_away_for_long_has_refused_nothing(world, make, operators, monkeypatch):
+    certificate, issuance = make()
+    world.zone.cnames[CHALLENGE] = target_of(certificate)
+    blind(monkeypatch)
+    world.zone.refuses = [ProviderError("dns_unreachable", "No answer.")] * 1000
+    for _ in range(3 * 60):
+        world.sweep()
+        world.advance(60)
+    issuance.refresh_from_db()
+    assert (issuance.state, issuance.error_code) == (State.FAILED, "dns_unreachable")
+    assert "It is tried again" in issuance.error_what
+    assert not Notice.objects.filter(kind=Notice.Kind.CREDENTIAL_REFUSED).exists()
+
+
 def test_once_issued_it_is_verified_and_nothing_is_noted_of_missing_cnames(world, make):
     certificate, issuance = make("example.com")
     world.zone.cnames[CHALLENGE] = target_of(certificate)
