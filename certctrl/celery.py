@@ -29,6 +29,19 @@ def keep_what_is_loaded(**kwargs: Any) -> None:
     gc.freeze()
 
 
+@signals.worker_init.connect
+def know_the_worker(**kwargs: Any) -> None:
+    os.environ["CERTCTRL_WORKER"] = str(os.getpid())
+
+
+@signals.worker_process_init.connect
+def leave_with_the_worker(**kwargs: Any) -> None:
+    """A forked child asks Linux to be killed with the worker. One whose worker died before it could ask leaves now, or
+    it would wait for ever: its siblings hold the pipe open that it reads from."""
+    if os.getppid() != int(os.environ["CERTCTRL_WORKER"]):
+        os._exit(1)
+
+
 @signals.worker_shutting_down.connect
 def stop_gently(**kwargs: Any) -> None:
     from certctrl import turns

@@ -11,10 +11,7 @@ CA counted. A slot that was not used at once is taken anew, so that an hour with
 Every change of a reservation holds its buckets' rows locked, in the order of their keys.
 """
 
-import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,7 +21,7 @@ from django.db.models import Q
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from issuance import ca, names, queueing
+from issuance import ca, queueing, wants
 from issuance.ledger import Ledger
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.problems import RATE_LIMITED
@@ -41,63 +38,11 @@ LIMITED = "ca_limit_wait"
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
 
 
-@dataclass(frozen=True)
-class Want:
-    """A bucket that an order counts in, or that must not be empty (`cost` 0)."""
-
-    kind: str
-    subject: str
-    label: str
-    cost: int = 1
-
-
-# --- what an order counts in ---
-
-
-def wants(issuance: Issuance) -> list[Want]:
-    """The buckets of an order without `replaces`. A renewal of exactly the same names at the same CA counts in that of
-    these names only; what it is not counted in must only not be closed."""
-    return wants_of(issuance.account, issuance.certificate.names, renews=renews_here(issuance))
-
-
-def wants_of(account: AcmeAccount, domains: Sequence[str], *, renews: bool = False) -> list[Want]:
-    whole = hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()
-    wanted = [
-        Want(Kind.SET, whole, _listed(domains)),
-        Want(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
-        _busy(account),
-    ]
-    if not renews:
-        registered = dict.fromkeys(names.registered_domain(name) for name in domains)
-        wanted += [Want(Kind.DOMAIN, domain, domain) for domain in registered]
-    bases = dict.fromkeys(name.removeprefix(names.WILDCARD) for name in domains)
-    return wanted + [_failures(account, base) for base in bases]
-
-
-def _busy(account: AcmeAccount) -> Want:
-    """Closed while the CA asks everybody to come back later, whatever they order."""
-    return Want(Kind.BUSY, str(account.pk), account.name, cost=0)
-
-
-def _failures(account: AcmeAccount, name: str) -> Want:
-    return Want(Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
-
-
-def renews_here(issuance: Issuance) -> bool:
-    """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
-    current = issuance.certificate.current
-    return current is not None and ca.directory_of(current.account) == ca.directory_of(issuance.account)
-
-
-def _listed(domains: Sequence[str]) -> str:
-    return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
-
-
 def _buckets(issuance: Issuance) -> dict[int, int]:
     """The rows of the buckets that the order needs, and what each costs. Those that never counted are made full."""
     directory = ca.directory_of(issuance.account)
-    known, wanted = ca.limits_at(directory), wants(issuance)
-    found = _find(directory, wanted)
+    known, wanted = ca.limits_at(directory), wants.of_order(issuance)
+    found = wants.find(directory, wanted)
     missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
     if missing:
         now = clock.now()
@@ -115,19 +60,9 @@ def _buckets(issuance: Issuance) -> dict[int, int]:
             ],
             ignore_conflicts=True,
         )
-        found = _find(directory, wanted)
+        found = wants.find(directory, wanted)
     # Of a kind that has no known limit there is a row once the CA has refused: it is closed or it is not.
     return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
-
-
-def _find(directory: str, wanted: Sequence[Want]) -> dict[Want, int]:
-    by_subject = {(want.kind, want.subject): want for want in wanted}
-    rows = LimitBucket.objects.filter(ca=directory, subject__in=[want.subject for want in wanted])
-    return {
-        by_subject[kind, subject]: pk
-        for pk, kind, subject in rows.values_list("pk", "kind", "subject")
-        if (kind, subject) in by_subject
-    }
 
 
 # --- one attempt ---
@@ -177,7 +112,7 @@ def refuse_far_slot(issuance: Issuance) -> None:
 def wait_while_busy(issuance: Issuance) -> None:
     """For an order with `replaces`, which is counted nowhere: raises as `reserve` does while the CA asks everybody to
     come back later."""
-    busy = _busy(issuance.account)
+    busy = wants.busy(issuance.account)
     rows = LimitBucket.objects.filter(ca=ca.directory_of(issuance.account), kind=busy.kind, subject=busy.subject)
     bucket, now = rows.first(), clock.now()
     at = bucket.at if bucket and bucket.at > now else None
@@ -278,15 +213,15 @@ def _learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
     kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
     if replaces:
         kind = None
-    refused = [want for want in wants(issuance) if want.kind == kind and want.cost] if kind else []
-    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused or [_busy(issuance.account)]
+    refused = [want for want in wants.of_order(issuance) if want.kind == kind and want.cost] if kind else []
+    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused or [wants.busy(issuance.account)]
     directory, now = ca.directory_of(issuance.account), clock.now()
     rows = [
         LimitBucket(ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=now)
         for want in named
     ]
     LimitBucket.objects.bulk_create(rows, ignore_conflicts=True)  # others may learn the same at the same moment
-    ledger = Ledger(_find(directory, named).values())
+    ledger = Ledger(wants.find(directory, named).values())
     for pk in ledger.rows:
         ledger.close(pk, now + timedelta(seconds=trouble.retry_after or 0), emptied=kind is not None)
     ledger.save()
@@ -298,7 +233,7 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
     limit = ca.limits_at(directory).get(Kind.FAILURES)
     if not limit:
         return
-    want = _failures(issuance.account, name)
+    want = wants.failures(issuance.account, name)
     with transaction.atomic():
         bucket, _ = LimitBucket.objects.get_or_create(
             ca=directory,
@@ -430,6 +365,6 @@ def _end_unused(now: datetime) -> None:
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
     """The buckets of an account and of the newest certificates that it orders, as they are now."""
     ordered = account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
-    wanted = {want for domains in ordered[:SHOWN] for want in wants_of(account, domains)}
-    account_itself = Want(Kind.ACCOUNT, str(account.pk), account.name)
-    return queueing.levels(_find(ca.directory_of(account), [*wanted, account_itself]).values())
+    wanted = {want for domains in ordered[:SHOWN] for want in wants.of_names(account, domains)}
+    account_itself = wants.Want(Kind.ACCOUNT, str(account.pk), account.name)
+    return queueing.levels(wants.find(ca.directory_of(account), [*wanted, account_itself]).values())
