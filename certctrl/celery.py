@@ -37,8 +37,8 @@ def know_the_worker(**kwargs: Any) -> None:
 @signals.worker_process_init.connect
 def leave_with_the_worker(**kwargs: Any) -> None:
     """A forked child asks Linux to be killed with the worker. One whose worker died before it could ask leaves now, or
-    it would wait for ever: its siblings hold the pipe open that it reads from."""
-    if os.getppid() != int(os.environ["CERTCTRL_WORKER"]):
+    it would wait for ever: its siblings hold the pipe open that it reads from. A solo worker is told this too."""
+    if int(os.environ["CERTCTRL_WORKER"]) not in (os.getpid(), os.getppid()):
         os._exit(1)
 
 

@@ -7,11 +7,14 @@ from celery import signals
 from certctrl import celery
 
 
-def ended_with(monkeypatch, worker: int) -> int:
-    """How a forked child of this process ends that was started by a worker with that pid; 0: it works on."""
+def ended_with(monkeypatch, worker: int | None) -> int:
+    """How a forked child of this process ends that was started by a worker with that pid, or is that worker itself;
+    0: it works on."""
     monkeypatch.setenv("CERTCTRL_WORKER", str(worker))
     child = os.fork()
     if child == 0:
+        if worker is None:
+            signals.worker_init.send(sender=None)
         signals.worker_process_init.send(sender=None)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -24,3 +27,7 @@ def test_a_forked_child_works_for_the_worker_that_is_its_parent(monkeypatch):
 
 def test_a_forked_child_whose_worker_died_before_it_began_leaves(monkeypatch):
     assert ended_with(monkeypatch, os.getpid() + 1) == 1
+
+
+def test_a_solo_worker_which_forks_nobody_works_on(monkeypatch):
+    assert ended_with(monkeypatch, None) == 0
