@@ -193,10 +193,10 @@ def servers_of_all(names: Iterable[str], seconds: float, *, fresh: bool = False)
     `fresh`: the zone that a name was in before counts for nothing, since somebody may just have mended a delegation.
     """
     end = clock.monotonic() + seconds
+    names = dict.fromkeys(names)
     if fresh:
-        names = list(names)
         _zones.drop(names)
-    zones = _kept_or_found(_zones, dict.fromkeys(names), _find_zones, end)
+    zones = _kept_or_found(_zones, names, _find_zones, end)
     wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)
     return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}

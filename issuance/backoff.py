@@ -8,10 +8,9 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from issuance import renewal
 from issuance.models import Certificate, Issuance
-from issuance.renewal import OF_A_LIMIT
+from issuance.renewal import LIMIT_WAIT, OF_A_LIMIT
 
 Failure = Issuance.Failure
-OWN_LEDGER = "ca_limit_wait"
 
 
 def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> str:
@@ -33,9 +32,8 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
         jitter=renewal.draw(),
     )
     by_table = retry_at()
-    limited = asked_for is not None and trouble.code in OF_A_LIMIT
-    if asked_for and trouble.code != OWN_LEDGER:
-        limited = limited and asked_for - now > renewal.TOO_LONG
+    is_far = asked_for is not None and (trouble.code == LIMIT_WAIT or asked_for - now > renewal.TOO_LONG)
+    limited = is_far and trouble.code in OF_A_LIMIT
     at = retry_at(asked_for=asked_for, limited=limited)
     fields: dict[str, Any] = {"renew_at": at if _is_wanted(certificate) else None, "updated_at": now}
     since = certificate.failing_since

@@ -25,7 +25,7 @@ from issuance import ca, queueing, wants
 from issuance.ledger import Ledger
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.problems import RATE_LIMITED
-from issuance.renewal import TOO_LONG
+from issuance.renewal import LIMIT_WAIT, TOO_LONG
 from issuance.resources import Refused
 
 Kind = LimitBucket.Kind
@@ -34,7 +34,6 @@ State = Reservation.State
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
 SHOWN = 500  # certificates whose buckets an account shows
 OWN_LOOK = 30.0  # seconds after its slot
-LIMITED = "ca_limit_wait"
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
 
 
@@ -96,7 +95,7 @@ def reserve(issuance: Issuance) -> None:
 def refuse_far_slot(issuance: Issuance) -> None:
     """Before anything is done for the order: raises Refused `ca_limit_wait` where its slot is more than six hours away.
     Among fifty thousand certificates most come too early, many times. Takes nothing, and no place in the queue."""
-    if issuance.order_url or Reservation.objects.filter(issuance=issuance).exists():
+    if Reservation.objects.filter(issuance=issuance).exists():
         return
     ledger = Ledger(needed := _buckets(issuance), look=True)
     costly = [pk for pk, cost in needed.items() if cost]
@@ -285,7 +284,7 @@ def _wait(issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datet
     now = clock.now()
     what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
-        return Refused(LIMITED, what, retry_after=seconds)
+        return Refused(LIMIT_WAIT, what, retry_after=seconds)
     # The sweep wakes it when its slot is there; of its own it only wakes in case nobody did.
     return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
 

@@ -6,7 +6,7 @@ from django.db import IntegrityError
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from dnsproviders import propagation
+from dnsproviders import cnames, propagation
 from dnsproviders.models import TxtRecord
 from issuance import ca, choosing, delegation, keys, limits, preflight, renewalinfo
 from issuance.done import Done
@@ -15,7 +15,6 @@ from issuance.models import AcmeAccount, Authorization, Issuance
 from issuance.resources import CA, AuthorizationResource, Refused
 
 LIMIT = timedelta(hours=6)
-CHALLENGE = "_acme-challenge"
 
 
 def order(issuance: Issuance) -> Done:
@@ -23,7 +22,7 @@ def order(issuance: Issuance) -> Done:
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
-    if issuance.replaces_refused or not renewalinfo.is_in_window(issuance):
+    if not issuance.order_url and (issuance.replaces_refused or not renewalinfo.is_in_window(issuance)):
         limits.refuse_far_slot(issuance)
     keys.have(issuance)
     client = ca.client_for(issuance.account)
@@ -140,7 +139,7 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
     if not issuance.credential:
         what = f"The CA wants a TXT record for {seen.identifier}. {delegation.lacking(issuance.certificate)}"
         raise Refused("no_dns_credential", what, permanent=True)
-    name = propagation.final_name(f"{CHALLENGE}.{seen.identifier}")
+    name = propagation.final_name(cnames.challenge_of(seen.identifier))
     delegation.refuse_elsewhere(issuance, seen.identifier, name)
     return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)
 

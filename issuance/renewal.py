@@ -3,8 +3,9 @@
 import random
 from datetime import datetime, timedelta
 
+LIMIT_WAIT = "ca_limit_wait"  # by our own ledger
 # What fails so has nothing wrong with it: its turn has not come.
-OF_A_LIMIT = frozenset(("ca_rate_limited", "ca_limit_wait"))
+OF_A_LIMIT = frozenset(("ca_rate_limited", LIMIT_WAIT))
 SHORT_LIFE = timedelta(days=10)
 AN_HOUR = timedelta(hours=1)
 FIRST_RETRY = AN_HOUR

@@ -180,7 +180,8 @@ def replaces_of(issuance: Issuance) -> str:
 def is_in_window(issuance: Issuance) -> bool:
     """Whether the CA wants the renewal now. Only then is an order with `replaces` exempt from limits at Let's Encrypt,
     which looks at the window again when the order arrives."""
-    info = RenewalInfo.objects.filter(version=issuance.certificate.current_id).first()
+    current_id = issuance.certificate.current_id
+    info = RenewalInfo.objects.filter(version=current_id).first() if current_id else None
     if not info or not info.window_start or not info.window_end:
         return False
     return info.window_start <= clock.now() < info.window_end

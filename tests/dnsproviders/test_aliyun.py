@@ -165,9 +165,12 @@ def test_cleaning_up_what_is_absent_is_success_and_counts_none(fake: FakeAlidns)
     assert provider().cleanup(record_of(ZONE, APEX)) == 0
 
 
-def test_a_record_that_vanishes_between_find_and_delete_counts_none(fake: FakeAlidns) -> None:
+def test_a_record_that_vanishes_between_find_and_delete_counts_none(
+    fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provider().present(record_of(ZONE, APEX))
-    fake.DeleteDomainRecord = lambda params: error(400, "DomainRecordNotBelongToUser", "gone")  # type: ignore
+    gone = error(400, "DomainRecordNotBelongToUser", "gone")
+    monkeypatch.setattr(fake, "DeleteDomainRecord", lambda params: gone)
     assert provider().cleanup(record_of(ZONE, APEX)) == 0
 
 

@@ -488,10 +488,10 @@ def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, cred
     world.deliver()
     calls = world.outside.calls.count("ca.profiles")
     world.ca.problems["profiles"] = [Trouble("ca_unreachable", "The CA is away.")] * 1000
-    for _ in range(3600):
+    for _ in range(900):
         world.sweep()
         world.advance(1)
-    assert 5 < world.outside.calls.count("ca.profiles") - calls < 15
+    assert 4 < world.outside.calls.count("ca.profiles") - calls < 9  # by the retry table; a slot comes each 15 s
 
 
 def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
@@ -555,4 +555,4 @@ def test_settings_that_nobody_understands_keep_nothing_else_waiting(world, accou
     settings.ACME_CAS = {"custom": {"limits": {"account": 300}}}
     TxtRecord.objects.update(wake_at=world.time)
     beat.sweep.run()
-    assert "dnsproviders.cleanup" in world.sent or "issuance.cleanup" in world.sent
+    assert "issuance.cleanup" in world.sent
