@@ -11,7 +11,15 @@ from accounts.models import User
 from certctrl.turns import Trouble
 from dnsproviders.models import TxtRecord
 from issuance import beat, limits, services
-from issuance.models import Certificate, Issuance, IssuanceEvent, LimitBucket, Reservation, ReservedToken
+from issuance.models import (
+    Certificate,
+    Issuance,
+    IssuanceEvent,
+    LimitBucket,
+    RenewalInfo,
+    Reservation,
+    ReservedToken,
+)
 from issuance.resources import Refused
 from keystore.models import Envelope
 from tests.fakes.limiting import Limiter
@@ -207,13 +215,19 @@ def busy():
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(world, account, credential, limited, known):
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
+    world, account, credential, limited, known, is_open
+):
     if known:
         limited()
     world.ca.offers_renewal_info = True
     for name in domains(5):
         world.create(account, credential, name)
     world.deliver()
+    if is_open:
+        begun, ends = world.time - timedelta(hours=1), world.time + timedelta(days=1)
+        RenewalInfo.objects.update(window_start=begun, window_end=ends)
     orders = world.outside.calls.count("ca.new_order")
     world.ca.problems["new_order"] = [busy()]
     Certificate.objects.update(renew_at=world.time)

@@ -1,6 +1,7 @@
 """Two hundred attempts wait for records that do not come: what that costs in messages, queries and calls."""
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -73,6 +74,23 @@ def test_looks_become_rare_as_the_wait_grows(crowd):
         a_round(world, seconds=1)
     assert world.outside.calls == ["zone.look"] * len(world.sent)
     assert len(looked_at) <= 20 * ROWS
+
+
+def test_those_that_wait_long_are_looked_at_in_step(crowd):
+    world = crowd(ROWS)
+    Issuance.objects.update(presents=REPUBLISHED, state_since=world.time - timedelta(minutes=10))
+    early, late = Issuance.objects.order_by("pk")[: ROWS // 2], Issuance.objects.order_by("-pk")[: ROWS // 2]
+    world.advance((1 - world.time.timestamp()) % 5)  # a second after a fifth one
+    moments = set()
+    for half in (early, late):
+        Issuance.objects.exclude(pk__in=half.values("pk")).update(wake_at=world.time + timedelta(seconds=99))
+        Issuance.objects.filter(pk__in=half.values("pk")).update(wake_at=world.time)
+        looks.look()
+        moments |= set(Issuance.objects.filter(pk__in=half.values("pk")).values_list("wake_at", flat=True))
+        world.advance(1)
+    (moment,) = moments
+    assert moment.timestamp() % 5 == 0
+    assert timedelta(seconds=28) <= moment - world.time <= timedelta(seconds=34)
 
 
 def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(crowd):
