@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from certctrl import clock
 from certctrl.turns import Trouble
@@ -13,8 +13,13 @@ from issuance.renewal import LIMIT_WAIT, OF_A_LIMIT
 Failure = Issuance.Failure
 
 
-def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> str:
-    """Set when the certificate is tried again (`renew_at`), and answer the class of the failure. Inside a transaction.
+class Verdict(NamedTuple):
+    failure: str  # its class, a `Failure`
+    counts: bool  # among the failures in a row of the certificate
+
+
+def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> Verdict:
+    """Set when the certificate is tried again (`renew_at`), and say what the failure is. Inside a transaction.
 
     `asked_for` is the moment that the other side named. One at which a limit has room is waited for: that counts as no
     failure and uses up none of the time in which a first issuance is tried. An attempt that ran out of time over
@@ -44,7 +49,7 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
     if not limited:
         fields |= {"failures": certificate.failures + 1, "proved_at": None}
     Certificate.objects.filter(pk=certificate.pk).update(**fields)
-    return class_of(trouble, asked_for, by_table)
+    return Verdict(class_of(trouble, asked_for, by_table), counts=not limited)
 
 
 def _tried_since(certificate: Certificate) -> datetime:

@@ -217,9 +217,9 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
         asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
     with issuance.fence():
         event(issuance, step.name, Outcome.FAILED, trouble.what)
-        failure = backoff.count_failure(issuance, trouble, asked_for)
+        failure, counts = backoff.count_failure(issuance, trouble, asked_for)
         close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what, failure=failure)
-        telling.failed(issuance, trouble)
+        telling.failed(issuance, trouble, counts=counts)
     logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure)
 
 

@@ -52,9 +52,10 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
     raise_once(certificate.owner, Kind.RENEWED, f"renewed:{version.pk}", f"{domain} was renewed", body, data)
 
 
-def failed(issuance: Issuance, trouble: Trouble) -> None:
+def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
     """An attempt failed for good, and its certificate knows by now when the next one is.
 
+    `counts`: it is one of `Certificate.failures`, not a wait for a limit that has room at a known moment.
     Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
     or cannot wait for a limit; first issuances only when nothing more is tried.
     """
@@ -68,7 +69,7 @@ def failed(issuance: Issuance, trouble: Trouble) -> None:
     if certificate.retired_at or waits:
         return
     if certificate.current_id:
-        _renewal_failed(certificate, issuance, trouble)
+        _renewal_failed(certificate, issuance, trouble, counts=counts)
     elif not certificate.renew_at:
         _never_issued(certificate, issuance, trouble)
 
@@ -78,10 +79,10 @@ def is_told(failures: int) -> bool:
     return failures in TOLD_FAILURES or (failures > 0 and failures % EVERY == 0)
 
 
-def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
-    once, counted = trouble.permanent or trouble.code in OF_A_LIMIT, trouble.code not in OF_A_LIMIT
+def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
+    once = trouble.permanent or not counts
     keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if once else []
-    if counted and is_told(certificate.failures):
+    if counts and is_told(certificate.failures):
         keys.append(f"renewal_failed:{issuance.pk}")
     domain, times = certificate.domain, certificate.failures
     body = (

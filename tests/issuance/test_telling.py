@@ -150,6 +150,17 @@ def test_a_renewal_that_cannot_wait_for_a_limit_is_told_once(world, renew, issue
     assert "too many new orders" in notice.body
 
 
+def test_a_ca_that_is_busy_for_days_is_told_at_growing_distance(world, issued):
+    busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=3600)
+    world.ca.problems["new_order"] = [busy] * 10_000
+    Certificate.objects.update(renew_at=world.time)
+    for _ in range(48):
+        beat.scan_renewals.run()
+        world.sweep()
+        world.advance(3600)
+    assert [each.data["failures"] for each in told(Kind.RENEWAL_FAILED)] == [1, 3]
+
+
 def test_a_pause_that_the_ca_asks_for_hides_no_failure(world, renew):
     renew(Trouble("ca_error", "The CA is away (HTTP 503).", retry_after=9 * 3600))
     attempt = Issuance.objects.order_by("-pk")[0]
