@@ -17,8 +17,8 @@ from django.conf import settings
 
 from certctrl import clock
 
-# Public to ipaddress: Azure's metadata, and protocol assignments, Oracle's metadata among them.
-NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+# Public to ipaddress: Azure's metadata; protocol assignments, Oracle's metadata among them; documentation (RFC 9637).
+NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
 WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")  # ca.corp.example:8443, [::1]:53

@@ -47,13 +47,18 @@ class Stopping:
 stopping = Stopping()
 
 
+def printable(what: str) -> str:
+    """The sentence without characters that nobody can read: others are quoted in it, and no column takes a NUL."""
+    return what if what.isprintable() else "".join(each if each.isprintable() else " " for each in what)
+
+
 class Wait(Exception):
     """Nothing is wrong, it only takes time: look again in so many seconds; `asked` when the other side named them."""
 
     def __init__(self, seconds: float, what: str = "", *, asked: bool = False) -> None:
         super().__init__(what)
         self.seconds = seconds
-        self.what = what
+        self.what = printable(what)
         self.asked = asked
 
 
@@ -63,7 +68,7 @@ class Trouble(Exception):
     def __init__(self, code: str, what: str, permanent: bool = False, retry_after: float | None = None) -> None:
         super().__init__(what)
         self.code = code
-        self.what = what
+        self.what = printable(what)
         self.permanent = permanent
         self.retry_after = retry_after
 
@@ -190,6 +195,7 @@ class Turns(models.Model):
             models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),
         )
 
+    longest_pause: ClassVar[timedelta] = A_DAY  # a Retry-After of a week, by mistake, would keep a record in its zone
     _breaths = 0
     _ends = 0.0
 
@@ -247,9 +253,10 @@ class Turns(models.Model):
             log.info("turn.lost", row=str(self))
 
     def stumble(self, trouble: Trouble) -> None:
-        """End the turn after a Trouble: sleep by the retry table."""
+        """End the turn after a Trouble: sleep by the retry table, or for as long as the other side asks."""
         stumbles = self.stumbles + 1
-        self.rest(timedelta(seconds=retry_pause(stumbles, trouble)), stumbles=stumbles)
+        pause = timedelta(seconds=retry_pause(stumbles, trouble))
+        self.rest(min(pause, self.longest_pause), stumbles=stumbles)
 
     def breathe(self) -> None:
         """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when

@@ -241,7 +241,10 @@ def a_label(name: str) -> str:
 
 
 def _a_label(label: str) -> str:
-    return label if label.isascii() else idna.alabel(label).decode()
+    try:
+        return label if label.isascii() else idna.alabel(label).decode()
+    except idna.IDNAError:  # somebody else's record: no name of ours is like it
+        return label
 
 
 def is_inside(name: str, zone: str) -> bool:

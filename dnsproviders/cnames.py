@@ -17,6 +17,7 @@ from dnsproviders.resolving import Reply, resolve_until, text_of, unknown
 
 CHALLENGE = "_acme-challenge"
 LONGEST_CHAIN = 10  # CNAMEs
+LONGEST_NAME = 253  # characters
 WRITABLE = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 CNAME = dns.rdatatype.CNAME
 
@@ -87,12 +88,18 @@ class _Hop:
 def _hop(names: Iterable[str], end: float) -> dict[str, _Hop]:
     """What stands at each name; a random sibling is asked for where it is a CNAME."""
     hops = _look(set(names), end)
-    siblings = {name: f"{secrets.token_hex(8)}.{name.partition('.')[2]}" for name, hop in hops.items() if hop.target}
+    siblings = {name: _sibling(name) for name, hop in hops.items() if hop.target}
     others = _look(set(siblings.values()), end)
     for name, sibling in siblings.items():
         other = others[sibling]
         hops[name] = other if other.why else replace(hops[name], is_wildcard=other.target == hops[name].target)
     return hops
+
+
+def _sibling(name: str) -> str:
+    """A random name beside this one, which nobody has; shorter where the name leaves no room."""
+    rest = name.partition(".")[2]
+    return f"{secrets.token_hex(8)[: LONGEST_NAME - len(rest) - 1]}.{rest}"
 
 
 def _look(names: Collection[str], end: float) -> dict[str, _Hop]:

@@ -63,9 +63,10 @@ class HttpReq(Provider):
         self._done(self._post("present", record))
 
     def cleanup(self, record: TxtRecord) -> int:
-        """1 for every success, as the contract does not say whether the record was there; 0 for 404."""
+        """1 for every success, as the contract does not say whether the record was there; 0 for a 404 of the service's
+        own. One with a page or a line of text is what web servers say of a path that they do not know."""
         response = self._post("cleanup", record)
-        if response.status_code == 404:
+        if response.status_code == 404 and (not response.content.strip() or _is_json(response)):
             return 0
         self._done(response)
         return 1
@@ -97,3 +98,11 @@ class HttpReq(Provider):
 
     def words(self, response: requests.Response) -> str:
         return "" if is_html(response) else response.content[:600].decode(errors="replace")
+
+
+def _is_json(response: requests.Response) -> bool:
+    try:
+        response.json()
+    except (ValueError, RecursionError):
+        return False
+    return True

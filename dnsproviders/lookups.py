@@ -171,7 +171,10 @@ class _Batch:
         ident = secrets.token_bytes(2)
         while ident in self.in_the_air[asked.server]:
             ident = secrets.token_bytes(2)
-        question = _question(asked.name, asked.rdtype)
+        try:
+            question = _question(asked.name, asked.rdtype)
+        except (dns.exception.DNSException, UnicodeError):  # no name that a message could hold
+            return
         wire = ident + struct.pack("!HHHHH", asked.flags, 1, 0, 0, 1) + question + OPT
         if self._send(wire, asked.server):
             now = clock.monotonic()

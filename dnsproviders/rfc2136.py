@@ -22,6 +22,7 @@ import requests
 from dns.rdtypes.ANY.TXT import TXT
 
 from certctrl import clock, outgoing
+from certctrl.sockets import connect_to_any
 from dnsproviders.base import Field, Provider, ProviderError, suffixes
 from dnsproviders.models import TxtRecord
 
@@ -136,20 +137,17 @@ class RFC2136(Provider):
             raise self._refusal(answer, f"asked to change {record.name} in the zone {record.zone}")
 
     def _ask(self, message: dns.message.Message) -> dns.message.Message:
-        """The answer whatever its rcode, its signature checked; raises Unsigned where it has none."""
+        """The answer whatever its rcode, its signature checked; raises Unsigned where it has none.
+
+        Of several addresses the first that takes the connection is asked, and no other: an update that got no answer
+        may have been carried out, and what another server says would not tell.
+        """
         message.use_tsig(self._key())
         with self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
-            for left, address in reversed(list(enumerate(addresses, start=1))):
-                try:
-                    return self._exchange(message, str(address[0]), clock.time_left() / left)
-                except (OSError, dns.exception.Timeout):
-                    if left == 1:
-                        raise
-        raise ProviderError("dns_unreachable", f"{self._where()} has no address.")
-
-    def _exchange(self, message: dns.message.Message, address: str, seconds: float) -> dns.message.Message:
-        return dns.query.tcp(message, address, timeout=seconds, port=self._port())
+            with connect_to_any(addresses, None) as connection:
+                connection.setblocking(False)  # as dnspython wants it
+                return dns.query.tcp(message, self.public["server"], timeout=clock.time_left(), sock=connection)
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from issuance.resources import Refused
 
 State = Issuance.State
 logger = structlog.get_logger()
+UNWRITABLE = Trouble("internal", "It was given up: each end of its turns met an error of this server; see its log.")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuanc
         after_losing(issuance)
     except Exception:  # of the database: nothing was written
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        if clock.now() >= issuance.deadline_at and why is not UNWRITABLE:
+            return _unless_lost(fail, step, issuance, UNWRITABLE)
         issuance.stumble(Trouble("internal", "an error of this server"))
 
 

@@ -63,7 +63,7 @@ class PrivateAuthority:
     def read_authorization(self, url: str) -> AuthorizationResource:
         raise NotImplementedError("the orders of a private CA have no authorizations")
 
-    def answer(self, challenge_url: str) -> None:
+    def answer(self, challenge_url: str) -> str:
         raise NotImplementedError("the orders of a private CA have no challenges")
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:

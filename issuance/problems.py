@@ -10,7 +10,7 @@ import requests
 
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble, Wait
-from issuance.resources import Problem, Refused
+from issuance.resources import Problem, Refused, Unexplained
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000
@@ -120,9 +120,10 @@ def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | W
         return Trouble(ERROR, said, retry_after=answer.retry_after)
     if with_eab and problem.type in ("unauthorized", "malformed"):
         return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
+    kind = Refused if answer.document else Unexplained
     if answer.status in (404, 410) and problem.type in WRAPPERS:
-        return Refused(NOT_FOUND, said)
-    return Refused(problem.code, said, permanent=problem.permanent)
+        return kind(NOT_FOUND, said)
+    return kind(problem.code, said, permanent=problem.permanent)
 
 
 def refusal_of(response: requests.Response) -> Answer | None:

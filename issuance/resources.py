@@ -20,6 +20,11 @@ class Refused(Trouble):
     ends_attempt = True
 
 
+class Unexplained(Refused):
+    """A refusal without a problem document, which an ACME server has for each (RFC 8555, section 6.7): something in
+    between may have said no."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why the CA refused (RFC 7807 and RFC 8555, section 6.7). `type` is without its urn: prefix."""
@@ -124,8 +129,11 @@ class CA(Protocol):
 
     def read_authorization(self, url: str) -> AuthorizationResource: ...
 
-    def answer(self, challenge_url: str) -> None:
-        """Tell the CA that the record is there. Answering twice changes nothing; what became of it the order tells."""
+    def answer(self, challenge_url: str) -> str:
+        """Tell the CA that the record is there. Answering twice changes nothing; what became of it the order tells.
+
+        Empty, or a sentence that says why the answer may not have come to the CA: then it is to be given again.
+        """
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
 

@@ -23,6 +23,7 @@ State = Issuance.State
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
 REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
+HEARD_WITHIN = timedelta(minutes=1)
 AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 
 
@@ -101,16 +102,18 @@ def _unpublish(issuance: Issuance, record_ids: Sequence[int]) -> None:
 def validate(issuance: Issuance) -> Done:
     """Tell the CA that the records are there, then read what became of the order."""
     client = ca.client_for(issuance.account)
-    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING)
+    pending, unheard = issuance.authorizations.filter(status=Authorization.Status.PENDING), ""
     for authorization in pending.filter(answered_at=None):
         issuance.breathe()
-        client.answer(authorization.challenge_url)
+        if why := client.answer(authorization.challenge_url):
+            unheard = f"{why} It is given again."
+            continue
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
         _look_at_answered(issuance, client)
-        raise _wait(issuance, resource, "The CA is looking at the TXT records.")
+        raise _wait(issuance, resource, unheard or "The CA is looking at the TXT records.")
     if resource.status == "invalid":
         return _after_invalid(issuance, client, resource)
     return Done("the CA found every TXT record")
@@ -134,10 +137,18 @@ def _look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORI
             failed.append(seen)
             continue
         status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
+        fields = {"answered_at": None} if _has_not_heard(authorization, seen) else {}
         with issuance.fence():
-            Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status)
+            Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status, **fields)
     if failed:
         raise refused(failed[0])
+
+
+def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) -> bool:
+    """The challenge still waits for its answer (RFC 8555, section 7.1.6). Some CAs say so while they look, too: for
+    them an answer more changes nothing."""
+    given_at = authorization.answered_at or clock.now()
+    return (seen.status, seen.challenge_status) == ("pending", "pending") and clock.now() - given_at >= HEARD_WITHIN
 
 
 def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:

@@ -20,7 +20,14 @@ from issuance.acme.accountkeys import jwk_of, thumbprint_of
 from issuance.acme.network import UNREADABLE, Network, directory_of
 from issuance.connections import connection_to
 from issuance.problems import challenge_problem, json_of, problem_of
-from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Refused, RenewalInfoResource
+from issuance.resources import (
+    AccountResource,
+    AuthorizationResource,
+    OrderResource,
+    Refused,
+    RenewalInfoResource,
+    Unexplained,
+)
 
 MAX_URL = 500  # characters, as our rows hold them
 MAX_NAME = 253
@@ -114,14 +121,17 @@ class AcmeCA:
         except UNREADABLE as exc:
             raise self._unreadable("authorization", exc) from None
 
-    def answer(self, challenge_url: str) -> None:
+    def answer(self, challenge_url: str) -> str:
         """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
         there are CAs, and the order tells what became of it; only refusals that are about the account count."""
         try:
             self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge")
+        except Unexplained as refused:
+            return refused.what
         except Refused as refused:
             if refused.permanent:
                 raise
+        return ""
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         """Send the CSR (7.4). Raises Wait for orderNotReady."""

@@ -133,6 +133,15 @@ def test_the_other_sides_retry_after_comes_before_the_table():
     assert retry_pause(1, Trouble("x", "x", retry_after=77)) == 77
 
 
+def test_a_row_sleeps_for_a_day_at_most_whatever_the_other_side_asks(row):
+    Issuance.objects.claim(row.pk).stumble(Trouble("x", "x", retry_after=7 * 86400))
+    assert again(row).wake_at == row.world.time + timedelta(days=1)
+
+
+def test_a_sentence_quotes_no_character_that_nobody_can_read():
+    assert Trouble("x", "te\x00xt").what == Wait(1, "te\x00xt").what == "te xt"
+
+
 def test_a_late_turn_moves_the_deadline_by_its_lateness(row, settings):
     before = again(row).deadline_at
     late = settings.RESEND + turns.SKEW.total_seconds() + 600

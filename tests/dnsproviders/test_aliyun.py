@@ -174,6 +174,12 @@ def test_a_record_that_vanishes_between_find_and_delete_counts_none(
     assert provider().cleanup(record_of(ZONE, APEX)) == 0
 
 
+def test_a_name_that_idna_does_not_know_is_somebody_elses(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    provider().present(record_of(ZONE, APEX, name=f"_acme-challenge.\N{PILE OF POO}.{ZONE}"))
+    assert provider().cleanup(record_of(ZONE, APEX)) == 1
+
+
 def test_the_same_value_under_a_longer_name_stays(fake: FakeAlidns) -> None:
     provider().present(record_of(ZONE, APEX, name="_acme-challenge.www.example.com"))
     assert provider().cleanup(record_of(ZONE, APEX, name="_acme-challenge.example.com")) == 0

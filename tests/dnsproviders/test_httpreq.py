@@ -78,6 +78,20 @@ def test_a_cleanup_that_is_answered_404_found_nothing(service: FakeService) -> N
     assert httpreq().cleanup(record_of("", APEX)) == 0
 
 
+@pytest.mark.parametrize("body", ["", "\n", '{"error": "no such record"}'])
+def test_a_404_of_the_services_own_says_that_the_record_is_absent(body: str) -> None:
+    answer_always(ENDPOINT, status=404, body=body)
+    assert httpreq().cleanup(record_of("", APEX)) == 0
+
+
+@pytest.mark.parametrize("body", ["<html><h1>404 Not Found</h1></html>", "404 page not found\n"])
+def test_a_404_of_a_web_server_says_nothing_about_the_record(body: str) -> None:
+    answer_always(ENDPOINT, status=404, body=body)
+    with pytest.raises(ProviderError) as caught:
+        httpreq().cleanup(record_of("", APEX))
+    assert (caught.value.code, caught.value.permanent) == ("dns_refused", False)
+
+
 def test_the_zone_is_the_name_itself() -> None:
     assert httpreq().zone_of(NAME) == NAME
 

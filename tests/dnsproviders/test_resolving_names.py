@@ -67,6 +67,14 @@ def test_cnames_in_a_circle_are_told(world: NameServer) -> None:
     assert len(world.seen) == 4  # each CNAME and its sibling, once
 
 
+def test_a_cname_to_one_of_the_longest_names_is_followed(world: NameServer) -> None:
+    longest = f"{'.'.join(['x' * 60] * 3)}.{'y' * 49}.auth.example.net"
+    assert len(f"a.{longest}") == 251
+    world.add("_acme-challenge.example.com", "CNAME", f"a.{longest}.")
+    world.add(f"a.{longest}", "CNAME", "mine.auth.example.net.")
+    assert final_name("example.com") == "mine.auth.example.net"
+
+
 @pytest.mark.parametrize(("hops", "is_followed"), [(10, True), (11, False)])
 def test_ten_cnames_are_followed_and_no_more(world: NameServer, hops: int, is_followed: bool) -> None:
     names = ["_acme-challenge.example.com", *(f"hop{number}.auth.example.net" for number in range(hops))]

@@ -12,7 +12,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from certctrl import clock
+from certctrl import clock, outgoing
 from dnsproviders.base import ProviderError
 from dnsproviders.rfc2136 import ALGORITHMS, checked_key_name, checked_server, checked_tsig_secret
 from tests.dnsproviders.making import APEX, WILDCARD, record_of
@@ -124,6 +124,30 @@ def test_a_server_that_stays_silent_is_dropped_at_the_deadline() -> None:
         with clock.limit(0.3):
             assert raised_by(provider.zone_of, NAME).code == "dns_unreachable"
         assert clock.monotonic() - began < 5
+
+
+def at(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """The server's name has an address for each of these ports."""
+    monkeypatch.setattr(outgoing, "resolve", lambda host, port: [("127.0.0.1", each) for each in ports])
+
+
+def test_an_update_that_one_address_took_goes_to_no_other(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at(monkeypatch, silent.getsockname()[1], server.port)
+        with clock.limit(0.5):
+            error = raised_by(server.provider(secret=WRONG).present, record_of(ZONE, APEX, name=NAME))
+    assert (error.code, error.permanent) == ("dns_unreachable", False)
+
+
+def test_the_first_address_that_takes_the_connection_is_asked(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as last:
+        last.settimeout(0)
+        at(monkeypatch, free_port(), server.port, last.getsockname()[1])
+        assert server.provider().zone_of(NAME) == ZONE
+        with pytest.raises(BlockingIOError):
+            last.accept()
 
 
 @contextmanager

@@ -96,6 +96,7 @@ class FakeCA:
     explanation_url: str = ""
     retry_after: float | None = None  # seconds, until the next look at a window
     caa_identities: tuple[str, ...] = ("ca.test",)
+    unheard: list[str] = field(default_factory=list)  # what the next answers seem to be, though none comes to the CA
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -221,17 +222,21 @@ class FakeClient:
             wildcard=found.wildcard,
             status=found.status,
             challenge_url=f"{found.url}/chall",
+            challenge_status="processing" if found.answered and found.status == "pending" else found.status,
             txt_value=found.value,
             problem=problem,
         )
 
-    def answer(self, challenge_url: str) -> None:
-        self.ca.call("answer", lambda: self._answer(challenge_url))
+    def answer(self, challenge_url: str) -> str:
+        return self.ca.call("answer", lambda: self._answer(challenge_url))
 
-    def _answer(self, challenge_url: str) -> None:
+    def _answer(self, challenge_url: str) -> str:
         found = self.ca.find(challenge_url)
+        if self.ca.unheard:
+            return self.ca.unheard.pop(0)
         if not found.answered:
             found.answered, found.reads_left = True, self.ca.validation_reads
+        return ""
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         return self.ca.call("finalize", lambda: self._finalize(order.url, csr_pem))

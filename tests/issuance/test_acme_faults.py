@@ -226,14 +226,18 @@ def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, st
         problem("malformed", "Expired authorization", 404),
         problem("incorrectResponse", "No TXT record found", 403),
         problem("unauthorized", "The authorization is not pending", 403),
-        Reply(404, b"<html>"),
-        Reply(409, b""),
     ],
 )
 def test_whatever_the_ca_says_to_an_answer_the_order_will_tell(ca, stub, reply):
     stub.tell("/chall/1", reply)
-    assert ca.answer(f"{stub.url}/chall/1") is None
+    assert ca.answer(f"{stub.url}/chall/1") == ""
     assert stub.asked[-1].payload == {}
+
+
+@pytest.mark.parametrize("reply", [Reply(403, b"<html>"), Reply(404, b"<html>"), Reply(409, b"")])
+def test_a_refusal_that_may_not_be_the_cas_says_that_the_answer_may_not_have_come(ca, stub, reply):
+    stub.tell("/chall/1", reply)
+    assert f"refused the answer to the challenge (HTTP {reply.status})." in ca.answer(f"{stub.url}/chall/1")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 
 from certctrl.turns import Trouble, Wait
 from dnsproviders.base import ProviderError
@@ -310,3 +310,22 @@ def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(world,
     assert (only().number, only().state, len(world.ca.orders)) == (2, State.ISSUED, 2)
     key = pki.load_chain(CertificateVersion.objects.get().chain_pem)[0].public_key()
     assert key.key_size == change.get("key_size", 256)
+
+
+def test_an_attempt_whose_end_cannot_be_written_is_given_up_at_its_deadline(world, account, credential, monkeypatch):
+    """As PostgreSQL does with a sentence that it cannot store."""
+    world.ca.problems["new_order"] = [Trouble("ca_error", "unwritable")] * 1000
+    write = flow.event
+
+    def refuse(issuance, step, outcome, what, took=0.0):
+        if what == "unwritable":
+            raise DataError
+        write(issuance, step, outcome, what, took)
+
+    monkeypatch.setattr(flow, "event", refuse)
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    world.settle(20, step=1800)
+    issuance.refresh_from_db()
+    assert (issuance.state, issuance.error_what) == (Issuance.State.FAILED, flow.UNWRITABLE.what)
+    assert issuance.events.last().what == flow.UNWRITABLE.what
