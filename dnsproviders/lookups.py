@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import dns.exception
 import dns.flags
@@ -50,7 +50,7 @@ HAS_ERROR_QUEUE = sys.platform == "linux"
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL}
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
-Address = tuple[str, int]
+Address = tuple[str, int] | tuple[str, int, int, int]  # as the socket module has it; with a scope where it needs one
 One = TypeVar("One")
 
 
@@ -80,9 +80,25 @@ class Answers:
 
 
 def address(ip: str, port: int) -> Address:
-    """An address as the socket module spells it. Raises ValueError."""
+    """An address as the socket module spells it, `fe80::1%eth0` with the number of its interface. Raises ValueError."""
+    ip, _, interface = ip.partition("%")
     packed = ipaddress.ip_address(ip).packed
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed), port
+    text = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    return (text, port, 0, _scope(interface)) if interface else (text, port)
+
+
+def _scope(interface: str) -> int:
+    if interface.isascii() and interface.isdigit():
+        return int(interface)
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        raise ValueError(f"there is no network interface {interface}") from None
+
+
+def _sender(found: tuple[Any, ...]) -> Address:
+    """Who sent a datagram, in the form in which it was asked."""
+    return found if len(found) == 4 and found[3] else found[:2]
 
 
 def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
@@ -295,7 +311,7 @@ def _refusals(channel: socket.socket) -> Iterator[Address]:
             _, _, _, server = channel.recvmsg(0, 512, MSG_ERRQUEUE)
         except OSError:
             return
-        yield server[:2]
+        yield _sender(server)
 
 
 def _datagrams(channel: socket.socket) -> Iterator[tuple[Address, bytes]]:
@@ -306,7 +322,7 @@ def _datagrams(channel: socket.socket) -> Iterator[tuple[Address, bytes]]:
             return
         except OSError:  # the pending ICMP error itself; whom it is about is in the error queue
             continue
-        yield server[:2], wire
+        yield _sender(server), wire
 
 
 # --- Messages (RFC 1035, section 4) ---
@@ -361,7 +377,11 @@ def _lane(asks: list[Ask], end: float) -> dict[Ask, dns.message.Message]:
             break
         query = dns.message.make_query(each.name, each.rdtype, flags=each.flags)
         try:
-            got[each] = dns.query.tcp(query, each.server[0], timeout=left, port=each.server[1], ignore_trailing=True)
+            got[each] = dns.query.tcp(query, _with_scope(each.server), left, each.server[1], ignore_trailing=True)
         except (OSError, EOFError, dns.exception.DNSException, ValueError):
             break
     return got
+
+
+def _with_scope(server: Address) -> str:
+    return f"{server[0]}%{server[3]}" if len(server) == 4 else server[0]

@@ -27,6 +27,7 @@ from dnsproviders.lookups import Address, Answers, Ask
 
 ZONE_KEPT = 300.0  # seconds: several workers look at a name in turns, each every minute or two
 SERVERS_KEPT = 60.0
+SILENCE_KEPT = 60.0
 KEPT = 10_000  # names, or zones
 MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
@@ -83,17 +84,23 @@ def _place(text: str, port: int) -> Address:
 
 
 def resolve(questions: Collection[Question], seconds: float) -> dict[Question, Reply]:
-    """Every question to the first resolver; those that it could not answer to the next one, and so on."""
+    """Every question to the first resolver; those that it could not answer to the next one, and so on.
+
+    One that was silent is asked last for a minute, or it would take its time from each of the questions to come.
+    """
     end = clock.monotonic() + seconds
     replies: dict[Question, Reply] = dict.fromkeys(questions, "there was no time left to ask")
     open_questions = list(replies)
-    servers = resolvers()
+    servers = sorted(resolvers(), key=lambda each: _silent.get(str(each)) or False)
     for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
         rest = end - clock.monotonic()
         if not open_questions or rest <= 0:
             break
         asks = {question: Ask(server, *question, recurse=True) for question in open_questions}
-        answers = lookups.ask(asks.values(), max(rest / left, min(rest, 4 * lookups.PATIENCE)))
+        patience = max(rest / left, min(rest, 4 * lookups.PATIENCE))
+        answers = lookups.ask(asks.values(), patience)
+        if not answers.got and patience >= lookups.PATIENCE:
+            _silent.put(str(server), value=True)
         replies |= {question: _reply(answers, asked) for question, asked in asks.items()}
         open_questions = [question for question in open_questions if isinstance(replies[question], str)]
     return replies
@@ -166,12 +173,14 @@ def _key(name: str) -> tuple[object, ...]:
     return name, settings.DNS_PORT, *settings.DNS_RESOLVERS, *settings.ALLOW_PRIVATE
 
 
+_silent: Cache[bool] = Cache(SILENCE_KEPT)  # resolvers
 _zones: Cache[str] = Cache(ZONE_KEPT)
 _servers: Cache[Servers] = Cache(SERVERS_KEPT)
 
 
 def forget() -> None:
-    """Empty this process's cache."""
+    """Empty this process's caches."""
+    _silent.clear()
     _zones.clear()
     _servers.clear()
 
@@ -258,17 +267,37 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
     replies = resolve_until(end, [(zone, NS) for zone in zones])
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
     wanted = dict.fromkeys(host for each in hosts.values() if not isinstance(each, Trouble) for host in each)
-    found = addresses_of(wanted, end)
+    found = _addresses_or_why(wanted, end)
     return {
-        zone: each if isinstance(each, Trouble) else servers_at(zone, {host: found[host] for host in each})
+        zone: each if isinstance(each, Trouble) else _servers_at(zone, {host: found[host] for host in each})
         for zone, each in hosts.items()
     }
 
 
 def addresses_of(hosts: Collection[str], end: float) -> dict[str, list[str]]:
     """The addresses of each host, of both families; none where it has none or they could not be found in time."""
+    found = _addresses_or_why(hosts, end)
+    return {host: [] if isinstance(each, str) else each for host, each in found.items()}
+
+
+def _addresses_or_why(hosts: Collection[str], end: float) -> dict[str, list[str] | str]:
+    """The addresses of each host; where none was found and a resolver did not tell, why it did not."""
     replies = resolve_until(end, [(host, kind) for host in hosts for kind in ADDRESSES])
-    return {host: [ip for kind in ADDRESSES for ip in _addresses(replies[host, kind])] for host in hosts}
+    found: dict[str, list[str] | str] = {}
+    for host in hosts:
+        of_host = [replies[host, kind] for kind in ADDRESSES]
+        addresses = [ip for reply in of_host for ip in _addresses(reply)]
+        why = next((reply for reply in of_host if isinstance(reply, str)), "")
+        found[host] = addresses if addresses or not why else why
+    return found
+
+
+def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Trouble:
+    """A zone none of whose hosts could be looked up is not one without servers."""
+    whys = [each for each in hosts.values() if isinstance(each, str)]
+    if whys and not any(isinstance(each, list) and each for each in hosts.values()):
+        return unknown(f"The addresses of the name servers of {zone} could not be found", whys[0])
+    return servers_at(zone, {host: [] if isinstance(each, str) else each for host, each in hosts.items()})
 
 
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:

@@ -1,12 +1,14 @@
 """Where a challenge's record must be written: CNAMEs are followed, a wildcard's are not."""
 
 import itertools
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from certctrl.turns import Trouble
+from dnsproviders import resolving
 from dnsproviders.propagation import final_name
 from lab.nameserver import NameServer
 from tests.fakes.internet import NS1, RESOLVER, internet, zone
@@ -115,6 +117,15 @@ def test_the_next_resolver_is_asked_when_the_first_one_fails(world: NameServer, 
 def test_resolvers_may_be_written_in_every_usual_way(world: NameServer, settings: Any, place: str) -> None:
     settings.DNS_RESOLVERS = [place.format(port=world.port)]
     assert final_name("example.com") == "_acme-challenge.example.com"
+
+
+def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
+    settings.DNS_RESOLVERS, settings.DNS_PORT = ["fe80::1%lo", "[fe80::2%lo]:5353"], 53
+    lo = socket.if_nametoindex("lo")
+    assert resolving.resolvers() == [("fe80::1", 53, 0, lo), ("fe80::2", 5353, 0, lo)]
+    settings.DNS_RESOLVERS = ["fe80::1%nosuch0"]
+    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
+        resolving.resolvers()
 
 
 def test_a_resolver_that_is_no_address_is_told(world: NameServer, settings: Any) -> None:

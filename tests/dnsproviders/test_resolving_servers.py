@@ -9,10 +9,23 @@ import pytest
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsproviders import propagation, resolving
+from dnsproviders import lookups, propagation, resolving
 from dnsproviders.propagation import servers_of
 from lab.nameserver import NameServer
-from tests.fakes.internet import CHALLENGE, NS1, NS2, NS3, NS6, RESOLVER, VALUE, internet, record, zone
+from tests.fakes.internet import (
+    CHALLENGE,
+    NOBODY,
+    NS1,
+    NS2,
+    NS3,
+    NS6,
+    RESOLVER,
+    VALUE,
+    internet,
+    record,
+    silence,
+    zone,
+)
 
 
 @pytest.fixture
@@ -85,6 +98,37 @@ def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
 def test_a_server_without_an_address_is_told(world: NameServer) -> None:
     world.add("example.com", "NS", "gone.example.com.")
     assert servers_of(CHALLENGE).skipped == ("gone.example.com (no address)",)
+
+
+def test_a_resolver_that_is_silent_takes_its_time_from_one_look_and_not_from_the_next(
+    world: NameServer, settings: Any
+) -> None:
+    with silence() as port:
+        settings.DNS_RESOLVERS = [f"{NOBODY}:{port}", RESOLVER]
+        first, second = looked_up_in("example.com"), looked_up_in("deep.example.com")
+    assert first >= lookups.PATIENCE > second
+
+
+def looked_up_in(zone: str) -> float:
+    began = clock.monotonic()
+    assert servers_of(f"_acme-challenge.{zone}").servers
+    return clock.monotonic() - began
+
+
+def test_servers_whose_addresses_no_resolver_tells_are_not_taken_for_none(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = resolving.resolve
+
+    def lose_addresses(questions: Any, seconds: float) -> Any:
+        replies = resolve(questions, seconds)
+        return {each: "the resolver did not answer" if each[1] in resolving.ADDRESSES else replies[each] for each in replies}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resolving, "resolve", lose_addresses)
+        with pytest.raises(Trouble, match="addresses of the name servers of example.com could not be found: the resol"):
+            servers_of(CHALLENGE)
+    assert servers_of(CHALLENGE).servers, "and it is not kept"
 
 
 def test_of_a_zone_with_too_many_servers_some_of_each_host_are_asked(settings: Any) -> None:

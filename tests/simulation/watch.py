@@ -137,12 +137,13 @@ class Watch:
             self.excused.add((record.name, record.value))
 
     def enters(self, actor: Actor, name: str, record: TxtRecord | None) -> None:
-        """Two may be inside calls for one row only when the first outlived its lease."""
+        """Two may be inside calls for one row only when one of them outlived its lease."""
         actor.calling = name
         self.inside = [each for each in self.inside if each.calling and each is not actor]
+        mine = {row: until for row, until in _held(actor) if not self._may_have_lost(actor, until)}
         for other in self.inside:
             for row, until in _held(other):
-                if any(row == mine for mine, _ in _held(actor)) and not self._may_have_lost(other, until):
+                if row in mine and not self._may_have_lost(other, until):
                     self.broken(f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}")
         self.inside.append(actor)
 
