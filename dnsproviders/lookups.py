@@ -71,8 +71,8 @@ class Ask(NamedTuple):
 
 @dataclass
 class Answers:
-    """What came back. An answer that stayed truncated has its TC flag set; one about TXT records that has none may
-    lack its authority section."""
+    """What came back. An answer that stayed truncated has its TC flag set; a server's about TXT records that has none
+    may lack its authority section."""
 
     got: dict[Ask, dns.message.Message] = field(default_factory=dict)
     no_route: set[Address] = field(default_factory=set)
@@ -256,7 +256,7 @@ class _Batch:
         flight = self.flying.get((server, wire[:2]))
         if flight is None or not _is_answer(wire, flight.question):
             return
-        message = _parsed(wire, flight.ask.rdtype)
+        message = _parsed(wire, flight.ask)
         truncated = bool(wire[2] & 0x02)
         if message is None and not truncated:
             return
@@ -343,9 +343,10 @@ def _is_answer(wire: bytes, question: bytes) -> bool:
     return questions == b"\0\0" and wire[3] & 0x0F in WITHOUT_QUESTION
 
 
-def _parsed(wire: bytes, rdtype: dns.rdatatype.RdataType) -> dns.message.Message | None:
-    # "Not there" is what most looks for a TXT record get, and its header says all of it: half of the work.
-    header_only = rdtype == dns.rdatatype.TXT and wire[6:8] == b"\0\0"
+def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
+    # "Not there" is what most looks for a TXT record get, and its header says all of it: half of the work. A resolver
+    # says besides for how long it will go on saying so.
+    header_only = asked.rdtype == dns.rdatatype.TXT and not asked.recurse and wire[6:8] == b"\0\0"
     try:
         return dns.message.from_wire(wire, keyring=False, ignore_trailing=True, question_only=header_only)
     except (dns.exception.DNSException, ValueError):

@@ -28,6 +28,7 @@ __all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "servers
 SILENCE_COUNTS = timedelta(seconds=60)  # until then a server that does not answer may be one that lags
 DISAGREEMENT_COUNTS = timedelta(minutes=5)  # a secondary that lags longer is broken, and the CA asks others too
 MOST_NAMED = 4  # servers in one sentence
+LONGEST_DENIAL = 3 * 3600  # seconds: resolvers cap it so (RFC 2308, section 5)
 FOR_RESOLVERS = 0.25  # of a look's time, kept for when no server answers
 FINDING_SERVERS = 0.5  # of what is left, at most
 
@@ -50,7 +51,8 @@ class Look:
     """What was seen of one record at one time.
 
     `shown` counts the servers that have the value, `missing` names those that answered without it, `silent` those that
-    gave no usable answer. A `note` says why the look is not complete.
+    gave no usable answer. A `note` says why the look is not complete. Resolvers that were asked before the record was
+    there deny it for `denied` seconds more, of the `denial` that the zone asks for (RFC 2308, section 5).
     """
 
     shown: int
@@ -59,6 +61,8 @@ class Look:
     note: str = ""
     asked: Asked = Asked.SERVERS
     zone: str = ""
+    denied: int = 0
+    denial: int = 0
 
     @property
     def answered(self) -> int:
@@ -67,11 +71,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`what` is a sentence that stays the same while nothing changes; `nowhere`: no server that answers has it."""
+    """`what` is a sentence that stays the same while nothing changes; `nowhere`: no server that answers has it.
+    `denied`: for so many seconds resolvers will repeat what they said."""
 
     visible: bool
     what: str
     nowhere: bool
+    denied: int = 0
 
 
 # --- Looking ---
@@ -159,7 +165,7 @@ def _seen(
 ) -> Look:
     """What the answers say about one value."""
     heard, useless, missing = set(), [], []
-    note = ""
+    note, denied, denial = "", 0, 0
     for server, each in asks:
         if each in answers.unasked:
             note = f"there was no time left to ask every server for {record.name}; they are asked again"
@@ -171,10 +177,21 @@ def _seen(
             useless.append((server, why))
         else:
             missing.append(server)
+            if asked is not Asked.SERVERS:
+                denied, denial = max((denied, denial), _denial(answers.got[each]))
     names = {server.name for server in (*heard, *missing)}
     # Having no route to one family says nothing about a server that answers over the other.
     silent = [_label(server, why) for server, why in useless if not (why == NO_ROUTE and server.name in names)]
-    return Look(len(heard), tuple(map(str, missing)), (*silent, *servers.skipped), note, asked=asked, zone=servers.zone)
+    return Look(
+        len(heard),
+        tuple(map(str, missing)),
+        (*silent, *servers.skipped),
+        note,
+        asked=asked,
+        zone=servers.zone,
+        denied=denied,
+        denial=denial,
+    )
 
 
 def _read(answers: Answers, asked: Ask) -> tuple[frozenset[str], str]:
@@ -196,6 +213,16 @@ def _values(message: dns.message.Message) -> frozenset[str]:
         if rrset.rdtype == TXT
         for rdata in rrset
     )
+
+
+def _denial(message: dns.message.Message) -> tuple[int, int]:
+    """For how many seconds more a resolver repeats that there is nothing, and for how many the zone has it do so; 0
+    where it does not say."""
+    for rrset in message.authority:
+        if rrset.rdtype == dns.rdatatype.SOA:
+            denial = min(rrset[0].minimum, LONGEST_DENIAL)
+            return min(rrset.ttl, denial), denial
+    return 0, 0
 
 
 def _label(server: Server, why: str) -> str:
@@ -220,7 +247,8 @@ def verdict(record: TxtRecord, look: Look, age: timedelta) -> Verdict:
         return Verdict(True, _shown_by_all(look), nowhere=False)
     if age >= DISAGREEMENT_COUNTS and look.shown and 2 * look.shown >= look.answered:
         return Verdict(True, _shown_by_half(look), nowhere=False)
-    return Verdict(False, _hidden(record, look, silence_counts), nowhere=bool(look.missing and not look.shown))
+    hidden = _hidden(record, look, silence_counts)
+    return Verdict(False, hidden, nowhere=bool(look.missing and not look.shown), denied=look.denied)
 
 
 def _who(look: Look, count: int) -> str:
@@ -262,7 +290,7 @@ def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
     """Who does not show the record yet, and who says nothing."""
     if look.asked is Asked.INSTEAD:
         resolvers = f"the resolvers do not show {record.name} either" if look.missing else "the resolvers do not either"
-        return f"{_deserted(look)}, and {resolvers}"
+        return f"{_deserted(look)}, and {resolvers}{_while_denied(look)}"
     total = look.answered + len(look.silent)
     if not look.answered:
         has = "has no" if total == 1 else "have no"
@@ -274,4 +302,10 @@ def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
         parts.append(f"{len(look.missing)} of {_who(look, total)} {named}")
     if look.silent and silence_counts:
         parts.append(f"no usable answer for {record.name} from {_listed(look.silent)}")
-    return "; ".join(parts)
+    return "; ".join(parts) + _while_denied(look)
+
+
+def _while_denied(look: Look) -> str:
+    if not look.denied:
+        return ""
+    return f": once asked too early they may repeat that for {look.denial} s, the last number of the zone's SOA record"

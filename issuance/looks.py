@@ -88,7 +88,7 @@ def _end(
     when it is through."""
 
     def pause_together(step: flow.Step, issuance: Issuance, wait: Wait) -> None:
-        says_the_same = wait.what == issuance.waits_for and not issuance.stumbles
+        says_the_same = wait.what == issuance.waits_for and not issuance.stumbles and not wait.asked
         if says_the_same and clock.now() < issuance.deadline_at:
             waiting[int(wait.seconds)].append(issuance)
         else:

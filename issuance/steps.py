@@ -24,6 +24,7 @@ FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order e
 REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
 AUTHORIZATIONS_A_TURN = 5
 HEARD_WITHIN = timedelta(minutes=1)
+LONGEST_DENIED = 300  # seconds until the next look: another resolver behind the same address may know better
 AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 
 
@@ -67,8 +68,11 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
     if nowhere:
         what, again = f"no name server shows {nowhere[0].name}: it is published again", [each.pk for each in nowhere]
         return Done(what, write=lambda: _unpublish(issuance, again), to=State.ORDERED, again=again)
-    more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
-    raise Wait(issuance.patience(), hidden[0][1].what + more)
+    what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
+    denied = max(verdict.denied for _, verdict in hidden)
+    if denied > issuance.patience():  # nobody can know before that: it takes nothing of the time that the record has
+        raise Wait(min(denied + 1, LONGEST_DENIED), what, asked=True)
+    raise Wait(issuance.patience(), what)
 
 
 def _settle(issuance: Issuance) -> None:

@@ -211,6 +211,14 @@ def test_a_recursive_check_asks_the_resolvers_only(world: NameServer) -> None:
     assert [(address, kind) for address, _, kind in world.seen] == [(RESOLVER, "TXT")]
 
 
+def test_a_resolver_tells_for_how_long_it_will_deny_the_record(world: NameServer) -> None:
+    seen = look(record(check="recursive"))
+    assert (seen.shown, seen.denied, seen.denial) == (0, 5, 5)
+    assert look(record()).denied == 0, "servers do not repeat themselves"
+    world.add(CHALLENGE, "TXT", VALUE)
+    assert look(record(check="recursive")).denied == 0
+
+
 def test_when_no_server_answers_for_a_minute_the_resolvers_decide(world: NameServer) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     for address in (NS1, NS2, NS6):

@@ -48,6 +48,15 @@ def test_the_sentence_names_who_does_not_show_it() -> None:
     assert judged(55, 1, (A, B)).what == what
 
 
+def test_the_sentence_says_for_how_long_resolvers_repeat_what_they_said() -> None:
+    asked = {"asked": Asked.RESOLVERS, "denied": 1700, "denial": 1800}
+    assert judged(90, 0, ("192.0.2.53",), **asked).denied == 1700
+    assert judged(90, 0, ("192.0.2.53",), **asked).what == (
+        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may repeat that for 1800 s, "
+        "the last number of the zone's SOA record"
+    )
+
+
 def test_the_sentence_names_who_is_silent_while_that_counts() -> None:
     assert judged(5, 1, (A,), (B,)).what == (
         f"1 of 3 name servers of example.com does not show {NAME} yet: {A}; no usable answer for {NAME} from {B}"

@@ -122,11 +122,13 @@ def test_servers_whose_addresses_no_resolver_tells_are_not_taken_for_none(
 
     def lose_addresses(questions: Any, seconds: float) -> Any:
         replies = resolve(questions, seconds)
-        return {each: "the resolver did not answer" if each[1] in resolving.ADDRESSES else replies[each] for each in replies}
+        return {
+            each: "the resolver did not answer" if each[1] in resolving.ADDRESSES else replies[each] for each in replies
+        }
 
     with monkeypatch.context() as patch:
         patch.setattr(resolving, "resolve", lose_addresses)
-        with pytest.raises(Trouble, match="addresses of the name servers of example.com could not be found: the resol"):
+        with pytest.raises(Trouble, match="addresses of the name servers of .* could not be found"):
             servers_of(CHALLENGE)
     assert servers_of(CHALLENGE).servers, "and it is not kept"
 

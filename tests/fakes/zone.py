@@ -14,7 +14,8 @@ from tests.fakes.outside import Outside
 @dataclass
 class FakeZone:
     """`values` is what the name servers show; `refuses` makes the next calls fail; `hides` keeps new records unseen;
-    `cnames` leads challenges elsewhere; `blinds` is why a credential sees no zone."""
+    `cnames` leads challenges elsewhere; `blinds` is why a credential sees no zone; `denied`: for so many seconds more
+    resolvers deny what is not shown."""
 
     outside: Outside
     values: dict[str, set[str]] = field(default_factory=dict)
@@ -23,6 +24,7 @@ class FakeZone:
     hides: bool = False
     cnames: dict[str, str] = field(default_factory=dict)
     blinds: ProviderError | None = None
+    denied: int = 0
 
     def txt(self) -> list[tuple[str, str]]:
         return sorted((name, value) for name, values in self.values.items() for value in values)
@@ -57,7 +59,8 @@ class FakeZone:
         seen = self.outside.call(
             "zone.look", lambda: {record.pk: self.shows(record.name, record.value) for record in records}
         )
-        return {pk: Look(int(shown), () if shown else ("ns1",), ()) for pk, shown in seen.items()}
+        missing = Look(0, ("ns1",), (), denied=self.denied, denial=7200)
+        return {pk: Look(1, (), ()) if shown else missing for pk, shown in seen.items()}
 
 
 class FakeProvider:

@@ -57,6 +57,23 @@ def test_the_queries_of_a_round_do_not_grow_with_the_rows(crowd, rows):
     assert len(a_round(crowd(rows))) <= QUERIES
 
 
+def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(world, account, credential):
+    world.zone.hides, world.zone.denied = True, 7200
+    world.create(account, credential)
+    world.deliver()
+    for _ in range(23):
+        world.settle(1)
+        world.advance(301)
+        world.zone.denied -= 301
+    issuance = Issuance.objects.get()
+    assert issuance.state == Issuance.State.PRESENTED, "the credential gives it half an hour"
+    assert issuance.events.filter(outcome=IssuanceEvent.Outcome.WAIT).count() <= 4
+    assert world.outside.calls.count("zone.look") <= 30
+    world.zone.hides = False
+    world.settle()
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+
+
 def test_a_round_before_anybody_is_due_looks_at_nothing(crowd):
     world = crowd(ROWS)
     a_round(world)
