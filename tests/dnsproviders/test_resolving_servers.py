@@ -128,7 +128,7 @@ def test_servers_whose_addresses_no_resolver_tells_are_not_taken_for_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(resolving, "resolve", lose_addresses)
-        with pytest.raises(Trouble, match="addresses of the name servers of .* could not be found"):
+        with pytest.raises(Trouble, match=r"addresses of the name servers of .* could not be found"):
             servers_of(CHALLENGE)
     assert servers_of(CHALLENGE).servers, "and it is not kept"
 
