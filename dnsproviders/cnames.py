@@ -13,7 +13,7 @@ import dns.rdatatype
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsproviders.resolving import Reply, resolve_until, text_of, unknown
+from dnsproviders.resolving import Reply, ask_holders, text_of, unknown
 
 CHALLENGE = "_acme-challenge"
 LONGEST_CHAIN = 10  # CNAMEs
@@ -103,7 +103,7 @@ def _sibling(name: str) -> str:
 
 
 def _look(names: Collection[str], end: float) -> dict[str, _Hop]:
-    replies = resolve_until(end, [(name, CNAME) for name in names]) if names else {}
+    replies = ask_holders([(name, CNAME) for name in names], end) if names else {}
     return {name: _read(replies[name, CNAME], name) for name in names}
 
 

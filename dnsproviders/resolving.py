@@ -28,6 +28,9 @@ from dnsproviders.lookups import Address, Answers, Ask
 ZONE_KEPT = 300.0  # seconds: several workers look at a name in turns, each every minute or two
 SERVERS_KEPT = 60.0
 SILENCE_KEPT = 60.0
+HOLDERS_ASKED = 2  # servers of a zone, one after the other, before the resolvers
+HOLDER_PATIENCE = 1.0  # seconds for each, at most,
+HOLDER_SHARE = 0.25  # and of the time that is left
 KEPT = 10_000  # names, or zones
 MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
@@ -174,6 +177,7 @@ def _key(name: str) -> tuple[object, ...]:
 
 
 _silent: Cache[bool] = Cache(SILENCE_KEPT)  # resolvers
+_deaf: Cache[bool] = Cache(SILENCE_KEPT)  # zones whose servers do not answer here
 _zones: Cache[str] = Cache(ZONE_KEPT)
 _servers: Cache[Servers] = Cache(SERVERS_KEPT)
 
@@ -181,6 +185,7 @@ _servers: Cache[Servers] = Cache(SERVERS_KEPT)
 def forget() -> None:
     """Empty this process's caches."""
     _silent.clear()
+    _deaf.clear()
     _zones.clear()
     _servers.clear()
 
@@ -226,7 +231,67 @@ def _kept_or_found(
     return known | found
 
 
+def ask_holders(questions: Collection[Question], end: float) -> dict[Question, Reply]:
+    """Questions about names at which a record is to come, put to the servers of the zone that each is in.
+
+    A resolver that is asked too early denies the name, for as long as its zone says, to whoever looks for the record
+    later (RFC 2308; RFC 8020). It is asked where no server answers: the name itself is delegated, or none can be
+    reached from here.
+    """
+    zones = _kept_or_found(_zones, dict.fromkeys(above(name) for name, _ in questions), _find_zones_above, end)
+    hearing = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str) and not _deaf.get(zone))
+    holders = _kept_or_found(_servers, hearing, _find_servers, end)
+    servers = {each: _servers_in(holders.get(str(zones[above(each[0])]))) for each in questions}
+    replies: dict[Question, Reply] = {}
+    heard: set[object] = set()
+    for at in range(HOLDERS_ASKED):
+        asks = {each: Ask(of[at].at, *each) for each, of in servers.items() if each not in replies and at < len(of)}
+        seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
+        answers = lookups.ask(asks.values(), seconds) if asks else Answers()
+        for question, asked in asks.items():
+            message = answers.got.get(asked)
+            if message:
+                heard.add(zones[above(question[0])])
+            if message and _is_whole(message):
+                replies[question] = message
+    for zone in hearing.keys() - heard:
+        _deaf.put(zone, value=True)
+    return replies | resolve_until(end, [each for each in questions if each not in replies])
+
+
+def above(name: str) -> str:
+    return name.partition(".")[2] or name
+
+
+def _servers_in(found: Servers | Trouble | None) -> tuple[Server, ...]:
+    return found.servers if isinstance(found, Servers) else ()
+
+
+def _is_whole(message: dns.message.Message) -> bool:
+    """An authoritative answer, with all of it."""
+    return bool(message.flags & dns.flags.AA) and message.rcode() in KNOWN and not message.flags & dns.flags.TC
+
+
 def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
+    """The zone of each name at which a record is to come, as the servers of the zone above say, or that zone."""
+    replies = ask_holders([(name, SOA) for name in names], end)
+    found: dict[str, str | Trouble] = {}
+    for name in names:
+        reply = replies[name, SOA]
+        if isinstance(reply, str):
+            found[name] = _zone_unknown(name, reply)
+        elif zone := soa_owner(reply, name):
+            found[name] = zone
+    others = {name: above(name) for name in names if name not in found}
+    zones = _kept_or_found(_zones, dict.fromkeys(others.values()), _find_zones_above, end)
+    return found | {name: zones[each] for name, each in others.items()}
+
+
+def _zone_unknown(name: str, why: str) -> Trouble:
+    return unknown(f"The zone of {name} could not be found", why)
+
+
+def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     """The zone of each name: the owner of the SOA record that the resolvers show for it or the nearest name above."""
     found: dict[str, str | Trouble] = {}
     at = {name: name for name in names}
@@ -234,15 +299,11 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
         replies = resolve_until(end, [(each, SOA) for each in dict.fromkeys(at.values())])
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
-            zone = (
-                unknown(f"The zone of {name} could not be found", reply)
-                if isinstance(reply, str)
-                else soa_owner(reply, asked)
-            )
+            zone = _zone_unknown(name, reply) if isinstance(reply, str) else soa_owner(reply, asked)
             if zone is None and "." in asked:
                 at[name] = asked.partition(".")[2]
                 continue
-            found[name] = zone or unknown(f"The zone of {name} could not be found", "no name above it has a SOA record")
+            found[name] = zone or _zone_unknown(name, "no name above it has a SOA record")
             del at[name]
     return found
 

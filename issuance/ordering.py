@@ -53,6 +53,8 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
         raise Trouble(
             "ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True
         )
+    if not account.url and account.retired_at:  # it will not be registered any more
+        raise Trouble("ca_account_refused", f"The account {account.name} was deleted.", permanent=True)
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
         what = f"The account {account.name} is being registered at its CA. {account.error_what}"

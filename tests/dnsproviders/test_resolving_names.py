@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders import resolving
 from dnsproviders.propagation import final_name
@@ -66,7 +67,7 @@ def test_cnames_in_a_circle_are_told(world: NameServer) -> None:
         final_name("example.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_cname_loop", False)
     assert "_acme-challenge.example.com → one.auth.example.net" in caught.value.what
-    assert len(world.seen) == 4  # each CNAME and its sibling, once
+    assert [kind for _, _, kind in world.seen].count("CNAME") == 4  # each and its sibling, once
 
 
 def test_a_cname_to_one_of_the_longest_names_is_followed(world: NameServer) -> None:
@@ -104,6 +105,31 @@ def test_a_resolver_that_fails_is_told_with_the_name_and_what_to_do(world: NameS
     assert not caught.value.permanent
     for part in ("_acme-challenge.example.com", said, RESOLVER, "DNS_RESOLVERS"):
         assert part in caught.value.what
+
+
+def test_no_resolver_is_asked_for_a_name_that_is_to_come(world: NameServer) -> None:
+    """It would go on to deny it when somebody looks for the record (RFC 2308)."""
+    world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
+    assert final_name("example.com") == "mine.auth.example.net"
+    assert resolving.servers_of("mine.auth.example.net").zone == "auth.example.net"
+    assert resolving.servers_of("_acme-challenge.www.example.com").zone == "example.com"
+    by_resolver = {name for address, name, _ in world.seen if address == RESOLVER}
+    assert by_resolver == {
+        "example.com",
+        "auth.example.net",
+        "www.example.com",
+        "ns1.example.com",
+        "ns1.auth.example.net",
+    }
+
+
+def test_resolvers_tell_where_no_server_can_be_reached(world: NameServer) -> None:
+    world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
+    world.at(NS1).silent = True
+    assert final_name("example.com") == "mine.auth.example.net"
+    began = clock.monotonic()
+    assert final_name("example.com") == "mine.auth.example.net"
+    assert clock.monotonic() - began < resolving.HOLDER_PATIENCE, "and the silent are left alone for a minute"
 
 
 def test_the_next_resolver_is_asked_when_the_first_one_fails(world: NameServer, settings: Any) -> None:

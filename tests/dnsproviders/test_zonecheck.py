@@ -48,7 +48,8 @@ def test_many_chains_are_followed_in_as_many_batches_as_the_longest_needs(
     ask = lookups.ask
     monkeypatch.setattr(lookups, "ask", lambda asks, seconds: batches.append(1) or ask(asks, seconds))
     chains = cnames.follow([f"host{number}.example.com" for number in range(25)], 5)
-    assert len(batches) == 5  # a CNAME and its sibling, twice, and that there is no third
+    # The zones and servers of both ends, a CNAME and its sibling, twice, and that there is no third.
+    assert len(batches) == 11
     assert chains["host7.example.com"].names[1:] == ("one7.auth.net", "two.auth.net")
     assert chains["host8.example.com"].final == "one8.auth.net"
     assert chains["host24.example.com"].names == ("_acme-challenge.host24.example.com",)

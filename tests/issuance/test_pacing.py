@@ -259,3 +259,12 @@ def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(world, owne
     beat.sweep.run()
     sent = AcmeAccount.objects.exclude(queued_at=None).values_list("owner", flat=True)
     assert sorted(sent) == sorted([owner.pk, owner.pk, other.pk])
+
+
+def test_an_attempt_at_an_account_that_was_deleted_before_it_registered_ends(world, owner, credential):
+    account = world.account(owner, url="", status=AcmeAccount.Status.PENDING)
+    _, issuance = world.create(account, credential)
+    AcmeAccount.objects.update(retired_at=world.time)
+    world.deliver()
+    issuance.refresh_from_db()
+    assert (issuance.state, issuance.error_what) == (Issuance.State.FAILED, "The account an account was deleted.")
