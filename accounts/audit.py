@@ -1,5 +1,6 @@
 """The record of what was done."""
 
+import ipaddress
 from typing import Any
 
 from accounts.models import AuditEvent, User
@@ -23,5 +24,14 @@ def actor_of(request: Any) -> str:
 
 
 def ip_of(request: Any) -> str | None:
-    """The address that the request came from; uvicorn has already believed the proxies it trusts."""
-    return request.META.get("REMOTE_ADDR") or None
+    """The address that the request came from, None where nobody knows it.
+
+    uvicorn has already believed the proxies it trusts, and some hand on whatever a client said of itself.
+    """
+    host, bracket, _ = request.META.get("REMOTE_ADDR", "").strip().removeprefix("[").partition("]")
+    if not bracket and host.count(":") == 1:  # IPv4 with a port
+        host = host.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return None

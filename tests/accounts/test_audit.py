@@ -30,6 +30,34 @@ def test_an_event_says_who_did_what_to_what(event, alice):
 
 
 @pytest.mark.parametrize(
+    ("said", "ip"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        (" 203.0.113.9 ", "203.0.113.9"),
+        ("203.0.113.9:5678", "203.0.113.9"),
+        ("2001:DB8::9", "2001:db8::9"),
+        ("[2001:db8::9]", "2001:db8::9"),
+        ("[2001:db8::9]:5678", "2001:db8::9"),
+        ("fe80::9%eth0", "fe80::9"),
+        ("unknown", None),
+        ("_hidden", None),
+        ("x'y", None),
+        ("203.0.113.999", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_kept_without_its_port_and_nothing_else_is(said, ip):
+    assert audit.ip_of(SimpleNamespace(META={"REMOTE_ADDR": said})) == ip
+
+
+@pytest.mark.postgres
+def test_what_a_proxy_hands_on_unchecked_is_not_stored(client_of, alice):
+    key = {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+    assert client_of(alice).post("/apiv1/me/apikeys", key, REMOTE_ADDR="unknown").status_code == 201
+    assert AuditEvent.objects.get().ip is None
+
+
+@pytest.mark.parametrize(
     "attempt",
     [
         lambda event: event.save(),
