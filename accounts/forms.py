@@ -11,7 +11,7 @@ from certctrl.errors import RateLimited
 
 
 class LoginForm(AuthenticationForm):  # type: ignore[misc]
-    """Refuses without a look at the password after too many failures from one address for one e-mail address."""
+    """Refuses without a look at the password after too many failures for one e-mail address."""
 
     def clean(self) -> dict[str, Any]:
         attempts = Attempts(audit.ip_of(self.request) or "", str(self.data.get("username", "")))

@@ -22,7 +22,9 @@ from certctrl import clock, errors
 log = structlog.get_logger()
 
 MAX_FAILURES = 10  # of one address for one e-mail address
+MAX_FAILURES_ANYWHERE = 50  # for one e-mail address, of all addresses from which nobody logged in to it lately
 FAILURES_COUNT_FOR = 300  # seconds since the first of them
+ADDRESS_IS_KNOWN_FOR = 30 * 86400  # seconds since the latest login from it
 
 
 def login(request: HttpRequest, email: str, password: str) -> User:
@@ -61,34 +63,51 @@ def refuse_old_login(request: Request, most: float) -> None:
 
 
 class Attempts:
-    """Log-ins tried from one address for one e-mail address. Counted before the password is looked at, so that many
-    at once are not each the first. Without its cache nothing is counted: people can still log in."""
+    """Log-ins tried from one address for one e-mail address, and from everywhere, since addresses are cheap to change.
+    Counted before the password is looked at, so that many at once are not each the first. Where its owner logged in
+    lately, strangers' tries do not count: they lock nobody out. Without its cache nothing is counted: people can still
+    log in."""
 
     def __init__(self, ip: str, email: str) -> None:
-        self.key = "login:" + hashlib.sha256(f"{ip} {email.lower()}".encode()).hexdigest()
+        self.here = key_of(f"{ip} {email.lower()}")
+        self.anywhere = key_of(email.lower())
 
     def begin(self) -> None:
         try:
-            count, ends = self.count()
+            pause = self.pause()
         except Exception as exc:  # whatever the cache's client raises
             log.warning("login.uncounted", error=type(exc).__name__)
             return
-        if count > MAX_FAILURES:
-            pause = max(1, int(ends - clock.now().timestamp()))
+        if pause:
             raise errors.RateLimited(f"Too many attempts; try again in {pause} seconds.", retry_after=pause)
 
-    def count(self) -> tuple[int, float]:
-        """How many there were, this one included, and when they are forgotten (epoch seconds)."""
-        ends = clock.now().timestamp() + FAILURES_COUNT_FOR
-        cache.add(f"{self.key}:ends", ends, FAILURES_COUNT_FOR)
-        cache.add(self.key, 0, FAILURES_COUNT_FOR)
-        return cache.incr(self.key), cache.get(f"{self.key}:ends", ends)
+    def pause(self) -> int:
+        """Seconds to wait before the next try, 0 when this one, which is counted, may go on."""
+        pause = self.count(self.here, MAX_FAILURES)
+        if pause or cache.get(f"{self.here}:known"):
+            return pause
+        return self.count(self.anywhere, MAX_FAILURES_ANYWHERE)
+
+    def count(self, key: str, most: int) -> int:
+        now = clock.now().timestamp()
+        ends = now + FAILURES_COUNT_FOR
+        cache.add(f"{key}:ends", ends, FAILURES_COUNT_FOR)
+        cache.add(key, 0, FAILURES_COUNT_FOR)
+        if cache.incr(key) <= most:
+            return 0
+        return max(1, int(cache.get(f"{key}:ends", ends) - now))
 
     def forget(self) -> None:
+        """After a login: nothing failed here, and the address is known."""
         try:
-            cache.delete_many([self.key, f"{self.key}:ends"])
+            cache.delete_many([self.here, f"{self.here}:ends"])
+            cache.set(f"{self.here}:known", True, ADDRESS_IS_KNOWN_FOR)
         except Exception as exc:
             log.warning("login.uncounted", error=type(exc).__name__)
+
+
+def key_of(words: str) -> str:
+    return "login:" + hashlib.sha256(words.encode()).hexdigest()
 
 
 def local_path(wanted: str) -> str:

@@ -234,6 +234,33 @@ def test_others_are_not_kept_waiting(login, client_of, alice, bob):
     assert client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
 
 
+def try_from_everywhere(client_of, email, times=services.MAX_FAILURES_ANYWHERE):
+    """Wrong passwords, each from an address of its own; the latest answer."""
+    wrong = {"email": email, "password": "Wrong-horse-1"}
+    return [client_of().post("/auth/general", wrong, REMOTE_ADDR=f"203.0.113.{n}") for n in range(times)][-1]
+
+
+def test_failures_from_ever_other_addresses_are_counted_together(login, client_of, alice):
+    assert try_from_everywhere(client_of, "Alice@example.org").status_code == 401
+    response = login()
+    assert (response.status_code, response.error["code"]) == (429, 5013)
+    assert 0 < int(response.headers["Retry-After"]) <= services.FAILURES_COUNT_FOR
+
+
+def test_strangers_do_not_lock_out_who_logs_in_from_where_they_did_before(login, client_of, alice):
+    assert login().status_code == 200
+    try_from_everywhere(client_of, alice.email)
+    assert login().status_code == 200
+    assert login(password="Wrong-horse-1").status_code == 401
+
+
+def test_one_address_alone_does_not_keep_the_others_waiting(login, client_of, alice):
+    for _ in range(services.MAX_FAILURES_ANYWHERE + 1):
+        login(password="Wrong-horse-1")
+    elsewhere = {"email": alice.email, "password": PASSWORD}
+    assert client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+
+
 def test_unknown_addresses_are_throttled_like_known_ones(login, db):
     for _ in range(services.MAX_FAILURES):
         login(email="nobody@example.org")
