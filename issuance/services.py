@@ -27,6 +27,7 @@ Reason = Issuance.Reason
 A_DAY = timedelta(days=1)
 ANEW = {"failures": 0, "failing_since": None, "proved_at": None}  # another account did not fail yet
 A_MINUTE = timedelta(minutes=1)
+TEN_MINUTES = timedelta(minutes=10)
 
 
 def digest(*parts: Any) -> str:
@@ -105,13 +106,15 @@ def _same_ask(owner: User, ask: Ask) -> Certificate | None:
 
 
 def _answers(certificate: Certificate, ask: Ask, validity_seconds: int | None) -> bool:
-    """Whether it is what the request would make: never issued yet, or issued just now, as private CAs do at once."""
+    """Whether it is what the request would make: never issued yet, or issued just now. Private CAs do that at once,
+    with whatever validity is asked for."""
     version = certificate.current
-    if not version:
-        return True
+    if not version or version.revoke_asked_at:
+        return not version
+    if not ask.account.is_private:
+        return version.created_at > clock.now() - TEN_MINUTES
     seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
-    is_recent = certificate.created_at > clock.now() - A_MINUTE and not version.revoke_asked_at
-    return ask.account.is_private and is_recent and version.issuance.validity_seconds == seconds
+    return certificate.created_at > clock.now() - A_MINUTE and version.issuance.validity_seconds == seconds
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:

@@ -172,6 +172,32 @@ def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(api, g
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
+def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_issued_meanwhile(world, api, guide):
+    first = api.post("certificates", guide()).data_member
+    world.deliver()
+    world.advance(9 * 60)
+    again = api.post("certificates", guide()).data_member
+    assert (again["id"], again["issue_history_id"], again["status"]) == (
+        first["id"],
+        first["issue_history_id"],
+        "active",
+    )
+    assert Certificate.objects.count() == Issuance.objects.count() == 1
+
+
+@pytest.mark.parametrize("verb", ["revoke", "delete", "change"])
+def test_what_was_revoked_deleted_or_changed_since_is_no_answer_to_a_create(world, api, guide, verb):
+    first = api.post("certificates", guide()).data_member["id"]
+    world.deliver()
+    done = {
+        "revoke": lambda: api.post(f"certificates/{first}/revoke"),
+        "delete": lambda: api.delete(f"certificates/{first}"),
+        "change": lambda: api.put(f"certificates/{first}", {"key_size": 384}),
+    }[verb]()
+    assert done.status_code < 300
+    assert api.post("certificates", guide()).data_member["id"] != first
+
+
 def test_the_order_of_the_other_names_makes_no_other_certificate(api, guide):
     for sans in (["a.example.com", "b.example.com"], ["b.example.com", "a.example.com"]):
         api.post("certificates", guide(sans=sans))
