@@ -155,17 +155,14 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
-    """Change the name, the key defaults, debugging or `staging_first`, and the e-mail address while the CA does not
-    know it yet.
+    """Change the name, the e-mail address, the key defaults, debugging or `staging_first`.
 
-    A change of CA is another account. What a GET answered may be sent back whole.
+    A change of CA is another account. A CA that knows the account keeps the contact it was given. What a GET answered
+    may be sent back whole.
     """
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
-    email = given.get("email", account.email)
-    if email != account.email and account.url and not account.is_private:
-        raise Invalid("The CA knows the account by its e-mail address; create another account.", field="email")
-    account.name, account.email = given.get("name") or account.name, email
+    account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
     account.defaults = account.defaults | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
