@@ -163,13 +163,25 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
     account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
-    account.defaults = account.defaults | given.get("defaults", {})
+    account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
     account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
     if "staging_first" in given:
         _switch_staging(account, given["staging_first"])
     return account
+
+
+def _kept_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The key defaults without what is given empty or null, which takes it back."""
+    size = {"rsa": "leaf_rsa_bits", "ecdsa": "leaf_ec_curve"}.get(defaults.get("key_type", ""), "")
+    members = {
+        "key_type": ("leaf_key_algorithm",),
+        "key_size": ("leaf_key_algorithm", size),
+        "validity_seconds": ("cert_valid_seconds",),
+    }
+    taken_back = {name for name, value in given.items() if value in ("", None)}
+    return {name: value for name, value in defaults.items() if not taken_back & set(members[name])}
 
 
 def _switch_staging(account: AcmeAccount, on: bool) -> None:

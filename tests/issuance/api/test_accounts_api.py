@@ -232,6 +232,29 @@ def test_name_and_key_defaults_change(api, account):
     assert api.put(path, {"name": "third"}).data_member["leaf_key_algorithm"] == "RSA"
 
 
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"leaf_key_algorithm": ""}, {"validity_seconds": 86400}),
+        ({"leaf_key_algorithm": "", "leaf_rsa_bits": None, "leaf_ec_curve": ""}, {"validity_seconds": 86400}),
+        ({"leaf_rsa_bits": None}, {"key_type": "rsa", "validity_seconds": 86400}),
+        ({"leaf_ec_curve": ""}, {"key_type": "rsa", "key_size": 4096, "validity_seconds": 86400}),
+        ({"cert_valid_seconds": None}, {"key_type": "rsa", "key_size": 4096}),
+        (
+            {"leaf_key_algorithm": "", "leaf_ec_curve": "secp384r1", "cert_valid_seconds": 3600},
+            {"key_type": "ecdsa", "key_size": 384, "validity_seconds": 3600},
+        ),
+    ],
+)
+def test_a_key_default_that_is_given_empty_is_taken_back(api, account, reference, changes, left):
+    path = f"acme-accounts/{account.pk}"
+    api.put(path, {"leaf_key_algorithm": "RSA", "leaf_rsa_bits": 4096, "cert_valid_seconds": 86400})
+    assert api.put(path, changes).status_code == 200
+    account.refresh_from_db()
+    assert account.defaults == left
+    assert api.post("certificates", reference()).data_member["key_type"] == left.get("key_type", "ecdsa")
+
+
 def test_what_a_get_answered_may_be_sent_back_whole(api):
     pk = api.post("acme-accounts", GUIDE | {"leaf_key_algorithm": "RSA", "leaf_rsa_bits": 3072}).data_member["id"]
     before = api.get(f"acme-accounts/{pk}").data_member
