@@ -102,9 +102,17 @@ def _refuse(info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | N
     if info.name == ca.SELF_CA and not private_ca:
         raise MissingField("Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id")
     _refuse_staging(info.name, given)
-    if not private_ca:
+    if private_ca:
+        _refuse_acme_members(given)
+    else:
         _refuse_directory(info, given.get("directory_url", ""))
         _refuse_eab(info, given)
+
+
+def _refuse_acme_members(given: Mapping[str, Any]) -> None:
+    for field in ("directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"):
+        if given.get(field):
+            raise Invalid(f"A private CA has no {field}; leave it out, or leave ca_id out.", field=field)
 
 
 def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:

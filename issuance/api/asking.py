@@ -49,11 +49,15 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
     return changes
 
 
-def account_of_private_ca(private_ca: PrivateCA) -> AcmeAccount:
-    """The account under which the CA issues directly; made when there is none, and just one by many at once: call it
-    inside a transaction. NotFound when the CA was deleted since it was read."""
+def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeAccount:
+    """The account under which the CA issues directly, `pk` where the request names one; made when there is none, and
+    just one by many at once: call it inside a transaction. NotFound when the CA was deleted since it was read, and for
+    an account of another CA."""
     holding.hold_private_ca(private_ca)
-    account = private_ca.accounts.filter(retired_at=None).order_by("pk").first()
+    accounts = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
+    account = (accounts.filter(pk=pk) if pk else accounts).order_by("pk").first()
+    if pk and not account:
+        raise NotFound(f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id")
     return account or acmeaccounts.create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
 
 

@@ -169,7 +169,8 @@ class IssueRequest(serializers.Serializer[Any]):
 
 
 class PrivateIssueRequest(IssueRequest, CertificateRequest):
-    """A certificate of a private CA, asked of the CA itself: the account and its DNS credential are of no concern."""
+    """A certificate of a private CA, asked of the CA itself: the account need not be named, and is one of that CA;
+    DNS credentials are of no concern."""
 
 
 class RevokeRequest(serializers.Serializer[Any]):

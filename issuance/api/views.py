@@ -364,7 +364,7 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
         given = parsed(CertificateRequest, request)
         seconds = parsed(IssueRequest, request).get("validity_seconds")
         with transaction.atomic():  # a request that is refused leaves no account behind
-            account = asking.account_of_private_ca(private_ca)
+            account = asking.account_of_private_ca(private_ca, given["account"])
             certificate, issuance = services.make_certificate(
                 self.owner,
                 asking.ask_of(self.owner, given, account),

@@ -180,12 +180,8 @@ def test_a_ca_id_makes_any_account_a_self_ca_account(api, root):
     assert shown["directory_url"] == ""
 
 
-def test_a_self_ca_account_needs_no_terms_and_keeps_no_binding(api, root):
-    before = rows()["keystore.Envelope"]
-    body = {"ca_provider": "SELF_CA", "ca_id": root, "eab_kid": "k", "eab_hmac_key": "c2VjcmV0LXNlY3JldA"}
-    assert api.post("acme-accounts", body).status_code == 201
-    assert AcmeAccount.objects.get().eab is None
-    assert rows()["keystore.Envelope"] == before + 1
+def test_a_self_ca_account_needs_no_terms(api, root):
+    assert api.post("acme-accounts", {"ca_provider": "SELF_CA", "ca_id": root}).status_code == 201
 
 
 def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
@@ -290,6 +286,30 @@ def test_a_ca_issues_at_once_and_its_count_goes_up(world, api, root):
     ca = api.get(f"cas/{root}").data_member
     assert ca["issued_cert_count"] == 1
     assert ca["last_used_at"] > 1_000_000_000_000
+
+
+def test_a_ca_issues_under_the_account_of_its_own_that_is_named(world, api, root, self_ca):
+    second = api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root}).data_member["id"]
+    for pk in (second, self_ca):
+        answer = api.post(f"cas/{root}/issue", {"domain_name": f"n{pk}.example.com", "acct_id": pk})
+        assert answer.data_member["acct_id"] == pk
+
+
+def test_a_ca_does_not_issue_under_an_account_of_somebody_else_or_of_another_ca(world, api, bobs, root, account):
+    bobs_ca = bobs.post("cas", {"name": "bob's"}).data_member["id"]
+    bobs_account = bobs.post("acme-accounts", {"ca_id": bobs_ca, "provider": "SELF_CA"}).data_member["id"]
+    before = rows()
+    for pk in (bobs_account, account.pk, 987654):
+        body = {"domain_name": "a.example.com", "acme_account_id": pk}
+        refused(api.post(f"cas/{root}/issue", body), 404, "acme_account_id")
+    assert rows() == before
+
+
+@pytest.mark.parametrize("field", ["directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"])
+def test_an_account_at_a_private_ca_takes_nothing_that_only_acme_cas_have(api, root, field):
+    before = rows()
+    refused(api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, field: "x"}), 400, field)
+    assert rows() == before
 
 
 def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
