@@ -38,7 +38,7 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
         changes["account"] = _account(owner, given["account"])
     if given["has_dns"]:
         changes["credential"] = _credential(owner, given)
-    if given["key_type"] or given["key_size"]:
+    if given["key_type"] or given["key_size"] is not None:
         account = changes.get("account", certificate.account)
         whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
         changes["key_type"], changes["key_size"] = _key(account, whole)
@@ -107,8 +107,10 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
     key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
     if key_type not in pki.KEY_SIZES:
         raise Invalid("key_type is ecdsa or rsa.", field="key_type")
-    default = account.defaults.get("key_size") if account.defaults.get("key_type") == key_type else None
-    key_size = given["key_size"] or default or min(pki.KEY_SIZES[key_type])
+    key_size = given["key_size"]
+    if key_size is None:
+        default = account.defaults.get("key_size") if account.defaults.get("key_type") == key_type else None
+        key_size = default or min(pki.KEY_SIZES[key_type])
     if key_size not in pki.KEY_SIZES[key_type]:
         sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])
         raise Invalid(f"The key_size of an {key_type} key is one of {sizes}.", field="key_size")

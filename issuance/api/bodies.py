@@ -56,7 +56,7 @@ def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
         raise Invalid("leaf_key_algorithm is RSA or ECDSA.", field="leaf_key_algorithm")
     if curve and curve not in privateca.CURVE_SIZES:
         raise Invalid("leaf_ec_curve is prime256v1 or secp384r1.", field="leaf_ec_curve")
-    if bits and bits not in pki.RSA_SIZES:
+    if bits is not None and bits not in pki.RSA_SIZES:
         raise Invalid("leaf_rsa_bits is 2048, 3072 or 4096.", field="leaf_rsa_bits")
     algorithm = algorithm or ("ecdsa" if curve else "rsa" if bits else "")
     size = (bits or 2048) if algorithm == "rsa" else privateca.CURVE_SIZES.get(curve, 256)

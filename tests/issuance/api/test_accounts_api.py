@@ -106,6 +106,7 @@ def test_settings_move_a_named_ca(api, settings):
         ({"ca_id": -1}, 400, "ca_id"),
         ({"leaf_key_algorithm": "DSA"}, 400, "leaf_key_algorithm"),
         ({"leaf_rsa_bits": 1024}, 400, "leaf_rsa_bits"),
+        ({"leaf_rsa_bits": 0}, 400, "leaf_rsa_bits"),
         ({"leaf_ec_curve": "secp521r1"}, 400, "leaf_ec_curve"),
         ({"cert_valid_seconds": 0}, 400, "cert_valid_seconds"),
     ],

@@ -87,6 +87,7 @@ BAD_MEMBERS = {
     "a credential of endless digits": ({"dns_provider_id": "9" * 5000}, 400, "dns_provider_id"),
     "a key size of the other type": ({"key_type": "ecdsa", "key_size": 2048}, 400, "key_size"),
     "a key size that nobody uses": ({"key_type": "rsa", "key_size": 1024}, 400, "key_size"),
+    "a key size of nothing": ({"key_size": 0}, 400, "key_size"),
     "a curve that CAs do not sign": ({"key_size": 521}, 400, "key_size"),
     "a key size that is text": ({"key_size": "large"}, 400, "key_size"),
     "a key size beyond measure": ({"key_size": 10**40}, 400, "key_size"),

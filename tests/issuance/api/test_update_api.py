@@ -80,6 +80,7 @@ def test_another_key_size_is_used_from_the_next_issuance_on(world, api, put, iss
     ("changes", "status", "field"),
     [
         ({"key_size": 1024}, 400, "key_size"),
+        ({"key_size": 0}, 400, "key_size"),
         ({"key_type": "rsa", "key_size": 256}, 400, "key_size"),
         ({"acme_account_id": 987654}, 404, "acme_account_id"),
         ({"dns_provider_id": 987654}, 404, "dns_provider_id"),
