@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from accounts.models import ApiKey, User
 from accounts.permissions import PERMISSIONS
-from certctrl.api import EpochSeconds
+from certctrl.api import EpochSeconds, OneOf
 
 TEN_YEARS = 10 * 365 * 86400
 
@@ -53,7 +53,7 @@ class StatusSerializer(serializers.Serializer[Any]):
 
 
 class PermissionSerializer(serializers.Serializer[Any]):
-    obtype = serializers.ChoiceField(sorted(PERMISSIONS))
+    obtype = OneOf(sorted(PERMISSIONS))
     obid = serializers.RegexField(r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object")
     actions = serializers.ListField(child=serializers.CharField(max_length=32), min_length=1, max_length=10)
 

@@ -26,7 +26,7 @@ so to the test that looks for forgotten declarations. `obtype` is the type of th
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from django.db.models import Model, QuerySet
@@ -44,6 +44,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSetMixin
 
 from certctrl import errors
+from certctrl.jsonbody import printable
 
 log = structlog.get_logger()
 
@@ -65,6 +66,19 @@ class EpochMillis(EpochSeconds):
 
     def to_representation(self, value: datetime) -> int:
         return int(value.timestamp() * 1000)
+
+
+class OneOf(serializers.ChoiceField):
+    """A choice whose complaints name the choices."""
+
+    default_error_messages = {
+        "invalid_choice": 'There is no "{input}"; give one of {known}.',
+        "null": "This may not be null; give one of {known}.",
+    }
+
+    def fail(self, key: str, **kwargs: Any) -> NoReturn:
+        given = printable(str(kwargs.pop("input", "")))
+        super().fail(key, input=given, known=", ".join(map(str, self.choices)), **kwargs)
 
 
 class IdConverter:

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin
+from certctrl.api import CountedThrottle, EpochSeconds, OneOf, OwnedMixin
 from notices import webhooks
 from notices.models import Delivery, Notice, NoticeSettings, Webhook, settings_of
 from notices.raising import raise_test
@@ -42,7 +42,7 @@ class NoticeSerializer(serializers.ModelSerializer[Notice]):
 class Kinds(serializers.ListField):
     """Kinds of notices, each once."""
 
-    child = serializers.ChoiceField(choices=Notice.Kind.choices)
+    child = OneOf(choices=Notice.Kind.choices)
 
     def to_internal_value(self, data: Any) -> list[str]:
         return list(dict.fromkeys(super().to_internal_value(data)))

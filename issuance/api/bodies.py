@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from certctrl.api import OneOf
 from certctrl.errors import Invalid, MissingField
 from issuance import ca, pki, privateca
 from issuance.models import Certificate
@@ -28,7 +29,7 @@ class AccountRequest(serializers.Serializer[Any]):
     leaf_rsa_bits = serializers.IntegerField(required=False, allow_null=True)
     leaf_ec_curve = serializers.CharField(required=False, allow_blank=True, max_length=16)
     cert_valid_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
-    log_level = serializers.ChoiceField(
+    log_level = OneOf(
         ["debug"], required=False, allow_blank=True, help_text="debug: every exchange with the CA is kept for 14 days"
     )
     save_requests = serializers.BooleanField(required=False, help_text="with log_level debug: what was sent, too")
@@ -68,9 +69,9 @@ class PrivateCARequest(serializers.Serializer[Any]):
     """What privateca.create_private_ca() reads; empty strings count as absent."""
 
     name = serializers.CharField(max_length=64)
-    algorithm = serializers.ChoiceField(["ECDSA", "RSA"], required=False)
+    algorithm = OneOf(["ECDSA", "RSA"], required=False)
     key_size = serializers.IntegerField(required=False, help_text="bits")
-    curve_name = serializers.ChoiceField(["prime256v1", "secp384r1"], required=False)
+    curve_name = OneOf(["prime256v1", "secp384r1"], required=False)
     country = serializers.CharField(required=False, max_length=2)
     organization = serializers.CharField(required=False, max_length=64)
     organizational_unit = serializers.CharField(required=False, max_length=64)
@@ -101,7 +102,7 @@ class CertificateRequest(serializers.Serializer[Any]):
     country = serializers.RegexField(r"^[A-Za-z]{2}$", required=False, allow_blank=True)
     state = serializers.CharField(required=False, allow_blank=True, max_length=64)
     locality = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    key_dist_policy = serializers.ChoiceField(Certificate._meta.get_field("key_policy").choices or [], required=False)
+    key_dist_policy = OneOf(Certificate._meta.get_field("key_policy").choices or [], required=False)
     server_decrypt_export = serializers.BooleanField(required=False)
     profile = serializers.RegexField(
         r"\A[A-Za-z0-9_-]{1,64}\Z",

@@ -102,6 +102,16 @@ def test_a_wrong_member_inside_a_list_is_named_by_its_path(client_of, alice):
     assert response.error["params"] == {"field": "permissions[1].obtype"}
 
 
+@pytest.mark.parametrize(
+    ("given", "said"), [("nonsense", '"nonsense"'), (None, "null"), (7, '"7"'), ("n" * 300, "n" * 100 + '"')]
+)
+def test_a_choice_that_there_is_not_is_answered_with_those_there_are(client_of, alice, given, said):
+    permissions = [{"obtype": given, "obid": "*", "actions": ["read"]}]
+    what = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions}).error["what"]
+    assert said in what
+    assert "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, certificates" in what
+
+
 class Compared(str):
     """A name that counts how often names are compared."""
 
