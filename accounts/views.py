@@ -1,5 +1,6 @@
 """Contract sections 4 to 6: sessions, API keys, and what a key may be granted."""
 
+import json
 from typing import Any
 
 from django.contrib import auth
@@ -28,6 +29,7 @@ from accounts.serializers import (
 from certctrl import errors
 from certctrl.api import OwnedMixin, PublicView
 from certctrl.errorshape import error_response
+from certctrl.jsonbody import printable
 from certctrl.schema import OR_ERROR
 
 
@@ -48,7 +50,8 @@ class General(SessionView):
     def post(self, request: Request) -> Response:
         action = dict(request.data).get("action", "login")
         if action != "login":
-            raise errors.Invalid(f'There is no action {action!r} here, only "login".', field="action")
+            given = printable(json.dumps(action, ensure_ascii=False))
+            raise errors.Invalid(f'There is no action {given} here; the only one is "login".', field="action")
         return self.login(request)
 
     def login(self, request: Request) -> Response:
