@@ -47,7 +47,13 @@ class User(AbstractUser):
     objects = EmailUserManager()  # type: ignore[misc]
 
     class Meta:
-        constraints = (models.UniqueConstraint(Lower("email"), name="one_user_for_each_email"),)
+        constraints = (
+            models.UniqueConstraint(
+                Lower("email"),
+                name="one_user_for_each_email",
+                violation_error_message="There is a user with this e-mail address, whatever its case; choose another.",
+            ),
+        )
 
     def __str__(self) -> str:
         return self.email

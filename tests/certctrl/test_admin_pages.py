@@ -163,6 +163,13 @@ def test_who_is_no_staff_is_sent_to_the_login(client, db):
     assert "login" in page["Location"]
 
 
+def test_a_second_user_of_an_address_is_refused_in_a_sentence(client, staff):
+    password = {"password1": "Correct-horse-8x", "password2": "Correct-horse-8x", "usable_password": "true"}
+    page = client.post(address(User, "add"), {"email": "ROOT@example.org"} | password)
+    assert "There is a user with this e-mail address" in page.content.decode()
+    assert User.objects.count() == 1
+
+
 def act(client, model: str, action: str, pk: int) -> None:
     data = {"action": action, "_selected_action": [pk]}
     assert client.post(reverse(f"admin:{model}_changelist"), data).status_code == 302
