@@ -246,6 +246,8 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "ENUM_NAME_OVERRIDES": {
+        "ChangeActionEnum": ["verify_domain"],
+        "CreateActionEnum": ["create"],
         "DrillStatusEnum": ["running", "stopped", "ended"],
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",

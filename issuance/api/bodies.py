@@ -86,7 +86,7 @@ class PrivateCARequest(serializers.Serializer[Any]):
 class CertificateRequest(serializers.Serializer[Any]):
     """`domain` (the guide's spelling: issues at once) or `domain_name` (makes the record)."""
 
-    action = serializers.CharField(required=False)
+    action = OneOf(["create"], required=False, allow_blank=True)
     domain = serializers.CharField(required=False, max_length=1024)
     domain_name = serializers.CharField(required=False, max_length=1024)
     sans = serializers.ListField(child=serializers.CharField(max_length=1024), required=False, max_length=1000)
@@ -157,6 +157,12 @@ class CertificateRequest(serializers.Serializer[Any]):
             "action": given.get("action", ""),
             "issues_at_once": "domain" in given,
         }
+
+
+class CertificateChange(CertificateRequest):
+    """Settings and policy; the names stay. `verify_domain` looks at the delegation instead."""
+
+    action = OneOf(["verify_domain"], required=False, allow_blank=True)
 
 
 def agree(given: dict[str, Any], guides: str, references: str) -> None:

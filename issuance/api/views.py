@@ -32,6 +32,7 @@ from issuance.api.attempts import (
 )
 from issuance.api.bodies import (
     AccountRequest,
+    CertificateChange,
     CertificateRequest,
     IssueRequest,
     PrivateCARequest,
@@ -137,12 +138,12 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         )
         return Response(shown(certificate, issuance), status=CREATED)
 
-    @extend_schema(request=CertificateRequest, responses={200: IssuingSerializer, 204: None})
+    @extend_schema(request=CertificateChange, responses={200: IssuingSerializer, 204: None})
     def update(self, request: Request, **kwargs: Any) -> Response:
         """Change settings or policy; another account issues anew. `"action": "verify_domain"` changes nothing but
         `verified`, and answers 204 when every CNAME leads to the service zone."""
         certificate = self.get_object()
-        given = parsed(CertificateRequest, request)
+        given = parsed(CertificateChange, request)
         if given["action"] == "verify_domain":
             self.count(CheckThrottle())
             delegation.verify(certificate)

@@ -43,6 +43,19 @@ def test_both_prefixes_behave_alike(client_of, alice, spelling, request):
     assert mine.get("certificates").data_member == Caller(client_of(alice)).get("certificates").data_member
 
 
+def test_an_empty_action_counts_as_left_out(api, reference):
+    made = api.post("certificates", reference(action=""))
+    assert made.status_code == 201
+    changed = api.put(f"certificates/{made.data_member['id']}", {"action": "", "organization": "Example Ltd"})
+    assert changed.data_member["organization"] == "Example Ltd"
+
+
+@pytest.mark.parametrize("action", ["verify_domain", "delete", ["create"]])
+def test_another_action_than_create_is_refused_with_the_one_there_is(api, reference, action):
+    assert "give one of create." in refused(api.post("certificates", reference(action=action)), 400, "action")
+    assert Certificate.objects.count() == 0
+
+
 def test_the_answer_has_what_clients_rely_on(api, guide, account, credential):
     made = api.post("certificates", guide()).data_member
     assert made["serial_number"] == ""

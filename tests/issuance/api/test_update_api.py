@@ -79,6 +79,9 @@ def test_another_key_size_is_used_from_the_next_issuance_on(world, api, put, iss
 @pytest.mark.parametrize(
     ("changes", "status", "field"),
     [
+        ({"action": "verify-domain"}, 400, "action"),
+        ({"action": "create"}, 400, "action"),
+        ({"action": None}, 400, "action"),
         ({"key_size": 1024}, 400, "key_size"),
         ({"key_size": 0}, 400, "key_size"),
         ({"key_type": "rsa", "key_size": 256}, 400, "key_size"),
