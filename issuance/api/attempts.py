@@ -61,6 +61,15 @@ class AttemptSerializer(serializers.ModelSerializer[Issuance]):
         return status_of(issuance)
 
 
+class StartedSerializer(AttemptSerializer):
+    """The answer of `issues` and `renew` at an ACME CA."""
+
+    note = serializers.CharField(required=False, help_text="what will surprise")
+
+    class Meta(AttemptSerializer.Meta):
+        fields = (*AttemptSerializer.Meta.fields, "note")
+
+
 class IssueResultSerializer(AttemptSerializer):
     looks_again_at = serializers.SerializerMethodField()
     error_message = serializers.CharField(source="error_what", read_only=True)

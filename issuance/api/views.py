@@ -29,6 +29,7 @@ from issuance.api.attempts import (
     ExchangeSerializer,
     HistorySerializer,
     IssueResultSerializer,
+    StartedSerializer,
 )
 from issuance.api.bodies import (
     AccountRequest,
@@ -49,6 +50,7 @@ CREATED = status.HTTP_201_CREATED
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
 )
+THE_CA_DECIDES = "validity_seconds changes nothing here: the CA decides how long a certificate lives."
 
 
 def idempotency(request: Request) -> Idempotency | None:
@@ -174,22 +176,20 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         page = self.paginate_queryset(self.get_object().issuances.order_by("-pk")) or []
         return self.get_paginated_response(HistorySerializer(page, many=True).data)
 
-    @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=AttemptSerializer)
+    @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)
     @issues.mapping.post
     def start(self, request: Request, **kwargs: Any) -> Response:
         """Issue or renew now; answers with the open attempt when there is one."""
         certificate = self.get_object()
         seconds = parsed(IssueRequest, request).get("validity_seconds")
-        if seconds and not certificate.account.is_private:
-            raise Invalid(
-                "The CA decides how long a certificate lives; leave validity_seconds out.", field="validity_seconds"
-            )
-        issuance = services.issue(certificate, validity_seconds=seconds, idempotency=idempotency(request))
         if certificate.account.is_private:
+            issuance = services.issue(certificate, validity_seconds=seconds, idempotency=idempotency(request))
             return Response(shown(certificate, issuance))
-        return Response(AttemptSerializer(issuance).data)
+        issuance = services.issue(certificate, idempotency=idempotency(request))
+        note = {"note": THE_CA_DECIDES} if seconds else {}
+        return Response(AttemptSerializer(issuance).data | note)
 
-    @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses=AttemptSerializer)
+    @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)
     @action(detail=True, methods=["post"])
     def renew(self, request: Request, **kwargs: Any) -> Response:
         return self.start(request, **kwargs)

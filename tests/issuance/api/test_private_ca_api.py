@@ -159,10 +159,18 @@ def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
     assert rows() == before
 
 
-def test_an_acme_ca_decides_the_validity_itself(api, issued):
-    before = rows()
-    refused(api.post(f"certificates/{issued.pk}/issues", {"validity_seconds": 3600}), 400, "validity_seconds")
-    assert rows() == before
+@pytest.mark.parametrize("verb", ["issues", "renew"])
+def test_an_acme_ca_decides_the_validity_itself_and_the_answer_says_so(world, api, issued, verb):
+    started = api.post(f"certificates/{issued.pk}/{verb}", {"validity_seconds": 3600}).data_member
+    assert "the CA decides" in started.pop("note")
+    assert started == {"issue_history_id": issued.open_issuance().pk, "status": "PENDING"}
+    world.deliver()
+    assert issued.issuances.get(pk=started["issue_history_id"]).validity_seconds is None
+
+
+@pytest.mark.parametrize("seconds", [0, -5, "long"])
+def test_a_validity_that_is_none_is_refused_at_an_acme_ca_too(api, issued, seconds):
+    refused(api.post(f"certificates/{issued.pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
 
 
 def test_the_subject_stands_in_the_certificate(world, api, self_ca):
