@@ -280,9 +280,13 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
             raise Invalid("issue_history_id is a number.", field="issue_history_id")
         rows = rows.filter(pk=int(wanted))
     attempt = rows.first()
-    if not attempt:
+    if attempt:
+        return attempt
+    if wanted:
         raise NotFound(f"{certificate.domain} has no such attempt.")
-    return attempt
+    raise NotFound(
+        f"Nothing was asked for yet for {certificate.domain}; POST .../certificates/{certificate.pk}/issues starts it."
+    )
 
 
 class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[AcmeAccount]):

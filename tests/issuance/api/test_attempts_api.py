@@ -92,9 +92,11 @@ def test_a_result_that_is_not_there_is_refused(api, issued, wanted, status):
     refused(api.get(f"certificates/{issued.pk}/issue-result?issue_history_id={wanted}"), status)
 
 
-def test_a_certificate_without_attempts_has_no_result(api, reference):
+def test_a_certificate_without_attempts_has_no_result_and_says_how_to_start_one(api, reference):
     pk = api.post("certificates", reference()).data_member["id"]
-    refused(api.get(f"certificates/{pk}/issue-result"), 404)
+    what = refused(api.get(f"certificates/{pk}/issue-result"), 404)
+    assert "Nothing was asked for yet" in what
+    assert f"certificates/{pk}/issues starts it" in what
     assert api.get(f"certificates/{pk}/issues").data_member == []
 
 
