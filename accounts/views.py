@@ -27,7 +27,7 @@ from accounts.serializers import (
     StatusSerializer,
 )
 from certctrl import errors
-from certctrl.api import OwnedMixin, PublicView
+from certctrl.api import OwnedMixin, PublicView, refuse_broken_body
 from certctrl.errorshape import error_response
 from certctrl.jsonbody import printable
 from certctrl.schema import OR_ERROR
@@ -39,6 +39,10 @@ class SessionView(APIView):
     authentication_classes = [JSONSessionAuthentication]
     metadata_class = None
     session_only = True
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        refuse_broken_body(request)
 
 
 class General(SessionView):

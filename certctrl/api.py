@@ -36,7 +36,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import SAFE_METHODS, AllowAny
 from rest_framework.request import Request
 from rest_framework.routers import SimpleRouter
 from rest_framework.throttling import UserRateThrottle
@@ -96,6 +96,13 @@ class IdConverter:
 register_converter(IdConverter, "id")
 
 
+def refuse_broken_body(request: Request) -> None:
+    """For `initial()`: read the body of an unsafe request before anything is done, also where nothing of it is needed.
+    Who sends what cannot be read meant something by it. Raises what certctrl.formats.JSONParser does, and NotJSON."""
+    if request.method not in SAFE_METHODS:
+        _ = request.data
+
+
 class PublicView(APIView):
     """A view that anybody may read: no credential is asked for, none is looked at."""
 
@@ -135,6 +142,7 @@ class OwnedMixin(GenericAPIView[Any]):
             raise errors.Forbidden(
                 f"User {kwargs['user_id']} is not you; use your own id, {request.user.pk}, or /apiv1/me/.",
             )
+        refuse_broken_body(request)
 
     @property
     def owner(self) -> Any:

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
-from certctrl.api import EpochSeconds
+from certctrl.api import EpochSeconds, refuse_broken_body
 from certctrl.errors import Forbidden, NotFound
 from issuance import drill as drills
 from issuance.models import AcmeAccount, Drill
@@ -97,6 +97,7 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
         super().initial(request, *args, **kwargs)
         if not request.user.is_staff:
             raise Forbidden("Drills are for the staff of this server.")
+        refuse_broken_body(request)
 
     @extend_schema(request=DrillRequest, responses={201: CountedDrillSerializer})
     def create(self, request: Request) -> Response:

@@ -185,6 +185,12 @@ def test_logging_out_ends_the_session(client_of, alice):
     assert client.get("/apiv1/me/apikeys").status_code == 401
 
 
+def test_a_broken_body_logs_nobody_out(client_of, alice):
+    client = client_of(alice)
+    assert client.generic("POST", "/auth/logout", "{", content_type="application/json").status_code == 400
+    assert client.get("/auth/profile").status_code == 200
+
+
 def test_logging_out_twice_is_no_error(client_of, db):
     assert client_of().post("/auth/logout").status_code == 204
 

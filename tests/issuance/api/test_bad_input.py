@@ -151,6 +151,31 @@ def test_what_is_no_json_object_of_a_bearable_size_is_refused(api, path, body, s
     assert rows() == before
 
 
+NEED_NO_BODY = [
+    "certificates/{issued.pk}/renew",
+    "certificates/{issued.pk}/cancel",
+    "certificates/{issued.pk}/preflight",
+    "acme-accounts/{issued.account_id}/register",
+    "dns-providers/{issued.credential_id}/check",
+    "notice-settings/test",
+]
+
+
+@pytest.mark.parametrize("body", [b'{"a":', b"[]", b"\xff"])
+@pytest.mark.parametrize("path", NEED_NO_BODY)
+def test_a_broken_body_is_refused_also_where_none_is_needed(world, api, issued, path, body):
+    before, sent = rows(), list(world.sent)
+    refused(api.post(path.format(issued=issued), body, content_type="application/json"), 400)
+    assert (rows(), world.sent) == (before, sent)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
+def test_a_key_may_send_an_empty_body_of_any_type(keyed, issued, content_type):
+    script = keyed("certificates:*[issue]")
+    answer = script.client.generic("POST", f"/apiv1/me/certificates/{issued.pk}/renew", b"", content_type=content_type)
+    assert answer.status_code == 200
+
+
 def test_a_body_that_is_not_json_by_its_own_word_is_refused(api, guide):
     before = rows()
     what = refused(api.post("certificates", b"domain=example.com", content_type="text/plain"), 415)

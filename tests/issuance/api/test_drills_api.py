@@ -42,6 +42,13 @@ def test_who_is_no_staff_is_refused(client_of, key_client, alice, root, issued, 
     assert not Drill.objects.exists()
 
 
+def test_a_broken_body_neither_stops_nor_resumes_a_drill(world, staff, issued):
+    where = f"drills/{staff.post('drills', {'issuer': 'fake CA'}).data_member['id']}"
+    for verb in ("stop", "resume"):
+        refused(staff.post(f"{where}/{verb}", b"{", content_type="application/json"), 400)
+        assert staff.get(where).data_member["status"] == "running"
+
+
 def test_a_drill_is_started_watched_stopped_and_resumed(world, staff, issued):
     made = staff.post("drills", {"issuer": "fake CA", "why": "an exercise"})
     assert made.status_code == 201, made.content
