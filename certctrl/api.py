@@ -93,7 +93,20 @@ class IdConverter:
         return str(value)
 
 
+class UserIdConverter:
+    """Any digits: whether they are the caller's id is asked after who the caller is."""
+
+    regex = "[0-9]+"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
 register_converter(IdConverter, "id")
+register_converter(UserIdConverter, "user")
 
 
 def refuse_broken_body(request: Request) -> None:
@@ -138,10 +151,10 @@ class OwnedMixin(GenericAPIView[Any]):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if kwargs.get("user_id", request.user.pk) != request.user.pk:
-            raise errors.Forbidden(
-                f"User {kwargs['user_id']} is not you; use your own id, {request.user.pk}, or /apiv1/me/.",
-            )
+        own = str(request.user.pk)
+        if kwargs.get("user_id", own) != own:
+            asked = printable(kwargs["user_id"])
+            raise errors.Forbidden(f"User {asked} is not you; use your own id, {own}, or /apiv1/me/.")
         refuse_broken_body(request)
 
     @property
@@ -187,7 +200,7 @@ class OwnedMixin(GenericAPIView[Any]):
 
 
 class OwnedRouter(SimpleRouter):
-    """Registers a viewset at `users/<id:user_id>/<prefix>` and at `me/<prefix>`, without trailing slashes.
+    """Registers a viewset at `users/<user:user_id>/<prefix>` and at `me/<prefix>`, without trailing slashes.
 
     A prefix, and an action's `url_path`, may hold path converters: `acme-accounts/<id:acme_account_id>/certificates`.
     """
@@ -197,11 +210,11 @@ class OwnedRouter(SimpleRouter):
 
     def register(self, prefix: str, viewset: type[ViewSetMixin], basename: str | None = None) -> None:
         name = basename or prefix
-        super().register(f"users/<id:user_id>/{prefix}", viewset, f"users-{name}")
+        super().register(f"users/<user:user_id>/{prefix}", viewset, f"users-{name}")
         super().register(f"me/{prefix}", viewset, f"me-{name}")
 
 
 def owned_paths(prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, str]) -> Sequence[Any]:
     """Both paths of a viewset that no router fits: `owned_paths("certificate-assign", V, {"post": "create"})`."""
     view = viewset.as_view(dict(actions))
-    return [path(f"users/<id:user_id>/{prefix}", view), path(f"me/{prefix}", view)]
+    return [path(f"users/<user:user_id>/{prefix}", view), path(f"me/{prefix}", view)]

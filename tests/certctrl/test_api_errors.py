@@ -28,7 +28,7 @@ def assert_shape(response, status, code):
         "/apiv1/nothing",
         "/apiv1/me/apikeys/",
         "/apiv1/me/apikeys/x",
-        "/apiv1/users/0/apikeys",
+        "/apiv1/users/alice/apikeys",
         "/auth/nothing",
         "/apiv1",
     ],

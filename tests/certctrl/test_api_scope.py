@@ -51,8 +51,17 @@ def test_the_scope_of_somebody_else_is_403(client_of, alice, bob, key_of_alice, 
         assert (response.status_code, response.error["code"]) == (403, 5022)
 
 
-def test_a_user_that_never_was_is_403_as_well(client_of, bob):
-    assert client_of(bob).get("/apiv1/users/987654/apikeys").status_code == 403
+@pytest.mark.parametrize("user_id", ["987654", "0", "9" * 20, "9" * 5000])
+def test_a_user_that_never_was_is_403_as_well_and_401_without_a_credential(client_of, bob, user_id):
+    for path in (f"/apiv1/users/{user_id}/apikeys", f"/apiv1/users/{user_id}/apikeys/1"):
+        response = client_of(bob).get(path)
+        assert (response.status_code, response.error["code"]) == (403, 5022)
+        assert len(response.error["what"]) < 200
+        assert client_of().get(path).status_code == 401
+
+
+def test_a_users_id_is_spelt_in_one_way_only(client_of, bob):
+    assert client_of(bob).get(f"/apiv1/users/0{bob.pk}/apikeys").status_code == 403
 
 
 def test_an_administrator_has_no_other_scope_than_anybody(client_of, alice, key_of_alice):
@@ -85,7 +94,7 @@ def api_endpoints():
 
 
 def a_real_path(path, user_id):
-    path = path.replace("<id:user_id>", str(user_id))
+    path = path.replace("<user:user_id>", str(user_id))
     return "/" + re.sub(r"<[^>]+>", "1", path)
 
 
@@ -131,7 +140,7 @@ def test_without_a_credential_every_view_that_is_not_public_is_401(client_of, db
 
 def test_no_view_opens_the_scope_of_somebody_else(client_of, alice, bob):
     for path, view in api_endpoints():
-        if "<id:user_id>" not in path:
+        if "<user:user_id>" not in path:
             continue
         for method in methods_of(view):
             response = getattr(client_of(bob), method)(a_real_path(path, alice.pk))
@@ -153,6 +162,6 @@ def test_no_view_opens_to_a_key_that_was_granted_something_else(key_client, alic
 def test_every_owned_path_is_there_under_both_prefixes():
     paths = {path for path, _ in api_endpoints()}
     mine = {path.removeprefix("apiv1/me/") for path in paths if path.startswith("apiv1/me/")}
-    prefix = "apiv1/users/<id:user_id>/"
+    prefix = "apiv1/users/<user:user_id>/"
     assert mine == {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
     assert mine
