@@ -58,7 +58,7 @@ class OffsetPagination(BasePagination):
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         offset = self.number(request, "offset", 0, 0, self.max_offset)
-        limit = self.number(request, "limit", self.default_limit, 1, self.max_limit)
+        limit = min(self.number(request, "limit", self.default_limit, 1, self.max_offset), self.max_limit)
         self.total = queryset.count() if self.number(request, "total", 0, 0, 1) else None
         return list(queryset[offset : offset + limit])
 
@@ -67,7 +67,7 @@ class OffsetPagination(BasePagination):
 
     def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
         given = request.query_params.get(name)
-        if given is None:
+        if not given:
             return default
         if given.isascii() and given.isdigit() and len(given) <= 10 and least <= int(given) <= most:
             return int(given)
@@ -79,7 +79,7 @@ class OffsetPagination(BasePagination):
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         ranges = {
             "offset": (0, self.max_offset, "rows to pass over"),
-            "limit": (1, self.max_limit, f"rows to answer, {self.default_limit} when it is left out"),
+            "limit": (1, self.max_offset, f"rows, {self.default_limit} when left out, {self.max_limit} at most"),
             "total": (0, 1, "1 asks for the header X-Total-Count"),
         }
         return [

@@ -2,6 +2,7 @@
 
 import pytest
 
+from certctrl.formats import OffsetPagination
 from tests import factories
 
 PATH = "/apiv1/me/apikeys"
@@ -40,7 +41,7 @@ def test_a_list_without_rows_is_an_empty_array(client_of, alice):
 
 
 BAD_NUMBERS = {
-    "limit": ["0", "1001", "-1", "x", "", "1.5", "%C2%B2", "%D9%A1"],
+    "limit": ["0", "-1", "x", "1.5", "%C2%B2", "%D9%A1"],
     "offset": ["-1", "x", "99999999999999999999", "2147483648", "%00"],
     "total": ["2", "yes"],
 }
@@ -51,6 +52,18 @@ def test_a_bad_number_is_400_and_named(client_of, alice, query):
     response = client_of(alice).get(f"{PATH}?{query}")
     assert response.status_code == 400
     assert response.error["params"]["field"] == query.partition("=")[0]
+
+
+def test_what_is_left_empty_counts_as_left_out(client_of, alice, five):
+    response = client_of(alice).get(f"{PATH}?limit=&offset=&total=")
+    assert len(names(response)) == 5
+    assert "X-Total-Count" not in response.headers
+
+
+@pytest.mark.parametrize("limit", [4, 1001, 2147483647])
+def test_a_limit_over_the_largest_counts_as_the_largest(client_of, alice, five, monkeypatch, limit):
+    monkeypatch.setattr(OffsetPagination, "max_limit", 3)
+    assert len(names(client_of(alice).get(PATH, {"limit": limit}))) == 3
 
 
 def test_the_largest_values_are_taken(client_of, alice):

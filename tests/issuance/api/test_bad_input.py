@@ -209,7 +209,7 @@ def test_a_ca_with_room_for_fewer_names_says_how_many(api, guide, settings):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "limit=99999", "offset=-1", "offset=%00", "total=2", "limit=%C2%B2"]
+    "query", ["limit=0", "limit=x", "limit=-1", "offset=-1", "offset=%00", "total=2", "limit=%C2%B2"]
 )
 def test_a_page_that_is_none_is_refused(api, query):
     refused(api.get(f"certificates?{query}"), 400)
