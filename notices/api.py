@@ -110,9 +110,9 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
     @extend_schema(request=NoticeSettingsSerializer, responses=NoticeSettingsSerializer)
     def change(self, request: Request, **kwargs: Any) -> Response:
         """Change what is given; what is left out stays as it is."""
-        row, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
-        asked = self.get_serializer(row, data=request.data, partial=True)
+        asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
+        asked.instance, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
         asked.save()
         return Response(asked.data)
 

@@ -103,7 +103,9 @@ def test_what_is_given_changes_and_what_is_left_out_stays(api, alice):
     ],
 )
 def test_wrong_settings_are_refused_by_name(api, body, field):
+    before = rows()
     refused(api.put("notice-settings", body), 400, field)
+    assert rows() == before
     assert api.get("notice-settings").data_member == DEFAULTS
 
 
