@@ -81,19 +81,20 @@ class IssuanceAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry now")
     def retry(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        """An open attempt is tried at once; an ended one is followed by a new one."""
-        self._each(request, chosen, "retried", services.issue)
+        """An open attempt is tried at once; one that failed or was canceled is followed by a new one."""
+        self._each(request, chosen, "retried", services.retry_attempt)
 
     @admin.action(description="Cancel")
     def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        self._each(request, chosen, "canceled", services.cancel)
+        self._each(request, chosen, "canceled", services.cancel_attempt)
 
     def _each(
-        self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Certificate], Issuance]
+        self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Issuance], Issuance]
     ) -> None:
-        for certificate in Certificate.objects.filter(issuances__in=chosen).distinct():
+        for issuance in chosen.select_related("certificate__owner", "certificate__account"):
+            certificate = issuance.certificate
             try:
-                act(certificate)
+                act(issuance)
             except Refusal as refusal:
                 self.message_user(request, refusal.what, messages.WARNING)
                 continue

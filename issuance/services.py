@@ -149,7 +149,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             _change_policy(certificate, policy)
         open_one = certificate.open_issuance()
         if moves and open_one:
-            _cancel(open_one)
+            cancel_attempt(open_one)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
             fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
@@ -198,7 +198,7 @@ def retire(certificate: Certificate) -> None:
         open_one = certificate.open_issuance()
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
-                _cancel(open_one)
+                cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
 
 
@@ -326,16 +326,30 @@ def issue(
     return issuance
 
 
+def retry_attempt(issuance: Issuance) -> Issuance:
+    """Try an open attempt at once, and one that failed or was canceled anew. Conflict for one that issued, and for one
+    that another has followed: that one is to be tried."""
+    certificate = issuance.certificate
+    if issuance.state == State.ISSUED:
+        raise Conflict(f"Attempt {issuance.number} of {certificate.domain} has issued; there is nothing to retry.")
+    if certificate.issuances.filter(pk__gt=issuance.pk).exists():
+        raise Conflict(f"Attempt {issuance.number} of {certificate.domain} was followed by another; retry the latest.")
+    return issue(certificate)
+
+
 def cancel(certificate: Certificate) -> Issuance:
     """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
     open_one = certificate.open_issuance()
     if not open_one:
         raise Conflict(f"Nothing is being issued for {certificate.domain}.")
-    return _cancel(open_one)
+    return cancel_attempt(open_one)
 
 
-def _cancel(issuance: Issuance) -> Issuance:
-    """Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way."""
+def cancel_attempt(issuance: Issuance) -> Issuance:
+    """End this attempt, whoever holds it. TooLate once the CA signs, Conflict when it has ended.
+
+    Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way.
+    """
     now = clock.now()
     with transaction.atomic():
         held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
@@ -360,11 +374,11 @@ def _cancel(issuance: Issuance) -> Issuance:
 
 
 def _not_canceled(issuance: Issuance) -> Refusal:
-    """Why an attempt that was open is past canceling: the CA signs, or it has ended meanwhile."""
+    """Why an attempt is past canceling: the CA signs, or it has ended."""
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():
         return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
-    return Conflict(f"Nothing is being issued for {domain} any more.")
+    return Conflict(f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled.")
 
 
 def _after_cancel(certificate: Certificate) -> Any:

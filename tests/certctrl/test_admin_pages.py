@@ -189,6 +189,39 @@ def test_an_attempt_is_retried_at_once(client, rows, world):
     assert Certificate.objects.get().status == "active"
 
 
+def test_an_attempt_that_ended_is_not_canceled_nor_is_the_one_that_is_open(client, rows):
+    ended = Issuance.objects.get()
+    services.cancel(rows)
+    latest = services.issue(rows)
+    assert "has ended" in told(client, "cancel", ended)
+    latest.refresh_from_db()
+    assert latest.is_open
+    assert not AuditEvent.objects.filter(action="issuance.canceled").exists()
+
+
+def test_an_attempt_that_was_canceled_is_followed_by_a_new_one_once(client, rows):
+    ended = Issuance.objects.get()
+    services.cancel(rows)
+    assert "retried" in told(client, "retry", ended)
+    assert "retry the latest" in told(client, "retry", ended)
+    assert Issuance.objects.count() == 2
+
+
+def test_an_attempt_that_issued_is_not_retried(client, rows, world):
+    world.zone.hides = False
+    world.advance(3600)
+    world.sweep()
+    assert "nothing to retry" in told(client, "retry", Issuance.objects.get())
+    assert Issuance.objects.count() == 1
+
+
+def told(client, action: str, issuance: Issuance) -> str:
+    """What the page says after an action."""
+    data = {"action": action, "_selected_action": [issuance.pk]}
+    page = client.post(reverse("admin:issuance_issuance_changelist"), data, follow=True)
+    return " ".join(str(message) for message in page.context["messages"])
+
+
 def test_a_record_that_was_left_behind_is_marked_as_removed_by_hand(client, rows):
     record = TxtRecord.objects.order_by("pk").first()
     act(client, "dnsproviders_txtrecord", "mark_removed_by_hand", record.pk)

@@ -44,11 +44,11 @@ def test_cancel_without_an_open_attempt_is_refused(world, account, credential):
 @pytest.mark.parametrize(
     "ends", [lambda world, certificate: services.cancel(certificate), lambda world, _: world.deliver()]
 )
-def test_cancel_of_an_attempt_that_has_ended_meanwhile_says_that_nothing_is_issued(world, account, credential, ends):
+def test_cancel_of_an_attempt_that_has_ended_meanwhile_says_so(world, account, credential, ends):
     certificate, issuance = world.create(account, credential)
     ends(world, Certificate.objects.get())
     certificate.open_issuances = [issuance]  # as it was read
-    with pytest.raises(Conflict, match="Nothing is being issued"):
+    with pytest.raises(Conflict, match="has ended"):
         services.cancel(certificate)
     services.retire(certificate)
 

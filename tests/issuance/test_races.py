@@ -122,7 +122,7 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
     other = world.account(owner, name="production")
     held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(issuance.pk)
     has_attempt, has_certificate = threading.Event(), threading.Event()
-    event, fail, cancel, deadlocks = flow.event, flow.fail, services._cancel, []
+    event, fail, cancel, deadlocks = flow.event, flow.fail, services.cancel_attempt, []
 
     def meet_in_the_worker(*args, **kwargs):
         has_attempt.set()
@@ -149,7 +149,7 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
 
     monkeypatch.setattr(flow, "event", meet_in_the_worker)
     monkeypatch.setattr(flow, "fail", fail_and_tell)
-    monkeypatch.setattr(services, "_cancel", meet_in_the_request)
+    monkeypatch.setattr(services, "cancel_attempt", meet_in_the_request)
     results = at_once(lambda: flow.run(flow.STEPS[0], held, refuse), change)
     assert not [*deadlocks, *(each for each in results if isinstance(each, Exception))]
     assert not Issuance.objects.get(pk=issuance.pk).is_open
