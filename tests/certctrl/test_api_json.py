@@ -65,6 +65,18 @@ def test_a_control_character_is_400_and_the_member_is_named(client_of, alice, ch
     assert not ApiKey.objects.exists()
 
 
+@pytest.mark.parametrize("member", jsonbody.PEM)
+def test_pem_may_come_back_in_lines(member):
+    text = "-----BEGIN\r\n\tMIIB\n-----END\n"
+    assert jsonbody.read(json.dumps({member: text}).encode()) == {member: text}
+
+
+@pytest.mark.parametrize("body", [{"cert": "a\x00"}, {"cert\n": "a"}, {"inner": {"cert": "a\n"}}, {"cert": ["a\n"]}])
+def test_pem_is_a_text_of_its_own_name_without_other_control_characters(body):
+    with pytest.raises(errors.Invalid, match="control character"):
+        jsonbody.read(json.dumps(body).encode())
+
+
 def test_a_control_character_deep_inside_is_found(client_of, alice):
     permissions = [{"obtype": "devices", "obid": "\x00", "actions": ["read"]}]
     response = send(client_of(alice), json.dumps(GOOD | {"permissions": permissions}))

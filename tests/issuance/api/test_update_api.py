@@ -39,10 +39,11 @@ def test_without_auto_renew_no_renewal_is_scheduled_even_after_a_failure(put, is
     assert put(auto_renew=False).data_member["renew_at"] is None
 
 
-def test_what_a_get_answered_may_be_sent_back_whole(api, put, issued):
-    before = api.get(f"certificates/{issued.pk}").data_member
+@pytest.mark.parametrize("query", ["", "?detail=most"])
+def test_what_a_get_answered_may_be_sent_back_whole(api, put, issued, query):
+    before = api.get(f"certificates/{issued.pk}{query}").data_member
     assert put(**before).status_code == 200
-    after = api.get(f"certificates/{issued.pk}").data_member
+    after = api.get(f"certificates/{issued.pk}{query}").data_member
     assert {name for name in before if before[name] != after[name]} <= {"updated_at", "renew_at", "renewal"}
     assert Issuance.objects.count() == 1
 
