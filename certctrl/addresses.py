@@ -21,6 +21,7 @@ from certctrl import clock
 NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
+HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
 WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")  # ca.corp.example:8443, [::1]:53
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -103,10 +104,12 @@ def is_named(host: str, port: int) -> bool:
 
 
 def called(url: str) -> SplitResult | None:
-    """The parts of an address that can be called: a host, no user, no fragment, no white space. None for others."""
+    """The parts of an address that can be called: a host of the usual letters (or of others, which become those), no
+    user, no fragment, no white space. None for others."""
     try:
         parts = urlsplit(url)
-        named = parts.hostname and (parts.port is None or parts.port > 0)
+        host = parts.hostname or ""
+        named = (HOST.fullmatch(host) or not host.isascii()) and (parts.port is None or parts.port > 0)
     except ValueError:
         return None
     if not named or parts.username or parts.password or parts.fragment or any(char.isspace() for char in url):

@@ -8,7 +8,6 @@ byte a second wins nothing. A name is resolved once, and the connection goes to 
 import email.utils
 import http.client
 import os
-import re
 import socket
 import ssl
 from functools import lru_cache
@@ -28,6 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from certctrl import clock
 from certctrl.addresses import (
+    HOST,
     AddressRefused,
     DeadlineExceeded,
     NameUnknown,
@@ -67,7 +67,6 @@ MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After beyond a week is a mistake
 MAX_IDLE = 30.0  # seconds: middleboxes forget older connections without telling anybody
 KEPT_CONNECTIONS = 32  # for each host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
 # What goes on to another host at a redirect; credentials travel in headers of many names.
 CARRIED = frozenset({"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-length"})
 

@@ -3,28 +3,23 @@ https://go-acme.github.io/lego/dns/httpreq/ (the default mode, not RAW)."""
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
-from certctrl import errors
+from certctrl import errors, outgoing
 from dnsproviders.base import Field, Provider, ProviderError, is_html
 from dnsproviders.models import TxtRecord
 
 
 def checked_endpoint(value: str) -> str:
     """An http or https URL with nothing secret in it, without its last slash."""
-    try:
-        url = urlsplit(value)
-        whole = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        whole = False
-    if not whole or not value.isascii() or " " in value:
-        raise ValueError("must be a URL like https://dns.example.com/acme")
-    if "@" in url.netloc:
+    if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("must not hold a user or password: give username and password instead")
     if "?" in value or "#" in value:
         raise ValueError("must not have a query or a fragment: /present and /cleanup are added to it")
+    url = outgoing.called(value)
+    if not url or url.scheme not in ("http", "https") or not value.isascii():
+        raise ValueError("must be a URL like https://dns.example.com/acme")
     return value.rstrip("/")
 
 

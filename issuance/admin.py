@@ -8,7 +8,7 @@ from unfold.admin import TabularInline
 from accounts import audit
 from certctrl.admin import ReadOnlyAdmin
 from certctrl.errors import Refusal
-from issuance import services
+from issuance import canceling, services
 from issuance.models import (
     AcmeAccount,
     Authorization,
@@ -86,7 +86,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel")
     def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        self._each(request, chosen, "canceled", services.cancel_attempt)
+        self._each(request, chosen, "canceled", canceling.cancel_attempt)
 
     def _each(
         self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Issuance], Issuance]

@@ -9,16 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, F, Value, When
 
 from accounts import audit
 from accounts.models import User
 from certctrl import clock
-from certctrl.errors import Conflict, Invalid, Refusal, TooLate
+from certctrl.errors import Conflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import choosing, delegation, flow, holding, limits, refusals, renewalinfo, tasks
+from issuance import canceling, choosing, delegation, flow, holding, refusals, renewalinfo, tasks
 from issuance.idempotency import Idempotency, once
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, IssuanceEvent
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore import envelope
 from keystore.models import Envelope
 
@@ -149,7 +148,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             _change_policy(certificate, policy)
         open_one = certificate.open_issuance()
         if moves and open_one:
-            cancel_attempt(open_one)
+            canceling.cancel_attempt(open_one)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
             fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
@@ -198,7 +197,7 @@ def retire(certificate: Certificate) -> None:
         open_one = certificate.open_issuance()
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
-                cancel_attempt(open_one)
+                canceling.cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
 
 
@@ -335,54 +334,6 @@ def retry_attempt(issuance: Issuance) -> Issuance:
     if certificate.issuances.filter(pk__gt=issuance.pk).exists():
         raise Conflict(f"Attempt {issuance.number} of {certificate.domain} was followed by another; retry the latest.")
     return issue(certificate)
-
-
-def cancel(certificate: Certificate) -> Issuance:
-    """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
-    open_one = certificate.open_issuance()
-    if not open_one:
-        raise Conflict(f"Nothing is being issued for {certificate.domain}.")
-    return cancel_attempt(open_one)
-
-
-def cancel_attempt(issuance: Issuance) -> Issuance:
-    """End this attempt, whoever holds it. TooLate once the CA signs, Conflict when it has ended.
-
-    Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way.
-    """
-    now = clock.now()
-    with transaction.atomic():
-        held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
-        if not held:
-            raise _not_canceled(issuance)
-        records_wake_at = held.wake_at if held.holder and held.wake_at else now
-        taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
-        if not taken.update(
-            state=State.CANCELED, state_since=now, ended_at=now, wake_at=None, holder="", queued_at=None, slot_at=None
-        ):
-            raise Conflict("The attempt moved on at this very moment; try again.")
-        limits.release(held)
-        idle = flow.records_of(held).in_the_zone().filter(holder="")
-        later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
-        idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)
-        IssuanceEvent.objects.create(
-            issuance=held, at=now, step="cancel", outcome=IssuanceEvent.Outcome.FAILED, what="canceled by a person"
-        )
-        Certificate.objects.filter(pk=held.certificate_id).update(renew_at=_after_cancel(held.certificate))
-    held.refresh_from_db()
-    return held
-
-
-def _not_canceled(issuance: Issuance) -> Refusal:
-    """Why an attempt is past canceling: the CA signs, or it has ended."""
-    domain = issuance.certificate.domain
-    if Issuance.objects.open().filter(pk=issuance.pk).exists():
-        return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
-    return Conflict(f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled.")
-
-
-def _after_cancel(certificate: Certificate) -> Any:
-    return clock.now() + A_DAY if certificate.auto_renew and not certificate.retired_at else None
 
 
 # --- revocation ---

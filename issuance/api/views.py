@@ -20,7 +20,7 @@ from accounts.permissions import need
 from accounts.services import refuse_old_login
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
-from issuance import acmeaccounts, delegation, export, limits, preflight, privateca, services
+from issuance import acmeaccounts, canceling, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
 from issuance.api.accounts import AccountSerializer, LimitSerializer, PrivateCASerializer
 from issuance.api.attempts import (
@@ -198,7 +198,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, **kwargs: Any) -> Response:
         """End the open attempt; 409 when nothing is open or the CA is signing."""
-        return Response(AttemptSerializer(services.cancel(self.get_object())).data)
+        return Response(AttemptSerializer(canceling.cancel(self.get_object())).data)
 
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])

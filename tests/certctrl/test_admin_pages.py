@@ -12,7 +12,7 @@ from django.urls import reverse
 from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
-from issuance import services
+from issuance import canceling, services
 from issuance.models import (
     AcmeAccount,
     Certificate,
@@ -191,7 +191,7 @@ def test_an_attempt_is_retried_at_once(client, rows, world):
 
 def test_an_attempt_that_ended_is_not_canceled_nor_is_the_one_that_is_open(client, rows):
     ended = Issuance.objects.get()
-    services.cancel(rows)
+    canceling.cancel(rows)
     latest = services.issue(rows)
     assert "has ended" in told(client, "cancel", ended)
     latest.refresh_from_db()
@@ -201,7 +201,7 @@ def test_an_attempt_that_ended_is_not_canceled_nor_is_the_one_that_is_open(clien
 
 def test_an_attempt_that_was_canceled_is_followed_by_a_new_one_once(client, rows):
     ended = Issuance.objects.get()
-    services.cancel(rows)
+    canceling.cancel(rows)
     assert "retried" in told(client, "retry", ended)
     assert "retry the latest" in told(client, "retry", ended)
     assert Issuance.objects.count() == 2

@@ -14,7 +14,7 @@ from certctrl.errors import Conflict
 from dnsproviders import credentials
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance import beat, delegation, preflight, services
+from issuance import beat, canceling, delegation, preflight, services
 from issuance.api.certificates import note
 from issuance.models import Certificate, Issuance
 from notices.models import Notice
@@ -191,7 +191,7 @@ def test_another_credential_of_the_owner_meanwhile_does_not_bind_the_attempt(wor
 
 def test_a_credential_of_somebody_who_is_no_staff_serves_nobody(world, make, account, operators):
     certificate, _ = make()
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     User.objects.filter(pk=operators.owner_id).update(is_staff=False)
     assert delegation.credential_for(certificate) is None
     with pytest.raises(Conflict, match="SERVICE_DNS_CREDENTIAL"):

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import AuditEvent
 from certctrl.errors import Conflict, Invalid, NotFound
 from certctrl.turns import Trouble
-from issuance import beat, drill, services
+from issuance import beat, canceling, drill, services
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Drill, Issuance
 from issuance.resources import Refused
 from tests.fakes.outside import Died
@@ -278,7 +278,7 @@ def test_what_a_person_canceled_is_left_for_a_day(world, owner, account, credent
     world.advance(3600)
     beat.advance_drills.run()
     beat.scan_renewals.run()
-    services.cancel(Certificate.objects.get())
+    canceling.cancel(Certificate.objects.get())
     minutes(world, 12)
     assert versions([certificate]) == {1}
     world.advance(24 * 3600)

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import User
 from certctrl.turns import Trouble
 from dnsproviders.models import TxtRecord
-from issuance import beat, limits, services
+from issuance import beat, canceling, limits, services
 from issuance.models import (
     Certificate,
     Issuance,
@@ -171,7 +171,7 @@ def test_an_attempt_that_came_to_nothing_gives_its_certificates_back_but_not_its
     world.zone.hides = True
     certificate, _ = world.create(account, credential, "a.example.com")
     world.deliver()
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     levels = dict(LimitBucket.objects.values_list("kind", "level"))
     assert levels == {"account": 9, "domain": 5, "set": 2}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from certctrl.errors import Conflict, IdempotencyConflict, TooLate
-from issuance import services
+from issuance import canceling, services
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.services import Idempotency
 
@@ -20,7 +20,7 @@ def test_a_canceled_attempt_leaves_no_record(world, account, credential, setting
     certificate, _ = world.create(account, credential)
     world.deliver()
     assert len(world.zone.txt()) == 2
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     world.settle()
     assert states() == [State.CANCELED]
     assert world.zone.txt() == []
@@ -31,32 +31,32 @@ def test_cancel_is_too_late_once_the_ca_signs(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
     with pytest.raises(TooLate, match=r"example\.com"):
-        services.cancel(certificate)
+        canceling.cancel(certificate)
 
 
 def test_cancel_without_an_open_attempt_is_refused(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
     with pytest.raises(Conflict, match="Nothing is being issued"):
-        services.cancel(certificate)
+        canceling.cancel(certificate)
 
 
 @pytest.mark.parametrize(
-    "ends", [lambda world, certificate: services.cancel(certificate), lambda world, _: world.deliver()]
+    "ends", [lambda world, certificate: canceling.cancel(certificate), lambda world, _: world.deliver()]
 )
 def test_cancel_of_an_attempt_that_has_ended_meanwhile_says_so(world, account, credential, ends):
     certificate, issuance = world.create(account, credential)
     ends(world, Certificate.objects.get())
     certificate.open_issuances = [issuance]  # as it was read
     with pytest.raises(Conflict, match="has ended"):
-        services.cancel(certificate)
+        canceling.cancel(certificate)
     services.retire(certificate)
 
 
 def test_a_canceled_attempt_is_tried_again_a_day_later(world, account, credential):
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     certificate.refresh_from_db()
     assert certificate.renew_at == world.time + services.A_DAY
 
@@ -66,7 +66,7 @@ def test_cancel_and_renew_at_once_is_issued_and_leaves_no_record(world, account,
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
     world.deliver()
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     if new_credential:
         services.update_certificate(certificate, {"credential": world.credential(owner)})
     services.issue(certificate)

@@ -11,7 +11,7 @@ from dnsproviders import zonecheck
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from dnsproviders.zonecheck import CAARecord, Chain, Policy, Survey
-from issuance import beat, ca, preflight, services
+from issuance import beat, ca, canceling, preflight, services
 from issuance.findings import Finding
 from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent, PrivateCA
 
@@ -127,7 +127,7 @@ def test_a_worker_that_dies_in_the_preflight_leaves_it_to_the_next(world, accoun
 
 def test_a_turn_that_was_lost_meanwhile_writes_nothing(world, account, credential, monkeypatch):
     def canceled(*args, **kwargs):
-        services.cancel(Certificate.objects.get())
+        canceling.cancel(Certificate.objects.get())
         return [WARNS]
 
     monkeypatch.setattr(preflight, "check", canceled)

@@ -9,7 +9,7 @@ from certctrl.errors import Conflict
 from certctrl.turns import LostTurn
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
-from issuance import acmeaccounts, beat, ca, drill, flow, privateca, services
+from issuance import acmeaccounts, beat, ca, canceling, drill, flow, privateca, services
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from tests.fakes.ca import REFUSED
 from tests.issuance.racing import at_once
@@ -86,7 +86,7 @@ def test_two_chains_of_one_attempt_store_one_version(world, account, credential)
 
 def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(world, account, credential):
     certificate, _ = world.create(account, credential)
-    canceled = at_once(*[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS)
+    canceled = at_once(*[lambda: canceling.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS)
     refused = [each for each in canceled if isinstance(each, Exception)]
     assert len(refused) == THREADS - 1
     assert all(isinstance(each, Conflict) for each in refused)
@@ -97,7 +97,7 @@ def test_a_cancel_between_claim_and_write_wins(world, account, credential):
     certificate, issuance = world.create(account, credential)
     held = Issuance.objects.claim(issuance.pk)
     assert held
-    services.cancel(certificate)
+    canceling.cancel(certificate)
     with pytest.raises(LostTurn):
         held.write(order_url="https://ca.test/order/late")
     assert Issuance.objects.get().order_url == ""
@@ -122,7 +122,7 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
     other = world.account(owner, name="production")
     held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(issuance.pk)
     has_attempt, has_certificate = threading.Event(), threading.Event()
-    event, fail, cancel, deadlocks = flow.event, flow.fail, services.cancel_attempt, []
+    event, fail, cancel, deadlocks = flow.event, flow.fail, canceling.cancel_attempt, []
 
     def meet_in_the_worker(*args, **kwargs):
         has_attempt.set()

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.utils import timezone
 
 from certctrl.turns import Trouble
-from issuance import beat, renewal, renewalinfo, services
+from issuance import beat, canceling, renewal, renewalinfo, services
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.resources import Refused
 from tests.fakes.world import World
@@ -197,7 +197,7 @@ def test_a_day_after_a_cancel_stays_while_the_window_does(world, certificate):
     poll(world)
     world.zone.hides = True
     services.issue(read(certificate))
-    services.cancel(read(certificate))
+    canceling.cancel(read(certificate))
     tomorrow = read(certificate).renew_at
     poll(world)
     assert read(certificate).renew_at == tomorrow
