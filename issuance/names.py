@@ -152,6 +152,8 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
     labels = a_labels.split(".")
     if labels[-1].isdigit():
         raise ValueError(_no_host_name(name))
+    if "." not in a_labels and not is_listed_suffix(a_labels):
+        raise ValueError(f"{shown(a_labels)} has no dot: ask for a name in a domain, such as {a_labels}.example.com.")
     if suffixes().is_public(a_labels):
         raise ValueError(
             f"{shown(name)} is a public suffix, under which names are registered, and nobody's own: ask for a name"

@@ -19,7 +19,7 @@ BAD_NAMES = {
     "an empty label": ("www..example.com", "is not a host name"),
     "a wildcard inside": ("www.*.example.com", "leftmost"),
     "half a wildcard": ("w*.example.com", "leftmost"),
-    "no dot": ("localhost", "public suffix"),
+    "no dot": ("localhost", "has no dot: ask for a name in a domain"),
     "a public suffix": ("co.uk", "ask for a name below it"),
     "a wildcard of a public suffix": ("*.com", "ask for a name below it"),
     "an over-long label": (LABEL, "more than 63 characters"),
