@@ -149,7 +149,7 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
 
     monkeypatch.setattr(flow, "event", meet_in_the_worker)
     monkeypatch.setattr(flow, "fail", fail_and_tell)
-    monkeypatch.setattr(services, "cancel_attempt", meet_in_the_request)
+    monkeypatch.setattr(canceling, "cancel_attempt", meet_in_the_request)
     results = at_once(lambda: flow.run(flow.STEPS[0], held, refuse), change)
     assert not [*deadlocks, *(each for each in results if isinstance(each, Exception))]
     assert not Issuance.objects.get(pk=issuance.pk).is_open
