@@ -3,6 +3,7 @@
 Each child writes its name and pid to FOLDER/pids and, when it is asked to stop, its name to FOLDER/stopped.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def child(folder: Path, name: str, code: str, patience: float = 5) -> Child:
 
 
 def main(folder: Path, what: str) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     children = {
         "three": [child(folder, name, POLITE) for name in ("redis", "web", "beat")],
         "deaf": [child(folder, "deaf", DEAF, patience=0.3)],

@@ -243,6 +243,7 @@ def test_each_credential_is_told_of(world, account, credential, owner):
 
 @pytest.mark.parametrize(("code", "times"), [("dns_credential_refused", 1), ("dns_unreachable", 0)])
 def test_a_credential_that_is_refused_at_cleanup_is_told_at_once(world, account, credential, code, times):
+    world.time = world.time.replace(hour=12)  # it is told once a day, of UTC
     world.create(account, credential, "example.com")
     world.deliver()
     world.zone.refuses = [ProviderError(code, "Refused.", permanent=True)] * 4
