@@ -32,6 +32,7 @@ import structlog
 from django.db.models import Model, QuerySet
 from django.http import Http404
 from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -93,16 +94,10 @@ class IdConverter:
         return str(value)
 
 
-class UserIdConverter:
+class UserIdConverter(StringConverter):
     """Any digits: whether they are the caller's id is asked after who the caller is."""
 
     regex = "[0-9]+"
-
-    def to_python(self, value: str) -> str:
-        return value
-
-    def to_url(self, value: str) -> str:
-        return value
 
 
 register_converter(IdConverter, "id")

@@ -195,7 +195,6 @@ class Turns(models.Model):
             models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),
         )
 
-    longest_pause: ClassVar[timedelta] = A_DAY  # a Retry-After of a week, by mistake, would keep a record in its zone
     _breaths = 0
     _ends = 0.0
 
@@ -256,7 +255,8 @@ class Turns(models.Model):
         """End the turn after a Trouble: sleep by the retry table, or for as long as the other side asks."""
         stumbles = self.stumbles + 1
         pause = timedelta(seconds=retry_pause(stumbles, trouble))
-        self.rest(min(pause, self.longest_pause), stumbles=stumbles)
+        # A day at most: a Retry-After of a week, by mistake, would keep a record in its zone.
+        self.rest(min(pause, A_DAY), stumbles=stumbles)
 
     def breathe(self) -> None:
         """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when

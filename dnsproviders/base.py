@@ -12,7 +12,7 @@ import requests
 
 from certctrl import errors, outgoing
 from certctrl.log import Secret, mask
-from certctrl.turns import Trouble
+from certctrl.turns import Trouble, printable
 from dnsproviders import pacing
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.pacing import ApiLimit
@@ -225,7 +225,7 @@ class Provider(ABC):
         for secret in self.secret.values():
             words = words.replace(secret.reveal(), "***") if secret.reveal() else words
         words = mask(words)  # an answer that echoes the request shows it in other forms: Basic, in a query
-        line = " ".join("".join(each if each.isprintable() else " " for each in words).split())
+        line = " ".join(printable(words).split())
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
 
 

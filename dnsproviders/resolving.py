@@ -1,4 +1,4 @@
-"""What the resolvers know: which zone holds a name, and which servers hold the zone.
+"""Which zone holds a name, and which servers hold the zone: what resolvers know, and the servers of the zone above.
 
 Everything is asked in batches, so that the names of five hundred attempts cost a few round trips. Where a challenge's
 CNAMEs lead is in `dnsproviders.cnames`.
@@ -246,8 +246,10 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     heard: set[object] = set()
     for at in range(HOLDERS_ASKED):
         asks = {each: Ask(of[at].at, *each) for each, of in servers.items() if each not in replies and at < len(of)}
+        if not asks:
+            break
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
-        answers = lookups.ask(asks.values(), seconds) if asks else Answers()
+        answers = lookups.ask(asks.values(), seconds)
         for question, asked in asks.items():
             message = answers.got.get(asked)
             if message:

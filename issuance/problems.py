@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from certctrl import clock, outgoing
-from certctrl.turns import Trouble, Wait
+from certctrl.turns import Trouble, Wait, printable
 from issuance.resources import Problem, Refused, Unexplained
 
 PREFIX = "urn:ietf:params:acme:error:"
@@ -220,6 +220,5 @@ def _text(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    printable = "".join(each if each.isprintable() else " " for each in text)
-    line = " ".join(printable.split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -100,6 +100,24 @@ def test_a_server_without_an_address_is_told(world: NameServer) -> None:
     assert servers_of(CHALLENGE).skipped == ("gone.example.com (no address)",)
 
 
+def test_the_next_server_of_a_zone_is_asked_for_a_name_that_is_to_come_when_the_first_is_silent(
+    world: NameServer,
+) -> None:
+    world.at(NS1).silent = True
+    assert found("_acme-challenge.www.example.com")[0] == "example.com"
+    asked = {address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"}
+    assert NS2 in asked
+    assert RESOLVER not in asked
+
+
+def test_servers_that_are_not_authoritative_tell_nothing_of_a_name_that_is_to_come(world: NameServer) -> None:
+    """As one that refers to the servers of a delegated name."""
+    for address in (NS1, NS2, NS6):
+        world.at(address).without_aa = True
+    assert found("_acme-challenge.www.example.com")[0] == "example.com"
+    assert RESOLVER in {address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"}
+
+
 def test_a_resolver_that_is_silent_takes_its_time_from_one_look_and_not_from_the_next(
     world: NameServer, settings: Any
 ) -> None:
