@@ -53,7 +53,7 @@ class Embedded:
     @property
     def address(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.listen, self.listen)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        return f"http://{host}:{self.port}{os.environ.get('URL_PREFIX', '').rstrip('/')}"
 
     def log(self, name: str) -> Path:
         return self.folder / "log" / f"{name}.log"
@@ -78,10 +78,9 @@ class Embedded:
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.LOG_LEVEL]
         pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
         schedule = str(self.folder / "beat" / "schedule")
-        web = ["uvicorn", "certctrl.asgi:application", "--host", self.listen, "--port", str(self.port)]
-        web += [] if settings.BEHIND_PROXY else ["--no-proxy-headers"]
+        web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
         return [
-            self._child("web", [python, "-m", *web, "--timeout-graceful-shutdown", "5", "--no-access-log"], 8),
+            self._child("web", [python, "-m", *web], 8),
             self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),
             self._child(
                 "worker",

@@ -32,6 +32,10 @@ class TooLarge(Refusal):
     code, key, status = 20007, "GENERAL::TOO_LARGE", 413
 
 
+class TooSlow(Refusal):
+    code, key, status = 20021, "GENERAL::TOO_SLOW", 408
+
+
 class NotJSON(Refusal):
     code, key, status = 20008, "GENERAL::NOT_JSON", 415
 

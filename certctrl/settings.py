@@ -3,6 +3,7 @@
 A secret may come from a file instead: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ DEBUG = env.bool("DEBUG", False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 TRUSTED_ORIGINS = env.list("TRUSTED_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
+CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"
+URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")
+if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
+    raise ImproperlyConfigured("URL_PREFIX is a path without its last slash, of letters, digits and -._~: /certctrl")
+FORCE_SCRIPT_NAME = URL_PREFIX or None
+KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
+MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
 # --- Turns (seconds): house section 4.1 ---
 LEASE = env.float("LEASE", 180)
@@ -85,6 +93,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
+    "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -120,7 +129,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 APPEND_SLASH = False
-STATIC_URL = "/static/"
+STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
@@ -131,6 +140,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = URL_PREFIX or "/"
 EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
@@ -242,6 +252,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "certctrl",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    **({"SERVERS": [{"url": URL_PREFIX}]} if URL_PREFIX else {}),
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -255,7 +266,12 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
-UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl", "LOGIN": {"form": "accounts.forms.LoginForm"}}
+UNFOLD = {
+    "SITE_TITLE": "certctrl",
+    "SITE_HEADER": "certctrl",
+    "SITE_URL": f"{URL_PREFIX}/",
+    "LOGIN": {"form": "accounts.forms.LoginForm"},
+}
 
 # --- Logs: JSON lines ---
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

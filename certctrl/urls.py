@@ -16,7 +16,7 @@ handler500 = "certctrl.errorshape.server_error"
 API = ("accounts.urls", "dnsproviders.urls", "notices.urls", "issuance.api.urls")
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("", RedirectView.as_view(url="/admin/")),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
     path("auth", include(auth_urlpatterns)),
