@@ -13,7 +13,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
-from certctrl import errors
+from certctrl import clock, errors
 from certctrl.errors import Refusal
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
@@ -30,7 +30,7 @@ SPEED = 16 * 1024  # bytes for which it may take a second more
 
 
 class BodyLimit:
-    """An ASGI application around another: answers 413 or 408 in the contract's shape, or hands the body on, length known.
+    """An ASGI application around another: answers 413 or 408 in the contract's shape, or hands on the body.
 
     `is_known(scope)` says, on a thread, whether a request has a valid credential.
     """
@@ -86,22 +86,20 @@ class BodyLimit:
 
 
 class Timed:
-    """The client's messages, within WITHIN and a second more for each SPEED bytes. Raises TooSlow."""
+    """The client's messages, within WITHIN and a second more for each SPEED bytes. Only waiting for the client counts.
+    Raises TooSlow."""
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.ends_at: float | None = None
+        self.left = WITHIN
 
     async def __call__(self) -> Message:
-        now = asyncio.get_running_loop().time()
-        self.ends_at = self.ends_at or now + WITHIN
+        began = clock.monotonic()
         try:
-            message = await asyncio.wait_for(self.receive(), self.ends_at - now)
+            message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
-            raise errors.TooSlow(
-                "The body did not arrive in time; send it again, faster or in smaller parts."
-            ) from None
-        self.ends_at += len(message.get("body", b"")) / SPEED
+            raise errors.TooSlow("The body did not arrive in time; send it again, faster.") from None
+        self.left += len(message.get("body", b"")) / SPEED - (clock.monotonic() - began)
         return message
 
 

@@ -35,8 +35,8 @@ class Prefix:
 
 def without_prefix(path: str) -> str:
     return (
-        f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting URL_PREFIX. A proxy must pass "
-        "paths on whole: with nginx `proxy_pass http://127.0.0.1:8080;`, without a slash or a path at its end."
+        f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting URL_PREFIX. A proxy must "
+        "pass paths on whole: with nginx `proxy_pass http://127.0.0.1:8080;`, without a slash or a path at its end."
     )
 
 

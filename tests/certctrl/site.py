@@ -1,4 +1,4 @@
-"""A site for tests of what stands around the server: its secrets, a real Redis, and the processes that a test starts."""
+"""A site for tests of what surrounds the server: its secrets, a real Redis, and the processes that a test starts."""
 
 import base64
 import os
@@ -98,8 +98,14 @@ class Site:
 
 
 def answers(url: str) -> bool:
-    try:
-        requests.get(url, timeout=10, allow_redirects=False)
-    except requests.ConnectionError:
-        return False
-    return True
+    return status(url) > 0
+
+
+def status(url: str) -> int:
+    """What a GET is answered; 0 when nobody listens."""
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            return session.get(url, timeout=10, allow_redirects=False).status_code
+        except requests.ConnectionError:
+            return 0

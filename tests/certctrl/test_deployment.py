@@ -8,12 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from certctrl.redisserver import RedisServer
 from lab.ca import PROJECT
-from tests.certctrl.site import Site
+from tests.certctrl.site import Site, status
 from tests.certctrl.starting import LIMIT, free_port
 
 VERBS = {"release", "web", "worker", "clock", "beat"}
@@ -94,7 +93,7 @@ def test_every_list_of_the_processes_has_all_of_them() -> None:
 @pytest.mark.e2e
 @pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server")
 def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:
-    """The sweep that `/health` waits for needs beat, clock, Redis and the database; the worker says that it is ready."""
+    """The sweep that `/health` waits for needs beat, clock, Redis and the database; the worker says it is ready."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     site = Site(data, image, LISTEN="127.0.0.1", PORT=str(free_port()), LOG_LEVEL="INFO")
@@ -113,13 +112,6 @@ def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:
             assert site.processes[verb].wait(LIMIT) in (0, -signal.SIGTERM), site.said(verb)
     finally:
         site.stop()
-
-
-def status(url: str) -> int:
-    try:
-        return requests.get(url, timeout=10).status_code
-    except requests.ConnectionError:
-        return 0
 
 
 def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:

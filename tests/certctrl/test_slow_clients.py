@@ -32,6 +32,10 @@ class Application:
         self.may_answer.set()
         self.asked = threading.Event()
 
+    def is_known(self, scope):
+        self.asked.set()
+        return self.may_answer.wait(LIMIT)
+
     async def __call__(self, scope, receive, send):
         await receive()
         self.asked.set()
@@ -54,7 +58,7 @@ def connect(application, monkeypatch):
 
     def start(**options):
         config = {"http": PatientProtocol, "lifespan": "off", "log_level": "critical", "log_config": None}
-        app = BodyLimit(application, lambda scope: True)
+        app = BodyLimit(application, application.is_known)
         server = uvicorn.Server(uvicorn.Config(app, port=0, **config, **options))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -186,6 +190,18 @@ def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     for each in b"0123456789":
         client.sendall(bytes([each]))
         pause.wait(0.1)
+    assert answer(client) == (200, b"hello")
+
+
+def test_the_time_in_which_this_server_looks_up_the_client_is_not_the_bodys(connect, short, application):
+    application.may_answer.clear()
+    client = connect()
+    client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    client.sendall(b"%x\r\n%s\r\n" % (70_000, b"x" * 70_000))
+    assert application.asked.wait(LIMIT)
+    assert rest(connect()) == b""
+    application.may_answer.set()
+    client.sendall(b"0\r\n\r\n")
     assert answer(client) == (200, b"hello")
 
 

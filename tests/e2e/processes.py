@@ -172,7 +172,7 @@ class Site:
 
     def start_web(self) -> None:
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.spawn("web", [sys.executable, "-m", "uvicorn", "certctrl.asgi:application", *where, "--no-access-log"])
+        self.spawn("web", [sys.executable, "-m", "certctrl.webserver", *where])
 
     def start_worker(self, name: str) -> None:
         pool = ["-P", self.pool, "-c", str(self.concurrency)]
