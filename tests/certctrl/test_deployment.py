@@ -121,3 +121,15 @@ def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:
         r"The database could not be brought up to date: .+\. Start `release` again\.", site.said("release")
     )
     assert "Traceback" not in site.said("release")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [("SECRET_KEY", None, "SECRET_KEY"), ("URL_PREFIX", "certctrl", "URL_PREFIX is a path")],
+)
+def test_a_web_process_that_cannot_start_says_why_in_a_sentence(tmp_path, setting, value, said) -> None:
+    site = Site(tmp_path)
+    site.environment.pop(setting, None)
+    assert site.spawn("web", [str(PROJECT / "deploy/run"), "web"], **({setting: value} if value else {})).wait(LIMIT)
+    assert said in site.said("web")
+    assert "Traceback" not in site.said("web")
