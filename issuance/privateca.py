@@ -103,7 +103,7 @@ def sign(
     if issuer.not_valid_after_utc <= now:
         raise Refused("ca_expired", "The private CA's own certificate has expired: make a new CA.", permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
-    names = pki.dns_names(request)
+    names = pki.names_of(request)
     subject = request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})
     builder = (
         x509.CertificateBuilder()
@@ -126,7 +126,7 @@ def _leaf_extensions(
     key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     usages = {"digital_signature", "key_encipherment"} if _is_rsa(request) else {"digital_signature"}
     return [
-        (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), not has_subject),
+        (pki.alternative_names(names), not has_subject),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(usages), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
@@ -163,7 +163,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     usages = _usages(given)
     key = pki.new_key(key_type, key_size)
     certificate = _self_signed(
-        pki.load_key(key), pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
+        key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
     )
     return PrivateCA.objects.create(
         owner=owner,
@@ -176,7 +176,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
         serial_number=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        key=envelope.seal(owner, "ca_key", key),
+        key=envelope.seal(owner, "ca_key", pki.key_der(key)),
     )
 
 
