@@ -16,6 +16,7 @@ from keystore.models import Envelope
 
 PFX = ("modern", "legacy")  # what reads bundle.pfx
 
+
 def current_version(certificate: Certificate) -> CertificateVersion:
     """The version to export; NotIssued, ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
@@ -57,9 +58,7 @@ def bundle(
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
     key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
     files, password = files_of(version, key), secrets.token_urlsafe(30)
-    files["bundle.pfx"] = pki.pkcs12(
-        key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy"
-    )
+    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy")
     files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
     return zipped(files), password
 

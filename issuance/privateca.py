@@ -162,9 +162,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     days = _whole(given, "valid_days", DEFAULT_CA_DAYS, 1, MAX_CA_DAYS)
     usages = _usages(given)
     key = pki.new_key(key_type, key_size)
-    certificate = _self_signed(
-        key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
-    )
+    certificate = _self_signed(key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages)
     return PrivateCA.objects.create(
         owner=owner,
         name=name,

@@ -1,5 +1,8 @@
 """Private CAs over HTTP: made at once, issuing in the request itself."""
 
+import io
+import json
+import zipfile
 from datetime import timedelta
 
 import pytest
@@ -157,6 +160,74 @@ def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
     before = rows()
     refused(api.post(f"certificates/{pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
     assert rows() == before
+
+
+LOCAL = ["192.168.1.10", "fd00::7", "nas", "nas.local", "*.corp.internal", "my_host", "10.0.0.7"]
+
+
+def names_in(pem: str) -> list[str]:
+    leaf = x509.load_pem_x509_certificate(pem.encode())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(each.value) for each in names]
+
+
+@pytest.mark.parametrize("domain", ["192.168.1.10", "fd00::7", "nas", "my_host", "*.lan"])
+def test_a_private_ca_signs_for_addresses_and_local_names(world, api, self_ca, domain):
+    sans = [each for each in LOCAL if each != domain]
+    body = {
+        "domain": domain,
+        "sans": [*sans, "FD00:0::7", domain],
+        "acme_account_id": self_ca,
+        "server_decrypt_export": True,
+    }
+    shown = api.post("certificates", body).data_member
+    assert (shown["status"], shown["domain"], shown["sans"]) == ("SUCCESS", domain, sans)
+    pk = shown["id"]
+    full = api.get(f"certificates/{pk}?detail=most").data_member
+    assert names_in(full["cert"]) == [domain, *shown["sans"]]
+    assert api.post(f"certificates/{pk}/renew").data_member["status"] == "SUCCESS"
+    assert api.post(f"certificates/{pk}/preflight").data_member == {"ok": True, "findings": []}
+    assert api.put(f"certificates/{pk}", {"domain": domain, "sans": sans, "auto_renew": False}).status_code == 200
+    exported = api.get(f"certificates/{pk}/export")
+    assert exported.headers["Content-Disposition"] == f'attachment; filename="cert-{pk}.zip"'
+    with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
+        assert json.loads(archive.read("meta.json"))["names"] == [domain, *shown["sans"]]
+    assert [each["domain"] for each in api.get(f"acme-accounts/{self_ca}/certificates").data_member] == [domain]
+
+
+def test_the_cas_own_call_takes_addresses_too(world, api, root):
+    shown = api.post(f"cas/{root}/issue", {"domain_name": "10.0.0.7", "sans": ["nas.local"]}).data_member
+    assert (shown["status"], shown["sans"]) == ("SUCCESS", ["nas.local"])
+
+
+def test_a_renewal_by_itself_keeps_addresses(world, api, self_ca):
+    pk = api.post("certificates", {"domain": "10.0.0.7", "sans": ["nas"], "acct_id": self_ca}).data_member["id"]
+    world.advance(70 * 86400)
+    beat.scan_renewals.run()
+    world.sweep()
+    certificate = Certificate.objects.get(pk=pk)
+    assert certificate.versions.count() == 2
+    assert names_in(certificate.current.chain_pem) == ["10.0.0.7", "nas"]
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0/8", "0.0.0.0", "*.10.0.0.7", "fe80::1%eth0"])
+def test_an_address_that_is_none_is_refused_with_its_reason(api, self_ca, name):
+    before = rows()
+    body = {"domain": "nas.local", "sans": [name], "acme_account_id": self_ca}
+    assert name in refused(api.post("certificates", body), 400, "sans")
+    assert rows() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("10.0.0.7", "DNS-01 cannot validate"), ("nas", "no dot"), ("a_b.example.com", "underscore")]
+)
+def test_a_certificate_for_local_names_does_not_move_to_an_acme_ca(
+    world, api, self_ca, account, credential, name, words
+):
+    pk = api.post("certificates", {"domain": "x.example.com", "sans": [name], "acct_id": self_ca}).data_member["id"]
+    move = {"acme_account_id": account.pk, "dns_provider_id": credential.pk}
+    assert words in refused(api.put(f"certificates/{pk}", move), 400, "sans")
+    assert Certificate.objects.get(pk=pk).account_id == self_ca
 
 
 @pytest.mark.parametrize("verb", ["issues", "renew"])
@@ -332,7 +403,7 @@ def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
     [
         ({}, "domain"),
         ({"domain_name": "exa mple"}, "domain"),
-        ({"domain_name": "192.0.2.1"}, "domain"),
+        ({"domain_name": "192.0.2.0/24"}, "domain"),
         ({"domain_name": "a.example.com", "key_type": "rsa", "key_size": 256}, "key_size"),
         ({"domain_name": "a.example.com", "validity_seconds": 0}, "validity_seconds"),
         (
