@@ -8,7 +8,7 @@ import base64
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from cryptography import x509
@@ -25,6 +25,7 @@ RSA_SIZES = (2048, 3072, 4096)
 KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_SIZES}
 MAX_COMMON_NAME = 64
 MAX_CHAIN = 10
+CAP_TOLERANCE = timedelta(hours=1)
 PKCS12_ROUNDS = 100_000  # slows down guessing; the password that we make needs none of it
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -57,6 +58,14 @@ class Facts:
     fingerprint: str  # SHA-256 of the DER, hex
     issuer: str  # the common name of who signed it, else the whole name; at most 255 characters
     ari_id: str  # its identifier of RFC 9773, section 4.1; empty when it names no authority key
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The CA whose own end is that of a leaf."""
+
+    issuer: str  # its name, as Facts has it
+    ends: datetime
 
 
 @dataclass(frozen=True)
@@ -277,6 +286,16 @@ def _public_key(pem: str) -> object:
 def facts(chain_pem: str) -> Facts:
     """The facts of a chain's leaf, without any check."""
     return _facts(load_chain(chain_pem)[0])
+
+
+def cap_of(chain_pem: str) -> Cap | None:
+    """Return the leaf's issuer when the leaf ends with it, give or take an hour, or later; None where it ends before,
+    and where the chain does not hold its issuer."""
+    leaf, *above = load_chain(chain_pem)
+    issuer = next((each for each in above if each.subject == leaf.issuer), None)
+    if not issuer or issuer.not_valid_after_utc - leaf.not_valid_after_utc > CAP_TOLERANCE:
+        return None
+    return Cap(name_of(issuer.subject), issuer.not_valid_after_utc)
 
 
 def split_chain(chain_pem: str) -> Parts:

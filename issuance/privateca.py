@@ -101,7 +101,12 @@ def sign(
     """A server certificate for the names of the CSR, as PEM; it never outlives the CA's own certificate."""
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
-        raise Refused("ca_expired", "The private CA's own certificate has expired: make a new CA.", permanent=True)
+        what = (
+            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid until"
+            f" {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its certificate trusted, and give"
+            " its certificates an account of the new one (acme_account_id)."
+        )
+        raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
     names = pki.names_of(request)
     subject = request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})

@@ -88,7 +88,7 @@ class ExportThrottle(CountedThrottle):
 
 class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
     queryset = Certificate.objects.filter(retired_at=None).select_related(
-        "account", "current__issuance", "current__renewal_info"
+        "account", "current__issuance", "current__account", "current__renewal_info"
     )
     serializer_class = CertificateSerializer
     obtype = "certificates"
