@@ -30,8 +30,9 @@ ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: 
 def normalize_names(names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False) -> list[str]:
     """The names as lower-case A-labels without trailing dots, each once, in the order given; the first is the domain.
 
-    `private`: for a private CA, which takes IP addresses and names of a local network too. Raises Invalid with `field` (`domain` for the first name, `sans` for the others) and `name`, and a sentence that
-    says what is wrong with it and what to do.
+    `private`: for a private CA, which takes IP addresses and names of a local network too. Raises Invalid with `field`
+    (`domain` for the first name, `sans` for the others) and `name`, and a sentence that says what is wrong with it and
+    what to do.
     """
     found: dict[str, None] = {}
     for name in dict.fromkeys(names):

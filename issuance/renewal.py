@@ -57,8 +57,8 @@ def _by_the_life(not_after: datetime, life: timedelta, days_before: int | None) 
 def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
     """Whether the new certificate ends no later than the current one. Each is its (not_before, not_after).
 
-    What a hundredth of the current life adds is nothing. `capped`: the new one ends because its CA does. Otherwise a CA
-    may only have begun to issue for a shorter life, which a later renewal does gain from: then just the same end counts.
+    A gain of less than a hundredth of the current life is nothing. `capped`: the new one ends because its CA does.
+    Otherwise the CA may have begun to issue for a shorter life, and only an end that has not moved counts.
     """
     (began, ends), (begins, new_ends) = current, new
     nothing = (ends - began) / 100

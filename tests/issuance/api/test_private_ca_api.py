@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -228,6 +228,34 @@ def test_a_certificate_for_local_names_does_not_move_to_an_acme_ca(
     move = {"acme_account_id": account.pk, "dns_provider_id": credential.pk}
     assert words in refused(api.put(f"certificates/{pk}", move), 400, "sans")
     assert Certificate.objects.get(pk=pk).account_id == self_ca
+
+
+@pytest.mark.parametrize(("days", "noted"), [(824, False), (825, True), (1095, True)])
+def test_a_life_that_apple_refuses_is_noted(world, api, root, days, noted):
+    body = {"domain_name": "nas.local", "validity_seconds": days * 86400}
+    shown = api.post(f"cas/{root}/issue", body).data_member
+    assert shown["status"] == "SUCCESS"
+    assert ("Apple's systems refuse a server certificate of more than 825 days" in shown["note"]) is noted
+    assert ("825 days" in api.get(f"certificates/{shown['id']}").data_member["note"]) is noted
+
+
+def test_a_life_that_apple_refuses_is_noted_by_every_way_to_it(world, api, self_ca):
+    pk = api.post("certificates", {"domain_name": "nas.local", "acct_id": self_ca}).data_member["id"]
+    for verb in ("issues", "renew"):
+        assert (
+            "825 days" in api.post(f"certificates/{pk}/{verb}", {"validity_seconds": 1095 * 86400}).data_member["note"]
+        )
+    assert "825" not in api.post(f"certificates/{pk}/renew", {"validity_seconds": 86400}).data_member["note"]
+
+
+def test_a_certificate_that_could_not_be_longer_says_why(world, api):
+    root = api.post("cas", {"name": "Short", "valid_days": 30}).data_member
+    shown = api.post(f"cas/{root['id']}/issue", {"domain_name": "nas.local"}).data_member
+    ends = f"{datetime.fromtimestamp(root['not_after'] / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    assert f"The certificate could not be longer: its CA, Short, ends at {ends}." in shown["note"]
+    assert "Make a new private CA" in shown["note"]
+    shorter = api.post(f"cas/{root['id']}/issue", {"domain_name": "b.local", "validity_seconds": 86400}).data_member
+    assert "longer" not in shorter["note"]
 
 
 @pytest.mark.parametrize("verb", ["issues", "renew"])
