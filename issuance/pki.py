@@ -318,8 +318,8 @@ def to_der(pem: str) -> bytes:
 def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *, legacy: bool = False) -> bytes:
     """Return a PKCS#12 file with key and chain.
 
-    PBES2 with AES-256 and a MAC of SHA-256: OpenSSL 1.1, Java 8u301, Windows Server 2019, macOS 15 and newer read it.
-    `legacy`: PBES1 with triple DES and a MAC of SHA-1, for Windows Server 2016, older macOS, and older Java.
+    PBES2 with AES-256 and a MAC of SHA-256, which OpenSSL 1.1, Java 8u301, Windows Server 2019, recent macOS, and
+    newer ones read. `legacy`: PBES1 with triple DES and a MAC of SHA-1, for what is older.
     """
     chain = load_chain(chain_pem)
     builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
