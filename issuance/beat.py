@@ -287,7 +287,8 @@ def advance_drills() -> None:
 
 @shared_task(name="issuance.warn_expiry")
 def warn_expiry() -> None:
-    """Tell owners of certificates that end soon without a successor, and of records that could not be removed.
+    """Tell owners of certificates that end soon without a successor, of private CAs that end soon, and of records that
+    could not be removed.
 
     Harmless when late, doubled, or run by two: each is told once.
     """
@@ -295,6 +296,9 @@ def warn_expiry() -> None:
     for certificate in telling.near_expiry(now):
         with untold("expiring", certificate.pk):
             telling.expiring(certificate, now)
+    for private_ca in telling.near_end(now):
+        with untold("ca_expiring", private_ca.pk):
+            telling.ca_expiring(private_ca, now)
     for record_id in left_behind(now):
         with untold("record_left_behind", record_id):
             telling.left_behind(record_id)

@@ -8,11 +8,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from certctrl.errors import ExportForbidden, NotIssued
+from certctrl.errors import ExportForbidden, Invalid, NotIssued
 from issuance import pki
 from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
 from keystore.models import Envelope
+
+PFX = ("modern", "legacy")  # what reads bundle.pfx
 
 
 def current_version(certificate: Certificate) -> CertificateVersion:
@@ -30,8 +32,8 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     return certificate.current
 
 
-def files_of(version: CertificateVersion, key: bytes) -> dict[str, bytes]:
-    """PEM and DER parts by file name, the key (PKCS#8 DER) among them as PEM; no chain.pem when there is no chain."""
+def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, bytes]:
+    """PEM and DER parts by file name, the key among them as PEM; no chain.pem when there is no chain."""
     parts = pki.split_chain(version.chain_pem)
     files = {
         "private.key": pki.key_pem(key).encode(),
@@ -43,13 +45,20 @@ def files_of(version: CertificateVersion, key: bytes) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if content}
 
 
-def bundle(certificate: Certificate, *, actor: str, ip: str | None, user_agent: str) -> tuple[bytes, str]:
-    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event."""
+def bundle(
+    certificate: Certificate, *, actor: str, ip: str | None, user_agent: str, pfx: str = "modern"
+) -> tuple[bytes, str]:
+    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event.
+
+    `pfx` is one of PFX; Invalid for anything else.
+    """
+    if pfx not in PFX:
+        raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
     version = current_version(certificate)
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
-    key = envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip)
+    key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
     files, password = files_of(version, key), secrets.token_urlsafe(30)
-    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password)
+    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy")
     files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
     return zipped(files), password
 
@@ -58,7 +67,7 @@ def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> list[Pat
     """Write the files into a folder of this machine; answers their paths. Opening the key is an audit event."""
     version = current_version(certificate)
     key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
-    return write_files(files_of(version, key), folder)
+    return write_files(files_of(version, pki.load_key(key)), folder)
 
 
 def meta(certificate: Certificate, version: CertificateVersion) -> dict[str, object]:

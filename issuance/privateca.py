@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from certctrl import clock
-from certctrl.errors import Invalid, MissingField
-from issuance import pki
+from certctrl.errors import Invalid, MissingField, RateLimited
+from issuance import keyturns, pki
 from issuance.models import PrivateCA
 from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
@@ -24,6 +24,7 @@ BACKDATED = timedelta(minutes=5)  # for clients whose clock is behind
 DEFAULT_CA_DAYS = 3650
 MAX_CA_DAYS = 36500
 MAX_PATH_LENGTH = 10
+RETRY_AFTER = 5  # seconds
 CURVE_SIZES = {"prime256v1": 256, "secp256r1": 256, "P-256": 256, "secp384r1": 384, "P-384": 384}
 CURVE_NAMES = {256: "prime256v1", 384: "secp384r1"}
 TEXT_FIELDS = ("country", "state", "locality", "organization", "organizational_unit", "common_name")
@@ -101,9 +102,14 @@ def sign(
     """A server certificate for the names of the CSR, as PEM; it never outlives the CA's own certificate."""
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
-        raise Refused("ca_expired", "The private CA's own certificate has expired: make a new CA.", permanent=True)
+        what = (
+            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid until"
+            f" {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its certificate trusted, and give"
+            " its certificates an account of the new one (acme_account_id)."
+        )
+        raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
-    names = pki.dns_names(request)
+    names = pki.names_of(request)
     subject = request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})
     builder = (
         x509.CertificateBuilder()
@@ -126,7 +132,7 @@ def _leaf_extensions(
     key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     usages = {"digital_signature", "key_encipherment"} if _is_rsa(request) else {"digital_signature"}
     return [
-        (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), not has_subject),
+        (pki.alternative_names(names), not has_subject),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(usages), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
@@ -148,7 +154,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     """A new private CA with its own self-signed certificate, its key sealed.
 
     `data` has the fields of the contract, section 10; empty strings count as absent, only `name` is needed. Raises
-    Invalid or MissingField with the `field`.
+    Invalid or MissingField with the `field`, RateLimited while RSA keys of the owner are being made.
     """
     given = {field: value for field, value in data.items() if value not in ("", None)}
     name = _text(given, "name", 64)
@@ -161,10 +167,8 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     path_length = _whole(given, "max_path_length", None, 0, MAX_PATH_LENGTH)
     days = _whole(given, "valid_days", DEFAULT_CA_DAYS, 1, MAX_CA_DAYS)
     usages = _usages(given)
-    key = pki.new_key(key_type, key_size)
-    certificate = _self_signed(
-        pki.load_key(key), pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
-    )
+    key = _new_key(owner, key_type, key_size)
+    certificate = _self_signed(key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages)
     return PrivateCA.objects.create(
         owner=owner,
         name=name,
@@ -176,8 +180,19 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
         serial_number=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        key=envelope.seal(owner, "ca_key", key),
+        key=envelope.seal(owner, "ca_key", pki.key_der(key)),
     )
+
+
+def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
+    if key_type != "rsa":
+        return pki.new_key(key_type, key_size)
+    try:
+        with keyturns.turn_of(owner.pk):
+            return pki.new_key(key_type, key_size)
+    except keyturns.Busy:
+        what = f"RSA keys are being made for you already: send it again in {RETRY_AFTER} seconds."
+        raise RateLimited(what, retry_after=RETRY_AFTER) from None
 
 
 def key_usage_of(certificate_pem: str) -> str:

@@ -15,7 +15,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, TooLate
 from dnsproviders.models import DnsCredential
-from issuance import canceling, choosing, delegation, flow, holding, refusals, renewalinfo, tasks
+from issuance import canceling, choosing, delegation, flow, holding, keyturns, refusals, renewalinfo, tasks
 from issuance.idempotency import Idempotency, once
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore import envelope
@@ -288,21 +288,31 @@ def retry_now(issuance: Issuance) -> Issuance:
 
 def advance(issuance: Issuance | None) -> Issuance | None:
     """Set an attempt going, after the transaction that made it: a private CA's walks its six steps here and now, any
-    other goes to the workers."""
+    other goes to the workers, and so does one whose RSA key would keep the web process busy."""
     if not issuance or not issuance.is_open:
         return issuance
     if not Issuance.objects.sendable(clock.now()).filter(pk=issuance.pk, holder="").update(queued_at=clock.now()):
         return issuance
-    if issuance.account.is_private:
-        walk(issuance)
-    else:
+    if not issuance.account.is_private or not walk(issuance):
         tasks.start(issuance.pk, issuance.state)
     issuance.refresh_from_db()
     return issuance
 
 
-def walk(issuance: Issuance) -> None:
-    """All six steps in this process."""
+def walk(issuance: Issuance) -> bool:
+    """All six steps in this process. False, and nothing was done, while its owner has RSA keys made."""
+    if issuance.certificate.key_type != Certificate.KeyType.RSA:
+        _walk(issuance)
+        return True
+    try:
+        with keyturns.turn_of(issuance.certificate.owner_id):
+            _walk(issuance)
+    except keyturns.Busy:
+        return False
+    return True
+
+
+def _walk(issuance: Issuance) -> None:
     for step in flow.STEPS:
         if not flow.take(step, issuance.pk):
             return

@@ -12,7 +12,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, delegation, keys, limits, pki, renewalinfo, telling
+from issuance import backoff, ca, chains, delegation, keys, lifetime, limits, pki, renewalinfo, telling
 from issuance.done import Done
 from issuance.models import Authorization, Certificate, CertificateVersion, Issuance
 from issuance.ordering import refused
@@ -261,7 +261,10 @@ def download(issuance: Issuance) -> Done:
         return Done(
             "staging issued it: it is thrown away, and production is next", write=lambda: backoff.note_proof(issuance)
         )
+    lifetime.refuse_useless(issuance, chain_pem)
     what = f"the certificate is stored{chains.taken(chain_pem, preferred)}"
+    if short := lifetime.why_short(chain_pem):
+        what = f"{what}. {short}"
     return Done(what, write=lambda: _store_version(issuance, chain_pem))
 
 

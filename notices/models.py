@@ -21,13 +21,19 @@ class Notice(models.Model):
         RENEWED = "renewed"
         RENEWAL_FAILED = "renewal_failed"
         EXPIRING = "expiring"
+        CA_EXPIRING = "ca_expiring"
         RECORD_LEFT_BEHIND = "record_left_behind"
         CREDENTIAL_REFUSED = "credential_refused"
         ACTION_NEEDED = "action_needed"  # nothing more is tried until a person changes something
         TEST = "test"
 
     # What goes well, or is being tried again, never stands in the way of what somebody must hear in time.
-    PRESSING: ClassVar[tuple[str, ...]] = (Kind.EXPIRING, Kind.CREDENTIAL_REFUSED, Kind.ACTION_NEEDED)
+    PRESSING: ClassVar[tuple[str, ...]] = (
+        Kind.EXPIRING,
+        Kind.CA_EXPIRING,
+        Kind.CREDENTIAL_REFUSED,
+        Kind.ACTION_NEEDED,
+    )
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=20, choices=Kind)

@@ -88,7 +88,7 @@ class ExportThrottle(CountedThrottle):
 
 class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
     queryset = Certificate.objects.filter(retired_at=None).select_related(
-        "account", "current__issuance", "current__renewal_info"
+        "account", "current__issuance", "current__account", "current__renewal_info"
     )
     serializer_class = CertificateSerializer
     obtype = "certificates"
@@ -250,7 +250,16 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     # --- export ---
 
     @extend_schema(
-        parameters=[OpenApiParameter("format", str, enum=["zip"])], responses={(200, "application/zip"): bytes}
+        parameters=[
+            OpenApiParameter("format", str, enum=["zip"]),
+            OpenApiParameter(
+                "pfx",
+                str,
+                enum=[*export.PFX],
+                description="legacy: bundle.pfx for Windows Server 2016 and older macOS",
+            ),
+        ],
+        responses={(200, "application/zip"): bytes},
     )
     @action(detail=True, methods=["get"], throttle_classes=[ExportThrottle])
     def export(self, request: Request, **kwargs: Any) -> HttpResponse:
@@ -264,6 +273,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             actor=audit.actor_of(request),
             ip=audit.ip_of(request),
             user_agent=request.headers.get("User-Agent", ""),
+            pfx=request.query_params.get("pfx", "modern"),
         )
         headers = {
             "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',

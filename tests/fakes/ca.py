@@ -84,6 +84,7 @@ class FakeCA:
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
     life: timedelta = timedelta(days=90)
+    ends: datetime | None = None  # its certificate, and what it signs with it
     name: str = "ca"  # of its calls, and of its host
     profiles: dict[str, str] = field(default_factory=dict)
     profiles_ordered: list[str] = field(default_factory=list)
@@ -152,7 +153,7 @@ class FakeCA:
         """Two days, with a third of the life left, as Let's Encrypt suggests."""
         facts = pki.facts(order.chain_pem)
         order.ari_id = facts.ari_id
-        start = facts.not_after - self.life / 3 - timedelta(days=1)
+        start = facts.not_after - (facts.not_after - facts.not_before) / 3 - timedelta(days=1)
         self.windows[facts.ari_id] = (start, start + timedelta(days=2))
 
     def move_windows(self, by: timedelta) -> None:
@@ -245,7 +246,7 @@ class FakeClient:
         order = self.ca.orders[url]
         if order.status != "ready":
             raise Wait(2, "The order is not ready.")
-        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life)
+        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life, self.ca.ends)
         self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
         return shape(order)
@@ -298,13 +299,17 @@ def issuer() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 
 def authority(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer_name: str, issuer_key: ec.EllipticCurvePrivateKey
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_name: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    ends: datetime | None = None,
 ) -> x509.Certificate:
     subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name))
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
     start = clock.now() - timedelta(days=3650)
-    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500))
+    builder = builder.not_valid_before(start).not_valid_after(ends or start + timedelta(days=36500))
     return builder.sign(issuer_key, hashes.SHA256())
 
 
@@ -314,16 +319,20 @@ def under(chain_pem: str, root: str) -> str:
     return pki.split_chain(chain_pem).leaf + cross_signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def sign(csr_pem: str, life: timedelta) -> str:
+def sign(csr_pem: str, life: timedelta, ends: datetime | None = None) -> str:
+    """Leaf and issuer; both end at `ends` where that is sooner than the life."""
     key, certificate = issuer()
+    if ends:
+        certificate = authority("fake CA", key, "fake CA", key, ends)
     request = x509.load_pem_x509_csr(csr_pem.encode())
     names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     now = clock.now().replace(microsecond=0)
     builder = x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
     builder = builder.public_key(request.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + life).add_extension(names, False)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-    builder = builder.add_extension(authority, False)
+    builder = builder.not_valid_before(now).not_valid_after(min(now + life, certificate.not_valid_after_utc))
+    builder = builder.add_extension(names, False)
+    key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(key_id, False)
     leaf = builder.sign(key, hashes.SHA256())
     return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate))
 

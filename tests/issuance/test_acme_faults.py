@@ -262,7 +262,7 @@ def test_the_certificate_that_was_revoked_before_is_no_trouble(ca, stub):
 
 
 def self_signed() -> str:
-    own = pki.load_key(pki.new_key("ecdsa", 256))
+    own = pki.new_key("ecdsa", 256)
     certificate = privateca._self_signed(own, pki.subject_name({"common_name": "any"}), 9, 0, {"key_cert_sign"})
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 

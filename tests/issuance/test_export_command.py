@@ -83,6 +83,13 @@ def test_an_internationalised_name_is_found_as_it_is_written(world, account, cre
     assert run("bücher.example.com", "--to", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["fd00::7", "my_host"])
+def test_names_of_a_private_ca_are_found_too(world, account, credential, tmp_path, name):
+    world.create(account, credential, name, server_decrypt_export=True)
+    world.deliver()
+    assert run(name.upper(), "--to", tmp_path)
+
+
 def test_an_export_is_on_record_as_the_operators(certificate, tmp_path):
     run("example.com", "--to", tmp_path)
     event = AuditEvent.objects.get(action="key.opened")

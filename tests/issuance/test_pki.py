@@ -12,6 +12,8 @@ from cryptography.x509.oid import NameOID
 
 from certctrl import clock
 from issuance import pki, privateca
+from tests import keytool
+from tests.keytool import needs_keytool
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="needs Debian's openssl (apt-get install)")
 NAMES = ["example.com", "*.example.com"]
@@ -25,7 +27,7 @@ def key():
 @pytest.fixture(scope="module")
 def authority():
     """A CA certificate and its key."""
-    own = pki.load_key(pki.new_key("ecdsa", 384))
+    own = pki.new_key("ecdsa", 384)
     usages = {"key_cert_sign", "crl_sign"}
     return privateca._self_signed(own, pki.subject_name({"common_name": "Test CA"}), 100, 0, usages), own
 
@@ -44,7 +46,7 @@ def pem(certificate: x509.Certificate) -> str:
     ("kind", "size"), [("ecdsa", 256), ("ecdsa", 384), ("rsa", 2048), ("rsa", 3072), ("rsa", 4096)]
 )
 def test_a_key_has_the_type_and_size_that_was_asked_for(kind, size):
-    loaded = pki.load_key(pki.new_key(kind, size))
+    loaded = pki.new_key(kind, size)
     assert loaded.key_size == size
     assert ("RSA" in type(loaded).__name__) == (kind == "rsa")
 
@@ -57,9 +59,25 @@ def test_other_keys_are_not_made(kind, size):
 
 def test_the_request_holds_all_names_and_no_subject(key):
     request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
-    assert pki.dns_names(request) == NAMES
+    assert pki.names_of(request) == NAMES
     assert list(request.subject) == []
+    assert names_are_critical(request)
     assert request.is_signature_valid
+
+
+def names_are_critical(signed) -> bool:
+    return signed.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
+
+
+def test_beside_a_subject_the_names_of_a_request_are_not_critical(key):
+    request = x509.load_pem_x509_csr(pki.csr(key, NAMES, {"organization": "Home"}).encode())
+    assert not names_are_critical(request)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("rsa", 4096), ("ecdsa", 256)])
+def test_the_key_of_an_envelope_is_the_key_that_was_sealed(kind, size):
+    key = pki.new_key(kind, size)
+    assert pki.load_key(pki.key_der(key)).public_key() == key.public_key()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +130,7 @@ def test_a_leaf_that_has_expired_is_refused(key, authority):
 
 def test_a_chain_whose_issuer_did_not_sign_is_refused(key, authority):
     other = privateca._self_signed(
-        pki.load_key(pki.new_key("ecdsa", 256)), pki.subject_name({"common_name": "Test CA"}), 9, 0, {"key_cert_sign"}
+        pki.new_key("ecdsa", 256), pki.subject_name({"common_name": "Test CA"}), 9, 0, {"key_cert_sign"}
     )
     chain = pki.split_chain(issued(key, authority)).leaf + pem(other)
     with pytest.raises(pki.BadChain, match="did not sign"):
@@ -140,15 +158,37 @@ def test_the_parts_of_a_chain_add_up(key, authority):
 
 
 @needs_openssl
-def test_the_pkcs12_file_opens_with_its_password_in_openssl_too(key, authority, tmp_path):
-    bundle = pki.pkcs12(key, issued(key, authority), "example.com", "a one-time word")
-    opened = p12.load_pkcs12(bundle, b"a one-time word")
-    assert opened.cert.friendly_name == b"example.com"
-    assert pki.key_pem(key).startswith("-----BEGIN PRIVATE KEY-----")
+@pytest.mark.parametrize(
+    ("legacy", "cipher", "digest"),
+    [(False, "PBES2, PBKDF2, AES-256-CBC", "sha256"), (True, "pbeWithSHA1And3-KeyTripleDES-CBC", "sha1")],
+)
+def test_the_pkcs12_file_has_the_algorithms_that_were_asked_for(key, authority, tmp_path, legacy, cipher, digest):
+    bundle = pki.pkcs12(key, issued(key, authority), "example.com", "a one-time word", legacy=legacy)
+    assert p12.load_pkcs12(bundle, b"a one-time word").cert.friendly_name == b"example.com"
     path = tmp_path / "bundle.p12"
     path.write_bytes(bundle)
-    command = ["openssl", "pkcs12", "-in", path, "-info", "-nokeys", "-passin", "pass:a one-time word"]
+    command = ["openssl", "pkcs12", "-legacy", "-in", path, "-info", "-noenc", "-passin", "pass:a one-time word"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert "AES-256-CBC" in shown
-    assert "sha256" in shown
+    assert f"MAC: {digest}," in shown
+    assert f"Shrouded Keybag: {cipher}" in shown
+    assert f"PKCS7 Encrypted data: {cipher}" in shown
     assert subprocess.run([*command[:-1], "pass:wrong"], capture_output=True, check=False).returncode != 0
+
+
+@needs_keytool
+@pytest.mark.parametrize(("kind", "size"), [("rsa", 2048), ("ecdsa", 384)])
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["10.0.0.7", "fd00::7"], "IPAddress: 10.0.0.7"),
+        ([".".join(["a" * 30] * 3)], "SubjectAlternativeName [\n  DNSName: aaaa"),
+    ],
+    ids=["addresses", "no room for a common name"],
+)
+def test_java_reads_the_pkcs12_file_of_a_private_ca(authority, tmp_path, kind, size, names, shown):
+    key = pki.new_key(kind, size)
+    for legacy in (False, True):
+        bundle = pki.pkcs12(key, issued(key, authority, names), names[0], "a one-time word", legacy=legacy)
+        said = keytool.listed(bundle, "a one-time word", tmp_path)
+        assert "Entry type: PrivateKeyEntry" in said
+        assert shown in said

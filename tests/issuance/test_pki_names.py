@@ -158,6 +158,107 @@ def test_a_shown_name_is_short_and_printable():
     assert len(shown("x" * 5000)) == 100
 
 
+# --- for a private CA ---
+
+
+@pytest.mark.parametrize(
+    ("name", "normal"),
+    [
+        ("192.168.1.10", "192.168.1.10"),
+        (" 127.0.0.1 ", "127.0.0.1"),
+        ("2001:DB8:0:0:0:0:0:7", "2001:db8::7"),
+        ("[fd00::1]", "fd00::1"),
+        ("::1", "::1"),
+        ("fe80::1", "fe80::1"),
+        ("NAS", "nas"),
+        ("localhost", "localhost"),
+        ("dev", "dev"),
+        ("*.lan", "*.lan"),
+        ("*.local", "*.local"),
+        ("nas.local", "nas.local"),
+        ("Printer.Internal.", "printer.internal"),
+        ("*.corp.internal", "*.corp.internal"),
+        ("my_host", "my_host"),
+        ("_Service._tcp.example.com", "_service._tcp.example.com"),
+        ("*.a_b.local", "*.a_b.local"),
+        ("a_b.münchen.local", "a_b.xn--mnchen-3ya.local"),
+        ("bücher", "xn--bcher-kva"),
+        (".".join(["a" * 63] * 3 + ["b" * 61]), ".".join(["a" * 63] * 3 + ["b" * 61])),
+    ],
+)
+def test_a_private_ca_takes_addresses_and_names_of_a_local_network(name, normal):
+    assert normalize_names([name], private=True) == [normal]
+    assert normalize_names([normal], private=True) == [normal]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("0.0.0.0", "not the address of one host"),
+        ("::", "not the address of one host"),
+        ("224.0.0.1", "not the address of one host"),
+        ("255.255.255.255", "not the address of one host"),
+        ("ff02::1", "not the address of one host"),
+        ("192.168.001.010", "without leading zeros"),
+        ("10.0.0.256", "four numbers from 0 to 255"),
+        ("fe80::1%eth0", "zone id, which no certificate holds: write fe80::1."),
+        ("10.0.0.0/8", "is a network"),
+        ("fd00::/64", "is a network"),
+        ("::ffff:10.0.0.7", "write 10.0.0.7"),
+        ("*.10.0.0.7", "no wildcards of IP addresses"),
+        ("*.[::1]", "no wildcards of IP addresses"),
+        ("[::1]:443", "has a port"),
+        ("2001:db8::7::1", "not an IPv6 address"),
+        ("10.1", "not a host name"),
+        ("12345", "not a host name"),
+        ("0x7f000001", "not a host name"),
+        ("nas:8080", "not a host name"),
+        ("https://nas", "not a host name"),
+        ("_-", "not a host name"),
+        ("a_" + "b" * 63, "63 characters"),
+        ("bü_ro.local", "not a host name"),
+        ("a_b..local", "not a host name"),
+        ("a b.local", "not a host name"),
+        ("*", "wildcard"),
+        ("w*.local", "wildcard"),
+        ("", "empty"),
+        (".".join(["a_" * 30] * 5), "253 characters"),
+    ],
+)
+def test_what_no_certificate_can_hold_is_refused_at_a_private_ca_too(name, words):
+    with pytest.raises(Invalid) as caught:
+        normalize_names([name], private=True)
+    assert words in caught.value.what
+    assert caught.value.what.isprintable()
+    assert caught.value.params["field"] == "domain"
+
+
+def test_at_a_private_ca_a_wildcard_and_a_name_under_it_go_together():
+    names = ["*.lan", "nas.lan", "10.0.0.7", "fd00::7"]
+    assert normalize_names(names, private=True) == names
+
+
+def test_two_spellings_of_an_address_are_one_name():
+    names = ["2001:db8::7", "2001:0db8::0007", "[2001:DB8::7]"]
+    assert normalize_names(names, private=True) == ["2001:db8::7"]
+
+
+@given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:\[\]/%-]{1,80}", fullmatch=True))
+def test_any_text_is_either_normal_afterwards_or_refused_at_a_private_ca(text):
+    try:
+        (name,) = normalize_names([text], private=True)
+    except Invalid as refused:
+        name, what = None, refused.what
+    if name is None:
+        assert what.isprintable()
+        return
+    assert normalize_names([name], private=True) == [name]
+    assert name == name.lower()
+    assert name.isascii()
+    assert len(name) <= 255
+    assert "*" not in name.removeprefix("*.")
+
+
 @pytest.mark.parametrize(
     ("name", "domain"),
     [

@@ -18,7 +18,7 @@ from issuance.names import normalize_name
 def a_labels(name: str) -> str:
     """The name as it is stored; what is no host name at all finds nothing."""
     try:
-        return normalize_name(name)
+        return normalize_name(name, private=True)
     except Refusal:
         return ""
 
