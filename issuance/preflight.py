@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from dnsproviders import registry, zonecheck
+from dnsproviders import propagation, registry, zonecheck
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.zonecheck import Survey, Zone
 from issuance import ca, delegation, findings, telling
@@ -39,7 +39,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
         found = check(issuance.certificate, issuance.account, issuance.credential, client, but=written)
     blocking = [each for each in found if each.blocks]
     with issuance.fence():
-        issuance.write(preflighted_at=clock.now())
+        deaf = [propagation.server_of(label) for each in found for label in each.servers]
+        issuance.write(preflighted_at=clock.now(), deaf=deaf)
         if found and not blocking:
             what, done = findings.text_of(found), IssuanceEvent.Outcome.DONE
             IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
