@@ -11,6 +11,7 @@ from certctrl.errors import Invalid, MalformedJSON, TooLarge
 MAX_DEPTH = 16
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
+IN_LINES = (*PEM, "secret")  # a TSIG secret is pasted as configuration files have it
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
@@ -88,7 +89,7 @@ def inspect(value: Any, path: str, depth: int) -> None:
 
 
 def refuse_control_characters(text: str, path: str) -> None:
-    if all(map(is_text, text.translate(WITHOUT_WHITE) if path in PEM else text)):
+    if all(map(is_text, text.translate(WITHOUT_WHITE) if path in IN_LINES else text)):
         return
     field = printable(path)
     raise Invalid(f"{field} holds a control character; remove it.", field=field)

@@ -62,6 +62,7 @@ def test_updates_without_a_key_are_taken_and_marked_as_weak(api: Caller) -> None
     assert "that is weak" in made.data_member["note"]
     assert api.put(f"dns-providers/{made.data_member['id']}", made.data_member).status_code == 200
     keyed = api.post("dns-providers", RFC2136 | {"algorithm": "HMAC-SHA512.", "secret": f'"{SECRETS[2]}";\n'})
+    assert keyed.status_code == 201, keyed.content
     assert (keyed.data_member["algorithm"], keyed.data_member["note"]) == ("hmac-sha512", "")
 
 
