@@ -12,6 +12,7 @@ MAX_DEPTH = 16
 MAX_VALUES = 20_000
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
+IN_LINES = (*PEM, "secret")  # a TSIG secret is pasted as configuration files have it
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
@@ -98,7 +99,7 @@ def inspect(value: Any, path: str, depth: int) -> None:
 
 
 def refuse_control_characters(text: str, path: str) -> None:
-    plain = text.translate(WITHOUT_WHITE) if path in PEM else text
+    plain = text.translate(WITHOUT_WHITE) if path in IN_LINES else text
     if plain.isprintable() or all(map(is_text, plain)):
         return
     field = printable(path)

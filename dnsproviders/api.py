@@ -21,6 +21,7 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
 
     created_at = EpochSeconds()
     checked_at = EpochSeconds(allow_null=True)
+    note = serializers.SerializerMethodField(help_text="what will surprise, as a sentence")
 
     class Meta:
         model = DnsCredential
@@ -35,8 +36,12 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
             "checked_at",
             "last_error",
             "created_at",
+            "note",
         )
         read_only_fields = fields
+
+    def get_note(self, credential: DnsCredential) -> str:
+        return registry.provider_class(credential.provider).note(credential.public)
 
     def to_representation(self, credential: DnsCredential) -> dict[str, Any]:
         shown: dict[str, Any] = super().to_representation(credential)
@@ -58,7 +63,7 @@ class DnsCredentialRequest(serializers.Serializer[Any]):
 def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, Any]:
     """The members that may change, so that what a GET answered can be sent back whole."""
     fields = {field.name for field in registry.provider_class(credential.provider).fields}
-    shown_only = {"id", "created_at", "checked_at", "last_error"} - fields
+    shown_only = {"id", "created_at", "checked_at", "last_error", "note"} - fields
     if "zone_id" not in fields and data.get("zone_id") == "":
         shown_only.add("zone_id")
     return {name: value for name, value in data.items() if name not in shown_only}

@@ -12,7 +12,19 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, delegation, keys, lifetime, limits, pki, renewalinfo, telling
+from issuance import (
+    backoff,
+    ca,
+    chains,
+    delegation,
+    keys,
+    lifetime,
+    limits,
+    pki,
+    renewalinfo,
+    resolvercache,
+    telling,
+)
 from issuance.done import Done
 from issuance.models import Authorization, Certificate, CertificateVersion, Issuance
 from issuance.ordering import refused
@@ -58,11 +70,12 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
     """What one look means for an attempt: on, back to publishing, or another look later."""
     now = clock.now()
     verdicts = [
-        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now))) for record in wanted
+        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now), issuance.deaf))
+        for record in wanted
     ]
     hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
     if not hidden:
-        _settle(issuance)
+        _settle(issuance, wanted, looks)
         return Done("; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts)) or "no record is needed")
     nowhere = [record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)]
     if nowhere:
@@ -75,16 +88,21 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
     raise Wait(issuance.patience(), what)
 
 
-def _settle(issuance: Issuance) -> None:
-    """The credential's extra wait after the last server shows the records."""
+def _settle(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]) -> None:
+    """The credential's extra wait after the last server shows the records, and the time for which the CA's resolver may
+    have an older answer."""
     pause = issuance.credential.settle if issuance.credential else 0
-    now = clock.now()
-    if pause and not issuance.settles_at:
+    now, what = clock.now(), issuance.waits_for
+    if not issuance.settles_at:
         until = now + timedelta(seconds=pause)
-        issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
+        what = f"Every server shows the records; {pause} s more, as the DNS credential asks."
+        old = resolvercache.kept(issuance, wanted, looks)
+        if old and old.until > until:
+            until, what = old.until, old.what
+        if until > now:
+            issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
     if issuance.settles_at and issuance.settles_at > now:
-        left = (issuance.settles_at - now).total_seconds()
-        raise Wait(left, f"Every server shows the records; {pause} s more, as the DNS credential asks.")
+        raise Wait((issuance.settles_at - now).total_seconds(), what)
 
 
 def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:

@@ -73,6 +73,7 @@ class Behaviour:
     dead: frozenset[str] = frozenset()  # SERVFAIL at and below these names, as a resolver has it that finds nobody
     bogus: frozenset[str] = frozenset()  # the same, but for questions with checking disabled: a resolver that validates
     cached: frozenset[str] = frozenset()  # names that it answers all the same
+    without_soa: bool = False  # it answers, and shows none: a small router, or one view of several
     lags: int = 0  # how many serials its SOA records are behind
     asked: int = 0
 
@@ -248,6 +249,9 @@ class NameServer:
             if question.rdtype == dns.rdatatype.TXT and manners.hides_txt:
                 manners.hides_txt -= manners.hides_txt > 0
                 found.answer = []
+        if manners.without_soa:
+            found.answer = [each for each in found.answer if each.rdtype != dns.rdatatype.SOA]
+            found.authority = [each for each in found.authority if each.rdtype != dns.rdatatype.SOA]
         if manners.lags:
             found.answer = [behind(each, manners.lags) for each in found.answer]
         response.set_rcode(found.rcode)

@@ -85,6 +85,9 @@ class Issuance(Turns):
     replaces_refused = models.BooleanField(default=False, help_text="the CA refused `replaces`: it is left out")
     slot_at = models.DateTimeField(null=True, blank=True, help_text="when the CA's limits let it order, as estimated")
     preflighted_at = models.DateTimeField(null=True, blank=True)
+    deaf = models.JSONField(
+        default=list, blank=True, help_text="name servers that the preflight found not to answer for their zone"
+    )
     proves = models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)

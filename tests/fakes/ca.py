@@ -97,6 +97,8 @@ class FakeCA:
     explanation_url: str = ""
     retry_after: float | None = None  # seconds, until the next look at a window
     caa_identities: tuple[str, ...] = ("ca.test",)
+    keeps_txt: float = 0  # seconds: the TTL for which its resolver keeps a record set, or that there is none
+    kept_txt: dict[str, tuple[datetime, frozenset[str]]] = field(default_factory=dict)
     unheard: list[str] = field(default_factory=list)  # what the next answers seem to be, though none comes to the CA
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
@@ -169,8 +171,16 @@ class FakeCA:
         if authorization.reads_left > 0:
             authorization.reads_left -= 1
             return
-        shown = self.zone.shows(f"_acme-challenge.{authorization.identifier}", authorization.value)
-        authorization.status = "valid" if shown else "invalid"
+        name = f"_acme-challenge.{authorization.identifier}"
+        kept = authorization.value in self.resolve(name) if self.keeps_txt else True
+        authorization.status = "valid" if kept and self.zone.shows(name, authorization.value) else "invalid"
+
+    def resolve(self, name: str) -> frozenset[str]:
+        until, values = self.kept_txt.get(name, (clock.now(), frozenset()))
+        if until <= clock.now():
+            values = frozenset(self.zone.values.get(self.zone.final_name(name), ()))
+            self.kept_txt[name] = clock.now() + timedelta(seconds=self.keeps_txt), values
+        return values
 
 
 def _raise(problem: Exception) -> Any:

@@ -249,6 +249,7 @@ def test_only_a_refusal_of_the_provider_blocks(world, account, credential, certi
 def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
+    world.advance(credential.ttl)
     world.outside.calls.clear()
     services.issue(certificate)
     world.deliver()
