@@ -77,7 +77,6 @@ class Embedded:
         python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.LOG_LEVEL]
         pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
-        schedule = str(self.folder / "beat" / "schedule")
         web = ["uvicorn", "certctrl.asgi:application", "--host", self.listen, "--port", str(self.port)]
         web += [] if settings.BEHIND_PROXY else ["--no-proxy-headers"]
         return [
@@ -89,7 +88,7 @@ class Embedded:
                 15,
                 {"MALLOC_ARENA_MAX": "2"} | os.environ,
             ),
-            self._child("beat", [*celery, "beat", "--schedule", schedule, "--max-interval", "1", "--pidfile="], 5),
+            self._child("beat", [*celery, "beat", "--max-interval", "1", "--pidfile="], 5),
         ]
 
     def _child(
@@ -156,7 +155,7 @@ def port_of(text: str) -> int:
 def make_folder(folder: Path) -> None:
     """The data folder and what is in it, for its owner only."""
     try:
-        for each in (folder, folder / "log", folder / "beat"):
+        for each in (folder, folder / "log"):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as exc:
