@@ -28,8 +28,9 @@ class Health(PublicView):
             raise errors.Unavailable(f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?")
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
-                f"The last sweep ended {-silent:.0f} seconds in the future, so none ended since the clock was put back; "
-                "are clock and beat running, and do all machines have the same time?"
+                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put back, and none ended "
+                "since.
+                "Are clock and beat running, and do all machines have the same time?"
             )
         return Response("ok")
 

@@ -89,7 +89,7 @@ def test_a_clock_that_is_put_back_by_some_seconds_delays_no_sweep() -> None:
 def schedule_of_the_future(path: Path) -> None:
     """As Celery's own scheduler writes it while the clock is thirty days ahead."""
     ran_at = datetime.now(UTC) + timedelta(days=30)
-    with shelve.open(str(path), writeback=True) as store:  # noqa: S301
+    with shelve.open(str(path), writeback=True) as store:
         entries = {
             name: ScheduleEntry(name=name, last_run_at=ran_at, total_run_count=9, app=app, **each)
             for name, each in app.conf.beat_schedule.items()
