@@ -8,26 +8,28 @@ jobs are harmless when they are doubled, so nothing is kept: each runs when beat
 from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
-from celery.schedules import schedstate
 
 
-class Entry(ScheduleEntry):  # type: ignore[misc]
+class Entry(ScheduleEntry):
     """A job that is due when beat starts, by its interval after that, and when its last run lies ahead of the clock."""
 
-    def is_due(self) -> schedstate:
-        if self.total_run_count and not self.ran_in_the_future():
-            return super().is_due()
-        return schedstate(is_due=True, next=self.schedule.seconds)
-
-    def ran_in_the_future(self) -> bool:
-        """The clock was put back since the last run."""
-        return bool(self.last_run_at > self.default_now())
+    def is_due(self) -> tuple[bool, float]:
+        schedule: Any = self.schedule
+        if self.total_run_count and not ran_in_the_future(self):
+            is_due, pause = schedule.is_due(self.last_run_at)
+            return is_due, pause
+        return True, schedule.seconds
 
 
-class BeatScheduler(Scheduler):  # type: ignore[misc]
+def ran_in_the_future(entry: Any) -> bool:
+    """The clock was put back since the last run."""
+    return bool(entry.last_run_at > entry.default_now())
+
+
+class BeatScheduler(Scheduler):
     Entry = Entry
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        if any(entry.ran_in_the_future() for entry in self.schedule.values()):
+        if any(ran_in_the_future(entry) for entry in self.schedule.values()):
             self.populate_heap()  # the moments in it lie as far ahead
         return float(super().tick(*args, **kwargs))
