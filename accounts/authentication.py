@@ -96,6 +96,6 @@ def digest_of(token: str) -> str:
 def note_use(key: ApiKey) -> None:
     """Write `last_used_at`, at most once a minute."""
     now = clock.now()
-    if key.last_used_at is None or key.last_used_at <= now - USE_IS_NOTED_EVERY:
-        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY)
+    if key.last_used_at is None or not now - USE_IS_NOTED_EVERY < key.last_used_at <= now:
+        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY) | Q(last_used_at__gt=now)
         ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)

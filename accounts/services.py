@@ -18,6 +18,7 @@ from accounts import audit
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User
 from certctrl import clock, errors
+from certctrl.turns import SKEW
 
 log = structlog.get_logger()
 
@@ -57,8 +58,10 @@ def logged_in_at(request: Request) -> int:
 
 
 def refuse_old_login(request: Request, most: float) -> None:
-    """Forbidden when a session's login is more than `most` seconds ago; an API key, which expires, has none."""
-    if not request.auth and int(clock.now().timestamp()) - logged_in_at(request) > most:
+    """Forbidden when a session's login is more than `most` seconds ago, or in the future, as a clock that was ahead
+    writes it; an API key, which expires, has none."""
+    age = int(clock.now().timestamp()) - logged_in_at(request)
+    if not request.auth and not -SKEW.total_seconds() <= age <= most:
         raise errors.Forbidden("You logged in too long ago for that: log in again to export.")
 
 
@@ -91,6 +94,9 @@ class Attempts:
     def count(self, key: str, most: int) -> int:
         now = clock.now().timestamp()
         ends = now + FAILURES_COUNT_FOR
+        if cache.get(f"{key}:ends", now) > ends + SKEW.total_seconds():
+            # Counted while the clock was ahead, and Redis keeps it for as long.
+            cache.delete_many([key, f"{key}:ends"])
         cache.add(f"{key}:ends", ends, FAILURES_COUNT_FOR)
         cache.add(key, 0, FAILURES_COUNT_FOR)
         if cache.incr(key) <= most:

@@ -207,6 +207,7 @@ CELERY_TIMEZONE = "UTC"
 SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
 CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certificates to renew
+CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},

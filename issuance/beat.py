@@ -14,10 +14,11 @@ from django.db.models import Count, F, Q, QuerySet, Value
 from django.db.models.functions import Least
 
 from certctrl import clock
-from certctrl.turns import SKEW, TurnsQuerySet
+from certctrl.turns import SKEW, SWEPT, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
 from issuance import (
+    clockstep,
     delegation,
     drill,
     exchanges,
@@ -56,13 +57,14 @@ KEPT_AFTER_FAILURE = timedelta(days=1)
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way. The only admission there is."""
     now = clock.now()
+    clockstep.put_right(now)
     admit_issuances(now, granted_slots())
     admit_cleanups(now)
     admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, tasks.register)
     admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
     admit_renewal_infos(now)
     admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
-    cache.set("sweep_ended_at", now.timestamp(), None)
+    cache.set(SWEPT, now.timestamp(), None)
 
 
 def granted_slots() -> list[int]:
@@ -215,6 +217,7 @@ def scan_renewals() -> None:
     Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
     """
     now = clock.now()
+    clockstep.correct(now)
     broken: set[int] = set()
     while ids := due_for_renewal(now, broken):
         try:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -14,6 +14,7 @@ from accounts import audit
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, TooLate
+from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
 from issuance import canceling, choosing, delegation, flow, holding, keyturns, refusals, renewalinfo, tasks
 from issuance.idempotency import Idempotency, once
@@ -111,9 +112,14 @@ def _answers(certificate: Certificate, ask: Ask, validity_seconds: int | None) -
     if not version or version.revoke_asked_at:
         return not version
     if not ask.account.is_private:
-        return version.created_at > clock.now() - TEN_MINUTES
+        return _is_within(version.created_at, TEN_MINUTES)
     seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
-    return certificate.created_at > clock.now() - A_MINUTE and version.issuance.validity_seconds == seconds
+    return _is_within(certificate.created_at, A_MINUTE) and version.issuance.validity_seconds == seconds
+
+
+def _is_within(at: datetime, span: timedelta) -> bool:
+    """Not longer ago than that, nor written by a clock that was ahead."""
+    return -SKEW < clock.now() - at < span
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:

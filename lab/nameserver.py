@@ -100,8 +100,19 @@ class NameServer:
         self._keyring = {key.name: key for key in self.keys}
         self._behaviours = {address: Behaviour() for address in self.addresses}
         self._servers: list[socketserver.BaseServer] = []
-        kept = json.loads(self.state.read_text()) if self.state and self.state.exists() else {}
-        self._zones = Zones({origin.rstrip(".") + ".": text for origin, text in self.zones.items()} | kept)
+        given = {origin.rstrip(".") + ".": text for origin, text in self.zones.items()}
+        try:
+            self._zones = Zones(given | self._kept())
+        except (ValueError, TypeError, AttributeError, dns.exception.DNSException):  # not JSON, or no zones
+            assert self.state
+            aside = self.state.with_suffix(".damaged")
+            self.state.replace(aside)
+            print(f"The zones cannot be read: {aside} has them now, and they begin anew.", file=sys.stderr)
+            self._zones = Zones(given)
+
+    def _kept(self) -> dict[str, str]:
+        """The zones as an earlier run has left them."""
+        return dict(json.loads(self.state.read_text())) if self.state and self.state.exists() else {}
 
     def __enter__(self) -> Self:
         self.start()

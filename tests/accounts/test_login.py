@@ -225,6 +225,17 @@ def test_the_wait_ends_when_it_said(login, alice):
         assert login().status_code == 200
 
 
+@pytest.mark.parametrize("ahead", [7200, 30 * 86400])
+def test_failures_that_were_counted_by_a_clock_that_was_ahead_are_counted_anew(login, alice, ahead):
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
+        traveller.shift(ahead)
+        for _ in range(services.MAX_FAILURES):
+            login(password="Wrong-horse-1")
+        assert login().status_code == 429
+        traveller.shift(-ahead)
+        assert login().status_code == 200
+
+
 def test_a_success_empties_the_count(login, alice):
     for _ in range(2):
         for _ in range(services.MAX_FAILURES - 1):

@@ -182,8 +182,7 @@ class Site:
         self.spawn("clock", [*CELERY, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *QUIET])
 
     def start_beat(self) -> None:
-        schedule = ["--schedule", str(self.folder / "schedule"), "--max-interval", "1", "--pidfile="]
-        self.spawn("beat", [*CELERY, "beat", *schedule])
+        self.spawn("beat", [*CELERY, "beat", "--max-interval", "1", "--pidfile="])
 
     def kill(self, name: str) -> None:
         """SIGKILL to the process and everything that it forked."""

@@ -191,6 +191,11 @@ def test_how_long_is_a_setting(world, logged_in, issued, settings):
     refused(logged_in.get(f"certificates/{issued.pk}/export"), 403)
 
 
+def test_a_login_of_the_future_exports_nothing(world, logged_in, issued):
+    world.advance(-61)
+    refused(logged_in.get(f"certificates/{issued.pk}/export"), 403)
+
+
 def test_a_session_that_does_not_know_its_login_goes_by_the_users_latest(world, api, issued, alice):
     alice.last_login = world.time - timedelta(seconds=43201)
     alice.save()
