@@ -4,7 +4,6 @@ import secrets
 import string
 from dataclasses import dataclass
 
-import environ
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.password_validation import validate_password
@@ -12,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.core.validators import validate_email
 
+from certctrl.environment import Environment
 from certctrl.state import State
 
 EMAIL = "admin@lab.test"
@@ -31,7 +31,7 @@ class Administrator:
 
 def administrator(state: State) -> Administrator:
     """The first user, made when there is none. Raises CommandError for an address or a password that cannot be used."""
-    env = environ.FileAwareEnv()
+    env = Environment()
     password = env.str("ADMIN_PASSWORD", "")
     user = get_user_model().objects.order_by("pk").first()
     if user is None:

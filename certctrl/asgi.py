@@ -3,8 +3,11 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 
+from certctrl.environment import refusing_in_a_sentence
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
-django_application: Any = get_asgi_application()
+with refusing_in_a_sentence():
+    django_application: Any = get_asgi_application()
 
 from certctrl import log  # noqa: E402  (these want Django's apps to be there)
 from certctrl.bodylimit import BodyLimit  # noqa: E402
