@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ def server() -> Iterator[int]:
             connection.execute("CREATE DATABASE certctrl OWNER certctrl")
         yield port
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait(20)
         shutil.rmtree(folder)
 
@@ -144,10 +145,9 @@ def answers(conninfo: str) -> bool:
 def logs_in(config: dict[str, Any]) -> bool:
     connection = ConnectionHandler({"default": config})["default"]
     try:
-        connection.connect()
+        connection.get_new_connection(connection.get_connection_params()).close()
     except psycopg.OperationalError:
         return False
-    connection.close()
     return True
 
 
