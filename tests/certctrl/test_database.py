@@ -29,7 +29,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`given(DATABASE_URL=...)` is what Django is told then."""
 
     def read(**settings: object) -> dict[str, Any]:
-        for part in ("URL", *connections.PARTS):
+        for part in ("URL", *connections.PARTS, "PASSWORD_FILE"):
             monkeypatch.delenv(f"DATABASE_{part}", raising=False)
         for name, value in settings.items():
             monkeypatch.setenv(f"DATABASE_{name}", str(value))
