@@ -126,6 +126,7 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a body over 1 MiB is refused
 
+SESSION_ENGINE = "accounts.sessions"  # the table holds no id that opens a session
 SESSION_COOKIE_NAME = "cjj365"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
