@@ -6,15 +6,14 @@ from typing import Any
 
 import requests
 import structlog
-from anymail.exceptions import AnymailError
+from anymail.exceptions import AnymailConfigurationError, AnymailError
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
 
 from certctrl import clock, outgoing
-from certctrl.log import mask
 from certctrl.turns import Trouble
-from notices import moments
+from notices import moments, smtp
 from notices.models import Delivery, Notice, settings_of
 
 logger = structlog.get_logger()
@@ -33,8 +32,8 @@ def send(delivery: Delivery) -> None:
             connection.send_messages([message])
         finally:
             _close(connection)
-    except (smtplib.SMTPException, AnymailError, OSError) as exc:
-        raise Trouble("mail_failed", _why(exc)) from None
+    except (smtplib.SMTPException, AnymailError, AnymailConfigurationError, ImportError, OSError) as exc:
+        raise _trouble(exc) from None
 
 
 def message_of(delivery: Delivery) -> EmailMessage:
@@ -60,7 +59,8 @@ def _digest(delivery: Delivery) -> tuple[str, str]:
 
 
 def _connection() -> Any:
-    connection: Any = mail.get_connection(timeout=min(settings.EMAIL_TIMEOUT, clock.time_left()))
+    backend = "notices.smtp.EmailBackend" if settings.EMAIL_BACKEND == settings.SMTP_BACKEND else None
+    connection: Any = mail.get_connection(backend, timeout=min(settings.EMAIL_TIMEOUT, clock.time_left()))
     if hasattr(connection, "create_session"):  # anymail's backends for HTTP APIs
         connection.session = outgoing.session()
     return connection
@@ -74,24 +74,15 @@ def _close(connection: Any) -> None:
         logger.info("mail.close_failed", error=type(exc).__name__)
 
 
-def _why(exc: Exception) -> str:
-    """A sentence without the answer to a log-in, which may repeat what was sent."""
-    if isinstance(exc, smtplib.SMTPRecipientsRefused):
-        code, words = next(iter(exc.recipients.values()))
-        return f"The mail server refused the address ({code}): {_words(words)}"
-    if isinstance(exc, smtplib.SMTPAuthenticationError):
-        return f"The mail server refused to log us in ({exc.smtp_code}): the operator must look at EMAIL_HOST_USER."
-    if isinstance(exc, smtplib.SMTPResponseException):
-        return f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}"
-    if isinstance(exc, smtplib.SMTPServerDisconnected):
-        return "The mail server hung up, or did not answer in time."
+def _trouble(exc: Exception) -> Trouble:
+    if isinstance(exc, AnymailConfigurationError | ImportError):
+        what = "The mail service is not set up as its backend wants it."
+        return Trouble("mail_failed", f"{what} The operator must check EMAIL_BACKEND and ANYMAIL.")
     if isinstance(exc.__cause__, requests.RequestException):
-        return f"The mail service could not be reached. {exc.__cause__}"
+        return Trouble("mail_unreachable", f"The mail service could not be reached. {exc.__cause__}")
     if isinstance(exc, AnymailError):
-        return f"The mail service refused the mail ({getattr(exc, 'status_code', None) or type(exc).__name__})."
-    return f"The mail server could not be reached ({type(exc).__name__})."
-
-
-def _words(said: bytes | str) -> str:
-    text = said.decode(errors="replace") if isinstance(said, bytes) else said
-    return mask(" ".join(text.split()))[:200]
+        status = getattr(exc, "status_code", None)
+        operators = " The operator must check ANYMAIL." if status in (401, 403) else ""
+        what = f"The mail service refused the mail ({status or type(exc).__name__})."
+        return Trouble("mail_failed", f"{what}{operators}")
+    return smtp.trouble_of(exc)
