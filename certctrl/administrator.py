@@ -13,6 +13,7 @@ from django.core.validators import validate_email
 
 from certctrl.environment import Environment
 from certctrl.state import State
+from notices.models import NoticeSettings
 
 EMAIL = "admin@lab.test"
 ALPHABET = string.ascii_letters + string.digits
@@ -35,7 +36,7 @@ def administrator(state: State) -> Administrator:
     password = env.str("ADMIN_PASSWORD", "")
     user = get_user_model().objects.order_by("pk").first()
     if user is None:
-        return first_user(state, env.str("ADMIN_EMAIL", EMAIL), password)
+        return first_user(state, env.str("ADMIN_EMAIL", ""), password)
     if state.get(PENDING):
         return unseen_password(user)
     known = password if password and user.check_password(password) else ""
@@ -43,10 +44,13 @@ def administrator(state: State) -> Administrator:
 
 
 def first_user(state: State, email: str, given: str) -> Administrator:
+    is_made_up, email = not email, email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
     state.keep(**{PENDING: not given})  # first: a password that was set and never shown is replaced at the next start
-    get_user_model().objects.create_superuser(email=email, password=password)
+    user = get_user_model().objects.create_superuser(email=email, password=password)
+    if is_made_up:  # nobody reads what is mailed there
+        NoticeSettings.objects.create(owner=user, made_up_email=email)
     return Administrator(email, password, generated=not given, is_new=True)
 
 

@@ -9,8 +9,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
 with refusing_in_a_sentence():
     django_application: Any = get_asgi_application()
 
-from certctrl import log  # noqa: E402  (these want Django's apps to be there)
-from certctrl.bodylimit import BodyLimit  # noqa: E402
+# These want Django's apps to be there.
+from certctrl import log
+from certctrl.bodylimit import BodyLimit
 
 log.configure()  # uvicorn has configured its own by now, for people and not for machines
 application = BodyLimit(django_application)

@@ -212,6 +212,7 @@ EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)  # of each exchange wi
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
 ANYMAIL = env.members("ANYMAIL")
+MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; what is more goes into a digest
 NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:

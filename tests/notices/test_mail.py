@@ -33,7 +33,7 @@ def test_a_mail_says_what_happened_and_comes_from_the_operators_address(world, m
 
 
 def test_a_mail_goes_to_the_address_of_the_settings(world, mailbox, tell, alice):
-    NoticeSettings.objects.create(owner=alice, email="ops@example.net")
+    NoticeSettings.objects.create(owner=alice, email="ops@example.net", confirmed_email="ops@example.net")
     tell()
     world.sweep()
     assert mailbox.recipients == ["ops@example.net"]
