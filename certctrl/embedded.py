@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import environ
-
+from certctrl.environment import read_env
 from certctrl.redisserver import RedisServer
 from certctrl.state import State
 from certctrl.supervisor import Child
@@ -155,7 +154,7 @@ def recall() -> None:
 
 
 def data_folder() -> Path:
-    environ.Env.read_env(BASE_DIR / ".env")
+    read_env(BASE_DIR / ".env")
     return Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 
 

@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from certctrl import configfile
+from certctrl import configfile, datastores
+from certctrl.environment import Environment, read_env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.FileAwareEnv()
-environ.Env.read_env(BASE_DIR / ".env")
+read_env(BASE_DIR / ".env")
+env = Environment()
 
 DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 
@@ -54,12 +54,12 @@ FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 # --- What leaves this server ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
-ACME_CAS = env.json("ACME_CAS", default={})
+ACME_CAS = env.members("ACME_CAS")
 ACME_LOG_LEVEL, ACME_SAVE_REQUESTS = configfile.acme_log(env.str("CERTCTRL_CONFIG", ""))
 CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
 ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
 ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
-DNS_API_LIMITS = env.json("DNS_API_LIMITS", default={})
+DNS_API_LIMITS = env.members("DNS_API_LIMITS")
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
 DNS_PORT = env.int("DNS_PORT", 53)
 
@@ -135,6 +135,7 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a body over 1 MiB is refused
 
+SESSION_ENGINE = "accounts.sessions"  # the table holds no id that opens a session
 SESSION_COOKIE_NAME = "cjj365"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -165,29 +166,23 @@ def postgres_options() -> dict[str, Any]:
 
 
 def database() -> dict[str, Any]:
-    """The database that DATABASE_URL names, SQLite in the data folder without one."""
-    url = env.str("DATABASE_URL", f"sqlite:///{DATA_DIR}/certctrl.sqlite3")
-    config: dict[str, Any] = dict(environ.Env.db_url_config(url))
-    socket_folder = config.get("OPTIONS", {}).pop("host", None)
-    if socket_folder:
-        config["HOST"] = socket_folder
-    if config["ENGINE"] == "django.db.backends.sqlite3":
+    config = datastores.database(env, DATA_DIR)
+    if config["ENGINE"] == connections.SQLITE:
         return config | {"OPTIONS": SQLITE_OPTIONS}
     return config | {"OPTIONS": config.get("OPTIONS", {}) | postgres_options(), "CONN_HEALTH_CHECKS": True}
 
 
 DATABASES = {"default": database()}
 
-# --- Celery ---
-REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_URL.replace("redis+socket://", "unix://").replace("virtual_host=", "db="),
-    }
-}
+# --- Redis: Celery's broker and the cache. Nothing that is read from it is code ---
+REDIS = datastores.redis(env)
+CACHES = {"default": REDIS.cache}
 
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = REDIS.broker_url
+CELERY_BROKER_USE_SSL = REDIS.tls or False
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
@@ -221,12 +216,14 @@ EMAIL_HOST = env.str("EMAIL_HOST", "")
 EMAIL_PORT = env.int("EMAIL_PORT", 25)
 EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", "")
 EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
+EMAIL_EHLO = env.str("EMAIL_EHLO", "")
 EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", False)
 EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)  # of each exchange with the mail server; a mail takes eight
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
-ANYMAIL = env.json("ANYMAIL", default={})
+ANYMAIL = env.members("ANYMAIL")
+MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; what is more goes into a digest
 NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:

