@@ -222,6 +222,12 @@ def test_the_provider_is_asked_once_for_each_zone(world, account, credential):
     assert world.outside.calls.count("zone.zone_of") == 2
 
 
+def test_names_below_a_private_suffix_are_zones_of_their_own(world, account, credential):
+    certificate, _ = world.create(account, credential, "home1.dedyn.io", "home2.dedyn.io", "www.home2.dedyn.io")
+    preflight.run(certificate)
+    assert world.outside.calls.count("zone.zone_of") == 2
+
+
 def test_certificates_of_many_zones_ask_for_some_of_them(world, account, credential):
     certificate, _ = world.create(account, credential, *(f"example{number}.com" for number in range(30)))
     preflight.run(certificate)
