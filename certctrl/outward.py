@@ -44,9 +44,7 @@ def asking(owner_id: int) -> Iterator[None]:
 def _take(owner_id: int) -> None:
     with _lock:
         if _under_way[owner_id] >= OF_ONE_OWNER:
-            what = (
-                f"You have {OF_ONE_OWNER} checks under way, as many as there may be: wait until one is over."
-            )
+            what = f"You have {OF_ONE_OWNER} checks under way, as many as there may be: wait until one is over."
             raise RateLimited(what, retry_after=PAUSE)
         if _under_way.total() >= AT_ONCE:
             what = "This server has as many checks under way as it makes at once: send it again in a few seconds."
@@ -57,10 +55,14 @@ def _take(owner_id: int) -> None:
 def let_go() -> None:
     """Give the database connection back before a call goes out, where a person's request is `asking`; the next query
     takes one again. A worker keeps its own: its pool has one for each of its threads."""
-    if not _is_asking.get():
-        return
+    if _is_asking.get():
+        give_connection_back()
+
+
+def give_connection_back() -> None:
+    """Before whatever takes long; the next query takes a connection again."""
     for connection in connections.all(initialized_only=True):
-        blocks: list[Any] = connection.atomic_blocks  # type: ignore[attr-defined]
-        assert all(block._from_testcase for block in blocks), "nothing goes out inside a transaction"
+        blocks: list[Any] = connection.atomic_blocks
+        assert all(block._from_testcase for block in blocks), "a transaction keeps its connection: end it first"
         if not connection.in_atomic_block:
             connection.close()

@@ -64,8 +64,9 @@ def _prove_at_staging(account: AcmeAccount) -> None:
     """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
     listed, as any other."""
     # Locked as `retire_account` locks it, so that it is not deleted while it is taken into use.
-    rows = AcmeAccount.objects.select_for_update(no_key=True)
-    account.staging_account = rows.filter(pk=account.staging_account_id, retired_at=None).first()
+    rows = AcmeAccount.objects.select_for_update(no_key=True).filter(retired_at=None)
+    known = account.staging_account_id
+    account.staging_account = rows.filter(pk=known).first() if known else None
     if not account.staging_account:
         info = ca.info(ca.info(account.ca_provider).staging)
         name = f"{account.name[: MAX_NAME - len(STAGING)]}{STAGING}"

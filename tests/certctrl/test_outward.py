@@ -15,6 +15,7 @@ import pytest
 import requests
 from django.db import connection, transaction
 
+from accounts import passwords
 from certctrl import outward
 from certctrl.errors import RateLimited, Unavailable
 from dnsproviders.credentials import create_credential
@@ -143,6 +144,27 @@ class TestOnPostgreSQL:
         for answer in (check.result() for check in checks if check not in hanging):
             assert answer.status_code in (429, 503)
             assert answer.headers["Retry-After"] == str(outward.PAUSE)
+
+    def test_forty_guesses_at_once_leave_everybody_elses_requests_room(self, site, bob):
+        reader = {"Authorization": f"Bearer {factories.api_key(bob, 'certificates:*[read]')}"}
+        login = site.address.removesuffix("/apiv1") + "/auth/general"
+
+        def guess(number):
+            wrong = {"email": f"person{number}@example.org", "password": "Wrong-horse-1"}
+            return requests.request("POST", login, json=wrong, timeout=60)
+
+        with ThreadPoolExecutor(MANY) as threads:
+            guesses = [threads.submit(guess, number) for number in range(MANY)]
+            until(lambda: any(each.done() for each in guesses), "there is no room for all")
+            assert (
+                requests.request("GET", f"{site.address}/me/certificates", headers=reader, timeout=60).status_code
+                == 200
+            )
+        answers = [each.result() for each in guesses]
+        assert {answer.status_code for answer in answers} == {401, 503}
+        busy = [answer for answer in answers if answer.status_code == 503]
+        assert {answer.headers["Retry-After"] for answer in busy} == {str(passwords.PAUSE)}
+        assert {answer.json()["error"]["what"] for answer in busy} == {passwords.FULL}
 
 
 def is_there(port: int) -> bool:
