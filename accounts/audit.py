@@ -32,6 +32,13 @@ def ip_of(request: Any) -> str | None:
     if not bracket and host.count(":") == 1:  # IPv4 with a port
         host = host.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)  # a socket for both families spells IPv4 as ::ffff:192.0.2.1
+
+
+def network_of(ip: str) -> str:
+    """What counts as one address: an IPv4 address, and the /64 that an IPv6 host chooses its addresses from."""
+    return str(ipaddress.ip_network(f"{ip}/64" if ":" in ip else ip, strict=False))

@@ -167,7 +167,7 @@ def postgres_options() -> dict[str, Any]:
 
 def database() -> dict[str, Any]:
     config = datastores.database(env, DATA_DIR)
-    if config["ENGINE"] == connections.SQLITE:
+    if config["ENGINE"] == datastores.SQLITE:
         return config | {"OPTIONS": SQLITE_OPTIONS}
     return config | {"OPTIONS": config.get("OPTIONS", {}) | postgres_options(), "CONN_HEALTH_CHECKS": True}
 

@@ -11,7 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from certctrl.api import EpochSeconds, OwnedMixin, PublicView
+from certctrl import outward
+from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin, PublicView
 from dnsproviders import credentials, registry
 from dnsproviders.models import DnsCredential
 
@@ -69,6 +70,11 @@ def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in data.items() if name not in shown_only}
 
 
+class CheckThrottle(CountedThrottle):
+    scope = "dns_check"
+    rate = "60/hour"
+
+
 class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]):
     queryset = DnsCredential.objects.filter(retired_at=None)
     serializer_class = DnsCredentialSerializer
@@ -104,11 +110,14 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=DnsCredentialSerializer)
-    @action(detail=True, methods=["post"])
+    @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def check(self, request: Request, **kwargs: Any) -> Response:
         """Prove the credential by reading at the provider; nothing is written there. 429 where its API takes no more
-        calls."""
-        return Response(self.get_serializer(credentials.check_credential(self.get_object())).data)
+        calls, and where the owner has made too many checks."""
+        credential = self.get_object()
+        with outward.asking(self.owner.pk):
+            credentials.check_credential(credential)
+        return Response(self.get_serializer(credential).data)
 
 
 class CatalogView(PublicView):

@@ -63,7 +63,11 @@ def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: Pr
 def _prove_at_staging(account: AcmeAccount) -> None:
     """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
     listed, as any other."""
-    if not account.staging_account or account.staging_account.retired_at:
+    # Locked as `retire_account` locks it, so that it is not deleted while it is taken into use.
+    rows = AcmeAccount.objects.select_for_update(no_key=True).filter(retired_at=None)
+    known = account.staging_account_id
+    account.staging_account = rows.filter(pk=known).first() if known else None
+    if not account.staging_account:
         info = ca.info(ca.info(account.ca_provider).staging)
         name = f"{account.name[: MAX_NAME - len(STAGING)]}{STAGING}"
         account.staging_account = _make(account.owner, info, {"name": name, "email": account.email})
@@ -197,6 +201,8 @@ def _switch_staging(account: AcmeAccount, on: bool) -> None:
     with transaction.atomic():
         # As it is now: two requests at once make one staging account.
         account.refresh_from_db(from_queryset=AcmeAccount.objects.select_for_update())
+        if account.retired_at:
+            raise holding.no_account(account.pk)
         known = account.staging_account_id
         if on:
             _prove_at_staging(account)

@@ -252,8 +252,14 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
 
 @cache
 def suffixes() -> PublicSuffixList:
-    """The ICANN part of the public suffix list, from the package: CAs count registered domains by it."""
+    """The ICANN part of the public suffix list, from the package: under these names domains are registered."""
     return PublicSuffixList(only_icann=True)
+
+
+@cache
+def all_suffixes() -> PublicSuffixList:
+    """The whole list, with its private part, where the operators of github.io or dedyn.io have entered them."""
+    return PublicSuffixList()
 
 
 def is_listed_suffix(name: str) -> bool:
@@ -262,9 +268,12 @@ def is_listed_suffix(name: str) -> bool:
 
 
 def registered_domain(name: str) -> str:
-    """The domain that somebody registered, by which CAs count: example.co.uk of *.www.example.co.uk."""
-    base = name.removeprefix(WILDCARD)
-    return str(suffixes().privatesuffix(base) or base)
+    """The domain by which CAs count a name: example.co.uk of *.www.example.co.uk, me.github.io of www.me.github.io.
+
+    As Let's Encrypt's Boulder has it (`coveringIdentifier` in its ratelimits/utilities.go): by the whole list, and a
+    suffix itself counts as itself, as does a wildcard right below one.
+    """
+    return str(all_suffixes().privatesuffix(name) or name)
 
 
 def shown(name: object, most: int = 100) -> str:

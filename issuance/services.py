@@ -82,7 +82,8 @@ def make_certificate(
     """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
 
     def make() -> tuple[Certificate, Issuance | None]:
-        holding.hold(ask.credential, ask.account, ask.settings.get("fallback_account"))
+        fallback_id = ask.settings.get("fallback_account_id")
+        holding.hold(owner, credential=ask.credential, account=ask.account, fallback_id=fallback_id)
         same = _same_ask(owner, ask)
         certificate = same if same and _answers(same, ask, validity_seconds) else _new_certificate(owner, ask)
         if certificate.current:
@@ -142,7 +143,12 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
     """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
     old one; the attempt is answered. TooLate while that CA signs."""
     with transaction.atomic():
-        holding.hold(changes.get("credential"), changes.get("account"), changes.get("fallback_account"))
+        holding.hold(
+            certificate.owner,
+            credential=changes.get("credential"),
+            account=changes.get("account"),
+            fallback_id=changes.get("fallback_account_id"),
+        )
         _lock_attempt(certificate)
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())

@@ -18,6 +18,7 @@ from rest_framework.viewsets import GenericViewSet
 from accounts import audit
 from accounts.permissions import need
 from accounts.services import refuse_old_login
+from certctrl import outward
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
 from issuance import acmeaccounts, canceling, delegation, export, limits, preflight, privateca, services
@@ -148,7 +149,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         given = parsed(CertificateChange, request)
         if given["action"] == "verify_domain":
             self.count(CheckThrottle())
-            delegation.verify(certificate)
+            with outward.asking(self.owner.pk):
+                delegation.verify(certificate)
             return Response(status=NO_CONTENT)
         changes = asking.changes_of(self.owner, certificate, given)
         if changes.get("account", certificate.account) != certificate.account:
@@ -230,7 +232,9 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def preflight(self, request: Request, **kwargs: Any) -> Response:
         """What would make the CA refuse, looked up now; spends no order."""
-        found = preflight.run(self.get_object())
+        certificate = self.get_object()
+        with outward.asking(self.owner.pk):
+            found = preflight.run(certificate)
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 

@@ -29,7 +29,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`given(DATABASE_URL=...)` is what Django is told then."""
 
     def read(**settings: object) -> dict[str, Any]:
-        for part in ("URL", *connections.PARTS, "PASSWORD_FILE"):
+        for part in ("URL", *datastores.PARTS, "PASSWORD_FILE"):
             monkeypatch.delenv(f"DATABASE_{part}", raising=False)
         for name, value in settings.items():
             monkeypatch.setenv(f"DATABASE_{name}", str(value))
@@ -39,7 +39,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_without_a_name_it_is_sqlite_in_the_data_folder_whatever_that_is_called(given):
-    assert given() == {"ENGINE": connections.SQLITE, "NAME": "/data folder?+/certctrl.sqlite3"}
+    assert given() == {"ENGINE": datastores.SQLITE, "NAME": "/data folder?+/certctrl.sqlite3"}
     assert given(URL="sqlite:////srv/a@b.sqlite3")["NAME"] == "/srv/a@b.sqlite3"
 
 

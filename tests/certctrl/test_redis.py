@@ -25,7 +25,7 @@ TLS = "port 0", "tls-port {port}", "tls-auth-clients no"
 def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`given(REDIS_URL=...)` is what the settings make of it."""
 
-    def read(**settings: object) -> connections.Redis:
+    def read(**settings: object) -> datastores.Redis:
         for name, value in settings.items():
             monkeypatch.setenv(name, str(value))
         return datastores.redis(Environment())
@@ -33,7 +33,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     return read
 
 
-def ways(server: connections.Redis) -> list[str]:
+def ways(server: datastores.Redis) -> list[str]:
     """Of broker and cache those that reach it."""
     reached = []
     app = Celery(broker=server.broker_url, broker_use_ssl=server.tls or False)
@@ -50,7 +50,7 @@ def ways(server: connections.Redis) -> list[str]:
     return reached
 
 
-def cache_of(server: connections.Redis) -> Any:
+def cache_of(server: datastores.Redis) -> Any:
     return CacheHandler({"default": server.cache})["default"]
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from certctrl.errors import Invalid
 from issuance.names import MAX_NAMES, normalize_names, registered_domain, shown
+from lab import limiting
 
 
 def refusal(*names: str) -> Invalid:
@@ -265,11 +266,30 @@ def test_any_text_is_either_normal_afterwards_or_refused_at_a_private_ca(text):
         ("*.www.example.co.uk", "example.co.uk"),
         ("example.com", "example.com"),
         ("a.b.lab.test", "lab.test"),
-        ("mine.github.io", "github.io"),
+        ("mine.github.io", "mine.github.io"),
+        ("www.mine.github.io", "mine.github.io"),
+        ("github.io", "github.io"),
+        ("*.github.io", "*.github.io"),
+        ("*.mine.github.io", "mine.github.io"),
+        ("co.uk", "co.uk"),
     ],
 )
 def test_the_registered_domain_is_what_cas_count_by(name, domain):
     assert registered_domain(name) == domain
+
+
+def test_each_suffix_of_the_list_is_counted_as_boulder_counts_it():
+    """Both read the list by an algorithm of their own. The root of a wildcard rule is no suffix, and nobody's name."""
+    for rule in limiting.listed_rules():
+        base = rule.removeprefix("!").removeprefix("*.")
+        own = [] if rule.startswith("*.") else [base]
+        for name in (*own, f"*.{base}", f"x.{base}", f"*.x.{base}", f"www.x.{base}", f"a.b.x.{base}"):
+            assert registered_domain(name) == limiting.registered_domain(name)
+
+
+@pytest.mark.parametrize("name", ["github.io", "*.github.io", "dedyn.io"])
+def test_a_private_suffix_may_be_asked_for_since_it_is_somebodys_own(name):
+    assert normalize_names([name]) == [name]
 
 
 @given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:-]{1,80}", fullmatch=True))
