@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from unfold.forms import AuthenticationForm
 
 from accounts import audit
-from accounts.services import Attempts, note_login
+from accounts.services import Attempts, note_failure, note_login
 from certctrl.errors import RateLimited
 
 
@@ -19,7 +19,11 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
             attempts.begin()
         except RateLimited as limited:
             raise ValidationError(limited.what) from None
-        cleaned: dict[str, Any] = super().clean()
+        try:
+            cleaned: dict[str, Any] = super().clean()
+        except ValidationError:
+            note_failure(self.request, str(self.data.get("username", "")))
+            raise
         attempts.forget()
-        note_login(self.request)
+        note_login(self.request, self.get_user())
         return cleaned

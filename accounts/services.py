@@ -21,6 +21,7 @@ from certctrl import clock, errors
 
 log = structlog.get_logger()
 
+MOST_FAILURES_NOTED = 20  # audit events of log-ins that failed, for one user in an hour
 MAX_FAILURES = 10  # of one address for one e-mail address
 MAX_FAILURES_ANYWHERE = 50  # for one e-mail address, of all addresses from which nobody logged in to it lately
 FAILURES_COUNT_FOR = 300  # seconds since the first of them
@@ -37,16 +38,41 @@ def login(request: HttpRequest, email: str, password: str) -> User:
     user = auth.authenticate(request, username=email, password=password)
     if not isinstance(user, User):
         log.info("login.refused", ip=audit.ip_of(request))
+        note_failure(request, email)
         raise errors.Unauthorized("The e-mail address or the password is wrong.")
     attempts.forget()
     auth.login(request, user)
-    note_login(request)
+    note_login(request, user)
     return user
 
 
-def note_login(request: HttpRequest) -> None:
-    """Keep the moment of the login in the session."""
+def note_login(request: HttpRequest, user: User) -> None:
+    """Keep the moment of the login in the session, and the login itself in the audit."""
     request.session["auth_time"] = int(clock.now().timestamp())
+    audit.record(user, user.email, "user.logged_in", f"user:{user.pk}", audit.ip_of(request))
+
+
+def note_failure(request: HttpRequest, email: str) -> None:
+    """Keep a login that failed in the audit of the user whose address was given, at most twenty in an hour.
+
+    Neither the password is kept, nor an address that nobody has: people type one for the other.
+    """
+    user = User.objects.filter(email__iexact=email).first()
+    if not user:
+        return
+    since = clock.now() - timedelta(hours=1)
+    noted = user.audit_events.filter(action="user.login_failed", at__gt=since).count()
+    if noted < MOST_FAILURES_NOTED:
+        last = {"more_are_not_kept_until": "an hour later"} if noted == MOST_FAILURES_NOTED - 1 else {}
+        audit.record(user, "somebody", "user.login_failed", f"user:{user.pk}", audit.ip_of(request), **last)
+
+
+def logout(request: HttpRequest) -> None:
+    """End the session, where there is one."""
+    user = request.user
+    if isinstance(user, User):
+        audit.record(user, user.email, "user.logged_out", f"user:{user.pk}", audit.ip_of(request))
+    auth.logout(request)
 
 
 def logged_in_at(request: Request) -> int:

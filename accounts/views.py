@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from django.contrib import auth
 from drf_spectacular.utils import extend_schema
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.permissions import AllowAny
@@ -71,7 +70,7 @@ class Logout(SessionView):
 
     @extend_schema(request=None, responses={204: None})
     def post(self, request: Request) -> Response:
-        auth.logout(request._request)
+        services.logout(request._request)
         return Response(status=204)
 
 

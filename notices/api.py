@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -10,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from accounts import audit
 from certctrl.api import CountedThrottle, EpochSeconds, OneOf, OwnedMixin
 from notices import webhooks
 from notices.models import Delivery, Notice, NoticeSettings, Webhook, settings_of
@@ -112,8 +114,10 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
         """Change what is given; what is left out stays as it is."""
         asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
-        asked.instance, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
-        asked.save()
+        with transaction.atomic():
+            asked.instance, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
+            asked.save()
+            audit.note(self.owner, "notices.changed", f"user:{self.owner.pk}", **asked.validated_data)
         return Response(asked.data)
 
 
@@ -127,7 +131,9 @@ class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
     @extend_schema(request=None, responses={202: NoticeSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Send a test by mail and to every webhook; the notice's `deliveries` tell how it went."""
-        return Response(self.get_serializer(raise_test(self.owner)).data, status=status.HTTP_202_ACCEPTED)
+        notice = raise_test(self.owner)
+        audit.note(self.owner, "notices.tested", f"notice:{notice.pk}")
+        return Response(self.get_serializer(notice).data, status=status.HTTP_202_ACCEPTED)
 
 
 class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Webhook]):

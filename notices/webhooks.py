@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid
@@ -33,7 +34,9 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
     with transaction.atomic():
         sealed = envelope.seal(owner, PURPOSE, secret.encode())
         name = given.get("name") or outgoing.called(given["url"]).hostname[:64]  # type: ignore[union-attr, index]
-        return Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name}), secret
+        webhook = Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name})
+        _audit(webhook, "created")
+    return webhook, secret
 
 
 def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
@@ -43,8 +46,10 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
     fields = _columns(given)
     if webhook.disabled_at and not given.get("enabled", True):
         del fields["disabled_at"]  # as long ago as it was
-    Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
-    webhook.refresh_from_db()
+    with transaction.atomic():
+        Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
+        webhook.refresh_from_db()
+        _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
     return webhook
 
 
@@ -57,6 +62,7 @@ def rotate_secret(webhook: Webhook) -> str:
         sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
         Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
         Envelope.objects.filter(pk=old).delete()
+        _audit(webhook, "secret_rotated")
     return secret
 
 
@@ -66,6 +72,13 @@ def retire_webhook(webhook: Webhook) -> None:
         old = _secret_id(webhook)
         Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None)
         Envelope.objects.filter(pk=old).delete()
+        _audit(webhook, "deleted")
+
+
+def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
+    """Without its address, whose path or query may hold a token."""
+    what = f"webhook:{webhook.pk}"
+    audit.note(webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts)
 
 
 def _secret_id(webhook: Webhook) -> int:

@@ -153,6 +153,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         changes = asking.changes_of(self.owner, certificate, given)
         if changes.get("account", certificate.account) != certificate.account:
             need(request, self.obtype, str(certificate.pk), "issue")
+        if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
+            refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
         return Response(shown(certificate, issuance))
 
