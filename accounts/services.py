@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from rest_framework.request import Request
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User
 from certctrl import clock, errors
@@ -147,6 +147,7 @@ def create_api_key(
     owner: User, name: str, expires_in_seconds: int, permissions: Sequence[dict[str, Any]], ip: str | None = None
 ) -> tuple[ApiKey, str]:
     """The new key and its token, which is nowhere to be found afterwards."""
+    quotas.refuse_more(owner, "api_keys")
     token = ApiKey.MARK + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
         owner=owner,

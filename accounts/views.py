@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import audit, services
+from accounts import audit, quotas, services
 from accounts.authentication import JSONSessionAuthentication
 from accounts.models import ApiKey, User
 from accounts.permissions import PERMISSIONS
@@ -22,6 +22,7 @@ from accounts.serializers import (
     LoginSerializer,
     NewApiKeySerializer,
     ProfileSerializer,
+    QuotaSerializer,
     ScopeSerializer,
     StatusSerializer,
 )
@@ -113,6 +114,19 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
         return Response(status=204)
+
+
+class QuotaViewSet(OwnedMixin, GenericViewSet[User]):
+    queryset = User.objects.none()
+    serializer_class = QuotaSerializer
+    pagination_class = None
+    obtype = "quotas"
+    permissions = {"list": "read"}
+
+    @extend_schema(responses=QuotaSerializer(many=True))
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        """How much you have of each kind, and how much you may have; staff can raise it."""
+        return Response(QuotaSerializer(quotas.usage(self.owner), many=True).data)
 
 
 class PermissionsCatalog(PublicView):

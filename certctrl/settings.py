@@ -224,6 +224,9 @@ if MAIL_IS_SET_UP and not NOTICE_FROM:
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured("Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both.")
 
+# --- What one owner may have ---
+QUOTAS = env.json("QUOTAS", default={})
+
 # --- API ---
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["certctrl.formats.DataRenderer"],

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors
 from dnsproviders import registry
@@ -46,6 +46,7 @@ def create_credential(owner: User, data: object) -> DnsCredential:
     _check_whole(provider, given)
     defaults = _common_defaults(provider)
     with transaction.atomic():
+        quotas.refuse_more(owner, "dns_credentials")
         credential = DnsCredential.objects.create(
             owner=owner,
             provider=provider_id,

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField
@@ -45,6 +45,7 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
 
 @sensitive_variables()
 def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None = None) -> AcmeAccount:
+    quotas.refuse_more(owner, "acme_accounts")
     key = acme.new_account_key()
     account = AcmeAccount.objects.create(
         owner=owner,

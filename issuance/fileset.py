@@ -62,8 +62,8 @@ def locked(folder: Path) -> Iterator[None]:
 def replace(files: Mapping[Path, bytes], secret: set[Path]) -> list[Path]:
     """Put the files in place, and return those whose mode let others read what is `secret`, which is taken away.
 
-    A file that is there keeps its owner, group, mode and ACL; a new one is 0600 when it is secret, else 0644. A symbolic
-    link stays, and the file that it leads to is replaced. Raises NotReplaced.
+    A file that is there keeps its owner, group, mode and ACL; a new one is 0600 when it is secret, else 0644. A
+    symbolic link stays, and the file that it leads to is replaced. Raises NotReplaced.
     """
     moves = [_move(path, content, path in secret) for path, content in files.items()]
     places = [move.place for move in moves]

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from django.db import transaction
 
-from accounts import audit
+from accounts import audit, quotas
 from certctrl import clock
 from certctrl.errors import Invalid, MissingField
 from issuance import pki
@@ -170,6 +170,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
         pki.load_key(key), pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
     )
     with transaction.atomic():
+        quotas.refuse_more(owner, "private_cas")
         private_ca = PrivateCA.objects.create(
             owner=owner,
             name=name,

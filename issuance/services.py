@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, TooLate
@@ -118,6 +118,7 @@ def _answers(certificate: Certificate, ask: Ask, validity_seconds: int | None) -
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
     refusals.judge(refusals.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
+    quotas.refuse_more(owner, "certificates")
     certificate = Certificate.objects.create(
         owner=owner,
         domain=ask.names[0],
@@ -153,7 +154,7 @@ def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None
     if policy := changed.pop("key_policy", None):
         _audit(certificate, "key_policy_changed", key_policy=policy)
     if changed:
-        _audit(certificate, "changed", **{"changes": changed})
+        _audit(certificate, "changed", changes=changed)
 
 
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
@@ -242,6 +243,7 @@ def request_issuance(
         with transaction.atomic():
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(renew_at=None):
                 raise Conflict(f"{certificate.domain} was deleted; create it again.")
+            quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
         return Issuance.objects.open().get(certificate=certificate)

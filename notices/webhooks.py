@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid
@@ -17,7 +17,7 @@ from keystore.models import Envelope
 from notices.models import Webhook
 
 PURPOSE = "webhook_secret"
-MOST = 20  # of one owner: each notice is posted to every one
+MOST = quotas.QUOTAS["webhooks"].most
 SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
 
 
@@ -28,10 +28,9 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
     `given`: url, name, kinds, enabled. Raises Invalid for an address that is not posted to, Conflict for one too many.
     """
     _refuse_url(given["url"])
-    if Webhook.objects.filter(owner=owner, retired_at=None).count() >= MOST:
-        raise Conflict(f"You have {MOST} webhooks, which is as many as there may be: delete one first.")
     secret = _new_secret()
     with transaction.atomic():
+        quotas.refuse_more(owner, "webhooks")
         sealed = envelope.seal(owner, PURPOSE, secret.encode())
         name = given.get("name") or outgoing.called(given["url"]).hostname[:64]  # type: ignore[union-attr, index]
         webhook = Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name})

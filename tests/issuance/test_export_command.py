@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from django.core.management import CommandError, call_command
 
-from accounts.models import AuditEvent, User
+from accounts.models import AuditEvent
 from issuance import fileset
 from issuance.models import Certificate
 

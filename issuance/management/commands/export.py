@@ -64,7 +64,7 @@ class Command(BaseCommand):
         else:
             rows = rows.filter(domain=a_labels(name))
         if owner:
-            rows = rows.filter(owner=owner) if ID.fullmatch(owner) else rows.filter(owner__email__iexact=owner)
+            rows = rows.filter(owner=int(owner)) if ID.fullmatch(owner) else rows.filter(owner__email__iexact=owner)
         there = list(rows.filter(retired_at=None))
         if not there:
             raise CommandError(f"There is no certificate {wanted}.")
