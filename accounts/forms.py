@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from unfold.forms import AuthenticationForm
 
 from accounts import audit, passwords
-from accounts.services import Attempts, note_login
+from accounts.services import Attempts, note_failure, note_login
 from certctrl.errors import Refusal
 from certctrl.errorshape import error_headers
 
@@ -25,8 +25,11 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
         except Refusal as refused:
             self.request.refused = refused
             raise ValidationError(refused.what) from None
+        except ValidationError:
+            note_failure(self.request, str(self.data.get("username", "")))
+            raise
         attempts.forget()
-        note_login(self.request)
+        note_login(self.request, self.get_user())
         return cleaned
 
 

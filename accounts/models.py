@@ -8,6 +8,7 @@ from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.db.models.functions import Lower
 
+from accounts.quotas import validate
 from certctrl import clock
 
 
@@ -56,6 +57,12 @@ class User(AbstractUser):
     name = models.CharField(max_length=64, blank=True)
     country_of_residence = models.CharField(max_length=2, blank=True)
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON)
+    quotas = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate],
+        help_text='more, or less, than others have, as JSON: {"certificates": 200000}; null is no limit',
+    )
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from rest_framework.request import Request
 
-from accounts import audit, passwords
+from accounts import audit, passwords, quotas
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User, canonical_email
 from certctrl import clock, errors
@@ -22,6 +22,7 @@ from certctrl.turns import SKEW
 
 log = structlog.get_logger()
 
+MOST_FAILURES_NOTED = 20  # audit events of log-ins that failed, for one user in an hour
 MAX_FAILURES = 10  # of one address for one e-mail address
 MAX_FAILURES_ANYWHERE = 50  # for one e-mail address, of all addresses from which nobody logged in to it lately
 MAX_FAILURES_OF_ADDRESS = 30  # of one address, for all accounts to which nobody logged in from it lately
@@ -41,16 +42,41 @@ def login(request: HttpRequest, email: str, password: str) -> User:
         user = auth.authenticate(request, username=email, password=password)
     if not isinstance(user, User):
         log.info("login.refused", ip=audit.ip_of(request))
+        note_failure(request, email)
         raise errors.Unauthorized("The e-mail address or the password is wrong.")
     attempts.forget()
     auth.login(request, user)
-    note_login(request)
+    note_login(request, user)
     return user
 
 
-def note_login(request: HttpRequest) -> None:
-    """Keep the moment of the login in the session."""
+def note_login(request: HttpRequest, user: User) -> None:
+    """Keep the moment of the login in the session, and the login itself in the audit."""
     request.session["auth_time"] = int(clock.now().timestamp())
+    audit.record(user, user.email, "user.logged_in", f"user:{user.pk}", audit.ip_of(request))
+
+
+def note_failure(request: HttpRequest, email: str) -> None:
+    """Keep a login that failed in the audit of the user whose address was given, at most twenty in an hour.
+
+    Neither the password is kept, nor an address that nobody has: people type one for the other.
+    """
+    user = User.objects.filter(email=canonical_email(email)).first()
+    if not user:
+        return
+    since = clock.now() - timedelta(hours=1)
+    noted = user.audit_events.filter(action="user.login_failed", at__gt=since).count()
+    if noted < MOST_FAILURES_NOTED:
+        last = {"more_are_not_kept_until": "an hour later"} if noted == MOST_FAILURES_NOTED - 1 else {}
+        audit.record(user, "somebody", "user.login_failed", f"user:{user.pk}", audit.ip_of(request), **last)
+
+
+def logout(request: HttpRequest) -> None:
+    """End the session, where there is one."""
+    user = request.user
+    if isinstance(user, User):
+        audit.record(user, user.email, "user.logged_out", f"user:{user.pk}", audit.ip_of(request))
+    auth.logout(request)
 
 
 def logged_in_at(request: Request) -> int:
@@ -152,6 +178,7 @@ def create_api_key(
     owner: User, name: str, expires_in_seconds: int, permissions: Sequence[dict[str, Any]], ip: str | None = None
 ) -> tuple[ApiKey, str]:
     """The new key and its token, which is nowhere to be found afterwards."""
+    quotas.refuse_more(owner, "api_keys")
     token = ApiKey.MARK + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
         owner=owner,

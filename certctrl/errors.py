@@ -64,6 +64,12 @@ class Conflict(Refusal):
     code, key, status = 20001, "GENERAL::CONFLICT", 409
 
 
+class QuotaExceeded(Refusal):
+    """The owner has as many as they may have; `params` has quota, limit and used."""
+
+    code, key, status = 20011, "GENERAL::QUOTA_EXCEEDED", 409
+
+
 class IdempotencyConflict(Refusal):
     code, key, status = 20002, "GENERAL::IDEMPOTENCY_KEY_REUSED", 409
 

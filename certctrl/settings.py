@@ -101,6 +101,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.audit.Asking",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -230,6 +231,9 @@ if MAIL_IS_SET_UP and not NOTICE_FROM:
     raise ImproperlyConfigured("Set NOTICE_FROM, the address that notices come from: certctrl@example.com.")
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured("Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both.")
+
+# --- What one owner may have ---
+QUOTAS = env.json("QUOTAS", default={})
 
 # --- API ---
 REST_FRAMEWORK = {

@@ -28,6 +28,7 @@ MAX_DEATHS = 5  # a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # in the cache: epoch seconds, written at the end of each sweep
+MOST_SAID = 4000  # characters of a sentence
 MOST_LOOKED_AT = 1000  # due rows, to choose from
 
 
@@ -49,7 +50,9 @@ stopping = Stopping()
 
 
 def printable(what: str) -> str:
-    """The sentence without characters that nobody can read: others are quoted in it, and no column takes a NUL."""
+    """The sentence without characters that nobody can read, and no longer than anybody reads: others are quoted in it,
+    it is kept with each attempt and event, and no column takes a NUL."""
+    what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return what if what.isprintable() else "".join(each if each.isprintable() else " " for each in what)
 
 

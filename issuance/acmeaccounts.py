@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField
@@ -43,8 +45,9 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
 
 @sensitive_variables()
 def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None = None) -> AcmeAccount:
+    quotas.refuse_more(owner, "acme_accounts")
     key = acme.new_account_key()
-    return AcmeAccount.objects.create(
+    account = AcmeAccount.objects.create(
         owner=owner,
         name=given.get("name") or (private_ca.name if private_ca else info.label),
         ca_provider=info.name,
@@ -58,6 +61,20 @@ def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: Pr
         save_requests=given.get("save_requests", False),
         **(_registered(private_ca) if private_ca else _to_register(owner, given)),
     )
+    _audit(account, "created", ca_provider=account.ca_provider, host=urlsplit(account.directory_url).hostname)
+    if account.log_level:
+        _audit_debugging(account)
+    return account
+
+
+def _audit_debugging(account: AcmeAccount) -> None:
+    facts = {"log_level": account.log_level, "save_requests": account.save_requests}
+    _audit(account, "debugging_switched", **facts)
+
+
+def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
+    what = f"acme_account:{account.pk}"
+    audit.note(account.owner, f"acme_account.{done}", what, name=account.name, **facts)
 
 
 def _prove_at_staging(account: AcmeAccount) -> None:
@@ -174,11 +191,16 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     """
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
+    debugging = account.log_level, account.save_requests
     account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
     account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
-    account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+    with transaction.atomic():
+        account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+        _audit(account, "changed", members=sorted(given))
+        if debugging != (account.log_level, account.save_requests):
+            _audit_debugging(account)
     if "staging_first" in given:
         _switch_staging(account, given["staging_first"])
     return account
@@ -230,6 +252,7 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
     now = clock.now()
     refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
     if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
+        _audit(account, "registration_retried")
         tasks.nudge(tasks.register, account.pk)
     account.refresh_from_db()
     return account
@@ -247,8 +270,10 @@ def retire_account(account: AcmeAccount) -> None:
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
+        _audit(account, "deleted")
         if staging and not _use_of(staging):
             AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
+            _audit(staging, "deleted")
 
 
 def _use_of(account: AcmeAccount) -> str:
@@ -276,3 +301,5 @@ def retire_private_ca(private_ca: PrivateCA) -> None:
         if names:
             raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+        what = f"private_ca:{private_ca.pk}"
+        audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)

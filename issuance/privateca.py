@@ -10,7 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from django.db import transaction
 
+from accounts import audit, quotas
 from certctrl import clock
 from certctrl.errors import Invalid, MissingField, RateLimited
 from issuance import keyturns, pki
@@ -25,6 +27,7 @@ DEFAULT_CA_DAYS = 3650
 MAX_CA_DAYS = 36500
 MAX_PATH_LENGTH = 10
 RETRY_AFTER = 5  # seconds
+MOST_NAMED = 10  # names of a certificate, in the audit event of its signature
 CURVE_SIZES = {"prime256v1": 256, "secp256r1": 256, "P-256": 256, "secp384r1": 384, "P-384": 384}
 CURVE_NAMES = {256: "prime256v1", 384: "secp384r1"}
 TEXT_FIELDS = ("country", "state", "locality", "organization", "organizational_unit", "common_name")
@@ -81,6 +84,7 @@ class PrivateAuthority:
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
+        _audit(self.private_ca, "used", names=pki.dns_names(request)[:MOST_NAMED])
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:
@@ -169,19 +173,28 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     usages = _usages(given)
     key = _new_key(owner, key_type, key_size)
     certificate = _self_signed(key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages)
-    return PrivateCA.objects.create(
-        owner=owner,
-        name=name,
-        subject={field: value for field, value in subject.items() if value},
-        algorithm=key_type.upper(),
-        key_size=key_size,
-        max_path_length=path_length,
-        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        serial_number=f"{certificate.serial_number:x}",
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        key=envelope.seal(owner, "ca_key", pki.key_der(key)),
-    )
+    with transaction.atomic():
+        quotas.refuse_more(owner, "private_cas")
+        private_ca = PrivateCA.objects.create(
+            owner=owner,
+            name=name,
+            subject={field: value for field, value in subject.items() if value},
+            algorithm=key_type.upper(),
+            key_size=key_size,
+            max_path_length=path_length,
+            certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+            serial_number=f"{certificate.serial_number:x}",
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            key=envelope.seal(owner, "ca_key", pki.key_der(key)),
+        )
+        _audit(private_ca, "created")
+    return private_ca
+
+
+def _audit(private_ca: PrivateCA, done: str, **facts: Any) -> None:
+    what = f"private_ca:{private_ca.pk}"
+    audit.note(private_ca.owner, f"private_ca.{done}", what, name=private_ca.name, **facts)
 
 
 def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, TooLate
@@ -125,7 +125,8 @@ def _is_within(at: datetime, span: timedelta) -> bool:
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
     refusals.judge(refusals.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
-    return Certificate.objects.create(
+    quotas.refuse_more(owner, "certificates")
+    certificate = Certificate.objects.create(
         owner=owner,
         domain=ask.names[0],
         names=list(ask.names),
@@ -137,6 +138,30 @@ def _new_certificate(owner: User, ask: Ask) -> Certificate:
         ask=ask.digest(),
         **ask.settings,
     )
+    facts = {"account": ask.account.pk, "key_policy": certificate.key_policy}
+    export = certificate.server_decrypt_export
+    _audit(certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts)
+    return certificate
+
+
+def _audit(certificate: Certificate, done: str, **facts: Any) -> None:
+    what = f"certificate:{certificate.pk}"
+    audit.note(certificate.owner, f"certificate.{done}", what, domain=certificate.domain, **facts)
+
+
+def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None:
+    """What differs, old and new; whether the key may be exported, and who can open it, as events of their own."""
+    changed = {}
+    for name, new in changes.items():
+        old = getattr(certificate, name)
+        if old != new:
+            changed[name] = [getattr(old, "pk", old), getattr(new, "pk", new)]
+    if export := changed.pop("server_decrypt_export", None):
+        _audit(certificate, f"export_switched_{'on' if export[1] else 'off'}")
+    if policy := changed.pop("key_policy", None):
+        _audit(certificate, "key_policy_changed", key_policy=policy)
+    if changed:
+        _audit(certificate, "changed", changes=changed)
 
 
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
@@ -161,6 +186,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         open_one = certificate.open_issuance()
         if moves and open_one:
             canceling.cancel_attempt(open_one)
+        _audit_changes(certificate, changes)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
             fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
@@ -211,6 +237,7 @@ def retire(certificate: Certificate) -> None:
             with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
                 canceling.cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+        _audit(certificate, "deleted")
 
 
 # --- attempts ---
@@ -228,6 +255,7 @@ def request_issuance(
         with transaction.atomic():
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(renew_at=None):
                 raise Conflict(f"{certificate.domain} was deleted; create it again.")
+            quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
         return Issuance.objects.open().get(certificate=certificate)
@@ -339,7 +367,9 @@ def issue(
     """A person's `issues` or `renew`: the open attempt, or a new one, set going."""
 
     def make() -> tuple[Certificate, Issuance | None]:
-        return certificate, request_issuance(certificate, reason, validity_seconds)
+        issuance = request_issuance(certificate, reason, validity_seconds)
+        _audit(certificate, "issuance_requested", issue_history_id=issuance.pk)
+        return certificate, issuance
 
     _, issuance = once(certificate.owner, idempotency, make)
     assert issuance

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.crypto import salted_hmac
 
+from accounts import audit
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, RateLimited
@@ -39,6 +40,7 @@ def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:
             wanted.forget_code()
             if wanted.email and wanted.unconfirmed and settings.MAIL_IS_SET_UP:
                 _mail_code(wanted)
+        audit.note(owner, "notices.changed", f"user:{owner.pk}", **given)
     return wanted
 
 
@@ -62,6 +64,7 @@ def confirm(owner: User, code: str) -> NoticeSettings:
         if not refused:
             wanted.confirmed_email, wanted.made_up_email = wanted.unconfirmed, ""
             wanted.forget_code()
+            audit.note(owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email)
         wanted.save()  # the try is counted whatever comes of it
     if refused:
         raise refused

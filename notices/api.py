@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -10,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from accounts import audit
 from certctrl.api import CountedThrottle, EpochSeconds, OneOf, OwnedMixin
 from notices import addresses, webhooks
 from notices.models import Delivery, Notice, NoticeSettings, Webhook, settings_of
@@ -153,7 +155,9 @@ class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
     @extend_schema(request=None, responses={202: NoticeSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Send a test by mail and to every webhook; the notice's `deliveries` tell how it went."""
-        return Response(self.get_serializer(raise_test(self.owner)).data, status=status.HTTP_202_ACCEPTED)
+        notice = raise_test(self.owner)
+        audit.note(self.owner, "notices.tested", f"notice:{notice.pk}")
+        return Response(self.get_serializer(notice).data, status=status.HTTP_202_ACCEPTED)
 
 
 class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Webhook]):

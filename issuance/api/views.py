@@ -21,6 +21,7 @@ from accounts.services import refuse_old_login
 from certctrl import outward
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
+from certctrl.formats import OffsetPagination
 from issuance import acmeaccounts, canceling, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
 from issuance.api.accounts import AccountSerializer, LimitSerializer, PrivateCASerializer
@@ -80,6 +81,12 @@ def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]
     if issuance and certificate.account.is_private:
         answer["status"] = AttemptSerializer(issuance).data["status"]
     return answer
+
+
+class ExchangePagination(OffsetPagination):
+    """Each may have a body of 64 KiB."""
+
+    max_limit = 100
 
 
 class ExportThrottle(CountedThrottle):
@@ -155,6 +162,8 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         changes = asking.changes_of(self.owner, certificate, given)
         if changes.get("account", certificate.account) != certificate.account:
             need(request, self.obtype, str(certificate.pk), "issue")
+        if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
+            refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
         return Response(shown(certificate, issuance))
 
@@ -244,7 +253,12 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             self.throttled(self.request, throttle.wait() or 0)
 
     @extend_schema(responses=ExchangeSerializer(many=True))
-    @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/exchanges")
+    @action(
+        detail=True,
+        methods=["get"],
+        url_path="issues/<id:issue_history_id>/exchanges",
+        pagination_class=ExchangePagination,
+    )
     def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
@@ -347,7 +361,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         return Response(LimitSerializer(limits.levels(self.get_object()), many=True).data)
 
     @extend_schema(responses=ExchangeSerializer(many=True))
-    @action(detail=True, methods=["get"])
+    @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
     def exchanges(self, request: Request, **kwargs: Any) -> Response:
         """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
         page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []
