@@ -66,6 +66,9 @@ class PrivateAuthority:
     def answer(self, challenge_url: str) -> str:
         raise NotImplementedError("the orders of a private CA have no challenges")
 
+    def deactivate(self, authorization_url: str) -> None:
+        raise NotImplementedError("the orders of a private CA have no authorizations")
+
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         return OrderResource(url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url)
 
