@@ -61,7 +61,7 @@ def note_failure(request: HttpRequest, email: str) -> None:
 
     Neither the password is kept, nor an address that nobody has: people type one for the other.
     """
-    user = User.objects.filter(email=canonical_email(email)).first()
+    user = User.objects.filter(email__iexact=canonical_email(email)).first()
     if not user:
         return
     since = clock.now() - timedelta(hours=1)

@@ -1,6 +1,5 @@
 """What people do with ACME accounts: create, change, delete. Registering at the CA is a worker's turn."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from keystore import envelope
 
 MAX_NAME = 64
 STAGING = " (staging)"
-HMAC_KEY = re.compile(r"[A-Za-z0-9_-]{16,}={0,2}")  # base64url
 
 
 @sensitive_variables()
@@ -165,8 +163,8 @@ def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
         raise MissingField("An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key")
     if any(pair) and info.eab == "none":
         raise Invalid(f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid")
-    if any(pair) and not HMAC_KEY.fullmatch(given["eab_hmac_key"]):
-        raise Invalid("eab_hmac_key must be base64url, as the CA showed it.", field="eab_hmac_key")
+    if any(pair):
+        _hmac_key(given)
     if given.get("zerossl_api_key") and not info.eab_source:
         raise Invalid("zerossl_api_key belongs to ca_provider zerossl.", field="zerossl_api_key")
     fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
@@ -175,9 +173,18 @@ def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
         raise MissingField(what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid")
 
 
+def _hmac_key(given: Mapping[str, Any]) -> str:
+    """The HMAC key in the one spelling that is kept, empty where none is given."""
+    try:
+        return acme.hmac_key_of(given["eab_hmac_key"]) if given.get("eab_hmac_key") else ""
+    except ValueError:
+        what = "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed it."
+        raise Invalid(what, field="eab_hmac_key") from None
+
+
 def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     """The binding, or the API key that fetches one: then `eab_kid` is empty until it did."""
-    secret = given.get("eab_hmac_key") or given.get("zerossl_api_key")
+    secret = _hmac_key(given) or given.get("zerossl_api_key")
     if not secret:
         return {}
     return {"eab_kid": given.get("eab_kid", ""), "eab": envelope.seal(owner, "eab", secret.encode())}

@@ -24,6 +24,7 @@ WILDCARD = "*."
 LOCAL_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 LOOKS_LIKE_A_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: clients take the name for an IPv4 address
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+A_LABEL = re.compile(r"xn--[a-z0-9-]*[a-z0-9]", re.I)
 ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: RUF001
 
 
@@ -189,13 +190,30 @@ def _a_labels(base: str, name: str) -> str:
         if len(label) > MAX_LABEL and label.isascii():
             raise ValueError(_long_label(name))
     try:
-        encoded = idna.encode(base, uts46=True).decode()
+        encoded = ".".join(map(_a_label, base.split(".")))
     except (idna.IDNAError, UnicodeError) as exc:
         raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
     if encoded.endswith("."):  # one more for the root, which the library takes: another name for the same host
         raise ValueError(_no_host_name(name))
     _refuse_length(encoded, name)
     return encoded.lower()
+
+
+def _a_label(label: str) -> str:
+    """One label as an A-label. One that is written so is taken as it is where it is Punycode (RFC 3492): names are
+    registered, with emoji for instance, that IDNA 2008 does not allow (xn--i-7iq)."""
+    if A_LABEL.fullmatch(label) and len(label) <= MAX_LABEL and _is_punycode(label[4:].lower()):
+        return label.lower()
+    return idna.encode(label, uts46=True).decode()
+
+
+def _is_punycode(encoded: str) -> bool:
+    """Whether it stands for something that is not ASCII, and is the one way to write that."""
+    try:
+        decoded = encoded.encode().decode("punycode")
+        return not decoded.isascii() and decoded.encode("punycode").decode() == encoded
+    except (UnicodeError, ValueError, OverflowError):
+        return False
 
 
 def _too_long(words: str, name: str) -> str:

@@ -6,13 +6,12 @@ and RFC 9579.
 
 import base64
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12 as p12
@@ -66,6 +65,16 @@ class Cap:
 
     issuer: str  # its name, as Facts has it
     ends: datetime
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain that was checked: the path from the leaf, as PEM, and what is to be told of it."""
+
+    pem: str
+    facts: Facts
+    added: tuple[str, ...]  # names that nobody asked for
+    left_out: tuple[str, ...]  # subjects of certificates that belong to no path from the leaf
 
 
 @dataclass(frozen=True)
@@ -174,29 +183,30 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
     return chain
 
 
-def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Facts:
-    """The facts of the leaf, after checking that it is the certificate that was asked for; BadChain when it is not.
+def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Chain:
+    """The chain of the certificate that was asked for; BadChain when it is another one.
 
-    The leaf must have the key of the CSR and exactly these names and be valid at `at` (now); each certificate must be
-    signed by the next one.
+    The leaf must have the key of the CSR and all of these names, and be valid at `at` (now). Some CAs add a name, send
+    certificates that do not belong to the chain, or put them in another order.
     """
-    chain = load_chain(chain_pem)
-    leaf = chain[0]
-    if leaf.public_key() != x509.load_pem_x509_csr(csr_pem.encode()).public_key():
+    certificates = load_chain(chain_pem)
+    key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+    leaf = next((each for each in certificates if _key_of(each) == key), None)
+    if leaf is None:
         raise WrongKey("The certificate is for another key than the one that we sent.")
-    _check_names(leaf, set(names))
+    added = _added_names(leaf, set(names))
     _check_times(leaf, at or clock.now())
-    _check_signatures(chain)
-    return _facts(leaf)
+    path = _path(leaf, certificates)
+    left_out = tuple(_subject(each) for each in dict.fromkeys(certificates) if each not in path)
+    return Chain("".join(map(_pem, path)), _facts(leaf), added, left_out)
 
 
-def _check_names(leaf: x509.Certificate, names: set[str]) -> None:
+def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
     found = set(names_of(leaf))
-    if found != names:
-        differing = ", ".join(sorted(found ^ names)[:5])
-        raise BadChain(
-            f"The certificate does not have exactly the names that were asked for; they differ in {differing}."
-        )
+    if missing := sorted(names - found):
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise BadChain(f"The certificate lacks names that were asked for: {listed}.")
+    return tuple(sorted(found - names))
 
 
 def _check_times(leaf: x509.Certificate, at: datetime) -> None:
@@ -206,18 +216,69 @@ def _check_times(leaf: x509.Certificate, at: datetime) -> None:
         raise BadChain(f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already.")
 
 
-def check_signatures(chain_pem: str) -> None:
-    """BadChain unless each certificate is signed by the next one."""
-    _check_signatures(load_chain(chain_pem))
+def path_of(chain_pem: str) -> str:
+    """The path from the leaf, which is the first certificate that is no CA's, as PEM. BadChain where there is none."""
+    certificates = load_chain(chain_pem)
+    leaf = next((each for each in certificates if not _is_ca(each)), certificates[0])
+    return "".join(map(_pem, _path(leaf, certificates)))
 
 
-def _check_signatures(chain: Sequence[x509.Certificate]) -> None:
-    for certificate, issuer in pairwise(chain):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            subject = issuer.subject.rfc4514_string()[:200]
-            raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.") from None
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def _path(leaf: x509.Certificate, certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The leaf and, from those that the CA sent, each one's issuer, as far as they lead. A leaf alone is a path where
+    the CA sent nothing else. Where cross-signed certificates lead further than a root, they are taken."""
+    others = [each for each in dict.fromkeys(certificates) if each != leaf]
+    path = max(_paths(leaf, others), key=_worth)
+    if len(path) == 1 and len(certificates) > 1 and not _signed(leaf, leaf):
+        subject = _subject(next(iter(others), leaf))
+        raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.")
+    return path
+
+
+def _worth(path: Sequence[x509.Certificate]) -> tuple[bool, int]:
+    now = clock.now()
+    return all(each.not_valid_after_utc > now for each in path), len(path)
+
+
+def _key_of(certificate: x509.Certificate) -> object:
+    """Its public key; None for one of a kind that the library does not know."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _paths(certificate: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[list[x509.Certificate]]:
+    """Every path from there. One that is signed by a key that the path has already leads in a circle."""
+    found = False
+    for issuer in others:
+        if _signed(certificate, issuer):
+            found = True
+            key = _key_of(issuer)
+            further = [each for each in others if _key_of(each) != key]
+            yield from ([certificate, *rest] for rest in _paths(issuer, further))
+    if not found:
+        yield [certificate]
+
+
+def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if certificate.issuer != issuer.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()[:200]
 
 
 def names_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:

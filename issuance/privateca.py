@@ -70,6 +70,9 @@ class PrivateAuthority:
     def answer(self, challenge_url: str) -> str:
         raise NotImplementedError("the orders of a private CA have no challenges")
 
+    def deactivate(self, authorization_url: str) -> None:
+        raise NotImplementedError("the orders of a private CA have no authorizations")
+
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         return OrderResource(url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url)
 
@@ -84,7 +87,7 @@ class PrivateAuthority:
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
-        _audit(self.private_ca, "used", names=pki.dns_names(request)[:MOST_NAMED])
+        _audit(self.private_ca, "used", names=pki.names_of(request)[:MOST_NAMED])
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:

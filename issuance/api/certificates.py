@@ -19,6 +19,8 @@ def note(certificate: Certificate) -> str:
     """What will surprise, in sentences; empty when nothing will."""
     waits = delegation.is_delegated(certificate) and not certificate.verified and not certificate.current
     told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
+    if certificate.current and (added := certificate.current.added_names):
+        told.append(f"The CA added names that nobody asked for: {', '.join(added)}.")
     return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
 
 

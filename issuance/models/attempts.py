@@ -101,7 +101,7 @@ class Issuance(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["names_key"], name="issuances_by_names"),
-            models.Index(fields=["order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
+            models.Index(fields=["account", "order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
             models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
         )
         constraints: ClassVar = (
@@ -109,7 +109,7 @@ class Issuance(Turns):
                 fields=["certificate"], condition=Q(wake_at__isnull=False), name="one_open_issuance_per_certificate"
             ),
             models.UniqueConstraint(
-                fields=["order_url"],
+                fields=["account", "order_url"],  # another account's CA may have named another order the same
                 condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
                 name="one_open_issuance_per_order",
             ),

@@ -394,6 +394,7 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
         quoted.extend([message["signature"], message["protected"], protected["nonce"]])
         said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
         response = requests.Response()
+        response.headers["Replay-Nonce"] = "another"
         response.status_code, response._content = 400, json.dumps({"detail": said, "got": message}).encode()
         return response
 

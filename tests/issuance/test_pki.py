@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12 as p12
 from cryptography.x509.oid import NameOID
 
@@ -104,7 +105,7 @@ def test_a_common_name_longer_than_64_is_left_out(key):
 
 def test_the_chain_that_was_asked_for_is_accepted_and_described(key, authority):
     chain = issued(key, authority)
-    facts = pki.check_chain(chain, pki.csr(key, NAMES), reversed(NAMES))
+    facts = pki.check_chain(chain, pki.csr(key, NAMES), reversed(NAMES)).facts
     leaf = pki.load_chain(chain)[0]
     assert int(facts.serial, 16) == leaf.serial_number
     assert facts.not_after == leaf.not_valid_after_utc
@@ -117,10 +118,86 @@ def test_a_leaf_for_another_key_is_refused(key, authority):
         pki.check_chain(issued(pki.new_key("ecdsa", 256), authority), pki.csr(key, NAMES), NAMES)
 
 
-@pytest.mark.parametrize("names", [NAMES[:1], [*NAMES, "more.example.org"]])
-def test_a_leaf_with_other_names_is_refused(key, authority, names):
-    with pytest.raises(pki.BadChain, match="differ in"):
-        pki.check_chain(issued(key, authority, names), pki.csr(key, NAMES), NAMES)
+def test_a_leaf_that_lacks_a_name_is_refused(key, authority):
+    with pytest.raises(pki.BadChain, match=r"lacks names that were asked for: \*\.example\.com\."):
+        pki.check_chain(issued(key, authority, NAMES[:1]), pki.csr(key, NAMES), NAMES)
+
+
+def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
+    chain = issued(key, authority, [*NAMES, "www.example.com"])
+    assert pki.check_chain(chain, pki.csr(key, NAMES), NAMES).added == ("www.example.com",)
+    assert pki.check_chain(issued(key, authority), pki.csr(key, NAMES), NAMES).added == ()
+
+
+# --- chains as CAs send them ---
+
+
+@pytest.fixture(scope="module")
+def tree(key):
+    """A leaf, its issuer, the root over it, another root that cross-signed that one, and a stranger."""
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("issuing", "root", "older", "stranger")}
+    made = {
+        "issuing": ca_certificate("issuing", keys["issuing"], "root", keys["root"]),
+        "root": ca_certificate("root", keys["root"], "root", keys["root"]),
+        "cross": ca_certificate("root", keys["root"], "older", keys["older"]),
+        "older": ca_certificate("older", keys["older"], "older", keys["older"]),
+        "stranger": ca_certificate("stranger", keys["stranger"], "stranger", keys["stranger"]),
+    }
+    request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
+    return {"leaf": privateca.sign(request, made["issuing"], keys["issuing"], 3600)} | {
+        name: pem(certificate) for name, certificate in made.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("sent", "path", "left_out"),
+    [
+        ("leaf issuing", "leaf issuing", ""),
+        ("leaf issuing root", "leaf issuing root", ""),
+        ("leaf", "leaf", ""),
+        ("leaf root issuing", "leaf issuing root", ""),
+        ("root issuing leaf", "leaf issuing root", ""),
+        ("issuing leaf", "leaf issuing", ""),
+        ("leaf issuing stranger", "leaf issuing", "stranger"),
+        ("leaf stranger issuing root", "leaf issuing root", "stranger"),
+        ("stranger leaf issuing", "leaf issuing", "stranger"),
+        ("leaf leaf issuing issuing", "leaf issuing", ""),
+        ("leaf issuing cross", "leaf issuing cross", ""),
+        ("leaf issuing cross root", "leaf issuing cross", "root"),
+        ("leaf issuing root cross older", "leaf issuing cross older", "root"),
+        ("leaf issuing older", "leaf issuing", "older"),
+    ],
+)
+def test_a_chain_is_the_path_from_the_leaf_and_the_rest_is_left_out(key, tree, sent, path, left_out):
+    chain = pki.check_chain("".join(tree[each] for each in sent.split()), pki.csr(key, NAMES), NAMES)
+    assert chain.pem == "".join(tree[each] for each in path.split())
+    assert chain.left_out == tuple(f"CN={each}" for each in left_out.split())
+    assert pki.path_of("".join(tree[each] for each in sent.split())) == chain.pem
+
+
+@pytest.mark.parametrize("sent", ["leaf stranger", "leaf root", "leaf leaf", "stranger leaf"])
+def test_a_leaf_that_leads_nowhere_is_refused(key, tree, sent):
+    with pytest.raises(pki.BadChain, match="did not sign"):
+        pki.check_chain("".join(tree[each] for each in sent.split()), pki.csr(key, NAMES), NAMES)
+
+
+def test_authorities_that_signed_each_other_end_a_path_once(key, tree):
+    """A bridge: each of the two certified the other one's key."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in "12"]
+    one, two = ca_certificate("one", keys[0], "two", keys[1]), ca_certificate("two", keys[1], "one", keys[0])
+    request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
+    leaf = privateca.sign(request, one, keys[0], 3600)
+    assert pki.check_chain(leaf + pem(two) + pem(one), pki.csr(key, NAMES), NAMES).pem == leaf + pem(one) + pem(two)
+
+
+def ca_certificate(name, own, signed_by, signer) -> x509.Certificate:
+    subject, issuer = (pki.subject_name({"common_name": each}) for each in (name, signed_by))
+    start = clock.now() - timedelta(days=1)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(own.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(start)
+    builder = builder.not_valid_after(start + timedelta(days=99)).add_extension(x509.BasicConstraints(True, None), True)
+    own_id = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
+    return builder.add_extension(own_id, False).sign(signer, hashes.SHA256())
 
 
 def test_a_leaf_that_has_expired_is_refused(key, authority):
