@@ -5,10 +5,15 @@ import sys
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
     if os.environ["DJANGO_SETTINGS_MODULE"] == "certctrl.settings":
-        from certctrl import embedded
+        from django.conf import settings
 
-        # Before Django reads its settings: they want the secrets that the embedded server makes and keeps.
-        (embedded.prepare if sys.argv[1:] == ["up"] else embedded.recall)()
+        from certctrl import embedded
+        from certctrl.environment import refusing_in_a_sentence
+
+        with refusing_in_a_sentence():
+            # Before Django reads its settings: they want the secrets that the embedded server makes and keeps.
+            (embedded.prepare if sys.argv[1:] == ["up"] else embedded.recall)()
+            settings.SECRET_KEY  # noqa: B018 - reads them all
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -2,15 +2,22 @@
 
 import hashlib
 from datetime import timedelta
+from importlib import import_module
+from io import BytesIO
+from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.core.handlers.asgi import ASGIRequest
+from django.db import connections
 from django.db.models import Q
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts.models import ApiKey, User
 from accounts.permissions import SAFE
-from certctrl import clock, errors
+from certctrl import clock, errors, origins
+from certctrl.jsonbody import printable
 
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
@@ -27,14 +34,32 @@ class JSONSessionAuthentication(BaseAuthentication):
         return (user, None) if isinstance(user, User) and user.is_active else None
 
 
+def is_known(scope: Any) -> bool:
+    """Whether a request has a valid session or API key, read from its ASGI scope before there is a view.
+
+    Called on a thread without Django's request around it, so that it closes the database itself.
+    """
+    request: Any = ASGIRequest(scope, BytesIO())
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    try:
+        request.session = store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        return get_user(request).is_active or ApiKeyAuthentication().authenticate(Request(request)) is not None
+    except errors.Unauthorized:
+        return False
+    finally:
+        connections.close_all()
+
+
 def refuse_other_sites(request: Request) -> None:
     """A browser says where a request comes from (Fetch standard: Origin; Fetch Metadata: Sec-Fetch-Site); curl does
     not. Another host of the same site is another site here: it is somebody else's page."""
     origin = request.headers.get("Origin", "")
     if origin in settings.TRUSTED_ORIGINS:
         return
-    foreign_origin = origin and origin.partition("://")[2].lower() != request.get_host().lower()
-    if foreign_origin or request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+    if origin and not origins.is_own(origin, request._request):
+        what = f"This request comes from another site. {origins.advice(request._request)}"
+        raise errors.Forbidden(what, origin=printable(origin), host=printable(request.get_host()))
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise errors.Forbidden("This request comes from another site; TRUSTED_ORIGINS names those that may send it.")
 
 
@@ -71,6 +96,6 @@ def digest_of(token: str) -> str:
 def note_use(key: ApiKey) -> None:
     """Write `last_used_at`, at most once a minute."""
     now = clock.now()
-    if key.last_used_at is None or key.last_used_at <= now - USE_IS_NOTED_EVERY:
-        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY)
+    if key.last_used_at is None or not now - USE_IS_NOTED_EVERY < key.last_used_at <= now:
+        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY) | Q(last_used_at__gt=now)
         ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)

@@ -2,24 +2,43 @@
 
 from typing import Any
 
+from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
 from unfold.forms import AuthenticationForm
 
-from accounts import audit
-from accounts.services import Attempts, note_login
-from certctrl.errors import RateLimited
+from accounts import audit, passwords
+from accounts.services import Attempts, note_failure, note_login
+from certctrl.errors import Refusal
+from certctrl.errorshape import error_headers
 
 
 class LoginForm(AuthenticationForm):  # type: ignore[misc]
-    """Refuses without a look at the password after too many failures for one e-mail address."""
+    """Refuses without a look at the password after too many failures, and while too many wait to be looked at."""
 
     def clean(self) -> dict[str, Any]:
-        attempts = Attempts(audit.ip_of(self.request) or "", str(self.data.get("username", "")))
+        attempts = Attempts(audit.ip_of(self.request), str(self.data.get("username", "")))
         try:
             attempts.begin()
-        except RateLimited as limited:
-            raise ValidationError(limited.what) from None
-        cleaned: dict[str, Any] = super().clean()
+            with passwords.hashing(attempts.take_back):
+                cleaned: dict[str, Any] = super().clean()
+        except Refusal as refused:
+            self.request.refused = refused
+            raise ValidationError(refused.what) from None
+        except ValidationError:
+            note_failure(self.request, str(self.data.get("username", "")))
+            raise
         attempts.forget()
-        note_login(self.request)
+        note_login(self.request, self.get_user())
         return cleaned
+
+
+def login_page(request: HttpRequest) -> HttpResponse:
+    """The admin's login page, with the status and the Retry-After of a refusal."""
+    response = admin.site.login(request)
+    refused: Refusal | None = getattr(request, "refused", None)
+    if refused:
+        response.status_code = refused.status
+        for name, value in error_headers(refused).items():
+            response[name] = value
+    return response

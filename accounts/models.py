@@ -1,5 +1,6 @@
 """Who: people (or teams), their API keys, and what was done."""
 
+import unicodedata
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
@@ -7,11 +8,26 @@ from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.db.models.functions import Lower
 
+from accounts.quotas import validate
 from certctrl import clock
 
 
+def canonical_email(email: str | None) -> str:
+    """One form for all spellings of an address: that by which users are looked up and their log-ins counted."""
+    return unicodedata.normalize("NFKC", email or "").strip().lower()
+
+
 class EmailUserManager(UserManager["User"]):
-    """Users are made and found by e-mail address, whatever its case."""
+    """Users are made and found by e-mail address, whatever its case and its spelling in Unicode."""
+
+    @classmethod
+    def normalize_email(cls, email: str | None) -> str:
+        """As it is kept: compatibility characters (full-width letters, ligatures) as what they stand for."""
+        return super().normalize_email(unicodedata.normalize("NFKC", email or "").strip())
+
+    def named(self, email: str | None) -> models.QuerySet["User"]:
+        """The user with this address, however it is spelled."""
+        return self.filter(email__iexact=canonical_email(email))
 
     def _create_user(self, email: str, password: str | None, **fields: Any) -> "User":
         user = self.model(email=self.normalize_email(email), **fields)
@@ -26,7 +42,7 @@ class EmailUserManager(UserManager["User"]):
         return self._create_user(email, password, **{"is_staff": True, "is_superuser": True} | fields)
 
     def get_by_natural_key(self, username: str | None) -> "User":
-        return self.get(email__iexact=username)
+        return self.named(username).get()
 
 
 class User(AbstractUser):
@@ -41,6 +57,12 @@ class User(AbstractUser):
     name = models.CharField(max_length=64, blank=True)
     country_of_residence = models.CharField(max_length=2, blank=True)
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON)
+    quotas = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate],
+        help_text='more, or less, than others have, as JSON: {"certificates": 200000}; null is no limit',
+    )
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

@@ -17,6 +17,7 @@ PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "notices": ("Notices, and where they are sent", ("read", "write")),
     "webhooks": ("Webhooks that notices are posted to; their secrets are shown once", ("read", "write")),
     "cas": ("Private CAs: see, change, issue from", ("read", "write", "issue")),
+    "quotas": ("How much there is of everything, and how much there may be", ("read",)),
     "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
     "ForDeviceAuthenticate": ("Register devices and look after their tokens", ("authenticate", "validate", "revoke")),
 }

@@ -99,6 +99,12 @@ class NewApiKeySerializer(ApiKeySerializer):
         fields = (*ApiKeySerializer.Meta.fields, "expires_in_seconds", "token")  # type: ignore[assignment]
 
 
+class QuotaSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    used = serializers.IntegerField()
+    limit = serializers.IntegerField(allow_null=True, help_text="null: there is none")
+
+
 class ScopeSerializer(serializers.Serializer[Any]):
     obtype = serializers.CharField()
     actions = serializers.ListField(child=serializers.CharField())

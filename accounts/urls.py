@@ -3,7 +3,7 @@
 from django.urls import path
 
 from accounts import views
-from certctrl.api import OwnedRouter
+from certctrl.api import OwnedRouter, owned_paths
 
 auth_urlpatterns = [
     path("", views.General.as_view()),
@@ -15,4 +15,8 @@ auth_urlpatterns = [
 
 router = OwnedRouter()
 router.register("apikeys", views.ApiKeyViewSet)
-urlpatterns = [path("permissions/catalog", views.PermissionsCatalog.as_view()), *router.urls]
+urlpatterns = [
+    path("permissions/catalog", views.PermissionsCatalog.as_view()),
+    *owned_paths("quotas", views.QuotaViewSet, {"get": "list"}),
+    *router.urls,
+]

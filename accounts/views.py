@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from django.contrib import auth
 from drf_spectacular.utils import extend_schema
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.permissions import AllowAny
@@ -12,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import audit, services
+from accounts import audit, quotas, services
 from accounts.authentication import JSONSessionAuthentication
 from accounts.models import ApiKey, User
 from accounts.permissions import PERMISSIONS
@@ -23,6 +22,7 @@ from accounts.serializers import (
     LoginSerializer,
     NewApiKeySerializer,
     ProfileSerializer,
+    QuotaSerializer,
     ScopeSerializer,
     StatusSerializer,
 )
@@ -71,7 +71,7 @@ class Logout(SessionView):
 
     @extend_schema(request=None, responses={204: None})
     def post(self, request: Request) -> Response:
-        auth.logout(request._request)
+        services.logout(request._request)
         return Response(status=204)
 
 
@@ -114,6 +114,19 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
         return Response(status=204)
+
+
+class QuotaViewSet(OwnedMixin, GenericViewSet[User]):
+    queryset = User.objects.none()
+    serializer_class = QuotaSerializer
+    pagination_class = None
+    obtype = "quotas"
+    permissions = {"list": "read"}
+
+    @extend_schema(responses=QuotaSerializer(many=True))
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        """How much you have of each kind, and how much you may have; staff can raise it."""
+        return Response(QuotaSerializer(quotas.usage(self.owner), many=True).data)
 
 
 class PermissionsCatalog(PublicView):

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 from django.conf import settings
 
-from certctrl import clock
+from certctrl import clock, outward
 
 # Public to ipaddress: Azure's metadata; protocol assignments, Oracle's metadata among them; documentation (RFC 9637).
 NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
@@ -157,6 +157,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
 
 def look_up(host: str, port: int) -> list[SockAddr]:
     """The same without the guard: for a proxy, which the operator named."""
+    outward.let_go()
     future: Future[Any] = Future()
 
     def ask() -> None:

@@ -4,7 +4,6 @@ import secrets
 import string
 from dataclasses import dataclass
 
-import environ
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.password_validation import validate_password
@@ -12,7 +11,9 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.core.validators import validate_email
 
+from certctrl.environment import Environment
 from certctrl.state import State
+from notices.models import NoticeSettings
 
 EMAIL = "admin@lab.test"
 ALPHABET = string.ascii_letters + string.digits
@@ -31,11 +32,11 @@ class Administrator:
 
 def administrator(state: State) -> Administrator:
     """The first user, made when there is none. Raises CommandError for an address or a password that cannot be used."""
-    env = environ.FileAwareEnv()
+    env = Environment()
     password = env.str("ADMIN_PASSWORD", "")
     user = get_user_model().objects.order_by("pk").first()
     if user is None:
-        return first_user(state, env.str("ADMIN_EMAIL", EMAIL), password)
+        return first_user(state, env.str("ADMIN_EMAIL", ""), password)
     if state.get(PENDING):
         return unseen_password(user)
     known = password if password and user.check_password(password) else ""
@@ -43,10 +44,13 @@ def administrator(state: State) -> Administrator:
 
 
 def first_user(state: State, email: str, given: str) -> Administrator:
+    is_made_up, email = not email, email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
     state.keep(**{PENDING: not given})  # first: a password that was set and never shown is replaced at the next start
-    get_user_model().objects.create_superuser(email=email, password=password)
+    user = get_user_model().objects.create_superuser(email=email, password=password)
+    if is_made_up:  # nobody reads what is mailed there
+        NoticeSettings.objects.create(owner=user, made_up_email=email)
     return Administrator(email, password, generated=not given, is_new=True)
 
 

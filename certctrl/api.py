@@ -29,6 +29,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import structlog
+from django.conf import settings
 from django.db.models import Model, QuerySet
 from django.http import Http404
 from django.urls import path, register_converter
@@ -149,7 +150,9 @@ class OwnedMixin(GenericAPIView[Any]):
         own = str(request.user.pk)
         if kwargs.get("user_id", own) != own:
             asked = printable(kwargs["user_id"])
-            raise errors.Forbidden(f"User {asked} is not you; use your own id, {own}, or /apiv1/me/.")
+            raise errors.Forbidden(
+                f"User {asked} is not you; use your own id, {own}, or {settings.URL_PREFIX}/apiv1/me/."
+            )
         refuse_broken_body(request)
 
     @property

@@ -3,11 +3,16 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
-django_application: Any = get_asgi_application()
+from certctrl.environment import refusing_in_a_sentence
 
-from certctrl import log  # noqa: E402  (these want Django's apps to be there)
-from certctrl.bodylimit import BodyLimit  # noqa: E402
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
+with refusing_in_a_sentence():
+    django_application: Any = get_asgi_application()
+
+# These want Django's apps to be there.
+from accounts.authentication import is_known
+from certctrl import log
+from certctrl.bodylimit import BodyLimit
 
 log.configure()  # uvicorn has configured its own by now, for people and not for machines
-application = BodyLimit(django_application)
+application = BodyLimit(django_application, is_known)

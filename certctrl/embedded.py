@@ -4,19 +4,20 @@
 yet to make. What is in the environment (or in `.env`) always wins over what is made here.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shlex
 import socket
+import sqlite3
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import environ
-
+from certctrl.environment import read_env
 from certctrl.redisserver import RedisServer
 from certctrl.state import State
 from certctrl.supervisor import Child
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_FILE = "embedded.json"
 MASTER_KEY_FILE = "master.keys"
+DATABASE_FILE = "certctrl.sqlite3"
 
 
 class Refused(SystemExit):
@@ -53,22 +55,36 @@ class Embedded:
     @property
     def address(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.listen, self.listen)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        return f"http://{host}:{self.port}{os.environ.get('URL_PREFIX', '').rstrip('/')}"
 
     def log(self, name: str) -> Path:
         return self.folder / "log" / f"{name}.log"
 
     def make_master_key(self) -> None:
         """At the first start and never again, since a new key opens nothing old. Raises Refused when it is gone."""
-        from keystore.masterkeys.file import generate  # which wants Django's settings
+        from keystore.masterkeys.errors import MasterKeyProblem  # which want Django's settings
+        from keystore.masterkeys.file import FileKeys, generate
 
         path = self.folder / MASTER_KEY_FILE
         if os.environ.get("MASTER_KEYS_PATH") != str(path):
             return
-        if self.state.get("master_key_made") and not path.exists():
+        if not path.exists() and (self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)):
             raise Refused(f"{path} is gone. Put it back: without it the secrets in the database cannot be opened.")
-        generate(path)
+        if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
+            raise Refused(
+                f"{path} is empty. Put it back from a backup: without the key that it held, the secrets in the "
+                "database cannot be opened. No other key can take its place, so none was made."
+            )
+        try:
+            generate(path)
+            FileKeys(path).keys()
+        except MasterKeyProblem as exc:
+            raise Refused(f"{path} cannot be used. {exc}") from None
         self.state.once("master_key_made", True)
+
+    def note_database(self) -> None:
+        """From now on an empty database file is a damaged one."""
+        self.state.once("database_made", True)
 
     def children(self) -> list[Child]:
         """web, clock, worker, beat: in the order of starting."""
@@ -77,11 +93,9 @@ class Embedded:
         python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.LOG_LEVEL]
         pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
-        schedule = str(self.folder / "beat" / "schedule")
-        web = ["uvicorn", "certctrl.asgi:application", "--host", self.listen, "--port", str(self.port)]
-        web += [] if settings.BEHIND_PROXY else ["--no-proxy-headers"]
+        web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
         return [
-            self._child("web", [python, "-m", *web, "--timeout-graceful-shutdown", "5", "--no-access-log"], 8),
+            self._child("web", [python, "-m", *web], 8),
             self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),
             self._child(
                 "worker",
@@ -89,7 +103,7 @@ class Embedded:
                 15,
                 {"MALLOC_ARENA_MAX": "2"} | os.environ,
             ),
-            self._child("beat", [*celery, "beat", "--schedule", schedule, "--max-interval", "1", "--pidfile="], 5),
+            self._child("beat", [*celery, "beat", "--max-interval", "1", "--pidfile="], 5),
         ]
 
     def _child(
@@ -118,6 +132,8 @@ def prepare() -> Embedded:
     lock = take_lock(folder)
     refuse_taken(listen, port)
     state = State(folder / STATE_FILE)
+    if not given(os.environ, "DATABASE_URL"):
+        refuse_emptied(folder / DATABASE_FILE, state)
     before = dict(os.environ)
     provide_secrets(os.environ, folder, state)
     redis = None if given(os.environ, "REDIS_URL") else own_redis(folder, state)
@@ -138,7 +154,7 @@ def recall() -> None:
 
 
 def data_folder() -> Path:
-    environ.Env.read_env(BASE_DIR / ".env")
+    read_env(BASE_DIR / ".env")
     return Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 
 
@@ -156,7 +172,7 @@ def port_of(text: str) -> int:
 def make_folder(folder: Path) -> None:
     """The data folder and what is in it, for its owner only."""
     try:
-        for each in (folder, folder / "log", folder / "beat"):
+        for each in (folder, folder / "log"):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as exc:
@@ -189,6 +205,23 @@ def refuse_taken(listen: str, port: int) -> None:
                 f"The server cannot listen on {listen}:{port} ({exc.strerror}). "
                 f"Choose another port: PORT={port + 1} make run"
             ) from None
+
+
+def refuse_emptied(path: Path, state: State) -> None:
+    """SQLite takes an empty file for a new database, and everything would be gone without a word."""
+    if state.get("database_made") and path.exists() and not path.stat().st_size:
+        raise Refused(f"The database {path} is empty. Put a backup of it back, or delete it to begin with a new one.")
+
+
+def holds_secrets(path: Path) -> bool:
+    """Is anything in the database file that a master key has sealed?"""
+    if not path.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        try:
+            return database.execute("SELECT 1 FROM keystore_envelope LIMIT 1").fetchone() is not None
+        except sqlite3.DatabaseError:  # no such table yet, or damaged, which `up` says next
+            return False
 
 
 def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -> None:

@@ -32,6 +32,10 @@ class TooLarge(Refusal):
     code, key, status = 20007, "GENERAL::TOO_LARGE", 413
 
 
+class TooSlow(Refusal):
+    code, key, status = 20021, "GENERAL::TOO_SLOW", 408
+
+
 class NotJSON(Refusal):
     code, key, status = 20008, "GENERAL::NOT_JSON", 415
 
@@ -58,6 +62,12 @@ class RateLimited(Refusal):
 
 class Conflict(Refusal):
     code, key, status = 20001, "GENERAL::CONFLICT", 409
+
+
+class QuotaExceeded(Refusal):
+    """The owner has as many as they may have; `params` has quota, limit and used."""
+
+    code, key, status = 20011, "GENERAL::QUOTA_EXCEEDED", 409
 
 
 class IdempotencyConflict(Refusal):

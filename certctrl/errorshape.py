@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
@@ -100,7 +101,7 @@ def refusal_of(exc: Exception) -> Refusal | None:
                 "Too many requests; try later.", retry_after=int(getattr(exc, "wait", None) or 60)
             )
         case RequestDataTooBig():
-            return jsonbody.too_large()
+            return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         case Wait() if exc.asked:
             return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
         case SuspiciousOperation():
@@ -146,7 +147,7 @@ API_PATHS = ("/apiv1", "/auth", "/health")
 
 
 def is_api(request: HttpRequest) -> bool:
-    return request.path.startswith(API_PATHS)
+    return request.path_info.startswith(API_PATHS)
 
 
 def plain_response(refusal: Refusal) -> JsonResponse:
@@ -154,17 +155,20 @@ def plain_response(refusal: Refusal) -> JsonResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
+        return plain_response(errors.Invalid(f"The setting ALLOWED_HOSTS does not name the host {host}."))
     if not is_api(request):
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
-        return plain_response(jsonbody.too_large())
+        return plain_response(jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
     return plain_response(not_understood())
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not is_api(request):
         return defaults.page_not_found(request, exception)
-    return plain_response(errors.NotFound("There is nothing at this path; see /apiv1/docs."))
+    return plain_response(errors.NotFound(f"There is nothing at this path; see {settings.URL_PREFIX}/apiv1/docs."))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -10,13 +10,13 @@ from rest_framework.response import Response
 
 from certctrl import clock, errors
 from certctrl.api import PublicView
+from certctrl.turns import SKEW, SWEPT
 
-SWEPT = "sweep_ended_at"  # epoch seconds, written at the end of each sweep
 SILENCE = 60  # seconds; the sweep runs every second
 
 
 class Health(PublicView):
-    """200 while sweeps end, 503 when none ended for a minute."""
+    """200 while sweeps end, 503 when none ended for a minute or the last one ended in the future."""
 
     @extend_schema(responses={200: OpenApiTypes.STR})
     def get(self, request: Request) -> Response:
@@ -26,6 +26,11 @@ class Health(PublicView):
         silent = clock.now().timestamp() - swept_at
         if silent > SILENCE:
             raise errors.Unavailable(f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?")
+        if -silent > SKEW.total_seconds():
+            raise errors.Unavailable(
+                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put back, and none ended "
+                "since. Are clock and beat running, and do all machines have the same time?"
+            )
         return Response("ok")
 
 

@@ -9,8 +9,10 @@ from django.conf import settings
 from certctrl.errors import Invalid, MalformedJSON, TooLarge
 
 MAX_DEPTH = 16
+MAX_VALUES = 20_000
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
+IN_LINES = (*PEM, "secret")  # a TSIG secret is pasted as configuration files have it
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
@@ -20,7 +22,8 @@ def read(body: bytes) -> dict[str, Any]:
     Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
     if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-        raise too_large()
+        raise too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    refuse_crowds(body)
     value = parse(body)
     if not isinstance(value, dict):
         raise Invalid('The body must be a JSON object: {"name": value, ...}.')
@@ -28,8 +31,16 @@ def read(body: bytes) -> dict[str, Any]:
     return value
 
 
-def too_large() -> TooLarge:
-    return TooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; send less.")
+def too_large(limit: int) -> TooLarge:
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    more = "" if limit >= most else f" With a valid session or API key it may have {most}."
+    return TooLarge(f"The body is larger than {limit} bytes; send less.{more}")
+
+
+def refuse_crowds(body: bytes) -> None:
+    """Counted before parsing: a megabyte of empty lists is half a million values, and seconds of work."""
+    if sum(map(body.count, b"[{,")) > MAX_VALUES:
+        raise MalformedJSON(f"The body holds more than {MAX_VALUES} lists, objects and commas; send less.")
 
 
 def parse(body: bytes) -> Any:
@@ -88,7 +99,8 @@ def inspect(value: Any, path: str, depth: int) -> None:
 
 
 def refuse_control_characters(text: str, path: str) -> None:
-    if all(map(is_text, text.translate(WITHOUT_WHITE) if path in PEM else text)):
+    plain = text.translate(WITHOUT_WHITE) if path in IN_LINES else text
+    if plain.isprintable() or all(map(is_text, plain)):
         return
     field = printable(path)
     raise Invalid(f"{field} holds a control character; remove it.", field=field)

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from certctrl import clock
+from certctrl import clock, outward
 from certctrl.addresses import (
     HOST,
     AddressRefused,
@@ -273,6 +273,7 @@ class OutgoingSession(requests.Session):
         address = literal(host) if select_proxy(url, proxies) else None
         if address:  # a proxy resolves names itself
             check_address(address, host, _port_of(url))
+        outward.let_go()
         try:
             response = super().send(request, allow_redirects=False, stream=True, proxies=proxies)
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:

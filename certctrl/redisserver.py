@@ -10,11 +10,16 @@ import tempfile
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from certctrl.supervisor import Child
 
 # A socket's path has room for 107 bytes, and the URL of one must need no quoting.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]{1,100}")
+
+# What Redis 6 and Redis 7 keep in their folder.
+DATA = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 CONFIG = """\
 port 0
@@ -58,9 +63,20 @@ class RedisServer:
             file.write(text)
         return Child("redis", [self.binary, str(self.config)], log=log, patience=5)
 
+    def set_aside(self) -> Path | None:
+        """Rename what it has kept, since it cannot be read; the folder where that is now, or None where nothing is."""
+        kept = [self.folder / name for name in DATA if (self.folder / name).exists()]
+        if not kept:
+            return None
+        aside = Path(tempfile.mkdtemp(prefix="damaged-", dir=self.folder))
+        for each in kept:
+            each.rename(aside / each.name)
+        return aside
+
     def answers(self) -> bool:
         """Is it there, with its data loaded?"""
-        client = redis.Redis(unix_socket_path=str(self.socket), password=self.password, socket_timeout=1)
+        once = Retry(NoBackoff(), 0)  # the client's own retries take ten seconds
+        client = redis.Redis(unix_socket_path=str(self.socket), password=self.password, socket_timeout=1, retry=once)
         try:
             return bool(client.ping())
         except redis.RedisError:

@@ -3,18 +3,19 @@
 A secret may come from a file instead: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from certctrl import configfile
+from certctrl import configfile, datastores
+from certctrl.environment import Environment, read_env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.FileAwareEnv()
-environ.Env.read_env(BASE_DIR / ".env")
+read_env(BASE_DIR / ".env")
+env = Environment()
 
 DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 
@@ -28,6 +29,13 @@ DEBUG = env.bool("DEBUG", False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 TRUSTED_ORIGINS = env.list("TRUSTED_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
+CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"
+URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")
+if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
+    raise ImproperlyConfigured("URL_PREFIX is a path without its last slash, of letters, digits and -._~: /certctrl")
+FORCE_SCRIPT_NAME = URL_PREFIX or None
+KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
+MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
 # --- Turns (seconds): house section 4.1 ---
 LEASE = env.float("LEASE", 180)
@@ -46,12 +54,12 @@ FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 # --- What leaves this server ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
-ACME_CAS = env.json("ACME_CAS", default={})
+ACME_CAS = env.members("ACME_CAS")
 ACME_LOG_LEVEL, ACME_SAVE_REQUESTS = configfile.acme_log(env.str("CERTCTRL_CONFIG", ""))
 CLOUDFLARE_API_URL = env.str("CLOUDFLARE_API_URL", "https://api.cloudflare.com/client/v4")
 ALIYUN_API_URL = env.str("ALIYUN_API_URL", "https://alidns.aliyuncs.com")
 ZEROSSL_API_URL = env.str("ZEROSSL_API_URL", "https://api.zerossl.com")
-DNS_API_LIMITS = env.json("DNS_API_LIMITS", default={})
+DNS_API_LIMITS = env.members("DNS_API_LIMITS")
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])
 DNS_PORT = env.int("DNS_PORT", 53)
 
@@ -85,6 +93,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
+    "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -92,6 +101,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.audit.Asking",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -120,17 +130,19 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 APPEND_SLASH = False
-STATIC_URL = "/static/"
+STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a body over 1 MiB is refused
 
+SESSION_ENGINE = "accounts.sessions"  # the table holds no id that opens a session
 SESSION_COOKIE_NAME = "cjj365"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = URL_PREFIX or "/"
 EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
@@ -155,29 +167,23 @@ def postgres_options() -> dict[str, Any]:
 
 
 def database() -> dict[str, Any]:
-    """The database that DATABASE_URL names, SQLite in the data folder without one."""
-    url = env.str("DATABASE_URL", f"sqlite:///{DATA_DIR}/certctrl.sqlite3")
-    config: dict[str, Any] = dict(environ.Env.db_url_config(url))
-    socket_folder = config.get("OPTIONS", {}).pop("host", None)
-    if socket_folder:
-        config["HOST"] = socket_folder
-    if config["ENGINE"] == "django.db.backends.sqlite3":
+    config = datastores.database(env, DATA_DIR)
+    if config["ENGINE"] == datastores.SQLITE:
         return config | {"OPTIONS": SQLITE_OPTIONS}
     return config | {"OPTIONS": config.get("OPTIONS", {}) | postgres_options(), "CONN_HEALTH_CHECKS": True}
 
 
 DATABASES = {"default": database()}
 
-# --- Celery ---
-REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_URL.replace("redis+socket://", "unix://").replace("virtual_host=", "db="),
-    }
-}
+# --- Redis: Celery's broker and the cache. Nothing that is read from it is code ---
+REDIS = datastores.redis(env)
+CACHES = {"default": REDIS.cache}
 
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = REDIS.broker_url
+CELERY_BROKER_USE_SSL = REDIS.tls or False
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
@@ -197,6 +203,7 @@ CELERY_TIMEZONE = "UTC"
 SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
 CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certificates to renew
+CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},
@@ -210,18 +217,23 @@ EMAIL_HOST = env.str("EMAIL_HOST", "")
 EMAIL_PORT = env.int("EMAIL_PORT", 25)
 EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", "")
 EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
+EMAIL_EHLO = env.str("EMAIL_EHLO", "")
 EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", False)
 EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)  # of each exchange with the mail server; a mail takes eight
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
-ANYMAIL = env.json("ANYMAIL", default={})
+ANYMAIL = env.members("ANYMAIL")
+MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; what is more goes into a digest
 NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:
     raise ImproperlyConfigured("Set NOTICE_FROM, the address that notices come from: certctrl@example.com.")
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured("Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both.")
+
+# --- What one owner may have ---
+QUOTAS = env.json("QUOTAS", default={})
 
 # --- API ---
 REST_FRAMEWORK = {
@@ -242,6 +254,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "certctrl",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    **({"SERVERS": [{"url": URL_PREFIX}]} if URL_PREFIX else {}),
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -255,7 +268,12 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }
-UNFOLD = {"SITE_TITLE": "certctrl", "SITE_HEADER": "certctrl", "LOGIN": {"form": "accounts.forms.LoginForm"}}
+UNFOLD = {
+    "SITE_TITLE": "certctrl",
+    "SITE_HEADER": "certctrl",
+    "SITE_URL": f"{URL_PREFIX}/",
+    "LOGIN": {"form": "accounts.forms.LoginForm"},
+}
 
 # --- Logs: JSON lines ---
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

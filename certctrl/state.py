@@ -6,12 +6,36 @@ from pathlib import Path
 from typing import Any
 
 
+class Unreadable(SystemExit):
+    """The file cannot be read; the sentence says what it held and what to do."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as exc:
+        raise Unreadable(f"{path} cannot be read ({exc.strerror}).") from None
+    except ValueError:  # of JSON, or of UTF-8
+        content = None
+    if not isinstance(content, dict):
+        raise Unreadable(
+            f"{path} is {'damaged' if path.stat().st_size else 'empty'}. It holds what this server made for itself: "
+            "SECRET_KEY, the password of its Redis, and the ports and the key of its lab. Put it back from a backup. "
+            f"Without a backup: mv {path} {path}.damaged and start again. Then all this is made anew, and everybody "
+            "has to log in again. Certificates and their keys are in the database and stay as they are."
+        )
+    return content
+
+
 class State(dict[str, Any]):
-    """What must be the same at the next start: secrets and ports. A file of mode 0600, replaced as a whole."""
+    """What must be the same at the next start: secrets and ports. A file of mode 0600, replaced as a whole.
+
+    Raises Unreadable for a file that is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        super().__init__(json.loads(path.read_text()) if path.exists() else {})
+        super().__init__(_read(path) if path.exists() else {})
 
     def once(self, name: str, value: Any) -> Any:
         """The value kept under that name; this one when there is none yet."""

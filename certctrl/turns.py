@@ -27,6 +27,8 @@ RETRIES = (10, 30, 60, 120, 300, 600, 1200, 1800)  # seconds after the nth Troub
 MAX_DEATHS = 5  # a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
+SWEPT = "sweep_ended_at"  # in the cache: epoch seconds, written at the end of each sweep
+MOST_SAID = 4000  # characters of a sentence
 MOST_LOOKED_AT = 1000  # due rows, to choose from
 
 
@@ -48,7 +50,9 @@ stopping = Stopping()
 
 
 def printable(what: str) -> str:
-    """The sentence without characters that nobody can read: others are quoted in it, and no column takes a NUL."""
+    """The sentence without characters that nobody can read, and no longer than anybody reads: others are quoted in it,
+    it is kept with each attempt and event, and no column takes a NUL."""
+    what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return what if what.isprintable() else "".join(each if each.isprintable() else " " for each in what)
 
 
@@ -98,12 +102,14 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def sendable(self, at: datetime) -> Self:
         """Due, with no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
-        return self.due(at).filter(Q(queued_at=None) | Q(queued_at__lt=resend))
+        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=at + SKEW)  # or sent by a clock that was ahead
+        return self.due(at).filter(Q(queued_at=None) | lost)
 
     def on_their_way(self) -> Self:
         """Those with a message on its way."""
-        since = clock.now() - timedelta(seconds=settings.RESEND)
-        return self.filter(wake_at__isnull=False, queued_at__gte=since)
+        now = clock.now()
+        since = now - timedelta(seconds=settings.RESEND)
+        return self.filter(wake_at__isnull=False, queued_at__range=(since, now + SKEW))
 
     def sendable_of_each(self, at: datetime, of: str, most: int) -> Self:
         """What is sendable, those that waited longest first, so that no more than `most` are on their way that have the

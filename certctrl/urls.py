@@ -5,6 +5,7 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from accounts.forms import login_page
 from accounts.urls import auth_urlpatterns
 from certctrl import schema  # noqa: F401  (registers what describes our credentials)
 from certctrl.health import Health
@@ -16,7 +17,8 @@ handler500 = "certctrl.errorshape.server_error"
 API = ("accounts.urls", "dnsproviders.urls", "notices.urls", "issuance.api.urls")
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("", RedirectView.as_view(url="/admin/")),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/login/", login_page),
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
     path("auth", include(auth_urlpatterns)),

@@ -34,7 +34,7 @@ class TxtRecordAdmin(ReadOnlyAdmin):
             except Wait:
                 self.message_user(request, f"{record} is in a worker's hands; try again.", messages.WARNING)
                 continue
-            audit.record(record.credential.owner, str(request.user), "record.removed_by_hand", str(record))
+            audit.note(record.credential.owner, "record.removed_by_hand", str(record))
             self.message_user(request, f"{record} is marked as removed.")
 
 

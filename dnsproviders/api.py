@@ -11,7 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from certctrl.api import EpochSeconds, OwnedMixin, PublicView
+from certctrl import outward
+from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin, PublicView
 from dnsproviders import credentials, registry
 from dnsproviders.models import DnsCredential
 
@@ -21,6 +22,7 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
 
     created_at = EpochSeconds()
     checked_at = EpochSeconds(allow_null=True)
+    note = serializers.SerializerMethodField(help_text="what will surprise, as a sentence")
 
     class Meta:
         model = DnsCredential
@@ -35,8 +37,12 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
             "checked_at",
             "last_error",
             "created_at",
+            "note",
         )
         read_only_fields = fields
+
+    def get_note(self, credential: DnsCredential) -> str:
+        return registry.provider_class(credential.provider).note(credential.public)
 
     def to_representation(self, credential: DnsCredential) -> dict[str, Any]:
         shown: dict[str, Any] = super().to_representation(credential)
@@ -58,10 +64,15 @@ class DnsCredentialRequest(serializers.Serializer[Any]):
 def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, Any]:
     """The members that may change, so that what a GET answered can be sent back whole."""
     fields = {field.name for field in registry.provider_class(credential.provider).fields}
-    shown_only = {"id", "created_at", "checked_at", "last_error"} - fields
+    shown_only = {"id", "created_at", "checked_at", "last_error", "note"} - fields
     if "zone_id" not in fields and data.get("zone_id") == "":
         shown_only.add("zone_id")
     return {name: value for name, value in data.items() if name not in shown_only}
+
+
+class CheckThrottle(CountedThrottle):
+    scope = "dns_check"
+    rate = "60/hour"
 
 
 class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]):
@@ -99,11 +110,14 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=DnsCredentialSerializer)
-    @action(detail=True, methods=["post"])
+    @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def check(self, request: Request, **kwargs: Any) -> Response:
         """Prove the credential by reading at the provider; nothing is written there. 429 where its API takes no more
-        calls."""
-        return Response(self.get_serializer(credentials.check_credential(self.get_object())).data)
+        calls, and where the owner has made too many checks."""
+        credential = self.get_object()
+        with outward.asking(self.owner.pk):
+            credentials.check_credential(credential)
+        return Response(self.get_serializer(credential).data)
 
 
 class CatalogView(PublicView):

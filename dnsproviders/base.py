@@ -2,10 +2,10 @@
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import idna
 import requests
@@ -30,7 +30,8 @@ class ProviderError(Trouble):
 class Field:
     """A member of the create request, and what the catalogue says of it.
 
-    `check` gets the text and raises ValueError with the end of the sentence "`name` …"; it may answer a tidier value.
+    `tidy` takes away what came along when the text was copied, before anything is checked. `check` gets the text and
+    raises ValueError with the end of the sentence "`name` …"; it may answer a tidier value.
     A change of a field that `gets_secrets` needs the secrets anew: whoever may edit must not be able to read them so.
     """
 
@@ -45,6 +46,7 @@ class Field:
     most: int | None = None
     choices: Sequence[str] = ()
     gets_secrets: bool = False
+    tidy: Callable[[str], str] | None = None
     check: Callable[[str], str] | None = None
 
     def clean(self, value: Any) -> str | int:
@@ -61,6 +63,7 @@ class Field:
         most = self.most or (4096 if self.secret else 255)
         if not isinstance(value, str):
             raise self.invalid("must be text")
+        value = self.tidy(value) if self.tidy else value
         if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
             raise self.invalid("holds a control character; a line break at its end, perhaps")
         if len(value) > most:
@@ -111,6 +114,17 @@ COMMON_FIELDS = (
 )
 
 
+class SeenZone(Protocol):
+    """The zone that holds a name, as resolvers and its servers show it; `origins` are what its SOA records name as
+    primary server and mailbox."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def origins(self) -> Collection[str]: ...
+
+
 class Provider(ABC):
     """One DNS provider with one credential. Made for one use; keeps nothing between calls.
 
@@ -148,6 +162,16 @@ class Provider(ABC):
     @abstractmethod
     def check(self) -> None:
         """Prove the credential by reading; writes nothing."""
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        """Why the public may never see what is written at `name` into `zone`, the answer of `zone_of`: a sentence, or
+        nothing. `seen` is the zone that resolvers see there."""
+        return ""
+
+    @classmethod
+    def note(cls, public: Mapping[str, Any]) -> str:
+        """What will surprise about a credential with these fields: a sentence, or nothing."""
+        return ""
 
     @classmethod  # noqa: B027, most providers have nothing to say here
     def check_together(cls, given: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors
 from dnsproviders import registry
@@ -45,13 +46,16 @@ def create_credential(owner: User, data: object) -> DnsCredential:
     _check_whole(provider, given)
     defaults = _common_defaults(provider)
     with transaction.atomic():
-        return DnsCredential.objects.create(
+        quotas.refuse_more(owner, "dns_credentials")
+        credential = DnsCredential.objects.create(
             owner=owner,
             provider=provider_id,
             public=_default_public(provider) | given.public,
             secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
             **(defaults | given.common),
         )
+        _audit(credential, "created", provider=provider_id)
+    return credential
 
 
 @sensitive_variables()
@@ -94,6 +98,7 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     for name, value in (defaults | given.common).items():
         setattr(row, name, value)
     row.save()
+    _audit(row, "changed", members=sorted(given.public | given.common) + sorted(gone), secrets=sorted(given.secret))
     if old and row.secret_id != old.pk:
         old.delete()
 
@@ -126,8 +131,14 @@ def retire_credential(credential: DnsCredential) -> None:
                 f"The record {left.name} may still be in its zone: {row.name} is needed to remove it. Try again later."
             )
             raise errors.Conflict(what)
-        DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now())
+        if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
+            _audit(row, "deleted")
     credential.refresh_from_db()
+
+
+def _audit(credential: DnsCredential, done: str, **names: Any) -> None:
+    what = f"dns_credential:{credential.pk}"
+    audit.note(credential.owner, f"dns_credential.{done}", what, name=credential.name, **names)
 
 
 def check_credential(credential: DnsCredential) -> DnsCredential:

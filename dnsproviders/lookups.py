@@ -29,7 +29,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 
-from certctrl import clock
+from certctrl import clock, outward
 
 PATIENCE = 2.0  # seconds for each try
 TRIES = 2
@@ -113,6 +113,7 @@ def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
 
 def ask(asks: Iterable[Ask], seconds: float) -> Answers:
     """Ask everything at once and end within so many seconds. Raises nothing for what servers do or leave undone."""
+    outward.let_go()
     batch = _Batch(asks, clock.monotonic() + seconds)
     with contextlib.ExitStack() as sockets:
         batch.sockets = sockets

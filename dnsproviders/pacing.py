@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import F, QuerySet, Value
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from certctrl import clock
-from certctrl.turns import Wait
+from certctrl.turns import SKEW, Wait
 from dnsproviders.models import ApiBucket, DnsCredential
 
 # A visit (find the zone, find the record, write it) begins only where there are tokens for all of it: a crowd that
@@ -83,8 +83,11 @@ class Pace:
 
     def _taken(self, limit: ApiLimit, needs: int) -> bool:
         now = clock.now()
-        enough = self._bucket().filter(full_at__lte=now + limit.lead(needs))
-        return bool(enough.update(full_at=Greatest(F("full_at"), Value(now)) + Value(limit.each)))
+        # A moment that no pause reaches was written by a clock that was ahead: the bucket is taken for full.
+        too_far = Q(full_at__gt=now + timedelta(seconds=LONGEST_PAUSE + limit.seconds) + SKEW)
+        enough = self._bucket().filter(Q(full_at__lte=now + limit.lead(needs)) | too_far)
+        full_at = Case(When(too_far, then=Value(now)), default=Greatest(F("full_at"), Value(now)))
+        return bool(enough.update(full_at=full_at + Value(limit.each)))
 
     def _wait(self, limit: ApiLimit, at: datetime) -> Wait:
         """Until then, and a little longer: spread, so that a crowd does not come back for the one token at once."""

@@ -5,7 +5,7 @@ must be written is in `dnsproviders.cnames`, who its servers are in `dnsprovider
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -21,11 +21,14 @@ from dnsproviders import lookups
 from dnsproviders.cnames import final_name
 from dnsproviders.lookups import Answers, Ask
 from dnsproviders.models import DnsCredential, TxtRecord
-from dnsproviders.resolving import KNOWN, Server, Servers, resolvers, servers_of, servers_of_all
+from dnsproviders.resolving import KNOWN, NO_TIME, NotThere, Server, Servers, resolvers, servers_of, servers_of_all
 
-__all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "servers_of", "verdict"]
+__all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "server_of", "servers_of", "verdict"]
 
 SILENCE_COUNTS = timedelta(seconds=60)  # until then a server that does not answer may be one that lags
+# A zone that the resolvers do not show is not shown in a minute either. Yet a resolver that is asked for the record too
+# early goes on to deny it: this is how long most providers take to publish it.
+PUBLISHING = timedelta(seconds=10)
 DISAGREEMENT_COUNTS = timedelta(minutes=5)  # a secondary that lags longer is broken, and the CA asks others too
 MOST_NAMED = 4  # servers in one sentence
 LONGEST_DENIAL = 3 * 3600  # seconds: resolvers cap it so (RFC 2308, section 5)
@@ -42,7 +45,7 @@ class Asked(Enum):
 
     SERVERS = "the authoritative servers"
     RESOLVERS = "the resolvers, as the credential has it"
-    INSTEAD = "the resolvers, since no authoritative server answers this machine"
+    INSTEAD = "the resolvers, since no authoritative server can be asked, or none answers this machine"
     NOBODY = "nobody, as the credential has it"
 
 
@@ -51,8 +54,11 @@ class Look:
     """What was seen of one record at one time.
 
     `shown` counts the servers that have the value, `missing` names those that answered without it, `silent` those that
-    gave no usable answer. A `note` says why the look is not complete. Resolvers that were asked before the record was
-    there deny it for `denied` seconds more, of the `denial` that the zone asks for (RFC 2308, section 5).
+    gave no usable answer, `skipped` those that cannot be asked: hosts without an address, refused addresses. A `note`
+    says why the look is not complete; where no server is known, the resolvers are asked for a record that is older than
+    `instead_after`, and `instead` says why. Resolvers that were asked before the record was there deny it for `denied`
+    seconds more, of the `denial` that the zone asks for (RFC 2308, section 5). `ttl`: of the record set, in seconds, as
+    the answers have it; 0 where none shows it.
     """
 
     shown: int
@@ -63,6 +69,10 @@ class Look:
     zone: str = ""
     denied: int = 0
     denial: int = 0
+    skipped: tuple[str, ...] = ()
+    instead_after: timedelta | None = None
+    instead: str = ""
+    ttl: int = 0
 
     @property
     def answered(self) -> int:
@@ -114,7 +124,7 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     left = end - clock.monotonic()
     whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
     looks = {
-        record.pk: Look(0, (), (), note=servers.what.removesuffix("."))
+        record.pk: Look(0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers))
         for record in records
         if isinstance(servers := whom[record.name], Trouble)
     }
@@ -122,10 +132,22 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     return looks | _ask([record for record in records if record.name in known], known, end)
 
 
+def _instead_after(trouble: Trouble) -> timedelta | None:
+    """How old a record must be whose servers are not known, until the resolvers are asked for it."""
+    if isinstance(trouble, NotThere):
+        return PUBLISHING
+    return None if NO_TIME in trouble.what else SILENCE_COUNTS
+
+
 def _is_deserted(record: TxtRecord, seen: Look) -> bool:
-    """No server of its zone answers, though it was given the time: port 53 may be closed from here."""
+    """No server of its zone answers, though it was given the time: port 53 may be closed from here. Or none is known:
+    there are resolvers that show no SOA or NS records, and yet find every TXT record."""
     age = clock.now() - (record.intent_at or clock.now())
-    return age >= SILENCE_COUNTS and not seen.answered and not seen.note
+    if seen.note:
+        return seen.instead_after is not None and age >= seen.instead_after
+    if seen.skipped and not seen.silent and not seen.answered:
+        return True  # there is nobody to wait for
+    return age >= SILENCE_COUNTS and not seen.answered
 
 
 def _ask_resolvers(
@@ -141,7 +163,12 @@ def _ask_resolvers(
     seen = _ask(records, {record.name: resolving for record in records}, end, Asked.RESOLVERS)
     instead = {
         record.pk: replace(
-            seen[record.pk], asked=Asked.INSTEAD, silent=looks[record.pk].silent, zone=looks[record.pk].zone
+            seen[record.pk],
+            asked=Asked.INSTEAD,
+            silent=looks[record.pk].silent,
+            skipped=looks[record.pk].skipped,
+            zone=looks[record.pk].zone,
+            instead=looks[record.pk].note,
         )
         for record in deserted
     }
@@ -165,12 +192,13 @@ def _seen(
 ) -> Look:
     """What the answers say about one value."""
     heard, useless, missing = set(), [], []
-    note, denied, denial = "", 0, 0
+    note, denied, denial, ttl = "", 0, 0, 0
     for server, each in asks:
         if each in answers.unasked:
             note = f"there was no time left to ask every server for {record.name}; they are asked again"
             continue
         values, why = _read(answers, each)
+        ttl = max(ttl, _ttl(answers.got.get(each)))
         if record.value in values:
             heard.add(server)
         elif why:
@@ -185,12 +213,14 @@ def _seen(
     return Look(
         len(heard),
         tuple(map(str, missing)),
-        (*silent, *servers.skipped),
+        tuple(silent),
         note,
         asked=asked,
         zone=servers.zone,
         denied=denied,
         denial=denial,
+        skipped=servers.skipped,
+        ttl=ttl,
     )
 
 
@@ -215,6 +245,11 @@ def _values(message: dns.message.Message) -> frozenset[str]:
     )
 
 
+def _ttl(message: dns.message.Message | None) -> int:
+    """For how many seconds a resolver that gets this answer keeps it; 0 without TXT records."""
+    return max((int(each.ttl) for each in message.answer if each.rdtype == TXT), default=0) if message else 0
+
+
 def _denial(message: dns.message.Message) -> tuple[int, int]:
     """For how many seconds more a resolver repeats that there is nothing, and for how many the zone has it do so; 0
     where it does not say."""
@@ -232,17 +267,19 @@ def _label(server: Server, why: str) -> str:
 # --- Judging ---
 
 
-def verdict(record: TxtRecord, look: Look, age: timedelta) -> Verdict:
+def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str] = ()) -> Verdict:
     """Whether the record is visible enough to have it validated, so long after it was meant to be written.
 
     At least one server must show it. At first all must; after 60 s those that do not answer stop counting; after
-    5 min half of those that answer suffice.
+    5 min half of those that answer suffice. Servers without an address never count, nor those that are silent now and
+    were found `deaf` before, by the preflight: nothing is to be waited for.
     """
     if look.asked is Asked.NOBODY:
         return Verdict(True, "whether it shows was not checked, as the DNS credential asks", nowhere=False)
     if look.note:
         return Verdict(False, look.note, nowhere=False)
     silence_counts = age < SILENCE_COUNTS and look.asked is not Asked.INSTEAD
+    silence_counts = silence_counts and not all(server_of(label) in deaf for label in look.silent)
     if look.shown and not look.missing and not (look.silent and silence_counts):
         return Verdict(True, _shown_by_all(look), nowhere=False)
     if age >= DISAGREEMENT_COUNTS and look.shown and 2 * look.shown >= look.answered:
@@ -268,9 +305,16 @@ def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels[:MOST_NAMED]) + more
 
 
+def server_of(label: str) -> str:
+    """A server without what it says."""
+    return label.partition(",")[0].removesuffix(")") + ")"
+
+
 def _deserted(look: Look) -> str:
+    if look.instead:
+        return f"the authoritative servers could not be asked: {look.instead}"
     of = f" of {look.zone}" if look.zone else ""
-    return f"no name server{of} answers here ({_listed(look.silent)})"
+    return f"no name server{of} answers here ({_listed((*look.silent, *look.skipped))})"
 
 
 def _shown_by_all(look: Look) -> str:
@@ -278,7 +322,8 @@ def _shown_by_all(look: Look) -> str:
     if look.asked is Asked.INSTEAD:
         return f"{what}; {_deserted(look)}"
     answering = "that answers" if look.shown == 1 else "that answer"
-    return f"{what} {answering}; no longer counted: {_listed(look.silent)}" if look.silent else what
+    others = (*look.silent, *look.skipped)
+    return f"{what} {answering}; not counted: {_listed(others)}" if others else what
 
 
 def _shown_by_half(look: Look) -> str:
@@ -293,8 +338,9 @@ def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
         return f"{_deserted(look)}, and {resolvers}{_while_denied(look)}"
     total = look.answered + len(look.silent)
     if not look.answered:
-        has = "has no" if total == 1 else "have no"
-        return f"{_all(look, total)} {has} usable answer for {record.name}: {_listed(look.silent)}"
+        useless = look.silent or look.skipped
+        has = "has no" if len(useless) == 1 else "have no"
+        return f"{_all(look, len(useless))} {has} usable answer for {record.name}: {_listed(useless)}"
     parts = []
     if look.missing:
         verb = "does" if len(look.missing) == 1 else "do"

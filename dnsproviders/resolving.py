@@ -35,6 +35,7 @@ KEPT = 10_000  # names, or zones
 MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
+NO_TIME = "there was no time left to ask"
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
@@ -92,7 +93,7 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
     One that was silent is asked last for a minute, or it would take its time from each of the questions to come.
     """
     end = clock.monotonic() + seconds
-    replies: dict[Question, Reply] = dict.fromkeys(questions, "there was no time left to ask")
+    replies: dict[Question, Reply] = dict.fromkeys(questions, NO_TIME)
     open_questions = list(replies)
     servers = sorted(resolvers(), key=lambda each: _silent.get(str(each)) or False)
     for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
@@ -127,10 +128,14 @@ def _reply(answers: Answers, asked: Ask) -> Reply:
     return f"{where} does not answer over TCP" if message.flags & dns.flags.TC else message
 
 
-def unknown(what: str, why: str) -> Trouble:
+class NotThere(Trouble):
+    """The resolvers do answer, and show no such record or refuse the question: that will not pass by itself."""
+
+
+def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
     """What a look-up that failed raises: `what` could not be found out, and why."""
     advice = "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see it."
-    return Trouble("dns_lookup_failed", f"{what}: {why}. {advice}")
+    return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
 
 
 def text_of(name: dns.name.Name) -> str:
@@ -281,7 +286,7 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     for name in names:
         reply = replies[name, SOA]
         if isinstance(reply, str):
-            found[name] = _zone_unknown(name, reply)
+            found[name] = _zone_unknown(name, reply, _kind(reply))
         elif zone := soa_owner(reply, name):
             found[name] = zone
     others = {name: above(name) for name in names if name not in found}
@@ -289,8 +294,13 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
     return found | {name: zones[each] for name, each in others.items()}
 
 
-def _zone_unknown(name: str, why: str) -> Trouble:
-    return unknown(f"The zone of {name} could not be found", why)
+def _kind(why: str) -> type[Trouble]:
+    """There are resolvers that refuse every question for SOA records."""
+    return NotThere if why.endswith(("REFUSED", "NOTIMP")) else Trouble
+
+
+def _zone_unknown(name: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
+    return unknown(f"The zone of {name} could not be found", why, kind)
 
 
 def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Trouble]:
@@ -301,11 +311,11 @@ def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Tro
         replies = resolve_until(end, [(each, SOA) for each in dict.fromkeys(at.values())])
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
-            zone = _zone_unknown(name, reply) if isinstance(reply, str) else soa_owner(reply, asked)
+            zone = _zone_unknown(name, reply, _kind(reply)) if isinstance(reply, str) else soa_owner(reply, asked)
             if zone is None and "." in asked:
                 at[name] = asked.partition(".")[2]
                 continue
-            found[name] = zone or _zone_unknown(name, "no name above it has a SOA record")
+            found[name] = zone or _zone_unknown(name, "no name above it has a SOA record", NotThere)
             del at[name]
     return found
 
@@ -368,7 +378,7 @@ def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
         return unknown(f"The name servers of {zone} could not be found", reply)
     hosts = sorted({text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset})
     why = "the zone has no NS records"
-    return hosts[:MOST_ADDRESSES] or unknown(f"The name servers of {zone} could not be found", why)
+    return hosts[:MOST_ADDRESSES] or unknown(f"The name servers of {zone} could not be found", why, NotThere)
 
 
 def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:

@@ -37,6 +37,7 @@ class Zone:
     skipped: tuple[str, ...] = ()  # hosts without address, and addresses that the guard refuses
     fault: Fault | None = None
     above: str = ""
+    origins: frozenset[str] = frozenset()  # primary server and mailbox, as its SOA records name them
 
 
 def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
@@ -73,6 +74,7 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
         lame=tuple(server.saying(why) for server, why in said.items() if why),
         silent=_silent({asked: server for asked, server in asks.items() if server not in heard}, heard, answers),
         skipped=servers.skipped,
+        origins=frozenset(_origin(heard[server]) for server, why in said.items() if not why),
     )
 
 
@@ -87,6 +89,10 @@ def _shortcoming(message: dns.message.Message) -> str:
 
 def _serial(message: dns.message.Message) -> int:
     return next(int(rrset[0].serial) for rrset in message.answer if rrset.rdtype == SOA)
+
+
+def _origin(message: dns.message.Message) -> str:
+    return next(f"{rrset[0].mname} {rrset[0].rname}".lower() for rrset in message.answer if rrset.rdtype == SOA)
 
 
 def _silent(unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers) -> tuple[str, ...]:

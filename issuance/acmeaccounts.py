@@ -1,13 +1,14 @@
 """What people do with ACME accounts: create, change, delete. Registering at the CA is a worker's turn."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField
@@ -17,7 +18,6 @@ from keystore import envelope
 
 MAX_NAME = 64
 STAGING = " (staging)"
-HMAC_KEY = re.compile(r"[A-Za-z0-9_-]{16,}={0,2}")  # base64url
 
 
 @sensitive_variables()
@@ -43,8 +43,9 @@ def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
 
 @sensitive_variables()
 def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None = None) -> AcmeAccount:
+    quotas.refuse_more(owner, "acme_accounts")
     key = acme.new_account_key()
-    return AcmeAccount.objects.create(
+    account = AcmeAccount.objects.create(
         owner=owner,
         name=given.get("name") or (private_ca.name if private_ca else info.label),
         ca_provider=info.name,
@@ -58,12 +59,30 @@ def _make(owner: User, info: ca.CAInfo, given: Mapping[str, Any], private_ca: Pr
         save_requests=given.get("save_requests", False),
         **(_registered(private_ca) if private_ca else _to_register(owner, given)),
     )
+    _audit(account, "created", ca_provider=account.ca_provider, host=urlsplit(account.directory_url).hostname)
+    if account.log_level:
+        _audit_debugging(account)
+    return account
+
+
+def _audit_debugging(account: AcmeAccount) -> None:
+    facts = {"log_level": account.log_level, "save_requests": account.save_requests}
+    _audit(account, "debugging_switched", **facts)
+
+
+def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
+    what = f"acme_account:{account.pk}"
+    audit.note(account.owner, f"acme_account.{done}", what, name=account.name, **facts)
 
 
 def _prove_at_staging(account: AcmeAccount) -> None:
     """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
     listed, as any other."""
-    if not account.staging_account or account.staging_account.retired_at:
+    # Locked as `retire_account` locks it, so that it is not deleted while it is taken into use.
+    rows = AcmeAccount.objects.select_for_update(no_key=True).filter(retired_at=None)
+    known = account.staging_account_id
+    account.staging_account = rows.filter(pk=known).first() if known else None
+    if not account.staging_account:
         info = ca.info(ca.info(account.ca_provider).staging)
         name = f"{account.name[: MAX_NAME - len(STAGING)]}{STAGING}"
         account.staging_account = _make(account.owner, info, {"name": name, "email": account.email})
@@ -144,8 +163,8 @@ def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
         raise MissingField("An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key")
     if any(pair) and info.eab == "none":
         raise Invalid(f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid")
-    if any(pair) and not HMAC_KEY.fullmatch(given["eab_hmac_key"]):
-        raise Invalid("eab_hmac_key must be base64url, as the CA showed it.", field="eab_hmac_key")
+    if any(pair):
+        _hmac_key(given)
     if given.get("zerossl_api_key") and not info.eab_source:
         raise Invalid("zerossl_api_key belongs to ca_provider zerossl.", field="zerossl_api_key")
     fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
@@ -154,9 +173,18 @@ def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
         raise MissingField(what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid")
 
 
+def _hmac_key(given: Mapping[str, Any]) -> str:
+    """The HMAC key in the one spelling that is kept, empty where none is given."""
+    try:
+        return acme.hmac_key_of(given["eab_hmac_key"]) if given.get("eab_hmac_key") else ""
+    except ValueError:
+        what = "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed it."
+        raise Invalid(what, field="eab_hmac_key") from None
+
+
 def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     """The binding, or the API key that fetches one: then `eab_kid` is empty until it did."""
-    secret = given.get("eab_hmac_key") or given.get("zerossl_api_key")
+    secret = _hmac_key(given) or given.get("zerossl_api_key")
     if not secret:
         return {}
     return {"eab_kid": given.get("eab_kid", ""), "eab": envelope.seal(owner, "eab", secret.encode())}
@@ -170,11 +198,16 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     """
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
+    debugging = account.log_level, account.save_requests
     account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
     account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
-    account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+    with transaction.atomic():
+        account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+        _audit(account, "changed", members=sorted(given))
+        if debugging != (account.log_level, account.save_requests):
+            _audit_debugging(account)
     if "staging_first" in given:
         _switch_staging(account, given["staging_first"])
     return account
@@ -197,6 +230,8 @@ def _switch_staging(account: AcmeAccount, on: bool) -> None:
     with transaction.atomic():
         # As it is now: two requests at once make one staging account.
         account.refresh_from_db(from_queryset=AcmeAccount.objects.select_for_update())
+        if account.retired_at:
+            raise holding.no_account(account.pk)
         known = account.staging_account_id
         if on:
             _prove_at_staging(account)
@@ -224,6 +259,7 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
     now = clock.now()
     refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
     if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
+        _audit(account, "registration_retried")
         tasks.nudge(tasks.register, account.pk)
     account.refresh_from_db()
     return account
@@ -241,8 +277,10 @@ def retire_account(account: AcmeAccount) -> None:
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
+        _audit(account, "deleted")
         if staging and not _use_of(staging):
             AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
+            _audit(staging, "deleted")
 
 
 def _use_of(account: AcmeAccount) -> str:
@@ -270,3 +308,5 @@ def retire_private_ca(private_ca: PrivateCA) -> None:
         if names:
             raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+        what = f"private_ca:{private_ca.pk}"
+        audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)

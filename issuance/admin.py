@@ -98,7 +98,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
             except Refusal as refusal:
                 self.message_user(request, refusal.what, messages.WARNING)
                 continue
-            audit.record(certificate.owner, str(request.user), f"issuance.{done}", certificate.domain)
+            audit.note(certificate.owner, f"issuance.{done}", certificate.domain)
             self.message_user(request, f"{certificate.domain}: {done}.")
 
 

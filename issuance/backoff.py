@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from certctrl import clock
 from certctrl.turns import Trouble
 from issuance import renewal
+from issuance.lifetime import GAINS_NOTHING
 from issuance.models import Certificate, Issuance
 from issuance.renewal import LIMIT_WAIT, OF_A_LIMIT
 
@@ -40,6 +41,8 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
     is_far = asked_for is not None and (trouble.code == LIMIT_WAIT or asked_for - now > renewal.TOO_LONG)
     limited = is_far and trouble.code in OF_A_LIMIT
     at = retry_at(asked_for=asked_for, limited=limited)
+    if trouble.code == GAINS_NOTHING and certificate.expires_at:
+        at = renewal.after_no_gain(now, certificate.expires_at)
     fields: dict[str, Any] = {"renew_at": at if _is_wanted(certificate) else None, "updated_at": now}
     since = certificate.failing_since
     if limited and at and asked_for and at >= asked_for:

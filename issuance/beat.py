@@ -14,10 +14,11 @@ from django.db.models import Count, F, Q, QuerySet, Value
 from django.db.models.functions import Least
 
 from certctrl import clock
-from certctrl.turns import SKEW, TurnsQuerySet
+from certctrl.turns import SKEW, SWEPT, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.records import REST
 from issuance import (
+    clockstep,
     delegation,
     drill,
     exchanges,
@@ -56,13 +57,14 @@ KEPT_AFTER_FAILURE = timedelta(days=1)
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way. The only admission there is."""
     now = clock.now()
+    clockstep.put_right(now)
     admit_issuances(now, granted_slots())
     admit_cleanups(now)
     admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, tasks.register)
     admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
     admit_renewal_infos(now)
     admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
-    cache.set("sweep_ended_at", now.timestamp(), None)
+    cache.set(SWEPT, now.timestamp(), None)
 
 
 def granted_slots() -> list[int]:
@@ -215,6 +217,7 @@ def scan_renewals() -> None:
     Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
     """
     now = clock.now()
+    clockstep.correct(now)
     broken: set[int] = set()
     while ids := due_for_renewal(now, broken):
         try:
@@ -287,7 +290,8 @@ def advance_drills() -> None:
 
 @shared_task(name="issuance.warn_expiry")
 def warn_expiry() -> None:
-    """Tell owners of certificates that end soon without a successor, and of records that could not be removed.
+    """Tell owners of certificates that end soon without a successor, of private CAs that end soon, and of records that
+    could not be removed.
 
     Harmless when late, doubled, or run by two: each is told once.
     """
@@ -295,6 +299,9 @@ def warn_expiry() -> None:
     for certificate in telling.near_expiry(now):
         with untold("expiring", certificate.pk):
             telling.expiring(certificate, now)
+    for private_ca in telling.near_end(now):
+        with untold("ca_expiring", private_ca.pk):
+            telling.ca_expiring(private_ca, now)
     for record_id in left_behind(now):
         with untold("record_left_behind", record_id):
             telling.left_behind(record_id)

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Case, F, Value, When
 
+from accounts import audit
 from certctrl import clock
 from certctrl.errors import Conflict, Refusal, TooLate
 from issuance import flow, limits
@@ -18,7 +19,11 @@ def cancel(certificate: Certificate) -> Issuance:
     open_one = certificate.open_issuance()
     if not open_one:
         raise Conflict(f"Nothing is being issued for {certificate.domain}.")
-    return cancel_attempt(open_one)
+    with transaction.atomic():
+        canceled = cancel_attempt(open_one)
+        facts = {"domain": certificate.domain, "issue_history_id": canceled.pk}
+        audit.note(certificate.owner, "certificate.issuance_canceled", f"certificate:{certificate.pk}", **facts)
+    return canceled
 
 
 def cancel_attempt(issuance: Issuance) -> Issuance:

@@ -37,17 +37,27 @@ def choose(default: str, others: Iterable[str], preferred: str) -> str:
 def has_issuer(chain_pem: str, common_name: str) -> bool:
     """Whether somebody of that common name signed a certificate of the chain; False for what is no chain at all."""
     try:
-        return common_name in pki.issuers_of(chain_pem)
+        return common_name in pki.issuers_of(pki.path_of(chain_pem))
     except pki.BadChain:
         return False
 
 
 def _is_chain_of(default: str, other: str) -> bool:
     try:
-        pki.check_signatures(other)
-        return pki.to_der(other) == pki.to_der(default)
+        return pki.to_der(pki.path_of(other)) == pki.to_der(pki.path_of(default))
     except pki.BadChain:
         return False
+
+
+def remarks(chain: pki.Chain) -> str:
+    """What of a chain its owner did not ask for, for a sentence; empty where there is nothing."""
+    told = ""
+    if chain.added:
+        told += f"; the CA added {', '.join(chain.added[:5])}"
+        told += f" and {len(chain.added) - 5} more names" if len(chain.added) > 5 else ""
+    if chain.left_out:
+        told += f"; left out of the chain, to which they do not belong: {', '.join(chain.left_out)}"
+    return told
 
 
 def taken(chain_pem: str, preferred: str) -> str:

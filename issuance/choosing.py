@@ -10,6 +10,7 @@ from issuance.models import AcmeAccount, Certificate, Issuance
 PROVE_AFTER = 3  # failures in a row
 LAST_DAY = timedelta(days=1)  # of a certificate: staging may be down for longer than it lives
 OTHER_ACCOUNT = "preflight_caa_account"
+STUCK = "ca_old_order"  # the own account gets no other order for these names: waiting is pointless
 USELESS = (AcmeAccount.Status.REFUSED, AcmeAccount.Status.DEACTIVATED)
 Failure = Issuance.Failure
 
@@ -65,10 +66,9 @@ def _failed_too_long(certificate: Certificate) -> bool:
 
 
 def _is_fallbacks_turn(certificate: Certificate) -> bool:
-    if not _failed_too_long(certificate):
-        return False
-    last = certificate.issuances.order_by("-pk").values_list("account_id", flat=True).first()
-    return last != certificate.fallback_account_id
+    last = certificate.issuances.order_by("-pk").values_list("account_id", "error_code").first()
+    account_id, code = last or (None, "")
+    return account_id != certificate.fallback_account_id and (code == STUCK or _failed_too_long(certificate))
 
 
 def _is_of_use(account: AcmeAccount) -> bool:

@@ -14,7 +14,7 @@ class Connection:
     """What a thread keeps of a CA: its directory, and nonces that it handed out. Sockets are kept by `outgoing`."""
 
     directory_url: str
-    nonces: list[bytes] = field(default_factory=list)
+    nonces: list[str] = field(default_factory=list)
     directory: Any = None  # as `issuance.acme` reads it; None: to be read
     read_at: float = 0.0
 

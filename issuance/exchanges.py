@@ -20,6 +20,7 @@ from django.conf import settings
 
 from certctrl import clock
 from certctrl.log import MASK, mask
+from certctrl.turns import MOST_SAID
 from issuance.models import AcmeAccount, CertificateVersion, Exchange, Issuance
 
 logger = structlog.get_logger()
@@ -28,6 +29,11 @@ DEBUG = "debug"
 KEPT = timedelta(days=14)
 BATCH = 500
 MOST = 64 * 1024  # bytes of a body
+MOST_OF_DOCUMENT = 16 * 1024  # characters of a payload, or of a problem
+MOST_OF_HEADER = 1000  # characters
+ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts
+MOST_OF_ACCOUNT = 2000  # exchanges, about; a CA of the owner's own may answer as much, and as often, as it likes
+MOST_MEMBERS, SHORT = 20, 100  # of a document that is too large: its members, and characters of a name
 DEEPEST = 20  # of nested values
 LEAST = 16  # characters of what an answer must not quote: {} is "e30"
 HEADERS = (
@@ -75,6 +81,8 @@ def record(
             exchange.at, exchange.took_ms = clock.now() - timedelta(seconds=took), round(took * 1000)
             _tell(exchange, url, sent, answer, error)
             exchange.save(force_insert=True)
+            if exchange.pk % ROOM_IS_MADE_EVERY == 0:
+                _make_room(account)
     except Exception as exc:  # whatever it is, the exchange itself went well
         logger.warning("exchange.lost", step=step, error=type(exc).__name__)
 
@@ -90,6 +98,13 @@ def prune() -> None:
         Exchange.objects.filter(pk__in=ids).delete()
 
 
+def _make_room(account: AcmeAccount) -> None:
+    """Delete the oldest beyond what is kept of one account."""
+    newest_first = Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
+    for pk in newest_first[MOST_OF_ACCOUNT : MOST_OF_ACCOUNT + 1]:
+        Exchange.objects.filter(account=account, pk__lte=pk).delete()
+
+
 def _issuance_of(row: About) -> int | None:
     if isinstance(row, Issuance):
         return row.pk
@@ -99,16 +114,17 @@ def _issuance_of(row: About) -> int | None:
 def _tell(exchange: Exchange, url: str, sent: str | None, answer: requests.Response | None, error: str) -> None:
     payload, hidden = _read(sent)
     if settings.ACME_SAVE_REQUESTS or exchange.account.save_requests:
-        exchange.request = _clean(payload, hidden)
-    exchange.url, exchange.error = _text(url, hidden)[:500], _text(error, hidden)
+        exchange.request = _small(_clean(payload, hidden))
+    exchange.url, exchange.error = _text(url, hidden)[:500], _text(error, hidden)[:MOST_SAID]
     if answer is None:
         return
     document = _json(answer.text)
     exchange.status = answer.status_code
-    exchange.headers = {name: _text(answer.headers[name], hidden) for name in HEADERS if name in answer.headers}
+    headers = {name: answer.headers[name] for name in HEADERS if name in answer.headers}
+    exchange.headers = {name: _text(value, hidden)[:MOST_OF_HEADER] for name, value in headers.items()}
     exchange.body = _body(answer.text, document, hidden)
     if answer.status_code >= 400 and isinstance(document, dict):
-        exchange.problem = _clean(document, hidden)
+        exchange.problem = _small(_clean(document, hidden))
 
 
 # --- what nobody may read ---
@@ -141,6 +157,17 @@ def _json(text: str) -> Any:
 def _body(text: str, document: Any, hidden: Collection[str]) -> str:
     cleaned = _text(text, hidden) if document is None else json.dumps(_clean(document, hidden), ensure_ascii=False)
     return cleaned.encode()[:MOST].decode(errors="ignore")
+
+
+def _small(document: Any) -> Any:
+    """The document, or, where it is too large to be kept, its first members in short."""
+    if len(json.dumps(document)) <= MOST_OF_DOCUMENT:
+        return document
+    if not isinstance(document, dict):
+        return f"{json.dumps(document)[:MOST_SAID]}\N{HORIZONTAL ELLIPSIS}"
+    short = {name[:SHORT]: json.dumps(document[name])[:MOST_OF_HEADER] for name in list(document)[:MOST_MEMBERS]}
+    short |= {name: document[name][:MOST_SAID] for name in ("type", "detail") if isinstance(document.get(name), str)}
+    return short | {"truncated": True}
 
 
 def _clean(value: Any, hidden: Collection[str], depth: int = 0) -> Any:

@@ -2,17 +2,19 @@
 
 import io
 import json
-import os
 import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from certctrl.errors import ExportForbidden, NotIssued
-from issuance import pki
+from certctrl.errors import ExportForbidden, Invalid, NotIssued
+from issuance import fileset, pki
 from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
 from keystore.models import Envelope
+
+PFX = ("modern", "legacy")  # what reads bundle.pfx
+PRIVATE_KEY = "private.key"
 
 
 def current_version(certificate: Certificate) -> CertificateVersion:
@@ -30,11 +32,11 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     return certificate.current
 
 
-def files_of(version: CertificateVersion, key: bytes) -> dict[str, bytes]:
-    """PEM and DER parts by file name, the key (PKCS#8 DER) among them as PEM; no chain.pem when there is no chain."""
+def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, bytes]:
+    """PEM and DER parts by file name, the key among them as PEM; no chain.pem when there is no chain."""
     parts = pki.split_chain(version.chain_pem)
     files = {
-        "private.key": pki.key_pem(key).encode(),
+        PRIVATE_KEY: pki.key_pem(key).encode(),
         "certificate.pem": parts.leaf.encode(),
         "chain.pem": parts.chain.encode(),
         "fullchain.pem": parts.fullchain.encode(),
@@ -43,22 +45,37 @@ def files_of(version: CertificateVersion, key: bytes) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if content}
 
 
-def bundle(certificate: Certificate, *, actor: str, ip: str | None, user_agent: str) -> tuple[bytes, str]:
-    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event."""
+def bundle(
+    certificate: Certificate, *, actor: str, ip: str | None, user_agent: str, pfx: str = "modern"
+) -> tuple[bytes, str]:
+    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event.
+
+    `pfx` is one of PFX; Invalid for anything else.
+    """
+    if pfx not in PFX:
+        raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
     version = current_version(certificate)
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
-    key = envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip)
+    key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
     files, password = files_of(version, key), secrets.token_urlsafe(30)
-    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password)
+    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy")
     files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
     return zipped(files), password
 
 
-def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> list[Path]:
-    """Write the files into a folder of this machine; answers their paths. Opening the key is an audit event."""
-    version = current_version(certificate)
-    key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
-    return write_files(files_of(version, key), folder)
+def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> tuple[list[Path], list[Path]]:
+    """Write the files into a folder of this machine, all or none of them. Opening the key is an audit event.
+
+    Return their paths, and those whose mode let others read the key, which is taken away. Raises NotReplaced.
+    """
+    current_version(certificate)
+    with fileset.locked(folder):
+        certificate.refresh_from_db()  # another run may have written a newer version while this one waited
+        version = current_version(certificate)
+        key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
+        files = {folder / name: content for name, content in files_of(version, pki.load_key(key)).items()}
+        closed = fileset.replace(files, {folder / PRIVATE_KEY})
+    return list(files), closed
 
 
 def meta(certificate: Certificate, version: CertificateVersion) -> dict[str, object]:
@@ -79,38 +96,3 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return out.getvalue()
-
-
-def write_files(files: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Each file whole or not at all: written beside, fsynced, renamed. The key is 0600, all else 0644."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in files.items():
-        target = folder / name
-        _write(target, content, 0o600 if name == "private.key" else 0o644)
-        written.append(target)
-    _sync_folder(folder)
-    return written
-
-
-def _write(target: Path, content: bytes, mode: int) -> None:
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

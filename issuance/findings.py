@@ -23,6 +23,7 @@ class Finding:
     what: str
     blocks: bool = True
     said: str = ""  # by the provider, for the operator alone
+    servers: tuple[str, ...] = ()  # that do not answer for their zone: nobody need wait for them
 
 
 def text_of(findings: Sequence[Finding]) -> str:
@@ -197,13 +198,14 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     record = f"{zone.name} NS"
     if zone.lame:
         what = f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have them serve it"
-        yield Finding("lame_server", name, record, f"{what}, or take them out of the NS records.", blocks=False)
+        what = f"{what}, or take them out of the NS records."
+        yield Finding("lame_server", name, record, what, blocks=False, servers=zone.lame)
     if zone.silent:
         what = (
             f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}), and a CA may meet the"
             " same: mend them, or take them out of the NS records."
         )
-        yield Finding("silent_server", name, record, what, blocks=False)
+        yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
     if zone.skipped:
         what = (
             f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give each an address that"

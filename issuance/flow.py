@@ -11,15 +11,17 @@ from django.db.models import Exists, OuterRef, QuerySet
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
-from issuance import backoff, exchanges, limits, ordering, steps, telling
+from issuance import backoff, exchanges, limits, oldorders, ordering, steps, telling
 from issuance.done import Done
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Issuance
 from issuance.renewal import TOO_LONG
-from issuance.resources import Refused
+from issuance.resources import NotYet, Refused, Unexplained
 
 State = Issuance.State
 logger = structlog.get_logger()
+NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)  # seconds after the nth NotYet in a row: nine minutes, then it is an error
+LATELY = timedelta(minutes=10)  # since an account was made: not every node of its CA may know it
 UNWRITABLE = Trouble("internal", "It was given up: each end of its turns met an error of this server; see its log.")
 
 
@@ -191,9 +193,15 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     """Write the end of a turn that failed: try again by the retry table, or end the attempt."""
     _forget_unknown_account(issuance, trouble)
     now, stumbles = clock.now(), issuance.stumbles + 1
-    seconds = timedelta(seconds=retry_pause(stumbles, trouble))
-    if trouble.permanent or isinstance(trouble, Refused):
+    pause = retry_pause(stumbles, trouble)
+    if _may_be_there_later(issuance, trouble):
+        stumbles = stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1
+        pause = NOT_YET[min(stumbles, len(NOT_YET)) - 1]
+        if stumbles > len(NOT_YET) and not issuance.csr_sent_at:
+            return fail(step, issuance, trouble)
+    elif trouble.permanent or isinstance(trouble, Refused):
         return fail(step, issuance, trouble)
+    seconds = timedelta(seconds=pause)
     if seconds > TOO_LONG:
         return fail(step, issuance, trouble, asked_for=now + seconds)
     gives_up_at = moved_deadline(step, issuance, seconds.total_seconds() if trouble.retry_after else 0)
@@ -205,9 +213,21 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     return None
 
 
+def _may_be_there_later(issuance: Issuance, trouble: Trouble) -> bool:
+    """Nodes of a CA lag. Once the CSR is sent the order is worth more than an answer that may not be the CA's."""
+    return isinstance(trouble, NotYet) or (isinstance(trouble, Unexplained) and issuance.csr_sent_at is not None)
+
+
+def _is_again(issuance: Issuance, trouble: Trouble) -> bool:
+    """Whether the last turn ended for want of the same."""
+    return isinstance(trouble, NotYet) and issuance.waits_for.startswith(trouble.asked)
+
+
 def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
     """The CA does not know the account any more: register once more, unless that is being done."""
     if trouble.code == "ca_account_unknown":
+        if clock.now() - issuance.account.created_at < LATELY:
+            return
         used = AcmeAccount.objects.filter(pk=issuance.account_id, url=issuance.account.url).exclude(url="")
         used.update(url="", status=AcmeAccount.Status.PENDING, wake_at=clock.now(), queued_at=None)
     elif trouble.code == "ca_account_deactivated":
@@ -218,6 +238,9 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
     """End the attempt; the certificate is tried again by its own, slower table."""
     if asked_for is None and trouble.retry_after:
         asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
+    # An attempt that failed over its DNS leaves a good order to the next one. What kills workers is not done again.
+    if step.state not in (State.ORDERED, State.PRESENTED) and issuance.deaths < MAX_DEATHS:
+        oldorders.give_up(issuance)
     with issuance.fence():
         event(issuance, step.name, Outcome.FAILED, trouble.what)
         failure, counts = backoff.count_failure(issuance, trouble, asked_for)

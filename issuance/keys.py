@@ -37,18 +37,18 @@ def is_compromised(certificate: Certificate, pem: str) -> bool:
 @sensitive_variables()
 def make(issuance: Issuance) -> None:
     """Seal the attempt's key under the policy of now, and write its CSR. The plaintext lives in here only."""
-    certificate, replaced, key = issuance.certificate, issuance.key_id, b""
+    certificate, replaced, key = issuance.certificate, issuance.key_id, None
     pinned, told = _pinned(issuance)
     if pinned:
         try:
             what = f"{certificate.domain} is renewed with the same key"
-            key = envelope.open_certificate_key(pinned.key, actor=ACTOR, what=what)
+            key = pki.load_key(envelope.open_certificate_key(pinned.key, actor=ACTOR, what=what))
         except CannotOpen as cannot:
             told = f"The certificate gets a new key, although it is to keep its key: {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     with issuance.fence():
-        sealed = envelope.seal(certificate.owner, "certificate_key", key, policy=certificate.key_policy)
+        sealed = envelope.seal(certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy)
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()

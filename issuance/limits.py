@@ -20,7 +20,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from certctrl import clock
-from certctrl.turns import Trouble, Wait
+from certctrl.turns import SKEW, Trouble, Wait
 from issuance import ca, queueing, wants
 from issuance.ledger import Ledger
 from issuance.models import AcmeAccount, Issuance, LimitBucket, Reservation, ReservedToken
@@ -147,7 +147,7 @@ def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) 
     """Use the slot that was granted, or take one where nobody else waits; written as sent when it is ours."""
     now = ledger.now
     if reservation.state == State.GRANTED:
-        is_fresh = reservation.granted_at and reservation.granted_at > now - SLOT_LIFE
+        is_fresh = reservation.granted_at and now - SLOT_LIFE < reservation.granted_at <= now + SKEW
         if is_fresh and ledger.has_tokens({pk: 0 for pk, cost in needed.items() if not cost}):
             return _become(reservation, State.SENT, sent_at=now)
         _end_slot(ledger, reservation, back=True)
@@ -339,9 +339,10 @@ def grant() -> list[int]:
 def _end_unused(now: datetime) -> None:
     """Slots that were granted and not used are given back, and orders whose worker died are spent: the CA may have
     counted them. One transaction for all."""
-    lapsed = Q(state=State.GRANTED, granted_at__lt=now - SLOT_LIFE)
-    dead = Q(state=State.SENT, sent_at__lt=now - timedelta(seconds=settings.LEASE))
-    over = Reservation.objects.filter(lapsed | dead)
+    # A moment in the future was written by a clock that was ahead: nobody knows how long ago.
+    lapsed = Q(granted_at__lt=now - SLOT_LIFE) | Q(granted_at__gt=now + SKEW)
+    dead = Q(sent_at__lt=now - timedelta(seconds=settings.LEASE)) | Q(sent_at__gt=now + SKEW)
+    over = Reservation.objects.filter(lapsed & Q(state=State.GRANTED) | dead & Q(state=State.SENT))
     ids = list(over.values_list("pk", flat=True)[: queueing.MOST])
     if not ids:
         return

@@ -8,11 +8,11 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import cnames, propagation
 from dnsproviders.models import TxtRecord
-from issuance import ca, choosing, delegation, keys, limits, preflight, renewalinfo
+from issuance import ca, choosing, delegation, keys, limits, oldorders, preflight, problems, renewalinfo
 from issuance.done import Done
 from issuance.events import Outcome, event
 from issuance.models import AcmeAccount, Authorization, Issuance
-from issuance.resources import CA, AuthorizationResource, Refused
+from issuance.resources import CA, AuthorizationResource, NotYet, OrderResource, Refused
 
 LIMIT = timedelta(hours=6)
 
@@ -28,10 +28,10 @@ def order(issuance: Issuance) -> Done:
     client = ca.client_for(issuance.account)
     if not issuance.order_url:
         preflight.before_order(issuance, client)
-        _place_order(issuance, client)
-    for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
-        issuance.breathe()
-        _note(issuance, authorization, client.read_authorization(authorization.url))
+        _wait_for_list(issuance, _place_order(issuance, client))
+    elif not issuance.csr_sent_at and not issuance.authorizations.exists():
+        _wait_for_list(issuance, _read_order(issuance, client))
+    _read_authorizations(issuance, client)
     pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
     return Done(
         f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
@@ -71,7 +71,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         raise Wait(issuance.patience(), "An older request for the same names and account goes first.")
 
 
-def _place_order(issuance: Issuance, client: CA) -> None:
+def _place_order(issuance: Issuance, client: CA) -> OrderResource:
     profile, replaces = _profile(issuance, client), renewalinfo.replaces_of(issuance)
     if replaces and renewalinfo.is_in_window(issuance):
         limits.wait_while_busy(issuance)
@@ -86,8 +86,7 @@ def _place_order(issuance: Issuance, client: CA) -> None:
         _leave_out_replaces(issuance, trouble)
         return _place_order(issuance, client)
     limits.answered(issuance)
-    if len(resource.authorizations) > len(issuance.certificate.names):
-        raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
+    _refuse_too_many(issuance, resource)
     try:
         with issuance.fence():
             issuance.write(
@@ -95,13 +94,62 @@ def _place_order(issuance: Issuance, client: CA) -> None:
             )
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
-            Authorization.objects.bulk_create(
-                [Authorization(issuance=issuance, url=url) for url in resource.authorizations], ignore_conflicts=True
-            )
+            _note_list(issuance, resource)
     except IntegrityError:
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(issuance.patience(), "Another attempt has the order that the CA handed out.") from None
-    return None
+    return resource
+
+
+def _read_order(issuance: Issuance, client: CA) -> OrderResource:
+    """The order again, for what it did not list at first."""
+    resource = client.read_order(issuance.order_url)
+    _refuse_too_many(issuance, resource)
+    with issuance.fence():
+        _note_list(issuance, resource)
+    return resource
+
+
+def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
+    if len(resource.authorizations) > len(issuance.certificate.names):
+        raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
+
+
+def _note_list(issuance: Issuance, resource: OrderResource) -> None:
+    """Those of an order that is ready need not be read: each is valid (RFC 8555, section 7.1.6)."""
+    status = Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
+    listed = [Authorization(issuance=issuance, url=url, status=status) for url in resource.authorizations]
+    Authorization.objects.bulk_create(listed, ignore_conflicts=True)
+
+
+def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
+    if resource.status == "pending" and not resource.authorizations:
+        raise Wait(issuance.patience(), "The CA accepted the order and does not list its authorizations yet.")
+
+
+def _read_authorizations(issuance: Issuance, client: CA) -> None:
+    """Read those that were not read. Where one cannot be shown, an order that became ready needs none of them."""
+    for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
+        issuance.breathe()
+        try:
+            seen = client.read_authorization(authorization.url)
+        except Trouble as trouble:
+            if not _is_ready_without(issuance, client, trouble):
+                raise
+            with issuance.fence():
+                unread = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
+                unread.update(status=Authorization.Status.VALID)
+            return
+        _note(issuance, authorization, seen)
+
+
+def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
+    if not isinstance(trouble, NotYet | Refused) and trouble.code != problems.ERROR:
+        return False  # the CA is away, or asks for a pause
+    try:
+        return client.read_order(issuance.order_url).status == "ready"
+    except (Trouble, Wait):
+        return False
 
 
 def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
@@ -130,7 +178,8 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":
         return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
-    if seen.status != "pending":
+    if seen.has_failed:
+        oldorders.refuse(issuance, seen)
         raise refused(seen)
     if not seen.challenge_url:
         raise Refused(
@@ -165,9 +214,8 @@ def _store(
 
 def refused(seen: AuthorizationResource) -> Refused:
     """The authorization cannot be used: with the CA's own words where it gives any."""
-    name = f"*.{seen.identifier}" if seen.wildcard else seen.identifier
     if seen.problem:
-        return seen.problem.refused(f"The CA did not validate {name}.")
-    return Refused(
-        "ca_authorization_unusable", f"The CA's authorization for {name} is {seen.status}; it gives no reason."
-    )
+        return seen.problem.refused(f"The CA did not validate {seen.name}.")
+    kind, status = ("authorization", seen.status) if seen.status != "pending" else ("challenge", seen.challenge_status)
+    what = f"The CA's {kind} for {seen.name} is {status}; it gives no reason."
+    return Refused("ca_authorization_unusable", what)

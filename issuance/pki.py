@@ -1,16 +1,17 @@
 """Keys, CSRs and chains: bytes in, bytes out. Knows no row and no network.
 
-Private keys are PKCS#8 DER, certificates and CSRs are PEM. RFC 5280, RFC 2986; PKCS#12 as RFC 7292 and RFC 9579.
+Private keys are objects, stored as PKCS#8 DER; certificates and CSRs are PEM. RFC 5280, RFC 2986; PKCS#12 as RFC 7292
+and RFC 9579.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
+from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12 as p12
@@ -23,6 +24,7 @@ RSA_SIZES = (2048, 3072, 4096)
 KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_SIZES}
 MAX_COMMON_NAME = 64
 MAX_CHAIN = 10
+CAP_TOLERANCE = timedelta(hours=1)
 PKCS12_ROUNDS = 100_000  # slows down guessing; the password that we make needs none of it
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -58,6 +60,24 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """The CA whose own end is that of a leaf."""
+
+    issuer: str  # its name, as Facts has it
+    ends: datetime
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain that was checked: the path from the leaf, as PEM, and what is to be told of it."""
+
+    pem: str
+    facts: Facts
+    added: tuple[str, ...]  # names that nobody asked for
+    left_out: tuple[str, ...]  # subjects of certificates that belong to no path from the leaf
+
+
+@dataclass(frozen=True)
 class Parts:
     """A chain taken apart for export, as PEM; `chain` is all but the leaf, `root` the last when self-signed."""
 
@@ -67,35 +87,39 @@ class Parts:
     root: str
 
 
-def new_key(key_type: str, key_size: int) -> bytes:
-    """A fresh private key as PKCS#8 DER: `ecdsa` 256 or 384, `rsa` 2048, 3072 or 4096. ValueError for anything else."""
+def new_key(key_type: str, key_size: int) -> PrivateKey:
+    """Return a fresh private key: `ecdsa` 256 or 384, `rsa` 2048, 3072 or 4096. ValueError for anything else."""
     if key_size not in KEY_SIZES.get(key_type, ()):
         raise ValueError(f"no {key_type} keys of {key_size} bits")
-    key: PrivateKey
     if key_type == "ecdsa":
-        key = ec.generate_private_key(CURVES[key_size])
-    else:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=key_size)
-    return key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+        return ec.generate_private_key(CURVES[key_size])
+    return rsa.generate_private_key(public_exponent=65537, key_size=key_size)
 
 
 def load_key(key: bytes) -> PrivateKey:
-    """The private key from PKCS#8 DER. ValueError when it is none that `new_key` makes."""
-    loaded = serialization.load_der_private_key(key, password=None)
+    """Return the private key from PKCS#8 DER. ValueError when it is none that `new_key` makes.
+
+    Only for keys that were made here and that AES-GCM has authenticated: never for one that a person gave. OpenSSL's
+    check of an RSA key would take half a second for 4096 bits, and no other thread would run meanwhile.
+    """
+    loaded = serialization.load_der_private_key(key, password=None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ValueError("the key is neither ECDSA nor RSA")
     return loaded
 
 
-def key_pem(key: bytes) -> str:
-    """A PKCS#8 DER key as PEM, not encrypted."""
-    return (
-        load_key(key)
-        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        .decode()
-    )
+def key_der(key: PrivateKey) -> bytes:
+    """Return the key as PKCS#8 DER, not encrypted: as it is sealed."""
+    return _pkcs8(key, serialization.Encoding.DER)
+
+
+def key_pem(key: PrivateKey) -> str:
+    """Return the key as PKCS#8 PEM, not encrypted."""
+    return _pkcs8(key, serialization.Encoding.PEM).decode()
+
+
+def _pkcs8(key: PrivateKey, encoding: serialization.Encoding) -> bytes:
+    return key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def subject_name(subject: Mapping[str, str]) -> x509.Name:
@@ -106,16 +130,32 @@ def subject_name(subject: Mapping[str, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(oid, given[field]) for field, oid in SUBJECT_OIDS.items() if field in given])
 
 
-def csr(key: bytes, names: Sequence[str], subject: Mapping[str, str] | None = None) -> str:
-    """A certificate request as PEM with all names in its subjectAltName. Public CAs ignore the subject."""
-    private = load_key(key)
+def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None = None) -> str:
+    """Return a certificate request as PEM with all names in its subjectAltName. Public CAs ignore the subject.
+
+    Without a subject the extension is critical, as RFC 5280, section 4.2.1.6 asks of certificates: some CAs copy the
+    request, and Java reads no certificate that breaks this.
+    """
+    own = subject_name(subject or {})
     request = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(subject_name(subject or {}))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-        .sign(private, signature_hash(private))
+        .subject_name(own)
+        .add_extension(alternative_names(names), critical=not list(own))
+        .sign(key, signature_hash(key))
     )
     return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def alternative_names(names: Iterable[str]) -> x509.SubjectAlternativeName:
+    """Return the subjectAltName of these DNS names and IP addresses."""
+    return x509.SubjectAlternativeName([_general_name(name) for name in names])
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str, str]) -> bool:
@@ -143,29 +183,30 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
     return chain
 
 
-def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Facts:
-    """The facts of the leaf, after checking that it is the certificate that was asked for; BadChain when it is not.
+def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Chain:
+    """The chain of the certificate that was asked for; BadChain when it is another one.
 
-    The leaf must have the key of the CSR and exactly these names and be valid at `at` (now); each certificate must be
-    signed by the next one.
+    The leaf must have the key of the CSR and all of these names, and be valid at `at` (now). Some CAs add a name, send
+    certificates that do not belong to the chain, or put them in another order.
     """
-    chain = load_chain(chain_pem)
-    leaf = chain[0]
-    if leaf.public_key() != x509.load_pem_x509_csr(csr_pem.encode()).public_key():
+    certificates = load_chain(chain_pem)
+    key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+    leaf = next((each for each in certificates if _key_of(each) == key), None)
+    if leaf is None:
         raise WrongKey("The certificate is for another key than the one that we sent.")
-    _check_names(leaf, set(names))
+    added = _added_names(leaf, set(names))
     _check_times(leaf, at or clock.now())
-    _check_signatures(chain)
-    return _facts(leaf)
+    path = _path(leaf, certificates)
+    left_out = tuple(_subject(each) for each in dict.fromkeys(certificates) if each not in path)
+    return Chain("".join(map(_pem, path)), _facts(leaf), added, left_out)
 
 
-def _check_names(leaf: x509.Certificate, names: set[str]) -> None:
-    found = set(dns_names(leaf))
-    if found != names:
-        differing = ", ".join(sorted(found ^ names)[:5])
-        raise BadChain(
-            f"The certificate does not have exactly the names that were asked for; they differ in {differing}."
-        )
+def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
+    found = set(names_of(leaf))
+    if missing := sorted(names - found):
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise BadChain(f"The certificate lacks names that were asked for: {listed}.")
+    return tuple(sorted(found - names))
 
 
 def _check_times(leaf: x509.Certificate, at: datetime) -> None:
@@ -175,27 +216,79 @@ def _check_times(leaf: x509.Certificate, at: datetime) -> None:
         raise BadChain(f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already.")
 
 
-def check_signatures(chain_pem: str) -> None:
-    """BadChain unless each certificate is signed by the next one."""
-    _check_signatures(load_chain(chain_pem))
+def path_of(chain_pem: str) -> str:
+    """The path from the leaf, which is the first certificate that is no CA's, as PEM. BadChain where there is none."""
+    certificates = load_chain(chain_pem)
+    leaf = next((each for each in certificates if not _is_ca(each)), certificates[0])
+    return "".join(map(_pem, _path(leaf, certificates)))
 
 
-def _check_signatures(chain: Sequence[x509.Certificate]) -> None:
-    for certificate, issuer in pairwise(chain):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            subject = issuer.subject.rfc4514_string()[:200]
-            raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.") from None
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
-def dns_names(certificate: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:
-    """The DNS names of the subjectAltName, lower case; none without that extension."""
+def _path(leaf: x509.Certificate, certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The leaf and, from those that the CA sent, each one's issuer, as far as they lead. A leaf alone is a path where
+    the CA sent nothing else. Where cross-signed certificates lead further than a root, they are taken."""
+    others = [each for each in dict.fromkeys(certificates) if each != leaf]
+    path = max(_paths(leaf, others), key=_worth)
+    if len(path) == 1 and len(certificates) > 1 and not _signed(leaf, leaf):
+        subject = _subject(next(iter(others), leaf))
+        raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.")
+    return path
+
+
+def _worth(path: Sequence[x509.Certificate]) -> tuple[bool, int]:
+    now = clock.now()
+    return all(each.not_valid_after_utc > now for each in path), len(path)
+
+
+def _key_of(certificate: x509.Certificate) -> object:
+    """Its public key; None for one of a kind that the library does not know."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _paths(certificate: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[list[x509.Certificate]]:
+    """Every path from there. One that is signed by a key that the path has already leads in a circle."""
+    found = False
+    for issuer in others:
+        if _signed(certificate, issuer):
+            found = True
+            key = _key_of(issuer)
+            further = [each for each in others if _key_of(each) != key]
+            yield from ([certificate, *rest] for rest in _paths(issuer, further))
+    if not found:
+        yield [certificate]
+
+
+def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if certificate.issuer != issuer.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()[:200]
+
+
+def names_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:
+    """Return the DNS names, lower case, and IP addresses of the subjectAltName; none without that extension."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return []
-    return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+    wanted = (each for each in extension.value if isinstance(each, x509.DNSName | x509.IPAddress))
+    return [str(each.value).lower() for each in wanted]
 
 
 def _facts(leaf: x509.Certificate) -> Facts:
@@ -256,6 +349,16 @@ def facts(chain_pem: str) -> Facts:
     return _facts(load_chain(chain_pem)[0])
 
 
+def cap_of(chain_pem: str) -> Cap | None:
+    """Return the leaf's issuer when the leaf ends with it, give or take an hour, or later; None where it ends before,
+    and where the chain does not hold its issuer."""
+    leaf, *above = load_chain(chain_pem)
+    issuer = next((each for each in above if each.subject == leaf.issuer), None)
+    if not issuer or issuer.not_valid_after_utc - leaf.not_valid_after_utc > CAP_TOLERANCE:
+        return None
+    return Cap(name_of(issuer.subject), issuer.not_valid_after_utc)
+
+
 def split_chain(chain_pem: str) -> Parts:
     """The parts of a chain, for export. `root` is empty when the CA did not send it."""
     pems = [_pem(certificate) for certificate in load_chain(chain_pem)]
@@ -273,14 +376,17 @@ def to_der(pem: str) -> bytes:
     return load_chain(pem)[0].public_bytes(serialization.Encoding.DER)
 
 
-def pkcs12(key: bytes, chain_pem: str, friendly_name: str, password: str) -> bytes:
-    """A PKCS#12 file with key and chain: PBES2 with AES-256, MAC with SHA-256, which Java, OpenSSL and Windows read."""
+def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *, legacy: bool = False) -> bytes:
+    """Return a PKCS#12 file with key and chain.
+
+    PBES2 with AES-256 and a MAC of SHA-256, which OpenSSL 1.1, Java 8u301, Windows Server 2019, recent macOS, and
+    newer ones read. `legacy`: PBES1 with triple DES and a MAC of SHA-1, for what is older.
+    """
     chain = load_chain(chain_pem)
-    encryption = (
-        serialization.PrivateFormat.PKCS12.encryption_builder()
-        .kdf_rounds(PKCS12_ROUNDS)
-        .key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC)
-        .hmac_hash(hashes.SHA256())
-        .build(password.encode())
-    )
-    return p12.serialize_key_and_certificates(friendly_name.encode(), load_key(key), chain[0], chain[1:], encryption)
+    builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
+    if legacy:
+        cipher, digest = p12.PBES.PBESv1SHA1And3KeyTripleDESCBC, hashes.SHA1()  # noqa: S303
+    else:
+        cipher, digest = p12.PBES.PBESv2SHA256AndAES256CBC, hashes.SHA256()
+    encryption = builder.key_cert_algorithm(cipher).hmac_hash(digest).build(password.encode())
+    return p12.serialize_key_and_certificates(friendly_name.encode(), key, chain[0], chain[1:], encryption)

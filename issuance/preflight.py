@@ -5,10 +5,11 @@ A look-up that fails is no reason to stop: only what DNS, the provider or the CA
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from dnsproviders import registry, zonecheck
+from dnsproviders import propagation, registry, zonecheck
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.zonecheck import Survey, Zone
 from issuance import ca, delegation, findings, telling
@@ -39,7 +40,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
         found = check(issuance.certificate, issuance.account, issuance.credential, client, but=written)
     blocking = [each for each in found if each.blocks]
     with issuance.fence():
-        issuance.write(preflighted_at=clock.now())
+        deaf = [propagation.server_of(label) for each in found for label in each.servers]
+        issuance.write(preflighted_at=clock.now(), deaf=deaf)
         if found and not blocking:
             what, done = findings.text_of(found), IssuanceEvent.Outcome.DONE
             IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
@@ -133,27 +135,38 @@ def most_names(info: ca.CAInfo, profile: str) -> int:
 # --- The credential ---
 
 
-def _places(survey: Survey, target: str, but: Collection[str]) -> list[tuple[str, str]]:
-    """One name for each zone that is to be written to, and where its TXT record goes."""
-    places: dict[str, tuple[str, str]] = {}
+class Place(NamedTuple):
+    """A name, where its TXT record goes, and the zone that resolvers see there."""
+
+    name: str
+    final: str
+    zone: Zone | None
+
+
+def _places(survey: Survey, target: str, but: Collection[str]) -> list[Place]:
+    """One name for each zone that is to be written to."""
+    places: dict[str, Place] = {}
     for name, chain in survey.chains.items():
         if (chain.trouble and not chain.is_unknown) or chain.final in but or (target and chain.final != target):
             continue
-        zone = survey.zones.get(chain.final)
-        places.setdefault(zone.name if isinstance(zone, Zone) else registered_domain(chain.final), (name, chain.final))
+        found = survey.zones.get(chain.final)
+        zone = found if isinstance(found, Zone) else None
+        places.setdefault(zone.name if zone else registered_domain(chain.final), Place(name, chain.final, zone))
     return list(places.values())[:MOST_ZONES]
 
 
 def _of_credential(
-    certificate: Certificate, credential: DnsCredential | None, places: Sequence[tuple[str, str]]
+    certificate: Certificate, credential: DnsCredential | None, places: Sequence[Place]
 ) -> Iterator[Finding]:
     """Whether the provider shows the zones to the credential. A provider that does not answer is no obstacle: the
     present step will ask it again."""
     if not credential:
         return
-    for name, final in places:
+    for name, final, seen in places:
         try:
-            registry.open_credential(credential).zone_of(final)
+            provider = registry.open_credential(credential)
+            zone = provider.zone_of(final)
+            doubt = provider.doubt(zone, final, seen) if seen else ""
         except Trouble as troubled:
             trouble = delegation.for_owner(certificate, credential, troubled)
             refused = trouble.permanent and trouble.code.startswith("dns_")
@@ -162,3 +175,6 @@ def _of_credential(
             yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused, said=said)
         except Wait as wait:
             yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)
+        else:
+            if doubt and credential.owner_id == certificate.owner_id:
+                yield Finding("zone_unseen", name, f"{final} TXT", doubt, blocks=False)

@@ -10,10 +10,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from django.db import transaction
 
+from accounts import audit, quotas
 from certctrl import clock
-from certctrl.errors import Invalid, MissingField
-from issuance import pki
+from certctrl.errors import Invalid, MissingField, RateLimited
+from issuance import keyturns, pki
 from issuance.models import PrivateCA
 from issuance.resources import AccountResource, AuthorizationResource, OrderResource, Refused
 from keystore import envelope
@@ -24,6 +26,8 @@ BACKDATED = timedelta(minutes=5)  # for clients whose clock is behind
 DEFAULT_CA_DAYS = 3650
 MAX_CA_DAYS = 36500
 MAX_PATH_LENGTH = 10
+RETRY_AFTER = 5  # seconds
+MOST_NAMED = 10  # names of a certificate, in the audit event of its signature
 CURVE_SIZES = {"prime256v1": 256, "secp256r1": 256, "P-256": 256, "secp384r1": 384, "P-384": 384}
 CURVE_NAMES = {256: "prime256v1", 384: "secp384r1"}
 TEXT_FIELDS = ("country", "state", "locality", "organization", "organizational_unit", "common_name")
@@ -66,6 +70,9 @@ class PrivateAuthority:
     def answer(self, challenge_url: str) -> str:
         raise NotImplementedError("the orders of a private CA have no challenges")
 
+    def deactivate(self, authorization_url: str) -> None:
+        raise NotImplementedError("the orders of a private CA have no authorizations")
+
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         return OrderResource(url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url)
 
@@ -80,6 +87,7 @@ class PrivateAuthority:
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
+        _audit(self.private_ca, "used", names=pki.names_of(request)[:MOST_NAMED])
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:
@@ -101,9 +109,14 @@ def sign(
     """A server certificate for the names of the CSR, as PEM; it never outlives the CA's own certificate."""
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
-        raise Refused("ca_expired", "The private CA's own certificate has expired: make a new CA.", permanent=True)
+        what = (
+            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid until"
+            f" {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its certificate trusted, and give"
+            " its certificates an account of the new one (acme_account_id)."
+        )
+        raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
-    names = pki.dns_names(request)
+    names = pki.names_of(request)
     subject = request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})
     builder = (
         x509.CertificateBuilder()
@@ -126,7 +139,7 @@ def _leaf_extensions(
     key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     usages = {"digital_signature", "key_encipherment"} if _is_rsa(request) else {"digital_signature"}
     return [
-        (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), not has_subject),
+        (pki.alternative_names(names), not has_subject),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(usages), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
@@ -148,7 +161,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     """A new private CA with its own self-signed certificate, its key sealed.
 
     `data` has the fields of the contract, section 10; empty strings count as absent, only `name` is needed. Raises
-    Invalid or MissingField with the `field`.
+    Invalid or MissingField with the `field`, RateLimited while RSA keys of the owner are being made.
     """
     given = {field: value for field, value in data.items() if value not in ("", None)}
     name = _text(given, "name", 64)
@@ -161,23 +174,41 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     path_length = _whole(given, "max_path_length", None, 0, MAX_PATH_LENGTH)
     days = _whole(given, "valid_days", DEFAULT_CA_DAYS, 1, MAX_CA_DAYS)
     usages = _usages(given)
-    key = pki.new_key(key_type, key_size)
-    certificate = _self_signed(
-        pki.load_key(key), pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
-    )
-    return PrivateCA.objects.create(
-        owner=owner,
-        name=name,
-        subject={field: value for field, value in subject.items() if value},
-        algorithm=key_type.upper(),
-        key_size=key_size,
-        max_path_length=path_length,
-        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        serial_number=f"{certificate.serial_number:x}",
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        key=envelope.seal(owner, "ca_key", key),
-    )
+    key = _new_key(owner, key_type, key_size)
+    certificate = _self_signed(key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages)
+    with transaction.atomic():
+        quotas.refuse_more(owner, "private_cas")
+        private_ca = PrivateCA.objects.create(
+            owner=owner,
+            name=name,
+            subject={field: value for field, value in subject.items() if value},
+            algorithm=key_type.upper(),
+            key_size=key_size,
+            max_path_length=path_length,
+            certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+            serial_number=f"{certificate.serial_number:x}",
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            key=envelope.seal(owner, "ca_key", pki.key_der(key)),
+        )
+        _audit(private_ca, "created")
+    return private_ca
+
+
+def _audit(private_ca: PrivateCA, done: str, **facts: Any) -> None:
+    what = f"private_ca:{private_ca.pk}"
+    audit.note(private_ca.owner, f"private_ca.{done}", what, name=private_ca.name, **facts)
+
+
+def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
+    if key_type != "rsa":
+        return pki.new_key(key_type, key_size)
+    try:
+        with keyturns.turn_of(owner.pk):
+            return pki.new_key(key_type, key_size)
+    except keyturns.Busy:
+        what = f"RSA keys are being made for you already: send it again in {RETRY_AFTER} seconds."
+        raise RateLimited(what, retry_after=RETRY_AFTER) from None
 
 
 def key_usage_of(certificate_pem: str) -> str:

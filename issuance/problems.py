@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 
 from certctrl import clock, outgoing
 from certctrl.turns import Trouble, Wait, printable
-from issuance.resources import Problem, Refused, Unexplained
+from issuance.resources import NotYet, Problem, Refused, Unexplained
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000
@@ -64,6 +65,15 @@ ENDS_ATTEMPT = frozenset(
 )
 # The same request may well succeed later.
 AGAIN = {"serverInternal": ERROR, "accountDoesNotExist": UNKNOWN_ACCOUNT, "badNonce": BAD_NONCE}
+# How CAs say that they do not have a resource, where they do not say it by 404.
+OWN = r"(order|authori[sz]ation|authz|challenge|certificate|resource|object)s?"
+ABSENT = r"(not (yet )?(be )?(found|exist)|no such|unknown|n(o|')t exist|unable to find|(could ?n[o']t|cannot) find)"
+NOT_THERE = re.compile(rf"\b{OWN}\b.*\b{ABSENT}|\b{ABSENT}\b.*\b{OWN}\b", re.I | re.S)
+NOT_THERE_TYPE = re.compile(r"not_?found|not_?exist", re.I)
+GONE = re.compile(r"\bexpired\b", re.I)
+# How CAs say that a nonce is too old, where they do not say badNonce.
+OLD = r"(bad|invalid|stale|old|expired|unknown|unrecognized|not (valid|found|known)|replayed|already used)"
+NONCE_IN_WORDS = re.compile(rf"\b{OLD}\b.{{0,30}}\bnonce\b|\bnonce\b.{{0,30}}\b{OLD}\b", re.I)
 # Says nothing itself; its subproblems do.
 WRAPPERS = frozenset(("compound", "malformed", "about:blank", ""))
 
@@ -106,8 +116,9 @@ def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
     return problem_of(listed[0]["error"]) if listed else None
 
 
-def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | Wait:
-    """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA."""
+def trouble_of(answer: Answer, what: str, with_eab: bool = False, *, named: bool = False) -> Trouble | Wait:
+    """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA. `named`: the CA
+    itself named the resource."""
     problem = problem_of(answer.document, refused=True) or Problem("", "")
     said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
     if problem.type == "orderNotReady":
@@ -120,10 +131,28 @@ def trouble_of(answer: Answer, what: str, with_eab: bool = False) -> Trouble | W
         return Trouble(ERROR, said, retry_after=answer.retry_after)
     if with_eab and problem.type in ("unauthorized", "malformed"):
         return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
+    if named and _is_not_there(answer, problem):
+        return NotYet(NOT_FOUND, f"{said} It may not be there yet.", what)
     kind = Refused if answer.document else Unexplained
     if answer.status in (404, 410) and problem.type in WRAPPERS:
         return kind(NOT_FOUND, said)
     return kind(problem.code, said, permanent=problem.permanent)
+
+
+def _is_not_there(answer: Answer, problem: Problem) -> bool:
+    if GONE.search(problem.detail) or problem.type in PERMANENT:
+        return False
+    if answer.status == 404 or NOT_THERE_TYPE.search(problem.type):
+        return problem.type in WRAPPERS or problem.type not in ENDS_ATTEMPT or bool(NOT_THERE.search(problem.detail))
+    return problem.type in WRAPPERS | {"unauthorized"} and bool(NOT_THERE.search(problem.detail))
+
+
+def is_bad_nonce(answer: Answer) -> bool:
+    """Whether the CA refused the request for its nonce: `badNonce` (RFC 8555, section 6.5), or words."""
+    typ = type_of(answer.document)
+    if typ in WRAPPERS | {"serverInternal", "unauthorized"}:
+        return bool(NONCE_IN_WORDS.search(_text(answer.document.get("detail"))))
+    return typ == "badNonce"
 
 
 def refusal_of(response: requests.Response) -> Answer | None:
@@ -134,8 +163,19 @@ def refusal_of(response: requests.Response) -> Answer | None:
         document = response.json()
     except (ValueError, RecursionError):
         document = {}
-    pause = outgoing.wait_of(response)
-    return Answer(response.status_code, document if isinstance(document, dict) else {}, pause)
+    if not isinstance(document, dict):
+        document = {}
+    if instance := _text(document.get("instance")):  # a page for people, perhaps written as a path
+        document["instance"] = absolute(str(response.url), instance)
+    return Answer(response.status_code, document, outgoing.wait_of(response))
+
+
+def absolute(base_url: str, url: str) -> str:
+    """The URL of an answer, resolved against that of the request (RFC 9110, 10.2.2); empty for what is none."""
+    try:
+        return urljoin(base_url, url.strip()) if url.strip() else ""
+    except ValueError:
+        return ""
 
 
 def json_of(response: requests.Response, label: str) -> dict[str, Any]:

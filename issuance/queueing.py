@@ -90,7 +90,7 @@ def unused_room(now: datetime) -> int:
     lately = now - timedelta(seconds=5)
     unused = Count("pk", filter=Q(state=Reservation.State.GRANTED))
     used = Count("pk", filter=Q(sent_at__gte=lately))
-    recent = Reservation.objects.filter(granted_at__gte=lately).aggregate(unused=unused, used=used)
+    recent = Reservation.objects.filter(granted_at__range=(lately, now + SKEW)).aggregate(unused=unused, used=used)
     return FEW_UNUSED + int(recent["used"]) // 2 - int(recent["unused"])
 
 
@@ -106,7 +106,7 @@ def candidates() -> list[Reservation]:
     lacks = Q(bucket__in=empty, cost__gt=0) | Q(bucket__in=closed)
     blocked = ReservedToken.objects.filter(lacks, reservation=OuterRef("pk"))
     nth = Window(RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"])
-    unused = Q(granted_at__gt=ledger.now - SECOND_SLOT)
+    unused = Q(granted_at__gt=ledger.now - SECOND_SLOT, granted_at__lte=ledger.now + SKEW)
     # Who sleeps after a trouble has it still: it does not come earlier for a slot.
     stumbled = Q(issuance__stumbles__gt=0, issuance__wake_at__gt=ledger.now)
     rows = waiting().filter(~Exists(blocked), ~unused, ~stumbled, issuance__wake_at__isnull=False, issuance__holder="")

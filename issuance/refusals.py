@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from certctrl.errors import Invalid, NotFound
-from issuance import ca
+from certctrl.errors import Invalid
+from issuance import ca, holding
 from issuance.models import AcmeAccount, Certificate
 from keystore.models import Envelope
 
@@ -87,7 +87,7 @@ def _fallback(wanted: Wanted) -> AcmeAccount:
     pk, owner = wanted.columns["fallback_account_id"], wanted.account.owner_id
     account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
     if not account:
-        raise NotFound(f"There is no ACME account {pk} among yours.", field="fallback_account_id")
+        raise holding.no_account(pk, "fallback_account_id")
     return account
 
 

@@ -8,12 +8,15 @@ LIMIT_WAIT = "ca_limit_wait"  # by our own ledger
 OF_A_LIMIT = frozenset(("ca_rate_limited", LIMIT_WAIT))
 SHORT_LIFE = timedelta(days=10)
 AN_HOUR = timedelta(hours=1)
+A_DAY = timedelta(days=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
 LEAST_RETRY = timedelta(minutes=15)
 LIMIT_SPREAD = timedelta(minutes=5)  # so that those who were told the same moment do not come at once
 FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
+
+Span = tuple[datetime, datetime]
 
 # Between two polls of a renewal window.
 LEAST_POLL = timedelta(minutes=1)
@@ -49,6 +52,25 @@ def _by_the_life(not_after: datetime, life: timedelta, days_before: int | None) 
     if days_before:
         return not_after - timedelta(days=days_before)
     return not_after - life / (2 if life < SHORT_LIFE else 3)
+
+
+def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
+    """Whether the new certificate ends no later than the current one. Each is its (not_before, not_after).
+
+    A gain of less than a hundredth of the current life is nothing. `capped`: the new one ends because its CA does.
+    Otherwise the CA may have begun to issue for a shorter life, and only an end that has not moved counts.
+    """
+    (began, ends), (begins, new_ends) = current, new
+    nothing = (ends - began) / 100
+    if capped:
+        return new_ends - ends <= nothing
+    return abs(new_ends - ends) <= nothing and begins - began > 10 * nothing
+
+
+def after_no_gain(now: datetime, expires_at: datetime) -> datetime:
+    """When a renewal that gained no time is tried again: after half of what is left, at least a day. So it is tried a
+    few times, whatever the CA does, and not daily."""
+    return now + max(A_DAY, (expires_at - now) / 2)
 
 
 def poll_pause(asked_for: float | None, jitter: float) -> timedelta:

@@ -20,6 +20,15 @@ class Refused(Trouble):
     ends_attempt = True
 
 
+class NotYet(Trouble):
+    """The CA does not show what it named itself. Its nodes may lag: it is asked again after seconds, then after minutes
+    (issuance.flow), and an attempt whose CSR was sent never ends for it. `asked` is what the CA was asked for."""
+
+    def __init__(self, code: str, what: str, asked: str) -> None:
+        super().__init__(code, what)
+        self.asked = asked
+
+
 class Unexplained(Refused):
     """A refusal without a problem document, which an ACME server has for each (RFC 8555, section 6.7): something in
     between may have said no."""
@@ -45,7 +54,7 @@ class Problem:
 @dataclass(frozen=True)
 class OrderResource:
     url: str
-    status: str  # pending, ready, processing, valid, invalid
+    status: str  # pending, ready, processing, valid, invalid; URLs are empty where the CA does not name them (yet)
     authorizations: tuple[str, ...] = ()
     finalize_url: str = ""
     certificate_url: str = ""
@@ -63,7 +72,25 @@ class AuthorizationResource:
     challenge_url: str = ""  # of its dns-01 challenge; empty when none is offered
     challenge_status: str = ""
     txt_value: str = ""  # what the TXT record must hold: base64url(SHA-256(key authorization))
-    problem: Problem | None = None
+    problem: Problem | None = None  # of the dns-01 challenge while it is pending
+
+    @property
+    def name(self) -> str:
+        return f"*.{self.identifier}" if self.wildcard else self.identifier
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will not become valid. A challenge that is `invalid` decides, whatever its authorization says."""
+        return self.status not in ("pending", "valid") or (
+            self.status == "pending" and self.challenge_status == "invalid"
+        )
+
+    @property
+    def gave_up(self) -> bool:
+        """`has_failed` of one that was answered: an error ends it too. One that is `processing` may have an error while
+        the CA still looks (RFC 8555, section 8.2)."""
+        stopped = self.status == "pending" and self.challenge_status != "processing" and self.problem is not None
+        return self.has_failed or stopped
 
 
 @dataclass(frozen=True)
@@ -108,8 +135,8 @@ class CA(Protocol):
     """One account at one CA. Every call is one exchange (and its nonce) and ends within `clock.time_left()`.
 
     All raise `turns.Trouble` when it may be tried again (network, 5xx, rate limits), `Refused` for the CA's refusals,
-    with the CA's own words in `what`, and `turns.Wait` for `orderNotReady`. None sleeps, polls, or retries but for
-    `badNonce`.
+    with the CA's own words in `what`, `NotYet` where it does not show what it named itself, and `turns.Wait` for
+    `orderNotReady`. None sleeps, polls, or retries but for a nonce that was too old.
     """
 
     def caa_identities(self) -> tuple[str, ...]:
@@ -134,6 +161,9 @@ class CA(Protocol):
 
         Empty, or a sentence that says why the answer may not have come to the CA: then it is to be given again.
         """
+
+    def deactivate(self, authorization_url: str) -> None:
+        """Give up an authorization (RFC 8555, section 7.5.2)."""
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
 

@@ -5,17 +5,18 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, TooLate
+from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
-from issuance import canceling, choosing, delegation, flow, holding, refusals, renewalinfo, tasks
+from issuance import canceling, choosing, delegation, flow, holding, keyturns, refusals, renewalinfo, tasks
 from issuance.idempotency import Idempotency, once
 from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from keystore import envelope
@@ -81,7 +82,8 @@ def make_certificate(
     """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
 
     def make() -> tuple[Certificate, Issuance | None]:
-        holding.hold(ask.credential, ask.account, ask.settings.get("fallback_account"))
+        fallback_id = ask.settings.get("fallback_account_id")
+        holding.hold(owner, credential=ask.credential, account=ask.account, fallback_id=fallback_id)
         same = _same_ask(owner, ask)
         certificate = same if same and _answers(same, ask, validity_seconds) else _new_certificate(owner, ask)
         if certificate.current:
@@ -111,14 +113,20 @@ def _answers(certificate: Certificate, ask: Ask, validity_seconds: int | None) -
     if not version or version.revoke_asked_at:
         return not version
     if not ask.account.is_private:
-        return version.created_at > clock.now() - TEN_MINUTES
+        return _is_within(version.created_at, TEN_MINUTES)
     seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
-    return certificate.created_at > clock.now() - A_MINUTE and version.issuance.validity_seconds == seconds
+    return _is_within(certificate.created_at, A_MINUTE) and version.issuance.validity_seconds == seconds
+
+
+def _is_within(at: datetime, span: timedelta) -> bool:
+    """Not longer ago than that, nor written by a clock that was ahead."""
+    return -SKEW < clock.now() - at < span
 
 
 def _new_certificate(owner: User, ask: Ask) -> Certificate:
     refusals.judge(refusals.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
-    return Certificate.objects.create(
+    quotas.refuse_more(owner, "certificates")
+    certificate = Certificate.objects.create(
         owner=owner,
         domain=ask.names[0],
         names=list(ask.names),
@@ -130,13 +138,42 @@ def _new_certificate(owner: User, ask: Ask) -> Certificate:
         ask=ask.digest(),
         **ask.settings,
     )
+    facts = {"account": ask.account.pk, "key_policy": certificate.key_policy}
+    export = certificate.server_decrypt_export
+    _audit(certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts)
+    return certificate
+
+
+def _audit(certificate: Certificate, done: str, **facts: Any) -> None:
+    what = f"certificate:{certificate.pk}"
+    audit.note(certificate.owner, f"certificate.{done}", what, domain=certificate.domain, **facts)
+
+
+def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None:
+    """What differs, old and new; whether the key may be exported, and who can open it, as events of their own."""
+    changed = {}
+    for name, new in changes.items():
+        old = getattr(certificate, name)
+        if old != new:
+            changed[name] = [getattr(old, "pk", old), getattr(new, "pk", new)]
+    if export := changed.pop("server_decrypt_export", None):
+        _audit(certificate, f"export_switched_{'on' if export[1] else 'off'}")
+    if policy := changed.pop("key_policy", None):
+        _audit(certificate, "key_policy_changed", key_policy=policy)
+    if changed:
+        _audit(certificate, "changed", changes=changed)
 
 
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
     """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
     old one; the attempt is answered. TooLate while that CA signs."""
     with transaction.atomic():
-        holding.hold(changes.get("credential"), changes.get("account"), changes.get("fallback_account"))
+        holding.hold(
+            certificate.owner,
+            credential=changes.get("credential"),
+            account=changes.get("account"),
+            fallback_id=changes.get("fallback_account_id"),
+        )
         _lock_attempt(certificate)
         # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
@@ -149,6 +186,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         open_one = certificate.open_issuance()
         if moves and open_one:
             canceling.cancel_attempt(open_one)
+        _audit_changes(certificate, changes)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
             fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
@@ -199,6 +237,7 @@ def retire(certificate: Certificate) -> None:
             with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
                 canceling.cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+        _audit(certificate, "deleted")
 
 
 # --- attempts ---
@@ -216,6 +255,7 @@ def request_issuance(
         with transaction.atomic():
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(renew_at=None):
                 raise Conflict(f"{certificate.domain} was deleted; create it again.")
+            quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
         return Issuance.objects.open().get(certificate=certificate)
@@ -288,21 +328,31 @@ def retry_now(issuance: Issuance) -> Issuance:
 
 def advance(issuance: Issuance | None) -> Issuance | None:
     """Set an attempt going, after the transaction that made it: a private CA's walks its six steps here and now, any
-    other goes to the workers."""
+    other goes to the workers, and so does one whose RSA key would keep the web process busy."""
     if not issuance or not issuance.is_open:
         return issuance
     if not Issuance.objects.sendable(clock.now()).filter(pk=issuance.pk, holder="").update(queued_at=clock.now()):
         return issuance
-    if issuance.account.is_private:
-        walk(issuance)
-    else:
+    if not issuance.account.is_private or not walk(issuance):
         tasks.start(issuance.pk, issuance.state)
     issuance.refresh_from_db()
     return issuance
 
 
-def walk(issuance: Issuance) -> None:
-    """All six steps in this process."""
+def walk(issuance: Issuance) -> bool:
+    """All six steps in this process. False, and nothing was done, while its owner has RSA keys made."""
+    if issuance.certificate.key_type != Certificate.KeyType.RSA:
+        _walk(issuance)
+        return True
+    try:
+        with keyturns.turn_of(issuance.certificate.owner_id):
+            _walk(issuance)
+    except keyturns.Busy:
+        return False
+    return True
+
+
+def _walk(issuance: Issuance) -> None:
     for step in flow.STEPS:
         if not flow.take(step, issuance.pk):
             return
@@ -317,7 +367,9 @@ def issue(
     """A person's `issues` or `renew`: the open attempt, or a new one, set going."""
 
     def make() -> tuple[Certificate, Issuance | None]:
-        return certificate, request_issuance(certificate, reason, validity_seconds)
+        issuance = request_issuance(certificate, reason, validity_seconds)
+        _audit(certificate, "issuance_requested", issue_history_id=issuance.pk)
+        return certificate, issuance
 
     _, issuance = once(certificate.owner, idempotency, make)
     assert issuance

@@ -12,11 +12,24 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, delegation, keys, limits, pki, renewalinfo, telling
+from issuance import (
+    backoff,
+    ca,
+    chains,
+    delegation,
+    keys,
+    lifetime,
+    limits,
+    oldorders,
+    pki,
+    renewalinfo,
+    resolvercache,
+    telling,
+)
 from issuance.done import Done
 from issuance.models import Authorization, Certificate, CertificateVersion, Issuance
 from issuance.ordering import refused
-from issuance.resources import CA, AuthorizationResource, OrderResource, Refused
+from issuance.resources import CA, AuthorizationResource, NotYet, OrderResource, Refused
 
 State = Issuance.State
 
@@ -58,11 +71,12 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
     """What one look means for an attempt: on, back to publishing, or another look later."""
     now = clock.now()
     verdicts = [
-        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now))) for record in wanted
+        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now), issuance.deaf))
+        for record in wanted
     ]
     hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
     if not hidden:
-        _settle(issuance)
+        _settle(issuance, wanted, looks)
         return Done("; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts)) or "no record is needed")
     nowhere = [record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)]
     if nowhere:
@@ -75,16 +89,21 @@ def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, p
     raise Wait(issuance.patience(), what)
 
 
-def _settle(issuance: Issuance) -> None:
-    """The credential's extra wait after the last server shows the records."""
+def _settle(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]) -> None:
+    """The credential's extra wait after the last server shows the records, and the time for which the CA's resolver may
+    have an older answer."""
     pause = issuance.credential.settle if issuance.credential else 0
-    now = clock.now()
-    if pause and not issuance.settles_at:
+    now, what = clock.now(), issuance.waits_for
+    if not issuance.settles_at:
         until = now + timedelta(seconds=pause)
-        issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
+        what = f"Every server shows the records; {pause} s more, as the DNS credential asks."
+        old = resolvercache.kept(issuance, wanted, looks)
+        if old and old.until > until:
+            until, what = old.until, old.what
+        if until > now:
+            issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
     if issuance.settles_at and issuance.settles_at > now:
-        left = (issuance.settles_at - now).total_seconds()
-        raise Wait(left, f"Every server shows the records; {pause} s more, as the DNS credential asks.")
+        raise Wait((issuance.settles_at - now).total_seconds(), what)
 
 
 def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
@@ -116,36 +135,45 @@ def validate(issuance: Issuance) -> Done:
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
-        _look_at_answered(issuance, client)
-        raise _wait(issuance, resource, unheard or "The CA is looking at the TXT records.")
+        said = _look_at_answered(issuance, client)
+        raise _wait(issuance, resource, unheard or said or "The CA is looking at the TXT records.")
     if resource.status == "invalid":
         return _after_invalid(issuance, client, resource)
     return Done("the CA found every TXT record")
 
 
-def _look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN) -> None:
+def _look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN) -> str:
     """Some CAs leave the order pending when an authorization failed: read a few of them each turn, or all with None.
-    Raises Refused about the first that failed, and has counted those that it read."""
+    Raises Refused about the first that failed, and has counted those that it read. Return what the CA says of one that
+    it still looks at, empty when it says nothing. Those that it does not show tell nothing: the order decides."""
     answered = issuance.authorizations.filter(status=Authorization.Status.PENDING, answered_at__isnull=False)
     failed: list[AuthorizationResource] = []
+    said = ""
     for authorization in answered.order_by("seen_at")[:most]:
         try:
             issuance.breathe()
             seen = client.read_authorization(authorization.url)
+        except NotYet as not_yet:
+            said = said or not_yet.what
+            continue
         except (Wait, Trouble):
             if failed:  # what is known is told now: nothing remembers it until another turn
                 break
             raise
-        if seen.status not in ("pending", "valid"):
-            limits.count_failed_validation(issuance, seen.identifier)
+        if seen.gave_up:
+            if seen.status != "deactivated":  # we did, before we died
+                limits.count_failed_validation(issuance, seen.identifier)
             failed.append(seen)
             continue
         status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
         fields = {"answered_at": None} if _has_not_heard(authorization, seen) else {}
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status, **fields)
+        if seen.problem and seen.status == "pending":
+            said = f"The CA has not found the TXT record for {seen.name} yet, and looks again. It says: {seen.problem}"
     if failed:
-        raise refused(failed[0])
+        raise refused(next((each for each in failed if each.problem), failed[0]))
+    return said
 
 
 def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) -> bool:
@@ -157,8 +185,7 @@ def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) ->
 
 def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
     """An order of an earlier attempt is ordered anew, once; else the attempt ends with the CA's words."""
-    earlier = Issuance.objects.filter(order_url=issuance.order_url).exclude(pk=issuance.pk)
-    if not issuance.orders and earlier.exists():
+    if not issuance.orders and oldorders.earlier(issuance).exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
     _look_at_answered(issuance, client, most=None)
     what = f"The CA refused the order for {issuance.certificate.domain}."
@@ -169,21 +196,7 @@ def _after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> D
 
 def order_anew(issuance: Issuance, what: str) -> Done:
     """Forget the order and go back to the first step."""
-
-    def forget() -> None:
-        issuance.records().wake()
-        issuance.authorizations.all().delete()
-        issuance.write(
-            order_url="",
-            order_expires_at=None,
-            csr_sent_at=None,
-            certificate_url="",
-            settles_at=None,
-            presents=0,
-            orders=issuance.orders + 1,
-        )
-
-    return Done(f"{what}: ordering anew", write=forget, to=State.QUEUED)
+    return Done(f"{what}: ordering anew", write=lambda: oldorders.forget(issuance), to=State.QUEUED)
 
 
 # --- finalize ---
@@ -194,29 +207,48 @@ def finalize(issuance: Issuance) -> Done:
     client = ca.client_for(issuance.account)
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
-        if not issuance.csr_sent_at:
+        if not resource.finalize_url:
+            raise _wait(issuance, resource, "The order is ready, and the CA does not say yet where the CSR goes.")
+        was_sent = bool(issuance.csr_sent_at)
+        if not was_sent:
             keys.replace_compromised(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
-        resource = _send_csr(issuance, client, resource)
+        resource = _send_csr(issuance, client, resource, again=was_sent)
     if resource.status == "invalid":
         return _after_invalid(issuance, client, resource)
     if resource.status != "valid":
-        raise _wait(issuance, resource, "The CA is signing.")
+        what = "The CA is signing." if issuance.csr_sent_at else "The CA does not show the order as ready any more."
+        raise _wait(issuance, resource, what)
     if not issuance.csr_sent_at:
         return _order_anew_once(issuance, "the CA handed out an order that had been used")
-    url = resource.certificate_url
+    url = _certificate_url(issuance, resource)
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
 
 
 def _wait(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
-    """As long as the CA asks for, else with growing patience."""
+    """As long as the CA asks for, else with growing patience; an error that the order carries is told."""
     asked = resource.retry_after or 0
+    if resource.problem:
+        what = f"{what} The CA says: {resource.problem}"
     return Wait(max(asked, issuance.patience()), what, asked=bool(asked))
 
 
-def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
+def _certificate_url(issuance: Issuance, resource: OrderResource) -> str:
+    """Some CAs call an order valid a few reads before they say where its certificate is."""
+    if not resource.certificate_url:
+        raise _wait(issuance, resource, "The CA signed, and does not say yet where the certificate is.")
+    return resource.certificate_url
+
+
+def _send_csr(issuance: Issuance, client: CA, resource: OrderResource, *, again: bool) -> OrderResource:
+    """Send it. Where it was sent before, a refusal may mean that the order is further than the CA showed it."""
     try:
         return client.finalize(resource, issuance.csr_pem)
+    except Refused:
+        seen = client.read_order(issuance.order_url) if again else resource
+        if seen.status in ("processing", "valid"):
+            return seen
+        raise
     except Wait as wait:  # orderNotReady, though it read ready
         raise Wait(max(wait.seconds, issuance.patience()), wait.what) from None
 
@@ -226,7 +258,8 @@ def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> No
         return
     now = clock.now()
     deadline = min(now + FINALIZE_LIMIT, resource.expires_at or now + FINALIZE_LIMIT)
-    issuance.write(csr_sent_at=now, deadline_at=max(deadline, issuance.deadline_at))
+    expires_at = resource.expires_at or issuance.order_expires_at
+    issuance.write(csr_sent_at=now, deadline_at=max(deadline, issuance.deadline_at), order_expires_at=expires_at)
 
 
 def _order_anew_once(issuance: Issuance, what: str) -> Done:
@@ -243,6 +276,9 @@ def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version."""
     client = ca.client_for(issuance.account)
     preferred = issuance.certificate.preferred_chain
+    if not issuance.certificate_url:
+        url = _certificate_url(issuance, client.read_order(issuance.order_url))
+        issuance.write(certificate_url=url)
     chain_pem = client.download(
         issuance.certificate_url,
         csr_pem=issuance.csr_pem,
@@ -250,7 +286,7 @@ def download(issuance: Issuance) -> Done:
         preferred_chain=preferred,
     )
     try:
-        pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
+        chain = pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
     except pki.WrongKey:
         return _order_anew_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
@@ -261,12 +297,15 @@ def download(issuance: Issuance) -> Done:
         return Done(
             "staging issued it: it is thrown away, and production is next", write=lambda: backoff.note_proof(issuance)
         )
-    what = f"the certificate is stored{chains.taken(chain_pem, preferred)}"
-    return Done(what, write=lambda: _store_version(issuance, chain_pem))
+    lifetime.refuse_useless(issuance, chain.pem)
+    what = f"the certificate is stored{chains.taken(chain.pem, preferred)}{chains.remarks(chain)}"
+    if short := lifetime.why_short(chain.pem):
+        what = f"{what}. {short}"
+    return Done(what, write=lambda: _store_version(issuance, chain))
 
 
-def _store_version(issuance: Issuance, chain_pem: str) -> None:
-    facts = pki.facts(chain_pem)
+def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
+    facts = chain.facts
     assert issuance.key, "the key was sealed in the first step"
     version = CertificateVersion.objects.create(
         certificate=issuance.certificate,
@@ -278,7 +317,8 @@ def _store_version(issuance: Issuance, chain_pem: str) -> None:
         fingerprint=facts.fingerprint,
         issuer=facts.issuer,
         ari_id=facts.ari_id,
-        chain_pem=chain_pem,
+        chain_pem=chain.pem,
+        added_names=list(chain.added),
         key=issuance.key,
     )
     # As it is now: a person may have changed it while the CA was asked.

@@ -12,8 +12,8 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance import delegation, lifetime
+from issuance.models import Certificate, CertificateVersion, Issuance, PrivateCA
 from issuance.renewal import OF_A_LIMIT, SHORT_LIFE
 from notices.models import Notice
 from notices.moments import for_people, for_programs
@@ -25,6 +25,8 @@ TOLD_FAILURES = (1, 3, 7)  # in a row; then every 14th
 EVERY = 14
 BATCH = 500
 WARN_DAYS = (14, 7, 3, 1)
+WARN_CA_DAYS = (90, 30, 14, 7)
+NAMED = 5  # certificates in one notice
 LEFT_BEHIND_AFTER = timedelta(days=1)
 NO_CREDENTIAL = ("no_dns_credential", "preflight_no_credential")
 CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
@@ -37,10 +39,17 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
     """A version was stored. `certificate` as it was before: its first version is no renewal."""
     if not certificate.current_id:
         return
-    domain = certificate.domain
+    domain, subject = certificate.domain, f"{certificate.domain} was renewed"
+    nothing_else = "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+    if short := lifetime.why_short(version.chain_pem):
+        private = version.account.is_private
+        nothing_else = f"{short} The next renewal can gain no time. {lifetime.remedy(private)}"
+    if certificate.current and lifetime.gains_no_time(certificate.current, version.chain_pem):
+        subject += ", and gained no time"
+        nothing_else = f"It ends no later than the one before. {nothing_else}"
     body = (
         f"The certificate for {domain} was renewed; the new one is valid until {for_people(version.not_after)}.\n\n"
-        "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+        f"{nothing_else}"
     )
     data = {
         "domain": domain,
@@ -49,7 +58,7 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
         "serial": version.serial,
         "expires_at": for_programs(version.not_after),
     }
-    raise_once(certificate.owner, Kind.RENEWED, f"renewed:{version.pk}", f"{domain} was renewed", body, data)
+    raise_once(certificate.owner, Kind.RENEWED, f"renewed:{version.pk}", subject, body, data)
 
 
 def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
@@ -167,12 +176,14 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     days = warned_days(version.not_after - now, life, renews=certificate.auto_renew)
     if days is None:
         return
-    domain = certificate.domain
+    domain, what = certificate.domain, _last_failure(certificate)
+    last = f"The last attempt failed. {what} " if what else ""
     body = (
         f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
-        f"{_last_failure(certificate)}{_next_try(certificate)}"
+        f"{last}{_next_try(certificate)}"
     )
     facts = _facts(certificate, issuance_id=version.issuance_id, days=days, expires_at=for_programs(version.not_after))
+    facts |= {"what": what} if what else {}
     subject = f"{domain} expires in {_span(version.not_after - now)}"
     raise_once(certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts)
 
@@ -187,7 +198,46 @@ def _span(left: timedelta) -> str:
 def _last_failure(certificate: Certificate) -> str:
     ended = certificate.issuances.filter(pk__gt=certificate.current.issuance_id if certificate.current else 0)
     last = ended.filter(state=Issuance.State.FAILED).order_by("-pk").first()
-    return f"The last attempt failed. {last.error_what} " if last else ""
+    return last.error_what if last else ""
+
+
+# --- private CAs that end ---
+
+
+def near_end(now: datetime) -> QuerySet[PrivateCA]:
+    """Those to look at for `ca_expiring`; one that ended while this server was down among them."""
+    span = timedelta(days=max(WARN_CA_DAYS))
+    ending = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE, not_after__range=(now - span, now + span))
+    return ending.select_related("owner").order_by("not_after", "pk")
+
+
+def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
+    """The private CA ends soon. Told once for each warning that it reaches, the first of them at once where it was made
+    for less."""
+    left = private_ca.not_after - now
+    days = min(days for days in WARN_CA_DAYS if left <= timedelta(days=days))
+    name, ends = private_ca.name, for_people(private_ca.not_after)
+    signed = Certificate.objects.filter(retired_at=None, account__private_ca=private_ca)
+    count, domains = signed.count(), signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED]
+    used = f"Certificates in use with an account of it: {count} ({', '.join(domains)}{', …' * (count > NAMED)})."
+    body = (
+        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid until {ends}."
+        " What it signs ends then at the latest, and after that it signs nothing.\n\n"
+        f"{used if count else 'No certificate in use has an account of it.'}\n\n"
+        "Make a new private CA in time, have its certificate trusted wherever this one is, and give the certificates an"
+        " account of the new one (acme_account_id): they are issued anew at once."
+    )
+    data = {
+        "ca_id": private_ca.pk,
+        "name": name,
+        "days": days,
+        "expires_at": for_programs(private_ca.not_after),
+        "certificates": count,
+    }
+    subject = f"The private CA {name} expires in {_span(left)}"
+    if left <= timedelta(0):
+        subject = f"The private CA {name} has expired"
+    raise_once(private_ca.owner, Kind.CA_EXPIRING, f"ca_expiring:{private_ca.pk}:{days}", subject, body, data)
 
 
 # --- DNS ---

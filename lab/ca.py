@@ -9,9 +9,11 @@ DIR/lab-root.pem is what clients trust, for the certificates issued and for the 
 """
 
 import argparse
+import contextlib
 import datetime
 import ipaddress
 import os
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -138,8 +140,44 @@ def make_authorities(data: Path) -> None:
     write_certificate(data / "lab-root.pem", root.certificate)
 
 
+def is_usable(data: Path) -> bool:
+    """Can the CA be started with what is in the folder? Not where a file of it is damaged, as by a power loss, or where
+    the root is not valid yet, since the clock was ahead when it was made."""
+    root = data / "lab-root.pem"
+    if not root.exists():  # the first start, or one that ended before all was there
+        return True
+    try:
+        for name in ("issuing", "tls"):
+            serialization.load_pem_private_key((data / f"{name}.key").read_bytes(), None)
+            x509.load_pem_x509_certificate((data / f"{name}.pem").read_bytes())
+        begins = x509.load_pem_x509_certificate(root.read_bytes()).not_valid_before_utc
+        return begins <= datetime.datetime.now(datetime.UTC) and is_sound(data / "acme.sqlite3")
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def is_sound(database: Path) -> bool:
+    """SQLite finds nothing wrong with it, or it is not there yet."""
+    if not database.exists():
+        return True
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError:
+            return False
+
+
+def set_aside(data: Path) -> None:
+    """Rename the folder; accounts register again by themselves, and there is another root."""
+    aside = data.with_name(f"{data.name}.damaged-{int(datetime.datetime.now(datetime.UTC).timestamp())}")
+    data.rename(aside)
+    print(f"The lab's CA cannot be started with its files: {aside} has them now, and it begins anew.", file=sys.stderr)
+
+
 def prepare(data: Path, listen: str, resolver: str) -> None:
     """Make what is missing in the folder and write the configuration anew, since ports may have moved."""
+    if data.exists() and not is_usable(data):
+        set_aside(data)
     (data / "issued").mkdir(parents=True, exist_ok=True)
     data.chmod(0o700)
     if not (data / "lab-root.pem").exists():

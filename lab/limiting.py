@@ -6,10 +6,14 @@ where only a failure takes it. See https://letsencrypt.org/docs/rate-limits/
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
+
+import publicsuffixlist
 
 ACCOUNT, DOMAIN, SET, FAILURES = KINDS = ("account", "domain", "set", "failures")
 HELP = "https://letsencrypt.org/docs/rate-limits/"
@@ -58,14 +62,15 @@ class Limit:
 class Limits:
     """The buckets of one CA. Times are seconds since the epoch; whoever calls holds a lock.
 
-    A bucket is one number, the moment at which it is full again (the generic cell rate algorithm).
+    A bucket is one number, the moment at which it is full again (the generic cell rate algorithm). `suffixes` are added
+    to the public suffix list.
     """
 
     def __init__(self, limits: Mapping[str, Sequence[float]], suffixes: Iterable[str] = ()) -> None:
         if unknown := set(limits) - set(KINDS):
             raise ValueError(f"unknown limits: {sorted(unknown)}; there are {KINDS}")
         self.limits = {kind: Limit(int(capacity), float(each)) for kind, (capacity, each) in limits.items()}
-        self.suffixes = tuple(suffix.strip(".").lower() for suffix in suffixes)
+        self.suffixes = frozenset(suffix.strip(".").lower() for suffix in suffixes)
         self._full_at: dict[Bucket, float] = {}
 
     def take(self, order: Order, now: float, *, is_renewal: bool = False) -> list[Bucket] | Refusal:
@@ -96,19 +101,11 @@ class Limits:
         """Tokens that are in the bucket."""
         return self.limits[bucket.kind].level(self._full_at.get(bucket, 0.0), now)
 
-    def registered_domain(self, name: str) -> str:
-        """One label below the longest of the suffixes; without one, the last two labels."""
-        labels = name.removeprefix("*.").lower().split(".")
-        for at in range(1, len(labels)):
-            if ".".join(labels[at:]) in self.suffixes:
-                return ".".join(labels[at - 1 :])
-        return ".".join(labels[-2:])
-
     def _buckets(self, order: Order, is_renewal: bool) -> tuple[list[Bucket], list[Bucket]]:
         """Those that the order takes a token of, and those that must only not be empty."""
         charged = [Bucket(SET, ",".join(order.names))]
         if not is_renewal:
-            domains = sorted({self.registered_domain(name) for name in order.names})
+            domains = sorted({registered_domain(name, self.suffixes) for name in order.names})
             charged = [Bucket(ACCOUNT, order.account), *(Bucket(DOMAIN, domain) for domain in domains), *charged]
         needed = [Bucket(FAILURES, f"{order.account} {name.removeprefix('*.')}") for name in order.names]
         return self._limited(charged), self._limited(needed)
@@ -128,6 +125,36 @@ class Limits:
         return Refusal(
             bucket, seconds, f"{says} in the last {period}, retry after {until:%Y-%m-%d %H:%M:%S} UTC: see {HELP}"
         )
+
+
+@cache
+def listed_rules() -> frozenset[str]:
+    """The rules of the public suffix list, of its ICANN and its private part."""
+    text = (Path(publicsuffixlist.__file__).parent / "public_suffix_list.dat").read_text("utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return frozenset(line.encode("idna").decode() for line in lines if line and not line.startswith("//"))
+
+
+def registered_domain(name: str, more: Set[str] = frozenset()) -> str:
+    """What an order for the name counts in: one label below the suffix that the longest rule gives.
+
+    A suffix itself, and a wildcard right below one, are themselves. See Boulder's `coveringIdentifier`, which asks
+    weppos/publicsuffix-go.
+    """
+    rules, labels = listed_rules(), name.lower().split(".")
+    start = len(labels) - 1  # of the suffix: without a rule it is the last label
+    for at in range(len(labels)):
+        rest = ".".join(labels[at:])
+        if f"!{rest}" in rules:
+            start = at + 1
+        elif rest in rules or rest in more:
+            start = at
+        elif at and f"*.{rest}" in rules:
+            start = at - 1
+        else:
+            continue
+        break
+    return ".".join(labels[max(start - 1, 0) :])
 
 
 def spelled(seconds: float) -> str:

@@ -73,6 +73,7 @@ class Behaviour:
     dead: frozenset[str] = frozenset()  # SERVFAIL at and below these names, as a resolver has it that finds nobody
     bogus: frozenset[str] = frozenset()  # the same, but for questions with checking disabled: a resolver that validates
     cached: frozenset[str] = frozenset()  # names that it answers all the same
+    without_soa: bool = False  # it answers, and shows none: a small router, or one view of several
     lags: int = 0  # how many serials its SOA records are behind
     asked: int = 0
 
@@ -99,8 +100,19 @@ class NameServer:
         self._keyring = {key.name: key for key in self.keys}
         self._behaviours = {address: Behaviour() for address in self.addresses}
         self._servers: list[socketserver.BaseServer] = []
-        kept = json.loads(self.state.read_text()) if self.state and self.state.exists() else {}
-        self._zones = Zones({origin.rstrip(".") + ".": text for origin, text in self.zones.items()} | kept)
+        given = {origin.rstrip(".") + ".": text for origin, text in self.zones.items()}
+        try:
+            self._zones = Zones(given | self._kept())
+        except (ValueError, TypeError, AttributeError, dns.exception.DNSException):  # not JSON, or no zones
+            assert self.state
+            aside = self.state.with_suffix(".damaged")
+            self.state.replace(aside)
+            print(f"The zones cannot be read: {aside} has them now, and they begin anew.", file=sys.stderr)
+            self._zones = Zones(given)
+
+    def _kept(self) -> dict[str, str]:
+        """The zones as an earlier run has left them."""
+        return dict(json.loads(self.state.read_text())) if self.state and self.state.exists() else {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -248,6 +260,9 @@ class NameServer:
             if question.rdtype == dns.rdatatype.TXT and manners.hides_txt:
                 manners.hides_txt -= manners.hides_txt > 0
                 found.answer = []
+        if manners.without_soa:
+            found.answer = [each for each in found.answer if each.rdtype != dns.rdatatype.SOA]
+            found.authority = [each for each in found.authority if each.rdtype != dns.rdatatype.SOA]
         if manners.lags:
             found.answer = [behind(each, manners.lags) for each in found.answer]
         response.set_rcode(found.rcode)

@@ -23,7 +23,8 @@ class WebhookAdmin(ReadOnlyAdmin):
 
 @admin.register(NoticeSettings)
 class NoticeSettingsAdmin(ReadOnlyAdmin):
-    list_display = ("owner", "email_on", "email", "muted", "digest_over")
+    list_display = ("owner", "email_on", "email", "confirmed_email", "muted", "digest_over")
+    exclude = ("code_seed",)
     search_fields = ("owner__email", "email")
     list_select_related = ("owner",)
 

@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from accounts import audit
 from certctrl.api import CountedThrottle, EpochSeconds, OneOf, OwnedMixin
-from notices import webhooks
+from notices import addresses, webhooks
 from notices.models import Delivery, Notice, NoticeSettings, Webhook, settings_of
 from notices.raising import raise_test
 
@@ -42,7 +43,7 @@ class NoticeSerializer(serializers.ModelSerializer[Notice]):
 class Kinds(serializers.ListField):
     """Kinds of notices, each once."""
 
-    child = OneOf(choices=Notice.Kind.choices)
+    child = OneOf(choices=[each for each in Notice.Kind.choices if each[0] != Notice.Kind.CONFIRM_ADDRESS])
 
     def to_internal_value(self, data: Any) -> list[str]:
         return list(dict.fromkeys(super().to_internal_value(data)))
@@ -52,9 +53,25 @@ class NoticeSettingsSerializer(serializers.ModelSerializer[NoticeSettings]):
     muted = Kinds(required=False)
     digest_over = serializers.IntegerField(required=False, min_value=0, max_value=1000)
 
+    email_confirmed = serializers.SerializerMethodField(
+        help_text="notices go to `email`, or to the owner's without one"
+    )
+    mails_go_to = serializers.CharField(read_only=True, help_text="the address of now; empty: none")
+    note = serializers.SerializerMethodField()
+
     class Meta:
         model = NoticeSettings
-        fields = ("email_on", "email", "muted", "digest_over")
+        fields = ("email_on", "email", "muted", "digest_over", "email_confirmed", "mails_go_to", "note")
+
+    def get_email_confirmed(self, wanted: NoticeSettings) -> bool:
+        return not wanted.unconfirmed
+
+    def get_note(self, wanted: NoticeSettings) -> str:
+        return addresses.note_of(wanted)
+
+
+class CodeSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField(max_length=32, write_only=True)
 
 
 class WebhookSerializer(serializers.ModelSerializer[Webhook]):
@@ -101,7 +118,7 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
     queryset = NoticeSettings.objects.all()
     serializer_class = NoticeSettingsSerializer
     obtype = "notices"
-    permissions = {"show": "read", "change": "write"}
+    permissions = {"show": "read", "change": "write", "send_code": "write", "confirm": "write"}
 
     @extend_schema(responses=NoticeSettingsSerializer)
     def show(self, request: Request, **kwargs: Any) -> Response:
@@ -109,12 +126,22 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
 
     @extend_schema(request=NoticeSettingsSerializer, responses=NoticeSettingsSerializer)
     def change(self, request: Request, **kwargs: Any) -> Response:
-        """Change what is given; what is left out stays as it is."""
+        """Change what is given; what is left out stays as it is. A new `email` gets a code, which `confirm` takes."""
         asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
-        asked.instance, _ = NoticeSettings.objects.get_or_create(owner=self.owner)
-        asked.save()
-        return Response(asked.data)
+        return Response(self.get_serializer(addresses.change(self.owner, asked.validated_data)).data)
+
+    @extend_schema(request=None, responses=NoticeSettingsSerializer)
+    def send_code(self, request: Request, **kwargs: Any) -> Response:
+        """Mail another code to the address that is not confirmed."""
+        return Response(self.get_serializer(addresses.send_code(self.owner)).data)
+
+    @extend_schema(request=CodeSerializer, responses=NoticeSettingsSerializer)
+    def confirm(self, request: Request, **kwargs: Any) -> Response:
+        """Notices go to the address from now on."""
+        asked = CodeSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return Response(self.get_serializer(addresses.confirm(self.owner, asked.validated_data["code"])).data)
 
 
 class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
@@ -127,7 +154,9 @@ class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
     @extend_schema(request=None, responses={202: NoticeSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Send a test by mail and to every webhook; the notice's `deliveries` tell how it went."""
-        return Response(self.get_serializer(raise_test(self.owner)).data, status=status.HTTP_202_ACCEPTED)
+        notice = raise_test(self.owner)
+        audit.note(self.owner, "notices.tested", f"notice:{notice.pk}")
+        return Response(self.get_serializer(notice).data, status=status.HTTP_202_ACCEPTED)
 
 
 class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Webhook]):

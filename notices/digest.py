@@ -1,8 +1,11 @@
 """The daily digest: who got as many mails as they want in a day is told the rest in one mail a day."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+
+from django.conf import settings
 
 from certctrl import clock
 from notices.models import Delivery, Notice, NoticeSettings
@@ -15,14 +18,13 @@ def goes_out(mail: Delivery) -> bool:
     """Whether this mail, which is held, is sent now. False: it is one too many today, and waits for the digest.
 
     Decided once, by the mails that began in the last 24 hours, under the lock of the owner's settings: two workers do
-    not both send the twentieth. What is pressing is counted by itself, a test not at all. A digest that goes out
-    collects no more.
+    not both send the twentieth. What is pressing is counted by itself. A digest that goes out collects no more.
     """
     if mail.begun_at:
         return True
     with _alone(mail) as wanted:
         now = clock.now()
-        if _is_counted(mail) and _mails_since(mail, now - A_DAY) >= wanted.digest_over:
+        if _mails_since(mail, now - A_DAY) >= _most(mail, wanted):
             mail.release(None, digest=_collecting(mail.owner_id, now))
             return False
         mail.write(begun_at=now)
@@ -37,8 +39,13 @@ def _alone(mail: Delivery) -> Iterator[NoticeSettings]:
         yield NoticeSettings.objects.select_for_update().get(owner=mail.owner_id)
 
 
-def _is_counted(mail: Delivery) -> bool:
-    return mail.notice is not None and mail.notice.kind != Notice.Kind.TEST
+def _most(mail: Delivery, wanted: NoticeSettings) -> float:
+    """How many mails may have begun in a day before this one: as many as the owner wants, and the operator allows. A
+    test is held by the operator's number alone; a digest and a code have limits of their own."""
+    if mail.notice is None or mail.notice.kind == Notice.Kind.CONFIRM_ADDRESS:
+        return math.inf
+    most: int = settings.MAILS_A_DAY
+    return most if mail.notice.kind == Notice.Kind.TEST else min(most, wanted.digest_over)
 
 
 def _mails_since(mail: Delivery, since: datetime) -> int:

@@ -1,25 +1,34 @@
 """Mails: what they say, and handing them to the mail server (any backend of Django or django-anymail, by setting)."""
 
+import re
 import smtplib
+import textwrap
 from email.utils import parseaddr
 from typing import Any
 
 import requests
 import structlog
-from anymail.exceptions import AnymailError
+from anymail.exceptions import AnymailConfigurationError, AnymailError
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
 
 from certctrl import clock, outgoing
-from certctrl.log import mask
 from certctrl.turns import Trouble
-from notices import moments
-from notices.models import Delivery, Notice, settings_of
+from notices import addresses, moments, smtp
+from notices.models import Delivery, Notice, NoticeSettings, settings_of
 
 logger = structlog.get_logger()
 
 LISTED = 200  # of a digest's notices, one line each
+QUOTED = 400  # characters of a third party's words
+SAID = "What was said, in the words of the CA, the DNS provider or this server:"
+LINKS = (
+    (re.compile(r"://"), "[:]//"),
+    (re.compile(r"\b(www|mailto|tel)([.:])", re.IGNORECASE), r"\1[\2]"),
+    (re.compile(r"(\S)@(\S)"), r"\1[at]\2"),
+    (re.compile(r"(\w\.\w[\w-]*)([/?#])"), r"\1[\2]"),
+)
 FOOTER = "\n\n-- \ncertctrl. What is told, and where to, is in your notice settings.\n"
 
 
@@ -33,20 +42,62 @@ def send(delivery: Delivery) -> None:
             connection.send_messages([message])
         finally:
             _close(connection)
-    except (smtplib.SMTPException, AnymailError, OSError) as exc:
-        raise Trouble("mail_failed", _why(exc)) from None
+    except (smtplib.SMTPException, AnymailError, AnymailConfigurationError, ImportError, OSError) as exc:
+        raise _trouble(exc) from None
 
 
 def message_of(delivery: Delivery) -> EmailMessage:
     """The mail of a delivery, with the same Message-ID whenever it is made."""
-    wanted = settings_of(delivery.owner_id)
-    if not (settings.MAIL_IS_SET_UP and wanted.email_on):
-        raise Trouble("mail_off", "Mails are turned off.", permanent=True)
-    subject, body = _digest(delivery) if delivery.notice is None else (delivery.notice.subject, delivery.notice.body)
+    wanted, notice = settings_of(delivery.owner_id), delivery.notice
+    if notice and notice.kind == Notice.Kind.CONFIRM_ADDRESS:
+        to, (subject, body) = notice.data["email"], _code(wanted, notice)
+    else:
+        to = _address(wanted)
+        subject, body = _digest(delivery) if notice is None else (notice.subject, quoting(notice))
     domain = parseaddr(settings.NOTICE_FROM)[1].rpartition("@")[2]
     headers = {"Message-ID": f"<{delivery.uuid}@{domain}>", "Auto-Submitted": "auto-generated"}
-    to = wanted.email or delivery.owner.email
     return EmailMessage(subject, body + FOOTER, settings.NOTICE_FROM, [to], headers=headers)
+
+
+def _address(wanted: NoticeSettings) -> str:
+    if not (settings.MAIL_IS_SET_UP and wanted.email_on):
+        raise Trouble("mail_off", "Mails are turned off.", permanent=True)
+    if not wanted.mails_go_to:
+        what = f"Nobody has confirmed {wanted.unconfirmed}: give an address in your notice settings."
+        raise Trouble("mail_off", what, permanent=True)
+    return wanted.mails_go_to
+
+
+def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
+    """Fixed words, since whoever gets this mail has not agreed to any."""
+    ends_at = addresses.code_ends_at(wanted)
+    if not ends_at or wanted.unconfirmed != notice.data["email"] or wanted.code_sent_at != notice.raised_at:
+        raise Trouble("mail_off", "The code expired, or another address or code came after it.", permanent=True)
+    body = (
+        f"{wanted.owner.email} wants notices of certctrl, a server for certificates, to come to this address.\n\n"
+        f"If that is right, this code confirms it: {addresses.code_of(wanted)}\n\n"
+        f"It counts until {moments.for_people(ends_at)}. If you know nothing of it, do nothing: no notices come then."
+    )
+    return "A code for notices of certctrl", body
+
+
+def quoting(notice: Notice) -> str:
+    """The notice's text, in which the words of a CA or a provider are a quotation, cut off, without links."""
+    what = notice.data.get("what")
+    if not isinstance(what, str) or not what or what not in notice.body:
+        return notice.body
+    words = plain(" ".join(what.split()))
+    words = words if len(words) <= QUOTED else words[: QUOTED - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    lines = "\n".join(f"> {line}" for line in textwrap.wrap(words, 76, break_long_words=False))
+    before, _, after = notice.body.partition(what)
+    return f"{before.rstrip()} {SAID}\n\n{lines}\n\n{after.lstrip()}"
+
+
+def plain(words: str) -> str:
+    """Without what mail programs make links of: schemes, www., e-mail addresses, and paths behind a name."""
+    for pattern, instead in LINKS:
+        words = pattern.sub(instead, words)
+    return words
 
 
 def _digest(delivery: Delivery) -> tuple[str, str]:
@@ -60,7 +111,8 @@ def _digest(delivery: Delivery) -> tuple[str, str]:
 
 
 def _connection() -> Any:
-    connection: Any = mail.get_connection(timeout=min(settings.EMAIL_TIMEOUT, clock.time_left()))
+    backend = "notices.smtp.EmailBackend" if settings.EMAIL_BACKEND == settings.SMTP_BACKEND else None
+    connection: Any = mail.get_connection(backend, timeout=min(settings.EMAIL_TIMEOUT, clock.time_left()))
     if hasattr(connection, "create_session"):  # anymail's backends for HTTP APIs
         connection.session = outgoing.session()
     return connection
@@ -74,24 +126,15 @@ def _close(connection: Any) -> None:
         logger.info("mail.close_failed", error=type(exc).__name__)
 
 
-def _why(exc: Exception) -> str:
-    """A sentence without the answer to a log-in, which may repeat what was sent."""
-    if isinstance(exc, smtplib.SMTPRecipientsRefused):
-        code, words = next(iter(exc.recipients.values()))
-        return f"The mail server refused the address ({code}): {_words(words)}"
-    if isinstance(exc, smtplib.SMTPAuthenticationError):
-        return f"The mail server refused to log us in ({exc.smtp_code}): the operator must look at EMAIL_HOST_USER."
-    if isinstance(exc, smtplib.SMTPResponseException):
-        return f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}"
-    if isinstance(exc, smtplib.SMTPServerDisconnected):
-        return "The mail server hung up, or did not answer in time."
+def _trouble(exc: Exception) -> Trouble:
+    if isinstance(exc, AnymailConfigurationError | ImportError):
+        what = "The mail service is not set up as its backend wants it."
+        return Trouble("mail_failed", f"{what} The operator must check EMAIL_BACKEND and ANYMAIL.")
     if isinstance(exc.__cause__, requests.RequestException):
-        return f"The mail service could not be reached. {exc.__cause__}"
+        return Trouble("mail_unreachable", f"The mail service could not be reached. {exc.__cause__}")
     if isinstance(exc, AnymailError):
-        return f"The mail service refused the mail ({getattr(exc, 'status_code', None) or type(exc).__name__})."
-    return f"The mail server could not be reached ({type(exc).__name__})."
-
-
-def _words(said: bytes | str) -> str:
-    text = said.decode(errors="replace") if isinstance(said, bytes) else said
-    return mask(" ".join(text.split()))[:200]
+        status = getattr(exc, "status_code", None)
+        operators = " The operator must check ANYMAIL." if status in (401, 403) else ""
+        what = f"The mail service refused the mail ({status or type(exc).__name__})."
+        return Trouble("mail_failed", f"{what}{operators}")
+    return smtp.trouble_of(exc)

@@ -21,13 +21,20 @@ class Notice(models.Model):
         RENEWED = "renewed"
         RENEWAL_FAILED = "renewal_failed"
         EXPIRING = "expiring"
+        CA_EXPIRING = "ca_expiring"
         RECORD_LEFT_BEHIND = "record_left_behind"
         CREDENTIAL_REFUSED = "credential_refused"
         ACTION_NEEDED = "action_needed"  # nothing more is tried until a person changes something
         TEST = "test"
+        CONFIRM_ADDRESS = "confirm_address"  # its mail has the code, and nothing else has it
 
     # What goes well, or is being tried again, never stands in the way of what somebody must hear in time.
-    PRESSING: ClassVar[tuple[str, ...]] = (Kind.EXPIRING, Kind.CREDENTIAL_REFUSED, Kind.ACTION_NEEDED)
+    PRESSING: ClassVar[tuple[str, ...]] = (
+        Kind.EXPIRING,
+        Kind.CA_EXPIRING,
+        Kind.CREDENTIAL_REFUSED,
+        Kind.ACTION_NEEDED,
+    )
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -80,10 +87,39 @@ class NoticeSettings(models.Model):
     email = models.EmailField(blank=True, help_text="empty: the owner's")
     muted = models.JSONField(default=list, blank=True, help_text="kinds of notices that are kept and not sent")
     digest_over = models.PositiveIntegerField(default=20, help_text="mails in a day; what is more is told in a digest")
+    confirmed_email = models.EmailField(blank=True, help_text="the latest address whose code came back")
+    made_up_email = models.EmailField(blank=True, help_text="an owner's address that nobody vouched for")
+    code_seed = models.CharField(max_length=32, blank=True, editable=False)
+    code_sent_at = models.DateTimeField(null=True, blank=True)
+    code_tries = models.PositiveSmallIntegerField(default=0)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         verbose_name_plural = "notice settings"
+
+    @property
+    def own_email(self) -> str:
+        """The owner's, where somebody vouched for it."""
+        own: str = self.owner.email
+        return "" if own.lower() == self.made_up_email.lower() else own
+
+    @property
+    def unconfirmed(self) -> str:
+        """The address that is wanted and not confirmed; empty when there is none."""
+        address: str = self.email or self.owner.email
+        known = (self.confirmed_email.lower(), self.own_email.lower())
+        return "" if address.lower() in known else address
+
+    @property
+    def mails_go_to(self) -> str:
+        """The wanted address once it is confirmed, until then the one before; empty: nowhere."""
+        if self.unconfirmed:
+            return self.confirmed_email or self.own_email
+        return self.email or self.owner.email
+
+    def forget_code(self) -> None:
+        self.code_seed = ""
+        self.save()
 
     def __str__(self) -> str:
         return f"notices to {self.email or self.owner}"
@@ -168,7 +204,7 @@ class Delivery(Turns):
 
 def settings_of(owner_id: int) -> NoticeSettings:
     """The owner's settings, or the defaults in a row that is not saved."""
-    found = NoticeSettings.objects.filter(owner=owner_id).first()
+    found = NoticeSettings.objects.filter(owner=owner_id).select_related("owner").first()
     return found or NoticeSettings(owner_id=owner_id)
 
 

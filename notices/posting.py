@@ -18,6 +18,7 @@ TYPES = {
     Kind.RENEWED: "certificate.renewed",
     Kind.RENEWAL_FAILED: "certificate.renewal_failed",
     Kind.EXPIRING: "certificate.expiring",
+    Kind.CA_EXPIRING: "ca.expiring",
     Kind.ACTION_NEEDED: "certificate.action_needed",
     Kind.RECORD_LEFT_BEHIND: "record.left_behind",
     Kind.CREDENTIAL_REFUSED: "credential.refused",

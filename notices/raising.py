@@ -34,6 +34,15 @@ def raise_test(owner: User) -> Notice:
     return notice
 
 
+def raise_code(owner: User, email: str) -> Notice:
+    """A mail with a code goes to the address, and nothing anywhere else."""
+    key = f"confirm_address:{secrets.token_hex(8)}"
+    body = f"A code was mailed to {email}. Notices go there once it is confirmed."
+    notice = _raise(owner, Kind.CONFIRM_ADDRESS, key, f"Confirm {email}", body, {"email": email})
+    assert notice, "the key is drawn anew each time"
+    return notice
+
+
 @transaction.atomic
 def _raise(owner: User, kind: str, key: str, subject: str, body: str, data: Mapping[str, Any] | None) -> Notice | None:
     told = {"kind": kind, "subject": one_line(subject), "body": body, "data": dict(data or {})}
@@ -58,6 +67,8 @@ def _deliveries(notice: Notice) -> list[Delivery]:
     if notice.kind in wanted.muted and not is_test:
         return []
     common = {"owner_id": notice.owner_id, "notice": notice, "wake_at": notice.raised_at}
+    if notice.kind == Kind.CONFIRM_ADDRESS:
+        return [Delivery(channel=Delivery.Channel.EMAIL, **common)]
     mails = [Delivery(channel=Delivery.Channel.EMAIL, **common)] if settings.MAIL_IS_SET_UP and wanted.email_on else []
     posts = [
         Delivery(channel=Delivery.Channel.WEBHOOK, webhook=webhook, **common)

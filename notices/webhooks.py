@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid
@@ -16,7 +17,7 @@ from keystore.models import Envelope
 from notices.models import Webhook
 
 PURPOSE = "webhook_secret"
-MOST = 20  # of one owner: each notice is posted to every one
+MOST = quotas.QUOTAS["webhooks"].most
 SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
 
 
@@ -27,13 +28,14 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
     `given`: url, name, kinds, enabled. Raises Invalid for an address that is not posted to, Conflict for one too many.
     """
     _refuse_url(given["url"])
-    if Webhook.objects.filter(owner=owner, retired_at=None).count() >= MOST:
-        raise Conflict(f"You have {MOST} webhooks, which is as many as there may be: delete one first.")
     secret = _new_secret()
     with transaction.atomic():
+        quotas.refuse_more(owner, "webhooks")
         sealed = envelope.seal(owner, PURPOSE, secret.encode())
         name = given.get("name") or outgoing.called(given["url"]).hostname[:64]  # type: ignore[union-attr, index]
-        return Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name}), secret
+        webhook = Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name})
+        _audit(webhook, "created")
+    return webhook, secret
 
 
 def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
@@ -43,8 +45,10 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
     fields = _columns(given)
     if webhook.disabled_at and not given.get("enabled", True):
         del fields["disabled_at"]  # as long ago as it was
-    Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
-    webhook.refresh_from_db()
+    with transaction.atomic():
+        Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
+        webhook.refresh_from_db()
+        _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
     return webhook
 
 
@@ -57,6 +61,7 @@ def rotate_secret(webhook: Webhook) -> str:
         sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
         Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
         Envelope.objects.filter(pk=old).delete()
+        _audit(webhook, "secret_rotated")
     return secret
 
 
@@ -66,6 +71,13 @@ def retire_webhook(webhook: Webhook) -> None:
         old = _secret_id(webhook)
         Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None)
         Envelope.objects.filter(pk=old).delete()
+        _audit(webhook, "deleted")
+
+
+def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
+    """Without its address, whose path or query may hold a token."""
+    what = f"webhook:{webhook.pk}"
+    audit.note(webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts)
 
 
 def _secret_id(webhook: Webhook) -> int:

@@ -4,7 +4,7 @@ The library signs, writes messages and reads resources. Requests leave through `
 in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
 """
 
-from issuance.acme.accountkeys import new_account_key, thumbprint
+from issuance.acme.accountkeys import hmac_key_of, new_account_key, thumbprint
 from issuance.acme.client import AcmeCA, ExternalAccount
 
-__all__ = ["AcmeCA", "ExternalAccount", "new_account_key", "thumbprint"]
+__all__ = ["AcmeCA", "ExternalAccount", "hmac_key_of", "new_account_key", "thumbprint"]

@@ -1,4 +1,6 @@
-"""Account keys: ECDSA P-256."""
+"""Account keys: ECDSA P-256; and the HMAC keys of external account bindings."""
+
+import re
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +19,19 @@ def new_account_key() -> bytes:
 def thumbprint(key: bytes) -> str:
     """The RFC 7638 thumbprint of an account key, base64url."""
     return thumbprint_of(jwk_of(key))
+
+
+HMAC_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
+TO_BASE64URL = str.maketrans("+/", "-_")
+
+
+def hmac_key_of(text: str) -> str:
+    """The HMAC key of an external account binding as base64url without padding: CAs show standard base64 too, and
+    people copy line ends. Raise ValueError for what is neither."""
+    key = "".join(text.split()).rstrip("=").translate(TO_BASE64URL)
+    if not HMAC_KEY.fullmatch(key) or len(key) % 4 == 1:
+        raise ValueError("neither base64url nor base64")
+    return key
 
 
 def thumbprint_of(jwk: JWKEC) -> str:

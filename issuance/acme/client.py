@@ -16,13 +16,14 @@ from josepy.json_util import field as json_field
 from certctrl import outgoing
 from certctrl.turns import Trouble, Wait
 from issuance import chains, problems
-from issuance.acme.accountkeys import jwk_of, thumbprint_of
+from issuance.acme.accountkeys import hmac_key_of, jwk_of, thumbprint_of
 from issuance.acme.network import UNREADABLE, Network, directory_of
 from issuance.connections import connection_to
-from issuance.problems import challenge_problem, json_of, problem_of
+from issuance.problems import absolute, challenge_problem, json_of, problem_of
 from issuance.resources import (
     AccountResource,
     AuthorizationResource,
+    NotYet,
     OrderResource,
     Refused,
     RenewalInfoResource,
@@ -112,12 +113,12 @@ class AcmeCA:
         return self._order_of(self._location(response), response)
 
     def read_order(self, url: str) -> OrderResource:
-        return self._order_of(url, self._ask(url, None, "to show the order"))
+        return self._order_of(url, self._ask(url, None, "to show the order", named=True))
 
     def read_authorization(self, url: str) -> AuthorizationResource:
-        document = json_of(self._ask(url, None, "to show the authorization"), self.network.label)
+        response = self._ask(url, None, "to show the authorization", named=True)
         try:
-            return self._authorization_of(url, document)
+            return self._authorization_of(url, json_of(response, self.network.label), response)
         except UNREADABLE as exc:
             raise self._unreadable("authorization", exc) from None
 
@@ -125,18 +126,22 @@ class AcmeCA:
         """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
         there are CAs, and the order tells what became of it; only refusals that are about the account count."""
         try:
-            self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge")
-        except Unexplained as refused:
+            self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True)
+        except (NotYet, Unexplained) as refused:
             return refused.what
         except Refused as refused:
             if refused.permanent:
                 raise
         return ""
 
+    def deactivate(self, authorization_url: str) -> None:
+        message = messages.UpdateAuthorization(status=messages.STATUS_DEACTIVATED)
+        self._ask(authorization_url, message, "to deactivate the authorization", named=True)
+
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         """Send the CSR (7.4). Raises Wait for orderNotReady."""
         request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
-        return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request"))
+        return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request", named=True))
 
     def download(
         self,
@@ -152,7 +157,7 @@ class AcmeCA:
 
     def _chain(self, url: str) -> tuple[str, str]:
         """A chain as PEM, and the Link header that came with it."""
-        response = self._ask(url, None, "the certificate", accept=PEM_CHAIN)
+        response = self._ask(url, None, "the certificate", accept=PEM_CHAIN, named=True)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
             raise Trouble(problems.ERROR, f"{self.network.label} answered {kind} instead of a certificate chain.")
@@ -195,20 +200,23 @@ class AcmeCA:
 
     # --- how they are made ---
 
-    def _ask(self, url: str, message: Any, what: str, accept: str = "application/json") -> requests.Response:
+    def _ask(
+        self, url: str, message: Any, what: str, accept: str = "application/json", *, named: bool = False
+    ) -> requests.Response:
         if not self.url:
             raise Trouble(problems.UNKNOWN_ACCOUNT, f"The account is not registered at {self.directory_url} yet.")
-        return self.network.ask(url, message, what, kid=self.url, accept=accept)
+        return self.network.ask(url, message, what, kid=self.url, accept=accept, named=named)
 
     def _location(self, response: requests.Response) -> str:
-        location = response.headers.get("Location", "")
-        if not location.startswith(("https://", "http://")):
+        location = response.headers.get("Location", "").strip()
+        if not location or not absolute(str(response.url), location).startswith(("https://", "http://")):
             raise Trouble(problems.ERROR, f"{self.network.label} does not say where the new resource is.")
-        return self._url(location)
+        return self._url(location, response)
 
-    def _url(self, found: Any) -> str:
-        """A URL that the CA hands out. Refused when no row holds it: another order would bring the same."""
-        url = _texts([found])[0]
+    def _url(self, found: Any, response: requests.Response) -> str:
+        """A URL that the CA hands out, perhaps relative to that of the request. Refused when no row holds it: another
+        order would bring the same."""
+        url = absolute(str(response.url), _texts([found])[0])
         if len(url) > MAX_URL:
             what = f"{self.network.label} hands out a URL of {len(url)} characters; more than {MAX_URL} are not kept."
             raise Refused(problems.BAD_URL, what)
@@ -218,14 +226,14 @@ class AcmeCA:
         """The external account binding, HS256."""
         if self.external is None:
             return None
-        hmac_key = self.external.hmac_key.strip().rstrip("=")
         directory = directory_of(self.network)
         try:
+            hmac_key = hmac_key_of(self.external.hmac_key)
             return messages.ExternalAccountBinding.from_data(
                 self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
             )
         except (ValueError, TypeError, JoseError):
-            what = "The HMAC key of the external account binding is not base64url: copy it again from the CA."
+            what = "The HMAC key of the external account binding is not base64: copy it again from the CA."
             raise Refused(problems.BAD_EAB, what, permanent=True) from None
 
     def _order_of(self, url: str, response: requests.Response) -> OrderResource:
@@ -236,9 +244,9 @@ class AcmeCA:
             return OrderResource(
                 url=url,
                 status=order.status.name,
-                authorizations=tuple(map(self._url, _texts(order.authorizations))),
-                finalize_url=self._url(order.finalize),
-                certificate_url=self._url(order.certificate) if order.certificate else "",
+                authorizations=tuple(self._url(each, response) for each in _texts(order.authorizations)),
+                finalize_url=self._url(order.finalize, response) if order.finalize else "",
+                certificate_url=self._url(order.certificate, response) if order.certificate else "",
                 expires_at=_aware(order.expires),
                 problem=problem,
                 retry_after=outgoing.wait_of(response),
@@ -246,23 +254,30 @@ class AcmeCA:
         except UNREADABLE as exc:
             raise self._unreadable("order", exc) from None
 
-    def _authorization_of(self, url: str, document: dict[str, Any]) -> AuthorizationResource:
+    def _authorization_of(
+        self, url: str, document: dict[str, Any], response: requests.Response
+    ) -> AuthorizationResource:
         """Read by hand: the library decodes tokens and encodes them again, which changes some."""
         name = _texts([document["identifier"]["value"]])[0]
         if len(name) > MAX_NAME:
             what = f"{self.network.label} wants a proof for a name of {len(name)} characters, which no DNS name has."
             raise Refused(problems.WRONG_IDENTIFIER, what, permanent=True)
-        offered = [each for each in document.get("challenges") or () if each["type"] == "dns-01"]
+        listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
+        offered = [each for each in listed if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
+        if status == "pending" and not listed:
+            asked = f"{self.network.label} shows the authorization for {name} without its challenges"
+            raise NotYet(problems.ERROR, f"{asked}.", asked)
+        own = {"challenges": [dns01]} if status == "pending" else document
         return AuthorizationResource(
             url=url,
             identifier=name.removeprefix("*.").lower(),
             wildcard=bool(document.get("wildcard")) or name.startswith("*."),
-            status=_texts([document["status"]])[0],
-            challenge_url=self._url(dns01["url"]) if dns01 else "",
+            status=status,
+            challenge_url=self._url(dns01["url"], response) if dns01 else "",
             challenge_status=str(dns01.get("status", "")),
             txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
-            problem=challenge_problem(document),
+            problem=challenge_problem(own),
         )
 
     def _txt_value(self, token: str) -> str:

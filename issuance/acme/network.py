@@ -1,12 +1,12 @@
 """Requests to an ACME CA: signed, with a nonce, refusals mapped."""
 
-import binascii
-from typing import Any, cast
+import re
+from typing import Any
 
 import requests
-from acme import client, messages
+from acme import client, jws, messages
 from josepy.errors import Error as JoseError
-from josepy.json_util import decode_b64jose
+from josepy.json_util import field as json_field
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
@@ -14,7 +14,7 @@ from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import exchanges, problems
 from issuance.connections import Connection
-from issuance.problems import Answer, json_of, refusal_of, trouble_of
+from issuance.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of
 from issuance.resources import Refused, RenewalInfoResource
 
 BAD_NONCE_RETRIES = 5
@@ -22,10 +22,28 @@ DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
 # What the library raises over resources that are not as it expects them.
 UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 NEEDED = ("newNonce", "newAccount", "newOrder")
+NONCE = re.compile(r"[!-~]{1,1000}")
+
+
+class _Header(jws.Header):
+    """With the nonce as the CA wrote it: the library decodes base64url and encodes it again, which changes some."""
+
+    nonce: str | None = json_field("nonce", omitempty=True)  # type: ignore[assignment]
+
+
+class _Signature(jws.Signature):
+    __slots__ = jws.Signature._orig_slots
+    header_cls = _Header
+    header: _Header = json_field("header", omitempty=True, default=_Header(), decoder=_Header.from_json)
+
+
+class _JWS(jws.JWS):
+    __slots__ = jws.JWS._orig_slots
+    signature_cls = _Signature
 
 
 class Network(client.ClientNetwork):
-    """The library's network over one Connection, with refusals mapped and `badNonce` tried again at once."""
+    """The library's network over one Connection, with refusals mapped and old nonces replaced at once."""
 
     def __init__(self, key: JWKEC, connection: Connection) -> None:
         super().__init__(key, alg=ES256)
@@ -33,27 +51,50 @@ class Network(client.ClientNetwork):
         self.connection = connection
 
     def ask(
-        self, url: str, message: Any, what: str, *, kid: str = "", accept: str = "application/json"
+        self,
+        url: str,
+        message: Any,
+        what: str,
+        *,
+        kid: str = "",
+        accept: str = "application/json",
+        named: bool = False,
     ) -> requests.Response:
-        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error."""
+        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error.
+
+        `named`: the CA itself named the URL, so that "not found" is NotYet. A refusal for the nonce is tried again with
+        a fresh one, five times. So is, once, a refusal that brought no nonce, after a request with a nonce that was
+        kept: some CAs meet an old one with an error of their own.
+        """
         for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
+            was_kept = bool(self.connection.nonces)
             response = self._signed(url, message, kid, accept)
             refusal = refusal_of(response)
             if refusal is None:
                 return response
-            if problems.type_of(refusal.document) != "badNonce" or not retries_left:
-                raise self._trouble(refusal, what, message)
-            # The others are as old; the refusal itself carried a fresh one.
-            del self.connection.nonces[:-1]
+            bad, brought_one = is_bad_nonce(refusal), bool(_nonce_of(response))
+            if bad or not brought_one:
+                # The others are as old as the one that was refused.
+                del self.connection.nonces[: -1 if brought_one else None]
+            is_too_old = was_kept and not brought_one and refusal.retry_after is None
+            if not retries_left or not (bad or is_too_old):
+                raise self._trouble(refusal, what, message, named=named)
         raise AssertionError("the last try returns or raises")
 
     def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
         self.account = messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
-        body = self._wrap_in_jws(message, cast(str, self._nonce()), url)
+        body = self._wrap_in_jws(message, self._nonce(), url)
         headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
         return self._send_request("POST", url, data=body, headers=headers)
 
-    def _nonce(self) -> bytes:
+    def _wrap_in_jws(self, obj: Any, nonce: str, url: str) -> str:
+        payload = obj.json_dumps().encode() if obj else b""
+        kid = self.account["uri"] if self.account is not None else None
+        told: Any = {"nonce": nonce, "url": url, "kid": kid}
+        signed: str = _JWS.sign(payload, key=self.key, alg=self.alg, **told).json_dumps()
+        return signed
+
+    def _nonce(self) -> str:
         connection = self.connection
         if not connection.nonces:
             response = self._send_request("HEAD", directory_of(self)["newNonce"])
@@ -75,28 +116,21 @@ class Network(client.ClientNetwork):
             response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
         except requests.RequestException as exc:
             self.connection.directory = None
+            self.connection.nonces.clear()
             what = f"{self.label} could not be reached: {exc}"
             exchanges.record(method, url, sent, began, error=what)
             raise Trouble(problems.UNREACHABLE, what) from None
         response.encoding = "utf-8"
-        self._keep_nonce(response)
+        if nonce := _nonce_of(response):
+            self.connection.nonces.append(nonce)
         exchanges.record(method, url, sent, began, response)
         return response
 
-    def _keep_nonce(self, response: requests.Response) -> None:
-        nonce = response.headers.get(self.REPLAY_NONCE_HEADER, "")
-        try:
-            decoded = decode_b64jose(nonce)
-        except (JoseError, binascii.Error, ValueError):
-            return
-        if decoded:
-            self.connection.nonces.append(decoded)
-
-    def _trouble(self, refusal: Answer, what: str, message: Any) -> Exception:
+    def _trouble(self, refusal: Answer, what: str, message: Any, *, named: bool = False) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
             self.connection.directory = None  # perhaps the CA moved
         with_eab = bool(getattr(message, "external_account_binding", None))
-        return trouble_of(refusal, f"{self.label} refused {what}", with_eab)
+        return trouble_of(refusal, f"{self.label} refused {what}", with_eab, named=named)
 
     def read_directory(self) -> messages.Directory:
         response = self._send_request("GET", self.connection.directory_url)
@@ -109,7 +143,10 @@ class Network(client.ClientNetwork):
         if missing:
             what = f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
             raise Trouble(problems.ERROR, what)
-        return messages.Directory(document)
+        base = str(response.url)
+        return messages.Directory(
+            {name: absolute(base, value) if isinstance(value, str) else value for name, value in document.items()}
+        )
 
     def read_renewal_info(self, url: str) -> RenewalInfoResource:
         response = self._send_request("GET", url)
@@ -122,6 +159,12 @@ class Network(client.ClientNetwork):
         except (*UNREADABLE, Trouble):
             what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
             raise Refused(problems.ERROR, what) from None
+
+
+def _nonce_of(response: requests.Response) -> str:
+    """The response's nonce, sent back as it came; empty without one."""
+    nonce = response.headers.get(Network.REPLAY_NONCE_HEADER, "").strip()
+    return nonce if NONCE.fullmatch(nonce) else ""
 
 
 def directory_of(network: Network) -> messages.Directory:

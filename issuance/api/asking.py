@@ -21,7 +21,8 @@ def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = 
         raise MissingField("Give the name of the certificate: domain.", field="domain")
     account = account or _account(owner, given["account"])
     sans = given["sans"] or []
-    wanted = names.normalize_names([given["domain"], *sans], ca.info(account.ca_provider).max_names)
+    most = ca.info(account.ca_provider).max_names
+    wanted = names.normalize_names([given["domain"], *sans], most, private=account.is_private)
     credential = _credential(owner, given)
     if account.is_private:
         credential = None  # which needs no record
@@ -43,7 +44,8 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
         whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
         changes["key_type"], changes["key_size"] = _key(account, whole)
     sans = certificate.sans if given["sans"] is None else given["sans"]
-    wanted = names.normalize_names([given["domain"] or certificate.domain, *sans])
+    private = changes.get("account", certificate.account).is_private
+    wanted = names.normalize_names([given["domain"] or certificate.domain, *sans], private=private)
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
     return changes

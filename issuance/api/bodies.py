@@ -9,7 +9,16 @@ from certctrl.errors import Invalid, MissingField
 from issuance import ca, pki, privateca
 from issuance.models import Certificate
 
+MAILTO = "mailto:"
 MOST_SECONDS = 2**31 - 1  # what the column holds: 68 years
+
+
+class ContactField(serializers.EmailField):
+    """An e-mail address, also as the URL of an ACME contact (RFC 8555, section 7.3)."""
+
+    def to_internal_value(self, data: Any) -> str:
+        address: str = super().to_internal_value(data)
+        return address[len(MAILTO) :].strip() if address.lower().startswith(MAILTO) else address
 
 
 class AccountRequest(serializers.Serializer[Any]):
@@ -17,7 +26,7 @@ class AccountRequest(serializers.Serializer[Any]):
 
     ca_provider = serializers.CharField(required=False, max_length=32)
     provider = serializers.CharField(required=False, max_length=32)
-    email = serializers.EmailField(required=False, allow_blank=True, max_length=254)
+    email = ContactField(required=False, allow_blank=True, max_length=254)
     name = serializers.CharField(required=False, allow_blank=True, max_length=64)
     terms_accepted = serializers.BooleanField(required=False, help_text="of the CA; must be true")
     directory_url = serializers.CharField(required=False, allow_blank=True, max_length=500)

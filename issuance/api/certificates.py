@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from certctrl.api import EpochSeconds
 from certctrl.schema import OPTIONAL
-from issuance import delegation, pki
+from issuance import delegation, lifetime, pki
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.checking import DelegationSerializer
 from issuance.api.renewals import RenewalSerializer
@@ -19,7 +19,9 @@ def note(certificate: Certificate) -> str:
     """What will surprise, in sentences; empty when nothing will."""
     waits = delegation.is_delegated(certificate) and not certificate.verified and not certificate.current
     told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
-    return " ".join(filter(None, [*told, _note_on_key(certificate)]))
+    if certificate.current and (added := certificate.current.added_names):
+        told.append(f"The CA added names that nobody asked for: {', '.join(added)}.")
+    return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
 
 
 def _note_on_key(certificate: Certificate) -> str:

@@ -18,8 +18,10 @@ from rest_framework.viewsets import GenericViewSet
 from accounts import audit
 from accounts.permissions import need
 from accounts.services import refuse_old_login
+from certctrl import outward
 from certctrl.api import CountedThrottle, OwnedMixin
 from certctrl.errors import Invalid, NotFound
+from certctrl.formats import OffsetPagination
 from issuance import acmeaccounts, canceling, delegation, export, limits, preflight, privateca, services
 from issuance.api import asking
 from issuance.api.accounts import AccountSerializer, LimitSerializer, PrivateCASerializer
@@ -81,6 +83,12 @@ def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]
     return answer
 
 
+class ExchangePagination(OffsetPagination):
+    """Each may have a body of 64 KiB."""
+
+    max_limit = 100
+
+
 class ExportThrottle(CountedThrottle):
     scope = "export"
     rate = "60/hour"
@@ -88,7 +96,7 @@ class ExportThrottle(CountedThrottle):
 
 class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
     queryset = Certificate.objects.filter(retired_at=None).select_related(
-        "account", "current__issuance", "current__renewal_info"
+        "account", "current__issuance", "current__account", "current__renewal_info"
     )
     serializer_class = CertificateSerializer
     obtype = "certificates"
@@ -148,11 +156,14 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         given = parsed(CertificateChange, request)
         if given["action"] == "verify_domain":
             self.count(CheckThrottle())
-            delegation.verify(certificate)
+            with outward.asking(self.owner.pk):
+                delegation.verify(certificate)
             return Response(status=NO_CONTENT)
         changes = asking.changes_of(self.owner, certificate, given)
         if changes.get("account", certificate.account) != certificate.account:
             need(request, self.obtype, str(certificate.pk), "issue")
+        if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
+            refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
         return Response(shown(certificate, issuance))
 
@@ -230,7 +241,9 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def preflight(self, request: Request, **kwargs: Any) -> Response:
         """What would make the CA refuse, looked up now; spends no order."""
-        found = preflight.run(self.get_object())
+        certificate = self.get_object()
+        with outward.asking(self.owner.pk):
+            found = preflight.run(certificate)
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 
@@ -240,7 +253,12 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             self.throttled(self.request, throttle.wait() or 0)
 
     @extend_schema(responses=ExchangeSerializer(many=True))
-    @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/exchanges")
+    @action(
+        detail=True,
+        methods=["get"],
+        url_path="issues/<id:issue_history_id>/exchanges",
+        pagination_class=ExchangePagination,
+    )
     def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
@@ -250,7 +268,16 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     # --- export ---
 
     @extend_schema(
-        parameters=[OpenApiParameter("format", str, enum=["zip"])], responses={(200, "application/zip"): bytes}
+        parameters=[
+            OpenApiParameter("format", str, enum=["zip"]),
+            OpenApiParameter(
+                "pfx",
+                str,
+                enum=[*export.PFX],
+                description="legacy: bundle.pfx for Windows Server 2016 and older macOS",
+            ),
+        ],
+        responses={(200, "application/zip"): bytes},
     )
     @action(detail=True, methods=["get"], throttle_classes=[ExportThrottle])
     def export(self, request: Request, **kwargs: Any) -> HttpResponse:
@@ -264,6 +291,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             actor=audit.actor_of(request),
             ip=audit.ip_of(request),
             user_agent=request.headers.get("User-Agent", ""),
+            pfx=request.query_params.get("pfx", "modern"),
         )
         headers = {
             "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
@@ -333,7 +361,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         return Response(LimitSerializer(limits.levels(self.get_object()), many=True).data)
 
     @extend_schema(responses=ExchangeSerializer(many=True))
-    @action(detail=True, methods=["get"])
+    @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
     def exchanges(self, request: Request, **kwargs: Any) -> Response:
         """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
         page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []

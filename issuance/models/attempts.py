@@ -85,6 +85,9 @@ class Issuance(Turns):
     replaces_refused = models.BooleanField(default=False, help_text="the CA refused `replaces`: it is left out")
     slot_at = models.DateTimeField(null=True, blank=True, help_text="when the CA's limits let it order, as estimated")
     preflighted_at = models.DateTimeField(null=True, blank=True)
+    deaf = models.JSONField(
+        default=list, blank=True, help_text="name servers that the preflight found not to answer for their zone"
+    )
     proves = models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
@@ -98,7 +101,7 @@ class Issuance(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["names_key"], name="issuances_by_names"),
-            models.Index(fields=["order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
+            models.Index(fields=["account", "order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
             models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
         )
         constraints: ClassVar = (
@@ -106,7 +109,7 @@ class Issuance(Turns):
                 fields=["certificate"], condition=Q(wake_at__isnull=False), name="one_open_issuance_per_certificate"
             ),
             models.UniqueConstraint(
-                fields=["order_url"],
+                fields=["account", "order_url"],  # another account's CA may have named another order the same
                 condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
                 name="one_open_issuance_per_order",
             ),

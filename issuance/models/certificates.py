@@ -129,6 +129,7 @@ class CertificateVersion(Turns):
     issuer = models.CharField(max_length=255, blank=True, db_index=True, help_text="common name of who signed it")
     ari_id = models.CharField(max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1")
     chain_pem = models.TextField(help_text="leaf first")
+    added_names = models.JSONField(default=list, blank=True, help_text="that the CA put in without being asked")
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
     revoke_asked_at = models.DateTimeField(null=True, blank=True)
     revoke_reason = models.PositiveSmallIntegerField(null=True, blank=True, help_text="RFC 5280, 5.3.1")

@@ -1,6 +1,7 @@
 """Read by the lab CA's interpreter at its start, through PYTHONPATH.
 
-It sends dnspython's resolver to the lab's port, which acme2certifier cannot be told (it knows 53 only), and ties the
+It sends dnspython's resolver to the lab's port, which acme2certifier cannot be told (it knows 53 only), makes the
+subjectAltName of its certificates critical where their subject is empty, which it cannot be told either, and ties the
 CA's worker process to its parent, so that it does not outlive a parent that was killed.
 """
 
@@ -25,8 +26,24 @@ def use_lab_port(port: int) -> None:
     dns.resolver.BaseResolver.reset = reset_to_lab_port  # type: ignore[method-assign]
 
 
+def make_names_critical() -> None:
+    """Follow RFC 5280, section 4.2.1.6, in every certificate that is signed from now on: Java reads no other."""
+    from cryptography import x509
+
+    add_extension = x509.CertificateBuilder.add_extension
+
+    def add_names_as_critical(
+        self: x509.CertificateBuilder, extval: x509.ExtensionType, critical: bool
+    ) -> x509.CertificateBuilder:
+        names_all = isinstance(extval, x509.SubjectAlternativeName) and not list(self._subject_name or ())
+        return add_extension(self, extval, critical or names_all)
+
+    x509.CertificateBuilder.add_extension = add_names_as_critical  # type: ignore[method-assign]
+
+
 if sys.platform == "linux":
     libc = ctypes.CDLL(None)
     os.register_at_fork(after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
 if "LAB_DNS_PORT" in os.environ:
+    make_names_critical()
     use_lab_port(int(os.environ["LAB_DNS_PORT"]))

@@ -2,9 +2,10 @@
 
 import pytest
 import time_machine
+from django.core.exceptions import ValidationError
 from django.urls import reverse
 
-from accounts import services
+from accounts import passwords, services
 from accounts.models import User
 
 PASSWORD = "a-long-password-1A"
@@ -15,8 +16,8 @@ def staff(db) -> User:
     return User.objects.create_superuser("root@example.org", PASSWORD)
 
 
-def log_in(client, password: str):
-    return client.post(reverse("admin:login"), {"username": "root@example.org", "password": password})
+def log_in(client, password: str, username: str = "root@example.org", **more):
+    return client.post(reverse("admin:login"), {"username": username, "password": password}, **more)
 
 
 def test_the_right_password_logs_in(client, staff):
@@ -35,7 +36,8 @@ def test_after_too_many_failures_the_right_password_is_not_looked_at(client, sta
     for _ in range(services.MAX_FAILURES):
         assert log_in(client, "wrong").status_code == 200
     page = log_in(client, PASSWORD)
-    assert page.status_code == 200
+    assert page.status_code == 429
+    assert 0 < int(page.headers["Retry-After"]) <= services.FAILURES_COUNT_FOR
     assert "Too many attempts" in page.content.decode()
 
 
@@ -44,4 +46,56 @@ def test_a_login_that_works_forgets_the_failures(client, staff):
         log_in(client, "wrong")
     assert log_in(client, PASSWORD).status_code == 302
     client.logout()
+    assert log_in(client, PASSWORD).status_code == 302
+
+
+SPELLINGS = (
+    "root@example.org",
+    "  Root@Example.ORG ",
+    "\N{FULLWIDTH LATIN SMALL LETTER R}oot@example.org",
+    "ROOT\N{FULLWIDTH COMMERCIAL AT}example.org",
+    "root@example\N{FULLWIDTH FULL STOP}org",
+    "\N{MATHEMATICAL BOLD SMALL R}oot@example.org\N{IDEOGRAPHIC SPACE}",
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_account_is_found_in_every_spelling_of_its_address(client, staff, spelling):
+    assert log_in(client, PASSWORD, spelling).status_code == 302
+
+
+def test_every_spelling_of_an_address_counts_for_its_account(client, staff):
+    for number in range(services.MAX_FAILURES):
+        assert log_in(client, "wrong", SPELLINGS[number % len(SPELLINGS)]).status_code == 200
+    for spelling in SPELLINGS:
+        assert log_in(client, PASSWORD, spelling).status_code == 429
+
+
+def test_every_spelling_of_an_unknown_address_counts_as_one(client, db):
+    for number in range(services.MAX_FAILURES):
+        assert log_in(client, "wrong", SPELLINGS[number % len(SPELLINGS)]).status_code == 200
+    assert {log_in(client, "wrong", spelling).status_code for spelling in SPELLINGS} == {429}
+
+
+def test_the_page_and_the_api_count_together(client, client_of, staff):
+    for _ in range(services.MAX_FAILURES):
+        log_in(client, "wrong", SPELLINGS[2])
+    answer = client_of().post("/auth/general", {"email": "root@example.org", "password": PASSWORD})
+    assert answer.status_code == 429
+
+
+def test_no_second_user_has_another_spelling_of_an_address(client, staff):
+    first = User.objects.create_user("Anna@B\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example", PASSWORD)
+    twin = User(email="anna@bu\N{COMBINING DIAERESIS}cher.example", password="unused")
+    with pytest.raises(ValidationError, match="There is a user"):
+        twin.full_clean()
+    assert User.objects.get_by_natural_key(" ANNA@BU\N{COMBINING DIAERESIS}CHER.EXAMPLE") == first
+
+
+def test_a_page_that_waits_for_too_long_says_when_to_come_back(client, staff, monkeypatch):
+    monkeypatch.setattr(passwords, "PATIENCE", 0.01)
+    with passwords.hashing(lambda: None), passwords.hashing(lambda: None):
+        page = log_in(client, PASSWORD)
+    assert (page.status_code, page.headers["Retry-After"]) == (503, str(passwords.PAUSE))
+    assert "Too many log-ins" in page.content.decode()
     assert log_in(client, PASSWORD).status_code == 302

@@ -203,6 +203,9 @@ def test_the_last_use_is_noted_at_most_once_a_minute(key_client, alice):
         traveller.shift(1)
         script.get(READ)
         assert noted() == clock.now()
+        traveller.shift(-7200)
+        script.get(READ)
+        assert noted() == clock.now()
 
 
 def test_making_and_revoking_are_written_down(client_of, alice):

@@ -1,6 +1,8 @@
 """Logging in, status, profile, logging out: contract, section 5."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import time_machine
@@ -8,8 +10,10 @@ from django.contrib.auth.hashers import BasePasswordHasher
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
 
-from accounts import services
+from accounts import passwords, services
+from certctrl.errors import Unavailable
 from tests import factories
+from tests.certctrl.starting import until
 from tests.factories import PASSWORD
 
 
@@ -225,6 +229,17 @@ def test_the_wait_ends_when_it_said(login, alice):
         assert login().status_code == 200
 
 
+@pytest.mark.parametrize("ahead", [7200, 30 * 86400])
+def test_failures_that_were_counted_by_a_clock_that_was_ahead_are_counted_anew(login, alice, ahead):
+    with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
+        traveller.shift(ahead)
+        for _ in range(services.MAX_FAILURES):
+            login(password="Wrong-horse-1")
+        assert login().status_code == 429
+        traveller.shift(-ahead)
+        assert login().status_code == 200
+
+
 def test_a_success_empties_the_count(login, alice):
     for _ in range(2):
         for _ in range(services.MAX_FAILURES - 1):
@@ -277,6 +292,114 @@ def test_unknown_addresses_are_throttled_like_known_ones(login, db):
     for _ in range(services.MAX_FAILURES):
         login(email="nobody@example.org")
     assert login(email="nobody@example.org").status_code == 429
+
+
+# --- One address, many accounts ---
+
+
+def guess(client_of, number, ip="203.0.113.7", **more):
+    wrong = {"email": f"person{number}@example.org", "password": "Wrong-horse-1"} | more
+    return client_of().post("/auth/general", wrong, REMOTE_ADDR=ip)
+
+
+def test_one_address_tries_a_few_accounts_and_waits(client_of, alice, bob):
+    tried = [guess(client_of, number) for number in range(services.MAX_FAILURES_OF_ADDRESS)]
+    assert {answer.status_code for answer in tried} == {401}
+    refused = guess(client_of, 99, email=alice.email, password=PASSWORD)
+    assert (refused.status_code, refused.error["code"]) == (429, 5013)
+    assert 0 < int(refused.headers["Retry-After"]) <= services.FAILURES_COUNT_FOR
+    assert guess(client_of, 99, "203.0.113.8", email=alice.email, password=PASSWORD).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("spellings", "other"),
+    [
+        (["2001:db8:1:2::1", "2001:db8:1:2:ffff::", "2001:DB8:1:2::a1", "[2001:db8:1:2::7]:443"], "2001:db8:1:3::1"),
+        (["198.51.100.4", "::ffff:198.51.100.4", "198.51.100.4:5060", "::FFFF:c633:6404"], "198.51.100.5"),
+    ],
+)
+def test_an_address_is_one_however_it_is_spelled(client_of, db, spellings, other):
+    for number in range(services.MAX_FAILURES_OF_ADDRESS):
+        assert guess(client_of, number, spellings[number % len(spellings)]).status_code == 401
+    assert {guess(client_of, 99, spelling).status_code for spelling in spellings} == {429}
+    assert guess(client_of, 99, other).status_code == 401
+
+
+def test_an_owner_logs_in_from_an_address_that_is_known_while_strangers_there_are_throttled(client_of, alice):
+    right = {"email": alice.email, "password": PASSWORD}
+    assert guess(client_of, 0, **right).status_code == 200
+    for number in range(services.MAX_FAILURES_OF_ADDRESS + 1):
+        answer = guess(client_of, number)
+    assert answer.status_code == 429
+    assert guess(client_of, 0, **right).status_code == 200
+
+
+def test_logins_that_succeed_do_not_count_for_their_address(client_of, db):
+    for number in range(services.MAX_FAILURES_OF_ADDRESS + 1):
+        factories.UserFactory(email=f"person{number}@example.org")
+        assert guess(client_of, number, password=PASSWORD).status_code == 200
+    assert guess(client_of, 99).status_code == 401
+
+
+def test_a_try_of_an_unknown_account_counts_for_its_address_and_everywhere(client_of, db):
+    for number in range(services.MAX_FAILURES_ANYWHERE):
+        assert guess(client_of, 1, f"198.51.100.{number}").status_code == 401
+    assert guess(client_of, 1, "198.51.100.200").status_code == 429
+
+
+def test_where_the_address_is_not_known_only_the_account_counts(client_of, db):
+    for number in range(services.MAX_FAILURES_OF_ADDRESS + 1):
+        assert guess(client_of, number, "").status_code == 401
+
+
+# --- Passwords are hashed a few at a time ---
+
+
+def test_who_finds_no_place_is_told_when_to_come_back_and_is_not_counted(login, alice, monkeypatch):
+    monkeypatch.setattr(passwords, "PATIENCE", 0.01)
+    with passwords.hashing(lambda: None), passwords.hashing(lambda: None):
+        for _ in range(services.MAX_FAILURES + 1):
+            refused = login()
+    assert (refused.status_code, refused.error["code"]) == (503, 20009)
+    assert refused.headers["Retry-After"] == str(passwords.PAUSE)
+    assert login().status_code == 200
+
+
+def test_a_place_that_gets_free_is_taken_by_who_waits(login, alice):
+    first = passwords.hashing(lambda: None)
+    with passwords.hashing(lambda: None):
+        first.__enter__()
+        timer = threading.Timer(0.05, lambda: first.__exit__(None, None, None))
+        timer.start()
+        assert login().status_code == 200
+        timer.join()
+
+
+def test_two_passwords_are_hashed_at_a_time_and_the_others_wait(monkeypatch):
+    monkeypatch.setattr(passwords, "PATIENCE", 60.0)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def hash_one(number):
+        with passwords.hashing(lambda: None):
+            begun.release()
+            assert go_on.wait(60)
+
+    with ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(hash_one, number) for number in range(8)]
+        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=60)
+        until(lambda: passwords._queue._value == passwords.MOST_WAITING - 6, "the others wait")
+        assert not begun.acquire(blocking=False)
+        go_on.set()
+    assert all(each.result() is None for each in done)
+    assert passwords._places._value == passwords.AT_ONCE
+
+
+def test_no_more_wait_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(passwords, "_queue", threading.BoundedSemaphore(1))
+    taken = passwords.hashing(lambda: None), passwords.hashing(lambda: None), passwords._queue
+    with taken[0], taken[1], taken[2], pytest.raises(Unavailable), passwords.hashing(lambda: None):
+        pass
 
 
 def test_without_the_cache_people_can_still_log_in(login, alice, monkeypatch):

@@ -1,12 +1,16 @@
-"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is cut off."""
+"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is cut off. A client
+without a valid credential has 64 KiB."""
 
 import asyncio
 import json
 
 import pytest
+from django.db import OperationalError
 
+from accounts.authentication import is_known
 from certctrl import errors, jsonbody
-from certctrl.bodylimit import DRAIN, BodyLimit
+from certctrl.bodylimit import DRAIN, STRANGERS, BodyLimit
+from tests import factories
 
 MIB = 1024 * 1024
 
@@ -41,7 +45,7 @@ class Inner:
         await send({"type": "http.response.body", "body": b""})
 
 
-def run(inner, chunks, headers=()):
+def run(inner, chunks, headers=(), is_known=lambda scope: True):
     """Send the chunks; returns the status, the parsed body if there is one, and how many chunks were taken."""
     sent, taken = [], []
 
@@ -52,7 +56,7 @@ def run(inner, chunks, headers=()):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(BodyLimit(inner)({"type": "http", "headers": list(headers)}, receive, send))
+    asyncio.run(BodyLimit(inner, is_known)({"type": "http", "headers": list(headers)}, receive, send))
     body = sent[1]["body"]
     return sent[0]["status"], json.loads(body) if body else None, len(taken)
 
@@ -114,5 +118,64 @@ def test_a_client_that_goes_away_is_passed_on():
     async def receive():
         return {"type": "http.disconnect"}
 
-    asyncio.run(BodyLimit(inner)({"type": "http", "headers": []}, receive, None))
+    asyncio.run(BodyLimit(inner, lambda scope: True)({"type": "http", "headers": []}, receive, None))
     assert seen == [{"type": "http.disconnect"}]
+
+
+def nobody(scope):
+    return False
+
+
+def unasked(scope):
+    raise AssertionError("asked about a small body")
+
+
+def broken(scope):
+    raise OperationalError("away")
+
+
+def test_a_stranger_may_send_what_a_login_needs_and_nobody_asks_who_it_is():
+    assert run(Inner(), [b"x" * STRANGERS], is_known=unasked)[0] == 200
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"65537")]], ids=["in chunks", "with its length"])
+def test_more_of_a_stranger_is_413_and_says_what_would_help(headers):
+    inner = Inner()
+    status, body, _ = run(inner, [b"x" * STRANGERS, b"x"], headers, nobody)
+    assert (status, body["error"]["code"]) == (413, errors.TooLarge.code)
+    assert "65536 bytes" in body["error"]["what"]
+    assert "API key" in body["error"]["what"]
+    assert inner.body is None
+
+
+def test_more_of_a_known_client_is_taken():
+    assert run(Inner(), [b"x" * STRANGERS] * 16)[0] == 200
+
+
+def test_a_database_that_is_away_is_503_and_not_a_word_on_the_size():
+    status, body, _ = run(Inner(), [b"x" * STRANGERS, b"x"], is_known=broken)
+    assert (status, body["error"]["code"]) == (503, errors.Unavailable.code)
+
+
+def scope_with(**headers):
+    named = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": named}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_valid_key_and_a_valid_session_are_known_and_no_others(client_of, alice):
+    token = factories.api_key(alice, "certificates:*[read]")
+    session = client_of(alice).cookies["cjj365"].value
+    assert is_known(scope_with(authorization=f"Bearer {token}"))
+    assert is_known(scope_with(cookie=f"cjj365={session}"))
+    for headers in (
+        {},
+        {"authorization": "Bearer ak_unknown"},
+        {"cookie": "cjj365=unknown"},
+        {"authorization": "Basic eA=="},
+    ):
+        assert not is_known(scope_with(**headers))
+    alice.is_active = False
+    alice.save()
+    assert not is_known(scope_with(authorization=f"Bearer {token}"))
+    assert not is_known(scope_with(cookie=f"cjj365={session}"))

@@ -77,6 +77,20 @@ def test_pem_is_a_text_of_its_own_name_without_other_control_characters(body):
         jsonbody.read(json.dumps(body).encode())
 
 
+@pytest.mark.parametrize("value", ["[]", "{}", '"",1'])
+def test_a_crowd_of_values_is_refused_before_it_is_parsed(monkeypatch, value):
+    """A megabyte of empty lists cost seconds."""
+    monkeypatch.setattr(jsonbody, "parse", None)
+    body = '{"a": [' + ",".join([value] * (jsonbody.MAX_VALUES // 2 + 1)) + "]}"
+    with pytest.raises(errors.MalformedJSON, match=f"more than {jsonbody.MAX_VALUES} "):
+        jsonbody.read(body.encode())
+
+
+def test_a_thousand_names_are_no_crowd():
+    body = {"sans": [f"name-{number}.example.com" for number in range(1000)]}
+    assert jsonbody.read(json.dumps(body).encode()) == body
+
+
 def test_a_control_character_deep_inside_is_found(client_of, alice):
     permissions = [{"obtype": "devices", "obid": "\x00", "actions": ["read"]}]
     response = send(client_of(alice), json.dumps(GOOD | {"permissions": permissions}))

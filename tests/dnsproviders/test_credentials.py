@@ -106,7 +106,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (RFC2136 | {"port": 0}, "port", "from 1 to 65535"),
     (RFC2136 | {"port": 65536}, "port", "from 1 to 65535"),
     (RFC2136 | {"secret": "not base64"}, "secret", "base64"),
-    (RFC2136 | {"algorithm": "hmac-md5"}, "algorithm", "must be one of hmac-sha256"),
+    (RFC2136 | {"algorithm": "gss-tsig"}, "algorithm", "must be one of hmac-sha256"),
     (RFC2136 | {"server": "a b"}, "server", "host name or an address"),
     (HTTPREQ | {"endpoint": "ftp://x"}, "endpoint", "URL"),
     (HTTPREQ | {"endpoint": "https://u:p@x"}, "endpoint", "user or password"),

@@ -379,3 +379,19 @@ def test_a_person_who_checks_a_credential_is_told_to_come_back(cloudflare, clien
     credential.refresh_from_db()
     assert (credential.checked_at, credential.last_error) == (None, ""), "nothing is known of the credential"
     assert calls() == 0
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=30)])
+def test_a_bucket_that_a_clock_which_was_ahead_has_emptied_is_full_again(ahead):
+    pace = Pace("The API", "api 1", ApiLimit(1200, 300))
+    ApiBucket.objects.create(key="api 1", full_at=clock.now() + ahead)
+    pace.take(VISIT)
+    assert ApiBucket.objects.get().full_at < clock.now() + timedelta(seconds=300)
+
+
+def test_the_longest_pause_of_an_api_is_kept():
+    pace = Pace("The API", "api 1", ApiLimit(1200, 300))
+    ApiBucket.objects.create(key="api 1", full_at=clock.now())
+    pace.pause(86400)
+    with pytest.raises(Wait):
+        pace.take()

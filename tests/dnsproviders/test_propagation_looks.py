@@ -1,6 +1,7 @@
 """One look at many records: every authoritative server is asked, and none can hold the others up."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -177,7 +178,7 @@ def test_a_private_address_that_is_not_allowed_is_not_asked(world: NameServer, s
     settings.ALLOW_PRIVATE = [NS1]
     seen = look()
     assert seen.shown == 1
-    assert f"ns2.example.com ({NS2}, private and not named in ALLOW_PRIVATE)" in seen.silent
+    assert f"ns2.example.com ({NS2}, private and not named in ALLOW_PRIVATE)" in seen.skipped
     assert not [address for address, _, _ in world.seen if address in (NS2, NS6)]
 
 
@@ -226,6 +227,57 @@ def test_when_no_server_answers_for_a_minute_the_resolvers_decide(world: NameSer
     assert look(record(age=30)).asked is Asked.SERVERS
     seen = look(record(age=61))
     assert (seen.shown, seen.asked, len(seen.silent)) == (1, Asked.INSTEAD, 3)
+
+
+def test_where_the_resolver_shows_no_soa_record_it_is_asked_for_the_record_itself(settings: Any) -> None:
+    with internet(settings, {"example.com": zone(ns1=NS1), "com": zone(ns1=NS1)}) as world:
+        world.at(RESOLVER).without_soa = True
+        assert "no name above it has a SOA record" in look(record(age=5)).note, "it may deny what it is asked too early"
+        assert look(record(age=11)).shown == 0
+        world.add(CHALLENGE, "TXT", VALUE)
+        seen = look(record(age=11))
+    assert (seen.shown, seen.asked, seen.note) == (1, Asked.INSTEAD, "")
+    what = propagation.verdict(record(), seen, timedelta(seconds=11)).what
+    assert what.startswith("shown by the resolver; the authoritative servers could not be asked: The zone of ")
+    assert "no name above it has a SOA record" in what
+
+
+@pytest.mark.parametrize(("fails", "least"), [(False, 11), (True, 61)], ids=["refuses", "fails"])
+def test_a_resolver_that_refuses_the_question_does_so_for_good_and_one_that_fails_is_given_a_minute(
+    world: NameServer, fails: bool, least: float
+) -> None:
+    name = "_acme-challenge.elsewhere.org"
+    world.at(RESOLVER).dead = frozenset(["org"] if fails else [])
+    assert look(record(name, age=least - 2)).asked is Asked.SERVERS
+    assert look(record(name, age=least)).asked is Asked.INSTEAD
+
+
+def test_a_server_without_an_address_is_told_and_not_waited_for(settings: Any) -> None:
+    zones = {"example.com": zone(ns1=NS1) + "@ 60 NS nowhere\n"}
+    with internet(settings, zones) as world:
+        world.add(CHALLENGE, "TXT", VALUE)
+        seen = look(record())
+        assert (seen.shown, seen.silent, seen.skipped) == (1, (), ("nowhere.example.com (no address)",))
+        verdict = propagation.verdict(record(), seen, timedelta(0))
+        assert verdict.visible
+        assert verdict.what.endswith("that answers; not counted: nowhere.example.com (no address)")
+
+
+def test_where_no_server_has_an_address_the_resolvers_decide_at_once(settings: Any) -> None:
+    zones = {"example.com": "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n@ 60 NS ns2\n"}
+    with internet(settings, zones) as world:
+        world.add(CHALLENGE, "TXT", VALUE)
+        seen = look(record())
+        assert (seen.shown, seen.asked) == (1, Asked.INSTEAD)
+        verdict = propagation.verdict(record(), seen, timedelta(0))
+        assert verdict.visible
+        assert "ns1.example.com (no address), ns2.example.com (no address)" in verdict.what
+
+
+def test_the_ttl_of_the_record_set_is_seen(world: NameServer) -> None:
+    world.add(CHALLENGE, "TXT", "another", ttl=600)
+    assert look().ttl == 600
+    assert look(record("_acme-challenge.www.example.com")).ttl == 0
 
 
 def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(

@@ -67,9 +67,7 @@ def test_the_sentence_names_who_is_silent_while_that_counts() -> None:
 def test_the_sentence_of_success_says_who_no_longer_counts() -> None:
     assert judged(0, 3).what == "shown by all 3 name servers of example.com"
     assert judged(0, 1).what == "shown by the name server of example.com"
-    assert judged(60, 2, (), (C,)).what == (
-        f"shown by all 2 name servers of example.com that answer; no longer counted: {C}"
-    )
+    assert judged(60, 2, (), (C,)).what == (f"shown by all 2 name servers of example.com that answer; not counted: {C}")
     assert judged(300, 1, (B,)).what == (
         f"shown by 1 of the 2 name servers of example.com that answer, which is enough after 5 minutes; not by {B}"
     )
@@ -79,6 +77,26 @@ def test_the_sentence_for_a_zone_whose_servers_are_all_silent_names_them() -> No
     what = f"all 2 name servers of example.com have no usable answer for {NAME}: {A}, {B}"
     assert judged(5, 0, (), (A, B)).what == what
     assert judged(5, 0, (), (A,)).what == f"the name server of example.com has no usable answer for {NAME}: {A}"
+
+
+def test_a_server_that_the_preflight_found_deaf_is_not_waited_for() -> None:
+    def visible(silent: tuple[str, ...], *deaf: str) -> bool:
+        return verdict(record(), Look(2, (), silent), timedelta(0), deaf).visible
+
+    assert visible((C,), C)
+    assert visible(("ns3.example.net (192.0.2.3, answers REFUSED)",), C)
+    assert not visible((C,), "ns3.example.net (192.0.2.30)")
+    assert not visible((B, C), C)
+    assert not verdict(record(), Look(0, (), (B, C)), timedelta(0), (B, C)).visible
+
+
+def test_servers_without_an_address_never_count() -> None:
+    found = judged(0, 2, skipped=("ns9 (no address)",))
+    assert (found.visible, found.what) == (
+        True,
+        "shown by all 2 name servers of example.com that answer; not counted: ns9 (no address)",
+    )
+    assert not judged(5, 1, (A,), skipped=("ns9 (no address)",)).visible
 
 
 def test_a_long_list_of_servers_is_cut_short() -> None:

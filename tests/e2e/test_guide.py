@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from lab.ca import PYTHON
+from tests import keytool
 from tests.certctrl.starting import LIMIT, Up, until
 from tests.e2e import guide
 from tests.e2e.guide import DOMAIN, ZONE_ID, Outside, Reader
+from tests.keytool import needs_keytool
 
 pytestmark = [
     pytest.mark.e2e,
@@ -53,7 +55,8 @@ def up(tmp_path: Path, outside: Outside) -> Iterator[Callable[[], Up]]:
             each.end(signal.SIGKILL)
 
 
-def test_the_guides_three_calls_and_its_renew_call(up, outside) -> None:
+@needs_keytool
+def test_the_guides_three_calls_and_its_renew_call(up, outside, tmp_path) -> None:
     reader = Reader(up().address)
     made = reader.three_calls(server_decrypt_export=True)
     assert (made["domain"], made["sans"], made["status"]) == (DOMAIN, [f"*.{DOMAIN}"], "pending")
@@ -70,6 +73,7 @@ def test_the_guides_three_calls_and_its_renew_call(up, outside) -> None:
     rows = reader.mine("GET", f"certificates/{made['id']}/issues")
     assert [(row["issue_attempt_number"], row["status"]) for row in rows] == [(2, "SUCCESS"), (1, "SUCCESS")]
     check_export(reader, made["id"], second)
+    check_java(reader, made["id"], second, tmp_path)
     check_no_txt(outside)
     assert outside.issued() == 2
 
@@ -124,6 +128,19 @@ def check_export(reader: Reader, certificate_id: int, leaf: x509.Certificate) ->
     assert bundled.cert
     assert bundled.cert.certificate == leaf
     assert x509.load_der_x509_certificate(files.read("certificate.der")) == leaf
+
+
+def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, folder: Path) -> None:
+    """The lab's CA gives no subject, so that its names are critical: Java reads nothing else."""
+    assert list(leaf.subject) == []
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
+    for pfx in ("modern", "legacy"):
+        path = f"/apiv1/users/{reader.user_id}/certificates/{certificate_id}/export?pfx={pfx}"
+        answer = reader.raw("GET", path)
+        bundle = zipfile.ZipFile(io.BytesIO(answer.content)).read("bundle.pfx")
+        shown = keytool.listed(bundle, answer.headers["X-Export-Password"], folder)
+        assert f"DNSName: *.{DOMAIN}" in shown, pfx
+        assert "Certificate chain length: 2" in shown, pfx
 
 
 def check_no_txt(outside: Outside) -> None:

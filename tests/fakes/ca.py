@@ -39,10 +39,16 @@ class FakeAuthorization:
     status: str = "pending"
     answered: bool = False
     reads_left: int = 0  # how often it still reads pending after the answer
+    thumbprint: str = ""  # of the account's key, at a CA on the wire
+
+    @property
+    def token(self) -> str:
+        return base64.urlsafe_b64encode(hashlib.sha256(self.url.encode()).digest()).rstrip(b"=").decode()
 
     @property
     def value(self) -> str:
-        digest = hashlib.sha256(f"{self.url} {self.account}".encode()).digest()
+        said = f"{self.token}.{self.thumbprint}" if self.thumbprint else f"{self.url} {self.account}"
+        digest = hashlib.sha256(said.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
@@ -61,7 +67,7 @@ class FakeOrder:
 
     @property
     def status(self) -> str:
-        if self.failed or any(each.status == "invalid" for each in self.authorizations):
+        if self.failed or any(each.status in ("invalid", "deactivated") for each in self.authorizations):
             return "invalid"
         if self.chain_pem:
             return "processing" if self.reads_left > 0 else "valid"
@@ -84,6 +90,7 @@ class FakeCA:
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
     life: timedelta = timedelta(days=90)
+    ends: datetime | None = None  # its certificate, and what it signs with it
     name: str = "ca"  # of its calls, and of its host
     profiles: dict[str, str] = field(default_factory=dict)
     profiles_ordered: list[str] = field(default_factory=list)
@@ -96,7 +103,13 @@ class FakeCA:
     explanation_url: str = ""
     retry_after: float | None = None  # seconds, until the next look at a window
     caa_identities: tuple[str, ...] = ("ca.test",)
+    keeps_txt: float = 0  # seconds: the TTL for which its resolver keeps a record set, or that there is none
+    kept_txt: dict[str, tuple[datetime, frozenset[str]]] = field(default_factory=dict)
     unheard: list[str] = field(default_factory=list)  # what the next answers seem to be, though none comes to the CA
+    base_url: str = ""  # of a CA on the wire
+    thumbprint: str = ""
+    keeps_pending: bool = False  # an order reads pending though an authorization of it is invalid, and is handed out
+    adds_names: tuple[str, ...] = ()  # to each certificate
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -113,12 +126,13 @@ class FakeCA:
         if same and self.hands_out_used_orders:
             self.hands_out_used_orders -= 1
             return same[-1]
-        usable = [each for each in same if each.status in ("pending", "ready")]
+        usable = [each for each in same if self.status_of(each) in ("pending", "ready")]
         if usable and self.reuses_orders:
             return usable[-1]
         if self.limiter and not replaces:
             self.limiter.order(account, names)
-        order = FakeOrder(f"https://{self.name}.test/order/{len(self.orders)}", account, names, [], replaces=replaces)
+        url = f"{self.base_url or f'https://{self.name}.test'}/order/{len(self.orders)}"
+        order = FakeOrder(url, account, names, [], replaces=replaces)
         order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
         self.orders[order.url] = order
         return order
@@ -143,7 +157,13 @@ class FakeCA:
                 if same and each.status in ("pending", "valid"):
                     return each
         url = f"{order.url}/authz/{at}"
-        return FakeAuthorization(url, identifier, wildcard, order.account)
+        return FakeAuthorization(url, identifier, wildcard, order.account, thumbprint=self.thumbprint)
+
+    def status_of(self, order: FakeOrder) -> str:
+        """What it shows, which is not always so."""
+        statuses = {each.status for each in order.authorizations}
+        stays = self.keeps_pending and not order.failed and "deactivated" not in statuses
+        return "pending" if stays and order.status == "invalid" else order.status
 
     def authorizations(self) -> list[FakeAuthorization]:
         return [each for order in self.orders.values() for each in order.authorizations]
@@ -152,7 +172,7 @@ class FakeCA:
         """Two days, with a third of the life left, as Let's Encrypt suggests."""
         facts = pki.facts(order.chain_pem)
         order.ari_id = facts.ari_id
-        start = facts.not_after - self.life / 3 - timedelta(days=1)
+        start = facts.not_after - (facts.not_after - facts.not_before) / 3 - timedelta(days=1)
         self.windows[facts.ari_id] = (start, start + timedelta(days=2))
 
     def move_windows(self, by: timedelta) -> None:
@@ -168,8 +188,16 @@ class FakeCA:
         if authorization.reads_left > 0:
             authorization.reads_left -= 1
             return
-        shown = self.zone.shows(f"_acme-challenge.{authorization.identifier}", authorization.value)
-        authorization.status = "valid" if shown else "invalid"
+        name = f"_acme-challenge.{authorization.identifier}"
+        kept = authorization.value in self.resolve(name) if self.keeps_txt else True
+        authorization.status = "valid" if kept and self.zone.shows(name, authorization.value) else "invalid"
+
+    def resolve(self, name: str) -> frozenset[str]:
+        until, values = self.kept_txt.get(name, (clock.now(), frozenset()))
+        if until <= clock.now():
+            values = frozenset(self.zone.values.get(self.zone.final_name(name), ()))
+            self.kept_txt[name] = clock.now() + timedelta(seconds=self.keeps_txt), values
+        return values
 
 
 def _raise(problem: Exception) -> Any:
@@ -179,9 +207,9 @@ def _raise(problem: Exception) -> Any:
 class FakeClient:
     """One account at the fake CA: `issuance.resources.CA`."""
 
-    def __init__(self, ca: FakeCA, account: AcmeAccount) -> None:
+    def __init__(self, ca: FakeCA, account: AcmeAccount | int) -> None:
         self.ca = ca
-        self.account = account.pk
+        self.account = account if isinstance(account, int) else account.pk
 
     def caa_identities(self) -> tuple[str, ...]:
         return self.ca.caa_identities
@@ -196,7 +224,9 @@ class FakeClient:
     def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
         self.ca.profiles_ordered.append(profile)
         more = (replaces,) if replaces else ()
-        return self.ca.call("new_order", lambda: shape(self.ca.new_order(self.account, tuple(sorted(names)), *more)))
+        return self.ca.call(
+            "new_order", lambda: self._shape(self.ca.new_order(self.account, tuple(sorted(names)), *more))
+        )
 
     def read_order(self, url: str) -> OrderResource:
         return self.ca.call("read_order", lambda: self._read_order(url))
@@ -205,7 +235,7 @@ class FakeClient:
         order = self.ca.orders[url]
         for each in order.authorizations:
             self.ca.validate(each)
-        resource = shape(order)
+        resource = self._shape(order)
         order.reads_left = max(0, order.reads_left - 1)
         return resource
 
@@ -245,10 +275,23 @@ class FakeClient:
         order = self.ca.orders[url]
         if order.status != "ready":
             raise Wait(2, "The order is not ready.")
-        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life)
+        order.csr_pem = csr_pem
+        order.chain_pem = sign(csr_pem, self.ca.life, self.ca.ends, more=self.ca.adds_names)
         self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
-        return shape(order)
+        return self._shape(order)
+
+    def _shape(self, order: FakeOrder) -> OrderResource:
+        return shape(order, self.ca.status_of(order))
+
+    def deactivate(self, url: str) -> None:
+        self.ca.call("deactivate", lambda: self._deactivate(url))
+
+    def _deactivate(self, url: str) -> None:
+        found = self.ca.find(url)
+        if found.status not in ("pending", "valid"):
+            raise Refused("ca_malformed", f"The authorization is {found.status}.")
+        found.status = "deactivated"
 
     def download(
         self,
@@ -279,13 +322,13 @@ class FakeClient:
         return RenewalInfoResource(*self.ca.windows[ari_id], self.ca.explanation_url, self.ca.retry_after)
 
 
-def shape(order: FakeOrder) -> OrderResource:
+def shape(order: FakeOrder, status: str) -> OrderResource:
     return OrderResource(
         url=order.url,
-        status=order.status,
+        status=status,
         authorizations=tuple(each.url for each in order.authorizations),
         finalize_url=f"{order.url}/finalize",
-        certificate_url=f"{order.url}/cert" if order.status == "valid" else "",
+        certificate_url=f"{order.url}/cert" if status == "valid" else "",
         expires_at=clock.now() + timedelta(days=7),
         problem=None,
     )
@@ -298,13 +341,17 @@ def issuer() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 
 def authority(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer_name: str, issuer_key: ec.EllipticCurvePrivateKey
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_name: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    ends: datetime | None = None,
 ) -> x509.Certificate:
     subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name))
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
     start = clock.now() - timedelta(days=3650)
-    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=36500))
+    builder = builder.not_valid_before(start).not_valid_after(ends or start + timedelta(days=36500))
     return builder.sign(issuer_key, hashes.SHA256())
 
 
@@ -314,16 +361,20 @@ def under(chain_pem: str, root: str) -> str:
     return pki.split_chain(chain_pem).leaf + cross_signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def sign(csr_pem: str, life: timedelta) -> str:
+def sign(csr_pem: str, life: timedelta, ends: datetime | None = None, more: Sequence[str] = ()) -> str:
+    """Leaf and issuer; both end at `ends` where that is sooner than the life. `more` are names that the CA adds."""
     key, certificate = issuer()
+    if ends:
+        certificate = authority("fake CA", key, "fake CA", key, ends)
     request = x509.load_pem_x509_csr(csr_pem.encode())
-    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    names = x509.SubjectAlternativeName([x509.DNSName(name) for name in (*pki.names_of(request), *more)])
     now = clock.now().replace(microsecond=0)
     builder = x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
     builder = builder.public_key(request.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + life).add_extension(names, False)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-    builder = builder.add_extension(authority, False)
+    builder = builder.not_valid_before(now).not_valid_after(min(now + life, certificate.not_valid_after_utc))
+    builder = builder.add_extension(names, False)
+    key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(key_id, False)
     leaf = builder.sign(key, hashes.SHA256())
     return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from issuance import names as dns_names
+from lab.limiting import registered_domain
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Limiter:
 
     def buckets(self, account: int, names: Iterable[str]) -> list[tuple[str, str]]:
         names = list(names)
-        domains = sorted({dns_names.registered_domain(name) for name in names})
+        domains = sorted({registered_domain(name) for name in names})
         found = [("account", str(account)), *(("domain", domain) for domain in domains)]
         return [*found, ("set", " ".join(sorted(names)))]
 

@@ -4,6 +4,7 @@ import email
 import email.policy
 import logging
 import socket
+import ssl
 from email.message import EmailMessage
 from typing import Any, Self
 
@@ -15,9 +16,14 @@ logging.getLogger("mail.log").setLevel(logging.ERROR)  # the server's own lines,
 
 class Mailbox:
     """Use as a context. `answers` are given instead of 250 to the next mails (None takes one after all); `says` to
-    everybody who names a recipient."""
+    everybody who names a recipient, `to_sender` to who names a sender, `to_greeting` to EHLO and HELO. With `context`
+    it speaks TLS from the start (`tls=True`), or offers STARTTLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, *, tls: bool = False) -> None:
+        self.context, self.tls = context, tls
+        self.greetings: list[str] = []
+        self.to_greeting = self.to_sender = ""
+        self.password = b"right"
         self.mails: list[EmailMessage] = []
         self.senders: list[str] = []
         self.recipients: list[str] = []
@@ -44,6 +50,20 @@ class Mailbox:
 
     # --- what aiosmtpd asks ---
 
+    async def handle_EHLO(self, server: Any, session: Any, envelope: Any, name: str, answers: list[str]) -> list[str]:
+        self.greetings.append(name)
+        session.host_name = name
+        return [self.to_greeting] if self.to_greeting else answers
+
+    async def handle_HELO(self, server: Any, session: Any, envelope: Any, name: str) -> str:
+        session.host_name = name
+        return self.to_greeting or "250 mailbox"
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if not self.to_sender:
+            envelope.mail_from = address
+        return self.to_sender or "250 OK"
+
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
         if self.says.startswith("250"):
             envelope.rcpt_tos.append(address)
@@ -60,7 +80,7 @@ class Mailbox:
 
     def log_in(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         self.logins.append(data.password)
-        return AuthResult(success=data.password == b"right", handled=False)
+        return AuthResult(success=data.password == self.password, handled=False)
 
 
 class _Sink(Controller):
@@ -72,7 +92,9 @@ class _Sink(Controller):
             port=mailbox.port,
             authenticator=mailbox.log_in,
             auth_require_tls=False,
+            tls_context=None if mailbox.tls else mailbox.context,
+            ssl_context=mailbox.context if mailbox.tls else None,
         )
 
     def _create_server(self) -> Any:
-        return self.loop.create_server(self._factory_invoker, sock=self.listener)
+        return self.loop.create_server(self._factory_invoker, sock=self.listener, ssl=self.ssl_context)

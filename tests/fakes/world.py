@@ -99,10 +99,11 @@ class World:
     # --- people ---
 
     def account(self, owner: User, **fields: Any) -> AcmeAccount:
+        ca_provider = fields.get("ca_provider", "custom")
         defaults: dict[str, Any] = {
             "name": "an account",
             "ca_provider": "custom",
-            "directory_url": "https://ca.test/dir",
+            "directory_url": f"https://{self.cas.get(ca_provider, self.ca).name}.test/dir",
             "terms_accepted_at": self.time,
             "key": envelope.seal(owner, "acme_account_key", b"unused"),
             "url": "https://ca.test/acct/1",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from dnsproviders.base import ProviderError
+from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.cnames import Chain, challenge_of
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.propagation import Look
@@ -74,6 +74,9 @@ class FakeProvider:
         if self.zone.blinds:
             raise self.zone.blinds
         return self.zone.outside.call("zone.zone_of", lambda: "example.com")
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        return ""
 
     def present(self, record: TxtRecord) -> None:
         self._maybe_refuse()

@@ -53,7 +53,7 @@ def fleet(world, account, credential, monkeypatch):
 def life_of(csr_pem: str) -> timedelta:
     from cryptography import x509
 
-    name = pki.dns_names(x509.load_pem_x509_csr(csr_pem.encode()))[0]
+    name = pki.names_of(x509.load_pem_x509_csr(csr_pem.encode()))[0]
     number = int(name.partition(".")[0].removeprefix("host"))
     return timedelta(days=6) if number < SHORT else timedelta(days=45 if number % 2 else 90)
 

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import hmac
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -13,7 +15,7 @@ from certctrl.turns import Trouble, Wait
 from issuance import acme, connections, pki, privateca
 from issuance.models import Issuance
 from issuance.problems import words_of
-from issuance.resources import Refused
+from issuance.resources import NotYet, Refused
 from tests.issuance import stub as stubs
 from tests.issuance.stub import Reply, problem
 
@@ -181,8 +183,25 @@ def test_an_authorization_that_is_none_is_trouble_and_no_crash(ca, stub, documen
     assert trouble(ca.read_authorization, f"{stub.url}/authz/1").code == "ca_error"
 
 
-def test_an_order_that_is_gone_ends_the_attempt(ca, stub):
-    assert trouble(ca.read_order, f"{stub.url}/order/9").code == "ca_not_found"
+def test_an_order_that_is_not_there_is_asked_for_again(ca, stub):
+    not_yet = trouble(ca.read_order, f"{stub.url}/order/9")
+    assert isinstance(not_yet, NotYet)
+    assert (not_yet.code, not_yet.permanent) == ("ca_not_found", False)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(410, b"gone"),
+        problem("malformed", "Expired authorization", 404),
+        problem("malformed", "The JWS is broken", 400),
+        problem("unauthorized", "Certificate is not yours", 403),
+        problem("userActionRequired", "Agree first", 404),
+    ],
+)
+def test_other_refusals_end_the_attempt(ca, stub, reply):
+    stub.tell("/order/1", reply)
+    assert isinstance(trouble(ca.read_order, f"{stub.url}/order/1"), Refused)
 
 
 def test_order_not_ready_is_to_wait(ca, stub):
@@ -262,7 +281,7 @@ def test_the_certificate_that_was_revoked_before_is_no_trouble(ca, stub):
 
 
 def self_signed() -> str:
-    own = pki.load_key(pki.new_key("ecdsa", 256))
+    own = pki.new_key("ecdsa", 256)
     certificate = privateca._self_signed(own, pki.subject_name({"common_name": "any"}), 9, 0, {"key_cert_sign"})
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
@@ -342,10 +361,96 @@ def test_a_bad_nonce_without_another_one_asks_for_one(ca, stub):
 
 def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
     ca.new_order(["example.com"])
-    connections.connection_to(stub.directory_url).nonces[:0] = [b"old"] * 20
+    connections.connection_to(stub.directory_url).nonces[:0] = ["old"] * 20
     stub.tell("/order/1", problem("badNonce"))
     ca.read_order(f"{stub.url}/order/1")
     assert len(connections.connection_to(stub.directory_url).nonces) == 1
+
+
+PAGE = Reply(500, b"<html>Internal Server Error</html>", nonce=False)
+
+
+def nonces_used(stub) -> list[str]:
+    return [each.protected["nonce"] for each in stub.asked if each.method == "POST"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        PAGE,
+        Reply(400, b"", nonce=False),
+        Reply(404, b"<html>", nonce=False),
+        replace(problem("malformed", status=400), nonce=False),
+        replace(problem("serverInternal", status=500), nonce=False),
+    ],
+)
+def test_a_refusal_without_a_nonce_is_met_once_with_a_fresh_one_at_once(ca, stub, reply):
+    ca.new_order(["example.com"])
+    connections.connection_to(stub.directory_url).nonces[:0] = ["old"] * 20
+    stub.tell("/order/1", reply)
+    assert ca.read_order(f"{stub.url}/order/1").status == "pending"
+    assert stub.paths()[-3:] == ["POST /order/1", "HEAD /newNonce", "POST /order/1"]
+    assert "old" not in nonces_used(stub)
+
+
+def test_a_ca_whose_errors_never_bring_a_nonce_is_asked_once_more_and_not_for_ever(ca, stub):
+    ca.new_order(["example.com"])
+    stub.tell("/order/1", *[PAGE] * 9)
+    again = trouble(ca.read_order, f"{stub.url}/order/1")
+    assert (again.code, stub.paths().count("POST /order/1")) == ("ca_error", 2)
+    assert "html" not in again.what
+    assert connections.connection_to(stub.directory_url).nonces == []
+    trouble(ca.read_order, f"{stub.url}/order/1")
+    assert stub.paths().count("POST /order/1") == 3  # the nonce was fresh: it is not to blame
+
+
+def test_a_ca_that_asks_for_a_pause_gets_it(ca, stub):
+    ca.new_order(["example.com"])
+    stub.tell("/order/1", Reply(503, b"busy", {"Retry-After": "9"}, nonce=False))
+    assert trouble(ca.read_order, f"{stub.url}/order/1").retry_after == 9
+    assert stub.paths().count("POST /order/1") == 1
+
+
+def test_the_kept_nonces_are_thrown_away_when_no_answer_comes(ca, stub):
+    ca.new_order(["example.com"])
+    stub.tell("/order/1", Reply(drop=True))
+    assert trouble(ca.read_order, f"{stub.url}/order/1").code == "ca_unreachable"
+    assert connections.connection_to(stub.directory_url).nonces == []
+
+
+def test_a_bad_nonce_without_a_fresh_one_throws_all_kept_ones_away(ca, stub):
+    ca.new_order(["example.com"])
+    connections.connection_to(stub.directory_url).nonces[:0] = ["old"] * 20
+    stub.tell("/order/1", replace(problem("badNonce"), nonce=False))
+    ca.read_order(f"{stub.url}/order/1")
+    assert "old" not in nonces_used(stub)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        problem("malformed", "JWS has an invalid anti-replay nonce", 400),
+        problem("malformed", "The nonce is expired", 400),
+        problem("serverInternal", "unknown nonce", 500),
+    ],
+)
+def test_an_old_nonce_may_be_refused_in_words(ca, stub, reply):
+    stub.tell("/newOrder", reply)
+    assert ca.new_order(["example.com"]).status == "pending"
+
+
+@pytest.mark.parametrize("nonce", ["AAAB", "AB", "a-b_c", "YWJj=", "a+b/c==", "42", "{fe12-34}", "x" * 300])
+def test_a_nonce_is_sent_back_as_it_came(ca, stub, nonce):
+    """Whether it is the one way to write its bytes as base64url, or no base64url at all."""
+    stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
+    ca.new_order(["example.com"])
+    assert nonces_used(stub) == [nonce]
+
+
+@pytest.mark.parametrize("nonce", ["", "two words", "ü", "x" * 2000])
+def test_what_can_be_no_nonce_is_none(ca, stub, nonce):
+    stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
+    assert "no nonces" in trouble(ca.new_order, ["example.com"]).what
 
 
 def test_a_ca_without_nonces_is_trouble(ca, stub):
@@ -421,6 +526,58 @@ def test_requests_are_signed_by_es256_with_the_accounts_url(ca, stub):
     assert order.protected["url"] == f"{stub.url}/newOrder"
     assert [each["value"] for each in order.payload["identifiers"]] == ["example.com", "*.example.com"]
     assert order.headers["user-agent"].startswith("certctrl/")
+
+
+def test_every_url_of_an_answer_is_resolved_against_that_of_the_request(stub):
+    """RFC 9110, section 10.2.2, and RFC 3986."""
+    stub.tell("/dir", Reply(body={name: f"/{name}" for name in stub.directory}))
+    stub.tell("/newAccount", Reply(201, {"status": "valid"}, {"Location": "account/7"}))
+    order = {"status": "valid", "finalize": "finalize/1", "authorizations": ["/authz/1"], "certificate": "../cert/1"}
+    stub.tell("/newOrder", Reply(201, order, {"Location": f"//{stub.url.removeprefix('http://')}/order/1"}))
+    challenge = {"type": "dns-01", "url": "../chall/1", "status": "pending", "token": "t" * 43}
+    stub.tell("/authz/1", Reply(body=stub.usual("/authz/1").body | {"challenges": [challenge]}))
+    ca = acme.AcmeCA(stub.directory_url, acme.new_account_key())
+    assert ca.register().url == f"{stub.url}/account/7"
+    order = ca.new_order(["example.com"])
+    assert (order.url, order.authorizations) == (f"{stub.url}/order/1", (f"{stub.url}/authz/1",))
+    assert (order.finalize_url, order.certificate_url) == (f"{stub.url}/finalize/1", f"{stub.url}/cert/1")
+    assert ca.read_authorization(order.authorizations[0]).challenge_url == f"{stub.url}/chall/1"
+
+
+@pytest.mark.parametrize("location", ["", " ", "mailto:ca@example.com", "http://[", "javascript:alert(1)"])
+def test_a_location_that_leads_nowhere_is_trouble(ca, stub, location):
+    stub.tell("/newOrder", Reply(201, stub.usual("/order/1").body, {"Location": location}))
+    assert trouble(ca.new_order, ["example.com"]).code == "ca_error"
+
+
+def test_the_renewal_information_may_be_a_path(ca, stub):
+    stub.tell("/dir", Reply(body=stub.usual("/dir").body | {"renewalInfo": "/ari/"}))
+    window = {"start": "2030-01-01T00:00:00Z", "end": "2030-01-02T00:00:00Z"}
+    stub.tell("/ari/a.b", Reply(body={"suggestedWindow": window}))
+    assert ca.renewal_info("a.b").window_start == datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def test_the_page_that_a_person_must_visit_may_be_a_path(ca, stub):
+    stub.tell("/newOrder", problem("userActionRequired", "Agree to the new terms", 403, instance="/agree/7"))
+    assert f"see {stub.url}/agree/7" in trouble(ca.new_order, ["example.com"]).what
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "c2VjcmV0-_-_aG1hYy1rZXk",
+        "c2VjcmV0+/+/aG1hYy1rZXk",
+        "c2VjcmV0+/+/aG1hYy1rZXk=",
+        " c2VjcmV0-_-_\naG1hYy1rZXk==\r\n",
+    ],
+)
+def test_the_key_of_a_binding_may_be_written_in_any_base64(stub, written):
+    acme.AcmeCA(stub.directory_url, acme.new_account_key(), external=acme.ExternalAccount("kid-1", written)).register()
+    binding = stub.asked[-1].payload["externalAccountBinding"]
+    key = base64.urlsafe_b64decode("c2VjcmV0-_-_aG1hYy1rZXk=")
+    signed = f"{binding['protected']}.{binding['payload']}".encode()
+    expected = base64.urlsafe_b64encode(hmac.digest(key, signed, "sha256")).decode().rstrip("=")
+    assert binding["signature"] == expected
 
 
 def test_a_contact_is_sent_only_when_there_is_one(stub):

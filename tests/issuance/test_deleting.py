@@ -10,8 +10,9 @@ from django.db import connection, transaction
 from certctrl import clock
 from certctrl.errors import Conflict, NotFound
 from dnsproviders.credentials import retire_credential
-from issuance import acmeaccounts, privateca, services
+from issuance import acmeaccounts, privateca, refusals, services
 from issuance.api import asking
+from issuance.api.bodies import CertificateChange
 from issuance.models import AcmeAccount, Certificate, PrivateCA
 from tests.issuance.test_races import at_once
 
@@ -59,6 +60,22 @@ def test_no_certificate_is_given_a_deleted_account_or_credential(certificate, ac
         with pytest.raises(NotFound):
             services.update_certificate(Certificate.objects.get(), changes)
     assert Certificate.objects.get().account_id == certificate.account_id
+
+
+def test_no_certificate_falls_back_to_a_deleted_account(world, certificate, account, deleted_meanwhile):
+    fallback = {"fallback_account_id": account.pk}
+    with pytest.raises(NotFound) as created:
+        services.create_certificate(
+            account.owner, world.ask(certificate.account, None, "example.com", **fallback), issue=False
+        )
+    with pytest.raises(NotFound) as updated:
+        services.update_certificate(Certificate.objects.get(), fallback)
+    assert created.value.params == updated.value.params == {"field": "fallback_account_id"}
+
+
+def test_every_column_that_is_read_by_its_name_is_one_of_a_certificate():
+    columns = {field.attname for field in Certificate._meta.concrete_fields}
+    assert {*refusals.COLUMNS, *CertificateChange.COLUMNS} <= columns
 
 
 def test_no_account_is_made_at_a_deleted_ca(owner, private_ca, deleted_meanwhile, monkeypatch):
@@ -119,6 +136,14 @@ def acts(world, account, credential, private_ca, certificate, monkeypatch):
         "create with the credential": lambda: create(world, certificate.account, credential),
         "move to the account": lambda: services.update_certificate(certificate, {"account": account}),
         "take the credential": lambda: services.update_certificate(certificate, {"credential": credential}),
+        "create with it as fallback": lambda: services.create_certificate(
+            account.owner,
+            world.ask(certificate.account, None, "example.com", fallback_account_id=account.pk),
+            issue=False,
+        )[0],
+        "fall back to the account": lambda: services.update_certificate(
+            certificate, {"fallback_account_id": account.pk}
+        ),
         "open an account at the CA": lambda: acmeaccounts.create_account(certificate.owner, {"ca_id": private_ca.pk}),
         "delete the account": lambda: acmeaccounts.retire_account(account),
         "delete the credential": lambda: retire_credential(credential),
@@ -131,6 +156,8 @@ PAIRS = [
     ("create with the credential", "delete the credential"),
     ("move to the account", "delete the account"),
     ("take the credential", "delete the credential"),
+    ("create with it as fallback", "delete the account"),
+    ("fall back to the account", "delete the account"),
     ("open an account at the CA", "delete the CA"),
 ]
 
@@ -170,6 +197,23 @@ class TestAStagingAccountThatGoesWithItsAccount:
         _, created = overlapping(lambda: acmeaccounts.retire_account(account), lambda: create(world, staging, None))
         assert isinstance(created, NotFound), created
         assert not AcmeAccount.objects.filter(retired_at=None).exists()
+
+    @pytest.fixture
+    def switch_on(self, account, staging):
+        AcmeAccount.objects.filter(pk=account.pk).update(ca_provider="letsencrypt")
+        return lambda: (
+            acmeaccounts.update_account(AcmeAccount.objects.get(pk=account.pk), {"staging_first": True}).staging_account
+        )
+
+    def test_stays_when_it_is_switched_on_first(self, switch_on, staging):
+        proves, deleted = overlapping(switch_on, lambda: acmeaccounts.retire_account(staging))
+        assert proves == staging
+        assert isinstance(deleted, Conflict), deleted
+
+    def test_is_made_anew_when_it_was_deleted_first(self, switch_on, staging):
+        _, proves = overlapping(lambda: acmeaccounts.retire_account(staging), switch_on)
+        assert proves not in (None, staging)
+        assert proves.retired_at is None
 
 
 @pytest.mark.postgres

@@ -11,7 +11,7 @@ from django.conf import settings as django_settings
 from josepy.json_util import encode_b64jose
 
 from certctrl import clock
-from certctrl.turns import Trouble
+from certctrl.turns import MOST_SAID, Trouble
 from dnsproviders import propagation
 from dnsproviders.models import DnsCredential
 from issuance import acme, beat, ca, exchanges, flow, preflight, registration, revocation, services
@@ -187,6 +187,46 @@ def test_a_body_is_kept_up_to_64_kib(stub, issuance, body):
     assert 7000 < len(kept("/newOrder").body.encode()) <= 64 * 1024
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"type": "urn:x", "detail": "no", "subproblems": [{"detail": "s" * 1000}] * 800},
+        {"type": "urn:x", "detail": "no"} | {f"member {number}": "m" * 50 for number in range(9000)},
+    ],
+    ids=["subproblems", "members"],
+)
+def test_a_problem_is_kept_in_short_where_it_is_large(stub, issuance, document):
+    stub.tell("/newOrder", Reply(400, document))
+    take("order", issuance)
+    found = kept("/newOrder")
+    assert found.problem["type"] == "urn:x"
+    assert found.problem["detail"][:2] == document["detail"][:2]
+    assert found.problem["truncated"] is True
+    row = Exchange.objects.filter(pk=found.pk).values("problem", "headers", "error", "request").get()
+    assert len(json.dumps(row)) < 64 * 1024
+    assert len(issuance.waits_for + issuance.error_what) < MOST_SAID + 100
+    assert max(len(each.what) for each in issuance.events.all()) <= MOST_SAID
+
+
+def test_a_header_is_kept_up_to_a_thousand_characters(stub, issuance):
+    stub.tell("/newOrder", Reply(500, {"detail": "no"}, {"Via": "s " * 9000}))
+    take("order", issuance)
+    assert kept("/newOrder").headers["Via"] == "s " * 500
+
+
+def test_of_one_account_only_the_newest_are_kept(stub, issuance, monkeypatch):
+    monkeypatch.setattr(exchanges, "MOST_OF_ACCOUNT", 5)
+    monkeypatch.setattr(exchanges, "ROOM_IS_MADE_EVERY", 1)
+    attempt = Issuance.objects.select_related("account").get()
+    client = ca.client_for(attempt.account)
+    with exchanges.about(attempt, "order"):
+        for _ in range(9):
+            client.new_order(["example.com"])
+    pks = list(Exchange.objects.order_by("pk").values_list("pk", flat=True))
+    assert len(pks) == 5
+    assert pks[-1] == max(pks)
+
+
 def test_an_answer_that_a_database_cannot_hold_is_kept_all_the_same(stub, issuance):
     odd = b'{"detail": "nul \\u0000 half \\ud800 number", "n": [NaN, Infinity]}'
     stub.tell("/newOrder", Reply(500, odd), Reply(500, b"nul \0 here"), Reply(500, b"[" * 900 + b"]" * 900))
@@ -354,6 +394,7 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
         quoted.extend([message["signature"], message["protected"], protected["nonce"]])
         said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
         response = requests.Response()
+        response.headers["Replay-Nonce"] = "another"
         response.status_code, response._content = 400, json.dumps({"detail": said, "got": message}).encode()
         return response
 

@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from django.core.management import CommandError, call_command
 
-from accounts.models import AuditEvent, User
-from issuance import export
+from accounts.models import AuditEvent
+from issuance import fileset
 from issuance.models import Certificate
 
 pytestmark = pytest.mark.django_db
@@ -55,7 +55,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(certificate, 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.os, "fsync", full)
+    monkeypatch.setattr(fileset.os, "fsync", full)
     with pytest.raises(CommandError, match="could not be written: No space left"):
         run("example.com", "--to", tmp_path)
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("private.key", "old")]
@@ -81,6 +81,13 @@ def test_an_internationalised_name_is_found_as_it_is_written(world, account, cre
     world.create(account, credential, "xn--bcher-kva.example.com", server_decrypt_export=True)
     world.deliver()
     assert run("bücher.example.com", "--to", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fd00::7", "my_host"])
+def test_names_of_a_private_ca_are_found_too(world, account, credential, tmp_path, name):
+    world.create(account, credential, name, server_decrypt_export=True)
+    world.deliver()
+    assert run(name.upper(), "--to", tmp_path)
 
 
 def test_an_export_is_on_record_as_the_operators(certificate, tmp_path):
@@ -111,13 +118,3 @@ def test_the_policy_binds_the_operator_too(certificate, tmp_path, changes, words
         run("example.com", "--to", tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
     assert not AuditEvent.objects.filter(action="key.opened").exists()
-
-
-def test_of_two_certificates_of_a_name_the_owner_or_the_id_decides(world, certificate, tmp_path):
-    other = User.objects.create_user("other@example.com")
-    world.create(world.account(other), world.credential(other), server_decrypt_export=True)
-    world.deliver()
-    with pytest.raises(CommandError, match="Give the id"):
-        run("example.com", "--to", tmp_path)
-    assert run("example.com", "--to", tmp_path, "--owner", "OTHER@example.com")
-    assert run(certificate.pk, "--to", tmp_path)

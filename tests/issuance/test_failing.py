@@ -9,7 +9,7 @@ from certctrl.turns import Trouble, Wait
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import beat, flow, pki, services
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
 from issuance.resources import Refused
 from tests.fakes import ca
 from tests.fakes.ca import REFUSED, TROUBLE
@@ -233,6 +233,7 @@ def test_an_order_that_is_not_ready_is_looked_at_again(world, account, credentia
 
 
 def test_an_account_that_the_ca_forgot_registers_once_more(world, account, credential):
+    AcmeAccount.objects.update(created_at=world.time - timedelta(hours=1))
     world.ca.problems["new_order"] = [Trouble("ca_account_unknown", "No such account.")]
     world.create(account, credential)
     world.deliver()

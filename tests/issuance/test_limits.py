@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import User
 from certctrl.turns import Trouble
 from dnsproviders.models import TxtRecord
-from issuance import beat, canceling, limits, services
+from issuance import beat, canceling, limits, services, wants
 from issuance.models import (
     Certificate,
     Issuance,
@@ -75,6 +75,32 @@ def test_an_order_that_would_be_refused_waits_and_is_not_sent(world, account, cr
     assert "certificates of the registered domain example.com" in last.waits_for
     assert f"{last.slot_at:%H:%M} UTC" in last.waits_for
     assert last.events.get(outcome=IssuanceEvent.Outcome.WAIT).what == last.waits_for
+
+
+def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(world, account, credential, limited):
+    limiter = limited(domain=[1, 12096])
+    for number in range(1, 6):
+        world.create(account, credential, f"home{number}.dedyn.io", f"*.home{number}.dedyn.io")
+    world.deliver()
+    assert issued() == len(limiter.accepted) == 5
+    buckets = LimitBucket.objects.filter(kind="domain").values_list("subject", flat=True)
+    assert set(buckets) == {f"home{number}.dedyn.io" for number in range(1, 6)}
+
+
+def test_each_of_many_names_under_a_private_suffix_counts_in_its_own_bucket(account):
+    names = [f"home{number}.dedyn.io" for number in range(1, 52)]
+    found = wants.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
+    assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
+
+
+def test_names_under_a_suffix_of_a_registry_share_their_domains_bucket(world, account, credential, limited):
+    limited(domain=[1, 600])
+    for name in ("a.example.co.uk", "b.example.co.uk", "a.example.org.uk"):
+        world.create(account, credential, name)
+    world.deliver()
+    waiting = Issuance.objects.get(state=State.QUEUED)
+    assert issued() == 2
+    assert "certificates of the registered domain example.co.uk" in waiting.waits_for
 
 
 def test_the_api_says_when_the_slot_is(client_of, world, account, credential, limited, owner):

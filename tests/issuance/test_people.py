@@ -128,6 +128,7 @@ def test_an_idempotency_key_with_another_body_is_refused_and_makes_nothing(world
 def test_renew_with_the_same_idempotency_key_issues_once(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
+    world.advance(credential.ttl)
     key = Idempotency("k", "digest")
     first = services.issue(certificate, idempotency=key)
     world.deliver()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from certctrl.errors import Invalid
 from issuance.names import MAX_NAMES, normalize_names, registered_domain, shown
+from lab import limiting
 
 
 def refusal(*names: str) -> Invalid:
@@ -27,6 +28,10 @@ def refusal(*names: str) -> Invalid:
         ("日本語。jp", "xn--wgv71a119e.jp"),
         ("*.пример.рф", "*.xn--e1afmkfd.xn--p1ai"),
         ("XN--MNCHEN-3YA.de", "xn--mnchen-3ya.de"),
+        ("xn--i-7iq.ws", "xn--i-7iq.ws"),
+        ("*.XN--I-7IQ.ws", "*.xn--i-7iq.ws"),
+        ("www.xn--ls8h.la", "www.xn--ls8h.la"),
+        ("bücher.xn--i-7iq.ws", "xn--bcher-kva.xn--i-7iq.ws"),
         ("demo.lab.test", "demo.lab.test"),
         ("lab.test", "lab.test"),
         ("printer.corp.internal", "printer.corp.internal"),
@@ -82,6 +87,8 @@ def test_duplicates_are_folded_and_the_order_stays():
         (".example.com", "not a host name"),
         ("ab--cd.example.com", "not a host name"),
         ("xn--zzzzzz99999.com", "not a host name"),
+        ("xn--.example.com", "not a host name"),
+        ("xn--abc-.example.com", "not a host name"),
         ("\N{PILE OF POO}.example.com", "not a host name"),
         ("a" * 64 + ".example.com", "63 characters"),
         ("ü" * 63 + ".example.com", "63 characters"),
@@ -158,17 +165,137 @@ def test_a_shown_name_is_short_and_printable():
     assert len(shown("x" * 5000)) == 100
 
 
+# --- for a private CA ---
+
+
+@pytest.mark.parametrize(
+    ("name", "normal"),
+    [
+        ("192.168.1.10", "192.168.1.10"),
+        (" 127.0.0.1 ", "127.0.0.1"),
+        ("2001:DB8:0:0:0:0:0:7", "2001:db8::7"),
+        ("[fd00::1]", "fd00::1"),
+        ("::1", "::1"),
+        ("fe80::1", "fe80::1"),
+        ("NAS", "nas"),
+        ("localhost", "localhost"),
+        ("dev", "dev"),
+        ("*.lan", "*.lan"),
+        ("*.local", "*.local"),
+        ("nas.local", "nas.local"),
+        ("Printer.Internal.", "printer.internal"),
+        ("*.corp.internal", "*.corp.internal"),
+        ("my_host", "my_host"),
+        ("_Service._tcp.example.com", "_service._tcp.example.com"),
+        ("*.a_b.local", "*.a_b.local"),
+        ("a_b.münchen.local", "a_b.xn--mnchen-3ya.local"),
+        ("bücher", "xn--bcher-kva"),
+        (".".join(["a" * 63] * 3 + ["b" * 61]), ".".join(["a" * 63] * 3 + ["b" * 61])),
+    ],
+)
+def test_a_private_ca_takes_addresses_and_names_of_a_local_network(name, normal):
+    assert normalize_names([name], private=True) == [normal]
+    assert normalize_names([normal], private=True) == [normal]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("0.0.0.0", "not the address of one host"),
+        ("::", "not the address of one host"),
+        ("224.0.0.1", "not the address of one host"),
+        ("255.255.255.255", "not the address of one host"),
+        ("ff02::1", "not the address of one host"),
+        ("192.168.001.010", "without leading zeros"),
+        ("10.0.0.256", "four numbers from 0 to 255"),
+        ("fe80::1%eth0", "zone id, which no certificate holds: write fe80::1."),
+        ("10.0.0.0/8", "is a network"),
+        ("fd00::/64", "is a network"),
+        ("::ffff:10.0.0.7", "write 10.0.0.7"),
+        ("*.10.0.0.7", "no wildcards of IP addresses"),
+        ("*.[::1]", "no wildcards of IP addresses"),
+        ("[::1]:443", "has a port"),
+        ("2001:db8::7::1", "not an IPv6 address"),
+        ("10.1", "not a host name"),
+        ("12345", "not a host name"),
+        ("0x7f000001", "not a host name"),
+        ("nas:8080", "not a host name"),
+        ("https://nas", "not a host name"),
+        ("_-", "not a host name"),
+        ("a_" + "b" * 63, "63 characters"),
+        ("bü_ro.local", "not a host name"),
+        ("a_b..local", "not a host name"),
+        ("a b.local", "not a host name"),
+        ("*", "wildcard"),
+        ("w*.local", "wildcard"),
+        ("", "empty"),
+        (".".join(["a_" * 30] * 5), "253 characters"),
+    ],
+)
+def test_what_no_certificate_can_hold_is_refused_at_a_private_ca_too(name, words):
+    with pytest.raises(Invalid) as caught:
+        normalize_names([name], private=True)
+    assert words in caught.value.what
+    assert caught.value.what.isprintable()
+    assert caught.value.params["field"] == "domain"
+
+
+def test_at_a_private_ca_a_wildcard_and_a_name_under_it_go_together():
+    names = ["*.lan", "nas.lan", "10.0.0.7", "fd00::7"]
+    assert normalize_names(names, private=True) == names
+
+
+def test_two_spellings_of_an_address_are_one_name():
+    names = ["2001:db8::7", "2001:0db8::0007", "[2001:DB8::7]"]
+    assert normalize_names(names, private=True) == ["2001:db8::7"]
+
+
+@given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:\[\]/%-]{1,80}", fullmatch=True))
+def test_any_text_is_either_normal_afterwards_or_refused_at_a_private_ca(text):
+    try:
+        (name,) = normalize_names([text], private=True)
+    except Invalid as refused:
+        name, what = None, refused.what
+    if name is None:
+        assert what.isprintable()
+        return
+    assert normalize_names([name], private=True) == [name]
+    assert name == name.lower()
+    assert name.isascii()
+    assert len(name) <= 255
+    assert "*" not in name.removeprefix("*.")
+
+
 @pytest.mark.parametrize(
     ("name", "domain"),
     [
         ("*.www.example.co.uk", "example.co.uk"),
         ("example.com", "example.com"),
         ("a.b.lab.test", "lab.test"),
-        ("mine.github.io", "github.io"),
+        ("mine.github.io", "mine.github.io"),
+        ("www.mine.github.io", "mine.github.io"),
+        ("github.io", "github.io"),
+        ("*.github.io", "*.github.io"),
+        ("*.mine.github.io", "mine.github.io"),
+        ("co.uk", "co.uk"),
     ],
 )
 def test_the_registered_domain_is_what_cas_count_by(name, domain):
     assert registered_domain(name) == domain
+
+
+def test_each_suffix_of_the_list_is_counted_as_boulder_counts_it():
+    """Both read the list by an algorithm of their own. The root of a wildcard rule is no suffix, and nobody's name."""
+    for rule in limiting.listed_rules():
+        base = rule.removeprefix("!").removeprefix("*.")
+        own = [] if rule.startswith("*.") else [base]
+        for name in (*own, f"*.{base}", f"x.{base}", f"*.x.{base}", f"www.x.{base}", f"a.b.x.{base}"):
+            assert registered_domain(name) == limiting.registered_domain(name)
+
+
+@pytest.mark.parametrize("name", ["github.io", "*.github.io", "dedyn.io"])
+def test_a_private_suffix_may_be_asked_for_since_it_is_somebodys_own(name):
+    assert normalize_names([name]) == [name]
 
 
 @given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:-]{1,80}", fullmatch=True))

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from certctrl import clock
+from certctrl import clock, outward
 from certctrl.turns import Trouble, Wait
 from dnsproviders import zonecheck
 from dnsproviders.base import ProviderError
@@ -222,6 +222,12 @@ def test_the_provider_is_asked_once_for_each_zone(world, account, credential):
     assert world.outside.calls.count("zone.zone_of") == 2
 
 
+def test_names_below_a_private_suffix_are_zones_of_their_own(world, account, credential):
+    certificate, _ = world.create(account, credential, "home1.dedyn.io", "home2.dedyn.io", "www.home2.dedyn.io")
+    preflight.run(certificate)
+    assert world.outside.calls.count("zone.zone_of") == 2
+
+
 def test_certificates_of_many_zones_ask_for_some_of_them(world, account, credential):
     certificate, _ = world.create(account, credential, *(f"example{number}.com" for number in range(30)))
     preflight.run(certificate)
@@ -249,6 +255,7 @@ def test_only_a_refusal_of_the_provider_blocks(world, account, credential, certi
 def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
+    world.advance(credential.ttl)
     world.outside.calls.clear()
     services.issue(certificate)
     world.deliver()
@@ -317,3 +324,17 @@ def test_more_names_than_the_profile_takes_are_found(world, owner, credential, s
     (found,) = preflight.run(certificate)
     assert (found.code, found.blocks) == ("too_many_names", True)
     assert "at most 10 in a certificate of the profile tlsserver" in found.what
+
+
+# --- As many as there may be at once ---
+
+
+def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(client_of, world, account, credential):
+    certificate, _ = world.create(account, credential)
+    client = client_of(certificate.owner)
+    with outward.asking(certificate.owner_id), outward.asking(certificate.owner_id):
+        for path in (f"dns-providers/{credential.pk}/check", f"certificates/{certificate.pk}/preflight"):
+            answer = client.post(f"/apiv1/me/{path}")
+            assert (answer.status_code, answer.error["code"]) == (429, 5013)
+            assert answer.headers["Retry-After"] == str(outward.PAUSE)
+        assert client.get("/apiv1/me/certificates").status_code == 200

@@ -242,7 +242,9 @@ def test_servers_that_disagree_are_told_and_in_nobodys_way(ask, dns):
 def test_a_server_without_address_and_a_silent_one_are_told(ask, dns):
     dns.add("example.com", "NS", "gone.example.com.")
     dns.at(NS2).silent = True
-    silent, homeless = ask().goes_on_with("silent_server", "server_not_asked")
+    asked = ask()
+    silent, homeless = asked.goes_on_with("silent_server", "server_not_asked")
+    assert asked.issuance.deaf == [f"ns2.example.com ({NS2})"], "nobody waits for it to show the record"
     assert NS2 in silent.what
     assert "gone.example.com (no address)" in homeless.what
 

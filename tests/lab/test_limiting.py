@@ -2,14 +2,14 @@
 
 import pytest
 
-from lab.limiting import Bucket, Limits, Order, Refusal, spelled
+from lab.limiting import Bucket, Limits, Order, Refusal, registered_domain, spelled
 
 NOW = 1_795_600_000.0
 DATA = {"account": [3, 10], "domain": [2, 100], "set": [1, 1000], "failures": [2, 50]}
 
 
 def limits(**others):
-    return Limits(DATA | others, ["co.uk"])
+    return Limits(DATA | others)
 
 
 def order(*names, account="me"):
@@ -35,10 +35,23 @@ def test_an_order_takes_a_token_of_its_account_each_domain_and_its_set():
         ("a.example.com", "example.com"),
         ("example.com", "example.com"),
         ("co.uk", "co.uk"),
+        ("www.me.github.io", "me.github.io"),
+        ("github.io", "github.io"),
+        ("*.github.io", "*.github.io"),
+        ("*.me.github.io", "me.github.io"),
+        ("home1.dedyn.io", "home1.dedyn.io"),
+        ("a.b.kawasaki.jp", "a.b.kawasaki.jp"),
+        ("www.city.kawasaki.jp", "city.kawasaki.jp"),
+        ("www.example.xn--fiqs8s", "example.xn--fiqs8s"),
+        ("a.b.lab.test", "lab.test"),
     ],
 )
 def test_a_registered_domain_is_one_label_below_its_suffix(name, domain):
-    assert limits().registered_domain(name) == domain
+    assert registered_domain(name) == domain
+
+
+def test_a_lab_may_have_suffixes_of_its_own():
+    assert registered_domain("a.b.lab.test", {"lab.test"}) == "b.lab.test"
 
 
 def test_tokens_come_back_one_by_one_and_never_more_than_the_bucket_holds():

@@ -72,7 +72,9 @@ def test_notices_of_others_are_not_there(bobs, mailbox, tell):
 
 # --- settings ---
 
-DEFAULTS = {"email_on": True, "email": "", "muted": [], "digest_over": 20}
+OWN = {"email_confirmed": True, "mails_go_to": "alice@example.org", "note": ""}
+DEFAULTS = {"email_on": True, "email": "", "muted": [], "digest_over": 20} | OWN
+ASKED = {"email_confirmed": False, "note": "ops@example.net is not confirmed, since this server sends no mails."}
 
 
 def test_whoever_set_nothing_has_the_defaults_and_no_row(api):
@@ -82,10 +84,10 @@ def test_whoever_set_nothing_has_the_defaults_and_no_row(api):
 
 def test_what_is_given_changes_and_what_is_left_out_stays(api, alice):
     wanted = {"email": "ops@example.net", "muted": ["renewed", "renewed"], "digest_over": 5}
-    assert api.put("notice-settings", wanted).data_member == DEFAULTS | wanted | {"muted": ["renewed"]}
+    assert api.put("notice-settings", wanted).data_member == DEFAULTS | wanted | ASKED | {"muted": ["renewed"]}
     assert api.put("notice-settings", {"email_on": False}).data_member["email"] == "ops@example.net"
     shown = api.get("notice-settings").data_member
-    assert shown == DEFAULTS | wanted | {"muted": ["renewed"], "email_on": False}
+    assert shown == DEFAULTS | wanted | ASKED | {"muted": ["renewed"], "email_on": False}
     assert api.put("notice-settings", shown).data_member == shown
     assert NoticeSettings.objects.get().owner == alice
 

@@ -33,7 +33,7 @@ def test_a_mail_says_what_happened_and_comes_from_the_operators_address(world, m
 
 
 def test_a_mail_goes_to_the_address_of_the_settings(world, mailbox, tell, alice):
-    NoticeSettings.objects.create(owner=alice, email="ops@example.net")
+    NoticeSettings.objects.create(owner=alice, email="ops@example.net", confirmed_email="ops@example.net")
     tell()
     world.sweep()
     assert mailbox.recipients == ["ops@example.net"]
@@ -56,7 +56,8 @@ def test_nobody_at_the_port_is_a_failure_like_others(world, mailbox, tell, setti
         settings.EMAIL_PORT = unused.getsockname()[1]
     tell()
     world.sweep()
-    assert only().error_what == "The mail server could not be reached (ConnectionRefusedError)."
+    what = "The mail server could not be reached (ConnectionRefusedError)."
+    assert only().error_what == f"{what} The operator must check EMAIL_HOST and EMAIL_PORT."
 
 
 def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(world, mailbox, tell, settings):
@@ -142,7 +143,7 @@ def test_a_mail_service_that_refuses_is_told_without_its_token(world, postmark, 
     responses.post("https://mail.example.com/email", status=401, json={"Message": "token-of-postmark is wrong"})
     tell()
     world.sweep()
-    assert only().error_what == "The mail service refused the mail (401)."
+    assert only().error_what == "The mail service refused the mail (401). The operator must check ANYMAIL."
     assert "token-of-postmark" not in caplog.text
 
 

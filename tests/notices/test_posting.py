@@ -55,7 +55,7 @@ def test_another_secret_or_another_body_does_not_verify(world, receiver, hook, t
         standardwebhooks.Webhook(secret).verify(posted.body + b" ", posted.headers)
 
 
-@pytest.mark.parametrize("kind", Kind.values)
+@pytest.mark.parametrize("kind", sorted(set(Kind.values) - {Kind.CONFIRM_ADDRESS}))
 def test_every_kind_has_a_type(world, receiver, hook, tell, kind):
     tell(kind=kind)
     world.sweep()

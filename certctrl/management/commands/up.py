@@ -1,16 +1,20 @@
 """The embedded server: Redis, the lab, web, clock, worker and beat under one supervisor. `make run` starts it."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import DatabaseError, connection, connections
 
 from certctrl import administrator, clock, embedded
 from certctrl.supervisor import Child, Stopped, Supervisor
 
+# What SQLite says of a file that is no database, or no longer one.
+DAMAGED = ("malformed", "not a database", "disk I/O error")
 START_LIMIT = 30.0  # seconds for one child to answer
 
 
@@ -34,9 +38,11 @@ class Command(BaseCommand):
 
     def start(self) -> None:
         """Everything in its order, then the lab's certificate, then what the person who started it wants to know."""
-        self.server.make_master_key()
-        call_command("migrate", interactive=False, verbosity=0)
-        self.admin = administrator.administrator(self.server.state)
+        with readable_database():
+            self.server.make_master_key()
+            call_command("migrate", interactive=False, verbosity=0)
+            self.admin = administrator.administrator(self.server.state)
+        self.server.note_database()
         connections.close_all()  # nothing is open when the first child is forked
         self.start_redis()
         self.start_lab()
@@ -46,9 +52,20 @@ class Command(BaseCommand):
         self.welcome(self.show_lab())
 
     def start_redis(self) -> None:
-        if redis := self.server.redis:
-            self.supervisor.start(redis.child(self.server.log("redis")))
-            self.must("redis", redis.answers)
+        """Nothing in its files is needed, since the database has all that is to be done: it starts without them where
+        they cannot be read."""
+        redis = self.server.redis
+        if redis is None:
+            return
+        child = redis.child(self.server.log("redis"))
+        self.supervisor.start(child)
+        self.supervisor.wait_for(lambda: redis.answers() or not child.alive(), START_LIMIT)
+        if not child.alive() and (aside := redis.set_aside()):
+            self.say(
+                f"Redis cannot read what it kept, as after a power loss. Its files are in {aside} now, and it starts "
+                "without them. Nothing is lost: what is to be done is in the database. You may delete the folder."
+            )
+        self.must("redis", redis.answers)
 
     def start_lab(self) -> None:
         if lab := self.server.lab:
@@ -93,6 +110,22 @@ class Command(BaseCommand):
         if self.admin.generated:
             return f"{self.admin.password}  (shown this once)"
         return f"as set before; another: {self.server.manage('changepassword')} {self.admin.email}"
+
+
+@contextmanager
+def readable_database() -> Iterator[None]:
+    """Raises CommandError with a sentence where the SQLite file cannot be read."""
+    try:
+        yield
+    except DatabaseError as exc:
+        name = settings.DATABASES["default"]["NAME"]
+        words = str(exc.__cause__ or exc)
+        if connection.vendor != "sqlite" or not any(each in words for each in DAMAGED):
+            raise
+        raise CommandError(
+            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, keep the file and "
+            f"save what can be read: sqlite3 {name} .recover | sqlite3 recovered.sqlite3"
+        ) from None
 
 
 def accepts(url: str) -> bool:

@@ -4,61 +4,102 @@ import getpass
 import re
 import subprocess
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
 
 from certctrl.errors import Refusal
-from issuance import export
+from issuance import ca, export, fileset
 from issuance.models import Certificate
 from issuance.names import normalize_name
+
+ID = re.compile("[0-9]{1,18}")
+MOST_NAMED = 20
 
 
 def a_labels(name: str) -> str:
     """The name as it is stored; what is no host name at all finds nothing."""
     try:
-        return normalize_name(name)
+        return normalize_name(name, private=True)
     except Refusal:
         return ""
 
 
 class Command(BaseCommand):
-    help = "Write key and chain of a certificate into a folder (key 0600), then run a command, such as a reload."
+    help = "Write key and chain of a certificate into a folder (a new key is 0600), then run a command, as a reload."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="the certificate's domain, or its id")
+        parser.add_argument("name", nargs="?", help="the certificate's domain, or its id")
+        parser.add_argument("--id", help="the certificate's id, instead of a name")
+        parser.add_argument("--owner", help="the owner's e-mail address or id, where several certificates are so named")
         parser.add_argument("--to", required=True, type=Path, help="the folder; made when it is missing")
         parser.add_argument("--then", help="a shell command that runs after the files are in place")
-        parser.add_argument("--owner", help="the owner's e-mail address, where two have the same name")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        certificate = self.find(options["name"], options["owner"])
+        certificate = self.find(options["name"] or "", options["owner"], options["id"])
         try:
-            paths = export.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
-        except Refusal as refusal:
+            paths, closed = export.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
+        except (Refusal, fileset.NotReplaced) as refusal:
             raise CommandError(refusal.what) from None
-        except OSError as error:
-            raise CommandError(f"{options['to']} could not be written: {error.strerror or error}.") from None
         for path in paths:
             self.stdout.write(str(path))
+        for path in closed:
+            self.stderr.write(f"Every user of this machine could read {path}: its mode is 0600 now.")
         if options["then"]:
             self.run(options["then"])
 
-    def find(self, name: str, owner: str | None) -> Certificate:
-        rows = Certificate.objects.filter(retired_at=None)
-        rows = rows.filter(pk=name) if re.fullmatch("[0-9]{1,18}", name) else rows.filter(domain=a_labels(name))
+    def find(self, name: str, owner: str | None, pk: str | None) -> Certificate:
+        """The one that is meant. Its id names it alone; a domain only where nobody can have slipped another one in."""
+        if bool(name) == bool(pk):
+            raise CommandError("Name the certificate: by its domain, or with --id.")
+        wanted = pk or name
+        rows = Certificate.objects.select_related("owner", "account", "current").order_by("pk")
+        if ID.fullmatch(wanted):
+            rows = rows.filter(pk=wanted)
+        elif pk:
+            raise CommandError(f"--id is a number, not {pk}.")
+        else:
+            rows = rows.filter(domain=a_labels(name))
         if owner:
-            rows = rows.filter(owner__email__iexact=owner)
-        found = list(rows.order_by("-pk"))
-        if not found:
-            raise CommandError(f"There is no certificate {name}.")
-        if len(found) > 1:
-            each = ", ".join(f"{row.pk} of {row.owner}" for row in found)
-            raise CommandError(f"Several certificates are named {name}: {each}. Give the id.")
-        return found[0]
+            rows = rows.filter(owner=int(owner)) if ID.fullmatch(owner) else rows.filter(owner__email__iexact=owner)
+        there = list(rows.filter(retired_at=None))
+        if not there:
+            raise CommandError(f"There is no certificate {wanted}.")
+        if len(there) == 1 and (owner or ID.fullmatch(wanted)):
+            return there[0]
+        return self.only(name, there, rows)
+
+    def only(self, name: str, there: Sequence[Certificate], rows: QuerySet[Certificate]) -> Certificate:
+        """The one that a name means. Anybody can make a record of any name, and have it signed by a CA of their own:
+        neither counts beside a certificate of a CA that this server knows, nor where somebody else had the name."""
+        issued = [each for each in there if each.current]
+        known = [each for each in issued if is_of_known_ca(each)]
+        if len(known) == 1:
+            return known[0]
+        has_one_owner = len({each.owner_id for each in rows}) == 1
+        if has_one_owner and len(issued or there) == 1:
+            return (issued or there)[0]
+        lines = [f"  {described(each)}" for each in there[:MOST_NAMED]]
+        head = f"The name {name} does not say which certificate is meant. Give the id of one (--id), or its --owner:"
+        raise CommandError("\n".join([head, *lines]))
 
     def run(self, command: str) -> None:
         code = subprocess.run(command, shell=True, check=False).returncode  # noqa: S602  (the operator's own words)
         if code:
             raise CommandError(f"The files are in place, and the command ended with {code}: {command}", returncode=code)
+
+
+def is_of_known_ca(certificate: Certificate) -> bool:
+    """Whether a CA signed it that this server knows by name, and not one that its owner named."""
+    version = certificate.current
+    return bool(version) and version.account.ca_provider not in (ca.SELF_CA, ca.CUSTOM)  # type: ignore[union-attr]
+
+
+def described(certificate: Certificate) -> str:
+    version = certificate.current
+    until = f"valid until {version.not_after:%Y-%m-%dT%H:%MZ}" if version else "never issued"
+    account = f"account {certificate.account} ({certificate.account.ca_provider})"
+    return f"{certificate.pk}: owner {certificate.owner}, {account}, {until}"

@@ -62,6 +62,12 @@ def test_the_owner_reads_an_attempts_exchanges_oldest_first_in_pages(world, api,
     assert [row["step"] for row in api.get(f"{path(attempt)}?offset=1&limit=1").data_member] == ["validate"]
 
 
+def test_one_answer_holds_a_hundred_at_most(world, api, attempt):
+    keep(world, attempt.account, attempt, *["order"] * 101)
+    assert len(api.get(f"{path(attempt)}?limit=1000").data_member) == 100
+    assert len(api.get(f"{path(attempt)}?limit=1000&offset=100").data_member) == 1
+
+
 def test_an_accounts_own_exchanges_are_those_of_registering(world, api, attempt):
     keep(world, attempt.account, attempt, "order")
     keep(world, attempt.account, None, "register", "register")

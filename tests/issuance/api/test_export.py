@@ -94,6 +94,26 @@ def test_zip_is_the_only_format(api, issued):
     assert "zip" in refused(api.get(f"certificates/{issued.pk}/export?format=tar"), 400, "format")
 
 
+@pytest.mark.parametrize(
+    ("query", "algorithm"),
+    [
+        ("", b"\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"),  # PBES2
+        ("?pfx=modern", b"\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"),
+        ("?pfx=legacy", b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01\x03"),  # pbeWithSHA1And3-KeyTripleDES-CBC
+    ],
+)
+def test_the_caller_chooses_who_can_read_the_pfx(api, issued, query, algorithm):
+    answer = api.get(f"certificates/{issued.pk}/export{query}")
+    assert algorithm in members(answer)["bundle.pfx"]
+
+
+@pytest.mark.parametrize("pfx", ["", "old", "LEGACY", "legacy,modern"])
+def test_another_pfx_is_refused_with_the_choices_and_no_key_is_opened(api, issued, pfx):
+    what = refused(api.get(f"certificates/{issued.pk}/export?pfx={pfx}"), 400, "pfx")
+    assert "modern or legacy" in what
+    assert not AuditEvent.objects.filter(action="key.opened").exists()
+
+
 def test_an_export_is_on_record_with_who_what_where_and_by_which_client(exported):
     event = AuditEvent.objects.get(action="key.opened")
     assert (event.actor, event.ip) == ("alice@example.org", "127.0.0.1")
@@ -168,6 +188,11 @@ def test_a_session_exports_for_twelve_hours_after_its_login_and_after_another_on
 def test_how_long_is_a_setting(world, logged_in, issued, settings):
     settings.EXPORT_LOGIN_AGE = 60
     world.advance(61)
+    refused(logged_in.get(f"certificates/{issued.pk}/export"), 403)
+
+
+def test_a_login_of_the_future_exports_nothing(world, logged_in, issued):
+    world.advance(-61)
     refused(logged_in.get(f"certificates/{issued.pk}/export"), 403)
 
 

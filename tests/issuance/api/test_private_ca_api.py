@@ -1,6 +1,9 @@
 """Private CAs over HTTP: made at once, issuing in the request itself."""
 
-from datetime import timedelta
+import io
+import json
+import zipfile
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -157,6 +160,102 @@ def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
     before = rows()
     refused(api.post(f"certificates/{pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
     assert rows() == before
+
+
+LOCAL = ["192.168.1.10", "fd00::7", "nas", "nas.local", "*.corp.internal", "my_host", "10.0.0.7"]
+
+
+def names_in(pem: str) -> list[str]:
+    leaf = x509.load_pem_x509_certificate(pem.encode())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(each.value) for each in names]
+
+
+@pytest.mark.parametrize("domain", ["192.168.1.10", "fd00::7", "nas", "my_host", "*.lan"])
+def test_a_private_ca_signs_for_addresses_and_local_names(world, api, self_ca, domain):
+    sans = [each for each in LOCAL if each != domain]
+    body = {
+        "domain": domain,
+        "sans": [*sans, "FD00:0::7", domain],
+        "acme_account_id": self_ca,
+        "server_decrypt_export": True,
+    }
+    shown = api.post("certificates", body).data_member
+    assert (shown["status"], shown["domain"], shown["sans"]) == ("SUCCESS", domain, sans)
+    pk = shown["id"]
+    full = api.get(f"certificates/{pk}?detail=most").data_member
+    assert names_in(full["cert"]) == [domain, *shown["sans"]]
+    assert api.post(f"certificates/{pk}/renew").data_member["status"] == "SUCCESS"
+    assert api.post(f"certificates/{pk}/preflight").data_member == {"ok": True, "findings": []}
+    assert api.put(f"certificates/{pk}", {"domain": domain, "sans": sans, "auto_renew": False}).status_code == 200
+    exported = api.get(f"certificates/{pk}/export")
+    assert exported.headers["Content-Disposition"] == f'attachment; filename="cert-{pk}.zip"'
+    with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
+        assert json.loads(archive.read("meta.json"))["names"] == [domain, *shown["sans"]]
+    assert [each["domain"] for each in api.get(f"acme-accounts/{self_ca}/certificates").data_member] == [domain]
+
+
+def test_the_cas_own_call_takes_addresses_too(world, api, root):
+    shown = api.post(f"cas/{root}/issue", {"domain_name": "10.0.0.7", "sans": ["nas.local"]}).data_member
+    assert (shown["status"], shown["sans"]) == ("SUCCESS", ["nas.local"])
+
+
+def test_a_renewal_by_itself_keeps_addresses(world, api, self_ca):
+    pk = api.post("certificates", {"domain": "10.0.0.7", "sans": ["nas"], "acct_id": self_ca}).data_member["id"]
+    world.advance(70 * 86400)
+    beat.scan_renewals.run()
+    world.sweep()
+    certificate = Certificate.objects.get(pk=pk)
+    assert certificate.versions.count() == 2
+    assert names_in(certificate.current.chain_pem) == ["10.0.0.7", "nas"]
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0/8", "0.0.0.0", "*.10.0.0.7", "fe80::1%eth0"])
+def test_an_address_that_is_none_is_refused_with_its_reason(api, self_ca, name):
+    before = rows()
+    body = {"domain": "nas.local", "sans": [name], "acme_account_id": self_ca}
+    assert name in refused(api.post("certificates", body), 400, "sans")
+    assert rows() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("10.0.0.7", "DNS-01 cannot validate"), ("nas", "no dot"), ("a_b.example.com", "underscore")]
+)
+def test_a_certificate_for_local_names_does_not_move_to_an_acme_ca(
+    world, api, self_ca, account, credential, name, words
+):
+    pk = api.post("certificates", {"domain": "x.example.com", "sans": [name], "acct_id": self_ca}).data_member["id"]
+    move = {"acme_account_id": account.pk, "dns_provider_id": credential.pk}
+    assert words in refused(api.put(f"certificates/{pk}", move), 400, "sans")
+    assert Certificate.objects.get(pk=pk).account_id == self_ca
+
+
+@pytest.mark.parametrize(("days", "noted"), [(824, False), (825, True), (1095, True)])
+def test_a_life_that_apple_refuses_is_noted(world, api, root, days, noted):
+    body = {"domain_name": "nas.local", "validity_seconds": days * 86400}
+    shown = api.post(f"cas/{root}/issue", body).data_member
+    assert shown["status"] == "SUCCESS"
+    assert ("Apple's systems refuse a server certificate of more than 825 days" in shown["note"]) is noted
+    assert ("825 days" in api.get(f"certificates/{shown['id']}").data_member["note"]) is noted
+
+
+def test_a_life_that_apple_refuses_is_noted_by_every_way_to_it(world, api, self_ca):
+    pk = api.post("certificates", {"domain_name": "nas.local", "acct_id": self_ca}).data_member["id"]
+    for verb in ("issues", "renew"):
+        assert (
+            "825 days" in api.post(f"certificates/{pk}/{verb}", {"validity_seconds": 1095 * 86400}).data_member["note"]
+        )
+    assert "825" not in api.post(f"certificates/{pk}/renew", {"validity_seconds": 86400}).data_member["note"]
+
+
+def test_a_certificate_that_could_not_be_longer_says_why(world, api):
+    root = api.post("cas", {"name": "Short", "valid_days": 30}).data_member
+    shown = api.post(f"cas/{root['id']}/issue", {"domain_name": "nas.local"}).data_member
+    ends = f"{datetime.fromtimestamp(root['not_after'] / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    assert f"The certificate could not be longer: its CA, Short, ends at {ends}." in shown["note"]
+    assert "Make a new private CA" in shown["note"]
+    shorter = api.post(f"cas/{root['id']}/issue", {"domain_name": "b.local", "validity_seconds": 86400}).data_member
+    assert "longer" not in shorter["note"]
 
 
 @pytest.mark.parametrize("verb", ["issues", "renew"])
@@ -332,7 +431,7 @@ def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
     [
         ({}, "domain"),
         ({"domain_name": "exa mple"}, "domain"),
-        ({"domain_name": "192.0.2.1"}, "domain"),
+        ({"domain_name": "192.0.2.0/24"}, "domain"),
         ({"domain_name": "a.example.com", "key_type": "rsa", "key_size": 256}, "key_size"),
         ({"domain_name": "a.example.com", "validity_seconds": 0}, "validity_seconds"),
         (

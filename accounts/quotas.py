@@ -1,0 +1,101 @@
+"""How much one owner may have of each kind, so that nobody fills the server for all.
+
+Staff have no limits. `User.quotas`, which staff set, comes before the setting QUOTAS, and that before what is here.
+Renewals are never refused: what counts is what a person, or a script, makes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+
+from certctrl.errors import Conflict, QuotaExceeded, Refusal
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+
+@dataclass(frozen=True)
+class Quota:
+    what: str  # in the plural, as a sentence names them
+    most: int
+    rows: str  # the related name of the user's rows
+    counts: Mapping[str, Any] = field(default_factory=dict)  # those of them that count
+    refusal: type[Refusal] = QuotaExceeded
+
+
+ALIVE = {"retired_at": None}
+QUOTAS = {
+    "api_keys": Quota("API keys", 100, "api_keys", {"revoked_at": None}),
+    "dns_credentials": Quota("DNS credentials", 100, "dns_credentials", ALIVE),
+    "acme_accounts": Quota("ACME accounts", 100, "acme_accounts", ALIVE),
+    "private_cas": Quota("private CAs", 20, "private_cas", {"status": "ACTIVE"}),
+    "certificates": Quota("certificates", 100_000, "certificates", ALIVE),
+    # One attempt of a certificate is open at a time.
+    "open_attempts": Quota("open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}),
+    # Each notice is posted to every one. Its refusal is older than the others'.
+    "webhooks": Quota("webhooks", 20, "webhooks", ALIVE, Conflict),
+}
+
+
+def validate(limits: Any) -> None:
+    """ValidationError unless it is {name of a quota: a whole number, or null for no limit}."""
+    if not isinstance(limits, dict):
+        raise ValidationError('Quotas are a JSON object: {"certificates": 200000}.')
+    for name, most in limits.items():
+        if name not in QUOTAS:
+            raise ValidationError(f"There is no quota {name}; there are {', '.join(QUOTAS)}.")
+        is_number = isinstance(most, int) and not isinstance(most, bool) and 0 <= most < 2**31
+        if most is not None and not is_number:
+            raise ValidationError(f"The quota {name} is a whole number, or null for no limit.")
+
+
+def check_setting() -> None:
+    try:
+        validate(settings.QUOTAS)
+    except ValidationError as error:
+        raise ImproperlyConfigured(f"QUOTAS: {' '.join(error.messages)}") from None
+
+
+def most(owner: "User", name: str) -> int | None:
+    """How many the owner may have; None: there is no limit."""
+    if name in owner.quotas or owner.is_staff:
+        limit: int | None = owner.quotas.get(name)
+    else:
+        limit = settings.QUOTAS.get(name, QUOTAS[name].most)
+    return limit
+
+
+def used(owner: "User", name: str) -> int:
+    quota = QUOTAS[name]
+    count: int = getattr(owner, quota.rows).filter(**quota.counts).count()
+    return count
+
+
+def usage(owner: "User") -> list[dict[str, Any]]:
+    """name, used and limit (null: none) of each quota."""
+    return [{"name": name, "used": used(owner, name), "limit": most(owner, name)} for name in QUOTAS]
+
+
+def refuse_more(owner: "User", name: str) -> None:
+    """Refuse one more than the owner may have. Raises QuotaExceeded, or Conflict for webhooks.
+
+    Call it in the transaction that makes the row, after the rows that it refers to were locked: one that is made at
+    the same moment is counted too.
+    """
+    users = get_user_model()._default_manager.select_for_update(no_key=True)
+    owner = users.get(pk=owner.pk)
+    limit = most(owner, name)
+    if limit is None:
+        return
+    quota = QUOTAS[name]
+    # All of the owner's, which an index counts, are mostly few enough already.
+    if getattr(owner, quota.rows).count() < limit or (count := used(owner, name)) < limit:
+        return
+    what = f"You have {count} {quota.what}, and may have {limit}"
+    todo = "wait until some have ended" if name == "open_attempts" else "delete some"
+    facts = {"quota": name, "limit": limit, "used": count}
+    raise quota.refusal(f"{what}: {todo}, or ask the staff of this server to raise your quota {name}.", **facts)

@@ -1,0 +1,126 @@
+"""How long a client may take to send the head of a request and to read an answer, and how many may be connected.
+
+uvicorn waits for both without end. The time of a body is bounded in certctrl.bodylimit, the time between two requests
+by uvicorn's keep-alive. A view may take as long as it likes.
+"""
+
+import asyncio
+from typing import Any
+
+import h11
+import structlog
+from django.conf import settings
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_WITHIN = 20.0  # seconds from the connection, or from the first byte of a further request, to the last header
+READER_EVERY = 20.0  # seconds between two looks at an answer that is being read
+READER_SPEED = 4096  # bytes a second that a reader takes at least
+LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"  # RFC 9110, 15.5.9
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+log = structlog.get_logger()
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's connection with a time for the head, a least speed for readers, and a place among MAX_CONNECTIONS."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.head_timer: asyncio.TimerHandle | None = None
+        self.reader_timer: asyncio.TimerHandle | None = None
+        self.unread = 0  # bytes of answers that were unread at the last look
+        self.waits_since = self.loop.time()
+        self.await_head()
+        self.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.forget_head()
+        if self.reader_timer:
+            self.reader_timer.cancel()
+        super().connection_lost(exc)
+
+    # --- The head of a request ---
+
+    def await_head(self) -> None:
+        if self.head_timer is None:
+            self.head_timer = self.loop.call_later(HEAD_WITHIN, self.head_is_late)
+
+    def forget_head(self) -> None:
+        if self.head_timer:
+            self.head_timer.cancel()
+        self.head_timer = None
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.their_state is not h11.IDLE:
+            self.forget_head()
+        elif self.conn.trailing_data[0]:  # a head that has begun; uvicorn's keep-alive has stopped counting
+            self.await_head()
+
+    def head_is_late(self) -> None:
+        begun = bool(self.conn.trailing_data[0])
+        self.part(LATE if begun else b"", "no head")
+
+    # --- The reader of an answer ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.watch_reader()
+
+    def on_response_complete(self) -> None:
+        self.waits_since = self.loop.time()
+        super().on_response_complete()
+        self.watch_reader()
+
+    def watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread and self.reader_timer is None:
+            self.unread = unread
+            self.reader_timer = self.loop.call_later(READER_EVERY, self.look_at_reader)
+
+    def resume_writing(self) -> None:
+        """Most of it was read; what is written from now on counts anew."""
+        super().resume_writing()
+        if self.reader_timer:
+            self.reader_timer.cancel()
+            self.reader_timer = None
+        self.watch_reader()
+
+    def look_at_reader(self) -> None:
+        self.reader_timer = None
+        unread = self.transport.get_write_buffer_size()
+        if unread and self.unread - unread < READER_SPEED * READER_EVERY:
+            self.part(b"", "slow reader")
+        else:
+            self.watch_reader()
+
+    # --- Room for others ---
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the next move is the client's: it owes a head or the rest of a body."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def make_room(self) -> None:
+        """Over the limit, give up the client that has been waited for longest: an idle one, or one that sends slowly.
+
+        Refusing the newest instead would let a few hundred silent connections lock everybody out.
+        """
+        others: Any = self.server_state.connections
+        if len(others) <= settings.MAX_CONNECTIONS:
+            return
+        waiting = [each for each in others if each is not self and each.is_waiting]
+        if waiting:
+            min(waiting, key=lambda each: each.waits_since).part(b"", "no room")
+        else:
+            self.part(FULL, "no room")
+
+    def part(self, message: bytes, why: str) -> None:
+        """Close the connection at once, after a last message where nothing else is on its way."""
+        log.info("connection.closed", why=why, client=self.client and self.client[0])
+        self.server_state.connections.discard(self)
+        if message and not self.transport.get_write_buffer_size():
+            self.transport.write(message)
+            self.transport.close()
+        else:
+            self.transport.abort()

@@ -1,0 +1,131 @@
+"""How a setting is read: from the environment, from `.env`, or from the file that NAME_FILE names.
+
+A value arrives as it was written. No error repeats one, since it may be a secret.
+"""
+
+import os
+import re
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+LINE = re.compile(r"(?:export )?([A-Za-z_][A-Za-z_0-9]*)=(.*)", re.DOTALL)
+IS_NOT = {
+    int: "a whole number",
+    float: "a number",
+}
+
+
+class Written(MutableMapping[str, str]):
+    """The environment. A name that has a NAME_FILE beside it is the text of that file."""
+
+    def __getitem__(self, name: str) -> str:
+        path = os.environ.get(f"{name}_FILE")
+        return read_secret(name, Path(path)) if path else os.environ[name]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        os.environ[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del os.environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+class Environment(environ.FileAwareEnv):  # type: ignore[misc]
+    """Getters as django-environ has them. A value that begins with `$` names no other setting here, and one that is
+    empty is not set."""
+
+    ENVIRON = Written()
+
+    def get_value(
+        self, var: str, cast: Any = None, default: Any = environ.Env.NOTSET, parse_default: bool = False
+    ) -> Any:
+        """Raises ImproperlyConfigured with the name of the setting, never with its value."""
+        value = self.ENVIRON.get(var, "")
+        if value == "" and default is self.NOTSET:
+            raise ImproperlyConfigured(f"Set {var}, or {var}_FILE to the path of a file that holds it.")
+        if value == "":
+            return default
+        try:
+            return self.parse_value(value, cast)
+        except (ValueError, RecursionError):  # its words, and those of json, quote the value
+            raise ImproperlyConfigured(f"{var} is not {IS_NOT.get(cast, 'JSON')}.") from None
+
+    def members(self, var: str) -> dict[str, Any]:
+        """The JSON object that the setting holds, {} without one. Raises ImproperlyConfigured."""
+        found = self.json(var, default={})
+        if not isinstance(found, dict):
+            raise ImproperlyConfigured(f'{var} is not a JSON object, such as {{"NAME": "value"}}.')
+        return found
+
+
+@contextmanager
+def refusing_in_a_sentence() -> Iterator[None]:
+    """End the process with the sentence of a setting that cannot be used, without a traceback."""
+    try:
+        yield
+    except ImproperlyConfigured as exc:
+        raise SystemExit(str(exc)) from None
+
+
+def read_secret(name: str, path: Path) -> str:
+    """The file's text without the line end that editors and `echo` leave, and otherwise unchanged. Raises
+    ImproperlyConfigured."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as exc:
+        raise ImproperlyConfigured(f"{name}_FILE names {path}, which cannot be read: {exc.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ImproperlyConfigured(f"{name}_FILE names {path}, which is not UTF-8 text.") from None
+    if "\0" in text:
+        raise ImproperlyConfigured(f"{name}_FILE names {path}, which is not text: it holds a zero byte.")
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def read_env(path: Path) -> None:
+    """Put the settings of the file `.env` into the environment, where it has none of that name. Raises
+    ImproperlyConfigured.
+
+    A line is NAME=value. Quotes around the whole value are taken off; within double ones a backslash keeps the
+    character that follows it. Nothing else has a meaning: no `$`, and no `#` behind a value.
+    """
+    if not path.exists():
+        return
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as exc:
+        raise ImproperlyConfigured(f"{path} cannot be read: {exc.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ImproperlyConfigured(f"{path} is not UTF-8 text.") from None
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = LINE.fullmatch(line.removesuffix("\r"))
+        if not match or "\0" in line:
+            raise ImproperlyConfigured(f"{path}, line {number}: write NAME=value, without spaces around the =.")
+        found[match[1]] = unquoted(match[2])
+    outside = set(os.environ)
+    for name, value in found.items():
+        if outside.isdisjoint((name, f"{name}_FILE", name.removesuffix("_FILE"))):
+            os.environ[name] = value
+
+
+def unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    inner = value[1:-1]
+    return inner if value[0] == "'" else re.sub(r"\\(.)", _kept, inner)
+
+
+def _kept(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] in "rnt" else escape[1]

@@ -1,0 +1,19 @@
+"""Bring the database up to date: the migrations, before each start of a new version. `deploy/run release` calls it."""
+
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+
+class Command(BaseCommand):
+    help = __doc__ or ""
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Raises CommandError, in one sentence, while the database cannot be used: whoever waits for it calls again."""
+        try:
+            call_command("migrate", interactive=False, verbosity=options["verbosity"])
+        except OperationalError as exc:
+            why = str(exc).partition("\n")[0].rstrip(".")
+            raise CommandError(f"The database could not be brought up to date: {why}. Start `release` again.") from None

@@ -1,0 +1,39 @@
+"""The web process: uvicorn with the options that `deploy/run`, the embedded server and the tests share.
+
+`python -m certctrl.webserver` listens on LISTEN and PORT; further arguments are uvicorn's own and win.
+"""
+
+import os
+import sys
+
+import uvicorn
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+def arguments() -> list[str]:
+    """uvicorn's arguments, as the settings have them."""
+    return [
+        "certctrl.asgi:application",
+        *("--host", os.environ.get("LISTEN", "127.0.0.1").strip("[]")),
+        *("--port", os.environ.get("PORT", "8080")),
+        *("--http", "certctrl.connections:PatientProtocol"),
+        *("--ws", "none"),
+        *("--timeout-keep-alive", str(settings.KEEP_ALIVE)),
+        *("--timeout-graceful-shutdown", "5"),
+        "--no-access-log",
+        *([] if settings.BEHIND_PROXY else ["--no-proxy-headers"]),
+    ]
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
+    try:
+        given = arguments()
+    except ImproperlyConfigured as exc:
+        raise SystemExit(str(exc)) from None
+    uvicorn.main([*given, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

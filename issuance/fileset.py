@@ -1,0 +1,224 @@
+"""Files that belong together, such as a key and its chain: all of them are replaced, or none.
+
+Each is written beside its place and synced first, so that a full disk is met before anything is changed. The renames
+follow; one that fails is answered by putting back what was there. A process that is killed between two renames leaves
+a set that does not match, which the next run replaces whole.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")  # field 5 is where: proc_pid_mountinfo(5)
+ACL = "system.posix_acl_access"
+OTHERS = 0o007
+PRIVATE, PUBLIC = 0o600, 0o644
+INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+class NotReplaced(Exception):
+    """Why the files are not in place; `what` says it, and what there is now."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+@dataclass
+class Move:
+    """A file on its way. `place` is where it goes, symbolic links followed."""
+
+    place: Path
+    content: bytes
+    is_secret: bool
+    new: Path
+    old: Path
+    was: os.stat_result | None = None
+    is_done: bool = False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One set at a time in this folder, which is made when it is missing. Raises NotReplaced."""
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # NFS, for one, locks no folder: then two runs at once are the operator's to avoid
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace(files: Mapping[Path, bytes], secret: set[Path]) -> list[Path]:
+    """Put the files in place, and return those whose mode let others read what is `secret`, which is taken away.
+
+    A file that is there keeps its owner, group, mode and ACL; a new one is 0600 when it is secret, else 0644. A
+    symbolic link stays, and the file that it leads to is replaced. Raises NotReplaced.
+    """
+    moves = [_move(path, content, path in secret) for path, content in files.items()]
+    places = [move.place for move in moves]
+    if twice := next((path for path in places if places.count(path) > 1), None):
+        raise NotReplaced(f"Two of the files lead to {twice}. Nothing was changed.")
+    for move in moves:
+        _remove_leftovers(move.place)
+    try:
+        for move in moves:
+            with _told(move.place):
+                _write(move)
+    except BaseException:
+        for move in moves:
+            _forget(move)
+        raise
+    _swap(moves)
+    return [move.place for move in moves if move.was and _is_too_open(move)]
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotReplaced(f"{path} could not be written: {_words(error)}. Nothing was changed.") from None
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _move(path: Path, content: bytes, is_secret: bool) -> Move:
+    with _told(path):
+        place = Path(os.path.realpath(path))
+        was = _stat(place)
+    if was and not stat.S_ISREG(was.st_mode):
+        raise NotReplaced(f"{place} is there and is no file. Nothing was changed.")
+    if place in _mount_points():
+        what = f"{place} is a mount of its own, and a file cannot be renamed over it. Nothing was changed"
+        raise NotReplaced(f"{what}: mount its folder {place.parent} instead.")
+    token = secrets.token_hex(4)
+    new, old = (place.with_name(f".{place.name}.{token}{end}") for end in ("", ".old"))
+    return Move(place, content, is_secret, new, old, was)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _mount_points() -> set[Path]:
+    try:
+        lines = MOUNTS.read_text().splitlines()
+    except OSError:  # not Linux: the rename itself tells
+        return set()
+    where = (line.split(" ")[4] for line in lines)
+    return {Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), each)) for each in where}
+
+
+def _remove_leftovers(place: Path) -> None:
+    """What a run that was killed left beside it: keys, perhaps."""
+    ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}(\.old)?")
+    with _told(place):
+        for each in place.parent.iterdir():
+            if ours.fullmatch(each.name):
+                each.unlink(missing_ok=True)
+
+
+def _write(move: Move) -> None:
+    descriptor = os.open(move.new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(move.content)
+        file.flush()
+        if move.was:
+            _keep_attributes(move, move.was)
+        else:
+            os.fchmod(descriptor, PRIVATE if move.is_secret else PUBLIC)
+        os.fsync(descriptor)
+    if move.was:
+        try:
+            os.link(move.place, move.old)
+        except OSError:  # a file system without hard links
+            shutil.copy2(move.place, move.old)
+
+
+def _keep_attributes(move: Move, was: os.stat_result) -> None:
+    is_now = move.new.stat()
+    if (was.st_uid, was.st_gid) != (is_now.st_uid, is_now.st_gid):
+        owner = was.st_uid if was.st_uid != is_now.st_uid else -1
+        try:
+            os.chown(move.new, owner, was.st_gid)
+        except PermissionError:
+            what = f"{move.place} belongs to user {was.st_uid} and group {was.st_gid}, which only root can keep"
+            raise NotReplaced(f"{what}: run the export as root. Nothing was changed.") from None
+    with suppress(OSError):  # its folder's default, which the file that is there may not have; or no ACLs here
+        os.removexattr(move.new, ACL)
+    shutil.copystat(move.place, move.new)  # mode, ACL and SELinux context
+    os.utime(move.new)
+    if _is_too_open(move):
+        os.chmod(move.new, PRIVATE)
+
+
+def _is_too_open(move: Move) -> bool:
+    return bool(move.is_secret and move.was and stat.S_IMODE(move.was.st_mode) & OTHERS)
+
+
+def _swap(moves: list[Move]) -> None:
+    """The renames, which nobody interrupts but SIGKILL."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
+    try:
+        for move in moves:
+            try:
+                move.new.replace(move.place)
+                move.is_done = True
+            except OSError as error:
+                raise NotReplaced(f"{move.place} could not be replaced: {_words(error)}. {_restore(moves)}") from None
+        for folder in {move.place.parent for move in moves}:
+            _sync(folder)
+        for move in moves:
+            _forget(move)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _restore(moves: list[Move]) -> str:
+    """Put back what was, and say so; what cannot be put back is kept beside its place."""
+    kept = []
+    for move in moves:
+        try:
+            if not move.is_done:
+                _forget(move)
+            elif move.was:
+                move.old.replace(move.place)
+            else:
+                move.place.unlink(missing_ok=True)
+        except OSError as error:
+            kept.append(f"{move.place} could not be put back: {_words(error)}; as it was it is in {move.old}.")
+    for folder in {move.place.parent for move in moves}:
+        _sync(folder)
+    return " ".join(kept) or "Nothing was changed."
+
+
+def _forget(move: Move) -> None:
+    """Remove what is beside its place. A failure changes nothing of the set: the next run removes it."""
+    with suppress(OSError):
+        move.new.unlink(missing_ok=True)
+        move.old.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    with suppress(OSError):  # the files are synced; some file systems sync no folder
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,135 @@
+"""Where mails go. An address that an owner names gets a code by mail first, and notices once that came back.
+
+An owner's own address was typed by the operator, who vouches for it; the one that `make run` makes up has nobody.
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils.crypto import salted_hmac
+
+from accounts import audit
+from accounts.models import User
+from certctrl import clock
+from certctrl.errors import Conflict, Invalid, RateLimited
+from notices import raising
+from notices.models import Notice, NoticeSettings
+
+VALID_FOR = timedelta(days=1)  # mail servers may keep a mail waiting for hours
+TRIES = 5  # of each code
+DIGITS = 8
+CODES_A_DAY = 5  # for one owner, and to one address from all owners
+A_DAY = timedelta(days=1)
+
+
+def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:
+    """Change the owner's settings. A code is mailed to an address that is new and not confirmed. Raises RateLimited,
+    and nothing is changed then, where too many were."""
+    with transaction.atomic():
+        wanted = _locked(owner)
+        before = wanted.email
+        for name, value in given.items():
+            setattr(wanted, name, value)
+        wanted.save()
+        if wanted.email.lower() != before.lower():
+            wanted.forget_code()
+            if wanted.email and wanted.unconfirmed and settings.MAIL_IS_SET_UP:
+                _mail_code(wanted)
+        audit.note(owner, "notices.changed", f"user:{owner.pk}", **given)
+    return wanted
+
+
+def send_code(owner: User) -> NoticeSettings:
+    """Mail another code to the address that is not confirmed. Raises Conflict without one, and RateLimited."""
+    with transaction.atomic():
+        wanted = _locked(owner)
+        if not wanted.unconfirmed:
+            raise Conflict("There is no address to confirm: give one with PUT …/notice-settings.")
+        if not settings.MAIL_IS_SET_UP:
+            raise Conflict("This server sends no mails: the operator must set EMAIL_HOST first.")
+        _mail_code(wanted)
+    return wanted
+
+
+def confirm(owner: User, code: str) -> NoticeSettings:
+    """From now on notices go to the address. Raises Invalid for a code that is wrong, too old, or tried too often."""
+    with transaction.atomic():
+        wanted = _locked(owner)
+        refused = _refusal(wanted, code)
+        if not refused:
+            wanted.confirmed_email, wanted.made_up_email = wanted.unconfirmed, ""
+            wanted.forget_code()
+            audit.note(owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email)
+        wanted.save()  # the try is counted whatever comes of it
+    if refused:
+        raise refused
+    return wanted
+
+
+def code_of(wanted: NoticeSettings) -> str:
+    """The code for the address that is not confirmed. It is stored nowhere: SECRET_KEY is needed to make it."""
+    said = f"{wanted.owner_id} {wanted.code_seed} {wanted.unconfirmed.lower()}"
+    digest = salted_hmac("notices.addresses", said, algorithm="sha256").digest()
+    return str(int.from_bytes(digest[:8]) % 10**DIGITS).zfill(DIGITS)
+
+
+def code_ends_at(wanted: NoticeSettings) -> datetime | None:
+    """Until when the code counts; None without one."""
+    if not wanted.code_sent_at or not wanted.code_seed or not wanted.unconfirmed:
+        return None
+    ends_at: datetime = wanted.code_sent_at + VALID_FOR
+    return ends_at if ends_at > clock.now() else None
+
+
+def note_of(wanted: NoticeSettings) -> str:
+    """What whoever reads the settings should know."""
+    address, limit = wanted.unconfirmed, settings.MAILS_A_DAY
+    if not address:
+        told = f"This server mails {limit} notices a day to each owner; what is more goes into the digest."
+        return told if wanted.digest_over > limit else ""
+    meanwhile = f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
+    if not settings.MAIL_IS_SET_UP:
+        return f"{address} is not confirmed, since this server sends no mails."
+    if not code_ends_at(wanted):
+        return f"{address} is not confirmed, and {meanwhile}. POST …/notice-settings/code mails a code to it."
+    return f"A code was mailed to {address}. Until POST …/notice-settings/confirm has it, {meanwhile}."
+
+
+def _locked(owner: User) -> NoticeSettings:
+    NoticeSettings.objects.get_or_create(owner=owner)
+    return NoticeSettings.objects.select_related("owner").select_for_update(of=("self",)).get(owner=owner)
+
+
+def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
+    if not wanted.unconfirmed:
+        return Conflict("There is no address to confirm.")
+    another = "POST …/notice-settings/code mails another."
+    if not code_ends_at(wanted):
+        return Invalid(f"There is no code for {wanted.unconfirmed} that still counts: {another}", field="code")
+    if wanted.code_tries >= TRIES:
+        return Invalid(f"This code was tried {TRIES} times: {another}", field="code")
+    wanted.code_tries += 1
+    if hmac.compare_digest(code_of(wanted).encode(), "".join(code.split()).encode()):
+        return None
+    left = TRIES - wanted.code_tries
+    tries = f"{left} more tries are left." if left else f"it was tried {TRIES} times: {another}"
+    return Invalid(f"The code is wrong; {tries}", field="code")
+
+
+def _mail_code(wanted: NoticeSettings) -> None:
+    now, address = clock.now(), wanted.unconfirmed
+    today = Notice.objects.filter(kind=Notice.Kind.CONFIRM_ADDRESS, raised_at__gt=now - A_DAY).order_by("-raised_at")
+    for counted in (today.filter(owner=wanted.owner), today.filter(data__email__iexact=address)):
+        sent = list(counted.values_list("raised_at", flat=True)[:CODES_A_DAY])
+        if len(sent) == CODES_A_DAY:
+            pause = max(1, int((sent[-1] + A_DAY - now).total_seconds()))
+            what = f"{CODES_A_DAY} codes were mailed within a day; the next may be in {pause} seconds."
+            raise RateLimited(what, retry_after=pause)
+    wanted.code_seed, wanted.code_tries = secrets.token_hex(16), 0
+    wanted.code_sent_at = raising.raise_code(wanted.owner, address).raised_at
+    wanted.save()

@@ -1,0 +1,155 @@
+"""SMTP: the name that we greet with, passwords beyond ASCII, and what a refusal means for whom."""
+
+import re
+import smtplib
+import socket
+import ssl
+from email.utils import parseaddr
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.core.mail.backends import smtp
+
+from certctrl.log import mask
+from certctrl.turns import Trouble
+
+LOG_IN = "The operator must check EMAIL_HOST_USER and EMAIL_HOST_PASSWORD."
+START_TLS = "The operator must check EMAIL_USE_TLS (STARTTLS, port 587), EMAIL_USE_SSL (port 465) and EMAIL_PORT."
+ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
+# Servers often refuse a recipient for what they disliked before (Postfix: smtpd_delay_reject).
+OF_GREETING = re.compile(r"\b(helo|ehlo)\b", re.I)
+OF_TLS = re.compile(r"\bstarttls\b|encryption required|encrypted connection", re.I)
+OF_LOGIN = re.compile(
+    r"authentication required|authenticate first|auth(?:entication)? (?:is )?(?:needed|failed)"
+    r"|relay(?:ing)?\b.*\b(?:denied|prohibited)|not permitted to relay|unable to relay|access not permitted",
+    re.I,
+)
+OF_SENDER = re.compile(r"\b5\.1\.[78]\b|\bsender\b|\breturn.path\b|\bfrom\b address|\bSPF\b|\bDMARC\b", re.I)
+
+
+class EmailBackend(smtp.EmailBackend):
+    @property
+    def connection_class(self) -> Any:
+        return partial(_greeting, _OverTLS if self.use_ssl else _Plain)
+
+
+def greeting_name() -> str:
+    """EMAIL_EHLO, else the domain of NOTICE_FROM: a container's own name is one that mail servers refuse."""
+    domain: str = settings.EMAIL_EHLO or parseaddr(settings.NOTICE_FROM)[1].rpartition("@")[2]
+    try:
+        return domain.encode("idna").decode()
+    except UnicodeError:
+        return domain.encode("ascii", "ignore").decode()
+
+
+def _greeting(client: type[smtplib.SMTP], host: str, port: int, **options: Any) -> smtplib.SMTP:
+    return client(host, port, **options | {"local_hostname": greeting_name()})
+
+
+class _UTF8(str):
+    """smtplib encodes what it logs in with as ASCII; RFC 4616 and RFC 4954 have UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *args: Any) -> bytes:
+        return super().encode("utf-8")
+
+
+class _Plain(smtplib.SMTP):
+    def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> Any:
+        return super().login(_UTF8(user), _UTF8(password), initial_response_ok=initial_response_ok)
+
+    def auth_plain(self, challenge: Any = None) -> str:
+        return _UTF8(super().auth_plain(challenge))
+
+    def auth_cram_md5(self, challenge: Any = None) -> str | None:  # type: ignore[override]
+        answer = super().auth_cram_md5(challenge)
+        return None if answer is None else _UTF8(answer)
+
+
+class _OverTLS(_Plain, smtplib.SMTP_SSL):
+    pass
+
+
+# --- what went wrong, and which setting it is about ---
+
+
+def trouble_of(exc: Exception) -> Trouble:
+    """Whose fault a failure is, in a sentence. The answer to a log-in is left out, since it may repeat the password."""
+    if isinstance(exc, smtplib.SMTPRecipientsRefused):
+        code, words = next(iter(exc.recipients.values()))
+        return _earlier(code, words) or _said("mail_address_refused", "refused the address", code, words)
+    if isinstance(exc, smtplib.SMTPAuthenticationError):
+        return Trouble("mail_login_refused", f"The mail server refused to log us in ({exc.smtp_code}). {LOG_IN}")
+    if isinstance(exc, smtplib.SMTPHeloError):
+        return _greeting_refused(exc.smtp_code, exc.smtp_error)
+    if isinstance(exc, smtplib.SMTPSenderRefused):
+        return _earlier(exc.smtp_code, exc.smtp_error) or _sender_refused(exc.smtp_code, exc.smtp_error)
+    if isinstance(exc, smtplib.SMTPConnectError):
+        return _said("mail_unreachable", "refused the connection", exc.smtp_code, exc.smtp_error)
+    if isinstance(exc, smtplib.SMTPResponseException):
+        blamed = _earlier(exc.smtp_code, exc.smtp_error)
+        return blamed or Trouble("mail_failed", f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}")
+    if isinstance(exc, smtplib.SMTPNotSupportedError):
+        return _not_offered(str(exc))
+    return _of_the_connection(exc)
+
+
+def _earlier(code: int, words: bytes | str) -> Trouble | None:
+    """A refusal that is not about the step that got it."""
+    text = _words(words)
+    told = ADDRESS.sub("", text)
+    if OF_GREETING.search(told):
+        return _greeting_refused(code, words)
+    if OF_TLS.search(told):
+        return Trouble("mail_tls", f"The mail server wants TLS ({code}): {text} {START_TLS}")
+    if code in (530, 535) or OF_LOGIN.search(told):
+        return Trouble("mail_login_refused", f"The mail server wants a log-in ({code}): {text} {LOG_IN}")
+    return _sender_refused(code, words) if OF_SENDER.search(told) else None
+
+
+def _greeting_refused(code: int, words: bytes | str) -> Trouble:
+    what = _said("mail_greeting_refused", f"refused our name {greeting_name()}", code, words).what
+    return Trouble(
+        "mail_greeting_refused",
+        f"{what} The operator must set EMAIL_EHLO to a host name that it takes.",
+    )
+
+
+def _sender_refused(code: int, words: bytes | str) -> Trouble:
+    what = _said("mail_sender_refused", "refused the sender", code, words).what
+    return Trouble("mail_sender_refused", f"{what} The operator must check NOTICE_FROM.")
+
+
+def _not_offered(words: str) -> Trouble:
+    if "STARTTLS" in words:
+        return Trouble("mail_tls", f"The mail server offers no STARTTLS. {START_TLS}")
+    if "AUTH" in words:
+        return Trouble("mail_login_refused", f"The mail server offers no log-in as it is called. {START_TLS} {LOG_IN}")
+    return Trouble("mail_failed", "The mail server does not take addresses beyond ASCII.")
+
+
+def _of_the_connection(exc: Exception) -> Trouble:
+    where = "The operator must check EMAIL_HOST and EMAIL_PORT."
+    if isinstance(exc, smtplib.SMTPServerDisconnected):
+        return Trouble("mail_unreachable", "The mail server hung up, or did not answer in time.")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        what = f"The mail server's certificate was refused: {_words(exc.verify_message)}."
+        return Trouble("mail_tls", f"{what} The operator must check EMAIL_HOST, or the CAs of this machine.")
+    if isinstance(exc, ssl.SSLError):
+        return Trouble("mail_tls", f"TLS with the mail server failed ({exc.reason or 'no reason'}). {START_TLS}")
+    if isinstance(exc, socket.gaierror):
+        return Trouble("mail_unreachable", f"The name of the mail server is not known. {where}")
+    if isinstance(exc, smtplib.SMTPException):
+        return Trouble("mail_login_refused", f"The mail server offers no way to log in that is known here. {LOG_IN}")
+    return Trouble("mail_unreachable", f"The mail server could not be reached ({type(exc).__name__}). {where}")
+
+
+def _said(code: str, what: str, status: int, words: bytes | str) -> Trouble:
+    return Trouble(code, f"The mail server {what} ({status}): {_words(words)}")
+
+
+def _words(said: bytes | str) -> str:
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return mask(" ".join(text.split()))[:200]

@@ -1,0 +1,278 @@
+"""Every writing operation of the API leaves an audit event, and no event holds a secret."""
+
+import json
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from django.urls import URLPattern, get_resolver
+
+from accounts.models import ApiKey, AuditEvent
+from certctrl import clock
+from issuance import privateca
+from issuance.models import Certificate, PrivateCA
+from issuance.resources import Refused
+from tests import factories
+from tests.issuance.api.calling import Caller, refused
+
+pytestmark = pytest.mark.django_db
+WRITES = ("post", "put", "patch", "delete")
+TOKEN = "cf-token-nobody-may-see"
+HOOK = {"url": "https://hooks.example.com/secret-path-of-the-hook"}
+SECRETS = (TOKEN, "secret-path-of-the-hook", "whsec_", "PRIVATE KEY", factories.PASSWORD)
+
+# What it asks of others or notes of itself, and changes nothing that a person set.
+READS = {
+    "post me/certificates/<id:pk>/preflight": "looks only",
+    "post me/dns-providers/<id:pk>/check": "notes what the provider answered",
+}
+
+
+@pytest.fixture
+def do(world, api, guide, issued, client_of):
+    """Callers, and the rows that the operations need."""
+    world.cas["SELF_CA"] = SimpleNamespace(client_for=lambda account: privateca.PrivateAuthority(account.private_ca))
+    root = factories.UserFactory(email="root@example.org", is_staff=True)
+    staff = Caller(client_of(root), "/apiv1")
+    credential = {"provider": "cloudflare", "api_token": TOKEN}
+    return SimpleNamespace(
+        api=api,
+        guide=guide,
+        credential=credential,
+        certificate=f"certificates/{issued.pk}",
+        account=f"acme-accounts/{issued.account_id}",
+        staff=staff,
+        anybody=client_of(),
+        made=lambda path, body: f"{path}/{api.post(path, body).data_member['id']}",
+        drill=lambda: f"drills/{staff.post('drills', {'issuer': 'fake CA'}).data_member['id']}",
+    )
+
+
+def open_attempt(do):
+    do.api.post(f"{do.certificate}/renew")
+    return do.api.post(f"{do.certificate}/cancel")
+
+
+def key_body():
+    return {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+
+
+def logged_in(do, path):
+    return do.anybody.post(path, {"email": "alice@example.org", "password": factories.PASSWORD})
+
+
+def logged_out(do):
+    logged_in(do, "/auth")
+    return do.anybody.post("/auth/logout")
+
+
+ACCOUNT = {"ca_provider": "letsencrypt", "email": "a@example.org", "terms_accepted": True}
+OPERATIONS = {
+    "post auth": ("user.logged_in", lambda do: logged_in(do, "/auth")),
+    "post auth/general": ("user.logged_in", lambda do: logged_in(do, "/auth/general")),
+    "post auth/logout": ("user.logged_out", logged_out),
+    "post me/apikeys": ("apikey.created", lambda do: do.api.post("apikeys", key_body())),
+    "delete me/apikeys/<id:pk>": ("apikey.revoked", lambda do: do.api.delete(do.made("apikeys", key_body()))),
+    "post me/dns-providers": ("dns_credential.created", lambda do: do.api.post("dns-providers", do.credential)),
+    "put me/dns-providers/<id:pk>": (
+        "dns_credential.changed",
+        lambda do: do.api.put(do.made("dns-providers", do.credential), {"api_token": f"{TOKEN}2"}),
+    ),
+    "patch me/dns-providers/<id:pk>": (
+        "dns_credential.changed",
+        lambda do: do.api.patch(do.made("dns-providers", do.credential), {"name": "other"}),
+    ),
+    "delete me/dns-providers/<id:pk>": (
+        "dns_credential.deleted",
+        lambda do: do.api.delete(do.made("dns-providers", do.credential)),
+    ),
+    "put me/notice-settings": (
+        "notices.changed",
+        lambda do: do.api.put("notice-settings", {"email": "other@example.org"}),
+    ),
+    "post me/notice-settings/test": ("notices.tested", lambda do: do.api.post("notice-settings/test")),
+    "post me/webhooks": ("webhook.created", lambda do: do.api.post("webhooks", HOOK)),
+    "put me/webhooks/<id:pk>": (
+        "webhook.changed",
+        lambda do: do.api.put(do.made("webhooks", HOOK), HOOK | {"enabled": False}),
+    ),
+    "patch me/webhooks/<id:pk>": (
+        "webhook.changed",
+        lambda do: do.api.patch(do.made("webhooks", HOOK), {"kinds": ["expiring"]}),
+    ),
+    "delete me/webhooks/<id:pk>": ("webhook.deleted", lambda do: do.api.delete(do.made("webhooks", HOOK))),
+    "post me/webhooks/<id:pk>/rotate-secret": (
+        "webhook.secret_rotated",
+        lambda do: do.api.post(f"{do.made('webhooks', HOOK)}/rotate-secret"),
+    ),
+    "post me/certificates": (
+        "certificate.created",
+        lambda do: do.api.post("certificates", do.guide(domain="other.example.com")),
+    ),
+    "put me/certificates/<id:pk>": (
+        "certificate.changed",
+        lambda do: do.api.put(do.certificate, {"auto_renew": False}),
+    ),
+    "delete me/certificates/<id:pk>": ("certificate.deleted", lambda do: do.api.delete(do.certificate)),
+    "post me/certificates/<id:pk>/issues": (
+        "certificate.issuance_requested",
+        lambda do: do.api.post(f"{do.certificate}/issues"),
+    ),
+    "post me/certificates/<id:pk>/renew": (
+        "certificate.issuance_requested",
+        lambda do: do.api.post(f"{do.certificate}/renew"),
+    ),
+    "post me/certificates/<id:pk>/cancel": ("certificate.issuance_canceled", open_attempt),
+    "post me/certificates/<id:pk>/revoke": ("certificate.revoked", lambda do: do.api.post(f"{do.certificate}/revoke")),
+    "post me/acme-accounts": ("acme_account.created", lambda do: do.api.post("acme-accounts", ACCOUNT)),
+    "put me/acme-accounts/<id:pk>": ("acme_account.changed", lambda do: do.api.put(do.account, {"name": "other"})),
+    "delete me/acme-accounts/<id:pk>": (
+        "acme_account.deleted",
+        lambda do: do.api.delete(do.made("acme-accounts", ACCOUNT)),
+    ),
+    "post me/acme-accounts/<id:pk>/register": (
+        "acme_account.registration_retried",
+        lambda do: do.api.post(f"{do.made('acme-accounts', ACCOUNT)}/register"),
+    ),
+    "post me/cas": ("private_ca.created", lambda do: do.api.post("cas", {"name": "Home"})),
+    "delete me/cas/<id:pk>": ("private_ca.deleted", lambda do: do.api.delete(do.made("cas", {"name": "Home"}))),
+    "post me/cas/<id:pk>/issue": (
+        "private_ca.used",
+        lambda do: do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"}),
+    ),
+    "post drills": ("drill.started", lambda do: do.staff.post("drills", {"issuer": "fake CA"})),
+    "post drills/<id:pk>/stop": ("drill.stopped", lambda do: do.staff.post(f"{do.drill()}/stop")),
+    "post drills/<id:pk>/resume": (
+        "drill.resumed",
+        lambda do: (where := do.drill()) and do.staff.post(f"{where}/stop") and do.staff.post(f"{where}/resume"),
+    ),
+}
+
+
+def routes(patterns, before=""):
+    for each in patterns:
+        route = before + str(each.pattern)
+        if isinstance(each, URLPattern):
+            yield route, each.callback
+        else:
+            yield from routes(each.url_patterns, route)
+
+
+def writing_operations():
+    """`post me/certificates`: every method that may write, of every path of the API; users/… is the same as me/…."""
+    for route, view in routes(get_resolver().url_patterns):
+        methods = getattr(view, "actions", None) or getattr(view, "view_class", SimpleNamespace).__dict__
+        if route.startswith(("apiv1/", "auth")) and "users/<user:user_id>" not in route:
+            yield from (f"{method} {route.removeprefix('apiv1/')}" for method in WRITES if method in methods)
+
+
+def test_every_writing_operation_is_tried_here_or_only_reads():
+    assert set(writing_operations()) == OPERATIONS.keys() | READS.keys()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_writing_operation_leaves_its_event(do, operation):
+    action, act = OPERATIONS[operation]
+    response = act(do)
+    assert response.status_code < 300, response.content
+    event = AuditEvent.objects.filter(action=action).order_by("pk").last()
+    assert event, f"{operation} left no {action}"
+    assert event.actor in ("alice@example.org", "root@example.org")
+    assert event.ip == "127.0.0.1"
+    kept = json.dumps([[each.actor, each.action, each.object, each.detail] for each in AuditEvent.objects.all()])
+    assert not [secret for secret in SECRETS if secret in kept]
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_what_only_reads_is_on_a_path_that_is_there(operation):
+    assert operation in set(writing_operations())
+
+
+def actions():
+    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+
+
+def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, issued):
+    changes = {"server_decrypt_export": False, "key_dist_policy": "MASTER_ONLY", "renew_days_before": 20}
+    assert do.api.put(do.certificate, changes).status_code == 200
+    assert do.api.put(do.certificate, {"server_decrypt_export": True}).status_code == 200
+    found = {each.action: each for each in AuditEvent.objects.filter(object=f"certificate:{issued.pk}")}
+    assert set(found) >= {"certificate.export_switched_off", "certificate.export_switched_on"}
+    assert found["certificate.key_policy_changed"].detail["key_policy"] == ["HYBRID", "MASTER_ONLY"]
+    assert found["certificate.changed"].detail["changes"] == {"renew_days_before": [None, 20]}
+    assert found["certificate.changed"].detail["domain"] == "example.com"
+
+
+def test_what_is_sent_and_changes_nothing_is_no_change(do, issued):
+    before = actions()
+    assert do.api.put(do.certificate, {"server_decrypt_export": True, "auto_renew": True}).status_code == 200
+    assert actions() == before
+
+
+def test_a_request_that_is_refused_leaves_no_event(do):
+    before = actions()
+    refused(do.api.post("dns-providers", {"provider": "cloudflare"}), 400)
+    refused(do.api.put(do.certificate, {"key_dist_policy": "DEVICE_REQUIRED"}), 400)
+    refused(do.api.delete(do.account), 409)
+    assert actions() == before
+
+
+def test_debugging_has_an_event_when_it_is_switched(do, issued):
+    do.api.put(do.account, {"log_level": "debug", "save_requests": True})
+    do.api.put(do.account, {"name": "same"})
+    do.api.put(do.account, {"log_level": ""})
+    switched = AuditEvent.objects.filter(action="acme_account.debugging_switched").order_by("pk")
+    assert [each.detail["log_level"] for each in switched] == ["debug", ""]
+    assert switched[0].detail["save_requests"] is True
+
+
+def test_what_an_api_key_did_is_said_to_be_its_doing(do, keyed, alice):
+    keyed("dns_providers:*[write]").post("dns-providers", do.credential)
+    event = AuditEvent.objects.get(action="dns_credential.created")
+    assert event.actor == f"alice@example.org with {ApiKey.objects.get()}"
+
+
+def test_a_signature_of_a_private_ca_names_what_it_signed_even_where_it_fails(world, do, alice):
+    do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"})
+    event = AuditEvent.objects.get(action="private_ca.used")
+    assert (event.owner, event.detail) == (alice, {"name": "Home", "names": ["in.example.com"]})
+    home = PrivateCA.objects.get()
+    csr = Certificate.objects.get(domain="in.example.com").current.issuance.csr_pem
+    world.time = home.not_after + timedelta(days=1)
+    with pytest.raises(Refused):
+        privateca.PrivateAuthority(home).download("", csr)
+    assert AuditEvent.objects.filter(action="private_ca.used").count() == 2
+
+
+# --- the export is switched on by who logged in lately ---
+
+
+def age_login(api, seconds):
+    session = api.client.session
+    session["auth_time"] = int(clock.now().timestamp()) - seconds
+    session.save()
+
+
+@pytest.fixture
+def closed(issued):
+    Certificate.objects.filter(pk=issued.pk).update(server_decrypt_export=False)
+    return f"certificates/{issued.pk}"
+
+
+def test_a_session_that_logged_in_too_long_ago_does_not_switch_the_export_on(api, closed, settings):
+    age_login(api, settings.EXPORT_LOGIN_AGE + 60)
+    assert "log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
+    assert not Certificate.objects.get().server_decrypt_export
+    assert api.put(closed, {"auto_renew": False}).status_code == 200, "it may change all else"
+
+
+def test_a_fresh_session_switches_it_on_and_an_old_one_off(api, closed, settings):
+    age_login(api, settings.EXPORT_LOGIN_AGE - 60)
+    assert api.put(closed, {"server_decrypt_export": True}).status_code == 200
+    age_login(api, settings.EXPORT_LOGIN_AGE + 60)
+    assert api.put(closed, {"server_decrypt_export": True}).status_code == 200, "it is on already"
+    assert api.put(closed, {"server_decrypt_export": False}).status_code == 200
+
+
+def test_an_api_key_switches_it_on_as_it_may_export(keyed, closed):
+    assert keyed("certificates:*[write]").put(closed, {"server_decrypt_export": True}).status_code == 200
