@@ -45,9 +45,7 @@ def test_the_printed_address_is_a_url_that_the_server_takes(tmp_path, client_of,
         assert client_of().get("/auth/status", HTTP_HOST=f"{printed}:8080").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://localhost", "a b", "ü"]
-)
+@pytest.mark.parametrize("listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://here", "a b", "ü"])
 def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
     with pytest.raises(Refused, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."):
         embedded.listen_of(listen)
