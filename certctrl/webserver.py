@@ -15,7 +15,7 @@ def arguments() -> list[str]:
     """uvicorn's arguments, as the settings have them."""
     return [
         "certctrl.asgi:application",
-        *("--host", os.environ.get("LISTEN", "127.0.0.1").strip("[]")),
+        *("--host", settings.LISTEN.strip("[]") or "127.0.0.1"),
         *("--port", os.environ.get("PORT", "8080")),
         *("--http", "certctrl.connections:PatientProtocol"),
         *("--ws", "none"),
