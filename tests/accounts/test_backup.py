@@ -59,13 +59,28 @@ def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alic
     scope = [{"obtype": "certificates", "obid": "*", "actions": ["read"]}]
     key = api.post("apikeys", {"name": "a", "permissions": scope, "expires_in_seconds": 3600}).data_member["token"]
     assert api.post("dns-providers", {"provider": "cloudflare", "name": "c", "api_token": TOKEN}).status_code == 201
-    account = {"ca_provider": "zerossl", "email": alice.email, "eab_kid": "kid-1", "eab_hmac_key": HMAC, "terms_accepted": True}
+    account = {
+        "ca_provider": "zerossl",
+        "email": alice.email,
+        "eab_kid": "kid-1",
+        "eab_hmac_key": HMAC,
+        "terms_accepted": True,
+    }
     assert api.post("acme-accounts", account).status_code == 201
-    webhook = api.post("webhooks", {"url": "https://hooks.example.com/a"}).data_member["secret"]
+    webhook = api.post("webhooks", {"url": "https://hooks.example.com/T0ken-of-the-room"}).data_member["secret"]
     assert api.post("cas", {"name": "ours", "subject": {"common_name": "Ours"}}).status_code == 201
     assert client.get("/auth/profile").status_code == 200
     assert client_of(token=key).get("/apiv1/me/certificates").status_code == 200
-    given = [client.cookies["cjj365"].value, PASSWORD, key, key.removeprefix("ak_")[8:], TOKEN, HMAC, webhook]
+    given = [
+        client.cookies["cjj365"].value,
+        PASSWORD,
+        key,
+        key.removeprefix("ak_")[8:],
+        TOKEN,
+        HMAC,
+        webhook,
+        "T0ken-of-the-room",
+    ]
     sealed = [envelope.unseal(each) for each in Envelope.objects.exclude(purpose="certificate_key")]
     assert len(sealed) >= 4
     config = [settings.SECRET_KEY, settings.MASTER_KEYS.partition(":")[2]]
