@@ -258,6 +258,8 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
 
 def own_redis(folder: Path, state: State) -> RedisServer:
     """A Redis of our own, on a Unix socket. Raises Refused when this machine has none."""
+    if given(os.environ, "REDIS_PASSWORD"):
+        raise Refused("REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own.")
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
         raise Refused(

@@ -38,6 +38,6 @@ def last_sweep() -> float | None:
     """When the last sweep ended, in epoch seconds; None when nothing says so, or the cache is away."""
     try:
         swept_at: Any = cache.get(SWEPT)
-    except Exception:  # whatever the cache's client raises
+        return None if swept_at is None else float(swept_at)
+    except Exception:  # whatever the cache's client raises, or somebody else wrote there
         return None
-    return None if swept_at is None else float(swept_at)
