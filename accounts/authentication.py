@@ -3,7 +3,9 @@
 import hashlib
 from datetime import timedelta
 
+import structlog
 from django.conf import settings
+from django.db import OperationalError
 from django.db.models import Q
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -11,6 +13,8 @@ from rest_framework.request import Request
 from accounts.models import ApiKey, User
 from accounts.permissions import SAFE
 from certctrl import clock, errors
+
+log = structlog.get_logger()
 
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
@@ -73,4 +77,7 @@ def note_use(key: ApiKey) -> None:
     now = clock.now()
     if key.last_used_at is None or key.last_used_at <= now - USE_IS_NOTED_EVERY:
         stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY)
-        ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
+        try:
+            ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
+        except OperationalError as exc:  # a full disk, say: what only reads is answered all the same
+            log.warning("apikey.use_not_noted", error=type(exc).__name__)
