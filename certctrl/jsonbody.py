@@ -11,11 +11,12 @@ from certctrl.errors import Invalid, MalformedJSON, TooLarge
 MAX_DEPTH = 16
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
+COPIED = ("eab_hmac_key",)  # base64, which people copy with its line ends
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The object that `body` holds, every string in it free of control characters, but for the line breaks of PEM.
+    """The object that `body` holds, every string in it free of control characters, but for line breaks in PEM and base64.
 
     Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
@@ -88,7 +89,7 @@ def inspect(value: Any, path: str, depth: int) -> None:
 
 
 def refuse_control_characters(text: str, path: str) -> None:
-    if all(map(is_text, text.translate(WITHOUT_WHITE) if path in PEM else text)):
+    if all(map(is_text, text.translate(WITHOUT_WHITE) if path in (*PEM, *COPIED) else text)):
         return
     field = printable(path)
     raise Invalid(f"{field} holds a control character; remove it.", field=field)

@@ -12,7 +12,7 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
-from issuance import backoff, ca, chains, delegation, keys, limits, oldorders, pki, renewalinfo, telling
+from issuance import backoff, ca, chains, delegation, keys, limits, oldorders, ordering, pki, renewalinfo, telling
 from issuance.done import Done
 from issuance.models import Authorization, Certificate, CertificateVersion, Issuance
 from issuance.ordering import refused
@@ -116,6 +116,9 @@ def validate(issuance: Issuance) -> Done:
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
+        if more := ordering.unlisted(issuance, resource):
+            what = f"the CA lists {len(more)} more authorizations than at first"
+            return Done(what, write=lambda: ordering.note_list(issuance, more), to=State.QUEUED)
         said = _look_at_answered(issuance, client)
         raise _wait(issuance, resource, unheard or said or "The CA is looking at the TXT records.")
     if resource.status == "invalid":
