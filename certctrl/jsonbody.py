@@ -12,12 +12,12 @@ MAX_DEPTH = 16
 MAX_VALUES = 20_000
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
-IN_LINES = (*PEM, "secret")  # a TSIG secret is pasted as configuration files have it
+IN_LINES = (*PEM, "secret", "eab_hmac_key")  # secrets are pasted with the line ends that they were shown with
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The object that `body` holds, every string in it free of control characters, but for the line breaks of PEM.
+    """The object that `body` holds, every string in it free of control characters, but for line breaks in PEM and base64.
 
     Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
