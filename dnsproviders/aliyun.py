@@ -28,7 +28,9 @@ from dnsproviders.base import (
     Kind,
     Provider,
     ProviderError,
+    SeenZone,
     a_label,
+    elsewhere,
     listed,
     suffixes,
     unquoted,
@@ -127,6 +129,9 @@ class Aliyun(Provider):
             raise refused
         what = f"Aliyun has no domain for {name} that this key sees; it sees {self._visible_domains()}."
         raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        return elsewhere(self.name, zone, name, seen)
 
     def present(self, record: TxtRecord) -> None:
         """Adds without looking first, since it refuses a second record of the same name and value: each call counts."""

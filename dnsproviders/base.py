@@ -268,6 +268,16 @@ class Provider(ABC):
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
 
 
+def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
+    """The doubt about a zone that is not the one which resolvers see."""
+    if a_label(zone) == seen.name:
+        return ""
+    return (
+        f"{provider} has {name} in its zone {zone}, and resolvers see it in the zone {seen.name}: they may never see"
+        f" the TXT record. Give a credential for {seen.name}, or delegate {zone} to {provider} by NS records."
+    )
+
+
 def is_html(response: requests.Response) -> bool:
     """By what it begins with: frameworks send text/html for an empty success as well."""
     return response.content[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<body"))

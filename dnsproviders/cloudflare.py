@@ -19,6 +19,7 @@ from dnsproviders.base import (
     ProviderError,
     SeenZone,
     a_label,
+    elsewhere,
     is_inside,
     listed,
     suffixes,
@@ -104,15 +105,17 @@ class Cloudflare(Provider):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._statuses: dict[str, Any] = {}  # of the zones that it found, by id
+        self._known: dict[str, dict[str, Any]] = {}  # the zones that it found, by id
 
     def zone_of(self, name: str) -> str:
         """A zone id: the credential's own for names inside that zone, else that of the longest zone it sees."""
         return self._given_zone(name) if self.public.get("zone_id") else self._found_zone(name)
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
-        inactive = INACTIVE.get(self._statuses.get(zone) or "")
-        return f"The zone of {name} {inactive}. Until then the public may not see the TXT record." if inactive else ""
+        known = self._known.get(zone, {})
+        if inactive := INACTIVE.get(str(known.get("status"))):
+            return f"The zone of {name} {inactive}. Until then the public may not see the TXT record."
+        return elsewhere(self.name, str(known["name"]), name, seen) if known.get("name") else ""
 
     def present(self, record: TxtRecord) -> None:
         if self._find(record):
@@ -147,7 +150,7 @@ class Cloudflare(Provider):
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         if unserved := UNSERVED.get(found.get("type")):
             raise _unserved(zone, unserved)
-        self._statuses[zone_id] = found.get("status")
+        self._known[zone_id] = found
         return zone_id
 
     def _found_zone(self, name: str) -> str:
@@ -162,7 +165,7 @@ class Cloudflare(Provider):
                     if unserved := UNSERVED.get(zone.get("type")):
                         passed_over = passed_over or _unserved(suffix, unserved)
                         continue
-                    self._statuses[str(zone["id"])] = zone.get("status")
+                    self._known[str(zone["id"])] = zone
                     return str(zone["id"])
         if passed_over:
             raise passed_over

@@ -12,6 +12,7 @@ from certctrl.turns import Wait
 from dnsproviders import aliyun
 from dnsproviders.aliyun import CODES, Aliyun
 from dnsproviders.base import Kind, ProviderError
+from dnsproviders.zoneservers import Zone
 from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
 from tests.dnsproviders.smallaliyun import API, KEY, KEY_ID, ZONE, FakeAlidns, error
 
@@ -140,6 +141,13 @@ def test_the_longest_domain_that_holds_the_name_is_the_zone(fake: FakeAlidns) ->
 def test_an_internationalised_domain_is_found_by_either_spelling(fake: FakeAlidns) -> None:
     fake.zones = ["bücher.example"]
     assert provider().zone_of("_acme-challenge.www.xn--bcher-kva.example") == "bücher.example"
+
+
+def test_a_domain_that_resolvers_do_not_see_as_a_zone_is_doubted() -> None:
+    name = "_acme-challenge.www.deep.example.com"
+    assert "resolvers see it in the zone example.com" in provider().doubt("deep.example.com", name, Zone("example.com"))
+    assert provider().doubt("deep.example.com", name, Zone("deep.example.com")) == ""
+    assert provider().doubt("bücher.example", name, Zone("xn--bcher-kva.example")) == ""
 
 
 def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeAlidns) -> None:

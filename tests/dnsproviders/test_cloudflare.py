@@ -255,6 +255,13 @@ def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str,
     assert provider.doubt(provider.zone_of("example.com"), "example.com", Zone("example.com")) == ""
 
 
+def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> None:
+    provider, name = cloudflare(), "_acme-challenge.www.deep.example.com"
+    zone = provider.zone_of(name)
+    assert "resolvers see it in the zone example.com" in provider.doubt(zone, name, Zone("example.com"))
+    assert provider.doubt(zone, name, Zone("deep.example.com")) == ""
+
+
 def test_the_providers_own_words_are_quoted_short_on_one_line_and_without_the_token() -> None:
     answer_always(API, status=400, body=error(400, 9999, f"no\n\x1b[31m {TOKEN} " + "x" * 900)[2])
     with pytest.raises(ProviderError) as caught:
