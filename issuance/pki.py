@@ -26,7 +26,9 @@ KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_S
 MAX_COMMON_NAME = 64
 MAX_CHAIN = 10
 CAP_TOLERANCE = timedelta(hours=1)
-PKCS12_ROUNDS = 100_000  # slows down guessing; the password that we make needs none of it
+# OpenSSL's default. More would slow down guessing, which the random password that we make does not need, and would stop
+# every other thread for half a second.
+PKCS12_ROUNDS = 2048
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

@@ -256,6 +256,21 @@ def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
+def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
+    settle_for(world, 62)
+    Certificate.objects.update(renew_at=world.time)
+    settle_for(world, 1)
+    ordered = len(world.ca.orders)
+    assert capped.issuances.get(state=State.FAILED).error_code == "renewal_gains_nothing"
+    world.ca.ends = None
+    issuance = services.issue(capped)
+    world.settle()
+    issuance.refresh_from_db()
+    capped.refresh_from_db()
+    assert len(world.ca.orders) == ordered + 1
+    assert capped.expires_at > world.time + timedelta(days=80)
+
+
 def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     certificate, _ = world.create(account, credential, "example.com")
     world.settle()
