@@ -326,8 +326,8 @@ def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *
     chain = load_chain(chain_pem)
     builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
     if legacy:
-        cipher, digest = p12.PBES.PBESv1SHA1And3KeyTripleDESCBC, hashes.SHA1()  # noqa: S303
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(hashes.SHA1())  # noqa: S303
     else:
-        cipher, digest = p12.PBES.PBESv2SHA256AndAES256CBC, hashes.SHA256()
-    encryption = builder.key_cert_algorithm(cipher).hmac_hash(digest).build(password.encode())
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256())
+    encryption = builder.build(password.encode())
     return p12.serialize_key_and_certificates(friendly_name.encode(), key, chain[0], chain[1:], encryption)

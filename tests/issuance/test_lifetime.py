@@ -102,6 +102,7 @@ def test_a_ca_that_was_deleted_is_not_warned_of(world, make_ca):
     assert told(Kind.CA_EXPIRING) == []
 
 
+@pytest.mark.postgres
 def test_a_ca_that_ended_while_the_server_was_down_is_told_once(world, make_ca):
     make_ca(40)
     world.advance(75 * DAY)
@@ -127,6 +128,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     assert "Make a new private CA" in notice.body
 
 
+@pytest.mark.postgres
 def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 62)
