@@ -5,6 +5,7 @@ from django.views.decorators.debug import sensitive_variables
 from certctrl import clock
 from issuance import ca, pki
 from issuance.events import Outcome, event
+from issuance.lifetime import GAINS_NOTHING
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.resources import NotYet, Refused
 from keystore import envelope
@@ -14,7 +15,7 @@ from keystore.models import Envelope
 KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
 PATIENCE = 5  # times that an earlier attempt's order is asked for where the CA does not show it
-NO_USE = ("ca_bad_certificate", "ca_not_found")  # what the order led to was seen, and is no use
+NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)  # what the order led to was seen, and is no use
 
 
 def have(issuance: Issuance) -> None:
