@@ -16,4 +16,11 @@ if __name__ == "__main__":
             settings.SECRET_KEY  # noqa: B018 - reads them all
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except Exception as exc:
+        from certctrl import disk
+
+        if full := disk.refusal_of(exc):
+            sys.exit(f"{full.side}: make room, then try again.")
+        raise

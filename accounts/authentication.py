@@ -6,10 +6,11 @@ from importlib import import_module
 from io import BytesIO
 from typing import Any
 
+import structlog
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.core.handlers.asgi import ASGIRequest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import Q
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -18,6 +19,8 @@ from accounts.models import ApiKey, User
 from accounts.permissions import SAFE
 from certctrl import clock, errors, origins
 from certctrl.jsonbody import printable
+
+log = structlog.get_logger()
 
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
@@ -98,4 +101,7 @@ def note_use(key: ApiKey) -> None:
     now = clock.now()
     if key.last_used_at is None or not now - USE_IS_NOTED_EVERY < key.last_used_at <= now:
         stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY) | Q(last_used_at__gt=now)
-        ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
+        try:
+            ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
+        except OperationalError as exc:  # a full disk, say: what only reads is answered all the same
+            log.warning("apikey.use_not_noted", error=type(exc).__name__)

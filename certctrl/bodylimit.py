@@ -6,6 +6,7 @@ not know.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -92,6 +93,7 @@ class Timed:
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
         self.left = WITHIN
+        self.is_refused = False  # a body that is read to be forgotten earns no time
 
     async def __call__(self) -> Message:
         began = clock.monotonic()
@@ -99,7 +101,9 @@ class Timed:
             message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
             raise errors.TooSlow("The body did not arrive in time; send it again, faster.") from None
-        self.left += len(message.get("body", b"")) / SPEED - (clock.monotonic() - began)
+        self.left -= clock.monotonic() - began
+        if not self.is_refused:
+            self.left += len(message.get("body", b"")) / SPEED
         return message
 
 
@@ -117,13 +121,14 @@ def with_length(scope: Message, first: Message) -> Message:
     return {**scope, "headers": headers}
 
 
-async def drain(receive: Receive, more: bool = True) -> None:
+async def drain(receive: Timed, more: bool = True) -> None:
     """Read on and forget, a little."""
-    left = DRAIN
-    while more and left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        more = message.get("more_body", False)
+    left, receive.is_refused = DRAIN, True
+    with contextlib.suppress(errors.TooSlow):
+        while more and left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            more = message.get("more_body", False)
 
 
 async def refuse(send: Send, refusal: Refusal) -> None:

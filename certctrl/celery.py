@@ -42,6 +42,13 @@ def leave_with_the_worker(**kwargs: Any) -> None:
         os._exit(1)
 
 
+@signals.task_failure.connect
+def tell_of_a_full_disk(exception: BaseException | None = None, **kwargs: Any) -> None:
+    from certctrl import disk
+
+    disk.note(exception)
+
+
 @signals.worker_shutting_down.connect
 def stop_gently(**kwargs: Any) -> None:
     from certctrl import turns

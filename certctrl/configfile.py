@@ -25,7 +25,7 @@ def acme_log(path: str) -> tuple[str, bool]:
 
 def _read(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except OSError as error:
         raise _wrong(path, f"it cannot be read ({error.strerror})") from None

@@ -35,8 +35,7 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.forget_head()
-        if self.reader_timer:
-            self.reader_timer.cancel()
+        self.forget_reader()
         super().connection_lost(exc)
 
     # --- The head of a request ---
@@ -72,22 +71,23 @@ class PatientProtocol(H11Protocol):
         super().on_response_complete()
         self.watch_reader()
 
-    def watch_reader(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        if unread and self.reader_timer is None:
-            self.unread = unread
-            self.reader_timer = self.loop.call_later(READER_EVERY, self.look_at_reader)
-
     def resume_writing(self) -> None:
-        """Most of it was read; what is written from now on counts anew."""
         super().resume_writing()
-        if self.reader_timer:
-            self.reader_timer.cancel()
-            self.reader_timer = None
         self.watch_reader()
 
-    def look_at_reader(self) -> None:
+    def watch_reader(self) -> None:
+        """Count anew: more was written, or most was read."""
+        self.forget_reader()
+        self.unread = self.transport.get_write_buffer_size()
+        if self.unread:
+            self.reader_timer = self.loop.call_later(READER_EVERY, self.look_at_reader)
+
+    def forget_reader(self) -> None:
+        if self.reader_timer:
+            self.reader_timer.cancel()
         self.reader_timer = None
+
+    def look_at_reader(self) -> None:
         unread = self.transport.get_write_buffer_size()
         if unread and self.unread - unread < READER_SPEED * READER_EVERY:
             self.part(b"", "slow reader")

@@ -9,7 +9,6 @@ import fcntl
 import os
 import secrets
 import shlex
-import socket
 import sqlite3
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certctrl import listening, ports
 from certctrl.environment import read_env
 from certctrl.redisserver import RedisServer
 from certctrl.state import State
@@ -29,6 +29,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_FILE = "embedded.json"
 MASTER_KEY_FILE = "master.keys"
 DATABASE_FILE = "certctrl.sqlite3"
+PORTS = range(8080, 8180)  # where PORT does not say
 
 
 class Refused(SystemExit):
@@ -54,7 +55,7 @@ class Embedded:
 
     @property
     def address(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.listen, self.listen)  # noqa: S104
+        host = listening.in_url(listening.called(self.listen))
         return f"http://{host}:{self.port}{os.environ.get('URL_PREFIX', '').rstrip('/')}"
 
     def log(self, name: str) -> Path:
@@ -126,11 +127,12 @@ def prepare() -> Embedded:
     """Make folder, secrets and ports ready, and put what the settings read into the environment. Raises Refused."""
     global _prepared
     folder = data_folder()
-    listen, port = os.environ.get("LISTEN", "127.0.0.1"), port_of(os.environ.get("PORT", "8080"))
+    listen, port = listen_of(os.environ.get("LISTEN", "")), os.environ.get("PORT", "")
+    wanted = port_of(port) if port else None
     os.umask(0o077)  # SQLite's files, too, are for their owner only
     make_folder(folder)
     lock = take_lock(folder)
-    refuse_taken(listen, port)
+    taken = take_port(listen, wanted, folder)
     state = State(folder / STATE_FILE)
     if not given(os.environ, "DATABASE_URL"):
         refuse_emptied(folder / DATABASE_FILE, state)
@@ -141,7 +143,7 @@ def prepare() -> Embedded:
         os.environ["REDIS_URL"] = redis.url
     lab = own_lab(folder, state)
     state.keep(environment={name: value for name, value in os.environ.items() if before.get(name) != value})
-    _prepared = Embedded(folder, state, listen, port, redis, lab, lock)
+    _prepared = Embedded(folder, state, listen, taken, redis, lab, lock)
     return _prepared
 
 
@@ -194,17 +196,39 @@ def take_lock(folder: Path) -> int:
     return descriptor
 
 
+def listen_of(text: str) -> str:
+    try:
+        return listening.host_of(text)
+    except ValueError as exc:
+        raise Refused(str(exc)) from None
+
+
+def take_port(listen: str, wanted: int | None, folder: Path) -> int:
+    """The port that was asked for, else the first free one from 8080. Raises Refused when there is none."""
+    if wanted is None:
+        free = (port for port in PORTS if ports.take(listen, port, folder, [ports.TCP]))
+        if port := next(free, None):
+            return port
+        refuse_taken(listen, PORTS[-1])
+        wanted = PORTS[-1]
+    refuse_taken(listen, wanted)
+    if not ports.take(listen, wanted, folder, [ports.TCP]):
+        raise taken(listen, wanted, "another server that starts now has it")
+    return wanted
+
+
 def refuse_taken(listen: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen, port))
-        except OSError as exc:
-            raise Refused(
-                f"The server cannot listen on {listen}:{port} ({exc.strerror}). "
-                f"Choose another port: PORT={port + 1} make run"
-            ) from None
+    try:
+        ports.bind(listen, port)
+    except OSError as exc:
+        raise taken(listen, port, str(exc.strerror)) from None
+
+
+def taken(listen: str, port: int, why: str) -> Refused:
+    return Refused(
+        f"The server cannot listen on {listening.in_url(listen)}:{port} ({why}). "
+        f"Choose another port: PORT={port + 1} make run"
+    )
 
 
 def refuse_emptied(path: Path, state: State) -> None:
@@ -234,6 +258,8 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
 
 def own_redis(folder: Path, state: State) -> RedisServer:
     """A Redis of our own, on a Unix socket. Raises Refused when this machine has none."""
+    if given(os.environ, "REDIS_PASSWORD"):
+        raise Refused("REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own.")
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
         raise Refused(

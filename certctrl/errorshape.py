@@ -16,7 +16,7 @@ from rest_framework import exceptions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from certctrl import errors, jsonbody
+from certctrl import disk, errors, jsonbody
 from certctrl.errors import Refusal
 from certctrl.turns import Trouble, Wait
 
@@ -62,6 +62,9 @@ def unexpected(exc: BaseException | None) -> Refusal:
     """A fault of ours, or of the database, which is logged."""
     request_id = structlog.contextvars.get_contextvars().get("request_id") or secrets.token_hex(8)
     log.error("request.failed", request_id=request_id, exc_info=exc)
+    if full := disk.note(exc):
+        full.params["request_id"] = request_id
+        return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
             "The database is busy or away, so the request was not carried out; send it again in a few seconds.",
@@ -105,7 +108,7 @@ def refusal_of(exc: Exception) -> Refusal | None:
         case Wait() if exc.asked:
             return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
         case SuspiciousOperation():
-            return not_understood()
+            return disk.note(exc) or not_understood()
         case Trouble():
             return errors.Unavailable(exc.what)
         case exceptions.APIException() if exc.status_code < 500:
@@ -162,7 +165,8 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
         return plain_response(jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
-    return plain_response(not_understood())
+    # Django takes a session that it could not save for one that somebody deleted.
+    return plain_response(disk.note(exception) or not_understood())
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -6,6 +6,7 @@ Apart from certctrl.api because rest_framework.views imports these, and must not
 from typing import Any
 
 from django.conf import settings
+from django.utils.http import parse_header_parameters
 from rest_framework import exceptions
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import BasePagination
@@ -23,7 +24,20 @@ class JSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        refuse_other_encodings(parser_context["request"] if parser_context else None, media_type or "")
         return jsonbody.read(stream.read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
+
+
+def refuse_other_encodings(request: Request | None, media_type: str) -> None:
+    """NotJSON (415) for a body that is compressed, or in another charset than UTF-8."""
+    coding = request.headers.get("Content-Encoding", "").strip().lower() if request else ""
+    if coding not in ("", "identity"):
+        raise errors.NotJSON("The body is compressed (Content-Encoding); send it as it is, without that header.")
+    _, parameters = parse_header_parameters(media_type)
+    charset = parameters.get("charset", "utf-8").strip().lower()
+    if charset not in ("utf-8", "utf8"):
+        shown = jsonbody.printable(charset)
+        raise errors.NotJSON(f"JSON is sent in UTF-8, and Content-Type says charset={shown}: leave the charset out.")
 
 
 class DataRenderer(JSONRenderer):

@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from certctrl import clock, errors
+from certctrl import clock, disk, errors
 from certctrl.api import PublicView
 from certctrl.turns import SKEW, SWEPT
 
@@ -20,7 +20,10 @@ class Health(PublicView):
 
     @extend_schema(responses={200: OpenApiTypes.STR})
     def get(self, request: Request) -> Response:
+        disk.refuse_when_full()
         swept_at = last_sweep()
+        if swept_at is None or clock.now().timestamp() - swept_at > SILENCE:
+            disk.refuse_when_redis_is_full()
         if swept_at is None:
             raise errors.Unavailable("No sweep has ended yet; are redis, clock and beat running?")
         silent = clock.now().timestamp() - swept_at
@@ -38,6 +41,6 @@ def last_sweep() -> float | None:
     """When the last sweep ended, in epoch seconds; None when nothing says so, or the cache is away."""
     try:
         swept_at: Any = cache.get(SWEPT)
-    except Exception:  # whatever the cache's client raises
+        return None if swept_at is None else float(swept_at)
+    except Exception:  # whatever the cache's client raises, or somebody else wrote there
         return None
-    return None if swept_at is None else float(swept_at)

@@ -1,5 +1,6 @@
 """Reading the JSON of a request (RFC 8259) strictly: what two readers could understand differently is refused."""
 
+import codecs
 import json
 import math
 from typing import Any, NoReturn
@@ -12,12 +13,25 @@ MAX_DEPTH = 16
 MAX_VALUES = 20_000
 SHOWN = 100  # characters of a member's path or name in an answer
 PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
-IN_LINES = (*PEM, "secret")  # a TSIG secret is pasted as configuration files have it
+IN_LINES = (*PEM, "secret", "eab_hmac_key")  # secrets are pasted with the line ends that they were shown with
+GZIP = b"\x1f\x8b"
+WORDS = {  # for what the json module says
+    "Expecting property name": "a member's name, in double quotes, is missing",
+    "Expecting ':'": "a colon is missing",
+    "Expecting ','": "a comma, or the end of what was begun, is missing",
+    "Expecting value": "a value is missing",
+    "Unterminated string": "a string is not closed that begins",
+    "Invalid control character": "a string holds a line break or another control character",
+    "Invalid \\": "a string holds an unknown escape",
+    "Unexpected UTF-8 BOM": "a second byte order mark is there",
+    "Extra data": "something follows the end",
+    "Illegal trailing comma": "there is a comma too many",
+}
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The object that `body` holds, every string in it free of control characters, but for the line breaks of PEM.
+    """The object that `body` holds, every string in it free of control characters, but for line ends in PEM and base64.
 
     Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
@@ -44,15 +58,20 @@ def refuse_crowds(body: bytes) -> None:
 
 
 def parse(body: bytes) -> Any:
+    # "\0" is no character of JSON, but every second byte of what Windows calls Unicode.
+    is_wide = body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]
+    if is_wide and not body.startswith(GZIP):
+        raise MalformedJSON("The body is UTF-16 or UTF-32; send UTF-8.")
     try:
-        text = body.decode()
+        text = body.removeprefix(codecs.BOM_UTF8).decode()  # RFC 8259, section 8.1: it may be ignored
         return json.loads(
             text, object_pairs_hook=without_duplicates, parse_constant=refuse_constant, parse_float=finite_float
         )
     except json.JSONDecodeError as exc:
-        raise MalformedJSON(f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.") from None
+        what = next((ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)), "it is wrong")
+        raise MalformedJSON(f"The body is not JSON: {what} at line {exc.lineno}, column {exc.colno}.") from None
     except UnicodeDecodeError:
-        raise MalformedJSON("The body is not UTF-8.") from None
+        raise MalformedJSON("The body is not UTF-8; send JSON in UTF-8, not compressed.") from None
     except RecursionError:
         raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
     except ValueError:  # a whole number of thousands of digits

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from certctrl import configfile, datastores
+from certctrl import configfile, datastores, listening
 from certctrl.environment import Environment, read_env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -26,7 +26,8 @@ if not MASTER_KEYS and not MASTER_KEYS_PATH:
     raise ImproperlyConfigured("Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600).")
 
 DEBUG = env.bool("DEBUG", False)
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+LISTEN = env.str("LISTEN", "")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=listening.allowed_hosts(LISTEN))
 TRUSTED_ORIGINS = env.list("TRUSTED_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
 CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"

@@ -10,12 +10,14 @@ import uvicorn
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from certctrl import listening
+
 
 def arguments() -> list[str]:
     """uvicorn's arguments, as the settings have them."""
     return [
         "certctrl.asgi:application",
-        *("--host", os.environ.get("LISTEN", "127.0.0.1").strip("[]")),
+        *("--host", listening.host_of(settings.LISTEN)),
         *("--port", os.environ.get("PORT", "8080")),
         *("--http", "certctrl.connections:PatientProtocol"),
         *("--ws", "none"),

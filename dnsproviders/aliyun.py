@@ -10,25 +10,84 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Set
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import idna
 import requests
 from django.conf import settings
 
-from certctrl import clock
-from dnsproviders.base import Field, Provider, ProviderError, a_label, listed, suffixes, unquoted
+from certctrl import clock, outgoing
+from certctrl.turns import Wait
+from dnsproviders.base import (
+    CREDENTIAL,
+    FOR_GOOD,
+    NO_ZONE,
+    PASSING,
+    Field,
+    Kind,
+    Provider,
+    ProviderError,
+    SeenZone,
+    a_label,
+    elsewhere,
+    listed,
+    suffixes,
+    unquoted,
+)
 from dnsproviders.models import TxtRecord
+from dnsproviders.pacing import ApiLimit, Gate
+
+One = TypeVar("One")
 
 VERSION = "2015-01-09"
 LEAST_TTL = 600  # of the free plan; the paid ones allow less, but refuse it without
 PAGE = 100
 MOST_PAGES = 50
-NO_SUCH_ZONE = {"InvalidDomainName.NoExist", "InvalidDomainName.Format", "IncorrectDomainUser"}
 RECORD_EXISTS = {"DomainRecordDuplicate"}
 RECORD_ABSENT = {"DomainRecordNotBelongToUser", "InvalidRR.NoExist"}
-REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "IncompleteSignature", "Forbidden", "NoPermission")
+# Nothing is wrong, it was only too soon: the same call is made again after a second.
+# https://www.alibabacloud.com/en/notice/notice_on_api_throttling_of_alibaba_cloud_dns_444
+TOO_SOON = ("Throttling", "LastOperationNotFinished")
+A_SECOND = 1.0
+# What an error means, by its code, else by the part before the first dot; all others pass.
+# https://help.aliyun.com/zh/dns/api-alidns-2015-01-09-errorcodes and
+# https://help.aliyun.com/document_detail/2355841.html
+CODES = {
+    "InvalidAccessKeyId": CREDENTIAL,
+    "InvalidSecurityToken": CREDENTIAL,
+    "SignatureDoesNotMatch": CREDENTIAL,
+    "IncompleteSignature": CREDENTIAL,
+    "Forbidden": CREDENTIAL,  # .RAM, .AccessKeyDisabled, ...
+    "NoPermission": CREDENTIAL,
+    "InvalidDomainName": NO_ZONE,  # .NoExist, .Format, .Suffix, .Unregistered
+    "IncorrectDomainUser": NO_ZONE,
+    "DomainAddedByOthers": NO_ZONE,
+    "AliyunDomainAddedByOthers": NO_ZONE,
+    "Forbidden.DomainType": FOR_GOOD,
+    "Forbidden.DomainExpired": FOR_GOOD,
+    "Forbidden.DomainLocked": FOR_GOOD,
+    "Forbidden.RecordLocked": FOR_GOOD,
+    "Forbidden.ProtectedDomain": FOR_GOOD,
+    "DomainForbidden": FOR_GOOD,
+    "DomainRecordConflict": FOR_GOOD,
+    "DomainRecordLocked": FOR_GOOD,
+    "RecordForbidden": FOR_GOOD,  # .BlackHole
+    "SubDomainInvalid": FOR_GOOD,  # .RR: a label that it does not take
+    "QuotaExceeded": FOR_GOOD,  # .Record
+    "InvalidRR": FOR_GOOD,
+    "InvalidType": FOR_GOOD,
+    "InvalidValue": FOR_GOOD,
+    "InvalidTTL": FOR_GOOD,
+    "InvalidParameter": FOR_GOOD,
+    "MissingParameter": FOR_GOOD,
+}
+HINTS = {
+    "InvalidTimeStamp": "set this server's clock: it is more than 15 minutes off",
+    "Forbidden.RAM": "the policy of the RAM user lacks the action, or names another domain",
+    "SubDomainInvalid": "Alibaba Cloud takes no such name: leave it out of the certificate, or delegate its challenge",
+    "QuotaExceeded": "remove old records, or take a larger plan",
+}
 
 
 def checked_key(value: str) -> str:
@@ -39,6 +98,9 @@ def checked_key(value: str) -> str:
 
 class Aliyun(Provider):
     name = "Aliyun"
+    # Of AddDomainRecord and DeleteDomainRecord; it throttles sooner where it thinks best.
+    # https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-quota
+    limit = ApiLimit(calls=60, seconds=1)
     fields = (
         Field(
             "access_key_id", "AccessKey ID", most=128, check=checked_key, help="Of a RAM user with rights for DNS only."
@@ -52,30 +114,37 @@ class Aliyun(Provider):
         Asks for records, since that right is needed anyway; a RAM user may have it for one domain only.
         """
         refused = None
-        for suffix in (zone for each in suffixes(name) for zone in _spellings(each)):
+        possible = [each for each in suffixes(name) if not each.startswith("_")]  # no domain is called so
+        for suffix in (zone for each in possible for zone in _spellings(each)):
             answer = self._call("DescribeDomainRecords", DomainName=suffix, PageSize=1)
             code = answer.get("Code")
             if code is None:
                 return suffix
-            if str(code).startswith("Forbidden"):
+            kind = _kind(code)
+            if kind == CREDENTIAL and str(code).startswith("Forbidden"):
                 refused = self._error(answer)
-            elif code not in NO_SUCH_ZONE:
+            elif kind != NO_ZONE:
                 raise self._error(answer)
         if refused:
             raise refused
         what = f"Aliyun has no domain for {name} that this key sees; it sees {self._visible_domains()}."
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        return elsewhere(self.name, zone, name, seen)
+
     def present(self, record: TxtRecord) -> None:
-        if self._find(record):
-            return
+        """Adds without looking first, since it refuses a second record of the same name and value: each call counts."""
         ttl = max(record.ttl, LEAST_TTL)
-        rr = _rr(record)
-        answer = self._call("AddDomainRecord", DomainName=record.zone, RR=rr, Type="TXT", Value=record.value, TTL=ttl)
-        self._raise_unless_done(answer, but_for=RECORD_EXISTS)
+        added = {"RR": _rr(record), "Type": "TXT", "Value": record.value, "TTL": ttl}
+        with self._gate(record.zone).alone():
+            answer = self._call("AddDomainRecord", DomainName=record.zone, **added)
+            self._raise_unless_done(answer, but_for=RECORD_EXISTS)
+        if not answer.get("Code") and not answer.get("RecordId"):
+            raise ProviderError("dns_bad_answer", "Aliyun answered without the id of the new record.")
 
     def cleanup(self, record: TxtRecord) -> int:
-        return sum(self._delete(record_id) for record_id in self._find(record))
+        return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
 
     def check(self) -> None:
         """Lists the domains of the account, which proves the key; at least one must be there."""
@@ -98,11 +167,17 @@ class Aliyun(Provider):
         with self.as_documented():
             return [each["RecordId"] for each in found if _is(each, rr, record.value)]
 
-    def _delete(self, record_id: str) -> int:
+    def _delete(self, zone: str, record_id: str) -> int:
         """1, or 0 when another was faster."""
-        answer = self._call("DeleteDomainRecord", RecordId=record_id)
-        self._raise_unless_done(answer, but_for=RECORD_ABSENT)
+        with self._gate(zone).alone():
+            answer = self._call("DeleteDomainRecord", RecordId=record_id)
+            self._raise_unless_done(answer, but_for=RECORD_ABSENT)
         return 0 if answer.get("Code") else 1
+
+    def _gate(self, zone: str) -> Gate:
+        """It takes one change of a zone at a time (LastOperationNotFinished)."""
+        key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
+        return Gate(key, f"Aliyun takes one change of {zone} at a time, and another one is being made.")
 
     def _pages(self, **params: Any) -> Iterator[dict[str, Any]]:
         for page in range(1, MOST_PAGES + 1):
@@ -118,15 +193,28 @@ class Aliyun(Provider):
         return answer
 
     def _call(self, action: str, **params: Any) -> dict[str, Any]:
-        """The answer as JSON, be it an error that has a `Code`; raises ProviderError for anything else."""
+        """The answer as JSON, be it an error that has a `Code`; raises ProviderError for anything else.
+
+        Raises Wait where the call came too soon: it is no failure, and nothing was done.
+        """
         api = urlsplit(settings.ALIYUN_API_URL)
         query = canonical_query(params)
         headers = self._signed(action, api.netloc.lower(), query)
         response = self.send("POST", f"{api.scheme}://{api.netloc}/?{query}", headers=headers)
         answer = self.json_of(response)
-        if not response.ok and not answer.get("Code"):
+        code = str(answer.get("Code") or "")
+        if code.startswith(TOO_SOON) or (not response.ok and not code):
             raise self.refusal(response)
         return answer
+
+    def refusal(self, response: requests.Response) -> ProviderError:
+        """Raises Wait instead where the call only came too soon."""
+        seconds, words = outgoing.wait_of(response), self.words(response)
+        if seconds is None and any(f"({code}" in words for code in TOO_SOON):
+            if "(Throttling" in words:  # it means the user, and not the zone
+                self.pace.pause(A_SECOND)
+            raise Wait(A_SECOND, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
+        return super().refusal(response)
 
     def _signed(self, action: str, host: str, query: str) -> dict[str, str]:
         headers = {
@@ -148,13 +236,10 @@ class Aliyun(Provider):
     def _error(self, answer: Mapping[str, Any]) -> ProviderError:
         code = str(answer.get("Code"))
         said = self.quote(f"{answer.get('Message')} ({code})")
-        if code.startswith("Throttling"):
-            return ProviderError("dns_rate_limited", f"Aliyun asks us to slow down: {said}.")
-        if code.startswith(REFUSED):
-            return ProviderError("dns_credential_refused", f"Aliyun refused the key: {said}.", permanent=True)
-        if code in NO_SUCH_ZONE:
-            return ProviderError("dns_zone_not_found", f"Aliyun: {said}.", permanent=True)
-        return ProviderError("dns_refused", f"Aliyun answered: {said}.")
+        kind, hint = _kind(code), _by_code(HINTS, code)
+        verb = "refused the key" if kind == CREDENTIAL else "answered"
+        what = f"Aliyun {verb}: {said}{f'; {hint}' if hint else ''}."
+        return ProviderError(kind.code, what, permanent=kind.permanent)
 
     def words(self, response: requests.Response) -> str:
         try:
@@ -162,6 +247,14 @@ class Aliyun(Provider):
             return f"{body['Message']} ({body['Code']})"
         except (ValueError, TypeError, KeyError, RecursionError):
             return ""
+
+
+def _kind(code: Any) -> Kind:
+    return _by_code(CODES, str(code)) or PASSING
+
+
+def _by_code(table: Mapping[str, One], code: str) -> One | None:
+    return table.get(code) or table.get(code.partition(".")[0])
 
 
 def canonical_query(params: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import idna
 import requests
@@ -22,8 +22,23 @@ class ProviderError(Trouble):
     """A call to a DNS provider failed.
 
     Codes: dns_unreachable, dns_credential_refused (permanent), dns_zone_not_found (permanent), dns_rate_limited,
-    dns_refused, dns_bad_answer (not the JSON or DNS message that its documentation promises).
+    dns_refused, dns_zone_not_served (permanent: it takes records that nobody will see), dns_bad_answer (not the JSON or
+    DNS message that its documentation promises).
     """
+
+
+class Kind(NamedTuple):
+    """What an error of a provider means: a code of ProviderError, and whether it is permanent."""
+
+    code: str
+    permanent: bool = False
+
+
+CREDENTIAL = Kind("dns_credential_refused", permanent=True)
+NO_ZONE = Kind("dns_zone_not_found", permanent=True)
+FOR_GOOD = Kind("dns_refused", permanent=True)  # the same record is refused again
+LIMITED = Kind("dns_rate_limited")
+PASSING = Kind("dns_refused")
 
 
 @dataclass(frozen=True)
@@ -251,6 +266,16 @@ class Provider(ABC):
         words = mask(words)  # an answer that echoes the request shows it in other forms: Basic, in a query
         line = " ".join(printable(words).split())
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
+
+
+def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
+    """The doubt about a zone that is not the one which resolvers see."""
+    if a_label(zone) == seen.name:
+        return ""
+    return (
+        f"{provider} has {name} in its zone {zone}, and resolvers see it in the zone {seen.name}: they may never see"
+        f" the TXT record. Give a credential for {seen.name}, or delegate {zone} to {provider} by NS records."
+    )
 
 
 def is_html(response: requests.Response) -> bool:

@@ -6,6 +6,8 @@ which `full_at` is when the bucket would be full again.
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -48,7 +50,45 @@ class ApiLimit:
 
     def __str__(self) -> str:
         minutes, seconds = divmod(self.seconds, 60)
-        return f"{self.calls:,} calls in " + (f"{self.seconds:g} seconds" if seconds else f"{minutes:g} minutes")
+        unit = "second" if self.seconds == 1 else "seconds"
+        return f"{self.calls:,} calls in " + (f"{self.seconds:g} {unit}" if seconds else f"{minutes:g} minutes")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets one change at a time through, of all workers together: some APIs refuse a second one for the same zone.
+
+    It is a row of the buckets' table, and `full_at` is when the gate opens again. A worker that died in it holds it for
+    no longer than a call may take.
+    """
+
+    key: str
+    what: str  # for people who wait
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Raises Wait while another is in it. Whoever leaves it by a Wait has it stay closed for so long."""
+        until = self._enter()
+        rest = 0.0
+        try:
+            yield
+        except Wait as wait:
+            rest = wait.seconds
+            raise
+        finally:
+            mine = ApiBucket.objects.filter(key=self.key, full_at=until)
+            mine.update(full_at=clock.now() + timedelta(seconds=rest))
+
+    def _enter(self) -> datetime:
+        now = clock.now()
+        until = now + timedelta(seconds=settings.CALL_LIMIT)
+        gate = ApiBucket.objects.filter(key=self.key)
+        if gate.filter(full_at__lte=now).update(full_at=until):
+            return until
+        if gate.exists():
+            raise Wait(1 + random.random(), self.what, asked=True)  # noqa: S311  (spreads load, protects nothing)
+        ApiBucket.objects.bulk_create([ApiBucket(key=self.key, full_at=now)], ignore_conflicts=True)
+        return self._enter()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from keystore import envelope
 
 MAX_NAME = 64
 STAGING = " (staging)"
+LEAST_HMAC_KEY = 16  # characters
 
 
 @sensitive_variables()
@@ -175,11 +176,16 @@ def _refuse_eab(info: ca.CAInfo, given: Mapping[str, Any]) -> None:
 
 def _hmac_key(given: Mapping[str, Any]) -> str:
     """The HMAC key in the one spelling that is kept, empty where none is given."""
+    if not given.get("eab_hmac_key"):
+        return ""
     try:
-        return acme.hmac_key_of(given["eab_hmac_key"]) if given.get("eab_hmac_key") else ""
+        key = acme.hmac_key_of(given["eab_hmac_key"])
     except ValueError:
+        key = ""
+    if len(key) < LEAST_HMAC_KEY:
         what = "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed it."
-        raise Invalid(what, field="eab_hmac_key") from None
+        raise Invalid(what, field="eab_hmac_key")
+    return key
 
 
 def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:

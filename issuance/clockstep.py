@@ -125,9 +125,26 @@ def _certificates(now: datetime, stepped: bool) -> None:
     planned.filter(after_the_end | never_issued).update(renew_at=now)
     if stepped:
         planned.filter(failures__gt=0).update(renew_at=now)
+        _try_what_was_given_up(now)
         _renew_what_is_not_valid_yet(now)
+        _poll_what_seemed_over(now)
+        _not_ahead(Issuance.objects.all(), now, "ended_at")
         for rows in (Drill.objects, Certificate.objects, CertificateVersion.objects):
             _not_ahead(rows.all(), now, "created_at")
+
+
+def _try_what_was_given_up(now: datetime) -> None:
+    """A first issuance is tried for a week, which seemed to be over."""
+    ended = Issuance.objects.filter(state=Issuance.State.FAILED, ended_at__gt=now + SKEW)
+    given_up = ended.exclude(failure=Issuance.Failure.PERMANENT).values("certificate")
+    idle = Certificate.objects.filter(pk__in=given_up, renew_at=None, current=None, retired_at=None)
+    idle.exclude(pk__in=Issuance.objects.open().values("certificate")).update(renew_at=now)
+
+
+def _poll_what_seemed_over(now: datetime) -> None:
+    """The renewal windows of versions that seemed to have expired."""
+    used = Certificate.objects.filter(retired_at=None, expires_at__gt=now)
+    RenewalInfo.objects.filter(wake_at=None, version__in=used.values("current")).update(wake_at=now)
 
 
 def _renew_what_is_not_valid_yet(now: datetime) -> None:

@@ -32,6 +32,15 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     return certificate.current
 
 
+def head(certificate: Certificate) -> dict[str, str]:
+    """The headers of the ZIP, known without opening the key; NotIssued, ExportForbidden."""
+    current_version(certificate)
+    return {
+        "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
+        "Cache-Control": "no-store",
+    }
+
+
 def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, bytes]:
     """PEM and DER parts by file name, the key among them as PEM; no chain.pem when there is no chain."""
     parts = pki.split_chain(version.chain_pem)

@@ -5,15 +5,17 @@ from django.views.decorators.debug import sensitive_variables
 from certctrl import clock
 from issuance import ca, pki
 from issuance.events import Outcome, event
+from issuance.lifetime import GAINS_NOTHING
 from issuance.models import Certificate, CertificateVersion, Issuance
-from issuance.resources import Refused
+from issuance.resources import NotYet, Refused
 from keystore import envelope
 from keystore.envelope import CannotOpen
 from keystore.models import Envelope
 
 KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
-NO_USE = ("ca_bad_certificate", "ca_not_found")  # what the order led to was seen, and is no use
+PATIENCE = 5  # times that an earlier attempt's order is asked for where the CA does not show it
+NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)  # what the order led to was seen, and is no use
 
 
 def have(issuance: Issuance) -> None:
@@ -82,7 +84,7 @@ def _take_over(issuance: Issuance) -> bool:
         order_expires_at__gt=clock.now(),
     )
     earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
-    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(earlier):
+    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(issuance, earlier):
         return False
     with issuance.fence():
         issuance.write(
@@ -103,8 +105,12 @@ def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
     return same and not is_compromised(certificate, earlier.csr_pem)
 
 
-def _became_valid(earlier: Issuance) -> bool:
+def _became_valid(issuance: Issuance, earlier: Issuance) -> bool:
     try:
         return ca.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
+    except NotYet:
+        if issuance.stumbles < PATIENCE:
+            raise
+        return False
     except Refused:
         return False

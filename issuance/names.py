@@ -93,12 +93,13 @@ def _normalize_private(name: str) -> str:
     base = _without_wildcard(text, name)
     if "_" in base:
         a_labels = ".".join(_local_label(label, name) for label in base.split("."))
-        _refuse_length(a_labels, name)
     else:
         a_labels = _a_labels(base, name)
     if LOOKS_LIKE_A_NUMBER.fullmatch(a_labels.rpartition(".")[2]):
         raise ValueError(_no_host_name(name))
-    return WILDCARD + a_labels if text.startswith(WILDCARD) else a_labels
+    whole = WILDCARD + a_labels if text.startswith(WILDCARD) else a_labels
+    _refuse_length(whole, name)
+    return whole
 
 
 def _without_wildcard(text: str, name: str) -> str:
@@ -162,7 +163,7 @@ def _refuse_almost_address(text: str, name: str) -> None:
         raise ValueError(
             f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without leading zeros."
         )
-    if text.count(":") > 1:
+    if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
         raise ValueError(f"{shown(name)} is not an IPv6 address: write one such as 2001:db8::7, without a port.")
 
 

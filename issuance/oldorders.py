@@ -88,7 +88,8 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
     first = earlier(issuance).order_by("pk").first()
     if not first:
         return
-    told = f"The CA handed out the order of attempt {first.number} again, in which {seen.name} has failed"
+    whose = f"attempt {first.number}" if first.certificate_id == issuance.certificate_id else "an earlier attempt"
+    told = f"The CA handed out the order of {whose} again, in which {seen.name} has failed"
     if issuance.orders:
         ends = issuance.order_expires_at
         until = f"until it expires at {ends:%Y-%m-%d %H:%M} UTC" if ends else "and does not say when it expires"

@@ -1,5 +1,6 @@
 """The first step: ordering, within the CA's limits and after the preflight, and what its authorizations ask for."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db import IntegrityError
@@ -115,11 +116,24 @@ def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
         raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
 
 
+def note_list(issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD) -> None:
+    """Keep the authorizations that an order lists."""
+    listed = [Authorization(issuance=issuance, url=url, status=status) for url in urls]
+    Authorization.objects.bulk_create(listed, ignore_conflicts=True)
+
+
+def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
+    """Authorizations that the order lists by now and did not list before, as long as they are no more than its names:
+    what has another URL at each reading is none."""
+    known = set(issuance.authorizations.values_list("url", flat=True))
+    more = [url for url in dict.fromkeys(resource.authorizations) if url not in known]
+    return more if len(known) + len(more) <= len(issuance.certificate.names) else []
+
+
 def _note_list(issuance: Issuance, resource: OrderResource) -> None:
     """Those of an order that is ready need not be read: each is valid (RFC 8555, section 7.1.6)."""
     status = Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
-    listed = [Authorization(issuance=issuance, url=url, status=status) for url in resource.authorizations]
-    Authorization.objects.bulk_create(listed, ignore_conflicts=True)
+    note_list(issuance, resource.authorizations, status)
 
 
 def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:

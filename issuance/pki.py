@@ -25,7 +25,9 @@ KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_S
 MAX_COMMON_NAME = 64
 MAX_CHAIN = 10
 CAP_TOLERANCE = timedelta(hours=1)
-PKCS12_ROUNDS = 100_000  # slows down guessing; the password that we make needs none of it
+# OpenSSL's default. More would slow down guessing, which the random password that we make does not need, and would stop
+# every other thread for half a second.
+PKCS12_ROUNDS = 2048
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -385,8 +387,8 @@ def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *
     chain = load_chain(chain_pem)
     builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
     if legacy:
-        cipher, digest = p12.PBES.PBESv1SHA1And3KeyTripleDESCBC, hashes.SHA1()  # noqa: S303
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(hashes.SHA1())  # noqa: S303
     else:
-        cipher, digest = p12.PBES.PBESv2SHA256AndAES256CBC, hashes.SHA256()
-    encryption = builder.key_cert_algorithm(cipher).hmac_hash(digest).build(password.encode())
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256())
+    encryption = builder.build(password.encode())
     return p12.serialize_key_and_certificates(friendly_name.encode(), key, chain[0], chain[1:], encryption)

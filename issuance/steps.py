@@ -21,6 +21,7 @@ from issuance import (
     lifetime,
     limits,
     oldorders,
+    ordering,
     pki,
     renewalinfo,
     resolvercache,
@@ -135,6 +136,9 @@ def validate(issuance: Issuance) -> Done:
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
+        if more := ordering.unlisted(issuance, resource):
+            what = f"the CA lists {len(more)} more authorizations than at first"
+            return Done(what, write=lambda: ordering.note_list(issuance, more), to=State.QUEUED)
         said = _look_at_answered(issuance, client)
         raise _wait(issuance, resource, unheard or said or "The CA is looking at the TXT records.")
     if resource.status == "invalid":

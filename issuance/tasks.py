@@ -8,7 +8,9 @@ import structlog
 from celery import Task, chain, shared_task, signature
 from django.conf import settings
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
+from certctrl import disk
 from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import records
 from issuance import flow, looks, registration, renewalinfo, revocation, telling
@@ -54,7 +56,8 @@ def nudge(task: "Task[Any, Any]", *args: int) -> bool:
 def send(message: Callable[[], object], **keys: object) -> bool:
     try:
         message()
-    except (OperationalError, OSError) as error:
+    except (OperationalError, RedisError, OSError) as error:  # away, or full: it takes no message then
+        disk.note(error)
         logger.warning("broker.away", error=type(error).__name__, **keys)
         return False
     return True

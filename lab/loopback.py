@@ -5,15 +5,23 @@ in the database name them.
 """
 
 import base64
+import hashlib
 import os
 import secrets
-import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dns.exception
+import dns.message
+import dns.name
+import dns.query
+import dns.tsig
+import requests
+
+from certctrl import ports
 from certctrl.supervisor import Child
 from lab.ca import PROJECT, PYTHON
 
@@ -49,8 +57,8 @@ class Lab:
         folder.mkdir(mode=0o700, exist_ok=True)
         lab = cls(
             folder,
-            dns_port=remembered_port(state, "lab_dns_port", DNS_PORTS),
-            ca_port=remembered_port(state, "lab_ca_port", CA_PORTS),
+            dns_port=remembered_port(state, "lab_dns_port", in_turn(DNS_PORTS, folder), folder),
+            ca_port=remembered_port(state, "lab_ca_port", in_turn(CA_PORTS, folder), folder),
             secret=state.once("lab_tsig_secret", base64.b64encode(secrets.token_bytes(32)).decode()),
             trusted_too=os.environ.get("ACME_CA_BUNDLE", ""),
         )
@@ -91,6 +99,30 @@ class Lab:
         run += ["--state", str(self.folder / "zones.json")]
         return Child("lab dns", [sys.executable, *run], inherited(), log, PROJECT, patience=3)
 
+    def name_server_is_ours(self) -> bool:
+        """Does what answers on its port, over UDP and TCP, know the key of this lab?"""
+        key = dns.tsig.Key(KEY_NAME, self.secret, KEY_ALGORITHM)
+        query = dns.message.make_query(ZONE, "SOA")
+        query.use_tsig(key)
+        try:
+            for ask in (dns.query.udp, dns.query.tcp):
+                if not ask(query, HOST, timeout=1, port=self.dns_port).had_tsig:
+                    return False
+        except (OSError, EOFError, dns.exception.DNSException):
+            return False
+        return True
+
+    def ca_is_ours(self) -> bool:
+        """Does what answers on its port have a certificate of this lab's root?"""
+        if not self.root.exists():
+            return False
+        with requests.Session() as session:
+            session.trust_env = False  # loopback, whatever proxy the environment names
+            try:
+                return session.get(self.directory_url, verify=str(self.root), timeout=5).ok
+            except (requests.RequestException, OSError):
+                return False
+
     def ca(self, log: Path) -> Child:
         run = ["-m", "lab.ca", "--data", str(self.folder / "ca")]
         run += ["--listen", f"{HOST}:{self.ca_port}", "--resolver", f"{HOST}:{self.dns_port}"]
@@ -107,12 +139,12 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def remembered_port(state: "State", name: str, candidates: range) -> int:
+def remembered_port(state: "State", name: str, candidates: Sequence[int], owner: Path) -> int:
     """The port of last time, else the first free one. Raises LabProblem when that of last time is taken now."""
     before = state.get(name)
     if before is None:
-        return free_port(candidates)
-    if not is_free(int(before)):
+        return free_port(candidates, owner)
+    if not ports.take(HOST, int(before), owner):
         raise LabProblem(
             f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by another program: "
             "stop that, or start with LAB=0."
@@ -120,34 +152,19 @@ def remembered_port(state: "State", name: str, candidates: range) -> int:
     return int(before)
 
 
-def free_port(candidates: range) -> int:
-    """The first that is free. Raises LabProblem when none is."""
+def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
+    """The first that is free for TCP and for UDP. Raises LabProblem when none is."""
     for port in candidates:
-        if is_free(port):
+        if ports.take(HOST, port, owner):
             return port
-    raise LabProblem(f"No port from {candidates.start} to {candidates.stop - 1} is free on {HOST}: start with LAB=0.")
+    last = max(candidates)
+    raise LabProblem(f"No port from {min(candidates)} to {last} is free on {HOST}: start with LAB=0.")
 
 
-def is_free(port: int) -> bool:
-    """For TCP and for UDP."""
-    return can_bind(port, socket.SOCK_STREAM) and can_bind(port, socket.SOCK_DGRAM)
-
-
-def can_bind(port: int, kind: socket.SocketKind) -> bool:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def accepts(port: int) -> bool:
-    """Does a server listen there?"""
-    try:
-        socket.create_connection((HOST, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+def in_turn(candidates: range, folder: Path) -> list[int]:
+    """The candidates, each data folder beginning at another one: labs that were made one after the other can then run
+    at once. The project's own begins with the first, which the documentation names."""
+    first = 0
+    if folder != PROJECT / ".data" / "lab":
+        first = int(hashlib.sha256(os.fsencode(folder)).hexdigest(), 16) % len(candidates)
+    return [*candidates[first:], *candidates[:first]]

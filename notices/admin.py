@@ -16,7 +16,7 @@ class NoticeAdmin(ReadOnlyAdmin):
 class WebhookAdmin(ReadOnlyAdmin):
     list_display = ("name", "host", "owner", "disabled_at", "last_error", "retired_at")
     search_fields = ("name", "owner__email")
-    exclude = ("secret", "url")  # an address may hold a token
+    exclude = ("secret", "address")
     readonly_fields = ("host",)
     list_select_related = ("owner",)
 

@@ -75,6 +75,7 @@ class CodeSerializer(serializers.Serializer[Any]):
 
 
 class WebhookSerializer(serializers.ModelSerializer[Webhook]):
+    url = serializers.CharField(max_length=500)
     name = serializers.CharField(required=False, max_length=64)
     kinds = Kinds(required=False)
     enabled = serializers.BooleanField(required=False)
@@ -160,7 +161,7 @@ class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
 
 
 class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Webhook]):
-    queryset = Webhook.objects.filter(retired_at=None)
+    queryset = Webhook.objects.filter(retired_at=None).select_related("address")
     serializer_class = WebhookSerializer
     obtype = "webhooks"
     permissions = {

@@ -21,7 +21,7 @@ RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 def deliver(delivery_id: int) -> None:
     """Send it, if it is due. Raises Wait while another worker has it in hand, LostTurn when the turn took too long."""
-    rows = Delivery.objects.select_related("owner", "notice", "webhook__secret")
+    rows = Delivery.objects.select_related("owner", "notice", "webhook__secret", "webhook__address")
     with rows.turn(delivery_id) as delivery:
         try:
             was_sent = _send(delivery)

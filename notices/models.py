@@ -2,13 +2,14 @@
 
 import uuid
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.functional import cached_property
 
 from certctrl.turns import Turns, TurnsQuerySet
+from keystore import envelope
 from keystore.models import Envelope
 
 AT_ONCE = 4  # of one owner: receivers that drip hold no more workers than that
@@ -57,7 +58,15 @@ class Webhook(models.Model):
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="webhooks")
     name = models.CharField(max_length=64)
-    url = models.CharField(max_length=500)
+    host = models.CharField(max_length=500, blank=True, editable=False)
+    address = models.ForeignKey(
+        Envelope,
+        models.PROTECT,
+        null=True,
+        related_name="+",
+        editable=False,
+        help_text="its path or query may be a key",
+    )
     secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
     kinds = models.JSONField(default=list, blank=True, help_text="of notices; empty: all")
     disabled_at = models.DateTimeField(null=True, blank=True)
@@ -70,10 +79,10 @@ class Webhook(models.Model):
     def enabled(self) -> bool:
         return self.disabled_at is None
 
-    @property
-    def host(self) -> str:
-        """What may be shown of the address: its path and its query may hold a token."""
-        return urlsplit(self.url).hostname or ""
+    @cached_property
+    def url(self) -> str:
+        """The whole address; empty once the webhook was removed."""
+        return envelope.unseal(self.address).decode() if self.address else ""
 
     def __str__(self) -> str:
         return self.name

@@ -17,6 +17,7 @@ from keystore.models import Envelope
 from notices.models import Webhook
 
 PURPOSE = "webhook_secret"
+URL_PURPOSE = "webhook_url"
 MOST = quotas.QUOTAS["webhooks"].most
 SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
 
@@ -32,8 +33,9 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
     with transaction.atomic():
         quotas.refuse_more(owner, "webhooks")
         sealed = envelope.seal(owner, PURPOSE, secret.encode())
-        name = given.get("name") or outgoing.called(given["url"]).hostname[:64]  # type: ignore[union-attr, index]
-        webhook = Webhook.objects.create(owner=owner, secret=sealed, **_columns(given) | {"name": name})
+        columns = _columns(given) | _address(owner, given)
+        name = given.get("name") or columns["host"][:64]
+        webhook = Webhook.objects.create(owner=owner, secret=sealed, **columns | {"name": name})
         _audit(webhook, "created")
     return webhook, secret
 
@@ -46,8 +48,11 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
     if webhook.disabled_at and not given.get("enabled", True):
         del fields["disabled_at"]  # as long ago as it was
     with transaction.atomic():
+        old = _locked(webhook).address_id if "url" in given else None
+        fields |= _address(webhook.owner, given)
         Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
-        webhook.refresh_from_db()
+        Envelope.objects.filter(pk__in=[old]).delete()
+        webhook = Webhook.objects.get(pk=webhook.pk)
         _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
     return webhook
 
@@ -57,20 +62,21 @@ def rotate_secret(webhook: Webhook) -> str:
     """A new secret instead of the old one, from now on: what the receiver refuses meanwhile is posted again later."""
     secret = _new_secret()
     with transaction.atomic():
-        old = _secret_id(webhook)
+        old = _locked(webhook).secret_id
         sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
         Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
-        Envelope.objects.filter(pk=old).delete()
+        Envelope.objects.filter(pk__in=[old]).delete()
         _audit(webhook, "secret_rotated")
     return secret
 
 
 def retire_webhook(webhook: Webhook) -> None:
-    """Nothing is posted to it any more, and its secret is destroyed; the row stays for the history of deliveries."""
+    """Nothing is posted to it any more, and its secret and its address are destroyed; the row stays for the history of
+    deliveries."""
     with transaction.atomic():
-        old = _secret_id(webhook)
-        Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None)
-        Envelope.objects.filter(pk=old).delete()
+        row = _locked(webhook)
+        Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None, address=None)
+        Envelope.objects.filter(pk__in=[row.secret_id, row.address_id]).delete()
         _audit(webhook, "deleted")
 
 
@@ -80,12 +86,12 @@ def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
     audit.note(webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts)
 
 
-def _secret_id(webhook: Webhook) -> int:
-    """Of its envelope, while nobody else changes the row."""
+def _locked(webhook: Webhook) -> Webhook:
+    """The row with its envelopes, while nobody else changes it. Raises Conflict once it was removed."""
     row = Webhook.objects.select_for_update().get(pk=webhook.pk)
     if row.secret_id is None:
         raise Conflict(f"The webhook {webhook.name} was deleted.")
-    return row.secret_id
+    return row
 
 
 def _new_secret() -> str:
@@ -93,10 +99,19 @@ def _new_secret() -> str:
 
 
 def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
-    columns = {name: given[name] for name in ("url", "name", "kinds") if name in given}
+    columns = {name: given[name] for name in ("name", "kinds") if name in given}
     if "enabled" in given:
         columns |= {"disabled_at": None if given["enabled"] else clock.now()}
     return columns
+
+
+@sensitive_variables()
+def _address(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where to post, sealed: the path or the query of many an address is a key to it. The host stays to be shown."""
+    if "url" not in given:
+        return {}
+    host = outgoing.called(given["url"]).hostname  # type: ignore[union-attr]
+    return {"host": host, "address": envelope.seal(owner, URL_PURPOSE, given["url"].encode())}
 
 
 def _refuse_url(url: str) -> None:

@@ -9,4 +9,4 @@ os.environ.setdefault("ALLOW_PRIVATE", "127.0.0.0/8,::1,localhost")
 from certctrl.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+CACHES = {"default": {"BACKEND": "tests.fakes.jsonlocmem.JSONLocMemCache"}}

@@ -21,7 +21,7 @@ def thumbprint(key: bytes) -> str:
     return thumbprint_of(jwk_of(key))
 
 
-HMAC_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
+HMAC_KEY = re.compile(r"[A-Za-z0-9_-]+")
 TO_BASE64URL = str.maketrans("+/", "-_")
 
 

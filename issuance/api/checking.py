@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.throttling import UserRateThrottle
 
+from certctrl import disk
 from certctrl.errors import Unavailable
 
 log = structlog.get_logger()
@@ -24,7 +25,8 @@ class CheckThrottle(UserRateThrottle):
             return super().allow_request(request, view)
         except Exception as exc:  # whatever the cache's client raises
             log.warning("preflight.uncounted", error=type(exc).__name__)
-            raise Unavailable(
+            full = disk.note(exc)
+            raise full or Unavailable(
                 "Calls cannot be counted now, and without that DNS is not asked; try again later."
             ) from exc
 

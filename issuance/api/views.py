@@ -5,7 +5,8 @@ from typing import Any, cast
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Max, Prefetch, QuerySet
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
@@ -280,12 +281,16 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         responses={(200, "application/zip"): bytes},
     )
     @action(detail=True, methods=["get"], throttle_classes=[ExportThrottle])
-    def export(self, request: Request, **kwargs: Any) -> HttpResponse:
+    def export(self, request: Request, **kwargs: Any) -> HttpResponseBase:
         """Key and chain as ZIP; the header X-Export-Password holds the one-time password of bundle.pfx."""
         certificate = self.get_object()
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
             raise Invalid("The export's format is zip.", field="format")
+        headers = export.head(certificate)
+        if request.method == "HEAD":  # asks what a GET would answer, and opens no key
+            # Streamed, or it would be said to have no bytes.
+            return StreamingHttpResponse((), content_type="application/zip", headers=headers)
         content, password = export.bundle(
             certificate,
             actor=audit.actor_of(request),
@@ -293,11 +298,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             user_agent=request.headers.get("User-Agent", ""),
             pfx=request.query_params.get("pfx", "modern"),
         )
-        headers = {
-            "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
-            "X-Export-Password": password,
-            "Cache-Control": "no-store",
-        }
+        headers["X-Export-Password"] = password
         return HttpResponse(content, content_type="application/zip", headers=headers)
 
 

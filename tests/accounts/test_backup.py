@@ -67,11 +67,20 @@ def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alic
         "terms_accepted": True,
     }
     assert api.post("acme-accounts", account).status_code == 201
-    webhook = api.post("webhooks", {"url": "https://hooks.example.com/a"}).data_member["secret"]
+    webhook = api.post("webhooks", {"url": "https://hooks.example.com/T0ken-of-the-room"}).data_member["secret"]
     assert api.post("cas", {"name": "ours", "subject": {"common_name": "Ours"}}).status_code == 201
     assert client.get("/auth/profile").status_code == 200
     assert client_of(token=key).get("/apiv1/me/certificates").status_code == 200
-    given = [client.cookies["cjj365"].value, PASSWORD, key, key.removeprefix("ak_")[8:], TOKEN, HMAC, webhook]
+    given = [
+        client.cookies["cjj365"].value,
+        PASSWORD,
+        key,
+        key.removeprefix("ak_")[8:],
+        TOKEN,
+        HMAC,
+        webhook,
+        "T0ken-of-the-room",
+    ]
     sealed = [envelope.unseal(each) for each in Envelope.objects.exclude(purpose="certificate_key")]
     assert len(sealed) >= 4
     config = [settings.SECRET_KEY, settings.MASTER_KEYS.partition(":")[2]]

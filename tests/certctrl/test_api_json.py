@@ -1,5 +1,6 @@
 """Bodies are read strictly: what is malformed is refused with a sentence, and leaves no row behind."""
 
+import gzip
 import json
 
 import pytest
@@ -39,7 +40,6 @@ def test_a_good_body_is_taken(client_of, alice):
         "[" * 100_000,
         '{"a":' * 17 + "1" + "}" * 17,
         b'{"name": "\xff"}',
-        b'\xef\xbb\xbf{"name": "x"}',
         '{"name": "a\nb"}',
     ],
 )
@@ -171,3 +171,79 @@ def test_a_long_name_is_not_copied_for_each_value_below_it(monkeypatch, wide):
 def test_a_long_path_is_cut_in_the_answer(client_of, alice):
     response = send(client_of(alice), json.dumps(GOOD | {"n" * 1000: ["\x00"]}))
     assert response.error["params"] == {"field": "n" * 100}
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", '; charset="UTF-8"', ";charset=utf8"])
+def test_a_byte_order_mark_is_passed_over(client_of, alice, charset):
+    body = b"\xef\xbb\xbf" + json.dumps(GOOD | {"name": "bücher"}, ensure_ascii=False).encode()
+    answer = client_of(alice).generic("POST", "/apiv1/me/apikeys", body, content_type=f"application/json{charset}")
+    assert answer.status_code == 201, answer.content
+    assert ApiKey.objects.get().name == "bücher"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_utf_16_and_utf_32_are_told_by_name(client_of, alice, encoding):
+    answer = send(client_of(alice), json.dumps(GOOD).encode(encoding))
+    assert (answer.status_code, answer.error["code"]) == (400, 9000)
+    assert answer.error["what"] == "The body is UTF-16 or UTF-32; send UTF-8."
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "iso-8859-1", "windows-1252", "no-such", "x" * 90])
+def test_another_charset_is_415_with_its_name(client_of, alice, charset):
+    content_type = f"application/json; charset={charset}"
+    answer = client_of(alice).generic("POST", "/apiv1/me/apikeys", json.dumps(GOOD), content_type=content_type)
+    assert (answer.status_code, answer.error["code"]) == (415, 20008)
+    assert charset[:100] in answer.error["what"]
+    assert len(answer.error["what"]) < 300
+    assert not ApiKey.objects.exists()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "X-GZIP"])
+@pytest.mark.parametrize("path", ["/apiv1/me/apikeys", "/auth"])
+def test_a_compressed_body_is_415(client_of, alice, coding, path):
+    body = gzip.compress(json.dumps(GOOD).encode())
+    answer = client_of(alice).generic("POST", path, body, content_type="application/json", HTTP_CONTENT_ENCODING=coding)
+    assert (answer.status_code, answer.error["code"]) == (415, 20008)
+    assert "compressed" in answer.error["what"]
+
+
+def test_a_compressed_body_without_its_header_is_told_to_be_sent_plain(client_of, alice):
+    answer = send(client_of(alice), gzip.compress(json.dumps(GOOD).encode()))
+    assert (answer.status_code, answer.error["code"]) == (400, 9000)
+    assert "not compressed" in answer.error["what"]
+
+
+def test_identity_is_no_encoding(client_of, alice):
+    answer = client_of(alice).generic(
+        "POST",
+        "/apiv1/me/apikeys",
+        json.dumps(GOOD),
+        content_type="application/json",
+        HTTP_CONTENT_ENCODING="identity",
+    )
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{", "a member's name, in double quotes, is missing"),
+        ('{"a" 1}', "a colon is missing"),
+        ('{"a": 1 "b": 2}', "a comma, or the end of what was begun, is missing"),
+        ('{"a":}', "a value is missing"),
+        ("", "a value is missing"),
+        ('{"a": "x', "a string is not closed that begins"),
+        (r'{"a": "\q"}', "a string holds an unknown escape"),
+        (r'{"a": "\u12"}', "a string holds an unknown escape"),
+        ('{"a": "\n"}', "a string holds a line break"),
+        ("{} x", "something follows the end"),
+        ("\ufeff\ufeff{}", "a second byte order mark is there"),
+    ],
+)
+def test_what_is_wrong_with_json_is_said_in_our_words_with_its_place(body, words):
+    with pytest.raises(errors.MalformedJSON) as refused:
+        jsonbody.read(body.encode())
+    assert words in refused.value.what
+    assert " at line " in refused.value.what
+    for theirs in ("Expecting", "delimiter", "utf-8-sig", "Extra data", "decode"):
+        assert theirs not in refused.value.what

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+from certctrl import connections
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_setting_is_listed():
-    source = (ROOT / "certctrl/settings.py").read_text()
+    source = "".join((ROOT / f"certctrl/{name}.py").read_text() for name in ("settings", "connections"))
     names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source))
+    names |= {f"DATABASE_{part}" for part in connections.PARTS} | set(connections.TLS_FILES.values())
     for page in ("docs/reference/settings.md", ".env.example"):
         text = (ROOT / page).read_text()
         assert [name for name in sorted(names) if name not in text] == [], page

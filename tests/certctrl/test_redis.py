@@ -12,7 +12,8 @@ from django.core.cache import CacheHandler
 from django.core.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 
-from certctrl import datastores
+from accounts import services
+from certctrl import datastores, health
 from certctrl.environment import Environment
 from tests.certctrl import realredis
 from tests.fakes import dripping
@@ -220,6 +221,18 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
     assert cache.get_many(["sweep_ended_at"]) == {}
     assert cache.get_or_set("sweep_ended_at", 5.5) == 5.5
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
+def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(bare, monkeypatch, junk):
+    cache, stranger = bare
+    for module in (health, services):
+        monkeypatch.setattr(module, "cache", cache)
+    attempts = services.Attempts("192.0.2.1", "alice@example.org")
+    for key in (health.SWEPT, attempts.here, f"{attempts.here}:ends", attempts.anywhere):
+        stranger.set(cache.make_key(key), junk)
+    assert health.last_sweep() is None
+    attempts.begin()
 
 
 def test_the_cache_keeps_what_the_server_puts_there(bare):

@@ -166,10 +166,10 @@ def test_a_body_that_does_not_come_is_408_in_the_shape_of_every_error(connect, s
     assert json.loads(got.partition(b"\r\n\r\n")[2])["error"]["code"] == errors.TooSlow.code
 
 
-def test_a_refused_body_is_not_drained_for_ever(connect, short):
-    client = connect()
-    client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\nx")
-    assert rest(client).startswith(b"HTTP/1.1 4")
+def test_a_refused_body_that_drips_is_413_and_earns_no_time(connect, short, monkeypatch):
+    monkeypatch.setattr(bodylimit, "SPEED", 0.01)
+    got = drip(connect(), b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\nx", b"x")
+    assert got.startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_answer_that_takes_longer_than_every_patience_arrives(connect, short, application):

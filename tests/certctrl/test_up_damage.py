@@ -192,7 +192,7 @@ def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(tmp_pa
     with sqlite3.connect(tmp_path / embedded.DATABASE_FILE) as database:
         database.execute("CREATE TABLE keystore_envelope (id)")
         database.execute("INSERT INTO keystore_envelope VALUES (1)")
-    with pytest.raises(Refused, match="is gone. Put it back"):
+    with pytest.raises(Refused, match=r"is gone\. Put it back"):
         server(tmp_path, State(tmp_path / embedded.STATE_FILE)).make_master_key()
     assert not path.exists()
 
@@ -216,9 +216,9 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path) -> None:
 def test_a_damaged_database_is_a_sentence(tmp_path) -> None:
     path = tmp_path / "damaged.sqlite3"
     path.write_bytes(b"no database at all" + ZEROS)
-    with pytest.raises(CommandError, match=r"is damaged \(file is not a database\)\. Put a backup"):
-        with command.readable_database():
-            read(path)
+    sentence = r"is damaged \(file is not a database\)\. Put a backup"
+    with pytest.raises(CommandError, match=sentence), command.readable_database():
+        read(path)
 
 
 def read(path: Path) -> None:

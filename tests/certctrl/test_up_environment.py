@@ -189,3 +189,9 @@ def test_the_lab_without_its_environment_says_how_to_make_it(tmp_path, state, mo
     monkeypatch.setattr(loopback, "PYTHON", tmp_path / "absent")
     with pytest.raises(LabProblem, match="make lab"):
         Lab.prepared(tmp_path / "lab", state)
+
+
+def test_a_password_for_a_redis_that_is_not_named_is_refused(tmp_path, state, monkeypatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "s3cret")
+    with pytest.raises(Refused, match="REDIS_PASSWORD is set and REDIS_URL is not"):
+        embedded.own_redis(tmp_path, state)

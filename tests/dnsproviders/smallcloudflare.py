@@ -19,6 +19,8 @@ class FakeCloudflare:
     def __init__(self) -> None:
         self.zones = {ZONE: "example.com", "sub": "deep.example.com", "idn": "bücher.example"}
         self.records: list[dict[str, Any]] = []
+        self.types: dict[str, str] = {}  # of zones that are not full ones
+        self.statuses: dict[str, str] = {}  # of zones that are not active
         self.page_size = 100
         self.zone_reading = True
         self.hidden_from_listing = False
@@ -44,15 +46,17 @@ class FakeCloudflare:
         if len(path) == 2:
             if path[1] not in self.zones:
                 return error(404, 7003, "Could not route to /zones, perhaps your object identifier is invalid?")
-            return success({"id": path[1], "name": self.zones[path[1]]})
+            return success(self.shown(path[1]))
         wanted = query.get("name")
         alabels = {"xn--bcher-kva.example": "bücher.example"}
         zones = [
-            {"id": key, "name": name, "status": "active"}
-            for key, name in self.zones.items()
-            if wanted is None or name == alabels.get(wanted, wanted)
+            self.shown(key) for key, name in self.zones.items() if wanted is None or name == alabels.get(wanted, wanted)
         ]
         return success(zones, total_count=len(zones))
+
+    def shown(self, key: str) -> dict[str, Any]:
+        kind = {"type": self.types.get(key, "full"), "status": self.statuses.get(key, "active"), "paused": False}
+        return {"id": key, "name": self.zones[key]} | kind
 
     def create(self, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
         same = [each for each in self.records if (each["name"], each["content"]) == (body["name"], body["content"])]

@@ -1,104 +1,22 @@
 """The Aliyun adapter against a small Alidns that keeps records and checks every signature."""
 
-import hashlib
-import hmac
-import json
-import re
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 import requests
 import responses
 
 from certctrl import clock
+from certctrl.turns import Wait
 from dnsproviders import aliyun
-from dnsproviders.aliyun import Aliyun
-from dnsproviders.base import ProviderError
+from dnsproviders.aliyun import CODES, Aliyun
+from dnsproviders.base import Kind, ProviderError
+from dnsproviders.zoneservers import Zone
 from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
+from tests.dnsproviders.smallaliyun import API, KEY, KEY_ID, ZONE, FakeAlidns, error
 
-API = "https://alidns.aliyuncs.com"
-KEY_ID, KEY = "LTAI5tExample", "secret-of-the-key-never-shown"
-ZONE = "example.com"
-
-
-class FakeAlidns:
-    def __init__(self) -> None:
-        self.zones = ["example.com", "deep.example.com"]
-        self.records: list[dict[str, Any]] = []
-        self.forbidden: set[str] = set()
-        self.hidden_from_listing = False
-        self.nonces: list[str] = []
-        responses.add_callback(responses.POST, re.compile(re.escape(API)), self.answer)
-
-    def answer(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
-        assert request.headers["Authorization"] == expected_authorization(request)
-        self.nonces.append(request.headers["x-acs-signature-nonce"])
-        action = request.headers["x-acs-action"]
-        params = dict(parse_qsl(urlsplit(str(request.url)).query))
-        if action in self.forbidden:
-            return error(403, "Forbidden.RAM", "User not authorized to operate on the specified resource.")
-        handler = getattr(self, action)
-        found: tuple[int, dict[str, str], str] = handler(params)
-        return found
-
-    def DescribeDomains(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        return success(TotalCount=len(self.zones), Domains={"Domain": [{"DomainName": zone} for zone in self.zones]})
-
-    def DescribeDomainRecords(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        zone = params["DomainName"]
-        if "_" in zone:
-            return error(400, "InvalidDomainName.Format", "Invalid domain name.")
-        if zone not in self.zones:
-            return error(404, "InvalidDomainName.NoExist", "The specified domain name does not exist.")
-        found = [each for each in self.records if params.get("RRKeyWord", "") in each["RR"]]
-        found = [] if self.hidden_from_listing else found
-        page, size = int(params.get("PageNumber", 1)), int(params["PageSize"])
-        return success(
-            TotalCount=len(found), DomainRecords={"Record": found[(page - 1) * size : page * size]}, PageSize=size
-        )
-
-    def AddDomainRecord(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        if any((each["RR"], each["Value"]) == (params["RR"], params["Value"]) for each in self.records):
-            return error(400, "DomainRecordDuplicate", "The DNS record already exists.")
-        self.records.append(params | {"RecordId": f"id{len(self.records)}"})
-        return success(RecordId=self.records[-1]["RecordId"])
-
-    def DeleteDomainRecord(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        kept = [each for each in self.records if each["RecordId"] != params["RecordId"]]
-        if len(kept) == len(self.records):
-            return error(400, "DomainRecordNotBelongToUser", "The DNS record does not exist.")
-        self.records = kept
-        return success()
-
-    def values(self) -> list[str]:
-        return [each["Value"] for each in self.records]
-
-
-def success(**members: Any) -> tuple[int, dict[str, str], str]:
-    return 200, {}, json.dumps({"RequestId": "r", **members})
-
-
-def error(status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
-    return status, {}, json.dumps({"RequestId": "r", "HostId": "h", "Code": code, "Message": message})
-
-
-def expected_authorization(request: requests.PreparedRequest) -> str:
-    """Computed from the request as it leaves, by the steps of the vendor's page, not by the adapter's functions."""
-    url = urlsplit(str(request.url))
-    assert request.headers["host"] == url.netloc
-    pairs = sorted(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
-    query = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in pairs)
-    lower = {name.lower(): value for name, value in request.headers.items()}
-    signed = sorted(name for name in lower if name == "host" or name.startswith("x-acs-"))
-    assert lower["x-acs-content-sha256"] == hashlib.sha256(request.body or b"").hexdigest()
-    canonical = "POST\n/\n" + query + "\n"
-    canonical += "".join(name + ":" + lower[name] + "\n" for name in signed)
-    canonical += "\n" + ";".join(signed) + "\n" + lower["x-acs-content-sha256"]
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    signature = hmac.new(KEY.encode(), f"ACS3-HMAC-SHA256\n{digest}".encode(), "sha256").hexdigest()
-    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={';'.join(signed)},Signature={signature}"
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +59,7 @@ def test_a_query_is_encoded_as_rfc_3986_says() -> None:
 def test_no_two_requests_share_a_nonce_and_the_date_is_ours(fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     provider().present(record_of(ZONE, APEX))
+    provider().present(record_of(ZONE, WILDCARD))
     assert len(set(fake.nonces)) == len(fake.nonces) == 2
     assert responses.calls[0].request.headers["x-acs-date"] == "2026-01-02T03:04:05Z"
 
@@ -224,6 +143,13 @@ def test_an_internationalised_domain_is_found_by_either_spelling(fake: FakeAlidn
     assert provider().zone_of("_acme-challenge.www.xn--bcher-kva.example") == "bücher.example"
 
 
+def test_a_domain_that_resolvers_do_not_see_as_a_zone_is_doubted() -> None:
+    name = "_acme-challenge.www.deep.example.com"
+    assert "resolvers see it in the zone example.com" in provider().doubt("deep.example.com", name, Zone("example.com"))
+    assert provider().doubt("deep.example.com", name, Zone("deep.example.com")) == ""
+    assert provider().doubt("bücher.example", name, Zone("xn--bcher-kva.example")) == ""
+
+
 def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeAlidns) -> None:
     with pytest.raises(ProviderError, match=r"it sees example\.com, deep\.example\.com") as caught:
         provider().zone_of("_acme-challenge.notexample.com")
@@ -263,7 +189,6 @@ def test_a_check_of_an_account_without_domains_says_so(fake: FakeAlidns) -> None
             True,
         ),
         ({"status": 429, "body": "", "headers": {"Retry-After": "9"}}, "dns_rate_limited", False),
-        ({"status": 400, "body": error(400, "Throttling.User", "slow down")[2]}, "dns_rate_limited", False),
         ({"status": 503, "body": error(503, "ServiceUnavailable", "later")[2]}, "dns_refused", False),
         ({"status": 200, "body": "<html></html>"}, "dns_bad_answer", False),
         ({"status": 200, "body": ""}, "dns_bad_answer", False),
@@ -280,6 +205,37 @@ def test_ways_to_fail_are_told_apart_and_never_show_the_key(answer: dict[str, An
     assert KEY not in repr(caught.value) + caught.value.what
     if answer.get("status") == 429:
         assert caught.value.retry_after == 9
+
+
+@pytest.mark.parametrize(("code", "kind"), CODES.items())
+def test_every_documented_error_has_its_class_and_its_words_are_shown(code: str, kind: Kind) -> None:
+    answer_always(API, status=400, body=error(400, code, "As documented.")[2])
+    with pytest.raises(ProviderError, match=rf"As documented. \({code}\)") as caught:
+        provider().present(record_of(ZONE, APEX))
+    assert (caught.value.code, caught.value.permanent) == kind
+
+
+def test_a_label_that_it_does_not_take_is_refused_for_good_with_what_to_do(fake: FakeAlidns) -> None:
+    fake.refuses = lambda action: "SubDomainInvalid.RR" if action == "AddDomainRecord" else ""
+    with pytest.raises(ProviderError, match="takes no such name") as caught:
+        provider().present(record_of(ZONE, APEX))
+    assert (caught.value.code, caught.value.permanent) == ("dns_refused", True)
+
+
+@pytest.mark.parametrize("code", ["Throttling.User", "Throttling.Api", "Throttling", "LastOperationNotFinished"])
+def test_a_call_that_came_too_soon_is_made_again_after_a_second(fake: FakeAlidns, code: str) -> None:
+    fake.refuses = lambda action: code if action == "AddDomainRecord" else ""
+    with pytest.raises(Wait) as caught:
+        provider().present(record_of(ZONE, APEX))
+    assert (caught.value.seconds, caught.value.asked) == (1.0, True)
+    assert code in caught.value.what
+    assert KEY not in caught.value.what
+
+
+def test_a_change_is_one_call_and_no_name_with_an_underscore_is_asked_for(fake: FakeAlidns) -> None:
+    provider().present(record_of(ZONE, APEX))
+    provider().zone_of("_acme-challenge.www.example.com")
+    assert fake.asked == ["AddDomainRecord", "DescribeDomainRecords", "DescribeDomainRecords"]
 
 
 def test_the_key_never_leaves(fake: FakeAlidns) -> None:

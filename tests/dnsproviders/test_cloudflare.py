@@ -6,8 +6,10 @@ import pytest
 import requests
 import responses
 
-from dnsproviders.base import ProviderError
-from dnsproviders.cloudflare import Cloudflare
+from dnsproviders.base import Kind, ProviderError
+from dnsproviders.cloudflare import CODES, Cloudflare
+from dnsproviders.models import ApiBucket
+from dnsproviders.zoneservers import Zone
 from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
 from tests.dnsproviders.smallcloudflare import API, TOKEN, ZONE, FakeCloudflare, error
 
@@ -109,6 +111,13 @@ def test_a_given_zone_is_trusted_where_the_token_cannot_read_zones(fake: FakeClo
     assert cloudflare(zone_id=ZONE).zone_of("_acme-challenge.example.com") == ZONE
 
 
+def test_a_bad_token_is_not_taken_for_a_zone_that_does_not_exist() -> None:
+    answer_always(API, status=400, body=CHAINED)
+    with pytest.raises(ProviderError, match="Invalid format for Authorization header") as caught:
+        cloudflare(zone_id=ZONE).zone_of("_acme-challenge.example.com")
+    assert caught.value.code == "dns_credential_refused"
+
+
 def test_a_given_zone_that_does_not_exist_is_not_found(fake: FakeCloudflare) -> None:
     with pytest.raises(ProviderError, match="nowhere") as caught:
         cloudflare(zone_id="nowhere").zone_of("_acme-challenge.example.com")
@@ -164,6 +173,93 @@ def test_ways_to_fail_are_told_apart_and_never_show_the_token(
     assert TOKEN not in repr(caught.value) + caught.value.what + str(caught.value.__cause__)
     if code == "dns_rate_limited":
         assert caught.value.retry_after == 17
+
+
+CHAINED = """{"success": false, "errors": [{"code": 6003, "message": "Invalid request headers", "error_chain":
+    [{"code": 6111, "message": "Invalid format for Authorization header"}]}], "messages": [], "result": null}"""
+
+
+def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
+    answer_always(API, status=400, body=CHAINED)
+    with pytest.raises(ProviderError) as caught:
+        cloudflare().present(record_of(ZONE, APEX))
+    assert caught.value.code == "dns_credential_refused"
+    assert "Invalid request headers (6003): Invalid format for Authorization header (6111)" in caught.value.what
+
+
+def test_the_messages_are_shown_of_an_answer_without_errors() -> None:
+    body = (
+        '{"success": false, "errors": [], "messages": [{"code": 10, "message": "Under maintenance"}], "result": null}'
+    )
+    answer_always(API, status=500, body=body)
+    with pytest.raises(ProviderError, match=r"answered 500: Under maintenance \(10\)"):
+        cloudflare().check()
+
+
+def test_a_chain_of_nonsense_does_no_harm() -> None:
+    chain: Any = {"code": 1, "message": "end"}
+    for _ in range(50):
+        chain = {"code": 2, "message": "on", "error_chain": [chain, None, "text"]}
+    for errors in ([chain], "text", [None], [{"error_chain": 5}], [{"code": "6003", "message": {}}]):
+        responses.reset()
+        answer_always(API, status=400, json={"success": False, "errors": errors, "result": None})
+        with pytest.raises(ProviderError) as caught:
+            cloudflare().check()
+        assert (caught.value.code, caught.value.permanent) == ("dns_refused", False)
+        assert len(caught.value.what) < 400
+
+
+@pytest.mark.parametrize(("number", "kind"), CODES.items())
+def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(number: int, kind: Kind) -> None:
+    alone = {"code": number, "message": "as documented"}
+    chained = {"code": 1, "message": "outer", "error_chain": [alone]}
+    for status, found in ((400, alone), (403, alone), (400, chained)):
+        ApiBucket.objects.all().delete()
+        responses.reset()
+        answer_always(API, status=status, json={"success": False, "errors": [found], "result": None})
+        with pytest.raises(ProviderError) as caught:
+            cloudflare().present(record_of(ZONE, APEX))
+        assert (caught.value.code, caught.value.permanent) == kind
+        assert f"as documented ({number})" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("partial", "convert it to a full setup"), ("secondary", "primary"), ("internal", "public zone")]
+)
+def test_a_zone_for_which_cloudflare_does_not_answer_is_not_written_to(
+    fake: FakeCloudflare, kind: str, says: str
+) -> None:
+    fake.types = {ZONE: kind}
+    for provider in (cloudflare(), cloudflare(zone_id=ZONE)):
+        with pytest.raises(ProviderError) as caught:
+            provider.zone_of("_acme-challenge.www.example.com")
+        assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_served", True)
+        assert says in caught.value.what
+        assert kind in caught.value.what
+
+
+def test_a_full_zone_above_or_beside_a_partial_one_is_taken(fake: FakeCloudflare) -> None:
+    fake.types = {"sub": "partial", "twin": "partial"}
+    fake.zones["twin"] = "example.com"
+    assert cloudflare().zone_of("_acme-challenge.www.deep.example.com") == ZONE
+
+
+@pytest.mark.parametrize(("status", "says"), [("pending", "registrar"), ("moved", "other name servers")])
+def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str, says: str) -> None:
+    fake.statuses = {ZONE: status}
+    for provider in (cloudflare(), cloudflare(zone_id=ZONE)):
+        zone = provider.zone_of("_acme-challenge.example.com")
+        assert says in provider.doubt(zone, "_acme-challenge.example.com", Zone("example.com"))
+    fake.statuses = {}
+    provider = cloudflare()
+    assert provider.doubt(provider.zone_of("example.com"), "example.com", Zone("example.com")) == ""
+
+
+def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> None:
+    provider, name = cloudflare(), "_acme-challenge.www.deep.example.com"
+    zone = provider.zone_of(name)
+    assert "resolvers see it in the zone example.com" in provider.doubt(zone, name, Zone("example.com"))
+    assert provider.doubt(zone, name, Zone("deep.example.com")) == ""
 
 
 def test_the_providers_own_words_are_quoted_short_on_one_line_and_without_the_token() -> None:

@@ -7,7 +7,7 @@ from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.cnames import Chain, challenge_of
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.propagation import Look
-from dnsproviders.zonecheck import Survey
+from dnsproviders.zonecheck import Survey, Zone
 from tests.fakes.outside import Outside
 
 
@@ -25,6 +25,7 @@ class FakeZone:
     cnames: dict[str, str] = field(default_factory=dict)
     blinds: ProviderError | None = None
     denied: int = 0
+    doubt: str = ""  # the provider's, about the zone that it writes to
 
     def txt(self) -> list[tuple[str, str]]:
         return sorted((name, value) for name, values in self.values.items() for value in values)
@@ -51,7 +52,9 @@ class FakeZone:
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
         """Nothing is wrong with any zone."""
-        return Survey(chains=self.follow(names, seconds))
+        chains = self.follow(names, seconds)
+        zones = {each.final: Zone("example.com", {"ns1": 1}) for each in chains.values()} if self.doubt else {}
+        return Survey(chains=chains, zones=zones)
 
     def look(self, records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
         if not records:
@@ -76,7 +79,7 @@ class FakeProvider:
         return self.zone.outside.call("zone.zone_of", lambda: "example.com")
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
-        return ""
+        return self.zone.doubt
 
     def present(self, record: TxtRecord) -> None:
         self._maybe_refuse()

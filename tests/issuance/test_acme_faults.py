@@ -564,12 +564,7 @@ def test_the_page_that_a_person_must_visit_may_be_a_path(ca, stub):
 
 @pytest.mark.parametrize(
     "written",
-    [
-        "c2VjcmV0-_-_aG1hYy1rZXk",
-        "c2VjcmV0+/+/aG1hYy1rZXk",
-        "c2VjcmV0+/+/aG1hYy1rZXk=",
-        " c2VjcmV0-_-_\naG1hYy1rZXk==\r\n",
-    ],
+    ["c2VjcmV0-_-_aG1hYy1rZXk", "c2VjcmV0+/+/aG1hYy1rZXk=", " c2VjcmV0-_-_\naG1hYy1rZXk==\r\n"],
 )
 def test_the_key_of_a_binding_may_be_written_in_any_base64(stub, written):
     acme.AcmeCA(stub.directory_url, acme.new_account_key(), external=acme.ExternalAccount("kid-1", written)).register()

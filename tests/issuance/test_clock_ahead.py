@@ -23,7 +23,7 @@ from keystore import envelope
 from notices import raising
 from notices.models import Delivery, Notice
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 AHEAD = [timedelta(hours=2), timedelta(days=30)]
 ahead = pytest.mark.parametrize("by", AHEAD, ids=["two hours", "thirty days"])
@@ -255,6 +255,37 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(world, acc
     CertificateVersion.objects.update(created_at=world.time + by)
     certificate.refresh_from_db()
     assert not services._answers(certificate, ask, None)
+
+
+def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(world, account, credential):
+    """After a week without success a person is asked, and thirty days seemed to have passed."""
+    world.zone.hides = True
+    certificate, _ = world.create(account, credential)
+    beat.sweep.run()
+    Certificate.objects.update(failing_since=world.time, failures=1)
+    ahead_by = timedelta(days=30)
+    world.time += ahead_by
+    for _ in range(60):
+        world.sweep()
+        world.advance(120)
+        ahead_by += timedelta(seconds=120)
+    certificate.refresh_from_db()
+    assert (certificate.renew_at, certificate.open_issuance()) == (None, None)
+    world.time -= ahead_by
+    world.zone.hides = False
+    beat.sweep.run()
+    beat.scan_renewals.run()
+    world.settle()
+    certificate.refresh_from_db()
+    assert certificate.current
+
+
+def test_a_renewal_window_is_asked_for_again_where_the_version_only_seemed_to_have_expired(world, account, credential):
+    certificate = issued(world, account, credential)
+    RenewalInfo.objects.update_or_create(version=certificate.current, defaults={"fraction": 0.5, "wake_at": None})
+    cache.set(SWEPT, (world.time + 100 * DAY).timestamp(), None)
+    beat.sweep.run()
+    assert RenewalInfo.objects.get().wake_at <= world.time
 
 
 def test_a_private_certificate_that_is_not_valid_yet_is_renewed(world, account, credential):

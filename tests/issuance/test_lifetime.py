@@ -102,6 +102,7 @@ def test_a_ca_that_was_deleted_is_not_warned_of(world, make_ca):
     assert told(Kind.CA_EXPIRING) == []
 
 
+@pytest.mark.postgres
 def test_a_ca_that_ended_while_the_server_was_down_is_told_once(world, make_ca):
     make_ca(40)
     world.advance(75 * DAY)
@@ -127,6 +128,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     assert "Make a new private CA" in notice.body
 
 
+@pytest.mark.postgres
 def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 62)
@@ -254,6 +256,21 @@ def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     assert capped.expires_at > world.time + timedelta(days=60)
     assert capped.failures == 0
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
+
+
+def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
+    settle_for(world, 62)
+    Certificate.objects.update(renew_at=world.time)
+    settle_for(world, 1)
+    ordered = len(world.ca.orders)
+    assert capped.issuances.get(state=State.FAILED).error_code == "renewal_gains_nothing"
+    world.ca.ends = None
+    issuance = services.issue(capped)
+    world.settle()
+    issuance.refresh_from_db()
+    capped.refresh_from_db()
+    assert len(world.ca.orders) == ordered + 1
+    assert capped.expires_at > world.time + timedelta(days=80)
 
 
 def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):

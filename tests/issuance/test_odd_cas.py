@@ -4,6 +4,7 @@ Each is a report of somebody's: the fake CA speaks HTTP here, and behaves so on 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -79,29 +80,22 @@ NOT_FOUNDS = (
 # --- nodes that lag ---
 
 
-@pytest.mark.parametrize("reply", NOT_FOUNDS)
-def test_an_authorization_that_is_not_there_yet_is_read_again_after_seconds(world, wire, account, credential, reply):
-    wire.tell("/order/0/authz/0", reply, reply, reply)
-    attempt = issue(world, account, credential, 60)
+@pytest.mark.parametrize(
+    "path", ["/order/0", "/order/0/authz/0", "/order/0/authz/0/chall", "/order/0/finalize", "/order/0/cert"]
+)
+def test_what_the_ca_named_itself_may_be_missing_for_a_while(world, wire, account, credential, path):
+    wire.tell(path, *NOT_FOUNDS)
+    attempt = issue(world, account, credential, 300)
     assert (attempt.state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
     assert "It may not be there yet." in what(attempt)
 
 
-@pytest.mark.parametrize(
-    "path", ["/order/0", "/order/0/authz/0", "/order/0/authz/0/chall", "/order/0/finalize", "/order/0/cert"]
-)
-@pytest.mark.parametrize("reply", NOT_FOUNDS)
-def test_whatever_the_ca_named_itself_may_be_missing_for_a_while(world, wire, account, credential, path, reply):
-    wire.tell(path, *[reply] * 5)
-    attempt = issue(world, account, credential, 300)
-    assert (attempt.state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
-
-
 def test_an_order_that_never_is_there_is_an_error_after_minutes(world, wire, account, credential):
     wire.tell("/order/0/authz/0", *[NOT_FOUND] * 1000)
-    issue(world, account, credential, 8 * 60)
+    issue(world, account, credential)
+    pass_time(world, 8 * 60, step=30)
     assert last().is_open
-    pass_time(world, 20 * 60, step=30)
+    pass_time(world, 20 * 60, step=60)
     assert (last().state, last().error_code) == (State.FAILED, "ca_not_found")
     assert "No such resource" in last().error_what
 
@@ -113,10 +107,10 @@ def test_an_attempt_whose_csr_was_sent_does_not_end_for_it(world, wire, account,
     assert last().csr_sent_at
     wire.changes.clear()
     wire.tell(path, *[NOT_FOUND] * 1000)
-    pass_time(world, 5 * 3600, step=300)
+    pass_time(world, 5 * 3600, step=600)
     assert last().is_open
     wire.told.clear()
-    pass_time(world, 3600, step=300)
+    pass_time(world, 3600, step=600)
     assert (last().state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
 
 
@@ -183,6 +177,30 @@ def test_an_order_that_does_not_list_its_authorizations_is_read_again(world, wir
     assert wire.paths().count("POST /newOrder") == 1
 
 
+def test_an_order_that_lists_only_some_of_its_authorizations_at_first_is_issued(world, wire, account, credential):
+    wire.change("/newOrder", wireca.body(lambda order: order | {"authorizations": order["authorizations"][:1]}))
+    names = ("a.example.com", "b.example.com", "c.example.com")
+    assert issue(world, account, credential, 60, *names).state == State.ISSUED
+
+
+def test_authorizations_with_another_url_at_each_reading_lead_in_no_circle(world, wire, account, credential):
+    world.ca.validation_reads = 3
+    numbers = count()
+
+    def another(order: dict) -> dict:
+        return order | {"authorizations": [f"{each}?{next(numbers)}" for each in order["authorizations"]]}
+
+    wire.change("/order/0", wireca.body(another))
+    assert issue(world, account, credential, 60).state == State.ISSUED
+    assert last().events.filter(step="order").count() == 1
+
+
+def test_an_order_without_its_own_url_is_asked_for_again(world, wire, account, credential):
+    wire.change("/newOrder", lambda reply: Reply(reply.status, reply.body), times=2)
+    assert issue(world, account, credential, 120).state == State.ISSUED
+    assert len(world.ca.orders) == 1
+
+
 def test_a_ready_order_without_a_place_for_the_csr_is_read_again(world, wire, account, credential):
     wire.change("/newOrder", without("finalize"))
     wire.change("/order/0", without("finalize"), times=4)
@@ -244,6 +262,14 @@ def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(wo
     assert "The record says something else." in last().waits_for
     pass_time(world, 900)
     assert last().state == State.ISSUED
+
+
+def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(world, wire, account, credential):
+    wire.change("/order/0/authz/0", challenge(status="invalid", error=REFUSAL))
+    attempt = issue(world, account, credential)
+    assert attempt.state == State.FAILED
+    assert "The record says something else." in attempt.error_what
+    assert world.zone.removed == [] == world.zone.txt()
 
 
 def test_an_old_error_of_a_challenge_that_nobody_answered_yet_ends_nothing(world, wire, account, credential):

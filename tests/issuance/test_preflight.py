@@ -263,6 +263,16 @@ def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, accoun
     assert world.outside.calls[0] == "ca.new_order"
 
 
+def test_a_zone_that_the_public_may_not_see_is_told_and_in_nobodys_way(world, account, credential):
+    world.zone.doubt = "The zone is pending."
+    certificate, issuance = world.create(account, credential)
+    world.deliver()
+    assert Issuance.objects.get().state == State.ISSUED
+    assert "The zone is pending." in issuance.events.get(step="preflight").what
+    (found,) = preflight.run(certificate)
+    assert (found.code, found.blocks, found.record) == ("zone_unseen", False, "_acme-challenge.example.com TXT")
+
+
 def test_another_credential_is_asked_anew(world, account, credential, owner):
     certificate, _ = world.create(account, credential)
     world.deliver()

@@ -214,7 +214,7 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
 def test_the_migration_keeps_the_addresses_that_are_in_use(alice, bob):
     NoticeSettings.objects.create(owner=alice, email=OPS)
     NoticeSettings.objects.create(owner=bob)
-    import_module("notices.migrations.0002_confirmed_addresses").keep_those_in_use(apps, None)
+    import_module("notices.migrations.0002_confirmed_and_sealed_addresses").keep_those_in_use(apps, None)
     assert [each.unconfirmed for each in NoticeSettings.objects.all()] == ["", ""]
 
 

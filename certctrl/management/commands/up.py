@@ -46,9 +46,10 @@ class Command(BaseCommand):
         connections.close_all()  # nothing is open when the first child is forked
         self.start_redis()
         self.start_lab()
-        for child in self.server.children():
+        children = self.server.children()
+        for child in children:
             self.supervisor.start(child)
-        self.must("web", lambda: accepts(self.server.address))
+        self.must("web", lambda: accepts(self.server.address) and children[0].alive())
         self.welcome(self.show_lab())
 
     def start_redis(self) -> None:
@@ -69,13 +70,14 @@ class Command(BaseCommand):
 
     def start_lab(self) -> None:
         if lab := self.server.lab:
-            self.start_answering(lab.name_server(self.server.log("lab-dns")), f"http://127.0.0.1:{lab.dns_port}")
-            self.start_answering(lab.ca(self.server.log("lab-ca")), lab.directory_url)
+            self.start_answering(lab.name_server(self.server.log("lab-dns")), lab.name_server_is_ours)
+            self.start_answering(lab.ca(self.server.log("lab-ca")), lab.ca_is_ours)
             lab.write_bundle()
 
-    def start_answering(self, child: Child, url: str) -> None:
+    def start_answering(self, child: Child, is_ours: Callable[[], bool]) -> None:
+        """What answers must be the child: another program may have taken its port meanwhile."""
         self.supervisor.start(child)
-        self.must(child.name, lambda: accepts(url))
+        self.must(child.name, is_ours)
 
     def must(self, name: str, check: Callable[[], bool]) -> None:
         if not self.supervisor.wait_for(check, START_LIMIT):
@@ -131,8 +133,9 @@ def readable_database() -> Iterator[None]:
 def accepts(url: str) -> bool:
     """Does a server listen there?"""
     host, _, port = url.split("//")[1].split("/")[0].rpartition(":")
+    host = host.strip("[]").replace("%25", "%")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        socket.create_connection((host, int(port)), timeout=1).close()
     except OSError:
         return False
     return True

@@ -184,6 +184,33 @@ def test_a_binding_that_was_given_is_sealed_and_only_its_kid_is_shown(api):
 
 
 @pytest.mark.parametrize(
+    "written",
+    ["c2Vj+/+/cmV0LWtleS0x", "c2Vj-_-_cmV0LWtleS0x", " c2Vj+/+/\r\ncmV0LWtleS0x \n", "c2Vj+/+/cmV0LWtleS0x=="],
+)
+def test_the_key_of_a_binding_is_taken_in_standard_base64_too(api, written):
+    body = GUIDE | {"ca_provider": "custom", "directory_url": f" {DIRECTORY} "} | EAB | {"eab_hmac_key": written}
+    assert api.post("acme-accounts", body).status_code == 201
+    account = AcmeAccount.objects.get()
+    assert envelope.unseal(account.eab).decode() == "c2Vj-_-_cmV0LWtleS0x"
+    assert account.directory_url == DIRECTORY
+
+
+@pytest.mark.parametrize("written", ["short", "no base64 at all!", "c2VjcmV0LWtleS0xx", "=" * 20])
+def test_a_key_that_is_no_base64_is_refused_without_repeating_it(api, written):
+    refused = api.post(
+        "acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB | {"eab_hmac_key": written}
+    )
+    assert refused.status_code == 400
+    assert "eab_hmac_key must be base64 or base64url" in refused.json()["error"]["what"]
+    assert written not in refused.json()["error"]["what"]
+
+
+@pytest.mark.parametrize("email", ["mailto:alice@example.org", "MAILTO:alice@example.org", " alice@example.org "])
+def test_an_address_may_be_written_as_a_contact(api, email):
+    assert api.post("acme-accounts", GUIDE | {"email": email}).data_member["email"] == "alice@example.org"
+
+
+@pytest.mark.parametrize(
     ("given", "path", "asked"),
     [
         ({"zerossl_api_key": "the-api-key"}, "/acme/eab-credentials", "access_key=the-api-key"),

@@ -195,6 +195,16 @@ def test_a_private_ca_signs_for_addresses_and_local_names(world, api, self_ca, d
     assert [each["domain"] for each in api.get(f"acme-accounts/{self_ca}/certificates").data_member] == [domain]
 
 
+@pytest.mark.postgres
+def test_the_longest_name_fits_the_database_and_has_no_room_for_a_common_name(world, api, root):
+    longest = "*." + ".".join(["a" * 63] * 3 + ["b" * 59])
+    shown = api.post(f"cas/{root}/issue", {"domain_name": longest}).data_member
+    assert (shown["status"], shown["domain"]) == ("SUCCESS", longest)
+    leaf = x509.load_pem_x509_certificate(CertificateVersion.objects.get().chain_pem.encode())
+    assert list(leaf.subject) == []
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
+
+
 def test_the_cas_own_call_takes_addresses_too(world, api, root):
     shown = api.post(f"cas/{root}/issue", {"domain_name": "10.0.0.7", "sans": ["nas.local"]}).data_member
     assert (shown["status"], shown["sans"]) == ("SUCCESS", ["nas.local"])

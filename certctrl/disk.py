@@ -1,0 +1,131 @@
+"""A full disk: which errors mean it, and on which side it is.
+
+Nothing is lost then, and nothing is carried out either; sending it again helps only once somebody has made room.
+"""
+
+import errno
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+
+from certctrl.errors import Refusal
+
+log = structlog.get_logger()
+
+PAUSE = 60  # seconds until it is worth trying again
+LEAST_FREE = 256 * 1024  # bytes beside SQLite's file: less is full, since its journal grows by more
+KEPT = "disk_full"  # in the cache for PAUSE seconds after an error said so: the sentence
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+DATABASE = "The disk of the database is full"
+REDIS = "Redis has no room: its memory limit is reached, or its disk is full"
+SERVER = "The disk of this server is full"
+
+
+class DiskFull(Refusal):
+    """Nothing can be written; `params["retry_after"]` is a guess."""
+
+    code, key, status = 20012, "GENERAL::DISK_FULL", 507
+
+    def __init__(self, side: str) -> None:
+        super().__init__(
+            f"{side}, so nothing can be stored, and the request was not carried out. Whoever runs the server must "
+            "make room; then send it again.",
+            retry_after=PAUSE,
+        )
+        self.side = side
+
+
+def refusal_of(exc: BaseException | None) -> DiskFull | None:
+    """What to say of an error that comes of a full disk; None for any other."""
+    for each in _chain(exc):
+        if side := _side(each):
+            return DiskFull(side)
+    return None
+
+
+def note(exc: BaseException | None) -> DiskFull | None:
+    """`refusal_of`, kept for a minute so that /health says it too, whichever process met it."""
+    full = refusal_of(exc)
+    if full:
+        log.error("disk.full", what=full.side)
+        try:
+            cache.set(KEPT, full.side, PAUSE)
+        except Exception as unkept:  # whatever the cache's client raises; perhaps it is the full one
+            log.warning("disk.unkept", error=type(unkept).__name__)
+    return full
+
+
+def refuse_when_full() -> None:
+    """For /health: DiskFull where the disk of SQLite is full, or where somebody met a full one in the last minute."""
+    if _sqlite_is_full():
+        raise _unhealthy(DATABASE)
+    if side := _kept():
+        raise _unhealthy(side)
+
+
+def refuse_when_redis_is_full() -> None:
+    """For /health, when nothing was heard of the sweeps: they may run, and Redis not take their word."""
+    try:
+        cache.set("health", time.time(), PAUSE)
+    except Exception as exc:  # whatever the cache's client raises
+        if full := refusal_of(exc):
+            raise _unhealthy(full.side) from None
+
+
+def _unhealthy(side: str) -> DiskFull:
+    full = DiskFull(side)
+    full.status = 503  # what those who watch /health know
+    return full
+
+
+def _kept() -> str:
+    try:
+        return str(cache.get(KEPT) or "")
+    except Exception:  # whatever the cache's client raises
+        return ""
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it came of, and so on."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _side(exc: BaseException) -> str:
+    if isinstance(exc, sqlite3.Error):
+        name = getattr(exc, "sqlite_errorname", "") or ""
+        # A journal that cannot be made or grow is "disk I/O error" or "unable to open database file".
+        is_io = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+        return DATABASE if name == "SQLITE_FULL" or (is_io and _sqlite_is_full()) else ""
+    if getattr(exc, "sqlstate", None) == "53100":  # PostgreSQL: disk_full
+        return DATABASE
+    if isinstance(exc, OSError) and exc.errno in NO_SPACE:
+        return SERVER
+    is_redis = type(exc).__module__.startswith("redis.")
+    return REDIS if is_redis and _is_redis_full(exc) else ""
+
+
+def _is_redis_full(exc: BaseException) -> bool:
+    """OOM: over `maxmemory`. MISCONF: its file cannot be written, and writes are refused until it can."""
+    return type(exc).__name__ == "OutOfMemoryError" or str(exc).startswith(("OOM ", "MISCONF "))
+
+
+def _sqlite_is_full() -> bool:
+    database: dict[str, Any] = settings.DATABASES["default"]
+    path = Path(str(database["NAME"]))
+    if database["ENGINE"] != "django.db.backends.sqlite3" or not path.is_file():
+        return False
+    try:
+        return shutil.disk_usage(path.parent).free < LEAST_FREE
+    except OSError:
+        return False
