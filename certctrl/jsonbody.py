@@ -16,7 +16,7 @@ WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The object that `body` holds, every string in it free of control characters, but for line breaks in PEM and base64.
+    """The object that `body` holds, its strings free of control characters, but for line breaks in PEM and base64.
 
     Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
