@@ -10,7 +10,6 @@ from certctrl import errors, outgoing
 from dnsproviders.base import Field, Provider, ProviderError, is_html
 from dnsproviders.models import TxtRecord
 
-
 # That a service of one's own is not one of this contract will not pass (RFC 9110, section 15). 400, 404 and 422 may:
 # services say so of a provider behind them that fails, and of a path that is being deployed.
 NOT_THIS_CONTRACT = {405, 411, 415, 501}
