@@ -19,6 +19,7 @@ import dns.rrset
 import dns.tsig
 import dns.update
 import requests
+import structlog
 from dns.rdtypes.ANY.TXT import TXT
 
 from certctrl import clock, outgoing
@@ -27,6 +28,8 @@ from dnsproviders.base import Field, Provider, ProviderError, suffixes
 from dnsproviders.models import TxtRecord
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224")  # RFC 8945, section 6, without SHA-1
+log = structlog.get_logger()
+
 HOST = re.compile(
     r"(?=.{1,253}$)([0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z])?\.)*[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?"
 )
@@ -66,6 +69,7 @@ class Unsigned(ProviderError):
 
 class RFC2136(Provider):
     name = "RFC 2136"
+    is_named_by_owner = True
     fields = (
         Field("server", "Server", check=checked_server, help="Host name or address of the primary name server."),
         Field("port", "Port", required=False, default=53, integer=True, least=1, most=65535, help="TCP."),
@@ -143,7 +147,7 @@ class RFC2136(Provider):
         may have been carried out, and what another server says would not tell.
         """
         message.use_tsig(self._key())
-        with self._told_apart():
+        with self.going_out(), self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
             with connect_to_any(addresses, None) as connection:
                 connection.setblocking(False)  # as dnspython wants it
@@ -167,14 +171,24 @@ class RFC2136(Provider):
             what = f"{self._where()} says that the clocks differ: set this server's clock or the name server's."
             raise ProviderError("dns_refused", what) from None
         except (OSError, EOFError, dns.exception.Timeout) as exc:
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
             what = f"{self._where()} could not be reached over TCP ({type(exc).__name__})."
             raise ProviderError("dns_unreachable", what) from None
         except (dns.exception.DNSException, ValueError) as exc:
             if type(exc) is dns.exception.FormError:  # what dnspython raises for an answer without TSIG
                 what = f"{self._where()} did not sign its answer: it has no such zone, or knows nothing of TSIG."
                 raise Unsigned("dns_refused", what) from None
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
             what = f"{self._where()} answered with something that is no signed DNS message ({type(exc).__name__})."
             raise ProviderError("dns_bad_answer", what) from None
+
+    def _untold(self, exc: Exception) -> ProviderError:
+        """One sentence for whatever is there instead of a DNS server: ports are not the tenants' to scan."""
+        log.info("rfc2136.untold", server=self.public["server"], port=self._port(), why=type(exc).__name__)
+        what = f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server does. Check both."
+        return ProviderError("dns_unreachable", what)
 
     def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
         rcode = answer.rcode()

@@ -1,7 +1,10 @@
 """Requests to an ACME CA: signed, with a nonce, refusals mapped."""
 
 import binascii
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import requests
 from acme import client, messages
@@ -14,6 +17,7 @@ from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import exchanges, problems
 from issuance.connections import Connection
+from issuance.names import registered_domain, shown
 from issuance.problems import Answer, json_of, refusal_of, trouble_of
 from issuance.resources import Refused, RenewalInfoResource
 
@@ -24,13 +28,23 @@ UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, Overfl
 NEEDED = ("newNonce", "newAccount", "newOrder")
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Where a CA is called: which hosts it may lead to besides those of its directory's domain, and whether the
+    directory was named by a tenant, and not by whoever runs this server."""
+
+    hosts: Collection[str] = ()
+    is_named_by_tenant: bool = False
+
+
 class Network(client.ClientNetwork):
     """The library's network over one Connection, with refusals mapped and `badNonce` tried again at once."""
 
-    def __init__(self, key: JWKEC, connection: Connection) -> None:
+    def __init__(self, key: JWKEC, connection: Connection, reach: Reach) -> None:
         super().__init__(key, alg=ES256)
         self.session.close()
         self.connection = connection
+        self.reach = reach
 
     def ask(
         self, url: str, message: Any, what: str, *, kid: str = "", accept: str = "application/json"
@@ -69,10 +83,12 @@ class Network(client.ClientNetwork):
 
     def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
         """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        self._refuse_elsewhere(url)
         sent, began = kwargs.get("data"), clock.monotonic()
         try:
             # A fresh session each time: it is cheap, and follows the settings and forks.
-            response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
+            with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
+                response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
         except requests.RequestException as exc:
             self.connection.directory = None
             what = f"{self.label} could not be reached: {exc}"
@@ -82,6 +98,19 @@ class Network(client.ClientNetwork):
         self._keep_nonce(response)
         exchanges.record(method, url, sent, began, response)
         return response
+
+    def _refuse_elsewhere(self, url: str) -> None:
+        """Refused for an address that the CA hands out and that is not its own."""
+        host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
+        if not host or host == home or host in self.reach.hosts:
+            return
+        if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(home):
+            return
+        what = (
+            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of its directory, so it is"
+            " not called. If it is the CA's, this server's operator can name it in `hosts` of the CA in ACME_CAS."
+        )
+        raise Refused(problems.BAD_URL, what)
 
     def _keep_nonce(self, response: requests.Response) -> None:
         nonce = response.headers.get(self.REPLAY_NONCE_HEADER, "")
@@ -122,6 +151,13 @@ class Network(client.ClientNetwork):
         except (*UNREADABLE, Trouble):
             what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
             raise Refused(problems.ERROR, what) from None
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower().rstrip(".")
+    except ValueError:  # nor can it be called
+        return ""
 
 
 def directory_of(network: Network) -> messages.Directory:
