@@ -35,6 +35,7 @@ def checked_username(value: str) -> str:
 
 class HttpReq(Provider):
     name = "HTTP request"
+    is_named_by_owner = True
     fields = (
         Field(
             "endpoint",
