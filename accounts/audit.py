@@ -50,7 +50,8 @@ def actor_of(request: Any) -> str:
     """Who a request comes from: the user, and the API key where it came with one, which is never cut off."""
     auth = getattr(request, "auth", None)
     key = f" with {auth}" if auth else ""
-    return f"{request.user.email[: LONGEST - len(key)]}{key}"
+    email = getattr(request.user, "email", "somebody")
+    return f"{email[: LONGEST - len(key)]}{key}"
 
 
 def ip_of(request: Any) -> str | None:

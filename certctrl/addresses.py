@@ -1,5 +1,6 @@
 """Which addresses this server may call: public ones, and those that ALLOW_PRIVATE names.
 
+Where a tenant named the host, and not the operator, ALLOW_PRIVATE_FOR_TENANTS must name such an address too.
 `certctrl.outgoing` and the DNS look-ups resolve names here and connect to what was checked.
 """
 
@@ -7,12 +8,16 @@ import ipaddress
 import re
 import socket
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import requests
+import structlog
 from django.conf import settings
 
 from certctrl import clock, outward
@@ -27,6 +32,30 @@ WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")  
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SockAddr = tuple[Any, ...]  # (address, port), with flow and scope for IPv6
+
+
+log = structlog.get_logger()
+_by_tenant: ContextVar[bool] = ContextVar("_by_tenant", default=False)
+
+
+@contextmanager
+def named_by_tenant(is_so: bool) -> Iterator[None]:
+    """Inside, the hosts were named by somebody who does not run this server, or were not."""
+    token = _by_tenant.set(is_so)
+    try:
+        yield
+    finally:
+        _by_tenant.reset(token)
+
+
+def is_by_tenant() -> bool:
+    return _by_tenant.get()
+
+
+def allowances() -> tuple[tuple[str, ...], ...]:
+    """The lists that must all name a private address, for whoever named the host."""
+    for_tenants = (tuple(settings.ALLOW_PRIVATE_FOR_TENANTS),) if is_by_tenant() else ()
+    return tuple(settings.ALLOW_PRIVATE), *for_tenants
 
 
 class AddressRefused(requests.ConnectionError):
@@ -86,21 +115,22 @@ def _is_public(address: Address) -> bool:
 def is_allowed(host: str, ip: str, port: int) -> bool:
     """Whether this server may connect to `ip` under the name `host`: a public address, or one that is allowed."""
     address = ipaddress.ip_address(ip.partition("%")[0])
-    if _is_public(address):
-        return True
-    everything, hosts, networks = _allowance(_entries_for(tuple(settings.ALLOW_PRIVATE), port))
-    if everything or host.strip("[]").rstrip(".").lower() in hosts:
-        return True
-    return any(each in network for each in (address, _embedded(address)) for network in networks)
+    real = (address, _embedded(address))
+    return _is_public(address) or all(_lists(entries, host, real, port) for entries in allowances())
 
 
 def is_named(host: str, port: int) -> bool:
     """Whether ALLOW_PRIVATE names this host, or the address that it spells, for the port."""
-    everything, hosts, networks = _allowance(_entries_for(tuple(settings.ALLOW_PRIVATE), port))
+    spelled = literal(host)
+    addresses = (ipaddress.ip_address(spelled),) if spelled else ()
+    return all(_lists(entries, host, addresses, port) for entries in allowances())
+
+
+def _lists(entries: tuple[str, ...], host: str, addresses: Iterable[Address], port: int) -> bool:
+    everything, hosts, networks = _allowance(_entries_for(entries, port))
     if everything or host.strip("[]").rstrip(".").lower() in hosts:
         return True
-    spelled = literal(host)
-    return spelled is not None and any(ipaddress.ip_address(spelled) in network for network in networks)
+    return any(each in network for each in addresses for network in networks)
 
 
 def called(url: str) -> SplitResult | None:
@@ -119,13 +149,16 @@ def called(url: str) -> SplitResult | None:
 
 def check_address(ip: str, host: str, port: int) -> None:
     """Raises AddressRefused unless this server may connect to `ip` under the name `host`."""
-    if is_allowed(host, ip, port):
-        return
-    if literal(host):
-        what, names = f"{host} is not a public address", ip
-    else:
-        what, names = f"{host} stands for {ip}, which is not a public address", f"{host} or {ip}"
-    raise AddressRefused(f"{what}. If this server is to call it, name {names} in the setting ALLOW_PRIVATE.")
+    if not is_allowed(host, ip, port):
+        log.info("address.refused", host=host, ip=ip, port=port)
+        raise _refused(host)
+
+
+def _refused(host: str) -> AddressRefused:
+    """The same words for every address that is not public: what a name stands for in here is nobody's to read."""
+    setting = "ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS" if is_by_tenant() else "ALLOW_PRIVATE"
+    what = f"{host} is not a public address. This server calls it only if its operator names it in {setting}."
+    return AddressRefused(what)
 
 
 def literal(host: str) -> str | None:
@@ -149,7 +182,13 @@ def resolve(host: str, port: int) -> list[SockAddr]:
     One address that is refused refuses the name: a mixed answer is how a name is rebound. Raises AddressRefused,
     NameUnknown or DeadlineExceeded.
     """
-    addresses = look_up(host, port)
+    try:
+        addresses = look_up(host, port)
+    except NameUnknown as unknown:
+        if not is_by_tenant():
+            raise
+        log.info("address.unknown", host=host, why=str(unknown))
+        raise _refused(host) from None  # or names that exist in here only could be told apart
     for address in addresses:
         check_address(str(address[0]), host, port)
     return addresses

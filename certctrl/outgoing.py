@@ -31,17 +31,21 @@ from certctrl.addresses import (
     AddressRefused,
     DeadlineExceeded,
     NameUnknown,
+    allowances,
     called,
     check_address,
     is_allowed,
+    is_by_tenant,
     is_named,
     literal,
     look_up,
+    named_by_tenant,
     resolve,
 )
 from certctrl.sockets import DeadlineTLSSocket, connect_to_any
 
 __all__ = [
+    "UNTOLD",
     "AddressRefused",
     "AnswerTooLarge",
     "BundleUnreadable",
@@ -52,8 +56,10 @@ __all__ = [
     "called",
     "check_address",
     "is_allowed",
+    "is_by_tenant",
     "is_named",
     "literal",
+    "named_by_tenant",
     "resolve",
     "session",
     "wait_of",
@@ -185,9 +191,10 @@ class GuardedAdapter(HTTPAdapter):
         return b"".join(chunks)
 
 
-@lru_cache(maxsize=4)
-def _adapter(bundle: str, changed_at: int, allowed: tuple[str, ...], pid: int) -> GuardedAdapter:
-    """The adapter of this process: not its parent's, whose sockets a fork shares, nor that of older settings."""
+@lru_cache(maxsize=8)
+def _adapter(bundle: str, changed_at: int, allowed: tuple[tuple[str, ...], ...], pid: int) -> GuardedAdapter:
+    """The adapter of this process: not its parent's, whose sockets a fork shares, nor that of older settings, nor
+    one whose connections may lead where others are allowed to go."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     if bundle:
@@ -200,7 +207,7 @@ def _current_adapter() -> GuardedAdapter:
     bundle = settings.ACME_CA_BUNDLE
     try:
         changed_at = os.stat(bundle).st_mtime_ns if bundle else 0
-        return _adapter(bundle, changed_at, tuple(settings.ALLOW_PRIVATE), os.getpid())
+        return _adapter(bundle, changed_at, allowances(), os.getpid())
     except OSError as exc:
         what = f"The file that the setting ACME_CA_BUNDLE names holds no certificates to read ({type(exc).__name__})."
         raise BundleUnreadable(what) from None
@@ -347,7 +354,22 @@ def _chain(exc: BaseException) -> list[BaseException]:
 
 
 def _told(exc: Exception, host: str) -> requests.RequestException:
-    """The same trouble as one sentence, since the network libraries quote whole addresses and header values."""
+    """The same trouble as one sentence, since the network libraries quote whole addresses and header values.
+
+    A tenant reads one sentence for every way in which a host that they named is not there, or they could scan ports.
+    """
+    trouble = _cause(exc, host)
+    if (
+        not is_by_tenant()
+        or not isinstance(trouble, NOT_THERE)
+        or isinstance(trouble, (AddressRefused, BundleUnreadable))
+    ):
+        return trouble
+    log.info("outgoing.untold", host=host, why=str(trouble))
+    return Unreachable(UNTOLD.format(host=host))
+
+
+def _cause(exc: Exception, host: str) -> requests.RequestException:
     chain = _chain(exc)
     for each in chain:
         if isinstance(each, OURS):
@@ -379,6 +401,11 @@ def _why(exc: BaseException) -> str:
     return type(exc).__name__
 
 
+NOT_THERE = (requests.ConnectionError, requests.Timeout)
+UNTOLD = (
+    "{host} could not be called: it took no connection, has no TLS certificate that is trusted here, or did not answer"
+    " in time. Check its name and port; this server's log has the cause."
+)
 OURS = (AddressRefused, NameUnknown, Unreachable, DeadlineExceeded, AnswerTooLarge, BundleUnreadable)
 # The first cause that is found in the chain gives the sentence.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (

@@ -54,6 +54,7 @@ FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 
 # --- What leaves this server ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
+ALLOW_PRIVATE_FOR_TENANTS = env.list("ALLOW_PRIVATE_FOR_TENANTS", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
 ACME_CAS = env.members("ACME_CAS")
 ACME_LOG_LEVEL, ACME_SAVE_REQUESTS = configfile.acme_log(env.str("CERTCTRL_CONFIG", ""))

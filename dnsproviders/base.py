@@ -149,6 +149,7 @@ class Provider(ABC):
 
     name: ClassVar[str]
     fields: ClassVar[Sequence[Field]]
+    is_named_by_owner: ClassVar[bool] = False  # the host that is called, and not by this server
     limit: ClassVar[ApiLimit | None] = None  # what the API allows one user, where its documentation says so
 
     def __init__(self, credential: DnsCredential, secret: Mapping[str, Secret], http: requests.Session) -> None:
@@ -204,7 +205,8 @@ class Provider(ABC):
         self.pace.take(needs=1 if self.is_visiting else pacing.VISIT)
         self.is_visiting = True
         try:
-            response = self.http.request(method, url, allow_redirects=False, **kwargs)
+            with self.going_out():
+                response = self.http.request(method, url, allow_redirects=False, **kwargs)
         except requests.RequestException as exc:  # outgoing's are sentences
             what = f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
             raise ProviderError("dns_unreachable", what) from None
@@ -213,6 +215,13 @@ class Provider(ABC):
         if response.status_code in (401, 429) or 300 <= response.status_code < 400:
             raise self.refusal(response)
         return response
+
+    @contextmanager
+    def going_out(self) -> Iterator[None]:
+        """A call to the provider, at a host that its owner named or at one that is known."""
+        owner = self.credential.owner if self.is_named_by_owner and self.credential.owner_id else None
+        with outgoing.named_by_tenant(bool(owner and not owner.is_staff)):
+            yield
 
     def json_of(self, response: requests.Response) -> dict[str, Any]:
         """The JSON object of an answer, whatever its status; raises ProviderError dns_bad_answer when it is none."""

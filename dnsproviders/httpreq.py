@@ -10,6 +10,10 @@ from certctrl import errors, outgoing
 from dnsproviders.base import Field, Provider, ProviderError, is_html
 from dnsproviders.models import TxtRecord
 
+# That a service of one's own is not one of this contract will not pass (RFC 9110, section 15). 400, 404 and 422 may:
+# services say so of a provider behind them that fails, and of a path that is being deployed.
+NOT_THIS_CONTRACT = {405, 411, 415, 501}
+
 
 def checked_endpoint(value: str) -> str:
     """An http or https URL with nothing secret in it, without its last slash."""
@@ -31,6 +35,7 @@ def checked_username(value: str) -> str:
 
 class HttpReq(Provider):
     name = "HTTP request"
+    is_named_by_owner = True
     fields = (
         Field(
             "endpoint",
@@ -71,6 +76,12 @@ class HttpReq(Provider):
         response = self._send("GET", "")
         if response.status_code == 403:
             raise self.refusal(response)
+
+    def refusal(self, response: requests.Response) -> ProviderError:
+        if response.status_code in NOT_THIS_CONTRACT:
+            what = f"{self.name} answered {response.status_code}{self.said(response)}: the endpoint must take POST."
+            return ProviderError("dns_refused", what, permanent=True)
+        return super().refusal(response)
 
     def _post(self, action: str, record: TxtRecord) -> requests.Response:
         return self._send("POST", f"/{action}", json={"fqdn": f"{record.name}.", "value": record.value})

@@ -26,6 +26,7 @@ import dns.rrset
 import dns.tsig
 import dns.update
 import requests
+import structlog
 from dns.rdtypes.ANY.TXT import TXT
 
 from certctrl import clock, errors, outgoing
@@ -48,6 +49,7 @@ RCODES = {
     dns.rcode.NOTIMP: ("dns_refused", "it takes no updates; give the zone's primary server"),
     dns.rcode.FORMERR: ("dns_refused", "it does not understand the update"),
 }
+log = structlog.get_logger()
 HOST = re.compile(
     r"(?=.{1,253}$)([0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z])?\.)*[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?"
 )
@@ -133,6 +135,7 @@ class NoAnswer(ProviderError):
 
 class RFC2136(Provider):
     name = "RFC 2136"
+    is_named_by_owner = True
     fields = (
         Field("server", "Server", check=checked_server, help="Host name or address of the primary name server."),
         Field("port", "Port", required=False, default=53, integer=True, least=1, most=65535, help="TCP."),
@@ -380,13 +383,15 @@ class RFC2136(Provider):
     def _exchange(self, message: dns.message.Message) -> dns.message.Message:
         """Of several addresses the first that takes the connection is asked, and no other: an update that got no answer
         may have been carried out, and what another server says would not tell."""
-        with self._told_apart():
+        with self.going_out(), self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
             with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
                 try:
                     wire = _sent(connection, message.to_wire())
                 except (OSError, EOFError) as exc:
                     what = f"{self._where()} does not answer over TCP ({type(exc).__name__})."
+                    if outgoing.is_by_tenant():
+                        what = self._untold(exc).what
                     raise NoAnswer("dns_unreachable", what) from None
             return self._parsed(wire, message)
 
@@ -431,11 +436,21 @@ class RFC2136(Provider):
             what = f"{self._where()} says that the clocks differ: set this server's clock or the name server's."
             raise ProviderError("dns_refused", what) from None
         except (OSError, EOFError, dns.exception.Timeout) as exc:
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
             what = f"{self._where()} could not be reached over TCP ({type(exc).__name__})."
             raise ProviderError("dns_unreachable", what) from None
         except (dns.exception.DNSException, ValueError) as exc:
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
             what = f"{self._where()} answered with something that is no signed DNS message ({type(exc).__name__})."
             raise ProviderError("dns_bad_answer", what) from None
+
+    def _untold(self, exc: Exception) -> ProviderError:
+        """One sentence for whatever is there instead of a DNS server: ports are not the tenants' to scan."""
+        log.info("rfc2136.untold", server=self.public["server"], port=self._port(), why=type(exc).__name__)
+        what = f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server does. Check both."
+        return ProviderError("dns_unreachable", what)
 
     def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
         rcode = answer.rcode()

@@ -217,7 +217,6 @@ def scan_renewals() -> None:
     Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
     """
     now = clock.now()
-    clockstep.correct(now)
     broken: set[int] = set()
     while ids := due_for_renewal(now, broken):
         try:
@@ -328,7 +327,8 @@ def untold(kind: str, row_id: int) -> Iterator[None]:
 @shared_task(name="issuance.prune")
 def prune() -> None:
     """Destroy the keys of attempts that failed or only proved, the secrets of retired credentials whose records are all
-    gone, and old exchanges with CAs."""
+    gone, and old exchanges with CAs. Before that, correct what a clock that was ahead has left behind."""
+    clockstep.correct(clock.now())
     for what in (prune_keys, prune_retired_credentials, limits.prune, exchanges.prune):
         try:
             what()

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from certctrl.errors import Invalid
 from issuance import pki, zerossl
-from issuance.acme import AcmeCA, ExternalAccount
+from issuance.acme import AcmeCA, ExternalAccount, Reach
 from issuance.buckets import Limit
 from issuance.models import AcmeAccount, LimitBucket
 from issuance.privateca import PrivateAuthority
@@ -43,6 +43,7 @@ class CAInfo:
     caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
     profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
+    hosts: tuple[str, ...] = ()  # where its addresses lead, besides those in the domain of its directory
     staging: str = ""  # the CA of that name proves attempts for this one
 
 
@@ -108,6 +109,8 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
         overrides = {**overrides, "limits": _limits(ca, overrides["limits"])}
     if "caa_identities" in overrides:
         overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
+    if "hosts" in overrides:
+        overrides = {**overrides, "hosts": tuple(host.strip().rstrip(".").lower() for host in overrides["hosts"])}
     return replace(ca, **overrides)
 
 
@@ -192,7 +195,14 @@ def _open(account: AcmeAccount) -> AcmeCA:
         url=account.url,
         email=account.email,
         external=_external(account),
+        reach=_reach(account),
     )
+
+
+def _reach(account: AcmeAccount) -> Reach:
+    ca = info(account.ca_provider)
+    is_known = directory_of(account) == ca.directory_url  # by the table or by ACME_CAS
+    return Reach(ca.hosts, not is_known and not account.owner.is_staff)
 
 
 def _external(account: AcmeAccount) -> ExternalAccount | None:

@@ -41,22 +41,23 @@ WITH_TURNS: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, Certifi
 
 
 def put_right(now: datetime) -> None:
-    """Called by every sweep: correct what is too far ahead when the last sweep ended in the future, or when nothing
-    says when it ended."""
+    """Called by every sweep: correct what is too far ahead when the last sweep ended in the future."""
     try:
         last: Any = cache.get(SWEPT)
     except Exception:  # whatever the cache's client raises; the end of the sweep says so
         return
-    stepped = last is not None and last > (now + SKEW).timestamp()
-    if stepped:
+    if last is not None and last > (now + SKEW).timestamp():
         logger.warning("clock.was_ahead", seconds=round(last - now.timestamp()))
-    if stepped or last is None:
-        correct(now, stepped=stepped)
+        correct(now, stepped=True)
 
 
 def correct(now: datetime, *, stepped: bool = False) -> None:
-    """Correct moments that no clock which is right can have written. `stepped`: the clock was ahead a moment ago, so
-    pauses that end later than now are suspect too. They end now, since each step looks first."""
+    """Correct moments that no clock which is right can have written. Called each hour and when beat starts, too, since
+    the mark of the last sweep may be lost.
+
+    `stepped`: the clock was ahead a moment ago, so pauses that end later than now are suspect as well. They end now,
+    since each step looks first.
+    """
     parts: tuple[Callable[[datetime, bool], None], ...] = (_turns, _attempts, _records, _limits, _certificates, _told)
     for part in parts:
         try:

@@ -35,9 +35,10 @@ def post(delivery: Delivery) -> None:
         raise Trouble("webhook_disabled", "The webhook was disabled or removed.", permanent=True)
     body = payload(delivery)
     try:
-        response = outgoing.session().post(
-            webhook.url, data=body, headers=signed(delivery, webhook, body), allow_redirects=False
-        )
+        with outgoing.named_by_tenant(not delivery.owner.is_staff):
+            response = outgoing.session().post(
+                webhook.url, data=body, headers=signed(delivery, webhook, body), allow_redirects=False
+            )
     except requests.RequestException as exc:
         raise _noted(webhook, Trouble("webhook_unreachable", str(exc))) from None
     if response.status_code == GONE:

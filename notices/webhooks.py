@@ -28,7 +28,7 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
 
     `given`: url, name, kinds, enabled. Raises Invalid for an address that is not posted to, Conflict for one too many.
     """
-    _refuse_url(given["url"])
+    _refuse_url(owner, given["url"])
     secret = _new_secret()
     with transaction.atomic():
         quotas.refuse_more(owner, "webhooks")
@@ -43,7 +43,7 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
 def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
     """Change what is given; `enabled` true takes it into use again. Raises Invalid."""
     if "url" in given:
-        _refuse_url(given["url"])
+        _refuse_url(webhook.owner, given["url"])
     fields = _columns(given)
     if webhook.disabled_at and not given.get("enabled", True):
         del fields["disabled_at"]  # as long ago as it was
@@ -114,15 +114,20 @@ def _address(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"host": host, "address": envelope.seal(owner, URL_PURPOSE, given["url"].encode())}
 
 
-def _refuse_url(url: str) -> None:
+def _refuse_url(owner: User, url: str) -> None:
+    with outgoing.named_by_tenant(not owner.is_staff):
+        _refuse_named(url, "ALLOW_PRIVATE" if owner.is_staff else "ALLOW_PRIVATE_FOR_TENANTS")
+
+
+def _refuse_named(url: str, setting: str) -> None:
     parts = outgoing.called(url)
     if not parts or parts.scheme not in ("http", "https"):
         what = "url must be an https address without a user name, such as https://hooks.example.com/certctrl."
         raise Invalid(what, field="url")
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
-        what = f"url must be https; http is for hosts that the setting ALLOW_PRIVATE names, and {host} is none."
+        what = f"url must be https; http is for hosts that the setting {setting} names, and {host} is none."
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):
-        raise Invalid(f"{host} is not a public address, and the setting ALLOW_PRIVATE does not name it.", field="url")
+        raise Invalid(f"{host} is not a public address, and the setting {setting} does not name it.", field="url")

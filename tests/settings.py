@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("SECRET_KEY", "tests-only-" + "x" * 40)
 os.environ.setdefault("MASTER_KEYS", "1:" + "A" * 43 + "=")
 os.environ.setdefault("ALLOW_PRIVATE", "127.0.0.0/8,::1,localhost")
+os.environ.setdefault("ALLOW_PRIVATE_FOR_TENANTS", "true")
 
 from certctrl.settings import *  # noqa: F403
 

@@ -6,5 +6,6 @@ in `issuance.problems`, and nothing here polls: the library's `poll_*` and `fina
 
 from issuance.acme.accountkeys import hmac_key_of, new_account_key, thumbprint
 from issuance.acme.client import AcmeCA, ExternalAccount
+from issuance.acme.network import Reach
 
-__all__ = ["AcmeCA", "ExternalAccount", "hmac_key_of", "new_account_key", "thumbprint"]
+__all__ = ["AcmeCA", "ExternalAccount", "Reach", "hmac_key_of", "new_account_key", "thumbprint"]

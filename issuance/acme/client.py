@@ -17,7 +17,7 @@ from certctrl import outgoing
 from certctrl.turns import Trouble, Wait
 from issuance import chains, problems
 from issuance.acme.accountkeys import hmac_key_of, jwk_of, thumbprint_of
-from issuance.acme.network import UNREADABLE, Network, directory_of
+from issuance.acme.network import UNREADABLE, Network, Reach, directory_of
 from issuance.connections import connection_to
 from issuance.problems import absolute, challenge_problem, json_of, problem_of
 from issuance.resources import (
@@ -62,11 +62,13 @@ class AcmeCA:
         url: str = "",
         email: str = "",
         external: ExternalAccount | None = None,
+        reach: Reach = Reach(),  # noqa: B008  (frozen)
     ) -> None:
         self.url = url
         self.email = email
         self.external = external
         self.directory_url = directory_url
+        self.reach = reach
         self._key = jwk_of(key)
         self._bound: Network | None = None
 
@@ -77,7 +79,7 @@ class AcmeCA:
     def network(self) -> Network:
         connection = connection_to(self.directory_url)
         if self._bound is None or self._bound.connection is not connection:
-            self._bound = Network(self._key, connection)
+            self._bound = Network(self._key, connection, self.reach)
         return self._bound
 
     # --- the calls ---

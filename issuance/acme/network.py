@@ -1,7 +1,10 @@
 """Requests to an ACME CA: signed, with a nonce, refusals mapped."""
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from acme import client, jws, messages
@@ -14,6 +17,7 @@ from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from issuance import exchanges, problems
 from issuance.connections import Connection
+from issuance.names import registered_domain, shown
 from issuance.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of
 from issuance.resources import Refused, RenewalInfoResource
 
@@ -42,13 +46,23 @@ class _JWS(jws.JWS):
     signature_cls = _Signature
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Where a CA is called: which hosts it may lead to besides those of its directory's domain, and whether the
+    directory was named by a tenant, and not by whoever runs this server."""
+
+    hosts: Collection[str] = ()
+    is_named_by_tenant: bool = False
+
+
 class Network(client.ClientNetwork):
     """The library's network over one Connection, with refusals mapped and old nonces replaced at once."""
 
-    def __init__(self, key: JWKEC, connection: Connection) -> None:
+    def __init__(self, key: JWKEC, connection: Connection, reach: Reach) -> None:
         super().__init__(key, alg=ES256)
         self.session.close()
         self.connection = connection
+        self.reach = reach
 
     def ask(
         self,
@@ -110,10 +124,12 @@ class Network(client.ClientNetwork):
 
     def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
         """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        self._refuse_elsewhere(url)
         sent, began = kwargs.get("data"), clock.monotonic()
         try:
             # A fresh session each time: it is cheap, and follows the settings and forks.
-            response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
+            with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
+                response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
         except requests.RequestException as exc:
             self.connection.directory = None
             self.connection.nonces.clear()
@@ -125,6 +141,19 @@ class Network(client.ClientNetwork):
             self.connection.nonces.append(nonce)
         exchanges.record(method, url, sent, began, response)
         return response
+
+    def _refuse_elsewhere(self, url: str) -> None:
+        """Refused for an address that the CA hands out and that is not its own."""
+        host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
+        if not host or host == home or host in self.reach.hosts:
+            return
+        if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(home):
+            return
+        what = (
+            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of its directory, so it is"
+            " not called. If it is the CA's, this server's operator can name it in `hosts` of the CA in ACME_CAS."
+        )
+        raise Refused(problems.BAD_URL, what)
 
     def _trouble(self, refusal: Answer, what: str, message: Any, *, named: bool = False) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
@@ -165,6 +194,13 @@ def _nonce_of(response: requests.Response) -> str:
     """The response's nonce, sent back as it came; empty without one."""
     nonce = response.headers.get(Network.REPLAY_NONCE_HEADER, "").strip()
     return nonce if NONCE.fullmatch(nonce) else ""
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower().rstrip(".")
+    except ValueError:  # nor can it be called
+        return ""
 
 
 def directory_of(network: Network) -> messages.Directory:

@@ -69,7 +69,10 @@ def test_the_admins_form_keeps_both_too(client_of, root):
     client = client_of()
     assert form(client, root.email, GUESS).status_code == 200
     assert form(client, root.email, PASSWORD).status_code == 302
-    assert [each.owner for each in events("user.login_failed") + events("user.logged_in")] == [root, root]
+    assert [each.owner for each in events("user.login_failed") + events("user.logged_in")] == [
+        root,
+        root,
+    ]
 
 
 def test_a_logout_is_kept_where_somebody_was_logged_in(client_of, login, alice):
@@ -87,7 +90,11 @@ def test_what_staff_change_of_a_user_is_kept(client_of, root, alice):
     (event,) = events("user.changed")
     assert (event.owner, event.actor, event.ip) == (alice, root.email, "127.0.0.1")
     assert event.detail["changed"] == ["Staff status"]
-    assert (event.detail["is_staff"], event.detail["is_superuser"], event.detail["is_active"]) == (True, False, True)
+    assert (event.detail["is_staff"], event.detail["is_superuser"], event.detail["is_active"]) == (
+        True,
+        False,
+        True,
+    )
 
 
 def test_a_password_that_staff_set_is_kept_and_not_which(client_of, root, alice):
@@ -104,7 +111,12 @@ def test_a_password_that_staff_set_is_kept_and_not_which(client_of, root, alice)
 
 def test_a_user_that_staff_make_or_delete_is_kept(client_of, root):
     client = client_of(root)
-    body = {"email": "new@example.org", "password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+    body = {
+        "email": "new@example.org",
+        "password1": PASSWORD,
+        "password2": PASSWORD,
+        "usable_password": "true",
+    }
     assert client.post("/admin/accounts/user/add/", body, format="multipart").status_code == 302
     made = User.objects.get(email="new@example.org")
     gone = client.post(f"/admin/accounts/user/{made.pk}/delete/", {"post": "yes"}, format="multipart")

@@ -13,7 +13,7 @@ from keystore.models import Envelope
 from tests.factories import PASSWORD
 from tests.issuance.api.calling import Caller
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 HMAC = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 TOKEN = "cloudflare-t0ken-that-is-used"
 

@@ -17,7 +17,11 @@ from tests import factories
 from tests.fakes.world import World
 
 pytestmark = pytest.mark.django_db
-KEY = {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+KEY = {
+    "name": "ci",
+    "expires_in_seconds": 60,
+    "permissions": [factories.permission("devices:*[read]")],
+}
 HOOK = {"url": "https://hooks.example.com/certctrl"}
 CLOUDFLARE = {"provider": "cloudflare", "api_token": "a-token"}
 ACCOUNT = {"ca_provider": "letsencrypt", "email": "a@example.org", "terms_accepted": True}
@@ -42,7 +46,11 @@ def limited(settings):
 def certificate_body(world, owner, number):
     account = AcmeAccount.objects.filter(owner=owner).first() or world.account(owner)
     credential = DnsCredential.objects.filter(owner=owner).first() or world.credential(owner)
-    return {"domain_name": f"n{number}.example.com", "acct_id": account.pk, "dns_provider_id": credential.pk}
+    return {
+        "domain_name": f"n{number}.example.com",
+        "acct_id": account.pk,
+        "dns_provider_id": credential.pk,
+    }
 
 
 CREATES = {
@@ -156,7 +164,12 @@ def test_a_key_that_may_read_quotas_sees_them(key_client, alice):
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [([1], "JSON object"), ({"certs": 1}, "no quota certs"), ({"webhooks": -1}, "whole"), ({"webhooks": "9"}, "whole")],
+    [
+        ([1], "JSON object"),
+        ({"certs": 1}, "no quota certs"),
+        ({"webhooks": -1}, "whole"),
+        ({"webhooks": "9"}, "whole"),
+    ],
 )
 def test_what_the_setting_has_wrong_is_told_at_the_start(settings, wrong, words):
     settings.QUOTAS = wrong

@@ -15,7 +15,7 @@ from accounts.sessions import SessionStore, digest_of
 from tests import factories
 from tests.factories import PASSWORD
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 
 
 def test_the_table_holds_a_digest_that_is_no_cookie(client_of, alice):

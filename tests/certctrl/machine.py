@@ -112,7 +112,7 @@ class Machine:
         place = cgroup2()
         assert place
         self.cgroup = place / f"certctrl-test-{os.getpid()}"
-        self.cgroup.mkdir()
+        self.cgroup.mkdir(exist_ok=True)
         unshare = "exec unshare --fork --kill-child --mount --pid --cgroup --net --ipc --uts"
         with (self.folder / "enter.log").open("wb") as log:
             self.process = subprocess.Popen(

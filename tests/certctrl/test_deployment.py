@@ -1,9 +1,11 @@
 """What is deployed is what there is: lists that are kept twice agree, and the image's files are enough to run."""
 
 import ast
+import importlib.metadata
 import re
 import shutil
 import signal
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,17 +63,28 @@ def test_the_image_the_wheel_and_the_checks_have_every_package(settings) -> None
     assert set(tools["mypy"]["files"]) == packages | {"lab"}
 
 
-def test_everything_of_the_project_that_the_image_imports_is_in_it(image) -> None:
-    here = {each.name.removesuffix(".py") for each in PROJECT.iterdir() if not each.name.startswith(".")}
-    missing = set()
-    for path in image.rglob("[a-z_]*.py"):
-        if ".venv" in path.parts:
-            continue
+def imports(folder: Path) -> set[str]:
+    """The top-level names that the Python files of a folder import, anywhere in them."""
+    found = set()
+    for path in [*folder.glob("*.py"), *folder.glob("[a-z]*/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-            tops = {name.partition(".")[0] for name in names} & here - NOT_DEPLOYED
-            missing |= {top for top in tops if not (image / top).exists() and not (image / f"{top}.py").exists()}
+            if isinstance(node, ast.Import):
+                found |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_everything_that_the_image_imports_is_in_it(image) -> None:
+    """From the project, from Python, or from the lock that the image installs."""
+    in_the_lock = set(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", read("requirements/run.txt"), re.MULTILINE))
+    packages = importlib.metadata.packages_distributions()
+    missing = set()
+    for name in imports(image) - set(sys.stdlib_module_names) - NOT_DEPLOYED:
+        copied_here = (image / name).is_dir() or (image / f"{name}.py").exists()
+        installed = {re.sub(r"[-_.]+", "-", each).lower() for each in packages.get(name, ())}
+        if not copied_here and not installed & in_the_lock:
+            missing.add(name)
     assert missing == set()
 
 

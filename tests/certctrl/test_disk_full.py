@@ -102,9 +102,17 @@ def test_sqlite_on_a_full_disk_refuses_to_write_says_why_and_goes_on_when_there_
     copy = sqlite3.connect(file)
     copy.executescript("\n".join(connection.connection.iterdump()))
     copy.close()
-    environment = os.environ | {"DATABASE_URL": f"sqlite:///{file}", "PYTHONPATH": str(PROJECT), "ALLOWED_HOSTS": "*"}
+    environment = os.environ | {
+        "DATABASE_URL": f"sqlite:///{file}",
+        "PYTHONPATH": str(PROJECT),
+        "ALLOWED_HOSTS": "*",
+    }
     ran = subprocess.run(
-        [sys.executable, "-c", ON_A_FULL_DISK, str(small)], env=environment, capture_output=True, check=False, text=True
+        [sys.executable, "-c", ON_A_FULL_DISK, str(small)],
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     told = json.loads(ran.stdout.splitlines()[-1])
@@ -167,7 +175,11 @@ def test_postgresql_out_of_space_is_told(client_of, alice, monkeypatch):
 
     client = client_of(alice)
     monkeypatch.setattr(AuditEvent.objects, "create", full)
-    key = {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+    key = {
+        "name": "ci",
+        "expires_in_seconds": 60,
+        "permissions": [factories.permission("devices:*[read]")],
+    }
     answer = client.post("/apiv1/me/apikeys", key)
     assert (answer.status_code, answer.error["key"]) == (507, "GENERAL::DISK_FULL")
     assert answer.headers["Retry-After"] == "60"
@@ -203,7 +215,11 @@ def test_a_database_that_is_busy_is_no_full_disk(client_of, alice, monkeypatch):
         raise OperationalError("database is locked") from sqlite3.OperationalError("database is locked")
 
     monkeypatch.setattr(AuditEvent.objects, "create", busy)
-    key = {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+    key = {
+        "name": "ci",
+        "expires_in_seconds": 60,
+        "permissions": [factories.permission("devices:*[read]")],
+    }
     answer = client_of(alice).post("/apiv1/me/apikeys", key)
     assert (answer.status_code, answer.error["key"]) == (503, "GENERAL::UNAVAILABLE")
 
@@ -238,7 +254,10 @@ def full_redis(tmp_path, settings, request):
             fill(folder)
             client.bgsave()
             until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
-        cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": f"unix://{socket}"}
+        cache = {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": f"unix://{socket}",
+        }
         settings.CACHES = {"default": cache}
         yield f"redis+socket://{socket}"
         settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -265,7 +284,10 @@ def answers(client):
 
 @needs_redis
 @pytest.mark.parametrize(
-    "full_redis", ["memory", pytest.param("disk", marks=needs_root)], indirect=True, ids=["memory", "disk"]
+    "full_redis",
+    ["memory", pytest.param("disk", marks=needs_root)],
+    indirect=True,
+    ids=["memory", "disk"],
 )
 def test_health_says_that_redis_is_full_and_creates_go_on(full_redis, client_of, alice):
     answer = client_of().get("/health")

@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from certctrl import clock, outgoing
+from tests.certctrl.starting import free_port
 from tests.fakes.dripping import certificate_for, redirect, whole
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"]
@@ -65,13 +66,13 @@ def test_a_public_address_is_allowed(ip):
 
 
 @pytest.mark.parametrize("ip", EVERY_REFUSED)
-def test_an_address_that_is_not_public_is_refused_and_named(ip):
+def test_an_address_that_is_not_public_is_refused_and_never_shown(ip):
     assert not outgoing.is_allowed("ca.example", ip, 443)
     with pytest.raises(outgoing.AddressRefused) as caught:
         outgoing.check_address(ip, "ca.example", 443)
-    assert "ca.example" in str(caught.value)
-    assert ip in str(caught.value)
-    assert "ALLOW_PRIVATE" in str(caught.value)
+    assert str(caught.value) == (
+        "ca.example is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE."
+    )
 
 
 @pytest.mark.parametrize("ip", EVERY_REFUSED)
@@ -157,7 +158,7 @@ def test_a_literal_address_goes_through_a_proxy_to_its_allowed_port_only(serve, 
 def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
     server = serve(whole())
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
-    with pytest.raises(outgoing.AddressRefused, match=r"rebind\.example stands for 127\.0\.0\.1"):
+    with pytest.raises(outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"):
         outgoing.session().get(f"http://rebind.example:{server.port}/")
     assert server.connections == 0
 
@@ -251,7 +252,7 @@ def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(serve, settin
     outside = serve(redirect(f"http://rebind.example:{inside.port}/"), host="127.0.0.2")
     settings.ALLOW_PRIVATE = ["127.0.0.2"]
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.2"], ["127.0.0.1"]))
-    with pytest.raises(outgoing.AddressRefused, match=r"rebind\.example stands for 127\.0\.0\.1"):
+    with pytest.raises(outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"):
         outgoing.session().get(f"http://127.0.0.2:{outside.port}/")
     assert (len(outside.requests), inside.connections) == (1, 0)
 
@@ -286,3 +287,86 @@ def test_a_name_without_an_address_is_told_as_that(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with clock.limit(5), pytest.raises(outgoing.NameUnknown, match=r"ca\.example does not resolve: Name or service"):
         outgoing.session().get("https://ca.example/?token=sesame")
+
+
+# --- Hosts that a tenant named, and not the operator ---
+
+
+def said(url, seconds=5.0):
+    with clock.limit(seconds), pytest.raises(requests.RequestException) as caught:
+        outgoing.session().get(url)
+    return str(caught.value)
+
+
+@pytest.fixture
+def absent(serve, tmp_path, settings):
+    """Addresses at which nobody answers as they should, each in a way of its own."""
+    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], ["true"]
+    untrusted = serve(whole(), context=certificate_for(tmp_path, "127.0.0.1")[0])
+    no_tls, silent = serve(whole()), serve(b"")
+    return {
+        "closed": f"http://127.0.0.1:{free_port()}/",
+        "untrusted": untrusted.url,
+        "no TLS": no_tls.url.replace("http:", "https:"),
+        "silent": silent.url,
+    }
+
+
+def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_something_else(absent):
+    with outgoing.named_by_tenant(True):
+        words = {said(url, 0.5) for url in absent.values()}
+    assert words == {outgoing.UNTOLD.format(host="127.0.0.1")}
+
+
+def test_the_operator_is_told_what_is_wrong_at_each(absent):
+    words = [said(absent[kind], 0.5) for kind in ("closed", "untrusted", "silent")]
+    assert "Connection refused" in words[0]
+    assert "is not trusted" in words[1]
+    assert "did not answer in the time" in words[2]
+
+
+def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monkeypatch):
+    def unknown(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    words = set()
+    for resolver in (unknown, answers(["10.0.0.5"]), answers(["127.0.0.1"]), answers(["169.254.169.254"])):
+        monkeypatch.setattr(socket, "getaddrinfo", resolver)
+        with outgoing.named_by_tenant(True):
+            words.add(said("http://vm/"))
+    assert words == {
+        "vm is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE and"
+        " ALLOW_PRIVATE_FOR_TENANTS."
+    }
+
+
+@pytest.mark.parametrize(
+    ("private", "for_tenants", "allowed"),
+    [
+        (["ca.corp"], [], False),
+        (["ca.corp"], ["true"], True),
+        (["ca.corp"], ["ca.corp:443"], True),
+        (["ca.corp"], ["ca.corp:8443"], False),
+        (["10.0.0.0/8"], ["10.0.0.5"], True),
+        (["10.0.0.0/8"], ["10.0.0.6"], False),
+        ([], ["true"], False),
+        ([], ["ca.corp"], False),
+        (["true"], [], False),
+    ],
+)
+def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(private, for_tenants, allowed, settings):
+    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = private, for_tenants
+    assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is bool(private)
+    with outgoing.named_by_tenant(True):
+        assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is allowed
+        assert outgoing.is_allowed("ca.corp", "8.8.8.8", 443)
+    assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is bool(private)
+
+
+def test_no_tenant_uses_a_connection_that_the_operator_left_open(serve, settings):
+    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], []
+    server = serve(whole(b"the operator's"))
+    assert outgoing.session().get(server.url).content == b"the operator's"
+    with outgoing.named_by_tenant(True), pytest.raises(outgoing.AddressRefused):
+        outgoing.session().get(server.url)
+    assert len(server.requests) == 1

@@ -105,6 +105,7 @@ class TestOnPostgreSQL:
             "MASTER_KEYS": os.environ["MASTER_KEYS"],
             "REDIS_URL": "redis://127.0.0.1:1/0",  # nobody is there
             "ALLOW_PRIVATE": "127.0.0.0/8",
+            "ALLOW_PRIVATE_FOR_TENANTS": "true",
             "WORKER_CONCURRENCY": "1",
             "WORKER_POOL": "threads",
         }

@@ -1,14 +1,20 @@
 """DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never come out."""
 
 import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import responses
 from django.conf import settings
 
+from dnsproviders.api import CheckThrottle
 from dnsproviders.models import DnsCredential
 from keystore import envelope
+from tests.certctrl.starting import free_port
 from tests.issuance.api.calling import Caller, refused, rows
 
 pytestmark = pytest.mark.django_db
@@ -208,6 +214,62 @@ def test_a_provider_that_cannot_be_reached_is_told_apart_too(api: Caller) -> Non
     checked = api.post(f"dns-providers/{pk}/check")
     refused(checked, 502)
     assert checked.error["params"]["dns"] == "dns_unreachable"
+
+
+@pytest.fixture
+def ports() -> Iterator[dict[str, int]]:
+    """Where no DNS server is: nobody, somebody who hangs up, and somebody who speaks something else."""
+
+    def answer(listener: socket.socket, what: bytes) -> None:
+        with suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                connection.recv(1024)
+                connection.sendall(what)
+                connection.close()
+
+    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("closed", "hangs up", "babbles")}
+    listeners["closed"].close()
+    found = {name: each.getsockname()[1] for name, each in listeners.items() if name != "closed"}
+    for name, what in (("hangs up", b""), ("babbles", b"\0\x0cno DNS here")):
+        threading.Thread(target=answer, args=(listeners[name], what), daemon=True).start()
+    yield found | {"closed": free_port()}
+    for each in listeners.values():
+        each.close()
+
+
+def words_of_checks(api: Caller, ports: dict[str, int]) -> set[str]:
+    words = set()
+    for port in ports.values():
+        body = RFC2136 | {"server": "127.0.0.1", "port": port}
+        checked = api.post(f"dns-providers/{api.post('dns-providers', body).data_member['id']}/check")
+        refused(checked, 502)
+        words.add(checked.error["what"].replace(str(port), "PORT"))
+    return words
+
+
+def test_a_tenants_check_does_not_tell_what_is_at_a_port_where_no_dns_server_is(
+    api: Caller, ports: dict[str, int]
+) -> None:
+    assert len(words_of_checks(api, ports)) == 1
+
+
+def test_a_check_by_staff_tells(api: Caller, alice: Any, ports: dict[str, int]) -> None:
+    alice.is_staff = True
+    alice.save()
+    assert len(words_of_checks(api, ports)) > 1
+
+
+def test_checks_of_credentials_are_limited_for_each_owner(
+    api: Caller, client_of: Any, bob: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(CheckThrottle, "rate", "1/hour")
+    made = api.post("dns-providers", RFC2136 | {"server": "127.0.0.1", "port": free_port()}).data_member["id"]
+    refused(api.post(f"dns-providers/{made}/check"), 502)
+    limited = api.post(f"dns-providers/{made}/check")
+    refused(limited, 429)
+    assert 0 < int(limited.headers["Retry-After"]) <= 3600
+    refused(Caller(client_of(bob)).post(f"dns-providers/{made}/check"), 404)
 
 
 # --- catalogue ---

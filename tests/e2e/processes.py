@@ -93,6 +93,7 @@ class Site:
             "WORKER_CONCURRENCY": str(self.concurrency),
             "MALLOC_ARENA_MAX": "2",  # as deploy/run and `up` have it
             "ALLOW_PRIVATE": "127.0.0.0/8,::1,localhost",
+            "ALLOW_PRIVATE_FOR_TENANTS": "true",
             **settings,
         }
 

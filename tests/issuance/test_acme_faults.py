@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+import requests
 from cryptography.hazmat.primitives import serialization
 
 from certctrl import clock
@@ -672,12 +673,56 @@ def test_a_ca_that_is_not_there_is_unreachable():
 
 def test_a_url_that_the_ca_hands_out_is_guarded_too(ca, stub, settings):
     settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    ca.reach = acme.Reach(hosts=("169.254.169.254",))
     order = stub.usual("/newOrder").body | {"authorizations": ["http://169.254.169.254/latest/meta-data"]}
     stub.tell("/newOrder", Reply(201, order, {"Location": f"{stub.url}/order/1"}))
     order = ca.new_order(["example.com"])
     refused = trouble(ca.read_authorization, order.authorizations[0])
     assert refused.code == "ca_unreachable"
     assert "169.254.169.254 is not a public address" in refused.what
+
+
+@pytest.mark.parametrize("host", ["inside.corp.example", "127.0.0.2", "localhost", "2130706433"])
+def test_an_address_that_is_not_the_cas_own_is_not_called(ca, stub, host):
+    elsewhere = stub.url.replace("127.0.0.1", host)
+    order = stub.usual("/newOrder").body | {"authorizations": [f"{elsewhere}/authz/1"], "finalize": f"{elsewhere}/end"}
+    stub.tell("/newOrder", Reply(201, order, {"Location": f"{stub.url}/order/1"}))
+    order = ca.new_order(["example.com"])
+    asked = len(stub.asked)
+    refused = trouble(ca.read_authorization, order.authorizations[0])
+    assert refused.code == "ca_bad_url"
+    assert f"hands out an address at {host}, which is not in the domain of its directory" in refused.what
+    assert "ACME_CAS" in refused.what
+    assert len(stub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("directory", "url", "called"),
+    [
+        ("https://acme.ca.example/dir", "https://acme.ca.example:8443/order/1", True),
+        ("https://acme.ca.example/dir", "https://ACME.ca.example./order/1", True),
+        ("https://acme.ca.example/dir", "https://certs.ca.example/1", True),
+        ("https://acme.ca.example/dir", "https://certs.ca-example.net/1", True),
+        ("https://acme.ca.example/dir", "https://ca.example.evil.example/1", False),
+        ("https://acme.ca.co.uk/dir", "https://acme.evil.co.uk/1", False),
+        ("https://me.github.io/dir", "https://you.github.io/1", False),
+        ("https://pebble:14000/dir", "https://pebble:15000/1", True),
+        ("https://pebble:14000/dir", "https://redis/1", False),
+        ("https://10.0.0.5/dir", "https://10.0.0.6/1", False),
+        ("https://10.0.0.5/dir", "https://169.254.169.254/1", False),
+    ],
+)
+def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(directory, url, called, monkeypatch):
+    ca = acme.AcmeCA(directory, acme.new_account_key(), reach=acme.Reach(hosts=("certs.ca-example.net",)))
+    sent = []
+
+    def send(self, method, url, **kwargs):
+        sent.append(url)
+        raise requests.ConnectionError("nobody is there")
+
+    monkeypatch.setattr("certctrl.outgoing.OutgoingSession.request", send)
+    code = trouble(ca.network._send_request, "GET", url).code
+    assert (code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
 
 
 def test_no_secret_is_in_a_repr_or_a_message(stub):

@@ -204,3 +204,29 @@ def test_limits_that_nobody_understands_are_told_at_the_start(settings, given):
     settings.ACME_CAS = {"custom": {"limits": {"account": given}}}
     with pytest.raises(ImproperlyConfigured, match="limits of custom are such as"):
         apps.get_app_config("issuance").ready()
+
+
+# --- Whose directory it is ---
+
+
+@pytest.mark.parametrize(
+    ("is_staff", "ca_provider", "directory_url", "is_tenants"),
+    [
+        (False, "custom", "https://ca.corp.example/dir", True),
+        (True, "custom", "https://ca.corp.example/dir", False),
+        (False, "corp", "", False),
+        (False, "corp", "https://ca.corp.example/dir", False),
+        (False, "corp", "https://ca.corp.example/other", True),
+        (False, "letsencrypt", "", False),
+    ],
+)
+def test_a_directory_is_the_operators_where_the_table_or_staff_named_it(
+    world, owner, settings, is_staff, ca_provider, directory_url, is_tenants
+):
+    entry = {"directory_url": "https://ca.corp.example/dir", "hosts": ["Certs.Corp.example."]}
+    settings.ACME_CAS = {"corp": entry}
+    owner.is_staff = is_staff
+    account = world.account(owner, ca_provider=ca_provider, directory_url=directory_url)
+    reach = ca._reach(account)
+    assert reach.is_named_by_tenant is is_tenants
+    assert reach.hosts == (("certs.corp.example",) if ca_provider == "corp" else ())

@@ -93,6 +93,7 @@ def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule
     world.messages.clear()
     Issuance.objects.update(wake_at=world.time + 30 * DAY, deadline_at=world.time + 31 * DAY)
     AcmeAccount.objects.update(wake_at=world.time + 30 * DAY)
+    beat.prune.run()
     beat.sweep.run()
     assert world.sent[-2:] == ["chain", "issuance.register"]
     assert Issuance.objects.get().deadline_at <= world.time + timedelta(hours=6)
@@ -102,7 +103,7 @@ def test_pauses_within_their_rule_stay_as_they_are(world, account, credential):
     world.create(account, credential)
     pause = world.time + timedelta(hours=6)
     Issuance.objects.update(wake_at=pause)
-    beat.sweep.run()
+    beat.prune.run()
     beat.sweep.run()
     assert Issuance.objects.get().wake_at == pause
 
@@ -172,9 +173,10 @@ def test_a_renewal_that_failed_while_the_clock_was_ahead_is_tried_again(world, a
     assert certificate.renew_at == certificate.failing_since == world.time
 
 
-def test_a_renewal_planned_after_the_end_is_brought_forward_by_the_scan(world, account, credential):
+def test_a_renewal_planned_after_the_end_is_brought_forward(world, account, credential):
     certificate = issued(world, account, credential)
     Certificate.objects.update(renew_at=certificate.expires_at + timedelta(hours=1))
+    beat.prune.run()
     beat.scan_renewals.run()
     assert certificate.open_issuance()
 

@@ -101,7 +101,10 @@ def test_of_two_that_are_as_good_the_owner_or_the_id_decides(world, real, strang
     for each in (real, theirs):
         assert f"{each.pk}: owner {each.owner}, account {each.account} (letsencrypt), valid until 20" in words
     assert not any(tmp_path.iterdir())
-    for named in (("example.com", "--owner", "STRANGER@example.net"), ("example.com", "--owner", stranger.pk)):
+    for named in (
+        ("example.com", "--owner", "STRANGER@example.net"),
+        ("example.com", "--owner", stranger.pk),
+    ):
         assert exported(tmp_path, *named) == theirs.current.chain_pem
     for named in ((real.pk,), ("--id", real.pk)):
         assert exported(tmp_path, *named) == real.current.chain_pem

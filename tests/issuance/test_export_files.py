@@ -80,7 +80,9 @@ def is_accepted_by_nginx(folder):
         f" ssl_certificate_key {folder}/private.key; }} }}"
     )
     found = subprocess.run(
-        ["nginx", "-t", "-e", "stderr", "-p", str(folder.parent), "-c", str(config)], capture_output=True, check=False
+        ["nginx", "-t", "-e", "stderr", "-p", str(folder.parent), "-c", str(config)],
+        capture_output=True,
+        check=False,
     )
     return found.returncode == 0
 

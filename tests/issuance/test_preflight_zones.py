@@ -249,6 +249,12 @@ def test_a_server_without_address_and_a_silent_one_are_told(ask, dns):
     assert "gone.example.com (no address)" in homeless.what
 
 
+def test_a_resolver_that_shows_no_soa_record_is_in_nobodys_way(ask, dns):
+    dns.at(RESOLVER).without_soa = True
+    (found,) = ask().goes_on_with("unanswered")
+    assert "no name above it has a SOA record" in found.what
+
+
 # --- DNSSEC ---
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import standardwebhooks
 
+from certctrl import outgoing
 from certctrl.log import mask
 from keystore import envelope
 from notices import webhooks
@@ -98,7 +99,17 @@ def test_nobody_at_the_port_is_tried_again(world, alice, tell):
         webhooks.create_webhook(alice, {"url": gone.url})
     tell()
     world.sweep()
-    assert (only().state, only().error_what) == ("waiting", "127.0.0.1 could not be reached: Connection refused.")
+    assert (only().state, only().error_what) == ("waiting", outgoing.UNTOLD.format(host="127.0.0.1"))
+
+
+def test_staff_read_why_nobody_is_at_the_port(world, alice, tell):
+    alice.is_staff = True
+    alice.save()
+    with Receiver() as gone:
+        webhooks.create_webhook(alice, {"url": gone.url})
+    tell()
+    world.sweep()
+    assert only().error_what == "127.0.0.1 could not be reached: Connection refused."
 
 
 def test_a_receiver_may_ask_for_a_pause(world, receiver, hook, tell):

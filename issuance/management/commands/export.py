@@ -34,7 +34,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", nargs="?", help="the certificate's domain, or its id")
         parser.add_argument("--id", help="the certificate's id, instead of a name")
-        parser.add_argument("--owner", help="the owner's e-mail address or id, where several certificates are so named")
+        parser.add_argument(
+            "--owner",
+            help="the owner's e-mail address or id, where several certificates are so named",
+        )
         parser.add_argument("--to", required=True, type=Path, help="the folder; made when it is missing")
         parser.add_argument("--then", help="a shell command that runs after the files are in place")
 
@@ -89,7 +92,10 @@ class Command(BaseCommand):
     def run(self, command: str) -> None:
         code = subprocess.run(command, shell=True, check=False).returncode  # noqa: S602  (the operator's own words)
         if code:
-            raise CommandError(f"The files are in place, and the command ended with {code}: {command}", returncode=code)
+            raise CommandError(
+                f"The files are in place, and the command ended with {code}: {command}",
+                returncode=code,
+            )
 
 
 def is_of_known_ca(certificate: Certificate) -> bool:

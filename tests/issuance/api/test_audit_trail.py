@@ -12,6 +12,7 @@ from certctrl import clock
 from issuance import privateca
 from issuance.models import Certificate, PrivateCA
 from issuance.resources import Refused
+from lab.ca import PROJECT
 from tests import factories
 from tests.issuance.api.calling import Caller, refused
 
@@ -54,7 +55,11 @@ def open_attempt(do):
 
 
 def key_body():
-    return {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+    return {
+        "name": "ci",
+        "expires_in_seconds": 60,
+        "permissions": [factories.permission("devices:*[read]")],
+    }
 
 
 def logged_in(do, path):
@@ -72,8 +77,14 @@ OPERATIONS = {
     "post auth/general": ("user.logged_in", lambda do: logged_in(do, "/auth/general")),
     "post auth/logout": ("user.logged_out", logged_out),
     "post me/apikeys": ("apikey.created", lambda do: do.api.post("apikeys", key_body())),
-    "delete me/apikeys/<id:pk>": ("apikey.revoked", lambda do: do.api.delete(do.made("apikeys", key_body()))),
-    "post me/dns-providers": ("dns_credential.created", lambda do: do.api.post("dns-providers", do.credential)),
+    "delete me/apikeys/<id:pk>": (
+        "apikey.revoked",
+        lambda do: do.api.delete(do.made("apikeys", key_body())),
+    ),
+    "post me/dns-providers": (
+        "dns_credential.created",
+        lambda do: do.api.post("dns-providers", do.credential),
+    ),
     "put me/dns-providers/<id:pk>": (
         "dns_credential.changed",
         lambda do: do.api.put(do.made("dns-providers", do.credential), {"api_token": f"{TOKEN}2"}),
@@ -90,7 +101,10 @@ OPERATIONS = {
         "notices.changed",
         lambda do: do.api.put("notice-settings", {"email": "other@example.org"}),
     ),
-    "post me/notice-settings/test": ("notices.tested", lambda do: do.api.post("notice-settings/test")),
+    "post me/notice-settings/test": (
+        "notices.tested",
+        lambda do: do.api.post("notice-settings/test"),
+    ),
     "post me/webhooks": ("webhook.created", lambda do: do.api.post("webhooks", HOOK)),
     "put me/webhooks/<id:pk>": (
         "webhook.changed",
@@ -100,7 +114,10 @@ OPERATIONS = {
         "webhook.changed",
         lambda do: do.api.patch(do.made("webhooks", HOOK), {"kinds": ["expiring"]}),
     ),
-    "delete me/webhooks/<id:pk>": ("webhook.deleted", lambda do: do.api.delete(do.made("webhooks", HOOK))),
+    "delete me/webhooks/<id:pk>": (
+        "webhook.deleted",
+        lambda do: do.api.delete(do.made("webhooks", HOOK)),
+    ),
     "post me/webhooks/<id:pk>/rotate-secret": (
         "webhook.secret_rotated",
         lambda do: do.api.post(f"{do.made('webhooks', HOOK)}/rotate-secret"),
@@ -113,7 +130,10 @@ OPERATIONS = {
         "certificate.changed",
         lambda do: do.api.put(do.certificate, {"auto_renew": False}),
     ),
-    "delete me/certificates/<id:pk>": ("certificate.deleted", lambda do: do.api.delete(do.certificate)),
+    "delete me/certificates/<id:pk>": (
+        "certificate.deleted",
+        lambda do: do.api.delete(do.certificate),
+    ),
     "post me/certificates/<id:pk>/issues": (
         "certificate.issuance_requested",
         lambda do: do.api.post(f"{do.certificate}/issues"),
@@ -123,9 +143,18 @@ OPERATIONS = {
         lambda do: do.api.post(f"{do.certificate}/renew"),
     ),
     "post me/certificates/<id:pk>/cancel": ("certificate.issuance_canceled", open_attempt),
-    "post me/certificates/<id:pk>/revoke": ("certificate.revoked", lambda do: do.api.post(f"{do.certificate}/revoke")),
-    "post me/acme-accounts": ("acme_account.created", lambda do: do.api.post("acme-accounts", ACCOUNT)),
-    "put me/acme-accounts/<id:pk>": ("acme_account.changed", lambda do: do.api.put(do.account, {"name": "other"})),
+    "post me/certificates/<id:pk>/revoke": (
+        "certificate.revoked",
+        lambda do: do.api.post(f"{do.certificate}/revoke"),
+    ),
+    "post me/acme-accounts": (
+        "acme_account.created",
+        lambda do: do.api.post("acme-accounts", ACCOUNT),
+    ),
+    "put me/acme-accounts/<id:pk>": (
+        "acme_account.changed",
+        lambda do: do.api.put(do.account, {"name": "other"}),
+    ),
     "delete me/acme-accounts/<id:pk>": (
         "acme_account.deleted",
         lambda do: do.api.delete(do.made("acme-accounts", ACCOUNT)),
@@ -135,7 +164,10 @@ OPERATIONS = {
         lambda do: do.api.post(f"{do.made('acme-accounts', ACCOUNT)}/register"),
     ),
     "post me/cas": ("private_ca.created", lambda do: do.api.post("cas", {"name": "Home"})),
-    "delete me/cas/<id:pk>": ("private_ca.deleted", lambda do: do.api.delete(do.made("cas", {"name": "Home"}))),
+    "delete me/cas/<id:pk>": (
+        "private_ca.deleted",
+        lambda do: do.api.delete(do.made("cas", {"name": "Home"})),
+    ),
     "post me/cas/<id:pk>/issue": (
         "private_ca.used",
         lambda do: do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"}),
@@ -188,12 +220,23 @@ def test_what_only_reads_is_on_a_path_that_is_there(operation):
     assert operation in set(writing_operations())
 
 
+@pytest.mark.parametrize("action", sorted({action for action, _ in OPERATIONS.values()}))
+def test_an_event_is_documented(action):
+    page = (PROJECT / "docs/reference/audit.md").read_text()
+    prefix, _, done = action.partition(".")
+    assert f"`{action}`" in page or (f"`{prefix}." in page and f"`.{done}`" in page)
+
+
 def actions():
     return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
 
 
 def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, issued):
-    changes = {"server_decrypt_export": False, "key_dist_policy": "MASTER_ONLY", "renew_days_before": 20}
+    changes = {
+        "server_decrypt_export": False,
+        "key_dist_policy": "MASTER_ONLY",
+        "renew_days_before": 20,
+    }
     assert do.api.put(do.certificate, changes).status_code == 200
     assert do.api.put(do.certificate, {"server_decrypt_export": True}).status_code == 200
     found = {each.action: each for each in AuditEvent.objects.filter(object=f"certificate:{issued.pk}")}

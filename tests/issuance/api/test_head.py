@@ -60,7 +60,11 @@ def test_the_head_of_an_export_opens_no_key_and_tells_no_password(api, issued):
 
 @pytest.mark.parametrize(
     ("changes", "status"),
-    [({"server_decrypt_export": False}, 403), ({"key_policy": "DEVICE_REQUIRED"}, 403), ({"current": None}, 409)],
+    [
+        ({"server_decrypt_export": False}, 403),
+        ({"key_policy": "DEVICE_REQUIRED"}, 403),
+        ({"current": None}, 409),
+    ],
 )
 def test_where_the_export_is_refused_its_head_is_too(api, issued, changes, status):
     Certificate.objects.filter(pk=issued.pk).update(**changes)
