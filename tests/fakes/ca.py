@@ -246,7 +246,8 @@ class FakeClient:
         order = self.ca.orders[url]
         if order.status != "ready":
             raise Wait(2, "The order is not ready.")
-        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life, self.ca.ends)
+        ends = [self.ca.ends] if self.ca.ends else []
+        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life, *ends)
         self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
         return shape(order)
