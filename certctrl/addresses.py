@@ -147,6 +147,19 @@ def called(url: str) -> SplitResult | None:
     return parts
 
 
+@lru_cache(maxsize=256)
+def canonical_url(url: str) -> str:
+    """One spelling of an address that can be called: scheme and host in lower case, without the usual port (RFC 3986,
+    6.2.2.1 and 6.2.3). Others as they are."""
+    parts = called(url)
+    if not parts or not parts.hostname:
+        return url
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.rstrip(".")
+    port = f":{parts.port}" if parts.port and parts.port != usual else ""
+    return parts._replace(netloc=host + port).geturl()
+
+
 def check_address(ip: str, host: str, port: int) -> None:
     """Raises AddressRefused unless this server may connect to `ip` under the name `host`."""
     if not is_allowed(host, ip, port):

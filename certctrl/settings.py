@@ -267,6 +267,7 @@ SPECTACULAR_SETTINGS = {
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",
         "NoticeKindEnum": "notices.models.Notice.Kind",
+        "ChoosableNoticeKindEnum": "notices.models.Notice.CHOOSABLE",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
 }

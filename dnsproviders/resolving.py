@@ -391,7 +391,7 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
             at = lookups.address(ip, settings.DNS_PORT)
             servers.setdefault(at, Server(host, at))
         else:
-            skipped.append(f"{host} ({ip}, private and not named in ALLOW_PRIVATE)")
+            skipped.append(f"{host} (not public, and not named in ALLOW_PRIVATE)")
     return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
 
 

@@ -368,7 +368,7 @@ class RFC2136(Provider):
             except ProviderError as error:
                 if error.code != "dns_credential_refused":
                     raise
-            if signed is not None and signed.rcode() in (*KNOWN, dns.rcode.SERVFAIL):
+            if signed is not None and signed.rcode() in KNOWN:
                 return signed, True
         with clock.limit(min(PATIENCE, clock.time_left())):
             answer = self._exchange(_query(query.question[0].name, query.question[0].rdtype))

@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from certctrl import outgoing
 from certctrl.errors import Invalid
 from issuance import pki, zerossl
 from issuance.acme import AcmeCA, ExternalAccount, Reach
@@ -153,7 +154,8 @@ def limits_at(directory_url: str) -> Mapping[str, Limit]:
     A directory that no CA's entry names is one of `custom`.
     """
     cas = known()
-    entry = next((ca for ca in cas.values() if ca.directory_url == directory_url), cas[CUSTOM])
+    same = outgoing.canonical_url(directory_url)
+    entry = next((ca for ca in cas.values() if outgoing.canonical_url(ca.directory_url) == same), cas[CUSTOM])
     return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
 
 
@@ -170,8 +172,8 @@ def fetch_eab(account: AcmeAccount) -> tuple[str, str]:
 
 
 def directory_of(account: AcmeAccount) -> str:
-    """The directory that the account was made at."""
-    return account.directory_url or info(account.ca_provider).directory_url
+    """The directory that the account was made at, in one spelling: limits are counted by it."""
+    return outgoing.canonical_url(account.directory_url or info(account.ca_provider).directory_url)
 
 
 def client_for(account: AcmeAccount) -> CA:
@@ -201,7 +203,7 @@ def _open(account: AcmeAccount) -> AcmeCA:
 
 def _reach(account: AcmeAccount) -> Reach:
     ca = info(account.ca_provider)
-    is_known = directory_of(account) == ca.directory_url  # by the table or by ACME_CAS
+    is_known = directory_of(account) == outgoing.canonical_url(ca.directory_url)  # by the table or by ACME_CAS
     return Reach(ca.hosts, not is_known and not account.owner.is_staff)
 
 

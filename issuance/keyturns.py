@@ -1,7 +1,7 @@
 """RSA keys that are made in a request: one at a time for each owner, and few in line.
 
-A key of 4096 bits takes up to some seconds of one core. Without turns, the parallel requests of one owner would take
-every core of the web process from all others.
+A key of 4096 bits takes up to some seconds of one core. Without turns, the parallel requests of
+one owner would take every core of the web process from all others.
 """
 
 import threading
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-MOST_IN_LINE = 4  # of one owner, with the one whose turn it is; each holds a thread and a database connection
+# Of one owner, with the one whose turn it is. Each holds a thread and a database connection.
+MOST_IN_LINE = 4
 LONGEST_WAIT = 10.0  # seconds
 
 

@@ -1,4 +1,7 @@
-"""A certificate that ends because its CA does: no renewal makes it longer. Who is told so, and in which words."""
+"""A certificate that ends because its CA does: no renewal makes it longer.
+
+Here is which renewals are refused for it, and the sentences that tell people.
+"""
 
 from datetime import timedelta
 
@@ -25,12 +28,14 @@ def gains_no_time(current: CertificateVersion, chain_pem: str) -> bool:
 
 
 def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
-    """Raise Refused for a renewal by itself that gains no time. What a person asked for, or what replaces a certificate
-    for another reason than its end, is stored."""
+    """Raise Refused for a renewal by itself that gains no time.
+
+    What a person asked for, or what replaces a certificate for another reason than its end, is stored.
+    """
     certificate, current = issuance.certificate, issuance.certificate.current
-    if not current or issuance.reason != Issuance.Reason.RENEWAL or not gains_no_time(current, chain_pem):
+    if not current or issuance.reason != Issuance.Reason.RENEWAL:
         return
-    if current.revoke_asked_at or _is_replaced_early(current) or _is_in_drill(current):
+    if not gains_no_time(current, chain_pem) or _has_another_reason(certificate, current):
         return
     what = (
         f"The new certificate for {certificate.domain} would be valid until"
@@ -40,8 +45,18 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
     raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
 
 
+def _has_another_reason(certificate: Certificate, current: CertificateVersion) -> bool:
+    key = (certificate.key_type, certificate.key_size)
+    has_other_key = pki.key_kind(current.chain_pem) != key
+    is_revoked = current.revoke_asked_at is not None
+    return is_revoked or has_other_key or _is_replaced_early(current) or _is_in_drill(current)
+
+
 def _is_replaced_early(current: CertificateVersion) -> bool:
-    """The CA's window is over before the renewal would be due by the life alone: it is going to revoke."""
+    """Whether the CA's window is over before a renewal would be due by the life alone.
+
+    A CA that is going to revoke says so by this (RFC 9773, section 4.2).
+    """
     info, now = RenewalInfo.objects.filter(version=current).first(), clock.now()
     ours = renewal.renew_at(current.not_before, current.not_after, None, jitter=1)
     return bool(info and info.window_end and info.window_end <= now < ours)
@@ -54,7 +69,7 @@ def _is_in_drill(current: CertificateVersion) -> bool:
 
 
 def why_short(chain_pem: str) -> str:
-    """Return the sentence about a leaf that could not be longer; empty when its CA is valid for longer."""
+    """Return the sentence about a leaf that could not be longer; empty when its CA outlives it."""
     cap = pki.cap_of(chain_pem)
     if not cap:
         return ""

@@ -8,7 +8,6 @@ import structlog
 from celery import Task, chain, shared_task, signature
 from django.conf import settings
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from certctrl import disk
 from certctrl.turns import LostTurn, Trouble, Wait
@@ -56,7 +55,7 @@ def nudge(task: "Task[Any, Any]", *args: int) -> bool:
 def send(message: Callable[[], object], **keys: object) -> bool:
     try:
         message()
-    except (OperationalError, RedisError, OSError) as error:  # away, or full: it takes no message then
+    except (OperationalError, OSError) as error:  # away, or full
         disk.note(error)
         logger.warning("broker.away", error=type(error).__name__, **keys)
         return False

@@ -43,7 +43,7 @@ class NoticeSerializer(serializers.ModelSerializer[Notice]):
 class Kinds(serializers.ListField):
     """Kinds of notices, each once."""
 
-    child = OneOf(choices=[each for each in Notice.Kind.choices if each[0] != Notice.Kind.CONFIRM_ADDRESS])
+    child = OneOf(choices=Notice.CHOOSABLE)
 
     def to_internal_value(self, data: Any) -> list[str]:
         return list(dict.fromkeys(super().to_internal_value(data)))

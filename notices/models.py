@@ -36,6 +36,8 @@ class Notice(models.Model):
         Kind.CREDENTIAL_REFUSED,
         Kind.ACTION_NEEDED,
     )
+    # What an owner may mute, and a webhook may choose.
+    CHOOSABLE: ClassVar[list[tuple[str, str]]] = [each for each in Kind.choices if each[0] != "confirm_address"]
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=20, choices=Kind)

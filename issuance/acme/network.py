@@ -90,7 +90,8 @@ class Network(client.ClientNetwork):
             if bad or not brought_one:
                 # The others are as old as the one that was refused.
                 del self.connection.nonces[: -1 if brought_one else None]
-            is_too_old = was_kept and not brought_one and refusal.retry_after is None
+            is_busy = refusal.retry_after is not None or refusal.status == 429
+            is_too_old = was_kept and not brought_one and not is_busy
             if not retries_left or not (bad or is_too_old):
                 raise self._trouble(refusal, what, message, named=named)
         raise AssertionError("the last try returns or raises")

@@ -254,6 +254,7 @@ ODD_ANSWERS = {
     "NOTAUTH": lambda query: unsigned(query, dns.rcode.NOTAUTH),
     "REFUSED": lambda query: unsigned(query, dns.rcode.REFUSED),
     "FORMERR": lambda query: unsigned(query, dns.rcode.FORMERR),
+    "SERVFAIL": lambda query: unsigned(query, dns.rcode.SERVFAIL),
     "BADSIG": lambda query: unsigned(query, dns.rcode.NOTAUTH, dns.rcode.BADSIG),
     "BADKEY": lambda query: unsigned(query, dns.rcode.NOTAUTH, dns.rcode.BADKEY),
     "no signature": lambda query: unsigned(query, dns.rcode.NOERROR),

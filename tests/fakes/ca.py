@@ -275,8 +275,9 @@ class FakeClient:
         order = self.ca.orders[url]
         if order.status != "ready":
             raise Wait(2, "The order is not ready.")
-        order.csr_pem = csr_pem
-        order.chain_pem = sign(csr_pem, self.ca.life, self.ca.ends, more=self.ca.adds_names)
+        ends = [self.ca.ends] if self.ca.ends else []
+        more = {"more": self.ca.adds_names} if self.ca.adds_names else {}
+        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life, *ends, **more)
         self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
         return self._shape(order)

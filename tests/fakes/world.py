@@ -11,12 +11,14 @@ from accounts.models import User
 from certctrl import clock
 from dnsproviders import cnames, propagation, registry, zonecheck
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance import beat, ca, flow, services, tasks
+from issuance import beat, ca, flow, resolvercache, services, tasks
 from issuance.models import AcmeAccount, Certificate, Issuance
 from keystore import envelope
 from tests.fakes.ca import FakeCA, FakeClient
 from tests.fakes.outside import Died, Outside
 from tests.fakes.zone import FakeProvider, FakeZone
+
+KEPT = resolvercache.kept
 
 
 class World:
@@ -38,8 +40,13 @@ class World:
         monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)
         monkeypatch.setattr(zonecheck, "survey", self.zone.survey)
+        monkeypatch.setattr(resolvercache, "kept", self.kept)
         monkeypatch.setattr(tasks, "start", self._start)
         monkeypatch.setattr(tasks, "nudge", self._nudge)
+
+    def kept(self, *given: Any) -> resolvercache.Kept | None:
+        """What the CA's resolver may have: nothing, unless the fake CA keeps what it saw."""
+        return KEPT(*given) if self.ca.keeps_txt else None
 
     def client_for(self, account: AcmeAccount) -> FakeClient:
         return self.cas.get(account.ca_provider, self.ca).client_for(account)

@@ -405,10 +405,17 @@ def test_a_ca_whose_errors_never_bring_a_nonce_is_asked_once_more_and_not_for_ev
     assert stub.paths().count("POST /order/1") == 3  # the nonce was fresh: it is not to blame
 
 
-def test_a_ca_that_asks_for_a_pause_gets_it(ca, stub):
+@pytest.mark.parametrize(
+    ("reply", "pause"),
+    [
+        (Reply(503, b"busy", {"Retry-After": "9"}, nonce=False), 9),
+        (replace(problem("rateLimited", status=429), nonce=False), 300),
+    ],
+)
+def test_a_ca_that_asks_for_a_pause_gets_it(ca, stub, reply, pause):
     ca.new_order(["example.com"])
-    stub.tell("/order/1", Reply(503, b"busy", {"Retry-After": "9"}, nonce=False))
-    assert trouble(ca.read_order, f"{stub.url}/order/1").retry_after == 9
+    stub.tell("/order/1", reply)
+    assert trouble(ca.read_order, f"{stub.url}/order/1").retry_after == pause
     assert stub.paths().count("POST /order/1") == 1
 
 

@@ -7,7 +7,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
 from accounts.models import User
-from certctrl import clock
+from certctrl import clock, outgoing
 from certctrl.errors import Invalid
 from certctrl.turns import Trouble
 from issuance import acme, ca, connections, privateca, zerossl
@@ -230,3 +230,26 @@ def test_a_directory_is_the_operators_where_the_table_or_staff_named_it(
     reach = ca._reach(account)
     assert reach.is_named_by_tenant is is_tenants
     assert reach.hosts == (("certs.corp.example",) if ca_provider == "corp" else ())
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "https://acme-v02.api.letsencrypt.org/directory",
+        "HTTPS://ACME-v02.API.LetsEncrypt.org/directory",
+        "https://acme-v02.api.letsencrypt.org:443/directory",
+        "https://acme-v02.api.letsencrypt.org./directory",
+    ],
+)
+def test_a_directory_has_one_bucket_and_the_limits_of_its_ca_however_it_is_spelled(world, owner, spelling):
+    account = world.account(owner, ca_provider="custom", directory_url=spelling)
+    assert ca.directory_of(account) == ca.info("letsencrypt").directory_url
+    assert ca.limits_at(spelling) == ca.limits_at(ca.info("letsencrypt").directory_url) != {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://ca.example/Directory", "https://ca.example:8443/dir", "https://[2001:db8::1]:14000/dir", "", "nowhere"],
+)
+def test_another_address_is_another_directory(url):
+    assert outgoing.canonical_url(url) == url

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from certctrl import clock
-from issuance import acmeaccounts, beat, ca, drill, privateca, services, telling
+from issuance import acmeaccounts, beat, ca, drill, pki, privateca, services, telling
 from issuance.models import Certificate, Issuance, PrivateCA, RenewalInfo
 from notices.models import Notice
 
@@ -184,6 +184,14 @@ def test_what_was_revoked_is_replaced_though_nothing_is_gained(world, make_ca, i
     certificate.refresh_from_db()
     assert certificate.versions.count() >= 2
     assert not certificate.current.revoke_asked_at
+
+
+def test_another_key_that_a_person_chose_comes_with_the_next_renewal(world, make_ca, issue):
+    certificate = issue(make_ca(60))
+    services.update_certificate(certificate, {"key_size": 384})
+    live(world, 45)
+    kinds = [pki.key_kind(each.chain_pem) for each in certificate.versions.order_by("pk")]
+    assert kinds == [("ecdsa", 256), ("ecdsa", 384)]
 
 
 def test_a_drill_replaces_what_gains_nothing(world, owner, make_ca, issue):

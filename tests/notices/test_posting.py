@@ -60,7 +60,13 @@ def test_another_secret_or_another_body_does_not_verify(world, receiver, hook, t
 def test_every_kind_has_a_type(world, receiver, hook, tell, kind):
     tell(kind=kind)
     world.sweep()
-    assert json.loads(receiver.posted[0].body)["type"].split(".")[0] in ("certificate", "record", "credential", "test")
+    assert json.loads(receiver.posted[0].body)["type"].split(".")[0] in (
+        "certificate",
+        "ca",
+        "record",
+        "credential",
+        "test",
+    )
 
 
 def test_a_secret_has_as_many_bytes_as_the_format_asks_for(hook):
