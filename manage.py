@@ -7,8 +7,8 @@ if __name__ == "__main__":
     if os.environ["DJANGO_SETTINGS_MODULE"] == "certctrl.settings":
         from django.conf import settings
 
-        from certctrl import embedded
         from certctrl.environment import refusing_in_a_sentence
+        from standalone import embedded
 
         with refusing_in_a_sentence():
             # Before Django reads its settings: they want the secrets that the embedded server makes and keeps.

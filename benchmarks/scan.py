@@ -58,7 +58,7 @@ def first_certificate() -> Any:
 def a_pass(like: Any, due: int) -> float:
     """Seconds of a scan that finds so many to renew; what it opens is taken away again."""
     from certctrl import clock
-    from issuance import beat
+    from issuance.beat import renewals
     from issuance.models import Certificate, Issuance
     from tests.fakes import crowd
 
@@ -66,7 +66,7 @@ def a_pass(like: Any, due: int) -> float:
     crowd.certificates(like, due, clock.now() - SHORTLY)
     crowd.settle()
     began = time.perf_counter()
-    beat.scan_renewals.run()
+    renewals.scan_renewals.run()
     took = time.perf_counter() - began
     opened = Issuance.objects.open()
     assert opened.count() == due, f"{opened.count()} of {due} were opened"

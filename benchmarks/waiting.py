@@ -64,9 +64,9 @@ def warm_up(site: Site, ids: tuple[int, int], zone: str) -> None:
 
 
 def make_waiting(account: int, credential: int, rows: int, zone: str) -> None:
+    from authorities.models import AcmeAccount
     from certctrl import clock
     from dnsproviders.models import DnsCredential
-    from issuance.models import AcmeAccount
     from tests.fakes import waiting
 
     domains = [f"waiting{number}.{zone}" for number in range(rows)]

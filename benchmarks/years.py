@@ -15,9 +15,11 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from authorities.catalog import Limit
 from benchmarks.measuring import tell
-from issuance import buckets, renewal
-from issuance.buckets import Level, Limit
+from issuance import ratelimits
+from issuance.ratelimits import Level
+from issuance.renewal import schedule
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
 LIVES = (90, 90, 90, 45, 45, 6)  # days, in turn
@@ -34,9 +36,9 @@ def limits() -> dict[str, Limit]:
     import django
 
     django.setup()
-    from issuance import ca
+    from authorities import catalog
 
-    return {kind: Limit(*limit) for kind, limit in ca.LETSENCRYPT_LIMITS.items()}
+    return {kind: Limit(*limit) for kind, limit in catalog.LETSENCRYPT_LIMITS.items()}
 
 
 @dataclass
@@ -114,21 +116,21 @@ class Years:
         return same if each.not_after else [*same, ("account", each.account), ("domain", each.domain)]
 
     def slot(self, wanted: list[tuple[str, int]], now: datetime) -> datetime:
-        return max(buckets.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted)
+        return max(ratelimits.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted)
 
     def level(self, key: tuple[str, int], now: datetime) -> Level:
         return self.levels.setdefault(key, Level(self.limits[key[0]].capacity, now))
 
     def take(self, wanted: list[tuple[str, int]], now: datetime) -> None:
         for key in wanted:
-            self.levels[key] = buckets.take(self.level(key, now), now, self.limits[key[0]])
+            self.levels[key] = ratelimits.take(self.level(key, now), now, self.limits[key[0]])
         self.counted.order(wanted, now)
         self.orders += 1
 
     def fail(self, each: Managed, now: datetime) -> datetime:
         each.failures += 1
         self.failed += 1
-        at = renewal.retry_at(
+        at = schedule.retry_at(
             now, each.failures, each.not_after, first_tried_at=each.tried_at or now, jitter=self.chance.random()
         )
         return at or now + timedelta(days=1)  # a person asks again
@@ -137,7 +139,7 @@ class Years:
         if each.not_after and each.not_after <= now:
             self.expired += 1
         each.not_after, each.failures = now + each.life, 0
-        return renewal.renew_at(now, each.not_after, None, self.chance.random())
+        return schedule.renew_at(now, each.not_after, None, self.chance.random())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -36,7 +36,7 @@ from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
-from rest_framework import serializers
+from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import SAFE_METHODS, AllowAny
 from rest_framework.request import Request
@@ -216,3 +216,13 @@ def owned_paths(prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, 
     """Both paths of a viewset that no router fits: `owned_paths("certificate-assign", V, {"post": "create"})`."""
     view = viewset.as_view(dict(actions))
     return [path(f"users/<user:user_id>/{prefix}", view), path(f"me/{prefix}", view)]
+
+
+NO_CONTENT = status.HTTP_204_NO_CONTENT
+CREATED = status.HTTP_201_CREATED
+
+
+def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, Any]:
+    given = serializer(data=request.data, **kwargs)
+    given.is_valid(raise_exception=True)
+    return dict(given.validated_data)

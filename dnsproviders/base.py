@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-import idna
 import requests
 
 from certctrl import errors, outgoing
 from certctrl.log import Secret, mask
 from certctrl.turns import Trouble, printable
-from dnsproviders import pacing
+from dnsclient.names import a_label
+from dnsproviders import ratelimit
 from dnsproviders.models import DnsCredential, TxtRecord
-from dnsproviders.pacing import ApiLimit
+from dnsproviders.ratelimit import ApiLimit
 
 
 class ProviderError(Trouble):
@@ -157,7 +157,7 @@ class Provider(ABC):
         self.public = credential.public
         self.secret = secret
         self.http = http
-        self.pace = pacing.pace_of(self.name, credential, self.limit)
+        self.pace = ratelimit.pace_of(self.name, credential, self.limit)
         self.is_visiting = False
 
     @abstractmethod
@@ -202,7 +202,7 @@ class Provider(ABC):
         for 401; dns_rate_limited for 429, with `retry_after`; dns_bad_answer for a redirect. Every other answer is the
         caller's to judge.
         """
-        self.pace.take(needs=1 if self.is_visiting else pacing.VISIT)
+        self.pace.take(needs=1 if self.is_visiting else ratelimit.VISIT)
         self.is_visiting = True
         try:
             with self.going_out():
@@ -290,29 +290,6 @@ def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
 def is_html(response: requests.Response) -> bool:
     """By what it begins with: frameworks send text/html for an empty success as well."""
     return response.content[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<body"))
-
-
-def a_label(name: str) -> str:
-    """The name in lower case with A-labels and without the last dot; providers also answer with U-labels."""
-    name = name.lower().rstrip(".")
-    return name if name.isascii() else ".".join(_a_label(each) for each in name.split("."))
-
-
-def _a_label(label: str) -> str:
-    try:
-        return label if label.isascii() else idna.alabel(label).decode()
-    except idna.IDNAError:  # somebody else's record: no name of ours is like it
-        return label
-
-
-def is_inside(name: str, zone: str) -> bool:
-    return name == zone or name.endswith("." + zone)
-
-
-def suffixes(name: str, shortest: int = 2) -> list[str]:
-    """The names that could be the zone of `name`, longest first, down to `shortest` labels."""
-    labels = a_label(name).split(".")
-    return [".".join(labels[at:]) for at in range(max(1, len(labels) - shortest + 1))]
 
 
 def unquoted(content: str) -> str:

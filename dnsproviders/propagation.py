@@ -17,11 +17,11 @@ import dns.rdatatype
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsproviders import lookups
-from dnsproviders.cnames import final_name
-from dnsproviders.lookups import Answers, Ask
+from dnsclient import queries
+from dnsclient.cnames import final_name
+from dnsclient.queries import Answers, Ask
+from dnsclient.resolver import KNOWN, NO_TIME, NotThere, Server, Servers, resolvers, servers_of, servers_of_all
 from dnsproviders.models import DnsCredential, TxtRecord
-from dnsproviders.resolving import KNOWN, NO_TIME, NotThere, Server, Servers, resolvers, servers_of, servers_of_all
 
 __all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "server_of", "servers_of", "verdict"]
 
@@ -115,7 +115,7 @@ def _owners_in_turns(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
     of_owner: defaultdict[int, list[TxtRecord]] = defaultdict(list)
     for record in records:
         of_owner[record.credential.owner_id].append(record)
-    return lookups.in_turns(of_owner.values())
+    return queries.in_turns(of_owner.values())
 
 
 def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
@@ -183,7 +183,7 @@ def _ask(
         record.name: [(server, Ask(server.at, record.name, TXT, recurse)) for server in whom[record.name].servers]
         for record in records
     }
-    answers = lookups.ask((each for pairs in asks.values() for _, each in pairs), end - clock.monotonic())
+    answers = queries.ask((each for pairs in asks.values() for _, each in pairs), end - clock.monotonic())
     return {record.pk: _seen(record, asks[record.name], whom[record.name], answers, asked) for record in records}
 
 

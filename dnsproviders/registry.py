@@ -16,10 +16,10 @@ from keystore import envelope
 from keystore.models import Envelope
 
 PROVIDERS = {
-    "cloudflare": "dnsproviders.cloudflare.Cloudflare",
-    "aliyun": "dnsproviders.aliyun.Aliyun",
-    "rfc2136": "dnsproviders.rfc2136.RFC2136",
-    "httpreq": "dnsproviders.httpreq.HttpReq",
+    "cloudflare": "dnsproviders.providers.cloudflare.Cloudflare",
+    "aliyun": "dnsproviders.providers.aliyun.Aliyun",
+    "rfc2136": "dnsproviders.providers.rfc2136.RFC2136",
+    "httpreq": "dnsproviders.providers.httpreq.HttpReq",
 }
 ALIASES = {"ali": "aliyun"}
 

@@ -6,20 +6,18 @@ from django.http import HttpRequest
 from unfold.admin import TabularInline
 
 from accounts import audit
+from authorities.models import AcmeAccount, Exchange, PrivateCA
 from certctrl.admin import ReadOnlyAdmin
 from certctrl.errors import Refusal
-from issuance import canceling, services
+from issuance import services
 from issuance.models import (
-    AcmeAccount,
     Authorization,
     Certificate,
     CertificateVersion,
     Drill,
-    Exchange,
     Issuance,
     IssuanceEvent,
     LimitBucket,
-    PrivateCA,
     RenewalInfo,
     RequestKey,
     Reservation,
@@ -86,7 +84,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel")
     def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        self._each(request, chosen, "canceled", canceling.cancel_attempt)
+        self._each(request, chosen, "canceled", services.cancel_attempt)
 
     def _each(
         self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Issuance], Issuance]

@@ -5,6 +5,6 @@ class IssuanceConfig(AppConfig):
     name = "issuance"
 
     def ready(self) -> None:
-        from issuance import ca
+        from authorities import catalog
 
-        ca.known()  # what ACME_CAS has wrong is told at the start, and not by the first sweep
+        catalog.known()  # what ACME_CAS has wrong is told at the start, and not by the first sweep

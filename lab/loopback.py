@@ -21,9 +21,9 @@ import dns.query
 import dns.tsig
 import requests
 
-from certctrl import ports
 from certctrl.supervisor import Child
 from lab.ca import PROJECT, PYTHON
+from standalone import ports
 
 if TYPE_CHECKING:
     from certctrl.state import State

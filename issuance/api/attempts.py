@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis
-from issuance.models import Exchange, Issuance, IssuanceEvent
+from issuance.models import Issuance, IssuanceEvent
 
 STATUS_OF = {  # house section 7
     Issuance.State.QUEUED: "PENDING",
@@ -134,28 +134,4 @@ class EventSerializer(serializers.ModelSerializer[IssuanceEvent]):
     class Meta:
         model = IssuanceEvent
         fields = ("id", "at", "step", "outcome", "what", "took_ms")
-        read_only_fields = fields
-
-
-class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
-    """A request to a CA and its answer. `status` is null where no answer came, and `error` says why."""
-
-    at = EpochMillis()
-
-    class Meta:
-        model = Exchange
-        fields = (
-            "id",
-            "at",
-            "step",
-            "method",
-            "url",
-            "request",
-            "status",
-            "headers",
-            "body",
-            "problem",
-            "error",
-            "took_ms",
-        )
         read_only_fields = fields

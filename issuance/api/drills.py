@@ -11,10 +11,11 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from accounts import audit
+from authorities.models import AcmeAccount
 from certctrl.api import EpochSeconds, refuse_broken_body
 from certctrl.errors import Forbidden, NotFound
-from issuance import drill as drills
-from issuance.models import AcmeAccount, Drill
+from issuance import drills
+from issuance.models import Drill
 
 MOST_NAMED = 100
 

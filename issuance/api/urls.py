@@ -1,8 +1,9 @@
 from rest_framework.routers import SimpleRouter
 
+from authorities.api import AccountViewSet, PrivateCAViewSet
 from certctrl.api import OwnedRouter, owned_paths
 from issuance.api.drills import DrillViewSet
-from issuance.api.views import AccountViewSet, CertificateViewSet, PrivateCAViewSet
+from issuance.api.views import CertificateViewSet
 
 router = OwnedRouter()
 router.register("certificates", CertificateViewSet)

@@ -3,8 +3,7 @@
 from typing import Any, cast
 
 from django.conf import settings
-from django.db import transaction
-from django.db.models import Count, Max, Prefetch, QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -19,37 +18,32 @@ from rest_framework.viewsets import GenericViewSet
 from accounts import audit
 from accounts.permissions import need
 from accounts.services import refuse_old_login
+from authorities.api import ExchangePagination, ExchangeSerializer
+from authorities.models import AcmeAccount
 from certctrl import outward
-from certctrl.api import CountedThrottle, OwnedMixin
+from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, parsed
 from certctrl.errors import Invalid, NotFound
-from certctrl.formats import OffsetPagination
-from issuance import acmeaccounts, canceling, delegation, export, limits, preflight, privateca, services
-from issuance.api import asking
-from issuance.api.accounts import AccountSerializer, LimitSerializer, PrivateCASerializer
+from issuance import models, preflight, services
+from issuance.api import parsing
 from issuance.api.attempts import (
     AttemptSerializer,
     EventSerializer,
-    ExchangeSerializer,
     HistorySerializer,
     IssueResultSerializer,
     StartedSerializer,
 )
-from issuance.api.bodies import (
-    AccountRequest,
+from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer, IssuingSerializer
+from issuance.api.preflight import CheckThrottle, PreflightSerializer
+from issuance.api.requests import (
     CertificateChange,
     CertificateRequest,
     IssueRequest,
-    PrivateCARequest,
-    PrivateIssueRequest,
     RevokeRequest,
 )
-from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer, IssuingSerializer
-from issuance.api.checking import CheckThrottle, PreflightSerializer
-from issuance.idempotency import Idempotency
-from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
+from issuance.challenges import delegation
+from issuance.models import Certificate, Issuance
+from issuance.services import Idempotency
 
-NO_CONTENT = status.HTTP_204_NO_CONTENT
-CREATED = status.HTTP_201_CREATED
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
 )
@@ -64,13 +58,7 @@ def idempotency(request: Request) -> Idempotency | None:
     if len(key) > 255 or not key.isprintable():
         raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
-    return Idempotency(key, services.digest(request.method, path, request.data))
-
-
-def parsed(serializer: type[Any], request: Request, **kwargs: Any) -> dict[str, Any]:
-    given = serializer(data=request.data, **kwargs)
-    given.is_valid(raise_exception=True)
-    return dict(given.validated_data)
+    return Idempotency(key, models.digest(request.method, path, request.data))
 
 
 def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
@@ -82,12 +70,6 @@ def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]
     if issuance and certificate.account.is_private:
         answer["status"] = AttemptSerializer(issuance).data["status"]
     return answer
-
-
-class ExchangePagination(OffsetPagination):
-    """Each may have a body of 64 KiB."""
-
-    max_limit = 100
 
 
 class ExportThrottle(CountedThrottle):
@@ -143,7 +125,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         given = parsed(CertificateRequest, request)
         if given["issues_at_once"]:
             need(request, self.obtype, None, "issue")
-        ask = asking.ask_of(self.owner, given)
+        ask = parsing.ask_of(self.owner, given)
         certificate, issuance = services.create_certificate(
             self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
         )
@@ -160,7 +142,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             with outward.asking(self.owner.pk):
                 delegation.verify(certificate)
             return Response(status=NO_CONTENT)
-        changes = asking.changes_of(self.owner, certificate, given)
+        changes = parsing.changes_of(self.owner, certificate, given)
         if changes.get("account", certificate.account) != certificate.account:
             need(request, self.obtype, str(certificate.pk), "issue")
         if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
@@ -210,7 +192,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, **kwargs: Any) -> Response:
         """End the open attempt; 409 when nothing is open or the CA is signing."""
-        return Response(AttemptSerializer(canceling.cancel(self.get_object())).data)
+        return Response(AttemptSerializer(services.cancel(self.get_object())).data)
 
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
@@ -274,7 +256,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             OpenApiParameter(
                 "pfx",
                 str,
-                enum=[*export.PFX],
+                enum=[*services.PFX],
                 description="legacy: bundle.pfx for Windows Server 2016 and older macOS",
             ),
         ],
@@ -287,11 +269,11 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
             raise Invalid("The export's format is zip.", field="format")
-        headers = export.head(certificate)
+        headers = services.head(certificate)
         if request.method == "HEAD":  # asks what a GET would answer, and opens no key
             # Streamed, or it would be said to have no bytes.
             return StreamingHttpResponse((), content_type="application/zip", headers=headers)
-        content, password = export.bundle(
+        content, password = services.bundle(
             certificate,
             actor=audit.actor_of(request),
             ip=audit.ip_of(request),
@@ -316,95 +298,3 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
     raise NotFound(
         f"Nothing was asked for yet for {certificate.domain}; POST .../certificates/{certificate.pk}/issues starts it."
     )
-
-
-class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[AcmeAccount]):
-    queryset = AcmeAccount.objects.filter(retired_at=None)
-    serializer_class = AccountSerializer
-    obtype = "acme_accounts"
-    permissions = {
-        "list": "read",
-        "retrieve": "read",
-        "create": "write",
-        "update": "write",
-        "destroy": "write",
-        "register": "write",
-        "limits": "read",
-        "exchanges": "read",
-    }
-
-    @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
-    def create(self, request: Request, **kwargs: Any) -> Response:
-        """Registering at the CA starts at once; `status` tells how it went, `error_what` the CA's words."""
-        account = acmeaccounts.create_account(self.owner, parsed(AccountRequest, request))
-        return Response(AccountSerializer(account).data, status=CREATED)
-
-    @extend_schema(request=AccountRequest, responses=AccountSerializer)
-    def update(self, request: Request, **kwargs: Any) -> Response:
-        account = acmeaccounts.update_account(self.get_object(), parsed(AccountRequest, request, partial=True))
-        return Response(AccountSerializer(account).data)
-
-    @extend_schema(responses={204: None})
-    def destroy(self, request: Request, **kwargs: Any) -> Response:
-        acmeaccounts.retire_account(self.get_object())
-        return Response(status=NO_CONTENT)
-
-    @extend_schema(request=None, responses=AccountSerializer)
-    @action(detail=True, methods=["post"])
-    def register(self, request: Request, **kwargs: Any) -> Response:
-        """Register once more, after what the CA refused was mended."""
-        return Response(AccountSerializer(acmeaccounts.retry_registration(self.get_object())).data)
-
-    @extend_schema(responses=LimitSerializer(many=True))
-    @action(detail=True, methods=["get"])
-    def limits(self, request: Request, **kwargs: Any) -> Response:
-        """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
-        return Response(LimitSerializer(limits.levels(self.get_object()), many=True).data)
-
-    @extend_schema(responses=ExchangeSerializer(many=True))
-    @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
-    def exchanges(self, request: Request, **kwargs: Any) -> Response:
-        """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
-        page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []
-        return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
-
-
-class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[PrivateCA]):
-    queryset = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE)
-    serializer_class = PrivateCASerializer
-    obtype = "cas"
-    permissions = {"list": "read", "retrieve": "read", "create": "write", "destroy": "write", "issue": "issue"}
-
-    def get_queryset(self) -> QuerySet[PrivateCA]:
-        versions = "accounts__versions"
-        used = {"issued_cert_count": Count(versions), "last_used_at": Max(f"{versions}__created_at")}
-        return cast("QuerySet[PrivateCA]", super().get_queryset().annotate(**used))
-
-    @extend_schema(request=PrivateCARequest, responses={201: PrivateCASerializer})
-    def create(self, request: Request, **kwargs: Any) -> Response:
-        private_ca = privateca.create_private_ca(self.owner, dict(request.data))
-        return Response(PrivateCASerializer(private_ca).data, status=CREATED)
-
-    @extend_schema(responses={204: None})
-    def destroy(self, request: Request, **kwargs: Any) -> Response:
-        acmeaccounts.retire_private_ca(self.get_object())
-        return Response(status=NO_CONTENT)
-
-    @extend_schema(request=PrivateIssueRequest, parameters=[IDEMPOTENCY_KEY], responses=IssuingSerializer)
-    @action(detail=True, methods=["post"])
-    def issue(self, request: Request, **kwargs: Any) -> Response:
-        """A certificate of this CA, at once."""
-        private_ca = self.get_object()
-        given = parsed(CertificateRequest, request)
-        seconds = parsed(IssueRequest, request).get("validity_seconds")
-        with transaction.atomic():  # a request that is refused leaves no account behind
-            account = asking.account_of_private_ca(private_ca, given["account"])
-            certificate, issuance = services.make_certificate(
-                self.owner,
-                asking.ask_of(self.owner, given, account),
-                issue=True,
-                validity_seconds=seconds,
-                idempotency=idempotency(request),
-            )
-        services.advance(issuance)
-        return Response(shown(certificate, issuance))

@@ -7,10 +7,10 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 
+from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import SKEW, Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
-from issuance.models.accounts import AcmeAccount
 from issuance.models.certificates import Certificate
 from keystore.models import Envelope
 
@@ -211,3 +211,6 @@ class RequestKey(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment

@@ -1,17 +1,21 @@
 """What people asked for, what was issued of it, and when the CA wants it renewed."""
 
+import hashlib
+import json
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential
-from issuance.models.accounts import AcmeAccount
+from issuance.models.attempts import Issuance
 from keystore.models import Envelope
 
 if TYPE_CHECKING:
@@ -178,3 +182,12 @@ class RenewalInfo(Turns):
 
     def __str__(self) -> str:
         return f"{self.version_id} {self.moment or 'unknown'}"
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256, hex, of any JSON value, whatever the order of its members."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def names_key(account: AcmeAccount, names: Sequence[str]) -> str:
+    return digest(account.pk, sorted(names))

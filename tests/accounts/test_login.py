@@ -13,8 +13,8 @@ from django.core.cache import cache
 from accounts import passwords, services
 from certctrl.errors import Unavailable
 from tests import factories
-from tests.certctrl.starting import until
 from tests.factories import PASSWORD
+from tests.standalone.starting import until
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ from django.db import connection
 
 from accounts import quotas
 from accounts.models import ApiKey, AuditEvent, User
+from authorities import accounts
+from authorities.models import AcmeAccount, PrivateCA
 from dnsproviders import credentials
 from dnsproviders.models import DnsCredential
-from issuance import acmeaccounts, services
-from issuance.models import AcmeAccount, Certificate, Issuance, PrivateCA
+from issuance import services
+from issuance.models import Certificate, Issuance
 from notices.models import Webhook
 from tests import factories
 from tests.fakes.world import World
@@ -121,9 +123,9 @@ def test_attempts_that_are_open_count_and_renewals_are_never_refused(limited, wo
 
 
 def test_the_second_account_of_staging_first_counts_too(limited, world, alice):
-    acmeaccounts.create_account(alice, ACCOUNT)
+    accounts.create_account(alice, ACCOUNT)
     with pytest.raises(Exception, match="ACME accounts"):
-        acmeaccounts.create_account(alice, ACCOUNT | {"staging_first": True})
+        accounts.create_account(alice, ACCOUNT | {"staging_first": True})
     assert AcmeAccount.objects.filter(owner=alice).count() == 1, "none is left behind"
 
 

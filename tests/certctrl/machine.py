@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from certctrl.supervisor import bound_to
-from tests.certctrl.starting import until
+from tests.standalone.starting import until
 
 SYSTEMD = Path("/lib/systemd/systemd")
 # What would reach out of the namespaces, or wait for hardware.

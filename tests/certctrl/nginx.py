@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
-from tests.certctrl.starting import free_port, until
+from tests.standalone.starting import free_port, until
 
 PROGRAM = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 AROUND = """

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from certctrl import clock
-from certctrl.redisserver import RedisServer
-from tests.certctrl.starting import free_port, tick
+from standalone.redisserver import RedisServer
+from tests.standalone.starting import free_port, tick
 
 LIMIT = 20.0
 

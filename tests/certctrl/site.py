@@ -10,10 +10,10 @@ from pathlib import Path
 
 import requests
 
-from certctrl.redisserver import RedisServer
 from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
-from tests.certctrl.starting import LIMIT, free_port, until
+from standalone.redisserver import RedisServer
+from tests.standalone.starting import LIMIT, free_port, until
 
 EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
 OWNER = f"""

@@ -11,20 +11,11 @@ from django.urls import reverse
 
 from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
+from authorities.models import AcmeAccount, Exchange
+from authorities.privateca import create_private_ca
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
-from issuance import canceling, services
-from issuance.models import (
-    AcmeAccount,
-    Certificate,
-    Drill,
-    Exchange,
-    Issuance,
-    LimitBucket,
-    RenewalInfo,
-    Reservation,
-    ReservedToken,
-)
-from issuance.privateca import create_private_ca
+from issuance import services
+from issuance.models import Certificate, Drill, Issuance, LimitBucket, RenewalInfo, Reservation, ReservedToken
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
 from notices import raising, webhooks
@@ -191,7 +182,7 @@ def test_an_attempt_is_retried_at_once(client, rows, world):
 
 def test_an_attempt_that_ended_is_not_canceled_nor_is_the_one_that_is_open(client, rows):
     ended = Issuance.objects.get()
-    canceling.cancel(rows)
+    services.cancel(rows)
     latest = services.issue(rows)
     assert "has ended" in told(client, "cancel", ended)
     latest.refresh_from_db()
@@ -201,7 +192,7 @@ def test_an_attempt_that_ended_is_not_canceled_nor_is_the_one_that_is_open(clien
 
 def test_an_attempt_that_was_canceled_is_followed_by_a_new_one_once(client, rows):
     ended = Issuance.objects.get()
-    canceling.cancel(rows)
+    services.cancel(rows)
     assert "retried" in told(client, "retry", ended)
     assert "retry the latest" in told(client, "retry", ended)
     assert Issuance.objects.count() == 2

@@ -15,9 +15,9 @@ from celery.beat import ScheduleEntry
 
 from certctrl.beatclock import BeatScheduler
 from certctrl.celery import app
-from certctrl.redisserver import RedisServer
 from lab.ca import PROJECT
-from tests.certctrl.starting import until
+from standalone.redisserver import RedisServer
+from tests.standalone.starting import until
 
 START = "2030-01-01T00:00:00+00:00"
 JOBS = {"sweep", "scan renewals", "advance drills", "warn of expiry", "prune"}

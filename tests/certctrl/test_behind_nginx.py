@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from certctrl.redisserver import RedisServer
+from standalone.redisserver import RedisServer
 from tests.certctrl.nginx import PROGRAM, below_a_path, guide, nginx, replaced
 from tests.certctrl.site import EMAIL, PASSWORD, Site
 

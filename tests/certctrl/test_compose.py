@@ -11,8 +11,8 @@ import yaml
 from certctrl import connections
 from certctrl.environment import Environment
 from tests.certctrl import realredis
-from tests.certctrl.starting import free_port
 from tests.certctrl.test_redis import BOTH, ODD, ways
+from tests.standalone.starting import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,8 +17,8 @@ from django.db.utils import ConnectionHandler
 
 from certctrl import datastores
 from certctrl.environment import Environment
-from tests.certctrl.starting import free_port, until
 from tests.e2e.processes import make_cluster
+from tests.standalone.starting import free_port, until
 
 ODD = "p+a/s=s%2?@w:o#r d&;,[x]ü€$'\"\\"
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql"}

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from certctrl.redisserver import RedisServer
 from lab.ca import PROJECT
+from standalone.redisserver import RedisServer
 from tests.certctrl.site import Site, status
-from tests.certctrl.starting import LIMIT, free_port
+from tests.standalone.starting import LIMIT, free_port
 
 VERBS = {"release", "web", "worker", "clock", "beat"}
 NOT_DEPLOYED = {"lab", "tests", "benchmarks"}  # `make run` has a lab, and imports it where LAB is on

@@ -15,9 +15,8 @@ from django.core.cache import caches
 from django.db import OperationalError, connection
 
 from accounts.models import AuditEvent
-from certctrl import clock, disk
+from certctrl import clock, disk, dispatch
 from certctrl.health import SWEPT
-from issuance import tasks
 from lab.ca import PROJECT
 from tests import factories
 
@@ -310,4 +309,4 @@ def test_a_message_that_a_full_redis_does_not_take_is_left_to_the_sweep(full_red
     def nothing():
         """Never run."""
 
-    assert tasks.send(lambda: nothing.apply_async()) is False
+    assert dispatch.send(lambda: nothing.apply_async()) is False

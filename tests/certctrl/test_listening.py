@@ -11,11 +11,12 @@ import pytest
 import requests
 from django.test import override_settings
 
-from certctrl import embedded, listening
-from certctrl.embedded import Embedded, Refused
+from certctrl import listening
 from certctrl.state import State
 from lab.ca import PROJECT
-from tests.certctrl.starting import LIMIT, Up, free_port, until
+from standalone import embedded
+from standalone.embedded import Embedded, Refused
+from tests.standalone.starting import LIMIT, Up, free_port, until
 
 SPELLINGS = [
     ("", "127.0.0.1"),

@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from certctrl import clock, outgoing
-from tests.certctrl.starting import free_port
 from tests.fakes.dripping import certificate_for, redirect, whole
+from tests.standalone.starting import free_port
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"]
 REFUSED = {

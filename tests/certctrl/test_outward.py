@@ -21,7 +21,7 @@ from certctrl.errors import RateLimited, Unavailable
 from dnsproviders.credentials import create_credential
 from lab.ca import PROJECT
 from tests import factories
-from tests.certctrl.starting import free_port, until
+from tests.standalone.starting import free_port, until
 
 MANY = 40
 

@@ -15,7 +15,7 @@ import uvicorn
 from certctrl import bodylimit, connections, errors, webserver
 from certctrl.bodylimit import BodyLimit
 from certctrl.connections import PatientProtocol
-from tests.certctrl.starting import until
+from tests.standalone.starting import until
 
 LIMIT = 20  # seconds for anything at all
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -10,8 +10,8 @@ import pytest
 
 from lab.ca import PROJECT
 from tests.certctrl import machine
-from tests.certctrl.starting import until
 from tests.certctrl.test_deployment import image  # noqa: F401  (a fixture)
+from tests.standalone.starting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(machine.missing() != "", reason=machine.missing())]
 

@@ -17,7 +17,7 @@ import dns.tsig
 import pytest
 
 from certctrl import clock
-from dnsproviders.rfc2136 import RFC2136
+from dnsproviders.providers.rfc2136 import RFC2136
 from tests.dnsproviders.making import provider_of
 
 KEY_NAME = "certctrl.key"

@@ -14,8 +14,8 @@ from django.conf import settings
 from dnsproviders.api import CheckThrottle
 from dnsproviders.models import DnsCredential
 from keystore import envelope
-from tests.certctrl.starting import free_port
 from tests.issuance.api.calling import Caller, refused, rows
+from tests.standalone.starting import free_port
 
 pytestmark = pytest.mark.django_db
 

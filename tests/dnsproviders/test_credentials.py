@@ -9,10 +9,11 @@ import pytest
 import responses
 
 from accounts.models import User
+from authorities.models import AcmeAccount
 from certctrl import clock, errors
 from dnsproviders import credentials, registry
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance.models import AcmeAccount, Certificate
+from issuance.models import Certificate
 from keystore.envelope import CannotOpen
 from keystore.models import Envelope, KeyWrap
 from tests.dnsproviders.nameserver import KEY_NAME, SECRET, WRONG, running

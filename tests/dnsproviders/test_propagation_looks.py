@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from certctrl import clock
-from dnsproviders import lookups, propagation
+from dnsclient import queries
+from dnsclient.resolver import Server
+from dnsproviders import propagation
 from dnsproviders.propagation import Asked, Servers
-from dnsproviders.resolving import Server
 from lab.nameserver import NameServer
 from tests.fakes.internet import (
     CHALLENGE,
@@ -78,7 +79,7 @@ def test_a_silent_server_does_not_hide_what_the_others_say(world: NameServer) ->
     assert (seen.shown, seen.missing, seen.silent) == (2, (), (f"ns1.example.com ({NS1})",))
 
 
-@pytest.mark.skipif(not lookups.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind")
+@pytest.mark.skipif(not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind")
 def test_a_closed_port_is_known_at_once(settings: Any) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NOBODY)}, patience=3) as world:
         world.add(CHALLENGE, "TXT", VALUE)
@@ -165,11 +166,11 @@ def test_a_server_of_a_family_without_a_route_is_told(settings: Any, monkeypatch
 
 
 def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = lookups._Batch._channel
+    channel = queries._Batch._channel
     monkeypatch.setattr(
-        lookups._Batch,
+        queries._Batch,
         "_channel",
-        lambda batch, family: channel(batch, family) if family == lookups.socket.AF_INET else None,
+        lambda batch, family: channel(batch, family) if family == queries.socket.AF_INET else None,
     )
 
 
@@ -285,7 +286,7 @@ def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
     world: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
-    monkeypatch.setattr(lookups, "WINDOW", 16)  # time for a quarter of the crowd
+    monkeypatch.setattr(queries, "WINDOW", 16)  # time for a quarter of the crowd
     names, honest = [f"_acme-challenge.n{at}.evil.test" for at in range(80)], propagation.servers_of_all([CHALLENGE], 5)
     with silence() as port:
         silent = {
@@ -330,4 +331,4 @@ def test_a_dead_server_with_many_records_is_not_asked_for_each(settings: Any) ->
         records = [record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(300)]
         looks = propagation.look(records, 10)
         assert all(each.missing and each.silent and not each.note for each in looks.values())
-        assert world.at(NS3).asked < 2 * lookups.WINDOW_PER_SERVER + lookups.DEAF
+        assert world.at(NS3).asked < 2 * queries.WINDOW_PER_SERVER + queries.DEAF

@@ -8,10 +8,10 @@ from accounts.models import User
 from certctrl import errors
 from certctrl.outgoing import OutgoingSession
 from dnsproviders import registry
-from dnsproviders.aliyun import Aliyun
 from dnsproviders.base import COMMON_FIELDS, Field
-from dnsproviders.cloudflare import Cloudflare
 from dnsproviders.credentials import create_credential
+from dnsproviders.providers.aliyun import Aliyun
+from dnsproviders.providers.cloudflare import Cloudflare
 
 
 @pytest.mark.parametrize("name", ["aliyun", "ali", "Aliyun", "ALI"])

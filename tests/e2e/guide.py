@@ -19,8 +19,8 @@ from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
 from lab.nameserver import NameServer
 from lab.zones import apex
-from tests.certctrl.starting import free_port, until
 from tests.fakes.cloudflare import Cloudflare, Primary
+from tests.standalone.starting import free_port, until
 
 DOMAIN, OTHER = "example.com", "lab.test"
 ZONE_ID = "023e105f4ecef8ad9ca31a8372d0c353"

@@ -27,8 +27,8 @@ import redis
 import requests
 
 from certctrl import clock
-from certctrl.redisserver import RedisServer
 from certctrl.supervisor import bound_to
+from standalone.redisserver import RedisServer
 from tests.e2e import pebble
 from tests.lab import faulty
 

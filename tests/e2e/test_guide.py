@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from lab.ca import PYTHON
 from tests import keytool
-from tests.certctrl.starting import LIMIT, Up, until
 from tests.e2e import guide
 from tests.e2e.guide import DOMAIN, ZONE_ID, Outside, Reader
 from tests.keytool import needs_keytool
+from tests.standalone.starting import LIMIT, Up, until
 
 pytestmark = [
     pytest.mark.e2e,

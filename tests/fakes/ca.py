@@ -13,18 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from authorities import chains, pki
+from authorities.base import AccountResource, AuthorizationResource, OrderResource, RenewalInfoResource
+from authorities.errors import Problem, Refused
+from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from issuance import chains, pki
-from issuance.models import AcmeAccount
-from issuance.resources import (
-    AccountResource,
-    AuthorizationResource,
-    OrderResource,
-    Problem,
-    Refused,
-    RenewalInfoResource,
-)
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Outside
 from tests.fakes.zone import FakeZone

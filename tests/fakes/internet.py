@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from certctrl import clock
-from dnsproviders import lookups, resolving
+from dnsclient import queries, resolver
 from dnsproviders.models import DnsCredential, TxtRecord
 from lab.nameserver import NameServer
 from lab.zones import apex
@@ -38,11 +38,11 @@ def internet(settings: Any, zones: Mapping[str, str], patience: float = 0.3) -> 
     with NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server:
         settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
         settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
-        monkeypatch.setattr(lookups, "PATIENCE", patience)
-        resolving.forget()
+        monkeypatch.setattr(queries, "PATIENCE", patience)
+        resolver.forget()
         yield server
     monkeypatch.undo()
-    resolving.forget()
+    resolver.forget()
 
 
 @contextmanager

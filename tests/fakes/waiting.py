@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
+from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance import services
-from issuance.models import AcmeAccount, Authorization, Certificate, Issuance
+from issuance import models
+from issuance.models import Authorization, Certificate, Issuance
 
 
 @transaction.atomic  # an attempt that is seen without its authorizations needs no record
@@ -25,10 +26,10 @@ def _certificate(account: AcmeAccount, credential: DnsCredential, domain: str) -
         owner=account.owner,
         domain=domain,
         names=[domain],
-        names_key=services.names_key(account, [domain]),
+        names_key=models.names_key(account, [domain]),
         account=account,
         credential=credential,
-        ask=services.digest(domain),
+        ask=models.digest(domain),
     )
 
 
@@ -52,7 +53,7 @@ def _record(credential: DnsCredential, domain: str, at: datetime) -> TxtRecord:
         credential=credential,
         zone=domain.partition(".")[2],
         name=f"_acme-challenge.{domain}",
-        value=services.digest(domain)[:43],
+        value=models.digest(domain)[:43],
         intent_at=at,
         presented_at=at,
         wake_at=at + timedelta(minutes=10),

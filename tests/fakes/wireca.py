@@ -9,11 +9,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from issuance import acme
-from issuance.resources import Refused
+from authorities import acme
+from authorities.errors import Refused
+from tests.authorities import stub
+from tests.authorities.stub import NOW, Reply, Stub, problem
 from tests.fakes.ca import FakeAuthorization, FakeCA, FakeClient, FakeOrder
-from tests.issuance import stub
-from tests.issuance.stub import NOW, Reply, Stub, problem
 
 ACCOUNT = 1
 

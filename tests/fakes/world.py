@@ -8,11 +8,16 @@ import pytest
 from django.conf import settings
 
 from accounts.models import User
-from certctrl import clock
-from dnsproviders import cnames, propagation, registry, zonecheck
+from authorities import clients
+from authorities.models import AcmeAccount
+from certctrl import clock, dispatch
+from dnsclient import cnames, survey
+from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance import beat, ca, flow, resolvercache, services, tasks
-from issuance.models import AcmeAccount, Certificate, Issuance
+from issuance import services, tasks, workflow
+from issuance.beat import sweep
+from issuance.challenges import resolvercache
+from issuance.models import Certificate, Issuance
 from keystore import envelope
 from tests.fakes.ca import FakeCA, FakeClient
 from tests.fakes.outside import Died, Outside
@@ -34,15 +39,15 @@ class World:
         self.passed = 0.0
         monkeypatch.setattr(clock, "now", lambda: self.time)
         monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
-        monkeypatch.setattr(ca, "client_for", self.client_for)
+        monkeypatch.setattr(clients, "client_for", self.client_for)
         monkeypatch.setattr(registry, "open_credential", lambda credential: FakeProvider(self.zone, credential))
         monkeypatch.setattr(propagation, "look", self.zone.look)
         monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)
-        monkeypatch.setattr(zonecheck, "survey", self.zone.survey)
+        monkeypatch.setattr(survey, "survey", self.zone.survey)
         monkeypatch.setattr(resolvercache, "kept", self.kept)
         monkeypatch.setattr(tasks, "start", self._start)
-        monkeypatch.setattr(tasks, "nudge", self._nudge)
+        monkeypatch.setattr(dispatch, "nudge", self._nudge)
 
     def kept(self, *given: Any) -> resolvercache.Kept | None:
         """What the CA's resolver may have: nothing, unless the fake CA keeps what it saw."""
@@ -69,8 +74,8 @@ class World:
 
     @staticmethod
     def chain(issuance_id: int, state: str) -> None:
-        for step in flow.steps_ahead(state):
-            if not flow.take(step, issuance_id):
+        for step in workflow.steps_ahead(state):
+            if not workflow.take(step, issuance_id):
                 return
 
     def deliver(self) -> None:
@@ -88,7 +93,7 @@ class World:
         return True
 
     def sweep(self) -> None:
-        beat.sweep.run()
+        sweep.sweep.run()
         self.deliver()
 
     def settle(self, most: int = 10, step: float | None = None) -> int:
@@ -122,9 +127,11 @@ class World:
         defaults = {"name": "a zone", "provider": "httpreq", "secret": envelope.seal(owner, "dns_credential", b"{}")}
         return DnsCredential.objects.create(owner=owner, **defaults | fields)
 
-    def ask(self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any) -> services.Ask:
+    def ask(
+        self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any
+    ) -> services.CertificateSpec:
         kind = {"key_type": fields.pop("key_type", "ecdsa"), "key_size": fields.pop("key_size", 256)}
-        return services.Ask(names, account, credential, settings=fields, **kind)
+        return services.CertificateSpec(names, account, credential, settings=fields, **kind)
 
     def create(
         self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any

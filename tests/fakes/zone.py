@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from dnsclient.cnames import Chain, challenge_of
+from dnsclient.survey import Survey, Zone
 from dnsproviders.base import ProviderError, SeenZone
-from dnsproviders.cnames import Chain, challenge_of
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.propagation import Look
-from dnsproviders.zonecheck import Survey, Zone
 from tests.fakes.outside import Outside
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from accounts.models import User
+from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential
-from issuance.models import AcmeAccount
 from tests.fakes.world import World
 
 

@@ -1,9 +1,10 @@
 """Attempts that fail, one after the other, each at the moment that the one before it set."""
 
+from authorities.errors import Refused
+from authorities.models import AcmeAccount
 from certctrl.turns import Trouble
-from issuance import beat
-from issuance.models import AcmeAccount, Certificate, Issuance
-from issuance.resources import Refused
+from issuance.beat import renewals
+from issuance.models import Certificate, Issuance
 from tests.fakes.world import World
 
 CAA = Refused("ca_caa", "The CA refused: CAA forbids it.")
@@ -37,7 +38,7 @@ def try_again(world: World, *problems: Exception, at: str = "new_order") -> Issu
     assert moment, "no attempt is scheduled"
     world.advance(max(0.0, (moment - world.time).total_seconds()))
     before = last()
-    beat.scan_renewals.run()
+    renewals.scan_renewals.run()
     world.sweep()
     assert last() != before, "no attempt was opened"
     return last()

@@ -15,14 +15,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from authorities import acme
 from certctrl.turns import Trouble
-from issuance import acme
 from lab.ca import Authority, write_certificate, write_key
 from lab.renewalinfo import ari_id
 from lab.upstream import Answer
 from lab.webserver import Serve, Server
+from tests.authorities.acme.test_pebble import issue
 from tests.e2e import pebble
-from tests.issuance.test_acme_pebble import issue
 from tests.lab import faulty
 from tests.lab.tinyca import TinyCA, new_order, signed
 

@@ -20,7 +20,7 @@ import dns.update
 import pytest
 
 from dnsproviders.base import ProviderError
-from dnsproviders.rfc2136 import RFC2136
+from dnsproviders.providers.rfc2136 import RFC2136
 from lab.nameserver import NameServer, free_port, key_of
 from lab.zones import apex
 from tests.dnsproviders.making import provider_of, record_of

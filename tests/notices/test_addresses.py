@@ -10,10 +10,10 @@ from django.apps import apps
 from django.db import connection
 
 from accounts.models import User
-from certctrl import administrator
 from certctrl.state import State
 from notices import addresses, raising
 from notices.models import Delivery, Notice, NoticeSettings
+from standalone import administrator
 from tests.issuance.api.calling import Caller, refused
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]

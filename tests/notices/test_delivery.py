@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
-from issuance import beat
+from issuance.beat import sweep
 from notices import delivery, mail, posting
 from notices.models import AT_ONCE, Delivery
 from tests.fakes.outside import Died
@@ -89,11 +89,11 @@ def test_a_worker_past_its_lease_writes_nothing(world, mailbox, tell, settings, 
 
 def test_one_message_is_sent_until_resend_has_passed(world, mailbox, tell, settings):
     tell()
-    beat.sweep.run()
-    beat.sweep.run()
+    sweep.sweep.run()
+    sweep.sweep.run()
     assert world.sent.count("notices.deliver") == 1
     world.advance(settings.RESEND + 1)
-    beat.sweep.run()
+    sweep.sweep.run()
     assert world.sent.count("notices.deliver") == 2
 
 

@@ -8,7 +8,7 @@ from django.db import IntegrityError, connection, transaction
 from notices import delivery, mail, raising
 from notices.models import Delivery, Notice, NoticeSettings
 from tests.fakes.outside import Died
-from tests.issuance.test_races import at_once
+from tests.issuance.services.test_races import at_once
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 HOUR = 3600

@@ -5,7 +5,7 @@ from django.db import transaction
 
 from notices import raising, webhooks
 from notices.models import Delivery, Notice, NoticeSettings
-from tests.issuance.test_races import at_once
+from tests.issuance.services.test_races import at_once
 
 pytestmark = pytest.mark.django_db
 Kind = Notice.Kind

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Count
 
+from authorities.models import AcmeAccount
 from dnsproviders.models import TxtRecord
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation

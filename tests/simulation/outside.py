@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from authorities.base import RenewalInfoResource
+from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
-from issuance.resources import Refused, RenewalInfoResource
 from tests.fakes.ca import FakeAuthorization, FakeCA, FakeClient
 from tests.fakes.outside import Died, Outside
 from tests.fakes.zone import FakeProvider, FakeZone
@@ -17,8 +18,8 @@ from tests.simulation.faults import Faults
 from tests.simulation.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from authorities.models import AcmeAccount
     from dnsproviders.models import DnsCredential
-    from issuance.models import AcmeAccount
     from tests.simulation.watch import Watch
 
 Effect = Callable[[], Any]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from certctrl import clock
 from certctrl.errors import Refusal
-from issuance import canceling, services
+from issuance import services
 from issuance.models import Certificate
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class People:
         self._with_one(services.issue)
 
     def cancels(self) -> None:
-        self._with_one(canceling.cancel)
+        self._with_one(services.cancel)
 
     def cancels_and_renews(self) -> None:
-        self._with_one(canceling.cancel)
+        self._with_one(services.cancel)
         self._with_one(services.issue)
 
     def changes_the_credential(self) -> None:
@@ -77,7 +77,7 @@ class People:
             others = [each for each in self.simulation.credentials if each.pk != certificate.credential_id]
             services.update_certificate(certificate, {"credential": self.rng.choice(others)})
             if self.rng.random() < 0.5:
-                canceling.cancel(certificate)
+                services.cancel(certificate)
             services.issue(certificate)
 
     def deletes(self) -> None:

@@ -21,10 +21,15 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.models import User
+from authorities import clients
+from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsproviders import registry
-from issuance import beat, ca, flow, renewal
-from issuance.models import AcmeAccount, Certificate, Issuance, RenewalInfo
+from issuance import workflow
+from issuance.beat import pruning, renewals, sweep
+from issuance.models import Certificate, Issuance, RenewalInfo
+from issuance.renewal import schedule
+from issuance.workflow import machine
 from tests.fakes.outside import Died
 from tests.fakes.world import World
 from tests.simulation import ends
@@ -95,7 +100,7 @@ def run(seed: int, profile: Profile | None = None, *, watching: bool = True) -> 
 class Simulation(World):
     outside: SimulatedOutside
     zone: SimulatedZone
-    ca: SimulatedCA
+    catalog: SimulatedCA
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rng: random.Random, profile: Profile) -> None:
         super().__init__(monkeypatch, START)
@@ -129,11 +134,11 @@ class Simulation(World):
         monkeypatch.setattr(clock, "now", self.scheduler.now)
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
-        monkeypatch.setattr(ca, "client_for", self.ca.client_for)
+        monkeypatch.setattr(clients, "client_for", self.ca.client_for)
         monkeypatch.setattr(registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential))
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
-        monkeypatch.setattr(renewal, "draw", self.rng.random)
-        monkeypatch.setattr(flow, "logger", Logger(self._met_an_exception))
+        monkeypatch.setattr(schedule, "draw", self.rng.random)
+        monkeypatch.setattr(machine, "logger", Logger(self._met_an_exception))
         self.watch.install(monkeypatch)
 
     def _met_an_exception(self, event: str, **keys: Any) -> None:
@@ -151,12 +156,12 @@ class Simulation(World):
     # --- messages ---
 
     def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
-        self._send_link(issuance_id, flow.steps_ahead(state))
+        self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 
-    def _send_link(self, issuance_id: int, ahead: tuple[flow.Step, ...]) -> None:
+    def _send_link(self, issuance_id: int, ahead: tuple[workflow.Step, ...]) -> None:
         def link() -> None:
-            if flow.take(ahead[0], issuance_id) and ahead[1:]:
+            if workflow.take(ahead[0], issuance_id) and ahead[1:]:
                 self._send_link(issuance_id, ahead[1:])
 
         if ahead:
@@ -227,11 +232,11 @@ class Simulation(World):
             self.scheduler.park()
 
     def _sweep(self) -> None:
-        beat.sweep.run()
+        sweep.sweep.run()
         if self.scheduler.passed >= self.next_scan:
             self.next_scan = self.scheduler.passed + SCAN_EVERY
-            beat.scan_renewals.run()
-            beat.prune.run()
+            renewals.scan_renewals.run()
+            pruning.prune.run()
 
     def wake_beats(self) -> None:
         """The next sweep that is worth its while: when a row is due."""

@@ -8,9 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.models import User
+from authorities.models import AcmeAccount
 from certctrl.errors import Refusal
-from issuance import drill as drills
-from issuance.models import AcmeAccount, Drill
+from issuance import drills
+from issuance.models import Drill
 
 SECONDS = 5.0  # between two looks of --watch
 MOST = 20

@@ -11,10 +11,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
 
+from authorities import catalog
 from certctrl.errors import Refusal
-from issuance import ca, export, fileset
+from issuance import services
+from issuance.identifiers import normalize_name
 from issuance.models import Certificate
-from issuance.names import normalize_name
 
 ID = re.compile("[0-9]{1,18}")
 MOST_NAMED = 20
@@ -44,8 +45,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         certificate = self.find(options["name"] or "", options["owner"], options["id"])
         try:
-            paths, closed = export.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
-        except (Refusal, fileset.NotReplaced) as refusal:
+            paths, closed = services.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
+        except (Refusal, services.NotReplaced) as refusal:
             raise CommandError(refusal.what) from None
         for path in paths:
             self.stdout.write(str(path))
@@ -101,7 +102,7 @@ class Command(BaseCommand):
 def is_of_known_ca(certificate: Certificate) -> bool:
     """Whether a CA signed it that this server knows by name, and not one that its owner named."""
     version = certificate.current
-    return bool(version) and version.account.ca_provider not in (ca.SELF_CA, ca.CUSTOM)  # type: ignore[union-attr]
+    return bool(version) and version.account.ca_provider not in (catalog.SELF_CA, catalog.CUSTOM)  # type: ignore[union-attr]
 
 
 def described(certificate: Certificate) -> str:

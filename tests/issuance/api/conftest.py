@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from accounts.models import User
+from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential
-from issuance.models import AcmeAccount, Certificate
+from issuance.models import Certificate
 from tests.fakes.world import World
 from tests.issuance.api.calling import Caller
 

@@ -4,10 +4,10 @@ import pytest
 import responses
 from django.conf import settings
 
+from authorities import clients
+from authorities.errors import Refused
+from authorities.models import AcmeAccount
 from certctrl.turns import Trouble
-from issuance import ca
-from issuance.models import AcmeAccount
-from issuance.resources import Refused
 from keystore import envelope
 from tests.issuance.api.calling import refused, rows
 
@@ -246,9 +246,9 @@ def test_an_api_key_that_zerossl_refuses_is_told_without_the_key(world, api):
 
 def test_while_the_binding_is_still_to_be_fetched_none_is_sent(owner, world):
     account = world.account(owner, ca_provider="zerossl", eab=envelope.seal(owner, "eab", b"the-api-key"))
-    assert ca._external(account) is None
+    assert clients._external(account) is None
     account.eab_kid = "kid-9"
-    assert ca._external(account).kid == "kid-9"
+    assert clients._external(account).kid == "kid-9"
 
 
 # --- change and delete ---

@@ -3,8 +3,8 @@
 import pytest
 
 from accounts.models import AuditEvent
+from authorities.errors import Refused
 from issuance.models import Issuance
-from issuance.resources import Refused
 from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db

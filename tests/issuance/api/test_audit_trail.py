@@ -8,10 +8,11 @@ import pytest
 from django.urls import URLPattern, get_resolver
 
 from accounts.models import ApiKey, AuditEvent
+from authorities import privateca
+from authorities.errors import Refused
+from authorities.models import PrivateCA
 from certctrl import clock
-from issuance import privateca
-from issuance.models import Certificate, PrivateCA
-from issuance.resources import Refused
+from issuance.models import Certificate
 from lab.ca import PROJECT
 from tests import factories
 from tests.issuance.api.calling import Caller, refused

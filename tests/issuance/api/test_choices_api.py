@@ -2,10 +2,11 @@
 
 import pytest
 
+from authorities import pki
+from authorities.errors import Refused
+from authorities.models import AcmeAccount
 from certctrl import clock
-from issuance import pki
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
-from issuance.resources import Refused
+from issuance.models import Certificate, CertificateVersion, Issuance
 from keystore import envelope
 from tests.issuance.api.calling import refused, rows
 

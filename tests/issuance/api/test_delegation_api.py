@@ -4,9 +4,9 @@ import pytest
 
 from accounts.models import User
 from certctrl.turns import Trouble
-from dnsproviders import cnames
-from dnsproviders.cnames import Chain
-from issuance.api.checking import CheckThrottle
+from dnsclient import cnames
+from dnsclient.cnames import Chain
+from issuance.api.preflight import CheckThrottle
 from issuance.models import Certificate, Issuance
 from tests.issuance.api.calling import refused
 

@@ -3,7 +3,8 @@
 import pytest
 
 from accounts.models import AuditEvent, User
-from issuance import beat, services
+from issuance import services
+from issuance.beat import renewals
 from issuance.models import Certificate, Drill
 from tests import factories
 from tests.issuance.api.calling import Caller, refused
@@ -63,10 +64,10 @@ def test_a_drill_is_started_watched_stopped_and_resumed(world, staff, issued):
     ]
     assert staff.post(f"{where}/stop").data_member["status"] == "stopped"
     assert staff.post(f"{where}/resume").data_member["status"] == "running"
-    beat.advance_drills.run()
-    beat.scan_renewals.run()
+    renewals.advance_drills.run()
+    renewals.scan_renewals.run()
     world.sweep()
-    beat.advance_drills.run()
+    renewals.advance_drills.run()
     shown = staff.get(where).data_member
     assert (shown["status"], shown["count"]["left"]) == ("ended", 0)
     assert 1_000_000_000 < shown["ended_at"] < 10_000_000_000, "epoch seconds"

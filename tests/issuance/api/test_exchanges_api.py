@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from issuance import beat
-from issuance.models import AcmeAccount, Certificate, Exchange, Issuance
+from authorities.models import AcmeAccount, Exchange
+from issuance.beat import pruning
+from issuance.models import Certificate, Issuance
 from tests.issuance.api.calling import refused
 
 pytestmark = pytest.mark.django_db
@@ -120,5 +121,5 @@ def test_another_level_is_refused(api, given):
 def test_what_is_pruned_is_not_shown_any_more(world, api, attempt):
     keep(world, attempt.account, attempt, "order")
     Exchange.objects.update(at=world.time - timedelta(days=15))
-    beat.prune.run()
+    pruning.prune.run()
     assert api.get(path(attempt)).data_member == []

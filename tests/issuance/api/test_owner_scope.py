@@ -2,7 +2,8 @@
 
 import pytest
 
-from issuance.models import AcmeAccount, Certificate
+from authorities.models import AcmeAccount
+from issuance.models import Certificate
 from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db

@@ -3,10 +3,9 @@
 import pytest
 from django.core.cache import cache
 
-from dnsproviders import zonecheck
+from dnsclient.survey import CAARecord, Chain, Policy, Survey, Zone
 from dnsproviders.base import ProviderError
-from dnsproviders.zonecheck import CAARecord, Chain, Policy, Survey, Zone
-from issuance.api.checking import CheckThrottle
+from issuance.api.preflight import CheckThrottle
 from issuance.models import Certificate, Issuance
 from tests.issuance.api.calling import refused, rows
 
@@ -30,7 +29,7 @@ def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkey
         {"example.com": Chain((challenge,))},
         {challenge: Zone("example.com", {"ns1.example.com (192.0.2.1)": 1}, lame=("ns2.example.com",))},
     )
-    monkeypatch.setattr(zonecheck, "survey", lambda names, seconds: survey)
+    monkeypatch.setattr(survey, "survey", lambda names, seconds: survey)
     before = rows()
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert found["ok"] is False

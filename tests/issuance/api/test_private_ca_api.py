@@ -9,8 +9,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from issuance import beat
-from issuance.models import AcmeAccount, Certificate, CertificateVersion, Issuance
+from authorities.models import AcmeAccount
+from issuance.beat import renewals
+from issuance.models import Certificate, CertificateVersion, Issuance
 from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db
@@ -35,12 +36,14 @@ ROOT = {
 @pytest.fixture(autouse=True)
 def _real_authority(monkeypatch, request):
     """The fake CA stands for ACME CAs only: a private CA signs for itself."""
-    from issuance import ca
+    from authorities import clients
 
-    real = ca.client_for
+    real = clients.client_for
     if "world" in request.fixturenames:
         world = request.getfixturevalue("world")
-        monkeypatch.setattr(ca, "client_for", lambda one: real(one) if one.is_private else world.ca.client_for(one))
+        monkeypatch.setattr(
+            clients, "client_for", lambda one: real(one) if one.is_private else world.ca.client_for(one)
+        )
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ def test_a_renewal_is_as_valid_as_the_certificate_was_asked_to_be(world, api, se
     pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
     api.post(f"certificates/{pk}/issues", {"validity_seconds": 86400})
     Certificate.objects.update(renew_at=world.time)
-    beat.scan_renewals.run()
+    renewals.scan_renewals.run()
     world.sweep()
     versions = CertificateVersion.objects.order_by("pk")
     assert [each.not_after - each.not_before <= timedelta(seconds=86400 + 600) for each in versions] == [True, True]
@@ -213,7 +216,7 @@ def test_the_cas_own_call_takes_addresses_too(world, api, root):
 def test_a_renewal_by_itself_keeps_addresses(world, api, self_ca):
     pk = api.post("certificates", {"domain": "10.0.0.7", "sans": ["nas"], "acct_id": self_ca}).data_member["id"]
     world.advance(70 * 86400)
-    beat.scan_renewals.run()
+    renewals.scan_renewals.run()
     world.sweep()
     certificate = Certificate.objects.get(pk=pk)
     assert certificate.versions.count() == 2

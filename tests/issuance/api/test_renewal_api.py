@@ -4,8 +4,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from authorities.errors import Refused
 from issuance.models import Certificate, RenewalInfo
-from issuance.resources import Refused
 
 pytestmark = pytest.mark.django_db
 

@@ -5,8 +5,9 @@ import threading
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from issuance import keyturns, tasks
-from issuance.keyturns import Busy, turn_of
+from authorities import keyturns
+from authorities.keyturns import Busy, turn_of
+from issuance import tasks
 from tests.fakes.world import World
 
 

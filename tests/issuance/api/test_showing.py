@@ -8,8 +8,8 @@ from cryptography import x509
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from authorities.errors import Refused
 from issuance.models import Certificate, CertificateVersion
-from issuance.resources import Refused
 from tests.issuance.api.calling import refused
 
 pytestmark = pytest.mark.django_db

@@ -2,7 +2,7 @@
 
 import pytest
 
-from issuance.models import AcmeAccount
+from authorities.models import AcmeAccount
 from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db

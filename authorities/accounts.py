@@ -1,0 +1,339 @@
+"""What people do with ACME accounts: create, change, delete. Registering at the CA is a worker's turn."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.views.decorators.debug import sensitive_variables
+
+from accounts import audit, quotas
+from accounts.models import User
+from authorities import acme, catalog, registration, tasks
+from authorities.models import AcmeAccount, PrivateCA
+from certctrl import clock, dispatch, outgoing
+from certctrl.errors import Conflict, Invalid, MissingField, NotFound
+from issuance.models import Certificate
+from keystore import envelope
+
+MAX_NAME = 64
+STAGING = " (staging)"
+LEAST_HMAC_KEY = 16  # characters
+
+
+@sensitive_variables()
+def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
+    """Make the account with a key of its own, and have a worker register it at its CA.
+
+    `given`: ca_provider, email, name, terms_accepted, directory_url, eab_kid, eab_hmac_key, zerossl_api_key, ca_id,
+    defaults, log_level, save_requests, staging_first. Raises Invalid, MissingField or NotFound (a private CA of
+    somebody else).
+    """
+    private_ca = _private_ca(owner, given.get("ca_id"))
+    info = catalog.info(catalog.SELF_CA if private_ca else given["ca_provider"])
+    _refuse(info, given, private_ca)
+    with transaction.atomic():
+        if private_ca:
+            hold_private_ca(private_ca)
+        account = _make(owner, info, given, private_ca)
+        if given.get("staging_first"):
+            _prove_at_staging(account)
+    _start_registering(account, account.staging_account)
+    return account
+
+
+@sensitive_variables()
+def _make(
+    owner: User, info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None = None
+) -> AcmeAccount:
+    quotas.refuse_more(owner, "acme_accounts")
+    key = acme.new_account_key()
+    account = AcmeAccount.objects.create(
+        owner=owner,
+        name=given.get("name") or (private_ca.name if private_ca else info.label),
+        ca_provider=info.name,
+        directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
+        email=given.get("email", ""),
+        terms_accepted_at=clock.now(),
+        key=envelope.seal(owner, "acme_account_key", key),
+        thumbprint=acme.thumbprint(key),
+        defaults=given.get("defaults", {}),
+        log_level=given.get("log_level", ""),
+        save_requests=given.get("save_requests", False),
+        **(_registered(private_ca) if private_ca else _to_register(owner, given)),
+    )
+    _audit(account, "created", ca_provider=account.ca_provider, host=urlsplit(account.directory_url).hostname)
+    if account.log_level:
+        _audit_debugging(account)
+    return account
+
+
+def _audit_debugging(account: AcmeAccount) -> None:
+    facts = {"log_level": account.log_level, "save_requests": account.save_requests}
+    _audit(account, "debugging_switched", **facts)
+
+
+def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
+    what = f"acme_account:{account.pk}"
+    audit.note(account.owner, f"acme_account.{done}", what, name=account.name, **facts)
+
+
+def _prove_at_staging(account: AcmeAccount) -> None:
+    """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
+    listed, as any other."""
+    # Locked as `retire_account` locks it, so that it is not deleted while it is taken into use.
+    rows = AcmeAccount.objects.select_for_update(no_key=True).filter(retired_at=None)
+    known = account.staging_account_id
+    account.staging_account = rows.filter(pk=known).first() if known else None
+    if not account.staging_account:
+        info = catalog.info(catalog.info(account.ca_provider).staging)
+        name = f"{account.name[: MAX_NAME - len(STAGING)]}{STAGING}"
+        account.staging_account = _make(account.owner, info, {"name": name, "email": account.email})
+    account.staging_first = True
+    account.save(update_fields=["staging_first", "staging_account"])
+
+
+def _start_registering(*accounts: AcmeAccount | None) -> None:
+    for account in accounts:
+        if account and account.queued_at:
+            dispatch.nudge(tasks.register, account.pk)
+
+
+def _private_ca(owner: User, ca_id: int | None) -> PrivateCA | None:
+    if not ca_id:
+        return None
+    found = PrivateCA.objects.filter(owner=owner, pk=ca_id, status=PrivateCA.Status.ACTIVE).first()
+    if not found:
+        raise no_private_ca(ca_id)
+    return found
+
+
+def _registered(private_ca: PrivateCA) -> dict[str, Any]:
+    return {"private_ca": private_ca, "url": f"privateca:{private_ca.pk}", "status": AcmeAccount.Status.VALID}
+
+
+def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
+    now = clock.now()
+    queued_at = now if registration.has_room(owner) else None  # else the sweep sends it when its turn has come
+    return {"wake_at": now, "queued_at": queued_at} | _sealed_eab(owner, given)
+
+
+def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:
+    if given.get("terms_accepted") is False:
+        raise Invalid(f"Read the terms of {info.label} and set terms_accepted to true.", field="terms_accepted")
+    if info.name == catalog.SELF_CA and not private_ca:
+        raise MissingField("Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id")
+    _refuse_staging(info.name, given)
+    if private_ca:
+        _refuse_acme_members(given)
+    else:
+        _refuse_directory(info, given.get("directory_url", ""))
+        _refuse_eab(info, given)
+
+
+def _refuse_acme_members(given: Mapping[str, Any]) -> None:
+    for field in ("directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"):
+        if given.get(field):
+            raise Invalid(f"A private CA has no {field}; leave it out, or leave ca_id out.", field=field)
+
+
+def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
+    if given.get("staging_first") and not (info := catalog.info(ca_provider)).staging:
+        have = ", ".join(each.name for each in catalog.known().values() if each.staging)
+        what = f"{info.label} has no staging to prove attempts at; staging_first is for {have}."
+        raise Invalid(what, field="staging_first")
+
+
+def _refuse_directory(info: catalog.CAInfo, url: str) -> None:
+    if info.name == catalog.CUSTOM and not url:
+        raise MissingField("Give the directory_url of the ACME CA.", field="directory_url")
+    if info.name != catalog.CUSTOM and url and url != info.directory_url:
+        what = f"The directory of {info.label} is known; for another one use ca_provider custom."
+        raise Invalid(what, field="directory_url")
+    if url and not _is_directory(url):
+        what = "directory_url must be an https address without a user name, such as https://ca.example/directory."
+        raise Invalid(what, field="directory_url")
+
+
+def _is_directory(url: str) -> bool:
+    parts = outgoing.called(url)
+    return bool(parts and parts.scheme == "https")
+
+
+def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
+    pair = [bool(given.get("eab_kid")), bool(given.get("eab_hmac_key"))]
+    if any(pair) and not all(pair):
+        raise MissingField("An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key")
+    if any(pair) and info.eab == "none":
+        raise Invalid(f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid")
+    if any(pair):
+        _hmac_key(given)
+    if given.get("zerossl_api_key") and not info.eab_source:
+        raise Invalid("zerossl_api_key belongs to ca_provider zerossl.", field="zerossl_api_key")
+    fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
+    if info.eab == "required" and not any(pair) and not fetchable:
+        what = f"{info.label} wants an external account binding: give eab_kid and eab_hmac_key"
+        raise MissingField(what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid")
+
+
+def _hmac_key(given: Mapping[str, Any]) -> str:
+    """The HMAC key in the one spelling that is kept, empty where none is given."""
+    if not given.get("eab_hmac_key"):
+        return ""
+    try:
+        key = acme.hmac_key_of(given["eab_hmac_key"])
+    except ValueError:
+        key = ""
+    if len(key) < LEAST_HMAC_KEY:
+        what = "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed it."
+        raise Invalid(what, field="eab_hmac_key")
+    return key
+
+
+def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The binding, or the API key that fetches one: then `eab_kid` is empty until it did."""
+    secret = _hmac_key(given) or given.get("zerossl_api_key")
+    if not secret:
+        return {}
+    return {"eab_kid": given.get("eab_kid", ""), "eab": envelope.seal(owner, "eab", secret.encode())}
+
+
+def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
+    """Change the name, the e-mail address, the key defaults, debugging or `staging_first`.
+
+    A change of CA is another account. A CA that knows the account keeps the contact it was given. What a GET answered
+    may be sent back whole.
+    """
+    _refuse_other_ca(account, given)
+    _refuse_staging(account.ca_provider, given)
+    debugging = account.log_level, account.save_requests
+    account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
+    account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
+    account.log_level = given.get("log_level", account.log_level)
+    account.save_requests = given.get("save_requests", account.save_requests)
+    with transaction.atomic():
+        account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+        _audit(account, "changed", members=sorted(given))
+        if debugging != (account.log_level, account.save_requests):
+            _audit_debugging(account)
+    if "staging_first" in given:
+        _switch_staging(account, given["staging_first"])
+    return account
+
+
+def _kept_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The key defaults without what is given empty or null, which takes it back."""
+    size = {"rsa": "leaf_rsa_bits", "ecdsa": "leaf_ec_curve"}.get(defaults.get("key_type", ""), "")
+    members = {
+        "key_type": ("leaf_key_algorithm",),
+        "key_size": ("leaf_key_algorithm", size),
+        "validity_seconds": ("cert_valid_seconds",),
+    }
+    taken_back = {name for name, value in given.items() if value in ("", None)}
+    return {name: value for name, value in defaults.items() if not taken_back & set(members[name])}
+
+
+def _switch_staging(account: AcmeAccount, on: bool) -> None:
+    """Its staging account stays when it is switched off, until somebody deletes that."""
+    with transaction.atomic():
+        # As it is now: two requests at once make one staging account.
+        account.refresh_from_db(from_queryset=AcmeAccount.objects.select_for_update())
+        if account.retired_at:
+            raise no_account(account.pk)
+        known = account.staging_account_id
+        if on:
+            _prove_at_staging(account)
+        else:
+            account.staging_first = False
+            account.save(update_fields=["staging_first"])
+    if account.staging_account_id != known:
+        _start_registering(account.staging_account)
+
+
+def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
+    if "ca_provider" in given and catalog.info(given["ca_provider"]).name != account.ca_provider:
+        raise Invalid("An account stays at its CA; create another account for another one.", field="ca_provider")
+    fixed = {"directory_url": account.directory_url, "eab_kid": account.eab_kid, "ca_id": account.private_ca_id}
+    for field, value in fixed.items():
+        if (given.get(field) or "") not in ("", value):
+            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
+    for field in ("eab_hmac_key", "zerossl_api_key"):
+        if given.get(field):
+            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
+
+
+def retry_registration(account: AcmeAccount) -> AcmeAccount:
+    """Register once more, now: after a wrong binding was mended at the CA, say."""
+    now = clock.now()
+    refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
+    if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
+        _audit(account, "registration_retried")
+        dispatch.nudge(tasks.register, account.pk)
+    account.refresh_from_db()
+    return account
+
+
+def retire_account(account: AcmeAccount) -> None:
+    """Delete it: the row stays for the history of what it issued. Conflict while something uses it.
+
+    Its staging account goes with it, unless certificates use that too.
+    """
+    with transaction.atomic():
+        both = AcmeAccount.objects.filter(pk__in=[account.pk, account.staging_account_id])
+        list(both.order_by("pk").select_for_update(no_key=True))  # see issuance.holding
+        if use := _use_of(account):
+            raise Conflict(f"{account.name} {use}")
+        staging = account.staging_account
+        AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
+        _audit(account, "deleted")
+        if staging and not _use_of(staging):
+            AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
+            _audit(staging, "deleted")
+
+
+def _use_of(account: AcmeAccount) -> str:
+    """What uses the account, and what to do about it; empty when nothing does."""
+    alive = Certificate.objects.filter(retired_at=None)
+    if names := _first(alive.filter(account=account), "domain"):
+        return f"is used by certificates ({names}): delete them or give them another account."
+    if names := _first(alive.filter(fallback_account=account), "domain"):
+        return f"is the fallback account of certificates ({names}): give them another one, or none."
+    proving = AcmeAccount.objects.filter(staging_account=account, staging_first=True, retired_at=None)
+    if names := _first(proving, "name"):
+        return f"proves attempts at staging for {names}: set the staging_first of that account to false."
+    return ""
+
+
+def _first(rows: QuerySet[Any], column: str) -> str:
+    return ", ".join(rows.order_by("pk").values_list(column, flat=True)[:3])
+
+
+def retire_private_ca(private_ca: PrivateCA) -> None:
+    """Delete it. Conflict while accounts use it."""
+    with transaction.atomic():
+        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.holding
+        names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
+        if names:
+            raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
+        PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
+        what = f"private_ca:{private_ca.pk}"
+        audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)
+
+
+def no_private_ca(pk: int) -> NotFound:
+    return NotFound(f"There is no private CA {pk} among yours.", field="ca_id")
+
+
+def no_account(pk: int, field: str = "acme_account_id") -> NotFound:
+    return NotFound(f"There is no ACME account {pk} among yours.", field=field)
+
+
+# Without the key: workers that write rows of attempts are not held up.
+
+
+def hold_private_ca(private_ca: PrivateCA) -> None:
+    """NotFound when it was deleted since it was read."""
+    rows = PrivateCA.objects.select_for_update(no_key=True)
+    if not rows.filter(pk=private_ca.pk, status=PrivateCA.Status.ACTIVE).first():
+        raise no_private_ca(private_ca.pk)

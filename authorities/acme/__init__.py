@@ -1,0 +1,29 @@
+"""An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
+
+The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
+in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
+"""
+
+from authorities.acme.client import AcmeCA, ExternalAccount
+from authorities.acme.keys import hmac_key_of, new_account_key, thumbprint
+from authorities.acme.network import Connection, connection_to
+from authorities.acme.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of, words_of
+from authorities.base import Reach
+
+__all__ = [
+    "AcmeCA",
+    "Answer",
+    "Connection",
+    "ExternalAccount",
+    "Reach",
+    "absolute",
+    "connection_to",
+    "hmac_key_of",
+    "is_bad_nonce",
+    "json_of",
+    "new_account_key",
+    "refusal_of",
+    "thumbprint",
+    "trouble_of",
+    "words_of",
+]

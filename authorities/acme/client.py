@@ -1,0 +1,294 @@
+"""One account at an ACME CA, as `issuance.resources.CA` describes it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+from acme import challenges, messages
+from cryptography import x509
+from josepy.errors import Error as JoseError
+from josepy.json_util import encode_b64jose
+from josepy.json_util import field as json_field
+
+from authorities import chains, errors
+from authorities.acme.keys import hmac_key_of, jwk_of, thumbprint_of
+from authorities.acme.network import UNREADABLE, Network, connection_to, directory_of
+from authorities.acme.problems import absolute, challenge_problem, json_of, problem_of
+from authorities.base import AccountResource, AuthorizationResource, NotYet, OrderResource, Reach, RenewalInfoResource
+from authorities.errors import Refused, Unexplained
+from certctrl import outgoing
+from certctrl.turns import Trouble, Wait
+
+MAX_URL = 500  # characters, as our rows hold them
+MAX_NAME = 253
+PEM_CHAIN = "application/pem-certificate-chain"
+
+
+@dataclass(frozen=True)
+class ExternalAccount:
+    """An external account binding (RFC 8555, 7.3.4): the CA's key id and its HMAC key as base64url."""
+
+    kid: str
+    hmac_key: str = field(repr=False)
+
+
+class NewOrder(messages.NewOrder):
+    """newOrder with what RFC 9773, section 5, adds to it and the library cannot send."""
+
+    replaces: str | None = json_field("replaces", omitempty=True)
+
+
+class AcmeCA:
+    """One account at one ACME CA, as `issuance.resources.CA` describes it. Use it in the thread that made it.
+
+    `key` is the account key (PKCS#8 DER or PEM); `url` the account's, empty before it is registered.
+    """
+
+    def __init__(
+        self,
+        directory_url: str,
+        key: bytes,
+        url: str = "",
+        email: str = "",
+        external: ExternalAccount | None = None,
+        reach: Reach = Reach(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.url = url
+        self.email = email
+        self.external = external
+        self.directory_url = directory_url
+        self.reach = reach
+        self._key = jwk_of(key)
+        self._bound: Network | None = None
+
+    def __repr__(self) -> str:
+        return f"<AcmeCA {self.url or self.directory_url}>"
+
+    @property
+    def network(self) -> Network:
+        connection = connection_to(self.directory_url)
+        if self._bound is None or self._bound.connection is not connection:
+            self._bound = Network(self._key, connection, self.reach)
+        return self._bound
+
+    # --- the calls ---
+
+    def caa_identities(self) -> tuple[str, ...]:
+        meta = directory_of(self.network).to_partial_json().get("meta")
+        listed = meta.get("caaIdentities") if isinstance(meta, dict) else None
+        return tuple(each.lower() for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
+
+    def register(self) -> AccountResource:
+        """newAccount (RFC 8555, 7.3), agreeing to the CA's terms, which the account's owner has done before."""
+        network = self.network
+        message = messages.NewRegistration.from_data(
+            email=self.email or None, terms_of_service_agreed=True, external_account_binding=self._binding()
+        )
+        response = network.ask(directory_of(network)["newAccount"], message, "the account")
+        self.url = self._location(response)
+        return AccountResource(url=self.url, status=str(json_of(response, network.label).get("status") or "valid"))
+
+    def profiles(self) -> Mapping[str, str]:
+        """`profiles` in the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
+        meta = directory_of(self.network).to_partial_json().get("meta")
+        listed = meta.get("profiles") if isinstance(meta, dict) else None
+        return {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
+
+    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+        """newOrder (7.4) for A-labels, wildcards as `*.name`."""
+        network = self.network
+        identifiers = [messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names]
+        what = f"the order for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        message = NewOrder(identifiers=identifiers, profile=profile or None, replaces=replaces or None)
+        response = self._ask(directory_of(network)["newOrder"], message, what)
+        return self._order_of(self._location(response), response)
+
+    def read_order(self, url: str) -> OrderResource:
+        return self._order_of(url, self._ask(url, None, "to show the order", named=True))
+
+    def read_authorization(self, url: str) -> AuthorizationResource:
+        response = self._ask(url, None, "to show the authorization", named=True)
+        try:
+            return self._authorization_of(url, json_of(response, self.network.label), response)
+        except UNREADABLE as exc:
+            raise self._unreadable("authorization", exc) from None
+
+    def answer(self, challenge_url: str) -> str:
+        """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
+        there are CAs, and the order tells what became of it; only refusals that are about the account count."""
+        try:
+            self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True)
+        except (NotYet, Unexplained) as refused:
+            return refused.what
+        except Refused as refused:
+            if refused.permanent:
+                raise
+        return ""
+
+    def deactivate(self, authorization_url: str) -> None:
+        message = messages.UpdateAuthorization(status=messages.STATUS_DEACTIVATED)
+        self._ask(authorization_url, message, "to deactivate the authorization", named=True)
+
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
+        """Send the CSR (7.4). Raises Wait for orderNotReady."""
+        request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
+        return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request", named=True))
+
+    def download(
+        self,
+        certificate_url: str,
+        csr_pem: str = "",
+        validity_seconds: int | None = None,
+        preferred_chain: str = "",
+    ) -> str:
+        """The default chain (7.4.2) as PEM, leaf first, or the first alternate that has the preferred issuer."""
+        default, link = self._chain(certificate_url)
+        others = map(self._alternate, chains.alternates(link, certificate_url))
+        return chains.choose(default, others, preferred_chain)
+
+    def _chain(self, url: str) -> tuple[str, str]:
+        """A chain as PEM, and the Link header that came with it."""
+        response = self._ask(url, None, "the certificate", accept=PEM_CHAIN, named=True)
+        if "-----BEGIN CERTIFICATE-----" not in response.text:
+            kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+            raise Trouble(errors.ERROR, f"{self.network.label} answered {kind} instead of a certificate chain.")
+        return response.text, response.headers.get("Link", "")
+
+    def _alternate(self, url: str) -> str:
+        """Empty when it cannot be had, for whatever reason: no certificate expires for want of another chain."""
+        try:
+            return self._chain(url)[0]
+        except (Trouble, Wait):
+            return ""
+
+    def revoke(self, chain_pem: str, reason: int) -> None:
+        """revokeCert (7.6) with the account's key."""
+        network = self.network
+        leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
+        try:
+            url = directory_of(network)["revokeCert"]
+        except KeyError:
+            raise Refused(
+                "ca_no_revocation", f"{network.label} does not revoke certificates.", permanent=True
+            ) from None
+        try:
+            self._ask(url, messages.Revocation(certificate=leaf, reason=reason), "to revoke the certificate")
+        except Refused as refused:
+            if refused.code != "ca_already_revoked":
+                raise
+
+    def offers_renewal_info(self) -> bool:
+        return bool(self._renewal_info_url())
+
+    def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
+        """The unauthenticated GET of RFC 9773, 4.1, which needs no account."""
+        url = self._renewal_info_url()
+        return self.network.read_renewal_info(f"{url}/{ari_id}") if url else None
+
+    def _renewal_info_url(self) -> str:
+        url = directory_of(self.network).to_partial_json().get("renewalInfo")
+        return url.rstrip("/") if isinstance(url, str) else ""
+
+    # --- how they are made ---
+
+    def _ask(
+        self, url: str, message: Any, what: str, accept: str = "application/json", *, named: bool = False
+    ) -> requests.Response:
+        if not self.url:
+            raise Trouble(errors.UNKNOWN_ACCOUNT, f"The account is not registered at {self.directory_url} yet.")
+        return self.network.ask(url, message, what, kid=self.url, accept=accept, named=named)
+
+    def _location(self, response: requests.Response) -> str:
+        location = response.headers.get("Location", "").strip()
+        if not location or not absolute(str(response.url), location).startswith(("https://", "http://")):
+            raise Trouble(errors.ERROR, f"{self.network.label} does not say where the new resource is.")
+        return self._url(location, response)
+
+    def _url(self, found: Any, response: requests.Response) -> str:
+        """A URL that the CA hands out, perhaps relative to that of the request. Refused when no row holds it: another
+        order would bring the same."""
+        url = absolute(str(response.url), _texts([found])[0])
+        if len(url) > MAX_URL:
+            what = f"{self.network.label} hands out a URL of {len(url)} characters; more than {MAX_URL} are not kept."
+            raise Refused(errors.BAD_URL, what)
+        return url
+
+    def _binding(self) -> dict[str, Any] | None:
+        """The external account binding, HS256."""
+        if self.external is None:
+            return None
+        directory = directory_of(self.network)
+        try:
+            hmac_key = hmac_key_of(self.external.hmac_key)
+            return messages.ExternalAccountBinding.from_data(
+                self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
+            )
+        except (ValueError, TypeError, JoseError):
+            what = "The HMAC key of the external account binding is not base64: copy it again from the CA."
+            raise Refused(errors.BAD_EAB, what, permanent=True) from None
+
+    def _order_of(self, url: str, response: requests.Response) -> OrderResource:
+        document = json_of(response, self.network.label)
+        problem = problem_of(document.pop("error", None))
+        try:
+            order = messages.Order.from_json(document)
+            return OrderResource(
+                url=url,
+                status=order.status.name,
+                authorizations=tuple(self._url(each, response) for each in _texts(order.authorizations)),
+                finalize_url=self._url(order.finalize, response) if order.finalize else "",
+                certificate_url=self._url(order.certificate, response) if order.certificate else "",
+                expires_at=_aware(order.expires),
+                problem=problem,
+                retry_after=outgoing.wait_of(response),
+            )
+        except UNREADABLE as exc:
+            raise self._unreadable("order", exc) from None
+
+    def _authorization_of(
+        self, url: str, document: dict[str, Any], response: requests.Response
+    ) -> AuthorizationResource:
+        """Read by hand: the library decodes tokens and encodes them again, which changes some."""
+        name = _texts([document["identifier"]["value"]])[0]
+        if len(name) > MAX_NAME:
+            what = f"{self.network.label} wants a proof for a name of {len(name)} characters, which no DNS name has."
+            raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
+        listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
+        offered = [each for each in listed if each["type"] == "dns-01"]
+        dns01 = offered[0] if offered else {}
+        if status == "pending" and not listed:
+            asked = f"{self.network.label} shows the authorization for {name} without its challenges"
+            raise NotYet(errors.ERROR, f"{asked}.", asked)
+        own = {"challenges": [dns01]} if status == "pending" else document
+        return AuthorizationResource(
+            url=url,
+            identifier=name.removeprefix("*.").lower(),
+            wildcard=bool(document.get("wildcard")) or name.startswith("*."),
+            status=status,
+            challenge_url=self._url(dns01["url"], response) if dns01 else "",
+            challenge_status=str(dns01.get("status", "")),
+            txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
+            problem=challenge_problem(own),
+        )
+
+    def _txt_value(self, token: str) -> str:
+        """base64url(SHA-256(key authorization)), RFC 8555, 8.1 and 8.4."""
+        key_authorization = f"{token}.{thumbprint_of(self._key)}"
+        return encode_b64jose(hashlib.sha256(key_authorization.encode()).digest())
+
+    def _unreadable(self, what: str, exc: Exception) -> Trouble:
+        kind = type(exc).__name__
+        return Trouble(errors.ERROR, f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).")
+
+
+def _texts(found: Any) -> tuple[str, ...]:
+    if isinstance(found, str) or not all(isinstance(each, str) and each and each.isprintable() for each in found or ()):
+        raise ValueError("not a list of texts")
+    return tuple(found or ())
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    return at.astimezone(UTC) if at else None

@@ -1,0 +1,238 @@
+"""Requests to an ACME CA: signed, with a nonce, refusals mapped."""
+
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from acme import client, jws, messages
+from josepy.errors import Error as JoseError
+from josepy.json_util import field as json_field
+from josepy.jwa import ES256
+from josepy.jwk import JWKEC
+
+from authorities import errors, exchanges
+from authorities.acme.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of
+from authorities.base import Reach, RenewalInfoResource
+from authorities.errors import Refused
+from certctrl import clock, outgoing
+from certctrl.turns import Trouble
+from dnsclient.names import registered_domain, shown
+
+KEPT_CONNECTIONS = 16  # for each thread
+
+
+@dataclass
+class Connection:
+    """What a thread keeps of a CA: its directory, and nonces that it handed out. Sockets are kept by `outgoing`."""
+
+    directory_url: str
+    nonces: list[str] = field(default_factory=list)
+    directory: Any = None  # as `issuance.acme` reads it; None: to be read
+    read_at: float = 0.0
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.directory_url).netloc.rpartition("@")[2] or self.directory_url
+
+
+_kept = threading.local()
+
+
+def connection_to(directory_url: str) -> Connection:
+    """This thread's connection to the CA: one for all of its accounts there, since nonces belong to no account."""
+    if not hasattr(_kept, "connections"):
+        _kept.connections = OrderedDict()
+    connections: OrderedDict[str, Connection] = _kept.connections
+    connection = connections.pop(directory_url, None) or Connection(directory_url)
+    connections[directory_url] = connection
+    while len(connections) > KEPT_CONNECTIONS:
+        connections.popitem(last=False)
+    return connection
+
+
+BAD_NONCE_RETRIES = 5
+DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
+# What the library raises over resources that are not as it expects them.
+UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+NEEDED = ("newNonce", "newAccount", "newOrder")
+NONCE = re.compile(r"[!-~]{1,1000}")
+
+
+class _Header(jws.Header):
+    """With the nonce as the CA wrote it: the library decodes base64url and encodes it again, which changes some."""
+
+    nonce: str | None = json_field("nonce", omitempty=True)  # type: ignore[assignment]
+
+
+class _Signature(jws.Signature):
+    __slots__ = jws.Signature._orig_slots
+    header_cls = _Header
+    header: _Header = json_field("header", omitempty=True, default=_Header(), decoder=_Header.from_json)
+
+
+class _JWS(jws.JWS):
+    __slots__ = jws.JWS._orig_slots
+    signature_cls = _Signature
+
+
+class Network(client.ClientNetwork):
+    """The library's network over one Connection, with refusals mapped and old nonces replaced at once."""
+
+    def __init__(self, key: JWKEC, connection: Connection, reach: Reach) -> None:
+        super().__init__(key, alg=ES256)
+        self.session.close()
+        self.connection = connection
+        self.reach = reach
+
+    def ask(
+        self,
+        url: str,
+        message: Any,
+        what: str,
+        *,
+        kid: str = "",
+        accept: str = "application/json",
+        named: bool = False,
+    ) -> requests.Response:
+        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error.
+
+        `named`: the CA itself named the URL, so that "not found" is NotYet. A refusal for the nonce is tried again with
+        a fresh one, five times. So is, once, a refusal that brought no nonce, after a request with a nonce that was
+        kept: some CAs meet an old one with an error of their own.
+        """
+        for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
+            was_kept = bool(self.connection.nonces)
+            response = self._signed(url, message, kid, accept)
+            refusal = refusal_of(response)
+            if refusal is None:
+                return response
+            bad, brought_one = is_bad_nonce(refusal), bool(_nonce_of(response))
+            if bad or not brought_one:
+                # The others are as old as the one that was refused.
+                del self.connection.nonces[: -1 if brought_one else None]
+            is_busy = refusal.retry_after is not None or refusal.status == 429
+            is_too_old = was_kept and not brought_one and not is_busy
+            if not retries_left or not (bad or is_too_old):
+                raise self._trouble(refusal, what, message, named=named)
+        raise AssertionError("the last try returns or raises")
+
+    def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
+        self.account = messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
+        body = self._wrap_in_jws(message, self._nonce(), url)
+        headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
+        return self._send_request("POST", url, data=body, headers=headers)
+
+    def _wrap_in_jws(self, obj: Any, nonce: str, url: str) -> str:
+        payload = obj.json_dumps().encode() if obj else b""
+        kid = self.account["uri"] if self.account is not None else None
+        told: Any = {"nonce": nonce, "url": url, "kid": kid}
+        signed: str = _JWS.sign(payload, key=self.key, alg=self.alg, **told).json_dumps()
+        return signed
+
+    def _nonce(self) -> str:
+        connection = self.connection
+        if not connection.nonces:
+            response = self._send_request("HEAD", directory_of(self)["newNonce"])
+            if refusal := refusal_of(response):
+                raise self._trouble(refusal, "a nonce", None)
+        if not connection.nonces:
+            raise Trouble(errors.ERROR, f"{self.label} hands out no nonces: it is no ACME server.")
+        return connection.nonces.pop()
+
+    @property
+    def label(self) -> str:
+        return f"The CA at {self.connection.host}"
+
+    def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
+        """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        self._refuse_elsewhere(url)
+        sent, began = kwargs.get("data"), clock.monotonic()
+        try:
+            # A fresh session each time: it is cheap, and follows the settings and forks.
+            with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
+                response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
+        except requests.RequestException as exc:
+            self.connection.directory = None
+            self.connection.nonces.clear()
+            what = f"{self.label} could not be reached: {exc}"
+            exchanges.record(method, url, sent, began, error=what)
+            raise Trouble(errors.UNREACHABLE, what) from None
+        response.encoding = "utf-8"
+        if nonce := _nonce_of(response):
+            self.connection.nonces.append(nonce)
+        exchanges.record(method, url, sent, began, response)
+        return response
+
+    def _refuse_elsewhere(self, url: str) -> None:
+        """Refused for an address that the CA hands out and that is not its own."""
+        host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
+        if not host or host == home or host in self.reach.hosts:
+            return
+        if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(home):
+            return
+        what = (
+            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of its directory, so it is"
+            " not called. If it is the CA's, this server's operator can name it in `hosts` of the CA in ACME_CAS."
+        )
+        raise Refused(errors.BAD_URL, what)
+
+    def _trouble(self, refusal: Answer, what: str, message: Any, *, named: bool = False) -> Exception:
+        if refusal.status >= 500 or refusal.status in (404, 405):
+            self.connection.directory = None  # perhaps the CA moved
+        with_eab = bool(getattr(message, "external_account_binding", None))
+        return trouble_of(refusal, f"{self.label} refused {what}", with_eab, named=named)
+
+    def read_directory(self) -> messages.Directory:
+        response = self._send_request("GET", self.connection.directory_url)
+        if refusal := refusal_of(response):
+            said = trouble_of(refusal, f"{self.label} does not show its directory")
+            pause = said.retry_after if isinstance(said, Trouble) else None
+            raise Trouble(errors.ERROR, str(said), retry_after=pause)
+        document = json_of(response, self.label)
+        missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
+        if missing:
+            what = f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
+            raise Trouble(errors.ERROR, what)
+        base = str(response.url)
+        return messages.Directory(
+            {name: absolute(base, value) if isinstance(value, str) else value for name, value in document.items()}
+        )
+
+    def read_renewal_info(self, url: str) -> RenewalInfoResource:
+        response = self._send_request("GET", url)
+        if refusal := refusal_of(response):
+            what = f"{self.label} does not say when to renew"
+            said = trouble_of(refusal, what)
+            raise said if isinstance(said, Trouble) else Refused(errors.ERROR, f"{what}: {said}")
+        try:
+            return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
+        except (*UNREADABLE, Trouble):
+            what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
+            raise Refused(errors.ERROR, what) from None
+
+
+def _nonce_of(response: requests.Response) -> str:
+    """The response's nonce, sent back as it came; empty without one."""
+    nonce = response.headers.get(Network.REPLAY_NONCE_HEADER, "").strip()
+    return nonce if NONCE.fullmatch(nonce) else ""
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower().rstrip(".")
+    except ValueError:  # nor can it be called
+        return ""
+
+
+def directory_of(network: Network) -> messages.Directory:
+    """The CA's directory, read again after an hour and after an error."""
+    connection = network.connection
+    if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
+        connection.directory = network.read_directory()
+        connection.read_at = clock.monotonic()
+    directory: messages.Directory = connection.directory
+    return directory

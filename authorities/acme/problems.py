@@ -1,0 +1,265 @@
+"""What the CA says when it says no, mapped once: problem documents of RFC 7807 and RFC 8555, section 6.7."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from authorities.base import NotYet
+from authorities.errors import (
+    BAD_EAB,
+    BAD_NONCE,
+    DEACTIVATED,
+    ERROR,
+    NOT_FOUND,
+    RATE_LIMITED,
+    UNKNOWN_ACCOUNT,
+    Problem,
+    Refused,
+    Unexplained,
+)
+from certctrl import clock, outgoing
+from certctrl.turns import Trouble, Wait, printable
+
+PREFIX = "urn:ietf:params:acme:error:"
+MAX_WORDS = 1000
+MAX_PROBLEMS = 100  # one for each name of an order
+RATE_LIMIT_PAUSE = 300.0  # when the CA does not say how long
+ORDER_NOT_READY_PAUSE = 2.0
+MAX_CODE = 64  # characters
+
+# Only a person, or a change of what is asked for, helps.
+PERMANENT = frozenset(
+    (
+        "badCSR",
+        "badPublicKey",
+        "badRevocationReason",
+        "badSignatureAlgorithm",
+        "externalAccountRequired",
+        "invalidContact",
+        "invalidEmail",
+        "invalidProfile",
+        "rejectedIdentifier",
+        "unsupportedContact",
+        "unsupportedIdentifier",
+        "userActionRequired",
+    )
+)
+# The attempt is over; the zone, the name or the CA may say otherwise tomorrow.
+ENDS_ATTEMPT = frozenset(
+    (
+        "alreadyRevoked",
+        "caa",
+        "connection",
+        "dns",
+        "dnssec",
+        "incorrectResponse",
+        "malformed",
+        "tls",
+        "unauthorized",
+        "unknownHost",
+    )
+)
+# The same request may well succeed later.
+AGAIN = {"serverInternal": ERROR, "accountDoesNotExist": UNKNOWN_ACCOUNT, "badNonce": BAD_NONCE}
+# How CAs say that they do not have a resource, where they do not say it by 404.
+OWN = r"(order|authori[sz]ation|authz|challenge|certificate|resource|object)s?"
+ABSENT = r"(not (yet )?(be )?(found|exist)|no such|unknown|n(o|')t exist|unable to find|(could ?n[o']t|cannot) find)"
+NOT_THERE = re.compile(rf"\b{OWN}\b.*\b{ABSENT}|\b{ABSENT}\b.*\b{OWN}\b", re.I | re.S)
+NOT_THERE_TYPE = re.compile(r"not_?found|not_?exist", re.I)
+GONE = re.compile(r"\bexpired\b", re.I)
+# How CAs say that a nonce is too old, where they do not say badNonce.
+OLD = r"(bad|invalid|stale|old|expired|unknown|unrecognized|not (valid|found|known)|replayed|already used)"
+NONCE_IN_WORDS = re.compile(rf"\b{OLD}\b.{{0,30}}\bnonce\b|\bnonce\b.{{0,30}}\b{OLD}\b", re.I)
+# Says nothing itself; its subproblems do.
+WRAPPERS = frozenset(("compound", "malformed", "about:blank", ""))
+
+ACCOUNT_IS_OFF = re.compile(
+    r"\baccount\b.*\b(deactivated|revoked)\b|\b(deactivated|revoked)\b.*\baccount\b", re.I | re.S
+)
+RETRY_AFTER_IN_WORDS = re.compile(r"retry after (\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(?:UTC|Z)", re.I)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A refusal as it came over the wire."""
+
+    status: int
+    document: Mapping[str, Any]  # empty when the body was not JSON
+    retry_after: float | None = None  # seconds
+
+
+def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
+    """The problem document of an order, a challenge or a refusal; None when it is none.
+
+    Only what is said when a request is `refused` is about the account: the words about a challenge quote the zone.
+    """
+    if not isinstance(document, Mapping):
+        return None
+    typ = _deciding_type(document)
+    is_off = refused and is_account_off(typ, document)
+    return Problem(
+        type=typ,
+        detail=words_of(document),
+        permanent=typ in PERMANENT or is_off,
+        code=DEACTIVATED if is_off else _code(typ),
+    )
+
+
+def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
+    """Why a challenge of the authorization failed, dns-01 first."""
+    listed = [each for each in authorization.get("challenges") or () if isinstance(each, dict) and each.get("error")]
+    listed.sort(key=lambda each: each.get("type") != "dns-01")
+    return problem_of(listed[0]["error"]) if listed else None
+
+
+def trouble_of(answer: Answer, what: str, with_eab: bool = False, *, named: bool = False) -> Trouble | Wait:
+    """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA. `named`: the CA
+    itself named the resource."""
+    problem = problem_of(answer.document, refused=True) or Problem("", "")
+    said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
+    if problem.type == "orderNotReady":
+        return Wait(answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet.")
+    if problem.type == "rateLimited" or answer.status == 429:
+        return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
+    if problem.type in AGAIN:
+        return Trouble(AGAIN[problem.type], said, retry_after=answer.retry_after)
+    if not 400 <= answer.status < 500 and problem.type not in PERMANENT | ENDS_ATTEMPT:
+        return Trouble(ERROR, said, retry_after=answer.retry_after)
+    if with_eab and problem.type in ("unauthorized", "malformed"):
+        return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
+    if named and _is_not_there(answer, problem):
+        return NotYet(NOT_FOUND, f"{said} It may not be there yet.", what)
+    kind = Refused if answer.document else Unexplained
+    if answer.status in (404, 410) and problem.type in WRAPPERS:
+        return kind(NOT_FOUND, said)
+    return kind(problem.code, said, permanent=problem.permanent)
+
+
+def _is_not_there(answer: Answer, problem: Problem) -> bool:
+    if GONE.search(problem.detail) or problem.type in PERMANENT:
+        return False
+    if answer.status == 404 or NOT_THERE_TYPE.search(problem.type):
+        return problem.type in WRAPPERS or problem.type not in ENDS_ATTEMPT or bool(NOT_THERE.search(problem.detail))
+    return problem.type in WRAPPERS | {"unauthorized"} and bool(NOT_THERE.search(problem.detail))
+
+
+def is_bad_nonce(answer: Answer) -> bool:
+    """Whether the CA refused the request for its nonce: `badNonce` (RFC 8555, section 6.5), or words."""
+    typ = type_of(answer.document)
+    if typ in WRAPPERS | {"serverInternal", "unauthorized"}:
+        return bool(NONCE_IN_WORDS.search(_text(answer.document.get("detail"))))
+    return typ == "badNonce"
+
+
+def refusal_of(response: requests.Response) -> Answer | None:
+    """The refusal that a response is; None when it is a success."""
+    if response.ok and response.status_code < 300:
+        return None
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        document = {}
+    if not isinstance(document, dict):
+        document = {}
+    if instance := _text(document.get("instance")):  # a page for people, perhaps written as a path
+        document["instance"] = absolute(str(response.url), instance)
+    return Answer(response.status_code, document, outgoing.wait_of(response))
+
+
+def absolute(base_url: str, url: str) -> str:
+    """The URL of an answer, resolved against that of the request (RFC 9110, 10.2.2); empty for what is none."""
+    try:
+        return urljoin(base_url, url.strip()) if url.strip() else ""
+    except ValueError:
+        return ""
+
+
+def json_of(response: requests.Response, label: str) -> dict[str, Any]:
+    """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+        raise Trouble(ERROR, f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}).")
+    return document
+
+
+def words_of(document: Mapping[str, Any]) -> str:
+    """The CA's own words, subproblems with the name that each is about; on one line, at most 1,000 characters."""
+    words = [_words_of_one(document)]
+    words += [_words_of_one(each) for each in subproblems_of(document)]
+    if instance := _text(document.get("instance")):
+        words.append(f"see {instance}")
+    return _one_line("; ".join(each for each in dict.fromkeys(words) if each))
+
+
+def subproblems_of(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found = document.get("subproblems")
+    listed = found[:MAX_PROBLEMS] if isinstance(found, list) else []
+    return [each for each in listed if isinstance(each, Mapping)]
+
+
+def is_account_off(typ: str, document: Mapping[str, Any]) -> bool:
+    """RFC 8555, 7.3.6, gives a deactivated account no type of its own: `unauthorized`, and words."""
+    return typ == "unauthorized" and bool(ACCOUNT_IS_OFF.search(_text(document.get("detail"))))
+
+
+def _until(at: datetime) -> float:
+    return min(max(0.0, (at - clock.now()).total_seconds()), outgoing.MAX_WAIT)
+
+
+def _rate_limit_pause(answer: Answer, problem: Problem) -> float:
+    """Let's Encrypt says the moment in words too."""
+    if answer.retry_after is not None:
+        return answer.retry_after
+    if found := RETRY_AFTER_IN_WORDS.search(problem.detail):
+        try:
+            return _until(datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00"))
+        except ValueError:
+            pass
+    return RATE_LIMIT_PAUSE
+
+
+def type_of(document: Mapping[str, Any]) -> str:
+    """The type without its prefix; any other URN or URL as it is."""
+    return _text(document.get("type")).removeprefix(PREFIX)[:100]
+
+
+def _deciding_type(document: Mapping[str, Any]) -> str:
+    """The type, or that of the gravest subproblem when the document only wraps several."""
+    own = type_of(document)
+    types = [type_of(each) for each in subproblems_of(document)]
+    if own not in WRAPPERS or not types:
+        return own
+    return next((typ for typ in types if typ in PERMANENT), types[0])
+
+
+def _code(typ: str) -> str:
+    if typ in AGAIN:
+        return AGAIN[typ]
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,48}", typ):
+        return "ca_refused"
+    return ("ca_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typ).lower())[:MAX_CODE]
+
+
+def _words_of_one(document: Mapping[str, Any]) -> str:
+    detail = _text(document.get("detail")) or _text(document.get("title"))
+    identifier = document.get("identifier")
+    name = _text(identifier.get("value")) if isinstance(identifier, Mapping) else ""
+    return f"{name}: {detail}" if name and detail else detail or name
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(printable(text).split())
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,177 @@
+"""Which CAs there are, as data, and the client for an account at one of them.
+
+`settings.ACME_CAS` overrides an entry or adds one: `{"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from authorities import pki
+from authorities.models import AcmeAccount
+from certctrl import outgoing
+from certctrl.errors import Invalid
+from issuance.models import LimitBucket
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many tokens, one back each so many seconds."""
+
+    capacity: float
+    each: float
+
+    @property
+    def period(self) -> timedelta:
+        """The time in which the whole capacity comes back: "300 new orders in 3 hours"."""
+        return timedelta(seconds=self.capacity * self.each)
+
+
+SELF_CA = "SELF_CA"
+CUSTOM = "custom"
+LIMITS_LIKE = '{"account": [300, 36], "domain": [50, 12096]}: tokens, and seconds for one to come back'
+
+
+@dataclass(frozen=True)
+class CAInfo:
+    """What is known of a CA before anybody asks it."""
+
+    name: str
+    label: str
+    directory_url: str = ""  # empty: given with the account, or none at all
+    key_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: pki.KEY_SIZES)
+    eab: str = "none"  # none, optional, required
+    eab_source: str = ""  # who hands the binding out when nobody gives one
+    max_names: int = 100
+    wildcards: bool = True
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitBucket.Kind: tokens, seconds for one
+    caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
+
+    profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
+    hosts: tuple[str, ...] = ()  # where its addresses lead, besides those in the domain of its directory
+    staging: str = ""  # the CA of that name proves attempts for this one
+
+
+HOUR, WEEK = 3600, 7 * 86400
+# https://letsencrypt.org/docs/rate-limits/ and https://letsencrypt.org/docs/staging-environment/
+LETSENCRYPT_LIMITS = {
+    "account": (300, 3 * HOUR / 300),
+    "domain": (50, WEEK / 50),
+    "set": (5, WEEK / 5),
+    "failures": (5, HOUR / 5),
+}
+STAGING_LIMITS = {"account": (1500, 3 * HOUR / 1500), "set": (30_000, WEEK / 30_000), "failures": (200, HOUR / 200)}
+# https://letsencrypt.org/docs/profiles/
+LETSENCRYPT_PROFILES = {"classic": 100, "tlsserver": 25, "shortlived": 25}
+
+CAS = (
+    CAInfo(
+        "letsencrypt",
+        "Let's Encrypt",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
+        limits=LETSENCRYPT_LIMITS,
+        profiles=LETSENCRYPT_PROFILES,
+        staging="letsencrypt_staging",
+    ),
+    CAInfo(
+        "letsencrypt_staging",
+        "Let's Encrypt, staging",
+        "https://acme-staging-v02.api.letsencrypt.org/directory",
+        caa_identities=("letsencrypt.org",),
+        limits=STAGING_LIMITS,
+        profiles=LETSENCRYPT_PROFILES,
+    ),
+    CAInfo(
+        "zerossl",
+        "ZeroSSL",
+        "https://acme.zerossl.com/v2/DV90",
+        eab="required",
+        eab_source="zerossl",
+        caa_identities=("sectigo.com",),
+    ),
+    CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
+    CAInfo(SELF_CA, "A private CA of your own"),
+)
+
+
+def known() -> dict[str, CAInfo]:
+    """Every CA by its name, with what the settings override and add."""
+    found = {ca.name: ca for ca in CAS}
+    for name, overrides in settings.ACME_CAS.items():
+        found[name] = _overridden(found.get(name) or CAInfo(name, name), overrides)
+    return found
+
+
+def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
+    allowed = {field.name for field in fields(CAInfo)} - {"name"}
+    if not isinstance(overrides, dict) or set(overrides) - allowed:
+        raise ImproperlyConfigured(f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else.")
+    if "key_sizes" in overrides:
+        sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
+        overrides = {**overrides, "key_sizes": sizes}
+    if "limits" in overrides:
+        overrides = {**overrides, "limits": _limits(ca, overrides["limits"])}
+    if "caa_identities" in overrides:
+        overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
+    if "hosts" in overrides:
+        overrides = {**overrides, "hosts": tuple(host.strip().rstrip(".").lower() for host in overrides["hosts"])}
+    return replace(ca, **overrides)
+
+
+def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
+    """The CA's own, but for the kinds that are given; null takes one away."""
+    if not isinstance(given, dict) or not all(_is_limit(kind, limit) for kind, limit in given.items()):
+        raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}, or null for none.")
+    return {kind: limit for kind, limit in {**ca.limits, **given}.items() if limit is not None}
+
+
+def _is_limit(kind: str, limit: Any) -> bool:
+    is_kind = kind in set(LimitBucket.Kind.values) - {LimitBucket.Kind.BUSY}
+    is_pair = isinstance(limit, list | tuple) and len(limit) == 2 and all(type(each) in (int, float) for each in limit)
+    return is_kind and (limit is None or (is_pair and all(each > 0 for each in limit)))
+
+
+def info(ca_provider: str) -> CAInfo:
+    """The CA of that name, whatever its case. Invalid names those that there are."""
+    cas = known()
+    for name, ca in cas.items():
+        if name.lower() == str(ca_provider).strip().lower():
+            return ca
+    what = f"There is no CA of that name; ca_provider is one of {', '.join(cas)}."
+    raise Invalid(what, field="ca_provider")
+
+
+def key_sizes(ca_provider: str) -> str:
+    """The keys that the CA signs, as a sentence says them: `ecdsa 256/384, rsa 2048/3072/4096`."""
+    return ", ".join(f"{kind} {'/'.join(map(str, sizes))}" for kind, sizes in info(ca_provider).key_sizes.items())
+
+
+def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
+    """Whether the CA signs keys of this type and size (bits)."""
+    return key_size in info(ca_provider).key_sizes.get(key_type, ())
+
+
+def limits_at(directory_url: str) -> Mapping[str, Limit]:
+    """The limits that are known of the CA with this directory, by LimitBucket.Kind; a kind that is not there has none.
+
+    A directory that no CA's entry names is one of `custom`.
+    """
+    cas = known()
+    same = outgoing.canonical_url(directory_url)
+    entry = next((ca for ca in cas.values() if outgoing.canonical_url(ca.directory_url) == same), cas[CUSTOM])
+    return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
+
+
+def fetches_eab(account: AcmeAccount) -> bool:
+    """Whether the CA hands out the account's external account binding itself, so that nobody has to give one."""
+    return bool(info(account.ca_provider).eab_source)
+
+
+def directory_of(account: AcmeAccount) -> str:
+    """The directory that the account was made at, in one spelling: limits are counted by it."""
+    return outgoing.canonical_url(account.directory_url or info(account.ca_provider).directory_url)

@@ -1,0 +1,193 @@
+"""What was said to a CA and back, kept when debugging is on, without secrets.
+
+It is on for every account by the file that the setting CERTCTRL_CONFIG names, for one by its `log_level`. An exchange
+is one row, written by one INSERT when its answer is there, outside of any transaction: a worker that is killed between
+the two loses that row and nothing else.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+import requests
+import structlog
+from django.conf import settings
+
+from authorities.models import AcmeAccount, Exchange
+from certctrl import clock
+from certctrl.log import MASK, mask
+from certctrl.turns import MOST_SAID
+from issuance.models import CertificateVersion, Issuance
+
+logger = structlog.get_logger()
+
+DEBUG = "debug"
+KEPT = timedelta(days=14)
+BATCH = 500
+MOST = 64 * 1024  # bytes of a body
+MOST_OF_DOCUMENT = 16 * 1024  # characters of a payload, or of a problem
+MOST_OF_HEADER = 1000  # characters
+ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts
+MOST_OF_ACCOUNT = 2000  # exchanges, about; a CA of the owner's own may answer as much, and as often, as it likes
+MOST_MEMBERS, SHORT = 20, 100  # of a document that is too large: its members, and characters of a name
+DEEPEST = 20  # of nested values
+LEAST = 16  # characters of what an answer must not quote: {} is "e30"
+HEADERS = (
+    *("Boulder-Request-Id", "Boulder-Requester", "CF-Ray", "Content-Length", "Content-Type", "Date", "Link"),
+    *("Location", "Retry-After", "Server", "Via", "X-Request-Id"),
+)
+SECRET_MEMBERS = ("externalAccountBinding", "keyAuthorization")
+
+About = Issuance | CertificateVersion | AcmeAccount
+_about: ContextVar[tuple[About, str] | None] = ContextVar("_about", default=None)
+
+
+@contextmanager
+def about(row: About, step: str) -> Iterator[None]:
+    """Every exchange inside belongs to this attempt, to the one that made this version, or to this account alone."""
+    token = _about.set((row, step))
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def record(
+    method: str,
+    url: str,
+    sent: str | None,
+    began: float,
+    answer: requests.Response | None = None,
+    error: str = "",
+) -> None:
+    """Keep an exchange where debugging is on for the account that it is about. Raises nothing.
+
+    `sent` is the signed message as it went out, `began` a reading of `clock.monotonic()`; `error` is the sentence that
+    says why there is no answer.
+    """
+    told = _about.get()
+    if told is None:
+        return
+    row, step = told
+    try:
+        account = row if isinstance(row, AcmeAccount) else row.account
+        if is_on(account):
+            took = clock.monotonic() - began
+            exchange = Exchange(account=account, issuance_id=_issuance_of(row), step=step, method=method)
+            exchange.at, exchange.took_ms = clock.now() - timedelta(seconds=took), round(took * 1000)
+            _tell(exchange, url, sent, answer, error)
+            exchange.save(force_insert=True)
+            if exchange.pk % ROOM_IS_MADE_EVERY == 0:
+                _make_room(account)
+    except Exception as exc:  # whatever it is, the exchange itself went well
+        logger.warning("exchange.lost", step=step, error=type(exc).__name__)
+
+
+def is_on(account: AcmeAccount) -> bool:
+    return DEBUG in (settings.ACME_LOG_LEVEL, account.log_level)
+
+
+def prune() -> None:
+    """Delete what is older than 14 days, in batches."""
+    old = Exchange.objects.filter(at__lt=clock.now() - KEPT).order_by("at")
+    while ids := list(old.values_list("pk", flat=True)[:BATCH]):
+        Exchange.objects.filter(pk__in=ids).delete()
+
+
+def _make_room(account: AcmeAccount) -> None:
+    """Delete the oldest beyond what is kept of one account."""
+    newest_first = Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
+    for pk in newest_first[MOST_OF_ACCOUNT : MOST_OF_ACCOUNT + 1]:
+        Exchange.objects.filter(account=account, pk__lte=pk).delete()
+
+
+def _issuance_of(row: About) -> int | None:
+    if isinstance(row, Issuance):
+        return row.pk
+    return row.issuance_id if isinstance(row, CertificateVersion) else None
+
+
+def _tell(exchange: Exchange, url: str, sent: str | None, answer: requests.Response | None, error: str) -> None:
+    payload, hidden = _read(sent)
+    if settings.ACME_SAVE_REQUESTS or exchange.account.save_requests:
+        exchange.request = _small(_clean(payload, hidden))
+    exchange.url, exchange.error = _text(url, hidden)[:500], _text(error, hidden)[:MOST_SAID]
+    if answer is None:
+        return
+    document = _json(answer.text)
+    exchange.status = answer.status_code
+    headers = {name: answer.headers[name] for name in HEADERS if name in answer.headers}
+    exchange.headers = {name: _text(value, hidden)[:MOST_OF_HEADER] for name, value in headers.items()}
+    exchange.body = _body(answer.text, document, hidden)
+    if answer.status_code >= 400 and isinstance(document, dict):
+        exchange.problem = _small(_clean(document, hidden))
+
+
+# --- what nobody may read ---
+
+
+def _read(sent: str | None) -> tuple[Any, Collection[str]]:
+    """The payload of a signed message (RFC 8555, section 6.2), "" for a POST-as-GET; and what of the message must stand
+    nowhere, should the CA quote it."""
+    if not sent:
+        return None, ()
+    jws = json.loads(sent)
+    payload = _decoded(jws["payload"])
+    binding = payload.get("externalAccountBinding") if isinstance(payload, dict) else None
+    parts = [*jws.values(), _decoded(jws["protected"])["nonce"], *(binding.values() if binding else ())]
+    return payload, [each for each in parts if len(each) >= LEAST]
+
+
+def _decoded(part: str) -> Any:
+    decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    return json.loads(decoded) if decoded else ""
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _body(text: str, document: Any, hidden: Collection[str]) -> str:
+    cleaned = _text(text, hidden) if document is None else json.dumps(_clean(document, hidden), ensure_ascii=False)
+    return cleaned.encode()[:MOST].decode(errors="ignore")
+
+
+def _small(document: Any) -> Any:
+    """The document, or, where it is too large to be kept, its first members in short."""
+    if len(json.dumps(document)) <= MOST_OF_DOCUMENT:
+        return document
+    if not isinstance(document, dict):
+        return f"{json.dumps(document)[:MOST_SAID]}\N{HORIZONTAL ELLIPSIS}"
+    short = {name[:SHORT]: json.dumps(document[name])[:MOST_OF_HEADER] for name in list(document)[:MOST_MEMBERS]}
+    short |= {name: document[name][:MOST_SAID] for name in ("type", "detail") if isinstance(document.get(name), str)}
+    return short | {"truncated": True}
+
+
+def _clean(value: Any, hidden: Collection[str], depth: int = 0) -> Any:
+    """A JSON value without what is secret, and without what a database does not take."""
+    if isinstance(value, str):
+        return _text(value, hidden)
+    if depth == DEEPEST or (isinstance(value, dict) and "signature" in value):  # a signed message inside another
+        return MASK
+    if isinstance(value, list):
+        return [_clean(each, hidden, depth + 1) for each in value]
+    if isinstance(value, dict):
+        return {
+            _text(name, hidden): MASK if name in SECRET_MEMBERS else _clean(each, hidden, depth + 1)
+            for name, each in value.items()
+        }
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(text: str, hidden: Collection[str]) -> str:
+    for each in hidden:
+        text = text.replace(each, MASK)
+    return mask(text).replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

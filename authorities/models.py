@@ -1,0 +1,106 @@
+"""Who orders and who signs: accounts at CAs, and CAs of one's own."""
+
+from django.conf import settings
+from django.db import models
+
+from certctrl.turns import Turns, TurnsQuerySet
+from issuance.models.attempts import Issuance
+from keystore.models import Envelope
+
+
+class PrivateCA(models.Model):
+    """A CA of the owner's own, which signs in the request itself."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "ACTIVE"
+        RETIRED = "RETIRED"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="private_cas")
+    name = models.CharField(max_length=64)
+    subject = models.JSONField(default=dict)
+    algorithm = models.CharField(max_length=8)
+    key_size = models.PositiveIntegerField()
+    max_path_length = models.PositiveSmallIntegerField(null=True, blank=True)
+    certificate_pem = models.TextField()
+    serial_number = models.CharField(max_length=40)
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField()
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    status = models.CharField(max_length=8, choices=Status, default=Status.ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name = "private CA"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AcmeAccount(Turns):
+    """An account at a CA (RFC 8555, section 7.1.2). `wake_at` is set while registering is still to be done."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        VALID = "valid"
+        REFUSED = "refused"
+        DEACTIVATED = "deactivated"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="acme_accounts")
+    name = models.CharField(max_length=64)
+    ca_provider = models.CharField(max_length=32)
+    directory_url = models.URLField(max_length=500, blank=True)
+    email = models.EmailField(blank=True)
+    terms_accepted_at = models.DateTimeField()
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    url = models.URLField(max_length=500, blank=True, help_text="the account URL at the CA: the kid of each request")
+    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    thumbprint = models.CharField(max_length=64, blank=True, help_text="of the account key, RFC 7638")
+    eab_kid = models.CharField(max_length=255, blank=True)
+    eab = models.ForeignKey(Envelope, models.PROTECT, null=True, blank=True, related_name="+", editable=False)
+    private_ca = models.ForeignKey(PrivateCA, models.PROTECT, null=True, blank=True, related_name="accounts")
+    error_code = models.CharField(max_length=64, blank=True)
+    error_what = models.TextField(blank=True)
+    defaults = models.JSONField(default=dict, help_text="key_type, key_size and validity_seconds of its certificates")
+    staging_first = models.BooleanField(
+        default=False, help_text="after three failures in a row the next attempt is proved at the CA's staging first"
+    )
+    staging_account = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="+")
+    log_level = models.CharField(max_length=8, blank=True, help_text="debug: every exchange with the CA is kept")
+    save_requests = models.BooleanField(default=False, help_text="with log_level debug: bodies of requests too")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TurnsQuerySet["AcmeAccount"].as_manager()
+
+    class Meta(Turns.Meta):
+        verbose_name = "ACME account"
+
+    @property
+    def is_private(self) -> bool:
+        return self.private_ca_id is not None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Exchange(models.Model):
+    """A request to a CA and its answer, kept when debugging is on, without keys, signatures or EAB secrets."""
+
+    account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
+    issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, blank=True, related_name="exchanges")
+    at = models.DateTimeField(db_index=True)
+    step = models.CharField(max_length=16, blank=True)
+    method = models.CharField(max_length=8)
+    url = models.CharField(max_length=500)
+    request = models.JSONField(null=True, blank=True, help_text="the payload, where requests are saved")
+    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="null: no answer came")
+    headers = models.JSONField(default=dict, help_text="those of the answer that matter")
+    body = models.TextField(blank=True)
+    problem = models.JSONField(null=True, blank=True)
+    error = models.TextField(blank=True, help_text="why no answer came")
+    took_ms = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"

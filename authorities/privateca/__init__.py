@@ -1,0 +1,26 @@
+"""Private CAs: how one is made, and how it signs."""
+
+from authorities.privateca.authority import PrivateAuthority, common_name_of, key_usage_of, sign
+from authorities.privateca.creation import (
+    CURVE_NAMES,
+    CURVE_SIZES,
+    DEFAULT_KEY_USAGE,
+    MAX_CA_DAYS,
+    MAX_PATH_LENGTH,
+    create_private_ca,
+    self_signed,
+)
+
+__all__ = [
+    "CURVE_NAMES",
+    "CURVE_SIZES",
+    "DEFAULT_KEY_USAGE",
+    "MAX_CA_DAYS",
+    "MAX_PATH_LENGTH",
+    "PrivateAuthority",
+    "common_name_of",
+    "create_private_ca",
+    "key_usage_of",
+    "self_signed",
+    "sign",
+]

@@ -1,0 +1,77 @@
+"""An account registers at its CA: once, under the account's own turn, started when the account is created."""
+
+import structlog
+
+from accounts.models import User
+from authorities import catalog, clients, exchanges
+from authorities.models import AcmeAccount
+from certctrl import clock
+from certctrl.turns import Trouble
+from issuance.models import Issuance
+from keystore import envelope
+from keystore.models import Envelope
+
+logger = structlog.get_logger()
+Status = AcmeAccount.Status
+AT_ONCE = 2  # of one owner: a CA that drips holds a worker for as long as a call may take
+
+
+def register(account_id: int) -> None:
+    """Register the account, or store why its CA refuses. Raises Wait while another has it in hand, Trouble to retry."""
+    accounts = AcmeAccount.objects.select_related("owner")
+    with accounts.turn(account_id) as account:
+        if account.url or account.retired_at:
+            return account.release(None)
+        try:
+            _register(account)
+        except Trouble as trouble:
+            _store_trouble(account, trouble)
+            if not trouble.permanent:
+                raise
+    _wake_waiting(account)
+    return None
+
+
+def has_room(owner: User) -> bool:
+    """May another account of the owner register at once?"""
+    return AcmeAccount.objects.on_their_way().filter(owner=owner).count() < AT_ONCE
+
+
+def _register(account: AcmeAccount) -> None:
+    _fetch_eab(account)
+    with exchanges.about(account, "register"):
+        resource = clients.client_for(account).register()
+    if resource.status != "valid":
+        raise Trouble(
+            "ca_account_deactivated",
+            f"The CA knows the key of {account.name}, and its account is {resource.status}: create a new account.",
+            permanent=True,
+        )
+    account.release(None, url=resource.url, status=Status.VALID, error_code="", error_what="")
+    logger.info("account.registered", account=account.pk)
+
+
+def _fetch_eab(account: AcmeAccount) -> None:
+    """ZeroSSL hands out the external account binding by e-mail address or API key."""
+    if account.eab_kid or not catalog.fetches_eab(account):
+        return
+    kid, hmac_key = clients.fetch_eab(account)
+    with account.fence():
+        fetched_with = account.eab_id
+        sealed = envelope.seal(account.owner, "eab", hmac_key.encode())
+        account.write(eab_kid=kid, eab=sealed)
+        if fetched_with:
+            Envelope.objects.filter(pk=fetched_with).delete()  # the API key has done its work
+
+
+def _store_trouble(account: AcmeAccount, trouble: Trouble) -> None:
+    fields = {"error_code": trouble.code, "error_what": trouble.what}
+    if trouble.permanent:
+        account.release(None, status=Status.REFUSED, **fields)
+    else:
+        account.write(**fields)
+
+
+def _wake_waiting(account: AcmeAccount) -> None:
+    waiting = Issuance.objects.open().filter(account=account, state=Issuance.State.QUEUED, holder="")
+    waiting.update(wake_at=clock.now(), queued_at=None)

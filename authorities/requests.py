@@ -1,0 +1,99 @@
+"""The bodies of requests about ACME accounts and private CAs."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from authorities import catalog, pki, privateca
+from certctrl.api import OneOf
+from certctrl.errors import Invalid, MissingField
+
+MAILTO = "mailto:"
+MOST_SECONDS = 2**31 - 1  # what the column holds: 68 years
+
+
+class ContactField(serializers.EmailField):
+    """An e-mail address, also as the URL of an ACME contact (RFC 8555, section 7.3)."""
+
+    def to_internal_value(self, data: Any) -> str:
+        address: str = super().to_internal_value(data)
+        return address[len(MAILTO) :].strip() if address.lower().startswith(MAILTO) else address
+
+
+class AccountRequest(serializers.Serializer[Any]):
+    """`ca_provider` or `provider`; what a CA needs besides is refused or asked for by name."""
+
+    ca_provider = serializers.CharField(required=False, max_length=32)
+    provider = serializers.CharField(required=False, max_length=32)
+    email = ContactField(required=False, allow_blank=True, max_length=254)
+    name = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    terms_accepted = serializers.BooleanField(required=False, help_text="of the CA; must be true")
+    directory_url = serializers.CharField(required=False, allow_blank=True, max_length=500)
+    eab_kid = serializers.CharField(required=False, allow_blank=True, max_length=255)
+    eab_hmac_key = serializers.CharField(required=False, allow_blank=True, max_length=1024, write_only=True)
+    zerossl_api_key = serializers.CharField(required=False, allow_blank=True, max_length=255, write_only=True)
+    ca_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)
+    leaf_key_algorithm = serializers.CharField(required=False, allow_blank=True, max_length=8)
+    leaf_rsa_bits = serializers.IntegerField(required=False, allow_null=True)
+    leaf_ec_curve = serializers.CharField(required=False, allow_blank=True, max_length=16)
+    cert_valid_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
+    log_level = OneOf(
+        ["debug"], required=False, allow_blank=True, help_text="debug: every exchange with the CA is kept for 14 days"
+    )
+    save_requests = serializers.BooleanField(required=False, help_text="with log_level debug: what was sent, too")
+    staging_first = serializers.BooleanField(
+        required=False, help_text="prove the next attempt at the CA's staging after three failures in a row"
+    )
+
+    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        agree(given, "ca_provider", "provider")
+        provider = given.pop("provider", None)
+        if provider:
+            given.setdefault("ca_provider", provider)
+        if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
+            raise MissingField(
+                f"Say which CA: ca_provider is one of {', '.join(catalog.known())}.", field="ca_provider"
+            )
+        if not self.partial and "terms_accepted" not in given and not provider and not given.get("ca_id"):
+            raise MissingField("Read the CA's terms and set terms_accepted to true.", field="terms_accepted")
+        return given | {"defaults": key_defaults(given)}
+
+
+def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """The key that an account's certificates get when they do not say; Invalid for one that there is not."""
+    algorithm, curve = given.get("leaf_key_algorithm", "").lower(), given.get("leaf_ec_curve", "")
+    bits, seconds = given.get("leaf_rsa_bits"), given.get("cert_valid_seconds")
+    if algorithm not in ("", *pki.KEY_SIZES):
+        raise Invalid("leaf_key_algorithm is RSA or ECDSA.", field="leaf_key_algorithm")
+    if curve and curve not in privateca.CURVE_SIZES:
+        raise Invalid("leaf_ec_curve is prime256v1 or secp384r1.", field="leaf_ec_curve")
+    if bits is not None and bits not in pki.RSA_SIZES:
+        raise Invalid("leaf_rsa_bits is 2048, 3072 or 4096.", field="leaf_rsa_bits")
+    algorithm = algorithm or ("ecdsa" if curve else "rsa" if bits else "")
+    size = (bits or 2048) if algorithm == "rsa" else privateca.CURVE_SIZES.get(curve, 256)
+    kind = {"key_type": algorithm, "key_size": size} if algorithm else {}
+    return kind | ({"validity_seconds": seconds} if seconds else {})
+
+
+class PrivateCARequest(serializers.Serializer[Any]):
+    """What privateca.create_private_ca() reads; empty strings count as absent."""
+
+    name = serializers.CharField(max_length=64)
+    algorithm = OneOf(["ECDSA", "RSA"], required=False)
+    key_size = serializers.IntegerField(required=False, help_text="bits")
+    curve_name = OneOf(["prime256v1", "secp384r1"], required=False)
+    country = serializers.CharField(required=False, max_length=2)
+    organization = serializers.CharField(required=False, max_length=64)
+    organizational_unit = serializers.CharField(required=False, max_length=64)
+    common_name = serializers.CharField(required=False, max_length=64)
+    state = serializers.CharField(required=False, max_length=64)
+    locality = serializers.CharField(required=False, max_length=64)
+    valid_days = serializers.IntegerField(required=False, min_value=1, max_value=privateca.MAX_CA_DAYS)
+    max_path_length = serializers.IntegerField(required=False, min_value=0, max_value=privateca.MAX_PATH_LENGTH)
+    key_usage = serializers.CharField(required=False, help_text=privateca.DEFAULT_KEY_USAGE)
+
+
+def agree(given: dict[str, Any], guides: str, references: str) -> None:
+    """Both spellings of a member may be there as long as they say the same, in whatever case."""
+    if guides in given and references in given and str(given[guides]).lower() != str(given[references]).lower():
+        raise Invalid(f"{guides} and {references} are two spellings of one member: give one of them.", field=guides)

@@ -1,0 +1,58 @@
+"""External account bindings of ZeroSSL: https://zerossl.com/documentation/acme/generate-eab-credentials/"""
+
+from typing import Any
+
+import requests
+from django.conf import settings
+
+from authorities.errors import BAD_EAB, ERROR, RATE_LIMITED, UNREACHABLE, Refused
+from certctrl import outgoing
+from certctrl.turns import Trouble
+
+
+def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
+    """(kid, HMAC key as base64url) of a fresh binding, by API key when there is one, else by e-mail address.
+
+    Raises Trouble, and Refused (permanent) when ZeroSSL refuses the address or the key. The key is in no message: it
+    stands in the address of the request, so that not even the network's words are repeated.
+    """
+    path = "/acme/eab-credentials" if api_key else "/acme/eab-credentials-email"
+    ask: dict[str, Any] = {"params": {"access_key": api_key}} if api_key else {"data": {"email": email}}
+    try:
+        response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **ask)
+    except requests.RequestException as exc:
+        kind = type(exc).__name__
+        raise Trouble(UNREACHABLE, f"ZeroSSL could not be asked for an EAB ({kind}).") from None
+    answer = _answer_of(response)
+    kid, hmac_key = answer.get("eab_kid"), answer.get("eab_hmac_key")
+    if isinstance(kid, str) and isinstance(hmac_key, str) and kid and hmac_key:
+        return kid, hmac_key
+    whose = "API key" if api_key else "e-mail address"
+    reason = _reason_of(answer)
+    raise Refused(BAD_EAB, f"ZeroSSL gives no EAB for this {whose}{reason}: check it.", permanent=True)
+
+
+def _answer_of(response: requests.Response) -> dict[str, Any]:
+    status, pause = response.status_code, outgoing.wait_of(response)
+    if status == 429:
+        raise Trouble(RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300)
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        answer = None
+    if status >= 500 or not isinstance(answer, dict):
+        raise Trouble(ERROR, f"ZeroSSL did not answer the request for an EAB (HTTP {status}).", retry_after=pause)
+    return answer
+
+
+def _reason_of(answer: dict[str, Any]) -> str:
+    """` (code 2900, invalid_access_key)`: both from a closed list, so that nothing of ours comes back in them."""
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        return ""
+    words = [
+        str(error[field])[:60]
+        for field in ("code", "type")
+        if str(error.get(field, "")).isprintable() and field in error
+    ]
+    return f" ({', '.join(words)})" if words else ""

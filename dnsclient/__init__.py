@@ -1,0 +1,1 @@
+"""Asks the DNS. It knows no rows of ours and no DNS providers."""

@@ -1,0 +1,107 @@
+"""What is behind questions that the resolvers did not answer: DNSSEC that does not validate, servers that are dead, or
+only a resolver that said nothing."""
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+import dns.rcode
+import dns.rdatatype
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsclient import queries, resolver
+from dnsclient.queries import Address, Answers, Ask
+from dnsclient.resolver import KNOWN, Question
+
+
+class Fault(Enum):
+    """Why the resolvers do not answer a question."""
+
+    BOGUS = "SERVFAIL, and an answer with DNSSEC checking disabled"
+    DEAD = "SERVFAIL, with DNSSEC checking disabled too"
+    UNKNOWN = "nothing that tells"
+
+
+class Doubt(NamedTuple):
+    """`fault` is None where the resolvers do answer; `zone` is whose signatures are wrong, where that is the fault."""
+
+    fault: Fault | None
+    zone: str = ""
+
+
+UNKNOWN = Doubt(Fault.UNKNOWN)
+DEAD = Doubt(Fault.DEAD)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """What the resolvers did not answer: a name, the kind of record, a sentence about it, and what is behind it."""
+
+    name: str
+    kind: str
+    what: str
+    doubt: Doubt = UNKNOWN
+
+
+def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]:
+    """Ask every resolver once more, with DNSSEC checking and without, until `end` (monotonic)."""
+    if not questions:
+        return {}
+    servers = _resolvers()
+    asks = [_ask(server, question, unchecked) for question in questions for server in servers for unchecked in (0, 1)]
+    answers = queries.ask(asks, end - clock.monotonic())
+    found = {question: _gravest([_doubt(question, server, answers) for server in servers]) for question in questions}
+    alive = _top_levels_that_answer({_top(name) for (name, _), doubt in found.items() if doubt == DEAD}, servers, end)
+    return {each: UNKNOWN if doubt == DEAD and _top(each[0]) not in alive else doubt for each, doubt in found.items()}
+
+
+def _top(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _top_levels_that_answer(names: Collection[str], servers: Sequence[Address], end: float) -> set[str]:
+    """Those of which the resolvers can still learn something new: where they can not, nothing below is at fault, for it
+    is the resolvers that reach nobody."""
+    asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
+    got = queries.ask([each for of_name in asks.values() for each in of_name], end - clock.monotonic()).got
+    answer = {name: [got[each].rcode() for each in of_name if each in got] for name, of_name in asks.items()}
+    return {name for name, codes in answer.items() if any(code in KNOWN for code in codes)}
+
+
+def fresh(name: str, rdtype: dns.rdatatype.RdataType = dns.rdatatype.SOA) -> Question:
+    """A question below the name whose answer no resolver can have kept."""
+    return f"{secrets.token_hex(8)}.{name}", rdtype
+
+
+def _resolvers() -> list[Address]:
+    try:
+        return resolver.resolvers()
+    except Trouble:
+        return []
+
+
+def _ask(server: Address, question: Question, unchecked: int) -> Ask:
+    return Ask(server, *question, recurse=True, unchecked=bool(unchecked))
+
+
+def _doubt(question: Question, server: Address, answers: Answers) -> Doubt:
+    checked, unchecked = (answers.got.get(_ask(server, question, unchecked)) for unchecked in (0, 1))
+    if checked and checked.rcode() in KNOWN:
+        return Doubt(None)
+    if not checked or not unchecked or checked.rcode() != dns.rcode.SERVFAIL:
+        return UNKNOWN
+    if unchecked.rcode() in KNOWN:
+        return Doubt(Fault.BOGUS, resolver.soa_owner(unchecked, question[0]) or question[0])
+    return Doubt(Fault.DEAD if unchecked.rcode() == dns.rcode.SERVFAIL else Fault.UNKNOWN)
+
+
+def _gravest(found: Sequence[Doubt]) -> Doubt:
+    """CAs validate: one resolver that does says more than another that answers whatever comes."""
+    for fault in (Fault.BOGUS, None, Fault.DEAD):
+        for doubt in found:
+            if doubt.fault is fault:
+                return doubt
+    return UNKNOWN

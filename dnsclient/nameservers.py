@@ -1,0 +1,190 @@
+"""How the servers of a zone answer for it: each is asked for the SOA record that it must have."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsclient import queries, resolver
+from dnsclient.diagnosis import Fault, Unanswered, doubts, fresh
+from dnsclient.names import is_inside, suffixes
+from dnsclient.queries import Answers, Ask
+from dnsclient.resolver import ADDRESSES, Server, Servers, text_of
+
+NS, SOA = dns.rdatatype.NS, dns.rdatatype.SOA
+MOST_ASKED_ABOVE = 4  # servers of a zone, about what it delegates
+
+
+@dataclass(frozen=True)
+class Zone:
+    """How the servers of a zone answer for it; a label names a server, its address and perhaps what it says.
+
+    `fault` is the resolvers': why they do not answer for a fresh name of a zone without any authoritative server.
+    `above` is the zone that delegates this one, where only the delegation was found: the resolvers find nobody.
+    """
+
+    name: str
+    serials: Mapping[str, int] = field(default_factory=dict)  # of the authoritative servers, by label
+    lame: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # hosts without address, and addresses that the guard refuses
+    fault: Fault | None = None
+    above: str = ""
+    origins: frozenset[str] = frozenset()  # primary server and mailbox, as its SOA records name them
+
+
+def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
+    """The zone that holds each name, asked about until `end` (monotonic), and what is behind it where there is none."""
+    whom = resolver.servers_of_all(names, end - clock.monotonic(), fresh=True)
+    found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
+    lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
+    behind = doubts([(name, SOA) for name in lost], end)
+    looks = _doubted(_looks(found.values(), end), end)
+    unanswered = {name: Unanswered(name, "SOA", what, behind[name, SOA]) for name, what in lost.items()}
+    dead = [name for name in lost if behind[name, SOA].fault is Fault.DEAD]
+    return {**unanswered, **{name: looks[each.zone] for name, each in found.items()}, **_dead(dead, end)}
+
+
+# --- Asking ---
+
+
+def _looks(whom: Iterable[Servers], end: float) -> dict[str, Zone | Unanswered]:
+    zones = {each.zone: each for each in whom}
+    asks = {zone: {Ask(server.at, zone, SOA): server for server in each.servers} for zone, each in zones.items()}
+    answers = queries.ask([each for of_zone in asks.values() for each in of_zone], end - clock.monotonic())
+    return {zone: _look(each, asks[zone], answers) for zone, each in zones.items()}
+
+
+def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zone | Unanswered:
+    heard = {server: answers.got[asked] for asked, server in asks.items() if asked in answers.got}
+    said = {server: _shortcoming(message) for server, message in heard.items()}
+    serials = {str(server): _serial(heard[server]) for server, why in said.items() if not why}
+    if not serials and not answers.unasked.isdisjoint(asks):
+        return Unanswered(servers.zone, "SOA", f"There was no time left to ask the name servers of {servers.zone}.")
+    return Zone(
+        servers.zone,
+        serials,
+        lame=tuple(server.saying(why) for server, why in said.items() if why),
+        silent=_silent({asked: server for asked, server in asks.items() if server not in heard}, heard, answers),
+        skipped=servers.skipped,
+        origins=frozenset(_origin(heard[server]) for server, why in said.items() if not why),
+    )
+
+
+def _shortcoming(message: dns.message.Message) -> str:
+    """Why an answer is not that of a server which has the zone; empty when it is."""
+    if message.rcode() != dns.rcode.NOERROR:
+        return f"answers {dns.rcode.to_text(message.rcode())}"
+    if not message.flags & dns.flags.AA:
+        return "not authoritative"
+    return "" if any(rrset.rdtype == SOA for rrset in message.answer) else "has no SOA record of it"
+
+
+def _serial(message: dns.message.Message) -> int:
+    return next(int(rrset[0].serial) for rrset in message.answer if rrset.rdtype == SOA)
+
+
+def _origin(message: dns.message.Message) -> str:
+    return next(f"{rrset[0].mname} {rrset[0].rname}".lower() for rrset in message.answer if rrset.rdtype == SOA)
+
+
+def _silent(unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers) -> tuple[str, ...]:
+    """Those that were asked and said nothing. Having no route to one family says nothing about a server that answers
+    over the other."""
+    names = {server.name for server in heard}
+    return tuple(
+        str(server)
+        for asked, server in unheard.items()
+        if asked not in answers.unasked and not (asked.server in answers.no_route and server.name in names)
+    )
+
+
+def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zone | Unanswered]:
+    """Where no server is authoritative the resolvers are asked for a name that they cannot have kept: they may reach
+    servers that this machine does not."""
+    deserted = [each for each in looks.values() if isinstance(each, Zone) and not each.serials]
+    questions = {each.name: fresh(each.name) for each in deserted}
+    behind = doubts(questions.values(), end)
+    return {**looks, **{each.name: replace(each, fault=behind[questions[each.name]].fault) for each in deserted}}
+
+
+# --- Delegations that lead nowhere ---
+
+
+def _dead(names: Sequence[str], end: float) -> dict[str, Zone | Unanswered]:
+    """How those answer who should, for names for which the resolvers find nobody."""
+    cuts = _cuts(names, end) if names else {}
+    looks = _looks([cut.servers for cut in cuts.values()], end)
+    found = {name: looks[cut.servers.zone] for name, cut in cuts.items()}
+    return {
+        name: replace(each, fault=Fault.DEAD, above=cuts[name].above) if isinstance(each, Zone) else each
+        for name, each in found.items()
+    }
+
+
+class Referral(NamedTuple):
+    """A zone as the one above delegates it: its hosts, with the addresses that came along."""
+
+    zone: str
+    glue: dict[str, list[str]]
+
+
+class Cut(NamedTuple):
+    """Who should answer for a zone, and which zone above says so."""
+
+    above: str
+    servers: Servers
+
+
+def _cuts(names: Sequence[str], end: float) -> dict[str, Cut]:
+    """Who should answer for names for which the resolvers find nobody, by the nearest zone above that they do find."""
+    parents = {above for name in names for above in suffixes(name, shortest=1)[1:]}
+    whom = resolver.servers_of_all(parents, end - clock.monotonic())
+    nearest = {name: servers for name in names if (servers := _nearest(name, whom))}
+    referrals = _referrals(nearest, end)
+    unknown = {host for each in referrals.values() for host, addresses in each.glue.items() if not addresses}
+    found = resolver.addresses_of(unknown, end)
+    cuts = {}
+    for name, (zone, glue) in referrals.items():
+        hosts = {host: addresses or found[host] for host, addresses in glue.items()}
+        cuts[name] = Cut(nearest[name].zone, resolver.servers_at(zone, hosts))
+    return cuts
+
+
+def _nearest(name: str, whom: Mapping[str, Servers | Trouble]) -> Servers | None:
+    for above in suffixes(name, shortest=1)[1:]:
+        servers = whom[above]
+        if isinstance(servers, Servers):
+            return servers
+    return None
+
+
+def _referrals(nearest: Mapping[str, Servers], end: float) -> dict[str, Referral]:
+    """How a few servers of the zone above delegate each name, where they do."""
+    asks = {name: [Ask(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]] for name in nearest}
+    answers = queries.ask([each for of_name in asks.values() for each in of_name], end - clock.monotonic())
+    heard = {name: [answers.got[each] for each in asks[name] if each in answers.got] for name in nearest}
+    found = {name: _referral(name, above.zone, heard[name]) for name, above in nearest.items()}
+    return {name: each for name, each in found.items() if each}
+
+
+def _referral(name: str, above: str, messages: Iterable[dns.message.Message]) -> Referral | None:
+    """The first delegation of the name, below the zone whose servers were asked."""
+    for message in messages:
+        for rrset in message.authority:
+            zone = text_of(rrset.name)
+            if rrset.rdtype == NS and zone != above and is_inside(name, zone):
+                return Referral(zone, {text_of(each.target): _glue(message, each.target) for each in rrset})
+    return None
+
+
+def _glue(message: dns.message.Message, host: dns.name.Name) -> list[str]:
+    found = [rrset for rrset in message.additional if rrset.rdtype in ADDRESSES and rrset.name == host]
+    return [each.address for rrset in found for each in rrset]

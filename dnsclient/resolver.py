@@ -1,0 +1,401 @@
+"""Which zone holds a name, and which servers hold the zone: what resolvers know, and the servers of the zone above.
+
+Everything is asked in batches, so that the names of five hundred attempts cost a few round trips. Where a challenge's
+CNAMEs lead is in `dnsproviders.cnames`.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+from django.conf import settings
+
+from certctrl import clock
+from certctrl.outgoing import is_allowed
+from certctrl.turns import Trouble
+from dnsclient import queries
+from dnsclient.queries import Address, Answers, Ask
+
+ZONE_KEPT = 300.0  # seconds: several workers look at a name in turns, each every minute or two
+SERVERS_KEPT = 60.0
+SILENCE_KEPT = 60.0
+HOLDERS_ASKED = 2  # servers of a zone, one after the other, before the resolvers
+HOLDER_PATIENCE = 1.0  # seconds for each, at most,
+HOLDER_SHARE = 0.25  # and of the time that is left
+KEPT = 10_000  # names, or zones
+MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
+SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
+ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
+NO_TIME = "there was no time left to ask"
+KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+
+Question = tuple[str, dns.rdatatype.RdataType]
+Reply = dns.message.Message | str  # an answer, or why there is none
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One address of one name server."""
+
+    name: str
+    at: Address
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.at[0]})" if self.name else self.at[0]
+
+    def saying(self, what: str) -> str:
+        return f"{self.name} ({self.at[0]}, {what})" if self.name else f"{self.at[0]} ({what})"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The authoritative servers of a zone; `skipped` says of the others why they are not asked."""
+
+    zone: str
+    servers: tuple[Server, ...]
+    skipped: tuple[str, ...] = ()
+
+
+# --- Resolvers ---
+
+
+def resolvers() -> list[Address]:
+    """DNS_RESOLVERS (`ip`, `ip:port` or `[ip]:port`; DNS_PORT without one), else the system's. Raises Trouble."""
+    try:
+        if settings.DNS_RESOLVERS:
+            return [_place(each.strip(), settings.DNS_PORT) for each in settings.DNS_RESOLVERS]
+        return [queries.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
+    except (ValueError, dns.exception.DNSException) as exc:
+        what = "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in 192.0.2.53,192.0.2.54:5353."
+        raise Trouble("dns_lookup_failed", what) from exc
+
+
+def _place(text: str, port: int) -> Address:
+    if text.startswith("[") or text.count(":") == 1:
+        text, _, after = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+        port = int(after) if after else port
+    return queries.address(text.strip("[]"), port)
+
+
+def resolve(questions: Collection[Question], seconds: float) -> dict[Question, Reply]:
+    """Every question to the first resolver; those that it could not answer to the next one, and so on.
+
+    One that was silent is asked last for a minute, or it would take its time from each of the questions to come.
+    """
+    end = clock.monotonic() + seconds
+    replies: dict[Question, Reply] = dict.fromkeys(questions, NO_TIME)
+    open_questions = list(replies)
+    servers = sorted(resolvers(), key=lambda each: _silent.get(str(each)) or False)
+    for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
+        rest = end - clock.monotonic()
+        if not open_questions or rest <= 0:
+            break
+        asks = {question: Ask(server, *question, recurse=True) for question in open_questions}
+        patience = max(rest / left, min(rest, 4 * queries.PATIENCE))
+        answers = queries.ask(asks.values(), patience)
+        if not answers.got and patience >= queries.PATIENCE:
+            _silent.put(str(server), value=True)
+        replies |= {question: _reply(answers, asked) for question, asked in asks.items()}
+        open_questions = [question for question in open_questions if isinstance(replies[question], str)]
+    return replies
+
+
+def resolve_until(end: float, questions: Collection[Question]) -> dict[Question, Reply]:
+    """Resolve in the time that is left until `end` (monotonic); without resolvers, the reason for each question."""
+    try:
+        return resolve(questions, end - clock.monotonic())
+    except Trouble as trouble:
+        return dict.fromkeys(questions, trouble.what.rstrip("."))
+
+
+def _reply(answers: Answers, asked: Ask) -> Reply:
+    message = answers.got.get(asked)
+    where = f"the resolver {asked.server[0]}"
+    if message is None:
+        return f"{where} did not answer"
+    if message.rcode() not in KNOWN:
+        return f"{where} answered {dns.rcode.to_text(message.rcode())}"
+    return f"{where} does not answer over TCP" if message.flags & dns.flags.TC else message
+
+
+class NotThere(Trouble):
+    """The resolvers do answer, and show no such record or refuse the question: that will not pass by itself."""
+
+
+def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
+    """What a look-up that failed raises: `what` could not be found out, and why."""
+    advice = "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see it."
+    return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
+
+
+def text_of(name: dns.name.Name) -> str:
+    """The name as rows and sentences have it: lower case, without the last dot."""
+    return name.to_text(omit_final_dot=True).lower()
+
+
+# --- Zones and their servers ---
+
+
+class Cache(Generic[Kept]):
+    """Values for so many seconds, by what was asked and by whom it was answered; safe between threads."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[object, ...], tuple[float, Kept]] = OrderedDict()
+
+    def get(self, name: str) -> Kept | None:
+        with self._lock:
+            until, value = self._kept.get(_key(name), (0.0, None))
+        return value if until > clock.monotonic() else None
+
+    def put(self, name: str, value: Kept) -> None:
+        with self._lock:
+            self._kept[_key(name)] = clock.monotonic() + self.seconds, value
+            self._kept.move_to_end(_key(name))
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+    def drop(self, names: Iterable[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._kept.pop(_key(name), None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+def _key(name: str) -> tuple[object, ...]:
+    """Other resolvers, another truth."""
+    return name, settings.DNS_PORT, *settings.DNS_RESOLVERS, *settings.ALLOW_PRIVATE
+
+
+_silent: Cache[bool] = Cache(SILENCE_KEPT)  # resolvers
+_deaf: Cache[bool] = Cache(SILENCE_KEPT)  # zones whose servers do not answer here
+_zones: Cache[str] = Cache(ZONE_KEPT)
+_servers: Cache[Servers] = Cache(SERVERS_KEPT)
+
+
+def forget() -> None:
+    """Empty this process's caches."""
+    _silent.clear()
+    _deaf.clear()
+    _zones.clear()
+    _servers.clear()
+
+
+def servers_of(name: str) -> Servers:
+    """The authoritative servers of the zone that holds the name, delegations of the very name included.
+
+    Raises Trouble("dns_lookup_failed").
+    """
+    found = servers_of_all([name], clock.time_left())[name]
+    if isinstance(found, Trouble):
+        raise found
+    return found
+
+
+def servers_of_all(names: Iterable[str], seconds: float, *, fresh: bool = False) -> dict[str, Servers | Trouble]:
+    """The same for many names, each with its own Trouble where there is one. They are asked for in this order.
+
+    `fresh`: the zone that a name was in before counts for nothing, since somebody may just have mended a delegation.
+    """
+    end = clock.monotonic() + seconds
+    names = dict.fromkeys(names)
+    if fresh:
+        _zones.drop(names)
+    zones = _kept_or_found(_zones, names, _find_zones, end)
+    wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
+    servers = _kept_or_found(_servers, wanted, _find_servers, end)
+    return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}
+
+
+def _kept_or_found(
+    cache: Cache[Kept],
+    names: Collection[str],
+    find: Callable[[Collection[str], float], dict[str, Kept | Trouble]],
+    end: float,
+) -> dict[str, Kept | Trouble]:
+    known: dict[str, Kept | Trouble] = {name: kept for name in names if (kept := cache.get(name)) is not None}
+    missing = [name for name in names if name not in known]
+    found = find(missing, end) if missing else {}
+    for name, value in found.items():
+        if not isinstance(value, Trouble):
+            cache.put(name, value)
+    return known | found
+
+
+def ask_holders(questions: Collection[Question], end: float) -> dict[Question, Reply]:
+    """Questions about names at which a record is to come, put to the servers of the zone that each is in.
+
+    A resolver that is asked too early denies the name, for as long as its zone says, to whoever looks for the record
+    later (RFC 2308; RFC 8020). It is asked where no server answers: the name itself is delegated, or none can be
+    reached from here.
+    """
+    zones = _kept_or_found(_zones, dict.fromkeys(above(name) for name, _ in questions), _find_zones_above, end)
+    hearing = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str) and not _deaf.get(zone))
+    holders = _kept_or_found(_servers, hearing, _find_servers, end)
+    servers = {each: _servers_in(holders.get(str(zones[above(each[0])]))) for each in questions}
+    replies: dict[Question, Reply] = {}
+    heard: set[object] = set()
+    for at in range(HOLDERS_ASKED):
+        asks = {each: Ask(of[at].at, *each) for each, of in servers.items() if each not in replies and at < len(of)}
+        if not asks:
+            break
+        seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
+        answers = queries.ask(asks.values(), seconds)
+        for question, asked in asks.items():
+            message = answers.got.get(asked)
+            if message:
+                heard.add(zones[above(question[0])])
+            if message and _is_whole(message):
+                replies[question] = message
+    for zone in hearing.keys() - heard:
+        _deaf.put(zone, value=True)
+    return replies | resolve_until(end, [each for each in questions if each not in replies])
+
+
+def above(name: str) -> str:
+    return name.partition(".")[2] or name
+
+
+def _servers_in(found: Servers | Trouble | None) -> tuple[Server, ...]:
+    return found.servers if isinstance(found, Servers) else ()
+
+
+def _is_whole(message: dns.message.Message) -> bool:
+    """An authoritative answer, with all of it."""
+    return bool(message.flags & dns.flags.AA) and message.rcode() in KNOWN and not message.flags & dns.flags.TC
+
+
+def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
+    """The zone of each name at which a record is to come, as the servers of the zone above say, or that zone."""
+    replies = ask_holders([(name, SOA) for name in names], end)
+    found: dict[str, str | Trouble] = {}
+    for name in names:
+        reply = replies[name, SOA]
+        if isinstance(reply, str):
+            found[name] = _zone_unknown(name, reply, _kind(reply))
+        elif zone := soa_owner(reply, name):
+            found[name] = zone
+    others = {name: above(name) for name in names if name not in found}
+    zones = _kept_or_found(_zones, dict.fromkeys(others.values()), _find_zones_above, end)
+    return found | {name: zones[each] for name, each in others.items()}
+
+
+def _kind(why: str) -> type[Trouble]:
+    """There are resolvers that refuse every question for SOA records."""
+    return NotThere if why.endswith(("REFUSED", "NOTIMP")) else Trouble
+
+
+def _zone_unknown(name: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
+    return unknown(f"The zone of {name} could not be found", why, kind)
+
+
+def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Trouble]:
+    """The zone of each name: the owner of the SOA record that the resolvers show for it or the nearest name above."""
+    found: dict[str, str | Trouble] = {}
+    at = {name: name for name in names}
+    while at:
+        replies = resolve_until(end, [(each, SOA) for each in dict.fromkeys(at.values())])
+        for name, asked in list(at.items()):
+            reply = replies[asked, SOA]
+            zone = _zone_unknown(name, reply, _kind(reply)) if isinstance(reply, str) else soa_owner(reply, asked)
+            if zone is None and "." in asked:
+                at[name] = asked.partition(".")[2]
+                continue
+            found[name] = zone or _zone_unknown(name, "no name above it has a SOA record", NotThere)
+            del at[name]
+    return found
+
+
+def soa_owner(reply: dns.message.Message, asked: str) -> str | None:
+    """The zone: the owner of the SOA record, in the answer or beside "no such name" and "no data", at or above what
+    was asked.
+
+    A CNAME's answer is about its target: the name above must tell. The root holds nobody's challenge.
+    """
+    owner = dns.name.from_text(asked)
+    if any(rrset.rdtype == CNAME for rrset in reply.answer):
+        return None
+    for rrset in (*reply.answer, *reply.authority):
+        if rrset.rdtype == SOA and owner.is_subdomain(rrset.name) and rrset.name != dns.name.root:
+            return text_of(rrset.name)
+    return None
+
+
+def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Trouble]:
+    """The servers of each zone: its NS records, then their addresses of both families."""
+    replies = resolve_until(end, [(zone, NS) for zone in zones])
+    hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
+    wanted = dict.fromkeys(host for each in hosts.values() if not isinstance(each, Trouble) for host in each)
+    found = _addresses_or_why(wanted, end)
+    return {
+        zone: each if isinstance(each, Trouble) else _servers_at(zone, {host: found[host] for host in each})
+        for zone, each in hosts.items()
+    }
+
+
+def addresses_of(hosts: Collection[str], end: float) -> dict[str, list[str]]:
+    """The addresses of each host, of both families; none where it has none or they could not be found in time."""
+    found = _addresses_or_why(hosts, end)
+    return {host: [] if isinstance(each, str) else each for host, each in found.items()}
+
+
+def _addresses_or_why(hosts: Collection[str], end: float) -> dict[str, list[str] | str]:
+    """The addresses of each host; where none was found and a resolver did not tell, why it did not."""
+    replies = resolve_until(end, [(host, kind) for host in hosts for kind in ADDRESSES])
+    found: dict[str, list[str] | str] = {}
+    for host in hosts:
+        of_host = [replies[host, kind] for kind in ADDRESSES]
+        addresses = [ip for reply in of_host for ip in _addresses(reply)]
+        why = next((reply for reply in of_host if isinstance(reply, str)), "")
+        found[host] = addresses if addresses or not why else why
+    return found
+
+
+def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Trouble:
+    """A zone none of whose hosts could be looked up is not one without servers."""
+    whys = [each for each in hosts.values() if isinstance(each, str)]
+    if whys and not any(isinstance(each, list) and each for each in hosts.values()):
+        return unknown(f"The addresses of the name servers of {zone} could not be found", whys[0])
+    return servers_at(zone, {host: [] if isinstance(each, str) else each for host, each in hosts.items()})
+
+
+def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
+    if isinstance(reply, str):
+        return unknown(f"The name servers of {zone} could not be found", reply)
+    hosts = sorted({text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset})
+    why = "the zone has no NS records"
+    return hosts[:MOST_ADDRESSES] or unknown(f"The name servers of {zone} could not be found", why, NotThere)
+
+
+def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
+    """The zone's servers from the addresses of its hosts: each address once, those that the guard refuses and hosts
+    without any address told apart. Where there are too many, each host has some."""
+    servers: dict[Address, Server] = {}
+    skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
+    for host, ip in queries.in_turns([[(host, ip) for ip in addresses] for host, addresses in hosts.items()]):
+        if is_allowed(host, ip, settings.DNS_PORT):
+            at = queries.address(ip, settings.DNS_PORT)
+            servers.setdefault(at, Server(host, at))
+        else:
+            skipped.append(f"{host} (not public, and not named in ALLOW_PRIVATE)")
+    return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
+
+
+def _addresses(reply: Reply) -> list[str]:
+    if isinstance(reply, str):
+        return []
+    return [each.address for rrset in reply.answer if rrset.rdtype in ADDRESSES for each in rrset]

@@ -1,0 +1,91 @@
+"""What a CA will meet at the names of a certificate: CAA records, where the challenges lead, and how the servers of
+those zones answer. A few batches of questions, however many the names are. It reads, and judges nothing.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import dns.rdatatype
+
+from certctrl import clock
+from dnsclient import cnames, resolver
+from dnsclient.cnames import Chain
+from dnsclient.diagnosis import Doubt, Fault, Unanswered, doubts
+from dnsclient.names import suffixes
+from dnsclient.nameservers import Zone, zones_of
+from dnsclient.resolver import Question, Reply, text_of
+
+__all__ = ["CAARecord", "Chain", "Doubt", "Fault", "Policy", "Survey", "Unanswered", "Zone", "survey"]
+
+CAA = dns.rdatatype.CAA
+
+
+class CAARecord(NamedTuple):
+    """RFC 8659, section 4.1; the tag in lower case."""
+
+    flags: int
+    tag: str
+    value: str
+
+    def __str__(self) -> str:
+        return f'{self.flags} {self.tag} "{self.value}"'
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The CAA records that count for a name: the first that are met from it upwards (RFC 8659, section 3), and where
+    they stand, after CNAMEs."""
+
+    owner: str = ""
+    records: tuple[CAARecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """By name: `policies` and `chains`. By where a chain ends: `zones`. `silence` says why nothing could be asked."""
+
+    policies: Mapping[str, Policy | Unanswered] = field(default_factory=dict)
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    zones: Mapping[str, Zone | Unanswered] = field(default_factory=dict)
+    silence: str = ""
+
+
+def survey(names: Collection[str], seconds: float) -> Survey:
+    """Ask about these names (without `*.`), and end within so many seconds, whatever resolvers and servers do."""
+    end = clock.monotonic() + seconds
+    upwards = dict.fromkeys(suffix for name in names for suffix in suffixes(name, shortest=1))
+    replies = resolver.resolve_until(end, [(suffix, CAA) for suffix in upwards])
+    silent = [reply for reply in replies.values() if isinstance(reply, str)]
+    if len(silent) == len(replies):
+        return Survey(silence=silent[0])
+    chains = cnames.follow(names, end - clock.monotonic())
+    zones = zones_of({chain.final for chain in chains.values() if not chain.trouble or chain.is_unknown}, end)
+    return Survey(_policies(names, replies, end), chains, zones)
+
+
+def _policies(names: Iterable[str], replies: Mapping[Question, Reply], end: float) -> dict[str, Policy | Unanswered]:
+    found = {name: _policy(name, replies) for name in names}
+    failed = {each.name for each in found.values() if isinstance(each, Unanswered)}
+    behind = doubts([(name, CAA) for name in failed], end)
+    return {
+        name: replace(each, doubt=behind[each.name, CAA]) if isinstance(each, Unanswered) else each
+        for name, each in found.items()
+    }
+
+
+def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered:
+    for suffix in suffixes(name, shortest=1):
+        reply = replies[suffix, CAA]
+        if isinstance(reply, str):
+            if "." in suffix:  # a top-level domain forbids nothing, and not every resolver knows them
+                return Unanswered(suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}.")
+            continue
+        for rrset in reply.answer:
+            if rrset.rdtype == CAA:
+                return Policy(text_of(rrset.name), tuple(map(_record, rrset)))
+    return Policy()
+
+
+def _record(rdata: Any) -> CAARecord:
+    return CAARecord(rdata.flags, rdata.tag.decode("ascii", "replace").lower(), rdata.value.decode("utf-8", "replace"))

@@ -1,0 +1,1 @@
+"""One file for each DNS vendor. They do not know each other."""

@@ -1,0 +1,291 @@
+"""Alibaba Cloud DNS, API version 2015-01-09: https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-overview
+
+Requests carry a signature of the third kind (ACS3-HMAC-SHA256):
+https://www.alibabacloud.com/help/en/sdk/product-overview/v3-request-structure-and-signature
+"""
+
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Set
+from datetime import UTC
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import idna
+import requests
+from django.conf import settings
+
+from certctrl import clock, outgoing
+from certctrl.turns import Wait
+from dnsclient.names import a_label, suffixes
+from dnsproviders.base import (
+    CREDENTIAL,
+    FOR_GOOD,
+    NO_ZONE,
+    PASSING,
+    Field,
+    Kind,
+    Provider,
+    ProviderError,
+    SeenZone,
+    elsewhere,
+    listed,
+    unquoted,
+)
+from dnsproviders.models import TxtRecord
+from dnsproviders.ratelimit import ApiLimit, Gate
+
+One = TypeVar("One")
+
+VERSION = "2015-01-09"
+LEAST_TTL = 600  # of the free plan; the paid ones allow less, but refuse it without
+PAGE = 100
+MOST_PAGES = 50
+RECORD_EXISTS = {"DomainRecordDuplicate"}
+RECORD_ABSENT = {"DomainRecordNotBelongToUser", "InvalidRR.NoExist"}
+# Nothing is wrong, it was only too soon: the same call is made again after a second.
+# https://www.alibabacloud.com/en/notice/notice_on_api_throttling_of_alibaba_cloud_dns_444
+TOO_SOON = ("Throttling", "LastOperationNotFinished")
+A_SECOND = 1.0
+# What an error means, by its code, else by the part before the first dot; all others pass.
+# https://help.aliyun.com/zh/dns/api-alidns-2015-01-09-errorcodes and
+# https://help.aliyun.com/document_detail/2355841.html
+CODES = {
+    "InvalidAccessKeyId": CREDENTIAL,
+    "InvalidSecurityToken": CREDENTIAL,
+    "SignatureDoesNotMatch": CREDENTIAL,
+    "IncompleteSignature": CREDENTIAL,
+    "Forbidden": CREDENTIAL,  # .RAM, .AccessKeyDisabled, ...
+    "NoPermission": CREDENTIAL,
+    "InvalidDomainName": NO_ZONE,  # .NoExist, .Format, .Suffix, .Unregistered
+    "IncorrectDomainUser": NO_ZONE,
+    "DomainAddedByOthers": NO_ZONE,
+    "AliyunDomainAddedByOthers": NO_ZONE,
+    "Forbidden.DomainType": FOR_GOOD,
+    "Forbidden.DomainExpired": FOR_GOOD,
+    "Forbidden.DomainLocked": FOR_GOOD,
+    "Forbidden.RecordLocked": FOR_GOOD,
+    "Forbidden.ProtectedDomain": FOR_GOOD,
+    "DomainForbidden": FOR_GOOD,
+    "DomainRecordConflict": FOR_GOOD,
+    "DomainRecordLocked": FOR_GOOD,
+    "RecordForbidden": FOR_GOOD,  # .BlackHole
+    "SubDomainInvalid": FOR_GOOD,  # .RR: a label that it does not take
+    "QuotaExceeded": FOR_GOOD,  # .Record
+    "InvalidRR": FOR_GOOD,
+    "InvalidType": FOR_GOOD,
+    "InvalidValue": FOR_GOOD,
+    "InvalidTTL": FOR_GOOD,
+    "InvalidParameter": FOR_GOOD,
+    "MissingParameter": FOR_GOOD,
+}
+HINTS = {
+    "InvalidTimeStamp": "set this server's clock: it is more than 15 minutes off",
+    "Forbidden.RAM": "the policy of the RAM user lacks the action, or names another domain",
+    "SubDomainInvalid": "Alibaba Cloud takes no such name: leave it out of the certificate, or delegate its challenge",
+    "QuotaExceeded": "remove old records, or take a larger plan",
+}
+
+
+def checked_key(value: str) -> str:
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("must be ASCII without spaces")
+    return value
+
+
+class Aliyun(Provider):
+    name = "Aliyun"
+    # Of AddDomainRecord and DeleteDomainRecord; it throttles sooner where it thinks best.
+    # https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-quota
+    limit = ApiLimit(calls=60, seconds=1)
+    fields = (
+        Field(
+            "access_key_id", "AccessKey ID", most=128, check=checked_key, help="Of a RAM user with rights for DNS only."
+        ),
+        Field("access_key_secret", "AccessKey secret", secret=True, check=checked_key),
+    )
+
+    def zone_of(self, name: str) -> str:
+        """The name of the longest domain in the account that holds `name`.
+
+        Asks for records, since that right is needed anyway; a RAM user may have it for one domain only.
+        """
+        refused = None
+        possible = [each for each in suffixes(name) if not each.startswith("_")]  # no domain is called so
+        for suffix in (zone for each in possible for zone in _spellings(each)):
+            answer = self._call("DescribeDomainRecords", DomainName=suffix, PageSize=1)
+            code = answer.get("Code")
+            if code is None:
+                return suffix
+            kind = _kind(code)
+            if kind == CREDENTIAL and str(code).startswith("Forbidden"):
+                refused = self._error(answer)
+            elif kind != NO_ZONE:
+                raise self._error(answer)
+        if refused:
+            raise refused
+        what = f"Aliyun has no domain for {name} that this key sees; it sees {self._visible_domains()}."
+        raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        return elsewhere(self.name, zone, name, seen)
+
+    def present(self, record: TxtRecord) -> None:
+        """Adds without looking first, since it refuses a second record of the same name and value: each call counts."""
+        ttl = max(record.ttl, LEAST_TTL)
+        added = {"RR": _rr(record), "Type": "TXT", "Value": record.value, "TTL": ttl}
+        with self._gate(record.zone).alone():
+            answer = self._call("AddDomainRecord", DomainName=record.zone, **added)
+            self._raise_unless_done(answer, but_for=RECORD_EXISTS)
+        if not answer.get("Code") and not answer.get("RecordId"):
+            raise ProviderError("dns_bad_answer", "Aliyun answered without the id of the new record.")
+
+    def cleanup(self, record: TxtRecord) -> int:
+        return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
+
+    def check(self) -> None:
+        """Lists the domains of the account, which proves the key; at least one must be there."""
+        answer = self._done("DescribeDomains", PageSize=1)
+        if not answer.get("TotalCount"):
+            what = "Aliyun takes the key, but there is no domain in its account: add the domain to Alibaba Cloud DNS."
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def _visible_domains(self) -> str:
+        answer = self._call("DescribeDomains", PageSize=20)
+        if answer.get("Code"):
+            return "domains that it may not list"
+        with self.as_documented():
+            return listed([each["DomainName"] for each in answer["Domains"]["Domain"]], answer["TotalCount"])
+
+    def _find(self, record: TxtRecord) -> list[str]:
+        """Ids of the records that are exactly (name, value); the API itself compares by parts of words."""
+        rr = _rr(record)
+        found = self._pages(DomainName=record.zone, RRKeyWord=rr, TypeKeyWord="TXT")
+        with self.as_documented():
+            return [each["RecordId"] for each in found if _is(each, rr, record.value)]
+
+    def _delete(self, zone: str, record_id: str) -> int:
+        """1, or 0 when another was faster."""
+        with self._gate(zone).alone():
+            answer = self._call("DeleteDomainRecord", RecordId=record_id)
+            self._raise_unless_done(answer, but_for=RECORD_ABSENT)
+        return 0 if answer.get("Code") else 1
+
+    def _gate(self, zone: str) -> Gate:
+        """It takes one change of a zone at a time (LastOperationNotFinished)."""
+        key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
+        return Gate(key, f"Aliyun takes one change of {zone} at a time, and another one is being made.")
+
+    def _pages(self, **params: Any) -> Iterator[dict[str, Any]]:
+        for page in range(1, MOST_PAGES + 1):
+            answer = self._done("DescribeDomainRecords", PageNumber=page, PageSize=PAGE, **params)
+            with self.as_documented():
+                yield from answer["DomainRecords"]["Record"]
+                if page * PAGE >= answer["TotalCount"]:
+                    return
+
+    def _done(self, action: str, **params: Any) -> dict[str, Any]:
+        answer = self._call(action, **params)
+        self._raise_unless_done(answer)
+        return answer
+
+    def _call(self, action: str, **params: Any) -> dict[str, Any]:
+        """The answer as JSON, be it an error that has a `Code`; raises ProviderError for anything else.
+
+        Raises Wait where the call came too soon: it is no failure, and nothing was done.
+        """
+        api = urlsplit(settings.ALIYUN_API_URL)
+        query = canonical_query(params)
+        headers = self._signed(action, api.netloc.lower(), query)
+        response = self.send("POST", f"{api.scheme}://{api.netloc}/?{query}", headers=headers)
+        answer = self.json_of(response)
+        code = str(answer.get("Code") or "")
+        if code.startswith(TOO_SOON) or (not response.ok and not code):
+            raise self.refusal(response)
+        return answer
+
+    def refusal(self, response: requests.Response) -> ProviderError:
+        """Raises Wait instead where the call only came too soon."""
+        seconds, words = outgoing.wait_of(response), self.words(response)
+        if seconds is None and any(f"({code}" in words for code in TOO_SOON):
+            if "(Throttling" in words:  # it means the user, and not the zone
+                self.pace.pause(A_SECOND)
+            raise Wait(A_SECOND, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
+        return super().refusal(response)
+
+    def _signed(self, action: str, host: str, query: str) -> dict[str, str]:
+        headers = {
+            "host": host,
+            "x-acs-action": action,
+            "x-acs-content-sha256": hashlib.sha256(b"").hexdigest(),
+            "x-acs-date": clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "x-acs-signature-nonce": uuid.uuid4().hex,
+            "x-acs-version": VERSION,
+        }
+        key_id, key = str(self.public["access_key_id"]), self.secret["access_key_secret"].reveal()
+        return headers | {"Authorization": authorization("POST", query, headers, key_id, key)}
+
+    def _raise_unless_done(self, answer: Mapping[str, Any], but_for: Set[str] = frozenset()) -> None:
+        code = answer.get("Code")
+        if code is not None and code not in but_for:
+            raise self._error(answer)
+
+    def _error(self, answer: Mapping[str, Any]) -> ProviderError:
+        code = str(answer.get("Code"))
+        said = self.quote(f"{answer.get('Message')} ({code})")
+        kind, hint = _kind(code), _by_code(HINTS, code)
+        verb = "refused the key" if kind == CREDENTIAL else "answered"
+        what = f"Aliyun {verb}: {said}{f'; {hint}' if hint else ''}."
+        return ProviderError(kind.code, what, permanent=kind.permanent)
+
+    def words(self, response: requests.Response) -> str:
+        try:
+            body = response.json()
+            return f"{body['Message']} ({body['Code']})"
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return ""
+
+
+def _kind(code: Any) -> Kind:
+    return _by_code(CODES, str(code)) or PASSING
+
+
+def _by_code(table: Mapping[str, One], code: str) -> One | None:
+    return table.get(code) or table.get(code.partition(".")[0])
+
+
+def canonical_query(params: Mapping[str, Any]) -> str:
+    """Sorted, and encoded as RFC 3986 says: a space is %20, a star %2A, a tilde itself."""
+    return "&".join(f"{quote(name, safe='~')}={quote(str(value), safe='~')}" for name, value in sorted(params.items()))
+
+
+def authorization(method: str, query: str, headers: Mapping[str, str], key_id: str, key: str) -> str:
+    """The Authorization header of a request to "/" with an empty body whose `headers` are all signed.
+
+    `headers` have names in lower case, among them x-acs-content-sha256.
+    """
+    names = sorted(headers)
+    lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
+    request = "\n".join((method, "/", query, lines, ";".join(names), headers["x-acs-content-sha256"]))
+    to_sign = f"ACS3-HMAC-SHA256\n{hashlib.sha256(request.encode()).hexdigest()}"
+    signature = hmac.new(key.encode(), to_sign.encode(), hashlib.sha256).hexdigest()
+    return f"ACS3-HMAC-SHA256 Credential={key_id},SignedHeaders={';'.join(names)},Signature={signature}"
+
+
+def _spellings(zone: str) -> list[str]:
+    """A-labels, then U-labels: what the API calls an internationalised domain differs by how it was added."""
+    try:
+        return [zone, idna.decode(zone)] if "xn--" in zone else [zone]
+    except idna.IDNAError:
+        return [zone]
+
+
+def _rr(record: TxtRecord) -> str:
+    """The record's name within its zone; "@" is the zone itself."""
+    return a_label(record.name).removesuffix(a_label(record.zone)).removesuffix(".") or "@"
+
+
+def _is(found: Mapping[str, Any], rr: str, value: str) -> bool:
+    return found["Type"] == "TXT" and a_label(found["RR"]) == rr and unquoted(found["Value"]) == value

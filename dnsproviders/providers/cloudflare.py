@@ -1,0 +1,291 @@
+"""Cloudflare DNS, API v4: https://developers.cloudflare.com/api/resources/dns/"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from django.conf import settings
+
+from certctrl import outgoing
+from dnsclient.names import a_label, is_inside, suffixes
+from dnsproviders.base import (
+    CREDENTIAL,
+    FOR_GOOD,
+    LIMITED,
+    NO_ZONE,
+    Field,
+    Kind,
+    Provider,
+    ProviderError,
+    SeenZone,
+    elsewhere,
+    listed,
+    unquoted,
+)
+from dnsproviders.models import TxtRecord
+from dnsproviders.ratelimit import ApiLimit
+
+RECORD_EXISTS = {81057, 81058}
+# What an error means, by its code in `errors` or in an `error_chain`; some come with 400 whatever they mean. All others
+# pass. https://developers.cloudflare.com/fundamentals/api/troubleshooting/ and the answers quoted in the issues of
+# Cloudflare's own clients, such as https://github.com/cloudflare-api/python-cloudflare-v4/issues/3
+CODES = {
+    1000: CREDENTIAL,  # Invalid API Token
+    6003: CREDENTIAL,  # Invalid request headers; the chain says which
+    6100: CREDENTIAL,  # Missing X-Auth-Email header
+    6101: CREDENTIAL,  # Missing X-Auth-Key header
+    6102: CREDENTIAL,  # Invalid format for X-Auth-Email header
+    6103: CREDENTIAL,  # Invalid format for X-Auth-Key header
+    6111: CREDENTIAL,  # Invalid format for Authorization header
+    9103: CREDENTIAL,  # Unknown X-Auth-Key or X-Auth-Email
+    9106: CREDENTIAL,  # Authentication failed
+    9107: CREDENTIAL,
+    9109: CREDENTIAL,  # Unauthorized to access requested resource; Invalid access token
+    10000: CREDENTIAL,  # Authentication error
+    10001: CREDENTIAL,  # Unable to authenticate request
+    1001: NO_ZONE,  # Invalid zone identifier
+    7000: NO_ZONE,  # No route for that URI
+    7003: NO_ZONE,  # Could not route to /zones/..., perhaps your object identifier is invalid?
+    1004: FOR_GOOD,  # DNS Validation Error; the chain says of what
+    9000: FOR_GOOD,  # DNS name is invalid
+    9005: FOR_GOOD,  # Content is invalid
+    9020: FOR_GOOD,  # Invalid TTL
+    9021: FOR_GOOD,  # Invalid TTL: must be between ...
+    81045: FOR_GOOD,  # The record quota has been exceeded
+    81053: FOR_GOOD,  # An A, AAAA or CNAME record with that host already exists
+    81054: FOR_GOOD,  # A CNAME record with that host already exists
+    81056: FOR_GOOD,  # NS records with that host already exist
+    971: LIMITED,  # Please wait and consider throttling your request speed
+}
+GRAVEST = (CREDENTIAL, NO_ZONE, FOR_GOOD, LIMITED)
+DEEPEST_CHAIN = 4
+# https://developers.cloudflare.com/dns/zone-setups/
+UNSERVED = {
+    "partial": "a partial zone (CNAME setup), for which other name servers answer: convert it to a full setup, use a"
+    " credential for those name servers, or make the challenge a CNAME into a zone that Cloudflare serves",
+    "secondary": "a secondary zone, whose records come from its primary server: use a credential for that server",
+    "internal": "an internal zone, which the public never sees: use the public zone",
+}
+# https://developers.cloudflare.com/dns/zone-setups/reference/domain-status/; a paused zone goes on answering in DNS.
+INACTIVE = {
+    "initializing": "is still being set up at Cloudflare: finish that",
+    "pending": "is pending at Cloudflare: have its registrar name the name servers that Cloudflare assigned",
+    "moved": "is marked as moved at Cloudflare: its registrar names other name servers. Have it name Cloudflare's, or"
+    " use a credential for those name servers",
+    "deactivated": "is deactivated at Cloudflare: activate it there",
+}
+AUTO_TTL, LEAST_TTL = 1, 60
+MOST_PAGES = 50
+
+
+def checked_token(value: str) -> str:
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("is not an API token: it must be ASCII without spaces")
+    return value
+
+
+def checked_zone_id(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z_-]{1,64}", value):
+        raise ValueError("must be the zone's id as the zone's overview page shows it")
+    return value
+
+
+class Cloudflare(Provider):
+    name = "Cloudflare"
+    limit = ApiLimit(calls=1200, seconds=300)  # https://developers.cloudflare.com/fundamentals/api/reference/limits/
+    fields = (
+        Field(
+            "api_token", "API token", secret=True, check=checked_token, help="Zone / DNS / Edit and Zone / Zone / Read."
+        ),
+        Field("zone_id", "Zone ID", required=False, check=checked_zone_id, help="Found by the names when left out."),
+    )
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._known: dict[str, dict[str, Any]] = {}  # the zones that it found, by id
+
+    def zone_of(self, name: str) -> str:
+        """A zone id: the credential's own for names inside that zone, else that of the longest zone it sees."""
+        return self._given_zone(name) if self.public.get("zone_id") else self._found_zone(name)
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        known = self._known.get(zone, {})
+        if inactive := INACTIVE.get(str(known.get("status"))):
+            return f"The zone of {name} {inactive}. Until then the public may not see the TXT record."
+        return elsewhere(self.name, str(known["name"]), name, seen) if known.get("name") else ""
+
+    def present(self, record: TxtRecord) -> None:
+        if self._find(record):
+            return
+        ttl = record.ttl if record.ttl == AUTO_TTL else max(record.ttl, LEAST_TTL)
+        body = {"type": "TXT", "name": record.name, "content": f'"{record.value}"', "ttl": ttl}
+        response = self._send("POST", f"zones/{record.zone}/dns_records", json=body)
+        if not self._codes(response) & RECORD_EXISTS:
+            self._result(response)
+
+    def cleanup(self, record: TxtRecord) -> int:
+        return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
+
+    def check(self) -> None:
+        """Reads a TXT record of the credential's zone, or of the first zone that it sees."""
+        zone_id = self.public.get("zone_id") or self._first_zone()
+        self._get(f"zones/{zone_id}/dns_records", type="TXT", per_page=5)
+
+    def _given_zone(self, name: str) -> str:
+        zone_id = str(self.public["zone_id"])
+        response = self._send("GET", f"zones/{zone_id}")
+        if response.status_code == 403:  # the token may write records there, but not read the zone
+            return zone_id
+        if response.status_code in (400, 404) and self._kind(response) in (None, NO_ZONE):
+            what = f"Cloudflare knows no zone with the id {zone_id}{self.said(response)}."
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+        with self.as_documented():
+            found = self._result(response)["result"]
+            zone = a_label(found["name"])
+        if not is_inside(a_label(name), zone):
+            what = f"{name} is not inside {zone}, the zone of the credential's zone_id."
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+        if unserved := UNSERVED.get(found.get("type")):
+            raise _unserved(zone, unserved)
+        self._known[zone_id] = found
+        return zone_id
+
+    def _found_zone(self, name: str) -> str:
+        passed_over = None
+        for suffix in suffixes(name):
+            zones = self._get("zones", name=suffix)["result"]
+            with self.as_documented():
+                # A domain that moved between accounts is there twice; only one of the two is served.
+                for zone in sorted(zones, key=lambda each: each.get("status") != "active"):
+                    if a_label(zone["name"]) != suffix:
+                        continue
+                    if unserved := UNSERVED.get(zone.get("type")):
+                        passed_over = passed_over or _unserved(suffix, unserved)
+                        continue
+                    self._known[str(zone["id"])] = zone
+                    return str(zone["id"])
+        if passed_over:
+            raise passed_over
+        what = f"Cloudflare has no zone for {name} that this token sees; it sees {self._visible_zones()}."
+        raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def _visible_zones(self) -> str:
+        page = self._get("zones", per_page=50)
+        with self.as_documented():
+            return listed([zone["name"] for zone in page["result"]], (page.get("result_info") or {}).get("total_count"))
+
+    def _first_zone(self) -> str:
+        zones = self._get("zones", per_page=5)["result"]
+        if not zones:
+            what = "Cloudflare takes the token, but it sees no zone: add the zone to the token, or give zone_id."
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+        with self.as_documented():
+            return str(zones[0]["id"])
+
+    def _find(self, record: TxtRecord) -> list[str]:
+        """Ids of the records that are exactly (name, value)."""
+        found = self._pages(f"zones/{record.zone}/dns_records", type="TXT", name=record.name)
+        with self.as_documented():
+            return [each["id"] for each in found if _is(each, record)]
+
+    def _delete(self, zone_id: str, record_id: str) -> int:
+        """1, or 0 when another was faster."""
+        response = self._send("DELETE", f"zones/{zone_id}/dns_records/{record_id}")
+        if response.status_code == 404 and self._codes(response):
+            return 0
+        self._result(response)
+        return 1
+
+    def _pages(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        for page in range(1, MOST_PAGES + 1):
+            body = self._get(path, **params, per_page=100, page=page)
+            with self.as_documented():
+                yield from body["result"]
+                if page >= (body.get("result_info") or {}).get("total_pages", 1):
+                    return
+
+    def _get(self, path: str, **params: Any) -> dict[str, Any]:
+        return self._result(self._send("GET", path, params=params))
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.secret['api_token'].reveal()}"}
+        return self.send(method, f"{settings.CLOUDFLARE_API_URL.rstrip('/')}/{path}", headers=headers, **kwargs)
+
+    def _result(self, response: requests.Response) -> dict[str, Any]:
+        """The envelope of a success. Raises ProviderError with Cloudflare's words otherwise."""
+        body = self.json_of(response)
+        if not response.ok or not body.get("success"):
+            raise self.refusal(response)
+        if "result" not in body:
+            raise self.bad_answer(response)
+        return body
+
+    def refusal(self, response: requests.Response) -> ProviderError:
+        kind, said = self._kind(response), self.said(response)
+        if kind is None or not said:
+            return super().refusal(response)
+        if kind == CREDENTIAL:
+            what = f"Cloudflare refused the token{said}. {self._advice()}"
+        elif kind == LIMITED:
+            self.pace.pause(outgoing.wait_of(response))
+            what = f"Cloudflare asks us to slow down{said}."
+        else:
+            what = f"Cloudflare answered {response.status_code}{said}."
+        return ProviderError(kind.code, what, kind.permanent, outgoing.wait_of(response))
+
+    def _kind(self, response: requests.Response) -> Kind | None:
+        """What the gravest error that it names means; None where it names none that is known."""
+        kinds = {CODES[code] for code in self._codes(response) if code in CODES}
+        return next((each for each in GRAVEST if each in kinds), None)
+
+    def _advice(self) -> str:
+        rights = "Zone / DNS / Edit" if self.public.get("zone_id") else "Zone / DNS / Edit and Zone / Zone / Read"
+        return f"It needs {rights}, and must not have expired."
+
+    def _errors(self, response: requests.Response, member: str = "errors") -> list[dict[str, Any]]:
+        try:
+            errors = response.json()[member]
+            return [each for each in errors if isinstance(each, dict)]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return []
+
+    def _codes(self, response: requests.Response) -> set[Any]:
+        """Of the errors and of the chains behind them."""
+        found = [each for error in self._errors(response) for each in _chain(error)]
+        return {each.get("code") for each in found if isinstance(each.get("code"), int)}
+
+    def words(self, response: requests.Response) -> str:
+        """Each error with the chain behind it; of an answer without errors, its messages."""
+        return "; ".join(map(_told, self._errors(response) or self._errors(response, "messages")))
+
+
+def _unserved(zone: str, why: str) -> ProviderError:
+    what = f"Nobody would see the TXT record: {zone} is at Cloudflare {why}."
+    return ProviderError("dns_zone_not_served", what, permanent=True)
+
+
+def _behind(error: dict[str, Any]) -> list[dict[str, Any]]:
+    chain = error.get("error_chain")
+    return [each for each in chain if isinstance(each, dict)] if isinstance(chain, list) else []
+
+
+def _chain(error: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
+    yield error
+    for each in _behind(error) if depth < DEEPEST_CHAIN else []:
+        yield from _chain(each, depth + 1)
+
+
+def _told(error: dict[str, Any], depth: int = 0) -> str:
+    """As in: Invalid request headers (6003): Invalid format for Authorization header (6111)."""
+    told = f"{error.get('message')} ({error.get('code')})"
+    behind = _behind(error) if depth < DEEPEST_CHAIN else []
+    return f"{told}: {', '.join(_told(each, depth + 1) for each in behind)}" if behind else told
+
+
+def _is(found: dict[str, Any], record: TxtRecord) -> bool:
+    return (
+        found["type"] == "TXT"
+        and a_label(found["name"]) == a_label(record.name)
+        and unquoted(found["content"]) == record.value
+    )

@@ -1,0 +1,520 @@
+"""A name server of one's own: dynamic updates (RFC 2136) over TCP, signed with TSIG (RFC 8945) where it has a key.
+
+What is asked before an update must never be stricter than the update: there are servers that take signed updates and
+answer no signed question, or no question at all.
+"""
+
+import base64
+import binascii
+import ipaddress
+import re
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+import dns.tsig
+import dns.update
+import requests
+import structlog
+from dns.rdtypes.ANY.TXT import TXT
+
+from certctrl import clock, errors, outgoing
+from certctrl.sockets import connect_to_any
+from dnsclient.names import a_label, is_inside, suffixes
+from dnsproviders.base import Field, Provider, ProviderError, SeenZone
+from dnsproviders.models import TxtRecord
+
+# RFC 8945, section 6. It forbids MD5 and advises against SHA-1; there are servers that offer nothing else.
+ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1", "hmac-md5")
+WEAK_ALGORITHMS = ("hmac-sha1", "hmac-md5")
+SPELLED = re.compile(r"(?:hmac-?)?(md5|sha-?(?:1|224|256|384|512))(?:\.sig-alg\.reg\.int)?")
+PATIENCE = 5.0  # seconds for a question; an update may take all the time there is
+KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+# What an answer means, by its rcode: the code, and what to do. These are permanent; the others are tried again.
+# RFC 2136, section 2.2, and RFC 1035, section 4.1.1.
+RCODES = {
+    dns.rcode.REFUSED: ("dns_credential_refused", "the key, or this address, may not do that; see its update policy"),
+    dns.rcode.NOTAUTH: ("dns_zone_not_found", "it has no such zone, or shows it to another key only"),
+    dns.rcode.NOTZONE: ("dns_zone_not_found", "the name is not inside the zone"),
+    dns.rcode.NOTIMP: ("dns_refused", "it takes no updates; give the zone's primary server"),
+    dns.rcode.FORMERR: ("dns_refused", "it does not understand the update"),
+}
+log = structlog.get_logger()
+HOST = re.compile(
+    r"(?=.{1,253}$)([0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z])?\.)*[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?"
+)
+
+
+def checked_server(value: str) -> str:
+    """An address, or a host name without its last dot."""
+    try:
+        return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        host = value.removesuffix(".")
+        if not HOST.fullmatch(host):
+            raise ValueError("must be a host name or an address; the port has a field of its own") from None
+        return host
+
+
+def checked_key_name(value: str) -> str:
+    try:
+        return dns.name.from_text(value).to_text(omit_final_dot=True)
+    except (dns.exception.DNSException, UnicodeError):
+        raise ValueError("must be the key's name as in the server's configuration") from None
+
+
+def checked_zone(value: str) -> str:
+    try:
+        zone = dns.name.from_text(value)
+    except (dns.exception.DNSException, UnicodeError):
+        zone = dns.name.root
+    if zone == dns.name.root:
+        raise ValueError("must be the zone's name, as in example.com")
+    return zone.to_text(omit_final_dot=True).lower()
+
+
+def unquoted(value: str) -> str:
+    """As it was meant, without the quotes and the semicolon of a configuration file around it."""
+    return value.strip().removesuffix(";").strip().strip("\"'").strip()
+
+
+def without_spaces(value: str) -> str:
+    """Base64 as configuration files have it: in quotes, and broken into lines (RFC 4648, section 3.3, allows that)."""
+    return "".join(unquoted(value).split())
+
+
+def canonical_algorithm(value: str) -> str:
+    """The name in ALGORITHMS for any usual spelling: HMAC-SHA256, hmac_sha256, hmac-md5.sig-alg.reg.int."""
+    found = SPELLED.fullmatch(unquoted(value).lower().rstrip(".").replace("_", "-"))
+    return f"hmac-{found[1].replace('-', '')}" if found else value
+
+
+def checked_tsig_secret(value: str) -> str:
+    try:
+        decoded = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if not decoded:
+        raise ValueError("must be base64, as tsig-keygen and keymgr print it")
+    return value
+
+
+def _sent(connection: socket.socket, wire: bytes) -> bytes:
+    """What comes back for a message over TCP (RFC 1035, section 4.2.2)."""
+    connection.sendall(struct.pack("!H", len(wire)) + wire)
+    return _read(connection, *struct.unpack("!H", _read(connection, 2)))
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    read = b""
+    while len(read) < length:
+        part = connection.recv(length - len(read))
+        if not part:
+            raise EOFError
+        read += part
+    return read
+
+
+class Unsigned(ProviderError):
+    """The answer to a signed question came without a signature."""
+
+
+class NoAnswer(ProviderError):
+    """The server took the connection and said nothing."""
+
+
+class RFC2136(Provider):
+    name = "RFC 2136"
+    is_named_by_owner = True
+    fields = (
+        Field("server", "Server", check=checked_server, help="Host name or address of the primary name server."),
+        Field("port", "Port", required=False, default=53, integer=True, least=1, most=65535, help="TCP."),
+        Field(
+            "zone", "Zone", required=False, tidy=unquoted, check=checked_zone, help="Asked of the server when left out."
+        ),
+        Field(
+            "key_name",
+            "TSIG key name",
+            required=False,
+            tidy=unquoted,
+            check=checked_key_name,
+            help="Left out, with the secret, for a server that authorizes by address, which is weak.",
+        ),
+        Field(
+            "algorithm",
+            "TSIG algorithm",
+            required=False,
+            default="hmac-sha256",
+            choices=ALGORITHMS,
+            tidy=canonical_algorithm,
+        ),
+        Field(
+            "secret",
+            "TSIG secret",
+            secret=True,
+            required=False,
+            tidy=without_spaces,
+            check=checked_tsig_secret,
+            help="Base64.",
+        ),
+    )
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.is_asked_signed = self.has_key
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        for name, other in (("key_name", "secret"), ("secret", "key_name")):
+            if given.get(other) and not given.get(name):
+                raise errors.MissingField(f"{name} is missing: {other} is of no use without it.", field=name)
+
+    @classmethod
+    def note(cls, public: Mapping[str, Any]) -> str:
+        if not public.get("key_name"):
+            return (
+                "Updates are sent without a key, and authorized by this server's address alone: that is weak. Use a"
+                " TSIG key where the name server offers one."
+            )
+        if public.get("algorithm") in WEAK_ALGORITHMS:
+            return f"{public['algorithm']} is weak: use hmac-sha256 where the name server offers it."
+        return ""
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.public.get("key_name"))
+
+    def zone_of(self, name: str) -> str:
+        """The credential's zone, for names inside it; else the zone whose SOA the server shows for `name` or the
+        nearest name above it; else, where it shows none, the one that it takes an empty update for."""
+        if self.public.get("zone"):
+            return self._given_zone(name)
+        hidden: list[str] = []
+        silence: NoAnswer | None = None
+        for suffix in suffixes(name, shortest=1):
+            asked = dns.name.from_text(suffix)
+            try:
+                answer, is_proper = self._look(_query(asked, dns.rdatatype.SOA))
+            except NoAnswer as nothing:
+                silence, hidden = nothing, suffixes(name, shortest=1)
+                break
+            if answer.rcode() not in (*KNOWN, dns.rcode.SERVFAIL):
+                hidden.append(suffix)
+                continue
+            if answer.rcode() == dns.rcode.SERVFAIL:  # perhaps the very zone: the one above it would be the wrong one
+                raise self._refusal(answer, f"asked which zone holds {name}")
+            zone = _soa_owner(answer, asked)
+            if zone:
+                text = zone.to_text(omit_final_dot=True).lower()
+                if not is_proper:
+                    self._be_let_in(text)
+                return text
+            if _delegation(answer, asked):
+                what = f"{self._where()} leaves {suffix} to other servers; give the primary server of that zone."
+                raise ProviderError("dns_zone_not_found", what, permanent=True)
+        for suffix in hidden:
+            try:
+                rcode = self._probe(suffix)
+            except Unsigned:  # it may be said of a zone that is not there
+                continue
+            if rcode == dns.rcode.NOERROR:
+                return suffix
+            if rcode is None and silence:
+                raise silence
+        what = f"{self._where()} has no zone for {name} that it shows to this {self._who()}. Give `zone` if it has."
+        raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
+        """Where views differ, an update goes into the view of the key, and the world may see another one."""
+        if seen.name != zone:
+            return (
+                f"{self._where()} has {name} in its zone {zone} for this {self._who()}, and resolvers see it in the"
+                f" zone {seen.name}: they may never see the TXT record. Give the primary server of that zone, or a key"
+                " of the view that the public sees."
+            )
+        try:
+            answer, _ = self._look(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
+        except ProviderError:  # the update will tell
+            return ""
+        own = origin_of(answer)
+        if own and seen.origins and own not in seen.origins:
+            return (
+                f"{self._where()} shows this {self._who()} another zone {zone} than the public sees: its SOA record"
+                f" names {own}, that of resolvers {', '.join(sorted(seen.origins))}. They may never see the TXT record."
+                " Give a key of the view that the public sees."
+            )
+        return ""
+
+    def _given_zone(self, name: str) -> str:
+        zone = str(self.public["zone"])
+        if not is_inside(a_label(name), a_label(zone)):
+            what = f"{name} is not inside {zone}, the zone of the credential."
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+        return zone
+
+    def _be_let_in(self, zone: str) -> None:
+        """Raise ProviderError where the zone that everybody may see takes no update from this key."""
+        if self.has_key and self._probe(zone) == dns.rcode.NOTAUTH:
+            what = (
+                f"{self._where()} has a zone {zone}, and not for this key: the key belongs to another view. Give a key"
+                " of the view that the public sees."
+            )
+            raise ProviderError("dns_zone_not_found", what, permanent=True)
+
+    def _probe(self, zone: str) -> dns.rcode.Rcode | None:
+        """What an update gets that changes nothing (RFC 2136, section 3: zone, then prerequisites, then permission);
+        None where nobody can tell. Raises ProviderError where the server refuses the key."""
+        try:
+            return self._ask(dns.update.UpdateMessage(dns.name.from_text(zone))).rcode()
+        except (Unsigned, NoAnswer) as error:
+            if error.permanent:
+                raise
+            return None
+
+    def present(self, record: TxtRecord) -> None:
+        """An update that adds; the server ignores what it has already (RFC 2136, section 3.4.2.2)."""
+        update = _update(record)
+        update.add(_owner(record), record.ttl, _rdata(record))
+        self._change(update, record)
+
+    def cleanup(self, record: TxtRecord) -> int:
+        """Counted by asking first: an update says nothing about what it found. What only a question without the key
+        shows, or none does, is removed all the same: the key's view may have it."""
+        try:
+            answer, is_proper = self._look(_query(_owner(record), dns.rdatatype.TXT))
+        except NoAnswer:
+            answer, is_proper = dns.message.Message(), False
+            answer.set_rcode(dns.rcode.REFUSED)
+        is_told = answer.rcode() in KNOWN
+        is_there = is_told and any(_rdata(record) in each for each in answer.answer if each.name == _owner(record))
+        if is_proper and is_told and not is_there:
+            return 0
+        update = _update(record)
+        update.delete(_owner(record), _rdata(record))
+        self._change(update, record)
+        return 0 if is_told and not is_there else 1
+
+    def check(self) -> None:
+        """Asks the server for something signed; with a wrong key it answers BADKEY or BADSIG (RFC 8945, section 5.2).
+
+        BIND looks at the key whatever the question, Knot DNS only within its zones: hence the names that may be zones.
+        There are servers that know their keys only in updates: an empty one is sent where no question proves the key.
+        """
+        names = self._maybe_zones()
+        if not self.has_key:
+            self._ask(_query(dns.name.from_text(names[0]), dns.rdatatype.SOA))
+            return
+        for name in names:
+            try:
+                with clock.limit(PATIENCE):
+                    self._ask(_query(dns.name.from_text(name), dns.rdatatype.SOA))
+            except Unsigned:
+                continue
+            except NoAnswer:
+                break
+            except ProviderError as error:
+                if not error.permanent:
+                    raise
+                break
+            return
+        if any(self._proves(name) for name in names if name != "."):
+            return
+        what = f"{self._where()} answers, but does not say whether it knows the key; the first record will tell."
+        raise ProviderError("dns_refused", what)
+
+    def _proves(self, name: str) -> bool:
+        """Whether an update of this zone, which may not be one, shows that the server knows the key."""
+        try:
+            return self._probe(name) is not None
+        except Unsigned:
+            return False
+
+    def _maybe_zones(self) -> list[str]:
+        """Names to ask about: the last zone that was written to, the root, and what key and server are called."""
+        record = self.credential.records.exclude(zone="").last() if self.credential.pk else None
+        known = [self.public.get("zone"), record.zone if record else ""]
+        hints = [*suffixes(self.public.get("key_name") or self.public["server"]), *suffixes(self.public["server"])]
+        return [*filter(None, known), ".", *hints[:6]]
+
+    def _change(self, update: dns.update.UpdateMessage, record: TxtRecord) -> None:
+        answer = self._ask(update)
+        if answer.rcode() != dns.rcode.NOERROR:
+            raise self._refusal(answer, f"asked to change {record.name} in the zone {record.zone}")
+
+    def _look(self, query: dns.message.Message) -> tuple[dns.message.Message, bool]:
+        """The answer to a question, and whether it is proper: the one that the key gets, where there is a key.
+
+        Where the key gets none, it is asked without the key. Raises NoAnswer where that is not answered either.
+        """
+        signed = None
+        if self.is_asked_signed:
+            try:
+                with clock.limit(min(PATIENCE, clock.time_left() / 3)):
+                    signed = self._ask(query)
+            except NoAnswer:
+                self.is_asked_signed = False  # by this provider, which is made for one use
+            except Unsigned:
+                pass
+            except ProviderError as error:
+                if error.code != "dns_credential_refused":
+                    raise
+            if signed is not None and signed.rcode() in KNOWN:
+                return signed, True
+        with clock.limit(min(PATIENCE, clock.time_left())):
+            answer = self._exchange(_query(query.question[0].name, query.question[0].rdtype))
+        return answer, not self.has_key
+
+    def _ask(self, message: dns.message.Message) -> dns.message.Message:
+        """The answer whatever its rcode. With a key its signature is checked; raises Unsigned where it has none."""
+        if self.has_key:
+            message.use_tsig(self._key())
+        return self._exchange(message)
+
+    def _exchange(self, message: dns.message.Message) -> dns.message.Message:
+        """Of several addresses the first that takes the connection is asked, and no other: an update that got no answer
+        may have been carried out, and what another server says would not tell."""
+        with self.going_out(), self._told_apart():
+            addresses = outgoing.resolve(self.public["server"], self._port())
+            with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
+                try:
+                    wire = _sent(connection, message.to_wire())
+                except (OSError, EOFError) as exc:
+                    what = f"{self._where()} does not answer over TCP ({type(exc).__name__})."
+                    if outgoing.is_by_tenant():
+                        what = self._untold(exc).what
+                    raise NoAnswer("dns_unreachable", what) from None
+            return self._parsed(wire, message)
+
+    def _parsed(self, wire: bytes, message: dns.message.Message) -> dns.message.Message:
+        """The answer in `wire` to a message, its signature checked where the message has one."""
+        try:
+            answer = dns.message.from_wire(wire, keyring=message.keyring, request_mac=message.mac)
+        except dns.exception.FormError as exc:
+            if type(exc) is not dns.exception.FormError:  # what dnspython raises for an answer without TSIG
+                raise
+            raise self._unsigned(dns.message.from_wire(wire, keyring=False)) from None
+        if not message.is_response(answer):
+            raise dns.query.BadResponse
+        return answer
+
+    def _unsigned(self, answer: dns.message.Message) -> Unsigned:
+        """PowerDNS says so of a key that it does not know, and of a signature that does not fit."""
+        if answer.rcode() in (dns.rcode.NOTAUTH, dns.rcode.REFUSED):
+            what = (
+                f"{self._where()} does not take the signed message ({dns.rcode.to_text(answer.rcode())}, unsigned): the"
+                " key, its secret, its algorithm and both clocks must fit, and the key must be allowed to update."
+            )
+            return Unsigned("dns_credential_refused", what, permanent=True)
+        what = f"{self._where()} did not sign its answer: it has no such zone, or knows nothing of TSIG."
+        return Unsigned("dns_refused", what)
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        """What can go wrong with one exchange, as ProviderError."""
+        try:
+            yield
+        except requests.RequestException as exc:  # outgoing's are sentences
+            what = f"{self._where()} could not be reached: {self.quote(str(exc))}."
+            raise ProviderError("dns_unreachable", what) from None
+        except dns.tsig.PeerBadKey:  # Knot DNS says so of a key that its ACL does not allow to do this, too
+            what = f"{self._where()} does not take the TSIG key: it does not know it, or does not let it do this."
+            raise ProviderError("dns_credential_refused", what, permanent=True) from None
+        except dns.tsig.PeerBadSignature:
+            what = f"{self._where()} refuses the TSIG signature: algorithm and secret must be those of its key."
+            raise ProviderError("dns_credential_refused", what, permanent=True) from None
+        except dns.tsig.PeerBadTime:
+            what = f"{self._where()} says that the clocks differ: set this server's clock or the name server's."
+            raise ProviderError("dns_refused", what) from None
+        except (OSError, EOFError, dns.exception.Timeout) as exc:
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
+            what = f"{self._where()} could not be reached over TCP ({type(exc).__name__})."
+            raise ProviderError("dns_unreachable", what) from None
+        except (dns.exception.DNSException, ValueError) as exc:
+            if outgoing.is_by_tenant():
+                raise self._untold(exc) from None
+            what = f"{self._where()} answered with something that is no signed DNS message ({type(exc).__name__})."
+            raise ProviderError("dns_bad_answer", what) from None
+
+    def _untold(self, exc: Exception) -> ProviderError:
+        """One sentence for whatever is there instead of a DNS server: ports are not the tenants' to scan."""
+        log.info("rfc2136.untold", server=self.public["server"], port=self._port(), why=type(exc).__name__)
+        what = f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server does. Check both."
+        return ProviderError("dns_unreachable", what)
+
+    def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
+        rcode = answer.rcode()
+        said = f"{self._where()} answered {dns.rcode.to_text(rcode)} when {what}"
+        if rcode in RCODES:
+            code, hint = RCODES[rcode]
+            return ProviderError(code, f"{said}: {hint}.", permanent=True)
+        return ProviderError("dns_refused", f"{said}.")
+
+    def _key(self) -> dns.tsig.Key:
+        named = self.public.get("algorithm") or "hmac-sha256"
+        algorithm = dns.tsig.HMAC_MD5 if named == "hmac-md5" else dns.name.from_text(named)
+        return dns.tsig.Key(self.public["key_name"], self.secret["secret"].reveal(), algorithm)
+
+    def _port(self) -> int:
+        return int(self.public.get("port") or 53)
+
+    def _who(self) -> str:
+        return "key" if self.has_key else "address"
+
+    def _where(self) -> str:
+        return f"The DNS server {self.public['server']} (port {self._port()})"
+
+
+def _query(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.message.Message:
+    query = dns.message.make_query(name, rdtype)
+    query.flags &= ~dns.flags.RD  # what this server has itself, not what it would find out elsewhere
+    return query
+
+
+def _soa_owner(answer: dns.message.Message, asked: dns.name.Name) -> dns.name.Name | None:
+    """The zone of `asked`: its SOA is in the answer, or in the authority section of "no such name" and "no data"."""
+    if not answer.flags & dns.flags.AA:
+        return None
+    for rrset in (*answer.answer, *answer.authority):
+        if rrset.rdtype == dns.rdatatype.SOA and asked.is_subdomain(rrset.name) and rrset.name != dns.name.root:
+            return rrset.name
+    return None
+
+
+def origin_of(answer: dns.message.Message) -> str:
+    """The primary server and the mailbox of a SOA record: every server of the zone has the same."""
+    for rrset in answer.answer:
+        if rrset.rdtype == dns.rdatatype.SOA:
+            return f"{rrset[0].mname} {rrset[0].rname}".lower()
+    return ""
+
+
+def _delegation(answer: dns.message.Message, asked: dns.name.Name) -> bool:
+    """A referral downwards; one to the root only says that the server knows nothing."""
+    return answer.rcode() == dns.rcode.NOERROR and any(
+        rrset.rdtype == dns.rdatatype.NS and rrset.name != dns.name.root and asked.is_subdomain(rrset.name)
+        for rrset in answer.authority
+    )
+
+
+def _update(record: TxtRecord) -> dns.update.UpdateMessage:
+    return dns.update.UpdateMessage(dns.name.from_text(record.zone))
+
+
+def _owner(record: TxtRecord) -> dns.name.Name:
+    return dns.name.from_text(record.name)
+
+
+def _rdata(record: TxtRecord) -> TXT:
+    return TXT(dns.rdataclass.IN, dns.rdatatype.TXT, [record.value.encode()])

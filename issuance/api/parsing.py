@@ -1,0 +1,122 @@
+"""From what a request says to what it means: names, rows that must be the owner's, the key."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+
+from accounts.models import User
+from authorities import accounts, catalog, pki
+from authorities.models import AcmeAccount, PrivateCA
+from certctrl.errors import Invalid, MissingField, NotFound
+from dnsproviders import registry
+from dnsproviders.models import DnsCredential
+from issuance import identifiers, services
+from issuance.challenges import delegation
+from issuance.models import Certificate
+from issuance.services import CertificateSpec
+
+
+def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None) -> CertificateSpec:
+    """A whole request for a certificate. Raises Invalid, MissingField, NotFound."""
+    if not given["domain"]:
+        raise MissingField("Give the name of the certificate: domain.", field="domain")
+    account = account or _account(owner, given["account"])
+    sans = given["sans"] or []
+    most = catalog.info(account.ca_provider).max_names
+    wanted = identifiers.normalize_names([given["domain"], *sans], most, private=account.is_private)
+    credential = _credential(owner, given)
+    if account.is_private:
+        credential = None  # which needs no record
+    elif given["issues_at_once"] and not (credential or delegation.is_offered()):
+        raise MissingField("Say which DNS credential publishes the records: dns_provider_id.", field="dns_provider_id")
+    key_type, key_size = _key(account, given)
+    return CertificateSpec(wanted, account, credential, key_type, key_size, given["columns"])
+
+
+def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update changes. The names of a certificate stay: other names are another certificate."""
+    changes = dict(given["columns"])
+    if given["account"]:
+        changes["account"] = _account(owner, given["account"])
+    if given["has_dns"]:
+        changes["credential"] = _credential(owner, given)
+    if given["key_type"] or given["key_size"] is not None:
+        account = changes.get("account", certificate.account)
+        whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
+        changes["key_type"], changes["key_size"] = _key(account, whole)
+    sans = certificate.sans if given["sans"] is None else given["sans"]
+    private = changes.get("account", certificate.account).is_private
+    wanted = identifiers.normalize_names([given["domain"] or certificate.domain, *sans], private=private)
+    if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
+        raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
+    return changes
+
+
+def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeAccount:
+    """The account under which the CA issues directly, `pk` where the request names one; made when there is none, and
+    just one by many at once: call it inside a transaction. NotFound when the CA was deleted since it was read, and for
+    an account of another CA."""
+    accounts.hold_private_ca(private_ca)
+    rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
+    account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
+    if pk and not account:
+        raise NotFound(f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id")
+    return account or accounts.create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
+
+
+def _account(owner: User, pk: int | None) -> AcmeAccount:
+    if not pk:
+        raise MissingField("Say which ACME account orders: acme_account_id.", field="acme_account_id")
+    account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
+    if not account:
+        raise accounts.no_account(pk)
+    return account
+
+
+def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
+    """By the row's id, or by a provider's name where the owner has just one credential of it."""
+    wanted = given["dns"]
+    if wanted is None:
+        return None
+    rows = DnsCredential.objects.filter(owner=owner, retired_at=None)
+    if isinstance(wanted, str) and not re.fullmatch("[0-9]{1,18}", wanted):
+        return _only_one(rows, wanted)
+    if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
+        raise Invalid("dns_provider_id is the id of a DNS credential.", field="dns_provider_id")
+    credential = rows.filter(pk=int(wanted)).first()
+    if not credential:
+        raise services.no_credential(int(wanted))
+    return credential
+
+
+def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
+    try:
+        provider = registry.provider_id(name)
+    except Invalid as unknown:
+        raise Invalid(
+            f"dns_provider_id is an id, or a provider's name. {unknown.what}", field="dns_provider_id"
+        ) from None
+    found = list(rows.filter(provider=provider)[:2])
+    if not found:
+        raise NotFound(f"You have no DNS credential for {provider}: create one first.", field="dns_provider_id")
+    if len(found) > 1:
+        raise Invalid(f"You have several credentials for {provider}: give the id of one.", field="dns_provider_id")
+    credential: DnsCredential = found[0]
+    return credential
+
+
+def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
+    """Key type and size, from the request, else from the account, else ECDSA P-256."""
+    key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
+    if key_type not in pki.KEY_SIZES:
+        raise Invalid("key_type is ecdsa or rsa.", field="key_type")
+    key_size = given["key_size"]
+    if key_size is None:
+        default = account.defaults.get("key_size") if account.defaults.get("key_type") == key_type else None
+        key_size = default or min(pki.KEY_SIZES[key_type])
+    if key_size not in pki.KEY_SIZES[key_type]:
+        sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])
+        raise Invalid(f"The key_size of an {key_type} key is one of {sizes}.", field="key_size")
+    return key_type, key_size

@@ -1,0 +1,104 @@
+"""What requests hold (contract, sections 7, 9 and 10). The guide's spelling is read beside the reference's."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from authorities.requests import MOST_SECONDS, agree
+from certctrl.api import OneOf
+from issuance.models import Certificate
+
+
+class CertificateRequest(serializers.Serializer[Any]):
+    """`domain` (the guide's spelling: issues at once) or `domain_name` (makes the record)."""
+
+    action = OneOf(["create"], required=False, allow_blank=True)
+    domain = serializers.CharField(required=False, max_length=1024)
+    domain_name = serializers.CharField(required=False, max_length=1024)
+    sans = serializers.ListField(child=serializers.CharField(max_length=1024), required=False, max_length=1000)
+    acme_account_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
+    acct_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
+    dns_provider_id = serializers.JSONField(required=False, allow_null=True, help_text="an id, or a provider's name")
+    key_type = serializers.CharField(required=False, max_length=8)
+    key_size = serializers.IntegerField(required=False)
+    auto_renew = serializers.BooleanField(required=False)
+    renew_days_before = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
+    organization = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    organizational_unit = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    country = serializers.RegexField(r"^[A-Za-z]{2}$", required=False, allow_blank=True)
+    state = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    locality = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    key_dist_policy = OneOf(Certificate._meta.get_field("key_policy").choices or [], required=False)
+    server_decrypt_export = serializers.BooleanField(required=False)
+    profile = serializers.RegexField(
+        r"\A[A-Za-z0-9_-]{1,64}\Z",
+        required=False,
+        allow_blank=True,
+        help_text="ordered where the CA's directory lists it",
+        error_messages={"invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."},
+    )
+    preferred_chain = serializers.CharField(
+        required=False, allow_blank=True, max_length=200, help_text="common name of an issuer in the chain"
+    )
+    reuse_key = serializers.BooleanField(required=False, help_text="renewals keep the key")
+    fallback_account_id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=2**62,
+        help_text="the ACME account that is tried when the other one fails for long",
+    )
+
+    COLUMNS = (
+        "auto_renew",
+        "renew_days_before",
+        "organization",
+        "organizational_unit",
+        "state",
+        "locality",
+        "server_decrypt_export",
+        "profile",
+        "preferred_chain",
+        "reuse_key",
+        "fallback_account_id",
+    )
+
+    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        for names in (("domain", "domain_name"), ("acme_account_id", "acct_id")):
+            agree(given, *names)
+        columns = {name: given[name] for name in self.COLUMNS if name in given}
+        if "country" in given:
+            columns["country"] = given["country"].upper()
+        if "key_dist_policy" in given:
+            columns["key_policy"] = given["key_dist_policy"]
+        return {
+            "domain": given.get("domain_name") or given.get("domain"),
+            "sans": given.get("sans"),
+            "account": given.get("acct_id") or given.get("acme_account_id"),
+            "dns": given.get("dns_provider_id"),
+            "has_dns": "dns_provider_id" in given,
+            "key_type": given.get("key_type", "").lower(),
+            "key_size": given.get("key_size"),
+            "columns": columns,
+            "action": given.get("action", ""),
+            "issues_at_once": "domain" in given,
+        }
+
+
+class CertificateChange(CertificateRequest):
+    """Settings and policy; the names stay. `verify_domain` looks at the delegation instead."""
+
+    action = OneOf(["verify_domain"], required=False, allow_blank=True)
+
+
+class IssueRequest(serializers.Serializer[Any]):
+    validity_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
+
+
+class PrivateIssueRequest(IssueRequest, CertificateRequest):
+    """A certificate of a private CA, asked of the CA itself: the account need not be named, and is one of that CA;
+    DNS credentials are of no concern."""
+
+
+class RevokeRequest(serializers.Serializer[Any]):
+    reason = serializers.JSONField(required=False, help_text="RFC 5280: a name such as keyCompromise, or its number")

@@ -1,0 +1,1 @@
+"""What the clock starts: the sweep, the scan for renewals, warnings, pruning."""

@@ -1,0 +1,281 @@
+"""The names that a certificate can be asked for: host names as A-labels, validated by DNS-01.
+
+What is refused here is what every public CA refuses (RFC 8555 section 7.1.4, RFC 5890, the Baseline Requirements), so
+that the person reads it at once and not from the CA an order later. A private CA signs for more: IP addresses, names
+without a dot, names with underscores.
+"""
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+import idna
+from publicsuffixlist import PublicSuffixList
+
+from certctrl.errors import Invalid
+from dnsclient.names import shown
+
+MAX_NAMES = 100
+MAX_LENGTH = 253
+MAX_LABEL = 63
+CHALLENGE_PREFIX = "_acme-challenge."
+WILDCARD = "*."
+LOCAL_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
+LOOKS_LIKE_A_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: clients take the name for an IPv4 address
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+A_LABEL = re.compile(r"xn--[a-z0-9-]*[a-z0-9]", re.I)
+ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: RUF001
+
+
+def normalize_names(names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False) -> list[str]:
+    """The names as lower-case A-labels without trailing dots, each once, in the order given; the first is the domain.
+
+    `private`: for a private CA, which takes IP addresses and names of a local network too. Raises Invalid with `field`
+    (`domain` for the first name, `sans` for the others) and `name`, and a sentence that says what is wrong with it and
+    what to do.
+    """
+    found: dict[str, None] = {}
+    for name in dict.fromkeys(names):
+        found[normalize_name(name, field="sans" if found else "domain", private=private)] = None
+        if len(found) > most:
+            raise Invalid(f"A certificate holds at most {most} names; split the request into several.", field="sans")
+    if not found:
+        raise Invalid("Name at least one domain, such as example.com.", field="domain")
+    if not private:
+        refuse_covered(list(found))
+    return list(found)
+
+
+def normalize_name(name: str, field: str = "domain", *, private: bool = False) -> str:
+    """One name as a lower-case A-label, `*.` kept; Invalid as `normalize_names` says."""
+    try:
+        return _normalize_private(name) if private else _normalize(name)
+    except ValueError as exc:
+        raise Invalid(str(exc), field=field, name=shown(name)) from None
+
+
+def bases(names: Sequence[str]) -> list[str]:
+    """The names without `*.`, each once: those at which a CA asks for a proof."""
+    return list(dict.fromkeys(name.removeprefix(WILDCARD) for name in names))
+
+
+def refuse_covered(names: Sequence[str]) -> None:
+    """CAs refuse a name that a wildcard in the same order already covers."""
+    for place, name in enumerate(names):
+        wildcard = WILDCARD + name.partition(".")[2]
+        if not name.startswith(WILDCARD) and wildcard in names:
+            what = (
+                f"{name} is already covered by {wildcard} in the same request, which CAs refuse: leave out one of them."
+            )
+            raise Invalid(what, field="sans" if place else "domain", name=name)
+
+
+def _normalize(name: str) -> str:
+    text = _stripped(name)
+    _refuse_address(text, name)
+    base = _without_wildcard(text, name)
+    if "_" in base:
+        raise ValueError(
+            f"{shown(name)} has an underscore, which no public CA certifies: use a name of letters, digits and"
+            " hyphens, or a private CA."
+        )
+    a_labels = _a_labels(base, name)
+    _refuse_long_challenge(a_labels, name)
+    _refuse_suffix(a_labels, name)
+    return WILDCARD + a_labels if text.startswith(WILDCARD) else a_labels
+
+
+def _normalize_private(name: str) -> str:
+    text = _stripped(name)
+    if address := _address(text, name):
+        return address
+    base = _without_wildcard(text, name)
+    if "_" in base:
+        a_labels = ".".join(_local_label(label, name) for label in base.split("."))
+    else:
+        a_labels = _a_labels(base, name)
+    if LOOKS_LIKE_A_NUMBER.fullmatch(a_labels.rpartition(".")[2]):
+        raise ValueError(_no_host_name(name))
+    whole = WILDCARD + a_labels if text.startswith(WILDCARD) else a_labels
+    _refuse_length(whole, name)
+    return whole
+
+
+def _without_wildcard(text: str, name: str) -> str:
+    base = text.removeprefix(WILDCARD)
+    if "*" in base:
+        raise ValueError(f"{shown(name)}: a wildcard is a whole label and the leftmost one, as in *.example.com.")
+    return base
+
+
+def _stripped(name: object) -> str:
+    if not isinstance(name, str):
+        raise ValueError("A name must be a string, such as example.com.")
+    if any(unicodedata.category(each) in ("Cc", "Cs") for each in name):
+        raise ValueError(f"{shown(name)} contains control characters: write the name without them.")
+    text = name.strip(" ").translate(ASCII_DOTS).removesuffix(".")
+    if not text:
+        raise ValueError("A name is empty: write it, or leave it out.")
+    if len(text) > 4 * MAX_LENGTH:
+        raise ValueError(_long_name(name))
+    return text
+
+
+def _refuse_address(text: str, name: str) -> None:
+    try:
+        ipaddress.ip_address(text.removeprefix(WILDCARD).strip("[]"))
+    except ValueError:
+        return
+    raise ValueError(
+        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that leads to it, or have"
+        " a private CA sign it."
+    )
+
+
+def _address(text: str, name: str) -> str:
+    """Return the IP address in its canonical form, or nothing for text that is none. ValueError for one that is no
+    host's, and for text that only looks like one."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        _refuse_almost_address(bare, name)
+        return ""
+    if "%" in bare:
+        raise ValueError(f"{shown(name)} has a zone id, which no certificate holds: write {bare.partition('%')[0]}.")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        raise ValueError(f"{shown(name)} is an IPv4 address in IPv6 form: write {address.ipv4_mapped}.")
+    if address.is_unspecified or address.is_multicast or address == BROADCAST:
+        raise ValueError(f"{shown(name)} is not the address of one host: write the address that clients connect to.")
+    return str(address)
+
+
+def _refuse_almost_address(text: str, name: str) -> None:
+    base, slash, length = text.partition("/")
+    if text.startswith(WILDCARD) and _is_address(text.removeprefix(WILDCARD)):
+        raise ValueError(f"{shown(name)}: there are no wildcards of IP addresses. Name each address.")
+    if slash and length.isdigit() and _is_address(base):
+        raise ValueError(f"{shown(name)} is a network: a certificate holds single addresses. Name each address.")
+    if text.startswith("[") and "]:" in text and _is_address(text[1:].partition("]")[0]):
+        raise ValueError(f"{shown(name)} has a port: write the address without it.")
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
+        raise ValueError(
+            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without leading zeros."
+        )
+    if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
+        raise ValueError(f"{shown(name)} is not an IPv6 address: write one such as 2001:db8::7, without a port.")
+
+
+def _local_label(label: str, name: str) -> str:
+    """A label as `_a_labels` makes it; the library knows no underscores."""
+    if "_" not in label:
+        return _a_labels(label, name)
+    if len(label) > MAX_LABEL:
+        raise ValueError(_long_label(name))
+    if not LOCAL_LABEL.fullmatch(label):
+        raise ValueError(_no_host_name(name))
+    return label.lower()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _a_labels(base: str, name: str) -> str:
+    for label in base.split("."):
+        if len(label) > MAX_LABEL and label.isascii():
+            raise ValueError(_long_label(name))
+    try:
+        encoded = ".".join(map(_a_label, base.split(".")))
+    except (idna.IDNAError, UnicodeError) as exc:
+        raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
+    if encoded.endswith("."):  # one more for the root, which the library takes: another name for the same host
+        raise ValueError(_no_host_name(name))
+    _refuse_length(encoded, name)
+    return encoded.lower()
+
+
+def _a_label(label: str) -> str:
+    """One label as an A-label. One that is written so is taken as it is where it is Punycode (RFC 3492): names are
+    registered, with emoji for instance, that IDNA 2008 does not allow (xn--i-7iq)."""
+    if A_LABEL.fullmatch(label) and len(label) <= MAX_LABEL and _is_punycode(label[4:].lower()):
+        return label.lower()
+    return idna.encode(label, uts46=True).decode()
+
+
+def _is_punycode(encoded: str) -> bool:
+    """Whether it stands for something that is not ASCII, and is the one way to write that."""
+    try:
+        decoded = encoded.encode().decode("punycode")
+        return not decoded.isascii() and decoded.encode("punycode").decode() == encoded
+    except (UnicodeError, ValueError, OverflowError):
+        return False
+
+
+def _too_long(words: str, name: str) -> str:
+    """Our sentence for the library's words, since it measures A-labels while it makes them."""
+    if "too long" not in words:
+        return ""
+    return _long_label(name) if "label" in words else _long_name(name)
+
+
+def _long_name(name: str) -> str:
+    return f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have: shorten it."
+
+
+def _long_label(name: str) -> str:
+    return f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL} characters: shorten it."
+
+
+def _no_host_name(name: str) -> str:
+    return (
+        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in www.example.com,"
+        " without scheme, port or path."
+    )
+
+
+def _refuse_length(encoded: str, name: str) -> None:
+    if len(encoded) > MAX_LENGTH:
+        raise ValueError(_long_name(name))
+
+
+def _refuse_long_challenge(encoded: str, name: str) -> None:
+    if len(CHALLENGE_PREFIX + encoded) > MAX_LENGTH:
+        longest = MAX_LENGTH - len(CHALLENGE_PREFIX)
+        raise ValueError(
+            f"{shown(name)} is too long for DNS-01: {CHALLENGE_PREFIX} goes in front of it,"
+            f" which leaves {longest} characters."
+        )
+
+
+def _refuse_suffix(a_labels: str, name: str) -> None:
+    labels = a_labels.split(".")
+    if labels[-1].isdigit():
+        raise ValueError(_no_host_name(name))
+    if "." not in a_labels and not is_listed_suffix(a_labels):
+        raise ValueError(
+            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as {a_labels}.example.com, or have a"
+            " private CA sign it."
+        )
+    if suffixes().is_public(a_labels):
+        raise ValueError(
+            f"{shown(name)} is a public suffix, under which names are registered, and nobody's own: ask for a name"
+            f" below it, such as example.{a_labels}."
+        )
+
+
+@cache
+def suffixes() -> PublicSuffixList:
+    """The ICANN part of the public suffix list, from the package: under these names domains are registered."""
+    return PublicSuffixList(only_icann=True)
+
+
+def is_listed_suffix(name: str) -> bool:
+    """Whether names are registered directly under it, by the list; a suffix of one's own network is in no list."""
+    return bool(suffixes().publicsuffix(name, accept_unknown=False) == name)

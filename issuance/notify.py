@@ -1,0 +1,321 @@
+"""What owners are told of their certificates, when, and in which words. Each function raises a notice, once, in the
+transaction of its caller."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from accounts.models import User
+from authorities.errors import OF_A_LIMIT
+from authorities.models import PrivateCA
+from certctrl import clock
+from certctrl.turns import Trouble
+from dnsproviders.models import DnsCredential, TxtRecord
+from issuance.challenges import delegation
+from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.renewal import lifetime
+from issuance.renewal.schedule import SHORT_LIFE
+from notices.models import Notice
+from notices.moments import for_people, for_programs
+from notices.raising import raise_once
+
+Kind = Notice.Kind
+
+TOLD_FAILURES = (1, 3, 7)  # in a row; then every 14th
+EVERY = 14
+BATCH = 500
+WARN_DAYS = (14, 7, 3, 1)
+WARN_CA_DAYS = (90, 30, 14, 7)
+NAMED = 5  # certificates in one notice
+LEFT_BEHIND_AFTER = timedelta(days=1)
+NO_CREDENTIAL = ("no_dns_credential", "preflight_no_credential")
+CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
+
+
+# --- renewals ---
+
+
+def renewed(certificate: Certificate, version: CertificateVersion) -> None:
+    """A version was stored. `certificate` as it was before: its first version is no renewal."""
+    if not certificate.current_id:
+        return
+    domain, subject = certificate.domain, f"{certificate.domain} was renewed"
+    nothing_else = "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+    if short := lifetime.why_short(version.chain_pem):
+        private = version.account.is_private
+        nothing_else = f"{short} The next renewal can gain no time. {lifetime.remedy(private)}"
+    if certificate.current and lifetime.gains_no_time(certificate.current, version.chain_pem):
+        subject += ", and gained no time"
+        nothing_else = f"It ends no later than the one before. {nothing_else}"
+    body = (
+        f"The certificate for {domain} was renewed; the new one is valid until {for_people(version.not_after)}.\n\n"
+        f"{nothing_else}"
+    )
+    data = {
+        "domain": domain,
+        "certificate_id": certificate.pk,
+        "issuance_id": version.issuance_id,
+        "serial": version.serial,
+        "expires_at": for_programs(version.not_after),
+    }
+    raise_once(certificate.owner, Kind.RENEWED, f"renewed:{version.pk}", subject, body, data)
+
+
+def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
+    """An attempt failed for good, and its certificate knows by now when the next one is.
+
+    `counts`: it is one of `Certificate.failures`, not a wait for a limit that has room at a known moment.
+    Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
+    or cannot wait for a limit; first issuances only when nothing more is tried.
+    """
+    is_operators = trouble.permanent and isinstance(trouble, delegation.OperatorsTrouble)
+    if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or is_operators):
+        credential_refused(issuance.credential, getattr(trouble, "said", trouble.what))
+    certificate = Certificate.objects.select_related("owner", "account").get(pk=issuance.certificate_id)
+    if trouble.code in NO_CREDENTIAL and delegation.is_delegated(certificate):
+        nobody_writes_the_service_zone()
+    waits = trouble.code in OF_A_LIMIT and not certificate.failing_since  # for its turn, and has the time
+    if certificate.retired_at or waits:
+        return
+    if certificate.current_id:
+        _renewal_failed(certificate, issuance, trouble, counts=counts)
+    elif not certificate.renew_at:
+        _never_issued(certificate, issuance, trouble)
+
+
+def is_told(failures: int) -> bool:
+    """Whether the nth failure in a row is told: 1, 3, 7, 14, 28, 42 and so on."""
+    return failures in TOLD_FAILURES or (failures > 0 and failures % EVERY == 0)
+
+
+def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
+    once = trouble.permanent or not counts
+    keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if once else []
+    if counts and is_told(certificate.failures):
+        keys.append(f"renewal_failed:{issuance.pk}")
+    domain, times = certificate.domain, certificate.failures
+    body = (
+        f"The certificate for {domain} could not be renewed. {trouble.what}\n\n"
+        f"{_count(times)} {_validity(certificate)} {_next_try(certificate)}{_person(trouble)}"
+    )
+    data = _facts(certificate, issuance_id=issuance.pk, failures=times, **_why(trouble))
+    for key in keys:
+        if raise_once(certificate.owner, Kind.RENEWAL_FAILED, key, f"{domain} could not be renewed", body, data):
+            return
+
+
+def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
+    domain = certificate.domain
+    body = (
+        f"There is no certificate for {domain}, and it is not tried again by itself. {trouble.what}\n\n"
+        "Mend what this says, then start another attempt (renew)."
+    )
+    data = _facts(certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble))
+    key = f"action_needed:{issuance.pk}"
+    raise_once(certificate.owner, Kind.ACTION_NEEDED, key, f"{domain} has no certificate and needs you", body, data)
+
+
+def _count(times: int) -> str:
+    return "It failed for the first time." if times <= 1 else f"It failed {times} times in a row."
+
+
+def _validity(certificate: Certificate) -> str:
+    if not certificate.expires_at:
+        return ""
+    if certificate.expires_at <= clock.now():
+        return f"The current one has been out of date since {for_people(certificate.expires_at)}."
+    return f"The current one is valid until {for_people(certificate.expires_at)}."
+
+
+def _next_try(certificate: Certificate) -> str:
+    if certificate.open_issuance():
+        return "An attempt is under way."
+    if not certificate.renew_at or not certificate.auto_renew:
+        why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
+        return f"{why}: start one (renew)."
+    if certificate.renew_at <= clock.now():
+        return "The next attempt is due."
+    return f"The next attempt is at {for_people(certificate.renew_at)}."
+
+
+def _person(trouble: Trouble) -> str:
+    return " That will not help until somebody mends what is said above." if trouble.permanent else ""
+
+
+# --- expiry ---
+
+
+def near_expiry(now: datetime) -> Iterator[Certificate]:
+    """Those to look at for `expiring`, soonest expiry first, read in batches by the index for it."""
+    last = now + timedelta(days=max(WARN_DAYS))
+    soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by("expires_at", "pk")
+    soon, after, pk = soon.select_related("owner", "current"), now, 0
+    while batch := list(soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]):
+        yield from batch
+        pk, after = batch[-1].pk, batch[-1].expires_at or last
+
+
+def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None:
+    """The warning (14, 7, 3 or 1 days) that a certificate with this time left has reached; None: none yet.
+
+    Only warnings after its normal renewal count, at a third of its life left, or at half when the life is under ten
+    days (issuance.renewal): a six-day certificate has the one at 1 day, one of 45 days has all four. Where nothing
+    renews it, those in the second half of its life count.
+    """
+    renewal_at = life / 2 if life < SHORT_LIFE or not renews else life / 3
+    reached = [days for days in WARN_DAYS if left <= timedelta(days=days) < renewal_at]
+    return min(reached, default=None)
+
+
+def expiring(certificate: Certificate, now: datetime) -> None:
+    """The certificate's current version ends soon and has no successor. Told once for each warning that it reaches."""
+    version = certificate.current
+    if not version or version.revoked_at:
+        return
+    life = version.not_after - version.not_before
+    days = warned_days(version.not_after - now, life, renews=certificate.auto_renew)
+    if days is None:
+        return
+    domain, what = certificate.domain, _last_failure(certificate)
+    last = f"The last attempt failed. {what} " if what else ""
+    body = (
+        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
+        f"{last}{_next_try(certificate)}"
+    )
+    facts = _facts(certificate, issuance_id=version.issuance_id, days=days, expires_at=for_programs(version.not_after))
+    facts |= {"what": what} if what else {}
+    subject = f"{domain} expires in {_span(version.not_after - now)}"
+    raise_once(certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts)
+
+
+def _span(left: timedelta) -> str:
+    hours = round(left / timedelta(hours=1))
+    if hours < 36:
+        return "an hour" if hours <= 1 else f"{hours} hours"
+    return f"{round(left / timedelta(days=1))} days"
+
+
+def _last_failure(certificate: Certificate) -> str:
+    ended = certificate.issuances.filter(pk__gt=certificate.current.issuance_id if certificate.current else 0)
+    last = ended.filter(state=Issuance.State.FAILED).order_by("-pk").first()
+    return last.error_what if last else ""
+
+
+# --- private CAs that end ---
+
+
+def near_end(now: datetime) -> QuerySet[PrivateCA]:
+    """Those to look at for `ca_expiring`; one that ended while this server was down among them."""
+    span = timedelta(days=max(WARN_CA_DAYS))
+    ending = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE, not_after__range=(now - span, now + span))
+    return ending.select_related("owner").order_by("not_after", "pk")
+
+
+def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
+    """The private CA ends soon. Told once for each warning that it reaches, the first of them at once where it was made
+    for less."""
+    left = private_ca.not_after - now
+    days = min(days for days in WARN_CA_DAYS if left <= timedelta(days=days))
+    name, ends = private_ca.name, for_people(private_ca.not_after)
+    signed = Certificate.objects.filter(retired_at=None, account__private_ca=private_ca)
+    count, domains = signed.count(), signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED]
+    used = f"Certificates in use with an account of it: {count} ({', '.join(domains)}{', …' * (count > NAMED)})."
+    body = (
+        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid until {ends}."
+        " What it signs ends then at the latest, and after that it signs nothing.\n\n"
+        f"{used if count else 'No certificate in use has an account of it.'}\n\n"
+        "Make a new private CA in time, have its certificate trusted wherever this one is, and give the certificates an"
+        " account of the new one (acme_account_id): they are issued anew at once."
+    )
+    data = {
+        "ca_id": private_ca.pk,
+        "name": name,
+        "days": days,
+        "expires_at": for_programs(private_ca.not_after),
+        "certificates": count,
+    }
+    subject = f"The private CA {name} expires in {_span(left)}"
+    if left <= timedelta(0):
+        subject = f"The private CA {name} has expired"
+    raise_once(private_ca.owner, Kind.CA_EXPIRING, f"ca_expiring:{private_ca.pk}:{days}", subject, body, data)
+
+
+# --- DNS ---
+
+
+def credential_refused(credential: DnsCredential, what: str) -> None:
+    """The DNS provider refused the credential. Told once a day (UTC) for each credential."""
+    body = (
+        f"The DNS provider {credential.provider} refused the credential {credential.name}. {what}\n\n"
+        "As long as it does, no certificate that uses it is issued or renewed, and records of the last attempts may "
+        "stay in their zones. Give the credential a secret that the provider takes, and check it."
+    )
+    data = {"dns_provider_id": credential.pk, "provider": credential.provider, "name": credential.name, "what": what}
+    key = f"credential_refused:{credential.pk}:{clock.now().astimezone(UTC):%Y-%m-%d}"
+    subject = f"The DNS credential {credential.name} was refused"
+    raise_once(credential.owner, Kind.CREDENTIAL_REFUSED, key, subject, body, data)
+
+
+def nobody_writes_the_service_zone() -> None:
+    """Certificates that rely on the service zone fail, and only staff can mend it. Told to each of them once a day."""
+    zone, wanted = settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL
+    body = (
+        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS credential {wanted}.\n\n"
+        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it to the id of one"
+        " that can write the zone."
+    )
+    data = {"zone": zone, "dns_provider_id": wanted}
+    key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
+    for operator in User.objects.filter(is_staff=True, is_active=True):
+        raise_once(operator, Kind.ACTION_NEEDED, key, f"Nobody can write the service zone {zone}", body, data)
+
+
+def cleanup_failed(record_id: int, trouble: Trouble) -> None:
+    """A record could not be removed. Told at once only where the credential is to blame."""
+    if trouble.code in CREDENTIAL_REFUSED:
+        record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
+        credential_refused(record.credential, trouble.what)
+
+
+def in_the_zone_too_long(now: datetime) -> QuerySet[TxtRecord]:
+    """Records that could not be removed and are a day old."""
+    stuck = TxtRecord.objects.in_the_zone().filter(wake_at__isnull=False, intent_at__lte=now - LEFT_BEHIND_AFTER)
+    return stuck.exclude(left_behind="")
+
+
+def left_behind(record_id: int) -> None:
+    """The record is needed by nobody and cannot be removed."""
+    record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
+    credential = record.credential
+    assert record.intent_at, "it was meant to be written"
+    body = (
+        f"The TXT record {record.name} with the value {record.value} is needed no more, and could not be removed "
+        f"through the DNS credential {credential.name}. {record.left_behind}\n\n"
+        "It is tried again once a day. You may remove the record by hand; it does no harm but to be there."
+    )
+    data = {
+        "dns_provider_id": credential.pk,
+        "record": record.name,
+        "value": record.value,
+        "since": for_programs(record.intent_at),
+        "what": record.left_behind,
+    }
+    key = f"left_behind:{record.pk}:{for_programs(record.intent_at)}"
+    subject = f"The TXT record {record.name} was left behind"
+    raise_once(credential.owner, Kind.RECORD_LEFT_BEHIND, key, subject, body, data)
+
+
+# --- words ---
+
+
+def _facts(certificate: Certificate, **more: Any) -> dict[str, Any]:
+    expires = {"expires_at": for_programs(certificate.expires_at)} if certificate.expires_at else {}
+    next_try = {"next_try_at": for_programs(certificate.renew_at)} if certificate.renew_at else {}
+    return {"domain": certificate.domain, "certificate_id": certificate.pk} | expires | next_try | more
+
+
+def _why(trouble: Trouble) -> dict[str, Any]:
+    return {"code": trouble.code, "what": trouble.what, "permanent": trouble.permanent}

@@ -1,0 +1,21 @@
+"""What in the zone would make the CA refuse, found before an order is spent."""
+
+from issuance.preflight.caa import denial
+from issuance.preflight.checks import MOST_ZONES, before_order, check, run
+from issuance.preflight.report import Finding, text_of, together
+from issuance.preflight.rules import CHAIN_CODES, of_caa, of_chains, of_zones
+
+__all__ = [
+    "CHAIN_CODES",
+    "MOST_ZONES",
+    "Finding",
+    "before_order",
+    "check",
+    "denial",
+    "of_caa",
+    "of_chains",
+    "of_zones",
+    "run",
+    "text_of",
+    "together",
+]

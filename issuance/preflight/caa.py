@@ -1,0 +1,115 @@
+"""Whether CAA records let a CA issue for a name that is proved by dns-01: RFC 8659, and the parameters of RFC 8657."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dnsclient.names import shown
+from dnsclient.survey import CAARecord, Policy
+from issuance.identifiers import WILDCARD
+
+METHOD = "dns-01"
+CRITICAL = 128
+# RFC 8659, RFC 9495, and the Baseline Requirements' contact tags: what CAs know.
+KNOWN_TAGS = ("issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone")
+
+
+class Denial(NamedTuple):
+    """Why the CA must refuse: a code, and a sentence that says which record is at fault and how it is mended."""
+
+    code: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Permission:
+    """The value of an `issue` or `issuewild` property (RFC 8659, section 4.2); no issuer: it permits nobody."""
+
+    issuer: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, record: CAARecord) -> "Permission":
+        issuer, *parameters = (each.strip() for each in record.value.split(";"))
+        pairs = [each.partition("=") for each in parameters if each]
+        if " " in issuer or not all(equals for _, equals, _ in pairs):
+            return cls("")  # malformed: as if it named nobody
+        return cls(issuer.lower().rstrip("."), tuple((name.strip().lower(), value.strip()) for name, _, value in pairs))
+
+    def values(self, name: str) -> list[str]:
+        return [value for each, value in self.parameters if each == name]
+
+    def is_for_account(self, url: str) -> bool:
+        """`accounturi` (RFC 8657, section 3); a second one contradicts the first."""
+        return not url or self.values("accounturi") in ([], [url])
+
+    def is_for_method(self) -> bool:
+        """`validationmethods` (RFC 8657, section 4)."""
+        return all(METHOD in [each.strip() for each in value.split(",")] for value in self.values("validationmethods"))
+
+
+def denial(name: str, policy: Policy, identities: Sequence[str], account_url: str) -> Denial | None:
+    """Why a CA of these identities must not issue for the name (wildcards as `*.name`); None: it may.
+
+    Without identities only that is judged which holds for every CA; without `account_url` accounts are not compared.
+    """
+    for record in policy.records:
+        if record.flags & CRITICAL and record.tag not in KNOWN_TAGS:
+            return _unknown(name, policy, record)
+    tag, properties = _properties(name, policy)
+    permissions = [Permission.of(each) for each in properties]
+    ours = [each for each in permissions if each.issuer and (each.issuer in identities or not identities)]
+    if not properties or (ours and not identities):
+        return None
+    if any(each.is_for_account(account_url) and each.is_for_method() for each in ours):
+        return None
+    if not ours:
+        return _forbidden(name, policy, tag, sorted({each.issuer for each in permissions if each.issuer}), identities)
+    if not any(each.is_for_account(account_url) for each in ours):
+        return _other_account(name, policy, ours, account_url)
+    return _other_method(name, policy, ours)
+
+
+def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
+    """`issuewild` counts for wildcards and overrides `issue` there (RFC 8659, section 4.3)."""
+    wild = [each for each in policy.records if each.tag == "issuewild"]
+    if name.startswith(WILDCARD) and wild:
+        return "issuewild", wild
+    return "issue", [each for each in policy.records if each.tag == "issue"]
+
+
+def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
+    return Denial(
+        "caa_critical",
+        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that does not know the tag"
+        f" {shown(record.tag)} must not issue for {name}: remove the record, or set its flags to 0.",
+    )
+
+
+def _forbidden(name: str, policy: Policy, tag: str, issuers: Sequence[str], identities: Sequence[str]) -> Denial:
+    allowed = shown(", ".join(issuers)) or "nobody"
+    if not identities:
+        return Denial("caa_forbids", f"The CAA records of {policy.owner} let nobody issue for {name}: remove them.")
+    return Denial(
+        "caa_forbids",
+        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not {' or '.join(identities)}:"
+        f' add the record {policy.owner}. CAA 0 {tag} "{identities[0]}".',
+    )
+
+
+def _other_account(name: str, policy: Policy, ours: Sequence[Permission], account_url: str) -> Denial:
+    wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
+    return Denial(
+        "caa_account",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account {wanted} only"
+        f" (accounturi), and this certificate's account is {account_url}: name that one there, or use the other one.",
+    )
+
+
+def _other_method(name: str, policy: Policy, ours: Sequence[Permission]) -> Denial:
+    methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
+    return Denial(
+        "caa_method",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after {methods}"
+        f" (validationmethods), and this server proves names by {METHOD}: add {METHOD} there.",
+    )

@@ -1,0 +1,187 @@
+"""What would make the CA refuse, found before an order is spent.
+
+A look-up that fails is no reason to stop: only what DNS, the provider or the CA's own data say for certain blocks.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from authorities import catalog, clients
+from authorities.base import CA
+from authorities.errors import Refused
+from authorities.models import AcmeAccount
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsclient import survey
+from dnsclient.names import registered_domain
+from dnsclient.survey import Survey, Zone
+from dnsproviders import propagation, registry
+from dnsproviders.models import DnsCredential, TxtRecord
+from issuance import notify
+from issuance.challenges import delegation
+from issuance.identifiers import bases
+from issuance.models import Certificate, Issuance, IssuanceEvent
+from issuance.preflight import report, rules
+from issuance.preflight.report import Finding
+
+STEP = "preflight"  # of its event
+EVERY = timedelta(hours=1)
+ALONE = 18.0  # seconds, when a person waits for it
+FOR_DIRECTORY, FOR_ZONES = 1 / 3, 2 / 3  # of the time that is left then
+MOST_ZONES = 10  # that the provider is asked about
+FOR_A_PERSON = ("credential_refused",)  # it does not pass by itself
+
+
+def before_order(issuance: Issuance, client: CA) -> None:
+    """The preflight of an attempt, at most once an hour. Raises Refused where the order would be spent in vain; what
+    else is worth knowing becomes an event."""
+    last = issuance.preflighted_at
+    if issuance.account.is_private or (last and clock.now() - last < EVERY):
+        return
+    if not issuance.credential and delegation.is_delegated(issuance.certificate):
+        raise Refused("preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True)
+    issuance.breathe()
+    with clock.limit(issuance.turn_left() / 2):
+        written = _written_before(issuance)
+        found = check(issuance.certificate, issuance.account, issuance.credential, client, but=written)
+    blocking = [each for each in found if each.blocks]
+    with issuance.fence():
+        deaf = [propagation.server_of(label) for each in found for label in each.servers]
+        issuance.write(preflighted_at=clock.now(), deaf=deaf)
+        if found and not blocking:
+            what, done = report.text_of(found), IssuanceEvent.Outcome.DONE
+            IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
+    if blocking:
+        for each in blocking:
+            if each.said and issuance.credential:
+                notify.credential_refused(issuance.credential, each.said)
+        first = blocking[0].code
+        raise Refused(f"preflight_{first}", report.text_of(blocking), permanent=first in FOR_A_PERSON)
+
+
+def run(certificate: Certificate) -> list[Finding]:
+    """The preflight alone, for whoever asks: it spends no order, and ends within 20 seconds."""
+    account, credential = certificate.account, delegation.credential_for(certificate)
+    with clock.limit(ALONE):
+        found = check(certificate, account, credential, clients.client_for(account))
+    if not credential and not account.is_private:
+        found.insert(0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate)))
+    return found
+
+
+def check(
+    certificate: Certificate,
+    account: AcmeAccount,
+    credential: DnsCredential | None,
+    client: CA,
+    *,
+    but: Collection[str] = (),
+) -> list[Finding]:
+    """What stands in the way of the certificate at this account, with this credential; those that block come first.
+
+    Costs a few batches of DNS questions, and one call to the provider for each zone; none for the TXT names in `but`.
+    Nothing for a private CA.
+    """
+    if account.is_private:
+        return []
+    target = delegation.only_target(certificate, credential)
+    identities = _identities(account, client)
+    seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
+    return report.together(
+        [
+            *_of_count(certificate, account),
+            *rules.of_silence(seen, certificate.domain),
+            *rules.of_caa(seen, certificate.names, identities, account.url),
+            *rules.of_chains(seen, target),
+            *rules.of_zones(seen),
+            *_of_credential(certificate, credential, _places(seen, target, but)),
+        ]
+    )
+
+
+def _written_before(issuance: Issuance) -> list[str]:
+    """Where the certificate's last attempt wrote TXT records with the same credential: it can read these zones."""
+    last = issuance.certificate.issuances.filter(pk__lt=issuance.pk).order_by("-pk").first()
+    if not last:
+        return []
+    records = TxtRecord.objects.filter(authorizations__issuance=last, credential=issuance.credential)
+    return list(records.filter(presented_at__isnull=False).exclude(zone="").values_list("name", flat=True))
+
+
+# --- The CA's data ---
+
+
+def _identities(account: AcmeAccount, client: CA) -> Sequence[str]:
+    """How CAA records name the CA: by its directory, else by what is known of it."""
+    try:
+        with clock.limit(clock.time_left() * FOR_DIRECTORY):
+            said = client.caa_identities()
+    except (Trouble, Wait):  # the order will tell
+        said = ()
+    known = catalog.known().get(account.ca_provider)
+    return said or (known.caa_identities if known else ())
+
+
+def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Finding]:
+    info, count = catalog.known().get(account.ca_provider), len(certificate.names)
+    if info and count > (most := most_names(info, certificate.profile)):
+        profile = f" of the profile {certificate.profile}" if certificate.profile else ""
+        what = (
+            f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a certificate{profile}:"
+            " split it into several."
+        )
+        yield Finding("too_many_names", certificate.domain, "", what)
+
+
+def most_names(info: catalog.CAInfo, profile: str) -> int:
+    """How many names the CA takes in one certificate of the profile."""
+    return info.profiles.get(profile, info.max_names)
+
+
+# --- The credential ---
+
+
+class Place(NamedTuple):
+    """A name, where its TXT record goes, and the zone that resolvers see there."""
+
+    name: str
+    final: str
+    zone: Zone | None
+
+
+def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
+    """One name for each zone that is to be written to."""
+    places: dict[str, Place] = {}
+    for name, chain in seen.chains.items():
+        if (chain.trouble and not chain.is_unknown) or chain.final in but or (target and chain.final != target):
+            continue
+        found = seen.zones.get(chain.final)
+        zone = found if isinstance(found, Zone) else None
+        places.setdefault(zone.name if zone else registered_domain(chain.final), Place(name, chain.final, zone))
+    return list(places.values())[:MOST_ZONES]
+
+
+def _of_credential(
+    certificate: Certificate, credential: DnsCredential | None, places: Sequence[Place]
+) -> Iterator[Finding]:
+    """Whether the provider shows the zones to the credential. A provider that does not answer is no obstacle: the
+    present step will ask it again."""
+    if not credential:
+        return
+    for name, final, seen in places:
+        try:
+            provider = registry.open_credential(credential)
+            zone = provider.zone_of(final)
+            doubt = provider.doubt(zone, final, seen) if seen else ""
+        except Trouble as troubled:
+            trouble = delegation.for_owner(certificate, credential, troubled)
+            refused = trouble.permanent and trouble.code.startswith("dns_")
+            code = trouble.code.removeprefix("dns_") if refused else "credential_unchecked"
+            said = getattr(trouble, "said", "")
+            yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused, said=said)
+        except Wait as wait:
+            yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)
+        else:
+            if doubt and credential.owner_id == certificate.owner_id:
+                yield Finding("zone_unseen", name, f"{final} TXT", doubt, blocks=False)

@@ -1,0 +1,176 @@
+"""What a survey of the zones means for an order: each finding names the record at fault and how it is mended."""
+
+from collections.abc import Iterator, Sequence
+
+from dnsclient.cnames import CHALLENGE
+from dnsclient.survey import Chain, Fault, Survey, Unanswered, Zone
+from issuance.challenges import delegation
+from issuance.identifiers import WILDCARD, is_listed_suffix
+from issuance.preflight import caa
+from issuance.preflight.report import Finding, _listed
+
+CHAIN_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwritable"}
+
+
+# --- What was not answered ---
+
+
+def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
+    if survey.silence:
+        what = f"Nothing could be looked up in DNS for {name} ({survey.silence}): what the CA will find is not known."
+        yield Finding("unanswered", name, "", what, blocks=False)
+
+
+def _of_unanswered(name: str, each: Unanswered) -> Finding:
+    """Only a SERVFAIL that says more than that is anybody's fault."""
+    if each.doubt.fault is Fault.BOGUS:
+        return _bogus(name, each.doubt.zone)
+    return Finding("unanswered", name, f"{each.name} {each.kind}", each.what, blocks=False)
+
+
+def _bogus(name: str, zone: str) -> Finding:
+    what = (
+        f"The DNSSEC signatures of {zone} do not validate: resolvers answer SERVFAIL for it, and answer with checking"
+        f" disabled. CAs validate: sign the zone anew, or set the DS record at its registrar right."
+    )
+    return Finding("dnssec", name, f"{zone} DS", what)
+
+
+# --- CAA ---
+
+
+def of_caa(survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str) -> Iterator[Finding]:
+    """A CA that nobody knows by a CAA name may look at no CAA records: what they say does not block then."""
+    for name in names:
+        policy = survey.policies.get(name.removeprefix(WILDCARD))
+        if isinstance(policy, Unanswered):
+            yield _of_caa_unanswered(name, policy)
+        elif policy and (denied := caa.denial(name, policy, identities, account_url)):
+            yield Finding(denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities))
+
+
+def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
+    if policy.doubt.fault is not Fault.DEAD:
+        return _of_unanswered(name, policy)
+    what = (
+        f"The resolvers answer SERVFAIL for the CAA records of {policy.name}, and CAs refuse then: its name servers"
+        " must answer that question too, if only with nothing."
+    )
+    return Finding("caa_unanswered", name, f"{policy.name} CAA", what, blocks=False)
+
+
+# --- CNAMEs ---
+
+
+def of_chains(survey: Survey, target: str) -> Iterator[Finding]:
+    """Whether the challenges lead to a place where a TXT record can be written; to `target`, where there is one."""
+    for name, chain in survey.chains.items():
+        if chain.trouble:
+            if not chain.is_unknown:
+                code = CHAIN_CODES.get(chain.trouble.code, "cname_unwritable")
+                yield Finding(code, name, f"{chain.final} CNAME", chain.trouble.what)
+        elif target and chain.final != target:
+            yield Finding("delegation_missing", name, f"{chain.names[0]} CNAME", delegation.missing(chain, target))
+        else:
+            yield from _of_place(name, chain, survey.zones.get(chain.final))
+
+
+def _of_place(name: str, chain: Chain, zone: Zone | Unanswered | None) -> Iterator[Finding]:
+    if isinstance(zone, Zone) and is_listed_suffix(zone.name):
+        yield _nowhere(name, chain, zone)
+    elif chain.wildcard:
+        above = chain.final.partition(".")[2]
+        what = (
+            f"A wildcard's CNAME (to {chain.wildcard}) answers for {chain.final}. It is not followed: the TXT record is"
+            f" written at {chain.final} and takes its place, which resolvers that kept the old answer see later."
+        )
+        yield Finding("wildcard_cname", name, f"*.{above} CNAME", what, blocks=False)
+
+
+def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
+    """No registered domain holds the place: only the suffix above answers that there is no such name."""
+    if len(chain.names) == 1:
+        what = f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it, or delegate it."
+        return Finding("no_zone", name, f"{name} NS", what, blocks=False)
+    before = chain.names[-2]
+    what = f"{before} is a CNAME to {chain.final}, and no such domain exists: mend the CNAME, or remove it."
+    return Finding("cname_nowhere", name, f"{before} CNAME", what)
+
+
+# --- Servers ---
+
+
+def of_zones(survey: Survey) -> Iterator[Finding]:
+    """How the servers answer that hold the places where TXT records are written."""
+    zones: dict[str, tuple[str, Zone | Unanswered]] = {}
+    for name, chain in survey.chains.items():
+        if zone := survey.zones.get(chain.final):
+            zones.setdefault(zone.name, (name, zone))
+    for name, zone in zones.values():
+        if isinstance(zone, Zone):
+            yield from _of_servers(name, zone)
+        else:
+            yield _of_dead(name, zone) if zone.doubt.fault is Fault.DEAD else _of_unanswered(name, zone)
+
+
+def _of_dead(name: str, each: Unanswered) -> Finding:
+    what = (
+        f"No name server answers for {each.name}: resolvers say SERVFAIL, with DNSSEC checking disabled too."
+        " Mend the servers of its zone, or its NS records."
+    )
+    return Finding("no_server", name, f"{each.name} NS", what)
+
+
+def _of_servers(name: str, zone: Zone) -> Iterator[Finding]:
+    if zone.fault is Fault.BOGUS:
+        yield _bogus(name, zone.name)
+    elif not zone.serials:
+        yield _of_deserted(name, zone)
+    elif zone.fault is Fault.DEAD:
+        what = f"The resolvers find nobody who answers for {zone.name}, though its servers answer this machine."
+        yield Finding("unanswered", name, f"{zone.name} NS", what, blocks=False)
+    else:
+        yield from _of_some_servers(name, zone)
+
+
+def _of_deserted(name: str, zone: Zone) -> Finding:
+    """No server answers here. That is the zone's fault where the resolvers find nobody either."""
+    servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or "it has none"
+    if zone.fault is not Fault.DEAD:
+        what = (
+            f"No name server of {zone.name} answers this machine for the zone ({servers}), while the resolvers answer:"
+            " port 53 may be closed or redirected here. TXT records are looked for through the resolvers then."
+        )
+        return Finding("servers_unreachable", name, f"{zone.name} NS", what, blocks=False)
+    if zone.name.startswith(f"{CHALLENGE}."):
+        what = (
+            f"{zone.name} is delegated by NS records to servers that do not answer for it ({servers}): remove the NS"
+            " records, or have the servers serve that zone."
+        )
+        return Finding("delegation_lame", name, f"{zone.name} NS", what)
+    what = f"No name server answers for {zone.name} ({servers}): mend the servers, or the zone's NS records."
+    return Finding("no_server", name, f"{zone.name} NS", what)
+
+
+def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
+    record = f"{zone.name} NS"
+    if zone.lame:
+        what = f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have them serve it"
+        what = f"{what}, or take them out of the NS records."
+        yield Finding("lame_server", name, record, what, blocks=False, servers=zone.lame)
+    if zone.silent:
+        what = (
+            f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}), and a CA may meet the"
+            " same: mend them, or take them out of the NS records."
+        )
+        yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
+    if zone.skipped:
+        what = (
+            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give each an address that"
+            " the public can reach, or take it out of the NS records."
+        )
+        yield Finding("server_not_asked", name, record, what, blocks=False)
+    if len(set(zone.serials.values())) > 1:
+        serials = _listed([f"{label} has serial {serial}" for label, serial in zone.serials.items()])
+        what = f"The name servers of {zone.name} disagree: {serials}. Mend the transfer, if it stays so."
+        yield Finding("servers_disagree", name, f"{zone.name} SOA", what, blocks=False)

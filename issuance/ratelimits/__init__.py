@@ -1,0 +1,36 @@
+"""The CAs' rate limits: an order that would be refused waits for its slot."""
+
+from issuance.ratelimits.buckets import Level, level_at, slot, take
+from issuance.ratelimits.charges import of_names
+from issuance.ratelimits.ledger import Ledger
+from issuance.ratelimits.messages import spoken
+from issuance.ratelimits.reservations import (
+    count_failed_validation,
+    grant,
+    prune,
+    record_order_result,
+    refuse_far_slot,
+    release,
+    reserve,
+    wait_while_busy,
+)
+from issuance.ratelimits.status import levels
+
+__all__ = [
+    "Ledger",
+    "Level",
+    "count_failed_validation",
+    "grant",
+    "level_at",
+    "levels",
+    "of_names",
+    "prune",
+    "record_order_result",
+    "refuse_far_slot",
+    "release",
+    "reserve",
+    "slot",
+    "spoken",
+    "take",
+    "wait_while_busy",
+]

@@ -1,0 +1,101 @@
+"""Which buckets of a CA's limits an order counts in."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from authorities import catalog
+from authorities.models import AcmeAccount
+from certctrl import clock
+from dnsclient import names
+from issuance import identifiers
+from issuance.models import Issuance, LimitBucket
+
+
+def buckets_of(issuance: Issuance) -> dict[int, int]:
+    """The rows of the buckets that the order needs, and what each costs. Those that never counted are made full."""
+    directory = catalog.directory_of(issuance.account)
+    known, wanted = catalog.limits_at(directory), of_order(issuance)
+    found = find(directory, wanted)
+    missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
+    if missing:
+        now = clock.now()
+        LimitBucket.objects.bulk_create(
+            [
+                LimitBucket(
+                    ca=directory,
+                    kind=want.kind,
+                    subject=want.subject,
+                    label=want.label[:320],
+                    level=known[want.kind].capacity,
+                    at=now,
+                )
+                for want in missing
+            ],
+            ignore_conflicts=True,
+        )
+        found = find(directory, wanted)
+    # Of a kind that has no known limit there is a row once the CA has refused: it is closed or it is not.
+    return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
+
+
+Kind = LimitBucket.Kind
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A bucket that an order counts in, or that must not be empty (`cost` 0)."""
+
+    kind: str
+    subject: str
+    label: str
+    cost: int = 1
+
+
+def of_order(issuance: Issuance) -> list[Charge]:
+    """The buckets of an order without `replaces`. A renewal of exactly the same names at the same CA counts in that of
+    these names only; what it is not counted in must only not be closed."""
+    return of_names(issuance.account, issuance.certificate.names, renews=renews_here(issuance))
+
+
+def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = False) -> list[Charge]:
+    whole = hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()
+    wanted = [
+        Charge(Kind.SET, whole, _listed(domains)),
+        Charge(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
+        busy(account),
+    ]
+    if not renews:
+        registered = dict.fromkeys(names.registered_domain(name) for name in domains)
+        wanted += [Charge(Kind.DOMAIN, domain, domain) for domain in registered]
+    bases = dict.fromkeys(name.removeprefix(identifiers.WILDCARD) for name in domains)
+    return wanted + [failures(account, base) for base in bases]
+
+
+def busy(account: AcmeAccount) -> Charge:
+    """Closed while the CA asks everybody to come back later, whatever they order."""
+    return Charge(Kind.BUSY, str(account.pk), account.name, cost=0)
+
+
+def failures(account: AcmeAccount, name: str) -> Charge:
+    return Charge(Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
+
+
+def renews_here(issuance: Issuance) -> bool:
+    """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
+    current = issuance.certificate.current
+    return current is not None and catalog.directory_of(current.account) == catalog.directory_of(issuance.account)
+
+
+def _listed(domains: Sequence[str]) -> str:
+    return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
+
+
+def find(directory: str, wanted: Sequence[Charge]) -> dict[Charge, int]:
+    by_subject = {(want.kind, want.subject): want for want in wanted}
+    rows = LimitBucket.objects.filter(ca=directory, subject__in=[want.subject for want in wanted])
+    return {
+        by_subject[kind, subject]: pk
+        for pk, kind, subject in rows.values_list("pk", "kind", "subject")
+        if (kind, subject) in by_subject
+    }

@@ -1,0 +1,105 @@
+"""Rows of the limits' buckets, locked for one transaction, and what it does with their tokens."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from django.db.models import Count
+
+from authorities import catalog
+from authorities.catalog import Limit
+from certctrl import clock
+from issuance.models import LimitBucket, Reservation, ReservedToken
+from issuance.ratelimits import buckets
+from issuance.ratelimits.buckets import Level
+
+# Tokens that are taken here and perhaps not yet counted at the CA.
+UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
+NO_LIMIT = Limit(float("inf"), 1.0)  # of a CA whose limits nobody knows: what it says itself closes the bucket
+MOST_TOKENS = 1e9  # what a bucket without a limit is written with
+ENOUGH = 1 - 1e-6  # a token, for all that floating point does
+
+
+class Ledger:
+    """Some buckets, locked until the transaction ends, or only looked at; `save()` writes what was changed."""
+
+    def __init__(self, ids: Iterable[int], *, look: bool = False) -> None:
+        wanted = sorted(set(ids))
+        rows = LimitBucket.objects.filter(pk__in=wanted).order_by("pk")
+        self.rows = {row.pk: row for row in (rows if look else rows.select_for_update())}
+        taken = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY)
+        self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
+        self.now = clock.now()  # after the lock was waited for
+        self._changed: set[int] = set()
+
+    def kind(self, pk: int) -> str:
+        return self.rows[pk].kind
+
+    def limit(self, pk: int) -> Limit:
+        row = self.rows[pk]
+        return catalog.limits_at(row.ca).get(row.kind, NO_LIMIT)
+
+    def level(self, pk: int) -> float:
+        row = self.rows[pk]
+        return buckets.level_at(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk])
+
+    def may_use(self, pk: int, cost: int) -> bool:
+        """A token is there; for what is not counted in the bucket it is enough that the CA did not close it."""
+        row = self.rows[pk]
+        if cost or row.kind == LimitBucket.Kind.FAILURES:
+            return self.level(pk) >= ENOUGH
+        return self.now >= row.at
+
+    def has_tokens(self, costs: Mapping[int, int]) -> bool:
+        return all(self.may_use(pk, cost) for pk, cost in costs.items())
+
+    def slot(self, pk: int, cost: int, ahead: int) -> datetime:
+        """When it may be used by whoever has so many others ahead of him."""
+        row = self.rows[pk]
+        if not cost and row.kind != LimitBucket.Kind.FAILURES:
+            return max(self.now, row.at)
+        level = Level(row.level, row.at)
+        return buckets.slot(level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0)
+
+    def take(self, costs: Mapping[int, int]) -> None:
+        """For an order that is sent at once, or soon: under way until `end()`."""
+        for pk in _costly(costs):
+            self._change(pk, -1)
+            self.under_way[pk] += 1
+
+    def end(self, costs: Mapping[int, int], *, back: bool) -> None:
+        """What `take()` took is spent, or comes back."""
+        for pk in _costly(costs):
+            self._change(pk, 1 if back else 0)
+            self.under_way[pk] -= 1
+
+    def spend(self, pk: int) -> None:
+        """A token, whether there is one or not."""
+        self._change(pk, -min(1.0, max(0.0, self.level(pk))))
+
+    def refund(self, ids: Iterable[int]) -> None:
+        for pk in ids:
+            self._change(pk, 1)
+
+    def close(self, pk: int, until: datetime, *, emptied: bool) -> None:
+        """Nothing comes of it until then; one token when the CA's own was empty, else what fills in meanwhile."""
+        row, limit = self.rows[pk], self.limit(pk)
+        filled = buckets.level_at(Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk])
+        row.level, row.at = min(1.0, filled) if emptied else min(filled, MOST_TOKENS), max(until, row.at)
+        self._changed.add(pk)
+
+    def _change(self, pk: int, tokens: float) -> None:
+        row = self.rows[pk]
+        level = buckets.take(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens)
+        row.level, row.at = level.tokens, level.at
+        self._changed.add(pk)
+
+    def save(self) -> None:
+        changed = [self.rows[pk] for pk in sorted(self._changed)]
+        if changed:
+            LimitBucket.objects.bulk_update(changed, ["level", "at"])
+        self._changed.clear()
+
+
+def _costly(costs: Mapping[int, int]) -> list[int]:
+    return [pk for pk, cost in costs.items() if cost]

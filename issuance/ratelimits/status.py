@@ -1,0 +1,46 @@
+"""What is left of a CA's limits, for the people who ask."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db.models import Count
+
+from authorities import catalog
+from authorities.models import AcmeAccount
+from issuance.models import LimitBucket, Reservation, ReservedToken
+from issuance.ratelimits import charges
+from issuance.ratelimits.ledger import Ledger
+
+Kind = LimitBucket.Kind
+SHOWN = 500  # certificates whose buckets an account shows
+
+
+def levels(account: AcmeAccount) -> list[dict[str, Any]]:
+    """The buckets of an account and of the newest certificates that it orders, as they are now."""
+    ordered = account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
+    wanted = {want for domains in ordered[:SHOWN] for want in charges.of_names(account, domains)}
+    account_itself = charges.Charge(Kind.ACCOUNT, str(account.pk), account.name)
+    return levels_of(charges.find(catalog.directory_of(account), [*wanted, account_itself]).values())
+
+
+def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
+    """What these buckets hold now, and how many wait for them, as the API shows it; `busy` while it is closed."""
+    ledger = Ledger(ids, look=True)
+    waits = ReservedToken.objects.filter(bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING)
+    waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
+    shown = [row for row in ledger.rows.values() if row.kind != LimitBucket.Kind.BUSY or ledger.now < row.at]
+    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
+
+
+def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:
+    limit = ledger.limit(row.pk)
+    known = limit if limit.capacity != float("inf") else None
+    return {
+        "kind": row.kind,
+        "subject": row.label or row.subject,
+        "capacity": known.capacity if known else None,
+        "seconds_for_one": known.each if known else None,
+        "left": round(max(0.0, ledger.level(row.pk)), 3) if known or ledger.now < row.at else None,
+        "waiting": waits,
+        "next_at": ledger.slot(row.pk, 1, waits),
+    }

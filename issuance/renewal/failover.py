@@ -1,0 +1,91 @@
+"""At which account the next attempt is made: the certificate's own, its CA's staging first, or the fallback account."""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+
+from authorities.models import AcmeAccount
+from certctrl import clock
+from issuance.models import Certificate, Issuance
+
+PROVE_AFTER = 3  # failures in a row
+LAST_DAY = timedelta(days=1)  # of a certificate: staging may be down for longer than it lives
+OTHER_ACCOUNT = "preflight_caa_account"
+STUCK = "ca_old_order"  # the own account gets no other order for these names: waiting is pointless
+USELESS = (AcmeAccount.Status.REFUSED, AcmeAccount.Status.DEACTIVATED)
+Failure = Issuance.Failure
+
+
+def account_for(certificate: Certificate, reason: str) -> tuple[AcmeAccount, bool]:
+    """The account of the next attempt, and whether it only proves, at the CA's staging, that production would succeed.
+
+    A person (MANUAL) always gets the certificate's own account. After the fallback account it is the own one's turn.
+    """
+    account = certificate.account
+    if reason == Issuance.Reason.MANUAL or not certificate.failing_since or certificate.proved_at:
+        return account, False
+    fallback = certificate.fallback_account
+    if fallback and _is_of_use(fallback) and _is_fallbacks_turn(certificate):
+        return fallback, False
+    staging = account.staging_account
+    if staging and account.staging_first and _is_of_use(staging) and _must_prove(certificate):
+        return staging, True
+    return account, False
+
+
+def why(issuance: Issuance) -> str:
+    """Why that account was chosen, for the owner to read; empty where there is nothing to explain."""
+    certificate, tried = issuance.certificate, issuance.account
+    if not certificate.failing_since or issuance.reason == Issuance.Reason.MANUAL:
+        return ""
+    own, since = certificate.account.name, f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
+    if issuance.proves:
+        row = f"{certificate.domain} failed {certificate.failures} times in a row"
+        return f"{row}: {tried.name}, at the CA's staging, is to issue it before {own} is asked again."
+    if tried.pk != certificate.account_id:
+        return f"{own} has failed since {since}: the fallback account {tried.name} is tried."
+    if certificate.proved_at:
+        return f"It succeeded at the CA's staging: {own} is tried again."
+    if certificate.fallback_account_id and _failed_too_long(certificate):
+        return f"{own} has failed since {since}: it is tried in turn with the fallback account."
+    return ""
+
+
+def patience(expires_at: datetime | None) -> timedelta:
+    """For how long the own account may fail before the fallback account is tried: FALLBACK_AFTER, or a quarter of what
+    is left of the certificate where that is shorter."""
+    longest = timedelta(seconds=settings.FALLBACK_AFTER)
+    if not expires_at:
+        return longest
+    left = max(timedelta(0), expires_at - clock.now())
+    return min(longest, left / 4) if left < 3 * longest else longest
+
+
+def _failed_too_long(certificate: Certificate) -> bool:
+    since = certificate.failing_since
+    return bool(since and clock.now() - since >= patience(certificate.expires_at))
+
+
+def _is_fallbacks_turn(certificate: Certificate) -> bool:
+    last = certificate.issuances.order_by("-pk").values_list("account_id", "error_code").first()
+    account_id, code = last or (None, "")
+    return account_id != certificate.fallback_account_id and (code == STUCK or _failed_too_long(certificate))
+
+
+def _is_of_use(account: AcmeAccount) -> bool:
+    return not account.retired_at and account.status not in USELESS
+
+
+def _must_prove(certificate: Certificate) -> bool:
+    """After three failures in a row that may pass by themselves; what a limit put off is not counted.
+
+    CAA records that name the production account keep staging from proving anything: production is next then.
+    """
+    ends = certificate.expires_at
+    if certificate.failures < PROVE_AFTER or (ends and ends - clock.now() < LAST_DAY):
+        return False
+    failed = certificate.issuances.filter(state=Issuance.State.FAILED).exclude(failure=Failure.LIMITED)
+    last = list(failed.order_by("-pk").values_list("failure", "proves", "error_code")[:PROVE_AFTER])
+    if last and last[0][1] and last[0][2] == OTHER_ACCOUNT:
+        return False
+    return all(proves or failure != Failure.PERMANENT for failure, proves, _ in last)

@@ -1,0 +1,105 @@
+"""A certificate that ends because its CA does: no renewal makes it longer.
+
+Here is which renewals are refused for it, and the sentences that tell people.
+"""
+
+from datetime import timedelta
+
+from django.db.models import Q
+
+from authorities import pki
+from authorities.errors import Refused
+from certctrl import clock
+from issuance.models import Certificate, CertificateVersion, Drill, Issuance, RenewalInfo
+from issuance.renewal import schedule
+from notices.moments import for_people
+
+GAINS_NOTHING = "renewal_gains_nothing"
+APPLES_LONGEST = timedelta(days=825)  # https://support.apple.com/en-us/103769, of private CAs too
+
+
+def gains_no_time(current: CertificateVersion, chain_pem: str) -> bool:
+    """Whether a renewal with this chain ends no later than the version that it is to replace."""
+    new = pki.facts(chain_pem)
+    return schedule.gains_no_time(
+        (current.not_before, current.not_after),
+        (new.not_before, new.not_after),
+        capped=pki.cap_of(chain_pem) is not None,
+    )
+
+
+def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
+    """Raise Refused for a renewal by itself that gains no time.
+
+    What a person asked for, or what replaces a certificate for another reason than its end, is stored.
+    """
+    certificate, current = issuance.certificate, issuance.certificate.current
+    if not current or issuance.reason != Issuance.Reason.RENEWAL:
+        return
+    if not gains_no_time(current, chain_pem) or _has_another_reason(certificate, current):
+        return
+    what = (
+        f"The new certificate for {certificate.domain} would be valid until"
+        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which stays."
+        f" {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
+    )
+    raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
+
+
+def _has_another_reason(certificate: Certificate, current: CertificateVersion) -> bool:
+    key = (certificate.key_type, certificate.key_size)
+    has_other_key = pki.key_kind(current.chain_pem) != key
+    is_revoked = current.revoke_asked_at is not None
+    return is_revoked or has_other_key or _is_replaced_early(current) or _is_in_drill(current)
+
+
+def _is_replaced_early(current: CertificateVersion) -> bool:
+    """Whether the CA's window is over before a renewal would be due by the life alone.
+
+    A CA that is going to revoke says so by this (RFC 9773, section 4.2).
+    """
+    info, now = RenewalInfo.objects.filter(version=current).first(), clock.now()
+    ours = schedule.renew_at(current.not_before, current.not_after, None, jitter=1)
+    return bool(info and info.window_end and info.window_end <= now < ours)
+
+
+def _is_in_drill(current: CertificateVersion) -> bool:
+    theirs = Q(issuer=current.issuer) | Q(account=current.account_id)
+    running = Drill.objects.filter(theirs, ended_at=None, stopped_at=None, created_at__gt=current.created_at)
+    return running.exists()
+
+
+def why_short(chain_pem: str) -> str:
+    """Return the sentence about a leaf that could not be longer; empty when its CA outlives it."""
+    cap = pki.cap_of(chain_pem)
+    if not cap:
+        return ""
+    return f"The certificate could not be longer: its CA, {cap.issuer}, ends at {for_people(cap.ends)}."
+
+
+def remedy(private: bool) -> str:
+    """Return what somebody must do so that the next one is longer."""
+    if private:
+        return (
+            "Make a new private CA, have its certificate trusted, and give the certificate an account of it"
+            " (acme_account_id)."
+        )
+    return (
+        "This ends when the CA signs with another certificate; until then only another account (acme_account_id, or"
+        " fallback_account_id) helps."
+    )
+
+
+def notes(certificate: Certificate) -> list[str]:
+    """Return the sentences about the current version's life that belong to an answer of the API."""
+    current = certificate.current
+    if not current:
+        return []
+    short = why_short(current.chain_pem)
+    told = [f"{short} {remedy(current.account.is_private)}"] if short else []
+    if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
+        told.append(
+            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days, a private CA's too:"
+            " set a shorter validity_seconds where they are to connect."
+        )
+    return told

@@ -1,0 +1,90 @@
+"""What an attempt that issued nothing means for its certificate: the class of its failure, when it is tried again."""
+
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from authorities.errors import LIMIT_WAIT, OF_A_LIMIT
+from certctrl import clock
+from certctrl.turns import Trouble
+from issuance import models
+from issuance.models import Certificate, Issuance
+from issuance.renewal import schedule
+from issuance.renewal.lifetime import GAINS_NOTHING
+
+Failure = Issuance.Failure
+
+
+class Verdict(NamedTuple):
+    failure: str  # its class, a `Failure`
+    counts: bool  # among the failures in a row of the certificate
+
+
+def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> Verdict:
+    """Set when the certificate is tried again (`renew_at`), and say what the failure is. Inside a transaction.
+
+    `asked_for` is the moment that the other side named. One at which a limit has room is waited for: that counts as no
+    failure and uses up none of the time in which a first issuance is tried. An attempt that ran out of time over
+    short waits for a CA that is only busy has failed.
+    """
+    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    now = clock.now()
+    retry_at = partial(
+        schedule.retry_at,
+        now,
+        certificate.failures + 1,
+        certificate.expires_at,
+        first_tried_at=_tried_since(certificate),
+        permanent=trouble.permanent and _asks_for_a_person(issuance, certificate),
+        jitter=schedule.draw(),
+    )
+    by_table = retry_at()
+    is_far = asked_for is not None and (trouble.code == LIMIT_WAIT or asked_for - now > models.TOO_LONG)
+    limited = is_far and trouble.code in OF_A_LIMIT
+    at = retry_at(asked_for=asked_for, limited=limited)
+    if trouble.code == GAINS_NOTHING and certificate.expires_at:
+        at = schedule.after_no_gain(now, certificate.expires_at)
+    fields: dict[str, Any] = {"renew_at": at if _is_wanted(certificate) else None, "updated_at": now}
+    since = certificate.failing_since
+    if limited and at and asked_for and at >= asked_for:
+        fields["failing_since"] = since and since + (at - now)
+    else:
+        fields["failing_since"] = since or now
+    if not limited:
+        fields |= {"failures": certificate.failures + 1, "proved_at": None}
+    Certificate.objects.filter(pk=certificate.pk).update(**fields)
+    return Verdict(class_of(trouble, asked_for, by_table), counts=not limited)
+
+
+def _tried_since(certificate: Certificate) -> datetime:
+    """The first failure in a row, or when a person asked again after that."""
+    since = certificate.failing_since or clock.now()
+    by_hand = certificate.issuances.filter(reason=Issuance.Reason.MANUAL).order_by("-pk")
+    asked = by_hand.values_list("created_at", flat=True).first()
+    return max(since, asked) if asked else since
+
+
+def note_proof(issuance: Issuance) -> None:
+    """Staging issued it: of that nothing is stored but the moment, and the next scan orders at the certificate's own
+    account. Inside a transaction."""
+    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    now = clock.now()
+    at = now if _is_wanted(certificate) else None
+    Certificate.objects.filter(pk=certificate.pk).update(proved_at=now, renew_at=at, updated_at=now)
+
+
+def _is_wanted(certificate: Certificate) -> bool:
+    return not certificate.retired_at and (certificate.auto_renew or not certificate.current_id)
+
+
+def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | None) -> str:
+    """A `Failure`; `by_table` is when it would be tried again if the other side had named no moment."""
+    if trouble.permanent:
+        return Failure.PERMANENT
+    decides = asked_for and by_table and asked_for > by_table
+    return Failure.LIMITED if decides or trouble.code in OF_A_LIMIT | {"wait_too_long"} else Failure.TRANSIENT
+
+
+def _asks_for_a_person(issuance: Issuance, certificate: Certificate) -> bool:
+    """What the fallback account or staging refuses for good, the certificate's own account may still be granted."""
+    return issuance.account_id == certificate.account_id

@@ -1,0 +1,123 @@
+"""When a certificate is renewed, and when an attempt that failed is made again. Pure functions: times in, times out."""
+
+import random
+from datetime import datetime, timedelta
+
+SHORT_LIFE = timedelta(days=10)
+AN_HOUR = timedelta(hours=1)
+A_DAY = timedelta(days=1)
+FIRST_RETRY = AN_HOUR
+LAST_RETRY = timedelta(hours=24)
+LEAST_RETRY = timedelta(minutes=15)
+LIMIT_SPREAD = timedelta(minutes=5)  # so that those who were told the same moment do not come at once
+FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
+
+Span = tuple[datetime, datetime]
+
+# Between two polls of a renewal window.
+LEAST_POLL = timedelta(minutes=1)
+USUAL_POLL = timedelta(hours=6)
+LONGEST_POLL = timedelta(hours=12)
+POLL_SPREAD = 0.1
+
+
+def renew_at(
+    not_before: datetime,
+    not_after: datetime,
+    days_before: int | None,
+    jitter: float,
+    ari_moment: datetime | None = None,
+) -> datetime:
+    """The moment of renewal, never later than with a sixth of the life left.
+
+    `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2) and is taken as it is: it lies in
+    the past when the CA is going to revoke. `days_before`, when a person set it, makes that earlier, never before half
+    of the life. Without either a third of the life is left, half when the life is under ten days. What was not drawn
+    from a window is up to an hour earlier by `jitter`, 0 to 1.
+    """
+    life = not_after - not_before
+    half = not_before + life / 2
+    ours = max(half, _by_the_life(not_after, life, days_before) - AN_HOUR * jitter)
+    chosen = ours if ari_moment is None else ari_moment
+    if days_before:
+        chosen = min(chosen, ours)
+    return min(chosen, not_after - life / 6)
+
+
+def _by_the_life(not_after: datetime, life: timedelta, days_before: int | None) -> datetime:
+    if days_before:
+        return not_after - timedelta(days=days_before)
+    return not_after - life / (2 if life < SHORT_LIFE else 3)
+
+
+def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
+    """Whether the new certificate ends no later than the current one. Each is its (not_before, not_after).
+
+    A gain of less than a hundredth of the current life is nothing. `capped`: the new one ends because its CA does.
+    Otherwise the CA may have begun to issue for a shorter life, and only an end that has not moved counts.
+    """
+    (began, ends), (begins, new_ends) = current, new
+    nothing = (ends - began) / 100
+    if capped:
+        return new_ends - ends <= nothing
+    return abs(new_ends - ends) <= nothing and begins - began > 10 * nothing
+
+
+def after_no_gain(now: datetime, expires_at: datetime) -> datetime:
+    """When a renewal that gained no time is tried again: after half of what is left, at least a day. So it is tried a
+    few times, whatever the CA does, and not daily."""
+    return now + max(A_DAY, (expires_at - now) / 2)
+
+
+def poll_pause(asked_for: float | None, jitter: float) -> timedelta:
+    """How long until a renewal window is asked for again (RFC 9773, section 4.3): what Retry-After says, in seconds,
+    between a minute and twelve hours, else six hours. `jitter`, 0 to 1, is up to a tenth more, so that a crowd does not
+    stay in step."""
+    pause = USUAL_POLL if asked_for is None else timedelta(seconds=asked_for)
+    longest = LONGEST_POLL / (1 + POLL_SPREAD)
+    return min(max(pause, LEAST_POLL), longest) * (1 + POLL_SPREAD * jitter)
+
+
+def retry_at(
+    now: datetime,
+    failures: int,
+    expires_at: datetime | None,
+    *,
+    first_tried_at: datetime,
+    permanent: bool = False,
+    asked_for: datetime | None = None,
+    limited: bool = False,
+    jitter: float = 0.5,
+) -> datetime | None:
+    """When to try again after the nth failure in a row; None when nothing is scheduled and a person is asked.
+
+    `asked_for` is the CA's moment (Retry-After); with `limited` it is the one at which a limit of the CA has room
+    again, and decides alone, however far off it is. `first_tried_at` is when the failures began. `jitter` is 0 to 1:
+    10 % less to 10 % more.
+    """
+    if limited and asked_for:
+        return now + _until_the_limit_has_room(asked_for - now, expires_at - now if expires_at else None, jitter)
+    if expires_at is None and (permanent or now - first_tried_at > FIRST_ISSUANCE):
+        return None
+    left = max(timedelta(0), expires_at - now) if expires_at else timedelta(0)
+    pause = LAST_RETRY if permanent else min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
+    if left:
+        pause = min(pause, left / 4)
+    elif expires_at and not permanent:  # whoever uses it is down by now
+        pause = min(pause, FIRST_RETRY)
+    pause = max(LEAST_RETRY, pause * (0.9 + 0.2 * jitter))
+    if asked_for:
+        most = max(FIRST_RETRY, left / 4) if expires_at else LAST_RETRY
+        pause = max(pause, min(asked_for - now, most))
+    return now + pause
+
+
+def _until_the_limit_has_room(pause: timedelta, left: timedelta | None, jitter: float) -> timedelta:
+    """Never sooner than asked, but for a certificate that would run out of time."""
+    pause = max(LEAST_RETRY, pause + LIMIT_SPREAD * jitter)
+    return pause if left is None else min(pause, max(FIRST_RETRY, left / 4))
+
+
+def draw() -> float:
+    """A jitter, 0 to 1."""
+    return random.random()  # noqa: S311  (spreads load, protects nothing)

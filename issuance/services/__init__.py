@@ -1,0 +1,58 @@
+"""What people can start: create, issue, renew, cancel, revoke, export, delete."""
+
+from issuance.services.attempts import (
+    advance,
+    issue,
+    new_issuance,
+    open_issuance,
+    refuse_issuance,
+    request_issuance,
+    retry_attempt,
+)
+from issuance.services.canceling import cancel, cancel_attempt
+from issuance.services.certificates import (
+    A_DAY,
+    CertificateSpec,
+    _answers,
+    create_certificate,
+    make_certificate,
+    new_certificate,
+    retire,
+    update_certificate,
+)
+from issuance.services.export import PFX, bundle, head, to_folder
+from issuance.services.fileset import NotReplaced
+from issuance.services.idempotency import Idempotency, once
+from issuance.services.locks import no_credential
+from issuance.services.revocation import revoke
+from issuance.services.validation import COLUMNS
+
+__all__ = [
+    "A_DAY",
+    "COLUMNS",
+    "PFX",
+    "CertificateSpec",
+    "Idempotency",
+    "NotReplaced",
+    "_answers",
+    "advance",
+    "bundle",
+    "cancel",
+    "cancel_attempt",
+    "create_certificate",
+    "head",
+    "issue",
+    "make_certificate",
+    "new_certificate",
+    "new_issuance",
+    "no_credential",
+    "once",
+    "open_issuance",
+    "refuse_issuance",
+    "request_issuance",
+    "retire",
+    "retry_attempt",
+    "revoke",
+    "to_folder",
+    "update_certificate",
+]

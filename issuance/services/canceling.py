@@ -1,0 +1,73 @@
+"""People end attempts, whoever holds them."""
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Case, F, Value, When
+
+from accounts import audit
+from certctrl import clock
+from certctrl.errors import Conflict, Refusal, TooLate
+from issuance import ratelimits
+from issuance.challenges import dns01
+from issuance.models import Certificate, Issuance, IssuanceEvent
+
+A_DAY = timedelta(days=1)
+
+
+def cancel(certificate: Certificate) -> Issuance:
+    """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
+    open_one = certificate.open_issuance()
+    if not open_one:
+        raise Conflict(f"Nothing is being issued for {certificate.domain}.")
+    with transaction.atomic():
+        canceled = cancel_attempt(open_one)
+        facts = {"domain": certificate.domain, "issue_history_id": canceled.pk}
+        audit.note(certificate.owner, "certificate.issuance_canceled", f"certificate:{certificate.pk}", **facts)
+    return canceled
+
+
+def cancel_attempt(issuance: Issuance) -> Issuance:
+    """End this attempt, whoever holds it. TooLate once the CA signs, Conflict when it has ended.
+
+    Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way.
+    """
+    now = clock.now()
+    with transaction.atomic():
+        held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
+        if not held:
+            raise _not_canceled(issuance)
+        records_wake_at = held.wake_at if held.holder and held.wake_at else now
+        taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
+        if not taken.update(
+            state=Issuance.State.CANCELED,
+            state_since=now,
+            ended_at=now,
+            wake_at=None,
+            holder="",
+            queued_at=None,
+            slot_at=None,
+        ):
+            raise Conflict("The attempt moved on at this very moment; try again.")
+        ratelimits.release(held)
+        idle = dns01.records_of(held).in_the_zone().filter(holder="")
+        later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
+        idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)
+        IssuanceEvent.objects.create(
+            issuance=held, at=now, step="cancel", outcome=IssuanceEvent.Outcome.FAILED, what="canceled by a person"
+        )
+        Certificate.objects.filter(pk=held.certificate_id).update(renew_at=_after_cancel(held.certificate))
+    held.refresh_from_db()
+    return held
+
+
+def _not_canceled(issuance: Issuance) -> Refusal:
+    """Why an attempt is past canceling: the CA signs, or it has ended."""
+    domain = issuance.certificate.domain
+    if Issuance.objects.open().filter(pk=issuance.pk).exists():
+        return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
+    return Conflict(f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled.")
+
+
+def _after_cancel(certificate: Certificate) -> datetime | None:
+    return clock.now() + A_DAY if certificate.auto_renew and not certificate.retired_at else None

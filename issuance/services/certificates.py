@@ -1,0 +1,226 @@
+"""Creating, changing and deleting certificates."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+
+from accounts import quotas
+from accounts.models import User
+from authorities.models import AcmeAccount
+from certctrl import clock
+from certctrl.errors import Conflict, TooLate
+from certctrl.turns import SKEW
+from dnsproviders.models import DnsCredential
+from issuance.models import Certificate, Issuance, digest, names_key
+from issuance.renewal import ari
+from issuance.services import canceling, locks, validation
+from issuance.services.attempts import advance, audit_certificate, request_issuance
+from issuance.services.idempotency import Idempotency, once
+from keystore import envelope
+from keystore.models import Envelope
+
+Reason = Issuance.Reason
+A_DAY = timedelta(days=1)
+ANEW = {"failures": 0, "failing_since": None, "proved_at": None}  # another account did not fail yet
+A_MINUTE = timedelta(minutes=1)
+TEN_MINUTES = timedelta(minutes=10)
+
+
+# --- certificates ---
+
+
+@dataclass(frozen=True)
+class CertificateSpec:
+    """A validated request for a certificate. `names` are A-labels, the domain first."""
+
+    names: Sequence[str]
+    account: AcmeAccount
+    credential: DnsCredential | None
+    key_type: str
+    key_size: int
+    settings: Mapping[str, Any]  # the columns of Certificate that a person may set besides
+
+    def digest(self) -> str:
+        credential = self.credential.pk if self.credential else None
+        names = [self.names[0], *sorted(self.names[1:])]
+        return digest(names, self.account.pk, credential, self.key_type, self.key_size, dict(self.settings))
+
+
+def create_certificate(
+    owner: User, ask: CertificateSpec, *, issue: bool, idempotency: Idempotency | None = None
+) -> tuple[Certificate, Issuance | None]:
+    """Make the certificate, and its first attempt when `issue` is set.
+
+    The same request sent twice, at once or after a time-out, answers with the one that the first made. Under
+    DEVICE_REQUIRED nothing is issued yet: the first device that is assigned does that.
+    """
+    certificate, issuance = make_certificate(owner, ask, issue=issue, idempotency=idempotency)
+    return certificate, advance(issuance)
+
+
+def make_certificate(
+    owner: User,
+    ask: CertificateSpec,
+    *,
+    issue: bool,
+    validity_seconds: int | None = None,
+    idempotency: Idempotency | None = None,
+) -> tuple[Certificate, Issuance | None]:
+    """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
+
+    def make() -> tuple[Certificate, Issuance | None]:
+        fallback_id = ask.settings.get("fallback_account_id")
+        locks.hold(owner, credential=ask.credential, account=ask.account, fallback_id=fallback_id)
+        same = _same_ask(owner, ask)
+        certificate = same if same and _answers(same, ask, validity_seconds) else new_certificate(owner, ask)
+        if certificate.current:
+            return certificate, certificate.current.issuance if issue else None
+        if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+            return certificate, None
+        # Who asks for it again while it fails is a person whom no backoff holds up.
+        reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
+        return certificate, request_issuance(certificate, reason, validity_seconds)
+
+    return once(owner, idempotency, make)
+
+
+def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
+    """The newest certificate that the same request made. Its attempt ended before this, or ends after this transaction:
+    so nobody takes it for one that is neither open nor issued."""
+    same = Certificate.objects.filter(owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None)
+    if newest := same.order_by("pk").last():
+        _lock_attempt(newest)
+    return same.select_related("current__issuance").order_by("pk").last()
+
+
+def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: int | None) -> bool:
+    """Whether it is what the request would make: never issued yet, or issued just now. Private CAs do that at once,
+    with whatever validity is asked for."""
+    version = certificate.current
+    if not version or version.revoke_asked_at:
+        return not version
+    if not ask.account.is_private:
+        return _is_within(version.created_at, TEN_MINUTES)
+    seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
+    return _is_within(certificate.created_at, A_MINUTE) and version.issuance.validity_seconds == seconds
+
+
+def _is_within(at: datetime, span: timedelta) -> bool:
+    """Not longer ago than that, nor written by a clock that was ahead."""
+    return -SKEW < clock.now() - at < span
+
+
+def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
+    validation.judge(validation.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
+    quotas.refuse_more(owner, "certificates")
+    certificate = Certificate.objects.create(
+        owner=owner,
+        domain=ask.names[0],
+        names=list(ask.names),
+        names_key=names_key(ask.account, ask.names),
+        account=ask.account,
+        credential=ask.credential,
+        key_type=ask.key_type,
+        key_size=ask.key_size,
+        ask=ask.digest(),
+        **ask.settings,
+    )
+    facts = {"account": ask.account.pk, "key_policy": certificate.key_policy}
+    export = certificate.server_decrypt_export
+    audit_certificate(certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts)
+    return certificate
+
+
+def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None:
+    """What differs, old and new; whether the key may be exported, and who can open it, as events of their own."""
+    changed = {}
+    for name, new in changes.items():
+        old = getattr(certificate, name)
+        if old != new:
+            changed[name] = [getattr(old, "pk", old), getattr(new, "pk", new)]
+    if export := changed.pop("server_decrypt_export", None):
+        audit_certificate(certificate, f"export_switched_{'on' if export[1] else 'off'}")
+    if policy := changed.pop("key_policy", None):
+        audit_certificate(certificate, "key_policy_changed", key_policy=policy)
+    if changed:
+        audit_certificate(certificate, "changed", changes=changed)
+
+
+def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
+    """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
+    old one; the attempt is answered. TooLate while that CA signs."""
+    with transaction.atomic():
+        locks.hold(
+            certificate.owner,
+            credential=changes.get("credential"),
+            account=changes.get("account"),
+            fallback_id=changes.get("fallback_account_id"),
+        )
+        _lock_attempt(certificate)
+        # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
+        certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
+        validation.judge(validation.changed(certificate, changes))
+        account = changes.get("account", certificate.account)
+        policy = changes.get("key_policy", certificate.key_policy)
+        moves = account.pk != certificate.account_id
+        if policy != certificate.key_policy:
+            _change_policy(certificate, policy)
+        open_one = certificate.open_issuance()
+        if moves and open_one:
+            canceling.cancel_attempt(open_one)
+        _audit_changes(certificate, changes)
+        fields = {**changes, **(ANEW if moves else {})}
+        if any(getattr(certificate, name) != value for name, value in changes.items()):
+            fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
+        for name, value in fields.items():
+            setattr(certificate, name, value)
+        certificate.names_key = names_key(account, certificate.names)
+        _reschedule(certificate)
+        certificate.save(update_fields=[*fields, "names_key", "renew_at", "updated_at"])
+        issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
+        issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
+    return advance(issuance)
+
+
+def _change_policy(certificate: Certificate, policy: str) -> None:
+    """The key that there is follows the policy at once; Conflict where that would leave nobody who can open it."""
+    if policy == Envelope.Policy.DEVICE_REQUIRED and (certificate.current or certificate.open_issuance()):
+        raise Conflict(
+            f"{certificate.domain} has no device that could open its key: assign one before DEVICE_REQUIRED."
+        )
+    if certificate.current:
+        envelope.rewrite_recipients(certificate.current.key, (), policy=policy)
+
+
+def _reschedule(certificate: Certificate) -> None:
+    """`renew_at` after a change of `auto_renew` or `renew_days_before`; an attempt in progress sets it at its end."""
+    version = certificate.current
+    if version and not certificate.auto_renew:
+        certificate.renew_at = None
+    is_retried = certificate.failures and certificate.renew_at
+    if not version or is_retried or certificate.open_issuance():
+        return
+    at = ari.renew_at(version, certificate.renew_days_before)
+    certificate.renew_at = at if certificate.auto_renew else None
+
+
+def _lock_attempt(certificate: Certificate) -> None:
+    """The open attempt, then the certificate: in this order a turn's end locks them."""
+    Issuance.objects.open().filter(certificate=certificate).select_for_update().first()
+
+
+def retire(certificate: Certificate) -> None:
+    """Never renew it again, and end its attempt where that is still possible; `prune()` removes what is left."""
+    with transaction.atomic():
+        _lock_attempt(certificate)
+        Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
+        open_one = certificate.open_issuance()
+        if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
+            with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
+                canceling.cancel_attempt(open_one)
+        Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
+        audit_certificate(certificate, "deleted")

@@ -1,0 +1,108 @@
+"""The key and its chain, for who may have them: audited, refused by policy (contract, section 9.5)."""
+
+import io
+import json
+import secrets
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from authorities import pki
+from certctrl.errors import ExportForbidden, Invalid, NotIssued
+from issuance.models import Certificate, CertificateVersion
+from issuance.services import fileset
+from keystore import envelope
+from keystore.models import Envelope
+
+PFX = ("modern", "legacy")  # what reads bundle.pfx
+PRIVATE_KEY = "private.key"
+
+
+def current_version(certificate: Certificate) -> CertificateVersion:
+    """The version to export; NotIssued, ExportForbidden."""
+    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise ExportForbidden(f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it.")
+    if not certificate.server_decrypt_export:
+        raise ExportForbidden(
+            f"The export of {certificate.domain} is switched off: set server_decrypt_export to true first."
+        )
+    if not certificate.current:
+        raise NotIssued(f"{certificate.domain} was not issued yet; look at its issue-result.")
+    if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise ExportForbidden(f"The key of {certificate.domain} was sealed for its devices only; renew it first.")
+    return certificate.current
+
+
+def head(certificate: Certificate) -> dict[str, str]:
+    """The headers of the ZIP, known without opening the key; NotIssued, ExportForbidden."""
+    current_version(certificate)
+    return {
+        "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
+        "Cache-Control": "no-store",
+    }
+
+
+def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, bytes]:
+    """PEM and DER parts by file name, the key among them as PEM; no chain.pem when there is no chain."""
+    parts = pki.split_chain(version.chain_pem)
+    files = {
+        PRIVATE_KEY: pki.key_pem(key).encode(),
+        "certificate.pem": parts.leaf.encode(),
+        "chain.pem": parts.chain.encode(),
+        "fullchain.pem": parts.fullchain.encode(),
+        "certificate.der": pki.to_der(parts.leaf),
+    }
+    return {name: content for name, content in files.items() if content}
+
+
+def bundle(
+    certificate: Certificate, *, actor: str, ip: str | None, user_agent: str, pfx: str = "modern"
+) -> tuple[bytes, str]:
+    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event.
+
+    `pfx` is one of PFX; Invalid for anything else.
+    """
+    if pfx not in PFX:
+        raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
+    version = current_version(certificate)
+    what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
+    key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
+    files, password = files_of(version, key), secrets.token_urlsafe(30)
+    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy")
+    files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
+    return zipped(files), password
+
+
+def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> tuple[list[Path], list[Path]]:
+    """Write the files into a folder of this machine, all or none of them. Opening the key is an audit event.
+
+    Return their paths, and those whose mode let others read the key, which is taken away. Raises NotReplaced.
+    """
+    current_version(certificate)
+    with fileset.locked(folder):
+        certificate.refresh_from_db()  # another run may have written a newer version while this one waited
+        version = current_version(certificate)
+        key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
+        files = {folder / name: content for name, content in files_of(version, pki.load_key(key)).items()}
+        closed = fileset.replace(files, {folder / PRIVATE_KEY})
+    return list(files), closed
+
+
+def meta(certificate: Certificate, version: CertificateVersion) -> dict[str, object]:
+    return {
+        "cert_id": certificate.pk,
+        "domain": certificate.domain,
+        "names": certificate.names,
+        "serial_number": version.serial,
+        "fingerprint_sha256": version.fingerprint,
+        "not_before": version.not_before.isoformat(),
+        "not_after": version.not_after.isoformat(),
+    }
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()

@@ -1,0 +1,39 @@
+"""Asking for a revocation. A worker carries it out."""
+
+from accounts import audit
+from certctrl import clock, dispatch
+from certctrl.errors import Conflict, Invalid
+from issuance import tasks
+from issuance.models import Certificate, CertificateVersion
+
+# --- revocation ---
+
+REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
+    "unspecified": 0,
+    "keyCompromise": 1,
+    "affiliationChanged": 3,
+    "superseded": 4,
+    "cessationOfOperation": 5,
+}
+
+
+def revoke(certificate: Certificate, reason: object = 0, actor: str = "", ip: str | None = None) -> CertificateVersion:
+    """Ask for the revocation of the current version. A worker carries it out, as often as it takes.
+
+    `reason` is a name or a number of REASONS. Raises Invalid, and Conflict when there is nothing to revoke.
+    """
+    number = REASONS.get(reason) if isinstance(reason, str) else reason
+    if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
+        known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
+        raise Invalid(f"That is no reason for a revocation; give one of {known}.", field="reason")
+    version = certificate.current
+    if not version:
+        raise Conflict(f"{certificate.domain} was never issued; there is nothing to revoke.")
+    unasked = CertificateVersion.objects.filter(pk=version.pk, revoke_asked_at=None)
+    now = clock.now()
+    if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):
+        who = actor or str(certificate.owner)
+        audit.record(certificate.owner, who, "certificate.revoked", str(version), ip, reason=number)
+        dispatch.nudge(tasks.revoke, version.pk)
+    version.refresh_from_db()
+    return version

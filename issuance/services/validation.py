@@ -1,0 +1,104 @@
+"""What a certificate may not ask of its accounts, and of its key policy: said before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from authorities import accounts, catalog
+from authorities.models import AcmeAccount
+from certctrl.errors import Invalid
+from issuance.models import Certificate
+from keystore.models import Envelope
+
+DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
+# The columns that are judged beside names, account and key.
+COLUMNS = ("key_policy", "server_decrypt_export", "reuse_key", "profile", "fallback_account_id")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A certificate as it is to be. `columns` are those of COLUMNS that somebody set."""
+
+    names: Sequence[str]
+    account: AcmeAccount
+    key_type: str
+    key_size: int
+    columns: Mapping[str, Any]
+
+
+def changed(certificate: Certificate, changes: Mapping[str, Any]) -> Wanted:
+    """The certificate as it is to be after these changes of its columns."""
+
+    def as_it_will_be(column: str) -> Any:
+        return changes.get(column, getattr(certificate, column))
+
+    columns = {column: as_it_will_be(column) for column in COLUMNS}
+    kind = (as_it_will_be("key_type"), as_it_will_be("key_size"))
+    return Wanted(certificate.names, as_it_will_be("account"), *kind, columns)
+
+
+def judge(wanted: Wanted) -> None:
+    """Raises Invalid, which says what does not go together, or NotFound for a fallback account of somebody else."""
+    _refuse_policy(wanted)
+    _refuse_key(wanted.account, wanted, "key_size")
+    _refuse_profile(wanted)
+    if wanted.columns.get("fallback_account_id"):
+        _refuse_fallback(_fallback(wanted), wanted)
+
+
+def _refuse_policy(wanted: Wanted) -> None:
+    if wanted.columns.get("key_policy") != DEVICE_REQUIRED:
+        return
+    if wanted.columns.get("server_decrypt_export"):
+        raise Invalid(
+            "Under DEVICE_REQUIRED the server cannot open the key: leave server_decrypt_export out, or choose HYBRID.",
+            field="server_decrypt_export",
+        )
+    if wanted.columns.get("reuse_key"):
+        raise Invalid(
+            "Under DEVICE_REQUIRED the server cannot open the key to keep it: leave reuse_key out, or choose HYBRID.",
+            field="reuse_key",
+        )
+
+
+def _refuse_key(account: AcmeAccount, wanted: Wanted, field: str) -> None:
+    if not catalog.signs(account.ca_provider, wanted.key_type, wanted.key_size):
+        what = f"{account.name} signs {catalog.key_sizes(account.ca_provider)}"
+        raise Invalid(f"{what}; {wanted.key_type} {wanted.key_size} is not among them.", field=field)
+
+
+def _refuse_profile(wanted: Wanted) -> None:
+    """A CA whose profiles are not known takes any: it is sent when its directory lists it."""
+    profile, info = wanted.columns.get("profile"), catalog.info(wanted.account.ca_provider)
+    if profile and info.profiles and profile not in info.profiles:
+        known = ", ".join(info.profiles)
+        raise Invalid(f"{info.label} has no profile {profile}; it has {known}.", field="profile")
+    _refuse_count(wanted.account, wanted, "profile")
+
+
+def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
+    profile, info = wanted.columns.get("profile"), catalog.info(account.ca_provider)
+    most, count = info.profiles.get(profile or "", info.max_names), len(wanted.names)
+    if count > most:
+        of = f"the profile {profile} of {info.label}" if profile in info.profiles else info.label
+        raise Invalid(f"A certificate by {of} has at most {most} names; this one has {count}.", field=field)
+
+
+def _fallback(wanted: Wanted) -> AcmeAccount:
+    pk, owner = wanted.columns["fallback_account_id"], wanted.account.owner_id
+    account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
+    if not account:
+        raise accounts.no_account(pk, "fallback_account_id")
+    return account
+
+
+def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
+    field, info = "fallback_account_id", catalog.info(fallback.ca_provider)
+    if fallback.pk == wanted.account.pk:
+        raise Invalid(f"{fallback.name} orders already: the fallback account is another one.", field=field)
+    if fallback.is_private or wanted.account.is_private:
+        raise Invalid("A private CA neither has a fallback account nor is one: it signs at once.", field=field)
+    _refuse_key(fallback, wanted, field)
+    _refuse_count(fallback, wanted, field)
+    if not info.wildcards and any(name.startswith("*.") for name in wanted.names):
+        raise Invalid(f"{info.label} issues no wildcards: choose another fallback account.", field=field)

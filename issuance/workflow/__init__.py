@@ -1,0 +1,31 @@
+"""Which step follows which, what each does, and what its end writes."""
+
+from issuance.workflow.batch import BATCH, LEASE, TURN, look
+from issuance.workflow.machine import STEPS, UNWRITABLE, Step, fail, run, steps_ahead, take
+from issuance.workflow.outcome import Done, Outcome, event
+from issuance.workflow.revocation import revoke
+from issuance.workflow.steps.order import LIMIT
+from issuance.workflow.steps.propagate import REPUBLISH_AFTER, judge
+from issuance.workflow.steps.reorder import order_anew
+
+__all__ = [
+    "BATCH",
+    "LEASE",
+    "LIMIT",
+    "REPUBLISH_AFTER",
+    "STEPS",
+    "TURN",
+    "UNWRITABLE",
+    "Done",
+    "Outcome",
+    "Step",
+    "event",
+    "fail",
+    "judge",
+    "look",
+    "order_anew",
+    "revoke",
+    "run",
+    "steps_ahead",
+    "take",
+]

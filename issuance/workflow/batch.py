@@ -1,0 +1,145 @@
+"""Looks in batches: attempts that wait for their records are claimed together, asked for together, and put back in one
+UPDATE. A message for each look would cost forty times as much."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import structlog
+from django.db import transaction
+from django.db.models import F
+
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsproviders import propagation
+from dnsproviders.models import TxtRecord
+from issuance.models import Authorization, Issuance, IssuanceEvent
+from issuance.workflow import machine, steps
+from issuance.workflow.outcome import Done
+
+logger = structlog.get_logger()
+
+BATCH = 500
+LEASE = 30.0  # seconds
+TURN = 20.0
+LONG = 20  # seconds: who waits that long is looked at together with others,
+IN_STEP = 5  # at every fifth second, since a look at few costs nearly as much as one at many
+
+STEP = machine.STEP_AT[Issuance.State.PRESENTED]
+
+
+def look() -> list[int]:
+    """Look once for up to 500 attempts. Answers the ids of those that are through and go on with `validate`."""
+    # Prefetched, so that all of one credential share it; nothing else of the attempts is needed.
+    attempts = Issuance.objects.prefetch_related("credential").defer("csr_pem")
+    rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state, holder="")
+    if not rows:
+        return []
+    try:
+        with clock.limit(TURN - 2):
+            wanted = wanted_records(rows)
+            looks = propagation.look([record for records in wanted.values() for record in records])
+    except Exception:
+        logger.exception("look.failed", rows=len(rows))
+        return _stumble(rows)
+    through: list[int] = []
+    waiting: dict[int, list[Issuance]] = defaultdict(list)
+    again: list[tuple[Issuance, Done]] = []
+    for row in rows:
+        if row.turn_left() <= 0:
+            waiting[0].append(row)  # no time is left; another batch goes on with it
+        elif _end(row, wanted[row.pk], looks, waiting, again):
+            through.append(row.pk)
+    for pause, same in waiting.items():
+        _put_back_together(same, pause)
+    if again:
+        _publish_again_together(again)
+    return through
+
+
+def _stumble(rows: Sequence[Issuance]) -> list[int]:
+    """The look itself failed, through no fault of these: each sleeps by the retry table."""
+
+    def fail(issuance: Issuance) -> Done:
+        raise Trouble("internal", "The look for the records met an error of this server; it is tried again.")
+
+    return [row.pk for row in rows if machine.run(STEP, row, fail)]
+
+
+def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:
+    """The records of the pending authorizations of each attempt, in three queries."""
+    pending = Authorization.objects.filter(issuance__in=rows, status=Authorization.Status.PENDING, record__isnull=False)
+    pairs = list(pending.order_by("record_id").values_list("issuance_id", "record_id").distinct())
+    records = TxtRecord.objects.prefetch_related("credential").in_bulk({record_id for _, record_id in pairs})
+    wanted: dict[int, list[TxtRecord]] = {row.pk: [] for row in rows}
+    for issuance_id, record_id in pairs:
+        wanted[issuance_id].append(records[record_id])
+    return wanted
+
+
+def _end(
+    row: Issuance,
+    records: Sequence[TxtRecord],
+    looks: Mapping[int, propagation.Look],
+    waiting: dict[int, list[Issuance]],
+    again: list[tuple[Issuance, Done]],
+) -> bool:
+    """End the turn of one row, or leave it among those that only wait on, or whose records are published again. True
+    when it is through."""
+
+    def pause_together(step: machine.Step, issuance: Issuance, wait: Wait) -> None:
+        says_the_same = wait.what == issuance.waits_for and not issuance.stumbles and not wait.asked
+        if says_the_same and clock.now() < issuance.deadline_at:
+            waiting[int(wait.seconds)].append(issuance)
+        else:
+            machine.put_back(step, issuance, wait)
+
+    def end_together(step: machine.Step, issuance: Issuance, done: Done, took: float) -> bool:
+        if not done.again:
+            return machine.settle(step, issuance, done, took)
+        again.append((issuance, done))
+        return False
+
+    return machine.run(STEP, row, lambda issuance: steps.judge(issuance, records, looks), pause_together, end_together)
+
+
+def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
+    """One UPDATE for all that wait on for the same time; those that were lost meanwhile are left alone."""
+    mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
+    wake_at = clock.now() + timedelta(seconds=pause)
+    if pause >= LONG:
+        wake_at += timedelta(seconds=-wake_at.timestamp() % IN_STEP)
+    mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at)
+
+
+def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
+    """One transaction for all whose records no server shows: back to `present`, with the same sentence as alone."""
+    now, token = clock.now(), ends[0][0].holder
+    by_id = {row.pk: (row, done) for row, done in ends}
+    with transaction.atomic():
+        mine = Issuance.objects.select_for_update().filter(pk__in=by_id, holder=token)
+        kept = list(mine.order_by("pk").values_list("pk", flat=True))
+        Issuance.objects.filter(pk__in=kept).update(
+            holder="",
+            queued_at=None,
+            stumbles=0,
+            deaths=0,
+            wake_at=now,
+            state=Issuance.State.ORDERED,
+            state_since=now,
+            deadline_at=machine.deadline(ends[0][0], Issuance.State.ORDERED),
+            presents=F("presents") + 1,
+            settles_at=None,
+        )
+        hidden = [record_id for pk in kept for record_id in by_id[pk][1].again]
+        TxtRecord.objects.filter(pk__in=hidden, holder="").update(presented_at=None)
+        IssuanceEvent.objects.bulk_create(
+            [
+                IssuanceEvent(
+                    issuance_id=pk, at=now, step=STEP.name, outcome=IssuanceEvent.Outcome.DONE, what=by_id[pk][1].what
+                )
+                for pk in kept
+            ]
+        )
+    for pk in by_id.keys() - set(kept):
+        machine.after_losing(by_id[pk][0])

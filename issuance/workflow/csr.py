@@ -1,0 +1,117 @@
+"""The key and the CSR of an attempt: fresh, or the key that is pinned, or those of an attempt that gave up."""
+
+from django.views.decorators.debug import sensitive_variables
+
+from authorities import clients, pki
+from authorities.base import NotYet
+from authorities.errors import Refused
+from certctrl import clock
+from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.renewal.lifetime import GAINS_NOTHING
+from issuance.workflow.outcome import Outcome, event
+from keystore import envelope
+from keystore.envelope import CannotOpen
+from keystore.models import Envelope
+
+KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
+ACTOR = "this server"
+PATIENCE = 5  # times that an earlier attempt's order is asked for where the CA does not show it
+NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)  # what the order led to was seen, and is no use
+
+
+def ensure_key_and_csr(issuance: Issuance) -> None:
+    """Give the attempt its key and its CSR, where it has none."""
+    if not issuance.csr_pem and not _take_over(issuance):
+        make(issuance)
+
+
+def replace_compromised(issuance: Issuance) -> None:
+    """A new key and CSR where somebody said, since they were made, that the key is in other hands."""
+    if is_compromised(issuance.certificate, issuance.csr_pem):
+        make(issuance)
+
+
+def is_compromised(certificate: Certificate, pem: str) -> bool:
+    """Whether any version with the key of that chain or CSR was revoked for keyCompromise, or is to be."""
+    revoked = certificate.versions.filter(revoke_reason=KEY_COMPROMISE)
+    return any(pki.same_key(each.chain_pem, pem) for each in revoked)
+
+
+@sensitive_variables()
+def make(issuance: Issuance) -> None:
+    """Seal the attempt's key under the policy of now, and write its CSR. The plaintext lives in here only."""
+    certificate, replaced, key = issuance.certificate, issuance.key_id, None
+    pinned, told = _pinned(issuance)
+    if pinned:
+        try:
+            what = f"{certificate.domain} is renewed with the same key"
+            key = pki.load_key(envelope.open_certificate_key(pinned.key, actor=ACTOR, what=what))
+        except CannotOpen as cannot:
+            told = f"The certificate gets a new key, although it is to keep its key: {cannot.what}"
+    key = key or pki.new_key(certificate.key_type, certificate.key_size)
+    csr_pem = pki.csr(key, certificate.names, certificate.subject())
+    with issuance.fence():
+        sealed = envelope.seal(certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy)
+        issuance.write(csr_pem=csr_pem, key=sealed)
+        if replaced:
+            Envelope.objects.filter(pk=replaced).delete()
+        if told:
+            event(issuance, "order", Outcome.DONE, told)
+
+
+def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
+    """The version whose key the attempt is to have, and what its owner is told of the key."""
+    certificate = issuance.certificate
+    version = certificate.current
+    if not certificate.reuse_key or not version or issuance.proves:
+        return None, ""
+    if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
+        return None, "The certificate gets a new key: it asks for another type or size than that of the key it has."
+    if is_compromised(certificate, version.chain_pem):
+        return None, "The certificate gets a new key: the one that it has was revoked for keyCompromise."
+    return version, "The certificate keeps its key (reuse_key)."
+
+
+def _take_over(issuance: Issuance) -> bool:
+    """An earlier attempt may have given up after its CSR was sent; its order may be valid by now."""
+    abandoned = Issuance.objects.filter(
+        certificate=issuance.certificate,
+        account=issuance.account,
+        proves=issuance.proves,
+        state=Issuance.State.FAILED,
+        names_key=issuance.names_key,
+        csr_sent_at__isnull=False,
+        key__isnull=False,
+        order_expires_at__gt=clock.now(),
+    )
+    earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
+    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(issuance, earlier):
+        return False
+    with issuance.fence():
+        issuance.write(
+            csr_pem=earlier.csr_pem,
+            key=earlier.key,
+            order_url=earlier.order_url,
+            profile=earlier.profile,
+            order_expires_at=earlier.order_expires_at,
+            csr_sent_at=earlier.csr_sent_at,
+        )
+        Issuance.objects.filter(pk=earlier.pk).update(key=None)
+    return True
+
+
+def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
+    """A person may have chosen another key or subject since, or have said that the key is in other hands."""
+    same = pki.is_csr_for(earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject())
+    return same and not is_compromised(certificate, earlier.csr_pem)
+
+
+def _became_valid(issuance: Issuance, earlier: Issuance) -> bool:
+    try:
+        return clients.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
+    except NotYet:
+        if issuance.stumbles < PATIENCE:
+            raise
+        return False
+    except Refused:
+        return False

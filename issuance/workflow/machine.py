@@ -1,0 +1,259 @@
+"""The state machine: which step follows which, and what a step's end writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from authorities import exchanges
+from authorities.base import NotYet
+from authorities.errors import Refused, Unexplained
+from authorities.models import AcmeAccount
+from certctrl import clock, log
+from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
+from issuance import notify, ratelimits
+from issuance.challenges.dns01 import records_of
+from issuance.models import TOO_LONG, Issuance
+from issuance.renewal import retry
+from issuance.workflow import oldorders, steps
+from issuance.workflow.outcome import Done, Outcome, event
+
+State = Issuance.State
+logger = structlog.get_logger()
+NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)  # seconds after the nth NotYet in a row: nine minutes, then it is an error
+LATELY = timedelta(minutes=10)  # since an account was made: not every node of its CA may know it
+UNWRITABLE = Trouble("internal", "It was given up: each end of its turns met an error of this server; see its log.")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the six: it takes an attempt from `state` to `to`. `reads` is what comes with the row, in one query."""
+
+    name: str
+    state: str
+    to: str
+    act: Callable[[Issuance], Done]
+    limit: timedelta
+    reads: tuple[str, ...] = ("certificate__owner", "account", "credential")
+
+
+STEPS = (
+    Step("order", State.QUEUED, State.ORDERED, steps.order, steps.LIMIT),
+    Step("present", State.ORDERED, State.PRESENTED, steps.present, timedelta(hours=1), ("credential",)),
+    Step("propagate", State.PRESENTED, State.PROPAGATED, steps.propagate, timedelta(minutes=30)),
+    Step("validate", State.PROPAGATED, State.VALIDATED, steps.validate, timedelta(minutes=30)),
+    Step("finalize", State.VALIDATED, State.FINALIZED, steps.finalize, timedelta(minutes=30)),
+    Step("download", State.FINALIZED, State.ISSUED, steps.download, timedelta(minutes=30)),
+)
+STEP_AT = {step.state: step for step in STEPS}
+
+
+def steps_ahead(state: str) -> tuple[Step, ...]:
+    """The steps that an attempt in this state still has to take."""
+    states = [step.state for step in STEPS]
+    return STEPS[states.index(state) :] if state in states else ()
+
+
+def deadline(issuance: Issuance, state: str) -> datetime:
+    """When an attempt that enters this state gives up."""
+    now = clock.now()
+    if state == State.PRESENTED and issuance.credential:
+        return now + timedelta(seconds=issuance.credential.propagation_timeout)
+    if state == State.FINALIZED:  # the CSR is sent: what finalize set goes on
+        return max(issuance.deadline_at, now + STEP_AT[state].limit)
+    return now + STEP_AT[state].limit
+
+
+def take(step: Step, issuance_id: int) -> bool:
+    """Take the step if it is due. True when the chain may go on: it is done now, or it was before."""
+    issuance = Issuance.objects.select_related(*step.reads).claim(issuance_id, state=step.state)
+    if issuance:
+        return run(step, issuance)
+    state = Issuance.objects.values_list("state", flat=True).filter(pk=issuance_id).first()
+    return state is not None and step not in steps_ahead(state)
+
+
+def run(
+    step: Step,
+    issuance: Issuance,
+    act: Callable[[Issuance], Done] | None = None,
+    pause: Callable[["Step", Issuance, Wait], None] | None = None,
+    end: Callable[["Step", Issuance, Done, float], bool] | None = None,
+) -> bool:
+    """One turn with a claimed attempt, to its end, whatever that is. True when the chain may go on.
+
+    A batch gives its own `act` and its own ways to write a wait and the end of a step.
+    """
+    began = clock.monotonic()
+    try:
+        with (
+            log.bind(issuance=issuance.pk, step=step.name),
+            exchanges.about(issuance, step.name),
+            clock.limit(issuance.turn_left()),
+        ):
+            if issuance.deaths >= MAX_DEATHS:
+                raise Refused("internal", "Workers died on this attempt five times in a row; it is given up.")
+            done = (act or step.act)(issuance)
+        return (end or settle)(step, issuance, done, clock.monotonic() - began)
+    except Wait as wait:
+        _unless_lost(pause or put_back, step, issuance, wait)
+    except LostTurn:
+        after_losing(issuance)
+    except Trouble as trouble:
+        _unless_lost(stumble, step, issuance, trouble)
+    except Exception:
+        logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        what = f"The step {step.name} met an error of this server; its log has the details. It is tried again."
+        _unless_lost(stumble, step, issuance, Trouble("internal", what))
+    return False
+
+
+def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception) -> None:
+    try:
+        end(step, issuance, why)
+    except LostTurn:
+        after_losing(issuance)
+    except Exception:  # of the database: nothing was written
+        logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        if clock.now() >= issuance.deadline_at and why is not UNWRITABLE:
+            return _unless_lost(fail, step, issuance, UNWRITABLE)
+        issuance.stumble(Trouble("internal", "an error of this server"))
+
+
+def after_losing(issuance: Issuance) -> None:
+    """What this turn published may be needed by nobody: have its records looked at."""
+    logger.info("turn.lost", issuance=issuance.pk)
+    if not Issuance.objects.open().filter(pk=issuance.pk).exists():
+        records_of(issuance).wake()
+
+
+def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
+    """Write the end of a step that is done: state, event and what the step has to store, or nothing of it."""
+    to = done.to or step.to
+    try:
+        with issuance.fence():
+            if done.write:
+                done.write()
+            event(issuance, step.name, Outcome.DONE, done.what, took)
+            if to == State.ISSUED:
+                close(issuance, to)
+            else:
+                _move(issuance, to, goes_on=not done.to)
+    except LostTurn:
+        after_losing(issuance)
+        return False
+    logger.info("step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000))
+    return not done.to
+
+
+def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
+    now = clock.now()
+    publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)  # it still waits for the same
+    issuance.release(
+        now - SKEW if goes_on else now,
+        state=to,
+        state_since=now,
+        deadline_at=deadline(issuance, to),
+        queued_at=now if goes_on else None,
+        waits_for=issuance.waits_for if publishes_again else "",
+    )
+    if to == State.VALIDATED:
+        records_of(issuance).wake()
+
+
+def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
+    """Write the end of a turn that must wait."""
+    now = clock.now()
+    until = now + timedelta(seconds=wait.seconds)
+    if wait.seconds > TOO_LONG.total_seconds():
+        return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
+    gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.asked else 0)
+    if now >= gives_up_at:
+        return fail(step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what)))
+    what = wait.what or issuance.waits_for
+    with issuance.fence():
+        if what != issuance.waits_for:
+            event(issuance, step.name, Outcome.WAIT, what)
+        issuance.release(until, waits_for=what, deadline_at=gives_up_at)
+    return None
+
+
+def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
+    """The deadline, moved by the time that the other side asked for: by six hours at most, or it could ask for ever."""
+    latest = max(issuance.deadline_at, issuance.state_since + step.limit + TOO_LONG)
+    return min(issuance.deadline_at + timedelta(seconds=seconds), latest)
+
+
+def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
+    minutes = round(issuance.age().total_seconds() / 60)
+    return f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}".strip()
+
+
+def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
+    """Write the end of a turn that failed: try again by the retry table, or end the attempt."""
+    _forget_unknown_account(issuance, trouble)
+    now, stumbles = clock.now(), issuance.stumbles + 1
+    pause = retry_pause(stumbles, trouble)
+    if _may_be_there_later(issuance, trouble):
+        stumbles = stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1
+        pause = NOT_YET[min(stumbles, len(NOT_YET)) - 1]
+        if stumbles > len(NOT_YET) and not issuance.csr_sent_at:
+            return fail(step, issuance, trouble)
+    elif trouble.permanent or isinstance(trouble, Refused):
+        return fail(step, issuance, trouble)
+    seconds = timedelta(seconds=pause)
+    if seconds > TOO_LONG:
+        return fail(step, issuance, trouble, asked_for=now + seconds)
+    gives_up_at = moved_deadline(step, issuance, seconds.total_seconds() if trouble.retry_after else 0)
+    if now >= gives_up_at:
+        return fail(step, issuance, trouble)
+    with issuance.fence():
+        event(issuance, step.name, Outcome.RETRY, trouble.what)
+        issuance.release(now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=gives_up_at)
+    return None
+
+
+def _may_be_there_later(issuance: Issuance, trouble: Trouble) -> bool:
+    """Nodes of a CA lag. Once the CSR is sent the order is worth more than an answer that may not be the CA's."""
+    return isinstance(trouble, NotYet) or (isinstance(trouble, Unexplained) and issuance.csr_sent_at is not None)
+
+
+def _is_again(issuance: Issuance, trouble: Trouble) -> bool:
+    """Whether the last turn ended for want of the same."""
+    return isinstance(trouble, NotYet) and issuance.waits_for.startswith(trouble.asked)
+
+
+def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
+    """The CA does not know the account any more: register once more, unless that is being done."""
+    if trouble.code == "ca_account_unknown":
+        if clock.now() - issuance.account.created_at < LATELY:
+            return
+        used = AcmeAccount.objects.filter(pk=issuance.account_id, url=issuance.account.url).exclude(url="")
+        used.update(url="", status=AcmeAccount.Status.PENDING, wake_at=clock.now(), queued_at=None)
+    elif trouble.code == "ca_account_deactivated":
+        AcmeAccount.objects.filter(pk=issuance.account_id).update(status=AcmeAccount.Status.DEACTIVATED)
+
+
+def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime | None = None) -> None:
+    """End the attempt; the certificate is tried again by its own, slower table."""
+    if asked_for is None and trouble.retry_after:
+        asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
+    # An attempt that failed over its DNS leaves a good order to the next one. What kills workers is not done again.
+    if step.state not in (State.ORDERED, State.PRESENTED) and issuance.deaths < MAX_DEATHS:
+        oldorders.give_up(issuance)
+    with issuance.fence():
+        event(issuance, step.name, Outcome.FAILED, trouble.what)
+        failure, counts = retry.count_failure(issuance, trouble, asked_for)
+        close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what, failure=failure)
+        notify.failed(issuance, trouble, counts=counts)
+    logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure)
+
+
+def close(issuance: Issuance, state: str, **fields: object) -> None:
+    """End an attempt that is held, inside its fence: nothing will wake it again, its records are looked at."""
+    now = clock.now()
+    issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields)
+    ratelimits.release(issuance)
+    records_of(issuance).wake()

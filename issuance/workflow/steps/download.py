@@ -1,0 +1,80 @@
+"""The last step: the chain is fetched, checked and stored."""
+
+from authorities import chains, clients, pki
+from authorities.errors import Refused
+from certctrl import clock
+from issuance import notify
+from issuance.challenges import delegation
+from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.renewal import ari, lifetime, retry
+from issuance.workflow.outcome import Done
+from issuance.workflow.steps.finalize import _certificate_url
+from issuance.workflow.steps.reorder import order_anew_once
+
+# --- download ---
+
+
+def download(issuance: Issuance) -> Done:
+    """Fetch the chain, check it against CSR and names, and store the version."""
+    client = clients.client_for(issuance.account)
+    preferred = issuance.certificate.preferred_chain
+    if not issuance.certificate_url:
+        url = _certificate_url(issuance, client.read_order(issuance.order_url))
+        issuance.write(certificate_url=url)
+    chain_pem = client.download(
+        issuance.certificate_url,
+        csr_pem=issuance.csr_pem,
+        validity_seconds=issuance.validity_seconds,
+        preferred_chain=preferred,
+    )
+    try:
+        chain = pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
+    except pki.WrongKey:
+        return order_anew_once(issuance, "the CA's certificate is for a key of another request")
+    except pki.BadChain as bad:
+        raise Refused(
+            "ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}"
+        ) from None
+    if issuance.proves:
+        return Done(
+            "staging issued it: it is thrown away, and production is next", write=lambda: retry.note_proof(issuance)
+        )
+    lifetime.refuse_useless(issuance, chain.pem)
+    what = f"the certificate is stored{chains.taken(chain.pem, preferred)}{chains.remarks(chain)}"
+    if short := lifetime.why_short(chain.pem):
+        what = f"{what}. {short}"
+    return Done(what, write=lambda: _store_version(issuance, chain))
+
+
+def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
+    facts = chain.facts
+    assert issuance.key, "the key was sealed in the first step"
+    version = CertificateVersion.objects.create(
+        certificate=issuance.certificate,
+        issuance=issuance,
+        account=issuance.account,
+        serial=facts.serial,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        fingerprint=facts.fingerprint,
+        issuer=facts.issuer,
+        ari_id=facts.ari_id,
+        chain_pem=chain.pem,
+        added_names=list(chain.added),
+        key=issuance.key,
+    )
+    # As it is now: a person may have changed it while the CA was asked.
+    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    ari.begin(version)
+    notify.renewed(certificate, version)
+    renew_at = ari.renew_at(version, certificate.renew_days_before)
+    Certificate.objects.filter(pk=certificate.pk).update(
+        current=version,
+        expires_at=facts.not_after,
+        renew_at=renew_at if certificate.auto_renew and not certificate.retired_at else None,
+        failures=0,
+        failing_since=None,
+        proved_at=None,
+        verified=certificate.verified or bool(delegation.only_target(certificate, issuance.credential)),
+        updated_at=clock.now(),
+    )

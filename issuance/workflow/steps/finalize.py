@@ -1,0 +1,70 @@
+"""The fifth step: the CSR is sent (RFC 8555, section 7.4)."""
+
+from datetime import timedelta
+
+from authorities import clients
+from authorities.base import CA, OrderResource
+from authorities.errors import Refused
+from certctrl import clock
+from certctrl.turns import Wait
+from issuance.models import Issuance
+from issuance.workflow import csr
+from issuance.workflow.outcome import Done
+from issuance.workflow.steps.reorder import after_invalid, order_anew_once, wait_for_ca
+
+FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
+
+
+# --- finalize ---
+
+
+def finalize(issuance: Issuance) -> Done:
+    """Read the order and do what its status asks: the CA's status decides, never our memory."""
+    client = clients.client_for(issuance.account)
+    resource = client.read_order(issuance.order_url)
+    if resource.status == "ready":
+        if not resource.finalize_url:
+            raise wait_for_ca(issuance, resource, "The order is ready, and the CA does not say yet where the CSR goes.")
+        was_sent = bool(issuance.csr_sent_at)
+        if not was_sent:
+            csr.replace_compromised(issuance)
+        _say_that_the_csr_is_sent(issuance, resource)
+        resource = _send_csr(issuance, client, resource, again=was_sent)
+    if resource.status == "invalid":
+        return after_invalid(issuance, client, resource)
+    if resource.status != "valid":
+        what = "The CA is signing." if issuance.csr_sent_at else "The CA does not show the order as ready any more."
+        raise wait_for_ca(issuance, resource, what)
+    if not issuance.csr_sent_at:
+        return order_anew_once(issuance, "the CA handed out an order that had been used")
+    url = _certificate_url(issuance, resource)
+    return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+
+
+def _certificate_url(issuance: Issuance, resource: OrderResource) -> str:
+    """Some CAs call an order valid a few reads before they say where its certificate is."""
+    if not resource.certificate_url:
+        raise wait_for_ca(issuance, resource, "The CA signed, and does not say yet where the certificate is.")
+    return resource.certificate_url
+
+
+def _send_csr(issuance: Issuance, client: CA, resource: OrderResource, *, again: bool) -> OrderResource:
+    """Send it. Where it was sent before, a refusal may mean that the order is further than the CA showed it."""
+    try:
+        return client.finalize(resource, issuance.csr_pem)
+    except Refused:
+        seen = client.read_order(issuance.order_url) if again else resource
+        if seen.status in ("processing", "valid"):
+            return seen
+        raise
+    except Wait as wait:  # orderNotReady, though it read ready
+        raise Wait(max(wait.seconds, issuance.patience()), wait.what) from None
+
+
+def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> None:
+    if issuance.csr_sent_at:
+        return
+    now = clock.now()
+    deadline = min(now + FINALIZE_LIMIT, resource.expires_at or now + FINALIZE_LIMIT)
+    expires_at = resource.expires_at or issuance.order_expires_at
+    issuance.write(csr_sent_at=now, deadline_at=max(deadline, issuance.deadline_at), order_expires_at=expires_at)

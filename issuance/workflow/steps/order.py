@@ -1,0 +1,233 @@
+"""The first step: ordering, within the CA's limits and after the preflight, and what its authorizations ask for."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from django.db import IntegrityError
+
+from authorities import clients, errors
+from authorities.base import CA, AuthorizationResource, NotYet, OrderResource
+from authorities.errors import Refused
+from authorities.models import AcmeAccount
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsclient import cnames
+from dnsproviders import propagation
+from dnsproviders.models import TxtRecord
+from issuance import preflight, ratelimits
+from issuance.challenges import delegation
+from issuance.models import Authorization, Issuance
+from issuance.renewal import ari, failover
+from issuance.workflow import csr, oldorders
+from issuance.workflow.outcome import Done, Outcome, event
+from issuance.workflow.steps.authorizations import refused
+
+LIMIT = timedelta(hours=6)
+
+
+def order(issuance: Issuance) -> Done:
+    """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
+    _say_who_is_asked(issuance)
+    _be_registered(issuance, issuance.account)
+    _let_older_attempts_end(issuance)
+    if not issuance.order_url and (issuance.replaces_refused or not ari.is_in_window(issuance)):
+        ratelimits.refuse_far_slot(issuance)
+    csr.ensure_key_and_csr(issuance)
+    client = clients.client_for(issuance.account)
+    if not issuance.order_url:
+        preflight.before_order(issuance, client)
+        _wait_for_list(issuance, _place_order(issuance, client))
+    elif not issuance.csr_sent_at and not issuance.authorizations.exists():
+        _wait_for_list(issuance, _read_order(issuance, client))
+    _read_authorizations(issuance, client)
+    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
+    return Done(
+        f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
+    )
+
+
+def _say_who_is_asked(issuance: Issuance) -> None:
+    """Where it is not simply the certificate's own account; told once, before anything can fail."""
+    what = failover.why(issuance)
+    if what and not issuance.events.filter(step="choose").exists():
+        with issuance.fence():
+            event(issuance, "choose", Outcome.DONE, what)
+
+
+def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
+    if account.status == AcmeAccount.Status.REFUSED:
+        raise Trouble(account.error_code or "ca_account_refused", account.error_what, permanent=True)
+    if account.status == AcmeAccount.Status.DEACTIVATED:
+        raise Trouble(
+            "ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True
+        )
+    if not account.url and account.retired_at:  # it will not be registered any more
+        raise Trouble("ca_account_refused", f"The account {account.name} was deleted.", permanent=True)
+    if not account.url:
+        AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
+        what = f"The account {account.name} is being registered at its CA. {account.error_what}"
+        raise Wait(issuance.patience(), what.strip())
+
+
+def _let_older_attempts_end(issuance: Issuance) -> None:
+    """A CA answers newOrder for the same account and names with the same order: one attempt at a time."""
+    if issuance.order_url:
+        return  # it was first, though an older one was committed after that: that one waits for the order
+    older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
+    if older.exists():
+        issuance.write(deadline_at=clock.now() + LIMIT)
+        raise Wait(issuance.patience(), "An older request for the same names and account goes first.")
+
+
+def _place_order(issuance: Issuance, client: CA) -> OrderResource:
+    profile, replaces = _profile(issuance, client), ari.replaces_of(issuance)
+    if replaces and ari.is_in_window(issuance):
+        ratelimits.wait_while_busy(issuance)
+    else:
+        ratelimits.reserve(issuance)
+    try:
+        resource = client.new_order(issuance.certificate.names, profile=profile, replaces=replaces)
+    except Trouble as trouble:
+        ratelimits.record_order_result(issuance, trouble, replaces=replaces)
+        if not replaces or not ari.is_about_replaces(trouble, issuance):
+            raise
+        _leave_out_replaces(issuance, trouble)
+        return _place_order(issuance, client)
+    ratelimits.record_order_result(issuance)
+    _refuse_too_many(issuance, resource)
+    try:
+        with issuance.fence():
+            issuance.write(
+                order_url=resource.url, order_expires_at=resource.expires_at, profile=profile, replaces=replaces
+            )
+            if profile != issuance.certificate.profile:
+                event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
+            _note_list(issuance, resource)
+    except IntegrityError:
+        issuance.write(deadline_at=clock.now() + LIMIT)
+        raise Wait(issuance.patience(), "Another attempt has the order that the CA handed out.") from None
+    return resource
+
+
+def _read_order(issuance: Issuance, client: CA) -> OrderResource:
+    """The order again, for what it did not list at first."""
+    resource = client.read_order(issuance.order_url)
+    _refuse_too_many(issuance, resource)
+    with issuance.fence():
+        _note_list(issuance, resource)
+    return resource
+
+
+def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
+    if len(resource.authorizations) > len(issuance.certificate.names):
+        raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
+
+
+def note_list(issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD) -> None:
+    """Keep the authorizations that an order lists."""
+    listed = [Authorization(issuance=issuance, url=url, status=status) for url in urls]
+    Authorization.objects.bulk_create(listed, ignore_conflicts=True)
+
+
+def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
+    """Authorizations that the order lists by now and did not list before, as long as they are no more than its names:
+    what has another URL at each reading is none."""
+    known = set(issuance.authorizations.values_list("url", flat=True))
+    more = [url for url in dict.fromkeys(resource.authorizations) if url not in known]
+    return more if len(known) + len(more) <= len(issuance.certificate.names) else []
+
+
+def _note_list(issuance: Issuance, resource: OrderResource) -> None:
+    """Those of an order that is ready need not be read: each is valid (RFC 8555, section 7.1.6)."""
+    status = Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
+    note_list(issuance, resource.authorizations, status)
+
+
+def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
+    if resource.status == "pending" and not resource.authorizations:
+        raise Wait(issuance.patience(), "The CA accepted the order and does not list its authorizations yet.")
+
+
+def _read_authorizations(issuance: Issuance, client: CA) -> None:
+    """Read those that were not read. Where one cannot be shown, an order that became ready needs none of them."""
+    for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
+        issuance.breathe()
+        try:
+            seen = client.read_authorization(authorization.url)
+        except Trouble as trouble:
+            if not _is_ready_without(issuance, client, trouble):
+                raise
+            with issuance.fence():
+                unread = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
+                unread.update(status=Authorization.Status.VALID)
+            return
+        _note(issuance, authorization, seen)
+
+
+def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
+    if not isinstance(trouble, NotYet | Refused) and trouble.code != errors.ERROR:
+        return False  # the CA is away, or asks for a pause
+    try:
+        return client.read_order(issuance.order_url).status == "ready"
+    except (Trouble, Wait):
+        return False
+
+
+def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
+    """The attempt orders without it from now on: RFC 9773, section 5."""
+    what = f"It is ordered without saying which certificate it replaces. {trouble.what}"
+    with issuance.fence():
+        issuance.write(replaces_refused=True)
+        event(issuance, "order", Outcome.RETRY, what)
+    issuance.breathe()
+
+
+def _profile(issuance: Issuance, client: CA) -> str:
+    """The certificate's profile where the CA lists it, else none: its default serves better than no certificate."""
+    wanted = issuance.certificate.profile
+    return wanted if wanted and wanted in client.profiles() else ""
+
+
+def _without(profile: str) -> str:
+    return f"The CA does not list the profile {profile}: it was ordered without one, and gets the CA's default."
+
+
+def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
+    """Store what the CA says of an authorization, and the record that it asks for when it is pending."""
+    if seen.identifier not in {name.removeprefix("*.") for name in issuance.certificate.names}:
+        what = f"The CA wants a proof for a name that {issuance.certificate.domain} does not have; nothing was written."
+        raise Refused("ca_wrong_identifier", what, permanent=True)
+    if seen.status == "valid":
+        return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
+    if seen.has_failed:
+        oldorders.refuse(issuance, seen)
+        raise refused(seen)
+    if not seen.challenge_url:
+        raise Refused(
+            "ca_no_dns01",
+            f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.",
+            permanent=True,
+        )
+    if not issuance.credential:
+        what = f"The CA wants a TXT record for {seen.identifier}. {delegation.lacking(issuance.certificate)}"
+        raise Refused("no_dns_credential", what, permanent=True)
+    name = propagation.final_name(cnames.challenge_of(seen.identifier))
+    delegation.refuse_elsewhere(issuance, seen.identifier, name)
+    return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)
+
+
+def _store(
+    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource, status: str, name: str | None
+) -> None:
+    with issuance.fence():
+        record = None
+        if name and issuance.credential:
+            record, _ = TxtRecord.objects.get_or_create(credential=issuance.credential, name=name, value=seen.txt_value)
+        Authorization.objects.filter(pk=authorization.pk).update(
+            identifier=seen.identifier,
+            wildcard=seen.wildcard,
+            status=status,
+            challenge_url=seen.challenge_url,
+            record=record,
+            seen_at=clock.now(),
+        )

@@ -1,0 +1,42 @@
+"""An order that is of no use is ordered anew, once."""
+
+from authorities.base import CA, OrderResource
+from authorities.errors import Refused
+from certctrl.turns import Wait
+from issuance.models import Issuance
+from issuance.workflow import oldorders
+from issuance.workflow.outcome import Done
+from issuance.workflow.steps.authorizations import look_at_answered
+
+State = Issuance.State
+
+
+def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
+    """An order of an earlier attempt is ordered anew, once; else the attempt ends with the CA's words."""
+    if not issuance.orders and oldorders.earlier(issuance).exists():
+        return order_anew(issuance, "the CA handed out an order that had failed before")
+    look_at_answered(issuance, client, most=None)
+    what = f"The CA refused the order for {issuance.certificate.domain}."
+    if resource.problem:
+        raise resource.problem.refused(what)
+    raise Refused("ca_order_invalid", f"{what} It gives no reason.")
+
+
+def order_anew(issuance: Issuance, what: str) -> Done:
+    """Forget the order and go back to the first step."""
+    return Done(f"{what}: ordering anew", write=lambda: oldorders.forget(issuance), to=State.QUEUED)
+
+
+def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
+    """As long as the CA asks for, else with growing patience; an error that the order carries is told."""
+    asked = resource.retry_after or 0
+    if resource.problem:
+        what = f"{what} The CA says: {resource.problem}"
+    return Wait(max(asked, issuance.patience()), what, asked=bool(asked))
+
+
+def order_anew_once(issuance: Issuance, what: str) -> Done:
+    if issuance.orders:
+        what = f"{issuance.certificate.domain} was ordered anew once already, and it happened again: {what}."
+        raise Refused("ca_order_used", what)
+    return order_anew(issuance, what)

@@ -1,0 +1,37 @@
+"""The fourth step: the challenges are answered (RFC 8555, section 7.5.1)."""
+
+from authorities import clients
+from certctrl import clock
+from issuance.models import Authorization, Issuance
+from issuance.workflow.outcome import Done
+from issuance.workflow.steps import order
+from issuance.workflow.steps.authorizations import look_at_answered
+from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
+
+State = Issuance.State
+
+
+# --- validate ---
+
+
+def validate(issuance: Issuance) -> Done:
+    """Tell the CA that the records are there, then read what became of the order."""
+    client = clients.client_for(issuance.account)
+    pending, unheard = issuance.authorizations.filter(status=Authorization.Status.PENDING), ""
+    for authorization in pending.filter(answered_at=None):
+        issuance.breathe()
+        if why := client.answer(authorization.challenge_url):
+            unheard = f"{why} It is given again."
+            continue
+        with issuance.fence():
+            Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
+    resource = client.read_order(issuance.order_url)
+    if resource.status == "pending":
+        if more := order.unlisted(issuance, resource):
+            what = f"the CA lists {len(more)} more authorizations than at first"
+            return Done(what, write=lambda: order.note_list(issuance, more), to=State.QUEUED)
+        said = look_at_answered(issuance, client)
+        raise wait_for_ca(issuance, resource, unheard or said or "The CA is looking at the TXT records.")
+    if resource.status == "invalid":
+        return after_invalid(issuance, client, resource)
+    return Done("the CA found every TXT record")

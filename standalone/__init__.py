@@ -1,0 +1,1 @@
+"""`make run`: the embedded server, its Redis, its administrator and its lab."""

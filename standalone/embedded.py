@@ -1,0 +1,284 @@
+"""The embedded server's environment: its data folder, its secrets, its Redis, its lab.
+
+`manage.py up` calls `prepare()` before Django reads its settings, because those want secrets that the first start has
+yet to make. What is in the environment (or in `.env`) always wins over what is made here.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shlex
+import sqlite3
+import sys
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from certctrl import listening
+from certctrl.environment import read_env
+from certctrl.state import State
+from certctrl.supervisor import Child
+from standalone import ports
+from standalone.redisserver import RedisServer
+
+if TYPE_CHECKING:
+    from lab.loopback import Lab
+
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+STATE_FILE = "embedded.json"
+MASTER_KEY_FILE = "master.keys"
+DATABASE_FILE = "certctrl.sqlite3"
+PORTS = range(8080, 8180)  # where PORT does not say
+
+
+class Refused(SystemExit):
+    """The server cannot start; the sentence says why and what to do."""
+
+
+@dataclass
+class Embedded:
+    """What `manage.py up` runs. `redis` is None when REDIS_URL names another, `lab` with LAB=0."""
+
+    folder: Path
+    state: State
+    listen: str
+    port: int
+    redis: RedisServer | None
+    lab: "Lab | None"
+    lock: int
+
+    def manage(self, command: str) -> str:
+        """How a person calls one of our commands."""
+        where = "" if self.folder == BASE_DIR / ".data" else f"DATA_DIR={shlex.quote(str(self.folder))} "
+        return f"{where}{shlex.quote(os.path.relpath(sys.executable))} manage.py {command}"
+
+    @property
+    def address(self) -> str:
+        host = listening.in_url(listening.called(self.listen))
+        return f"http://{host}:{self.port}{os.environ.get('URL_PREFIX', '').rstrip('/')}"
+
+    def log(self, name: str) -> Path:
+        return self.folder / "log" / f"{name}.log"
+
+    def make_master_key(self) -> None:
+        """At the first start and never again, since a new key opens nothing old. Raises Refused when it is gone."""
+        from keystore.masterkeys.errors import MasterKeyProblem  # which want Django's settings
+        from keystore.masterkeys.file import FileKeys, generate
+
+        path = self.folder / MASTER_KEY_FILE
+        if os.environ.get("MASTER_KEYS_PATH") != str(path):
+            return
+        if not path.exists() and (self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)):
+            raise Refused(f"{path} is gone. Put it back: without it the secrets in the database cannot be opened.")
+        if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
+            raise Refused(
+                f"{path} is empty. Put it back from a backup: without the key that it held, the secrets in the "
+                "database cannot be opened. No other key can take its place, so none was made."
+            )
+        try:
+            generate(path)
+            FileKeys(path).keys()
+        except MasterKeyProblem as exc:
+            raise Refused(f"{path} cannot be used. {exc}") from None
+        self.state.once("master_key_made", True)
+
+    def note_database(self) -> None:
+        """From now on an empty database file is a damaged one."""
+        self.state.once("database_made", True)
+
+    def children(self) -> list[Child]:
+        """web, clock, worker, beat: in the order of starting."""
+        from django.conf import settings
+
+        python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.LOG_LEVEL]
+        pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
+        web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
+        return [
+            self._child("web", [python, "-m", *web], 8),
+            self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),
+            self._child(
+                "worker",
+                [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet],
+                15,
+                {"MALLOC_ARENA_MAX": "2"} | os.environ,
+            ),
+            self._child("beat", [*celery, "beat", "--max-interval", "1", "--pidfile="], 5),
+        ]
+
+    def _child(
+        self, name: str, command: list[str], patience: float, environment: Mapping[str, str] | None = None
+    ) -> Child:
+        return Child(name, command, environment=environment, log=self.log(name), patience=patience, folder=BASE_DIR)
+
+
+_prepared: Embedded | None = None
+
+
+def prepared() -> Embedded:
+    """What prepare() made. Raises Refused when the command was not started through manage.py."""
+    if _prepared is None:
+        raise Refused("Start the embedded server with `make run` or `python manage.py up`.")
+    return _prepared
+
+
+def prepare() -> Embedded:
+    """Make folder, secrets and ports ready, and put what the settings read into the environment. Raises Refused."""
+    global _prepared
+    folder = data_folder()
+    listen, port = listen_of(os.environ.get("LISTEN", "")), os.environ.get("PORT", "")
+    wanted = port_of(port) if port else None
+    os.umask(0o077)  # SQLite's files, too, are for their owner only
+    make_folder(folder)
+    lock = take_lock(folder)
+    taken = take_port(listen, wanted, folder)
+    state = State(folder / STATE_FILE)
+    if not given(os.environ, "DATABASE_URL"):
+        refuse_emptied(folder / DATABASE_FILE, state)
+    before = dict(os.environ)
+    provide_secrets(os.environ, folder, state)
+    redis = None if given(os.environ, "REDIS_URL") else own_redis(folder, state)
+    if redis:
+        os.environ["REDIS_URL"] = redis.url
+    lab = own_lab(folder, state)
+    state.keep(environment={name: value for name, value in os.environ.items() if before.get(name) != value})
+    _prepared = Embedded(folder, state, listen, taken, redis, lab, lock)
+    return _prepared
+
+
+def recall() -> None:
+    """For the other commands: the environment that the embedded server of this data folder runs in, if there is one."""
+    state = State(data_folder() / STATE_FILE)
+    for name, value in state.get("environment", {}).items():
+        if not given(os.environ, name):
+            os.environ[name] = value
+
+
+def data_folder() -> Path:
+    read_env(BASE_DIR / ".env")
+    return Path(os.environ.setdefault("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
+
+
+def given(env: MutableMapping[str, str], name: str) -> bool:
+    """Is the setting in the environment, itself or as NAME_FILE?"""
+    return bool(env.get(name) or env.get(f"{name}_FILE"))
+
+
+def port_of(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise Refused(f"PORT is {text!r}: give a number from 1 to 65535, for example PORT=8081.")
+    return int(text)
+
+
+def make_folder(folder: Path) -> None:
+    """The data folder and what is in it, for its owner only."""
+    try:
+        for each in (folder, folder / "log"):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as exc:
+        raise Refused(f"The data folder {folder} cannot be used ({exc.strerror}): choose another, DATA_DIR.") from None
+
+
+def take_lock(folder: Path) -> int:
+    """A lock that lasts as long as this process. Raises Refused when another server has it."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = os.pread(descriptor, 16, 0).decode() or "unknown"
+        raise Refused(
+            f"Another server (process {who}) runs on the data folder {folder}: stop it, or choose another, DATA_DIR."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def listen_of(text: str) -> str:
+    try:
+        return listening.host_of(text)
+    except ValueError as exc:
+        raise Refused(str(exc)) from None
+
+
+def take_port(listen: str, wanted: int | None, folder: Path) -> int:
+    """The port that was asked for, else the first free one from 8080. Raises Refused when there is none."""
+    if wanted is None:
+        free = (port for port in PORTS if ports.take(listen, port, folder, [ports.TCP]))
+        if port := next(free, None):
+            return port
+        refuse_taken(listen, PORTS[-1])
+        wanted = PORTS[-1]
+    refuse_taken(listen, wanted)
+    if not ports.take(listen, wanted, folder, [ports.TCP]):
+        raise taken(listen, wanted, "another server that starts now has it")
+    return wanted
+
+
+def refuse_taken(listen: str, port: int) -> None:
+    try:
+        ports.bind(listen, port)
+    except OSError as exc:
+        raise taken(listen, port, str(exc.strerror)) from None
+
+
+def taken(listen: str, port: int, why: str) -> Refused:
+    return Refused(
+        f"The server cannot listen on {listening.in_url(listen)}:{port} ({why}). "
+        f"Choose another port: PORT={port + 1} make run"
+    )
+
+
+def refuse_emptied(path: Path, state: State) -> None:
+    """SQLite takes an empty file for a new database, and everything would be gone without a word."""
+    if state.get("database_made") and path.exists() and not path.stat().st_size:
+        raise Refused(f"The database {path} is empty. Put a backup of it back, or delete it to begin with a new one.")
+
+
+def holds_secrets(path: Path) -> bool:
+    """Is anything in the database file that a master key has sealed?"""
+    if not path.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        try:
+            return database.execute("SELECT 1 FROM keystore_envelope LIMIT 1").fetchone() is not None
+        except sqlite3.DatabaseError:  # no such table yet, or damaged, which `up` says next
+            return False
+
+
+def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -> None:
+    """SECRET_KEY and the master keys, where the environment has none."""
+    if not given(env, "SECRET_KEY"):
+        env["SECRET_KEY"] = state.once("secret_key", secrets.token_urlsafe(48))
+    if not given(env, "MASTER_KEYS") and not given(env, "MASTER_KEYS_PATH"):
+        env["MASTER_KEYS_PATH"] = str(folder / MASTER_KEY_FILE)
+
+
+def own_redis(folder: Path, state: State) -> RedisServer:
+    """A Redis of our own, on a Unix socket. Raises Refused when this machine has none."""
+    if given(os.environ, "REDIS_PASSWORD"):
+        raise Refused("REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own.")
+    redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
+    if redis is None:
+        raise Refused(
+            "No Redis was found: install redis-server (or valkey-server), or set REDIS_URL to one that is running."
+        )
+    return redis
+
+
+def own_lab(folder: Path, state: State) -> "Lab | None":
+    """The lab, unless LAB=0; its addresses are in the environment of all children then."""
+    if os.environ.get("LAB", "1").lower() in {"0", "no", "false", "off"}:
+        return None
+    from lab.loopback import Lab, LabProblem
+
+    try:
+        lab = Lab.prepared(folder / "lab", state)
+    except LabProblem as exc:
+        raise Refused(str(exc)) from None
+    os.environ.update(lab.settings(os.environ))
+    return lab

@@ -1,0 +1,142 @@
+"""The embedded server: Redis, the lab, web, clock, worker and beat under one supervisor. `make run` starts it."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection, connections
+
+from certctrl import clock
+from certctrl.supervisor import Child, Stopped, Supervisor
+from standalone import administrator, embedded
+
+# What SQLite says of a file that is no database, or no longer one.
+DAMAGED = ("malformed", "not a database", "disk I/O error")
+START_LIMIT = 30.0  # seconds for one child to answer
+
+
+class Command(BaseCommand):
+    help = __doc__ or ""
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.server = embedded.prepared()
+        self.began = clock.monotonic()
+        with Supervisor(self.say) as self.supervisor:
+            try:
+                self.start()
+                self.supervisor.run()
+            except Stopped:
+                self.say("Stopping.")
+
+    def say(self, what: str) -> None:
+        self.stdout.write(what)
+        self.stdout.flush()
+
+    def start(self) -> None:
+        """Everything in its order, then the lab's certificate, then what the person who started it wants to know."""
+        with readable_database():
+            self.server.make_master_key()
+            call_command("migrate", interactive=False, verbosity=0)
+            self.admin = administrator.administrator(self.server.state)
+        self.server.note_database()
+        connections.close_all()  # nothing is open when the first child is forked
+        self.start_redis()
+        self.start_lab()
+        children = self.server.children()
+        for child in children:
+            self.supervisor.start(child)
+        self.must("web", lambda: accepts(self.server.address) and children[0].alive())
+        self.welcome(self.show_lab())
+
+    def start_redis(self) -> None:
+        """Nothing in its files is needed, since the database has all that is to be done: it starts without them where
+        they cannot be read."""
+        redis = self.server.redis
+        if redis is None:
+            return
+        child = redis.child(self.server.log("redis"))
+        self.supervisor.start(child)
+        self.supervisor.wait_for(lambda: redis.answers() or not child.alive(), START_LIMIT)
+        if not child.alive() and (aside := redis.set_aside()):
+            self.say(
+                f"Redis cannot read what it kept, as after a power loss. Its files are in {aside} now, and it starts "
+                "without them. Nothing is lost: what is to be done is in the database. You may delete the folder."
+            )
+        self.must("redis", redis.answers)
+
+    def start_lab(self) -> None:
+        if lab := self.server.lab:
+            self.start_answering(lab.name_server(self.server.log("lab-dns")), lab.name_server_is_ours)
+            self.start_answering(lab.ca(self.server.log("lab-ca")), lab.ca_is_ours)
+            lab.write_bundle()
+
+    def start_answering(self, child: Child, is_ours: Callable[[], bool]) -> None:
+        """What answers must be the child: another program may have taken its port meanwhile."""
+        self.supervisor.start(child)
+        self.must(child.name, is_ours)
+
+    def must(self, name: str, check: Callable[[], bool]) -> None:
+        if not self.supervisor.wait_for(check, START_LIMIT):
+            raise CommandError(
+                f"{name} does not answer after {START_LIMIT:g} s; the logs are in {self.server.folder}/log."
+            )
+
+    def show_lab(self) -> list[str]:
+        """The lab's lines of the welcome; at the first start its certificate is issued for them."""
+        if self.server.lab is None:
+            return []
+        from standalone import showing
+
+        return showing.lines(self.server, self.admin, self.supervisor.tend)
+
+    def welcome(self, lab_lines: list[str]) -> None:
+        took = clock.monotonic() - self.began
+        lines = [
+            "",
+            f"certctrl runs at {self.server.address} (started in {took:.1f} s)",
+            f"  administrator  {self.admin.email}",
+            f"  password       {self.password()}",
+            f"  data folder    {self.server.folder} (logs in log/)",
+            *lab_lines,
+            "",
+            "Ctrl-C stops it.",
+        ]
+        self.say("\n".join(lines))
+        administrator.shown(self.server.state)
+
+    def password(self) -> str:
+        if self.admin.generated:
+            return f"{self.admin.password}  (shown this once)"
+        return f"as set before; another: {self.server.manage('changepassword')} {self.admin.email}"
+
+
+@contextmanager
+def readable_database() -> Iterator[None]:
+    """Raises CommandError with a sentence where the SQLite file cannot be read."""
+    try:
+        yield
+    except DatabaseError as exc:
+        name = settings.DATABASES["default"]["NAME"]
+        words = str(exc.__cause__ or exc)
+        if connection.vendor != "sqlite" or not any(each in words for each in DAMAGED):
+            raise
+        raise CommandError(
+            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, keep the file and "
+            f"save what can be read: sqlite3 {name} .recover | sqlite3 recovered.sqlite3"
+        ) from None
+
+
+def accepts(url: str) -> bool:
+    """Does a server listen there?"""
+    host, _, port = url.split("//")[1].split("/")[0].rpartition(":")
+    host = host.strip("[]").replace("%25", "%")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True

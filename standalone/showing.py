@@ -1,0 +1,56 @@
+"""What `make run` tells of its lab, and the certificate that it issues at the first start to have something to tell."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from certctrl import clock
+from lab.demo import DOMAIN, Api, Demo, DemoProblem, calls
+
+if TYPE_CHECKING:
+    from lab.loopback import Lab
+    from standalone.administrator import Administrator
+    from standalone.embedded import Embedded
+
+
+def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], None]) -> list[str]:
+    """Issue where nothing was issued yet, and say what is there."""
+    assert server.lab
+    try:
+        told = have(server, server.lab, admin, wait)
+    except DemoProblem as exc:
+        return [f"  lab            {DOMAIN} is not issued. {exc}"]
+    password = admin.password or "your password"
+    return [
+        f"  lab            {DOMAIN} and *.{DOMAIN}, {told}",
+        f"                 {verify(server.lab)}",
+        "",
+        "Four calls that issue another one:",
+        "",
+        *calls(server.address, server.lab, admin.email, password, server.state["demo"]),
+    ]
+
+
+def have(server: "Embedded", lab: "Lab", admin: "Administrator", wait: Callable[[float], None]) -> str:
+    """Raises DemoProblem."""
+    if "demo" in server.state and not admin.is_new:
+        return "issued at an earlier start"
+    if not admin.password:
+        raise DemoProblem("The lab has to log in for that: start once with ADMIN_PASSWORD set.")
+    api = Api(server.address)
+    api.log_in(admin.email, admin.password)
+    began = clock.monotonic()
+    issued = Demo(api, lab, admin.email, wait).issue()
+    took = clock.monotonic() - began
+    chain_file(lab).write_text(issued.chain)
+    server.state.keep(demo=issued.ids())
+    return f"issued in {took:.1f} s"
+
+
+def chain_file(lab: "Lab") -> Path:
+    return lab.folder / f"{DOMAIN}.pem"
+
+
+def verify(lab: "Lab") -> str:
+    chain = chain_file(lab)
+    return f"openssl verify -CAfile {lab.root} -untrusted {chain} {chain}"

@@ -1,0 +1,353 @@
+"""When the preflight of an attempt runs, what it costs, and what its end means. Which fault is which:
+test_preflight_zones, test_findings, test_caa."""
+
+from datetime import timedelta
+
+import pytest
+
+from authorities import catalog
+from authorities.models import PrivateCA
+from certctrl import clock, outward
+from certctrl.turns import Trouble, Wait
+from dnsclient import survey
+from dnsclient.survey import CAARecord, Chain, Policy, Survey
+from dnsproviders.base import ProviderError
+from dnsproviders.models import TxtRecord
+from issuance import preflight, services
+from issuance.beat import renewals
+from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent
+from issuance.preflight import Finding, checks
+
+pytestmark = pytest.mark.django_db
+State = Issuance.State
+
+BLOCKS = Finding("caa_forbids", "example.com", "example.com CAA", "Nobody may issue for example.com.")
+WARNS = Finding("lame_server", "example.com", "example.com NS", "One server is lame.", blocks=False)
+
+
+@pytest.fixture
+def finds(monkeypatch):
+    """`finds(*findings)`: what every look finds from now on; answers the list of looks."""
+    looks = []
+
+    def build(*findings):
+        def check(*args, **kwargs):
+            looks.append(args)
+            return list(findings)
+
+        monkeypatch.setattr(checks, "check", check)
+        return looks
+
+    return build
+
+
+@pytest.fixture
+def surveyed(monkeypatch):
+    """`surveyed(Survey(...))`: what DNS has."""
+    return lambda survey: monkeypatch.setattr(survey, "survey", lambda names, seconds: survey)
+
+
+# --- The attempt ---
+
+
+def test_a_finding_that_blocks_ends_the_attempt_before_an_order_and_the_certificate_is_tried_again(
+    world, account, credential, finds
+):
+    finds(WARNS, BLOCKS)
+    certificate, issuance = world.create(account, credential)
+    world.deliver()
+    issuance.refresh_from_db()
+    certificate.refresh_from_db()
+    assert (issuance.state, issuance.error_code) == (State.FAILED, "preflight_caa_forbids")
+    assert issuance.error_what == BLOCKS.what
+    assert "ca.new_order" not in world.outside.calls
+    assert not TxtRecord.objects.exists()
+    assert certificate.failures == 1
+    assert timedelta(minutes=15) <= certificate.renew_at - world.time <= timedelta(minutes=70)
+
+
+def test_once_it_is_mended_the_next_attempt_is_issued(world, account, credential, finds):
+    finds(BLOCKS)
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    finds()
+    services.issue(certificate)
+    world.deliver()
+    assert Issuance.objects.latest("pk").state == State.ISSUED
+
+
+def test_what_does_not_block_is_an_event_and_the_order_goes_on(world, account, credential, finds):
+    finds(WARNS)
+    _, issuance = world.create(account, credential)
+    world.deliver()
+    issuance.refresh_from_db()
+    assert issuance.state == State.ISSUED
+    events = list(issuance.events.order_by("pk").values_list("step", "outcome", "what")[:2])
+    assert events[0] == ("preflight", "done", WARNS.what)
+    assert events[1][:2] == ("order", "done")
+
+
+def test_nothing_found_is_no_event(world, account, credential, finds):
+    finds()
+    world.create(account, credential)
+    world.deliver()
+    assert not IssuanceEvent.objects.filter(step="preflight").exists()
+
+
+def test_an_attempt_that_waits_for_its_ca_looks_once_an_hour(world, account, credential, finds):
+    looks = finds()
+    world.ca.problems["new_order"] = [Trouble("ca_error", "Later.", retry_after=1200) for _ in range(4)]
+    world.create(account, credential)
+    world.deliver()
+    for minutes, expected in ((21, 1), (21, 1), (21, 2), (21, 2)):
+        world.advance(minutes * 60)
+        world.sweep()
+        assert len(looks) == expected
+    assert Issuance.objects.get().state == State.ISSUED
+    assert world.outside.calls.count("ca.new_order") == 5
+
+
+def test_an_order_that_is_there_already_is_not_looked_at_again(world, account, credential, finds):
+    looks = finds()
+    world.ca.problems["read_authorization"] = [Trouble("ca_error", "Later.", retry_after=7000)]
+    world.create(account, credential)
+    world.deliver()
+    world.advance(7001)
+    world.sweep()
+    assert Issuance.objects.get().state == State.ISSUED
+    assert len(looks) == 1
+
+
+def test_a_worker_that_dies_in_the_preflight_leaves_it_to_the_next(world, account, credential, settings):
+    world.outside.die_at = (0, "after")
+    world.create(account, credential)
+    assert not world.deliver_unless_killed()
+    assert Issuance.objects.get().preflighted_at is None
+    world.advance(settings.LEASE + 1)
+    world.settle()
+    assert Issuance.objects.get().state == State.ISSUED
+
+
+def test_a_turn_that_was_lost_meanwhile_writes_nothing(world, account, credential, monkeypatch):
+    def canceled(*args, **kwargs):
+        services.cancel(Certificate.objects.get())
+        return [WARNS]
+
+    monkeypatch.setattr(checks, "check", canceled)
+    world.create(account, credential)
+    world.deliver()
+    assert Issuance.objects.get().state == State.CANCELED
+    assert Issuance.objects.get().preflighted_at is None
+    assert not IssuanceEvent.objects.filter(step="preflight").exists()
+    assert "ca.new_order" not in world.outside.calls
+
+
+def test_a_private_ca_has_no_preflight(world, owner, finds):
+    looks = finds(BLOCKS)
+    private_ca = PrivateCA(name="ours")
+    account = world.account(owner)
+    account.private_ca = private_ca
+    account.private_ca_id = 1
+    assert preflight.before_order(Issuance(account=account), world.ca.client_for(account)) is None
+    assert looks == []
+
+
+def test_half_of_the_turn_is_left_for_the_order(world, account, credential, settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(survey, "survey", lambda names, seconds: seen.append((clock.rest(), seconds)) or Survey())
+    world.create(account, credential)
+    world.deliver()
+    ((rest, seconds),) = seen
+    assert rest <= settings.TURN / 2
+    assert seconds < settings.CALL_LIMIT
+
+
+# --- The CA's name in CAA records ---
+
+POLICY = Survey(policies={"example.com": Policy("example.com", (CAARecord(0, "issue", "letsencrypt.org"),))})
+
+
+def codes_of(certificate, account, credential, client) -> list[str]:
+    return [each.code for each in preflight.check(certificate, account, credential, client)]
+
+
+@pytest.fixture
+def certificate(world, account, credential):
+    return world.create(account, credential, "example.com")[0]
+
+
+@pytest.mark.parametrize(
+    ("provider", "said", "code"),
+    [
+        ("letsencrypt", ("ca.test",), ["caa_forbids"]),  # the directory counts
+        ("letsencrypt", (), []),
+        ("letsencrypt_staging", (), []),
+        ("zerossl", (), ["caa_forbids"]),
+        ("custom", (), []),
+        ("custom", ("letsencrypt.org",), []),
+        ("removed-from-the-settings", (), []),
+    ],
+)
+def test_the_directory_names_the_ca_else_what_is_known_of_it(
+    world, account, credential, certificate, surveyed, provider, said, code
+):
+    surveyed(POLICY)
+    account.ca_provider, world.ca.caa_identities = provider, said
+    assert codes_of(certificate, account, credential, world.ca.client_for(account)) == code
+
+
+@pytest.mark.parametrize("trouble", [Trouble("ca_unreachable", "It is away."), Wait(5, "Later.")])
+def test_a_ca_that_is_away_is_known_by_our_own_data(
+    world, account, credential, certificate, surveyed, monkeypatch, trouble
+):
+    def away(self):
+        raise trouble
+
+    surveyed(POLICY)
+    client = world.ca.client_for(account)
+    monkeypatch.setattr(type(client), "caa_identities", away)
+    account.ca_provider = "zerossl"
+    assert codes_of(certificate, account, credential, client) == ["caa_forbids"]
+
+
+def test_the_settings_may_say_the_cas_names(settings):
+    settings.ACME_CAS = {"custom": {"caa_identities": ["ca.corp.example"]}}
+    assert catalog.info("custom").caa_identities == ("ca.corp.example",)
+
+
+# --- The credential ---
+
+
+def test_the_provider_is_asked_once_for_each_zone(world, account, credential):
+    names = [f"host{number}.example.com" for number in range(5)] + ["a.example.org", "b.example.org"]
+    certificate, _ = world.create(account, credential, *names)
+    preflight.run(certificate)
+    assert world.outside.calls.count("zone.zone_of") == 2
+
+
+def test_names_below_a_private_suffix_are_zones_of_their_own(world, account, credential):
+    certificate, _ = world.create(account, credential, "home1.dedyn.io", "home2.dedyn.io", "www.home2.dedyn.io")
+    preflight.run(certificate)
+    assert world.outside.calls.count("zone.zone_of") == 2
+
+
+def test_certificates_of_many_zones_ask_for_some_of_them(world, account, credential):
+    certificate, _ = world.create(account, credential, *(f"example{number}.com" for number in range(30)))
+    preflight.run(certificate)
+    assert world.outside.calls.count("zone.zone_of") == preflight.MOST_ZONES
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "blocks"),
+    [
+        (ProviderError("dns_zone_not_found", "No zone.", permanent=True), "zone_not_found", True),
+        (ProviderError("dns_credential_refused", "Refused.", permanent=True), "credential_refused", True),
+        (ProviderError("dns_unreachable", "Away."), "credential_unchecked", False),
+        (ProviderError("dns_rate_limited", "Slow down."), "credential_unchecked", False),
+        (Wait(20, "The API's calls are spent."), "credential_unchecked", False),
+        (Trouble("cannot_open", "No master key.", permanent=True), "credential_unchecked", False),
+    ],
+)
+def test_only_a_refusal_of_the_provider_blocks(world, account, credential, certificate, error, code, blocks):
+    world.zone.blinds = error
+    (found,) = preflight.run(certificate)
+    assert (found.code, found.blocks) == (code, blocks)
+    assert found.what == (error.what if isinstance(error, Trouble) else "The API's calls are spent.")
+
+
+def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    world.advance(credential.ttl)
+    world.outside.calls.clear()
+    services.issue(certificate)
+    world.deliver()
+    assert Issuance.objects.latest("pk").state == State.ISSUED
+    assert world.outside.calls[0] == "ca.new_order"
+
+
+def test_a_zone_that_the_public_may_not_see_is_told_and_in_nobodys_way(world, account, credential):
+    world.zone.doubt = "The zone is pending."
+    certificate, issuance = world.create(account, credential)
+    world.deliver()
+    assert Issuance.objects.get().state == State.ISSUED
+    assert "The zone is pending." in issuance.events.get(step="preflight").what
+    (found,) = preflight.run(certificate)
+    assert (found.code, found.blocks, found.record) == ("zone_unseen", False, "_acme-challenge.example.com TXT")
+
+
+def test_another_credential_is_asked_anew(world, account, credential, owner):
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    services.update_certificate(certificate, {"credential": world.credential(owner)})
+    world.outside.calls.clear()
+    services.issue(certificate)
+    world.deliver()
+    assert world.outside.calls[:2] == ["zone.zone_of", "ca.new_order"]
+
+
+def test_an_attempt_that_wrote_nothing_proves_nothing(world, account, credential):
+    world.ca.problems["new_order"] = [Trouble("ca_error", "No.", permanent=True)]
+    certificate, _ = world.create(account, credential)
+    world.deliver()
+    world.outside.calls.clear()
+    services.issue(certificate)
+    world.deliver()
+    assert world.outside.calls[0] == "zone.zone_of"
+
+
+def test_a_challenge_whose_place_nobody_knows_is_not_asked_about(world, certificate, surveyed):
+    loop = Chain(("_acme-challenge.example.com", "a.test"), trouble=Trouble("dns_cname_loop", "A circle."))
+    surveyed(Survey(chains={"example.com": loop}))
+    assert [each.code for each in preflight.run(certificate)] == ["cname_loop"]
+    assert "zone.zone_of" not in world.outside.calls
+
+
+def test_without_a_credential_a_person_is_told(world, account):
+    world.create(account, world.credential(account.owner), "example.com")
+    certificate = Certificate.objects.get()
+    certificate.credential = None
+    assert [(each.code, each.blocks) for each in preflight.run(certificate)] == [("no_credential", True)]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_credential_that_is_refused_asks_for_a_person(world, account, credential, again):
+    certificate, _ = world.create(account, credential)
+    if again:
+        world.deliver()
+        Certificate.objects.update(renew_at=world.time)
+        Authorization.objects.update(record=None)  # so that the provider is asked again
+    world.zone.blinds = ProviderError("dns_credential_refused", "Refused.", permanent=True)
+    renewals.scan_renewals.run()
+    world.sweep()
+    issuance = Issuance.objects.latest("pk")
+    certificate.refresh_from_db()
+    assert (issuance.error_code, issuance.failure) == ("preflight_credential_refused", "permanent")
+    if again:
+        assert certificate.renew_at > world.time + timedelta(hours=20)
+    else:
+        assert certificate.renew_at is None
+
+
+def test_more_names_than_the_profile_takes_are_found(world, owner, credential, settings):
+    account = world.account(owner, ca_provider="letsencrypt")
+    names = [f"host{number}.example.com" for number in range(20)]
+    certificate, _ = world.create(account, credential, *names, profile="tlsserver")
+    settings.ACME_CAS = {"letsencrypt": {"profiles": {"tlsserver": 10}}}  # since then the CA takes fewer
+    (found,) = preflight.run(certificate)
+    assert (found.code, found.blocks) == ("too_many_names", True)
+    assert "at most 10 in a certificate of the profile tlsserver" in found.what
+
+
+# --- As many as there may be at once ---
+
+
+def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(client_of, world, account, credential):
+    certificate, _ = world.create(account, credential)
+    client = client_of(certificate.owner)
+    with outward.asking(certificate.owner_id), outward.asking(certificate.owner_id):
+        for path in (f"dns-providers/{credential.pk}/check", f"certificates/{certificate.pk}/preflight"):
+            answer = client.post(f"/apiv1/me/{path}")
+            assert (answer.status_code, answer.error["code"]) == (429, 5013)
+            assert answer.headers["Retry-After"] == str(outward.PAUSE)
+        assert client.get("/apiv1/me/certificates").status_code == 200

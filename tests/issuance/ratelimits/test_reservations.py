@@ -1,0 +1,600 @@
+"""The ledger of the CAs' limits: what would be refused waits, whoever dies, and everybody in turn."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from accounts.models import User
+from authorities.errors import Refused
+from certctrl.turns import Trouble
+from dnsproviders.models import TxtRecord
+from issuance import ratelimits, services
+from issuance.beat import renewals, sweep
+from issuance.models import (
+    Certificate,
+    Issuance,
+    IssuanceEvent,
+    LimitBucket,
+    RenewalInfo,
+    Reservation,
+    ReservedToken,
+)
+from issuance.ratelimits import queue
+from keystore.models import Envelope
+from tests.fakes.limiting import Limiter
+from tests.fakes.outside import Died
+
+pytestmark = pytest.mark.django_db
+State = Issuance.State
+SMALL = {"account": [10, 2], "domain": [5, 10], "set": [2, 30], "failures": [3, 60]}
+
+
+@pytest.fixture
+def limited(world, settings):
+    """The fake CA counts, by the same data as the server."""
+
+    def limit(**kinds):
+        settings.ACME_CAS = {"custom": {"limits": kinds or SMALL}}
+        world.ca.limiter = Limiter(settings.ACME_CAS["custom"]["limits"])
+        return world.ca.limiter
+
+    return limit
+
+
+def run(world, seconds=1, most=600):
+    """Sweeps, one each so many seconds, until nothing is open; answers how many it took."""
+    for count in range(most):
+        world.sweep()
+        if not Issuance.objects.open().exists():
+            return count
+        world.advance(seconds)
+    raise AssertionError("still open: " + ", ".join(Issuance.objects.open().values_list("waits_for", flat=True)[:5]))
+
+
+def issued():
+    return Issuance.objects.filter(state=State.ISSUED).count()
+
+
+def domains(count, domain="example.com"):
+    return [f"host{number}.{domain}" for number in range(count)]
+
+
+# --- waiting ---
+
+
+def test_an_order_that_would_be_refused_waits_and_is_not_sent(world, account, credential, limited):
+    limiter = limited(domain=[2, 600])
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    last = Issuance.objects.get(state=State.QUEUED)
+    assert issued() == 2
+    assert len(limiter.accepted) == 2
+    assert last.slot_at == world.time + timedelta(seconds=600)
+    assert "certificates of the registered domain example.com" in last.waits_for
+    assert f"{last.slot_at:%H:%M} UTC" in last.waits_for
+    assert last.events.get(outcome=IssuanceEvent.Outcome.WAIT).what == last.waits_for
+
+
+def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(world, account, credential, limited):
+    limiter = limited(domain=[1, 12096])
+    for number in range(1, 6):
+        world.create(account, credential, f"home{number}.dedyn.io", f"*.home{number}.dedyn.io")
+    world.deliver()
+    assert issued() == len(limiter.accepted) == 5
+    buckets = LimitBucket.objects.filter(kind="domain").values_list("subject", flat=True)
+    assert set(buckets) == {f"home{number}.dedyn.io" for number in range(1, 6)}
+
+
+def test_each_of_many_names_under_a_private_suffix_counts_in_its_own_bucket(account):
+    names = [f"home{number}.dedyn.io" for number in range(1, 52)]
+    found = ratelimits.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
+    assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
+
+
+def test_names_under_a_suffix_of_a_registry_share_their_domains_bucket(world, account, credential, limited):
+    limited(domain=[1, 600])
+    for name in ("a.example.co.uk", "b.example.co.uk", "a.example.org.uk"):
+        world.create(account, credential, name)
+    world.deliver()
+    waiting = Issuance.objects.get(state=State.QUEUED)
+    assert issued() == 2
+    assert "certificates of the registered domain example.co.uk" in waiting.waits_for
+
+
+def test_the_api_says_when_the_slot_is(client_of, world, account, credential, limited, owner):
+    limited(account=[1, 600])
+    for name in domains(2):
+        certificate, _ = world.create(account, credential, name)
+    world.deliver()
+    shown = client_of(owner).get(f"/apiv1/me/certificates/{certificate.pk}").data_member["issuance"]
+    assert shown["slot_at"] == int((world.time + timedelta(seconds=600)).timestamp())
+
+
+def test_the_api_shows_what_is_left_of_an_accounts_limits(client_of, world, account, credential, limited, owner):
+    limited(account=[1, 600], domain=[5, 60])
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    shown = client_of(owner).get(f"/apiv1/me/acme-accounts/{account.pk}/limits").data_member
+    at = {each["kind"]: (each["subject"], each["left"], each["waiting"]) for each in shown}
+    assert at == {"account": ("an account", 0, 2), "domain": ("example.com", 4, 2)}
+    assert (
+        client_of(User.objects.create_user("x@example.com"))
+        .get(f"/apiv1/me/acme-accounts/{account.pk}/limits")
+        .status_code
+        == 404
+    )
+
+
+def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(world, account, credential, limited):
+    limiter = limited(account=[10, 2], domain=[5, 2])
+    for name in [*domains(20, "example.com"), *domains(20, "example.org"), *domains(20, "example.net")]:
+        world.create(account, credential, name)
+    run(world)
+    assert issued() == 60
+    assert not limiter.refused
+    took = limiter.accepted[-1] - limiter.accepted[0]
+    assert took <= (60 - 10) * 2 * 1.1, "after the burst, nine tenths of what the account's limit allows"
+
+
+def test_a_slot_that_is_days_away_ends_the_attempt_which_comes_again_then(world, account, credential, limited):
+    limited(set=[1, 86400.0])
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    certificate, _ = world.create(account, credential, "a.example.com", key_size=384)
+    world.deliver()
+    world.settle()
+    attempt = certificate.issuances.get()
+    assert (attempt.state, attempt.error_code) == (State.FAILED, "ca_limit_wait")
+    assert "exactly the same set of names (a.example.com)" in attempt.error_what
+    assert not ReservedToken.objects.filter(reservation__issuance=attempt).exists()
+
+
+def test_a_ca_without_known_limits_costs_one_look(world, account, credential):
+    _, attempt = world.create(account, credential, "a.example.com")
+    claimed = Issuance.objects.select_related("certificate__current", "account").claim(attempt.pk)
+    with CaptureQueriesContext(connection) as queries:
+        ratelimits.reserve(claimed)
+    assert len(queries) == 1
+
+
+# --- what counts ---
+
+
+def test_a_renewal_of_the_same_names_counts_only_for_these_names(world, account, credential, limited):
+    limiter = limited(account=[1, 86400 * 30], domain=[1, 86400 * 30], set=[3, 86400])
+    certificate, _ = world.create(account, credential, "a.example.com")
+    world.deliver()
+    limiter.limits = {"set": [3, 86400]}  # as Let's Encrypt counts renewals
+    for _ in range(2):
+        services.issue(certificate)
+        world.deliver()
+    assert certificate.versions.count() == 3
+
+
+def test_failed_validations_close_a_name_for_an_account(world, account, credential, limited):
+    limited(failures=[2, 600])
+    world.zone.shows = lambda name, value: True
+    world.ca.zone = type("Blind", (), {"shows": lambda self, name, value: False})()
+    certificate, _ = world.create(account, credential, "a.example.com")
+    world.deliver()
+    services.issue(certificate)
+    world.deliver()
+    assert certificate.issuances.filter(state=State.FAILED).count() == 2
+    services.issue(certificate)
+    world.deliver()
+    waits = certificate.issuances.get(state=State.QUEUED)
+    assert "failed validations of the name a.example.com" in waits.waits_for
+    assert waits.slot_at == world.time + timedelta(seconds=600)
+
+
+def test_an_attempt_that_came_to_nothing_gives_its_certificates_back_but_not_its_order(
+    world, account, credential, limited
+):
+    limited(account=[10, 600], domain=[5, 600], set=[2, 600])
+    world.zone.hides = True
+    certificate, _ = world.create(account, credential, "a.example.com")
+    world.deliver()
+    services.cancel(certificate)
+    levels = dict(LimitBucket.objects.values_list("kind", "level"))
+    assert levels == {"account": 9, "domain": 5, "set": 2}
+
+
+def test_an_order_that_the_ca_refused_counts_nothing(world, account, credential, limited):
+    limited(account=[10, 600], domain=[5, 600])
+    world.ca.problems["new_order"] = [Refused("ca_caa", "CAA forbids it.")]
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    assert dict(LimitBucket.objects.values_list("kind", "level")) == {"account": 10, "domain": 5}
+
+
+# --- what the CA says ---
+
+
+def test_a_refusal_with_its_moment_holds_up_the_other_orders_of_the_account_too(world, account, credential, limited):
+    limited()
+    words = "The CA refused the order: too many new orders (300) from this account in the last 3h0m0s, retry later"
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=120)]
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    assert world.outside.calls.count("ca.new_order") == 1
+    assert not issued()
+    world.advance(121)
+    run(world)
+    assert issued() == 3
+    assert LimitBucket.objects.get(kind="account").level < 10, "the CA's bucket was empty"
+
+
+def test_a_ca_that_is_only_busy_costs_no_tokens(world, account, credential, limited):
+    limited()
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Service busy", retry_after=5)]
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    assert LimitBucket.objects.get(kind="account").level == 10
+
+
+def busy():
+    return Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=7200)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
+    world, account, credential, limited, known, is_open
+):
+    if known:
+        limited()
+    world.ca.offers_renewal_info = True
+    for name in domains(5):
+        world.create(account, credential, name)
+    world.deliver()
+    if is_open:
+        begun, ends = world.time - timedelta(hours=1), world.time + timedelta(days=1)
+        RenewalInfo.objects.update(window_start=begun, window_end=ends)
+    orders = world.outside.calls.count("ca.new_order")
+    world.ca.problems["new_order"] = [busy()]
+    Certificate.objects.update(renew_at=world.time)
+    renewals.scan_renewals.run()
+    world.sweep()
+    assert world.outside.calls.count("ca.new_order") == orders + 1
+    waiting = Issuance.objects.open().order_by("pk").last()
+    assert waiting.slot_at == world.time + timedelta(hours=2)
+    assert "asked us to come back later for orders of the account an account" in waiting.waits_for
+    world.advance(7201)
+    run(world)
+    assert not Issuance.objects.open().exists()
+    assert issued() == 10
+    assert not Issuance.objects.filter(slot_at__isnull=False).exists()
+
+
+def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(world, account, credential, limited):
+    limited(account=[1, 60])
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    assert world.outside.calls.count("ca.new_order") == 1
+    world.ca.problems["new_order"] = [busy()]
+    for _ in range(10):
+        world.advance(60)
+        world.sweep()
+    assert world.outside.calls.count("ca.new_order") == 2
+
+
+def test_the_api_shows_that_a_ca_is_busy_while_it_is(client_of, world, account, credential, limited, owner):
+    limited()
+    world.ca.problems["new_order"] = [busy()]
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    shown = client_of(owner).get(f"/apiv1/me/acme-accounts/{account.pk}/limits").data_member
+    told = {each["kind"]: (each["subject"], each["next_at"]) for each in shown}
+    assert told["busy"] == ("an account", int(world.time.timestamp()) + 7200)
+
+
+def test_a_ca_without_known_limits_is_believed_as_well(world, account, credential):
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "too many new orders", retry_after=3600)]
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    assert world.outside.calls.count("ca.new_order") == 1
+    assert "come back later" in Issuance.objects.order_by("-pk")[0].waits_for
+    world.advance(3601)
+    run(world)
+    assert issued() == 3
+
+
+def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential, limited):
+    limited()
+    words = 'The CA refused: too many certificates (50) already issued for "example.com" in the last 168h, retry later'
+    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=3600)]
+    world.create(account, credential, "a.example.com", "b.example.org")
+    world.deliver()
+    world.create(account, credential, "c.example.org")
+    world.create(account, credential, "d.example.com")
+    world.deliver()
+    world.advance(1)
+    world.sweep()
+    assert issued() == 1
+    assert "registered domain example.com" in Issuance.objects.order_by("-pk")[0].waits_for
+
+
+# --- death ---
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_whoever_dies_in_the_order_has_spent_the_token(
+    world, account, credential, limited, settings, monkeypatch, when
+):
+    limiter = limited(account=[2, 600])
+    world.ca.reuses_orders = False
+    place = world.ca.new_order
+
+    def die(*args, **kwargs):
+        if when == "after":
+            place(*args, **kwargs)
+        raise Died("ca.new_order")
+
+    monkeypatch.setattr(world.ca, "new_order", die)
+    world.create(account, credential, "a.example.com")
+    assert not world.deliver_unless_killed()
+    monkeypatch.setattr(world.ca, "new_order", place)
+    assert Reservation.objects.get().state == Reservation.State.SENT
+    world.advance(settings.LEASE + 1)
+    run(world, 60)
+    assert issued() == 1
+    assert not limiter.refused
+    assert LimitBucket.objects.get().level < 1, "two tokens are gone: nobody knows whether the CA counted the first"
+
+
+def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(world, account, credential, limited):
+    limited(account=[1, 60])
+    for name in domains(2):
+        world.create(account, credential, name)
+    world.deliver()
+    world.advance(61)
+    ratelimits.grant()  # and no worker comes
+    held = Reservation.objects.get(state=Reservation.State.GRANTED)
+    world.advance(6)
+    ratelimits.grant()
+    held.refresh_from_db()
+    assert held.state == Reservation.State.WAITING
+    assert ratelimits.Ledger([LimitBucket.objects.get().pk], look=True).level(LimitBucket.objects.get().pk) == 1
+
+
+def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
+    limited(account=[200, 1])
+    for name in domains(60):
+        world.create(account, credential, name)
+    for attempt in Issuance.objects.all():  # all of them wait, as after an hour without workers
+        Reservation.objects.create(issuance=attempt, owner=account.owner, asked_at=world.time)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="account", subject=str(account.pk), level=200, at=world.time
+    )
+    for reservation in Reservation.objects.all():
+        reservation.tokens.create(bucket=bucket)
+    world.messages.clear()
+    with CaptureQueriesContext(connection) as queries:
+        ratelimits.grant()
+    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == queue.FEW_UNUSED
+    ratelimits.grant()
+    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == queue.FEW_UNUSED
+    world.advance(6)
+    with CaptureQueriesContext(connection) as given_back:
+        ratelimits.grant()
+    assert max(len(queries), len(given_back)) <= 30, "however many there are"
+    assert LimitBucket.objects.get().level == 200 - queue.FEW_UNUSED
+
+
+def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, limited):
+    limiter = limited(account=[5, 10], domain=[50, 1])
+    for name in domains(40):
+        world.create(account, credential, name)
+    world.deliver()
+    for _ in range(20):
+        sweep.sweep.run()
+        world.messages.clear()  # killed, all of them, with what they were told
+        world.advance(180)
+    run(world, 1, most=2000)
+    assert issued() == 40
+    assert not limiter.refused
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_workers_that_die_anywhere_are_never_refused(world, account, credential, limited, settings, seed):
+    import random
+
+    chance, limiter = random.Random(seed), limited(account=[6, 5], domain=[4, 20], set=[2, 40])
+    world.ca.reuses_orders = False
+    for name in domains(12):
+        world.create(account, credential, name)
+    for _ in range(1500):
+        sweep.sweep.run()
+        if chance.random() < 0.2:
+            world.outside.die_at = (len(world.outside.calls) + chance.randrange(4), chance.choice(["before", "after"]))
+        while world.messages:
+            try:
+                act, *args = world.messages.popleft()
+                act(*args)
+            except Died:
+                world.outside.die_at = None
+        world.outside.die_at = None
+        if issued() == 12:
+            break
+        world.advance(chance.choice([1, 1, 5, 30, settings.LEASE]))
+    assert issued() == 12
+    assert not limiter.refused
+
+
+# --- fairness ---
+
+
+def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(world, account, credential, limited, owner):
+    renewing = [world.create(account, credential, name)[0] for name in domains(3, "example.org")]
+    world.deliver()
+    for days, certificate in zip((9, 3, 6), renewing, strict=True):
+        certificate.expires_at = world.time + timedelta(days=days)
+        certificate.save(update_fields=["expires_at"])
+    limited(set=[1, 60], account=[1, 60])
+    LimitBucket.objects.all().delete()
+    world.ca.limiter = None
+    for name in domains(5):
+        world.create(account, credential, name, "same.example.net")
+    world.messages.clear()
+    # All of them wait for one bucket, as orders of one CA-wide limit would.
+    bucket = LimitBucket.objects.create(ca="https://ca.test/dir", kind="account", subject="x", level=0, at=world.time)
+    for certificate in renewing:
+        services.request_issuance(certificate)
+    for attempt in Issuance.objects.open():
+        reservation = Reservation.objects.create(
+            issuance=attempt,
+            owner=owner,
+            is_renewal=attempt.certificate.current_id is not None,
+            expires_at=attempt.certificate.expires_at,
+            asked_at=attempt.created_at,
+        )
+        reservation.tokens.create(bucket=bucket)
+    granted = []
+    for _ in range(8):
+        world.advance(60)
+        Reservation.objects.filter(state=Reservation.State.GRANTED).update(state=Reservation.State.SPENT)
+        queue.grant()
+        granted.append(Reservation.objects.get(state=Reservation.State.GRANTED).issuance.certificate.domain)
+    assert granted[:3] == ["host1.example.org", "host2.example.org", "host0.example.org"]
+    assert granted[3:] == domains(5)
+
+
+def test_one_owner_with_many_orders_holds_up_nobody_elses(world, account, credential, limited):
+    limiter = limited(domain=[1, 10])
+    for name in domains(50):
+        world.create(account, credential, name)
+    world.deliver()
+    other = User.objects.create_user("other@example.com")
+    theirs, zone = world.account(other, url="https://ca.test/acct/2"), world.credential(other)
+    for number in range(5):
+        world.create(theirs, zone, f"theirs{number}.example.com")
+    for _ in range(130):
+        world.sweep()
+        world.advance(1)
+    first = [order.account for order in world.ca.orders.values()][:13]
+    assert first.count(theirs.pk) == 5, "one of each owner in turn"
+    assert not limiter.refused
+
+
+def test_an_idle_sweep_asks_once(world, account, credential):
+    with CaptureQueriesContext(connection) as queries:
+        ratelimits.grant()
+    assert len(queries) == 1
+
+
+# --- the sentence ---
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spoken"),
+    [(604800, "7 days"), (10800, "3 hours"), (12096, "202 minutes"), (36, "36 seconds"), (1, "1 second")],
+)
+def test_periods_are_said_as_people_say_them(seconds, spoken):
+    assert ratelimits.spoken(timedelta(seconds=seconds)) == spoken
+
+
+# --- whose turn has come ---
+
+
+def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(world, account, credential, limited):
+    limited(account=[1, 60])
+    world.create(account, credential, "first.example.com")
+    _, granted = world.create(account, credential, "second.example.com")
+    world.deliver()
+    begun = {"account": account, "credential": credential, "wake_at": world.time - timedelta(seconds=120)}
+    begun |= {"state_since": world.time, "deadline_at": world.time + timedelta(hours=6), "reason": "new"}
+    crowd = Certificate.objects.bulk_create(
+        Certificate(owner=account.owner, domain=name, names=[name], names_key=name, ask=name, account=account)
+        for name in domains(1100, "example.org")
+    )
+    Issuance.objects.bulk_create(Issuance(certificate=each, names_key=each.domain, **begun) for each in crowd)
+    world.advance(60)
+    world.messages.clear()
+    sweep.sweep.run()
+    assert Reservation.objects.get(issuance=granted).state == Reservation.State.GRANTED
+    assert granted.pk in [args[0] for _, *args in world.messages if args]
+
+
+def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, credential, limited):
+    limited(account=[1, 60])
+    for name in domains(2):
+        world.create(account, credential, name, profile="classic")
+    world.deliver()
+    calls = world.outside.calls.count("ca.profiles")
+    world.ca.problems["profiles"] = [Trouble("ca_unreachable", "The CA is away.")] * 1000
+    for _ in range(900):
+        world.sweep()
+        world.advance(1)
+    assert 4 < world.outside.calls.count("ca.profiles") - calls < 9  # by the retry table; a slot comes each 15 s
+
+
+def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
+    limited(account=[1, 7 * 3600])
+    world.create(account, credential, "a.example.com")
+    world.deliver()
+    calls, keys = len(world.outside.calls), Envelope.objects.count()
+    _, early = world.create(account, credential, "b.example.com")
+    world.deliver()
+    early.refresh_from_db()
+    assert (early.state, early.error_code) == (State.FAILED, "ca_limit_wait")
+    assert (len(world.outside.calls), Envelope.objects.count()) == (calls, keys)
+
+
+def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(world, account, credential, limited):
+    """Boulder exempts an order with `replaces` only inside of the window."""
+    world.ca.offers_renewal_info = True
+    limiter = limited(account=[300, 36], set=[2, 86400])
+    place = world.ca.new_order
+
+    def as_boulder(account, names, replaces=""):
+        if replaces:
+            start, end = world.ca.windows[replaces]
+            if not start <= world.time < end:
+                limiter.order(account, names)
+        return place(account, names, replaces)
+
+    world.ca.new_order = as_boulder
+    certificate, _ = world.create(account, credential, "a.example.com")
+    world.deliver()
+    for _ in range(4):
+        world.advance(3600)
+        certificate.refresh_from_db()
+        services.issue(certificate)
+        world.deliver()
+    assert not limiter.refused
+    assert issued() == 2
+
+
+def test_every_name_that_failed_is_counted_and_the_first_is_told(world, account, credential, limited):
+    limited(failures=[3, 60])
+    shows, failing = world.zone.shows, ("host8", "host9")
+    world.ca.zone = SimpleNamespace(
+        shows=lambda name, value: not any(f in name for f in failing) and shows(name, value)
+    )
+    _, issuance = world.create(account, credential, *domains(10))
+    world.deliver()
+    world.settle()
+    issuance.refresh_from_db()
+    assert issuance.state == State.FAILED
+    assert "host8.example.com" in issuance.error_what
+    counted = LimitBucket.objects.filter(kind="failures", level__lt=3).order_by("label")
+    assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
+
+
+def test_settings_that_nobody_understands_keep_nothing_else_waiting(world, account, credential, limited, settings):
+    limited(account=[1, 600])
+    for name in domains(2):
+        world.create(account, credential, name)
+    world.deliver()
+    settings.ACME_CAS = {"custom": {"limits": {"account": 300}}}
+    TxtRecord.objects.update(wake_at=world.time)
+    sweep.sweep.run()
+    assert "issuance.cleanup" in world.sent

@@ -1,0 +1,77 @@
+"""A CA hands out the same order, and the same authorizations, to whoever asks for the same names with one account."""
+
+import pytest
+
+from issuance import workflow
+from issuance.models import CertificateVersion, Issuance
+from tests.fakes.ca import TROUBLE
+
+pytestmark = pytest.mark.django_db
+State = Issuance.State
+
+
+def states() -> list[str]:
+    return list(Issuance.objects.order_by("pk").values_list("state", flat=True))
+
+
+def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_after_the_second(
+    world, account, credential, settings
+):
+    world.ca.reuses_authorizations = True
+    world.zone.hides = True
+    world.create(account, credential, key_type="ecdsa")
+    world.create(account, credential, key_type="rsa", key_size=2048)
+    world.deliver()
+    world.zone.hides = False
+    while states() != [State.ISSUED, State.ISSUED]:
+        assert world.zone.removed == [], "removed while the second may need it"
+        world.advance(30)
+        world.sweep()
+    world.settle()
+    assert len(world.zone.removed) == 2
+    assert world.zone.txt() == []
+    assert CertificateVersion.objects.count() == 2
+
+
+def test_an_order_that_was_used_is_ordered_anew_once(world, account, credential):
+    world.create(account, credential)
+    world.deliver()
+    world.ca.hands_out_used_orders = 1
+    world.create(account, credential, key_type="ecdsa", key_size=384)
+    world.deliver()
+    world.settle()
+    assert states() == [State.ISSUED, State.ISSUED]
+
+
+def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, account, credential):
+    world.create(account, credential)
+    world.deliver()
+    world.ca.hands_out_used_orders = 99
+    _, issuance = world.create(account, credential, key_type="ecdsa", key_size=384)
+    world.deliver()
+    world.settle()
+    issuance.refresh_from_db()
+    assert issuance.state == State.FAILED
+    assert issuance.error_code == "ca_order_used"
+    what = "ordered anew once already, and it happened again: the CA handed out an order that had been used."
+    assert issuance.error_what == f"example.com was {what}"
+
+
+def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_it(world, account, credential):
+    """PostgreSQL hands out ids before it commits: the younger one may have its order before the older one is seen."""
+    world.create(account, credential)
+    world.create(account, credential, key_size=384)
+    world.messages.clear()
+    older, younger = Issuance.objects.order_by("pk")
+    Issuance.objects.filter(pk=older.pk).update(names_key="not committed yet")
+    world.ca.problems["read_authorization"] = [TROUBLE]
+    world.chain(younger.pk, younger.state)
+    Issuance.objects.filter(pk=older.pk).update(names_key=younger.names_key, deadline_at=world.time)
+    world.chain(older.pk, older.state)
+    older.refresh_from_db()
+    assert older.waits_for == "Another attempt has the order that the CA handed out."
+    assert older.deadline_at == world.time + workflow.LIMIT
+    for _ in range(10):
+        world.advance(30)
+        world.sweep()
+    assert states() == [State.ISSUED, State.ISSUED]
