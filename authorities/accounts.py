@@ -14,7 +14,6 @@ from authorities import acme, catalog, registration, tasks
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock, dispatch, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
-from issuance.models import Certificate
 from keystore import envelope
 
 MAX_NAME = 64
@@ -281,7 +280,7 @@ def retire_account(account: AcmeAccount) -> None:
     """
     with transaction.atomic():
         both = AcmeAccount.objects.filter(pk__in=[account.pk, account.staging_account_id])
-        list(both.order_by("pk").select_for_update(no_key=True))  # see issuance.holding
+        list(both.order_by("pk").select_for_update(no_key=True))  # see issuance.services.locks
         if use := _use_of(account):
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
@@ -294,10 +293,9 @@ def retire_account(account: AcmeAccount) -> None:
 
 def _use_of(account: AcmeAccount) -> str:
     """What uses the account, and what to do about it; empty when nothing does."""
-    alive = Certificate.objects.filter(retired_at=None)
-    if names := _first(alive.filter(account=account), "domain"):
+    if names := _first(account.certificates.filter(retired_at=None), "domain"):
         return f"is used by certificates ({names}): delete them or give them another account."
-    if names := _first(alive.filter(fallback_account=account), "domain"):
+    if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
         return f"is the fallback account of certificates ({names}): give them another one, or none."
     proving = AcmeAccount.objects.filter(staging_account=account, staging_first=True, retired_at=None)
     if names := _first(proving, "name"):
@@ -309,10 +307,22 @@ def _first(rows: QuerySet[Any], column: str) -> str:
     return ", ".join(rows.order_by("pk").values_list(column, flat=True)[:3])
 
 
+def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeAccount:
+    """The account under which the CA issues directly, `pk` where the request names one; made when there is none, and
+    just one by many at once: call it inside a transaction. NotFound when the CA was deleted since it was read, and for
+    an account of another CA."""
+    hold_private_ca(private_ca)
+    rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
+    account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
+    if pk and not account:
+        raise NotFound(f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id")
+    return account or create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
+
+
 def retire_private_ca(private_ca: PrivateCA) -> None:
     """Delete it. Conflict while accounts use it."""
     with transaction.atomic():
-        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.holding
+        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.services.locks
         names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
         if names:
             raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")

@@ -2,7 +2,6 @@
 
 from typing import Any, cast
 
-from django.db import transaction
 from django.db.models import Count, Max, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -17,16 +16,6 @@ from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl.api import CREATED, NO_CONTENT, EpochMillis, EpochSeconds, OwnedMixin, parsed
 from certctrl.formats import OffsetPagination
-from issuance import ratelimits, services
-from issuance.api import parsing
-from issuance.api.certificates import IssuingSerializer
-from issuance.api.limits import LimitSerializer
-from issuance.api.requests import (
-    CertificateRequest,
-    IssueRequest,
-    PrivateIssueRequest,
-)
-from issuance.api.views import IDEMPOTENCY_KEY, idempotency, shown
 
 
 class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
@@ -196,7 +185,6 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         "update": "write",
         "destroy": "write",
         "register": "write",
-        "limits": "read",
         "exchanges": "read",
     }
 
@@ -222,17 +210,11 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         """Register once more, after what the CA refused was mended."""
         return Response(AccountSerializer(accounts.retry_registration(self.get_object())).data)
 
-    @extend_schema(responses=LimitSerializer(many=True))
-    @action(detail=True, methods=["get"])
-    def limits(self, request: Request, **kwargs: Any) -> Response:
-        """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
-        return Response(LimitSerializer(ratelimits.levels(self.get_object()), many=True).data)
-
     @extend_schema(responses=ExchangeSerializer(many=True))
     @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
     def exchanges(self, request: Request, **kwargs: Any) -> Response:
         """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
-        page = self.paginate_queryset(self.get_object().exchanges.filter(issuance=None).order_by("pk")) or []
+        page = self.paginate_queryset(self.get_object().exchanges.filter(attempt_id=None).order_by("pk")) or []
         return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
 
@@ -240,7 +222,7 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
     queryset = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE)
     serializer_class = PrivateCASerializer
     obtype = "cas"
-    permissions = {"list": "read", "retrieve": "read", "create": "write", "destroy": "write", "issue": "issue"}
+    permissions = {"list": "read", "retrieve": "read", "create": "write", "destroy": "write"}
 
     def get_queryset(self) -> QuerySet[PrivateCA]:
         versions = "accounts__versions"
@@ -256,22 +238,3 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         accounts.retire_private_ca(self.get_object())
         return Response(status=NO_CONTENT)
-
-    @extend_schema(request=PrivateIssueRequest, parameters=[IDEMPOTENCY_KEY], responses=IssuingSerializer)
-    @action(detail=True, methods=["post"])
-    def issue(self, request: Request, **kwargs: Any) -> Response:
-        """A certificate of this CA, at once."""
-        private_ca = self.get_object()
-        given = parsed(CertificateRequest, request)
-        seconds = parsed(IssueRequest, request).get("validity_seconds")
-        with transaction.atomic():  # a request that is refused leaves no account behind
-            account = parsing.account_of_private_ca(private_ca, given["account"])
-            certificate, issuance = services.make_certificate(
-                self.owner,
-                parsing.ask_of(self.owner, given, account),
-                issue=True,
-                validity_seconds=seconds,
-                idempotency=idempotency(request),
-            )
-        services.advance(issuance)
-        return Response(shown(certificate, issuance))

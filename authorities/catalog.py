@@ -1,4 +1,4 @@
-"""Which CAs there are, as data, and the client for an account at one of them.
+"""Which CAs exist and what is known of them, as data.
 
 `settings.ACME_CAS` overrides an entry or adds one: `{"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}`.
 """
@@ -10,12 +10,22 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import TextChoices
 
 from authorities import pki
 from authorities.models import AcmeAccount
 from certctrl import outgoing
 from certctrl.errors import Invalid
-from issuance.models import LimitBucket
+
+
+class LimitKind(TextChoices):
+    """What a CA counts."""
+
+    ACCOUNT = "account"  # new orders of an account
+    DOMAIN = "domain"  # certificates of a registered domain
+    SET = "set"  # certificates of exactly these names
+    FAILURES = "failures"  # failed validations of a name by an account
+    BUSY = "busy"  # nothing; closed while the CA asks an account to come back later, whatever it orders
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class CAInfo:
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100
     wildcards: bool = True
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitBucket.Kind: tokens, seconds for one
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitKind: tokens, seconds for one
     caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
     profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
@@ -131,7 +141,7 @@ def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
 
 
 def _is_limit(kind: str, limit: Any) -> bool:
-    is_kind = kind in set(LimitBucket.Kind.values) - {LimitBucket.Kind.BUSY}
+    is_kind = kind in set(LimitKind.values) - {LimitKind.BUSY}
     is_pair = isinstance(limit, list | tuple) and len(limit) == 2 and all(type(each) in (int, float) for each in limit)
     return is_kind and (limit is None or (is_pair and all(each > 0 for each in limit)))
 
@@ -157,7 +167,7 @@ def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
 
 
 def limits_at(directory_url: str) -> Mapping[str, Limit]:
-    """The limits that are known of the CA with this directory, by LimitBucket.Kind; a kind that is not there has none.
+    """The limits that are known of the CA with this directory, by LimitKind; a kind that is not there has none.
 
     A directory that no CA's entry names is one of `custom`.
     """

@@ -22,7 +22,6 @@ from authorities.models import AcmeAccount, Exchange
 from certctrl import clock
 from certctrl.log import MASK, mask
 from certctrl.turns import MOST_SAID
-from issuance.models import CertificateVersion, Issuance
 
 logger = structlog.get_logger()
 
@@ -43,14 +42,13 @@ HEADERS = (
 )
 SECRET_MEMBERS = ("externalAccountBinding", "keyAuthorization")
 
-About = Issuance | CertificateVersion | AcmeAccount
-_about: ContextVar[tuple[About, str] | None] = ContextVar("_about", default=None)
+_about: ContextVar[tuple[AcmeAccount, str, int | None] | None] = ContextVar("_about", default=None)
 
 
 @contextmanager
-def about(row: About, step: str) -> Iterator[None]:
-    """Every exchange inside belongs to this attempt, to the one that made this version, or to this account alone."""
-    token = _about.set((row, step))
+def about(account: AcmeAccount, step: str, attempt_id: int | None = None) -> Iterator[None]:
+    """Every exchange inside belongs to this account, and to the attempt where one is named."""
+    token = _about.set((account, step, attempt_id))
     try:
         yield
     finally:
@@ -73,12 +71,11 @@ def record(
     told = _about.get()
     if told is None:
         return
-    row, step = told
+    account, step, attempt_id = told
     try:
-        account = row if isinstance(row, AcmeAccount) else row.account
         if is_on(account):
             took = clock.monotonic() - began
-            exchange = Exchange(account=account, issuance_id=_issuance_of(row), step=step, method=method)
+            exchange = Exchange(account=account, attempt_id=attempt_id, step=step, method=method)
             exchange.at, exchange.took_ms = clock.now() - timedelta(seconds=took), round(took * 1000)
             _tell(exchange, url, sent, answer, error)
             exchange.save(force_insert=True)
@@ -104,12 +101,6 @@ def _make_room(account: AcmeAccount) -> None:
     newest_first = Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
     for pk in newest_first[MOST_OF_ACCOUNT : MOST_OF_ACCOUNT + 1]:
         Exchange.objects.filter(account=account, pk__lte=pk).delete()
-
-
-def _issuance_of(row: About) -> int | None:
-    if isinstance(row, Issuance):
-        return row.pk
-    return row.issuance_id if isinstance(row, CertificateVersion) else None
 
 
 def _tell(exchange: Exchange, url: str, sent: str | None, answer: requests.Response | None, error: str) -> None:

@@ -4,7 +4,6 @@ from django.conf import settings
 from django.db import models
 
 from certctrl.turns import Turns, TurnsQuerySet
-from issuance.models.attempts import Issuance
 from keystore.models import Envelope
 
 
@@ -89,7 +88,7 @@ class Exchange(models.Model):
     """A request to a CA and its answer, kept when debugging is on, without keys, signatures or EAB secrets."""
 
     account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
-    issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, blank=True, related_name="exchanges")
+    attempt_id = models.BigIntegerField(null=True, blank=True, db_index=True, help_text="null: none, as registering")
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16, blank=True)
     method = models.CharField(max_length=8)

@@ -5,9 +5,7 @@ import structlog
 from accounts.models import User
 from authorities import catalog, clients, exchanges
 from authorities.models import AcmeAccount
-from certctrl import clock
 from certctrl.turns import Trouble
-from issuance.models import Issuance
 from keystore import envelope
 from keystore.models import Envelope
 
@@ -73,5 +71,4 @@ def _store_trouble(account: AcmeAccount, trouble: Trouble) -> None:
 
 
 def _wake_waiting(account: AcmeAccount) -> None:
-    waiting = Issuance.objects.open().filter(account=account, state=Issuance.State.QUEUED, holder="")
-    waiting.update(wake_at=clock.now(), queued_at=None)
+    account.issuances.wake_queued()

@@ -1,9 +1,9 @@
 """Three years of ten thousand certificates in memory: `python -m benchmarks.years [--certificates N] [--days N]`.
 
-Runs the pure functions that decide when a certificate is renewed (`issuance.renewal`) and the arithmetic of the ledger
-(`issuance.buckets`): lives of 90, 45 and 6 days, a CA that is down for two days each year, a DNS provider that fails
-one call in twenty, and Let's Encrypt's limits, which the CA counts by an arithmetic of its own. Exits with 1 when a
-certificate expires or the CA refuses an order.
+Runs the pure functions that decide when a certificate is renewed (`issuance.renewal`) and the arithmetic of the
+ledger (`issuance.ratelimits.buckets`): lives of 90, 45 and 6 days, a CA that is down for two days each year, a DNS
+provider that fails one call in twenty, and Let's Encrypt's limits, which the CA counts by an arithmetic of its own. Exits
+with 1 when a certificate expires or the CA refuses an order.
 """
 
 import argparse

@@ -87,10 +87,12 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "certctrl",
+    "standalone",
     "accounts",
     "keystore",
     "dnsproviders",
     "notices",
+    "authorities",
     "issuance",
 ]
 MIDDLEWARE = [

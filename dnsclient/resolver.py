@@ -1,7 +1,7 @@
 """Which zone holds a name, and which servers hold the zone: what resolvers know, and the servers of the zone above.
 
 Everything is asked in batches, so that the names of five hundred attempts cost a few round trips. Where a challenge's
-CNAMEs lead is in `dnsproviders.cnames`.
+CNAMEs lead is in `dnsclient.cnames`.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Whether the world can see a TXT record yet: asked of every authoritative server, and judged by the record's age.
 
 `look` asks once for many records and never waits for one to appear; `verdict` says what a look means. Where a record
-must be written is in `dnsproviders.cnames`, who its servers are in `dnsproviders.resolving`.
+must be written is in `dnsclient.cnames`, who its servers are in `dnsclient.resolver`.
 """
 
 from collections import defaultdict

@@ -6,7 +6,6 @@ from django.http import HttpRequest
 from unfold.admin import TabularInline
 
 from accounts import audit
-from authorities.models import AcmeAccount, Exchange, PrivateCA
 from certctrl.admin import ReadOnlyAdmin
 from certctrl.errors import Refusal
 from issuance import services
@@ -23,23 +22,6 @@ from issuance.models import (
     Reservation,
     ReservedToken,
 )
-
-
-@admin.register(PrivateCA)
-class PrivateCAAdmin(ReadOnlyAdmin):
-    list_display = ("name", "owner", "algorithm", "key_size", "status", "not_after")
-    search_fields = ("name", "owner__email", "serial_number")
-    exclude = ("key",)
-    list_select_related = ("owner",)
-
-
-@admin.register(AcmeAccount)
-class AcmeAccountAdmin(ReadOnlyAdmin):
-    list_display = ("name", "ca_provider", "owner", "status", "error_what", "created_at")
-    list_filter = ("ca_provider", "status")
-    search_fields = ("name", "email", "owner__email", "url")
-    exclude = ("key", "eab")
-    list_select_related = ("owner",)
 
 
 @admin.register(Certificate)
@@ -150,13 +132,6 @@ class ReservedTokenAdmin(ReadOnlyAdmin):
     list_display = ("reservation", "bucket", "cost")
     search_fields = ("bucket__label", "bucket__subject")
     list_select_related = ("reservation", "bucket")
-
-
-@admin.register(Exchange)
-class ExchangeAdmin(ReadOnlyAdmin):
-    list_display = ("at", "account", "issuance", "step", "method", "url", "status", "took_ms")
-    search_fields = ("url", "account__name", "issuance__certificate__domain")
-    list_select_related = ("account", "issuance")
 
 
 @admin.register(Drill)

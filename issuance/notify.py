@@ -131,7 +131,7 @@ def _validity(certificate: Certificate) -> str:
 
 
 def _next_try(certificate: Certificate) -> str:
-    if certificate.open_issuance():
+    if Issuance.objects.open_of(certificate):
         return "An attempt is under way."
     if not certificate.renew_at or not certificate.auto_renew:
         why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"

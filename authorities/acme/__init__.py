@@ -1,7 +1,7 @@
 """An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
 
 The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
-in `issuance.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
+in `authorities.acme.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
 """
 
 from authorities.acme.client import AcmeCA, ExternalAccount

@@ -1,4 +1,4 @@
-"""One account at an ACME CA, as `issuance.resources.CA` describes it."""
+"""One account at an ACME CA, as `authorities.base.CA` describes it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class NewOrder(messages.NewOrder):
 
 
 class AcmeCA:
-    """One account at one ACME CA, as `issuance.resources.CA` describes it. Use it in the thread that made it.
+    """One account at one ACME CA, as `authorities.base.CA` describes it. Use it in the thread that made it.
 
     `key` is the account key (PKCS#8 DER or PEM); `url` the account's, empty before it is registered.
     """

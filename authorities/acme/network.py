@@ -31,7 +31,7 @@ class Connection:
 
     directory_url: str
     nonces: list[str] = field(default_factory=list)
-    directory: Any = None  # as `issuance.acme` reads it; None: to be read
+    directory: Any = None  # as `authorities.acme` reads it; None: to be read
     read_at: float = 0.0
 
     @property

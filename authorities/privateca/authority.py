@@ -36,7 +36,7 @@ KEY_USAGES = {
 
 
 class PrivateAuthority:
-    """One private CA, as `issuance.resources.CA`. The key is unsealed for each signature and kept nowhere."""
+    """One private CA, as `authorities.base.CA`. The key is unsealed for each signature and kept nowhere."""
 
     def __init__(self, private_ca: PrivateCA) -> None:
         self.private_ca = private_ca

@@ -12,7 +12,7 @@ from certctrl.schema import OPTIONAL
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
 from issuance.challenges import delegation
-from issuance.models import Certificate, RenewalInfo
+from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import lifetime
 
 
@@ -140,7 +140,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
 
     @extend_schema_field(ProgressSerializer(allow_null=True))
     def get_issuance(self, certificate: Certificate) -> dict[str, Any] | None:
-        open_one = certificate.open_issuance()
+        open_one = Issuance.objects.open_of(certificate)
         return progress(open_one) if open_one else None
 
     @extend_schema_field(DelegationSerializer(allow_null=True))

@@ -2,19 +2,36 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
 
-from certctrl.api import EpochSeconds
-from issuance.models import LimitBucket
+from authorities.catalog import LimitKind
+from authorities.models import AcmeAccount
+from certctrl.api import EpochSeconds, OwnedMixin
+from issuance import ratelimits
 
 
 class LimitSerializer(serializers.Serializer[Any]):
     """A token bucket of a CA's limit."""
 
-    kind = serializers.ChoiceField(LimitBucket.Kind.choices)
+    kind = serializers.ChoiceField(LimitKind.choices)
     subject = serializers.CharField(help_text="the account, domain, names or name that is counted")
     capacity = serializers.FloatField(allow_null=True, help_text="tokens; null: nobody knows the CA's limit")
     seconds_for_one = serializers.FloatField(allow_null=True)
     left = serializers.FloatField(allow_null=True, help_text="tokens now; null while it is open and unlimited")
     waiting = serializers.IntegerField(help_text="orders that wait for it")
     next_at = EpochSeconds(help_text="when the next order may have a token")
+
+
+class AccountLimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):
+    queryset = AcmeAccount.objects.filter(retired_at=None)
+    obtype = "acme_accounts"
+    permissions = {"limits": "read"}
+
+    @extend_schema(responses=LimitSerializer(many=True))
+    def limits(self, request: Request, **kwargs: Any) -> Response:
+        """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
+        return Response(LimitSerializer(ratelimits.levels(self.get_object()), many=True).data)

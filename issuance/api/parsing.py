@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from accounts.models import User
 from authorities import accounts, catalog, pki
-from authorities.models import AcmeAccount, PrivateCA
+from authorities.models import AcmeAccount
 from certctrl.errors import Invalid, MissingField, NotFound
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
@@ -52,18 +52,6 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
     return changes
-
-
-def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeAccount:
-    """The account under which the CA issues directly, `pk` where the request names one; made when there is none, and
-    just one by many at once: call it inside a transaction. NotFound when the CA was deleted since it was read, and for
-    an account of another CA."""
-    accounts.hold_private_ca(private_ca)
-    rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
-    account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
-    if pk and not account:
-        raise NotFound(f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id")
-    return account or accounts.create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
 
 
 def _account(owner: User, pk: int | None) -> AcmeAccount:

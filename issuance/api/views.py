@@ -19,11 +19,11 @@ from accounts import audit
 from accounts.permissions import need
 from accounts.services import refuse_old_login
 from authorities.api import ExchangePagination, ExchangeSerializer
-from authorities.models import AcmeAccount
+from authorities.models import AcmeAccount, Exchange
 from certctrl import outward
 from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, parsed
 from certctrl.errors import Invalid, NotFound
-from issuance import models, preflight, services
+from issuance import preflight, services
 from issuance.api import parsing
 from issuance.api.attempts import (
     AttemptSerializer,
@@ -41,7 +41,7 @@ from issuance.api.requests import (
     RevokeRequest,
 )
 from issuance.challenges import delegation
-from issuance.models import Certificate, Issuance
+from issuance.models import Certificate, Issuance, digest
 from issuance.services import Idempotency
 
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -58,7 +58,7 @@ def idempotency(request: Request) -> Idempotency | None:
     if len(key) > 255 or not key.isprintable():
         raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
-    return Idempotency(key, models.digest(request.method, path, request.data))
+    return Idempotency(key, digest(request.method, path, request.data))
 
 
 def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
-        page = self.paginate_queryset(attempt.exchanges.order_by("pk")) or []
+        page = self.paginate_queryset(Exchange.objects.filter(attempt_id=attempt.pk).order_by("pk")) or []
         return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
     # --- export ---

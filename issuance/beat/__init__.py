@@ -1,1 +1,5 @@
 """What the clock starts: the sweep, the scan for renewals, warnings, pruning."""
+
+from issuance.beat import pruning, renewals, sweep, warnings
+
+__all__ = ["pruning", "renewals", "sweep", "warnings"]

@@ -10,8 +10,9 @@ from celery import shared_task
 from django.core.cache import cache
 from django.db.models import Q, QuerySet
 
-from authorities import registration, tasks
+from authorities import registration
 from authorities.models import AcmeAccount
+from authorities.tasks import register
 from certctrl import clock, dispatch
 from certctrl.dispatch import MOST_ON_THEIR_WAY, SHARE, admit, admit_fairly, mark, unmark
 from certctrl.turns import SWEPT
@@ -42,7 +43,7 @@ def sweep() -> None:
     clockstep.put_right(now)
     admit_issuances(now, granted_slots())
     admit_cleanups(now)
-    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, tasks.register)
+    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, register)
     admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
     admit_renewal_infos(now)
     admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)

@@ -27,6 +27,18 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
     def open(self) -> "IssuanceQuerySet":
         return self.filter(wake_at__isnull=False)
 
+    def open_of(self, certificate: Certificate) -> "Issuance | None":
+        """The open attempt of a certificate, from `open_issuances` where a query prefetched it."""
+        prefetched: list[Issuance] | None = getattr(certificate, "open_issuances", None)
+        if prefetched is not None:
+            return prefetched[0] if prefetched else None
+        return self.open().filter(certificate=certificate).first()
+
+    def wake_queued(self) -> None:
+        """Have those that wait to order do so now."""
+        waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")
+        waiting.update(wake_at=clock.now(), queued_at=None)
+
 
 class Issuance(Turns):
     """One attempt at a certificate. Open as long as `wake_at` is set."""

@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -15,11 +15,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential
-from issuance.models.attempts import Issuance
 from keystore.models import Envelope
-
-if TYPE_CHECKING:
-    from issuance.models.attempts import Issuance
 
 
 def new_public_id() -> str:
@@ -55,7 +51,9 @@ class Certificate(models.Model):
     profile = models.CharField(max_length=64, blank=True, help_text="sent with the order where the CA lists it")
     preferred_chain = models.CharField(max_length=200, blank=True, help_text="common name of an issuer in the chain")
     reuse_key = models.BooleanField(default=False, help_text="renewals keep the key, for those who pin it")
-    fallback_account = models.ForeignKey(AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+")
+    fallback_account = models.ForeignKey(
+        AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
+    )
     current = models.ForeignKey("CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+")
     expires_at = models.DateTimeField(null=True, blank=True)
     renew_at = models.DateTimeField(null=True, blank=True)
@@ -100,12 +98,6 @@ class Certificate(models.Model):
         members = ("organization", "organizational_unit", "country", "state", "locality")
         return {member: getattr(self, member) for member in members if getattr(self, member)}
 
-    def open_issuance(self) -> "Issuance | None":
-        prefetched: list[Issuance] | None = getattr(self, "open_issuances", None)
-        if prefetched is not None:
-            return prefetched[0] if prefetched else None
-        return self.issuances.filter(wake_at__isnull=False).first()
-
     @property
     def status(self) -> str:
         """pending (never issued yet), active, failed (never issued, and no retry is scheduled), expired, revoked."""
@@ -113,7 +105,7 @@ class Certificate(models.Model):
             if self.current.revoked_at:
                 return "revoked"
             return "active" if self.current.not_after > clock.now() else "expired"
-        over = self.failures and not self.renew_at and not self.open_issuance()
+        over = self.failures and not self.renew_at and not self.issuances.open_of(self)
         return "failed" if over else "pending"
 
     def __str__(self) -> str:

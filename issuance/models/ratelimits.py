@@ -4,24 +4,18 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from authorities.catalog import LimitKind
 from issuance.models.attempts import Issuance
 
 
 class LimitBucket(models.Model):
     """A token bucket of a CA's limit, as the CA keeps one: `level` tokens at the moment `at`, filling ever since.
 
-    Capacity and refill are data (`issuance.ca`), read when it is asked; see `issuance.limits`.
+    Capacity and refill are data (`authorities.catalog`), read when it is asked; see `issuance.ratelimits`.
     """
 
-    class Kind(models.TextChoices):
-        ACCOUNT = "account"  # new orders of an account
-        DOMAIN = "domain"  # certificates of a registered domain
-        SET = "set"  # certificates of exactly these names
-        FAILURES = "failures"  # failed validations of a name by an account
-        BUSY = "busy"  # nothing; closed while the CA asks an account to come back later, whatever it orders
-
     ca = models.CharField(max_length=500, help_text="the directory of the CA")
-    kind = models.CharField(max_length=8, choices=Kind)
+    kind = models.CharField(max_length=8, choices=LimitKind)
     subject = models.CharField(max_length=320, help_text="what is counted: an account, a domain, a digest of names")
     label = models.CharField(max_length=320, blank=True, help_text="the subject as a sentence names it")
     level = models.FloatField(help_text="tokens at `at`; reservations that are under way are off it")
@@ -36,7 +30,7 @@ class LimitBucket(models.Model):
 
 
 class Reservation(models.Model):
-    """An attempt's place in the queue for its CA's limits, then its slot (`issuance.limits`)."""
+    """An attempt's place in the queue for its CA's limits, then its slot (`issuance.ratelimits`)."""
 
     class State(models.TextChoices):
         WAITING = "waiting"

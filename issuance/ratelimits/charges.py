@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from authorities import catalog
+from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsclient import names
@@ -39,7 +40,7 @@ def buckets_of(issuance: Issuance) -> dict[int, int]:
     return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
 
 
-Kind = LimitBucket.Kind
+Kind = LimitKind
 
 
 @dataclass(frozen=True)

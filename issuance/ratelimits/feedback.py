@@ -4,13 +4,14 @@ import re
 from datetime import timedelta
 
 from authorities import catalog
+from authorities.catalog import LimitKind
 from certctrl import clock
 from certctrl.turns import Trouble
 from issuance.models import Issuance, LimitBucket
 from issuance.ratelimits import charges
 from issuance.ratelimits.ledger import Ledger
 
-Kind = LimitBucket.Kind
+Kind = LimitKind
 
 
 # In the words of Let's Encrypt: https://letsencrypt.org/docs/rate-limits/

@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db.models import Count
 
 from authorities import catalog
-from authorities.catalog import Limit
+from authorities.catalog import Limit, LimitKind
 from certctrl import clock
 from issuance.models import LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import buckets
@@ -46,7 +46,7 @@ class Ledger:
     def may_use(self, pk: int, cost: int) -> bool:
         """A token is there; for what is not counted in the bucket it is enough that the CA did not close it."""
         row = self.rows[pk]
-        if cost or row.kind == LimitBucket.Kind.FAILURES:
+        if cost or row.kind == LimitKind.FAILURES:
             return self.level(pk) >= ENOUGH
         return self.now >= row.at
 
@@ -56,7 +56,7 @@ class Ledger:
     def slot(self, pk: int, cost: int, ahead: int) -> datetime:
         """When it may be used by whoever has so many others ahead of him."""
         row = self.rows[pk]
-        if not cost and row.kind != LimitBucket.Kind.FAILURES:
+        if not cost and row.kind != LimitKind.FAILURES:
             return max(self.now, row.at)
         level = Level(row.level, row.at)
         return buckets.slot(level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0)

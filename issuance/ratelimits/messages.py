@@ -3,10 +3,11 @@
 from datetime import datetime, timedelta
 
 from authorities import catalog
+from authorities.catalog import LimitKind
 from certctrl import clock
 from issuance.models import Issuance, LimitBucket
 
-Kind = LimitBucket.Kind
+Kind = LimitKind
 
 
 def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:

@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from authorities import catalog
+from authorities.catalog import LimitKind
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock
 from certctrl.turns import SKEW, Trouble, Wait
@@ -28,7 +29,7 @@ from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import Ledger
 from issuance.ratelimits.messages import sentence
 
-Kind = LimitBucket.Kind
+Kind = LimitKind
 State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back

@@ -6,12 +6,13 @@ from typing import Any
 from django.db.models import Count
 
 from authorities import catalog
+from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
 from issuance.models import LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import charges
 from issuance.ratelimits.ledger import Ledger
 
-Kind = LimitBucket.Kind
+Kind = LimitKind
 SHOWN = 500  # certificates whose buckets an account shows
 
 
@@ -28,7 +29,7 @@ def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
     ledger = Ledger(ids, look=True)
     waits = ReservedToken.objects.filter(bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING)
     waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
-    shown = [row for row in ledger.rows.values() if row.kind != LimitBucket.Kind.BUSY or ledger.now < row.at]
+    shown = [row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at]
     return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
 
 

@@ -51,7 +51,7 @@ def poll(renewal_info_id: int) -> None:
         if _is_over(version):
             return info.release(None)
         try:
-            with exchanges.about(version, "renewal_info"):
+            with exchanges.about(version.account, "renewal_info", version.issuance_id):
                 seen = clients.client_for(version.account).renewal_info(version.ari_id)
         except Trouble as trouble:
             return _store_trouble(info, trouble)
@@ -121,7 +121,7 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     the past, for the CA may be about to revoke."""
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
     is_wanted = certificate.current_id == info.version_id and certificate.auto_renew and not certificate.retired_at
-    if not is_wanted or certificate.open_issuance():
+    if not is_wanted or Issuance.objects.open_of(certificate):
         return
     if certificate.failures:
         soon = clock.now() + schedule.LEAST_RETRY

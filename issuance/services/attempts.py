@@ -33,7 +33,7 @@ def request_issuance(
 ) -> Issuance:
     """Open an attempt, or answer with the one that is open: it is tried at once, whatever its backoff."""
     refuse_issuance(certificate)
-    open_one = certificate.open_issuance()
+    open_one = Issuance.objects.open_of(certificate)
     if open_one:
         return retry_now(open_one)
     try:

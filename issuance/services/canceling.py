@@ -17,7 +17,7 @@ A_DAY = timedelta(days=1)
 
 def cancel(certificate: Certificate) -> Issuance:
     """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
-    open_one = certificate.open_issuance()
+    open_one = Issuance.objects.open_of(certificate)
     if not open_one:
         raise Conflict(f"Nothing is being issued for {certificate.domain}.")
     with transaction.atomic():

@@ -1,6 +1,6 @@
 """Creating, changing and deleting certificates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +10,8 @@ from django.db import transaction
 
 from accounts import quotas
 from accounts.models import User
-from authorities.models import AcmeAccount
+from authorities import accounts
+from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from certctrl.errors import Conflict, TooLate
 from certctrl.turns import SKEW
@@ -86,6 +87,30 @@ def make_certificate(
         return certificate, request_issuance(certificate, reason, validity_seconds)
 
     return once(owner, idempotency, make)
+
+
+def issue_at_private_ca(
+    private_ca: PrivateCA,
+    account_id: int | None,
+    spec_of: Callable[[AcmeAccount], CertificateSpec],
+    *,
+    validity_seconds: int | None = None,
+    idempotency: Idempotency | None = None,
+) -> tuple[Certificate, Issuance | None]:
+    """Issue a certificate of this CA at once, under the account `account_id` or any of the CA's.
+
+    `spec_of` reads the request for the account that was found. Raises what `create_certificate` does.
+    """
+    with transaction.atomic():  # a request that is refused leaves no account behind
+        account = accounts.account_of_private_ca(private_ca, account_id)
+        certificate, issuance = make_certificate(
+            private_ca.owner,
+            spec_of(account),
+            issue=True,
+            validity_seconds=validity_seconds,
+            idempotency=idempotency,
+        )
+    return certificate, advance(issuance)
 
 
 def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
@@ -169,7 +194,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         moves = account.pk != certificate.account_id
         if policy != certificate.key_policy:
             _change_policy(certificate, policy)
-        open_one = certificate.open_issuance()
+        open_one = Issuance.objects.open_of(certificate)
         if moves and open_one:
             canceling.cancel_attempt(open_one)
         _audit_changes(certificate, changes)
@@ -188,7 +213,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
 
 def _change_policy(certificate: Certificate, policy: str) -> None:
     """The key that there is follows the policy at once; Conflict where that would leave nobody who can open it."""
-    if policy == Envelope.Policy.DEVICE_REQUIRED and (certificate.current or certificate.open_issuance()):
+    if policy == Envelope.Policy.DEVICE_REQUIRED and (certificate.current or Issuance.objects.open_of(certificate)):
         raise Conflict(
             f"{certificate.domain} has no device that could open its key: assign one before DEVICE_REQUIRED."
         )
@@ -202,7 +227,7 @@ def _reschedule(certificate: Certificate) -> None:
     if version and not certificate.auto_renew:
         certificate.renew_at = None
     is_retried = certificate.failures and certificate.renew_at
-    if not version or is_retried or certificate.open_issuance():
+    if not version or is_retried or Issuance.objects.open_of(certificate):
         return
     at = ari.renew_at(version, certificate.renew_days_before)
     certificate.renew_at = at if certificate.auto_renew else None
@@ -218,7 +243,7 @@ def retire(certificate: Certificate) -> None:
     with transaction.atomic():
         _lock_attempt(certificate)
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
-        open_one = certificate.open_issuance()
+        open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
                 canceling.cancel_attempt(open_one)

@@ -1,6 +1,7 @@
 """The state machine: which step follows which, and what a step's end writes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -90,7 +91,7 @@ def run(
     try:
         with (
             log.bind(issuance=issuance.pk, step=step.name),
-            exchanges.about(issuance, step.name),
+            _exchanges_of(step, issuance),
             clock.limit(issuance.turn_left()),
         ):
             if issuance.deaths >= MAX_DEATHS:
@@ -108,6 +109,13 @@ def run(
         what = f"The step {step.name} met an error of this server; its log has the details. It is tried again."
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
+
+
+def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None]:
+    """A step that does not read the account does not talk to its CA."""
+    if "account" not in step.reads:
+        return nullcontext()
+    return exchanges.about(issuance.account, step.name, issuance.pk)
 
 
 def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception) -> None:

@@ -30,7 +30,7 @@ def give_up(issuance: Issuance) -> None:
     if not urls:
         return
     try:
-        with exchanges.about(issuance, "give_up"), clock.limit(issuance.turn_left()):
+        with exchanges.about(issuance.account, "give_up", issuance.pk), clock.limit(issuance.turn_left()):
             client = clients.client_for(issuance.account)
             for url in urls:
                 issuance.breathe()

@@ -16,7 +16,7 @@ def revoke(version_id: int) -> None:
             what = "It expired before the CA revoked it; there is nothing left to revoke."
             return version.release(None, revoke_asked_at=None, revoke_error=what)
         try:
-            with exchanges.about(version, "revoke"):
+            with exchanges.about(version.account, "revoke", version.issuance_id):
                 clients.client_for(version.account).revoke(version.chain_pem, version.revoke_reason or 0)
         except Trouble as trouble:
             version.write(revoke_error=trouble.what)

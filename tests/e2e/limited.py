@@ -19,8 +19,8 @@ ZONE = "co.uk"
 WORKERS = 2
 THREADS = 4  # the cheapest on two cores
 LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is killed
-# How the sentence of an order that waits names what it waits for (issuance.limits): a domain that many names share, a
-# set that many accounts ask for.
+# How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a domain that many
+# names share, a set that many accounts ask for.
 SAYS = {"account": "of the account", "domain": "registered domain shared", "set": "set of names (www.same"}
 
 FAULTS = [

