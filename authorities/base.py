@@ -23,7 +23,7 @@ MAX_LINK = 500  # characters
 
 class NotYet(Trouble):
     """The CA does not show what it named itself. Its nodes may lag: it is asked again after seconds, then after minutes
-    (issuance.workflow.machine), and an attempt whose CSR was sent never ends for it. `asked` is what the CA was asked for."""
+    (issuance.workflow.machine). An attempt whose CSR was sent never ends for it. `asked` is what was asked for."""
 
     def __init__(self, code: str, what: str, asked: str) -> None:
         super().__init__(code, what)

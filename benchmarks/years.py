@@ -2,8 +2,8 @@
 
 Runs the pure functions that decide when a certificate is renewed (`issuance.renewal`) and the arithmetic of the
 ledger (`issuance.ratelimits.buckets`): lives of 90, 45 and 6 days, a CA that is down for two days each year, a DNS
-provider that fails one call in twenty, and Let's Encrypt's limits, which the CA counts by an arithmetic of its own. Exits
-with 1 when a certificate expires or the CA refuses an order.
+provider that fails one call in twenty, and Let's Encrypt's limits, which the CA counts by an arithmetic of its own.
+Exits with 1 when a certificate expires or the CA refuses an order.
 """
 
 import argparse

@@ -11,8 +11,6 @@ from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import _certificate_url
 from issuance.workflow.steps.reorder import order_anew_once
 
-# --- download ---
-
 
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version."""

@@ -15,9 +15,6 @@ from issuance.workflow.steps.reorder import after_invalid, order_anew_once, wait
 FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
 
 
-# --- finalize ---
-
-
 def finalize(issuance: Issuance) -> Done:
     """Read the order and do what its status asks: the CA's status decides, never our memory."""
     client = clients.client_for(issuance.account)

@@ -9,9 +9,6 @@ from issuance.workflow.outcome import Done
 State = Issuance.State
 
 
-# --- present ---
-
-
 def present(issuance: Issuance) -> Done:
     """Publish the TXT record of each pending authorization."""
     pending = issuance.authorizations.filter(status=Authorization.Status.PENDING, record__isnull=False)

@@ -18,9 +18,6 @@ LONGEST_DENIED = 300  # seconds until the next look: another resolver behind the
 AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 
 
-# --- propagate ---
-
-
 def propagate(issuance: Issuance) -> Done:
     """Ask every authoritative server once whether it shows the records."""
     wanted = list(issuance.pending_records().select_related("credential"))

@@ -11,9 +11,6 @@ from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 State = Issuance.State
 
 
-# --- validate ---
-
-
 def validate(issuance: Issuance) -> Done:
     """Tell the CA that the records are there, then read what became of the order."""
     client = clients.client_for(issuance.account)
