@@ -9,7 +9,10 @@ from django.db import connection
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from authorities.models import AcmeAccount
+from dnsproviders.models import DnsCredential
 from tests import factories
+from tests.fakes.world import World
 
 
 class JSONClient(APIClient):
@@ -72,3 +75,23 @@ def client_of() -> Callable[..., JSONClient]:
 def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient]:
     """`key_client(user, "certificates:*[read]")`: a script with a key of this user."""
     return lambda owner, *scopes, **fields: client_of(token=factories.api_key(owner, *scopes, **fields))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.fixture
+def owner(db: None) -> User:
+    return User.objects.create_user("owner@example.com")
+
+
+@pytest.fixture
+def account(world: World, owner: User) -> AcmeAccount:
+    return world.account(owner)
+
+
+@pytest.fixture
+def credential(world: World, owner: User) -> DnsCredential:
+    return world.credential(owner)
