@@ -53,6 +53,7 @@ def send_code(owner: User) -> NoticeSettings:
         if not settings.MAIL_IS_SET_UP:
             raise Conflict("This server sends no mails: the operator must set EMAIL_HOST first.")
         _mail_code(wanted)
+        audit.note(owner, "notices.code_sent", f"user:{owner.pk}", email=wanted.unconfirmed)
     return wanted
 
 

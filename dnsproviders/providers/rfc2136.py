@@ -315,13 +315,15 @@ class RFC2136(Provider):
         if not self.has_key:
             self._ask(_query(dns.name.from_text(names[0]), dns.rdatatype.SOA))
             return
+        silent: NoAnswer | None = None
         for name in names:
             try:
                 with clock.limit(PATIENCE):
                     self._ask(_query(dns.name.from_text(name), dns.rdatatype.SOA))
             except Unsigned:
                 continue
-            except NoAnswer:
+            except NoAnswer as error:
+                silent = error
                 break
             except ProviderError as error:
                 if not error.permanent:
@@ -330,6 +332,8 @@ class RFC2136(Provider):
             return
         if any(self._proves(name) for name in names if name != "."):
             return
+        if silent:  # neither a question nor an update was answered
+            raise silent
         what = f"{self._where()} answers, but does not say whether it knows the key; the first record will tell."
         raise ProviderError("dns_refused", what)
 

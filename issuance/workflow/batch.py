@@ -14,8 +14,9 @@ from certctrl.turns import Trouble, Wait
 from dnsproviders import propagation
 from dnsproviders.models import TxtRecord
 from issuance.models import Authorization, Issuance, IssuanceEvent
-from issuance.workflow import machine, steps
+from issuance.workflow import machine
 from issuance.workflow.outcome import Done
+from issuance.workflow.steps import propagate
 
 logger = structlog.get_logger()
 
@@ -100,7 +101,9 @@ def _end(
         again.append((issuance, done))
         return False
 
-    return machine.run(STEP, row, lambda issuance: steps.judge(issuance, records, looks), pause_together, end_together)
+    return machine.run(
+        STEP, row, lambda issuance: propagate.judge(issuance, records, looks), pause_together, end_together
+    )
 
 
 def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:

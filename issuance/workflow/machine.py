@@ -18,8 +18,9 @@ from issuance import notify, ratelimits
 from issuance.challenges.dns01 import records_of
 from issuance.models import TOO_LONG, Issuance
 from issuance.renewal import retry
-from issuance.workflow import oldorders, steps
+from issuance.workflow import oldorders
 from issuance.workflow.outcome import Done, Outcome, event
+from issuance.workflow.steps import download, finalize, order, present, propagate, validate
 
 State = Issuance.State
 logger = structlog.get_logger()
@@ -41,12 +42,12 @@ class Step:
 
 
 STEPS = (
-    Step("order", State.QUEUED, State.ORDERED, steps.order, steps.LIMIT),
-    Step("present", State.ORDERED, State.PRESENTED, steps.present, timedelta(hours=1), ("credential",)),
-    Step("propagate", State.PRESENTED, State.PROPAGATED, steps.propagate, timedelta(minutes=30)),
-    Step("validate", State.PROPAGATED, State.VALIDATED, steps.validate, timedelta(minutes=30)),
-    Step("finalize", State.VALIDATED, State.FINALIZED, steps.finalize, timedelta(minutes=30)),
-    Step("download", State.FINALIZED, State.ISSUED, steps.download, timedelta(minutes=30)),
+    Step("order", State.QUEUED, State.ORDERED, order.order, order.LIMIT),
+    Step("present", State.ORDERED, State.PRESENTED, present.present, timedelta(hours=1), ("credential",)),
+    Step("propagate", State.PRESENTED, State.PROPAGATED, propagate.propagate, timedelta(minutes=30)),
+    Step("validate", State.PROPAGATED, State.VALIDATED, validate.validate, timedelta(minutes=30)),
+    Step("finalize", State.VALIDATED, State.FINALIZED, finalize.finalize, timedelta(minutes=30)),
+    Step("download", State.FINALIZED, State.ISSUED, download.download, timedelta(minutes=30)),
 )
 STEP_AT = {step.state: step for step in STEPS}
 

@@ -1,12 +1,10 @@
 """What the database holds of a session, and that Django's own ways with sessions go on."""
 
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.apps import apps
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.utils import timezone
@@ -99,13 +97,3 @@ def test_the_asynchronous_store_uses_the_same_rows():
 
     assert async_to_sync(steps)() == (1, False, True)
     assert not Session.objects.exists()
-
-
-def test_the_migration_keeps_everybody_logged_in():
-    store = made(a=1)
-    Session.objects.update(session_key=store.session_key)  # as older versions kept it
-    hash_ids = import_module("accounts.migrations.0005_session_digests").hash_ids
-    for _ in range(2):
-        hash_ids(apps, None)
-        assert SessionStore(store.session_key)["a"] == 1
-    assert Session.objects.get().session_key == digest_of(store.session_key)

@@ -8,7 +8,7 @@ from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.finalize import _certificate_url
+from issuance.workflow.steps.finalize import certificate_url_of
 from issuance.workflow.steps.reorder import order_anew_once
 
 
@@ -17,7 +17,7 @@ def download(issuance: Issuance) -> Done:
     client = clients.client_for(issuance.account)
     preferred = issuance.certificate.preferred_chain
     if not issuance.certificate_url:
-        url = _certificate_url(issuance, client.read_order(issuance.order_url))
+        url = certificate_url_of(issuance, client.read_order(issuance.order_url))
         issuance.write(certificate_url=url)
     chain_pem = client.download(
         issuance.certificate_url,

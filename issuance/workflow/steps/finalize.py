@@ -34,11 +34,11 @@ def finalize(issuance: Issuance) -> Done:
         raise wait_for_ca(issuance, resource, what)
     if not issuance.csr_sent_at:
         return order_anew_once(issuance, "the CA handed out an order that had been used")
-    url = _certificate_url(issuance, resource)
+    url = certificate_url_of(issuance, resource)
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
 
 
-def _certificate_url(issuance: Issuance, resource: OrderResource) -> str:
+def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """Some CAs call an order valid a few reads before they say where its certificate is."""
     if not resource.certificate_url:
         raise wait_for_ca(issuance, resource, "The CA signed, and does not say yet where the certificate is.")

@@ -14,6 +14,8 @@ from authorities.models import PrivateCA
 from certctrl import clock
 from issuance.models import Certificate
 from lab.ca import PROJECT
+from notices import addresses
+from notices.models import settings_of
 from tests import factories
 from tests.issuance.api.calling import Caller, refused
 
@@ -31,7 +33,7 @@ READS = {
 
 
 @pytest.fixture
-def do(world, api, guide, issued, client_of):
+def do(world, api, guide, issued, client_of, settings):
     """Callers, and the rows that the operations need."""
     world.cas["SELF_CA"] = SimpleNamespace(client_for=lambda account: privateca.PrivateAuthority(account.private_ca))
     root = factories.UserFactory(email="root@example.org", is_staff=True)
@@ -45,6 +47,8 @@ def do(world, api, guide, issued, client_of):
         account=f"acme-accounts/{issued.account_id}",
         staff=staff,
         anybody=client_of(),
+        owner=issued.owner,
+        settings=settings,
         made=lambda path, body: f"{path}/{api.post(path, body).data_member['id']}",
         drill=lambda: f"drills/{staff.post('drills', {'issuer': 'fake CA'}).data_member['id']}",
     )
@@ -53,6 +57,13 @@ def do(world, api, guide, issued, client_of):
 def open_attempt(do):
     do.api.post(f"{do.certificate}/renew")
     return do.api.post(f"{do.certificate}/cancel")
+
+
+def ask_for_address(do) -> str:
+    """The code that is mailed to a new address of the caller's."""
+    do.settings.MAIL_IS_SET_UP = True
+    do.api.put("notice-settings", {"email": "other@example.org"})
+    return addresses.code_of(settings_of(do.owner.pk))
 
 
 def key_body():
@@ -101,6 +112,14 @@ OPERATIONS = {
     "put me/notice-settings": (
         "notices.changed",
         lambda do: do.api.put("notice-settings", {"email": "other@example.org"}),
+    ),
+    "post me/notice-settings/code": (
+        "notices.code_sent",
+        lambda do: ask_for_address(do) and do.api.post("notice-settings/code"),
+    ),
+    "post me/notice-settings/confirm": (
+        "notices.address_confirmed",
+        lambda do: do.api.post("notice-settings/confirm", {"code": ask_for_address(do)}),
     ),
     "post me/notice-settings/test": (
         "notices.tested",

@@ -24,12 +24,12 @@ def test_a_healthy_certificate_is_ok(api, pk):
 
 def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkeypatch):
     challenge = "_acme-challenge.example.com"
-    survey = Survey(
+    seen = Survey(
         {"example.com": Policy("example.com", (CAARecord(0, "issue", "other.test"),))},
         {"example.com": Chain((challenge,))},
         {challenge: Zone("example.com", {"ns1.example.com (192.0.2.1)": 1}, lame=("ns2.example.com",))},
     )
-    monkeypatch.setattr(survey, "survey", lambda names, seconds: survey)
+    monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
     before = rows()
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert found["ok"] is False
