@@ -2,17 +2,15 @@
 
 import json
 import re
-from importlib import import_module
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.db import connection
 
 from accounts.models import User
 from certctrl.state import State
 from notices import addresses, raising
-from notices.models import Delivery, Notice, NoticeSettings
+from notices.models import Delivery, Notice
 from standalone import administrator
 from tests.issuance.api.calling import Caller, refused
 
@@ -209,13 +207,6 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
     raising.raise_test(User.objects.get(email=given.email))
     world.sweep()
     assert mailbox.recipients[1:] == ["root@example.com"]
-
-
-def test_the_migration_keeps_the_addresses_that_are_in_use(alice, bob):
-    NoticeSettings.objects.create(owner=alice, email=OPS)
-    NoticeSettings.objects.create(owner=bob)
-    import_module("notices.migrations.0002_confirmed_and_sealed_addresses").keep_those_in_use(apps, None)
-    assert [each.unconfirmed for each in NoticeSettings.objects.all()] == ["", ""]
 
 
 # --- how many ---

@@ -1,10 +1,7 @@
 """Notices, their settings and webhooks over HTTP."""
 
-from importlib import import_module
-
 import pytest
 import standardwebhooks
-from django.apps import apps
 
 from keystore import envelope
 from keystore.models import Envelope
@@ -191,17 +188,6 @@ def test_an_address_is_sealed_and_that_of_before_destroyed(api):
     api.delete(f"webhooks/{pk}")
     assert not Envelope.objects.filter(purpose="webhook_url").exists()
     assert Webhook.objects.get().url == ""
-
-
-def test_the_migration_seals_the_addresses_that_are_there(api, alice, world, hook, receiver, tell):
-    webhook, secret = hook
-    Webhook.objects.create(owner=alice, name="removed", host="https://gone.example/x", retired_at=world.time)
-    Webhook.objects.filter(pk=webhook.pk).update(host=webhook.url, address=None)
-    import_module("notices.migrations.0002_confirmed_and_sealed_addresses").seal_webhooks(apps, None)
-    assert list(Webhook.objects.order_by("pk").values_list("host", flat=True)) == ["127.0.0.1", "gone.example"]
-    tell()
-    world.sweep()
-    assert receiver.posted[0].verified(secret)
 
 
 def test_a_rotated_secret_is_shown_once_and_the_old_one_is_destroyed(api):

@@ -3,6 +3,7 @@
 import pytest
 from django.core.cache import cache
 
+from dnsclient import survey
 from dnsclient.survey import CAARecord, Chain, Policy, Survey, Zone
 from dnsproviders.base import ProviderError
 from issuance.api.preflight import CheckThrottle
