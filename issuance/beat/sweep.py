@@ -14,7 +14,7 @@ from authorities import registration
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
-from certctrl.dispatch import MOST_ON_THEIR_WAY, SHARE, admit, admit_fairly, mark, unmark
+from certctrl.dispatch import admit, admit_fairly, mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders.models import TxtRecord
 from dnsproviders.records import REST
@@ -30,7 +30,9 @@ from notices.tasks import deliver
 logger = structlog.get_logger()
 AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
 REPUBLISHING = ("again", None)
-OF_ONE = SHARE // 4  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
+OF_ONE = (
+    dispatch.SHARE // 4
+)  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
 
 
 # --- sweep ---
@@ -101,16 +103,16 @@ def choose(now: datetime) -> list[Candidate]:
     every = Issuance.objects.sendable(now).order_by("wake_at")
     due = every.exclude(again)
     busy = on_their_way()
-    room = MOST_ON_THEIR_WAY - busy.total() // 2
+    room = dispatch.MOST_ON_THEIR_WAY - busy.total() // 2
     chosen: list[Candidate] = []
     full: list[tuple[str, int | None]] = []
     while len(chosen) < room:
-        full = [key for key, count in busy.items() if count >= SHARE and key != REPUBLISHING]
+        full = [key for key, count in busy.items() if count >= dispatch.SHARE and key != REPUBLISHING]
         more = candidates(due, full, {each.id for each in chosen}, room - len(chosen))
         if not more:
             break
         for each in more:
-            if busy["credential", each.credential] < SHARE and busy["account", each.account] < SHARE:
+            if busy["credential", each.credential] < dispatch.SHARE and busy["account", each.account] < dispatch.SHARE:
                 busy.update([("credential", each.credential), ("account", each.account)])
                 chosen.append(each)
     if full:

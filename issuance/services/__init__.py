@@ -1,5 +1,6 @@
 """What people can start: create, issue, renew, cancel, revoke, export, delete."""
 
+from certctrl.fileset import NotReplaced
 from issuance.services.attempts import (
     advance,
     issue,
@@ -22,7 +23,6 @@ from issuance.services.certificates import (
     update_certificate,
 )
 from issuance.services.export import PFX, bundle, head, to_folder
-from issuance.services.fileset import NotReplaced
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
 from issuance.services.revocation import revoke

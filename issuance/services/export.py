@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from authorities import pki
+from certctrl import fileset
 from certctrl.errors import ExportForbidden, Invalid, NotIssued
 from issuance.models import Certificate, CertificateVersion
-from issuance.services import fileset
 from keystore import envelope
 from keystore.models import Envelope
 

@@ -223,6 +223,7 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
 def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(bare, monkeypatch, junk):
     cache, stranger = bare

@@ -5,8 +5,7 @@ from celery import signature
 from celery.app.trace import build_tracer
 
 from certctrl.celery import app
-from issuance import tasks
-from issuance.workflow import machine
+from issuance import tasks, workflow
 
 pytestmark = pytest.mark.django_db
 
@@ -28,12 +27,12 @@ def run_first_link(issuance_id):
 
 
 def test_the_next_link_is_sent_when_the_step_is_through(sent, monkeypatch):
-    monkeypatch.setattr(machine, "take", lambda step, issuance_id: True)
+    monkeypatch.setattr(workflow, "take", lambda step, issuance_id: True)
     run_first_link(7)
     assert sent == [7]
 
 
 def test_nothing_more_is_sent_when_the_step_must_wait(sent, monkeypatch):
-    monkeypatch.setattr(machine, "take", lambda step, issuance_id: False)
+    monkeypatch.setattr(workflow, "take", lambda step, issuance_id: False)
     run_first_link(7)
     assert sent == []

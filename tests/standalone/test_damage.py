@@ -142,7 +142,7 @@ def test_garbage_as_dump_of_an_older_set_up_is_set_aside(tmp_path) -> None:
 
 
 def test_a_redis_that_fails_for_another_reason_is_not_blamed_on_its_files(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(up, "START_LIMIT", 1.0)
+    monkeypatch.setattr(command, "START_LIMIT", 1.0)
     with pytest.raises(CommandError, match="redis does not answer"):
         started("/bin/false", tmp_path, fill)
     assert not list((tmp_path / "redis").glob("damaged-*"))

@@ -10,7 +10,6 @@ from django.test.utils import CaptureQueriesContext
 from issuance import services
 from issuance.beat import renewals
 from issuance.models import Certificate, Issuance
-from issuance.services import attempts
 from tests.fakes import crowd
 from tests.fakes.world import World
 from tests.issuance.racing import at_once
@@ -159,7 +158,7 @@ def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(world, 
             issuance.names_key = None  # which the table refuses
         return issuance
 
-    monkeypatch.setattr(attempts, "new_issuance", breaks)
+    monkeypatch.setattr(services, "new_issuance", breaks)
     renewals.scan_renewals.run()
     assert sorted(opened()) == [each.pk for each in good]
     bad.refresh_from_db()

@@ -10,7 +10,6 @@ from issuance import services, workflow
 from issuance.beat import sweep
 from issuance.challenges import dns01
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent
-from issuance.workflow import batch
 
 pytestmark = pytest.mark.django_db
 
@@ -82,7 +81,7 @@ def test_an_account_gets_a_quarter_while_others_wait(world, account, credential,
 
 
 def test_those_that_wait_for_their_records_share_one_look(world, account, credential, monkeypatch):
-    monkeypatch.setattr(batch, "BATCH", 5)
+    monkeypatch.setattr(workflow, "BATCH", 5)
     due(world, account, credential, 12, state="presented")
     sweep.sweep.run()
     assert world.sent.count("issuance.look") == 3

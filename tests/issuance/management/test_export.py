@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEvent
+from certctrl import fileset
 from issuance.models import Certificate
-from issuance.services import fileset
 
 pytestmark = pytest.mark.django_db
 

@@ -38,7 +38,9 @@ def bare(world, owner):
 
 def of_own_ca(world, owner):
     private_ca = privateca.create_private_ca(owner, {"name": "Home"})
-    world.cas["SELF_CA"] = SimpleNamespace(client_for=lambda account: privateca.PrivateAuthority(account.private_ca))
+    world.cas["SELF_CA"] = SimpleNamespace(
+        name="home", client_for=lambda account: privateca.PrivateAuthority(account.private_ca)
+    )
     fields = {"ca_provider": "SELF_CA", "directory_url": "", "private_ca": private_ca}
     account = world.account(owner, **fields)
     made, _ = services.create_certificate(

@@ -44,7 +44,7 @@ def finds(monkeypatch):
 @pytest.fixture
 def surveyed(monkeypatch):
     """`surveyed(Survey(...))`: what DNS has."""
-    return lambda survey: monkeypatch.setattr(survey, "survey", lambda names, seconds: survey)
+    return lambda seen: monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
 
 
 # --- The attempt ---

@@ -36,7 +36,7 @@ def dns(world: World, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The small internet instead of the fakes' healthy zones, in real time."""
     with internet(settings, ZONES, patience=0.8) as server:
         monkeypatch.setattr(clock, "monotonic", time.monotonic)
-        monkeypatch.setattr(survey, "seen", SURVEY)
+        monkeypatch.setattr(survey, "survey", SURVEY)
         monkeypatch.setattr(cnames, "follow", FOLLOW)
         monkeypatch.setattr(propagation, "final_name", FINAL_NAME)
         yield server

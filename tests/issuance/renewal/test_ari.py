@@ -1,11 +1,8 @@
 """The CA says when it wants a certificate renewed: asked, kept, and followed (RFC 9773)."""
 
 from datetime import timedelta
-from importlib import import_module
 
 import pytest
-from django.apps import apps
-from django.utils import timezone
 
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
@@ -340,34 +337,6 @@ def test_a_ca_that_is_away_holds_up_nobody_elses(world, account, credential, own
 def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(world, certificate, django_assert_num_queries):
     with django_assert_num_queries(1):
         sweep.admit_renewal_infos(world.time - A_DAY)
-
-
-# --- what was issued before ---
-
-
-def migrate() -> None:
-    import_module("issuance.migrations.0005_renewal").poll_what_is_there(apps, None)
-
-
-def test_certificates_that_were_issued_before_are_asked_about_too(world, account, credential, certificate):
-    services.issue(certificate)
-    world.deliver()
-    RenewalInfo.objects.all().delete()
-    migrate()
-    migrate()
-    assert info().version == read(certificate).current
-    assert timezone.now() <= info().wake_at <= timezone.now() + timedelta(hours=6)
-    assert 0 <= info().fraction < 1
-
-
-def test_what_is_retired_or_expired_is_not_asked_about_after_an_upgrade(world, account, credential, certificate):
-    other, _ = world.create(account, credential, "other.example.com")
-    world.deliver()
-    services.retire(certificate)
-    CertificateVersion.objects.filter(certificate=other).update(not_after=timezone.now())
-    RenewalInfo.objects.all().delete()
-    migrate()
-    assert not RenewalInfo.objects.exists()
 
 
 def test_a_window_that_moves_into_the_past_brings_a_failed_renewal_forward(world, certificate):

@@ -280,7 +280,7 @@ def test_production_is_next_when_caa_lets_only_its_account_issue(world, owner, c
     def with_caa(names, seconds):
         return replace(seen(names, seconds), policies={name: Policy("example.com", records) for name in names})
 
-    monkeypatch.setattr(survey, "seen", with_caa)
+    monkeypatch.setattr(survey, "survey", with_caa)
     proof, attempt = try_again(world), try_again(world)
     assert (proof.proves, proof.error_code) == (True, "preflight_caa_account")
     assert (attempt.proves, attempt.state) == (False, State.ISSUED)

@@ -13,7 +13,6 @@ from certctrl import clock
 from certctrl.errors import Conflict, NotFound
 from dnsproviders.credentials import retire_credential
 from issuance import services
-from issuance.api import parsing
 from issuance.api.requests import CertificateChange
 from issuance.models import Certificate
 from tests.issuance.services.test_races import at_once
@@ -86,7 +85,7 @@ def test_no_account_is_made_at_a_deleted_ca(owner, private_ca, deleted_meanwhile
     with pytest.raises(NotFound, match=f"no private CA {private_ca.pk}"):
         accounts.create_account(owner, {"ca_id": private_ca.pk})
     with pytest.raises(NotFound), transaction.atomic():
-        parsing.account_of_private_ca(private_ca)
+        accounts.account_of_private_ca(private_ca)
     assert AcmeAccount.objects.count() == before
 
 
@@ -222,7 +221,7 @@ class TestAStagingAccountThatGoesWithItsAccount:
 def test_many_requests_at_once_to_a_new_ca_open_one_account(world, private_ca):
     def ask_for_it() -> int:
         with transaction.atomic():
-            return parsing.account_of_private_ca(private_ca).pk
+            return accounts.account_of_private_ca(private_ca).pk
 
     assert len(set(at_once(*[ask_for_it] * 8))) == 1
     assert AcmeAccount.objects.count() == 1

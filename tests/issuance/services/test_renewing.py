@@ -9,7 +9,6 @@ from certctrl import errors
 from issuance import services
 from issuance.beat import renewals
 from issuance.models import Certificate, Issuance
-from issuance.services import attempts
 from tests.fakes.ca import FakeClient
 
 pytestmark = pytest.mark.django_db
@@ -69,7 +68,7 @@ def test_one_certificate_that_breaks_does_not_stop_the_scan(world, account, cred
             raise ValueError("broken")
         return new_issuance(certificate, *args, **kwargs)
 
-    monkeypatch.setattr(attempts, "new_issuance", breaks)
+    monkeypatch.setattr(services, "new_issuance", breaks)
     renewals.scan_renewals.run()
     assert set(Issuance.objects.open().values_list("certificate", flat=True)) == {each.pk for each in good}
     assert read(bad).renew_at, "it is tried by the next scan"

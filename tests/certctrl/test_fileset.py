@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from certctrl import fileset
 from issuance import services
-from issuance.services import fileset
 
 pytestmark = pytest.mark.django_db
 PAGE = 4096
@@ -239,7 +239,7 @@ def test_two_files_in_one_place_are_refused(renewed, folder):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from issuance import fileset
+from certctrl import fileset
 
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 names = sys.argv[3:]
