@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ MOUNTS = Path("/proc/self/mountinfo")  # field 5 is where: proc_pid_mountinfo(5)
 ACL = "system.posix_acl_access"
 OTHERS = 0o007
 PRIVATE, PUBLIC = 0o600, 0o644
-INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotReplaced(Exception):
@@ -174,8 +175,7 @@ def _is_too_open(move: Move) -> bool:
 
 def _swap(moves: list[Move]) -> None:
     """The renames, which nobody interrupts but SIGKILL."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
-    try:
+    with _uninterrupted():
         for move in moves:
             try:
                 move.new.replace(move.place)
@@ -186,8 +186,27 @@ def _swap(moves: list[Move]) -> None:
             _sync(folder)
         for move in moves:
             _forget(move)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold signals back until the end, then let each have its usual effect.
+
+    Blocking them for this thread would not do: another thread of the process receives them, and Python handles them
+    here. Only the main thread handles signals, so that any other one is not interrupted anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in INTERRUPTIONS}
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 def _restore(moves: list[Move]) -> str:
