@@ -199,14 +199,14 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     heard: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in INTERRUPTIONS}
+    before = {number: signal.signal(number, lambda signum, frame: heard.append(signum)) for number in INTERRUPTIONS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        for number in heard:
-            signal.raise_signal(number)
+        for signum in heard:
+            signal.raise_signal(signum)
 
 
 def _restore(moves: list[Move]) -> str:
