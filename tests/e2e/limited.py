@@ -52,7 +52,7 @@ class Limited:
         """A credential that asks no name server, which is dear here, and accounts that are valid."""
         self.credential = self.site.credential(self.lab, propagation_check="off")
         self.accounts = [self.site.account(self.proxy) for _ in range(accounts)]
-        count = "SELECT count(*) FROM issuance_acmeaccount WHERE status = 'valid'"
+        count = "SELECT count(*) FROM authorities_acmeaccount WHERE status = 'valid'"
         until(lambda: self.site.rows(count)[0]["count"] == accounts, 60, "the last account")
 
     def request(self, name: str, account: int = 0) -> int:
