@@ -30,7 +30,9 @@ from notices.tasks import deliver
 logger = structlog.get_logger()
 AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
 REPUBLISHING = ("again", None)
-OF_ONE = SHARE // 4  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
+OF_ONE = (
+    SHARE // 4
+)  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
 
 
 # --- sweep ---
@@ -110,7 +112,10 @@ def choose(now: datetime) -> list[Candidate]:
         if not more:
             break
         for each in more:
-            if busy["credential", each.credential] < SHARE and busy["account", each.account] < SHARE:
+            if (
+                busy["credential", each.credential] < SHARE
+                and busy["account", each.account] < SHARE
+            ):
                 busy.update([("credential", each.credential), ("account", each.account)])
                 chosen.append(each)
     if full:
@@ -124,9 +129,13 @@ def on_their_way() -> "Counter[tuple[str, int | None]]":
     counts twice."""
     busy: Counter[tuple[str, int | None]] = Counter()
     sent = Issuance.objects.on_their_way()
-    for credential, account, state, presents in sent.values_list("credential_id", "account_id", "state", "presents"):
+    for credential, account, state, presents in sent.values_list(
+        "credential_id", "account_id", "state", "presents"
+    ):
         is_again = presents and state == Issuance.State.ORDERED
-        busy.update([REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)])
+        busy.update(
+            [REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)]
+        )
     return busy
 
 
@@ -138,7 +147,9 @@ def candidates(
         return []
     for kind, pk in full:
         due = due.exclude(**{f"{kind}_id": pk}) if pk else due.exclude(credential=None)
-    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id", "holder")
+    rows = due.exclude(pk__in=but).values_list(
+        "id", "state", "credential_id", "account_id", "holder"
+    )
     return [Candidate(*row) for row in rows[:most]]
 
 

@@ -11,9 +11,13 @@ from certctrl.errors import Refusal
 from dnsproviders.credentials import CheckFailed
 
 ROWS = re.findall(
-    r"^\| ([0-9, ]+) \| (\d+) \| `(.+?)` \|", (settings.BASE_DIR / "docs/reference/errors.md").read_text(), re.M
+    r"^\| ([0-9, ]+) \| (\d+) \| `(.+?)` \|",
+    (settings.BASE_DIR / "docs/reference/errors.md").read_text(),
+    re.M,
 )
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)]
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)
+]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, CheckFailed])
@@ -29,7 +33,11 @@ def test_nothing_is_listed_that_is_never_answered():
 
 def test_every_error_code_of_an_attempt_is_listed():
     listed = (settings.BASE_DIR / "docs/reference/errors.md").read_text()
-    sources = [each for app in ("issuance", "dnsproviders") for each in Path(settings.BASE_DIR / app).rglob("*.py")]
+    sources = [
+        each
+        for app in ("issuance", "dnsproviders")
+        for each in Path(settings.BASE_DIR / app).rglob("*.py")
+    ]
     raised = re.compile(r'(?:Refused|Trouble|ProviderError)\(\s*"([a-z_]+)"')
     codes = {code for source in sources for code in raised.findall(source.read_text())}
     assert len(codes) > 10
