@@ -42,14 +42,18 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
     def usage(self, user: User) -> str:
         """What there is of each kind, of how many."""
         limits = [(row["name"], row["used"], row["limit"]) for row in quotas.usage(user)]
-        return ", ".join(f"{name}: {used} of {'any' if most is None else most}" for name, used, most in limits)
+        return ", ".join(
+            f"{name}: {used} of {'any' if most is None else most}" for name, used, most in limits
+        )
 
     def log_addition(self, request: HttpRequest, obj: User, message: Any) -> Any:
         audit.note(staff(request), "user.created", f"user:{obj.pk}", email=obj.email)
         return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
-        may = {name: getattr(obj, name) for name in ("is_active", "is_staff", "is_superuser", "quotas")}
+        may = {
+            name: getattr(obj, name) for name in ("is_active", "is_staff", "is_superuser", "quotas")
+        }
         audit.note(obj, "user.changed", f"user:{obj.pk}", changed=changed_fields(message), **may)
         return super().log_change(request, obj, message)
 

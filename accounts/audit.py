@@ -37,7 +37,9 @@ def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
     return record(owner, actor_of(request), action, object, ip_of(request), **detail)
 
 
-def record(owner: User, actor: str, action: str, object: str, ip: str | None = None, **detail: Any) -> AuditEvent:
+def record(
+    owner: User, actor: str, action: str, object: str, ip: str | None = None, **detail: Any
+) -> AuditEvent:
     """Write down that `actor` (an e-mail address, a key's name, a process) did `action` ("key.exported") to `object`.
 
     `owner` is whose object it is; `detail` is JSON without secrets. Call it in the transaction that it tells of.

@@ -46,7 +46,10 @@ def is_known(scope: Any) -> bool:
     store = import_module(settings.SESSION_ENGINE).SessionStore
     try:
         request.session = store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
-        return get_user(request).is_active or ApiKeyAuthentication().authenticate(Request(request)) is not None
+        return (
+            get_user(request).is_active
+            or ApiKeyAuthentication().authenticate(Request(request)) is not None
+        )
     except errors.Unauthorized:
         return False
     finally:
@@ -63,13 +66,18 @@ def refuse_other_sites(request: Request) -> None:
         what = f"This request comes from another site. {origins.advice(request._request)}"
         raise errors.Forbidden(what, origin=printable(origin), host=printable(request.get_host()))
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-        raise errors.Forbidden("This request comes from another site; TRUSTED_ORIGINS names those that may send it.")
+        raise errors.Forbidden(
+            "This request comes from another site; TRUSTED_ORIGINS names those that may send it."
+        )
 
 
 def refuse_forms(request: Request) -> None:
     """HTML forms cannot send application/json, and always say what they send; a body that does not say is refused."""
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    empty = request.headers.get("Content-Length", "0") in ("", "0") and "Transfer-Encoding" not in request.headers
+    empty = (
+        request.headers.get("Content-Length", "0") in ("", "0")
+        and "Transfer-Encoding" not in request.headers
+    )
     if content_type != "application/json" and (content_type or not empty):
         raise errors.NotJSON("Send JSON, with the header Content-Type: application/json.")
 
@@ -81,9 +89,16 @@ class ApiKeyAuthentication(BaseAuthentication):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip().startswith(ApiKey.MARK):
             return None
-        key = ApiKey.objects.usable().filter(digest=digest_of(token.strip())).select_related("owner").first()
+        key = (
+            ApiKey.objects.usable()
+            .filter(digest=digest_of(token.strip()))
+            .select_related("owner")
+            .first()
+        )
         if key is None or not key.owner.is_active:
-            raise errors.Unauthorized("This API key is unknown, expired or revoked; make a new one.")
+            raise errors.Unauthorized(
+                "This API key is unknown, expired or revoked; make a new one."
+            )
         note_use(key)
         return key.owner, key
 
@@ -100,8 +115,14 @@ def note_use(key: ApiKey) -> None:
     """Write `last_used_at`, at most once a minute."""
     now = clock.now()
     if key.last_used_at is None or not now - USE_IS_NOTED_EVERY < key.last_used_at <= now:
-        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY) | Q(last_used_at__gt=now)
+        stale = (
+            Q(last_used_at=None)
+            | Q(last_used_at__lte=now - USE_IS_NOTED_EVERY)
+            | Q(last_used_at__gt=now)
+        )
         try:
             ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
-        except OperationalError as exc:  # a full disk, say: what only reads is answered all the same
+        except (
+            OperationalError
+        ) as exc:  # a full disk, say: what only reads is answered all the same
             log.warning("apikey.use_not_noted", error=type(exc).__name__)

@@ -39,7 +39,9 @@ class EmailUserManager(UserManager["User"]):
         return self._create_user(email, password, **fields)
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":  # type: ignore[override]
-        return self._create_user(email, password, **{"is_staff": True, "is_superuser": True} | fields)
+        return self._create_user(
+            email, password, **{"is_staff": True, "is_superuser": True} | fields
+        )
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.named(username).get()
@@ -112,7 +114,11 @@ class ApiKey(models.Model):
 
     def granted(self, obtype: str, action: str) -> set[str]:
         """The ids (or `*`) of the objects of this type on which the key allows the action."""
-        return {each["obid"] for each in self.permissions if each["obtype"] == obtype and action in each["actions"]}
+        return {
+            each["obid"]
+            for each in self.permissions
+            if each["obtype"] == obtype and action in each["actions"]
+        }
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"

@@ -10,16 +10,28 @@ from certctrl import errors
 
 # type of object: (what it is, what may be done with it): contract, sections 4 and 6
 PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "certificates": ("Certificates: see and export, change, issue and renew", ("read", "write", "issue")),
+    "certificates": (
+        "Certificates: see and export, change, issue and renew",
+        ("read", "write", "issue"),
+    ),
     "devices": ("Devices and what is installed on them", ("read", "write")),
     "acme_accounts": ("Accounts at certificate authorities", ("read", "write")),
-    "dns_providers": ("Credentials of DNS providers; their secrets are never shown", ("read", "write")),
+    "dns_providers": (
+        "Credentials of DNS providers; their secrets are never shown",
+        ("read", "write"),
+    ),
     "notices": ("Notices, and where they are sent", ("read", "write")),
-    "webhooks": ("Webhooks that notices are posted to; their secrets are shown once", ("read", "write")),
+    "webhooks": (
+        "Webhooks that notices are posted to; their secrets are shown once",
+        ("read", "write"),
+    ),
     "cas": ("Private CAs: see, change, issue from", ("read", "write", "issue")),
     "quotas": ("How much there is of everything, and how much there may be", ("read",)),
     "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
-    "ForDeviceAuthenticate": ("Register devices and look after their tokens", ("authenticate", "validate", "revoke")),
+    "ForDeviceAuthenticate": (
+        "Register devices and look after their tokens",
+        ("authenticate", "validate", "revoke"),
+    ),
 }
 SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -33,7 +45,9 @@ class Allowed(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
-            raise errors.NotLoggedIn("Log in first, or send an API key: Authorization: Bearer ak_...")
+            raise errors.NotLoggedIn(
+                "Log in first, or send an API key: Authorization: Bearer ak_..."
+            )
         if isinstance(request.auth, ApiKey) and not is_unknown_method(view):
             refuse_unless_granted(request.auth, request, view)
         return True

@@ -35,7 +35,9 @@ QUOTAS = {
     "private_cas": Quota("private CAs", 20, "private_cas", {"status": "ACTIVE"}),
     "certificates": Quota("certificates", 100_000, "certificates", ALIVE),
     # One attempt of a certificate is open at a time.
-    "open_attempts": Quota("open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}),
+    "open_attempts": Quota(
+        "open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}
+    ),
     # Each notice is posted to every one. Its refusal is older than the others'.
     "webhooks": Quota("webhooks", 20, "webhooks", ALIVE, Conflict),
 }
@@ -77,7 +79,9 @@ def used(owner: "User", name: str) -> int:
 
 def usage(owner: "User") -> list[dict[str, Any]]:
     """name, used and limit (null: none) of each quota."""
-    return [{"name": name, "used": used(owner, name), "limit": most(owner, name)} for name in QUOTAS]
+    return [
+        {"name": name, "used": used(owner, name), "limit": most(owner, name)} for name in QUOTAS
+    ]
 
 
 def refuse_more(owner: "User", name: str) -> None:
@@ -98,4 +102,6 @@ def refuse_more(owner: "User", name: str) -> None:
     what = f"You have {count} {quota.what}, and may have {limit}"
     todo = "wait until some have ended" if name == "open_attempts" else "delete some"
     facts = {"quota": name, "limit": limit, "used": count}
-    raise quota.refusal(f"{what}: {todo}, or ask the staff of this server to raise your quota {name}.", **facts)
+    raise quota.refusal(
+        f"{what}: {todo}, or ask the staff of this server to raise your quota {name}.", **facts
+    )

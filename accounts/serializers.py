@@ -54,8 +54,12 @@ class StatusSerializer(serializers.Serializer[Any]):
 
 class PermissionSerializer(serializers.Serializer[Any]):
     obtype = OneOf(sorted(PERMISSIONS))
-    obid = serializers.RegexField(r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object")
-    actions = serializers.ListField(child=serializers.CharField(max_length=32), min_length=1, max_length=10)
+    obid = serializers.RegexField(
+        r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object"
+    )
+    actions = serializers.ListField(
+        child=serializers.CharField(max_length=32), min_length=1, max_length=10
+    )
 
     default_error_messages = {"unknown": "there is no action {action} on {obtype}, only {known}."}
 

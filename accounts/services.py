@@ -24,8 +24,12 @@ log = structlog.get_logger()
 
 MOST_FAILURES_NOTED = 20  # audit events of log-ins that failed, for one user in an hour
 MAX_FAILURES = 10  # of one address for one e-mail address
-MAX_FAILURES_ANYWHERE = 50  # for one e-mail address, of all addresses from which nobody logged in to it lately
-MAX_FAILURES_OF_ADDRESS = 30  # of one address, for all accounts to which nobody logged in from it lately
+MAX_FAILURES_ANYWHERE = (
+    50  # for one e-mail address, of all addresses from which nobody logged in to it lately
+)
+MAX_FAILURES_OF_ADDRESS = (
+    30  # of one address, for all accounts to which nobody logged in from it lately
+)
 FAILURES_COUNT_FOR = 300  # seconds since the first of them
 ADDRESS_IS_KNOWN_FOR = 30 * 86400  # seconds since the latest login from it
 
@@ -67,8 +71,12 @@ def note_failure(request: HttpRequest, email: str) -> None:
     since = clock.now() - timedelta(hours=1)
     noted = user.audit_events.filter(action="user.login_failed", at__gt=since).count()
     if noted < MOST_FAILURES_NOTED:
-        last = {"more_are_not_kept_until": "an hour later"} if noted == MOST_FAILURES_NOTED - 1 else {}
-        audit.record(user, "somebody", "user.login_failed", f"user:{user.pk}", audit.ip_of(request), **last)
+        last = (
+            {"more_are_not_kept_until": "an hour later"} if noted == MOST_FAILURES_NOTED - 1 else {}
+        )
+        audit.record(
+            user, "somebody", "user.login_failed", f"user:{user.pk}", audit.ip_of(request), **last
+        )
 
 
 def logout(request: HttpRequest) -> None:
@@ -119,7 +127,9 @@ class Attempts:
             log.warning("login.uncounted", error=type(exc).__name__)
             return
         if pause:
-            raise errors.RateLimited(f"Too many attempts; try again in {pause} seconds.", retry_after=pause)
+            raise errors.RateLimited(
+                f"Too many attempts; try again in {pause} seconds.", retry_after=pause
+            )
 
     def pause(self) -> int:
         """Seconds to wait before the next try, 0 when this one, which is counted, may go on."""
@@ -175,7 +185,11 @@ def local_path(wanted: str) -> str:
 
 @transaction.atomic
 def create_api_key(
-    owner: User, name: str, expires_in_seconds: int, permissions: Sequence[dict[str, Any]], ip: str | None = None
+    owner: User,
+    name: str,
+    expires_in_seconds: int,
+    permissions: Sequence[dict[str, Any]],
+    ip: str | None = None,
 ) -> tuple[ApiKey, str]:
     """The new key and its token, which is nowhere to be found afterwards."""
     quotas.refuse_more(owner, "api_keys")
@@ -188,7 +202,15 @@ def create_api_key(
         permissions=list(permissions),
         expires_at=clock.now() + timedelta(seconds=expires_in_seconds),
     )
-    audit.record(owner, owner.email, "apikey.created", f"apikey:{key.pk}", ip, name=name, permissions=key.permissions)
+    audit.record(
+        owner,
+        owner.email,
+        "apikey.created",
+        f"apikey:{key.pk}",
+        ip,
+        name=name,
+        permissions=key.permissions,
+    )
     return key, token
 
 
@@ -196,4 +218,6 @@ def create_api_key(
 def revoke_api_key(key: ApiKey, ip: str | None = None) -> None:
     """From now on the key opens nothing."""
     if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now()):
-        audit.record(key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name)
+        audit.record(
+            key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name
+        )

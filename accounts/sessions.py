@@ -16,7 +16,9 @@ class SessionStore(DatabaseStore):
     """Django's store, but that the table holds the digest. The cookie and `session_key` have the id."""
 
     def _rows(self) -> Any:
-        return self.model.objects.filter(session_key=digest_of(self.session_key or ""), expire_date__gt=timezone.now())
+        return self.model.objects.filter(
+            session_key=digest_of(self.session_key or ""), expire_date__gt=timezone.now()
+        )
 
     def _get_session_from_db(self) -> Any:
         row = self._rows().first()

@@ -55,7 +55,9 @@ class General(SessionView):
         action = dict(request.data).get("action", "login")
         if action != "login":
             given = printable(json.dumps(action, ensure_ascii=False))
-            raise errors.Invalid(f'There is no action {given} here; the only one is "login".', field="action")
+            raise errors.Invalid(
+                f'There is no action {given} here; the only one is "login".', field="action"
+            )
         return self.login(request)
 
     def login(self, request: Request) -> Response:
@@ -63,7 +65,11 @@ class General(SessionView):
         asked.is_valid(raise_exception=True)
         given = asked.validated_data
         user = services.login(request._request, given["email"], given["password"])
-        return Response(LoggedInSerializer({"user": user, "to": services.local_path(given.get("next", ""))}).data)
+        return Response(
+            LoggedInSerializer(
+                {"user": user, "to": services.local_path(given.get("next", ""))}
+            ).data
+        )
 
 
 class Logout(SessionView):
@@ -84,7 +90,14 @@ class Status(SessionView):
         if not isinstance(user, User):
             return error_response(errors.NobodyLoggedIn("Nobody is logged in."))
         since = services.logged_in_at(request)
-        status = {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": since, "mfa": False}
+        status = {
+            "user": user,
+            "to": "",
+            "amr": ["pwd"],
+            "acr": "aal1",
+            "auth_time": since,
+            "mfa": False,
+        }
         return Response(StatusSerializer(status).data)
 
 
@@ -106,7 +119,9 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def create(self, request: Request, **kwargs: Any) -> Response:
         asked = ApiKeyRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        key, token = services.create_api_key(self.owner, **asked.validated_data, ip=audit.ip_of(request))
+        key, token = services.create_api_key(
+            self.owner, **asked.validated_data, ip=audit.ip_of(request)
+        )
         once = {"token": token, "expires_in_seconds": asked.validated_data["expires_in_seconds"]}
         return Response(ApiKeySerializer(key).data | once, status=201)
 

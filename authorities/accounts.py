@@ -62,7 +62,12 @@ def _make(
         save_requests=given.get("save_requests", False),
         **(_registered(private_ca) if private_ca else _to_register(owner, given)),
     )
-    _audit(account, "created", ca_provider=account.ca_provider, host=urlsplit(account.directory_url).hostname)
+    _audit(
+        account,
+        "created",
+        ca_provider=account.ca_provider,
+        host=urlsplit(account.directory_url).hostname,
+    )
     if account.log_level:
         _audit_debugging(account)
     return account
@@ -109,20 +114,31 @@ def _private_ca(owner: User, ca_id: int | None) -> PrivateCA | None:
 
 
 def _registered(private_ca: PrivateCA) -> dict[str, Any]:
-    return {"private_ca": private_ca, "url": f"privateca:{private_ca.pk}", "status": AcmeAccount.Status.VALID}
+    return {
+        "private_ca": private_ca,
+        "url": f"privateca:{private_ca.pk}",
+        "status": AcmeAccount.Status.VALID,
+    }
 
 
 def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     now = clock.now()
-    queued_at = now if registration.has_room(owner) else None  # else the sweep sends it when its turn has come
+    queued_at = (
+        now if registration.has_room(owner) else None
+    )  # else the sweep sends it when its turn has come
     return {"wake_at": now, "queued_at": queued_at} | _sealed_eab(owner, given)
 
 
 def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:
     if given.get("terms_accepted") is False:
-        raise Invalid(f"Read the terms of {info.label} and set terms_accepted to true.", field="terms_accepted")
+        raise Invalid(
+            f"Read the terms of {info.label} and set terms_accepted to true.",
+            field="terms_accepted",
+        )
     if info.name == catalog.SELF_CA and not private_ca:
-        raise MissingField("Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id")
+        raise MissingField(
+            "Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id"
+        )
     _refuse_staging(info.name, given)
     if private_ca:
         _refuse_acme_members(given)
@@ -134,7 +150,9 @@ def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateC
 def _refuse_acme_members(given: Mapping[str, Any]) -> None:
     for field in ("directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
-            raise Invalid(f"A private CA has no {field}; leave it out, or leave ca_id out.", field=field)
+            raise Invalid(
+                f"A private CA has no {field}; leave it out, or leave ca_id out.", field=field
+            )
 
 
 def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
@@ -163,9 +181,13 @@ def _is_directory(url: str) -> bool:
 def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
     pair = [bool(given.get("eab_kid")), bool(given.get("eab_hmac_key"))]
     if any(pair) and not all(pair):
-        raise MissingField("An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key")
+        raise MissingField(
+            "An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key"
+        )
     if any(pair) and info.eab == "none":
-        raise Invalid(f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid")
+        raise Invalid(
+            f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid"
+        )
     if any(pair):
         _hmac_key(given)
     if given.get("zerossl_api_key") and not info.eab_source:
@@ -173,7 +195,9 @@ def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
     fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
     if info.eab == "required" and not any(pair) and not fetchable:
         what = f"{info.label} wants an external account binding: give eab_kid and eab_hmac_key"
-        raise MissingField(what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid")
+        raise MissingField(
+            what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid"
+        )
 
 
 def _hmac_key(given: Mapping[str, Any]) -> str:
@@ -195,7 +219,10 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     secret = _hmac_key(given) or given.get("zerossl_api_key")
     if not secret:
         return {}
-    return {"eab_kid": given.get("eab_kid", ""), "eab": envelope.seal(owner, "eab", secret.encode())}
+    return {
+        "eab_kid": given.get("eab_kid", ""),
+        "eab": envelope.seal(owner, "eab", secret.encode()),
+    }
 
 
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
@@ -207,12 +234,17 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
     debugging = account.log_level, account.save_requests
-    account.name, account.email = given.get("name") or account.name, given.get("email", account.email)
+    account.name, account.email = (
+        given.get("name") or account.name,
+        given.get("email", account.email),
+    )
     account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)
     with transaction.atomic():
-        account.save(update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"])
+        account.save(
+            update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"]
+        )
         _audit(account, "changed", members=sorted(given))
         if debugging != (account.log_level, account.save_requests):
             _audit_debugging(account)
@@ -252,14 +284,25 @@ def _switch_staging(account: AcmeAccount, on: bool) -> None:
 
 def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     if "ca_provider" in given and catalog.info(given["ca_provider"]).name != account.ca_provider:
-        raise Invalid("An account stays at its CA; create another account for another one.", field="ca_provider")
-    fixed = {"directory_url": account.directory_url, "eab_kid": account.eab_kid, "ca_id": account.private_ca_id}
+        raise Invalid(
+            "An account stays at its CA; create another account for another one.",
+            field="ca_provider",
+        )
+    fixed = {
+        "directory_url": account.directory_url,
+        "eab_kid": account.eab_kid,
+        "ca_id": account.private_ca_id,
+    }
     for field, value in fixed.items():
         if (given.get(field) or "") not in ("", value):
-            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
+            raise Invalid(
+                f"The {field} of an account does not change; create another account.", field=field
+            )
     for field in ("eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
-            raise Invalid(f"The {field} of an account does not change; create another account.", field=field)
+            raise Invalid(
+                f"The {field} of an account does not change; create another account.", field=field
+            )
 
 
 def retry_registration(account: AcmeAccount) -> AcmeAccount:
@@ -297,7 +340,9 @@ def _use_of(account: AcmeAccount) -> str:
         return f"is used by certificates ({names}): delete them or give them another account."
     if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
         return f"is the fallback account of certificates ({names}): give them another one, or none."
-    proving = AcmeAccount.objects.filter(staging_account=account, staging_first=True, retired_at=None)
+    proving = AcmeAccount.objects.filter(
+        staging_account=account, staging_first=True, retired_at=None
+    )
     if names := _first(proving, "name"):
         return f"proves attempts at staging for {names}: set the staging_first of that account to false."
     return ""
@@ -315,17 +360,27 @@ def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeA
     rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
     account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
     if pk and not account:
-        raise NotFound(f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id")
-    return account or create_account(private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True})
+        raise NotFound(
+            f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id"
+        )
+    return account or create_account(
+        private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True}
+    )
 
 
 def retire_private_ca(private_ca: PrivateCA) -> None:
     """Delete it. Conflict while accounts use it."""
     with transaction.atomic():
-        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)  # see issuance.services.locks
-        names = ", ".join(private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3])
+        PrivateCA.objects.select_for_update(no_key=True).get(
+            pk=private_ca.pk
+        )  # see issuance.services.locks
+        names = ", ".join(
+            private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3]
+        )
         if names:
-            raise Conflict(f"The CA {private_ca.name} is used by accounts ({names}): delete them first.")
+            raise Conflict(
+                f"The CA {private_ca.name} is used by accounts ({names}): delete them first."
+            )
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
         what = f"private_ca:{private_ca.pk}"
         audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)

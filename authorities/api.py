@@ -69,7 +69,9 @@ class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
         return str(account.defaults.get("key_type", "")).upper()
 
     def get_leaf_rsa_bits(self, account: AcmeAccount) -> int | None:
-        return account.defaults.get("key_size") if account.defaults.get("key_type") == "rsa" else None
+        return (
+            account.defaults.get("key_size") if account.defaults.get("key_type") == "rsa" else None
+        )
 
     def get_leaf_ec_curve(self, account: AcmeAccount) -> str:
         is_ecdsa = account.defaults.get("key_type") == "ecdsa"
@@ -85,7 +87,9 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
     state = serializers.CharField(source="subject.state", read_only=True, default="")
     locality = serializers.CharField(source="subject.locality", read_only=True, default="")
     organization = serializers.CharField(source="subject.organization", read_only=True, default="")
-    organizational_unit = serializers.CharField(source="subject.organizational_unit", read_only=True, default="")
+    organizational_unit = serializers.CharField(
+        source="subject.organizational_unit", read_only=True, default=""
+    )
     common_name = serializers.CharField(source="subject.common_name", read_only=True, default="")
     valid_days = serializers.SerializerMethodField()
     key_usage = serializers.SerializerMethodField()
@@ -196,7 +200,9 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(request=AccountRequest, responses=AccountSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
-        account = accounts.update_account(self.get_object(), parsed(AccountRequest, request, partial=True))
+        account = accounts.update_account(
+            self.get_object(), parsed(AccountRequest, request, partial=True)
+        )
         return Response(AccountSerializer(account).data)
 
     @extend_schema(responses={204: None})
@@ -214,7 +220,12 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
     @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
     def exchanges(self, request: Request, **kwargs: Any) -> Response:
         """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
-        page = self.paginate_queryset(self.get_object().exchanges.filter(attempt_id=None).order_by("pk")) or []
+        page = (
+            self.paginate_queryset(
+                self.get_object().exchanges.filter(attempt_id=None).order_by("pk")
+            )
+            or []
+        )
         return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
 
@@ -226,7 +237,10 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
 
     def get_queryset(self) -> QuerySet[PrivateCA]:
         versions = "accounts__versions"
-        used = {"issued_cert_count": Count(versions), "last_used_at": Max(f"{versions}__created_at")}
+        used = {
+            "issued_cert_count": Count(versions),
+            "last_used_at": Max(f"{versions}__created_at"),
+        }
         return cast("QuerySet[PrivateCA]", super().get_queryset().annotate(**used))
 
     @extend_schema(request=PrivateCARequest, responses={201: PrivateCASerializer})

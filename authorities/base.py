@@ -68,7 +68,11 @@ class AuthorizationResource:
     def gave_up(self) -> bool:
         """`has_failed` of one that was answered: an error ends it too. One that is `processing` may have an error while
         the CA still looks (RFC 8555, section 8.2)."""
-        stopped = self.status == "pending" and self.challenge_status != "processing" and self.problem is not None
+        stopped = (
+            self.status == "pending"
+            and self.challenge_status != "processing"
+            and self.problem is not None
+        )
         return self.has_failed or stopped
 
 
@@ -88,7 +92,9 @@ class RenewalInfoResource:
     retry_after: float | None = None  # seconds
 
     @classmethod
-    def of(cls, document: Mapping[str, Any], retry_after: float | None = None) -> "RenewalInfoResource":
+    def of(
+        cls, document: Mapping[str, Any], retry_after: float | None = None
+    ) -> "RenewalInfoResource":
         """Read a RenewalInfo object. ValueError, TypeError or KeyError when it is none, or its window is no window."""
         window = document["suggestedWindow"]
         start, end = _moment(window["start"]), _moment(window["end"])
@@ -127,7 +133,9 @@ class CA(Protocol):
     def profiles(self) -> Mapping[str, str]:
         """The profiles that the directory lists, with what it says of each; empty when it lists none."""
 
-    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+    def new_order(
+        self, names: Sequence[str], *, profile: str = "", replaces: str = ""
+    ) -> OrderResource:
         """newOrder for A-labels. `profile` is one that the directory lists (draft-ietf-acme-profiles), or empty;
         `replaces` the ari_id of the certificate that the new one is to replace (RFC 9773, section 5), or empty."""
 

@@ -43,7 +43,9 @@ class Limit:
 
 SELF_CA = "SELF_CA"
 CUSTOM = "custom"
-LIMITS_LIKE = '{"account": [300, 36], "domain": [50, 12096]}: tokens, and seconds for one to come back'
+LIMITS_LIKE = (
+    '{"account": [300, 36], "domain": [50, 12096]}: tokens, and seconds for one to come back'
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,17 @@ class CAInfo:
     eab_source: str = ""  # who hands the binding out when nobody gives one
     max_names: int = 100
     wildcards: bool = True
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # LimitKind: tokens, seconds for one
+    limits: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # LimitKind: tokens, seconds for one
     caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
 
-    profiles: Mapping[str, int] = field(default_factory=dict)  # with the most names of each; empty: not known
-    hosts: tuple[str, ...] = ()  # where its addresses lead, besides those in the domain of its directory
+    profiles: Mapping[str, int] = field(
+        default_factory=dict
+    )  # with the most names of each; empty: not known
+    hosts: tuple[
+        str, ...
+    ] = ()  # where its addresses lead, besides those in the domain of its directory
     staging: str = ""  # the CA of that name proves attempts for this one
 
 
@@ -74,7 +82,11 @@ LETSENCRYPT_LIMITS = {
     "set": (5, WEEK / 5),
     "failures": (5, HOUR / 5),
 }
-STAGING_LIMITS = {"account": (1500, 3 * HOUR / 1500), "set": (30_000, WEEK / 30_000), "failures": (200, HOUR / 200)}
+STAGING_LIMITS = {
+    "account": (1500, 3 * HOUR / 1500),
+    "set": (30_000, WEEK / 30_000),
+    "failures": (200, HOUR / 200),
+}
 # https://letsencrypt.org/docs/profiles/
 LETSENCRYPT_PROFILES = {"classic": 100, "tlsserver": 25, "shortlived": 25}
 
@@ -120,7 +132,9 @@ def known() -> dict[str, CAInfo]:
 def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     allowed = {field.name for field in fields(CAInfo)} - {"name"}
     if not isinstance(overrides, dict) or set(overrides) - allowed:
-        raise ImproperlyConfigured(f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else.")
+        raise ImproperlyConfigured(
+            f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else."
+        )
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
         overrides = {**overrides, "key_sizes": sizes}
@@ -129,20 +143,31 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     if "caa_identities" in overrides:
         overrides = {**overrides, "caa_identities": tuple(overrides["caa_identities"])}
     if "hosts" in overrides:
-        overrides = {**overrides, "hosts": tuple(host.strip().rstrip(".").lower() for host in overrides["hosts"])}
+        overrides = {
+            **overrides,
+            "hosts": tuple(host.strip().rstrip(".").lower() for host in overrides["hosts"]),
+        }
     return replace(ca, **overrides)
 
 
 def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
     """The CA's own, but for the kinds that are given; null takes one away."""
-    if not isinstance(given, dict) or not all(_is_limit(kind, limit) for kind, limit in given.items()):
-        raise ImproperlyConfigured(f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}, or null for none.")
+    if not isinstance(given, dict) or not all(
+        _is_limit(kind, limit) for kind, limit in given.items()
+    ):
+        raise ImproperlyConfigured(
+            f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}, or null for none."
+        )
     return {kind: limit for kind, limit in {**ca.limits, **given}.items() if limit is not None}
 
 
 def _is_limit(kind: str, limit: Any) -> bool:
     is_kind = kind in set(LimitKind.values) - {LimitKind.BUSY}
-    is_pair = isinstance(limit, list | tuple) and len(limit) == 2 and all(type(each) in (int, float) for each in limit)
+    is_pair = (
+        isinstance(limit, list | tuple)
+        and len(limit) == 2
+        and all(type(each) in (int, float) for each in limit)
+    )
     return is_kind and (limit is None or (is_pair and all(each > 0 for each in limit)))
 
 
@@ -158,7 +183,9 @@ def info(ca_provider: str) -> CAInfo:
 
 def key_sizes(ca_provider: str) -> str:
     """The keys that the CA signs, as a sentence says them: `ecdsa 256/384, rsa 2048/3072/4096`."""
-    return ", ".join(f"{kind} {'/'.join(map(str, sizes))}" for kind, sizes in info(ca_provider).key_sizes.items())
+    return ", ".join(
+        f"{kind} {'/'.join(map(str, sizes))}" for kind, sizes in info(ca_provider).key_sizes.items()
+    )
 
 
 def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
@@ -173,7 +200,9 @@ def limits_at(directory_url: str) -> Mapping[str, Limit]:
     """
     cas = known()
     same = outgoing.canonical_url(directory_url)
-    entry = next((ca for ca in cas.values() if outgoing.canonical_url(ca.directory_url) == same), cas[CUSTOM])
+    entry = next(
+        (ca for ca in cas.values() if outgoing.canonical_url(ca.directory_url) == same), cas[CUSTOM]
+    )
     return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
 
 

@@ -12,9 +12,15 @@ MOST_ALTERNATES = 5
 
 def alternates(link: str, base_url: str) -> list[str]:
     """The URLs of the `Link` header's links of relation `alternate`, each once, five at most."""
-    offered = [each["url"] for each in parse_header_links(link) if "alternate" in each.get("rel", "").lower().split()]
+    offered = [
+        each["url"]
+        for each in parse_header_links(link)
+        if "alternate" in each.get("rel", "").lower().split()
+    ]
     urls = [_absolute(base_url, url) for url in offered]
-    return list(dict.fromkeys(url for url in urls if url.startswith(("https://", "http://"))))[:MOST_ALTERNATES]
+    return list(dict.fromkeys(url for url in urls if url.startswith(("https://", "http://"))))[
+        :MOST_ALTERNATES
+    ]
 
 
 def _absolute(base_url: str, url: str) -> str:
@@ -31,7 +37,14 @@ def choose(default: str, others: Iterable[str], preferred: str) -> str:
     """
     if not preferred or has_issuer(default, preferred):
         return default
-    return next((other for other in others if _is_chain_of(default, other) and has_issuer(other, preferred)), default)
+    return next(
+        (
+            other
+            for other in others
+            if _is_chain_of(default, other) and has_issuer(other, preferred)
+        ),
+        default,
+    )
 
 
 def has_issuer(chain_pem: str, common_name: str) -> bool:

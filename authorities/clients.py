@@ -28,7 +28,14 @@ def client_for(account: AcmeAccount) -> CA:
     if account.private_ca is not None:
         return PrivateAuthority(account.private_ca)
     clients = _clients()
-    wanted = (account.pk, account.key_id, account.eab_id, account.eab_kid, directory_of(account), account.email)
+    wanted = (
+        account.pk,
+        account.key_id,
+        account.eab_id,
+        account.eab_kid,
+        directory_of(account),
+        account.email,
+    )
     client = clients.pop(wanted, None) or _open(account)
     client.url = account.url
     clients[wanted] = client  # the last used one is the last to go
@@ -50,7 +57,9 @@ def _open(account: AcmeAccount) -> AcmeCA:
 
 def _reach(account: AcmeAccount) -> Reach:
     ca = info(account.ca_provider)
-    is_known = directory_of(account) == outgoing.canonical_url(ca.directory_url)  # by the table or by ACME_CAS
+    is_known = directory_of(account) == outgoing.canonical_url(
+        ca.directory_url
+    )  # by the table or by ACME_CAS
     return Reach(ca.hosts, not is_known and not account.owner.is_staff)
 
 

@@ -32,12 +32,25 @@ MOST = 64 * 1024  # bytes of a body
 MOST_OF_DOCUMENT = 16 * 1024  # characters of a payload, or of a problem
 MOST_OF_HEADER = 1000  # characters
 ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts
-MOST_OF_ACCOUNT = 2000  # exchanges, about; a CA of the owner's own may answer as much, and as often, as it likes
-MOST_MEMBERS, SHORT = 20, 100  # of a document that is too large: its members, and characters of a name
+MOST_OF_ACCOUNT = (
+    2000  # exchanges, about; a CA of the owner's own may answer as much, and as often, as it likes
+)
+MOST_MEMBERS, SHORT = (
+    20,
+    100,
+)  # of a document that is too large: its members, and characters of a name
 DEEPEST = 20  # of nested values
 LEAST = 16  # characters of what an answer must not quote: {} is "e30"
 HEADERS = (
-    *("Boulder-Request-Id", "Boulder-Requester", "CF-Ray", "Content-Length", "Content-Type", "Date", "Link"),
+    *(
+        "Boulder-Request-Id",
+        "Boulder-Requester",
+        "CF-Ray",
+        "Content-Length",
+        "Content-Type",
+        "Date",
+        "Link",
+    ),
     *("Location", "Retry-After", "Server", "Via", "X-Request-Id"),
 )
 SECRET_MEMBERS = ("externalAccountBinding", "keyAuthorization")
@@ -76,7 +89,10 @@ def record(
         if is_on(account):
             took = clock.monotonic() - began
             exchange = Exchange(account=account, attempt_id=attempt_id, step=step, method=method)
-            exchange.at, exchange.took_ms = clock.now() - timedelta(seconds=took), round(took * 1000)
+            exchange.at, exchange.took_ms = (
+                clock.now() - timedelta(seconds=took),
+                round(took * 1000),
+            )
             _tell(exchange, url, sent, answer, error)
             exchange.save(force_insert=True)
             if exchange.pk % ROOM_IS_MADE_EVERY == 0:
@@ -98,12 +114,16 @@ def prune() -> None:
 
 def _make_room(account: AcmeAccount) -> None:
     """Delete the oldest beyond what is kept of one account."""
-    newest_first = Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
+    newest_first = (
+        Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
+    )
     for pk in newest_first[MOST_OF_ACCOUNT : MOST_OF_ACCOUNT + 1]:
         Exchange.objects.filter(account=account, pk__lte=pk).delete()
 
 
-def _tell(exchange: Exchange, url: str, sent: str | None, answer: requests.Response | None, error: str) -> None:
+def _tell(
+    exchange: Exchange, url: str, sent: str | None, answer: requests.Response | None, error: str
+) -> None:
     payload, hidden = _read(sent)
     if settings.ACME_SAVE_REQUESTS or exchange.account.save_requests:
         exchange.request = _small(_clean(payload, hidden))
@@ -113,7 +133,9 @@ def _tell(exchange: Exchange, url: str, sent: str | None, answer: requests.Respo
     document = _json(answer.text)
     exchange.status = answer.status_code
     headers = {name: answer.headers[name] for name in HEADERS if name in answer.headers}
-    exchange.headers = {name: _text(value, hidden)[:MOST_OF_HEADER] for name, value in headers.items()}
+    exchange.headers = {
+        name: _text(value, hidden)[:MOST_OF_HEADER] for name, value in headers.items()
+    }
     exchange.body = _body(answer.text, document, hidden)
     if answer.status_code >= 400 and isinstance(document, dict):
         exchange.problem = _small(_clean(document, hidden))
@@ -130,7 +152,11 @@ def _read(sent: str | None) -> tuple[Any, Collection[str]]:
     jws = json.loads(sent)
     payload = _decoded(jws["payload"])
     binding = payload.get("externalAccountBinding") if isinstance(payload, dict) else None
-    parts = [*jws.values(), _decoded(jws["protected"])["nonce"], *(binding.values() if binding else ())]
+    parts = [
+        *jws.values(),
+        _decoded(jws["protected"])["nonce"],
+        *(binding.values() if binding else ()),
+    ]
     return payload, [each for each in parts if len(each) >= LEAST]
 
 
@@ -147,7 +173,11 @@ def _json(text: str) -> Any:
 
 
 def _body(text: str, document: Any, hidden: Collection[str]) -> str:
-    cleaned = _text(text, hidden) if document is None else json.dumps(_clean(document, hidden), ensure_ascii=False)
+    cleaned = (
+        _text(text, hidden)
+        if document is None
+        else json.dumps(_clean(document, hidden), ensure_ascii=False)
+    )
     return cleaned.encode()[:MOST].decode(errors="ignore")
 
 
@@ -157,8 +187,15 @@ def _small(document: Any) -> Any:
         return document
     if not isinstance(document, dict):
         return f"{json.dumps(document)[:MOST_SAID]}\N{HORIZONTAL ELLIPSIS}"
-    short = {name[:SHORT]: json.dumps(document[name])[:MOST_OF_HEADER] for name in list(document)[:MOST_MEMBERS]}
-    short |= {name: document[name][:MOST_SAID] for name in ("type", "detail") if isinstance(document.get(name), str)}
+    short = {
+        name[:SHORT]: json.dumps(document[name])[:MOST_OF_HEADER]
+        for name in list(document)[:MOST_MEMBERS]
+    }
+    short |= {
+        name: document[name][:MOST_SAID]
+        for name in ("type", "detail")
+        if isinstance(document.get(name), str)
+    }
     return short | {"truncated": True}
 
 
@@ -166,7 +203,9 @@ def _clean(value: Any, hidden: Collection[str], depth: int = 0) -> Any:
     """A JSON value without what is secret, and without what a database does not take."""
     if isinstance(value, str):
         return _text(value, hidden)
-    if depth == DEEPEST or (isinstance(value, dict) and "signature" in value):  # a signed message inside another
+    if depth == DEEPEST or (
+        isinstance(value, dict) and "signature" in value
+    ):  # a signed message inside another
         return MASK
     if isinstance(value, list):
         return [_clean(each, hidden, depth + 1) for each in value]

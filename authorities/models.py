@@ -45,28 +45,47 @@ class AcmeAccount(Turns):
         REFUSED = "refused"
         DEACTIVATED = "deactivated"
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="acme_accounts")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="acme_accounts"
+    )
     name = models.CharField(max_length=64)
     ca_provider = models.CharField(max_length=32)
     directory_url = models.URLField(max_length=500, blank=True)
     email = models.EmailField(blank=True)
     terms_accepted_at = models.DateTimeField()
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
-    url = models.URLField(max_length=500, blank=True, help_text="the account URL at the CA: the kid of each request")
+    url = models.URLField(
+        max_length=500, blank=True, help_text="the account URL at the CA: the kid of each request"
+    )
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
-    thumbprint = models.CharField(max_length=64, blank=True, help_text="of the account key, RFC 7638")
+    thumbprint = models.CharField(
+        max_length=64, blank=True, help_text="of the account key, RFC 7638"
+    )
     eab_kid = models.CharField(max_length=255, blank=True)
-    eab = models.ForeignKey(Envelope, models.PROTECT, null=True, blank=True, related_name="+", editable=False)
-    private_ca = models.ForeignKey(PrivateCA, models.PROTECT, null=True, blank=True, related_name="accounts")
+    eab = models.ForeignKey(
+        Envelope, models.PROTECT, null=True, blank=True, related_name="+", editable=False
+    )
+    private_ca = models.ForeignKey(
+        PrivateCA, models.PROTECT, null=True, blank=True, related_name="accounts"
+    )
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
-    defaults = models.JSONField(default=dict, help_text="key_type, key_size and validity_seconds of its certificates")
-    staging_first = models.BooleanField(
-        default=False, help_text="after three failures in a row the next attempt is proved at the CA's staging first"
+    defaults = models.JSONField(
+        default=dict, help_text="key_type, key_size and validity_seconds of its certificates"
     )
-    staging_account = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="+")
-    log_level = models.CharField(max_length=8, blank=True, help_text="debug: every exchange with the CA is kept")
-    save_requests = models.BooleanField(default=False, help_text="with log_level debug: bodies of requests too")
+    staging_first = models.BooleanField(
+        default=False,
+        help_text="after three failures in a row the next attempt is proved at the CA's staging first",
+    )
+    staging_account = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    log_level = models.CharField(
+        max_length=8, blank=True, help_text="debug: every exchange with the CA is kept"
+    )
+    save_requests = models.BooleanField(
+        default=False, help_text="with log_level debug: bodies of requests too"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -88,13 +107,19 @@ class Exchange(models.Model):
     """A request to a CA and its answer, kept when debugging is on, without keys, signatures or EAB secrets."""
 
     account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
-    attempt_id = models.BigIntegerField(null=True, blank=True, db_index=True, help_text="null: none, as registering")
+    attempt_id = models.BigIntegerField(
+        null=True, blank=True, db_index=True, help_text="null: none, as registering"
+    )
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16, blank=True)
     method = models.CharField(max_length=8)
     url = models.CharField(max_length=500)
-    request = models.JSONField(null=True, blank=True, help_text="the payload, where requests are saved")
-    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="null: no answer came")
+    request = models.JSONField(
+        null=True, blank=True, help_text="the payload, where requests are saved"
+    )
+    status = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="null: no answer came"
+    )
     headers = models.JSONField(default=dict, help_text="those of the answer that matter")
     body = models.TextField(blank=True)
     problem = models.JSONField(null=True, blank=True)

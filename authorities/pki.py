@@ -104,7 +104,9 @@ def load_key(key: bytes) -> PrivateKey:
     Only for keys that were made here and that AES-GCM has authenticated: never for one that a person gave. OpenSSL's
     check of an RSA key would take half a second for 4096 bits, and no other thread would run meanwhile.
     """
-    loaded = serialization.load_der_private_key(key, password=None, unsafe_skip_rsa_key_validation=True)
+    loaded = serialization.load_der_private_key(
+        key, password=None, unsafe_skip_rsa_key_validation=True
+    )
     if not isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ValueError("the key is neither ECDSA nor RSA")
     return loaded
@@ -121,7 +123,9 @@ def key_pem(key: PrivateKey) -> str:
 
 
 def _pkcs8(key: PrivateKey, encoding: serialization.Encoding) -> bytes:
-    return key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def subject_name(subject: Mapping[str, str]) -> x509.Name:
@@ -129,7 +133,13 @@ def subject_name(subject: Mapping[str, str]) -> x509.Name:
     given = {field: value for field, value in subject.items() if value}
     if len(given.get("common_name", "")) > MAX_COMMON_NAME:
         del given["common_name"]
-    return x509.Name([x509.NameAttribute(oid, given[field]) for field, oid in SUBJECT_OIDS.items() if field in given])
+    return x509.Name(
+        [
+            x509.NameAttribute(oid, given[field])
+            for field, oid in SUBJECT_OIDS.items()
+            if field in given
+        ]
+    )
 
 
 def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None = None) -> str:
@@ -165,7 +175,11 @@ def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str,
     request = x509.load_pem_x509_csr(csr_pem.encode())
     key = request.public_key()
     found = "rsa" if isinstance(key, rsa.RSAPublicKey) else "ecdsa"
-    return (found, getattr(key, "key_size", 0), request.subject) == (key_type, key_size, subject_name(subject))
+    return (found, getattr(key, "key_size", 0), request.subject) == (
+        key_type,
+        key_size,
+        subject_name(subject),
+    )
 
 
 def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
@@ -185,7 +199,9 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
     return chain
 
 
-def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None) -> Chain:
+def check_chain(
+    chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None
+) -> Chain:
     """The chain of the certificate that was asked for; BadChain when it is another one.
 
     The leaf must have the key of the CSR and all of these names, and be valid at `at` (now). Some CAs add a name, send
@@ -206,7 +222,9 @@ def check_chain(chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime
 def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
     found = set(names_of(leaf))
     if missing := sorted(names - found):
-        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        listed = ", ".join(missing[:5]) + (
+            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
         raise BadChain(f"The certificate lacks names that were asked for: {listed}.")
     return tuple(sorted(found - names))
 
@@ -215,7 +233,9 @@ def _check_times(leaf: x509.Certificate, at: datetime) -> None:
     if leaf.not_valid_before_utc >= leaf.not_valid_after_utc:
         raise BadChain("The certificate ends before it begins.")
     if leaf.not_valid_after_utc <= at:
-        raise BadChain(f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already.")
+        raise BadChain(
+            f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already."
+        )
 
 
 def path_of(chain_pem: str) -> str:
@@ -232,7 +252,9 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _path(leaf: x509.Certificate, certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+def _path(
+    leaf: x509.Certificate, certificates: Sequence[x509.Certificate]
+) -> list[x509.Certificate]:
     """The leaf and, from those that the CA sent, each one's issuer, as far as they lead. A leaf alone is a path where
     the CA sent nothing else. Where cross-signed certificates lead further than a root, they are taken."""
     others = [each for each in dict.fromkeys(certificates) if each != leaf]
@@ -256,7 +278,9 @@ def _key_of(certificate: x509.Certificate) -> object:
         return None
 
 
-def _paths(certificate: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[list[x509.Certificate]]:
+def _paths(
+    certificate: x509.Certificate, others: Sequence[x509.Certificate]
+) -> Iterator[list[x509.Certificate]]:
     """Every path from there. One that is signed by a key that the path has already leads in a circle."""
     found = False
     for issuer in others:
@@ -313,13 +337,17 @@ def name_of(name: x509.Name) -> str:
 def ari_id(leaf: x509.Certificate) -> str:
     """base64url(authority key identifier) "." base64url(serial as DER has it): RFC 9773, section 4.1."""
     try:
-        authority = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        authority = leaf.extensions.get_extension_for_class(
+            x509.AuthorityKeyIdentifier
+        ).value.key_identifier
     except x509.ExtensionNotFound:
         authority = None
     if not authority:
         return ""
     serial = leaf.serial_number.to_bytes(leaf.serial_number.bit_length() // 8 + 1, "big")
-    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority, serial))
+    return ".".join(
+        base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (authority, serial)
+    )
 
 
 def issuers_of(chain_pem: str) -> list[str]:
@@ -378,7 +406,9 @@ def to_der(pem: str) -> bytes:
     return load_chain(pem)[0].public_bytes(serialization.Encoding.DER)
 
 
-def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *, legacy: bool = False) -> bytes:
+def pkcs12(
+    key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *, legacy: bool = False
+) -> bytes:
     """Return a PKCS#12 file with key and chain.
 
     PBES2 with AES-256 and a MAC of SHA-256, which OpenSSL 1.1, Java 8u301, Windows Server 2019, recent macOS, and
@@ -387,8 +417,14 @@ def pkcs12(key: PrivateKey, chain_pem: str, friendly_name: str, password: str, *
     chain = load_chain(chain_pem)
     builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
     if legacy:
-        builder = builder.key_cert_algorithm(p12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(hashes.SHA1())  # noqa: S303
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(
+            hashes.SHA1()
+        )  # noqa: S303
     else:
-        builder = builder.key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256())
+        builder = builder.key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(
+            hashes.SHA256()
+        )
     encryption = builder.build(password.encode())
-    return p12.serialize_key_and_certificates(friendly_name.encode(), key, chain[0], chain[1:], encryption)
+    return p12.serialize_key_and_certificates(
+        friendly_name.encode(), key, chain[0], chain[1:], encryption
+    )

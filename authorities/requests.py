@@ -30,19 +30,31 @@ class AccountRequest(serializers.Serializer[Any]):
     terms_accepted = serializers.BooleanField(required=False, help_text="of the CA; must be true")
     directory_url = serializers.CharField(required=False, allow_blank=True, max_length=500)
     eab_kid = serializers.CharField(required=False, allow_blank=True, max_length=255)
-    eab_hmac_key = serializers.CharField(required=False, allow_blank=True, max_length=1024, write_only=True)
-    zerossl_api_key = serializers.CharField(required=False, allow_blank=True, max_length=255, write_only=True)
+    eab_hmac_key = serializers.CharField(
+        required=False, allow_blank=True, max_length=1024, write_only=True
+    )
+    zerossl_api_key = serializers.CharField(
+        required=False, allow_blank=True, max_length=255, write_only=True
+    )
     ca_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)
     leaf_key_algorithm = serializers.CharField(required=False, allow_blank=True, max_length=8)
     leaf_rsa_bits = serializers.IntegerField(required=False, allow_null=True)
     leaf_ec_curve = serializers.CharField(required=False, allow_blank=True, max_length=16)
-    cert_valid_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
-    log_level = OneOf(
-        ["debug"], required=False, allow_blank=True, help_text="debug: every exchange with the CA is kept for 14 days"
+    cert_valid_seconds = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS
     )
-    save_requests = serializers.BooleanField(required=False, help_text="with log_level debug: what was sent, too")
+    log_level = OneOf(
+        ["debug"],
+        required=False,
+        allow_blank=True,
+        help_text="debug: every exchange with the CA is kept for 14 days",
+    )
+    save_requests = serializers.BooleanField(
+        required=False, help_text="with log_level debug: what was sent, too"
+    )
     staging_first = serializers.BooleanField(
-        required=False, help_text="prove the next attempt at the CA's staging after three failures in a row"
+        required=False,
+        help_text="prove the next attempt at the CA's staging after three failures in a row",
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -52,10 +64,18 @@ class AccountRequest(serializers.Serializer[Any]):
             given.setdefault("ca_provider", provider)
         if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
             raise MissingField(
-                f"Say which CA: ca_provider is one of {', '.join(catalog.known())}.", field="ca_provider"
+                f"Say which CA: ca_provider is one of {', '.join(catalog.known())}.",
+                field="ca_provider",
             )
-        if not self.partial and "terms_accepted" not in given and not provider and not given.get("ca_id"):
-            raise MissingField("Read the CA's terms and set terms_accepted to true.", field="terms_accepted")
+        if (
+            not self.partial
+            and "terms_accepted" not in given
+            and not provider
+            and not given.get("ca_id")
+        ):
+            raise MissingField(
+                "Read the CA's terms and set terms_accepted to true.", field="terms_accepted"
+            )
         return given | {"defaults": key_defaults(given)}
 
 
@@ -88,12 +108,23 @@ class PrivateCARequest(serializers.Serializer[Any]):
     common_name = serializers.CharField(required=False, max_length=64)
     state = serializers.CharField(required=False, max_length=64)
     locality = serializers.CharField(required=False, max_length=64)
-    valid_days = serializers.IntegerField(required=False, min_value=1, max_value=privateca.MAX_CA_DAYS)
-    max_path_length = serializers.IntegerField(required=False, min_value=0, max_value=privateca.MAX_PATH_LENGTH)
+    valid_days = serializers.IntegerField(
+        required=False, min_value=1, max_value=privateca.MAX_CA_DAYS
+    )
+    max_path_length = serializers.IntegerField(
+        required=False, min_value=0, max_value=privateca.MAX_PATH_LENGTH
+    )
     key_usage = serializers.CharField(required=False, help_text=privateca.DEFAULT_KEY_USAGE)
 
 
 def agree(given: dict[str, Any], guides: str, references: str) -> None:
     """Both spellings of a member may be there as long as they say the same, in whatever case."""
-    if guides in given and references in given and str(given[guides]).lower() != str(given[references]).lower():
-        raise Invalid(f"{guides} and {references} are two spellings of one member: give one of them.", field=guides)
+    if (
+        guides in given
+        and references in given
+        and str(given[guides]).lower() != str(given[references]).lower()
+    ):
+        raise Invalid(
+            f"{guides} and {references} are two spellings of one member: give one of them.",
+            field=guides,
+        )

@@ -17,7 +17,9 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
     stands in the address of the request, so that not even the network's words are repeated.
     """
     path = "/acme/eab-credentials" if api_key else "/acme/eab-credentials-email"
-    ask: dict[str, Any] = {"params": {"access_key": api_key}} if api_key else {"data": {"email": email}}
+    ask: dict[str, Any] = (
+        {"params": {"access_key": api_key}} if api_key else {"data": {"email": email}}
+    )
     try:
         response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **ask)
     except requests.RequestException as exc:
@@ -29,19 +31,27 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
         return kid, hmac_key
     whose = "API key" if api_key else "e-mail address"
     reason = _reason_of(answer)
-    raise Refused(BAD_EAB, f"ZeroSSL gives no EAB for this {whose}{reason}: check it.", permanent=True)
+    raise Refused(
+        BAD_EAB, f"ZeroSSL gives no EAB for this {whose}{reason}: check it.", permanent=True
+    )
 
 
 def _answer_of(response: requests.Response) -> dict[str, Any]:
     status, pause = response.status_code, outgoing.wait_of(response)
     if status == 429:
-        raise Trouble(RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300)
+        raise Trouble(
+            RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300
+        )
     try:
         answer = response.json()
     except (ValueError, RecursionError):
         answer = None
     if status >= 500 or not isinstance(answer, dict):
-        raise Trouble(ERROR, f"ZeroSSL did not answer the request for an EAB (HTTP {status}).", retry_after=pause)
+        raise Trouble(
+            ERROR,
+            f"ZeroSSL did not answer the request for an EAB (HTTP {status}).",
+            retry_after=pause,
+        )
     return answer
 
 

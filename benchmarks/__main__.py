@@ -9,7 +9,9 @@ MEASUREMENTS = ("simulation", "years", "scan", "waiting", "limits", "speed")
 def main(names: list[str]) -> int:
     unknown = set(names) - set(MEASUREMENTS)
     if unknown:
-        print(f"There is no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}.")
+        print(
+            f"There is no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}."
+        )
         return 2
     failed = 0
     for name in names or MEASUREMENTS:

@@ -14,7 +14,15 @@ import tempfile
 
 from benchmarks.measuring import tell
 from tests.e2e import limited
-from tests.e2e.limited import FAULTS, LEFT_ALONE, Limited, alone, in_domains, issued_before, same_names
+from tests.e2e.limited import (
+    FAULTS,
+    LEFT_ALONE,
+    Limited,
+    alone,
+    in_domains,
+    issued_before,
+    same_names,
+)
 
 # The slowest buckets are those of the largest domain, (140 - 20) * 2 s, and of each set, (8 - 5) * 80 s: that is what
 # two cores can follow.
@@ -32,7 +40,9 @@ def order_all(ca: Limited) -> list[dict[str, object]]:
     certificates = issued_before(ca, RENEWED)
     before = len(ca.proxy.accepted)
     ca.stop_workers()
-    for name, account in limited.mixed(in_domains(*IN_FIVE_DOMAINS), same_names(SETS, ASKERS), alone(ALONE)):
+    for name, account in limited.mixed(
+        in_domains(*IN_FIVE_DOMAINS), same_names(SETS, ASKERS), alone(ALONE)
+    ):
         ca.request(name, account)
     for certificate in certificates:
         ca.site.call("POST", f"certificates/{certificate}/renew", {})
@@ -57,13 +67,18 @@ def run() -> bool:
         pace=reached,
         left_in_the_zone=len(left),
     )
-    return not tally["refused"] and min(waited.values()) >= LEAST_WAITING and reached >= LEAST_PACE and not left
+    return (
+        not tally["refused"]
+        and min(waited.values()) >= LEAST_WAITING
+        and reached >= LEAST_PACE
+        and not left
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments
-    )
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
     return 0 if run() else 1
 
 

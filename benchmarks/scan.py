@@ -78,7 +78,13 @@ def a_pass(like: Any, due: int) -> float:
 def measure(like: Any, certificates: int, due: int) -> float:
     a_pass(like, due)  # what the first one costs is no cost of scanning
     took = [a_pass(like, due) for _ in range(PASSES)]
-    tell(certificates=certificates, due=due, pass_s=min(took), median_s=statistics.median(took), slowest_s=max(took))
+    tell(
+        certificates=certificates,
+        due=due,
+        pass_s=min(took),
+        median_s=statistics.median(took),
+        slowest_s=max(took),
+    )
     return min(took)
 
 
@@ -97,7 +103,9 @@ def run(few: int, many: int, due: int) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--few", type=int, default=100_000)
     parser.add_argument("--many", type=int, default=1_000_000)
     parser.add_argument("--due", type=int, default=1_000)

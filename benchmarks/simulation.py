@@ -61,7 +61,9 @@ def outcomes(seeds: range, processes: int) -> Iterator[Outcome]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=PROCESSES)
@@ -74,9 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"seed {each.seed} fails: {each.violations[0]}", flush=True)
     seconds = time.monotonic() - began
     figures = ", ".join(f"{name} {count}" for name, count in sorted(total.items()))
-    print(f"{options.seeds / seconds:.1f} seeds/s ({seconds:.0f} s, {options.processes} processes); {figures}")
+    print(
+        f"{options.seeds / seconds:.1f} seeds/s ({seconds:.0f} s, {options.processes} processes); {figures}"
+    )
     if failed:
-        print(f"{len(failed)} seeds fail; replay one with: pytest tests/simulation --seed {min(failed)}")
+        print(
+            f"{len(failed)} seeds fail; replay one with: pytest tests/simulation --seed {min(failed)}"
+        )
     return 1 if failed else 0
 
 

@@ -47,7 +47,9 @@ class Lab:
     def of_file(cls, path: pathlib.Path) -> "Lab":
         told = json.loads(path.read_text())
         ports = {"dns": int(told["dns"].rpartition(":")[2])}
-        return cls(told["directory"], told["ca"], ports, told["zone"], told["key_name"], told["secret"])
+        return cls(
+            told["directory"], told["ca"], ports, told["zone"], told["key_name"], told["secret"]
+        )
 
     @property
     def name_server(self) -> str:
@@ -60,7 +62,10 @@ def a_lab(path: pathlib.Path | None) -> Iterator[Lab]:
     if path:
         yield Lab.of_file(path)
         return
-    with tempfile.TemporaryDirectory() as folder, pebble.running(pathlib.Path(folder), nonce_reject=0) as own:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pebble.running(pathlib.Path(folder), nonce_reject=0) as own,
+    ):
         yield Lab(own.directory_url, own.ca_bundle, own.ports, own.zone, own.key_name, own.secret)
 
 
@@ -71,12 +76,24 @@ def measure_certctrl(lab: Lab, names: Sequence[str], clients: int, workers: int,
     with processes.running(lab, workers=workers, pool=pool, concurrency=8, **PRODUCTION) as site:
         ids = (site.account(lab), site.credential(lab))
         issue(site, ids, [f"warm-{name}" for name in names[:clients]], clients)
-        before = {name: use_of(process.pid) for name, process in site.processes.items() if process.poll() is None}
+        before = {
+            name: use_of(process.pid)
+            for name, process in site.processes.items()
+            if process.poll() is None
+        }
         wall = issue(site, ids, names, clients)
         cpu = {
-            name: (use_of(site.processes[name].pid).cpu - use.cpu) * 1000 / len(names) for name, use in before.items()
+            name: (use_of(site.processes[name].pid).cpu - use.cpu) * 1000 / len(names)
+            for name, use in before.items()
         }
-        report(f"certctrl ({workers} workers, {pool})", clients, len(names), wall, sum(cpu.values()), **cpu)
+        report(
+            f"certctrl ({workers} workers, {pool})",
+            clients,
+            len(names),
+            wall,
+            sum(cpu.values()),
+            **cpu,
+        )
 
 
 def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) -> float:
@@ -84,7 +101,12 @@ def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) 
     began, had = time.perf_counter(), site.states().get("issued", 0)
     with ThreadPoolExecutor(clients) as people:
         list(people.map(lambda name: site.request(*ids, name), names))
-    until(lambda: site.states() == {"issued": had + len(names)}, LIMIT, "the last certificate", every=0.1)
+    until(
+        lambda: site.states() == {"issued": had + len(names)},
+        LIMIT,
+        "the last certificate",
+        every=0.1,
+    )
     until(lambda: not site.uncleaned(), LIMIT, "the last cleanup", every=0.1)
     return time.perf_counter() - began
 
@@ -94,7 +116,17 @@ def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) 
 
 def lego(lab: Lab, folder: pathlib.Path) -> tuple[list[str], dict[str, str]]:
     """The command and its environment, without the name."""
-    where = ["--path", str(folder), "--server", lab.directory_url, "-a", "-m", "lab@lab.test", "--key-type", "ec256"]
+    where = [
+        "--path",
+        str(folder),
+        "--server",
+        lab.directory_url,
+        "-a",
+        "-m",
+        "lab@lab.test",
+        "--key-type",
+        "ec256",
+    ]
     dns = ["--dns", "rfc2136", "--dns.resolvers", lab.name_server, "--dns.disable-cp"]
     env = {
         "LEGO_CA_CERTIFICATES": lab.ca_bundle,
@@ -110,13 +142,41 @@ def lego(lab: Lab, folder: pathlib.Path) -> tuple[list[str], dict[str, str]]:
 
 def certbot(lab: Lab, folder: pathlib.Path) -> tuple[list[str], dict[str, str]]:
     credentials = folder / "rfc2136.ini"
-    fields = {"server": "127.0.0.1", "port": lab.ports["dns"], "name": f"{lab.key_name}.", "secret": lab.secret}
-    lines = [f"dns_rfc2136_{name} = {value}" for name, value in (fields | {"algorithm": "HMAC-SHA256"}).items()]
+    fields = {
+        "server": "127.0.0.1",
+        "port": lab.ports["dns"],
+        "name": f"{lab.key_name}.",
+        "secret": lab.secret,
+    }
+    lines = [
+        f"dns_rfc2136_{name} = {value}"
+        for name, value in (fields | {"algorithm": "HMAC-SHA256"}).items()
+    ]
     credentials.write_text("\n".join(lines) + "\n")
     credentials.chmod(0o600)
-    where = ["--config-dir", f"{folder}/c", "--work-dir", f"{folder}/w", "--logs-dir", f"{folder}/l"]
-    account = ["-n", "--agree-tos", "--register-unsafely-without-email", "--server", lab.directory_url]
-    dns = ["-a", "dns-rfc2136", "--dns-rfc2136-credentials", str(credentials), "--dns-rfc2136-propagation-seconds", "0"]
+    where = [
+        "--config-dir",
+        f"{folder}/c",
+        "--work-dir",
+        f"{folder}/w",
+        "--logs-dir",
+        f"{folder}/l",
+    ]
+    account = [
+        "-n",
+        "--agree-tos",
+        "--register-unsafely-without-email",
+        "--server",
+        lab.directory_url,
+    ]
+    dns = [
+        "-a",
+        "dns-rfc2136",
+        "--dns-rfc2136-credentials",
+        str(credentials),
+        "--dns-rfc2136-propagation-seconds",
+        "0",
+    ]
     command = [program("certbot"), "certonly", *account, *where, *dns, "-d", "{name}"]
     return command, {"REQUESTS_CA_BUNDLE": lab.ca_bundle}
 
@@ -153,9 +213,13 @@ def measure_command(peer: str, lab: Lab, names: Sequence[str], clients: int) -> 
 def runner(command: list[str], env: dict[str, str]) -> Callable[[str], None]:
     def run(name: str) -> None:
         filled = [part.replace("{name}", name) for part in command]
-        done = subprocess.run(filled, env=os.environ | env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            filled, env=os.environ | env, capture_output=True, text=True, timeout=300
+        )
         if done.returncode:
-            raise RuntimeError(f"{filled[0]} ended with {done.returncode}: {done.stdout[-800:]} {done.stderr[-800:]}")
+            raise RuntimeError(
+                f"{filled[0]} ended with {done.returncode}: {done.stdout[-800:]} {done.stderr[-800:]}"
+            )
 
     return run
 
@@ -179,7 +243,9 @@ def measure(peer: str, clients: int, lab: Lab, given: argparse.Namespace) -> Non
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-n", type=int, default=100, help="certificates for each peer")
     parser.add_argument("--lab", type=pathlib.Path)
     parser.add_argument("--workers", type=int, default=2)

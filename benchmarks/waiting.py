@@ -60,7 +60,11 @@ def new_order(site: Site, ids: tuple[int, int], name: str) -> float:
 def warm_up(site: Site, ids: tuple[int, int], zone: str) -> None:
     """Every thread of every worker has issued before anything is measured: its sessions are no cost of waiting."""
     with ThreadPoolExecutor(WARM_ORDERS) as people:
-        list(people.map(lambda number: new_order(site, ids, f"warm{number}.{zone}"), range(WARM_ORDERS)))
+        list(
+            people.map(
+                lambda number: new_order(site, ids, f"warm{number}.{zone}"), range(WARM_ORDERS)
+            )
+        )
 
 
 def make_waiting(account: int, credential: int, rows: int, zone: str) -> None:
@@ -71,16 +75,23 @@ def make_waiting(account: int, credential: int, rows: int, zone: str) -> None:
 
     domains = [f"waiting{number}.{zone}" for number in range(rows)]
     waiting.attempts(
-        AcmeAccount.objects.get(pk=account), DnsCredential.objects.get(pk=credential), domains, clock.now()
+        AcmeAccount.objects.get(pk=account),
+        DnsCredential.objects.get(pk=credential),
+        domains,
+        clock.now(),
     )
 
 
 def uses(site: Site) -> dict[str, Use]:
-    running = {name: process.pid for name, process in site.processes.items() if process.poll() is None}
+    running = {
+        name: process.pid for name, process in site.processes.items() if process.poll() is None
+    }
     return {name: use_of(pid) for name, pid in running.items()}
 
 
-def measure(site: Site, ids: tuple[int, int], zone: str, seconds: float) -> tuple[dict[str, Use], list[float]]:
+def measure(
+    site: Site, ids: tuple[int, int], zone: str, seconds: float
+) -> tuple[dict[str, Use], list[float]]:
     """Let so many seconds pass, with a new order now and then; the first use, and how long each order took."""
     from certctrl import clock
 
@@ -97,7 +108,9 @@ def run(rows: int, seconds: float, workers: int, pool: str) -> bool:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         lab = stack.enter_context(pebble.running(folder, nonce_reject=0))
         unseen = stack.enter_context(unseen_server(lab))
-        site = stack.enter_context(processes.running(lab, workers=workers, pool=pool, concurrency=8, **PRODUCTION))
+        site = stack.enter_context(
+            processes.running(lab, workers=workers, pool=pool, concurrency=8, **PRODUCTION)
+        )
         os.environ.update(site.environment)
         import django
 
@@ -113,7 +126,12 @@ def run(rows: int, seconds: float, workers: int, pool: str) -> bool:
 
 
 def report(
-    before: dict[str, Use], after: dict[str, Use], seconds: float, idle: list[float], took: list[float], still: bool
+    before: dict[str, Use],
+    after: dict[str, Use],
+    seconds: float,
+    idle: list[float],
+    took: list[float],
+    still: bool,
 ) -> bool:
     fine = still
     for name, use in after.items():
@@ -134,7 +152,9 @@ def report(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--workers", type=int, default=2)

@@ -78,7 +78,9 @@ class Years:
     def __init__(self, count: int, days: float, seed: int) -> None:
         self.chance = random.Random(seed)
         self.end = START + timedelta(days=days)
-        self.certificates = [Managed(number, timedelta(days=LIVES[number % len(LIVES)])) for number in range(count)]
+        self.certificates = [
+            Managed(number, timedelta(days=LIVES[number % len(LIVES)])) for number in range(count)
+        ]
         self.due = [(START + timedelta(seconds=number), number) for number in range(count)]
         self.levels: dict[tuple[str, int], Level] = {}
         self.limits = limits()
@@ -113,10 +115,14 @@ class Years:
 
     def wanted(self, each: Managed) -> list[tuple[str, int]]:
         same = [("set", each.number)]
-        return same if each.not_after else [*same, ("account", each.account), ("domain", each.domain)]
+        return (
+            same if each.not_after else [*same, ("account", each.account), ("domain", each.domain)]
+        )
 
     def slot(self, wanted: list[tuple[str, int]], now: datetime) -> datetime:
-        return max(ratelimits.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted)
+        return max(
+            ratelimits.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted
+        )
 
     def level(self, key: tuple[str, int], now: datetime) -> Level:
         return self.levels.setdefault(key, Level(self.limits[key[0]].capacity, now))
@@ -131,7 +137,11 @@ class Years:
         each.failures += 1
         self.failed += 1
         at = schedule.retry_at(
-            now, each.failures, each.not_after, first_tried_at=each.tried_at or now, jitter=self.chance.random()
+            now,
+            each.failures,
+            each.not_after,
+            first_tried_at=each.tried_at or now,
+            jitter=self.chance.random(),
         )
         return at or now + timedelta(days=1)  # a person asks again
 
@@ -143,7 +153,9 @@ class Years:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--certificates", type=int, default=10_000)
     parser.add_argument("--days", type=float, default=1096)
     parser.add_argument("--seed", type=int, default=1)

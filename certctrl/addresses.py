@@ -27,7 +27,9 @@ NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
-WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")  # ca.corp.example:8443, [::1]:53
+WITH_PORT = re.compile(
+    r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})"
+)  # ca.corp.example:8443, [::1]:53
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -107,7 +109,12 @@ def _embedded(address: Address) -> Address:
 @lru_cache(maxsize=4096)
 def _is_public(address: Address) -> bool:
     real = _embedded(address)
-    if any(real in network for network in NOT_PUBLIC) or real.is_multicast or real.is_reserved or not real.is_global:
+    if (
+        any(real in network for network in NOT_PUBLIC)
+        or real.is_multicast
+        or real.is_reserved
+        or not real.is_global
+    ):
         return False
     return isinstance(real, ipaddress.IPv4Address) or not real.is_site_local
 
@@ -139,10 +146,18 @@ def called(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        named = (HOST.fullmatch(host) or not host.isascii()) and (parts.port is None or parts.port > 0)
+        named = (HOST.fullmatch(host) or not host.isascii()) and (
+            parts.port is None or parts.port > 0
+        )
     except ValueError:
         return None
-    if not named or parts.username or parts.password or parts.fragment or any(char.isspace() for char in url):
+    if (
+        not named
+        or parts.username
+        or parts.password
+        or parts.fragment
+        or any(char.isspace() for char in url)
+    ):
         return None
     return parts
 
@@ -226,7 +241,9 @@ def look_up(host: str, port: int) -> list[SockAddr]:
     try:
         found = future.result(clock.time_left())
     except TimeoutError:
-        raise DeadlineExceeded(f"The name {host} was not resolved in the time that was left.") from None
+        raise DeadlineExceeded(
+            f"The name {host} was not resolved in the time that was left."
+        ) from None
     except (OSError, UnicodeError) as exc:
         why = exc.strerror if isinstance(exc, socket.gaierror) else "it is no host name"
         raise NameUnknown(f"The name {host} does not resolve: {why}.") from None

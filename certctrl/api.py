@@ -164,7 +164,9 @@ class OwnedMixin(GenericAPIView[Any]):
         """What an API key must be granted on `obtype` for this request; None: it is not open to keys."""
         if self.session_only:
             return None
-        return self.permissions.get(getattr(self, "action", None) or str(self.request.method).lower())
+        return self.permissions.get(
+            getattr(self, "action", None) or str(self.request.method).lower()
+        )
 
     def object_id(self) -> str | None:
         """The id of the row of type `obtype` that the path names; None for a list and for a create."""
@@ -206,13 +208,17 @@ class OwnedRouter(SimpleRouter):
     def __init__(self) -> None:
         super().__init__(trailing_slash=False, use_regex_path=False)
 
-    def register(self, prefix: str, viewset: type[ViewSetMixin], basename: str | None = None) -> None:
+    def register(
+        self, prefix: str, viewset: type[ViewSetMixin], basename: str | None = None
+    ) -> None:
         name = basename or prefix
         super().register(f"users/<user:user_id>/{prefix}", viewset, f"users-{name}")
         super().register(f"me/{prefix}", viewset, f"me-{name}")
 
 
-def owned_paths(prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, str]) -> Sequence[Any]:
+def owned_paths(
+    prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, str]
+) -> Sequence[Any]:
     """Both paths of a viewset that no router fits: `owned_paths("certificate-assign", V, {"post": "create"})`."""
     view = viewset.as_view(dict(actions))
     return [path(f"users/<user:user_id>/{prefix}", view), path(f"me/{prefix}", view)]

@@ -24,7 +24,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-DRAIN = 8 * 1024 * 1024  # bytes of a refused body that are still read: who is cut off while sending sees no answer
+DRAIN = (
+    8 * 1024 * 1024
+)  # bytes of a refused body that are still read: who is cut off while sending sees no answer
 STRANGERS = 64 * 1024  # bytes that anybody may send
 WITHIN = 20.0  # seconds that any body may take
 SPEED = 16 * 1024  # bytes for which it may take a second more
@@ -59,7 +61,9 @@ class BodyLimit:
         """The whole body as one message, or the client's going away. Raises TooLarge, TooSlow or Unavailable."""
         limit = await self.limit_of(scope, said_length(scope), STRANGERS)
         if said_length(scope) > limit:
-            if b"expect" not in dict(scope["headers"]):  # who asks before sending has sent nothing (RFC 9110, 10.1.1)
+            if b"expect" not in dict(
+                scope["headers"]
+            ):  # who asks before sending has sent nothing (RFC 9110, 10.1.1)
                 await drain(receive)
             raise too_large(limit)
         body, more = b"", True
@@ -81,7 +85,9 @@ class BodyLimit:
         if not limit < length <= most:
             return limit
         try:
-            return most if await sync_to_async(self.is_known, thread_sensitive=False)(scope) else limit
+            return (
+                most if await sync_to_async(self.is_known, thread_sensitive=False)(scope) else limit
+            )
         except Exception as exc:  # whatever the database's or the cache's client raises
             raise unexpected(exc) from exc
 
@@ -100,7 +106,9 @@ class Timed:
         try:
             message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
-            raise errors.TooSlow("The body did not arrive in time; send it again, faster.") from None
+            raise errors.TooSlow(
+                "The body did not arrive in time; send it again, faster."
+            ) from None
         self.left -= clock.monotonic() - began
         if not self.is_refused:
             self.left += len(message.get("body", b"")) / SPEED

@@ -53,7 +53,9 @@ class PatientProtocol(H11Protocol):
         super().handle_events()
         if self.conn.their_state is not h11.IDLE:
             self.forget_head()
-        elif self.conn.trailing_data[0]:  # a head that has begun; uvicorn's keep-alive has stopped counting
+        elif self.conn.trailing_data[
+            0
+        ]:  # a head that has begun; uvicorn's keep-alive has stopped counting
             self.await_head()
 
     def head_is_late(self) -> None:

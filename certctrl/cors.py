@@ -26,7 +26,9 @@ class CORS:
             return self.get_response(request)
         origin = request.headers.get("Origin", "")
         is_trusted = origin in settings.TRUSTED_ORIGINS
-        response = preflight() if is_trusted and is_preflight(request) else self.get_response(request)
+        response = (
+            preflight() if is_trusted and is_preflight(request) else self.get_response(request)
+        )
         patch_vary_headers(response, ["Origin"])
         if is_trusted:
             response["Access-Control-Allow-Origin"] = origin

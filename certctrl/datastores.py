@@ -19,7 +19,9 @@ STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 SQLITE, POSTGRESQL = "django.db.backends.sqlite3", "django.db.backends.postgresql"
 POSTGRES_SCHEMES = ("postgres", "postgresql", "pgsql", "psql")
 UNRESERVED = "%!$&'()*+,;=:@-._~"  # in a user name and a password as they are
-UNREADABLE = "The host or the port of {} cannot be read: write host:port, with a port from 1 to 65535."
+UNREADABLE = (
+    "The host or the port of {} cannot be read: write host:port, with a port from 1 to 65535."
+)
 PARTS = ("HOST", "PORT", "NAME", "USER", "PASSWORD")
 
 REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "redis+socket": "unix", "unix": "unix"}
@@ -48,10 +50,14 @@ def database(env: Environment, folder: Path) -> dict[str, Any]:
     if not url and not given:
         return {"ENGINE": SQLITE, "NAME": str(folder / "certctrl.sqlite3")}
     if not url and "HOST" not in given:
-        raise ImproperlyConfigured(f"DATABASE_{next(iter(given))} is set, and no server is named: set DATABASE_HOST.")
+        raise ImproperlyConfigured(
+            f"DATABASE_{next(iter(given))} is set, and no server is named: set DATABASE_HOST."
+        )
     config = _of_url(url) if url else {"ENGINE": POSTGRESQL, "NAME": "certctrl", "USER": "certctrl"}
     if config["ENGINE"] == SQLITE and given:
-        raise ImproperlyConfigured(f"DATABASE_URL names SQLite, which has no DATABASE_{next(iter(given))}: unset one.")
+        raise ImproperlyConfigured(
+            f"DATABASE_URL names SQLite, which has no DATABASE_{next(iter(given))}: unset one."
+        )
     return config | given
 
 
@@ -65,7 +71,9 @@ def _of_url(url: str) -> dict[str, Any]:
     if scheme == "sqlite":
         return dict(environ.Env.db_url_config(url))
     url, mark, query = encoded("DATABASE", url).partition("?")
-    path = "" if "/" in url.partition("://")[2] else "/"  # django-environ encodes once more what has no path
+    path = (
+        "" if "/" in url.partition("://")[2] else "/"
+    )  # django-environ encodes once more what has no path
     try:
         config: dict[str, Any] = dict(environ.Env.db_url_config(f"{url}{path}{mark}{query}"))
     except ValueError:  # whose words have a part of it
@@ -105,7 +113,11 @@ class Redis:
 
     @property
     def broker_url(self) -> str:
-        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.user or self.password else ""
+        login = (
+            f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@"
+            if self.user or self.password
+            else ""
+        )
         if self.scheme == "unix":
             return f"redis+socket://{login}{self.location}?virtual_host={self.db}"
         return f"{self.scheme}://{login}{self.location}/{self.db}"
@@ -113,7 +125,11 @@ class Redis:
     @property
     def cache(self) -> dict[str, Any]:
         login = {"username": self.user, "password": self.password}
-        where = f"{self.location}?db={self.db}" if self.scheme == "unix" else f"{self.location}/{self.db}"
+        where = (
+            f"{self.location}?db={self.db}"
+            if self.scheme == "unix"
+            else f"{self.location}/{self.db}"
+        )
         return {
             "BACKEND": "certctrl.jsoncache.JSONCache",
             "LOCATION": [f"{self.scheme}://{where}"],
@@ -127,7 +143,9 @@ def redis(env: Environment) -> Redis:
     url = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
     scheme, is_url, _ = url.partition("://")
     if not is_url or scheme not in REDIS_SCHEMES:
-        raise ImproperlyConfigured(f"REDIS_URL begins with {', '.join(f'{each}://' for each in REDIS_SCHEMES)}.")
+        raise ImproperlyConfigured(
+            f"REDIS_URL begins with {', '.join(f'{each}://' for each in REDIS_SCHEMES)}."
+        )
     try:
         parts = urlsplit("redis" + encoded("REDIS", url).removeprefix(scheme))
         host, port = parts.hostname or "127.0.0.1", parts.port or 6379
@@ -136,7 +154,9 @@ def redis(env: Environment) -> Redis:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
         if name not in REDIS_OPTIONS:
-            raise ImproperlyConfigured(f"REDIS_URL has an unknown option. It takes {', '.join(REDIS_OPTIONS)}.")
+            raise ImproperlyConfigured(
+                f"REDIS_URL has an unknown option. It takes {', '.join(REDIS_OPTIONS)}."
+            )
     is_socket = REDIS_SCHEMES[scheme] == "unix"
     location = parts.path if is_socket else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return Redis(
@@ -152,12 +172,16 @@ def redis(env: Environment) -> Redis:
 def _db(options: dict[str, str], path: str) -> int:
     text = options.get("db") or options.get("virtual_host") or path.strip("/") or "0"
     if not text.isdecimal():
-        raise ImproperlyConfigured("REDIS_URL: the database is a number, as in redis://127.0.0.1:6379/0.")
+        raise ImproperlyConfigured(
+            "REDIS_URL: the database is a number, as in redis://127.0.0.1:6379/0."
+        )
     return int(text)
 
 
 def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str, Any]:
-    files = {option: env.str(name, "") or options.get(option, "") for option, name in TLS_FILES.items()}
+    files = {
+        option: env.str(name, "") or options.get(option, "") for option, name in TLS_FILES.items()
+    }
     files = {option: path for option, path in files.items() if path}
     is_insecure = env.bool("REDIS_TLS_INSECURE", default=False)
     if not is_tls:
@@ -166,7 +190,10 @@ def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str
                 "Settings of TLS to Redis are given, and REDIS_URL does not begin with rediss://."
             )
         return {}
-    wanted = options.get("ssl_cert_reqs", "required"), options.get("ssl_check_hostname", "true").lower()
+    wanted = (
+        options.get("ssl_cert_reqs", "required"),
+        options.get("ssl_check_hostname", "true").lower(),
+    )
     if not is_insecure and (wanted[0] not in VERIFIES or wanted[1] in FALSE):
         raise ImproperlyConfigured(
             "REDIS_URL asks not to verify Redis's certificate or its name. Take ssl_cert_reqs and ssl_check_hostname "
@@ -192,7 +219,15 @@ def _refuse_unusable(files: dict[str, str]) -> None:
             option = "ssl_certfile"
             context.load_cert_chain(files[option], files.get("ssl_keyfile"), password="")
     except (ssl.SSLError, ValueError):
-        what = "a CA's certificate in PEM" if option == "ssl_ca_certs" else "a certificate in PEM with its key"
-        raise ImproperlyConfigured(f"The file of {TLS_FILES[option]} does not hold {what}.") from None
+        what = (
+            "a CA's certificate in PEM"
+            if option == "ssl_ca_certs"
+            else "a certificate in PEM with its key"
+        )
+        raise ImproperlyConfigured(
+            f"The file of {TLS_FILES[option]} does not hold {what}."
+        ) from None
     except OSError as exc:
-        raise ImproperlyConfigured(f"The file of {TLS_FILES[option]} cannot be read: {exc.strerror}.") from None
+        raise ImproperlyConfigured(
+            f"The file of {TLS_FILES[option]} cannot be read: {exc.strerror}."
+        ) from None

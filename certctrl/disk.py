@@ -57,7 +57,9 @@ def note(exc: BaseException | None) -> DiskFull | None:
         log.error("disk.full", what=full.side)
         try:
             cache.set(KEPT, full.side, PAUSE)
-        except Exception as unkept:  # whatever the cache's client raises; perhaps it is the full one
+        except (
+            Exception
+        ) as unkept:  # whatever the cache's client raises; perhaps it is the full one
             log.warning("disk.unkept", error=type(unkept).__name__)
     return full
 

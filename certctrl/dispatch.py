@@ -31,7 +31,9 @@ def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -
     return None
 
 
-def admit_fairly(rows: TurnsQuerySet[Any], now: datetime, of: str, most: int, task: "Task[Any, Any]") -> None:
+def admit_fairly(
+    rows: TurnsQuerySet[Any], now: datetime, of: str, most: int, task: "Task[Any, Any]"
+) -> None:
     """The same for what is sendable, with no more than `most` on their way that have the same `of`."""
     if rows.sendable(now).exists():
         admit(rows.sendable_of_each(now, of, most), task)

@@ -47,12 +47,18 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     ENVIRON = Written()
 
     def get_value(
-        self, var: str, cast: Any = None, default: Any = environ.Env.NOTSET, parse_default: bool = False
+        self,
+        var: str,
+        cast: Any = None,
+        default: Any = environ.Env.NOTSET,
+        parse_default: bool = False,
     ) -> Any:
         """Raises ImproperlyConfigured with the name of the setting, never with its value."""
         value = self.ENVIRON.get(var, "")
         if value == "" and default is self.NOTSET:
-            raise ImproperlyConfigured(f"Set {var}, or {var}_FILE to the path of a file that holds it.")
+            raise ImproperlyConfigured(
+                f"Set {var}, or {var}_FILE to the path of a file that holds it."
+            )
         if value == "":
             return default
         try:
@@ -83,11 +89,15 @@ def read_secret(name: str, path: Path) -> str:
     try:
         text = path.read_bytes().decode()
     except OSError as exc:
-        raise ImproperlyConfigured(f"{name}_FILE names {path}, which cannot be read: {exc.strerror}.") from None
+        raise ImproperlyConfigured(
+            f"{name}_FILE names {path}, which cannot be read: {exc.strerror}."
+        ) from None
     except UnicodeDecodeError:
         raise ImproperlyConfigured(f"{name}_FILE names {path}, which is not UTF-8 text.") from None
     if "\0" in text:
-        raise ImproperlyConfigured(f"{name}_FILE names {path}, which is not text: it holds a zero byte.")
+        raise ImproperlyConfigured(
+            f"{name}_FILE names {path}, which is not text: it holds a zero byte."
+        )
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
@@ -112,7 +122,9 @@ def read_env(path: Path) -> None:
             continue
         match = LINE.fullmatch(line.removesuffix("\r"))
         if not match or "\0" in line:
-            raise ImproperlyConfigured(f"{path}, line {number}: write NAME=value, without spaces around the =.")
+            raise ImproperlyConfigured(
+                f"{path}, line {number}: write NAME=value, without spaces around the =."
+            )
         found[match[1]] = unquoted(match[2])
     outside = set(os.environ)
     for name, value in found.items():

@@ -8,7 +8,12 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import (
+    DisallowedHost,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
@@ -36,7 +41,12 @@ class ErrorResponse(Response):
 
 def error_body(refusal: Refusal) -> dict[str, Any]:
     return {
-        "error": {"code": refusal.code, "key": refusal.key, "what": refusal.what, "params": refusal.params},
+        "error": {
+            "code": refusal.code,
+            "key": refusal.key,
+            "what": refusal.what,
+            "params": refusal.params,
+        },
     }
 
 
@@ -90,7 +100,9 @@ def refusal_of(exc: Exception) -> Refusal | None:
         case exceptions.UnsupportedMediaType():
             return errors.NotJSON("Send JSON, with the header Content-Type: application/json.")
         case exceptions.NotAuthenticated():
-            return errors.NotLoggedIn("Log in first, or send an API key: Authorization: Bearer ak_...")
+            return errors.NotLoggedIn(
+                "Log in first, or send an API key: Authorization: Bearer ak_..."
+            )
         case exceptions.AuthenticationFailed():
             return errors.Unauthorized(str(exc.detail))
         case exceptions.PermissionDenied() | PermissionDenied():
@@ -118,7 +130,9 @@ def refusal_of(exc: Exception) -> Refusal | None:
 
 def not_understood() -> Refusal:
     """What Django finds suspicious before, or while, we read it: a foreign host name, a thousand query parameters."""
-    return errors.Invalid("The request could not be understood; check its host name, its headers and its query.")
+    return errors.Invalid(
+        "The request could not be understood; check its host name, its headers and its query."
+    )
 
 
 def invalid(detail: Any) -> Refusal:
@@ -140,7 +154,9 @@ def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail
         return first_complaint(inner, f"{path}.{name}" if path else str(name))
     if isinstance(detail, list):
         number, inner = next((number, inner) for number, inner in enumerate(detail) if inner)
-        return first_complaint(inner, f"{path}[{number}]" if isinstance(inner, dict | list) else path)
+        return first_complaint(
+            inner, f"{path}[{number}]" if isinstance(inner, dict | list) else path
+        )
     return path, detail
 
 
@@ -160,7 +176,9 @@ def plain_response(refusal: Refusal) -> JsonResponse:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if isinstance(exception, DisallowedHost):
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
-        return plain_response(errors.Invalid(f"The setting ALLOWED_HOSTS does not name the host {host}."))
+        return plain_response(
+            errors.Invalid(f"The setting ALLOWED_HOSTS does not name the host {host}.")
+        )
     if not is_api(request):
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
@@ -172,7 +190,9 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not is_api(request):
         return defaults.page_not_found(request, exception)
-    return plain_response(errors.NotFound(f"There is nothing at this path; see {settings.URL_PREFIX}/apiv1/docs."))
+    return plain_response(
+        errors.NotFound(f"There is nothing at this path; see {settings.URL_PREFIX}/apiv1/docs.")
+    )
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

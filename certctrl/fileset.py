@@ -53,7 +53,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(OSError):  # NFS, for one, locks no folder: then two runs at once are the operator's to avoid
+        with suppress(
+            OSError
+        ):  # NFS, for one, locks no folder: then two runs at once are the operator's to avoid
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -89,7 +91,9 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NotReplaced(f"{path} could not be written: {_words(error)}. Nothing was changed.") from None
+        raise NotReplaced(
+            f"{path} could not be written: {_words(error)}. Nothing was changed."
+        ) from None
 
 
 def _words(error: OSError) -> str:
@@ -123,7 +127,9 @@ def _mount_points() -> set[Path]:
     except OSError:  # not Linux: the rename itself tells
         return set()
     where = (line.split(" ")[4] for line in lines)
-    return {Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), each)) for each in where}
+    return {
+        Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), each)) for each in where
+    }
 
 
 def _remove_leftovers(place: Path) -> None:
@@ -161,7 +167,9 @@ def _keep_attributes(move: Move, was: os.stat_result) -> None:
         except PermissionError:
             what = f"{move.place} belongs to user {was.st_uid} and group {was.st_gid}, which only root can keep"
             raise NotReplaced(f"{what}: run the export as root. Nothing was changed.") from None
-    with suppress(OSError):  # its folder's default, which the file that is there may not have; or no ACLs here
+    with suppress(
+        OSError
+    ):  # its folder's default, which the file that is there may not have; or no ACLs here
         os.removexattr(move.new, ACL)
     shutil.copystat(move.place, move.new)  # mode, ACL and SELinux context
     os.utime(move.new)
@@ -181,7 +189,9 @@ def _swap(moves: list[Move]) -> None:
                 move.new.replace(move.place)
                 move.is_done = True
             except OSError as error:
-                raise NotReplaced(f"{move.place} could not be replaced: {_words(error)}. {_restore(moves)}") from None
+                raise NotReplaced(
+                    f"{move.place} could not be replaced: {_words(error)}. {_restore(moves)}"
+                ) from None
         for folder in {move.place.parent for move in moves}:
             _sync(folder)
         for move in moves:
@@ -199,7 +209,10 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     heard: list[int] = []
-    before = {number: signal.signal(number, lambda signum, frame: heard.append(signum)) for number in INTERRUPTIONS}
+    before = {
+        number: signal.signal(number, lambda signum, frame: heard.append(signum))
+        for number in INTERRUPTIONS
+    }
     try:
         yield
     finally:
@@ -221,7 +234,9 @@ def _restore(moves: list[Move]) -> str:
             else:
                 move.place.unlink(missing_ok=True)
         except OSError as error:
-            kept.append(f"{move.place} could not be put back: {_words(error)}; as it was it is in {move.old}.")
+            kept.append(
+                f"{move.place} could not be put back: {_words(error)}; as it was it is in {move.old}."
+            )
     for folder in {move.place.parent for move in moves}:
         _sync(folder)
     return " ".join(kept) or "Nothing was changed."

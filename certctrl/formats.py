@@ -23,8 +23,12 @@ class JSONParser(BaseParser):
 
     media_type = "application/json"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
-        refuse_other_encodings(parser_context["request"] if parser_context else None, media_type or "")
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Any = None
+    ) -> dict[str, Any]:
+        refuse_other_encodings(
+            parser_context["request"] if parser_context else None, media_type or ""
+        )
         return jsonbody.read(stream.read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
 
 
@@ -32,18 +36,24 @@ def refuse_other_encodings(request: Request | None, media_type: str) -> None:
     """NotJSON (415) for a body that is compressed, or in another charset than UTF-8."""
     coding = request.headers.get("Content-Encoding", "").strip().lower() if request else ""
     if coding not in ("", "identity"):
-        raise errors.NotJSON("The body is compressed (Content-Encoding); send it as it is, without that header.")
+        raise errors.NotJSON(
+            "The body is compressed (Content-Encoding); send it as it is, without that header."
+        )
     _, parameters = parse_header_parameters(media_type)
     charset = parameters.get("charset", "utf-8").strip().lower()
     if charset not in ("utf-8", "utf8"):
         shown = jsonbody.printable(charset)
-        raise errors.NotJSON(f"JSON is sent in UTF-8, and Content-Type says charset={shown}: leave the charset out.")
+        raise errors.NotJSON(
+            f"JSON is sent in UTF-8, and Content-Type says charset={shown}: leave the charset out."
+        )
 
 
 class DataRenderer(JSONRenderer):
     """`{"data": ...}` around what a view answered; a 204 goes out without a body."""
 
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
+    ) -> bytes:
         response = (renderer_context or {}).get("response")
         if response is not None and response.status_code == 204:
             return b""
@@ -57,7 +67,9 @@ class LenientNegotiation(DefaultContentNegotiation):
         self, request: Request, renderers: Any, format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
         try:
-            chosen: tuple[BaseRenderer, str] = super().select_renderer(request, renderers, format_suffix)
+            chosen: tuple[BaseRenderer, str] = super().select_renderer(
+                request, renderers, format_suffix
+            )
         except exceptions.NotAcceptable:
             return renderers[0], renderers[0].media_type
         return chosen
@@ -72,12 +84,16 @@ class OffsetPagination(BasePagination):
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         offset = self.number(request, "offset", 0, 0, self.max_offset)
-        limit = min(self.number(request, "limit", self.default_limit, 1, self.max_offset), self.max_limit)
+        limit = min(
+            self.number(request, "limit", self.default_limit, 1, self.max_offset), self.max_limit
+        )
         self.total = queryset.count() if self.number(request, "total", 0, 0, 1) else None
         return list(queryset[offset : offset + limit])
 
     def get_paginated_response(self, data: Any) -> Response:
-        return Response(data, headers={} if self.total is None else {"X-Total-Count": str(self.total)})
+        return Response(
+            data, headers={} if self.total is None else {"X-Total-Count": str(self.total)}
+        )
 
     def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
         given = request.query_params.get(name)
@@ -93,7 +109,11 @@ class OffsetPagination(BasePagination):
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         ranges = {
             "offset": (0, self.max_offset, "rows to pass over"),
-            "limit": (1, self.max_offset, f"rows, {self.default_limit} when left out, {self.max_limit} at most"),
+            "limit": (
+                1,
+                self.max_offset,
+                f"rows, {self.default_limit} when left out, {self.max_limit} at most",
+            ),
             "total": (0, 1, "1 asks for the header X-Total-Count"),
         }
         return [

@@ -28,7 +28,9 @@ class Health(PublicView):
             raise errors.Unavailable("No sweep has ended yet; are redis, clock and beat running?")
         silent = clock.now().timestamp() - swept_at
         if silent > SILENCE:
-            raise errors.Unavailable(f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?")
+            raise errors.Unavailable(
+                f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?"
+            )
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
                 f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put back, and none ended "

@@ -12,8 +12,16 @@ from certctrl.errors import Invalid, MalformedJSON, TooLarge
 MAX_DEPTH = 16
 MAX_VALUES = 20_000
 SHOWN = 100  # characters of a member's path or name in an answer
-PEM = ("cert", "csr", "ca_certificate_pem")  # answers have them, no request is read for them: they come back unchanged
-IN_LINES = (*PEM, "secret", "eab_hmac_key")  # secrets are pasted with the line ends that they were shown with
+PEM = (
+    "cert",
+    "csr",
+    "ca_certificate_pem",
+)  # answers have them, no request is read for them: they come back unchanged
+IN_LINES = (
+    *PEM,
+    "secret",
+    "eab_hmac_key",
+)  # secrets are pasted with the line ends that they were shown with
 GZIP = b"\x1f\x8b"
 WORDS = {  # for what the json module says
     "Expecting property name": "a member's name, in double quotes, is missing",
@@ -54,7 +62,9 @@ def too_large(limit: int) -> TooLarge:
 def refuse_crowds(body: bytes) -> None:
     """Counted before parsing: a megabyte of empty lists is half a million values, and seconds of work."""
     if sum(map(body.count, b"[{,")) > MAX_VALUES:
-        raise MalformedJSON(f"The body holds more than {MAX_VALUES} lists, objects and commas; send less.")
+        raise MalformedJSON(
+            f"The body holds more than {MAX_VALUES} lists, objects and commas; send less."
+        )
 
 
 def parse(body: bytes) -> Any:
@@ -63,13 +73,22 @@ def parse(body: bytes) -> Any:
     if is_wide and not body.startswith(GZIP):
         raise MalformedJSON("The body is UTF-16 or UTF-32; send UTF-8.")
     try:
-        text = body.removeprefix(codecs.BOM_UTF8).decode()  # RFC 8259, section 8.1: it may be ignored
+        text = body.removeprefix(
+            codecs.BOM_UTF8
+        ).decode()  # RFC 8259, section 8.1: it may be ignored
         return json.loads(
-            text, object_pairs_hook=without_duplicates, parse_constant=refuse_constant, parse_float=finite_float
+            text,
+            object_pairs_hook=without_duplicates,
+            parse_constant=refuse_constant,
+            parse_float=finite_float,
         )
     except json.JSONDecodeError as exc:
-        what = next((ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)), "it is wrong")
-        raise MalformedJSON(f"The body is not JSON: {what} at line {exc.lineno}, column {exc.colno}.") from None
+        what = next(
+            (ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)), "it is wrong"
+        )
+        raise MalformedJSON(
+            f"The body is not JSON: {what} at line {exc.lineno}, column {exc.colno}."
+        ) from None
     except UnicodeDecodeError:
         raise MalformedJSON("The body is not UTF-8; send JSON in UTF-8, not compressed.") from None
     except RecursionError:
@@ -127,7 +146,9 @@ def refuse_control_characters(text: str, path: str) -> None:
 
 def is_text(char: str) -> bool:
     """Neither a control character (C0, DEL, C1) nor half of a surrogate pair, which no database stores."""
-    return char.isprintable() or not (char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff")
+    return char.isprintable() or not (
+        char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
+    )
 
 
 def printable(text: str) -> str:

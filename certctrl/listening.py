@@ -18,7 +18,9 @@ def host_of(text: str) -> str:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return _host_name(host, text)
-    return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST)[0]  # with the zone of a link-local one
+    return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST)[
+        0
+    ]  # with the zone of a link-local one
 
 
 def _host_name(host: str, text: str) -> str:
@@ -47,7 +49,11 @@ def allowed_hosts(listen: str) -> list[str]:
     except ValueError:  # whoever listens says it
         return ["localhost", DEFAULT, "[::1]"]
     hosts = [host, *(_of_this_machine() if host in ANYWHERE else [])]
-    return list(dict.fromkeys(["localhost", DEFAULT, "[::1]", *(in_url(each.partition("%")[0]) for each in hosts)]))
+    return list(
+        dict.fromkeys(
+            ["localhost", DEFAULT, "[::1]", *(in_url(each.partition("%")[0]) for each in hosts)]
+        )
+    )
 
 
 def _of_this_machine() -> list[str]:
@@ -58,7 +64,9 @@ def _of_this_machine() -> list[str]:
 
 def _addresses_of(name: str) -> list[str]:
     try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+        return [
+            str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        ]
     except (OSError, UnicodeError):
         return []
 

@@ -30,7 +30,18 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 # A name's words; the last one alone decides about "key": key_type and key_id are none.
 WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 SECRET_WORDS = (
-    *("secret", "token", "password", "passwd", "passphrase", "authorization", "cookie", "hmac", "eab", "pem"),
+    *(
+        "secret",
+        "token",
+        "password",
+        "passwd",
+        "passphrase",
+        "authorization",
+        "cookie",
+        "hmac",
+        "eab",
+        "pem",
+    ),
     *("credentials", "signature"),
 )
 SECRET_LAST_WORDS = ("key", "keys")
@@ -127,7 +138,8 @@ def is_secret(name: str) -> bool:
     if not words:
         return False
     return words[-1].endswith(SECRET_LAST_WORDS) or any(
-        word.removesuffix("s").endswith(SECRET_WORDS) or word.endswith(SECRET_WORDS) for word in words
+        word.removesuffix("s").endswith(SECRET_WORDS) or word.endswith(SECRET_WORDS)
+        for word in words
     )
 
 
@@ -137,7 +149,9 @@ def _redacted(value: Any, depth: int = 0) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
     if isinstance(value, dict) and depth < DEPTH:
-        return {mask(str(name)): _redacted_item(str(name), each, depth) for name, each in value.items()}
+        return {
+            mask(str(name)): _redacted_item(str(name), each, depth) for name, each in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset) and depth < DEPTH:
         return [_redacted(each, depth + 1) for each in value]
     return mask(value if isinstance(value, str) else str(value))

@@ -64,7 +64,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
             "only. Come by HTTPS. Where a proxy ends TLS, it must send X-Forwarded-Proto (with nginx "
             "`proxy_set_header X-Forwarded-Proto $scheme;`), and the setting BEHIND_PROXY must be `true`."
         )
-    what = what or "The form has no token, or its cookie is missing. Allow cookies, load the page again, and send it."
+    what = (
+        what
+        or "The form has no token, or its cookie is missing. Allow cookies, load the page again, and send it."
+    )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refused</title>'
         "<h1>Refused (403)</h1><p>The form was not taken.</p><p>{}</p></html>"

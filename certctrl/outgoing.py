@@ -76,7 +76,9 @@ MAX_IDLE = 30.0  # seconds: middleboxes forget older connections without telling
 KEPT_CONNECTIONS = 32  # for each host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 # What goes on to another host at a redirect; credentials travel in headers of many names.
-CARRIED = frozenset({"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-length"})
+CARRIED = frozenset(
+    {"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-length"}
+)
 
 
 class Unreachable(requests.ConnectionError):
@@ -107,7 +109,9 @@ class _Guarded(HTTPConnection):
         except TimeoutError:
             raise
         except OSError as exc:
-            raise Unreachable(f"{self.host} could not be reached: {exc.strerror or type(exc).__name__}.") from None
+            raise Unreachable(
+                f"{self.host} could not be reached: {exc.strerror or type(exc).__name__}."
+            ) from None
 
     def getresponse(self) -> Any:
         self._used_at = clock.monotonic()
@@ -157,12 +161,16 @@ class GuardedAdapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if urlsplit(proxy).scheme not in ("http", "https"):
-            raise requests.exceptions.InvalidProxyURL("Only HTTP proxies are supported: see HTTPS_PROXY.")
+            raise requests.exceptions.InvalidProxyURL(
+                "Only HTTP proxies are supported: see HTTPS_PROXY."
+            )
         manager = super().proxy_manager_for(proxy, proxy_ssl_context=self.context, **kwargs)
         self._guard(manager)
         return manager
 
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> Any:
         host, tls = super().build_connection_pool_key_attributes(request, True, cert)
         return host, tls | {"ssl_context": self.context}
 
@@ -174,7 +182,9 @@ class GuardedAdapter(HTTPAdapter):
         answer.__dict__.update(super().build_response(req, resp).__dict__)
         return answer
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
         response = super().send(request, *args, **kwargs)
         response._content = self._body_of(response)
         return response
@@ -194,7 +204,9 @@ class GuardedAdapter(HTTPAdapter):
 
 
 @lru_cache(maxsize=8)
-def _adapter(bundle: str, changed_at: int, allowed: tuple[tuple[str, ...], ...], pid: int) -> GuardedAdapter:
+def _adapter(
+    bundle: str, changed_at: int, allowed: tuple[tuple[str, ...], ...], pid: int
+) -> GuardedAdapter:
     """The adapter of this process: not its parent's, whose sockets a fork shares, nor that of older settings, nor
     one whose connections may lead where others are allowed to go."""
     context = ssl.create_default_context()
@@ -266,8 +278,12 @@ class OutgoingSession(requests.Session):
             while follow and response.next is not None:
                 history.append(response)
                 if len(history) > self.max_redirects:
-                    raise requests.TooManyRedirects(f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times.")
-                if str(response.url).startswith("https:") and not str(response.next.url).startswith("https:"):
+                    raise requests.TooManyRedirects(
+                        f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times."
+                    )
+                if str(response.url).startswith("https:") and not str(response.next.url).startswith(
+                    "https:"
+                ):
                     what = f"{_host_of(request)} redirects away from https, which is refused."
                     raise requests.exceptions.InvalidSchema(what)
                 response = self._send_once(response.next)
@@ -287,13 +303,19 @@ class OutgoingSession(requests.Session):
             response = super().send(request, allow_redirects=False, stream=True, proxies=proxies)
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:
             trouble = _told(exc, host)
-            log.debug("outgoing.failed", method=request.method, host=host, error=type(trouble).__name__)
+            log.debug(
+                "outgoing.failed", method=request.method, host=host, error=type(trouble).__name__
+            )
             raise trouble from None
         took = round((clock.monotonic() - began) * 1000)
-        log.debug("outgoing", method=request.method, host=host, status=response.status_code, ms=took)
+        log.debug(
+            "outgoing", method=request.method, host=host, status=response.status_code, ms=took
+        )
         return response
 
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
         """No header that may be a credential goes on to another host."""
         old, new = str(response.request.url), str(prepared_request.url)
         if self.should_strip_auth(old, new):  # type: ignore[no-untyped-call]
@@ -376,7 +398,10 @@ def _cause(exc: Exception, host: str) -> requests.RequestException:
     for each in chain:
         if isinstance(each, OURS):
             return each
-    if any(isinstance(each, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for each in chain):
+    if any(
+        isinstance(each, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
+        for each in chain
+    ):
         return DeadlineExceeded(f"{host} did not answer in the time that was left.")
     kind = type(exc) if isinstance(exc, requests.RequestException) else _kind_of(exc)
     for cause, sentence in SENTENCES:
@@ -391,7 +416,9 @@ def _cause(exc: Exception, host: str) -> requests.RequestException:
 def _kind_of(exc: Exception) -> type[requests.RequestException]:
     if isinstance(exc, UnicodeEncodeError):
         return requests.exceptions.InvalidHeader
-    return requests.exceptions.InvalidURL if isinstance(exc, ValueError) else requests.ConnectionError
+    return (
+        requests.exceptions.InvalidURL if isinstance(exc, ValueError) else requests.ConnectionError
+    )
 
 
 def _why(exc: BaseException) -> str:
@@ -408,18 +435,37 @@ UNTOLD = (
     "{host} could not be called: it took no connection, has no TLS certificate that is trusted here, or did not answer"
     " in time. Check its name and port; this server's log has the cause."
 )
-OURS = (AddressRefused, NameUnknown, Unreachable, DeadlineExceeded, AnswerTooLarge, BundleUnreadable)
+OURS = (
+    AddressRefused,
+    NameUnknown,
+    Unreachable,
+    DeadlineExceeded,
+    AnswerTooLarge,
+    BundleUnreadable,
+)
 # The first cause that is found in the chain gives the sentence.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "The TLS certificate of {host} is not trusted: {why}."),
     (ssl.SSLError, "{host} did not agree on a TLS connection: {why}."),
-    (requests.exceptions.InvalidProxyURL, "The proxy that the environment names is not one for HTTP: see HTTPS_PROXY."),
-    (requests.exceptions.ProxyError, "The proxy that the environment names could not be reached or refused {host}."),
-    (requests.exceptions.InvalidHeader, "A header may not hold line breaks or such: is the credential complete?"),
+    (
+        requests.exceptions.InvalidProxyURL,
+        "The proxy that the environment names is not one for HTTP: see HTTPS_PROXY.",
+    ),
+    (
+        requests.exceptions.ProxyError,
+        "The proxy that the environment names could not be reached or refused {host}.",
+    ),
+    (
+        requests.exceptions.InvalidHeader,
+        "A header may not hold line breaks or such: is the credential complete?",
+    ),
     (UnicodeEncodeError, "A header may hold Latin letters only: is the credential complete?"),
     (requests.exceptions.ContentDecodingError, "{host} sent a body that cannot be decompressed."),
     (ConnectionResetError, "{host} closed the connection before its answer was complete."),
     (http.client.RemoteDisconnected, "{host} closed the connection without an answer."),
-    (requests.exceptions.InvalidURL, "The address of the request cannot be called: check its host and port."),
+    (
+        requests.exceptions.InvalidURL,
+        "The address of the request cannot be called: check its host and port.",
+    ),
     (ValueError, "The address of the request cannot be called: check its scheme, host and port."),
 )

@@ -63,6 +63,8 @@ def give_connection_back() -> None:
     """Before whatever takes long; the next query takes a connection again."""
     for connection in connections.all(initialized_only=True):
         blocks: list[Any] = connection.atomic_blocks
-        assert all(block._from_testcase for block in blocks), "a transaction keeps its connection: end it first"
+        assert all(block._from_testcase for block in blocks), (
+            "a transaction keeps its connection: end it first"
+        )
         if not connection.in_atomic_block:
             connection.close()

@@ -6,7 +6,9 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 OPTIONAL = "x-optional"  # a serializer's extension: members of its answers that may be absent
-OR_ERROR = "x-or-error"  # an operation's extension: its 200 may hold an error body (contract, section 5)
+OR_ERROR = (
+    "x-or-error"  # an operation's extension: its 200 may hold an error body (contract, section 5)
+)
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -46,7 +48,11 @@ def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool)
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     for schema in schemas.values():
         optional = schema.pop(OPTIONAL, ())
-        schema |= {"required": [name for name in schema["required"] if name not in optional]} if optional else {}
+        schema |= (
+            {"required": [name for name in schema["required"] if name not in optional]}
+            if optional
+            else {}
+        )
     schemas["Error"] = ERROR
     for operations in result["paths"].values():
         for operation in operations.values():
@@ -61,4 +67,7 @@ def wrap(responses: dict[str, Any], or_error: bool) -> None:
         if json:
             data = {"type": "object", "required": ["data"], "properties": {"data": json["schema"]}}
             json["schema"] = {"oneOf": [data, error]} if or_error else data
-    responses["default"] = {"description": "refused", "content": {"application/json": {"schema": error}}}
+    responses["default"] = {
+        "description": "refused",
+        "content": {"application/json": {"schema": error}},
+    }

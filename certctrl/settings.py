@@ -23,7 +23,9 @@ SECRET_KEY = env.str("SECRET_KEY")
 MASTER_KEYS = env.str("MASTER_KEYS", "")
 MASTER_KEYS_PATH = env.str("MASTER_KEYS_PATH", "")
 if not MASTER_KEYS and not MASTER_KEYS_PATH:
-    raise ImproperlyConfigured("Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600).")
+    raise ImproperlyConfigured(
+        "Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600)."
+    )
 
 DEBUG = env.bool("DEBUG", False)
 LISTEN = env.str("LISTEN", "")
@@ -33,7 +35,9 @@ CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
 CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"
 URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")
 if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
-    raise ImproperlyConfigured("URL_PREFIX is a path without its last slash, of letters, digits and -._~: /certctrl")
+    raise ImproperlyConfigured(
+        "URL_PREFIX is a path without its last slash, of letters, digits and -._~: /certctrl"
+    )
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
@@ -126,7 +130,10 @@ TEMPLATES = [
 ]
 AUTH_USER_MODEL = "accounts.User"
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -174,7 +181,10 @@ def database() -> dict[str, Any]:
     config = datastores.database(env, DATA_DIR)
     if config["ENGINE"] == datastores.SQLITE:
         return config | {"OPTIONS": SQLITE_OPTIONS}
-    return config | {"OPTIONS": config.get("OPTIONS", {}) | postgres_options(), "CONN_HEALTH_CHECKS": True}
+    return config | {
+        "OPTIONS": config.get("OPTIONS", {}) | postgres_options(),
+        "CONN_HEALTH_CHECKS": True,
+    }
 
 
 DATABASES = {"default": database()}
@@ -204,15 +214,29 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_TIMEZONE = "UTC"
-SCHEDULE_QUEUE = "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
+SCHEDULE_QUEUE = (
+    "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
+)
 CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certificates to renew
 CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
-    "scan renewals": {"task": "issuance.scan_renewals", "schedule": SCAN_EVERY, "options": {"expires": SCAN_EVERY}},
-    "advance drills": {"task": "issuance.advance_drills", "schedule": 60.0, "options": {"expires": 60}},
-    "warn of expiry": {"task": "issuance.warn_expiry", "schedule": 3600.0, "options": {"expires": 3600}},
+    "scan renewals": {
+        "task": "issuance.scan_renewals",
+        "schedule": SCAN_EVERY,
+        "options": {"expires": SCAN_EVERY},
+    },
+    "advance drills": {
+        "task": "issuance.advance_drills",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
+    "warn of expiry": {
+        "task": "issuance.warn_expiry",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
@@ -224,7 +248,9 @@ EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
 EMAIL_EHLO = env.str("EMAIL_EHLO", "")
 EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", False)
-EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)  # of each exchange with the mail server; a mail takes eight
+EMAIL_TIMEOUT = min(
+    env.float("EMAIL_TIMEOUT", 10), TURN
+)  # of each exchange with the mail server; a mail takes eight
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
 ANYMAIL = env.members("ANYMAIL")
@@ -232,9 +258,13 @@ MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; what is more goes int
 NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:
-    raise ImproperlyConfigured("Set NOTICE_FROM, the address that notices come from: certctrl@example.com.")
+    raise ImproperlyConfigured(
+        "Set NOTICE_FROM, the address that notices come from: certctrl@example.com."
+    )
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
-    raise ImproperlyConfigured("Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both.")
+    raise ImproperlyConfigured(
+        "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
+    )
 
 # --- What one owner may have ---
 QUOTAS = env.json("QUOTAS", default={})
@@ -271,7 +301,10 @@ SPECTACULAR_SETTINGS = {
         "NoticeKindEnum": "notices.models.Notice.Kind",
         "ChoosableNoticeKindEnum": "notices.models.Notice.CHOOSABLE",
     },
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "certctrl.schema.envelope"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "certctrl.schema.envelope",
+    ],
 }
 UNFOLD = {
     "SITE_TITLE": "certctrl",

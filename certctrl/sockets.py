@@ -55,7 +55,9 @@ class DeadlineTLSSocket(ssl.SSLSocket):
 def _connect(address: SockAddr, seconds: float, options: Any) -> DeadlineSocket:
     if seconds <= 0:
         raise TimeoutError("the deadline has passed")
-    sock = DeadlineSocket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+    sock = DeadlineSocket(
+        socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM
+    )
     try:
         for option in options or ():
             sock.setsockopt(*option)

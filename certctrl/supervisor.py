@@ -90,7 +90,12 @@ class Supervisor:
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         try:
             self.stop()
         finally:
@@ -152,7 +157,9 @@ class Supervisor:
         self.say(f"Stopping {child.name}.")
         child.process.terminate()
         end = clock.monotonic() + child.patience
-        while child.alive() and self.asked_to_stop < enough and (left := end - clock.monotonic()) > 0:
+        while (
+            child.alive() and self.asked_to_stop < enough and (left := end - clock.monotonic()) > 0
+        ):
             self._rest(left)
         if child.alive():
             self.say(f"{child.name} did not stop in time and is killed.")
@@ -161,7 +168,9 @@ class Supervisor:
         """Whatever is left of the child and of the processes that it started."""
         if child.process is None:
             return
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says EPERM for a group of zombies
+        with suppress(
+            ProcessLookupError, PermissionError
+        ):  # nobody is left; macOS says EPERM for a group of zombies
             os.killpg(child.process.pid, signal.SIGKILL)
         child.process.wait()
 
@@ -180,7 +189,9 @@ class Supervisor:
         except OSError as error:
             pause = child.next_pause(now)
             child.due_at = now + pause
-            self.say(f"{child.name} cannot be started ({error.strerror}); the next attempt is in {pause:g} s.")
+            self.say(
+                f"{child.name} cannot be started ({error.strerror}); the next attempt is in {pause:g} s."
+            )
 
     def _mourn(self, child: Child, now: float) -> None:
         assert child.process
@@ -188,7 +199,9 @@ class Supervisor:
         pause = child.next_pause(now)
         child.due_at = now + pause
         where = f" Its log: {child.log}" if child.log else ""
-        self.say(f"{child.name} {ending(child.process.returncode)}; it starts again in {pause:g} s.{where}")
+        self.say(
+            f"{child.name} {ending(child.process.returncode)}; it starts again in {pause:g} s.{where}"
+        )
 
     def _next_start(self) -> float:
         """Seconds until a child is due to start again; infinite when none is."""

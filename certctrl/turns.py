@@ -23,7 +23,16 @@ from certctrl import clock
 
 log = structlog.get_logger()
 
-RETRIES = (10, 30, 60, 120, 300, 600, 1200, 1800)  # seconds after the nth Trouble in a row; the last one repeats
+RETRIES = (
+    10,
+    30,
+    60,
+    120,
+    300,
+    600,
+    1200,
+    1800,
+)  # seconds after the nth Trouble in a row; the last one repeats
 MAX_DEATHS = 5  # a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
@@ -53,7 +62,11 @@ def printable(what: str) -> str:
     """The sentence without characters that nobody can read, and no longer than anybody reads: others are quoted in it,
     it is kept with each attempt and event, and no column takes a NUL."""
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return what if what.isprintable() else "".join(each if each.isprintable() else " " for each in what)
+    return (
+        what
+        if what.isprintable()
+        else "".join(each if each.isprintable() else " " for each in what)
+    )
 
 
 class Wait(Exception):
@@ -69,7 +82,9 @@ class Wait(Exception):
 class Trouble(Exception):
     """Something failed. `what` is a sentence for a person, `retry_after` seconds as the other side asked."""
 
-    def __init__(self, code: str, what: str, permanent: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self, code: str, what: str, permanent: bool = False, retry_after: float | None = None
+    ) -> None:
         super().__init__(what)
         self.code = code
         self.what = printable(what)
@@ -102,7 +117,9 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def sendable(self, at: datetime) -> Self:
         """Due, with no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
-        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=at + SKEW)  # or sent by a clock that was ahead
+        lost = Q(queued_at__lt=resend) | Q(
+            queued_at__gt=at + SKEW
+        )  # or sent by a clock that was ahead
         return self.due(at).filter(Q(queued_at=None) | lost)
 
     def on_their_way(self) -> Self:
@@ -150,7 +167,9 @@ class TurnsQuerySet(models.QuerySet[Row]):
         at, token = clock.now(), new_token()
         due = self.filter(**needs).due(at)
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
-        with transaction.atomic():  # others pass over the rows that we are taking, or all would take the same ones
+        with (
+            transaction.atomic()
+        ):  # others pass over the rows that we are taking, or all would take the same ones
             oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
             ids = list(oldest.values_list("pk", flat=True)[:most])
             if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
@@ -198,7 +217,9 @@ class Turns(models.Model):
     class Meta:
         abstract = True
         indexes: ClassVar[tuple[models.Index, ...]] = (
-            models.Index(fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"),
+            models.Index(
+                fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"
+            ),
         )
 
     _breaths = 0
@@ -237,7 +258,9 @@ class Turns(models.Model):
                 if not self.mine().update(holder=self.holder):
                     raise LostTurn
                 yield
-        except BaseException:  # what the object has must be what the row has, or the turn could not be ended
+        except (
+            BaseException
+        ):  # what the object has must be what the row has, or the turn could not be ended
             for name, value in before.items():
                 setattr(self, name, value)
             raise
@@ -248,7 +271,10 @@ class Turns(models.Model):
 
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn well; the row sleeps until `wake_at`, for ever when that is None."""
-        self.write(**{"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at} | fields)
+        self.write(
+            **{"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
+            | fields
+        )
 
     def rest(self, pause: timedelta, **fields: Any) -> None:
         """End the turn because it must wait; nothing is written when the turn was lost meanwhile."""

@@ -14,7 +14,13 @@ handler400 = "certctrl.errorshape.bad_request"
 handler404 = "certctrl.errorshape.not_found"
 handler500 = "certctrl.errorshape.server_error"
 
-API = ("accounts.urls", "dnsproviders.urls", "notices.urls", "authorities.urls", "issuance.api.urls")
+API = (
+    "accounts.urls",
+    "dnsproviders.urls",
+    "notices.urls",
+    "authorities.urls",
+    "issuance.api.urls",
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),

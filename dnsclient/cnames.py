@@ -92,7 +92,11 @@ def _hop(names: Iterable[str], end: float) -> dict[str, _Hop]:
     others = _look(set(siblings.values()), end)
     for name, sibling in siblings.items():
         other = others[sibling]
-        hops[name] = other if other.why else replace(hops[name], is_wildcard=other.target == hops[name].target)
+        hops[name] = (
+            other
+            if other.why
+            else replace(hops[name], is_wildcard=other.target == hops[name].target)
+        )
     return hops
 
 
@@ -118,7 +122,9 @@ def _read(reply: Reply, name: str) -> _Hop:
 def _extended(chain: Chain, hop: _Hop) -> Chain:
     start, target = chain.names[0], hop.target
     if hop.why:
-        return replace(chain, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why))
+        return replace(
+            chain, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)
+        )
     if hop.is_wildcard:
         return replace(chain, wildcard=target)
     if not target:

@@ -51,23 +51,43 @@ def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]
     if not questions:
         return {}
     servers = _resolvers()
-    asks = [_ask(server, question, unchecked) for question in questions for server in servers for unchecked in (0, 1)]
+    asks = [
+        _ask(server, question, unchecked)
+        for question in questions
+        for server in servers
+        for unchecked in (0, 1)
+    ]
     answers = queries.ask(asks, end - clock.monotonic())
-    found = {question: _gravest([_doubt(question, server, answers) for server in servers]) for question in questions}
-    alive = _top_levels_that_answer({_top(name) for (name, _), doubt in found.items() if doubt == DEAD}, servers, end)
-    return {each: UNKNOWN if doubt == DEAD and _top(each[0]) not in alive else doubt for each, doubt in found.items()}
+    found = {
+        question: _gravest([_doubt(question, server, answers) for server in servers])
+        for question in questions
+    }
+    alive = _top_levels_that_answer(
+        {_top(name) for (name, _), doubt in found.items() if doubt == DEAD}, servers, end
+    )
+    return {
+        each: UNKNOWN if doubt == DEAD and _top(each[0]) not in alive else doubt
+        for each, doubt in found.items()
+    }
 
 
 def _top(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _top_levels_that_answer(names: Collection[str], servers: Sequence[Address], end: float) -> set[str]:
+def _top_levels_that_answer(
+    names: Collection[str], servers: Sequence[Address], end: float
+) -> set[str]:
     """Those of which the resolvers can still learn something new: where they can not, nothing below is at fault, for it
     is the resolvers that reach nobody."""
     asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
-    got = queries.ask([each for of_name in asks.values() for each in of_name], end - clock.monotonic()).got
-    answer = {name: [got[each].rcode() for each in of_name if each in got] for name, of_name in asks.items()}
+    got = queries.ask(
+        [each for of_name in asks.values() for each in of_name], end - clock.monotonic()
+    ).got
+    answer = {
+        name: [got[each].rcode() for each in of_name if each in got]
+        for name, of_name in asks.items()
+    }
     return {name for name, codes in answer.items() if any(code in KNOWN for code in codes)}
 
 
@@ -88,7 +108,9 @@ def _ask(server: Address, question: Question, unchecked: int) -> Ask:
 
 
 def _doubt(question: Question, server: Address, answers: Answers) -> Doubt:
-    checked, unchecked = (answers.got.get(_ask(server, question, unchecked)) for unchecked in (0, 1))
+    checked, unchecked = (
+        answers.got.get(_ask(server, question, unchecked)) for unchecked in (0, 1)
+    )
     if checked and checked.rcode() in KNOWN:
         return Doubt(None)
     if not checked or not unchecked or checked.rcode() != dns.rcode.SERVFAIL:

@@ -46,5 +46,7 @@ def registered_domain(name: str) -> str:
 
 def shown(name: object, most: int = 100) -> str:
     """The name as it can stand in a sentence: nothing that a terminal would obey, and not all of a long one."""
-    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(name)).strip()
+    text = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(name)
+    ).strip()
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -31,13 +31,17 @@ class Zone:
     """
 
     name: str
-    serials: Mapping[str, int] = field(default_factory=dict)  # of the authoritative servers, by label
+    serials: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of the authoritative servers, by label
     lame: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # hosts without address, and addresses that the guard refuses
     fault: Fault | None = None
     above: str = ""
-    origins: frozenset[str] = frozenset()  # primary server and mailbox, as its SOA records name them
+    origins: frozenset[str] = (
+        frozenset()
+    )  # primary server and mailbox, as its SOA records name them
 
 
 def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
@@ -47,9 +51,15 @@ def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]
     lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
     behind = doubts([(name, SOA) for name in lost], end)
     looks = _doubted(_looks(found.values(), end), end)
-    unanswered = {name: Unanswered(name, "SOA", what, behind[name, SOA]) for name, what in lost.items()}
+    unanswered = {
+        name: Unanswered(name, "SOA", what, behind[name, SOA]) for name, what in lost.items()
+    }
     dead = [name for name in lost if behind[name, SOA].fault is Fault.DEAD]
-    return {**unanswered, **{name: looks[each.zone] for name, each in found.items()}, **_dead(dead, end)}
+    return {
+        **unanswered,
+        **{name: looks[each.zone] for name, each in found.items()},
+        **_dead(dead, end),
+    }
 
 
 # --- Asking ---
@@ -57,8 +67,13 @@ def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]
 
 def _looks(whom: Iterable[Servers], end: float) -> dict[str, Zone | Unanswered]:
     zones = {each.zone: each for each in whom}
-    asks = {zone: {Ask(server.at, zone, SOA): server for server in each.servers} for zone, each in zones.items()}
-    answers = queries.ask([each for of_zone in asks.values() for each in of_zone], end - clock.monotonic())
+    asks = {
+        zone: {Ask(server.at, zone, SOA): server for server in each.servers}
+        for zone, each in zones.items()
+    }
+    answers = queries.ask(
+        [each for of_zone in asks.values() for each in of_zone], end - clock.monotonic()
+    )
     return {zone: _look(each, asks[zone], answers) for zone, each in zones.items()}
 
 
@@ -67,12 +82,18 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
     said = {server: _shortcoming(message) for server, message in heard.items()}
     serials = {str(server): _serial(heard[server]) for server, why in said.items() if not why}
     if not serials and not answers.unasked.isdisjoint(asks):
-        return Unanswered(servers.zone, "SOA", f"There was no time left to ask the name servers of {servers.zone}.")
+        return Unanswered(
+            servers.zone,
+            "SOA",
+            f"There was no time left to ask the name servers of {servers.zone}.",
+        )
     return Zone(
         servers.zone,
         serials,
         lame=tuple(server.saying(why) for server, why in said.items() if why),
-        silent=_silent({asked: server for asked, server in asks.items() if server not in heard}, heard, answers),
+        silent=_silent(
+            {asked: server for asked, server in asks.items() if server not in heard}, heard, answers
+        ),
         skipped=servers.skipped,
         origins=frozenset(_origin(heard[server]) for server, why in said.items() if not why),
     )
@@ -92,17 +113,24 @@ def _serial(message: dns.message.Message) -> int:
 
 
 def _origin(message: dns.message.Message) -> str:
-    return next(f"{rrset[0].mname} {rrset[0].rname}".lower() for rrset in message.answer if rrset.rdtype == SOA)
+    return next(
+        f"{rrset[0].mname} {rrset[0].rname}".lower()
+        for rrset in message.answer
+        if rrset.rdtype == SOA
+    )
 
 
-def _silent(unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers) -> tuple[str, ...]:
+def _silent(
+    unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers
+) -> tuple[str, ...]:
     """Those that were asked and said nothing. Having no route to one family says nothing about a server that answers
     over the other."""
     names = {server.name for server in heard}
     return tuple(
         str(server)
         for asked, server in unheard.items()
-        if asked not in answers.unasked and not (asked.server in answers.no_route and server.name in names)
+        if asked not in answers.unasked
+        and not (asked.server in answers.no_route and server.name in names)
     )
 
 
@@ -112,7 +140,10 @@ def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zo
     deserted = [each for each in looks.values() if isinstance(each, Zone) and not each.serials]
     questions = {each.name: fresh(each.name) for each in deserted}
     behind = doubts(questions.values(), end)
-    return {**looks, **{each.name: replace(each, fault=behind[questions[each.name]].fault) for each in deserted}}
+    return {
+        **looks,
+        **{each.name: replace(each, fault=behind[questions[each.name]].fault) for each in deserted},
+    }
 
 
 # --- Delegations that lead nowhere ---
@@ -124,7 +155,9 @@ def _dead(names: Sequence[str], end: float) -> dict[str, Zone | Unanswered]:
     looks = _looks([cut.servers for cut in cuts.values()], end)
     found = {name: looks[cut.servers.zone] for name, cut in cuts.items()}
     return {
-        name: replace(each, fault=Fault.DEAD, above=cuts[name].above) if isinstance(each, Zone) else each
+        name: replace(each, fault=Fault.DEAD, above=cuts[name].above)
+        if isinstance(each, Zone)
+        else each
         for name, each in found.items()
     }
 
@@ -149,7 +182,12 @@ def _cuts(names: Sequence[str], end: float) -> dict[str, Cut]:
     whom = resolver.servers_of_all(parents, end - clock.monotonic())
     nearest = {name: servers for name in names if (servers := _nearest(name, whom))}
     referrals = _referrals(nearest, end)
-    unknown = {host for each in referrals.values() for host, addresses in each.glue.items() if not addresses}
+    unknown = {
+        host
+        for each in referrals.values()
+        for host, addresses in each.glue.items()
+        if not addresses
+    }
     found = resolver.addresses_of(unknown, end)
     cuts = {}
     for name, (zone, glue) in referrals.items():
@@ -168,9 +206,16 @@ def _nearest(name: str, whom: Mapping[str, Servers | Trouble]) -> Servers | None
 
 def _referrals(nearest: Mapping[str, Servers], end: float) -> dict[str, Referral]:
     """How a few servers of the zone above delegate each name, where they do."""
-    asks = {name: [Ask(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]] for name in nearest}
-    answers = queries.ask([each for of_name in asks.values() for each in of_name], end - clock.monotonic())
-    heard = {name: [answers.got[each] for each in asks[name] if each in answers.got] for name in nearest}
+    asks = {
+        name: [Ask(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]]
+        for name in nearest
+    }
+    answers = queries.ask(
+        [each for of_name in asks.values() for each in of_name], end - clock.monotonic()
+    )
+    heard = {
+        name: [answers.got[each] for each in asks[name] if each in answers.got] for name in nearest
+    }
     found = {name: _referral(name, above.zone, heard[name]) for name, above in nearest.items()}
     return {name: each for name, each in found.items() if each}
 
@@ -181,10 +226,14 @@ def _referral(name: str, above: str, messages: Iterable[dns.message.Message]) ->
         for rrset in message.authority:
             zone = text_of(rrset.name)
             if rrset.rdtype == NS and zone != above and is_inside(name, zone):
-                return Referral(zone, {text_of(each.target): _glue(message, each.target) for each in rrset})
+                return Referral(
+                    zone, {text_of(each.target): _glue(message, each.target) for each in rrset}
+                )
     return None
 
 
 def _glue(message: dns.message.Message, host: dns.name.Name) -> list[str]:
-    found = [rrset for rrset in message.additional if rrset.rdtype in ADDRESSES and rrset.name == host]
+    found = [
+        rrset for rrset in message.additional if rrset.rdtype in ADDRESSES and rrset.name == host
+    ]
     return [each.address for rrset in found for each in rrset]

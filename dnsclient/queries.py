@@ -44,13 +44,24 @@ TCP_THREADS = 16
 PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
 
 OPT = b"\0" + struct.pack("!HHIH", dns.rdatatype.OPT, PAYLOAD, 0, 0)  # EDNS, RFC 6891
-RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # linux/in.h, in6.h
+RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
+}  # linux/in.h, in6.h
 MSG_ERRQUEUE = 0x2000
 HAS_ERROR_QUEUE = sys.platform == "linux"
-NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL}
+NO_ROUTE = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EADDRNOTAVAIL,
+    errno.EAFNOSUPPORT,
+    errno.EINVAL,
+}
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
-Address = tuple[str, int] | tuple[str, int, int, int]  # as the socket module has it; with a scope where it needs one
+Address = (
+    tuple[str, int] | tuple[str, int, int, int]
+)  # as the socket module has it; with a scope where it needs one
 One = TypeVar("One")
 
 
@@ -226,7 +237,9 @@ class _Batch:
             with contextlib.suppress(OSError):
                 channel = self.sockets.enter_context(socket.socket(family, socket.SOCK_DGRAM))
                 channel.setblocking(False)
-                if HAS_ERROR_QUEUE:  # a closed port is told at once instead of after every try's patience
+                if (
+                    HAS_ERROR_QUEUE
+                ):  # a closed port is told at once instead of after every try's patience
                     channel.setsockopt(*RECVERR[family], 1)
                 self.poll.register(channel, select.POLLIN)
                 self.channels[family] = channel
@@ -265,7 +278,10 @@ class _Batch:
         self.silent[server] = 0
         if message is not None:
             self.answers.got[flight.ask] = message
-        if truncated or wire[3] & 0x0F in (dns.rcode.FORMERR, dns.rcode.NOTIMP):  # too big, or no EDNS there
+        if truncated or wire[3] & 0x0F in (
+            dns.rcode.FORMERR,
+            dns.rcode.NOTIMP,
+        ):  # too big, or no EDNS there
             self.too_big.append(flight.ask)
 
     def _land(self, server: Address, ident: bytes) -> _Flight:
@@ -331,7 +347,9 @@ def _datagrams(channel: socket.socket) -> Iterator[tuple[Address, bytes]]:
 
 @functools.lru_cache(maxsize=8192)
 def _question(name: str, rdtype: dns.rdatatype.RdataType) -> bytes:
-    return dns.name.from_text(name.lower()).to_wire() + struct.pack("!HH", rdtype, dns.rdataclass.IN)  # type: ignore[operator]
+    return dns.name.from_text(name.lower()).to_wire() + struct.pack(
+        "!HH", rdtype, dns.rdataclass.IN
+    )  # type: ignore[operator]
 
 
 def _is_answer(wire: bytes, question: bytes) -> bool:
@@ -349,7 +367,9 @@ def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
     # says besides for how long it will go on saying so.
     header_only = asked.rdtype == dns.rdatatype.TXT and not asked.recurse and wire[6:8] == b"\0\0"
     try:
-        return dns.message.from_wire(wire, keyring=False, ignore_trailing=True, question_only=header_only)
+        return dns.message.from_wire(
+            wire, keyring=False, ignore_trailing=True, question_only=header_only
+        )
     except (dns.exception.DNSException, ValueError):
         return None
 
@@ -379,7 +399,9 @@ def _lane(asks: list[Ask], end: float) -> dict[Ask, dns.message.Message]:
             break
         query = dns.message.make_query(each.name, each.rdtype, flags=each.flags)
         try:
-            got[each] = dns.query.tcp(query, _with_scope(each.server), left, each.server[1], ignore_trailing=True)
+            got[each] = dns.query.tcp(
+                query, _with_scope(each.server), left, each.server[1], ignore_trailing=True
+            )
         except (OSError, EOFError, dns.exception.DNSException, ValueError):
             break
     return got

@@ -106,7 +106,9 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
         if not answers.got and patience >= queries.PATIENCE:
             _silent.put(str(server), value=True)
         replies |= {question: _reply(answers, asked) for question, asked in asks.items()}
-        open_questions = [question for question in open_questions if isinstance(replies[question], str)]
+        open_questions = [
+            question for question in open_questions if isinstance(replies[question], str)
+        ]
     return replies
 
 
@@ -206,7 +208,9 @@ def servers_of(name: str) -> Servers:
     return found
 
 
-def servers_of_all(names: Iterable[str], seconds: float, *, fresh: bool = False) -> dict[str, Servers | Trouble]:
+def servers_of_all(
+    names: Iterable[str], seconds: float, *, fresh: bool = False
+) -> dict[str, Servers | Trouble]:
     """The same for many names, each with its own Trouble where there is one. They are asked for in this order.
 
     `fresh`: the zone that a name was in before counts for nothing, since somebody may just have mended a delegation.
@@ -218,7 +222,9 @@ def servers_of_all(names: Iterable[str], seconds: float, *, fresh: bool = False)
     zones = _kept_or_found(_zones, names, _find_zones, end)
     wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)
-    return {name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()}
+    return {
+        name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()
+    }
 
 
 def _kept_or_found(
@@ -227,7 +233,9 @@ def _kept_or_found(
     find: Callable[[Collection[str], float], dict[str, Kept | Trouble]],
     end: float,
 ) -> dict[str, Kept | Trouble]:
-    known: dict[str, Kept | Trouble] = {name: kept for name in names if (kept := cache.get(name)) is not None}
+    known: dict[str, Kept | Trouble] = {
+        name: kept for name in names if (kept := cache.get(name)) is not None
+    }
     missing = [name for name in names if name not in known]
     found = find(missing, end) if missing else {}
     for name, value in found.items():
@@ -243,14 +251,22 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     later (RFC 2308; RFC 8020). It is asked where no server answers: the name itself is delegated, or none can be
     reached from here.
     """
-    zones = _kept_or_found(_zones, dict.fromkeys(above(name) for name, _ in questions), _find_zones_above, end)
-    hearing = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str) and not _deaf.get(zone))
+    zones = _kept_or_found(
+        _zones, dict.fromkeys(above(name) for name, _ in questions), _find_zones_above, end
+    )
+    hearing = dict.fromkeys(
+        zone for zone in zones.values() if isinstance(zone, str) and not _deaf.get(zone)
+    )
     holders = _kept_or_found(_servers, hearing, _find_servers, end)
     servers = {each: _servers_in(holders.get(str(zones[above(each[0])]))) for each in questions}
     replies: dict[Question, Reply] = {}
     heard: set[object] = set()
     for at in range(HOLDERS_ASKED):
-        asks = {each: Ask(of[at].at, *each) for each, of in servers.items() if each not in replies and at < len(of)}
+        asks = {
+            each: Ask(of[at].at, *each)
+            for each, of in servers.items()
+            if each not in replies and at < len(of)
+        }
         if not asks:
             break
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
@@ -276,7 +292,11 @@ def _servers_in(found: Servers | Trouble | None) -> tuple[Server, ...]:
 
 def _is_whole(message: dns.message.Message) -> bool:
     """An authoritative answer, with all of it."""
-    return bool(message.flags & dns.flags.AA) and message.rcode() in KNOWN and not message.flags & dns.flags.TC
+    return (
+        bool(message.flags & dns.flags.AA)
+        and message.rcode() in KNOWN
+        and not message.flags & dns.flags.TC
+    )
 
 
 def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
@@ -311,7 +331,11 @@ def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Tro
         replies = resolve_until(end, [(each, SOA) for each in dict.fromkeys(at.values())])
         for name, asked in list(at.items()):
             reply = replies[asked, SOA]
-            zone = _zone_unknown(name, reply, _kind(reply)) if isinstance(reply, str) else soa_owner(reply, asked)
+            zone = (
+                _zone_unknown(name, reply, _kind(reply))
+                if isinstance(reply, str)
+                else soa_owner(reply, asked)
+            )
             if zone is None and "." in asked:
                 at[name] = asked.partition(".")[2]
                 continue
@@ -339,10 +363,14 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
     """The servers of each zone: its NS records, then their addresses of both families."""
     replies = resolve_until(end, [(zone, NS) for zone in zones])
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
-    wanted = dict.fromkeys(host for each in hosts.values() if not isinstance(each, Trouble) for host in each)
+    wanted = dict.fromkeys(
+        host for each in hosts.values() if not isinstance(each, Trouble) for host in each
+    )
     found = _addresses_or_why(wanted, end)
     return {
-        zone: each if isinstance(each, Trouble) else _servers_at(zone, {host: found[host] for host in each})
+        zone: each
+        if isinstance(each, Trouble)
+        else _servers_at(zone, {host: found[host] for host in each})
         for zone, each in hosts.items()
     }
 
@@ -370,15 +398,21 @@ def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Tr
     whys = [each for each in hosts.values() if isinstance(each, str)]
     if whys and not any(isinstance(each, list) and each for each in hosts.values()):
         return unknown(f"The addresses of the name servers of {zone} could not be found", whys[0])
-    return servers_at(zone, {host: [] if isinstance(each, str) else each for host, each in hosts.items()})
+    return servers_at(
+        zone, {host: [] if isinstance(each, str) else each for host, each in hosts.items()}
+    )
 
 
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
     if isinstance(reply, str):
         return unknown(f"The name servers of {zone} could not be found", reply)
-    hosts = sorted({text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset})
+    hosts = sorted(
+        {text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
+    )
     why = "the zone has no NS records"
-    return hosts[:MOST_ADDRESSES] or unknown(f"The name servers of {zone} could not be found", why, NotThere)
+    return hosts[:MOST_ADDRESSES] or unknown(
+        f"The name servers of {zone} could not be found", why, NotThere
+    )
 
 
 def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
@@ -386,7 +420,9 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
     without any address told apart. Where there are too many, each host has some."""
     servers: dict[Address, Server] = {}
     skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
-    for host, ip in queries.in_turns([[(host, ip) for ip in addresses] for host, addresses in hosts.items()]):
+    for host, ip in queries.in_turns(
+        [[(host, ip) for ip in addresses] for host, addresses in hosts.items()]
+    ):
         if is_allowed(host, ip, settings.DNS_PORT):
             at = queries.address(ip, settings.DNS_PORT)
             servers.setdefault(at, Server(host, at))

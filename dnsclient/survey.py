@@ -16,7 +16,17 @@ from dnsclient.names import suffixes
 from dnsclient.nameservers import Zone, zones_of
 from dnsclient.resolver import Question, Reply, text_of
 
-__all__ = ["CAARecord", "Chain", "Doubt", "Fault", "Policy", "Survey", "Unanswered", "Zone", "survey"]
+__all__ = [
+    "CAARecord",
+    "Chain",
+    "Doubt",
+    "Fault",
+    "Policy",
+    "Survey",
+    "Unanswered",
+    "Zone",
+    "survey",
+]
 
 CAA = dns.rdatatype.CAA
 
@@ -60,11 +70,15 @@ def survey(names: Collection[str], seconds: float) -> Survey:
     if len(silent) == len(replies):
         return Survey(silence=silent[0])
     chains = cnames.follow(names, end - clock.monotonic())
-    zones = zones_of({chain.final for chain in chains.values() if not chain.trouble or chain.is_unknown}, end)
+    zones = zones_of(
+        {chain.final for chain in chains.values() if not chain.trouble or chain.is_unknown}, end
+    )
     return Survey(_policies(names, replies, end), chains, zones)
 
 
-def _policies(names: Iterable[str], replies: Mapping[Question, Reply], end: float) -> dict[str, Policy | Unanswered]:
+def _policies(
+    names: Iterable[str], replies: Mapping[Question, Reply], end: float
+) -> dict[str, Policy | Unanswered]:
     found = {name: _policy(name, replies) for name in names}
     failed = {each.name for each in found.values() if isinstance(each, Unanswered)}
     behind = doubts([(name, CAA) for name in failed], end)
@@ -78,8 +92,12 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered
     for suffix in suffixes(name, shortest=1):
         reply = replies[suffix, CAA]
         if isinstance(reply, str):
-            if "." in suffix:  # a top-level domain forbids nothing, and not every resolver knows them
-                return Unanswered(suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}.")
+            if (
+                "." in suffix
+            ):  # a top-level domain forbids nothing, and not every resolver knows them
+                return Unanswered(
+                    suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}."
+                )
             continue
         for rrset in reply.answer:
             if rrset.rdtype == CAA:
@@ -88,4 +106,8 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered
 
 
 def _record(rdata: Any) -> CAARecord:
-    return CAARecord(rdata.flags, rdata.tag.decode("ascii", "replace").lower(), rdata.value.decode("utf-8", "replace"))
+    return CAARecord(
+        rdata.flags,
+        rdata.tag.decode("ascii", "replace").lower(),
+        rdata.value.decode("utf-8", "replace"),
+    )

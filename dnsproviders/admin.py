@@ -20,7 +20,15 @@ class DnsCredentialAdmin(ReadOnlyAdmin):
 
 @admin.register(TxtRecord)
 class TxtRecordAdmin(ReadOnlyAdmin):
-    list_display = ("name", "value", "credential", "intent_at", "presented_at", "cleaned_at", "left_behind")
+    list_display = (
+        "name",
+        "value",
+        "credential",
+        "intent_at",
+        "presented_at",
+        "cleaned_at",
+        "left_behind",
+    )
     list_filter = (("cleaned_at", admin.EmptyFieldListFilter),)
     search_fields = ("name", "value", "credential__name")
     list_select_related = ("credential",)
@@ -32,7 +40,9 @@ class TxtRecordAdmin(ReadOnlyAdmin):
             try:
                 records.mark_removed_by_hand(record)
             except Wait:
-                self.message_user(request, f"{record} is in a worker's hands; try again.", messages.WARNING)
+                self.message_user(
+                    request, f"{record} is in a worker's hands; try again.", messages.WARNING
+                )
                 continue
             audit.note(record.credential.owner, "record.removed_by_hand", str(record))
             self.message_user(request, f"{record} is marked as removed.")

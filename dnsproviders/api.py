@@ -56,7 +56,9 @@ class DnsCredentialRequest(serializers.Serializer[Any]):
     provider = serializers.CharField(help_text="an id of /apiv1/dns/providers/catalog")
     name = serializers.CharField(required=False)
     ttl = serializers.IntegerField(required=False, help_text="seconds")
-    propagation_check = serializers.ChoiceField(DnsCredential.PropagationCheck.choices, required=False)
+    propagation_check = serializers.ChoiceField(
+        DnsCredential.PropagationCheck.choices, required=False
+    )
     propagation_timeout = serializers.IntegerField(required=False, help_text="seconds")
     settle = serializers.IntegerField(required=False, help_text="seconds")
 
@@ -75,7 +77,9 @@ class CheckThrottle(CountedThrottle):
     rate = "60/hour"
 
 
-class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]):
+class DnsCredentialViewSet(
+    OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]
+):
     queryset = DnsCredential.objects.filter(retired_at=None)
     serializer_class = DnsCredentialSerializer
     obtype = "dns_providers"
@@ -97,7 +101,9 @@ class DnsCredentialViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Gener
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
         credential = self.get_object()
-        credential = credentials.update_credential(credential, writable(credential, dict(request.data)))
+        credential = credentials.update_credential(
+            credential, writable(credential, dict(request.data))
+        )
         return Response(self.get_serializer(credential).data)
 
     @extend_schema(request=DnsCredentialRequest, responses=DnsCredentialSerializer)

@@ -97,8 +97,16 @@ class Field:
 PROPAGATION_CHECKS = tuple(DnsCredential.PropagationCheck.values)
 
 COMMON_FIELDS = (
-    Field("name", "Name", required=False, most=64, help="Yours to choose; the provider's name when left out."),
-    Field("ttl", "TTL", required=False, default=60, integer=True, least=1, most=86400, help="Seconds."),
+    Field(
+        "name",
+        "Name",
+        required=False,
+        most=64,
+        help="Yours to choose; the provider's name when left out.",
+    ),
+    Field(
+        "ttl", "TTL", required=False, default=60, integer=True, least=1, most=86400, help="Seconds."
+    ),
     Field(
         "propagation_check",
         "Propagation check",
@@ -150,9 +158,13 @@ class Provider(ABC):
     name: ClassVar[str]
     fields: ClassVar[Sequence[Field]]
     is_named_by_owner: ClassVar[bool] = False  # the host that is called, and not by this server
-    limit: ClassVar[ApiLimit | None] = None  # what the API allows one user, where its documentation says so
+    limit: ClassVar[ApiLimit | None] = (
+        None  # what the API allows one user, where its documentation says so
+    )
 
-    def __init__(self, credential: DnsCredential, secret: Mapping[str, Secret], http: requests.Session) -> None:
+    def __init__(
+        self, credential: DnsCredential, secret: Mapping[str, Secret], http: requests.Session
+    ) -> None:
         self.credential = credential
         self.public = credential.public
         self.secret = secret
@@ -208,7 +220,9 @@ class Provider(ABC):
             with self.going_out():
                 response = self.http.request(method, url, allow_redirects=False, **kwargs)
         except requests.RequestException as exc:  # outgoing's are sentences
-            what = f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
+            what = (
+                f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
+            )
             raise ProviderError("dns_unreachable", what) from None
         if response.status_code == 429:
             self.pace.pause(outgoing.wait_of(response))
@@ -219,7 +233,9 @@ class Provider(ABC):
     @contextmanager
     def going_out(self) -> Iterator[None]:
         """A call to the provider, at a host that its owner named or at one that is known."""
-        owner = self.credential.owner if self.is_named_by_owner and self.credential.owner_id else None
+        owner = (
+            self.credential.owner if self.is_named_by_owner and self.credential.owner_id else None
+        )
         with outgoing.named_by_tenant(bool(owner and not owner.is_staff)):
             yield
 
@@ -237,17 +253,30 @@ class Provider(ABC):
         """What an answer that is no success means, with the other side's own words."""
         status, said = response.status_code, self.said(response)
         if status in (401, 403):
-            return ProviderError("dns_credential_refused", f"{self.name} refused the credential{said}.", permanent=True)
+            return ProviderError(
+                "dns_credential_refused",
+                f"{self.name} refused the credential{said}.",
+                permanent=True,
+            )
         if status == 429:
             what = f"{self.name} asks us to slow down{said}."
             return ProviderError("dns_rate_limited", what, retry_after=outgoing.wait_of(response))
         if 300 <= status < 400:
-            return ProviderError("dns_bad_answer", f"{self.name} sent us elsewhere ({status}); give the final address.")
+            return ProviderError(
+                "dns_bad_answer",
+                f"{self.name} sent us elsewhere ({status}); give the final address.",
+            )
         what = f"{self.name} answered {status}{said}."
         return ProviderError("dns_refused", what, retry_after=outgoing.wait_of(response))
 
     def bad_answer(self, response: requests.Response) -> ProviderError:
-        kind = "an empty answer" if not response.content else "HTML" if is_html(response) else "something else"
+        kind = (
+            "an empty answer"
+            if not response.content
+            else "HTML"
+            if is_html(response)
+            else "something else"
+        )
         what = f"{self.name} answered {response.status_code} with {kind} where JSON was promised."
         return ProviderError("dns_bad_answer", what, retry_after=outgoing.wait_of(response))
 
@@ -272,7 +301,9 @@ class Provider(ABC):
         """Foreign words made fit for a sentence of ours: one line, not long, no secret of ours in them."""
         for secret in self.secret.values():
             words = words.replace(secret.reveal(), "***") if secret.reveal() else words
-        words = mask(words)  # an answer that echoes the request shows it in other forms: Basic, in a query
+        words = mask(
+            words
+        )  # an answer that echoes the request shows it in other forms: Basic, in a query
         line = " ".join(printable(words).split())
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
 
@@ -289,7 +320,12 @@ def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
 
 def is_html(response: requests.Response) -> bool:
     """By what it begins with: frameworks send text/html for an empty success as well."""
-    return response.content[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<body"))
+    return (
+        response.content[:200]
+        .lstrip()
+        .lower()
+        .startswith((b"<!doctype", b"<html", b"<head", b"<body"))
+    )
 
 
 def unquoted(content: str) -> str:

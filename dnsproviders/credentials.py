@@ -66,7 +66,9 @@ def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
     """
     data, provider = _members(data), registry.provider_class(credential.provider)
     if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
-        raise errors.Invalid("The provider cannot be changed: create another credential.", field="provider")
+        raise errors.Invalid(
+            "The provider cannot be changed: create another credential.", field="provider"
+        )
     with transaction.atomic():
         row = (
             DnsCredential.objects.select_for_update(of=("self",))
@@ -85,7 +87,11 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     given = _given(provider, data)
     gone = {name for name, value in data.items() if _is_empty(value)}
     old_secret = registry.secrets_of(row)
-    whole = Given(_merged(row.public, given.public, gone), _merged(old_secret, given.secret, gone), given.common)
+    whole = Given(
+        _merged(row.public, given.public, gone),
+        _merged(old_secret, given.secret, gone),
+        given.common,
+    )
     _check_whole(provider, whole)
     _check_destination(provider, row.public, whole, given.secret)
     old = row.secret
@@ -98,7 +104,12 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     for name, value in (defaults | given.common).items():
         setattr(row, name, value)
     row.save()
-    _audit(row, "changed", members=sorted(given.public | given.common) + sorted(gone), secrets=sorted(given.secret))
+    _audit(
+        row,
+        "changed",
+        members=sorted(given.public | given.common) + sorted(gone),
+        secrets=sorted(given.secret),
+    )
     if old and row.secret_id != old.pk:
         old.delete()
 
@@ -110,16 +121,16 @@ def retire_credential(credential: DnsCredential) -> None:
     it wrote may still be in its zone.
     """
     if credential.pk == settings.SERVICE_DNS_CREDENTIAL:
-        what = (
-            f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every certificate that relies on it"
-        )
+        what = f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every certificate that relies on it"
         raise errors.Conflict(f"{what}: name another one in SERVICE_DNS_CREDENTIAL first.")
     with transaction.atomic():
         # Whoever makes a certificate refer to the row takes this lock too, and looks whether it is still in use.
         row = DnsCredential.objects.select_for_update().get(pk=credential.pk)
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:
-            raise errors.Conflict(f"{used_by} uses the DNS credential {row.name}: give it another one, or delete it.")
+            raise errors.Conflict(
+                f"{used_by} uses the DNS credential {row.name}: give it another one, or delete it."
+            )
         busy = row.issuances.filter(wake_at__isnull=False).select_related("certificate").first()
         if busy:
             raise errors.Conflict(
@@ -127,9 +138,7 @@ def retire_credential(credential: DnsCredential) -> None:
             )
         left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
         if left:
-            what = (
-                f"The record {left.name} may still be in its zone: {row.name} is needed to remove it. Try again later."
-            )
+            what = f"The record {left.name} may still be in its zone: {row.name} is needed to remove it. Try again later."
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
             _audit(row, "deleted")
@@ -177,9 +186,13 @@ def _members(data: object) -> Mapping[str, Any]:
 def _provider_named(data: Mapping[str, Any]) -> str:
     name = data.get("provider")
     if name is None:
-        raise errors.MissingField(f"provider is missing: one of {', '.join(registry.PROVIDERS)}.", field="provider")
+        raise errors.MissingField(
+            f"provider is missing: one of {', '.join(registry.PROVIDERS)}.", field="provider"
+        )
     if not isinstance(name, str):
-        raise errors.Invalid(f"provider must be one of {', '.join(registry.PROVIDERS)}.", field="provider")
+        raise errors.Invalid(
+            f"provider must be one of {', '.join(registry.PROVIDERS)}.", field="provider"
+        )
     return name
 
 
@@ -192,7 +205,8 @@ def _given(provider: type[Provider], data: Mapping[str, Any]) -> Given:
             continue
         if name not in known:
             raise errors.Invalid(
-                f"{_shown(name)} is no field of {provider.name}: it takes {', '.join(known)}.", field=_shown(name)
+                f"{_shown(name)} is no field of {provider.name}: it takes {', '.join(known)}.",
+                field=_shown(name),
             )
         if not _is_empty(value):
             _place(given, known[name])[name] = known[name].clean(value)
@@ -217,7 +231,9 @@ def _shown(name: Any) -> str:
 def _check_whole(provider: type[Provider], given: Given) -> None:
     for field in provider.fields:
         if field.required and not _place(given, field).get(field.name):
-            raise errors.MissingField(f"{field.name} is missing: {provider.name} needs it.", field=field.name)
+            raise errors.MissingField(
+                f"{field.name} is missing: {provider.name} needs it.", field=field.name
+            )
     provider.check_together(given.public | given.secret)
 
 
@@ -225,11 +241,15 @@ def _check_destination(
     provider: type[Provider], old: Mapping[str, Any], whole: Given, given_secret: Mapping[str, str]
 ) -> None:
     moved = [
-        each.name for each in provider.fields if each.gets_secrets and old.get(each.name) != whole.public[each.name]
+        each.name
+        for each in provider.fields
+        if each.gets_secrets and old.get(each.name) != whole.public[each.name]
     ]
     for name in whole.secret if moved else ():
         if name not in given_secret:
-            raise errors.MissingField(f"{name} is missing: a new {moved[0]} needs it again.", field=name)
+            raise errors.MissingField(
+                f"{name} is missing: a new {moved[0]} needs it again.", field=name
+            )
 
 
 def _common_defaults(provider: type[Provider]) -> dict[str, Any]:
@@ -237,7 +257,11 @@ def _common_defaults(provider: type[Provider]) -> dict[str, Any]:
 
 
 def _default_public(provider: type[Provider]) -> dict[str, Any]:
-    return {each.name: each.default for each in provider.fields if not each.secret and each.default is not None}
+    return {
+        each.name: each.default
+        for each in provider.fields
+        if not each.secret and each.default is not None
+    }
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], gone: set[str]) -> dict[str, Any]:

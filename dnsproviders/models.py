@@ -17,17 +17,23 @@ class DnsCredential(models.Model):
         RECURSIVE = "recursive"
         OFF = "off"
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="dns_credentials")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="dns_credentials"
+    )
     name = models.CharField(max_length=64)
     provider = models.CharField(max_length=32)
     public = models.JSONField(default=dict, help_text="the provider's fields that are no secret")
-    secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
+    secret = models.ForeignKey(
+        Envelope, models.PROTECT, null=True, related_name="+", editable=False
+    )
     ttl = models.PositiveIntegerField(default=60, help_text="seconds")
     propagation_check = models.CharField(
         max_length=16, choices=PropagationCheck, default=PropagationCheck.AUTHORITATIVE
     )
     propagation_timeout = models.PositiveIntegerField(default=1800, help_text="seconds")
-    settle = models.PositiveIntegerField(default=0, help_text="seconds to wait after the last server shows a record")
+    settle = models.PositiveIntegerField(
+        default=0, help_text="seconds to wait after the last server shows a record"
+    )
     checked_at = models.DateTimeField(null=True, blank=True)
     last_error = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -51,8 +57,12 @@ class TxtRecord(Turns):
     """A TXT record that we meant to write, until it is gone. It *is* its (zone, name, value)."""
 
     credential = models.ForeignKey(DnsCredential, models.PROTECT, related_name="records")
-    zone = models.CharField(max_length=255, blank=True, help_text="the provider's word for the zone")
-    name = models.CharField(max_length=255, help_text="where it is written, after CNAMEs, without the last dot")
+    zone = models.CharField(
+        max_length=255, blank=True, help_text="the provider's word for the zone"
+    )
+    name = models.CharField(
+        max_length=255, help_text="where it is written, after CNAMEs, without the last dot"
+    )
     value = models.CharField(max_length=255)
     intent_at = models.DateTimeField(null=True, blank=True)
     presented_at = models.DateTimeField(null=True, blank=True)
@@ -66,9 +76,13 @@ class TxtRecord(Turns):
 
     class Meta(Turns.Meta):
         constraints: ClassVar = (
-            models.UniqueConstraint(fields=["credential", "name", "value"], name="one_row_per_txt_record"),
+            models.UniqueConstraint(
+                fields=["credential", "name", "value"], name="one_row_per_txt_record"
+            ),
             models.CheckConstraint(
-                condition=Q(intent_at__isnull=True) | Q(cleaned_at__isnull=False) | Q(wake_at__isnull=False),
+                condition=Q(intent_at__isnull=True)
+                | Q(cleaned_at__isnull=False)
+                | Q(wake_at__isnull=False),
                 name="an_intended_record_wakes_until_it_is_cleaned",
             ),
         )
@@ -92,7 +106,9 @@ class TxtRecord(Turns):
 class ApiBucket(models.Model):
     """How many calls the API of a DNS provider still takes from one user, for all workers together."""
 
-    key = models.CharField(max_length=128, unique=True, help_text="the provider, and whose calls it counts")
+    key = models.CharField(
+        max_length=128, unique=True, help_text="the provider, and whose calls it counts"
+    )
     # The theoretical arrival time of the generic cell rate algorithm: one UPDATE takes a token, or none.
     full_at = models.DateTimeField(help_text="when the bucket would be full again")
 

@@ -20,16 +20,39 @@ from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.cnames import final_name
 from dnsclient.queries import Answers, Ask
-from dnsclient.resolver import KNOWN, NO_TIME, NotThere, Server, Servers, resolvers, servers_of, servers_of_all
+from dnsclient.resolver import (
+    KNOWN,
+    NO_TIME,
+    NotThere,
+    Server,
+    Servers,
+    resolvers,
+    servers_of,
+    servers_of_all,
+)
 from dnsproviders.models import DnsCredential, TxtRecord
 
-__all__ = ["Asked", "Look", "Servers", "Verdict", "final_name", "look", "server_of", "servers_of", "verdict"]
+__all__ = [
+    "Asked",
+    "Look",
+    "Servers",
+    "Verdict",
+    "final_name",
+    "look",
+    "server_of",
+    "servers_of",
+    "verdict",
+]
 
-SILENCE_COUNTS = timedelta(seconds=60)  # until then a server that does not answer may be one that lags
+SILENCE_COUNTS = timedelta(
+    seconds=60
+)  # until then a server that does not answer may be one that lags
 # A zone that the resolvers do not show is not shown in a minute either. Yet a resolver that is asked for the record too
 # early goes on to deny it: this is how long most providers take to publish it.
 PUBLISHING = timedelta(seconds=10)
-DISAGREEMENT_COUNTS = timedelta(minutes=5)  # a secondary that lags longer is broken, and the CA asks others too
+DISAGREEMENT_COUNTS = timedelta(
+    minutes=5
+)  # a secondary that lags longer is broken, and the CA asks others too
 MOST_NAMED = 4  # servers in one sentence
 LONGEST_DENIAL = 3 * 3600  # seconds: resolvers cap it so (RFC 2308, section 5)
 FOR_RESOLVERS = 0.25  # of a look's time, kept for when no server answers
@@ -45,7 +68,9 @@ class Asked(Enum):
 
     SERVERS = "the authoritative servers"
     RESOLVERS = "the resolvers, as the credential has it"
-    INSTEAD = "the resolvers, since no authoritative server can be asked, or none answers this machine"
+    INSTEAD = (
+        "the resolvers, since no authoritative server can be asked, or none answers this machine"
+    )
     NOBODY = "nobody, as the credential has it"
 
 
@@ -105,7 +130,9 @@ def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int
         by_check[record.credential.propagation_check].append(record)
     looks = {record.pk: Look(1, (), (), asked=Asked.NOBODY) for record in by_check[Check.OFF]}
     looks |= _ask_servers(by_check[Check.AUTHORITATIVE], end - seconds * FOR_RESOLVERS)
-    deserted = [record for record in by_check[Check.AUTHORITATIVE] if _is_deserted(record, looks[record.pk])]
+    deserted = [
+        record for record in by_check[Check.AUTHORITATIVE] if _is_deserted(record, looks[record.pk])
+    ]
     looks |= _ask_resolvers(by_check[Check.RECURSIVE], deserted, looks, end)
     return looks
 
@@ -124,7 +151,9 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     left = end - clock.monotonic()
     whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
     looks = {
-        record.pk: Look(0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers))
+        record.pk: Look(
+            0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers)
+        )
         for record in records
         if isinstance(servers := whom[record.name], Trouble)
     }
@@ -151,7 +180,10 @@ def _is_deserted(record: TxtRecord, seen: Look) -> bool:
 
 
 def _ask_resolvers(
-    recursive: Sequence[TxtRecord], deserted: Sequence[TxtRecord], looks: Mapping[int, Look], end: float
+    recursive: Sequence[TxtRecord],
+    deserted: Sequence[TxtRecord],
+    looks: Mapping[int, Look],
+    end: float,
 ) -> dict[int, Look]:
     records = [*recursive, *deserted]
     if not records:
@@ -159,7 +191,9 @@ def _ask_resolvers(
     try:
         resolving = Servers("", tuple(Server("", each) for each in resolvers()))
     except Trouble as trouble:
-        return {record.pk: Look(0, (), (), note=trouble.what.removesuffix(".")) for record in records}
+        return {
+            record.pk: Look(0, (), (), note=trouble.what.removesuffix(".")) for record in records
+        }
     seen = _ask(records, {record.name: resolving for record in records}, end, Asked.RESOLVERS)
     instead = {
         record.pk: replace(
@@ -176,19 +210,34 @@ def _ask_resolvers(
 
 
 def _ask(
-    records: Iterable[TxtRecord], whom: Mapping[str, Servers], end: float, asked: Asked = Asked.SERVERS
+    records: Iterable[TxtRecord],
+    whom: Mapping[str, Servers],
+    end: float,
+    asked: Asked = Asked.SERVERS,
 ) -> dict[int, Look]:
     recurse = asked is not Asked.SERVERS
     asks = {
-        record.name: [(server, Ask(server.at, record.name, TXT, recurse)) for server in whom[record.name].servers]
+        record.name: [
+            (server, Ask(server.at, record.name, TXT, recurse))
+            for server in whom[record.name].servers
+        ]
         for record in records
     }
-    answers = queries.ask((each for pairs in asks.values() for _, each in pairs), end - clock.monotonic())
-    return {record.pk: _seen(record, asks[record.name], whom[record.name], answers, asked) for record in records}
+    answers = queries.ask(
+        (each for pairs in asks.values() for _, each in pairs), end - clock.monotonic()
+    )
+    return {
+        record.pk: _seen(record, asks[record.name], whom[record.name], answers, asked)
+        for record in records
+    }
 
 
 def _seen(
-    record: TxtRecord, asks: Sequence[tuple[Server, Ask]], servers: Servers, answers: Answers, asked: Asked
+    record: TxtRecord,
+    asks: Sequence[tuple[Server, Ask]],
+    servers: Servers,
+    answers: Answers,
+    asked: Asked,
 ) -> Look:
     """What the answers say about one value."""
     heard, useless, missing = set(), [], []
@@ -209,7 +258,11 @@ def _seen(
                 denied, denial = max((denied, denial), _denial(answers.got[each]))
     names = {server.name for server in (*heard, *missing)}
     # Having no route to one family says nothing about a server that answers over the other.
-    silent = [_label(server, why) for server, why in useless if not (why == NO_ROUTE and server.name in names)]
+    silent = [
+        _label(server, why)
+        for server, why in useless
+        if not (why == NO_ROUTE and server.name in names)
+    ]
     return Look(
         len(heard),
         tuple(map(str, missing)),
@@ -247,7 +300,11 @@ def _values(message: dns.message.Message) -> frozenset[str]:
 
 def _ttl(message: dns.message.Message | None) -> int:
     """For how many seconds a resolver that gets this answer keeps it; 0 without TXT records."""
-    return max((int(each.ttl) for each in message.answer if each.rdtype == TXT), default=0) if message else 0
+    return (
+        max((int(each.ttl) for each in message.answer if each.rdtype == TXT), default=0)
+        if message
+        else 0
+    )
 
 
 def _denial(message: dns.message.Message) -> tuple[int, int]:
@@ -275,7 +332,9 @@ def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str]
     were found `deaf` before, by the preflight: nothing is to be waited for.
     """
     if look.asked is Asked.NOBODY:
-        return Verdict(True, "whether it shows was not checked, as the DNS credential asks", nowhere=False)
+        return Verdict(
+            True, "whether it shows was not checked, as the DNS credential asks", nowhere=False
+        )
     if look.note:
         return Verdict(False, look.note, nowhere=False)
     silence_counts = age < SILENCE_COUNTS and look.asked is not Asked.INSTEAD
@@ -334,13 +393,19 @@ def _shown_by_half(look: Look) -> str:
 def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
     """Who does not show the record yet, and who says nothing."""
     if look.asked is Asked.INSTEAD:
-        resolvers = f"the resolvers do not show {record.name} either" if look.missing else "the resolvers do not either"
+        resolvers = (
+            f"the resolvers do not show {record.name} either"
+            if look.missing
+            else "the resolvers do not either"
+        )
         return f"{_deserted(look)}, and {resolvers}{_while_denied(look)}"
     total = look.answered + len(look.silent)
     if not look.answered:
         useless = look.silent or look.skipped
         has = "has no" if len(useless) == 1 else "have no"
-        return f"{_all(look, len(useless))} {has} usable answer for {record.name}: {_listed(useless)}"
+        return (
+            f"{_all(look, len(useless))} {has} usable answer for {record.name}: {_listed(useless)}"
+        )
     parts = []
     if look.missing:
         verb = "does" if len(look.missing) == 1 else "do"

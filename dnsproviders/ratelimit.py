@@ -42,7 +42,9 @@ class ApiLimit:
     @property
     def each(self) -> timedelta:
         """How long a token takes to come back."""
-        return timedelta(microseconds=math.ceil(self.seconds * 1_000_000 / max(1, self.calls - self.burst)))
+        return timedelta(
+            microseconds=math.ceil(self.seconds * 1_000_000 / max(1, self.calls - self.burst))
+        )
 
     def lead(self, tokens: int) -> timedelta:
         """How far ahead `full_at` may be while the bucket holds so many tokens."""
@@ -51,7 +53,9 @@ class ApiLimit:
     def __str__(self) -> str:
         minutes, seconds = divmod(self.seconds, 60)
         unit = "second" if self.seconds == 1 else "seconds"
-        return f"{self.calls:,} calls in " + (f"{self.seconds:g} {unit}" if seconds else f"{minutes:g} minutes")
+        return f"{self.calls:,} calls in " + (
+            f"{self.seconds:g} {unit}" if seconds else f"{minutes:g} minutes"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class Pace:
         bucket = self._bucket().first()
         if bucket:
             raise self._wait(self.limit, bucket.full_at - self.limit.lead(needs))
-        ApiBucket.objects.bulk_create([ApiBucket(key=self.key, full_at=clock.now())], ignore_conflicts=True)
+        ApiBucket.objects.bulk_create(
+            [ApiBucket(key=self.key, full_at=clock.now())], ignore_conflicts=True
+        )
         return self.take(needs)
 
     def pause(self, seconds: float | None) -> None:

@@ -23,7 +23,9 @@ def publish(record_id: int) -> None:
     Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
     the provider fails or refuses.
     """
-    with TxtRecord.objects.select_related("credential__secret").turn(record_id, due=False) as record:
+    with TxtRecord.objects.select_related("credential__secret").turn(
+        record_id, due=False
+    ) as record:
         if record.is_published:
             record.release(clock.now() + REST)
         else:
@@ -34,21 +36,36 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     first = not record.intent_at or bool(record.cleaned_at)
     # Where an earlier call may have written, a later one must clean: the zone stays until the record is gone.
     zone = provider.zone_of(record.name) if first else record.zone
-    unsure_before, unsure_until = record.unsure_until, clock.now() + timedelta(seconds=settings.LEASE)
+    unsure_before, unsure_until = (
+        record.unsure_until,
+        clock.now() + timedelta(seconds=settings.LEASE),
+    )
     # Written first: if we die in the call below, cleanup still knows of the record.
-    record.write(zone=zone, intent_at=clock.now(), presented_at=None, cleaned_at=None, unsure_until=unsure_until)
+    record.write(
+        zone=zone,
+        intent_at=clock.now(),
+        presented_at=None,
+        cleaned_at=None,
+        unsure_until=unsure_until,
+    )
     try:
         provider.present(record)
     except ProviderError as error:
         if error.permanent and first and not unsure_before:
-            record.release(None, cleaned_at=clock.now(), unsure_until=None)  # refused: nothing was written
+            record.release(
+                None, cleaned_at=clock.now(), unsure_until=None
+            )  # refused: nothing was written
         else:
-            reopen(record.pk)  # it failed for us and may yet be carried out: a lease from now, however late it was sent
+            reopen(
+                record.pk
+            )  # it failed for us and may yet be carried out: a lease from now, however late it was sent
         raise
     still_ours = When(unsure_until=unsure_until, then=Value(unsure_before))
     try:
         record.release(
-            clock.now() + REST, presented_at=clock.now(), unsure_until=Case(still_ours, default=F("unsure_until"))
+            clock.now() + REST,
+            presented_at=clock.now(),
+            unsure_until=Case(still_ours, default=F("unsure_until")),
         )
     except LostTurn:
         reopen(record.pk)  # someone may have cleaned up before our call took effect
@@ -91,7 +108,9 @@ def _clean(record: TxtRecord) -> None:
             error.retry_after = max(error.retry_after or 0, ONCE_A_DAY)
         raise
     except Exception:
-        record.write(left_behind="An error of this server; its log has the details. It is tried again.")
+        record.write(
+            left_behind="An error of this server; its log has the details. It is tried again."
+        )
         raise
     again_at = _look_again_at(record, removed)
     if again_at:

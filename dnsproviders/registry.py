@@ -28,7 +28,9 @@ def provider_id(name: str) -> str:
     """The id that is stored, for an id or an alias in any case. Raises Invalid that names those there are."""
     known = ALIASES.get(name.lower(), name.lower())
     if known not in PROVIDERS:
-        raise errors.Invalid(f"There is no such DNS provider; there are {', '.join(PROVIDERS)}.", field="provider")
+        raise errors.Invalid(
+            f"There is no such DNS provider; there are {', '.join(PROVIDERS)}.", field="provider"
+        )
     return known
 
 
@@ -77,7 +79,10 @@ def check_api_limits() -> None:
 
 
 def _is_limit(given: Any) -> bool:
-    numbers = isinstance(given, list) and [type(each) for each in given] in ([int, int], [int, float])
+    numbers = isinstance(given, list) and [type(each) for each in given] in (
+        [int, int],
+        [int, float],
+    )
     return numbers and all(each > 0 for each in given)
 
 
@@ -95,6 +100,15 @@ def _entry(name: str, provider: type[Provider]) -> dict[str, Any]:
 
 
 def _shown(field: Field) -> dict[str, Any]:
-    shown = {"name": field.name, "label": field.label, "required": field.required, "secret": field.secret}
-    shown |= {"help": field.help, "type": "integer" if field.integer else "string", "default": field.default}
+    shown = {
+        "name": field.name,
+        "label": field.label,
+        "required": field.required,
+        "secret": field.secret,
+    }
+    shown |= {
+        "help": field.help,
+        "type": "integer" if field.integer else "string",
+        "default": field.default,
+    }
     return shown | ({"choices": list(field.choices)} if field.choices else {})

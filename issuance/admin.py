@@ -26,7 +26,16 @@ from issuance.models import (
 
 @admin.register(Certificate)
 class CertificateAdmin(ReadOnlyAdmin):
-    list_display = ("domain", "owner", "account", "status", "expires_at", "renew_at", "failures", "retired_at")
+    list_display = (
+        "domain",
+        "owner",
+        "account",
+        "status",
+        "expires_at",
+        "renew_at",
+        "failures",
+        "retired_at",
+    )
     list_filter = ("key_policy", "auto_renew", ("retired_at", admin.EmptyFieldListFilter))
     search_fields = ("domain", "owner__email", "public_id")
     list_select_related = ("owner", "account", "current")
@@ -34,7 +43,15 @@ class CertificateAdmin(ReadOnlyAdmin):
 
 @admin.register(CertificateVersion)
 class CertificateVersionAdmin(ReadOnlyAdmin):
-    list_display = ("certificate", "serial", "not_before", "not_after", "revoke_asked_at", "revoked_at", "revoke_error")
+    list_display = (
+        "certificate",
+        "serial",
+        "not_before",
+        "not_after",
+        "revoke_asked_at",
+        "revoked_at",
+        "revoke_error",
+    )
     search_fields = ("certificate__domain", "serial", "fingerprint")
     exclude = ("key",)
     list_select_related = ("certificate",)
@@ -51,7 +68,16 @@ class EventInline(TabularInline):  # type: ignore[misc]
 
 @admin.register(Issuance)
 class IssuanceAdmin(ReadOnlyAdmin):
-    list_display = ("certificate", "number", "reason", "state", "waits_for", "wake_at", "error_what", "created_at")
+    list_display = (
+        "certificate",
+        "number",
+        "reason",
+        "state",
+        "waits_for",
+        "wake_at",
+        "error_what",
+        "created_at",
+    )
     list_filter = ("state", "reason", "failure", "proves")
     search_fields = ("certificate__domain", "order_url", "certificate__owner__email", "error_code")
     exclude = ("key", "csr_pem")
@@ -69,7 +95,11 @@ class IssuanceAdmin(ReadOnlyAdmin):
         self._each(request, chosen, "canceled", services.cancel_attempt)
 
     def _each(
-        self, request: HttpRequest, chosen: QuerySet[Issuance], done: str, act: Callable[[Issuance], Issuance]
+        self,
+        request: HttpRequest,
+        chosen: QuerySet[Issuance],
+        done: str,
+        act: Callable[[Issuance], Issuance],
     ) -> None:
         for issuance in chosen.select_related("certificate__owner", "certificate__account"):
             certificate = issuance.certificate
@@ -136,6 +166,15 @@ class ReservedTokenAdmin(ReadOnlyAdmin):
 
 @admin.register(Drill)
 class DrillAdmin(ReadOnlyAdmin):
-    list_display = ("id", "issuer", "account", "by", "total", "created_at", "ended_at", "stopped_at")
+    list_display = (
+        "id",
+        "issuer",
+        "account",
+        "by",
+        "total",
+        "created_at",
+        "ended_at",
+        "stopped_at",
+    )
     search_fields = ("issuer", "account__name", "why")
     list_select_related = ("account", "by")

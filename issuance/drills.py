@@ -65,7 +65,11 @@ def resume(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Dr
     """Go on with a drill that was stopped. Conflict when it is over, or when another of its kind runs meanwhile."""
     try:
         with transaction.atomic():
-            if Drill.objects.filter(pk=drill.pk, ended_at=None).exclude(stopped_at=None).update(stopped_at=None):
+            if (
+                Drill.objects.filter(pk=drill.pk, ended_at=None)
+                .exclude(stopped_at=None)
+                .update(stopped_at=None)
+            ):
                 _note(drill, by, "resumed", actor, ip)
     except IntegrityError:
         raise _runs_already(drill.issuer, drill.account) from None
@@ -74,15 +78,22 @@ def resume(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Dr
 
 def _refuse(issuer: str, account: AcmeAccount | None, why: str) -> None:
     if bool(issuer) == bool(account):
-        raise Invalid("A drill is about an issuer or about an account: give one of the two.", field="issuer")
+        raise Invalid(
+            "A drill is about an issuer or about an account: give one of the two.", field="issuer"
+        )
     if len(why) > 255:
         raise Invalid("why has at most 255 characters.", field="why")
     if in_use(issuer, account).exists():
         return
     if account:
-        raise NotFound(f"The account {account} issued no certificate that is in use.", field="acme_account_id")
+        raise NotFound(
+            f"The account {account} issued no certificate that is in use.", field="acme_account_id"
+        )
     there_are = ", ".join(issuers()) or "none"
-    raise NotFound(f"No certificate in use has the issuer {issuer[:100]!r}; there are {there_are}.", field="issuer")
+    raise NotFound(
+        f"No certificate in use has the issuer {issuer[:100]!r}; there are {there_are}.",
+        field="issuer",
+    )
 
 
 def _runs_already(issuer: str, account: AcmeAccount | None) -> Conflict:
@@ -99,7 +110,12 @@ def _unless_over(drill: Drill) -> Drill:
 
 
 def _note(drill: Drill, by: User, done: str, actor: str, ip: str | None) -> None:
-    facts = {"issuer": drill.issuer, "account": drill.account_id, "why": drill.why, "total": drill.total}
+    facts = {
+        "issuer": drill.issuer,
+        "account": drill.account_id,
+        "why": drill.why,
+        "total": drill.total,
+    }
     audit.record(by, actor or by.email, f"drill.{done}", f"drill:{drill.pk}", ip, **facts)
     logger.info(f"drill.{done}", drill=drill.pk, total=drill.total)
 
@@ -115,7 +131,9 @@ def in_use(issuer: str, account: AcmeAccount | None) -> QuerySet[Certificate]:
 
 def issuers() -> list[str]:
     """The issuers of what is in use, the first twenty."""
-    used = Certificate.objects.filter(retired_at=None, current__isnull=False).exclude(current__issuer="")
+    used = Certificate.objects.filter(retired_at=None, current__isnull=False).exclude(
+        current__issuer=""
+    )
     names = used.order_by("current__issuer").values_list("current__issuer", flat=True).distinct()
     return list(names[:MOST_NAMED])
 
@@ -164,7 +182,9 @@ def advance(now: datetime) -> None:
 
 def _advance(drill: Drill, now: datetime) -> None:
     left = made_before(drill).filter(auto_renew=True)
-    found = left.aggregate(left=Count("pk"), under_way=Count("pk", filter=Q(renew_at__lte=now) | Q(_is_open())))
+    found = left.aggregate(
+        left=Count("pk"), under_way=Count("pk", filter=Q(renew_at__lte=now) | Q(_is_open()))
+    )
     if not found["left"]:
         Drill.objects.filter(RUNNING, pk=drill.pk).update(ended_at=now)
         logger.info("drill.ended", drill=drill.pk)

@@ -23,13 +23,17 @@ MAX_LABEL = 63
 CHALLENGE_PREFIX = "_acme-challenge."
 WILDCARD = "*."
 LOCAL_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
-LOOKS_LIKE_A_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: clients take the name for an IPv4 address
+LOOKS_LIKE_A_NUMBER = re.compile(
+    r"[0-9]+|0x[0-9a-f]*"
+)  # as a last label: clients take the name for an IPv4 address
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 A_LABEL = re.compile(r"xn--[a-z0-9-]*[a-z0-9]", re.I)
 ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: RUF001
 
 
-def normalize_names(names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False) -> list[str]:
+def normalize_names(
+    names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False
+) -> list[str]:
     """The names as lower-case A-labels without trailing dots, each once, in the order given; the first is the domain.
 
     `private`: for a private CA, which takes IP addresses and names of a local network too. Raises Invalid with `field`
@@ -40,7 +44,10 @@ def normalize_names(names: Sequence[str], most: int = MAX_NAMES, *, private: boo
     for name in dict.fromkeys(names):
         found[normalize_name(name, field="sans" if found else "domain", private=private)] = None
         if len(found) > most:
-            raise Invalid(f"A certificate holds at most {most} names; split the request into several.", field="sans")
+            raise Invalid(
+                f"A certificate holds at most {most} names; split the request into several.",
+                field="sans",
+            )
     if not found:
         raise Invalid("Name at least one domain, such as example.com.", field="domain")
     if not private:
@@ -66,9 +73,7 @@ def refuse_covered(names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         wildcard = WILDCARD + name.partition(".")[2]
         if not name.startswith(WILDCARD) and wildcard in names:
-            what = (
-                f"{name} is already covered by {wildcard} in the same request, which CAs refuse: leave out one of them."
-            )
+            what = f"{name} is already covered by {wildcard} in the same request, which CAs refuse: leave out one of them."
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
 
@@ -106,7 +111,9 @@ def _normalize_private(name: str) -> str:
 def _without_wildcard(text: str, name: str) -> str:
     base = text.removeprefix(WILDCARD)
     if "*" in base:
-        raise ValueError(f"{shown(name)}: a wildcard is a whole label and the leftmost one, as in *.example.com.")
+        raise ValueError(
+            f"{shown(name)}: a wildcard is a whole label and the leftmost one, as in *.example.com."
+        )
     return base
 
 
@@ -144,20 +151,30 @@ def _address(text: str, name: str) -> str:
         _refuse_almost_address(bare, name)
         return ""
     if "%" in bare:
-        raise ValueError(f"{shown(name)} has a zone id, which no certificate holds: write {bare.partition('%')[0]}.")
+        raise ValueError(
+            f"{shown(name)} has a zone id, which no certificate holds: write {bare.partition('%')[0]}."
+        )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        raise ValueError(f"{shown(name)} is an IPv4 address in IPv6 form: write {address.ipv4_mapped}.")
+        raise ValueError(
+            f"{shown(name)} is an IPv4 address in IPv6 form: write {address.ipv4_mapped}."
+        )
     if address.is_unspecified or address.is_multicast or address == BROADCAST:
-        raise ValueError(f"{shown(name)} is not the address of one host: write the address that clients connect to.")
+        raise ValueError(
+            f"{shown(name)} is not the address of one host: write the address that clients connect to."
+        )
     return str(address)
 
 
 def _refuse_almost_address(text: str, name: str) -> None:
     base, slash, length = text.partition("/")
     if text.startswith(WILDCARD) and _is_address(text.removeprefix(WILDCARD)):
-        raise ValueError(f"{shown(name)}: there are no wildcards of IP addresses. Name each address.")
+        raise ValueError(
+            f"{shown(name)}: there are no wildcards of IP addresses. Name each address."
+        )
     if slash and length.isdigit() and _is_address(base):
-        raise ValueError(f"{shown(name)} is a network: a certificate holds single addresses. Name each address.")
+        raise ValueError(
+            f"{shown(name)} is a network: a certificate holds single addresses. Name each address."
+        )
     if text.startswith("[") and "]:" in text and _is_address(text[1:].partition("]")[0]):
         raise ValueError(f"{shown(name)} has a port: write the address without it.")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
@@ -165,7 +182,9 @@ def _refuse_almost_address(text: str, name: str) -> None:
             f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without leading zeros."
         )
     if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
-        raise ValueError(f"{shown(name)} is not an IPv6 address: write one such as 2001:db8::7, without a port.")
+        raise ValueError(
+            f"{shown(name)} is not an IPv6 address: write one such as 2001:db8::7, without a port."
+        )
 
 
 def _local_label(label: str, name: str) -> str:
@@ -195,7 +214,9 @@ def _a_labels(base: str, name: str) -> str:
         encoded = ".".join(map(_a_label, base.split(".")))
     except (idna.IDNAError, UnicodeError) as exc:
         raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
-    if encoded.endswith("."):  # one more for the root, which the library takes: another name for the same host
+    if encoded.endswith(
+        "."
+    ):  # one more for the root, which the library takes: another name for the same host
         raise ValueError(_no_host_name(name))
     _refuse_length(encoded, name)
     return encoded.lower()

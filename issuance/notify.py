@@ -74,10 +74,14 @@ def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
     is_operators = trouble.permanent and isinstance(trouble, delegation.OperatorsTrouble)
     if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or is_operators):
         credential_refused(issuance.credential, getattr(trouble, "said", trouble.what))
-    certificate = Certificate.objects.select_related("owner", "account").get(pk=issuance.certificate_id)
+    certificate = Certificate.objects.select_related("owner", "account").get(
+        pk=issuance.certificate_id
+    )
     if trouble.code in NO_CREDENTIAL and delegation.is_delegated(certificate):
         nobody_writes_the_service_zone()
-    waits = trouble.code in OF_A_LIMIT and not certificate.failing_since  # for its turn, and has the time
+    waits = (
+        trouble.code in OF_A_LIMIT and not certificate.failing_since
+    )  # for its turn, and has the time
     if certificate.retired_at or waits:
         return
     if certificate.current_id:
@@ -91,9 +95,13 @@ def is_told(failures: int) -> bool:
     return failures in TOLD_FAILURES or (failures > 0 and failures % EVERY == 0)
 
 
-def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
+def _renewal_failed(
+    certificate: Certificate, issuance: Issuance, trouble: Trouble, *, counts: bool
+) -> None:
     once = trouble.permanent or not counts
-    keys = [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if once else []
+    keys = (
+        [f"renewal_failed:{certificate.pk}:{certificate.current_id}:{trouble.code}"] if once else []
+    )
     if counts and is_told(certificate.failures):
         keys.append(f"renewal_failed:{issuance.pk}")
     domain, times = certificate.domain, certificate.failures
@@ -103,7 +111,14 @@ def _renewal_failed(certificate: Certificate, issuance: Issuance, trouble: Troub
     )
     data = _facts(certificate, issuance_id=issuance.pk, failures=times, **_why(trouble))
     for key in keys:
-        if raise_once(certificate.owner, Kind.RENEWAL_FAILED, key, f"{domain} could not be renewed", body, data):
+        if raise_once(
+            certificate.owner,
+            Kind.RENEWAL_FAILED,
+            key,
+            f"{domain} could not be renewed",
+            body,
+            data,
+        ):
             return
 
 
@@ -113,9 +128,18 @@ def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble
         f"There is no certificate for {domain}, and it is not tried again by itself. {trouble.what}\n\n"
         "Mend what this says, then start another attempt (renew)."
     )
-    data = _facts(certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble))
+    data = _facts(
+        certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble)
+    )
     key = f"action_needed:{issuance.pk}"
-    raise_once(certificate.owner, Kind.ACTION_NEEDED, key, f"{domain} has no certificate and needs you", body, data)
+    raise_once(
+        certificate.owner,
+        Kind.ACTION_NEEDED,
+        key,
+        f"{domain} has no certificate and needs you",
+        body,
+        data,
+    )
 
 
 def _count(times: int) -> str:
@@ -142,7 +166,9 @@ def _next_try(certificate: Certificate) -> str:
 
 
 def _person(trouble: Trouble) -> str:
-    return " That will not help until somebody mends what is said above." if trouble.permanent else ""
+    return (
+        " That will not help until somebody mends what is said above." if trouble.permanent else ""
+    )
 
 
 # --- expiry ---
@@ -151,9 +177,13 @@ def _person(trouble: Trouble) -> str:
 def near_expiry(now: datetime) -> Iterator[Certificate]:
     """Those to look at for `expiring`, soonest expiry first, read in batches by the index for it."""
     last = now + timedelta(days=max(WARN_DAYS))
-    soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by("expires_at", "pk")
+    soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by(
+        "expires_at", "pk"
+    )
     soon, after, pk = soon.select_related("owner", "current"), now, 0
-    while batch := list(soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]):
+    while batch := list(
+        soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]
+    ):
         yield from batch
         pk, after = batch[-1].pk, batch[-1].expires_at or last
 
@@ -185,10 +215,17 @@ def expiring(certificate: Certificate, now: datetime) -> None:
         f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
         f"{last}{_next_try(certificate)}"
     )
-    facts = _facts(certificate, issuance_id=version.issuance_id, days=days, expires_at=for_programs(version.not_after))
+    facts = _facts(
+        certificate,
+        issuance_id=version.issuance_id,
+        days=days,
+        expires_at=for_programs(version.not_after),
+    )
     facts |= {"what": what} if what else {}
     subject = f"{domain} expires in {_span(version.not_after - now)}"
-    raise_once(certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts)
+    raise_once(
+        certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts
+    )
 
 
 def _span(left: timedelta) -> str:
@@ -199,7 +236,9 @@ def _span(left: timedelta) -> str:
 
 
 def _last_failure(certificate: Certificate) -> str:
-    ended = certificate.issuances.filter(pk__gt=certificate.current.issuance_id if certificate.current else 0)
+    ended = certificate.issuances.filter(
+        pk__gt=certificate.current.issuance_id if certificate.current else 0
+    )
     last = ended.filter(state=Issuance.State.FAILED).order_by("-pk").first()
     return last.error_what if last else ""
 
@@ -210,7 +249,9 @@ def _last_failure(certificate: Certificate) -> str:
 def near_end(now: datetime) -> QuerySet[PrivateCA]:
     """Those to look at for `ca_expiring`; one that ended while this server was down among them."""
     span = timedelta(days=max(WARN_CA_DAYS))
-    ending = PrivateCA.objects.filter(status=PrivateCA.Status.ACTIVE, not_after__range=(now - span, now + span))
+    ending = PrivateCA.objects.filter(
+        status=PrivateCA.Status.ACTIVE, not_after__range=(now - span, now + span)
+    )
     return ending.select_related("owner").order_by("not_after", "pk")
 
 
@@ -221,7 +262,10 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
     days = min(days for days in WARN_CA_DAYS if left <= timedelta(days=days))
     name, ends = private_ca.name, for_people(private_ca.not_after)
     signed = Certificate.objects.filter(retired_at=None, account__private_ca=private_ca)
-    count, domains = signed.count(), signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED]
+    count, domains = (
+        signed.count(),
+        signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED],
+    )
     used = f"Certificates in use with an account of it: {count} ({', '.join(domains)}{', …' * (count > NAMED)})."
     body = (
         f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid until {ends}."
@@ -240,7 +284,14 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
     subject = f"The private CA {name} expires in {_span(left)}"
     if left <= timedelta(0):
         subject = f"The private CA {name} has expired"
-    raise_once(private_ca.owner, Kind.CA_EXPIRING, f"ca_expiring:{private_ca.pk}:{days}", subject, body, data)
+    raise_once(
+        private_ca.owner,
+        Kind.CA_EXPIRING,
+        f"ca_expiring:{private_ca.pk}:{days}",
+        subject,
+        body,
+        data,
+    )
 
 
 # --- DNS ---
@@ -253,7 +304,12 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
         "As long as it does, no certificate that uses it is issued or renewed, and records of the last attempts may "
         "stay in their zones. Give the credential a secret that the provider takes, and check it."
     )
-    data = {"dns_provider_id": credential.pk, "provider": credential.provider, "name": credential.name, "what": what}
+    data = {
+        "dns_provider_id": credential.pk,
+        "provider": credential.provider,
+        "name": credential.name,
+        "what": what,
+    }
     key = f"credential_refused:{credential.pk}:{clock.now().astimezone(UTC):%Y-%m-%d}"
     subject = f"The DNS credential {credential.name} was refused"
     raise_once(credential.owner, Kind.CREDENTIAL_REFUSED, key, subject, body, data)
@@ -270,7 +326,14 @@ def nobody_writes_the_service_zone() -> None:
     data = {"zone": zone, "dns_provider_id": wanted}
     key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
     for operator in User.objects.filter(is_staff=True, is_active=True):
-        raise_once(operator, Kind.ACTION_NEEDED, key, f"Nobody can write the service zone {zone}", body, data)
+        raise_once(
+            operator,
+            Kind.ACTION_NEEDED,
+            key,
+            f"Nobody can write the service zone {zone}",
+            body,
+            data,
+        )
 
 
 def cleanup_failed(record_id: int, trouble: Trouble) -> None:
@@ -282,7 +345,9 @@ def cleanup_failed(record_id: int, trouble: Trouble) -> None:
 
 def in_the_zone_too_long(now: datetime) -> QuerySet[TxtRecord]:
     """Records that could not be removed and are a day old."""
-    stuck = TxtRecord.objects.in_the_zone().filter(wake_at__isnull=False, intent_at__lte=now - LEFT_BEHIND_AFTER)
+    stuck = TxtRecord.objects.in_the_zone().filter(
+        wake_at__isnull=False, intent_at__lte=now - LEFT_BEHIND_AFTER
+    )
     return stuck.exclude(left_behind="")
 
 
@@ -314,7 +379,9 @@ def left_behind(record_id: int) -> None:
 def _facts(certificate: Certificate, **more: Any) -> dict[str, Any]:
     expires = {"expires_at": for_programs(certificate.expires_at)} if certificate.expires_at else {}
     next_try = {"next_try_at": for_programs(certificate.renew_at)} if certificate.renew_at else {}
-    return {"domain": certificate.domain, "certificate_id": certificate.pk} | expires | next_try | more
+    return (
+        {"domain": certificate.domain, "certificate_id": certificate.pk} | expires | next_try | more
+    )
 
 
 def _why(trouble: Trouble) -> dict[str, Any]:

@@ -22,7 +22,9 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
         if not workflow.take(step, issuance_id):
-            self.request.chain = None  # as Ignore does, for which Celery would format a traceback each time
+            self.request.chain = (
+                None  # as Ignore does, for which Celery would format a traceback each time
+            )
 
     return task
 
@@ -36,7 +38,8 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool
     `at_once`: its first step goes before all that waits for workers, since a slot of the CA's limits lapses.
     """
     ahead = [
-        signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True) for step in workflow.steps_ahead(state)
+        signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
+        for step in workflow.steps_ahead(state)
     ]
     for each in ahead:
         each.set(expires=settings.RESEND)

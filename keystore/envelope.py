@@ -31,7 +31,9 @@ class CannotOpen(Trouble):
     """This server cannot open the envelope; `what` says why, and which master key is missing."""
 
     def __init__(self, envelope: Envelope, why: str, permanent: bool = False) -> None:
-        super().__init__("cannot_open", f"The secret ({envelope}) cannot be opened: {why}", permanent)
+        super().__init__(
+            "cannot_open", f"The secret ({envelope}) cannot be opened: {why}", permanent
+        )
 
 
 class Parts(NamedTuple):
@@ -60,7 +62,9 @@ def seal(
     recipients = recipients_for(policy, public_keys)
     data_key = AESGCM.generate_key(256)
     envelope = Envelope(owner=owner, purpose=purpose, policy=policy, nonce=os.urandom(NONCE))
-    envelope.ciphertext = AESGCM(data_key).encrypt(envelope.nonce, plaintext, _content_context(envelope))
+    envelope.ciphertext = AESGCM(data_key).encrypt(
+        envelope.nonce, plaintext, _content_context(envelope)
+    )
     with transaction.atomic():
         envelope.save()
         wraps = KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in recipients])
@@ -73,13 +77,17 @@ def unseal(envelope: Envelope) -> bytes:
     """The secret. Raises CannotOpen. A certificate's key is opened by open_certificate_key() instead."""
     data_key = _data_key(envelope)
     try:
-        return AESGCM(data_key).decrypt(bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope))
+        return AESGCM(data_key).decrypt(
+            bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope)
+        )
     except (InvalidTag, ValueError):
         raise CannotOpen(envelope, "its content was altered.", permanent=True) from None
 
 
 @sensitive_variables()
-def open_certificate_key(envelope: Envelope, *, actor: str, what: str, ip: str | None = None) -> bytes:
+def open_certificate_key(
+    envelope: Envelope, *, actor: str, what: str, ip: str | None = None
+) -> bytes:
     """The private key (PKCS#8 DER), once it is on record who opened it and what for.
 
     Not to be called inside a transaction: one that is rolled back later would take the record with it.
@@ -146,7 +154,11 @@ def rewrite_recipients(
 
 
 def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKey]:
-    present = set(envelope.wraps.filter(recipient_key__isnull=False).values_list("recipient_key_id", flat=True))
+    present = set(
+        envelope.wraps.filter(recipient_key__isnull=False).values_list(
+            "recipient_key_id", flat=True
+        )
+    )
     return [device for pk, device in devices.items() if pk not in present]
 
 
@@ -178,7 +190,9 @@ def _keep_up(wraps: Iterable[KeyWrap], data_key: bytes) -> None:
     for wrap in wraps:
         if wrap.master_key_id and not masterkeys.knows(wrap.master_key_id):
             new = MasterKey.current().wrap(wrap.envelope, data_key)
-            KeyWrap.objects.filter(pk=wrap.pk).update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek)
+            KeyWrap.objects.filter(pk=wrap.pk).update(
+                master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek
+            )
 
 
 @sensitive_variables()
@@ -199,7 +213,9 @@ def _master_wraps(envelope: Envelope) -> list[KeyWrap]:
 def _master_wrap(envelope: Envelope) -> KeyWrap:
     for wrap in _master_wraps(envelope):
         return wrap
-    raise CannotOpen(envelope, "it is wrapped for devices only, not for a master key.", permanent=True)
+    raise CannotOpen(
+        envelope, "it is wrapped for devices only, not for a master key.", permanent=True
+    )
 
 
 @sensitive_variables()

@@ -12,15 +12,21 @@ CERTIFICATE_KEY = "certificate_key"  # the one purpose whose content machines op
 class RecipientKey(models.Model):
     """The public key (X25519, 32 bytes) of a machine that may open envelopes."""
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="recipient_keys")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="recipient_keys"
+    )
     public_key = models.BinaryField(max_length=32)
-    fingerprint = models.BinaryField(max_length=32, help_text="BLAKE2b, 32 bytes, of the public key")
+    fingerprint = models.BinaryField(
+        max_length=32, help_text="BLAKE2b, 32 bytes, of the public key"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = (
-            models.UniqueConstraint(fields=["owner", "fingerprint"], name="one_recipient_key_per_fingerprint"),
+            models.UniqueConstraint(
+                fields=["owner", "fingerprint"], name="one_recipient_key_per_fingerprint"
+            ),
         )
 
     def __str__(self) -> str:
@@ -56,7 +62,9 @@ class KeyWrap(models.Model):
 
     envelope = models.ForeignKey(Envelope, models.CASCADE, related_name="wraps")
     master_key_id = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001, absent
-    recipient_key = models.ForeignKey(RecipientKey, models.PROTECT, null=True, blank=True, related_name="wraps")
+    recipient_key = models.ForeignKey(
+        RecipientKey, models.PROTECT, null=True, blank=True, related_name="wraps"
+    )
     wrapped_dek = models.BinaryField()
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -67,11 +75,19 @@ class KeyWrap(models.Model):
                 name="a_wrap_has_exactly_one_recipient",
             ),
             models.UniqueConstraint(
-                fields=["envelope"], condition=Q(master_key_id__isnull=False), name="one_master_wrap_per_envelope"
+                fields=["envelope"],
+                condition=Q(master_key_id__isnull=False),
+                name="one_master_wrap_per_envelope",
             ),
-            models.UniqueConstraint(fields=["envelope", "recipient_key"], name="one_wrap_per_recipient_key"),
+            models.UniqueConstraint(
+                fields=["envelope", "recipient_key"], name="one_wrap_per_recipient_key"
+            ),
         )
 
     def __str__(self) -> str:
-        recipient = f"master key {self.master_key_id}" if self.master_key_id else f"device key {self.recipient_key_id}"
+        recipient = (
+            f"master key {self.master_key_id}"
+            if self.master_key_id
+            else f"device key {self.recipient_key_id}"
+        )
         return f"{self.envelope_id} for {recipient}"

@@ -23,7 +23,9 @@ def recipients_for(policy: str, public_keys: Iterable[RecipientKey]) -> list[Rec
             return [MasterKey.current(), *devices]
         case Policy.DEVICE_REQUIRED if devices:
             return devices
-    raise Conflict("With DEVICE_REQUIRED only devices can open the key, and none is assigned: assign a device first.")
+    raise Conflict(
+        "With DEVICE_REQUIRED only devices can open the key, and none is assigned: assign a device first."
+    )
 
 
 def _usable(public_keys: Iterable[RecipientKey]) -> list[RecipientKey]:

@@ -58,7 +58,9 @@ class DeviceKey:
         try:
             sealed = SealedBox(PublicKey(bytes(self.recipient_key.public_key))).encrypt(data_key)
         except CryptoError:  # a point of low order: the box would be open to everybody
-            raise Invalid("A device's public key cannot be used: enrol the device again with a fresh key.") from None
+            raise Invalid(
+                "A device's public key cannot be used: enrol the device again with a fresh key."
+            ) from None
         return KeyWrap(envelope=envelope, recipient_key=self.recipient_key, wrapped_dek=sealed)
 
 

@@ -83,8 +83,12 @@ def _pass(outcome: Outcome) -> int:
 def _stale() -> Iterator[KeyWrap]:
     """Wraps that are not under the current key, oldest first, in batches that hold no transaction open."""
     last = 0
-    others = KeyWrap.objects.filter(master_key_id__isnull=False).exclude(master_key_id=masterkeys.current().id)
-    while batch := list(others.filter(pk__gt=last).select_related("envelope").order_by("pk")[:BATCH]):
+    others = KeyWrap.objects.filter(master_key_id__isnull=False).exclude(
+        master_key_id=masterkeys.current().id
+    )
+    while batch := list(
+        others.filter(pk__gt=last).select_related("envelope").order_by("pk")[:BATCH]
+    ):
         yield from batch
         last = batch[-1].pk
 

@@ -72,12 +72,16 @@ class Authority:
         usage = key_usage(key_cert_sign=True, crl_sign=True)
         self.certificate = (
             signer.draft(self.subject, self.key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True)
+            .add_extension(
+                x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True
+            )
             .add_extension(usage, critical=True)
             .sign(signer.key, hashes.SHA256())
         )
 
-    def draft(self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def draft(
+        self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
         """What every certificate that this authority signs has in common."""
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -89,7 +93,10 @@ class Authority:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + TEN_YEARS)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
         )
 
     def server_certificate(self, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -99,7 +106,9 @@ class Authority:
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
         return (
-            self.draft(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), key.public_key())
+            self.draft(
+                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), key.public_key()
+            )
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(key_usage(digital_signature=True), critical=True)
@@ -169,9 +178,14 @@ def is_sound(database: Path) -> bool:
 
 def set_aside(data: Path) -> None:
     """Rename the folder; accounts register again by themselves, and there is another root."""
-    aside = data.with_name(f"{data.name}.damaged-{int(datetime.datetime.now(datetime.UTC).timestamp())}")
+    aside = data.with_name(
+        f"{data.name}.damaged-{int(datetime.datetime.now(datetime.UTC).timestamp())}"
+    )
     data.rename(aside)
-    print(f"The lab's CA cannot be started with its files: {aside} has them now, and it begins anew.", file=sys.stderr)
+    print(
+        f"The lab's CA cannot be started with its files: {aside} has them now, and it begins anew.",
+        file=sys.stderr,
+    )
 
 
 def prepare(data: Path, listen: str, resolver: str) -> None:
@@ -199,7 +213,11 @@ def command(python: Path, data: Path, listen: str) -> list[str]:
 
 def environment(data: Path, resolver: str) -> dict[str, str]:
     """Only what the CA needs: it shall see none of the server's secrets."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "TMPDIR") if name in os.environ}
+    inherited = {
+        name: os.environ[name]
+        for name in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+        if name in os.environ
+    }
     return inherited | {
         "ACME_SRV_CONFIGFILE": str(data / "acme_srv.cfg"),
         "ACME2CERTIFIER_BASE_DIR": str(data),
@@ -210,17 +228,27 @@ def environment(data: Path, resolver: str) -> dict[str, str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The lab's ACME CA on loopback.")
-    parser.add_argument("--data", type=Path, required=True, help="folder for its keys, certificates and database")
-    parser.add_argument("--listen", required=True, help="127.0.0.1:PORT of the ACME directory (HTTPS)")
-    parser.add_argument("--resolver", required=True, help="127.0.0.1:PORT of the name server that it validates with")
-    parser.add_argument("--python", type=Path, default=PYTHON, help="interpreter of the lab's own environment")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder for its keys, certificates and database"
+    )
+    parser.add_argument(
+        "--listen", required=True, help="127.0.0.1:PORT of the ACME directory (HTTPS)"
+    )
+    parser.add_argument(
+        "--resolver", required=True, help="127.0.0.1:PORT of the name server that it validates with"
+    )
+    parser.add_argument(
+        "--python", type=Path, default=PYTHON, help="interpreter of the lab's own environment"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
     if not options.python.exists():
-        sys.exit(f"The lab CA needs an environment of its own at {options.python}: run `make lab`, or use LAB=0.")
+        sys.exit(
+            f"The lab CA needs an environment of its own at {options.python}: run `make lab`, or use LAB=0."
+        )
     data = options.data.absolute()
     prepare(data, options.listen, options.resolver)
     run = command(options.python, data, options.listen)

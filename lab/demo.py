@@ -104,7 +104,9 @@ class Demo:
         row = self._have("certificates", wanted, domain=DOMAIN)
         if row.get("status") == "failed":
             self.api.post(f"certificates/{row['id']}/renew", {})
-        return Issued(self.api.user_id, provider["id"], account["id"], row["id"], self._chain(row["id"]))
+        return Issued(
+            self.api.user_id, provider["id"], account["id"], row["id"], self._chain(row["id"])
+        )
 
     def _have(self, path: str, body: dict[str, Any], **known_by: str) -> Any:
         """The row that is there already, else a new one."""
@@ -131,10 +133,14 @@ class Demo:
 def curl(address: str, path: str, body: dict[str, Any], jar: str) -> str:
     """A call that can be pasted into a shell."""
     quoted = shlex.quote(json.dumps(body))
-    return f"curl -s {jar} cookies.txt -H 'Content-Type: application/json' {address}{path} -d {quoted}"
+    return (
+        f"curl -s {jar} cookies.txt -H 'Content-Type: application/json' {address}{path} -d {quoted}"
+    )
 
 
-def calls(address: str, lab: Lab, email: str, password: str, issued: Issued | dict[str, int]) -> list[str]:
+def calls(
+    address: str, lab: Lab, email: str, password: str, issued: Issued | dict[str, int]
+) -> list[str]:
     """Login, credential, account and certificate for another name, with the bodies filled in."""
     ids = issued.ids() if isinstance(issued, Issued) else issued
     user = f"/apiv1/users/{ids['user_id']}"

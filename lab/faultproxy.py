@@ -33,7 +33,9 @@ from lab.upstream import Answer, Request, Upstream, json_answer, problem
 from lab.webserver import Server, context_of
 
 RENEWAL_INFO = "/renewal-info"
-UNDER_WAY = "under way"  # stands for the order that replaces a certificate until the CA has named it
+UNDER_WAY = (
+    "under way"  # stands for the order that replaces a certificate until the CA has named it
+)
 PEM_CHAIN = "application/pem-certificate-chain"
 
 
@@ -86,7 +88,9 @@ class FaultProxy:
         self.tally: Counter[str] = Counter()
         self._endpoints: dict[str, str] = {}  # by path
         self._failed: set[str] = set()  # authorizations
-        self._slow: dict[str, tuple[int, float]] = {}  # by order: reads that are left, and until when
+        self._slow: dict[
+            str, tuple[int, float]
+        ] = {}  # by order: reads that are left, and until when
         self._lock = threading.Lock()
 
     def answer(self, request: Request) -> Answer | None:
@@ -107,13 +111,19 @@ class FaultProxy:
         try:
             return self.upstream.forward(request)
         except (OSError, http.client.HTTPException) as exc:
-            return problem(502, "serverInternal", f"The CA behind the proxy is away: {type(exc).__name__}.")
+            return problem(
+                502, "serverInternal", f"The CA behind the proxy is away: {type(exc).__name__}."
+            )
 
     def _endpoint(self, path: str) -> str:
         """The directory's name for the path, once the CA has shown its directory."""
         if not self._endpoints:
             directory = self.forward(Request("GET", self.directory_path, {"Host": "localhost"}))
-            urls = [(name, url) for name, url in directory.document.items() if str(url).startswith("http")]
+            urls = [
+                (name, url)
+                for name, url in directory.document.items()
+                if str(url).startswith("http")
+            ]
             self._endpoints = {urlsplit(url).path: name for name, url in urls}
         return self._endpoints.get(path, "")
 
@@ -137,7 +147,9 @@ class FaultProxy:
     def _judge(self, order: Order) -> list[Bucket] | Refusal | Objection:
         """The buckets that paid for it, or what speaks against it."""
         if order.profile and order.profile not in self.config.profiles:
-            return Objection(400, "invalidProfile", f"The profile {order.profile} is not one of this CA's.")
+            return Objection(
+                400, "invalidProfile", f"The profile {order.profile} is not one of this CA's."
+            )
         if objection := self.infos.objection(order):
             return objection
         if order.replaces:
@@ -166,7 +178,9 @@ class FaultProxy:
             self.limits.give_back(charged)
             charged = []
         if judged.replaces:
-            self.infos.replace(judged.replaces, str(answer.document.get("finalize", "")) if answer.is_ok else "")
+            self.infos.replace(
+                judged.replaces, str(answer.document.get("finalize", "")) if answer.is_ok else ""
+            )
         if answer.is_ok:
             judged.url, judged.charged = url, charged
             self.judged.append(judged)
@@ -244,19 +258,27 @@ class FaultProxy:
         if fault.do == kinds.DROP_BEFORE:
             return None
         if fault.do == kinds.BAD_NONCE:
-            return problem(400, "badNonce", "JWS has an invalid anti-replay nonce", self._nonce(request))
+            return problem(
+                400, "badNonce", "JWS has an invalid anti-replay nonce", self._nonce(request)
+            )
         if fault.do == kinds.ALREADY_REPLACED:
             what = "cannot indicate an order replaces a certificate which already has a replacement order"
             return problem(409, "alreadyReplaced", what, self._nonce(request))
         if fault.retry_after is None:
-            return Answer(fault.status, {"Content-Type": "text/html"}, b"<html>upstream is not available</html>\n")
+            return Answer(
+                fault.status,
+                {"Content-Type": "text/html"},
+                b"<html>upstream is not available</html>\n",
+            )
         headers = {"Retry-After": str(fault.retry_after)}
         return problem(fault.status, "rateLimited", "Service busy; retry later.", headers)
 
     def _nonce(self, request: Request) -> dict[str, str]:
         """A fresh one of the CA's, which every refusal to a signed request carries (RFC 8555, 6.5)."""
         path = next((path for path, name in self._endpoints.items() if name == "newNonce"), "")
-        given = self.forward(Request("HEAD", path, {"Host": request.headers.get("Host", "localhost")}))
+        given = self.forward(
+            Request("HEAD", path, {"Host": request.headers.get("Host", "localhost")})
+        )
         return {name: value for name, value in given.headers.items() if name == "Replay-Nonce"}
 
     def renewal_info(self, path: str) -> Answer:
@@ -275,11 +297,15 @@ class FaultProxy:
             try:
                 self._change(json.loads(request.body))
             except (ValueError, TypeError, KeyError) as exc:
-                return Answer(400, {"Content-Type": "text/plain"}, f"{type(exc).__name__}: {exc}\n".encode())
+                return Answer(
+                    400, {"Content-Type": "text/plain"}, f"{type(exc).__name__}: {exc}\n".encode()
+                )
         with self._lock:
             if request.path.endswith("/orders"):
                 return json_answer({"orders": [asdict(each) for each in self.judged]})
-            return json_answer({"faults": [asdict(rule) for rule in self.faults.rules], "tally": self._tally()})
+            return json_answer(
+                {"faults": [asdict(rule) for rule in self.faults.rules], "tally": self._tally()}
+            )
 
     def _change(self, document: Mapping[str, Any]) -> None:
         with self._lock:
@@ -291,7 +317,9 @@ class FaultProxy:
                 self.infos.move(document["windows"])
             if "limits" in document:
                 self.limits = Limits(document["limits"], self.config.suffixes)
-            self.config.ari_retry_after = int(document.get("ari_retry_after", self.config.ari_retry_after))
+            self.config.ari_retry_after = int(
+                document.get("ari_retry_after", self.config.ari_retry_after)
+            )
 
     def _tally(self) -> dict[str, Any]:
         """Counts. `refused` is by the kind of the limit, `objected` by the type of every other problem."""
@@ -313,7 +341,12 @@ def order_of(request: Request) -> Order:
     """What the newOrder asks for, read from its payload without any key."""
     payload = request.payload
     names = sorted({str(each["value"]).lower() for each in payload.get("identifiers", ())})
-    return Order(request.account, tuple(names), str(payload.get("replaces", "")), str(payload.get("profile", "")))
+    return Order(
+        request.account,
+        tuple(names),
+        str(payload.get("replaces", "")),
+        str(payload.get("profile", "")),
+    )
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ ALREADY_REPLACED = "already_replaced"  # to a new order that replaces a certific
 INSTEAD = (ANSWER, DROP_BEFORE, BAD_NONCE, ALREADY_REPLACED)
 # After the CA's answer:
 DROP_AFTER = "drop_after"  # the CA did it, and the client does not hear of it
-PROCESSING = "processing"  # a valid order is shown as processing for `reads` reads and `seconds` seconds
+PROCESSING = (
+    "processing"  # a valid order is shown as processing for `reads` reads and `seconds` seconds
+)
 KINDS = (*INSTEAD, DROP_AFTER, PROCESSING)
 
 
@@ -26,7 +28,9 @@ class Fault:
     probability: float = 1.0
     times: int | None = None  # hits that are left; null: without end
     run: int = 1  # a hit is followed by others until there are so many: a storm
-    paths: tuple[str, ...] = ()  # beginnings of paths, or the directory's names (newOrder); empty: every request
+    paths: tuple[
+        str, ...
+    ] = ()  # beginnings of paths, or the directory's names (newOrder); empty: every request
     status: int = 503
     retry_after: int | None = None  # seconds
     reads: int = 0

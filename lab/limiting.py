@@ -69,7 +69,9 @@ class Limits:
     def __init__(self, limits: Mapping[str, Sequence[float]], suffixes: Iterable[str] = ()) -> None:
         if unknown := set(limits) - set(KINDS):
             raise ValueError(f"unknown limits: {sorted(unknown)}; there are {KINDS}")
-        self.limits = {kind: Limit(int(capacity), float(each)) for kind, (capacity, each) in limits.items()}
+        self.limits = {
+            kind: Limit(int(capacity), float(each)) for kind, (capacity, each) in limits.items()
+        }
         self.suffixes = frozenset(suffix.strip(".").lower() for suffix in suffixes)
         self._full_at: dict[Bucket, float] = {}
 
@@ -79,7 +81,11 @@ class Limits:
         A renewal of exactly the same names takes no token of its account and its domains.
         """
         charged, needed = self._buckets(order, is_renewal)
-        over = [self._refusal(bucket, now) for bucket in charged + needed if self.level(bucket, now) < 1 - 1e-6]
+        over = [
+            self._refusal(bucket, now)
+            for bucket in charged + needed
+            if self.level(bucket, now) < 1 - 1e-6
+        ]
         if over:
             return max(over, key=lambda refusal: refusal.seconds)
         for bucket in charged:
@@ -106,24 +112,36 @@ class Limits:
         charged = [Bucket(SET, ",".join(order.names))]
         if not is_renewal:
             domains = sorted({registered_domain(name, self.suffixes) for name in order.names})
-            charged = [Bucket(ACCOUNT, order.account), *(Bucket(DOMAIN, domain) for domain in domains), *charged]
-        needed = [Bucket(FAILURES, f"{order.account} {name.removeprefix('*.')}") for name in order.names]
+            charged = [
+                Bucket(ACCOUNT, order.account),
+                *(Bucket(DOMAIN, domain) for domain in domains),
+                *charged,
+            ]
+        needed = [
+            Bucket(FAILURES, f"{order.account} {name.removeprefix('*.')}") for name in order.names
+        ]
         return self._limited(charged), self._limited(needed)
 
     def _limited(self, buckets: Iterable[Bucket]) -> list[Bucket]:
         return [bucket for bucket in buckets if bucket.kind in self.limits]
 
     def _spend(self, bucket: Bucket, now: float) -> None:
-        self._full_at[bucket] = max(now, self._full_at.get(bucket, 0.0)) + self.limits[bucket.kind].each
+        self._full_at[bucket] = (
+            max(now, self._full_at.get(bucket, 0.0)) + self.limits[bucket.kind].each
+        )
 
     def _refusal(self, bucket: Bucket, now: float) -> Refusal:
         limit = self.limits[bucket.kind]
         seconds = (1 - self.level(bucket, now)) * limit.each
-        says = SAYS[bucket.kind].format(count=limit.capacity, subject=bucket.subject.rpartition(" ")[2])
+        says = SAYS[bucket.kind].format(
+            count=limit.capacity, subject=bucket.subject.rpartition(" ")[2]
+        )
         until = datetime.fromtimestamp(math.ceil(now + seconds), UTC)
         period = spelled(limit.capacity * limit.each)
         return Refusal(
-            bucket, seconds, f"{says} in the last {period}, retry after {until:%Y-%m-%d %H:%M:%S} UTC: see {HELP}"
+            bucket,
+            seconds,
+            f"{says} in the last {period}, retry after {until:%Y-%m-%d %H:%M:%S} UTC: see {HELP}",
         )
 
 
@@ -132,7 +150,9 @@ def listed_rules() -> frozenset[str]:
     """The rules of the public suffix list, of its ICANN and its private part."""
     text = (Path(publicsuffixlist.__file__).parent / "public_suffix_list.dat").read_text("utf-8")
     lines = (line.strip() for line in text.splitlines())
-    return frozenset(line.encode("idna").decode() for line in lines if line and not line.startswith("//"))
+    return frozenset(
+        line.encode("idna").decode() for line in lines if line and not line.startswith("//")
+    )
 
 
 def registered_domain(name: str, more: Set[str] = frozenset()) -> str:

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 ZONE = "lab.test"
 KEY_NAME, KEY_ALGORITHM = "lab", "hmac-sha256"
-DNS_PORTS, CA_PORTS = range(15353, 15453), range(15454, 15554)  # below the ports that outgoing connections get
+DNS_PORTS, CA_PORTS = (
+    range(15353, 15453),
+    range(15454, 15554),
+)  # below the ports that outgoing connections get
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 
 
@@ -51,15 +54,21 @@ class Lab:
     def prepared(cls, folder: Path, state: "State") -> "Lab":
         """Ports and the key, the remembered ones where there are any. Raises LabProblem."""
         if not PYTHON.exists():
-            raise LabProblem("The lab's CA needs an environment of its own: run `make lab` first, or start with LAB=0.")
+            raise LabProblem(
+                "The lab's CA needs an environment of its own: run `make lab` first, or start with LAB=0."
+            )
         if os.environ.get("DNS_RESOLVERS"):
-            raise LabProblem("DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with LAB=0.")
+            raise LabProblem(
+                "DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with LAB=0."
+            )
         folder.mkdir(mode=0o700, exist_ok=True)
         lab = cls(
             folder,
             dns_port=remembered_port(state, "lab_dns_port", in_turn(DNS_PORTS, folder), folder),
             ca_port=remembered_port(state, "lab_ca_port", in_turn(CA_PORTS, folder), folder),
-            secret=state.once("lab_tsig_secret", base64.b64encode(secrets.token_bytes(32)).decode()),
+            secret=state.once(
+                "lab_tsig_secret", base64.b64encode(secrets.token_bytes(32)).decode()
+            ),
             trusted_too=os.environ.get("ACME_CA_BUNDLE", ""),
         )
         state.keep(lab_dns_port=lab.dns_port, lab_ca_port=lab.ca_port)
@@ -79,7 +88,9 @@ class Lab:
         allowed = [env["ALLOW_PRIVATE"]] if env.get("ALLOW_PRIVATE") else []
         bundle = self.folder / "trusted.pem" if self.trusted_too else self.root
         return {
-            "ALLOW_PRIVATE": ",".join([*allowed, f"{HOST}:{self.dns_port}", f"{HOST}:{self.ca_port}"]),
+            "ALLOW_PRIVATE": ",".join(
+                [*allowed, f"{HOST}:{self.dns_port}", f"{HOST}:{self.ca_port}"]
+            ),
             "ACME_CA_BUNDLE": str(bundle),
             "DNS_RESOLVERS": HOST,
             "DNS_PORT": str(self.dns_port),
@@ -93,7 +104,9 @@ class Lab:
 
     def name_server(self, log: Path) -> Child:
         key = self.folder / "tsig.key"
-        write_private(key, f'key "{KEY_NAME}" {{ algorithm {KEY_ALGORITHM}; secret "{self.secret}"; }};\n')
+        write_private(
+            key, f'key "{KEY_NAME}" {{ algorithm {KEY_ALGORITHM}; secret "{self.secret}"; }};\n'
+        )
         listen = f"{HOST}:{self.dns_port}"
         run = ["-m", "lab.nameserver", "--listen", listen, "--zone", ZONE, "--tsig-file", str(key)]
         run += ["--state", str(self.folder / "zones.json")]
@@ -158,7 +171,9 @@ def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
         if ports.take(HOST, port, owner):
             return port
     last = max(candidates)
-    raise LabProblem(f"No port from {min(candidates)} to {last} is free on {HOST}: start with LAB=0.")
+    raise LabProblem(
+        f"No port from {min(candidates)} to {last} is free on {HOST}: start with LAB=0."
+    )
 
 
 def in_turn(candidates: range, folder: Path) -> list[int]:

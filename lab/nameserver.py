@@ -44,7 +44,8 @@ from lab.zones import Zones
 
 PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
 TSIG_FILE = re.compile(
-    r'key\s+"?([^"\s{]+)"?\s*\{\s*algorithm\s+"?([\w-]+)"?\s*;\s*secret\s+"?([\w+/=]+)"?\s*;\s*\}', re.S
+    r'key\s+"?([^"\s{]+)"?\s*\{\s*algorithm\s+"?([\w-]+)"?\s*;\s*secret\s+"?([\w+/=]+)"?\s*;\s*\}',
+    re.S,
 )
 BAD_TSIG = {
     dns.message.UnknownTSIGKey: dns.rcode.BADKEY,
@@ -70,8 +71,12 @@ class Behaviour:
     wrong_id_first: bool = False  # a forged answer goes before the right one
     drops_every: int = 0  # the nth question over UDP
     hides_txt: int = 0  # for so many questions; -1 until told otherwise
-    dead: frozenset[str] = frozenset()  # SERVFAIL at and below these names, as a resolver has it that finds nobody
-    bogus: frozenset[str] = frozenset()  # the same, but for questions with checking disabled: a resolver that validates
+    dead: frozenset[str] = (
+        frozenset()
+    )  # SERVFAIL at and below these names, as a resolver has it that finds nobody
+    bogus: frozenset[str] = (
+        frozenset()
+    )  # the same, but for questions with checking disabled: a resolver that validates
     cached: frozenset[str] = frozenset()  # names that it answers all the same
     without_soa: bool = False  # it answers, and shows none: a small router, or one view of several
     lags: int = 0  # how many serials its SOA records are behind
@@ -81,7 +86,9 @@ class Behaviour:
         if any(query.question[0].name == dns.name.from_text(name) for name in self.cached):
             return self.fails
         places = self.dead if query.flags & dns.flags.CD else self.dead | self.bogus
-        return self.fails or any(query.question[0].name.is_subdomain(dns.name.from_text(place)) for place in places)
+        return self.fails or any(
+            query.question[0].name.is_subdomain(dns.name.from_text(place)) for place in places
+        )
 
 
 @dataclass
@@ -103,16 +110,26 @@ class NameServer:
         given = {origin.rstrip(".") + ".": text for origin, text in self.zones.items()}
         try:
             self._zones = Zones(given | self._kept())
-        except (ValueError, TypeError, AttributeError, dns.exception.DNSException):  # not JSON, or no zones
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            dns.exception.DNSException,
+        ):  # not JSON, or no zones
             assert self.state
             aside = self.state.with_suffix(".damaged")
             self.state.replace(aside)
-            print(f"The zones cannot be read: {aside} has them now, and they begin anew.", file=sys.stderr)
+            print(
+                f"The zones cannot be read: {aside} has them now, and they begin anew.",
+                file=sys.stderr,
+            )
             self._zones = Zones(given)
 
     def _kept(self) -> dict[str, str]:
         """The zones as an earlier run has left them."""
-        return dict(json.loads(self.state.read_text())) if self.state and self.state.exists() else {}
+        return (
+            dict(json.loads(self.state.read_text())) if self.state and self.state.exists() else {}
+        )
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,10 +142,14 @@ class NameServer:
         """Listen everywhere; `port` is known afterwards. Raises OSError where an address is taken."""
         self._servers = self._listen()
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.05,), name="nameserver", daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, args=(0.05,), name="nameserver", daemon=True
+            ).start()
 
     def stop(self) -> None:
-        ends = [threading.Thread(target=server.shutdown) for server in self._servers]  # each waits for its loop
+        ends = [
+            threading.Thread(target=server.shutdown) for server in self._servers
+        ]  # each waits for its loop
         for end in ends:
             end.start()
         for end in ends:
@@ -143,7 +164,9 @@ class NameServer:
 
     def add(self, name: str, rdtype: str, *values: str, ttl: int = 60) -> None:
         """Put records into the zone that holds the name, as an update would."""
-        self._update(name, lambda update: update.add(dns.name.from_text(name), ttl, rdtype, *values))
+        self._update(
+            name, lambda update: update.add(dns.name.from_text(name), ttl, rdtype, *values)
+        )
 
     def remove(self, name: str, rdtype: str, *values: str) -> None:
         self._update(name, lambda update: update.delete(dns.name.from_text(name), rdtype, *values))
@@ -220,7 +243,9 @@ class NameServer:
             message = dns.message.from_wire(wire, keyring=self._keyring or False)
         except tuple(BAD_TSIG) as exc:
             return self._not_signed_well(wire, BAD_TSIG[type(exc)])
-        except Exception:  # dnspython lets some ValueErrors out; a server answers or drops, and lives on
+        except (
+            Exception
+        ):  # dnspython lets some ValueErrors out; a server answers or drops, and lives on
             return _formerr(wire)
         if message.flags & dns.flags.QR:
             return None
@@ -232,10 +257,13 @@ class NameServer:
         if not udp:
             return response.to_wire(max_size=65535)
         return response.to_wire(
-            max_size=min(message.payload, PAYLOAD) if message.edns >= 0 else 512, prefer_truncation=True
+            max_size=min(message.payload, PAYLOAD) if message.edns >= 0 else 512,
+            prefer_truncation=True,
         )
 
-    def _answer_query(self, address: str, query: dns.message.Message, response: dns.message.Message, udp: bool) -> None:
+    def _answer_query(
+        self, address: str, query: dns.message.Message, response: dns.message.Message, udp: bool
+    ) -> None:
         manners = self._behaviours[address]
         if query.opcode() != dns.opcode.QUERY:
             response.set_rcode(dns.rcode.NOTIMP)
@@ -252,10 +280,18 @@ class NameServer:
                 response.flags |= dns.flags.TC
                 response.answer, response.authority, response.additional = [], [], []
 
-    def _fill(self, address: str, query: dns.message.Message, response: dns.message.Message) -> None:
+    def _fill(
+        self, address: str, query: dns.message.Message, response: dns.message.Message
+    ) -> None:
         question, manners = query.question[0], self._behaviours[address]
         with self._lock:
-            self.seen.append((address, question.name.to_text(True).lower(), dns.rdatatype.to_text(question.rdtype)))
+            self.seen.append(
+                (
+                    address,
+                    question.name.to_text(True).lower(),
+                    dns.rdatatype.to_text(question.rdtype),
+                )
+            )
             found = self._zones.find(question.name, question.rdtype)
             if question.rdtype == dns.rdatatype.TXT and manners.hides_txt:
                 manners.hides_txt -= manners.hides_txt > 0
@@ -266,7 +302,11 @@ class NameServer:
         if manners.lags:
             found.answer = [behind(each, manners.lags) for each in found.answer]
         response.set_rcode(found.rcode)
-        response.answer, response.authority, response.additional = found.answer, found.authority, found.additional
+        response.answer, response.authority, response.additional = (
+            found.answer,
+            found.authority,
+            found.additional,
+        )
         if found.authoritative and not manners.without_aa:
             response.flags |= dns.flags.AA
 
@@ -338,7 +378,9 @@ def key_of(text: str) -> dns.tsig.Key:
     found = TSIG_FILE.search(text)
     parts = found.groups() if found else tuple(text.strip().split(":"))
     if len(parts) != 3:
-        raise ValueError('The TSIG key must read `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.')
+        raise ValueError(
+            'The TSIG key must read `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.'
+        )
     name, algorithm, secret = parts
     if dns.name.from_text(algorithm) not in dns.tsig.mac_sizes:
         raise ValueError(f"The TSIG algorithm {algorithm} is not known; hmac-sha256 is.")
@@ -352,11 +394,17 @@ def place_of(text: str) -> tuple[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.nameserver", description="The lab's name server.")
-    parser.add_argument("--listen", action="append", required=True, type=place_of, metavar="ADDRESS:PORT")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.nameserver", description="The lab's name server."
+    )
+    parser.add_argument(
+        "--listen", action="append", required=True, type=place_of, metavar="ADDRESS:PORT"
+    )
     parser.add_argument("--zone", action="append", required=True, metavar="NAME")
     parser.add_argument(
-        "--tsig-file", type=Path, help="the key that may update; LAB_TSIG in the environment without it"
+        "--tsig-file",
+        type=Path,
+        help="the key that may update; LAB_TSIG in the environment without it",
     )
     parser.add_argument("--state", type=Path, help="where the zones are kept over a restart")
     options = parser.parse_args(arguments)
@@ -379,7 +427,9 @@ def _run(server: NameServer) -> int:
     try:
         server.start()
     except OSError as exc:
-        print(f"The name server cannot listen on port {server.port}: {exc.strerror}.", file=sys.stderr)
+        print(
+            f"The name server cannot listen on port {server.port}: {exc.strerror}.", file=sys.stderr
+        )
         return 1
     print(f"Answering for {', '.join(server.zones)} on port {server.port}.", flush=True)
     stopped.wait()

@@ -55,7 +55,9 @@ class RenewalInfos:
         leaf = x509.load_pem_x509_certificate(chain_pem)
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         listed = names.get_values_for_type(x509.DNSName)
-        known = Known(account, frozenset(listed), leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        known = Known(
+            account, frozenset(listed), leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        )
         self.known.setdefault(ari_id(leaf), known)
         self._issued.add(tuple(sorted(listed)))
 
@@ -69,7 +71,9 @@ class RenewalInfos:
             return None
         known = self.known.get(order.replaces)
         if known is None:
-            return Objection(404, "malformed", "could not find an order for the given certificate: not found")
+            return Objection(
+                404, "malformed", "could not find an order for the given certificate: not found"
+            )
         if known.account != order.account:
             what = "requester account did not request the certificate being replaced by this order"
             return Objection(403, "unauthorized", what)
@@ -111,11 +115,15 @@ class RenewalInfos:
 
 def ari_id(leaf: x509.Certificate) -> str:
     """base64url(key identifier of the issuer) "." base64url(serial number as DER has it), RFC 9773, section 4.1."""
-    issuer = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    issuer = leaf.extensions.get_extension_for_class(
+        x509.AuthorityKeyIdentifier
+    ).value.key_identifier
     if issuer is None:
         raise ValueError("the certificate does not say which key signed it")
     serial = leaf.serial_number
-    return ".".join(base64url(part) for part in (issuer, serial.to_bytes(serial.bit_length() // 8 + 1, "big")))
+    return ".".join(
+        base64url(part) for part in (issuer, serial.to_bytes(serial.bit_length() // 8 + 1, "big"))
+    )
 
 
 def base64url(octets: bytes) -> str:

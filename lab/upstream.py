@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 
 IDLE = 20.0  # seconds: what rested longer may be closed at the other side, and a signed request is not sent twice
 TIMEOUT = 120.0
-NOT_PASSED_ON = ("Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length")
+NOT_PASSED_ON = (
+    "Connection",
+    "Keep-Alive",
+    "Te",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Content-Length",
+)
 PROBLEM = "application/problem+json"
 ERROR = "urn:ietf:params:acme:error:"
 
@@ -93,17 +101,23 @@ class Answer:
 
     def with_document(self, document: Mapping[str, Any], **headers: str) -> "Answer":
         """The same with another body."""
-        return replace(self, body=json.dumps(document).encode(), headers={**self.headers, **headers})
+        return replace(
+            self, body=json.dumps(document).encode(), headers={**self.headers, **headers}
+        )
 
 
 def json_answer(document: Mapping[str, Any], **headers: str) -> Answer:
     return Answer(200, {"Content-Type": "application/json"}).with_document(document, **headers)
 
 
-def problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Answer:
+def problem(
+    status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Answer:
     """A problem document of RFC 8555, section 6.7."""
     document = {"type": ERROR + kind, "detail": detail, "status": status}
-    return Answer(status, {"Content-Type": PROBLEM, **(headers or {})}, json.dumps(document).encode())
+    return Answer(
+        status, {"Content-Type": PROBLEM, **(headers or {})}, json.dumps(document).encode()
+    )
 
 
 class Upstream:
@@ -118,7 +132,9 @@ class Upstream:
         """The CA's answer to the request, whose Host stays the client's: URLs and signatures name that."""
         connection = self._connection()
         try:
-            connection.request(request.method, request.path, request.body or None, dict(request.headers))
+            connection.request(
+                request.method, request.path, request.body or None, dict(request.headers)
+            )
             response = connection.getresponse()
             body = response.read()
         except BaseException:

@@ -66,7 +66,10 @@ class Server(ThreadingHTTPServer):
             super().finish_request(request, client_address)
             return
         request.settimeout(IDLE)
-        with contextlib.suppress(OSError), self.context.wrap_socket(request, server_side=True) as tls:
+        with (
+            contextlib.suppress(OSError),
+            self.context.wrap_socket(request, server_side=True) as tls,
+        ):
             super().finish_request(tls, client_address)
 
 

@@ -19,13 +19,18 @@ SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 LONGEST_CHAIN = 10  # CNAMEs followed within the server's zones
 
 
-def apex(addresses: Iterable[str] = ("127.0.0.1",), servers: Iterable[str] = ("ns1",), minimum: int = 5) -> str:
+def apex(
+    addresses: Iterable[str] = ("127.0.0.1",), servers: Iterable[str] = ("ns1",), minimum: int = 5
+) -> str:
     """The first lines of a zone: SOA, NS and, for the apex and each server, these addresses."""
     lines = [f"@ 60 SOA ns1 hostmaster 1 3600 600 86400 {minimum}"]
     for server in servers:
         lines.append(f"@ 60 NS {server}")
         if "." not in server:
-            lines += [f"{server} 60 {'AAAA' if ':' in address else 'A'} {address}" for address in addresses]
+            lines += [
+                f"{server} 60 {'AAAA' if ':' in address else 'A'} {address}"
+                for address in addresses
+            ]
     lines += [f"@ 60 {'AAAA' if ':' in address else 'A'} {address}" for address in addresses]
     return "\n".join(lines) + "\n"
 
@@ -54,7 +59,10 @@ class Zones:
         self._by_origin = {origin_of(zone): zone for zone in loaded}
 
     def texts(self) -> dict[str, str]:
-        return {origin.to_text(): zone.to_text(relativize=False) for origin, zone in self._by_origin.items()}
+        return {
+            origin.to_text(): zone.to_text(relativize=False)
+            for origin, zone in self._by_origin.items()
+        }
 
     def holding(self, name: dns.name.Name) -> dns.zone.Zone | None:
         """The zone with the longest origin at or above the name."""
@@ -190,7 +198,9 @@ def _change(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> None:
     if rrset.deleting == ANY:
         node = zone.get_node(rrset.name)
         for each in list(node.rdatasets) if node else []:
-            if rrset.rdtype in (each.rdtype, dns.rdatatype.ANY) and not (keeps and each.rdtype in (SOA, NS)):
+            if rrset.rdtype in (each.rdtype, dns.rdatatype.ANY) and not (
+                keeps and each.rdtype in (SOA, NS)
+            ):
                 zone.delete_rdataset(rrset.name, each.rdtype, each.covers)
     elif rrset.deleting == NONE:
         found = zone.get_rdataset(rrset.name, rrset.rdtype)

@@ -65,7 +65,9 @@ def confirm(owner: User, code: str) -> NoticeSettings:
         if not refused:
             wanted.confirmed_email, wanted.made_up_email = wanted.unconfirmed, ""
             wanted.forget_code()
-            audit.note(owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email)
+            audit.note(
+                owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email
+            )
         wanted.save()  # the try is counted whatever comes of it
     if refused:
         raise refused
@@ -93,17 +95,25 @@ def note_of(wanted: NoticeSettings) -> str:
     if not address:
         told = f"This server mails {limit} notices a day to each owner; what is more goes into the digest."
         return told if wanted.digest_over > limit else ""
-    meanwhile = f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
+    meanwhile = (
+        f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
+    )
     if not settings.MAIL_IS_SET_UP:
         return f"{address} is not confirmed, since this server sends no mails."
     if not code_ends_at(wanted):
         return f"{address} is not confirmed, and {meanwhile}. POST …/notice-settings/code mails a code to it."
-    return f"A code was mailed to {address}. Until POST …/notice-settings/confirm has it, {meanwhile}."
+    return (
+        f"A code was mailed to {address}. Until POST …/notice-settings/confirm has it, {meanwhile}."
+    )
 
 
 def _locked(owner: User) -> NoticeSettings:
     NoticeSettings.objects.get_or_create(owner=owner)
-    return NoticeSettings.objects.select_related("owner").select_for_update(of=("self",)).get(owner=owner)
+    return (
+        NoticeSettings.objects.select_related("owner")
+        .select_for_update(of=("self",))
+        .get(owner=owner)
+    )
 
 
 def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
@@ -111,7 +121,9 @@ def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
         return Conflict("There is no address to confirm.")
     another = "POST …/notice-settings/code mails another."
     if not code_ends_at(wanted):
-        return Invalid(f"There is no code for {wanted.unconfirmed} that still counts: {another}", field="code")
+        return Invalid(
+            f"There is no code for {wanted.unconfirmed} that still counts: {another}", field="code"
+        )
     if wanted.code_tries >= TRIES:
         return Invalid(f"This code was tried {TRIES} times: {another}", field="code")
     wanted.code_tries += 1
@@ -124,12 +136,16 @@ def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
 
 def _mail_code(wanted: NoticeSettings) -> None:
     now, address = clock.now(), wanted.unconfirmed
-    today = Notice.objects.filter(kind=Notice.Kind.CONFIRM_ADDRESS, raised_at__gt=now - A_DAY).order_by("-raised_at")
+    today = Notice.objects.filter(
+        kind=Notice.Kind.CONFIRM_ADDRESS, raised_at__gt=now - A_DAY
+    ).order_by("-raised_at")
     for counted in (today.filter(owner=wanted.owner), today.filter(data__email__iexact=address)):
         sent = list(counted.values_list("raised_at", flat=True)[:CODES_A_DAY])
         if len(sent) == CODES_A_DAY:
             pause = max(1, int((sent[-1] + A_DAY - now).total_seconds()))
-            what = f"{CODES_A_DAY} codes were mailed within a day; the next may be in {pause} seconds."
+            what = (
+                f"{CODES_A_DAY} codes were mailed within a day; the next may be in {pause} seconds."
+            )
             raise RateLimited(what, retry_after=pause)
     wanted.code_seed, wanted.code_tries = secrets.token_hex(16), 0
     wanted.code_sent_at = raising.raise_code(wanted.owner, address).raised_at

@@ -31,7 +31,16 @@ class NoticeSettingsAdmin(ReadOnlyAdmin):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
-    list_display = ("notice", "channel", "webhook", "owner", "state", "wake_at", "sent_at", "error_what")
+    list_display = (
+        "notice",
+        "channel",
+        "webhook",
+        "owner",
+        "state",
+        "wake_at",
+        "sent_at",
+        "error_what",
+    )
     list_filter = ("channel", ("given_up_at", admin.EmptyFieldListFilter))
     search_fields = ("notice__subject", "owner__email", "webhook__name")
     list_select_related = ("notice", "owner", "webhook")

@@ -61,7 +61,15 @@ class NoticeSettingsSerializer(serializers.ModelSerializer[NoticeSettings]):
 
     class Meta:
         model = NoticeSettings
-        fields = ("email_on", "email", "muted", "digest_over", "email_confirmed", "mails_go_to", "note")
+        fields = (
+            "email_on",
+            "email",
+            "muted",
+            "digest_over",
+            "email_confirmed",
+            "mails_go_to",
+            "note",
+        )
 
     def get_email_confirmed(self, wanted: NoticeSettings) -> bool:
         return not wanted.unconfirmed
@@ -84,7 +92,16 @@ class WebhookSerializer(serializers.ModelSerializer[Webhook]):
 
     class Meta:
         model = Webhook
-        fields = ("id", "name", "url", "kinds", "enabled", "disabled_at", "last_error", "created_at")
+        fields = (
+            "id",
+            "name",
+            "url",
+            "kinds",
+            "enabled",
+            "disabled_at",
+            "last_error",
+            "created_at",
+        )
         read_only_fields = ("last_error",)
 
 
@@ -130,7 +147,9 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
         """Change what is given; what is left out stays as it is. A new `email` gets a code, which `confirm` takes."""
         asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
-        return Response(self.get_serializer(addresses.change(self.owner, asked.validated_data)).data)
+        return Response(
+            self.get_serializer(addresses.change(self.owner, asked.validated_data)).data
+        )
 
     @extend_schema(request=None, responses=NoticeSettingsSerializer)
     def send_code(self, request: Request, **kwargs: Any) -> Response:
@@ -142,7 +161,9 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
         """Notices go to the address from now on."""
         asked = CodeSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        return Response(self.get_serializer(addresses.confirm(self.owner, asked.validated_data["code"])).data)
+        return Response(
+            self.get_serializer(addresses.confirm(self.owner, asked.validated_data["code"])).data
+        )
 
 
 class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
@@ -187,7 +208,9 @@ class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
         webhook = self.get_object()
         asked = self.get_serializer(webhook, data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
-        return Response(self.get_serializer(webhooks.update_webhook(webhook, asked.validated_data)).data)
+        return Response(
+            self.get_serializer(webhooks.update_webhook(webhook, asked.validated_data)).data
+        )
 
     @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)
     def partial_update(self, request: Request, **kwargs: Any) -> Response:

@@ -31,7 +31,9 @@ def deliver(delivery_id: int) -> None:
             _try_again(delivery, trouble)
         except Exception:
             logger.exception("notice.failed", delivery=delivery.pk)
-            _try_again(delivery, Trouble("internal", "An error of this server; its log has the details."))
+            _try_again(
+                delivery, Trouble("internal", "An error of this server; its log has the details.")
+            )
         else:
             if was_sent:
                 _end(delivery, sent_at=clock.now(), error_what="")
@@ -51,7 +53,9 @@ def _send(delivery: Delivery) -> bool:
 
 def _try_again(delivery: Delivery, trouble: Trouble) -> None:
     stumbles = delivery.stumbles + 1
-    logger.warning("notice.not_sent", delivery=delivery.pk, channel=delivery.channel, code=trouble.code)
+    logger.warning(
+        "notice.not_sent", delivery=delivery.pk, channel=delivery.channel, code=trouble.code
+    )
     if trouble.permanent or stumbles > len(RETRIES):
         return _end(delivery, given_up_at=clock.now(), error_what=trouble.what)
     pause = max(RETRIES[stumbles - 1], min(trouble.retry_after or 0, RETRIES[-1]))

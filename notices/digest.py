@@ -11,7 +11,9 @@ from certctrl import clock
 from notices.models import Delivery, Notice, NoticeSettings
 
 A_DAY = timedelta(days=1)
-GATHER = timedelta(hours=1)  # what goes wrong comes in crowds: the first digest waits for the rest of it
+GATHER = timedelta(
+    hours=1
+)  # what goes wrong comes in crowds: the first digest waits for the rest of it
 
 
 def goes_out(mail: Delivery) -> bool:
@@ -63,4 +65,6 @@ def _collecting(owner_id: int, now: datetime) -> Delivery:
         return collecting
     last = digests.order_by("-begun_at").values_list("begun_at", flat=True).first()
     due_at = max(now + GATHER, last + A_DAY) if last else now + GATHER
-    return Delivery.objects.create(owner_id=owner_id, channel=Delivery.Channel.EMAIL, wake_at=due_at)
+    return Delivery.objects.create(
+        owner_id=owner_id, channel=Delivery.Channel.EMAIL, wake_at=due_at
+    )

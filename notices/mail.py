@@ -42,7 +42,13 @@ def send(delivery: Delivery) -> None:
             connection.send_messages([message])
         finally:
             _close(connection)
-    except (smtplib.SMTPException, AnymailError, AnymailConfigurationError, ImportError, OSError) as exc:
+    except (
+        smtplib.SMTPException,
+        AnymailError,
+        AnymailConfigurationError,
+        ImportError,
+        OSError,
+    ) as exc:
         raise _trouble(exc) from None
 
 
@@ -63,7 +69,9 @@ def _address(wanted: NoticeSettings) -> str:
     if not (settings.MAIL_IS_SET_UP and wanted.email_on):
         raise Trouble("mail_off", "Mails are turned off.", permanent=True)
     if not wanted.mails_go_to:
-        what = f"Nobody has confirmed {wanted.unconfirmed}: give an address in your notice settings."
+        what = (
+            f"Nobody has confirmed {wanted.unconfirmed}: give an address in your notice settings."
+        )
         raise Trouble("mail_off", what, permanent=True)
     return wanted.mails_go_to
 
@@ -71,8 +79,16 @@ def _address(wanted: NoticeSettings) -> str:
 def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
     """Fixed words, since whoever gets this mail has not agreed to any."""
     ends_at = addresses.code_ends_at(wanted)
-    if not ends_at or wanted.unconfirmed != notice.data["email"] or wanted.code_sent_at != notice.raised_at:
-        raise Trouble("mail_off", "The code expired, or another address or code came after it.", permanent=True)
+    if (
+        not ends_at
+        or wanted.unconfirmed != notice.data["email"]
+        or wanted.code_sent_at != notice.raised_at
+    ):
+        raise Trouble(
+            "mail_off",
+            "The code expired, or another address or code came after it.",
+            permanent=True,
+        )
     body = (
         f"{wanted.owner.email} wants notices of certctrl, a server for certificates, to come to this address.\n\n"
         f"If that is right, this code confirms it: {addresses.code_of(wanted)}\n\n"
@@ -111,8 +127,12 @@ def _digest(delivery: Delivery) -> tuple[str, str]:
 
 
 def _connection() -> Any:
-    backend = "notices.smtp.EmailBackend" if settings.EMAIL_BACKEND == settings.SMTP_BACKEND else None
-    connection: Any = mail.get_connection(backend, timeout=min(settings.EMAIL_TIMEOUT, clock.time_left()))
+    backend = (
+        "notices.smtp.EmailBackend" if settings.EMAIL_BACKEND == settings.SMTP_BACKEND else None
+    )
+    connection: Any = mail.get_connection(
+        backend, timeout=min(settings.EMAIL_TIMEOUT, clock.time_left())
+    )
     if hasattr(connection, "create_session"):  # anymail's backends for HTTP APIs
         connection.session = outgoing.session()
     return connection
@@ -131,7 +151,9 @@ def _trouble(exc: Exception) -> Trouble:
         what = "The mail service is not set up as its backend wants it."
         return Trouble("mail_failed", f"{what} The operator must check EMAIL_BACKEND and ANYMAIL.")
     if isinstance(exc.__cause__, requests.RequestException):
-        return Trouble("mail_unreachable", f"The mail service could not be reached. {exc.__cause__}")
+        return Trouble(
+            "mail_unreachable", f"The mail service could not be reached. {exc.__cause__}"
+        )
     if isinstance(exc, AnymailError):
         status = getattr(exc, "status_code", None)
         operators = " The operator must check ANYMAIL." if status in (401, 403) else ""

@@ -37,7 +37,9 @@ class Notice(models.Model):
         Kind.ACTION_NEEDED,
     )
     # What an owner may mute, and a webhook may choose.
-    CHOOSABLE: ClassVar[list[tuple[str, str]]] = [each for each in Kind.choices if each[0] != "confirm_address"]
+    CHOOSABLE: ClassVar[list[tuple[str, str]]] = [
+        each for each in Kind.choices if each[0] != "confirm_address"
+    ]
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -48,7 +50,9 @@ class Notice(models.Model):
     raised_at = models.DateTimeField()
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["owner", "dedupe_key"], name="an_event_is_told_once"),)
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "dedupe_key"], name="an_event_is_told_once"),
+        )
         indexes = (models.Index(fields=["owner", "-id"], name="notices_of_owner"),)
 
     def __str__(self) -> str:
@@ -69,7 +73,9 @@ class Webhook(models.Model):
         editable=False,
         help_text="its path or query may be a key",
     )
-    secret = models.ForeignKey(Envelope, models.PROTECT, null=True, related_name="+", editable=False)
+    secret = models.ForeignKey(
+        Envelope, models.PROTECT, null=True, related_name="+", editable=False
+    )
     kinds = models.JSONField(default=list, blank=True, help_text="of notices; empty: all")
     disabled_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -93,13 +99,23 @@ class Webhook(models.Model):
 class NoticeSettings(models.Model):
     """How an owner wants to be told. Whoever has no row has the defaults."""
 
-    owner = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notice_settings")
+    owner = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="notice_settings"
+    )
     email_on = models.BooleanField(default=True)
     email = models.EmailField(blank=True, help_text="empty: the owner's")
-    muted = models.JSONField(default=list, blank=True, help_text="kinds of notices that are kept and not sent")
-    digest_over = models.PositiveIntegerField(default=20, help_text="mails in a day; what is more is told in a digest")
-    confirmed_email = models.EmailField(blank=True, help_text="the latest address whose code came back")
-    made_up_email = models.EmailField(blank=True, help_text="an owner's address that nobody vouched for")
+    muted = models.JSONField(
+        default=list, blank=True, help_text="kinds of notices that are kept and not sent"
+    )
+    digest_over = models.PositiveIntegerField(
+        default=20, help_text="mails in a day; what is more is told in a digest"
+    )
+    confirmed_email = models.EmailField(
+        blank=True, help_text="the latest address whose code came back"
+    )
+    made_up_email = models.EmailField(
+        blank=True, help_text="an owner's address that nobody vouched for"
+    )
     code_seed = models.CharField(max_length=32, blank=True, editable=False)
     code_sent_at = models.DateTimeField(null=True, blank=True)
     code_tries = models.PositiveSmallIntegerField(default=0)
@@ -150,15 +166,29 @@ class Delivery(Turns):
         HELD = "held"  # for a digest
         GIVEN_UP = "given_up"
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False, help_text="the same at each try")
+    uuid = models.UUIDField(
+        default=uuid.uuid4, unique=True, editable=False, help_text="the same at each try"
+    )
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="deliveries")
     notice = models.ForeignKey(
-        Notice, models.CASCADE, null=True, blank=True, related_name="deliveries", help_text="empty: a digest"
+        Notice,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="deliveries",
+        help_text="empty: a digest",
     )
     channel = models.CharField(max_length=8, choices=Channel)
-    webhook = models.ForeignKey(Webhook, models.PROTECT, null=True, blank=True, related_name="deliveries")
+    webhook = models.ForeignKey(
+        Webhook, models.PROTECT, null=True, blank=True, related_name="deliveries"
+    )
     digest = models.ForeignKey(
-        "self", models.PROTECT, null=True, blank=True, related_name="held", help_text="that tells it"
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="held",
+        help_text="that tells it",
     )
     begun_at = models.DateTimeField(
         null=True, blank=True, help_text="a mail counts from then on, a digest collects no more"
@@ -174,18 +204,29 @@ class Delivery(Turns):
         verbose_name_plural = "deliveries"
         indexes: ClassVar = (
             *Turns.Meta.indexes,
-            models.Index(fields=["owner", "begun_at"], condition=Q(begun_at__isnull=False), name="mails_of_owner"),
+            models.Index(
+                fields=["owner", "begun_at"],
+                condition=Q(begun_at__isnull=False),
+                name="mails_of_owner",
+            ),
         )
         constraints: ClassVar = (
             models.UniqueConstraint(
-                fields=["notice"], condition=Q(channel="email", notice__isnull=False), name="one_mail_per_notice"
+                fields=["notice"],
+                condition=Q(channel="email", notice__isnull=False),
+                name="one_mail_per_notice",
             ),
-            models.UniqueConstraint(fields=["notice", "webhook"], name="one_post_per_notice_and_webhook"),
             models.UniqueConstraint(
-                fields=["owner"], condition=Q(notice=None, begun_at=None), name="one_collecting_digest_per_owner"
+                fields=["notice", "webhook"], name="one_post_per_notice_and_webhook"
+            ),
+            models.UniqueConstraint(
+                fields=["owner"],
+                condition=Q(notice=None, begun_at=None),
+                name="one_collecting_digest_per_owner",
             ),
             models.CheckConstraint(
-                condition=Q(channel="email", webhook=None) | Q(channel="webhook", webhook__isnull=False),
+                condition=Q(channel="email", webhook=None)
+                | Q(channel="webhook", webhook__isnull=False),
                 name="a_post_goes_to_a_webhook",
             ),
             models.CheckConstraint(

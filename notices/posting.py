@@ -37,7 +37,10 @@ def post(delivery: Delivery) -> None:
     try:
         with outgoing.named_by_tenant(not delivery.owner.is_staff):
             response = outgoing.session().post(
-                webhook.url, data=body, headers=signed(delivery, webhook, body), allow_redirects=False
+                webhook.url,
+                data=body,
+                headers=signed(delivery, webhook, body),
+                allow_redirects=False,
             )
     except requests.RequestException as exc:
         raise _noted(webhook, Trouble("webhook_unreachable", str(exc))) from None
@@ -53,7 +56,11 @@ def payload(delivery: Delivery) -> bytes:
     notice = delivery.notice
     assert notice
     data = {"notice_id": notice.pk, "subject": notice.subject, "text": notice.body} | notice.data
-    told = {"type": TYPES[Kind(notice.kind)], "timestamp": moments.for_programs(notice.raised_at), "data": data}
+    told = {
+        "type": TYPES[Kind(notice.kind)],
+        "timestamp": moments.for_programs(notice.raised_at),
+        "data": data,
+    }
     return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
 
 

@@ -15,7 +15,12 @@ Kind = Notice.Kind
 
 
 def raise_once(
-    owner: User, kind: str, dedupe_key: str, subject: str, body: str, data: Mapping[str, Any] | None = None
+    owner: User,
+    kind: str,
+    dedupe_key: str,
+    subject: str,
+    body: str,
+    data: Mapping[str, Any] | None = None,
 ) -> bool:
     """Tell the owner of an event, once for each `dedupe_key`; False when it was told before.
 
@@ -44,7 +49,9 @@ def raise_code(owner: User, email: str) -> Notice:
 
 
 @transaction.atomic
-def _raise(owner: User, kind: str, key: str, subject: str, body: str, data: Mapping[str, Any] | None) -> Notice | None:
+def _raise(
+    owner: User, kind: str, key: str, subject: str, body: str, data: Mapping[str, Any] | None
+) -> Notice | None:
     told = {"kind": kind, "subject": one_line(subject), "body": body, "data": dict(data or {})}
     # Two at once: the second waits here for the first one's commit, and finds its row.
     notice, is_new = Notice.objects.get_or_create(
@@ -69,7 +76,11 @@ def _deliveries(notice: Notice) -> list[Delivery]:
     common = {"owner_id": notice.owner_id, "notice": notice, "wake_at": notice.raised_at}
     if notice.kind == Kind.CONFIRM_ADDRESS:
         return [Delivery(channel=Delivery.Channel.EMAIL, **common)]
-    mails = [Delivery(channel=Delivery.Channel.EMAIL, **common)] if settings.MAIL_IS_SET_UP and wanted.email_on else []
+    mails = (
+        [Delivery(channel=Delivery.Channel.EMAIL, **common)]
+        if settings.MAIL_IS_SET_UP and wanted.email_on
+        else []
+    )
     posts = [
         Delivery(channel=Delivery.Channel.WEBHOOK, webhook=webhook, **common)
         for webhook in active_webhooks(notice.owner_id)

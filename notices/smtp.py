@@ -25,7 +25,9 @@ OF_LOGIN = re.compile(
     r"|relay(?:ing)?\b.*\b(?:denied|prohibited)|not permitted to relay|unable to relay|access not permitted",
     re.I,
 )
-OF_SENDER = re.compile(r"\b5\.1\.[78]\b|\bsender\b|\breturn.path\b|\bfrom\b address|\bSPF\b|\bDMARC\b", re.I)
+OF_SENDER = re.compile(
+    r"\b5\.1\.[78]\b|\bsender\b|\breturn.path\b|\bfrom\b address|\bSPF\b|\bDMARC\b", re.I
+)
 
 
 class EmailBackend(smtp.EmailBackend):
@@ -79,18 +81,27 @@ def trouble_of(exc: Exception) -> Trouble:
     """Whose fault a failure is, in a sentence. The answer to a log-in is left out, since it may repeat the password."""
     if isinstance(exc, smtplib.SMTPRecipientsRefused):
         code, words = next(iter(exc.recipients.values()))
-        return _earlier(code, words) or _said("mail_address_refused", "refused the address", code, words)
+        return _earlier(code, words) or _said(
+            "mail_address_refused", "refused the address", code, words
+        )
     if isinstance(exc, smtplib.SMTPAuthenticationError):
-        return Trouble("mail_login_refused", f"The mail server refused to log us in ({exc.smtp_code}). {LOG_IN}")
+        return Trouble(
+            "mail_login_refused",
+            f"The mail server refused to log us in ({exc.smtp_code}). {LOG_IN}",
+        )
     if isinstance(exc, smtplib.SMTPHeloError):
         return _greeting_refused(exc.smtp_code, exc.smtp_error)
     if isinstance(exc, smtplib.SMTPSenderRefused):
-        return _earlier(exc.smtp_code, exc.smtp_error) or _sender_refused(exc.smtp_code, exc.smtp_error)
+        return _earlier(exc.smtp_code, exc.smtp_error) or _sender_refused(
+            exc.smtp_code, exc.smtp_error
+        )
     if isinstance(exc, smtplib.SMTPConnectError):
         return _said("mail_unreachable", "refused the connection", exc.smtp_code, exc.smtp_error)
     if isinstance(exc, smtplib.SMTPResponseException):
         blamed = _earlier(exc.smtp_code, exc.smtp_error)
-        return blamed or Trouble("mail_failed", f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}")
+        return blamed or Trouble(
+            "mail_failed", f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}"
+        )
     if isinstance(exc, smtplib.SMTPNotSupportedError):
         return _not_offered(str(exc))
     return _of_the_connection(exc)
@@ -105,7 +116,9 @@ def _earlier(code: int, words: bytes | str) -> Trouble | None:
     if OF_TLS.search(told):
         return Trouble("mail_tls", f"The mail server wants TLS ({code}): {text} {START_TLS}")
     if code in (530, 535) or OF_LOGIN.search(told):
-        return Trouble("mail_login_refused", f"The mail server wants a log-in ({code}): {text} {LOG_IN}")
+        return Trouble(
+            "mail_login_refused", f"The mail server wants a log-in ({code}): {text} {LOG_IN}"
+        )
     return _sender_refused(code, words) if OF_SENDER.search(told) else None
 
 
@@ -126,7 +139,10 @@ def _not_offered(words: str) -> Trouble:
     if "STARTTLS" in words:
         return Trouble("mail_tls", f"The mail server offers no STARTTLS. {START_TLS}")
     if "AUTH" in words:
-        return Trouble("mail_login_refused", f"The mail server offers no log-in as it is called. {START_TLS} {LOG_IN}")
+        return Trouble(
+            "mail_login_refused",
+            f"The mail server offers no log-in as it is called. {START_TLS} {LOG_IN}",
+        )
     return Trouble("mail_failed", "The mail server does not take addresses beyond ASCII.")
 
 
@@ -136,14 +152,24 @@ def _of_the_connection(exc: Exception) -> Trouble:
         return Trouble("mail_unreachable", "The mail server hung up, or did not answer in time.")
     if isinstance(exc, ssl.SSLCertVerificationError):
         what = f"The mail server's certificate was refused: {_words(exc.verify_message)}."
-        return Trouble("mail_tls", f"{what} The operator must check EMAIL_HOST, or the CAs of this machine.")
+        return Trouble(
+            "mail_tls", f"{what} The operator must check EMAIL_HOST, or the CAs of this machine."
+        )
     if isinstance(exc, ssl.SSLError):
-        return Trouble("mail_tls", f"TLS with the mail server failed ({exc.reason or 'no reason'}). {START_TLS}")
+        return Trouble(
+            "mail_tls",
+            f"TLS with the mail server failed ({exc.reason or 'no reason'}). {START_TLS}",
+        )
     if isinstance(exc, socket.gaierror):
         return Trouble("mail_unreachable", f"The name of the mail server is not known. {where}")
     if isinstance(exc, smtplib.SMTPException):
-        return Trouble("mail_login_refused", f"The mail server offers no way to log in that is known here. {LOG_IN}")
-    return Trouble("mail_unreachable", f"The mail server could not be reached ({type(exc).__name__}). {where}")
+        return Trouble(
+            "mail_login_refused",
+            f"The mail server offers no way to log in that is known here. {LOG_IN}",
+        )
+    return Trouble(
+        "mail_unreachable", f"The mail server could not be reached ({type(exc).__name__}). {where}"
+    )
 
 
 def _said(code: str, what: str, status: int, words: bytes | str) -> Trouble:

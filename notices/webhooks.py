@@ -75,7 +75,9 @@ def retire_webhook(webhook: Webhook) -> None:
     deliveries."""
     with transaction.atomic():
         row = _locked(webhook)
-        Webhook.objects.filter(pk=webhook.pk).update(retired_at=clock.now(), secret=None, address=None)
+        Webhook.objects.filter(pk=webhook.pk).update(
+            retired_at=clock.now(), secret=None, address=None
+        )
         Envelope.objects.filter(pk__in=[row.secret_id, row.address_id]).delete()
         _audit(webhook, "deleted")
 
@@ -83,7 +85,9 @@ def retire_webhook(webhook: Webhook) -> None:
 def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
     """Without its address, whose path or query may hold a token."""
     what = f"webhook:{webhook.pk}"
-    audit.note(webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts)
+    audit.note(
+        webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts
+    )
 
 
 def _locked(webhook: Webhook) -> Webhook:
@@ -130,4 +134,7 @@ def _refuse_named(url: str, setting: str) -> None:
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):
-        raise Invalid(f"{host} is not a public address, and the setting {setting} does not name it.", field="url")
+        raise Invalid(
+            f"{host} is not a public address, and the setting {setting} does not name it.",
+            field="url",
+        )

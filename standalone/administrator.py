@@ -47,7 +47,9 @@ def first_user(state: State, email: str, given: str) -> Administrator:
     is_made_up, email = not email, email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
-    state.keep(**{PENDING: not given})  # first: a password that was set and never shown is replaced at the next start
+    state.keep(
+        **{PENDING: not given}
+    )  # first: a password that was set and never shown is replaced at the next start
     user = get_user_model().objects.create_superuser(email=email, password=password)
     if is_made_up:  # nobody reads what is mailed there
         NoticeSettings.objects.create(owner=user, made_up_email=email)
@@ -74,12 +76,18 @@ def refuse_unusable(email: str, password: str) -> None:
         if password:
             validate_password(password)
     except ValidationError as exc:
-        raise CommandError(f"ADMIN_EMAIL or ADMIN_PASSWORD cannot be used: {' '.join(exc.messages)}") from None
+        raise CommandError(
+            f"ADMIN_EMAIL or ADMIN_PASSWORD cannot be used: {' '.join(exc.messages)}"
+        ) from None
 
 
 def generated_password() -> str:
     """Twenty letters and digits in groups of five: about 119 bits."""
     while True:
         text = "".join(secrets.choice(ALPHABET) for _ in range(20))
-        if any(c.islower() for c in text) and any(c.isupper() for c in text) and any(c.isdigit() for c in text):
+        if (
+            any(c.islower() for c in text)
+            and any(c.isupper() for c in text)
+            and any(c.isdigit() for c in text)
+        ):
             return "-".join(text[i : i + 5] for i in range(0, 20, 5))

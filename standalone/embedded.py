@@ -52,7 +52,11 @@ class Embedded:
 
     def manage(self, command: str) -> str:
         """How a person calls one of our commands."""
-        where = "" if self.folder == BASE_DIR / ".data" else f"DATA_DIR={shlex.quote(str(self.folder))} "
+        where = (
+            ""
+            if self.folder == BASE_DIR / ".data"
+            else f"DATA_DIR={shlex.quote(str(self.folder))} "
+        )
         return f"{where}{shlex.quote(os.path.relpath(sys.executable))} manage.py {command}"
 
     @property
@@ -71,8 +75,12 @@ class Embedded:
         path = self.folder / MASTER_KEY_FILE
         if os.environ.get("MASTER_KEYS_PATH") != str(path):
             return
-        if not path.exists() and (self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)):
-            raise Refused(f"{path} is gone. Put it back: without it the secrets in the database cannot be opened.")
+        if not path.exists() and (
+            self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)
+        ):
+            raise Refused(
+                f"{path} is gone. Put it back: without it the secrets in the database cannot be opened."
+            )
         if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
             raise Refused(
                 f"{path} is empty. Put it back from a backup: without the key that it held, the secrets in the "
@@ -94,12 +102,22 @@ class Embedded:
         from django.conf import settings
 
         python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
-        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.LOG_LEVEL]
+        quiet = [
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel",
+            settings.LOG_LEVEL,
+        ]
         pool = ["--pool", settings.WORKER_POOL, "--concurrency", str(settings.WORKER_CONCURRENCY)]
         web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
         return [
             self._child("web", [python, "-m", *web], 8),
-            self._child("clock", [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet], 5),
+            self._child(
+                "clock",
+                [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet],
+                5,
+            ),
             self._child(
                 "worker",
                 [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet],
@@ -110,9 +128,20 @@ class Embedded:
         ]
 
     def _child(
-        self, name: str, command: list[str], patience: float, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: list[str],
+        patience: float,
+        environment: Mapping[str, str] | None = None,
     ) -> Child:
-        return Child(name, command, environment=environment, log=self.log(name), patience=patience, folder=BASE_DIR)
+        return Child(
+            name,
+            command,
+            environment=environment,
+            log=self.log(name),
+            patience=patience,
+            folder=BASE_DIR,
+        )
 
 
 _prepared: Embedded | None = None
@@ -144,7 +173,9 @@ def prepare() -> Embedded:
     if redis:
         os.environ["REDIS_URL"] = redis.url
     lab = own_lab(folder, state)
-    state.keep(environment={name: value for name, value in os.environ.items() if before.get(name) != value})
+    state.keep(
+        environment={name: value for name, value in os.environ.items() if before.get(name) != value}
+    )
     _prepared = Embedded(folder, state, listen, taken, redis, lab, lock)
     return _prepared
 
@@ -180,7 +211,9 @@ def make_folder(folder: Path) -> None:
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as exc:
-        raise Refused(f"The data folder {folder} cannot be used ({exc.strerror}): choose another, DATA_DIR.") from None
+        raise Refused(
+            f"The data folder {folder} cannot be used ({exc.strerror}): choose another, DATA_DIR."
+        ) from None
 
 
 def take_lock(folder: Path) -> int:
@@ -236,7 +269,9 @@ def taken(listen: str, port: int, why: str) -> Refused:
 def refuse_emptied(path: Path, state: State) -> None:
     """SQLite takes an empty file for a new database, and everything would be gone without a word."""
     if state.get("database_made") and path.exists() and not path.stat().st_size:
-        raise Refused(f"The database {path} is empty. Put a backup of it back, or delete it to begin with a new one.")
+        raise Refused(
+            f"The database {path} is empty. Put a backup of it back, or delete it to begin with a new one."
+        )
 
 
 def holds_secrets(path: Path) -> bool:
@@ -245,7 +280,9 @@ def holds_secrets(path: Path) -> bool:
         return False
     with contextlib.closing(sqlite3.connect(path)) as database:
         try:
-            return database.execute("SELECT 1 FROM keystore_envelope LIMIT 1").fetchone() is not None
+            return (
+                database.execute("SELECT 1 FROM keystore_envelope LIMIT 1").fetchone() is not None
+            )
         except sqlite3.DatabaseError:  # no such table yet, or damaged, which `up` says next
             return False
 
@@ -261,7 +298,9 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
 def own_redis(folder: Path, state: State) -> RedisServer:
     """A Redis of our own, on a Unix socket. Raises Refused when this machine has none."""
     if given(os.environ, "REDIS_PASSWORD"):
-        raise Refused("REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own.")
+        raise Refused(
+            "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own."
+        )
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
         raise Refused(

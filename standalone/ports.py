@@ -9,7 +9,9 @@ TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 _held: dict[tuple[str, int], tuple[object, socket.socket]] = {}
 
 
-def take(host: str, port: int, owner: object, kinds: Iterable[socket.SocketKind] = (TCP, UDP)) -> bool:
+def take(
+    host: str, port: int, owner: object, kinds: Iterable[socket.SocketKind] = (TCP, UDP)
+) -> bool:
     """Hold a port for this owner until the process ends; False where somebody listens there or another holds it."""
     try:
         for kind in kinds:

@@ -59,7 +59,9 @@ class RedisServer:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
         text = CONFIG.format(socket=self.socket, password=self.password, folder=folder)
-        with os.fdopen(os.open(self.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(self.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+        ) as file:
             file.write(text)
         return Child("redis", [self.binary, str(self.config)], log=log, patience=5)
 
@@ -76,7 +78,9 @@ class RedisServer:
     def answers(self) -> bool:
         """Is it there, with its data loaded?"""
         once = Retry(NoBackoff(), 0)  # the client's own retries take ten seconds
-        client = redis.Redis(unix_socket_path=str(self.socket), password=self.password, socket_timeout=1, retry=once)
+        client = redis.Redis(
+            unix_socket_path=str(self.socket), password=self.password, socket_timeout=1, retry=once
+        )
         try:
             return bool(client.ping())
         except redis.RedisError:
@@ -100,13 +104,22 @@ def socket_path(folder: Path) -> Path:
     if PLAIN_PATH.fullmatch(str(path)):
         return path
     mark = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    return private_folder(Path(tempfile.gettempdir()) / f"certctrl-{os.getuid()}-{mark}") / "redis.sock"
+    return (
+        private_folder(Path(tempfile.gettempdir()) / f"certctrl-{os.getuid()}-{mark}")
+        / "redis.sock"
+    )
 
 
 def private_folder(path: Path) -> Path:
     """Make it, or make sure that it is ours alone: others may write where temporary folders are."""
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise SystemExit(f"{path} belongs to somebody else or is open to others: remove it, or set REDIS_URL.")
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != os.getuid()
+        or stat.S_IMODE(status.st_mode) & 0o077
+    ):
+        raise SystemExit(
+            f"{path} belongs to somebody else or is open to others: remove it, or set REDIS_URL."
+        )
     return path

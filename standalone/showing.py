@@ -31,7 +31,9 @@ def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], No
     ]
 
 
-def have(server: "Embedded", lab: "Lab", admin: "Administrator", wait: Callable[[float], None]) -> str:
+def have(
+    server: "Embedded", lab: "Lab", admin: "Administrator", wait: Callable[[float], None]
+) -> str:
     """Raises DemoProblem."""
     if "demo" in server.state and not admin.is_new:
         return "issued at an earlier start"

@@ -74,7 +74,9 @@ def client_of() -> Callable[..., JSONClient]:
 @pytest.fixture
 def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient]:
     """`key_client(user, "certificates:*[read]")`: a script with a key of this user."""
-    return lambda owner, *scopes, **fields: client_of(token=factories.api_key(owner, *scopes, **fields))
+    return lambda owner, *scopes, **fields: client_of(
+        token=factories.api_key(owner, *scopes, **fields)
+    )
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ class UserFactory(factory.django.DjangoModelFactory):
     name = factory.LazyAttribute(lambda user: user.email.partition("@")[0])
 
     @classmethod
-    def _create(cls, model_class: type[User], *args: Any, password: str = PASSWORD, **kwargs: Any) -> User:
+    def _create(
+        cls, model_class: type[User], *args: Any, password: str = PASSWORD, **kwargs: Any
+    ) -> User:
         return model_class.objects.create_user(*args, password=password, **kwargs)
 
 
@@ -30,7 +32,11 @@ def api_key(owner: User, *scopes: str, **fields: Any) -> str:
     """A key's token. A scope reads `certificates:*[read]` or `certificates:12[read,issue]`."""
     token = ApiKey.MARK + secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
-    defaults = {"name": "script", "prefix": token[:11], "expires_at": clock.now() + timedelta(days=1)}
+    defaults = {
+        "name": "script",
+        "prefix": token[:11],
+        "expires_at": clock.now() + timedelta(days=1),
+    }
     permissions = [permission(scope) for scope in scopes]
     ApiKey.objects.create(owner=owner, digest=digest, permissions=permissions, **defaults | fields)
     return token

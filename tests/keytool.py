@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 needs_keytool = pytest.mark.skipif(
-    not shutil.which("keytool"), reason="needs Java's keytool (apt-get install default-jre-headless)"
+    not shutil.which("keytool"),
+    reason="needs Java's keytool (apt-get install default-jre-headless)",
 )
 
 
@@ -16,9 +17,23 @@ def listed(bundle: bytes, password: str, folder: Path) -> str:
     """What `keytool -list -v` says of the file. AssertionError with its words when it cannot read it."""
     path = folder / "bundle.pfx"
     path.write_bytes(bundle)
-    command = ["keytool", "-list", "-v", "-storetype", "PKCS12", "-keystore", str(path), "-storepass:env", "PASSWORD"]
+    command = [
+        "keytool",
+        "-list",
+        "-v",
+        "-storetype",
+        "PKCS12",
+        "-keystore",
+        str(path),
+        "-storepass:env",
+        "PASSWORD",
+    ]
     said = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"PASSWORD": password, "LC_ALL": "C"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PASSWORD": password, "LC_ALL": "C"},
     )
     assert said.returncode == 0, said.stdout + said.stderr
     return said.stdout

@@ -7,7 +7,15 @@ in `authorities.acme.problems`, and nothing here polls: the library's `poll_*` a
 from authorities.acme.client import AcmeCA, ExternalAccount
 from authorities.acme.keys import hmac_key_of, new_account_key, thumbprint
 from authorities.acme.network import Connection, connection_to
-from authorities.acme.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of, words_of
+from authorities.acme.problems import (
+    Answer,
+    absolute,
+    is_bad_nonce,
+    json_of,
+    refusal_of,
+    trouble_of,
+    words_of,
+)
 from authorities.base import Reach
 
 __all__ = [

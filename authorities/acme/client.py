@@ -17,7 +17,14 @@ from authorities import chains, errors
 from authorities.acme.keys import hmac_key_of, jwk_of, thumbprint_of
 from authorities.acme.network import UNREADABLE, Network, connection_to, directory_of
 from authorities.acme.problems import absolute, challenge_problem, json_of, problem_of
-from authorities.base import AccountResource, AuthorizationResource, NotYet, OrderResource, Reach, RenewalInfoResource
+from authorities.base import (
+    AccountResource,
+    AuthorizationResource,
+    NotYet,
+    OrderResource,
+    Reach,
+    RenewalInfoResource,
+)
 from authorities.errors import Refused, Unexplained
 from certctrl import outgoing
 from certctrl.turns import Trouble, Wait
@@ -79,30 +86,48 @@ class AcmeCA:
     def caa_identities(self) -> tuple[str, ...]:
         meta = directory_of(self.network).to_partial_json().get("meta")
         listed = meta.get("caaIdentities") if isinstance(meta, dict) else None
-        return tuple(each.lower() for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
+        return (
+            tuple(each.lower() for each in listed if isinstance(each, str))
+            if isinstance(listed, list)
+            else ()
+        )
 
     def register(self) -> AccountResource:
         """newAccount (RFC 8555, 7.3), agreeing to the CA's terms, which the account's owner has done before."""
         network = self.network
         message = messages.NewRegistration.from_data(
-            email=self.email or None, terms_of_service_agreed=True, external_account_binding=self._binding()
+            email=self.email or None,
+            terms_of_service_agreed=True,
+            external_account_binding=self._binding(),
         )
         response = network.ask(directory_of(network)["newAccount"], message, "the account")
         self.url = self._location(response)
-        return AccountResource(url=self.url, status=str(json_of(response, network.label).get("status") or "valid"))
+        return AccountResource(
+            url=self.url, status=str(json_of(response, network.label).get("status") or "valid")
+        )
 
     def profiles(self) -> Mapping[str, str]:
         """`profiles` in the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
         meta = directory_of(self.network).to_partial_json().get("meta")
         listed = meta.get("profiles") if isinstance(meta, dict) else None
-        return {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
+        return (
+            {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
+        )
 
-    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+    def new_order(
+        self, names: Sequence[str], *, profile: str = "", replaces: str = ""
+    ) -> OrderResource:
         """newOrder (7.4) for A-labels, wildcards as `*.name`."""
         network = self.network
-        identifiers = [messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names]
-        what = f"the order for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        message = NewOrder(identifiers=identifiers, profile=profile or None, replaces=replaces or None)
+        identifiers = [
+            messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names
+        ]
+        what = f"the order for {names[0]}" + (
+            f" and {len(names) - 1} more" if len(names) > 1 else ""
+        )
+        message = NewOrder(
+            identifiers=identifiers, profile=profile or None, replaces=replaces or None
+        )
         response = self._ask(directory_of(network)["newOrder"], message, what)
         return self._order_of(self._location(response), response)
 
@@ -120,7 +145,9 @@ class AcmeCA:
         """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
         there are CAs, and the order tells what became of it; only refusals that are about the account count."""
         try:
-            self._ask(challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True)
+            self._ask(
+                challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True
+            )
         except (NotYet, Unexplained) as refused:
             return refused.what
         except Refused as refused:
@@ -135,7 +162,9 @@ class AcmeCA:
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         """Send the CSR (7.4). Raises Wait for orderNotReady."""
         request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
-        return self._order_of(order.url, self._ask(order.finalize_url, request, "the certificate request", named=True))
+        return self._order_of(
+            order.url, self._ask(order.finalize_url, request, "the certificate request", named=True)
+        )
 
     def download(
         self,
@@ -154,7 +183,10 @@ class AcmeCA:
         response = self._ask(url, None, "the certificate", accept=PEM_CHAIN, named=True)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
-            raise Trouble(errors.ERROR, f"{self.network.label} answered {kind} instead of a certificate chain.")
+            raise Trouble(
+                errors.ERROR,
+                f"{self.network.label} answered {kind} instead of a certificate chain.",
+            )
         return response.text, response.headers.get("Link", "")
 
     def _alternate(self, url: str) -> str:
@@ -175,7 +207,11 @@ class AcmeCA:
                 "ca_no_revocation", f"{network.label} does not revoke certificates.", permanent=True
             ) from None
         try:
-            self._ask(url, messages.Revocation(certificate=leaf, reason=reason), "to revoke the certificate")
+            self._ask(
+                url,
+                messages.Revocation(certificate=leaf, reason=reason),
+                "to revoke the certificate",
+            )
         except Refused as refused:
             if refused.code != "ca_already_revoked":
                 raise
@@ -195,16 +231,29 @@ class AcmeCA:
     # --- how they are made ---
 
     def _ask(
-        self, url: str, message: Any, what: str, accept: str = "application/json", *, named: bool = False
+        self,
+        url: str,
+        message: Any,
+        what: str,
+        accept: str = "application/json",
+        *,
+        named: bool = False,
     ) -> requests.Response:
         if not self.url:
-            raise Trouble(errors.UNKNOWN_ACCOUNT, f"The account is not registered at {self.directory_url} yet.")
+            raise Trouble(
+                errors.UNKNOWN_ACCOUNT,
+                f"The account is not registered at {self.directory_url} yet.",
+            )
         return self.network.ask(url, message, what, kid=self.url, accept=accept, named=named)
 
     def _location(self, response: requests.Response) -> str:
         location = response.headers.get("Location", "").strip()
-        if not location or not absolute(str(response.url), location).startswith(("https://", "http://")):
-            raise Trouble(errors.ERROR, f"{self.network.label} does not say where the new resource is.")
+        if not location or not absolute(str(response.url), location).startswith(
+            ("https://", "http://")
+        ):
+            raise Trouble(
+                errors.ERROR, f"{self.network.label} does not say where the new resource is."
+            )
         return self._url(location, response)
 
     def _url(self, found: Any, response: requests.Response) -> str:
@@ -238,7 +287,9 @@ class AcmeCA:
             return OrderResource(
                 url=url,
                 status=order.status.name,
-                authorizations=tuple(self._url(each, response) for each in _texts(order.authorizations)),
+                authorizations=tuple(
+                    self._url(each, response) for each in _texts(order.authorizations)
+                ),
                 finalize_url=self._url(order.finalize, response) if order.finalize else "",
                 certificate_url=self._url(order.certificate, response) if order.certificate else "",
                 expires_at=_aware(order.expires),
@@ -260,7 +311,9 @@ class AcmeCA:
         offered = [each for each in listed if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
         if status == "pending" and not listed:
-            asked = f"{self.network.label} shows the authorization for {name} without its challenges"
+            asked = (
+                f"{self.network.label} shows the authorization for {name} without its challenges"
+            )
             raise NotYet(errors.ERROR, f"{asked}.", asked)
         own = {"challenges": [dns01]} if status == "pending" else document
         return AuthorizationResource(
@@ -281,11 +334,16 @@ class AcmeCA:
 
     def _unreadable(self, what: str, exc: Exception) -> Trouble:
         kind = type(exc).__name__
-        return Trouble(errors.ERROR, f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).")
+        return Trouble(
+            errors.ERROR,
+            f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).",
+        )
 
 
 def _texts(found: Any) -> tuple[str, ...]:
-    if isinstance(found, str) or not all(isinstance(each, str) and each and each.isprintable() for each in found or ()):
+    if isinstance(found, str) or not all(
+        isinstance(each, str) and each and each.isprintable() for each in found or ()
+    ):
         raise ValueError("not a list of texts")
     return tuple(found or ())
 

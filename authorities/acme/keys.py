@@ -40,7 +40,11 @@ def thumbprint_of(jwk: JWKEC) -> str:
 
 def jwk_of(key: bytes) -> JWKEC:
     """An account key, PKCS#8 DER or PEM, as the library signs with it."""
-    load = serialization.load_pem_private_key if key.startswith(b"-----") else serialization.load_der_private_key
+    load = (
+        serialization.load_pem_private_key
+        if key.startswith(b"-----")
+        else serialization.load_der_private_key
+    )
     private = load(key, None)
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ValueError("account keys are ECDSA")

@@ -15,7 +15,14 @@ from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
 from authorities import errors, exchanges
-from authorities.acme.problems import Answer, absolute, is_bad_nonce, json_of, refusal_of, trouble_of
+from authorities.acme.problems import (
+    Answer,
+    absolute,
+    is_bad_nonce,
+    json_of,
+    refusal_of,
+    trouble_of,
+)
 from authorities.base import Reach, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock, outgoing
@@ -71,7 +78,9 @@ class _Header(jws.Header):
 class _Signature(jws.Signature):
     __slots__ = jws.Signature._orig_slots
     header_cls = _Header
-    header: _Header = json_field("header", omitempty=True, default=_Header(), decoder=_Header.from_json)
+    header: _Header = json_field(
+        "header", omitempty=True, default=_Header(), decoder=_Header.from_json
+    )
 
 
 class _JWS(jws.JWS):
@@ -121,7 +130,9 @@ class Network(client.ClientNetwork):
         raise AssertionError("the last try returns or raises")
 
     def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
-        self.account = messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
+        self.account = (
+            messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
+        )
         body = self._wrap_in_jws(message, self._nonce(), url)
         headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
         return self._send_request("POST", url, data=body, headers=headers)
@@ -154,7 +165,9 @@ class Network(client.ClientNetwork):
         try:
             # A fresh session each time: it is cheap, and follows the settings and forks.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
-                response = outgoing.session().request(method, url, allow_redirects=method == "GET", **kwargs)
+                response = outgoing.session().request(
+                    method, url, allow_redirects=method == "GET", **kwargs
+                )
         except requests.RequestException as exc:
             self.connection.directory = None
             self.connection.nonces.clear()
@@ -172,7 +185,9 @@ class Network(client.ClientNetwork):
         host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
         if not host or host == home or host in self.reach.hosts:
             return
-        if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(home):
+        if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(
+            home
+        ):
             return
         what = (
             f"{self.label} hands out an address at {shown(host)}, which is not in the domain of its directory, so it is"
@@ -180,7 +195,9 @@ class Network(client.ClientNetwork):
         )
         raise Refused(errors.BAD_URL, what)
 
-    def _trouble(self, refusal: Answer, what: str, message: Any, *, named: bool = False) -> Exception:
+    def _trouble(
+        self, refusal: Answer, what: str, message: Any, *, named: bool = False
+    ) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
             self.connection.directory = None  # perhaps the CA moved
         with_eab = bool(getattr(message, "external_account_binding", None))
@@ -195,11 +212,16 @@ class Network(client.ClientNetwork):
         document = json_of(response, self.label)
         missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
         if missing:
-            what = f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
+            what = (
+                f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
+            )
             raise Trouble(errors.ERROR, what)
         base = str(response.url)
         return messages.Directory(
-            {name: absolute(base, value) if isinstance(value, str) else value for name, value in document.items()}
+            {
+                name: absolute(base, value) if isinstance(value, str) else value
+                for name, value in document.items()
+            }
         )
 
     def read_renewal_info(self, url: str) -> RenewalInfoResource:

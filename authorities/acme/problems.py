@@ -81,7 +81,9 @@ WRAPPERS = frozenset(("compound", "malformed", "about:blank", ""))
 ACCOUNT_IS_OFF = re.compile(
     r"\baccount\b.*\b(deactivated|revoked)\b|\b(deactivated|revoked)\b.*\baccount\b", re.I | re.S
 )
-RETRY_AFTER_IN_WORDS = re.compile(r"retry after (\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(?:UTC|Z)", re.I)
+RETRY_AFTER_IN_WORDS = re.compile(
+    r"retry after (\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(?:UTC|Z)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,26 @@ def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
 
 def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
     """Why a challenge of the authorization failed, dns-01 first."""
-    listed = [each for each in authorization.get("challenges") or () if isinstance(each, dict) and each.get("error")]
+    listed = [
+        each
+        for each in authorization.get("challenges") or ()
+        if isinstance(each, dict) and each.get("error")
+    ]
     listed.sort(key=lambda each: each.get("type") != "dns-01")
     return problem_of(listed[0]["error"]) if listed else None
 
 
-def trouble_of(answer: Answer, what: str, with_eab: bool = False, *, named: bool = False) -> Trouble | Wait:
+def trouble_of(
+    answer: Answer, what: str, with_eab: bool = False, *, named: bool = False
+) -> Trouble | Wait:
     """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA. `named`: the CA
     itself named the resource."""
     problem = problem_of(answer.document, refused=True) or Problem("", "")
     said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
     if problem.type == "orderNotReady":
-        return Wait(answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet.")
+        return Wait(
+            answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet."
+        )
     if problem.type == "rateLimited" or answer.status == 429:
         return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
     if problem.type in AGAIN:
@@ -144,7 +154,11 @@ def _is_not_there(answer: Answer, problem: Problem) -> bool:
     if GONE.search(problem.detail) or problem.type in PERMANENT:
         return False
     if answer.status == 404 or NOT_THERE_TYPE.search(problem.type):
-        return problem.type in WRAPPERS or problem.type not in ENDS_ATTEMPT or bool(NOT_THERE.search(problem.detail))
+        return (
+            problem.type in WRAPPERS
+            or problem.type not in ENDS_ATTEMPT
+            or bool(NOT_THERE.search(problem.detail))
+        )
     return problem.type in WRAPPERS | {"unauthorized"} and bool(NOT_THERE.search(problem.detail))
 
 
@@ -187,7 +201,10 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
-        raise Trouble(ERROR, f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}).")
+        raise Trouble(
+            ERROR,
+            f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}).",
+        )
     return document
 
 

@@ -50,7 +50,9 @@ class PrivateAuthority:
     def profiles(self) -> Mapping[str, str]:
         return {}
 
-    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+    def new_order(
+        self, names: Sequence[str], *, profile: str = "", replaces: str = ""
+    ) -> OrderResource:
         return self.read_order(f"{PREFIX}{uuid.uuid4()}")
 
     def read_order(self, url: str) -> OrderResource:
@@ -66,7 +68,9 @@ class PrivateAuthority:
         raise NotImplementedError("the orders of a private CA have no authorizations")
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
-        return OrderResource(url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url)
+        return OrderResource(
+            url=order.url, status="valid", finalize_url=order.url, certificate_url=order.url
+        )
 
     def download(
         self,
@@ -109,7 +113,9 @@ def sign(
         raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
     names = pki.names_of(request)
-    subject = request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})
+    subject = (
+        request.subject if list(request.subject) else pki.subject_name({"common_name": names[0]})
+    )
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -126,15 +132,25 @@ def sign(
 
 
 def _leaf_extensions(
-    request: x509.CertificateSigningRequest, issuer: x509.Certificate, names: Sequence[str], has_subject: bool
+    request: x509.CertificateSigningRequest,
+    issuer: x509.Certificate,
+    names: Sequence[str],
+    has_subject: bool,
 ) -> list[tuple[x509.ExtensionType, bool]]:
     key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    usages = {"digital_signature", "key_encipherment"} if _is_rsa(request) else {"digital_signature"}
+    usages = (
+        {"digital_signature", "key_encipherment"} if _is_rsa(request) else {"digital_signature"}
+    )
     return [
         (pki.alternative_names(names), not has_subject),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(usages), True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+        (
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            False,
+        ),
         (x509.SubjectKeyIdentifier.from_public_key(request.public_key()), False),
         (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), False),
     ]

@@ -44,7 +44,9 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     days = _whole(given, "valid_days", DEFAULT_CA_DAYS, 1, MAX_CA_DAYS)
     usages = _usages(given)
     key = _new_key(owner, key_type, key_size)
-    certificate = self_signed(key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages)
+    certificate = self_signed(
+        key, pki.subject_name(subject), days or DEFAULT_CA_DAYS, path_length, usages
+    )
     with transaction.atomic():
         quotas.refuse_more(owner, "private_cas")
         private_ca = PrivateCA.objects.create(
@@ -80,7 +82,9 @@ def self_signed(
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(usages), critical=True)
         .add_extension(own_id, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False
+        )
         .sign(key, pki.signature_hash(key))
     )
 
@@ -109,11 +113,17 @@ def _country(value: str) -> str:
     return value.upper()
 
 
-def _whole(given: Mapping[str, Any], field: str, default: int | None, least: int, most: int) -> int | None:
+def _whole(
+    given: Mapping[str, Any], field: str, default: int | None, least: int, most: int
+) -> int | None:
     value = given.get(field, default)
     if value is None:
         return None
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", str(value)) or not least <= int(value) <= most:
+    if (
+        isinstance(value, bool)
+        or not re.fullmatch(r"[0-9]{1,9}", str(value))
+        or not least <= int(value) <= most
+    ):
         raise Invalid(f"{field} must be a whole number from {least} to {most}.", field=field)
     return int(value)
 
@@ -138,7 +148,10 @@ def _curve_size(given: Mapping[str, Any], size: int | None) -> int:
         raise Invalid("curve_name must be prime256v1 or secp384r1.", field="curve_name")
     by_curve = CURVE_SIZES.get(curve, size or 256)
     if by_curve not in CURVE_NAMES or size not in (None, by_curve):
-        raise Invalid("key_size of an ECDSA key must be 256 (prime256v1) or 384 (secp384r1).", field="key_size")
+        raise Invalid(
+            "key_size of an ECDSA key must be 256 (prime256v1) or 384 (secp384r1).",
+            field="key_size",
+        )
     return by_curve
 
 
@@ -148,5 +161,7 @@ def _usages(given: Mapping[str, Any]) -> set[str]:
     if not names <= set(KEY_USAGES):
         raise Invalid(f"key_usage is a comma list of {', '.join(KEY_USAGES)}.", field="key_usage")
     if "keyCertSign" not in names:
-        raise Invalid("key_usage must contain keyCertSign: a CA signs certificates.", field="key_usage")
+        raise Invalid(
+            "key_usage must contain keyCertSign: a CA signs certificates.", field="key_usage"
+        )
     return {KEY_USAGES[name] for name in names}

@@ -102,7 +102,11 @@ class Aliyun(Provider):
     limit = ApiLimit(calls=60, seconds=1)
     fields = (
         Field(
-            "access_key_id", "AccessKey ID", most=128, check=checked_key, help="Of a RAM user with rights for DNS only."
+            "access_key_id",
+            "AccessKey ID",
+            most=128,
+            check=checked_key,
+            help="Of a RAM user with rights for DNS only.",
         ),
         Field("access_key_secret", "AccessKey secret", secret=True, check=checked_key),
     )
@@ -113,7 +117,9 @@ class Aliyun(Provider):
         Asks for records, since that right is needed anyway; a RAM user may have it for one domain only.
         """
         refused = None
-        possible = [each for each in suffixes(name) if not each.startswith("_")]  # no domain is called so
+        possible = [
+            each for each in suffixes(name) if not each.startswith("_")
+        ]  # no domain is called so
         for suffix in (zone for each in possible for zone in _spellings(each)):
             answer = self._call("DescribeDomainRecords", DomainName=suffix, PageSize=1)
             code = answer.get("Code")
@@ -140,7 +146,9 @@ class Aliyun(Provider):
             answer = self._call("AddDomainRecord", DomainName=record.zone, **added)
             self._raise_unless_done(answer, but_for=RECORD_EXISTS)
         if not answer.get("Code") and not answer.get("RecordId"):
-            raise ProviderError("dns_bad_answer", "Aliyun answered without the id of the new record.")
+            raise ProviderError(
+                "dns_bad_answer", "Aliyun answered without the id of the new record."
+            )
 
     def cleanup(self, record: TxtRecord) -> int:
         return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
@@ -157,7 +165,9 @@ class Aliyun(Provider):
         if answer.get("Code"):
             return "domains that it may not list"
         with self.as_documented():
-            return listed([each["DomainName"] for each in answer["Domains"]["Domain"]], answer["TotalCount"])
+            return listed(
+                [each["DomainName"] for each in answer["Domains"]["Domain"]], answer["TotalCount"]
+            )
 
     def _find(self, record: TxtRecord) -> list[str]:
         """Ids of the records that are exactly (name, value); the API itself compares by parts of words."""
@@ -176,7 +186,9 @@ class Aliyun(Provider):
     def _gate(self, zone: str) -> Gate:
         """It takes one change of a zone at a time (LastOperationNotFinished)."""
         key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
-        return Gate(key, f"Aliyun takes one change of {zone} at a time, and another one is being made.")
+        return Gate(
+            key, f"Aliyun takes one change of {zone} at a time, and another one is being made."
+        )
 
     def _pages(self, **params: Any) -> Iterator[dict[str, Any]]:
         for page in range(1, MOST_PAGES + 1):
@@ -227,7 +239,9 @@ class Aliyun(Provider):
         key_id, key = str(self.public["access_key_id"]), self.secret["access_key_secret"].reveal()
         return headers | {"Authorization": authorization("POST", query, headers, key_id, key)}
 
-    def _raise_unless_done(self, answer: Mapping[str, Any], but_for: Set[str] = frozenset()) -> None:
+    def _raise_unless_done(
+        self, answer: Mapping[str, Any], but_for: Set[str] = frozenset()
+    ) -> None:
         code = answer.get("Code")
         if code is not None and code not in but_for:
             raise self._error(answer)
@@ -258,17 +272,24 @@ def _by_code(table: Mapping[str, One], code: str) -> One | None:
 
 def canonical_query(params: Mapping[str, Any]) -> str:
     """Sorted, and encoded as RFC 3986 says: a space is %20, a star %2A, a tilde itself."""
-    return "&".join(f"{quote(name, safe='~')}={quote(str(value), safe='~')}" for name, value in sorted(params.items()))
+    return "&".join(
+        f"{quote(name, safe='~')}={quote(str(value), safe='~')}"
+        for name, value in sorted(params.items())
+    )
 
 
-def authorization(method: str, query: str, headers: Mapping[str, str], key_id: str, key: str) -> str:
+def authorization(
+    method: str, query: str, headers: Mapping[str, str], key_id: str, key: str
+) -> str:
     """The Authorization header of a request to "/" with an empty body whose `headers` are all signed.
 
     `headers` have names in lower case, among them x-acs-content-sha256.
     """
     names = sorted(headers)
     lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
-    request = "\n".join((method, "/", query, lines, ";".join(names), headers["x-acs-content-sha256"]))
+    request = "\n".join(
+        (method, "/", query, lines, ";".join(names), headers["x-acs-content-sha256"])
+    )
     to_sign = f"ACS3-HMAC-SHA256\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = hmac.new(key.encode(), to_sign.encode(), hashlib.sha256).hexdigest()
     return f"ACS3-HMAC-SHA256 Credential={key_id},SignedHeaders={';'.join(names)},Signature={signature}"
@@ -288,4 +309,6 @@ def _rr(record: TxtRecord) -> str:
 
 
 def _is(found: Mapping[str, Any], rr: str, value: str) -> bool:
-    return found["Type"] == "TXT" and a_label(found["RR"]) == rr and unquoted(found["Value"]) == value
+    return (
+        found["Type"] == "TXT" and a_label(found["RR"]) == rr and unquoted(found["Value"]) == value
+    )

@@ -93,12 +93,24 @@ def checked_zone_id(value: str) -> str:
 
 class Cloudflare(Provider):
     name = "Cloudflare"
-    limit = ApiLimit(calls=1200, seconds=300)  # https://developers.cloudflare.com/fundamentals/api/reference/limits/
+    limit = ApiLimit(
+        calls=1200, seconds=300
+    )  # https://developers.cloudflare.com/fundamentals/api/reference/limits/
     fields = (
         Field(
-            "api_token", "API token", secret=True, check=checked_token, help="Zone / DNS / Edit and Zone / Zone / Read."
+            "api_token",
+            "API token",
+            secret=True,
+            check=checked_token,
+            help="Zone / DNS / Edit and Zone / Zone / Read.",
         ),
-        Field("zone_id", "Zone ID", required=False, check=checked_zone_id, help="Found by the names when left out."),
+        Field(
+            "zone_id",
+            "Zone ID",
+            required=False,
+            check=checked_zone_id,
+            help="Found by the names when left out.",
+        ),
     )
 
     def __init__(self, *given: Any) -> None:
@@ -112,7 +124,9 @@ class Cloudflare(Provider):
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
         known = self._known.get(zone, {})
         if inactive := INACTIVE.get(str(known.get("status"))):
-            return f"The zone of {name} {inactive}. Until then the public may not see the TXT record."
+            return (
+                f"The zone of {name} {inactive}. Until then the public may not see the TXT record."
+            )
         return elsewhere(self.name, str(known["name"]), name, seen) if known.get("name") else ""
 
     def present(self, record: TxtRecord) -> None:
@@ -173,7 +187,10 @@ class Cloudflare(Provider):
     def _visible_zones(self) -> str:
         page = self._get("zones", per_page=50)
         with self.as_documented():
-            return listed([zone["name"] for zone in page["result"]], (page.get("result_info") or {}).get("total_count"))
+            return listed(
+                [zone["name"] for zone in page["result"]],
+                (page.get("result_info") or {}).get("total_count"),
+            )
 
     def _first_zone(self) -> str:
         zones = self._get("zones", per_page=5)["result"]
@@ -210,7 +227,9 @@ class Cloudflare(Provider):
 
     def _send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.secret['api_token'].reveal()}"}
-        return self.send(method, f"{settings.CLOUDFLARE_API_URL.rstrip('/')}/{path}", headers=headers, **kwargs)
+        return self.send(
+            method, f"{settings.CLOUDFLARE_API_URL.rstrip('/')}/{path}", headers=headers, **kwargs
+        )
 
     def _result(self, response: requests.Response) -> dict[str, Any]:
         """The envelope of a success. Raises ProviderError with Cloudflare's words otherwise."""
@@ -240,7 +259,11 @@ class Cloudflare(Provider):
         return next((each for each in GRAVEST if each in kinds), None)
 
     def _advice(self) -> str:
-        rights = "Zone / DNS / Edit" if self.public.get("zone_id") else "Zone / DNS / Edit and Zone / Zone / Read"
+        rights = (
+            "Zone / DNS / Edit"
+            if self.public.get("zone_id")
+            else "Zone / DNS / Edit and Zone / Zone / Read"
+        )
         return f"It needs {rights}, and must not have expired."
 
     def _errors(self, response: requests.Response, member: str = "errors") -> list[dict[str, Any]]:

@@ -20,7 +20,9 @@ def checked_endpoint(value: str) -> str:
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("must not hold a user or password: give username and password instead")
     if "?" in value or "#" in value:
-        raise ValueError("must not have a query or a fragment: /present and /cleanup are added to it")
+        raise ValueError(
+            "must not have a query or a fragment: /present and /cleanup are added to it"
+        )
     url = outgoing.called(value)
     if not url or url.scheme not in ("http", "https") or not value.isascii():
         raise ValueError("must be a URL like https://dns.example.com/acme")
@@ -45,7 +47,13 @@ class HttpReq(Provider):
             check=checked_endpoint,
             help="/present and /cleanup are added.",
         ),
-        Field("username", "User name", required=False, check=checked_username, help="Of basic authentication."),
+        Field(
+            "username",
+            "User name",
+            required=False,
+            check=checked_username,
+            help="Of basic authentication.",
+        ),
         Field("password", "Password", secret=True, required=False, help="Of basic authentication."),
     )
 
@@ -53,7 +61,9 @@ class HttpReq(Provider):
     def check_together(cls, given: Mapping[str, Any]) -> None:
         for name, other in (("username", "password"), ("password", "username")):
             if given.get(other) and not given.get(name):
-                raise errors.MissingField(f"{name} is missing: {other} is of no use without it.", field=name)
+                raise errors.MissingField(
+                    f"{name} is missing: {other} is of no use without it.", field=name
+                )
 
     def zone_of(self, name: str) -> str:
         """The name itself: this contract knows no zones."""
@@ -84,7 +94,9 @@ class HttpReq(Provider):
         return super().refusal(response)
 
     def _post(self, action: str, record: TxtRecord) -> requests.Response:
-        return self._send("POST", f"/{action}", json={"fqdn": f"{record.name}.", "value": record.value})
+        return self._send(
+            "POST", f"/{action}", json={"fqdn": f"{record.name}.", "value": record.value}
+        )
 
     def _send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         return self.send(method, f"{self.public['endpoint']}{path}", auth=self._auth(), **kwargs)

@@ -44,8 +44,14 @@ KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 # What an answer means, by its rcode: the code, and what to do. These are permanent; the others are tried again.
 # RFC 2136, section 2.2, and RFC 1035, section 4.1.1.
 RCODES = {
-    dns.rcode.REFUSED: ("dns_credential_refused", "the key, or this address, may not do that; see its update policy"),
-    dns.rcode.NOTAUTH: ("dns_zone_not_found", "it has no such zone, or shows it to another key only"),
+    dns.rcode.REFUSED: (
+        "dns_credential_refused",
+        "the key, or this address, may not do that; see its update policy",
+    ),
+    dns.rcode.NOTAUTH: (
+        "dns_zone_not_found",
+        "it has no such zone, or shows it to another key only",
+    ),
     dns.rcode.NOTZONE: ("dns_zone_not_found", "the name is not inside the zone"),
     dns.rcode.NOTIMP: ("dns_refused", "it takes no updates; give the zone's primary server"),
     dns.rcode.FORMERR: ("dns_refused", "it does not understand the update"),
@@ -63,7 +69,9 @@ def checked_server(value: str) -> str:
     except ValueError:
         host = value.removesuffix(".")
         if not HOST.fullmatch(host):
-            raise ValueError("must be a host name or an address; the port has a field of its own") from None
+            raise ValueError(
+                "must be a host name or an address; the port has a field of its own"
+            ) from None
         return host
 
 
@@ -138,10 +146,29 @@ class RFC2136(Provider):
     name = "RFC 2136"
     is_named_by_owner = True
     fields = (
-        Field("server", "Server", check=checked_server, help="Host name or address of the primary name server."),
-        Field("port", "Port", required=False, default=53, integer=True, least=1, most=65535, help="TCP."),
         Field(
-            "zone", "Zone", required=False, tidy=unquoted, check=checked_zone, help="Asked of the server when left out."
+            "server",
+            "Server",
+            check=checked_server,
+            help="Host name or address of the primary name server.",
+        ),
+        Field(
+            "port",
+            "Port",
+            required=False,
+            default=53,
+            integer=True,
+            least=1,
+            most=65535,
+            help="TCP.",
+        ),
+        Field(
+            "zone",
+            "Zone",
+            required=False,
+            tidy=unquoted,
+            check=checked_zone,
+            help="Asked of the server when left out.",
         ),
         Field(
             "key_name",
@@ -178,7 +205,9 @@ class RFC2136(Provider):
     def check_together(cls, given: Mapping[str, Any]) -> None:
         for name, other in (("key_name", "secret"), ("secret", "key_name")):
             if given.get(other) and not given.get(name):
-                raise errors.MissingField(f"{name} is missing: {other} is of no use without it.", field=name)
+                raise errors.MissingField(
+                    f"{name} is missing: {other} is of no use without it.", field=name
+                )
 
     @classmethod
     def note(cls, public: Mapping[str, Any]) -> str:
@@ -188,7 +217,9 @@ class RFC2136(Provider):
                 " TSIG key where the name server offers one."
             )
         if public.get("algorithm") in WEAK_ALGORITHMS:
-            return f"{public['algorithm']} is weak: use hmac-sha256 where the name server offers it."
+            return (
+                f"{public['algorithm']} is weak: use hmac-sha256 where the name server offers it."
+            )
         return ""
 
     @property
@@ -212,7 +243,9 @@ class RFC2136(Provider):
             if answer.rcode() not in (*KNOWN, dns.rcode.SERVFAIL):
                 hidden.append(suffix)
                 continue
-            if answer.rcode() == dns.rcode.SERVFAIL:  # perhaps the very zone: the one above it would be the wrong one
+            if (
+                answer.rcode() == dns.rcode.SERVFAIL
+            ):  # perhaps the very zone: the one above it would be the wrong one
                 raise self._refusal(answer, f"asked which zone holds {name}")
             zone = _soa_owner(answer, asked)
             if zone:
@@ -297,7 +330,9 @@ class RFC2136(Provider):
             answer, is_proper = dns.message.Message(), False
             answer.set_rcode(dns.rcode.REFUSED)
         is_told = answer.rcode() in KNOWN
-        is_there = is_told and any(_rdata(record) in each for each in answer.answer if each.name == _owner(record))
+        is_there = is_told and any(
+            _rdata(record) in each for each in answer.answer if each.name == _owner(record)
+        )
         if is_proper and is_told and not is_there:
             return 0
         update = _update(record)
@@ -348,7 +383,10 @@ class RFC2136(Provider):
         """Names to ask about: the last zone that was written to, the root, and what key and server are called."""
         record = self.credential.records.exclude(zone="").last() if self.credential.pk else None
         known = [self.public.get("zone"), record.zone if record else ""]
-        hints = [*suffixes(self.public.get("key_name") or self.public["server"]), *suffixes(self.public["server"])]
+        hints = [
+            *suffixes(self.public.get("key_name") or self.public["server"]),
+            *suffixes(self.public["server"]),
+        ]
         return [*filter(None, known), ".", *hints[:6]]
 
     def _change(self, update: dns.update.UpdateMessage, record: TxtRecord) -> None:
@@ -405,7 +443,9 @@ class RFC2136(Provider):
         try:
             answer = dns.message.from_wire(wire, keyring=message.keyring, request_mac=message.mac)
         except dns.exception.FormError as exc:
-            if type(exc) is not dns.exception.FormError:  # what dnspython raises for an answer without TSIG
+            if (
+                type(exc) is not dns.exception.FormError
+            ):  # what dnspython raises for an answer without TSIG
                 raise
             raise self._unsigned(dns.message.from_wire(wire, keyring=False)) from None
         if not message.is_response(answer):
@@ -431,7 +471,9 @@ class RFC2136(Provider):
         except requests.RequestException as exc:  # outgoing's are sentences
             what = f"{self._where()} could not be reached: {self.quote(str(exc))}."
             raise ProviderError("dns_unreachable", what) from None
-        except dns.tsig.PeerBadKey:  # Knot DNS says so of a key that its ACL does not allow to do this, too
+        except (
+            dns.tsig.PeerBadKey
+        ):  # Knot DNS says so of a key that its ACL does not allow to do this, too
             what = f"{self._where()} does not take the TSIG key: it does not know it, or does not let it do this."
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadSignature:
@@ -453,7 +495,12 @@ class RFC2136(Provider):
 
     def _untold(self, exc: Exception) -> ProviderError:
         """One sentence for whatever is there instead of a DNS server: ports are not the tenants' to scan."""
-        log.info("rfc2136.untold", server=self.public["server"], port=self._port(), why=type(exc).__name__)
+        log.info(
+            "rfc2136.untold",
+            server=self.public["server"],
+            port=self._port(),
+            why=type(exc).__name__,
+        )
         what = f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server does. Check both."
         return ProviderError("dns_unreachable", what)
 
@@ -482,7 +529,9 @@ class RFC2136(Provider):
 
 def _query(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.message.Message:
     query = dns.message.make_query(name, rdtype)
-    query.flags &= ~dns.flags.RD  # what this server has itself, not what it would find out elsewhere
+    query.flags &= (
+        ~dns.flags.RD
+    )  # what this server has itself, not what it would find out elsewhere
     return query
 
 
@@ -491,7 +540,11 @@ def _soa_owner(answer: dns.message.Message, asked: dns.name.Name) -> dns.name.Na
     if not answer.flags & dns.flags.AA:
         return None
     for rrset in (*answer.answer, *answer.authority):
-        if rrset.rdtype == dns.rdatatype.SOA and asked.is_subdomain(rrset.name) and rrset.name != dns.name.root:
+        if (
+            rrset.rdtype == dns.rdatatype.SOA
+            and asked.is_subdomain(rrset.name)
+            and rrset.name != dns.name.root
+        ):
             return rrset.name
     return None
 
@@ -507,7 +560,9 @@ def origin_of(answer: dns.message.Message) -> str:
 def _delegation(answer: dns.message.Message, asked: dns.name.Name) -> bool:
     """A referral downwards; one to the root only says that the server knows nothing."""
     return answer.rcode() == dns.rcode.NOERROR and any(
-        rrset.rdtype == dns.rdatatype.NS and rrset.name != dns.name.root and asked.is_subdomain(rrset.name)
+        rrset.rdtype == dns.rdatatype.NS
+        and rrset.name != dns.name.root
+        and asked.is_subdomain(rrset.name)
         for rrset in answer.authority
     )
 

@@ -28,7 +28,9 @@ def progress(issuance: Issuance) -> dict[str, Any]:
         "status": status_of(issuance),
         "proves": issuance.proves,
         "waits_for": issuance.waits_for,
-        "looks_again_at": int(issuance.wake_at.timestamp()) if issuance.wake_at and not issuance.holder else None,
+        "looks_again_at": int(issuance.wake_at.timestamp())
+        if issuance.wake_at and not issuance.holder
+        else None,
         "slot_at": int(issuance.slot_at.timestamp()) if issuance.slot_at else None,
         "started_at": int(issuance.created_at.timestamp()),
     }
@@ -43,7 +45,9 @@ class ProgressSerializer(serializers.Serializer[Any]):
     proves = serializers.BooleanField()
     waits_for = serializers.CharField()
     looks_again_at = serializers.IntegerField(allow_null=True)
-    slot_at = serializers.IntegerField(allow_null=True, help_text="when the CA's limits let it order, about")
+    slot_at = serializers.IntegerField(
+        allow_null=True, help_text="when the CA's limits let it order, about"
+    )
     started_at = serializers.IntegerField()
 
 

@@ -33,7 +33,9 @@ class WindowSerializer(serializers.ModelSerializer[RenewalInfo]):
 
 class RenewalSerializer(serializers.Serializer[Certificate]):
     renew_at = EpochSeconds(allow_null=True)
-    ari = serializers.SerializerMethodField(help_text="null as long as the CA has said nothing of it")
+    ari = serializers.SerializerMethodField(
+        help_text="null as long as the CA has said nothing of it"
+    )
 
     @extend_schema_field(WindowSerializer(allow_null=True))
     def get_ari(self, certificate: Certificate) -> dict[str, Any] | None:
@@ -44,7 +46,11 @@ class RenewalSerializer(serializers.Serializer[Certificate]):
 
 def note(certificate: Certificate) -> str:
     """What will surprise, in sentences; empty when nothing will."""
-    waits = delegation.is_delegated(certificate) and not certificate.verified and not certificate.current
+    waits = (
+        delegation.is_delegated(certificate)
+        and not certificate.verified
+        and not certificate.current
+    )
     told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
     if certificate.current and (added := certificate.current.added_names):
         told.append(f"The CA added names that nobody asked for: {', '.join(added)}.")
@@ -66,7 +72,9 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
 
     acct_id = serializers.IntegerField(source="account_id", read_only=True)
     acme_account_id = serializers.IntegerField(source="account_id", read_only=True)
-    dns_provider_id = serializers.IntegerField(source="credential_id", read_only=True, allow_null=True)
+    dns_provider_id = serializers.IntegerField(
+        source="credential_id", read_only=True, allow_null=True
+    )
     fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
     domain_name = serializers.CharField(source="domain", read_only=True)
     key_dist_policy = serializers.CharField(source="key_policy", read_only=True)

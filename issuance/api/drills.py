@@ -23,8 +23,12 @@ MOST_NAMED = 100
 class DrillRequest(serializers.Serializer[Any]):
     """`issuer` or `acme_account_id`, one of the two."""
 
-    issuer = serializers.CharField(required=False, allow_blank=True, max_length=255, help_text="a common name")
-    acme_account_id = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**62)
+    issuer = serializers.CharField(
+        required=False, allow_blank=True, max_length=255, help_text="a common name"
+    )
+    acme_account_id = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**62
+    )
     why = serializers.CharField(required=False, allow_blank=True, max_length=255)
 
 
@@ -57,7 +61,9 @@ class CountSerializer(serializers.Serializer[Any]):
     total = serializers.IntegerField(help_text="when it began")
     left = serializers.IntegerField(help_text="burns down to 0")
     skipped = serializers.IntegerField(help_text="renewal is switched off: tell the owners")
-    failing = serializers.IntegerField(help_text="of those left: the last attempt failed, and is tried again")
+    failing = serializers.IntegerField(
+        help_text="of those left: the last attempt failed, and is tried again"
+    )
 
 
 class SkippedSerializer(serializers.Serializer[Any]):
@@ -81,7 +87,9 @@ class CountedDrillSerializer(DrillSerializer):
 
     @extend_schema_field(SkippedSerializer(many=True))
     def get_skipped(self, drill: Drill) -> Any:
-        return SkippedSerializer(drills.skipped(drill).select_related("owner")[:MOST_NAMED], many=True).data
+        return SkippedSerializer(
+            drills.skipped(drill).select_related("owner")[:MOST_NAMED], many=True
+        ).data
 
 
 class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
@@ -108,7 +116,11 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
         given = asked.validated_data
         account = account_of(given.get("acme_account_id"))
         drill = drills.start(
-            self.person(request), given.get("issuer", ""), account, given.get("why", ""), ip=audit.ip_of(request)
+            self.person(request),
+            given.get("issuer", ""),
+            account,
+            given.get("why", ""),
+            ip=audit.ip_of(request),
         )
         return Response(CountedDrillSerializer(drill).data, status=status.HTTP_201_CREATED)
 

@@ -18,7 +18,9 @@ from issuance.models import Certificate
 from issuance.services import CertificateSpec
 
 
-def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None) -> CertificateSpec:
+def ask_of(
+    owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None
+) -> CertificateSpec:
     """A whole request for a certificate. Raises Invalid, MissingField, NotFound."""
     if not given["domain"]:
         raise MissingField("Give the name of the certificate: domain.", field="domain")
@@ -30,7 +32,10 @@ def ask_of(owner: User, given: Mapping[str, Any], account: AcmeAccount | None = 
     if account.is_private:
         credential = None  # which needs no record
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):
-        raise MissingField("Say which DNS credential publishes the records: dns_provider_id.", field="dns_provider_id")
+        raise MissingField(
+            "Say which DNS credential publishes the records: dns_provider_id.",
+            field="dns_provider_id",
+        )
     key_type, key_size = _key(account, given)
     return CertificateSpec(wanted, account, credential, key_type, key_size, given["columns"])
 
@@ -44,19 +49,29 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
         changes["credential"] = _credential(owner, given)
     if given["key_type"] or given["key_size"] is not None:
         account = changes.get("account", certificate.account)
-        whole = {"key_type": given["key_type"] or certificate.key_type, "key_size": given["key_size"]}
+        whole = {
+            "key_type": given["key_type"] or certificate.key_type,
+            "key_size": given["key_size"],
+        }
         changes["key_type"], changes["key_size"] = _key(account, whole)
     sans = certificate.sans if given["sans"] is None else given["sans"]
     private = changes.get("account", certificate.account).is_private
-    wanted = identifiers.normalize_names([given["domain"] or certificate.domain, *sans], private=private)
+    wanted = identifiers.normalize_names(
+        [given["domain"] or certificate.domain, *sans], private=private
+    )
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
-        raise Invalid("The names of a certificate do not change; create one with the other names.", field="sans")
+        raise Invalid(
+            "The names of a certificate do not change; create one with the other names.",
+            field="sans",
+        )
     return changes
 
 
 def _account(owner: User, pk: int | None) -> AcmeAccount:
     if not pk:
-        raise MissingField("Say which ACME account orders: acme_account_id.", field="acme_account_id")
+        raise MissingField(
+            "Say which ACME account orders: acme_account_id.", field="acme_account_id"
+        )
     account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
     if not account:
         raise accounts.no_account(pk)
@@ -84,13 +99,19 @@ def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
         provider = registry.provider_id(name)
     except Invalid as unknown:
         raise Invalid(
-            f"dns_provider_id is an id, or a provider's name. {unknown.what}", field="dns_provider_id"
+            f"dns_provider_id is an id, or a provider's name. {unknown.what}",
+            field="dns_provider_id",
         ) from None
     found = list(rows.filter(provider=provider)[:2])
     if not found:
-        raise NotFound(f"You have no DNS credential for {provider}: create one first.", field="dns_provider_id")
+        raise NotFound(
+            f"You have no DNS credential for {provider}: create one first.", field="dns_provider_id"
+        )
     if len(found) > 1:
-        raise Invalid(f"You have several credentials for {provider}: give the id of one.", field="dns_provider_id")
+        raise Invalid(
+            f"You have several credentials for {provider}: give the id of one.",
+            field="dns_provider_id",
+        )
     credential: DnsCredential = found[0]
     return credential
 
@@ -102,7 +123,11 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
         raise Invalid("key_type is ecdsa or rsa.", field="key_type")
     key_size = given["key_size"]
     if key_size is None:
-        default = account.defaults.get("key_size") if account.defaults.get("key_type") == key_type else None
+        default = (
+            account.defaults.get("key_size")
+            if account.defaults.get("key_type") == key_type
+            else None
+        )
         key_size = default or min(pki.KEY_SIZES[key_type])
     if key_size not in pki.KEY_SIZES[key_type]:
         sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])

@@ -15,14 +15,20 @@ class CertificateRequest(serializers.Serializer[Any]):
     action = OneOf(["create"], required=False, allow_blank=True)
     domain = serializers.CharField(required=False, max_length=1024)
     domain_name = serializers.CharField(required=False, max_length=1024)
-    sans = serializers.ListField(child=serializers.CharField(max_length=1024), required=False, max_length=1000)
+    sans = serializers.ListField(
+        child=serializers.CharField(max_length=1024), required=False, max_length=1000
+    )
     acme_account_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
     acct_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
-    dns_provider_id = serializers.JSONField(required=False, allow_null=True, help_text="an id, or a provider's name")
+    dns_provider_id = serializers.JSONField(
+        required=False, allow_null=True, help_text="an id, or a provider's name"
+    )
     key_type = serializers.CharField(required=False, max_length=8)
     key_size = serializers.IntegerField(required=False)
     auto_renew = serializers.BooleanField(required=False)
-    renew_days_before = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
+    renew_days_before = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=3650
+    )
     organization = serializers.CharField(required=False, allow_blank=True, max_length=64)
     organizational_unit = serializers.CharField(required=False, allow_blank=True, max_length=64)
     country = serializers.RegexField(r"^[A-Za-z]{2}$", required=False, allow_blank=True)
@@ -35,10 +41,15 @@ class CertificateRequest(serializers.Serializer[Any]):
         required=False,
         allow_blank=True,
         help_text="ordered where the CA's directory lists it",
-        error_messages={"invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."},
+        error_messages={
+            "invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."
+        },
     )
     preferred_chain = serializers.CharField(
-        required=False, allow_blank=True, max_length=200, help_text="common name of an issuer in the chain"
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        help_text="common name of an issuer in the chain",
     )
     reuse_key = serializers.BooleanField(required=False, help_text="renewals keep the key")
     fallback_account_id = serializers.IntegerField(
@@ -92,7 +103,9 @@ class CertificateChange(CertificateRequest):
 
 
 class IssueRequest(serializers.Serializer[Any]):
-    validity_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS)
+    validity_seconds = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=MOST_SECONDS
+    )
 
 
 class PrivateIssueRequest(IssueRequest, CertificateRequest):
@@ -101,4 +114,6 @@ class PrivateIssueRequest(IssueRequest, CertificateRequest):
 
 
 class RevokeRequest(serializers.Serializer[Any]):
-    reason = serializers.JSONField(required=False, help_text="RFC 5280: a name such as keyCompromise, or its number")
+    reason = serializers.JSONField(
+        required=False, help_text="RFC 5280: a name such as keyCompromise, or its number"
+    )

@@ -15,7 +15,9 @@ urlpatterns = [
     *staff.urls,
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
-    *owned_paths("acme-accounts/<id:acme_account_id>/certificates", CertificateViewSet, {"get": "list"}),
+    *owned_paths(
+        "acme-accounts/<id:acme_account_id>/certificates", CertificateViewSet, {"get": "list"}
+    ),
     *owned_paths("certificates/<id:pk>/issues/history", CertificateViewSet, {"get": "issues"}),
     *owned_paths("certificates/<id:pk>/histories", CertificateViewSet, {"get": "issues"}),
 ]

@@ -32,7 +32,11 @@ from issuance.api.attempts import (
     IssueResultSerializer,
     StartedSerializer,
 )
-from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer, IssuingSerializer
+from issuance.api.certificates import (
+    CertificateSerializer,
+    FullCertificateSerializer,
+    IssuingSerializer,
+)
 from issuance.api.preflight import CheckThrottle, PreflightSerializer
 from issuance.api.requests import (
     CertificateChange,
@@ -47,7 +51,9 @@ from issuance.services import Idempotency
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
 )
-THE_CA_DECIDES = "validity_seconds changes nothing here: the CA decides how long a certificate lives."
+THE_CA_DECIDES = (
+    "validity_seconds changes nothing here: the CA decides how long a certificate lives."
+)
 
 
 def idempotency(request: Request) -> Idempotency | None:
@@ -56,7 +62,9 @@ def idempotency(request: Request) -> Idempotency | None:
     if not key:
         return None
     if len(key) > 255 or not key.isprintable():
-        raise Invalid("An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key")
+        raise Invalid(
+            "An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key"
+        )
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
     return Idempotency(key, digest(request.method, path, request.data))
 
@@ -77,7 +85,9 @@ class ExportThrottle(CountedThrottle):
     rate = "60/hour"
 
 
-class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
+class CertificateViewSet(
+    OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]
+):
     queryset = Certificate.objects.filter(retired_at=None).select_related(
         "account", "current__issuance", "current__account", "current__renewal_info"
     )
@@ -119,7 +129,9 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
             raise NotFound(f"There is no ACME account {account} among yours.")
         return super().list(request, *args, **kwargs)
 
-    @extend_schema(request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: IssuingSerializer})
+    @extend_schema(
+        request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: IssuingSerializer}
+    )
     def create(self, request: Request, **kwargs: Any) -> Response:
         """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
         given = parsed(CertificateRequest, request)
@@ -155,7 +167,10 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         services.retire(self.get_object())
         return Response(status=NO_CONTENT)
 
-    @extend_schema(parameters=[OpenApiParameter("detail", str, enum=["most"])], responses=FullCertificateSerializer)
+    @extend_schema(
+        parameters=[OpenApiParameter("detail", str, enum=["most"])],
+        responses=FullCertificateSerializer,
+    )
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
@@ -177,7 +192,9 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         certificate = self.get_object()
         seconds = parsed(IssueRequest, request).get("validity_seconds")
         if certificate.account.is_private:
-            issuance = services.issue(certificate, validity_seconds=seconds, idempotency=idempotency(request))
+            issuance = services.issue(
+                certificate, validity_seconds=seconds, idempotency=idempotency(request)
+            )
             return Response(shown(certificate, issuance))
         issuance = services.issue(certificate, idempotency=idempotency(request))
         note = {"note": THE_CA_DECIDES} if seconds else {}
@@ -202,14 +219,18 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
         return Response(shown(certificate, None), status=status.HTTP_202_ACCEPTED)
 
-    @extend_schema(parameters=[OpenApiParameter("issue_history_id", int)], responses=IssueResultSerializer)
+    @extend_schema(
+        parameters=[OpenApiParameter("issue_history_id", int)], responses=IssueResultSerializer
+    )
     @action(detail=True, methods=["get"], url_path="issue-result")
     def issue_result(self, request: Request, **kwargs: Any) -> Response:
         """The state of one attempt, the newest unless `issue_history_id` says which."""
         certificate, wanted = self.get_object(), request.query_params.get("issue_history_id", "")
         return Response(IssueResultSerializer(attempt_of(certificate, wanted)).data)
 
-    @extend_schema(parameters=[OpenApiParameter("after", int)], responses=EventSerializer(many=True))
+    @extend_schema(
+        parameters=[OpenApiParameter("after", int)], responses=EventSerializer(many=True)
+    )
     @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/events")
     def events(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """What happened in the attempt, oldest first, after the event of id `after`."""
@@ -245,7 +266,10 @@ class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, Generic
     def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
-        page = self.paginate_queryset(Exchange.objects.filter(attempt_id=attempt.pk).order_by("pk")) or []
+        page = (
+            self.paginate_queryset(Exchange.objects.filter(attempt_id=attempt.pk).order_by("pk"))
+            or []
+        )
         return self.get_paginated_response(ExchangeSerializer(page, many=True).data)
 
     # --- export ---

@@ -41,7 +41,14 @@ LONGEST_SETTLE = timedelta(hours=1)
 # A credential may wait a day for its records, and an attempt whose CSR was sent waits a day for the CA.
 UP_TO_A_DAY = (Issuance.State.PRESENTED, Issuance.State.VALIDATED, Issuance.State.FINALIZED)
 LONGEST_CLOSED = timedelta(seconds=MAX_WAIT)
-WITH_TURNS: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, CertificateVersion, RenewalInfo, Delivery)
+WITH_TURNS: tuple[type[Turns], ...] = (
+    Issuance,
+    TxtRecord,
+    AcmeAccount,
+    CertificateVersion,
+    RenewalInfo,
+    Delivery,
+)
 
 
 def put_right(now: datetime) -> None:
@@ -62,7 +69,14 @@ def correct(now: datetime, *, stepped: bool = False) -> None:
     `stepped`: the clock was ahead a moment ago, so pauses that end later than now are suspect as well. They end now,
     since each step looks first.
     """
-    parts: tuple[Callable[[datetime, bool], None], ...] = (_turns, _attempts, _records, _limits, _certificates, _told)
+    parts: tuple[Callable[[datetime, bool], None], ...] = (
+        _turns,
+        _attempts,
+        _records,
+        _limits,
+        _certificates,
+        _told,
+    )
     for part in parts:
         try:
             part(now, stepped)
@@ -114,7 +128,9 @@ def _limits(now: datetime, stepped: bool) -> None:
     closed = timedelta(0) if stepped else LONGEST_CLOSED
     LimitBucket.objects.filter(at__gt=now + closed + AHEAD).update(at=now)
     _not_ahead(Reservation.objects.all(), now, "asked_at")
-    over = Reservation.objects.filter(state=Reservation.State.SPENT)  # `limits.grant` ends the others first
+    over = Reservation.objects.filter(
+        state=Reservation.State.SPENT
+    )  # `limits.grant` ends the others first
     _not_ahead(over, now, "granted_at", "sent_at")
 
 
@@ -154,7 +170,9 @@ def _poll_what_seemed_over(now: datetime) -> None:
 
 def _renew_what_is_not_valid_yet(now: datetime) -> None:
     """A private CA of this server signed it while the clock was ahead, and clients refuse it until then."""
-    signed = Certificate.objects.filter(retired_at=None, auto_renew=True, current__not_before__gt=now + AHEAD)
+    signed = Certificate.objects.filter(
+        retired_at=None, auto_renew=True, current__not_before__gt=now + AHEAD
+    )
     able = signed.filter(account__private_ca__not_before__lte=now, renew_at__isnull=False)
     able.update(renew_at=now)
 

@@ -39,7 +39,9 @@ def prune_keys() -> None:
     only proved, at staging, is taken over by nobody."""
     now, State = clock.now(), Issuance.State
     is_over = Q(csr_sent_at=None) | Q(order_expires_at=None) | Q(order_expires_at__lt=now)
-    failed = Q(is_over, state__in=[State.FAILED, State.CANCELED], ended_at__lt=now - KEPT_AFTER_FAILURE)
+    failed = Q(
+        is_over, state__in=[State.FAILED, State.CANCELED], ended_at__lt=now - KEPT_AFTER_FAILURE
+    )
     proved = Q(state=State.ISSUED, proves=True)
     over = Issuance.objects.filter(failed | proved, key__isnull=False)
     for issuance_id, key_id in over.values_list("pk", "key"):
@@ -50,15 +52,21 @@ def prune_keys() -> None:
 
 def destroy_unless_held(key_id: int) -> None:
     """Another attempt may have taken the key over meanwhile, or a version may have it."""
-    if not any(holder.objects.filter(key=key_id).exists() for holder in (Issuance, CertificateVersion)):
+    if not any(
+        holder.objects.filter(key=key_id).exists() for holder in (Issuance, CertificateVersion)
+    ):
         Envelope.objects.filter(pk=key_id).delete()
 
 
 def prune_retired_credentials() -> None:
     retired = DnsCredential.objects.filter(retired_at__isnull=False, secret__isnull=False)
     has_records = Q(pk__in=TxtRecord.objects.in_the_zone().values("credential"))
-    is_used = Q(pk__in=Issuance.objects.open().filter(credential__isnull=False).values("credential"))
-    for credential_id, secret_id in retired.exclude(has_records | is_used).values_list("pk", "secret"):
+    is_used = Q(
+        pk__in=Issuance.objects.open().filter(credential__isnull=False).values("credential")
+    )
+    for credential_id, secret_id in retired.exclude(has_records | is_used).values_list(
+        "pk", "secret"
+    ):
         with transaction.atomic():
             DnsCredential.objects.filter(pk=credential_id).update(secret=None)
             Envelope.objects.filter(pk=secret_id).delete()

@@ -17,7 +17,11 @@ from keystore.models import Envelope
 logger = structlog.get_logger()
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
-CHOSEN_FROM = ("account__staging_account", "fallback_account", "credential")  # what an attempt is started with
+CHOSEN_FROM = (
+    "account__staging_account",
+    "fallback_account",
+    "credential",
+)  # what an attempt is started with
 
 
 # --- renewals ---
@@ -62,7 +66,11 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
         # Locked in one order: two scans would each wait for a row of the other.
-        locked = still_due.order_by(*SOONEST).select_related(*CHOSEN_FROM).select_for_update(of=("self",))
+        locked = (
+            still_due.order_by(*SOONEST)
+            .select_related(*CHOSEN_FROM)
+            .select_for_update(of=("self",))
+        )
         certificates = list(locked)
         Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
         Issuance.objects.bulk_create(new_attempts(certificates))
@@ -71,7 +79,9 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
 def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
     """An attempt, not stored yet, for each that may have one."""
     attempts = Issuance.objects.filter(certificate__in=certificates).values("certificate")
-    counted = attempts.annotate(count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False)))
+    counted = attempts.annotate(
+        count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False))
+    )
     found = {each["certificate"]: each for each in counted}
     credential_ids = delegation.credential_ids_for(certificates)
     made = []

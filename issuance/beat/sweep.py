@@ -107,12 +107,17 @@ def choose(now: datetime) -> list[Candidate]:
     chosen: list[Candidate] = []
     full: list[tuple[str, int | None]] = []
     while len(chosen) < room:
-        full = [key for key, count in busy.items() if count >= dispatch.SHARE and key != REPUBLISHING]
+        full = [
+            key for key, count in busy.items() if count >= dispatch.SHARE and key != REPUBLISHING
+        ]
         more = candidates(due, full, {each.id for each in chosen}, room - len(chosen))
         if not more:
             break
         for each in more:
-            if busy["credential", each.credential] < dispatch.SHARE and busy["account", each.account] < dispatch.SHARE:
+            if (
+                busy["credential", each.credential] < dispatch.SHARE
+                and busy["account", each.account] < dispatch.SHARE
+            ):
                 busy.update([("credential", each.credential), ("account", each.account)])
                 chosen.append(each)
     if full:
@@ -126,9 +131,13 @@ def on_their_way() -> "Counter[tuple[str, int | None]]":
     counts twice."""
     busy: Counter[tuple[str, int | None]] = Counter()
     sent = Issuance.objects.on_their_way()
-    for credential, account, state, presents in sent.values_list("credential_id", "account_id", "state", "presents"):
+    for credential, account, state, presents in sent.values_list(
+        "credential_id", "account_id", "state", "presents"
+    ):
         is_again = presents and state == Issuance.State.ORDERED
-        busy.update([REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)])
+        busy.update(
+            [REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)]
+        )
     return busy
 
 
@@ -140,7 +149,9 @@ def candidates(
         return []
     for kind, pk in full:
         due = due.exclude(**{f"{kind}_id": pk}) if pk else due.exclude(credential=None)
-    rows = due.exclude(pk__in=but).values_list("id", "state", "credential_id", "account_id", "holder")
+    rows = due.exclude(pk__in=but).values_list(
+        "id", "state", "credential_id", "account_id", "holder"
+    )
     return [Candidate(*row) for row in rows[:most]]
 
 

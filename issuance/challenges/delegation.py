@@ -52,7 +52,9 @@ def credential_ids_for(certificates: Sequence[Certificate]) -> dict[int, int | N
 def operators_credential() -> DnsCredential | None:
     """The credential that SERVICE_DNS_CREDENTIAL names. It must be one of staff: a slip of a digit would have another
     tenant's credential write for everybody."""
-    wanted = DnsCredential.objects.filter(pk=settings.SERVICE_DNS_CREDENTIAL, retired_at=None, owner__is_staff=True)
+    wanted = DnsCredential.objects.filter(
+        pk=settings.SERVICE_DNS_CREDENTIAL, retired_at=None, owner__is_staff=True
+    )
     return wanted.first()
 
 
@@ -82,7 +84,9 @@ class OperatorsTrouble(Trouble):
         self.said = trouble.what
 
 
-def for_owner(certificate: Certificate, credential: DnsCredential | None, trouble: Trouble) -> Trouble:
+def for_owner(
+    certificate: Certificate, credential: DnsCredential | None, trouble: Trouble
+) -> Trouble:
     """The trouble with a credential, as the certificate's owner may read it."""
     is_own = not credential or credential.owner_id == certificate.owner_id
     return trouble if is_own else OperatorsTrouble(trouble)
@@ -93,15 +97,24 @@ def only_target(certificate: Certificate, credential: DnsCredential | None) -> s
     own, or was when the attempt began, and writes wherever the challenges lead."""
     if not credential:
         return ""
-    is_operators = credential.pk == settings.SERVICE_DNS_CREDENTIAL and certificate.credential_id != credential.pk
-    return target_of(certificate) if is_operators or credential.owner_id != certificate.owner_id else ""
+    is_operators = (
+        credential.pk == settings.SERVICE_DNS_CREDENTIAL
+        and certificate.credential_id != credential.pk
+    )
+    return (
+        target_of(certificate)
+        if is_operators or credential.owner_id != certificate.owner_id
+        else ""
+    )
 
 
 def refuse_elsewhere(issuance: Issuance, name: str, final: str) -> None:
     """Raise Refused where the challenge of `name` leads elsewhere than the attempt's credential may write."""
     target = only_target(issuance.certificate, issuance.credential)
     if target and final != target:
-        raise Refused("delegation_missing", missing(Chain((cnames.challenge_of(name), final)), target))
+        raise Refused(
+            "delegation_missing", missing(Chain((cnames.challenge_of(name), final)), target)
+        )
 
 
 def missing(chain: Chain, target: str) -> str:
@@ -129,7 +142,10 @@ def shown(certificate: Certificate) -> dict[str, Any] | None:
     return {
         "zone": settings.SERVICE_ZONE,
         "target": target,
-        "cnames": [{"name": cnames.challenge_of(name), "target": target} for name in bases(certificate.names)],
+        "cnames": [
+            {"name": cnames.challenge_of(name), "target": target}
+            for name in bases(certificate.names)
+        ],
         "verified": certificate.verified,
     }
 
@@ -140,9 +156,14 @@ def verify(certificate: Certificate) -> None:
     Raises Invalid that names the first one which is not, and what it has instead; or says why nobody can tell.
     """
     if not is_offered():
-        raise Invalid("This server has no service zone: give the certificate a DNS credential.", field="action")
+        raise Invalid(
+            "This server has no service zone: give the certificate a DNS credential.",
+            field="action",
+        )
     if not is_delegated(certificate):
-        what = f"{certificate.domain} does not rely on the service zone: there is no CNAME to verify."
+        what = (
+            f"{certificate.domain} does not rely on the service zone: there is no CNAME to verify."
+        )
         raise Invalid(what, field="action")
     target = target_of(certificate)
     chains = cnames.follow(bases(certificate.names), clock.time_left()).values()
@@ -150,6 +171,8 @@ def verify(certificate: Certificate) -> None:
     surely = [chain for chain in wrong if not chain.is_unknown]
     if surely or not wrong:
         certificate.verified = not wrong
-        Certificate.objects.filter(pk=certificate.pk).update(verified=certificate.verified, updated_at=clock.now())
+        Certificate.objects.filter(pk=certificate.pk).update(
+            verified=certificate.verified, updated_at=clock.now()
+        )
     for chain in surely or wrong:
         raise Invalid(missing(chain, target), field="action")

@@ -10,7 +10,9 @@ from issuance.models import Authorization, Issuance
 
 def records_of(issuance: Issuance) -> TxtRecordQuerySet:
     """The records of every attempt at these names with this account, whatever the credential."""
-    authorized = Authorization.objects.filter(record=OuterRef("pk"), issuance__names_key=issuance.names_key)
+    authorized = Authorization.objects.filter(
+        record=OuterRef("pk"), issuance__names_key=issuance.names_key
+    )
     return TxtRecord.objects.filter(Exists(authorized))
 
 

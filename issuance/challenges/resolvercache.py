@@ -34,7 +34,9 @@ class Kept(NamedTuple):
         )
 
 
-def kept(issuance: Issuance, records: Sequence[TxtRecord], looks: Mapping[int, Look]) -> Kept | None:
+def kept(
+    issuance: Issuance, records: Sequence[TxtRecord], looks: Mapping[int, Look]
+) -> Kept | None:
     """The longest that the attempt's CA may have, from challenges of other values at the same names; None where it
     looked at none of them within their TTL.
 
@@ -56,7 +58,11 @@ def kept(issuance: Issuance, records: Sequence[TxtRecord], looks: Mapping[int, L
         .exclude(issuance=issuance)
         .select_related("record__credential", "issuance")
     )
-    found = [_kept(each, ttls, now) for each in answered if each.record and _pair(each.record) not in wanted]
+    found = [
+        _kept(each, ttls, now)
+        for each in answered
+        if each.record and _pair(each.record) not in wanted
+    ]
     lasting = [each for each in found if each.until > now]
     return max(lasting, default=None)
 

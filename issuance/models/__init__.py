@@ -1,7 +1,21 @@
 """Certificates, and each attempt at one with everything that it needs to go on."""
 
-from issuance.models.attempts import TOO_LONG, Authorization, Issuance, IssuanceEvent, IssuanceQuerySet, RequestKey
-from issuance.models.certificates import Certificate, CertificateVersion, RenewalInfo, digest, names_key, new_public_id
+from issuance.models.attempts import (
+    TOO_LONG,
+    Authorization,
+    Issuance,
+    IssuanceEvent,
+    IssuanceQuerySet,
+    RequestKey,
+)
+from issuance.models.certificates import (
+    Certificate,
+    CertificateVersion,
+    RenewalInfo,
+    digest,
+    names_key,
+    new_public_id,
+)
 from issuance.models.drills import Drill
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 

@@ -66,25 +66,40 @@ class Issuance(Turns):
         LIMITED = "limited"  # the CA, or the ledger of its limits, named the moment
         PERMANENT = "permanent"  # somebody must change something first
 
-    OPEN = (State.QUEUED, State.ORDERED, State.PRESENTED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
+    OPEN = (
+        State.QUEUED,
+        State.ORDERED,
+        State.PRESENTED,
+        State.PROPAGATED,
+        State.VALIDATED,
+        State.FINALIZED,
+    )
     BEFORE_VALIDATED = OPEN[:4]  # a person may still cancel, and the TXT records are needed
 
     certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="issuances")
     # What the attempt was started with, whatever the certificate says meanwhile.
     account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
-    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances")
+    credential = models.ForeignKey(
+        DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances"
+    )
     names_key = models.CharField(max_length=64, editable=False)
-    number = models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")
+    number = models.PositiveIntegerField(
+        default=1, help_text="of the certificate's attempts, from 1"
+    )
     reason = models.CharField(max_length=8, choices=Reason)
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
     state_since = models.DateTimeField()
     deadline_at = models.DateTimeField()
     waits_for = models.TextField(blank=True)
-    presents = models.PositiveSmallIntegerField(default=0, help_text="how often its records were published anew")
+    presents = models.PositiveSmallIntegerField(
+        default=0, help_text="how often its records were published anew"
+    )
     orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
     validity_seconds = models.PositiveIntegerField(null=True, blank=True)
     csr_pem = models.TextField(blank=True)
-    key = models.ForeignKey(Envelope, models.SET_NULL, null=True, blank=True, related_name="+", editable=False)
+    key = models.ForeignKey(
+        Envelope, models.SET_NULL, null=True, blank=True, related_name="+", editable=False
+    )
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
     csr_sent_at = models.DateTimeField(null=True, blank=True)
@@ -93,14 +108,24 @@ class Issuance(Turns):
     )
     certificate_url = models.CharField(max_length=500, blank=True)
     profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
-    replaces = models.CharField(max_length=100, blank=True, help_text="the ari_id that the order said it replaces")
-    replaces_refused = models.BooleanField(default=False, help_text="the CA refused `replaces`: it is left out")
-    slot_at = models.DateTimeField(null=True, blank=True, help_text="when the CA's limits let it order, as estimated")
+    replaces = models.CharField(
+        max_length=100, blank=True, help_text="the ari_id that the order said it replaces"
+    )
+    replaces_refused = models.BooleanField(
+        default=False, help_text="the CA refused `replaces`: it is left out"
+    )
+    slot_at = models.DateTimeField(
+        null=True, blank=True, help_text="when the CA's limits let it order, as estimated"
+    )
     preflighted_at = models.DateTimeField(null=True, blank=True)
     deaf = models.JSONField(
-        default=list, blank=True, help_text="name servers that the preflight found not to answer for their zone"
+        default=list,
+        blank=True,
+        help_text="name servers that the preflight found not to answer for their zone",
     )
-    proves = models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")
+    proves = models.BooleanField(
+        default=False, help_text="at the CA's staging: what is issued is thrown away"
+    )
     error_code = models.CharField(max_length=64, blank=True)
     error_what = models.TextField(blank=True)
     failure = models.CharField(max_length=9, choices=Failure, blank=True)
@@ -113,22 +138,42 @@ class Issuance(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["names_key"], name="issuances_by_names"),
-            models.Index(fields=["account", "order_url"], condition=~Q(order_url=""), name="issuances_by_order"),
-            models.Index(fields=["queued_at"], condition=Q(queued_at__isnull=False), name="issuances_on_their_way"),
+            models.Index(
+                fields=["account", "order_url"],
+                condition=~Q(order_url=""),
+                name="issuances_by_order",
+            ),
+            models.Index(
+                fields=["queued_at"],
+                condition=Q(queued_at__isnull=False),
+                name="issuances_on_their_way",
+            ),
         )
         constraints: ClassVar = (
             models.UniqueConstraint(
-                fields=["certificate"], condition=Q(wake_at__isnull=False), name="one_open_issuance_per_certificate"
+                fields=["certificate"],
+                condition=Q(wake_at__isnull=False),
+                name="one_open_issuance_per_certificate",
             ),
             models.UniqueConstraint(
-                fields=["account", "order_url"],  # another account's CA may have named another order the same
+                fields=[
+                    "account",
+                    "order_url",
+                ],  # another account's CA may have named another order the same
                 condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
                 name="one_open_issuance_per_order",
             ),
             models.CheckConstraint(
                 condition=Q(
                     wake_at__isnull=False,
-                    state__in=["queued", "ordered", "presented", "propagated", "validated", "finalized"],
+                    state__in=[
+                        "queued",
+                        "ordered",
+                        "presented",
+                        "propagated",
+                        "validated",
+                        "finalized",
+                    ],
                 )
                 | Q(wake_at__isnull=True, state__in=["issued", "failed", "canceled"]),
                 name="an_issuance_wakes_as_long_as_it_is_open",
@@ -197,12 +242,16 @@ class Authorization(models.Model):
     wildcard = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status, default=Status.UNREAD)
     challenge_url = models.CharField(max_length=500, blank=True)
-    record = models.ForeignKey(TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations")
+    record = models.ForeignKey(
+        TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations"
+    )
     seen_at = models.DateTimeField(null=True, blank=True)
     answered_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["issuance", "url"], name="one_row_per_authorization"),)
+        constraints = (
+            models.UniqueConstraint(fields=["issuance", "url"], name="one_row_per_authorization"),
+        )
 
     def __str__(self) -> str:
         return self.identifier or self.url
@@ -219,10 +268,16 @@ class RequestKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["owner", "key"], name="one_request_per_idempotency_key"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["owner", "key"], name="one_request_per_idempotency_key"
+            ),
+        )
 
     def __str__(self) -> str:
         return self.key
 
 
-TOO_LONG = timedelta(hours=6)  # a wait that is longer ends the attempt, which comes again at that moment
+TOO_LONG = timedelta(
+    hours=6
+)  # a wait that is longer ends the attempt, which comes again at that moment

@@ -32,12 +32,18 @@ class Certificate(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
     domain = models.CharField(max_length=253, db_index=True, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
-    names_key = models.CharField(max_length=64, db_index=True, help_text="digest of account and sorted names")
+    names_key = models.CharField(
+        max_length=64, db_index=True, help_text="digest of account and sorted names"
+    )
     account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="certificates")
-    credential = models.ForeignKey(DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates")
+    credential = models.ForeignKey(
+        DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
+    )
     key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
     key_size = models.PositiveIntegerField(default=256)
-    key_policy = models.CharField(max_length=16, choices=Envelope.Policy, default=Envelope.Policy.HYBRID)
+    key_policy = models.CharField(
+        max_length=16, choices=Envelope.Policy, default=Envelope.Policy.HYBRID
+    )
     server_decrypt_export = models.BooleanField(default=False)
     public_id = models.CharField(max_length=32, unique=True, default=new_public_id, editable=False)
     verified = models.BooleanField(default=False)
@@ -48,19 +54,33 @@ class Certificate(models.Model):
     locality = models.CharField(max_length=64, blank=True)
     auto_renew = models.BooleanField(default=True)
     renew_days_before = models.PositiveIntegerField(null=True, blank=True)
-    profile = models.CharField(max_length=64, blank=True, help_text="sent with the order where the CA lists it")
-    preferred_chain = models.CharField(max_length=200, blank=True, help_text="common name of an issuer in the chain")
-    reuse_key = models.BooleanField(default=False, help_text="renewals keep the key, for those who pin it")
+    profile = models.CharField(
+        max_length=64, blank=True, help_text="sent with the order where the CA lists it"
+    )
+    preferred_chain = models.CharField(
+        max_length=200, blank=True, help_text="common name of an issuer in the chain"
+    )
+    reuse_key = models.BooleanField(
+        default=False, help_text="renewals keep the key, for those who pin it"
+    )
     fallback_account = models.ForeignKey(
         AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
     )
-    current = models.ForeignKey("CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+")
+    current = models.ForeignKey(
+        "CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     renew_at = models.DateTimeField(null=True, blank=True)
     failures = models.PositiveIntegerField(default=0)
-    failing_since = models.DateTimeField(null=True, blank=True, help_text="the first of the failures in a row")
-    proved_at = models.DateTimeField(null=True, blank=True, help_text="staging issued it; production is tried next")
-    ask = models.CharField(max_length=64, editable=False, help_text="digest of the request that made it")
+    failing_since = models.DateTimeField(
+        null=True, blank=True, help_text="the first of the failures in a row"
+    )
+    proved_at = models.DateTimeField(
+        null=True, blank=True, help_text="staging issued it; production is tried next"
+    )
+    ask = models.CharField(
+        max_length=64, editable=False, help_text="digest of the request that made it"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -122,13 +142,21 @@ class CertificateVersion(Turns):
     not_before = models.DateTimeField()
     not_after = models.DateTimeField()
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the leaf, hex")
-    issuer = models.CharField(max_length=255, blank=True, db_index=True, help_text="common name of who signed it")
-    ari_id = models.CharField(max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1")
+    issuer = models.CharField(
+        max_length=255, blank=True, db_index=True, help_text="common name of who signed it"
+    )
+    ari_id = models.CharField(
+        max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1"
+    )
     chain_pem = models.TextField(help_text="leaf first")
-    added_names = models.JSONField(default=list, blank=True, help_text="that the CA put in without being asked")
+    added_names = models.JSONField(
+        default=list, blank=True, help_text="that the CA put in without being asked"
+    )
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
     revoke_asked_at = models.DateTimeField(null=True, blank=True)
-    revoke_reason = models.PositiveSmallIntegerField(null=True, blank=True, help_text="RFC 5280, 5.3.1")
+    revoke_reason = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="RFC 5280, 5.3.1"
+    )
     revoked_at = models.DateTimeField(null=True, blank=True)
     revoke_error = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -138,7 +166,9 @@ class CertificateVersion(Turns):
     class Meta(Turns.Meta):
         constraints: ClassVar = (
             models.CheckConstraint(
-                condition=Q(revoke_asked_at__isnull=True) | Q(revoked_at__isnull=False) | Q(wake_at__isnull=False),
+                condition=Q(revoke_asked_at__isnull=True)
+                | Q(revoked_at__isnull=False)
+                | Q(wake_at__isnull=False),
                 name="a_revocation_that_was_asked_for_wakes_until_it_is_done",
             ),
         )

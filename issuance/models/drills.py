@@ -12,17 +12,24 @@ class Drill(models.Model):
 
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     issuer = models.CharField(max_length=255, blank=True)
-    account = models.ForeignKey(AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+")
+    account = models.ForeignKey(
+        AcmeAccount, models.PROTECT, null=True, blank=True, related_name="+"
+    )
     why = models.CharField(max_length=255, blank=True)
-    total = models.PositiveIntegerField(default=0, help_text="certificates that it had to replace when it began")
+    total = models.PositiveIntegerField(
+        default=0, help_text="certificates that it had to replace when it began"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True, blank=True)
-    stopped_at = models.DateTimeField(null=True, blank=True, help_text="by a person; it may be resumed")
+    stopped_at = models.DateTimeField(
+        null=True, blank=True, help_text="by a person; it may be resumed"
+    )
 
     class Meta:
         constraints = (
             models.CheckConstraint(
-                condition=Q(issuer="", account__isnull=False) | Q(account__isnull=True) & ~Q(issuer=""),
+                condition=Q(issuer="", account__isnull=False)
+                | Q(account__isnull=True) & ~Q(issuer=""),
                 name="a_drill_is_about_an_issuer_or_an_account",
             ),
             models.UniqueConstraint(

@@ -16,14 +16,24 @@ class LimitBucket(models.Model):
 
     ca = models.CharField(max_length=500, help_text="the directory of the CA")
     kind = models.CharField(max_length=8, choices=LimitKind)
-    subject = models.CharField(max_length=320, help_text="what is counted: an account, a domain, a digest of names")
-    label = models.CharField(max_length=320, blank=True, help_text="the subject as a sentence names it")
-    level = models.FloatField(help_text="tokens at `at`; reservations that are under way are off it")
+    subject = models.CharField(
+        max_length=320, help_text="what is counted: an account, a domain, a digest of names"
+    )
+    label = models.CharField(
+        max_length=320, blank=True, help_text="the subject as a sentence names it"
+    )
+    level = models.FloatField(
+        help_text="tokens at `at`; reservations that are under way are off it"
+    )
     at = models.DateTimeField(help_text="in the future while the CA said to come back then")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["ca", "kind", "subject"], name="one_bucket_for_each_subject"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["ca", "kind", "subject"], name="one_bucket_for_each_subject"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.label or self.subject}"
@@ -42,7 +52,9 @@ class Reservation(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     state = models.CharField(max_length=8, choices=State, default=State.WAITING)
     is_renewal = models.BooleanField(default=False)
-    expires_at = models.DateTimeField(null=True, blank=True, help_text="of the certificate that it renews")
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="of the certificate that it renews"
+    )
     asked_at = models.DateTimeField()
     granted_at = models.DateTimeField(null=True, blank=True)
     sent_at = models.DateTimeField(null=True, blank=True)
@@ -50,8 +62,14 @@ class Reservation(models.Model):
 
     class Meta:
         indexes = (
-            models.Index(fields=["asked_at"], condition=Q(state="waiting"), name="reservations_waiting"),
-            models.Index(fields=["granted_at"], condition=Q(state__in=["granted", "sent"]), name="reservations_open"),
+            models.Index(
+                fields=["asked_at"], condition=Q(state="waiting"), name="reservations_waiting"
+            ),
+            models.Index(
+                fields=["granted_at"],
+                condition=Q(state__in=["granted", "sent"]),
+                name="reservations_open",
+            ),
         )
 
     def __str__(self) -> str:
@@ -66,7 +84,11 @@ class ReservedToken(models.Model):
     cost = models.PositiveSmallIntegerField(default=1)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["reservation", "bucket"], name="a_bucket_once_a_reservation"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["reservation", "bucket"], name="a_bucket_once_a_reservation"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.reservation_id} {self.bucket_id}"

@@ -11,7 +11,15 @@ from issuance.identifiers import WILDCARD
 METHOD = "dns-01"
 CRITICAL = 128
 # RFC 8659, RFC 9495, and the Baseline Requirements' contact tags: what CAs know.
-KNOWN_TAGS = ("issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone")
+KNOWN_TAGS = (
+    "issue",
+    "issuewild",
+    "iodef",
+    "issuemail",
+    "issuevmc",
+    "contactemail",
+    "contactphone",
+)
 
 
 class Denial(NamedTuple):
@@ -34,7 +42,10 @@ class Permission:
         pairs = [each.partition("=") for each in parameters if each]
         if " " in issuer or not all(equals for _, equals, _ in pairs):
             return cls("")  # malformed: as if it named nobody
-        return cls(issuer.lower().rstrip("."), tuple((name.strip().lower(), value.strip()) for name, _, value in pairs))
+        return cls(
+            issuer.lower().rstrip("."),
+            tuple((name.strip().lower(), value.strip()) for name, _, value in pairs),
+        )
 
     def values(self, name: str) -> list[str]:
         return [value for each, value in self.parameters if each == name]
@@ -45,7 +56,10 @@ class Permission:
 
     def is_for_method(self) -> bool:
         """`validationmethods` (RFC 8657, section 4)."""
-        return all(METHOD in [each.strip() for each in value.split(",")] for value in self.values("validationmethods"))
+        return all(
+            METHOD in [each.strip() for each in value.split(",")]
+            for value in self.values("validationmethods")
+        )
 
 
 def denial(name: str, policy: Policy, identities: Sequence[str], account_url: str) -> Denial | None:
@@ -58,13 +72,23 @@ def denial(name: str, policy: Policy, identities: Sequence[str], account_url: st
             return _unknown(name, policy, record)
     tag, properties = _properties(name, policy)
     permissions = [Permission.of(each) for each in properties]
-    ours = [each for each in permissions if each.issuer and (each.issuer in identities or not identities)]
+    ours = [
+        each
+        for each in permissions
+        if each.issuer and (each.issuer in identities or not identities)
+    ]
     if not properties or (ours and not identities):
         return None
     if any(each.is_for_account(account_url) and each.is_for_method() for each in ours):
         return None
     if not ours:
-        return _forbidden(name, policy, tag, sorted({each.issuer for each in permissions if each.issuer}), identities)
+        return _forbidden(
+            name,
+            policy,
+            tag,
+            sorted({each.issuer for each in permissions if each.issuer}),
+            identities,
+        )
     if not any(each.is_for_account(account_url) for each in ours):
         return _other_account(name, policy, ours, account_url)
     return _other_method(name, policy, ours)
@@ -86,10 +110,15 @@ def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
     )
 
 
-def _forbidden(name: str, policy: Policy, tag: str, issuers: Sequence[str], identities: Sequence[str]) -> Denial:
+def _forbidden(
+    name: str, policy: Policy, tag: str, issuers: Sequence[str], identities: Sequence[str]
+) -> Denial:
     allowed = shown(", ".join(issuers)) or "nobody"
     if not identities:
-        return Denial("caa_forbids", f"The CAA records of {policy.owner} let nobody issue for {name}: remove them.")
+        return Denial(
+            "caa_forbids",
+            f"The CAA records of {policy.owner} let nobody issue for {name}: remove them.",
+        )
     return Denial(
         "caa_forbids",
         f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not {' or '.join(identities)}:"
@@ -97,7 +126,9 @@ def _forbidden(name: str, policy: Policy, tag: str, issuers: Sequence[str], iden
     )
 
 
-def _other_account(name: str, policy: Policy, ours: Sequence[Permission], account_url: str) -> Denial:
+def _other_account(
+    name: str, policy: Policy, ours: Sequence[Permission], account_url: str
+) -> Denial:
     wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
     return Denial(
         "caa_account",

@@ -40,24 +40,32 @@ def before_order(issuance: Issuance, client: CA) -> None:
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
         return
     if not issuance.credential and delegation.is_delegated(issuance.certificate):
-        raise Refused("preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True)
+        raise Refused(
+            "preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True
+        )
     issuance.breathe()
     with clock.limit(issuance.turn_left() / 2):
         written = _written_before(issuance)
-        found = check(issuance.certificate, issuance.account, issuance.credential, client, but=written)
+        found = check(
+            issuance.certificate, issuance.account, issuance.credential, client, but=written
+        )
     blocking = [each for each in found if each.blocks]
     with issuance.fence():
         deaf = [propagation.server_of(label) for each in found for label in each.servers]
         issuance.write(preflighted_at=clock.now(), deaf=deaf)
         if found and not blocking:
             what, done = report.text_of(found), IssuanceEvent.Outcome.DONE
-            IssuanceEvent.objects.create(issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what)
+            IssuanceEvent.objects.create(
+                issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
+            )
     if blocking:
         for each in blocking:
             if each.said and issuance.credential:
                 notify.credential_refused(issuance.credential, each.said)
         first = blocking[0].code
-        raise Refused(f"preflight_{first}", report.text_of(blocking), permanent=first in FOR_A_PERSON)
+        raise Refused(
+            f"preflight_{first}", report.text_of(blocking), permanent=first in FOR_A_PERSON
+        )
 
 
 def run(certificate: Certificate) -> list[Finding]:
@@ -66,7 +74,9 @@ def run(certificate: Certificate) -> list[Finding]:
     with clock.limit(ALONE):
         found = check(certificate, account, credential, clients.client_for(account))
     if not credential and not account.is_private:
-        found.insert(0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate)))
+        found.insert(
+            0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate))
+        )
     return found
 
 
@@ -105,8 +115,12 @@ def _written_before(issuance: Issuance) -> list[str]:
     last = issuance.certificate.issuances.filter(pk__lt=issuance.pk).order_by("-pk").first()
     if not last:
         return []
-    records = TxtRecord.objects.filter(authorizations__issuance=last, credential=issuance.credential)
-    return list(records.filter(presented_at__isnull=False).exclude(zone="").values_list("name", flat=True))
+    records = TxtRecord.objects.filter(
+        authorizations__issuance=last, credential=issuance.credential
+    )
+    return list(
+        records.filter(presented_at__isnull=False).exclude(zone="").values_list("name", flat=True)
+    )
 
 
 # --- The CA's data ---
@@ -154,11 +168,17 @@ def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
     """One name for each zone that is to be written to."""
     places: dict[str, Place] = {}
     for name, chain in seen.chains.items():
-        if (chain.trouble and not chain.is_unknown) or chain.final in but or (target and chain.final != target):
+        if (
+            (chain.trouble and not chain.is_unknown)
+            or chain.final in but
+            or (target and chain.final != target)
+        ):
             continue
         found = seen.zones.get(chain.final)
         zone = found if isinstance(found, Zone) else None
-        places.setdefault(zone.name if zone else registered_domain(chain.final), Place(name, chain.final, zone))
+        places.setdefault(
+            zone.name if zone else registered_domain(chain.final), Place(name, chain.final, zone)
+        )
     return list(places.values())[:MOST_ZONES]
 
 

@@ -39,14 +39,18 @@ def _bogus(name: str, zone: str) -> Finding:
 # --- CAA ---
 
 
-def of_caa(survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str) -> Iterator[Finding]:
+def of_caa(
+    survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str
+) -> Iterator[Finding]:
     """A CA that nobody knows by a CAA name may look at no CAA records: what they say does not block then."""
     for name in names:
         policy = survey.policies.get(name.removeprefix(WILDCARD))
         if isinstance(policy, Unanswered):
             yield _of_caa_unanswered(name, policy)
         elif policy and (denied := caa.denial(name, policy, identities, account_url)):
-            yield Finding(denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities))
+            yield Finding(
+                denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities)
+            )
 
 
 def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
@@ -70,7 +74,12 @@ def of_chains(survey: Survey, target: str) -> Iterator[Finding]:
                 code = CHAIN_CODES.get(chain.trouble.code, "cname_unwritable")
                 yield Finding(code, name, f"{chain.final} CNAME", chain.trouble.what)
         elif target and chain.final != target:
-            yield Finding("delegation_missing", name, f"{chain.names[0]} CNAME", delegation.missing(chain, target))
+            yield Finding(
+                "delegation_missing",
+                name,
+                f"{chain.names[0]} CNAME",
+                delegation.missing(chain, target),
+            )
         else:
             yield from _of_place(name, chain, survey.zones.get(chain.final))
 
@@ -110,7 +119,11 @@ def of_zones(survey: Survey) -> Iterator[Finding]:
         if isinstance(zone, Zone):
             yield from _of_servers(name, zone)
         else:
-            yield _of_dead(name, zone) if zone.doubt.fault is Fault.DEAD else _of_unanswered(name, zone)
+            yield (
+                _of_dead(name, zone)
+                if zone.doubt.fault is Fault.DEAD
+                else _of_unanswered(name, zone)
+            )
 
 
 def _of_dead(name: str, each: Unanswered) -> Finding:
@@ -171,6 +184,8 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
         )
         yield Finding("server_not_asked", name, record, what, blocks=False)
     if len(set(zone.serials.values())) > 1:
-        serials = _listed([f"{label} has serial {serial}" for label, serial in zone.serials.items()])
+        serials = _listed(
+            [f"{label} has serial {serial}" for label, serial in zone.serials.items()]
+        )
         what = f"The name servers of {zone.name} disagree: {serials}. Mend the transfer, if it stays so."
         yield Finding("servers_disagree", name, f"{zone.name} SOA", what, blocks=False)

@@ -30,7 +30,9 @@ def level_at(level: Level, now: datetime, limit: Limit, under_way: int = 0) -> f
     return min(limit.capacity - under_way, filled)
 
 
-def take(level: Level, now: datetime, limit: Limit, under_way: int = 0, tokens: float = 1.0) -> Level:
+def take(
+    level: Level, now: datetime, limit: Limit, under_way: int = 0, tokens: float = 1.0
+) -> Level:
     """The bucket after so many tokens were taken now, or given back where that is negative. Never more than it holds;
     a bucket that is closed stays so."""
     if now < level.at:

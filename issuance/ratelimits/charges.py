@@ -85,7 +85,9 @@ def failures(account: AcmeAccount, name: str) -> Charge:
 def renews_here(issuance: Issuance) -> bool:
     """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
     current = issuance.certificate.current
-    return current is not None and catalog.directory_of(current.account) == catalog.directory_of(issuance.account)
+    return current is not None and catalog.directory_of(current.account) == catalog.directory_of(
+        issuance.account
+    )
 
 
 def _listed(domains: Sequence[str]) -> str:

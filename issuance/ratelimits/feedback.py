@@ -30,17 +30,34 @@ def learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
     kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
     if replaces:
         kind = None
-    refused = [want for want in charges.of_order(issuance) if want.kind == kind and want.cost] if kind else []
+    refused = (
+        [want for want in charges.of_order(issuance) if want.kind == kind and want.cost]
+        if kind
+        else []
+    )
     named = (
-        [want for want in refused if f'"{want.label}"' in trouble.what] or refused or [charges.busy(issuance.account)]
+        [want for want in refused if f'"{want.label}"' in trouble.what]
+        or refused
+        or [charges.busy(issuance.account)]
     )
     directory, now = catalog.directory_of(issuance.account), clock.now()
     rows = [
-        LimitBucket(ca=directory, kind=want.kind, subject=want.subject, label=want.label[:320], level=1.0, at=now)
+        LimitBucket(
+            ca=directory,
+            kind=want.kind,
+            subject=want.subject,
+            label=want.label[:320],
+            level=1.0,
+            at=now,
+        )
         for want in named
     ]
-    LimitBucket.objects.bulk_create(rows, ignore_conflicts=True)  # others may learn the same at the same moment
+    LimitBucket.objects.bulk_create(
+        rows, ignore_conflicts=True
+    )  # others may learn the same at the same moment
     ledger = Ledger(charges.find(directory, named).values())
     for pk in ledger.rows:
-        ledger.close(pk, now + timedelta(seconds=trouble.retry_after or 0), emptied=kind is not None)
+        ledger.close(
+            pk, now + timedelta(seconds=trouble.retry_after or 0), emptied=kind is not None
+        )
     ledger.save()

@@ -15,7 +15,9 @@ from issuance.ratelimits.buckets import Level
 
 # Tokens that are taken here and perhaps not yet counted at the CA.
 UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
-NO_LIMIT = Limit(float("inf"), 1.0)  # of a CA whose limits nobody knows: what it says itself closes the bucket
+NO_LIMIT = Limit(
+    float("inf"), 1.0
+)  # of a CA whose limits nobody knows: what it says itself closes the bucket
 MOST_TOKENS = 1e9  # what a bucket without a limit is written with
 ENOUGH = 1 - 1e-6  # a token, for all that floating point does
 
@@ -27,7 +29,9 @@ class Ledger:
         wanted = sorted(set(ids))
         rows = LimitBucket.objects.filter(pk__in=wanted).order_by("pk")
         self.rows = {row.pk: row for row in (rows if look else rows.select_for_update())}
-        taken = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY)
+        taken = ReservedToken.objects.filter(
+            bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY
+        )
         self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
         self.now = clock.now()  # after the lock was waited for
         self._changed: set[int] = set()
@@ -41,7 +45,9 @@ class Ledger:
 
     def level(self, pk: int) -> float:
         row = self.rows[pk]
-        return buckets.level_at(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk])
+        return buckets.level_at(
+            Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk]
+        )
 
     def may_use(self, pk: int, cost: int) -> bool:
         """A token is there; for what is not counted in the bucket it is enough that the CA did not close it."""
@@ -59,7 +65,9 @@ class Ledger:
         if not cost and row.kind != LimitKind.FAILURES:
             return max(self.now, row.at)
         level = Level(row.level, row.at)
-        return buckets.slot(level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0)
+        return buckets.slot(
+            level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0
+        )
 
     def take(self, costs: Mapping[int, int]) -> None:
         """For an order that is sent at once, or soon: under way until `end()`."""
@@ -84,13 +92,20 @@ class Ledger:
     def close(self, pk: int, until: datetime, *, emptied: bool) -> None:
         """Nothing comes of it until then; one token when the CA's own was empty, else what fills in meanwhile."""
         row, limit = self.rows[pk], self.limit(pk)
-        filled = buckets.level_at(Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk])
-        row.level, row.at = min(1.0, filled) if emptied else min(filled, MOST_TOKENS), max(until, row.at)
+        filled = buckets.level_at(
+            Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk]
+        )
+        row.level, row.at = (
+            min(1.0, filled) if emptied else min(filled, MOST_TOKENS),
+            max(until, row.at),
+        )
         self._changed.add(pk)
 
     def _change(self, pk: int, tokens: float) -> None:
         row = self.rows[pk]
-        level = buckets.take(Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens)
+        level = buckets.take(
+            Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens
+        )
         row.level, row.at = level.tokens, level.at
         self._changed.add(pk)
 

@@ -18,9 +18,7 @@ def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
     until = f"{issuance.certificate.domain} is ordered at about {at:%Y-%m-%d %H:%M} UTC."
     if not limit or clock.now() < bucket.at:
         return f"{label} asked us to come back later for {counted}: {until}"
-    pace = (
-        f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each {spoken(timedelta(seconds=limit.each))}"
-    )
+    pace = f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each {spoken(timedelta(seconds=limit.each))}"
     return f"{label} takes {pace}: {until}"
 
 

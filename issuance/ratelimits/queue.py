@@ -27,7 +27,9 @@ def waiting() -> QuerySet[Reservation]:
 
 def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
     """Whether anybody else waits for one of these buckets: then the tokens are given out in turn."""
-    same = ReservedToken.objects.filter(bucket__in=list(needed), reservation__state=Reservation.State.WAITING)
+    same = ReservedToken.objects.filter(
+        bucket__in=list(needed), reservation__state=Reservation.State.WAITING
+    )
     return same.exclude(reservation=reservation).exists()
 
 
@@ -35,11 +37,22 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
     """The bucket that it will wait for longest, and when its turn has come there."""
     costs = dict(reservation.tokens.values_list("bucket", "cost"))
     earlier = Q(reservation__asked_at=reservation.asked_at, reservation__lt=reservation.pk)
-    ahead = Q(reservation__is_renewal=True) | Q(reservation__asked_at__lt=reservation.asked_at) | earlier
+    ahead = (
+        Q(reservation__is_renewal=True)
+        | Q(reservation__asked_at__lt=reservation.asked_at)
+        | earlier
+    )
     if reservation.is_renewal:
         ahead = Q(reservation__is_renewal=True, reservation__expires_at__lt=reservation.expires_at)
-    others = ReservedToken.objects.filter(bucket__in=costs, cost__gt=0, reservation__state=Reservation.State.WAITING)
-    counted = others.exclude(reservation=reservation).filter(ahead).values_list("bucket").annotate(Count("pk"))
+    others = ReservedToken.objects.filter(
+        bucket__in=costs, cost__gt=0, reservation__state=Reservation.State.WAITING
+    )
+    counted = (
+        others.exclude(reservation=reservation)
+        .filter(ahead)
+        .values_list("bucket")
+        .annotate(Count("pk"))
+    )
     before = dict(counted)
 
     slots = {pk: ledger.slot(pk, cost, before.get(pk, 0)) for pk, cost in costs.items()}
@@ -49,10 +62,14 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
 
 def ahead_of(issuance: Issuance, buckets: Iterable[int]) -> dict[int, int]:
     """How many who wait for each of these buckets would go before an attempt that asked now."""
-    waits = ReservedToken.objects.filter(bucket__in=buckets, cost__gt=0, reservation__state=Reservation.State.WAITING)
+    waits = ReservedToken.objects.filter(
+        bucket__in=buckets, cost__gt=0, reservation__state=Reservation.State.WAITING
+    )
     certificate = issuance.certificate
     if certificate.current_id is not None:
-        waits = waits.filter(reservation__is_renewal=True, reservation__expires_at__lt=certificate.expires_at)
+        waits = waits.filter(
+            reservation__is_renewal=True, reservation__expires_at__lt=certificate.expires_at
+        )
     return dict(waits.values_list("bucket").annotate(Count("pk")))
 
 
@@ -64,7 +81,9 @@ def grant() -> list[int]:
         return []
     ids = [each.pk for each in chosen]
     with transaction.atomic():
-        ledger = Ledger(ReservedToken.objects.filter(reservation__in=ids).values_list("bucket", flat=True))
+        ledger = Ledger(
+            ReservedToken.objects.filter(reservation__in=ids).values_list("bucket", flat=True)
+        )
         needed = needs(ids)
         # As it is now: one may have been taken, or have changed what it needs, before the rows were locked.
         still = set(waiting().filter(pk__in=ids).values_list("pk", flat=True))
@@ -89,7 +108,9 @@ def unused_room(now: datetime) -> int:
     lately = now - timedelta(seconds=5)
     unused = Count("pk", filter=Q(state=Reservation.State.GRANTED))
     used = Count("pk", filter=Q(sent_at__gte=lately))
-    recent = Reservation.objects.filter(granted_at__range=(lately, now + SKEW)).aggregate(unused=unused, used=used)
+    recent = Reservation.objects.filter(granted_at__range=(lately, now + SKEW)).aggregate(
+        unused=unused, used=used
+    )
     return FEW_UNUSED + int(recent["used"]) // 2 - int(recent["unused"])
 
 
@@ -104,12 +125,18 @@ def candidates() -> list[Reservation]:
     closed = [pk for pk in empty if not ledger.may_use(pk, 0)]
     lacks = Q(bucket__in=empty, cost__gt=0) | Q(bucket__in=closed)
     blocked = ReservedToken.objects.filter(lacks, reservation=OuterRef("pk"))
-    nth = Window(RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"])
+    nth = Window(
+        RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"]
+    )
     unused = Q(granted_at__gt=ledger.now - SECOND_SLOT, granted_at__lte=ledger.now + SKEW)
     # Who sleeps after a trouble has it still: it does not come earlier for a slot.
     stumbled = Q(issuance__stumbles__gt=0, issuance__wake_at__gt=ledger.now)
-    rows = waiting().filter(~Exists(blocked), ~unused, ~stumbled, issuance__wake_at__isnull=False, issuance__holder="")
-    return list(rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST])
+    rows = waiting().filter(
+        ~Exists(blocked), ~unused, ~stumbled, issuance__wake_at__isnull=False, issuance__holder=""
+    )
+    return list(
+        rows.annotate(nth=nth).order_by("-is_renewal", "expires_at", "nth", "asked_at")[:MOST]
+    )
 
 
 def needs(ids: Sequence[int]) -> Mapping[int, dict[int, int]]:
@@ -139,12 +166,21 @@ def in_turn(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> li
 
     def rank(each: Reservation) -> tuple[bool, datetime, int, datetime, datetime, int]:
         last = served.get(each.owner_id, NEVER)
-        return (not each.is_renewal, each.expires_at or LAST, places[each.pk], last, each.asked_at, each.pk)
+        return (
+            not each.is_renewal,
+            each.expires_at or LAST,
+            places[each.pk],
+            last,
+            each.asked_at,
+            each.pk,
+        )
 
     return sorted(chosen, key=rank)
 
 
 def wake(issuance_ids: Sequence[int], now: datetime) -> None:
     """Their slots are there: the next message is theirs."""
-    idle = Issuance.objects.open().filter(pk__in=issuance_ids, holder="", state=Issuance.State.QUEUED)
+    idle = Issuance.objects.open().filter(
+        pk__in=issuance_ids, holder="", state=Issuance.State.QUEUED
+    )
     idle.update(wake_at=Least(F("wake_at"), Value(now - SKEW)), queued_at=None)

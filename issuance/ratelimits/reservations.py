@@ -85,7 +85,9 @@ def wait_while_busy(issuance: Issuance) -> None:
     """For an order with `replaces`, which is counted nowhere: raises as `reserve` does while the CA asks everybody to
     come back later."""
     busy = charges.busy(issuance.account)
-    rows = LimitBucket.objects.filter(ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject)
+    rows = LimitBucket.objects.filter(
+        ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
+    )
     bucket, now = rows.first(), clock.now()
     at = bucket.at if bucket and bucket.at > now else None
     if at != issuance.slot_at:
@@ -112,7 +114,10 @@ def _reservation_of(issuance: Issuance, needed: dict[int, int]) -> Reservation:
 
 def _note_tokens(reservation: Reservation, needed: dict[int, int]) -> None:
     ReservedToken.objects.bulk_create(
-        [ReservedToken(reservation=reservation, bucket_id=pk, cost=cost) for pk, cost in needed.items()]
+        [
+            ReservedToken(reservation=reservation, bucket_id=pk, cost=cost)
+            for pk, cost in needed.items()
+        ]
     )
 
 
@@ -151,7 +156,9 @@ def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
     _become(reservation, State.WAITING if back else State.SPENT)
 
 
-def record_order_result(issuance: Issuance, trouble: Trouble | None = None, *, replaces: str = "") -> None:
+def record_order_result(
+    issuance: Issuance, trouble: Trouble | None = None, *, replaces: str = ""
+) -> None:
     """newOrder ended. A CA that said no has counted nothing, and learns us its moment when it named one; whether it
     counted an order that got no answer nobody knows: it is spent."""
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
@@ -203,7 +210,9 @@ def release(issuance: Issuance) -> None:
     if reservation.state == State.GRANTED:
         ledger.end(tokens, back=True)
     elif reservation.state == State.SPENT and not issuance.csr_sent_at:
-        ledger.refund({pk for pk, cost in tokens.items() if cost and ledger.kind(pk) in COUNTS_CERTIFICATES})
+        ledger.refund(
+            {pk for pk, cost in tokens.items() if cost and ledger.kind(pk) in COUNTS_CERTIFICATES}
+        )
     ledger.save()
     _leave(reservation)
 
@@ -223,7 +232,9 @@ def prune() -> None:
 # --- the sentence ---
 
 
-def _wait(issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datetime) -> Wait | Refused:
+def _wait(
+    issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datetime
+) -> Wait | Refused:
     now = clock.now()
     what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
@@ -260,7 +271,9 @@ def _end_unused(now: datetime) -> None:
     with transaction.atomic():
         needed = queue.needs(ids)
         ledger = Ledger({bucket for costs in needed.values() for bucket in costs})
-        states = dict(over.filter(pk__in=ids).values_list("pk", "state"))  # as they are under the locks
+        states = dict(
+            over.filter(pk__in=ids).values_list("pk", "state")
+        )  # as they are under the locks
         for pk, state in states.items():
             ledger.end(needed.get(pk, {}), back=state == State.GRANTED)
         ledger.save()

@@ -18,18 +18,26 @@ SHOWN = 500  # certificates whose buckets an account shows
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
     """The buckets of an account and of the newest certificates that it orders, as they are now."""
-    ordered = account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
+    ordered = (
+        account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
+    )
     wanted = {want for domains in ordered[:SHOWN] for want in charges.of_names(account, domains)}
     account_itself = charges.Charge(Kind.ACCOUNT, str(account.pk), account.name)
-    return levels_of(charges.find(catalog.directory_of(account), [*wanted, account_itself]).values())
+    return levels_of(
+        charges.find(catalog.directory_of(account), [*wanted, account_itself]).values()
+    )
 
 
 def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
     """What these buckets hold now, and how many wait for them, as the API shows it; `busy` while it is closed."""
     ledger = Ledger(ids, look=True)
-    waits = ReservedToken.objects.filter(bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING)
+    waits = ReservedToken.objects.filter(
+        bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING
+    )
     waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
-    shown = [row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at]
+    shown = [
+        row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at
+    ]
     return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
 
 

@@ -28,7 +28,14 @@ AT_ONCE_IN_TROUBLE = 2  # a CA that drips holds a worker for as long as a call m
 MOST_STUMBLES = 2  # over errors of the CA's own, with `replaces`; then it is left out
 # What a CA refuses in an order whatever it says that it replaces.
 NOT_ABOUT_REPLACES = frozenset(
-    (errors.DEACTIVATED, "ca_rejected_identifier", "ca_unsupported_identifier", "ca_caa", "ca_dns", "ca_dnssec")
+    (
+        errors.DEACTIVATED,
+        "ca_rejected_identifier",
+        "ca_unsupported_identifier",
+        "ca_caa",
+        "ca_dns",
+        "ca_dnssec",
+    )
 )
 
 
@@ -65,7 +72,10 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     """Which of these are polled now: those that waited longest first, a few of each CA at a time, and only two of one
     that gives trouble."""
     on_their_way = RenewalInfo.objects.on_their_way()
-    busy, in_trouble = Counter(on_their_way.values_list(*CA)), _in_trouble(on_their_way) | _in_trouble(due)
+    busy, in_trouble = (
+        Counter(on_their_way.values_list(*CA)),
+        _in_trouble(on_their_way) | _in_trouble(due),
+    )
 
     def is_full(of: tuple[str, str]) -> bool:
         return busy[of] >= (AT_ONCE_IN_TROUBLE if of in in_trouble else AT_ONCE)
@@ -95,7 +105,9 @@ def _is_over(version: CertificateVersion) -> bool:
 def _store_trouble(info: RenewalInfo, trouble: Trouble) -> None:
     """What the CA would say again is asked again as late as any window; the rest follows the retry table."""
     if isinstance(trouble, Refused) or trouble.permanent:
-        return info.release(clock.now() + schedule.poll_pause(None, schedule.draw()), error_what=trouble.what)
+        return info.release(
+            clock.now() + schedule.poll_pause(None, schedule.draw()), error_what=trouble.what
+        )
     info.write(error_what=trouble.what)
     raise trouble
 
@@ -120,13 +132,19 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     open attempt sets it at its end, and a failed one has set when it is tried again: soon, where the window moved into
     the past, for the CA may be about to revoke."""
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
-    is_wanted = certificate.current_id == info.version_id and certificate.auto_renew and not certificate.retired_at
+    is_wanted = (
+        certificate.current_id == info.version_id
+        and certificate.auto_renew
+        and not certificate.retired_at
+    )
     if not is_wanted or Issuance.objects.open_of(certificate):
         return
     if certificate.failures:
         soon = clock.now() + schedule.LEAST_RETRY
         if has_moved and certificate.renew_at and certificate.renew_at > soon and _has_come(info):
-            Certificate.objects.filter(pk=certificate.pk).update(renew_at=soon, updated_at=clock.now())
+            Certificate.objects.filter(pk=certificate.pk).update(
+                renew_at=soon, updated_at=clock.now()
+            )
         return
     if certificate.renew_at is None or (has_moved and certificate.renew_at > clock.now()):
         at = renew_at(info.version, certificate.renew_days_before)
@@ -144,7 +162,9 @@ def _has_come(info: RenewalInfo) -> bool:
 
 def renew_at(version: CertificateVersion, days_before: int | None) -> datetime:
     """When the version is renewed, by what its CA and its owner say."""
-    return schedule.renew_at(version.not_before, version.not_after, days_before, schedule.draw(), _moment_of(version))
+    return schedule.renew_at(
+        version.not_before, version.not_after, days_before, schedule.draw(), _moment_of(version)
+    )
 
 
 def _moment_of(version: CertificateVersion) -> datetime | None:
@@ -158,7 +178,9 @@ def _moment_of(version: CertificateVersion) -> datetime | None:
 
 
 def _versions_of_a_day(version: CertificateVersion, now: datetime) -> int:
-    issued = Issuance.objects.filter(certificate=version.certificate_id, state=Issuance.State.ISSUED, proves=False)
+    issued = Issuance.objects.filter(
+        certificate=version.certificate_id, state=Issuance.State.ISSUED, proves=False
+    )
     return issued.filter(ended_at__gt=now - A_DAY).count()
 
 

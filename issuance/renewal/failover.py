@@ -41,7 +41,9 @@ def why(issuance: Issuance) -> str:
     own, since = certificate.account.name, f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
     if issuance.proves:
         row = f"{certificate.domain} failed {certificate.failures} times in a row"
-        return f"{row}: {tried.name}, at the CA's staging, is to issue it before {own} is asked again."
+        return (
+            f"{row}: {tried.name}, at the CA's staging, is to issue it before {own} is asked again."
+        )
     if tried.pk != certificate.account_id:
         return f"{own} has failed since {since}: the fallback account {tried.name} is tried."
     if certificate.proved_at:
@@ -69,7 +71,9 @@ def _failed_too_long(certificate: Certificate) -> bool:
 def _is_fallbacks_turn(certificate: Certificate) -> bool:
     last = certificate.issuances.order_by("-pk").values_list("account_id", "error_code").first()
     account_id, code = last or (None, "")
-    return account_id != certificate.fallback_account_id and (code == STUCK or _failed_too_long(certificate))
+    return account_id != certificate.fallback_account_id and (
+        code == STUCK or _failed_too_long(certificate)
+    )
 
 
 def _is_of_use(account: AcmeAccount) -> bool:
@@ -84,7 +88,9 @@ def _must_prove(certificate: Certificate) -> bool:
     ends = certificate.expires_at
     if certificate.failures < PROVE_AFTER or (ends and ends - clock.now() < LAST_DAY):
         return False
-    failed = certificate.issuances.filter(state=Issuance.State.FAILED).exclude(failure=Failure.LIMITED)
+    failed = certificate.issuances.filter(state=Issuance.State.FAILED).exclude(
+        failure=Failure.LIMITED
+    )
     last = list(failed.order_by("-pk").values_list("failure", "proves", "error_code")[:PROVE_AFTER])
     if last and last[0][1] and last[0][2] == OTHER_ACCOUNT:
         return False

@@ -65,7 +65,9 @@ def _is_replaced_early(current: CertificateVersion) -> bool:
 
 def _is_in_drill(current: CertificateVersion) -> bool:
     theirs = Q(issuer=current.issuer) | Q(account=current.account_id)
-    running = Drill.objects.filter(theirs, ended_at=None, stopped_at=None, created_at__gt=current.created_at)
+    running = Drill.objects.filter(
+        theirs, ended_at=None, stopped_at=None, created_at__gt=current.created_at
+    )
     return running.exists()
 
 

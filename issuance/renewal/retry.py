@@ -39,12 +39,17 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
         jitter=schedule.draw(),
     )
     by_table = retry_at()
-    is_far = asked_for is not None and (trouble.code == LIMIT_WAIT or asked_for - now > models.TOO_LONG)
+    is_far = asked_for is not None and (
+        trouble.code == LIMIT_WAIT or asked_for - now > models.TOO_LONG
+    )
     limited = is_far and trouble.code in OF_A_LIMIT
     at = retry_at(asked_for=asked_for, limited=limited)
     if trouble.code == GAINS_NOTHING and certificate.expires_at:
         at = schedule.after_no_gain(now, certificate.expires_at)
-    fields: dict[str, Any] = {"renew_at": at if _is_wanted(certificate) else None, "updated_at": now}
+    fields: dict[str, Any] = {
+        "renew_at": at if _is_wanted(certificate) else None,
+        "updated_at": now,
+    }
     since = certificate.failing_since
     if limited and at and asked_for and at >= asked_for:
         fields["failing_since"] = since and since + (at - now)
@@ -82,7 +87,11 @@ def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | 
     if trouble.permanent:
         return Failure.PERMANENT
     decides = asked_for and by_table and asked_for > by_table
-    return Failure.LIMITED if decides or trouble.code in OF_A_LIMIT | {"wait_too_long"} else Failure.TRANSIENT
+    return (
+        Failure.LIMITED
+        if decides or trouble.code in OF_A_LIMIT | {"wait_too_long"}
+        else Failure.TRANSIENT
+    )
 
 
 def _asks_for_a_person(issuance: Issuance, certificate: Certificate) -> bool:

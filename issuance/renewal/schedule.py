@@ -9,7 +9,9 @@ A_DAY = timedelta(days=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 LEAST_RETRY = timedelta(minutes=15)
-LIMIT_SPREAD = timedelta(minutes=5)  # so that those who were told the same moment do not come at once
+LIMIT_SPREAD = timedelta(
+    minutes=5
+)  # so that those who were told the same moment do not come at once
 FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
 
 Span = tuple[datetime, datetime]
@@ -96,7 +98,9 @@ def retry_at(
     10 % less to 10 % more.
     """
     if limited and asked_for:
-        return now + _until_the_limit_has_room(asked_for - now, expires_at - now if expires_at else None, jitter)
+        return now + _until_the_limit_has_room(
+            asked_for - now, expires_at - now if expires_at else None, jitter
+        )
     if expires_at is None and (permanent or now - first_tried_at > FIRST_ISSUANCE):
         return None
     left = max(timedelta(0), expires_at - now) if expires_at else timedelta(0)

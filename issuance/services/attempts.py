@@ -38,7 +38,9 @@ def request_issuance(
         return retry_now(open_one)
     try:
         with transaction.atomic():
-            if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(renew_at=None):
+            if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(
+                renew_at=None
+            ):
                 raise Conflict(f"{certificate.domain} was deleted; create it again.")
             quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
@@ -51,7 +53,9 @@ def refuse_issuance(certificate: Certificate) -> None:
     if certificate.retired_at:
         raise Conflict(f"{certificate.domain} was deleted; create it again.")
     if account.status == AcmeAccount.Status.DEACTIVATED:
-        raise Conflict(f"The account {account.name} was deactivated at its CA; give the certificate another account.")
+        raise Conflict(
+            f"The account {account.name} was deactivated at its CA; give the certificate another account."
+        )
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise Conflict(
             f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost."
@@ -60,7 +64,9 @@ def refuse_issuance(certificate: Certificate) -> None:
         raise Conflict(delegation.lacking(certificate))
 
 
-def open_issuance(certificate: Certificate, reason: str, validity_seconds: int | None = None) -> Issuance:
+def open_issuance(
+    certificate: Certificate, reason: str, validity_seconds: int | None = None
+) -> Issuance:
     """The row of a new attempt. IntegrityError when one is open already."""
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, reason, credential_id, validity_seconds)
@@ -70,7 +76,10 @@ def open_issuance(certificate: Certificate, reason: str, validity_seconds: int |
 
 
 def new_issuance(
-    certificate: Certificate, reason: str, credential_id: int | None, validity_seconds: int | None = None
+    certificate: Certificate,
+    reason: str,
+    credential_id: int | None,
+    validity_seconds: int | None = None,
 ) -> Issuance:
     """A new attempt, not saved: its account and what else it keeps, whatever becomes of the certificate. Whoever stores
     it counts its `number`.
@@ -116,7 +125,11 @@ def advance(issuance: Issuance | None) -> Issuance | None:
     other goes to the workers, and so does one whose RSA key would keep the web process busy."""
     if not issuance or not issuance.is_open:
         return issuance
-    if not Issuance.objects.sendable(clock.now()).filter(pk=issuance.pk, holder="").update(queued_at=clock.now()):
+    if (
+        not Issuance.objects.sendable(clock.now())
+        .filter(pk=issuance.pk, holder="")
+        .update(queued_at=clock.now())
+    ):
         return issuance
     if not issuance.account.is_private or not run_inline(issuance):
         tasks.start(issuance.pk, issuance.state)
@@ -167,7 +180,11 @@ def retry_attempt(issuance: Issuance) -> Issuance:
     that another has followed: that one is to be tried."""
     certificate = issuance.certificate
     if issuance.state == State.ISSUED:
-        raise Conflict(f"Attempt {issuance.number} of {certificate.domain} has issued; there is nothing to retry.")
+        raise Conflict(
+            f"Attempt {issuance.number} of {certificate.domain} has issued; there is nothing to retry."
+        )
     if certificate.issuances.filter(pk__gt=issuance.pk).exists():
-        raise Conflict(f"Attempt {issuance.number} of {certificate.domain} was followed by another; retry the latest.")
+        raise Conflict(
+            f"Attempt {issuance.number} of {certificate.domain} was followed by another; retry the latest."
+        )
     return issue(certificate)

@@ -23,7 +23,12 @@ def cancel(certificate: Certificate) -> Issuance:
     with transaction.atomic():
         canceled = cancel_attempt(open_one)
         facts = {"domain": certificate.domain, "issue_history_id": canceled.pk}
-        audit.note(certificate.owner, "certificate.issuance_canceled", f"certificate:{certificate.pk}", **facts)
+        audit.note(
+            certificate.owner,
+            "certificate.issuance_canceled",
+            f"certificate:{certificate.pk}",
+            **facts,
+        )
     return canceled
 
 
@@ -34,7 +39,11 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
     """
     now = clock.now()
     with transaction.atomic():
-        held = Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED).select_for_update().first()
+        held = (
+            Issuance.objects.filter(pk=issuance.pk, state__in=Issuance.BEFORE_VALIDATED)
+            .select_for_update()
+            .first()
+        )
         if not held:
             raise _not_canceled(issuance)
         records_wake_at = held.wake_at if held.holder and held.wake_at else now
@@ -54,9 +63,15 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
         later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
         idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)
         IssuanceEvent.objects.create(
-            issuance=held, at=now, step="cancel", outcome=IssuanceEvent.Outcome.FAILED, what="canceled by a person"
+            issuance=held,
+            at=now,
+            step="cancel",
+            outcome=IssuanceEvent.Outcome.FAILED,
+            what="canceled by a person",
         )
-        Certificate.objects.filter(pk=held.certificate_id).update(renew_at=_after_cancel(held.certificate))
+        Certificate.objects.filter(pk=held.certificate_id).update(
+            renew_at=_after_cancel(held.certificate)
+        )
     held.refresh_from_db()
     return held
 
@@ -66,7 +81,9 @@ def _not_canceled(issuance: Issuance) -> Refusal:
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():
         return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
-    return Conflict(f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled.")
+    return Conflict(
+        f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled."
+    )
 
 
 def _after_cancel(certificate: Certificate) -> datetime | None:

@@ -48,7 +48,9 @@ class CertificateSpec:
     def digest(self) -> str:
         credential = self.credential.pk if self.credential else None
         names = [self.names[0], *sorted(self.names[1:])]
-        return digest(names, self.account.pk, credential, self.key_type, self.key_size, dict(self.settings))
+        return digest(
+            names, self.account.pk, credential, self.key_type, self.key_size, dict(self.settings)
+        )
 
 
 def create_certificate(
@@ -77,7 +79,9 @@ def make_certificate(
         fallback_id = ask.settings.get("fallback_account_id")
         locks.hold(owner, credential=ask.credential, account=ask.account, fallback_id=fallback_id)
         same = _same_ask(owner, ask)
-        certificate = same if same and _answers(same, ask, validity_seconds) else new_certificate(owner, ask)
+        certificate = (
+            same if same and _answers(same, ask, validity_seconds) else new_certificate(owner, ask)
+        )
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
         if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
@@ -116,7 +120,9 @@ def issue_at_private_ca(
 def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
     """The newest certificate that the same request made. Its attempt ended before this, or ends after this transaction:
     so nobody takes it for one that is neither open nor issued."""
-    same = Certificate.objects.filter(owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None)
+    same = Certificate.objects.filter(
+        owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None
+    )
     if newest := same.order_by("pk").last():
         _lock_attempt(newest)
     return same.select_related("current__issuance").order_by("pk").last()
@@ -131,7 +137,10 @@ def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: i
     if not ask.account.is_private:
         return _is_within(version.created_at, TEN_MINUTES)
     seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
-    return _is_within(certificate.created_at, A_MINUTE) and version.issuance.validity_seconds == seconds
+    return (
+        _is_within(certificate.created_at, A_MINUTE)
+        and version.issuance.validity_seconds == seconds
+    )
 
 
 def _is_within(at: datetime, span: timedelta) -> bool:
@@ -140,7 +149,9 @@ def _is_within(at: datetime, span: timedelta) -> bool:
 
 
 def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
-    validation.judge(validation.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings))
+    validation.judge(
+        validation.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings)
+    )
     quotas.refuse_more(owner, "certificates")
     certificate = Certificate.objects.create(
         owner=owner,
@@ -156,7 +167,9 @@ def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
     )
     facts = {"account": ask.account.pk, "key_policy": certificate.key_policy}
     export = certificate.server_decrypt_export
-    audit_certificate(certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts)
+    audit_certificate(
+        certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts
+    )
     return certificate
 
 
@@ -200,7 +213,9 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         _audit_changes(certificate, changes)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
-            fields["ask"] = digest("changed", certificate.pk)  # whoever asks for what it was gets another one
+            fields["ask"] = digest(
+                "changed", certificate.pk
+            )  # whoever asks for what it was gets another one
         for name, value in fields.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
@@ -213,7 +228,9 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
 
 def _change_policy(certificate: Certificate, policy: str) -> None:
     """The key that there is follows the policy at once; Conflict where that would leave nobody who can open it."""
-    if policy == Envelope.Policy.DEVICE_REQUIRED and (certificate.current or Issuance.objects.open_of(certificate)):
+    if policy == Envelope.Policy.DEVICE_REQUIRED and (
+        certificate.current or Issuance.objects.open_of(certificate)
+    ):
         raise Conflict(
             f"{certificate.domain} has no device that could open its key: assign one before DEVICE_REQUIRED."
         )
@@ -245,7 +262,9 @@ def retire(certificate: Certificate) -> None:
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
-            with suppress(TooLate, Conflict):  # the CA signs meanwhile: what comes is stored, and not renewed
+            with suppress(
+                TooLate, Conflict
+            ):  # the CA signs meanwhile: what comes is stored, and not renewed
                 canceling.cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
         audit_certificate(certificate, "deleted")

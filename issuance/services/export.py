@@ -21,7 +21,9 @@ PRIVATE_KEY = "private.key"
 def current_version(certificate: Certificate) -> CertificateVersion:
     """The version to export; NotIssued, ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
-        raise ExportForbidden(f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it.")
+        raise ExportForbidden(
+            f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it."
+        )
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
             f"The export of {certificate.domain} is switched off: set server_decrypt_export to true first."
@@ -29,7 +31,9 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     if not certificate.current:
         raise NotIssued(f"{certificate.domain} was not issued yet; look at its issue-result.")
     if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
-        raise ExportForbidden(f"The key of {certificate.domain} was sealed for its devices only; renew it first.")
+        raise ExportForbidden(
+            f"The key of {certificate.domain} was sealed for its devices only; renew it first."
+        )
     return certificate.current
 
 
@@ -68,12 +72,16 @@ def bundle(
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
     key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
     files, password = files_of(version, key), secrets.token_urlsafe(30)
-    files["bundle.pfx"] = pki.pkcs12(key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy")
+    files["bundle.pfx"] = pki.pkcs12(
+        key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy"
+    )
     files["meta.json"] = json.dumps(meta(certificate, version), indent=1).encode()
     return zipped(files), password
 
 
-def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> tuple[list[Path], list[Path]]:
+def to_folder(
+    certificate: Certificate, folder: Path, *, actor: str
+) -> tuple[list[Path], list[Path]]:
     """Write the files into a folder of this machine, all or none of them. Opening the key is an audit event.
 
     Return their paths, and those whose mode let others read the key, which is taken away. Raises NotReplaced.
@@ -82,8 +90,12 @@ def to_folder(certificate: Certificate, folder: Path, *, actor: str) -> tuple[li
     with fileset.locked(folder):
         certificate.refresh_from_db()  # another run may have written a newer version while this one waited
         version = current_version(certificate)
-        key = envelope.open_certificate_key(version.key, actor=actor, what=f"{certificate.domain} exported to {folder}")
-        files = {folder / name: content for name, content in files_of(version, pki.load_key(key)).items()}
+        key = envelope.open_certificate_key(
+            version.key, actor=actor, what=f"{certificate.domain} exported to {folder}"
+        )
+        files = {
+            folder / name: content for name, content in files_of(version, pki.load_key(key)).items()
+        }
         closed = fileset.replace(files, {folder / PRIVATE_KEY})
     return list(files), closed
 

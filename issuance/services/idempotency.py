@@ -19,7 +19,9 @@ class Idempotency:
 
 
 def once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+    owner: User,
+    idempotency: Idempotency | None,
+    make: Callable[[], tuple[Certificate, Issuance | None]],
 ) -> tuple[Certificate, Issuance | None]:
     """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
     for last in (False, True):
@@ -33,7 +35,9 @@ def once(
 
 
 def _once(
-    owner: User, idempotency: Idempotency | None, make: Callable[[], tuple[Certificate, Issuance | None]]
+    owner: User,
+    idempotency: Idempotency | None,
+    make: Callable[[], tuple[Certificate, Issuance | None]],
 ) -> tuple[Certificate, Issuance | None]:
     if not idempotency:
         return make()
@@ -49,7 +53,9 @@ def _once(
 
 def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
     if key.digest != idempotency.digest:
-        raise IdempotencyConflict(f"The Idempotency-Key {key.key} was used for another request; choose a new one.")
+        raise IdempotencyConflict(
+            f"The Idempotency-Key {key.key} was used for another request; choose a new one."
+        )
     assert key.certificate
     if key.certificate.retired_at:
         raise Conflict(

@@ -16,10 +16,17 @@ def no_credential(pk: int) -> NotFound:
 
 
 def hold(
-    owner: User, *, credential: DnsCredential | None, account: AcmeAccount | None, fallback_id: int | None
+    owner: User,
+    *,
+    credential: DnsCredential | None,
+    account: AcmeAccount | None,
+    fallback_id: int | None,
 ) -> None:
     """NotFound when one of them was deleted since it was read, or is somebody else's; None is nothing to hold."""
-    wanted = {fallback_id: "fallback_account_id", account.pk if account else None: "acme_account_id"}
+    wanted = {
+        fallback_id: "fallback_account_id",
+        account.pk if account else None: "acme_account_id",
+    }
     held = AcmeAccount.objects.select_for_update(no_key=True).filter(owner=owner, retired_at=None)
     for pk in sorted(filter(None, wanted)):
         if not held.filter(pk=pk).first():

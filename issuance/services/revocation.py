@@ -17,7 +17,9 @@ REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
 }
 
 
-def revoke(certificate: Certificate, reason: object = 0, actor: str = "", ip: str | None = None) -> CertificateVersion:
+def revoke(
+    certificate: Certificate, reason: object = 0, actor: str = "", ip: str | None = None
+) -> CertificateVersion:
     """Ask for the revocation of the current version. A worker carries it out, as often as it takes.
 
     `reason` is a name or a number of REASONS. Raises Invalid, and Conflict when there is nothing to revoke.

@@ -64,7 +64,9 @@ def _refuse_policy(wanted: Wanted) -> None:
 def _refuse_key(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     if not catalog.signs(account.ca_provider, wanted.key_type, wanted.key_size):
         what = f"{account.name} signs {catalog.key_sizes(account.ca_provider)}"
-        raise Invalid(f"{what}; {wanted.key_type} {wanted.key_size} is not among them.", field=field)
+        raise Invalid(
+            f"{what}; {wanted.key_type} {wanted.key_size} is not among them.", field=field
+        )
 
 
 def _refuse_profile(wanted: Wanted) -> None:
@@ -81,7 +83,9 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     most, count = info.profiles.get(profile or "", info.max_names), len(wanted.names)
     if count > most:
         of = f"the profile {profile} of {info.label}" if profile in info.profiles else info.label
-        raise Invalid(f"A certificate by {of} has at most {most} names; this one has {count}.", field=field)
+        raise Invalid(
+            f"A certificate by {of} has at most {most} names; this one has {count}.", field=field
+        )
 
 
 def _fallback(wanted: Wanted) -> AcmeAccount:
@@ -95,10 +99,16 @@ def _fallback(wanted: Wanted) -> AcmeAccount:
 def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
     field, info = "fallback_account_id", catalog.info(fallback.ca_provider)
     if fallback.pk == wanted.account.pk:
-        raise Invalid(f"{fallback.name} orders already: the fallback account is another one.", field=field)
+        raise Invalid(
+            f"{fallback.name} orders already: the fallback account is another one.", field=field
+        )
     if fallback.is_private or wanted.account.is_private:
-        raise Invalid("A private CA neither has a fallback account nor is one: it signs at once.", field=field)
+        raise Invalid(
+            "A private CA neither has a fallback account nor is one: it signs at once.", field=field
+        )
     _refuse_key(fallback, wanted, field)
     _refuse_count(fallback, wanted, field)
     if not info.wildcards and any(name.startswith("*.") for name in wanted.names):
-        raise Invalid(f"{info.label} issues no wildcards: choose another fallback account.", field=field)
+        raise Invalid(
+            f"{info.label} issues no wildcards: choose another fallback account.", field=field
+        )

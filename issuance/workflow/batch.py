@@ -62,16 +62,22 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
     """The look itself failed, through no fault of these: each sleeps by the retry table."""
 
     def fail(issuance: Issuance) -> Done:
-        raise Trouble("internal", "The look for the records met an error of this server; it is tried again.")
+        raise Trouble(
+            "internal", "The look for the records met an error of this server; it is tried again."
+        )
 
     return [row.pk for row in rows if machine.run(STEP, row, fail)]
 
 
 def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:
     """The records of the pending authorizations of each attempt, in three queries."""
-    pending = Authorization.objects.filter(issuance__in=rows, status=Authorization.Status.PENDING, record__isnull=False)
+    pending = Authorization.objects.filter(
+        issuance__in=rows, status=Authorization.Status.PENDING, record__isnull=False
+    )
     pairs = list(pending.order_by("record_id").values_list("issuance_id", "record_id").distinct())
-    records = TxtRecord.objects.prefetch_related("credential").in_bulk({record_id for _, record_id in pairs})
+    records = TxtRecord.objects.prefetch_related("credential").in_bulk(
+        {record_id for _, record_id in pairs}
+    )
     wanted: dict[int, list[TxtRecord]] = {row.pk: [] for row in rows}
     for issuance_id, record_id in pairs:
         wanted[issuance_id].append(records[record_id])
@@ -102,7 +108,11 @@ def _end(
         return False
 
     return machine.run(
-        STEP, row, lambda issuance: propagate.judge(issuance, records, looks), pause_together, end_together
+        STEP,
+        row,
+        lambda issuance: propagate.judge(issuance, records, looks),
+        pause_together,
+        end_together,
     )
 
 
@@ -139,7 +149,11 @@ def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
         IssuanceEvent.objects.bulk_create(
             [
                 IssuanceEvent(
-                    issuance_id=pk, at=now, step=STEP.name, outcome=IssuanceEvent.Outcome.DONE, what=by_id[pk][1].what
+                    issuance_id=pk,
+                    at=now,
+                    step=STEP.name,
+                    outcome=IssuanceEvent.Outcome.DONE,
+                    what=by_id[pk][1].what,
                 )
                 for pk in kept
             ]

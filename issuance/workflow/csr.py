@@ -16,7 +16,11 @@ from keystore.models import Envelope
 KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
 PATIENCE = 5  # times that an earlier attempt's order is asked for where the CA does not show it
-NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)  # what the order led to was seen, and is no use
+NO_USE = (
+    "ca_bad_certificate",
+    "ca_not_found",
+    GAINS_NOTHING,
+)  # what the order led to was seen, and is no use
 
 
 def ensure_key_and_csr(issuance: Issuance) -> None:
@@ -51,7 +55,9 @@ def make(issuance: Issuance) -> None:
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     with issuance.fence():
-        sealed = envelope.seal(certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy)
+        sealed = envelope.seal(
+            certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy
+        )
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()
@@ -66,9 +72,15 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     if not certificate.reuse_key or not version or issuance.proves:
         return None, ""
     if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
-        return None, "The certificate gets a new key: it asks for another type or size than that of the key it has."
+        return (
+            None,
+            "The certificate gets a new key: it asks for another type or size than that of the key it has.",
+        )
     if is_compromised(certificate, version.chain_pem):
-        return None, "The certificate gets a new key: the one that it has was revoked for keyCompromise."
+        return (
+            None,
+            "The certificate gets a new key: the one that it has was revoked for keyCompromise.",
+        )
     return version, "The certificate keeps its key (reuse_key)."
 
 
@@ -85,7 +97,11 @@ def _take_over(issuance: Issuance) -> bool:
         order_expires_at__gt=clock.now(),
     )
     earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
-    if not earlier or not _asks_for_the_same(earlier, issuance.certificate) or not _became_valid(issuance, earlier):
+    if (
+        not earlier
+        or not _asks_for_the_same(earlier, issuance.certificate)
+        or not _became_valid(issuance, earlier)
+    ):
         return False
     with issuance.fence():
         issuance.write(
@@ -102,7 +118,9 @@ def _take_over(issuance: Issuance) -> bool:
 
 def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
     """A person may have chosen another key or subject since, or have said that the key is in other hands."""
-    same = pki.is_csr_for(earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject())
+    same = pki.is_csr_for(
+        earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject()
+    )
     return same and not is_compromised(certificate, earlier.csr_pem)
 
 

@@ -24,9 +24,20 @@ from issuance.workflow.steps import download, finalize, order, present, propagat
 
 State = Issuance.State
 logger = structlog.get_logger()
-NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)  # seconds after the nth NotYet in a row: nine minutes, then it is an error
+NOT_YET = (
+    2,
+    4,
+    8,
+    15,
+    30,
+    60,
+    120,
+    300,
+)  # seconds after the nth NotYet in a row: nine minutes, then it is an error
 LATELY = timedelta(minutes=10)  # since an account was made: not every node of its CA may know it
-UNWRITABLE = Trouble("internal", "It was given up: each end of its turns met an error of this server; see its log.")
+UNWRITABLE = Trouble(
+    "internal", "It was given up: each end of its turns met an error of this server; see its log."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,13 @@ class Step:
 STEPS = (
     Step("order", State.QUEUED, State.ORDERED, order.order, order.LIMIT),
     Step(
-        "present", State.ORDERED, State.PRESENTED, present.present, timedelta(hours=1), ("credential",), asks_ca=False
+        "present",
+        State.ORDERED,
+        State.PRESENTED,
+        present.present,
+        timedelta(hours=1),
+        ("credential",),
+        asks_ca=False,
     ),
     Step(
         "propagate",
@@ -106,7 +123,9 @@ def run(
             clock.limit(issuance.turn_left()),
         ):
             if issuance.deaths >= MAX_DEATHS:
-                raise Refused("internal", "Workers died on this attempt five times in a row; it is given up.")
+                raise Refused(
+                    "internal", "Workers died on this attempt five times in a row; it is given up."
+                )
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
@@ -128,7 +147,9 @@ def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None
     return exchanges.about(issuance.account, step.name, issuance.pk)
 
 
-def _unless_lost(end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception) -> None:
+def _unless_lost(
+    end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception
+) -> None:
     try:
         end(step, issuance, why)
     except LostTurn:
@@ -162,13 +183,18 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
     except LostTurn:
         after_losing(issuance)
         return False
-    logger.info("step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000))
+    logger.info(
+        "step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000)
+    )
     return not done.to
 
 
 def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
     now = clock.now()
-    publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)  # it still waits for the same
+    publishes_again = not goes_on and to in (
+        State.ORDERED,
+        State.PRESENTED,
+    )  # it still waits for the same
     issuance.release(
         now - SKEW if goes_on else now,
         state=to,
@@ -189,7 +215,9 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
         return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
     gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.asked else 0)
     if now >= gives_up_at:
-        return fail(step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what)))
+        return fail(
+            step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what))
+        )
     what = wait.what or issuance.waits_for
     with issuance.fence():
         if what != issuance.waits_for:
@@ -215,7 +243,9 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     now, stumbles = clock.now(), issuance.stumbles + 1
     pause = retry_pause(stumbles, trouble)
     if _may_be_there_later(issuance, trouble):
-        stumbles = stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1
+        stumbles = (
+            stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1
+        )
         pause = NOT_YET[min(stumbles, len(NOT_YET)) - 1]
         if stumbles > len(NOT_YET) and not issuance.csr_sent_at:
             return fail(step, issuance, trouble)
@@ -224,18 +254,24 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     seconds = timedelta(seconds=pause)
     if seconds > TOO_LONG:
         return fail(step, issuance, trouble, asked_for=now + seconds)
-    gives_up_at = moved_deadline(step, issuance, seconds.total_seconds() if trouble.retry_after else 0)
+    gives_up_at = moved_deadline(
+        step, issuance, seconds.total_seconds() if trouble.retry_after else 0
+    )
     if now >= gives_up_at:
         return fail(step, issuance, trouble)
     with issuance.fence():
         event(issuance, step.name, Outcome.RETRY, trouble.what)
-        issuance.release(now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=gives_up_at)
+        issuance.release(
+            now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=gives_up_at
+        )
     return None
 
 
 def _may_be_there_later(issuance: Issuance, trouble: Trouble) -> bool:
     """Nodes of a CA lag. Once the CSR is sent the order is worth more than an answer that may not be the CA's."""
-    return isinstance(trouble, NotYet) or (isinstance(trouble, Unexplained) and issuance.csr_sent_at is not None)
+    return isinstance(trouble, NotYet) or (
+        isinstance(trouble, Unexplained) and issuance.csr_sent_at is not None
+    )
 
 
 def _is_again(issuance: Issuance, trouble: Trouble) -> bool:
@@ -248,13 +284,19 @@ def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
     if trouble.code == "ca_account_unknown":
         if clock.now() - issuance.account.created_at < LATELY:
             return
-        used = AcmeAccount.objects.filter(pk=issuance.account_id, url=issuance.account.url).exclude(url="")
+        used = AcmeAccount.objects.filter(pk=issuance.account_id, url=issuance.account.url).exclude(
+            url=""
+        )
         used.update(url="", status=AcmeAccount.Status.PENDING, wake_at=clock.now(), queued_at=None)
     elif trouble.code == "ca_account_deactivated":
-        AcmeAccount.objects.filter(pk=issuance.account_id).update(status=AcmeAccount.Status.DEACTIVATED)
+        AcmeAccount.objects.filter(pk=issuance.account_id).update(
+            status=AcmeAccount.Status.DEACTIVATED
+        )
 
 
-def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime | None = None) -> None:
+def fail(
+    step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime | None = None
+) -> None:
     """End the attempt; the certificate is tried again by its own, slower table."""
     if asked_for is None and trouble.retry_after:
         asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
@@ -264,14 +306,24 @@ def fail(step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime |
     with issuance.fence():
         event(issuance, step.name, Outcome.FAILED, trouble.what)
         failure, counts = retry.count_failure(issuance, trouble, asked_for)
-        close(issuance, State.FAILED, error_code=trouble.code, error_what=trouble.what, failure=failure)
+        close(
+            issuance,
+            State.FAILED,
+            error_code=trouble.code,
+            error_what=trouble.what,
+            failure=failure,
+        )
         notify.failed(issuance, trouble, counts=counts)
-    logger.warning("issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure)
+    logger.warning(
+        "issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure
+    )
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:
     """End an attempt that is held, inside its fence: nothing will wake it again, its records are looked at."""
     now = clock.now()
-    issuance.release(None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields)
+    issuance.release(
+        None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields
+    )
     ratelimits.release(issuance)
     records_of(issuance).wake()

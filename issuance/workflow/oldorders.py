@@ -30,7 +30,10 @@ def give_up(issuance: Issuance) -> None:
     if not urls:
         return
     try:
-        with exchanges.about(issuance.account, "give_up", issuance.pk), clock.limit(issuance.turn_left()):
+        with (
+            exchanges.about(issuance.account, "give_up", issuance.pk),
+            clock.limit(issuance.turn_left()),
+        ):
             client = clients.client_for(issuance.account)
             for url in urls:
                 issuance.breathe()
@@ -89,11 +92,19 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
     first = earlier(issuance).order_by("pk").first()
     if not first:
         return
-    whose = f"attempt {first.number}" if first.certificate_id == issuance.certificate_id else "an earlier attempt"
+    whose = (
+        f"attempt {first.number}"
+        if first.certificate_id == issuance.certificate_id
+        else "an earlier attempt"
+    )
     told = f"The CA handed out the order of {whose} again, in which {seen.name} has failed"
     if issuance.orders:
         ends = issuance.order_expires_at
-        until = f"until it expires at {ends:%Y-%m-%d %H:%M} UTC" if ends else "and does not say when it expires"
+        until = (
+            f"until it expires at {ends:%Y-%m-%d %H:%M} UTC"
+            if ends
+            else "and does not say when it expires"
+        )
         what = f"{told}. It gives no other order for these names {until}: wait, or set a fallback account."
         raise Refused(STUCK, what)
     give_up(issuance)

@@ -12,7 +12,12 @@ Outcome = IssuanceEvent.Outcome
 def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 0) -> None:
     """Tell the owner what happened; inside the fence of what is told. `took` is seconds."""
     IssuanceEvent.objects.create(
-        issuance=issuance, at=clock.now(), step=step, outcome=outcome, what=what, took_ms=round(took * 1000)
+        issuance=issuance,
+        at=clock.now(),
+        step=step,
+        outcome=outcome,
+        what=what,
+        took_ms=round(took * 1000),
     )
 
 

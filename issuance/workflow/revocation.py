@@ -17,7 +17,9 @@ def revoke(version_id: int) -> None:
             return version.release(None, revoke_asked_at=None, revoke_error=what)
         try:
             with exchanges.about(version.account, "revoke", version.issuance_id):
-                clients.client_for(version.account).revoke(version.chain_pem, version.revoke_reason or 0)
+                clients.client_for(version.account).revoke(
+                    version.chain_pem, version.revoke_reason or 0
+                )
         except Trouble as trouble:
             version.write(revoke_error=trouble.what)
             if trouble.permanent:

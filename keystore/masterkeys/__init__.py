@@ -58,7 +58,9 @@ def all_keys() -> dict[str, AESKey]:
     for source in _sources():
         for key in source.keys().values():
             if not keys.setdefault(key.id, key).same_as(key):
-                raise MasterKeyProblem(f"MASTER_KEYS and its file each have another master key {key.id}: rename one.")
+                raise MasterKeyProblem(
+                    f"MASTER_KEYS and its file each have another master key {key.id}: rename one."
+                )
     return keys
 
 

@@ -62,10 +62,14 @@ def parse(text: str, where: str) -> dict[str, AESKey]:
     for place, entry in enumerate(entries, start=1):
         key = _parse_entry(entry, f"Entry {place} of {where}")
         if key.id in keys:
-            raise MasterKeyProblem(f"{where} has two master keys with the id {key.id}: give each an id of its own.")
+            raise MasterKeyProblem(
+                f"{where} has two master keys with the id {key.id}: give each an id of its own."
+            )
         keys[key.id] = key
     if not keys:
-        raise MasterKeyProblem(f"{where} holds no master key: it takes lines of id:base64 of 32 bytes.")
+        raise MasterKeyProblem(
+            f"{where} holds no master key: it takes lines of id:base64 of 32 bytes."
+        )
     return keys
 
 
@@ -77,5 +81,7 @@ def _parse_entry(entry: str, where: str) -> AESKey:
     except binascii.Error:
         value = b""
     if not match or len(value) != 32:
-        raise MasterKeyProblem(f"{where} is not a master key: write id:base64, where base64 stands for 32 bytes.")
+        raise MasterKeyProblem(
+            f"{where} is not a master key: write id:base64, where base64 stands for 32 bytes."
+        )
     return AESKey(match["id"], value)

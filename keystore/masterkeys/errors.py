@@ -14,7 +14,9 @@ class UnknownMasterKey(MasterKeyProblem):
     """No source has a master key of this id."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f"Master key {key_id} is not known here: put it back into MASTER_KEYS or its file.")
+        super().__init__(
+            f"Master key {key_id} is not known here: put it back into MASTER_KEYS or its file."
+        )
         self.key_id = key_id
 
 

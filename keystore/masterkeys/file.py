@@ -87,7 +87,9 @@ class FileKeys:
     def _replace(self, text: str) -> None:
         new = self._beside("new")
         try:
-            new.unlink(missing_ok=True)  # of a process that died here: its name is fixed, so that no key lies about
+            new.unlink(
+                missing_ok=True
+            )  # of a process that died here: its name is fixed, so that no key lies about
             _write(new, text)
             os.replace(new, self.path)
             _sync_folder(self.path.parent)
@@ -132,7 +134,9 @@ def _check_ours_alone(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise MasterKeyProblem(f"{WHERE} is not a regular file.")
     if status.st_uid != os.geteuid():
-        raise MasterKeyProblem(f"{WHERE} belongs to another user: run this as its owner, or chown it.")
+        raise MasterKeyProblem(
+            f"{WHERE} belongs to another user: run this as its owner, or chown it."
+        )
     if mode & 0o177:
         raise MasterKeyProblem(
             f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. Run chmod 600."
@@ -147,7 +151,9 @@ def _lock(descriptor: int, wait: bool) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise MasterKeyProblem("Another rotation of the master key is running: wait until it has ended.") from None
+        raise MasterKeyProblem(
+            "Another rotation of the master key is running: wait until it has ended."
+        ) from None
 
 
 @sensitive_variables()

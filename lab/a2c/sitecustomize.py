@@ -35,7 +35,9 @@ def make_names_critical() -> None:
     def add_names_as_critical(
         self: x509.CertificateBuilder, extval: x509.ExtensionType, critical: bool
     ) -> x509.CertificateBuilder:
-        names_all = isinstance(extval, x509.SubjectAlternativeName) and not list(self._subject_name or ())
+        names_all = isinstance(extval, x509.SubjectAlternativeName) and not list(
+            self._subject_name or ()
+        )
         return add_extension(self, extval, critical or names_all)
 
     x509.CertificateBuilder.add_extension = add_names_as_critical  # type: ignore[method-assign]

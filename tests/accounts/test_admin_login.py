@@ -85,7 +85,9 @@ def test_the_page_and_the_api_count_together(client, client_of, staff):
 
 
 def test_no_second_user_has_another_spelling_of_an_address(client, staff):
-    first = User.objects.create_user("Anna@B\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example", PASSWORD)
+    first = User.objects.create_user(
+        "Anna@B\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example", PASSWORD
+    )
     twin = User(email="anna@bu\N{COMBINING DIAERESIS}cher.example", password="unused")
     with pytest.raises(ValidationError, match="There is a user"):
         twin.full_clean()

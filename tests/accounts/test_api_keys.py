@@ -35,7 +35,9 @@ def test_a_key_is_made_and_its_token_shown_once(client_of, alice, path):
         assert made["name"] == "ci"
         assert made["expires_in_seconds"] == 86400
         assert made["expires_at"] == 1893456000 + 86400
-        assert made["permissions"] == [{"obtype": "certificates", "obid": "123", "actions": ["issue", "read"]}]
+        assert made["permissions"] == [
+            {"obtype": "certificates", "obid": "123", "actions": ["issue", "read"]}
+        ]
         shown = client_of(alice).get(f"{path}/{made['id']}")
         listed = client_of(alice).get(path)
     assert shown.data_member == listed.data_member[0]
@@ -55,7 +57,9 @@ def test_only_the_digest_is_kept(client_of, alice):
 
 
 def test_two_keys_are_never_the_same(client_of, alice):
-    tokens = {client_of(alice).post("/apiv1/me/apikeys", GOOD).data_member["token"] for _ in range(3)}
+    tokens = {
+        client_of(alice).post("/apiv1/me/apikeys", GOOD).data_member["token"] for _ in range(3)
+    }
     assert len(tokens) == 3
 
 
@@ -116,15 +120,24 @@ def test_every_member_is_needed(client_of, alice, missing):
 
 
 def test_the_limits_themselves_are_taken(client_of, alice):
-    for change in ({"name": "x" * 64}, {"name": "x"}, {"expires_in_seconds": TEN_YEARS}, {"expires_in_seconds": 1}):
+    for change in (
+        {"name": "x" * 64},
+        {"name": "x"},
+        {"expires_in_seconds": TEN_YEARS},
+        {"expires_in_seconds": 1},
+    ):
         assert client_of(alice).post("/apiv1/me/apikeys", GOOD | change).status_code == 201
 
 
 def test_everything_in_the_catalogue_can_be_granted(client_of, alice):
     permissions = [
-        {"obtype": obtype, "obid": "*", "actions": list(actions)} for obtype, (_, actions) in PERMISSIONS.items()
+        {"obtype": obtype, "obid": "*", "actions": list(actions)}
+        for obtype, (_, actions) in PERMISSIONS.items()
     ]
-    assert client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions}).status_code == 201
+    assert (
+        client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions}).status_code
+        == 201
+    )
 
 
 def test_the_catalogue_is_told_to_everybody(client_of, db):
@@ -150,7 +163,9 @@ def test_a_revoked_key_stops_at_once_and_is_gone(client_of, key_client, alice, p
 
 def test_a_key_opens_nothing_once_it_expired(key_client, alice):
     with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
-        script = key_client(alice, "dns_providers:*[read]", expires_at=clock.now() + timedelta(seconds=60))
+        script = key_client(
+            alice, "dns_providers:*[read]", expires_at=clock.now() + timedelta(seconds=60)
+        )
         traveller.shift(59)
         assert script.get(READ).status_code == 200
         traveller.shift(1)
@@ -164,14 +179,18 @@ def test_a_key_whose_owner_is_inactive_opens_nothing(key_client, alice):
     assert script.get(READ).status_code == 401
 
 
-@pytest.mark.parametrize("token", ["ak_", "ak_unknown", "ak_" + "x" * 43, "ak_" + "é" * 10, "ak_" + "x" * 10000])
+@pytest.mark.parametrize(
+    "token", ["ak_", "ak_unknown", "ak_" + "x" * 43, "ak_" + "é" * 10, "ak_" + "x" * 10000]
+)
 def test_an_unknown_key_is_401(client_of, db, token):
     response = client_of().get(READ, HTTP_AUTHORIZATION=f"Bearer {token}")
     assert (response.status_code, response.error["code"]) == (401, 5018)
     assert token not in response.content.decode() or token == "ak_"
 
 
-@pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", "ak_x", "Token ak_x"])
+@pytest.mark.parametrize(
+    "header", ["Basic YTpi", "Bearer", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", "ak_x", "Token ak_x"]
+)
 def test_another_kind_of_credential_is_none(client_of, db, header):
     response = client_of().get(READ, HTTP_AUTHORIZATION=header)
     assert (response.status_code, response.error["code"]) == (401, 5104)
@@ -215,5 +234,9 @@ def test_making_and_revoking_are_written_down(client_of, alice):
     assert (created.owner, created.actor, created.action) == (alice, alice.email, "apikey.created")
     assert (created.object, created.ip) == (f"apikey:{made['id']}", "203.0.113.9")
     assert created.detail["permissions"] == made["permissions"]
-    assert (revoked.action, revoked.object, revoked.ip) == ("apikey.revoked", created.object, "203.0.113.10")
+    assert (revoked.action, revoked.object, revoked.ip) == (
+        "apikey.revoked",
+        created.object,
+        "203.0.113.10",
+    )
     assert made["token"] not in str(AuditEvent.objects.values())

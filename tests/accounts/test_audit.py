@@ -13,7 +13,9 @@ from tests import factories
 
 @pytest.fixture
 def event(alice):
-    return audit.record(alice, "alice@example.org", "key.exported", "certificate:7", "203.0.113.9", format="zip")
+    return audit.record(
+        alice, "alice@example.org", "key.exported", "certificate:7", "203.0.113.9", format="zip"
+    )
 
 
 def test_an_event_says_who_did_what_to_what(event, alice):
@@ -52,7 +54,11 @@ def test_an_address_is_kept_without_its_port_and_nothing_else_is(said, ip):
 
 @pytest.mark.postgres
 def test_what_a_proxy_hands_on_unchecked_is_not_stored(client_of, alice):
-    key = {"name": "ci", "expires_in_seconds": 60, "permissions": [factories.permission("devices:*[read]")]}
+    key = {
+        "name": "ci",
+        "expires_in_seconds": 60,
+        "permissions": [factories.permission("devices:*[read]")],
+    }
     assert client_of(alice).post("/apiv1/me/apikeys", key, REMOTE_ADDR="unknown").status_code == 201
     assert AuditEvent.objects.get().ip is None
 
@@ -83,7 +89,10 @@ def test_who_has_events_is_not_removed(event, alice):
 
 @pytest.mark.postgres
 def test_a_long_address_is_cut_and_the_key_beside_it_is_not(db):
-    factories.api_key(factories.UserFactory(email=f"{'a' * 64}@{'b' * 60}.{'c' * 60}.{'d' * 60}.test"), name="k" * 64)
+    factories.api_key(
+        factories.UserFactory(email=f"{'a' * 64}@{'b' * 60}.{'c' * 60}.{'d' * 60}.test"),
+        name="k" * 64,
+    )
     key = ApiKey.objects.get()
     request = SimpleNamespace(user=key.owner, auth=key)
     event = audit.record(key.owner, audit.actor_of(request), "key.exported", "certificate:7")
@@ -95,14 +104,22 @@ def test_a_long_address_is_cut_and_the_key_beside_it_is_not(db):
 
 @pytest.mark.postgres
 def test_a_long_object_is_cut(alice):
-    event = audit.record(alice, alice.email, "record.removed_by_hand", "_acme-challenge." + "x" * 300)
+    event = audit.record(
+        alice, alice.email, "record.removed_by_hand", "_acme-challenge." + "x" * 300
+    )
     event.refresh_from_db()
     assert len(event.object) == 254
 
 
 @pytest.mark.postgres
 @pytest.mark.postgres_only
-@pytest.mark.parametrize("sql", ["UPDATE accounts_auditevent SET action = 'x'", "DELETE FROM accounts_auditevent"])
+@pytest.mark.parametrize(
+    "sql", ["UPDATE accounts_auditevent SET action = 'x'", "DELETE FROM accounts_auditevent"]
+)
 def test_postgresql_refuses_what_goes_past_the_models(event, sql):
-    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
+    with (
+        pytest.raises(DatabaseError, match="append-only"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
         cursor.execute(sql)

@@ -31,7 +31,9 @@ def events(action):
 
 
 def form(client, user, password):
-    return client.post("/admin/login/", {"username": user, "password": password}, format="multipart")
+    return client.post(
+        "/admin/login/", {"username": user, "password": password}, format="multipart"
+    )
 
 
 def test_a_login_is_kept_with_its_address(login, alice):
@@ -59,7 +61,9 @@ def test_failures_are_kept_up_to_a_number_and_again_an_hour_later(login, alice):
             login(password=GUESS, ip=f"203.0.113.{number}")
         kept = events("user.login_failed")
         assert len(kept) == services.MOST_FAILURES_NOTED
-        assert [bool(each.detail) for each in kept[-2:]] == [False, True], "the last one says that more are left out"
+        assert [bool(each.detail) for each in kept[-2:]] == [False, True], (
+            "the last one says that more are left out"
+        )
         at.shift(3601)
         login(password=GUESS)
         assert len(events("user.login_failed")) == services.MOST_FAILURES_NOTED + 1
@@ -85,7 +89,9 @@ def test_a_logout_is_kept_where_somebody_was_logged_in(client_of, login, alice):
 def test_what_staff_change_of_a_user_is_kept(client_of, root, alice):
     page = f"/admin/accounts/user/{alice.pk}/change/"
     fields = {"email": alice.email, "name": "alice", "kind": "person", "country_of_residence": ""}
-    answer = client_of(root).post(page, fields | {"is_active": "on", "is_staff": "on"}, format="multipart")
+    answer = client_of(root).post(
+        page, fields | {"is_active": "on", "is_staff": "on"}, format="multipart"
+    )
     assert answer.status_code == 302, answer.content
     (event,) = events("user.changed")
     assert (event.owner, event.actor, event.ip) == (alice, root.email, "127.0.0.1")
@@ -119,9 +125,13 @@ def test_a_user_that_staff_make_or_delete_is_kept(client_of, root):
     }
     assert client.post("/admin/accounts/user/add/", body, format="multipart").status_code == 302
     made = User.objects.get(email="new@example.org")
-    gone = client.post(f"/admin/accounts/user/{made.pk}/delete/", {"post": "yes"}, format="multipart")
+    gone = client.post(
+        f"/admin/accounts/user/{made.pk}/delete/", {"post": "yes"}, format="multipart"
+    )
     assert gone.status_code == 302
     assert not User.objects.filter(pk=made.pk).exists()
     kept = events("user.created") + events("user.deleted")
-    assert [(each.owner, each.actor, each.object) for each in kept] == [(root, root.email, f"user:{made.pk}")] * 2
+    assert [(each.owner, each.actor, each.object) for each in kept] == [
+        (root, root.email, f"user:{made.pk}")
+    ] * 2
     assert [each.detail for each in kept] == [{"email": "new@example.org"}] * 2

@@ -40,11 +40,18 @@ def spelled(value: Any) -> str:
 def spellings(secret: str | bytes) -> set[str]:
     """As it is, in hex and in base64."""
     raw = secret.encode() if isinstance(secret, str) else secret
-    return {raw.decode("latin-1"), raw.hex(), base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    return {
+        raw.decode("latin-1"),
+        raw.hex(),
+        base64.b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode(),
+    }
 
 
 def where(secret: str | bytes) -> list[str]:
-    return [name for name, held in columns().items() if any(each in held for each in spellings(secret))]
+    return [
+        name for name, held in columns().items() if any(each in held for each in spellings(secret))
+    ]
 
 
 def test_what_is_written_in_clear_would_be_found(alice):
@@ -57,8 +64,15 @@ def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alic
     client.post("/auth/general", {"email": alice.email, "password": PASSWORD})
     api = Caller(client)
     scope = [{"obtype": "certificates", "obid": "*", "actions": ["read"]}]
-    key = api.post("apikeys", {"name": "a", "permissions": scope, "expires_in_seconds": 3600}).data_member["token"]
-    assert api.post("dns-providers", {"provider": "cloudflare", "name": "c", "api_token": TOKEN}).status_code == 201
+    key = api.post(
+        "apikeys", {"name": "a", "permissions": scope, "expires_in_seconds": 3600}
+    ).data_member["token"]
+    assert (
+        api.post(
+            "dns-providers", {"provider": "cloudflare", "name": "c", "api_token": TOKEN}
+        ).status_code
+        == 201
+    )
     account = {
         "ca_provider": "zerossl",
         "email": alice.email,
@@ -67,7 +81,9 @@ def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alic
         "terms_accepted": True,
     }
     assert api.post("acme-accounts", account).status_code == 201
-    webhook = api.post("webhooks", {"url": "https://hooks.example.com/T0ken-of-the-room"}).data_member["secret"]
+    webhook = api.post(
+        "webhooks", {"url": "https://hooks.example.com/T0ken-of-the-room"}
+    ).data_member["secret"]
     assert api.post("cas", {"name": "ours", "subject": {"common_name": "Ours"}}).status_code == 201
     assert client.get("/auth/profile").status_code == 200
     assert client_of(token=key).get("/apiv1/me/certificates").status_code == 200
@@ -84,4 +100,6 @@ def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alic
     sealed = [envelope.unseal(each) for each in Envelope.objects.exclude(purpose="certificate_key")]
     assert len(sealed) >= 4
     config = [settings.SECRET_KEY, settings.MASTER_KEYS.partition(":")[2]]
-    assert {str(secret)[:6]: where(secret) for secret in given + sealed + config if where(secret)} == {}
+    assert {
+        str(secret)[:6]: where(secret) for secret in given + sealed + config if where(secret)
+    } == {}

@@ -7,12 +7,19 @@ from dnsproviders.models import DnsCredential
 
 @pytest.fixture
 def three(alice):
-    return [DnsCredential.objects.create(owner=alice, name=f"dns{n}", provider="cloudflare") for n in range(3)]
+    return [
+        DnsCredential.objects.create(owner=alice, name=f"dns{n}", provider="cloudflare")
+        for n in range(3)
+    ]
 
 
 @pytest.fixture(params=["me", "users"])
 def path(request, alice):
-    return "/apiv1/me/dns-providers" if request.param == "me" else f"/apiv1/users/{alice.pk}/dns-providers"
+    return (
+        "/apiv1/me/dns-providers"
+        if request.param == "me"
+        else f"/apiv1/users/{alice.pk}/dns-providers"
+    )
 
 
 def ids(response):
@@ -30,14 +37,18 @@ def test_a_star_sees_all_rows(key_client, alice, three, path):
 
 
 def test_concrete_ids_see_just_those_rows(key_client, alice, three, path):
-    client = key_client(alice, f"dns_providers:{three[0].pk}[read]", f"dns_providers:{three[2].pk}[read]")
+    client = key_client(
+        alice, f"dns_providers:{three[0].pk}[read]", f"dns_providers:{three[2].pk}[read]"
+    )
     assert ids(client.get(path)) == [three[2].pk, three[0].pk]
     assert client.get(f"{path}/{three[0].pk}").status_code == 200
     assert_forbidden(client.get(f"{path}/{three[1].pk}"))
 
 
 def test_an_action_on_one_row_does_not_spread_to_the_next(key_client, alice, three, path):
-    client = key_client(alice, f"dns_providers:{three[0].pk}[write]", f"dns_providers:{three[1].pk}[read]")
+    client = key_client(
+        alice, f"dns_providers:{three[0].pk}[write]", f"dns_providers:{three[1].pk}[read]"
+    )
     assert ids(client.get(path)) == [three[1].pk]
     assert client.delete(f"{path}/{three[0].pk}").status_code == 204
     assert_forbidden(client.delete(f"{path}/{three[1].pk}"))
@@ -87,13 +98,17 @@ def test_a_concrete_id_of_somebody_elses_row_is_404(key_client, bob, three):
 
 def test_a_refusal_says_what_is_lacking(key_client, alice, three, path):
     client = key_client(alice, "dns_providers:*[read]")
-    assert client.delete(f"{path}/{three[0].pk}").error["params"] == {"needs": f"dns_providers:{three[0].pk}[write]"}
+    assert client.delete(f"{path}/{three[0].pk}").error["params"] == {
+        "needs": f"dns_providers:{three[0].pk}[write]"
+    }
     assert "dns_providers:*[write]" in client.post(path, {}).error["what"]
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_a_key_makes_and_sees_no_keys(key_client, alice, method):
-    assert_forbidden(getattr(key_client(alice, "devices:*[read,write]"), method)("/apiv1/me/apikeys"))
+    assert_forbidden(
+        getattr(key_client(alice, "devices:*[read,write]"), method)("/apiv1/me/apikeys")
+    )
 
 
 @pytest.mark.parametrize(("path", "status"), [("/auth/profile", 401), ("/auth/status", 200)])

@@ -19,7 +19,9 @@ from tests.standalone.starting import until
 
 @pytest.fixture
 def login(client_of):
-    def post(email="alice@example.org", password=PASSWORD, client=None, path="/auth/general", **more):
+    def post(
+        email="alice@example.org", password=PASSWORD, client=None, path="/auth/general", **more
+    ):
         return (client or client_of()).post(path, {"email": email, "password": password} | more)
 
     return post
@@ -30,7 +32,9 @@ def login(client_of):
 def test_the_right_password_logs_in_and_sets_the_cookie(login, alice, path, action):
     response = login(path=path, **action)
     assert response.status_code == 200
-    assert response.body == {"data": {"user": {"id": alice.pk, "email": alice.email, "roles": ["user"]}, "to": "/"}}
+    assert response.body == {
+        "data": {"user": {"id": alice.pk, "email": alice.email, "roles": ["user"]}, "to": "/"}
+    }
     cookie = response.cookies["cjj365"]
     assert cookie["path"] == "/"
     assert cookie["httponly"]
@@ -85,7 +89,9 @@ def test_a_password_is_hashed_whether_the_user_exists_or_not(login, alice, monke
 
     hashed = []
     encode = MD5PasswordHasher.encode
-    monkeypatch.setattr(MD5PasswordHasher, "encode", lambda *args: hashed.append(1) or encode(*args))
+    monkeypatch.setattr(
+        MD5PasswordHasher, "encode", lambda *args: hashed.append(1) or encode(*args)
+    )
     assert issubclass(MD5PasswordHasher, BasePasswordHasher)
     assert login(email=email, password="Wrong-horse-1").status_code == 401
     assert len(hashed) == 1
@@ -146,11 +152,16 @@ def test_bad_input_is_400_and_names_the_member(client_of, alice, body, field):
     assert response.error["params"] == {"field": field}
 
 
-@pytest.mark.parametrize("action", ["register", "activate-user", "request-reset-password", "dance", None, 1, ["login"]])
+@pytest.mark.parametrize(
+    "action", ["register", "activate-user", "request-reset-password", "dance", None, 1, ["login"]]
+)
 def test_an_unknown_action_is_400_with_a_sentence(login, alice, action):
     response = login(action=action)
     assert (response.status_code, response.error["code"]) == (400, 5000)
-    assert response.error["what"] == f'There is no action {json.dumps(action)} here; the only one is "login".'
+    assert (
+        response.error["what"]
+        == f'There is no action {json.dumps(action)} here; the only one is "login".'
+    )
 
 
 def test_an_endless_action_is_not_repeated_whole(login, alice):
@@ -161,9 +172,22 @@ def test_status_tells_who_is_logged_in(client_of, login, alice):
     client = client_of()
     with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False):
         login(client=client)
-        user = {"id": alice.pk, "name": "alice", "email": alice.email, "roles": ["user"], "country_of_residence": ""}
+        user = {
+            "id": alice.pk,
+            "name": "alice",
+            "email": alice.email,
+            "roles": ["user"],
+            "country_of_residence": "",
+        }
         assert client.get("/auth/status").body == {
-            "data": {"user": user, "to": "", "amr": ["pwd"], "acr": "aal1", "auth_time": 1893456000, "mfa": False}
+            "data": {
+                "user": user,
+                "to": "",
+                "amr": ["pwd"],
+                "acr": "aal1",
+                "auth_time": 1893456000,
+                "mfa": False,
+            }
         }
 
 
@@ -191,7 +215,10 @@ def test_logging_out_ends_the_session(client_of, alice):
 
 def test_a_broken_body_logs_nobody_out(client_of, alice):
     client = client_of(alice)
-    assert client.generic("POST", "/auth/logout", "{", content_type="application/json").status_code == 400
+    assert (
+        client.generic("POST", "/auth/logout", "{", content_type="application/json").status_code
+        == 400
+    )
     assert client.get("/auth/profile").status_code == 200
 
 
@@ -258,13 +285,17 @@ def test_others_are_not_kept_waiting(login, client_of, alice, bob):
         login(password="Wrong-horse-1")
     assert login(email=bob.email).status_code == 200
     elsewhere = {"email": alice.email, "password": PASSWORD}
-    assert client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+    assert (
+        client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+    )
 
 
 def try_from_everywhere(client_of, email, times=services.MAX_FAILURES_ANYWHERE):
     """Wrong passwords, each from an address of its own; the latest answer."""
     wrong = {"email": email, "password": "Wrong-horse-1"}
-    return [client_of().post("/auth/general", wrong, REMOTE_ADDR=f"203.0.113.{n}") for n in range(times)][-1]
+    return [
+        client_of().post("/auth/general", wrong, REMOTE_ADDR=f"203.0.113.{n}") for n in range(times)
+    ][-1]
 
 
 def test_failures_from_ever_other_addresses_are_counted_together(login, client_of, alice):
@@ -285,7 +316,9 @@ def test_one_address_alone_does_not_keep_the_others_waiting(login, client_of, al
     for _ in range(services.MAX_FAILURES_ANYWHERE + 1):
         login(password="Wrong-horse-1")
     elsewhere = {"email": alice.email, "password": PASSWORD}
-    assert client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+    assert (
+        client_of().post("/auth/general", elsewhere, REMOTE_ADDR="203.0.113.9").status_code == 200
+    )
 
 
 def test_unknown_addresses_are_throttled_like_known_ones(login, db):
@@ -308,14 +341,22 @@ def test_one_address_tries_a_few_accounts_and_waits(client_of, alice, bob):
     refused = guess(client_of, 99, email=alice.email, password=PASSWORD)
     assert (refused.status_code, refused.error["code"]) == (429, 5013)
     assert 0 < int(refused.headers["Retry-After"]) <= services.FAILURES_COUNT_FOR
-    assert guess(client_of, 99, "203.0.113.8", email=alice.email, password=PASSWORD).status_code == 200
+    assert (
+        guess(client_of, 99, "203.0.113.8", email=alice.email, password=PASSWORD).status_code == 200
+    )
 
 
 @pytest.mark.parametrize(
     ("spellings", "other"),
     [
-        (["2001:db8:1:2::1", "2001:db8:1:2:ffff::", "2001:DB8:1:2::a1", "[2001:db8:1:2::7]:443"], "2001:db8:1:3::1"),
-        (["198.51.100.4", "::ffff:198.51.100.4", "198.51.100.4:5060", "::FFFF:c633:6404"], "198.51.100.5"),
+        (
+            ["2001:db8:1:2::1", "2001:db8:1:2:ffff::", "2001:DB8:1:2::a1", "[2001:db8:1:2::7]:443"],
+            "2001:db8:1:3::1",
+        ),
+        (
+            ["198.51.100.4", "::ffff:198.51.100.4", "198.51.100.4:5060", "::FFFF:c633:6404"],
+            "198.51.100.5",
+        ),
     ],
 )
 def test_an_address_is_one_however_it_is_spelled(client_of, db, spellings, other):
@@ -325,7 +366,9 @@ def test_an_address_is_one_however_it_is_spelled(client_of, db, spellings, other
     assert guess(client_of, 99, other).status_code == 401
 
 
-def test_an_owner_logs_in_from_an_address_that_is_known_while_strangers_there_are_throttled(client_of, alice):
+def test_an_owner_logs_in_from_an_address_that_is_known_while_strangers_there_are_throttled(
+    client_of, alice
+):
     right = {"email": alice.email, "password": PASSWORD}
     assert guess(client_of, 0, **right).status_code == 200
     for number in range(services.MAX_FAILURES_OF_ADDRESS + 1):

@@ -58,7 +58,9 @@ def _trusted(settings):
 @pytest.fixture
 def send(client_of, alice):
     def post(method, path, body, headers, content_type="application/json"):
-        return client_of(alice).generic(method, path, body, content_type=content_type, headers=headers)
+        return client_of(alice).generic(
+            method, path, body, content_type=content_type, headers=headers
+        )
 
     return post
 
@@ -78,21 +80,31 @@ def test_a_request_from_another_site_is_403_and_does_nothing(send, headers):
 @pytest.mark.parametrize("headers", REFUSED, ids=str)
 def test_nobody_is_logged_in_by_another_sites_page(client_of, alice, headers):
     body = json.dumps({"email": alice.email, "password": PASSWORD})
-    response = client_of().generic("POST", LOGIN, body, content_type="application/json", headers=headers)
+    response = client_of().generic(
+        "POST", LOGIN, body, content_type="application/json", headers=headers
+    )
     assert response.status_code == 403
     assert "cjj365" not in response.cookies
 
 
 @pytest.mark.parametrize("path", ["/auth/logout", KEYS])
 def test_an_empty_post_from_another_site_is_403(send, path):
-    assert send("POST", path, "", {"Sec-Fetch-Site": "cross-site"}, content_type="").status_code == 403
-    assert send("POST", path, "", {"Origin": "https://evil.example"}, content_type="").status_code == 403
+    assert (
+        send("POST", path, "", {"Sec-Fetch-Site": "cross-site"}, content_type="").status_code == 403
+    )
+    assert (
+        send("POST", path, "", {"Origin": "https://evil.example"}, content_type="").status_code
+        == 403
+    )
 
 
 def test_a_delete_from_another_site_is_403_and_removes_nothing(send, alice):
     factories.api_key(alice, "devices:*[read]")
     key = ApiKey.objects.get()
-    assert send("DELETE", f"{KEYS}/{key.pk}", "", {"Origin": "https://evil.example"}).status_code == 403
+    assert (
+        send("DELETE", f"{KEYS}/{key.pk}", "", {"Origin": "https://evil.example"}).status_code
+        == 403
+    )
     key.refresh_from_db()
     assert key.revoked_at is None
 
@@ -103,7 +115,13 @@ def test_reading_needs_no_guard(send, headers):
 
 
 FORMS = ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"]
-OTHERS = ["application/json-patch+json", "text/json", "application/jsonx", "application/octet-stream", "nonsense"]
+OTHERS = [
+    "application/json-patch+json",
+    "text/json",
+    "application/jsonx",
+    "application/octet-stream",
+    "nonsense",
+]
 
 
 @pytest.mark.parametrize("content_type", FORMS + OTHERS)
@@ -120,7 +138,9 @@ def test_a_form_logs_nobody_in(client_of, alice, content_type):
     assert client_of().generic("POST", LOGIN, body, content_type=content_type).status_code == 415
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"]
+)
 def test_json_is_json_however_it_is_spelt(send, content_type):
     assert send("POST", KEYS, BODY, {}, content_type=content_type).status_code == 201
 
@@ -136,7 +156,9 @@ def test_a_post_without_body_and_type_is_taken_as_curl_sends_it(client_of, alice
 @pytest.mark.parametrize("headers", REFUSED, ids=str)
 def test_a_key_is_no_cookie_and_may_come_from_anywhere(key_client, alice, headers):
     client = key_client(alice, "dns_providers:*[read,write]")
-    response = client.generic("POST", "/apiv1/me/dns-providers", "{}", content_type="application/json", headers=headers)
+    response = client.generic(
+        "POST", "/apiv1/me/dns-providers", "{}", content_type="application/json", headers=headers
+    )
     assert response.status_code == 400  # read, and found wanting: past every guard
     assert response.error["code"] != 5022
 

@@ -71,17 +71,24 @@ def create(client, world, owner, name, number):
 
 
 def usage(client):
-    return {row["name"]: (row["used"], row["limit"]) for row in client.get("/apiv1/me/quotas").data_member}
+    return {
+        row["name"]: (row["used"], row["limit"])
+        for row in client.get("/apiv1/me/quotas").data_member
+    }
 
 
 @pytest.mark.parametrize("name", CREATES)
-def test_one_too_many_is_refused_with_the_limit_and_who_can_raise_it(limited, api, world, alice, name):
+def test_one_too_many_is_refused_with_the_limit_and_who_can_raise_it(
+    limited, api, world, alice, name
+):
     for number in range(2):
         assert create(api, world, alice, name, number).status_code == 201
     events = AuditEvent.objects.count()
     answer = create(api, world, alice, name, 3)
     assert answer.status_code == 409, answer.content
-    assert answer.error["key"] == ("GENERAL::CONFLICT" if name == "webhooks" else "GENERAL::QUOTA_EXCEEDED")
+    assert answer.error["key"] == (
+        "GENERAL::CONFLICT" if name == "webhooks" else "GENERAL::QUOTA_EXCEEDED"
+    )
     assert answer.error["params"] == {"quota": name, "limit": 2, "used": 2}
     for words in ("You have 2 ", "may have 2", "staff"):
         assert words in answer.error["what"]
@@ -112,7 +119,9 @@ def test_attempts_that_are_open_count_and_renewals_are_never_refused(limited, wo
     made = [api.post("/apiv1/me/certificates", body).data_member["id"] for body in bodies]
     for pk in made[:2]:
         assert api.post(f"/apiv1/me/certificates/{pk}/issues").status_code == 200
-        assert api.post(f"/apiv1/me/certificates/{pk}/issues").status_code == 200, "it is the open one"
+        assert api.post(f"/apiv1/me/certificates/{pk}/issues").status_code == 200, (
+            "it is the open one"
+        )
     refused = api.post(f"/apiv1/me/certificates/{made[2]}/issues")
     assert (refused.status_code, refused.error["params"]["quota"]) == (409, "open_attempts")
     assert usage(api)["open_attempts"] == (2, 2)
@@ -147,7 +156,9 @@ def test_an_owners_own_quota_comes_first(limited, world, api, alice, own, more):
         create(api, world, alice, "dns_credentials", number)
     alice.quotas = {"dns_credentials": own}
     alice.save()
-    codes = [create(api, world, alice, "dns_credentials", number).status_code for number in range(4)]
+    codes = [
+        create(api, world, alice, "dns_credentials", number).status_code for number in range(4)
+    ]
     assert codes == [201] * more + [409] * (4 - more)
     assert usage(api)["dns_credentials"] == (2 + more, own)
 
@@ -161,7 +172,10 @@ def test_out_of_the_box_a_team_with_fifty_thousand_names_is_not_held_up(alice):
 def test_a_key_that_may_read_quotas_sees_them(key_client, alice):
     assert key_client(alice, "quotas:*[read]").get("/apiv1/me/quotas").status_code == 200
     assert key_client(alice, "certificates:*[read]").get("/apiv1/me/quotas").status_code == 403
-    assert key_client(alice, "quotas:*[read]").get(f"/apiv1/users/{alice.pk}/quotas").status_code == 200
+    assert (
+        key_client(alice, "quotas:*[read]").get(f"/apiv1/users/{alice.pk}/quotas").status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +203,9 @@ def change(client, user, **fields):
 
 @pytest.fixture
 def root(client_of):
-    return client_of(factories.UserFactory(email="root@example.org", is_staff=True, is_superuser=True))
+    return client_of(
+        factories.UserFactory(email="root@example.org", is_staff=True, is_superuser=True)
+    )
 
 
 def test_staff_see_what_is_used_and_raise_it(root, alice):
@@ -198,7 +214,9 @@ def test_staff_see_what_is_used_and_raise_it(root, alice):
     assert change(root, alice, quotas='{"certificates": 200000}').status_code == 302
     alice.refresh_from_db()
     assert alice.quotas == {"certificates": 200_000}
-    assert AuditEvent.objects.get(action="user.changed").detail["quotas"] == {"certificates": 200_000}
+    assert AuditEvent.objects.get(action="user.changed").detail["quotas"] == {
+        "certificates": 200_000
+    }
     assert change(root, alice, quotas="").status_code == 302
     alice.refresh_from_db()
     assert alice.quotas == {}

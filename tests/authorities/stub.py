@@ -33,7 +33,9 @@ class Asked:
     headers: dict[str, str]
 
 
-def problem(kind: str, detail: str = "The CA's own words.", status: int = 400, **more: Any) -> Reply:
+def problem(
+    kind: str, detail: str = "The CA's own words.", status: int = 400, **more: Any
+) -> Reply:
     headers = more.pop("headers", {})
     body = {"type": PREFIX + kind, "detail": detail, **more}
     return Reply(status, body, {"Content-Type": "application/problem+json", **headers})
@@ -81,7 +83,14 @@ class Stub:
         authorization = {
             "status": "pending",
             "identifier": {"type": "dns", "value": "example.com"},
-            "challenges": [{"type": "dns-01", "url": f"{self.url}/chall/1", "status": "pending", "token": "t" * 43}],
+            "challenges": [
+                {
+                    "type": "dns-01",
+                    "url": f"{self.url}/chall/1",
+                    "status": "pending",
+                    "token": "t" * 43,
+                }
+            ],
         }
         return {
             "/dir": Reply(body={name: f"{self.url}/{name}" for name in self.directory}),
@@ -89,13 +98,17 @@ class Stub:
             "/newAccount": Reply(201, {"status": "valid"}, {"Location": f"{self.url}/account/1"}),
             "/newOrder": Reply(201, order, {"Location": f"{self.url}/order/1"}),
             "/order/1": Reply(body=order),
-            "/finalize/1": Reply(body=order | {"status": "processing"}, headers={"Retry-After": "7"}),
+            "/finalize/1": Reply(
+                body=order | {"status": "processing"}, headers={"Retry-After": "7"}
+            ),
             "/authz/1": Reply(body=authorization),
             "/chall/1": Reply(body=authorization["challenges"][0]),
         }.get(path, Reply(404, b"not found"))
 
     def new_nonce(self) -> str:
-        nonce = base64.urlsafe_b64encode(f"nonce-{next(self.nonces):06}".encode()).decode().rstrip("=")
+        nonce = (
+            base64.urlsafe_b64encode(f"nonce-{next(self.nonces):06}".encode()).decode().rstrip("=")
+        )
         self.issued_nonces.append(nonce)
         return nonce
 
@@ -153,7 +166,9 @@ def running(made: Callable[[str], "Stub"] = Stub) -> Iterator[Stub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     stub = made(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield stub

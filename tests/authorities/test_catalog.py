@@ -36,7 +36,16 @@ def stub(settings):
 
 
 @pytest.mark.parametrize(
-    "name", ["letsencrypt", "LetsEncrypt", "letsencrypt_staging", "zerossl", "custom", "self_ca", "SELF_CA"]
+    "name",
+    [
+        "letsencrypt",
+        "LetsEncrypt",
+        "letsencrypt_staging",
+        "zerossl",
+        "custom",
+        "self_ca",
+        "SELF_CA",
+    ],
 )
 def test_a_ca_is_found_whatever_the_case_of_its_name(name):
     assert catalog.info(name).name.lower() == name.lower()
@@ -53,14 +62,21 @@ def test_an_unknown_ca_is_refused_with_the_names_that_there_are(name):
 def test_lets_encrypt_signs_these_keys_and_no_others():
     signed = [("ecdsa", 256), ("ecdsa", 384), ("rsa", 2048), ("rsa", 3072), ("rsa", 4096)]
     assert all(catalog.signs("letsencrypt", *each) for each in signed)
-    assert not any(catalog.signs("letsencrypt", *each) for each in [("rsa", 256), ("ecdsa", 521), ("dsa", 2048)])
+    assert not any(
+        catalog.signs("letsencrypt", *each)
+        for each in [("rsa", 256), ("ecdsa", 521), ("dsa", 2048)]
+    )
     assert catalog.key_sizes("letsencrypt") == "ecdsa 256/384, rsa 2048/3072/4096"
 
 
 def test_settings_override_an_entry_and_add_one(settings):
     settings.ACME_CAS = {
         "letsencrypt": {"directory_url": "https://localhost:1/dir"},
-        "corporate": {"label": "Ours", "directory_url": "https://ca.corp/dir", "key_sizes": {"rsa": [2048]}},
+        "corporate": {
+            "label": "Ours",
+            "directory_url": "https://ca.corp/dir",
+            "key_sizes": {"rsa": [2048]},
+        },
     }
     assert catalog.info("letsencrypt").directory_url == "https://localhost:1/dir"
     assert catalog.info("letsencrypt").label == "Let's Encrypt"
@@ -159,7 +175,9 @@ def test_zerossl_gives_a_binding_for_an_email_address(stub):
 def test_an_api_key_that_is_sealed_with_the_account_is_used_before_the_address(stub):
     owner = User.objects.create(email="owner@example.com")
     account = make_account(
-        ca_provider="zerossl", email="o@example.com", eab=envelope.seal(owner, "eab", b"the-api-key")
+        ca_provider="zerossl",
+        email="o@example.com",
+        eab=envelope.seal(owner, "eab", b"the-api-key"),
     )
     assert catalog.fetches_eab(account)
     stub.tell("/acme/eab-credentials", Reply(body=GIVEN))
@@ -174,7 +192,11 @@ def test_no_other_ca_is_asked_for_a_binding():
 @pytest.mark.parametrize(
     ("reply", "code", "refused"),
     [
-        (Reply(body={"success": False, "error": {"code": 101, "type": "invalid_access_key"}}), "ca_bad_eab", True),
+        (
+            Reply(body={"success": False, "error": {"code": 101, "type": "invalid_access_key"}}),
+            "ca_bad_eab",
+            True,
+        ),
         (Reply(400, {"success": False}), "ca_bad_eab", True),
         (Reply(body={"success": True, "eab_kid": 7}), "ca_bad_eab", True),
         (Reply(429, b"slowly", {"Retry-After": "60"}), "ca_rate_limited", False),
@@ -241,15 +263,27 @@ def test_a_directory_is_the_operators_where_the_table_or_staff_named_it(
         "https://acme-v02.api.letsencrypt.org./directory",
     ],
 )
-def test_a_directory_has_one_bucket_and_the_limits_of_its_ca_however_it_is_spelled(world, owner, spelling):
+def test_a_directory_has_one_bucket_and_the_limits_of_its_ca_however_it_is_spelled(
+    world, owner, spelling
+):
     account = world.account(owner, ca_provider="custom", directory_url=spelling)
     assert catalog.directory_of(account) == catalog.info("letsencrypt").directory_url
-    assert catalog.limits_at(spelling) == catalog.limits_at(catalog.info("letsencrypt").directory_url) != {}
+    assert (
+        catalog.limits_at(spelling)
+        == catalog.limits_at(catalog.info("letsencrypt").directory_url)
+        != {}
+    )
 
 
 @pytest.mark.parametrize(
     "url",
-    ["https://ca.example/Directory", "https://ca.example:8443/dir", "https://[2001:db8::1]:14000/dir", "", "nowhere"],
+    [
+        "https://ca.example/Directory",
+        "https://ca.example:8443/dir",
+        "https://[2001:db8::1]:14000/dir",
+        "",
+        "nowhere",
+    ],
 )
 def test_another_address_is_another_directory(url):
     assert outgoing.canonical_url(url) == url

@@ -68,7 +68,9 @@ def issuance(account, owner, monkeypatch) -> Issuance:
 def take(name: str, issuance: Issuance) -> Issuance:
     """One turn of that step, whatever the attempt's state."""
     step = next(each for each in workflow.STEPS if each.name == name)
-    Issuance.objects.filter(pk=issuance.pk).update(state=step.state, wake_at=clock.now() - timedelta(minutes=1))
+    Issuance.objects.filter(pk=issuance.pk).update(
+        state=step.state, wake_at=clock.now() - timedelta(minutes=1)
+    )
     workflow.take(step, issuance.pk)
     issuance.refresh_from_db()
     return issuance
@@ -77,7 +79,10 @@ def take(name: str, issuance: Issuance) -> Issuance:
 def seen() -> list[tuple[str, str, str]]:
     """(step, method, path) of what was kept."""
     rows = Exchange.objects.order_by("pk")
-    return [(row.step, row.method, row.url.partition("/")[2].partition("/")[2].partition("/")[2]) for row in rows]
+    return [
+        (row.step, row.method, row.url.partition("/")[2].partition("/")[2].partition("/")[2])
+        for row in rows
+    ]
 
 
 def everything() -> str:
@@ -103,7 +108,9 @@ def test_an_attempts_exchanges_are_kept_with_the_step_that_made_them(stub, issua
         ("order", "POST", "newOrder"),
         ("order", "POST", "authz/1"),
     ]
-    assert set(Exchange.objects.values_list("attempt_id", "account")) == {(issuance.pk, issuance.account_id)}
+    assert set(Exchange.objects.values_list("attempt_id", "account")) == {
+        (issuance.pk, issuance.account_id)
+    }
 
 
 def test_every_step_that_talks_to_the_ca_is_told(stub, issuance):
@@ -113,7 +120,10 @@ def test_every_step_that_talks_to_the_ca_is_told(stub, issuance):
     take("validate", issuance)
     take("finalize", issuance)
     Issuance.objects.update(certificate_url=f"{stub.url}/cert/1")
-    stub.tell("/cert/1", Reply(body=chain.encode(), headers={"Content-Type": "application/pem-certificate-chain"}))
+    stub.tell(
+        "/cert/1",
+        Reply(body=chain.encode(), headers={"Content-Type": "application/pem-certificate-chain"}),
+    )
     assert take("download", issuance).state == Issuance.State.ISSUED
     assert seen()[4:] == [
         ("validate", "POST", "chall/1"),
@@ -158,7 +168,11 @@ def test_a_bad_nonce_is_kept_each_time_that_it_is_refused(stub, issuance):
     stub.tell("/newOrder", problem("badNonce"), problem("badNonce"))
     take("order", issuance)
     assert issuance.state == Issuance.State.ORDERED
-    statuses = Exchange.objects.filter(url__endswith="/newOrder").order_by("pk").values_list("status", flat=True)
+    statuses = (
+        Exchange.objects.filter(url__endswith="/newOrder")
+        .order_by("pk")
+        .values_list("status", flat=True)
+    )
     assert list(statuses) == [400, 400, 201]
 
 
@@ -173,9 +187,16 @@ def test_where_no_answer_comes_a_sentence_says_why(stub, issuance):
 
 
 def test_headers_that_matter_are_kept_and_no_other(stub, issuance):
-    headers = {"Boulder-Request-Id": "r1", "Link": '<https://ca.test/dir>;rel="index"', "Retry-After": "7"}
+    headers = {
+        "Boulder-Request-Id": "r1",
+        "Link": '<https://ca.test/dir>;rel="index"',
+        "Retry-After": "7",
+    }
     stub.tell(
-        "/authz/1", Reply(body=stub.usual("/authz/1").body, headers=headers | {"Set-Cookie": "a=b", "X-Odd": "1"})
+        "/authz/1",
+        Reply(
+            body=stub.usual("/authz/1").body, headers=headers | {"Set-Cookie": "a=b", "X-Odd": "1"}
+        ),
     )
     take("order", issuance)
     shown = kept("/authz/1").headers
@@ -184,7 +205,9 @@ def test_headers_that_matter_are_kept_and_no_other(stub, issuance):
     assert not {"Replay-Nonce", "Set-Cookie", "X-Odd"} & set(shown)
 
 
-@pytest.mark.parametrize("body", [b"<html>" + b"x" * 200_000, {"detail": ["y" * 5000] * 40}], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "body", [b"<html>" + b"x" * 200_000, {"detail": ["y" * 5000] * 40}], ids=["text", "json"]
+)
 def test_a_body_is_kept_up_to_64_kib(stub, issuance, body):
     stub.tell("/newOrder", Reply(500, body))
     take("order", issuance)
@@ -195,7 +218,8 @@ def test_a_body_is_kept_up_to_64_kib(stub, issuance, body):
     "document",
     [
         {"type": "urn:x", "detail": "no", "subproblems": [{"detail": "s" * 1000}] * 800},
-        {"type": "urn:x", "detail": "no"} | {f"member {number}": "m" * 50 for number in range(9000)},
+        {"type": "urn:x", "detail": "no"}
+        | {f"member {number}": "m" * 50 for number in range(9000)},
     ],
     ids=["subproblems", "members"],
 )
@@ -206,7 +230,9 @@ def test_a_problem_is_kept_in_short_where_it_is_large(stub, issuance, document):
     assert found.problem["type"] == "urn:x"
     assert found.problem["detail"][:2] == document["detail"][:2]
     assert found.problem["truncated"] is True
-    row = Exchange.objects.filter(pk=found.pk).values("problem", "headers", "error", "request").get()
+    row = (
+        Exchange.objects.filter(pk=found.pk).values("problem", "headers", "error", "request").get()
+    )
     assert len(json.dumps(row)) < 64 * 1024
     assert len(issuance.waits_for + issuance.error_what) < MOST_SAID + 100
     assert max(len(each.what) for each in issuance.events.all()) <= MOST_SAID
@@ -233,10 +259,19 @@ def test_of_one_account_only_the_newest_are_kept(stub, issuance, monkeypatch):
 
 def test_an_answer_that_a_database_cannot_hold_is_kept_all_the_same(stub, issuance):
     odd = b'{"detail": "nul \\u0000 half \\ud800 number", "n": [NaN, Infinity]}'
-    stub.tell("/newOrder", Reply(500, odd), Reply(500, b"nul \0 here"), Reply(500, b"[" * 900 + b"]" * 900))
+    stub.tell(
+        "/newOrder",
+        Reply(500, odd),
+        Reply(500, b"nul \0 here"),
+        Reply(500, b"[" * 900 + b"]" * 900),
+    )
     for _ in range(3):
         take("order", issuance)
-    bodies = list(Exchange.objects.filter(url__endswith="/newOrder").order_by("pk").values_list("body", flat=True))
+    bodies = list(
+        Exchange.objects.filter(url__endswith="/newOrder")
+        .order_by("pk")
+        .values_list("body", flat=True)
+    )
     assert len(bodies) == 3
     assert json.loads(bodies[0])["n"] == ["nan", "inf"]
     assert "here" in bodies[1]
@@ -261,7 +296,10 @@ def test_an_exchange_costs_one_insert(account, issuance, django_assert_num_queri
     attempt = Issuance.objects.select_related("account").get()
     client = clients.client_for(attempt.account)
     client.new_order(["example.com"])
-    with exchanges.about(attempt.account, "order", attempt.pk), django_assert_num_queries(1) as asked:
+    with (
+        exchanges.about(attempt.account, "order", attempt.pk),
+        django_assert_num_queries(1) as asked,
+    ):
         client.new_order(["example.com"])
     assert asked.captured_queries[0]["sql"].startswith("INSERT")
 
@@ -281,7 +319,11 @@ def test_by_default_nothing_is_debugged():
 def test_registering_belongs_to_the_account_alone(stub, account):
     AcmeAccount.objects.update(url="", status="pending", wake_at=clock.now())
     registration.register(account.pk)
-    assert seen() == [("register", "GET", "dir"), ("register", "HEAD", "newNonce"), ("register", "POST", "newAccount")]
+    assert seen() == [
+        ("register", "GET", "dir"),
+        ("register", "HEAD", "newNonce"),
+        ("register", "POST", "newAccount"),
+    ]
     assert set(Exchange.objects.values_list("account", "attempt_id")) == {(account.pk, None)}
 
 
@@ -323,9 +365,13 @@ def test_an_exchange_that_cannot_be_kept_goes_well(issuance, monkeypatch):
     assert take("order", issuance).state == Issuance.State.ORDERED
 
 
-def test_a_worker_that_is_killed_before_the_insert_loses_the_line_alone(stub, issuance, monkeypatch):
+def test_a_worker_that_is_killed_before_the_insert_loses_the_line_alone(
+    stub, issuance, monkeypatch
+):
     with monkeypatch.context() as killing:
-        killing.setattr(Exchange, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Died("killed")))
+        killing.setattr(
+            Exchange, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Died("killed"))
+        )
         with pytest.raises(Died):
             take("order", issuance)
     assert not Exchange.objects.exists()
@@ -333,18 +379,24 @@ def test_a_worker_that_is_killed_before_the_insert_loses_the_line_alone(stub, is
     assert kept("/newOrder")
 
 
-def test_what_is_older_than_14_days_is_pruned_in_batches(account, monkeypatch, django_assert_max_num_queries):
+def test_what_is_older_than_14_days_is_pruned_in_batches(
+    account, monkeypatch, django_assert_max_num_queries
+):
     monkeypatch.setattr(exchanges, "BATCH", 10)
     now = clock.now()
     for age in [13.9, *[14.1] * 25]:
-        Exchange.objects.create(account=account, at=now - timedelta(days=age), method="GET", url="https://ca.test")
+        Exchange.objects.create(
+            account=account, at=now - timedelta(days=age), method="GET", url="https://ca.test"
+        )
     with django_assert_max_num_queries(8):
         exchanges.prune()
     assert Exchange.objects.get().at == now - timedelta(days=13.9)
 
 
 def test_the_hourly_pruning_prunes_exchanges(account):
-    Exchange.objects.create(account=account, at=clock.now() - timedelta(days=15), method="GET", url="https://ca.test")
+    Exchange.objects.create(
+        account=account, at=clock.now() - timedelta(days=15), method="GET", url="https://ca.test"
+    )
     pruning.prune.run()
     assert not Exchange.objects.exists()
 
@@ -374,7 +426,9 @@ def test_no_key_no_nonce_no_signature_and_no_binding_is_kept(stub, account, issu
     assert "termsOfServiceAgreed" in told
     assert "csr" in kept("/finalize/1").request
     assert len(sent) >= 5
-    binding = next(each.payload for each in stub.asked if each.path == "/newAccount")["externalAccountBinding"]
+    binding = next(each.payload for each in stub.asked if each.path == "/newAccount")[
+        "externalAccountBinding"
+    ]
     private = serialization.load_der_private_key(envelope.unseal(account.key), None)
     secret = [
         *stub.issued_nonces,
@@ -399,7 +453,10 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
         said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
         response = requests.Response()
         response.headers["Replay-Nonce"] = "another"
-        response.status_code, response._content = 400, json.dumps({"detail": said, "got": message}).encode()
+        response.status_code, response._content = (
+            400,
+            json.dumps({"detail": said, "got": message}).encode(),
+        )
         return response
 
     attempt = Issuance.objects.select_related("account").get()
@@ -416,7 +473,9 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
 def test_text_is_masked_as_in_the_log(stub, issuance):
     said = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY----- Bearer abcdef0123456789"
     challenge = {"type": "dns-01", "keyAuthorization": "token.thumbprint"}
-    stub.tell("/newOrder", Reply(500, said.encode()), problem("malformed", said, challenges=[challenge]))
+    stub.tell(
+        "/newOrder", Reply(500, said.encode()), problem("malformed", said, challenges=[challenge])
+    )
     for _ in range(2):
         take("order", issuance)
     for secret in ("MHcCAQEE", "abcdef0123456789", "token.thumbprint"):

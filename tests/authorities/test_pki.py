@@ -16,7 +16,9 @@ from certctrl import clock
 from tests import keytool
 from tests.keytool import needs_keytool
 
-needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="needs Debian's openssl (apt-get install)")
+needs_openssl = pytest.mark.skipif(
+    not shutil.which("openssl"), reason="needs Debian's openssl (apt-get install)"
+)
 NAMES = ["example.com", "*.example.com"]
 
 
@@ -30,7 +32,9 @@ def authority():
     """A CA certificate and its key."""
     own = pki.new_key("ecdsa", 384)
     usages = {"key_cert_sign", "crl_sign"}
-    return privateca.self_signed(own, pki.subject_name({"common_name": "Test CA"}), 100, 0, usages), own
+    return privateca.self_signed(
+        own, pki.subject_name({"common_name": "Test CA"}), 100, 0, usages
+    ), own
 
 
 def issued(key: bytes, authority, names=NAMES, seconds=3600) -> str:
@@ -52,7 +56,9 @@ def test_a_key_has_the_type_and_size_that_was_asked_for(kind, size):
     assert ("RSA" in type(loaded).__name__) == (kind == "rsa")
 
 
-@pytest.mark.parametrize(("kind", "size"), [("ecdsa", 521), ("rsa", 1024), ("ed25519", 256), ("rsa", 256)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("ecdsa", 521), ("rsa", 1024), ("ed25519", 256), ("rsa", 256)]
+)
 def test_other_keys_are_not_made(kind, size):
     with pytest.raises(ValueError, match=r"no [a-z0-9]+ keys"):
         pki.new_key(kind, size)
@@ -91,14 +97,18 @@ def test_the_key_of_an_envelope_is_the_key_that_was_sealed(kind, size):
         ("ecdsa", 256, {}, False),
     ],
 )
-def test_a_request_is_compared_with_the_key_and_the_subject_that_are_wanted(key, kind, size, subject, same):
+def test_a_request_is_compared_with_the_key_and_the_subject_that_are_wanted(
+    key, kind, size, subject, same
+):
     request = pki.csr(key, NAMES, {"country": "SE", "organization": "Home"})
     assert pki.is_csr_for(request, kind, size, subject) is same
 
 
 def test_a_common_name_longer_than_64_is_left_out(key):
     long = "a" * 60 + ".example.com"
-    request = x509.load_pem_x509_csr(pki.csr(key, [long], {"common_name": long, "organization": "Org"}).encode())
+    request = x509.load_pem_x509_csr(
+        pki.csr(key, [long], {"common_name": long, "organization": "Org"}).encode()
+    )
     assert request.subject.get_attributes_for_oid(NameOID.COMMON_NAME) == []
     assert request.subject.rfc4514_string() == "O=Org"
 
@@ -135,7 +145,10 @@ def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
 @pytest.fixture(scope="module")
 def tree(key):
     """A leaf, its issuer, the root over it, another root that cross-signed that one, and a stranger."""
-    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("issuing", "root", "older", "stranger")}
+    keys = {
+        name: ec.generate_private_key(ec.SECP256R1())
+        for name in ("issuing", "root", "older", "stranger")
+    }
     made = {
         "issuing": ca_certificate("issuing", keys["issuing"], "root", keys["root"]),
         "root": ca_certificate("root", keys["root"], "root", keys["root"]),
@@ -168,8 +181,12 @@ def tree(key):
         ("leaf issuing older", "leaf issuing", "older"),
     ],
 )
-def test_a_chain_is_the_path_from_the_leaf_and_the_rest_is_left_out(key, tree, sent, path, left_out):
-    chain = pki.check_chain("".join(tree[each] for each in sent.split()), pki.csr(key, NAMES), NAMES)
+def test_a_chain_is_the_path_from_the_leaf_and_the_rest_is_left_out(
+    key, tree, sent, path, left_out
+):
+    chain = pki.check_chain(
+        "".join(tree[each] for each in sent.split()), pki.csr(key, NAMES), NAMES
+    )
     assert chain.pem == "".join(tree[each] for each in path.split())
     assert chain.left_out == tuple(f"CN={each}" for each in left_out.split())
     assert pki.path_of("".join(tree[each] for each in sent.split())) == chain.pem
@@ -184,37 +201,57 @@ def test_a_leaf_that_leads_nowhere_is_refused(key, tree, sent):
 def test_authorities_that_signed_each_other_end_a_path_once(key, tree):
     """A bridge: each of the two certified the other one's key."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in "12"]
-    one, two = ca_certificate("one", keys[0], "two", keys[1]), ca_certificate("two", keys[1], "one", keys[0])
+    one, two = (
+        ca_certificate("one", keys[0], "two", keys[1]),
+        ca_certificate("two", keys[1], "one", keys[0]),
+    )
     request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
     leaf = privateca.sign(request, one, keys[0], 3600)
-    assert pki.check_chain(leaf + pem(two) + pem(one), pki.csr(key, NAMES), NAMES).pem == leaf + pem(one) + pem(two)
+    assert pki.check_chain(
+        leaf + pem(two) + pem(one), pki.csr(key, NAMES), NAMES
+    ).pem == leaf + pem(one) + pem(two)
 
 
 def ca_certificate(name, own, signed_by, signer) -> x509.Certificate:
     subject, issuer = (pki.subject_name({"common_name": each}) for each in (name, signed_by))
     start = clock.now() - timedelta(days=1)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(own.public_key())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(own.public_key())
+    )
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(start)
-    builder = builder.not_valid_after(start + timedelta(days=99)).add_extension(x509.BasicConstraints(True, None), True)
+    builder = builder.not_valid_after(start + timedelta(days=99)).add_extension(
+        x509.BasicConstraints(True, None), True
+    )
     own_id = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
     return builder.add_extension(own_id, False).sign(signer, hashes.SHA256())
 
 
 def test_a_leaf_that_has_expired_is_refused(key, authority):
     with pytest.raises(pki.BadChain, match="expired"):
-        pki.check_chain(issued(key, authority), pki.csr(key, NAMES), NAMES, at=clock.now() + timedelta(hours=2))
+        pki.check_chain(
+            issued(key, authority), pki.csr(key, NAMES), NAMES, at=clock.now() + timedelta(hours=2)
+        )
 
 
 def test_a_chain_whose_issuer_did_not_sign_is_refused(key, authority):
     other = privateca.self_signed(
-        pki.new_key("ecdsa", 256), pki.subject_name({"common_name": "Test CA"}), 9, 0, {"key_cert_sign"}
+        pki.new_key("ecdsa", 256),
+        pki.subject_name({"common_name": "Test CA"}),
+        9,
+        0,
+        {"key_cert_sign"},
     )
     chain = pki.split_chain(issued(key, authority)).leaf + pem(other)
     with pytest.raises(pki.BadChain, match="did not sign"):
         pki.check_chain(chain, pki.csr(key, NAMES), NAMES)
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "text", ["", "<html>", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_what_is_not_certificates_is_refused(key, text):
     with pytest.raises(pki.BadChain, match="not PEM"):
         pki.check_chain(text, pki.csr(key, NAMES), NAMES)
@@ -237,19 +274,39 @@ def test_the_parts_of_a_chain_add_up(key, authority):
 @needs_openssl
 @pytest.mark.parametrize(
     ("legacy", "cipher", "digest"),
-    [(False, "PBES2, PBKDF2, AES-256-CBC", "sha256"), (True, "pbeWithSHA1And3-KeyTripleDES-CBC", "sha1")],
+    [
+        (False, "PBES2, PBKDF2, AES-256-CBC", "sha256"),
+        (True, "pbeWithSHA1And3-KeyTripleDES-CBC", "sha1"),
+    ],
 )
-def test_the_pkcs12_file_has_the_algorithms_that_were_asked_for(key, authority, tmp_path, legacy, cipher, digest):
-    bundle = pki.pkcs12(key, issued(key, authority), "example.com", "a one-time word", legacy=legacy)
+def test_the_pkcs12_file_has_the_algorithms_that_were_asked_for(
+    key, authority, tmp_path, legacy, cipher, digest
+):
+    bundle = pki.pkcs12(
+        key, issued(key, authority), "example.com", "a one-time word", legacy=legacy
+    )
     assert p12.load_pkcs12(bundle, b"a one-time word").cert.friendly_name == b"example.com"
     path = tmp_path / "bundle.p12"
     path.write_bytes(bundle)
-    command = ["openssl", "pkcs12", "-legacy", "-in", path, "-info", "-noenc", "-passin", "pass:a one-time word"]
+    command = [
+        "openssl",
+        "pkcs12",
+        "-legacy",
+        "-in",
+        path,
+        "-info",
+        "-noenc",
+        "-passin",
+        "pass:a one-time word",
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert f"MAC: {digest}, Iteration 2048" in shown
     assert f"Shrouded Keybag: {cipher}" in shown
     assert f"PKCS7 Encrypted data: {cipher}" in shown
-    assert subprocess.run([*command[:-1], "pass:wrong"], capture_output=True, check=False).returncode != 0
+    assert (
+        subprocess.run([*command[:-1], "pass:wrong"], capture_output=True, check=False).returncode
+        != 0
+    )
 
 
 @needs_keytool
@@ -265,7 +322,9 @@ def test_the_pkcs12_file_has_the_algorithms_that_were_asked_for(key, authority, 
 def test_java_reads_the_pkcs12_file_of_a_private_ca(authority, tmp_path, kind, size, names, shown):
     key = pki.new_key(kind, size)
     for legacy in (False, True):
-        bundle = pki.pkcs12(key, issued(key, authority, names), names[0], "a one-time word", legacy=legacy)
+        bundle = pki.pkcs12(
+            key, issued(key, authority, names), names[0], "a one-time word", legacy=legacy
+        )
         said = keytool.listed(bundle, "a one-time word", tmp_path)
         assert "Entry type: PrivateKeyEntry" in said
         assert shown in said

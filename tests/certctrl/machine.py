@@ -17,11 +17,31 @@ from tests.standalone.starting import until
 SYSTEMD = Path("/lib/systemd/systemd")
 # What would reach out of the namespaces, or wait for hardware.
 MASKED = (
-    *("systemd-sysctl.service", "systemd-binfmt.service", "systemd-modules-load.service", "systemd-remount-fs.service"),
+    *(
+        "systemd-sysctl.service",
+        "systemd-binfmt.service",
+        "systemd-modules-load.service",
+        "systemd-remount-fs.service",
+    ),
     *("systemd-tmpfiles-setup-dev.service", "systemd-random-seed.service", "systemd-udevd.service"),
-    *("systemd-udev-trigger.service", "systemd-logind.service", "systemd-repart.service", "systemd-firstboot.service"),
-    *("systemd-machine-id-commit.service", "systemd-update-utmp.service", "kmod-static-nodes.service", "tmp.mount"),
-    *("proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "dev-mqueue.mount", "getty.target"),
+    *(
+        "systemd-udev-trigger.service",
+        "systemd-logind.service",
+        "systemd-repart.service",
+        "systemd-firstboot.service",
+    ),
+    *(
+        "systemd-machine-id-commit.service",
+        "systemd-update-utmp.service",
+        "kmod-static-nodes.service",
+        "tmp.mount",
+    ),
+    *(
+        "proc-sys-fs-binfmt_misc.automount",
+        "dev-hugepages.mount",
+        "dev-mqueue.mount",
+        "getty.target",
+    ),
     *("sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount"),
     *("sys-kernel-tracing.mount", "systemd-networkd.service", "systemd-ask-password-console.path"),
 )
@@ -70,8 +90,16 @@ exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 
 def cgroup2() -> Path | None:
     """The folder of our own cgroup in the unified hierarchy."""
-    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line]
-    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    places = [
+        line.split()[1]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if " cgroup2 " in line
+    ]
+    own = [
+        line[3:]
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if line.startswith("0::")
+    ]
     return Path(places[0] + own[0]) if places and own else None
 
 
@@ -79,7 +107,9 @@ def missing() -> str:
     """Why no machine can be booted here; empty when it can."""
     if sys.platform != "linux" or os.getuid() != 0:
         return "needs Linux and root"
-    lacking = [program for program in ("unshare", "nsenter", "systemctl") if not shutil.which(program)]
+    lacking = [
+        program for program in ("unshare", "nsenter", "systemctl") if not shutil.which(program)
+    ]
     if lacking or not SYSTEMD.exists():
         return f"needs systemd and util-linux: {' '.join(lacking) or SYSTEMD}"
     place = cgroup2()
@@ -87,14 +117,18 @@ def missing() -> str:
         return "needs a cgroup2 that may be written"
     probe = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "--ipc", "--uts", "true"]
     allowed = subprocess.run(probe, capture_output=True, text=True)
-    return "" if allowed.returncode == 0 else f"namespaces are not allowed: {allowed.stderr.strip()}"
+    return (
+        "" if allowed.returncode == 0 else f"namespaces are not allowed: {allowed.stderr.strip()}"
+    )
 
 
 class Machine:
     """`mounts` are folders of this machine by their place there, `files` the contents of files, `setup` a script that
     runs before systemd."""
 
-    def __init__(self, folder: Path, mounts: dict[str, Path], files: dict[str, str], setup: str = "") -> None:
+    def __init__(
+        self, folder: Path, mounts: dict[str, Path], files: dict[str, str], setup: str = ""
+    ) -> None:
         self.folder = folder
         for unit in MASKED:
             place = folder / "files/etc/systemd/system" / unit
@@ -104,7 +138,9 @@ class Machine:
             place = folder / "files" / name.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(content)
-        (folder / "mounts").write_text("".join(f"{source} {target}\n" for target, source in mounts.items()))
+        (folder / "mounts").write_text(
+            "".join(f"{source} {target}\n" for target, source in mounts.items())
+        )
         (folder / "setup").write_text(setup)
         (folder / "enter").write_text(ENTER)
 
@@ -129,7 +165,10 @@ class Machine:
                 start_new_session=True,
                 preexec_fn=bound_to(os.getpid()),
             )
-        until(lambda: self.process.poll() is not None or self.call("is-system-running") in UP, "systemd answers")
+        until(
+            lambda: self.process.poll() is not None or self.call("is-system-running") in UP,
+            "systemd answers",
+        )
         assert self.process.poll() is None, (self.folder / "enter.log").read_text()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -137,7 +176,16 @@ class Machine:
         pid = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         if not pid:
             return NOTHING
-        inside = ["nsenter", "-t", pid[0], "-a", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *command]
+        inside = [
+            "nsenter",
+            "-t",
+            pid[0],
+            "-a",
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            *command,
+        ]
         return subprocess.run(inside, capture_output=True, text=True, timeout=60)
 
     def call(self, *arguments: str) -> str:

@@ -40,14 +40,18 @@ http {{
 
 def guide() -> tuple[str, str]:
     """The guide's lines: the upstream with its server, and the location for a path."""
-    whole, location = re.findall(r"```nginx\n(.*?)```", (PROJECT / "docs/guides/production.md").read_text(), re.DOTALL)
+    whole, location = re.findall(
+        r"```nginx\n(.*?)```", (PROJECT / "docs/guides/production.md").read_text(), re.DOTALL
+    )
     return whole, location
 
 
 def below_a_path() -> str:
     """The guide's server with the location for a path instead of its own."""
     whole, location = guide()
-    return replaced(whole, re.search(r"    location / \{.*?\n    \}\n", whole, re.DOTALL)[0], location)
+    return replaced(
+        whole, re.search(r"    location / \{.*?\n    \}\n", whole, re.DOTALL)[0], location
+    )
 
 
 def replaced(text: str, old: str, new: str) -> str:
@@ -97,8 +101,12 @@ def make_certificate(chain: Path, key_file: Path) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(
+        now - timedelta(days=1)
+    )
     builder = builder.not_valid_after(now + timedelta(days=1))
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     chain.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

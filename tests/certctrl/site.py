@@ -32,7 +32,11 @@ class Site:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = RedisServer.found(folder, secrets.token_hex(16))
         assert self.redis
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        kept = {
+            name: os.environ[name]
+            for name in ("PATH", "HOME", "LANG", "TMPDIR")
+            if name in os.environ
+        }
         self.environment = kept | {
             "DJANGO_SETTINGS_MODULE": "certctrl.settings",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -79,7 +83,10 @@ class Site:
 
     def release(self) -> None:
         """The database, and its owner."""
-        for name, command in (("release", ["manage.py", "migrate", "-v", "0"]), ("owner", ["-c", OWNER])):
+        for name, command in (
+            ("release", ["manage.py", "migrate", "-v", "0"]),
+            ("owner", ["-c", OWNER]),
+        ):
             assert self.spawn(name, [sys.executable, *command]).wait(LIMIT) == 0, self.said(name)
 
     def start_web(self, name: str = "web", **settings: str) -> int:

@@ -15,7 +15,15 @@ from authorities.models import AcmeAccount, Exchange
 from authorities.privateca import create_private_ca
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 from issuance import services
-from issuance.models import Certificate, Drill, Issuance, LimitBucket, RenewalInfo, Reservation, ReservedToken
+from issuance.models import (
+    Certificate,
+    Drill,
+    Issuance,
+    LimitBucket,
+    RenewalInfo,
+    Reservation,
+    ReservedToken,
+)
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
 from notices import raising, webhooks
@@ -64,16 +72,25 @@ def every_table(rows, world, staff) -> list[str]:
     """A row of every table; answers what none of the pages may show."""
     world.zone.hides = False
     ask = world.ask(rows.account, rows.credential, "own.example.com")
-    services.create_certificate(staff, ask, issue=True, idempotency=services.Idempotency("an example", "0" * 64))
+    services.create_certificate(
+        staff, ask, issue=True, idempotency=services.Idempotency("an example", "0" * 64)
+    )
     world.deliver()
     create_private_ca(staff, {"name": "example CA"})
-    AcmeAccount.objects.update(eab_kid="kid", eab=envelope.seal(staff, "eab_key", b"shared with the CA"))
+    AcmeAccount.objects.update(
+        eab_kid="kid", eab=envelope.seal(staff, "eab_key", b"shared with the CA")
+    )
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
     told = notices(staff)
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
-    secret = [ApiKey.objects.get().digest, token, User.objects.get().password.rpartition("$")[2], "PRIVATE KEY"]
+    secret = [
+        ApiKey.objects.get().digest,
+        token,
+        User.objects.get().password.rpartition("$")[2],
+        "PRIVATE KEY",
+    ]
     sealed = [
         *Envelope.objects.values_list("ciphertext", flat=True),
         *KeyWrap.objects.values_list("wrapped_dek", flat=True),
@@ -85,12 +102,16 @@ def ledger_and_log(world, staff) -> None:
     """A row of what the engine keeps beside the attempts."""
     issuance = Issuance.objects.filter(state="issued").get()
     RenewalInfo.objects.get_or_create(version=issuance.version, defaults={"fraction": 0.5})
-    bucket = LimitBucket.objects.create(ca="https://ca.test", kind="domain", subject="x", level=1, at=world.time)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test", kind="domain", subject="x", level=1, at=world.time
+    )
     reservation, _ = Reservation.objects.get_or_create(
         issuance=issuance, defaults={"owner": staff, "asked_at": world.time}
     )
     ReservedToken.objects.create(reservation=reservation, bucket=bucket)
-    Exchange.objects.create(account=issuance.account, at=world.time, method="POST", url="https://ca.test/new")
+    Exchange.objects.create(
+        account=issuance.account, at=world.time, method="POST", url="https://ca.test/new"
+    )
     Drill.objects.create(by=staff, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
 
@@ -98,7 +119,9 @@ def ledger_and_log(world, staff) -> None:
 def notices(staff) -> list[str]:
     """A row of what people are told, and how; answers what is secret in it."""
     NoticeSettings.objects.create(owner=staff)
-    _, secret = webhooks.create_webhook(staff, {"url": "https://hooks.example.com/a-token-in-the-path?key=sesame"})
+    _, secret = webhooks.create_webhook(
+        staff, {"url": "https://hooks.example.com/a-token-in-the-path?key=sesame"}
+    )
     raising.raise_test(staff)
     return [secret, "a-token-in-the-path", "sesame"]
 
@@ -135,7 +158,9 @@ def test_every_table_can_be_searched():
     assert [model for model, page in admin.site._registry.items() if not page.search_fields] == []
 
 
-@pytest.mark.parametrize("model", [model for model in TABLES if model is not User], ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    "model", [model for model in TABLES if model is not User], ids=lambda model: model.__name__
+)
 def test_nothing_is_made_changed_or_deleted_by_hand(client, every_table, model):
     pk = model._default_manager.first().pk
     count = model._default_manager.count()
@@ -143,7 +168,10 @@ def test_nothing_is_made_changed_or_deleted_by_hand(client, every_table, model):
     assert client.post(address(model, "add"), {}).status_code == 403
     assert client.post(address(model, "change", pk), {}).status_code == 403
     assert client.post(address(model, "delete", pk), {"post": "yes"}).status_code == 403
-    client.post(address(model, "changelist"), {"action": "delete_selected", "_selected_action": [pk], "post": "yes"})
+    client.post(
+        address(model, "changelist"),
+        {"action": "delete_selected", "_selected_action": [pk], "post": "yes"},
+    )
     assert model._default_manager.count() == count
 
 
@@ -155,7 +183,11 @@ def test_who_is_no_staff_is_sent_to_the_login(client, db):
 
 
 def test_a_second_user_of_an_address_is_refused_in_a_sentence(client, staff):
-    password = {"password1": "Correct-horse-8x", "password2": "Correct-horse-8x", "usable_password": "true"}
+    password = {
+        "password1": "Correct-horse-8x",
+        "password2": "Correct-horse-8x",
+        "usable_password": "true",
+    }
     page = client.post(address(User, "add"), {"email": "ROOT@example.org"} | password)
     assert "There is a user with this e-mail address" in page.content.decode()
     assert User.objects.count() == 1

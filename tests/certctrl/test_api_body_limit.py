@@ -19,7 +19,9 @@ MIB = 1024 * 1024
 def test_a_long_body_is_413(client_of, alice, length):
     body = json.dumps({"name": "x" * (length - 12)})
     assert len(body) >= length
-    response = client_of(alice).generic("POST", "/apiv1/me/apikeys", body, content_type="application/json")
+    response = client_of(alice).generic(
+        "POST", "/apiv1/me/apikeys", body, content_type="application/json"
+    )
     assert (response.status_code, response.error["code"]) == (413, errors.TooLarge.code)
 
 
@@ -56,7 +58,9 @@ def run(inner, chunks, headers=(), is_known=lambda scope: True):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(BodyLimit(inner, is_known)({"type": "http", "headers": list(headers)}, receive, send))
+    asyncio.run(
+        BodyLimit(inner, is_known)({"type": "http", "headers": list(headers)}, receive, send)
+    )
     body = sent[1]["body"]
     return sent[0]["status"], json.loads(body) if body else None, len(taken)
 
@@ -118,7 +122,9 @@ def test_a_client_that_goes_away_is_passed_on():
     async def receive():
         return {"type": "http.disconnect"}
 
-    asyncio.run(BodyLimit(inner, lambda scope: True)({"type": "http", "headers": []}, receive, None))
+    asyncio.run(
+        BodyLimit(inner, lambda scope: True)({"type": "http", "headers": []}, receive, None)
+    )
     assert seen == [{"type": "http.disconnect"}]
 
 
@@ -138,7 +144,9 @@ def test_a_stranger_may_send_what_a_login_needs_and_nobody_asks_who_it_is():
     assert run(Inner(), [b"x" * STRANGERS], is_known=unasked)[0] == 200
 
 
-@pytest.mark.parametrize("headers", [[], [(b"content-length", b"65537")]], ids=["in chunks", "with its length"])
+@pytest.mark.parametrize(
+    "headers", [[], [(b"content-length", b"65537")]], ids=["in chunks", "with its length"]
+)
 def test_more_of_a_stranger_is_413_and_says_what_would_help(headers):
     inner = Inner()
     status, body, _ = run(inner, [b"x" * STRANGERS, b"x"], headers, nobody)

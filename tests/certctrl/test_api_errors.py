@@ -42,20 +42,28 @@ def test_an_id_that_no_column_can_hold_is_404(client_of, alice):
     assert_shape(client_of(alice).get(f"/apiv1/me/apikeys/{10**30}"), 404, 5003)
 
 
-@pytest.mark.parametrize(("method", "path"), [("put", "/apiv1/me/apikeys"), ("options", "/apiv1/me/apikeys")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("put", "/apiv1/me/apikeys"), ("options", "/apiv1/me/apikeys")]
+)
 def test_a_wrong_method_on_a_known_path_is_405_with_code_5000(client_of, alice, method, path):
     assert_shape(getattr(client_of(alice), method)(path), 405, 5000)
 
 
 @pytest.mark.parametrize("method", ["put", "options"])
 def test_a_wrong_method_is_405_for_a_key_too(key_client, alice, method):
-    assert_shape(getattr(key_client(alice, "dns_providers:*[read]"), method)("/apiv1/me/dns-providers"), 405, 5000)
+    assert_shape(
+        getattr(key_client(alice, "dns_providers:*[read]"), method)("/apiv1/me/dns-providers"),
+        405,
+        5000,
+    )
 
 
 @pytest.mark.parametrize("path", ["/apiv1/docs", "/apiv1/schema"])
 @pytest.mark.parametrize("method", ["options", "post"])
 @pytest.mark.parametrize("accept", ["*/*", "text/html", "application/vnd.oai.openapi"])
-def test_a_wrong_method_is_405_in_json_where_the_view_renders_something_else(client_of, path, method, accept):
+def test_a_wrong_method_is_405_in_json_where_the_view_renders_something_else(
+    client_of, path, method, accept
+):
     response = getattr(client_of(), method)(path, HTTP_ACCEPT=accept)
     assert_shape(response, 405, 5000)
     assert response.headers["Content-Type"] == "application/json"
@@ -84,8 +92,12 @@ def test_a_fault_of_ours_is_500_with_a_calm_sentence_and_no_trace(client_of, mon
     assert response.error["params"]["request_id"] in response.error["what"]
 
 
-@pytest.mark.parametrize("error", [OperationalError("couldn't get a connection"), InterfaceError("it is closed")])
-def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(client_of, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error", [OperationalError("couldn't get a connection"), InterfaceError("it is closed")]
+)
+def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(
+    client_of, monkeypatch, error
+):
     def fail(*args):
         raise error
 
@@ -130,11 +142,19 @@ def test_a_401_says_how_to_authenticate(client_of):
 
 
 def every_refusal():
-    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)]
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.Refusal)
+    ]
 
 
 def test_codes_and_keys_are_distinct_where_they_are_ours():
-    ours = [(kind.code, kind.key) for kind in every_refusal() if kind.code >= 20000 and kind.code != 999999]
+    ours = [
+        (kind.code, kind.key)
+        for kind in every_refusal()
+        if kind.code >= 20000 and kind.code != 999999
+    ]
     assert len({code for code, _ in ours}) == len(ours)
     assert len({key for _, key in ours}) == len(ours)
 

@@ -38,7 +38,9 @@ def test_when_the_cache_is_away_it_is_503(client_of, monkeypatch):
     assert client_of().get("/health").status_code == 503
 
 
-@pytest.mark.parametrize(("ahead", "status"), [(59, 200), (61, 503), (7200, 503), (30 * 86400, 503)])
+@pytest.mark.parametrize(
+    ("ahead", "status"), [(59, 200), (61, 503), (7200, 503), (30 * 86400, 503)]
+)
 def test_a_sweep_that_ended_in_the_future_is_no_sweep(client_of, ahead, status):
     with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False):
         cache.set(SWEPT, clock.now().timestamp() + ahead, None)

@@ -46,7 +46,9 @@ def test_a_good_body_is_taken(client_of, alice):
 def test_malformed_json_is_400_and_leaves_no_row(client_of, alice, body):
     response = send(client_of(alice), body)
     assert response.status_code == 400
-    assert response.error["code"] == (5008 if body == "" else 9000)  # nothing at all is an empty object
+    assert response.error["code"] == (
+        5008 if body == "" else 9000
+    )  # nothing at all is an empty object
     assert not ApiKey.objects.exists()
 
 
@@ -57,7 +59,9 @@ def test_a_body_that_is_no_object_is_400(client_of, alice, body):
     assert "object" in response.error["what"]
 
 
-@pytest.mark.parametrize("char", ["\x00", "\x01", "\n", "\t", "\r", "\x1b", "\x7f", "\x85", "\x9f", "\ud800"])
+@pytest.mark.parametrize(
+    "char", ["\x00", "\x01", "\n", "\t", "\r", "\x1b", "\x7f", "\x85", "\x9f", "\ud800"]
+)
 def test_a_control_character_is_400_and_the_member_is_named(client_of, alice, char):
     response = send(client_of(alice), json.dumps(GOOD | {"name": f"c{char}i"}))
     assert response.status_code == 400
@@ -71,7 +75,9 @@ def test_pem_may_come_back_in_lines(member):
     assert jsonbody.read(json.dumps({member: text}).encode()) == {member: text}
 
 
-@pytest.mark.parametrize("body", [{"cert": "a\x00"}, {"cert\n": "a"}, {"inner": {"cert": "a\n"}}, {"cert": ["a\n"]}])
+@pytest.mark.parametrize(
+    "body", [{"cert": "a\x00"}, {"cert\n": "a"}, {"inner": {"cert": "a\n"}}, {"cert": ["a\n"]}]
+)
 def test_pem_is_a_text_of_its_own_name_without_other_control_characters(body):
     with pytest.raises(errors.Invalid, match="control character"):
         jsonbody.read(json.dumps(body).encode())
@@ -129,13 +135,21 @@ def test_a_wrong_member_inside_a_list_is_named_by_its_path(client_of, alice):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("nonsense", '"nonsense"'), (None, "null"), (7, '"7"'), ("n" * 300, "n" * 100 + '"')]
+    ("given", "said"),
+    [("nonsense", '"nonsense"'), (None, "null"), (7, '"7"'), ("n" * 300, "n" * 100 + '"')],
 )
 def test_a_choice_that_there_is_not_is_answered_with_those_there_are(client_of, alice, given, said):
     permissions = [{"obtype": given, "obid": "*", "actions": ["read"]}]
-    what = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"permissions": permissions}).error["what"]
+    what = (
+        client_of(alice)
+        .post("/apiv1/me/apikeys", GOOD | {"permissions": permissions})
+        .error["what"]
+    )
     assert said in what
-    assert "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, certificates" in what
+    assert (
+        "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, certificates"
+        in what
+    )
 
 
 class Compared(str):
@@ -158,11 +172,14 @@ def test_a_member_that_occurs_twice_is_found_without_comparing_each_with_all(mon
 
 
 @pytest.mark.parametrize(
-    "wide", [lambda name: {name: ["x"] * 50}, lambda name: {name: {f"n{n}": "x" for n in range(50)}}]
+    "wide",
+    [lambda name: {name: ["x"] * 50}, lambda name: {name: {f"n{n}": "x" for n in range(50)}}],
 )
 def test_a_long_name_is_not_copied_for_each_value_below_it(monkeypatch, wide):
     paths = []
-    monkeypatch.setattr(jsonbody, "refuse_control_characters", lambda text, path: paths.append(path))
+    monkeypatch.setattr(
+        jsonbody, "refuse_control_characters", lambda text, path: paths.append(path)
+    )
     jsonbody.read(json.dumps(wide("n" * 100_000)).encode())
     assert len(paths) > 50
     assert max(map(len, paths)) <= 250
@@ -176,12 +193,16 @@ def test_a_long_path_is_cut_in_the_answer(client_of, alice):
 @pytest.mark.parametrize("charset", ["", "; charset=utf-8", '; charset="UTF-8"', ";charset=utf8"])
 def test_a_byte_order_mark_is_passed_over(client_of, alice, charset):
     body = b"\xef\xbb\xbf" + json.dumps(GOOD | {"name": "bücher"}, ensure_ascii=False).encode()
-    answer = client_of(alice).generic("POST", "/apiv1/me/apikeys", body, content_type=f"application/json{charset}")
+    answer = client_of(alice).generic(
+        "POST", "/apiv1/me/apikeys", body, content_type=f"application/json{charset}"
+    )
     assert answer.status_code == 201, answer.content
     assert ApiKey.objects.get().name == "bücher"
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 def test_utf_16_and_utf_32_are_told_by_name(client_of, alice, encoding):
     answer = send(client_of(alice), json.dumps(GOOD).encode(encoding))
     assert (answer.status_code, answer.error["code"]) == (400, 9000)
@@ -191,7 +212,9 @@ def test_utf_16_and_utf_32_are_told_by_name(client_of, alice, encoding):
 @pytest.mark.parametrize("charset", ["utf-16", "iso-8859-1", "windows-1252", "no-such", "x" * 90])
 def test_another_charset_is_415_with_its_name(client_of, alice, charset):
     content_type = f"application/json; charset={charset}"
-    answer = client_of(alice).generic("POST", "/apiv1/me/apikeys", json.dumps(GOOD), content_type=content_type)
+    answer = client_of(alice).generic(
+        "POST", "/apiv1/me/apikeys", json.dumps(GOOD), content_type=content_type
+    )
     assert (answer.status_code, answer.error["code"]) == (415, 20008)
     assert charset[:100] in answer.error["what"]
     assert len(answer.error["what"]) < 300
@@ -202,7 +225,9 @@ def test_another_charset_is_415_with_its_name(client_of, alice, charset):
 @pytest.mark.parametrize("path", ["/apiv1/me/apikeys", "/auth"])
 def test_a_compressed_body_is_415(client_of, alice, coding, path):
     body = gzip.compress(json.dumps(GOOD).encode())
-    answer = client_of(alice).generic("POST", path, body, content_type="application/json", HTTP_CONTENT_ENCODING=coding)
+    answer = client_of(alice).generic(
+        "POST", path, body, content_type="application/json", HTTP_CONTENT_ENCODING=coding
+    )
     assert (answer.status_code, answer.error["code"]) == (415, 20008)
     assert "compressed" in answer.error["what"]
 

@@ -47,7 +47,9 @@ BAD_NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("query", [f"{name}={value}" for name, values in BAD_NUMBERS.items() for value in values])
+@pytest.mark.parametrize(
+    "query", [f"{name}={value}" for name, values in BAD_NUMBERS.items() for value in values]
+)
 def test_a_bad_number_is_400_and_named(client_of, alice, query):
     response = client_of(alice).get(f"{PATH}?{query}")
     assert response.status_code == 400

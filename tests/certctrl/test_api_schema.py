@@ -16,7 +16,9 @@ def schema(client_of):
 
 
 def test_answers_stand_in_the_data_envelope(schema):
-    answer = schema["paths"]["/apiv1/me/apikeys"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    answer = schema["paths"]["/apiv1/me/apikeys"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ]["schema"]
     assert answer["required"] == ["data"]
     rows = answer["properties"]["data"]["$ref"].rpartition("/")[2]
     assert schema["components"]["schemas"][rows]["type"] == "array"
@@ -33,7 +35,9 @@ def test_both_credentials_are_told(schema):
 
 
 def test_times_are_numbers(schema):
-    assert schema["components"]["schemas"]["ApiKey"]["properties"]["expires_at"]["type"] == "integer"
+    assert (
+        schema["components"]["schemas"]["ApiKey"]["properties"]["expires_at"]["type"] == "integer"
+    )
 
 
 def test_the_page_asks_only_this_server(client_of):

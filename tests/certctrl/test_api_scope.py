@@ -25,7 +25,9 @@ def prefix_of(request):
 def test_the_owner_sees_the_row_under_both_prefixes(client_of, alice, key_of_alice, prefix_of):
     client = client_of(alice)
     assert client.get(f"{prefix_of(alice)}/apikeys/{key_of_alice.pk}").data_member["name"] == "hers"
-    assert [row["id"] for row in client.get(f"{prefix_of(alice)}/apikeys").data_member] == [key_of_alice.pk]
+    assert [row["id"] for row in client.get(f"{prefix_of(alice)}/apikeys").data_member] == [
+        key_of_alice.pk
+    ]
 
 
 def test_a_strangers_row_is_404_and_stays(client_of, bob, key_of_alice, prefix_of):
@@ -46,7 +48,10 @@ def test_a_row_that_never_was_reads_like_a_strangers(client_of, bob, key_of_alic
 
 @pytest.mark.parametrize("method", ["get", "post", "delete"])
 def test_the_scope_of_somebody_else_is_403(client_of, alice, bob, key_of_alice, method):
-    for path in (f"/apiv1/users/{alice.pk}/apikeys", f"/apiv1/users/{alice.pk}/apikeys/{key_of_alice.pk}"):
+    for path in (
+        f"/apiv1/users/{alice.pk}/apikeys",
+        f"/apiv1/users/{alice.pk}/apikeys/{key_of_alice.pk}",
+    ):
         response = getattr(client_of(bob), method)(path)
         assert (response.status_code, response.error["code"]) == (403, 5022)
 
@@ -71,7 +76,9 @@ def test_an_administrator_has_no_other_scope_than_anybody(client_of, alice, key_
 
 
 def test_the_scope_of_somebody_else_is_403_for_a_key(key_client, alice, bob):
-    response = key_client(bob, "dns_providers:*[read]").get(f"/apiv1/users/{alice.pk}/dns-providers")
+    response = key_client(bob, "dns_providers:*[read]").get(
+        f"/apiv1/users/{alice.pk}/dns-providers"
+    )
     assert (response.status_code, response.error["code"]) == (403, 5022)
 
 
@@ -100,7 +107,9 @@ def a_real_path(path, user_id):
 
 def methods_of(view):
     handlers = getattr(view, "actions", None) or {
-        method: method for method in ("get", "post", "put", "patch", "delete") if hasattr(view.cls, method)
+        method: method
+        for method in ("get", "post", "put", "patch", "delete")
+        if hasattr(view.cls, method)
     }
     return {method: handler for method, handler in handlers.items() if method != "head"}
 
@@ -119,7 +128,11 @@ def test_every_view_says_what_an_api_key_needs_or_that_it_takes_none():
         if is_public(view) or getattr(view.cls, "session_only", False):
             continue
         declared = view.cls.permissions
-        forgotten += [f"{method} {path}" for method, handler in methods_of(view).items() if handler not in declared]
+        forgotten += [
+            f"{method} {path}"
+            for method, handler in methods_of(view).items()
+            if handler not in declared
+        ]
     assert forgotten == []
 
 
@@ -151,7 +164,9 @@ def test_no_view_opens_to_a_key_that_was_granted_something_else(key_client, alic
     for path, view in api_endpoints():
         if is_public(view) or path.startswith("auth"):
             continue
-        others = [f"{obtype}:*[{','.join(actions)}]" for obtype, (_, actions) in PERMISSIONS.items()]
+        others = [
+            f"{obtype}:*[{','.join(actions)}]" for obtype, (_, actions) in PERMISSIONS.items()
+        ]
         others = [scope for scope in others if not scope.startswith(view.cls.obtype or "-")]
         client = key_client(alice, *others)
         for method in methods_of(view):

@@ -113,12 +113,27 @@ def test_a_real_beat_sends_the_sweep_whatever_its_old_file_holds(tmp_path) -> No
                 "MASTER_KEYS": "1:" + "A" * 43 + "=",
                 "REDIS_URL": server.url,
             }
-            run = [sys.executable, "-m", "celery", "-A", "certctrl", "beat", "--max-interval", "1", "--pidfile="]
+            run = [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "certctrl",
+                "beat",
+                "--max-interval",
+                "1",
+                "--pidfile=",
+            ]
             command = [*run, "--schedule", str(tmp_path / "schedule")]
-            started.append(subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log))
+            started.append(
+                subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+            )
             client = redis.Redis(unix_socket_path=str(server.socket), password="secret")
             # Celery has a list for each priority of a queue.
-            until(lambda: sum(client.llen(key) for key in client.scan_iter("sweep*")) >= 2, "two sweeps are sent")
+            until(
+                lambda: sum(client.llen(key) for key in client.scan_iter("sweep*")) >= 2,
+                "two sweeps are sent",
+            )
             client.close()
         finally:
             for process in reversed(started):

@@ -76,11 +76,16 @@ def test_the_guides_lines_let_people_into_admin_and_api_on_any_port(site, proxie
 
 
 def test_a_proxy_that_loses_the_port_is_told_so_in_admin_and_api(site, proxied):
-    lines = replaced(guide()[0], "proxy_set_header Host $http_host;", "proxy_set_header Host $host;")
+    lines = replaced(
+        guide()[0], "proxy_set_header Host $http_host;", "proxy_set_header Host $host;"
+    )
     with proxied(lines, site.port) as origin:
         page = Browser(origin).log_in_to_the_admin(origin)
         answer = Browser(origin).post(f"{origin}/auth/general", json=LOGIN)
-        for status, text in ((page.status_code, page.text), (answer.status_code, answer.json()["error"]["what"])):
+        for status, text in (
+            (page.status_code, page.text),
+            (answer.status_code, answer.json()["error"]["what"]),
+        ):
             assert status == 403
             assert f"is at {origin}, but this server was called as localhost." in text
             assert "proxy_set_header Host $http_host;" in text
@@ -103,7 +108,11 @@ def test_below_a_path_every_link_redirect_cookie_and_file_keeps_the_prefix(site,
         assert start.headers["Location"] == "/certctrl/admin/"
         page = browser.log_in_to_the_admin(base)
         assert (page.status_code, page.url) == (200, f"{base}/admin/")
-        links = [link for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text) if not link.startswith("//")]
+        links = [
+            link
+            for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text)
+            if not link.startswith("//")
+        ]
         assert [link for link in links if not link.startswith("/certctrl/")] == []
         files = [link for link in links if link.startswith("/certctrl/static/")]
         assert files
@@ -117,7 +126,11 @@ def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
         assert browser.post(f"{base}/auth/general", json=LOGIN).status_code == 200
         assert browser.get(f"{base}/apiv1/me/apikeys").json() == {"data": []}
         assert browser.get(f"{base}/health").status_code == 503  # nothing sweeps here
-        assert browser.get(f"{base}/apiv1/none").json()["error"]["what"].endswith("see /certctrl/apiv1/docs.")
+        assert (
+            browser.get(f"{base}/apiv1/none")
+            .json()["error"]["what"]
+            .endswith("see /certctrl/apiv1/docs.")
+        )
         schema = browser.get(f"{base}/apiv1/schema").text
         assert "url: /certctrl\n" in schema
         paths = re.findall(r"^  (/\S+):$", schema, re.MULTILINE)
@@ -162,4 +175,6 @@ def connections_to(port):
     """The local ports of established connections to a port of loopback, from /proc."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split()[1:4] for line in lines]
-    return {local for local, remote, state in rows if remote == f"0100007F:{port:04X}" and state == "01"}
+    return {
+        local for local, remote, state in rows if remote == f"0100007F:{port:04X}" and state == "01"
+    }

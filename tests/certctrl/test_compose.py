@@ -37,7 +37,12 @@ def test_every_secret_is_a_file_and_none_is_a_value(composed, secrets):
     assert len(servers) == 5
     for server in servers:
         given = {name for name in server["environment"] if name.endswith("_FILE")}
-        assert given == {"DATABASE_PASSWORD_FILE", "REDIS_PASSWORD_FILE", "SECRET_KEY_FILE", "MASTER_KEYS_FILE"}
+        assert given == {
+            "DATABASE_PASSWORD_FILE",
+            "REDIS_PASSWORD_FILE",
+            "SECRET_KEY_FILE",
+            "MASTER_KEYS_FILE",
+        }
         assert {Path(server["environment"][name]).name for name in given} <= set(server["secrets"])
     assert {path.name for path in secrets.iterdir()} == set(composed["secrets"])
     assert "PASSWORD:" not in (ROOT / "deploy" / "compose.yaml").read_text()
@@ -56,7 +61,9 @@ def test_its_redis_asks_for_the_password_of_the_file_and_its_server_knows_it(
             .replace("/run/secrets", str(secrets))
             .replace("/tmp/redis.conf", str(tmp_path / "r.conf"))
         )
-        return text.replace("redis-cli", f"redis-cli -p {port}").replace("--save", f"--port {port} --save")
+        return text.replace("redis-cli", f"redis-cli -p {port}").replace(
+            "--save", f"--port {port} --save"
+        )
 
     with realredis.listening([here(part) for part in service["command"]], port, cwd=tmp_path):
         for name, value in composed["services"]["web"]["environment"].items():

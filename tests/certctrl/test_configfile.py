@@ -44,7 +44,10 @@ def test_the_guides_file_is_read(tmp_path, text, found):
         ("[]", "the file must hold a JSON object"),
         ('{"acme": "debug"}', "acme must hold a JSON object"),
         ('{"amce": {}}', "the file has a member 'amce'; it takes acme"),
-        ('{"acme": {"loglevel": "debug"}}', "acme has a member 'loglevel'; it takes log_level, save_requests"),
+        (
+            '{"acme": {"loglevel": "debug"}}',
+            "acme has a member 'loglevel'; it takes log_level, save_requests",
+        ),
         ('{"acme": {"log_level": "loud"}}', 'acme.log_level is "debug", or empty'),
         ('{"acme": {"log_level": ["debug"]}}', 'acme.log_level is "debug", or empty'),
         ('{"acme": {"save_requests": "yes"}}', "acme.save_requests is true or false"),
@@ -58,7 +61,9 @@ def test_a_file_that_says_something_else_is_refused_with_a_sentence(tmp_path, te
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused_with_a_sentence(tmp_path):
-    with pytest.raises(ImproperlyConfigured, match=r"it cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"it cannot be read \(No such file or directory\)"
+    ):
         acme_log(str(tmp_path / "nowhere.json"))
     with pytest.raises(ImproperlyConfigured, match=r"it cannot be read \(Is a directory\)"):
         acme_log(str(tmp_path))
@@ -72,7 +77,9 @@ def test_the_server_does_not_start_with_such_a_file_and_starts_with_a_right_one(
         environment = os.environ | {"CERTCTRL_CONFIG": written(tmp_path, text)}
         code = "from tests import settings; print(settings.ACME_LOG_LEVEL, settings.ACME_SAVE_REQUESTS)"
         run = [sys.executable, "-c", code]
-        return subprocess.run(run, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            run, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
+        )
 
     assert start('{"acme": {"log_level": "debug", "save_requests": true}}').stdout == "debug True\n"
     refused = start('{"acme": {"log_level": "loud"}}')

@@ -4,8 +4,18 @@ import pytest
 
 TRUSTED = "https://panel.example.com"
 PATH = "/apiv1/me/apikeys"
-ASKING = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,idempotency-key"}
-STRANGERS = ["https://evil.example", "null", TRUSTED + ".evil.example", "http://panel.example.com", "https://[x", ""]
+ASKING = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "content-type,idempotency-key",
+}
+STRANGERS = [
+    "https://evil.example",
+    "null",
+    TRUSTED + ".evil.example",
+    "http://panel.example.com",
+    "https://[x",
+    "",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +24,11 @@ def _trusted(settings):
 
 
 def cors_headers(response):
-    return {name: value for name, value in response.headers.items() if name.startswith("Access-Control-")}
+    return {
+        name: value
+        for name, value in response.headers.items()
+        if name.startswith("Access-Control-")
+    }
 
 
 def words(header):
@@ -30,7 +44,9 @@ def test_a_trusted_page_may_read_the_answer_and_its_headers(client_of, alice):
     assert exposed == {"x-total-count", "x-export-password", "retry-after", "content-disposition"}
 
 
-@pytest.mark.parametrize(("path", "status"), [(PATH, 401), ("/apiv1/nothing", 404), ("/auth/profile", 401)])
+@pytest.mark.parametrize(
+    ("path", "status"), [(PATH, 401), ("/apiv1/nothing", 404), ("/auth/profile", 401)]
+)
 def test_a_trusted_page_may_read_errors_too(client_of, db, path, status):
     response = client_of().get(path, headers={"Origin": TRUSTED})
     assert response.status_code == status
@@ -39,11 +55,19 @@ def test_a_trusted_page_may_read_errors_too(client_of, db, path, status):
 
 @pytest.mark.parametrize("path", [PATH, "/auth/general", "/apiv1/me/certificates/1"])
 def test_a_preflight_of_a_trusted_page_is_answered_without_a_credential(client_of, path):
-    response = client_of().options(path, headers=ASKING | {"Origin": TRUSTED, "Sec-Fetch-Site": "cross-site"})
+    response = client_of().options(
+        path, headers=ASKING | {"Origin": TRUSTED, "Sec-Fetch-Site": "cross-site"}
+    )
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["Access-Control-Allow-Origin"] == TRUSTED
     assert response.headers["Access-Control-Allow-Credentials"] == "true"
-    assert words(response.headers["Access-Control-Allow-Methods"]) == {"get", "post", "put", "patch", "delete"}
+    assert words(response.headers["Access-Control-Allow-Methods"]) == {
+        "get",
+        "post",
+        "put",
+        "patch",
+        "delete",
+    }
     allowed = words(response.headers["Access-Control-Allow-Headers"])
     assert allowed == {"content-type", "authorization", "idempotency-key"}
 
@@ -60,13 +84,21 @@ def test_other_origins_get_nothing(client_of, alice, origin):
 
 
 def test_a_preflight_of_another_origin_is_no_way_around_the_405(client_of, alice):
-    assert client_of(alice).options(PATH, headers=ASKING | {"Origin": "https://evil.example"}).status_code == 405
+    assert (
+        client_of(alice)
+        .options(PATH, headers=ASKING | {"Origin": "https://evil.example"})
+        .status_code
+        == 405
+    )
     assert client_of(alice).options(PATH, headers={"Origin": TRUSTED}).status_code == 405
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": TRUSTED}, {"Origin": "https://evil.example"}])
 def test_caches_keep_the_answers_for_different_origins_apart(client_of, alice, headers):
-    for response in (client_of(alice).get(PATH, headers=headers), client_of().options(PATH, headers=ASKING | headers)):
+    for response in (
+        client_of(alice).get(PATH, headers=headers),
+        client_of().options(PATH, headers=ASKING | headers),
+    ):
         assert "origin" in words(response.headers["Vary"])
 
 

@@ -54,8 +54,15 @@ def test_its_parts_arrive_as_written(given):
 
 
 def test_a_part_counts_before_that_of_the_url_whose_options_stay(given):
-    found = given(URL="postgres://u:old@db:6432/certs?sslmode=verify-full", PASSWORD=ODD, HOST="other")
-    assert (found["USER"], found["PASSWORD"], found["HOST"], found["PORT"]) == ("u", ODD, "other", 6432)
+    found = given(
+        URL="postgres://u:old@db:6432/certs?sslmode=verify-full", PASSWORD=ODD, HOST="other"
+    )
+    assert (found["USER"], found["PASSWORD"], found["HOST"], found["PORT"]) == (
+        "u",
+        ODD,
+        "other",
+        6432,
+    )
     assert found["OPTIONS"] == {"sslmode": "verify-full"}
 
 
@@ -71,7 +78,8 @@ def test_a_part_counts_before_that_of_the_url_whose_options_stay(given):
     ],
 )
 @pytest.mark.parametrize(
-    "rest", ["db:5432/certs", "db/certs?sslmode=require", "db", "db?sslmode=require", "[::1]:5432/certs"]
+    "rest",
+    ["db:5432/certs", "db/certs?sslmode=require", "db", "db?sslmode=require", "[::1]:5432/certs"],
 )
 def test_a_password_in_the_url_is_read_by_the_standard(given, written, password, rest):
     found = given(URL=f"postgres://certctrl:{written}@{rest}")
@@ -79,9 +87,13 @@ def test_a_password_in_the_url_is_read_by_the_standard(given, written, password,
     assert found["HOST"] == ("::1" if "::1" in rest else "db")
 
 
-@pytest.mark.parametrize("password", ["s3cret/b", "s3cret?b", "s3cret#b", "s3cret%b", "%s3cret", "s3[cret", "s3cret%"])
+@pytest.mark.parametrize(
+    "password", ["s3cret/b", "s3cret?b", "s3cret#b", "s3cret%b", "%s3cret", "s3[cret", "s3cret%"]
+)
 def test_one_that_the_url_cuts_is_refused_without_being_shown(given, password):
-    with pytest.raises(ImproperlyConfigured, match=r"Set DATABASE_PASSWORD .* percent-encoded") as refused:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"Set DATABASE_PASSWORD .* percent-encoded"
+    ) as refused:
         given(URL=f"postgres://certctrl:{password}@db:5432/certs")
     assert "s3" not in str(refused.value)
 
@@ -151,9 +163,13 @@ def logs_in(config: dict[str, Any]) -> bool:
     return True
 
 
-def test_a_real_server_takes_the_password_from_its_setting_and_from_the_url(given, server, tmp_path):
+def test_a_real_server_takes_the_password_from_its_setting_and_from_the_url(
+    given, server, tmp_path
+):
     assert logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD=ODD))
-    assert logs_in(given(URL=f"postgres://certctrl:{quote(ODD, safe='')}@127.0.0.1:{server}/certctrl"))
+    assert logs_in(
+        given(URL=f"postgres://certctrl:{quote(ODD, safe='')}@127.0.0.1:{server}/certctrl")
+    )
     (tmp_path / "password").write_text(f"{ODD}\n")
     assert logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD_FILE=tmp_path / "password"))
     assert not logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD=secrets.token_hex()))

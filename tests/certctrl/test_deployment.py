@@ -18,7 +18,11 @@ from tests.certctrl.site import Site, status
 from tests.standalone.starting import LIMIT, free_port
 
 VERBS = {"release", "web", "worker", "clock", "beat"}
-NOT_DEPLOYED = {"lab", "tests", "benchmarks"}  # `make run` has a lab, and imports it where LAB is on
+NOT_DEPLOYED = {
+    "lab",
+    "tests",
+    "benchmarks",
+}  # `make run` has a lab, and imports it where LAB is on
 
 
 def read(name: str) -> str:
@@ -33,7 +37,9 @@ def first_party() -> set[str]:
 def copied() -> list[tuple[str, str]]:
     """(source, destination) of each line by which the Dockerfile's last stage copies from the project."""
     lines = read("deploy/Dockerfile").rpartition("\nFROM ")[2].splitlines()
-    words = [line.split()[1:] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    words = [
+        line.split()[1:] for line in lines if line.startswith("COPY ") and "--from" not in line
+    ]
     return [(source, target) for *sources, target in words for source in sources]
 
 
@@ -77,7 +83,9 @@ def imports(folder: Path) -> set[str]:
 
 def test_everything_that_the_image_imports_is_in_it(image) -> None:
     """From the project, from Python, or from the lock that the image installs."""
-    in_the_lock = set(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", read("requirements/run.txt"), re.MULTILINE))
+    in_the_lock = set(
+        re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", read("requirements/run.txt"), re.MULTILINE)
+    )
     packages = importlib.metadata.packages_distributions()
     missing = set()
     for name in imports(image) - set(sys.stdlib_module_names) - NOT_DEPLOYED:
@@ -90,7 +98,9 @@ def test_everything_that_the_image_imports_is_in_it(image) -> None:
 
 def test_every_list_of_the_processes_has_all_of_them() -> None:
     assert set(re.findall(r"^  (\w+)\) ", read("deploy/run"), re.MULTILINE)) == VERBS
-    assert dict(re.findall(r"^(\w+): deploy/run (\w+)$", read("Procfile"), re.MULTILINE)) == {v: v for v in VERBS}
+    assert dict(re.findall(r"^(\w+): deploy/run (\w+)$", read("Procfile"), re.MULTILINE)) == {
+        v: v for v in VERBS
+    }
     services = yaml.safe_load(read("deploy/compose.yaml"))["services"]
     ours = {name: each["command"] for name, each in services.items() if "build" in each}
     assert ours == {verb: [verb] for verb in VERBS}
@@ -119,7 +129,9 @@ def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:
         health = f"http://127.0.0.1:{site.environment['PORT']}/health"
         site.until("worker", lambda: "ready." in site.said("worker"), "ready")
         site.until("web", lambda: status(health) == 200, "healthy")
-        assert [name for name in VERBS - {"release"} if site.processes[name].poll() is not None] == []
+        assert [
+            name for name in VERBS - {"release"} if site.processes[name].poll() is not None
+        ] == []
         for verb in ("beat", "worker", "clock", "web"):
             site.processes[verb].send_signal(signal.SIGTERM)
             assert site.processes[verb].wait(LIMIT) in (0, -signal.SIGTERM), site.said(verb)
@@ -131,7 +143,8 @@ def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:
     site = Site(tmp_path, DATABASE_URL=f"sqlite:////{tmp_path}/nowhere/database")
     assert site.spawn("release", [str(PROJECT / "deploy/run"), "release"]).wait(LIMIT) == 1
     assert re.search(
-        r"The database could not be brought up to date: .+\. Start `release` again\.", site.said("release")
+        r"The database could not be brought up to date: .+\. Start `release` again\.",
+        site.said("release"),
     )
     assert "Traceback" not in site.said("release")
 
@@ -140,9 +153,13 @@ def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:
     ("setting", "value", "said"),
     [("SECRET_KEY", None, "SECRET_KEY"), ("URL_PREFIX", "certctrl", "URL_PREFIX is a path")],
 )
-def test_a_web_process_that_cannot_start_says_why_in_a_sentence(tmp_path, setting, value, said) -> None:
+def test_a_web_process_that_cannot_start_says_why_in_a_sentence(
+    tmp_path, setting, value, said
+) -> None:
     site = Site(tmp_path)
     site.environment.pop(setting, None)
-    assert site.spawn("web", [str(PROJECT / "deploy/run"), "web"], **({setting: value} if value else {})).wait(LIMIT)
+    assert site.spawn(
+        "web", [str(PROJECT / "deploy/run"), "web"], **({setting: value} if value else {})
+    ).wait(LIMIT)
     assert said in site.said("web")
     assert "Traceback" not in site.said("web")

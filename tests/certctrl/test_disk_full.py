@@ -22,8 +22,12 @@ from tests import factories
 
 pytestmark = pytest.mark.django_db
 MIB = 1024 * 1024
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
-needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs Debian's redis-server")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to mount a small file system"
+)
+needs_redis = pytest.mark.skipif(
+    not shutil.which("redis-server"), reason="needs Debian's redis-server"
+)
 tick = threading.Event()
 
 
@@ -144,7 +148,9 @@ def test_manage_py_on_a_full_disk_says_so_without_a_traceback(small):
     file = small / "certctrl.sqlite3"
     fill(small)
     secrets = {"SECRET_KEY": "x" * 50, "MASTER_KEYS": "1:" + "A" * 43 + "="}
-    environment = os.environ | secrets | {"DATABASE_URL": f"sqlite:///{file}", "DATA_DIR": str(small)}
+    environment = (
+        os.environ | secrets | {"DATABASE_URL": f"sqlite:///{file}", "DATA_DIR": str(small)}
+    )
     environment["DJANGO_SETTINGS_MODULE"] = "certctrl.settings"
     ran = subprocess.run(
         [sys.executable, "manage.py", "migrate"],
@@ -202,7 +208,9 @@ def test_a_postgresql_whose_disk_is_full_is_known_by_its_error(small):
         try:
             cursor.execute("CREATE TABLE filler (words text) TABLESPACE small")
             with pytest.raises(OperationalError) as error:
-                cursor.execute("INSERT INTO filler SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i")
+                cursor.execute(
+                    "INSERT INTO filler SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i"
+                )
             assert "database" in disk.refusal_of(error.value).what
         finally:
             cursor.execute("DROP TABLE IF EXISTS filler")
@@ -211,7 +219,9 @@ def test_a_postgresql_whose_disk_is_full_is_known_by_its_error(small):
 
 def test_a_database_that_is_busy_is_no_full_disk(client_of, alice, monkeypatch):
     def busy(*args, **kwargs):
-        raise OperationalError("database is locked") from sqlite3.OperationalError("database is locked")
+        raise OperationalError("database is locked") from sqlite3.OperationalError(
+            "database is locked"
+        )
 
     monkeypatch.setattr(AuditEvent.objects, "create", busy)
     key = {
@@ -302,7 +312,9 @@ def test_health_says_that_redis_is_full_and_creates_go_on(full_redis, client_of,
 def test_a_message_that_a_full_redis_does_not_take_is_left_to_the_sweep(full_redis):
     from celery import Celery
 
-    app = Celery(broker=full_redis, broker_transport_options={"max_retries": 1, "interval_start": 0})
+    app = Celery(
+        broker=full_redis, broker_transport_options={"max_retries": 1, "interval_start": 0}
+    )
     app.conf.task_publish_retry = False
 
     @app.task

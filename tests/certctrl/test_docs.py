@@ -9,9 +9,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_setting_is_listed():
-    source = "".join((ROOT / f"certctrl/{name}.py").read_text() for name in ("settings", "connections"))
+    source = "".join(
+        (ROOT / f"certctrl/{name}.py").read_text() for name in ("settings", "connections")
+    )
     names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source))
-    names |= {f"DATABASE_{part}" for part in connections.PARTS} | set(connections.TLS_FILES.values())
+    names |= {f"DATABASE_{part}" for part in connections.PARTS} | set(
+        connections.TLS_FILES.values()
+    )
     for page in ("docs/reference/settings.md", ".env.example"):
         text = (ROOT / page).read_text()
         assert [name for name in sorted(names) if name not in text] == [], page
@@ -22,7 +26,9 @@ def test_the_settings_page_has_the_defaults_of_the_example():
     page = (ROOT / "docs/reference/settings.md").read_text()
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE))
     named = set(re.findall(r"^\| `([A-Z_]+)`", page, re.MULTILINE))
-    example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    example = dict(
+        re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    )
     assert set(example) == named - {"HTTPS_PROXY"}
     assert told == {name: value for name, value in example.items() if value}
 

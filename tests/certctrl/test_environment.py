@@ -27,7 +27,14 @@ ODD = [
     "[]{}()",
     "\u2028",
 ]
-SECRETS = ("SECRET_KEY", "MASTER_KEYS", "EMAIL_HOST_PASSWORD", "ADMIN_PASSWORD", "DATABASE_PASSWORD", "REDIS_PASSWORD")
+SECRETS = (
+    "SECRET_KEY",
+    "MASTER_KEYS",
+    "EMAIL_HOST_PASSWORD",
+    "ADMIN_PASSWORD",
+    "DATABASE_PASSWORD",
+    "REDIS_PASSWORD",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +83,11 @@ def test_the_settings_read_every_secret_so(tmp_path):
         print(json.dumps(found))
     """
     secret = " $s3cret#%ü' "
-    environment = {"PATH": os.environ["PATH"], "DATABASE_HOST": "db", "MASTER_KEYS": "1:" + "A" * 43 + "="}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_HOST": "db",
+        "MASTER_KEYS": "1:" + "A" * 43 + "=",
+    }
     for name in (
         "SECRET_KEY",
         "EMAIL_HOST_PASSWORD",
@@ -88,7 +99,9 @@ def test_the_settings_read_every_secret_so(tmp_path):
         path = tmp_path / name
         path.write_text((json.dumps({"TOKEN": secret}) if name == "ANYMAIL" else secret) + "\n")
         environment[f"{name}_FILE"] = str(path)
-    done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", show], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert json.loads(done.stdout) == [secret] * 6, done.stderr
 
 
@@ -130,7 +143,9 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path, make, why):
     path = tmp_path / "file"
     make(path)
     os.environ["SECRET_KEY_FILE"] = str(path)
-    with pytest.raises(ImproperlyConfigured, match=f"SECRET_KEY_FILE names {path}, which {why}") as refused:
+    with pytest.raises(
+        ImproperlyConfigured, match=f"SECRET_KEY_FILE names {path}, which {why}"
+    ) as refused:
         Environment().str("SECRET_KEY")
     assert "s3cret" not in str(refused.value)
 
@@ -160,7 +175,12 @@ def test_a_missing_or_empty_secret_is_asked_for(tmp_path):
 def test_a_process_ends_with_a_sentence_and_shows_no_value(tmp_path, name, value):
     """Of a value that is too long for the environment a file holds it."""
     (tmp_path / "value").write_text(value)
-    environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "k", "MASTER_KEYS": "1:k", "DATA_DIR": str(tmp_path)}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SECRET_KEY": "k",
+        "MASTER_KEYS": "1:k",
+        "DATA_DIR": str(tmp_path),
+    }
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],
         cwd=ROOT,

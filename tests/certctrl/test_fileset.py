@@ -18,8 +18,12 @@ from issuance import services
 pytestmark = pytest.mark.django_db
 PAGE = 4096
 NAMES = ["private.key", "certificate.pem", "chain.pem", "fullchain.pem", "certificate.der"]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to give files away")
-needs_nginx = pytest.mark.skipif(not shutil.which("nginx"), reason="needs Debian's nginx-light (apt-get install)")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to mount and to give files away"
+)
+needs_nginx = pytest.mark.skipif(
+    not shutil.which("nginx"), reason="needs Debian's nginx-light (apt-get install)"
+)
 
 
 @pytest.fixture
@@ -111,7 +115,9 @@ def test_nginx_takes_the_pair_before_and_after_a_renewal(renewed, folder):
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("room", range(1, 5))
-def test_a_disk_with_room_for_some_of_the_files_changes_none(renewed, folder, tmp_path, mounted, room):
+def test_a_disk_with_room_for_some_of_the_files_changes_none(
+    renewed, folder, tmp_path, mounted, room
+):
     old = contents(folder)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -139,7 +145,9 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused_before_anything_is_changed
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("name", ["private.key", "fullchain.pem"])
-def test_what_was_is_put_back_when_a_rename_fails(renewed, folder, tmp_path, mounted, monkeypatch, name):
+def test_what_was_is_put_back_when_a_rename_fails(
+    renewed, folder, tmp_path, mounted, monkeypatch, name
+):
     """A mount that the look beforehand did not see: made meanwhile, or in a system without /proc."""
     monkeypatch.setattr(fileset, "MOUNTS", tmp_path / "nothing")
     elsewhere = tmp_path / "elsewhere"

@@ -38,7 +38,9 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("listen", "printed"), SPELLINGS)
-def test_the_printed_address_is_a_url_that_the_server_takes(tmp_path, client_of, listen, printed) -> None:
+def test_the_printed_address_is_a_url_that_the_server_takes(
+    tmp_path, client_of, listen, printed
+) -> None:
     host = embedded.listen_of(listen)
     server = Embedded(tmp_path, State(tmp_path / "state"), host, 8080, None, None, -1)
     assert server.address == f"http://{printed}:8080"
@@ -46,7 +48,9 @@ def test_the_printed_address_is_a_url_that_the_server_takes(tmp_path, client_of,
         assert client_of().get("/auth/status", HTTP_HOST=f"{printed}:8080").status_code == 200
 
 
-@pytest.mark.parametrize("listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://here", "a b", "ü"])
+@pytest.mark.parametrize(
+    "listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://here", "a b", "ü"]
+)
 def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
     with pytest.raises(Refused, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."):
         embedded.listen_of(listen)
@@ -72,7 +76,8 @@ def test_on_one_address_it_is_called_by_no_other() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("listen", "printed"), [("[::1]", "[::1]"), ("127.0.0.2", "127.0.0.2"), ("localhost", "localhost")]
+    ("listen", "printed"),
+    [("[::1]", "[::1]"), ("127.0.0.2", "127.0.0.2"), ("localhost", "localhost")],
 )
 def test_the_deployed_web_process_can_be_called_where_it_listens(tmp_path, listen, printed) -> None:
     port = free_port()
@@ -85,10 +90,17 @@ def test_the_deployed_web_process_can_be_called_where_it_listens(tmp_path, liste
         "PORT": str(port),
     }
     with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(["deploy/run", "web"], cwd=PROJECT, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            ["deploy/run", "web"], cwd=PROJECT, env=environment, stdout=out, stderr=out
+        )
     try:
-        until(lambda: answers(f"http://{printed}:{port}/auth/status") or process.poll() is not None, "web answers")
-        assert answers(f"http://{printed}:{port}/auth/status") == 200, (tmp_path / "out").read_text()
+        until(
+            lambda: answers(f"http://{printed}:{port}/auth/status") or process.poll() is not None,
+            "web answers",
+        )
+        assert answers(f"http://{printed}:{port}/auth/status") == 200, (
+            tmp_path / "out"
+        ).read_text()
     finally:
         process.terminate()
         process.wait(LIMIT)

@@ -17,7 +17,9 @@ from certctrl.log import Secret
 
 PEM = (
     ec.generate_private_key(ec.SECP256R1())
-    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    .private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     .decode()
 )
 INSIDE_PEM = PEM.splitlines()[1]
@@ -42,7 +44,9 @@ def lines(capsys, settings):
 
 
 def test_a_line_is_json_with_time_level_logger_and_keys(lines):
-    structlog.get_logger("issuance.flow").info("step.done", issuance=7, names=["a.example", "*.a.example"])
+    structlog.get_logger("issuance.flow").info(
+        "step.done", issuance=7, names=["a.example", "*.a.example"]
+    )
     (line,) = lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
     assert line == {
@@ -57,7 +61,11 @@ def test_a_line_is_json_with_time_level_logger_and_keys(lines):
 def test_lines_of_the_standard_library_are_the_same(lines):
     logging.getLogger("celery.worker").warning("lost %s of %d", "connection", 3)
     (line,) = lines()
-    assert (line["event"], line["level"], line["logger"]) == ("lost connection of 3", "warning", "celery.worker")
+    assert (line["event"], line["level"], line["logger"]) == (
+        "lost connection of 3",
+        "warning",
+        "celery.worker",
+    )
 
 
 def test_warnings_are_lines_too(lines):
@@ -90,7 +98,9 @@ def test_levels_below_the_setting_are_left_out(lines, settings):
 def test_libraries_that_tell_whole_addresses_stay_quiet_at_debug(lines, settings):
     settings.LOG_LEVEL = "DEBUG"
     log.configure()
-    logging.getLogger("urllib3.connectionpool").debug('https://x:443 "GET /?key=sesame HTTP/1.1" 200 1')
+    logging.getLogger("urllib3.connectionpool").debug(
+        'https://x:443 "GET /?key=sesame HTTP/1.1" 200 1'
+    )
     logging.getLogger("acme.client").debug("JWS payload")
     logging.getLogger("uvicorn.access").info('"GET /?key=sesame HTTP/1.1" 200')
     assert lines() == []
@@ -129,7 +139,9 @@ def test_an_exception_is_its_type_its_place_and_a_traceback_without_values(lines
     assert "exc_info" not in line
 
 
-@pytest.mark.parametrize("secret", [PEM, f"Bearer {JWT}", "ak_sesame123456", "https://me:sesame@x/", "password=sesame"])
+@pytest.mark.parametrize(
+    "secret", [PEM, f"Bearer {JWT}", "ak_sesame123456", "https://me:sesame@x/", "password=sesame"]
+)
 def test_a_secret_in_an_exception_is_masked(secret, lines):
     try:
         fail(secret)
@@ -158,9 +170,38 @@ def test_causes_are_in_the_traceback_and_masked(lines):
 # --- Secrets ---
 
 SECRET_NAMES = [
-    *("secret", "api_token", "token", "access_token", "password", "passphrase", "key", "api_key", "apiKey", "hmac_key"),
-    *("Authorization", "HTTP_AUTHORIZATION", "eab", "eab_hmac", "eabKid", "pem", "key_pem", "private_key", "cookie"),
-    *("SECRET_KEY", "MASTER_KEYS", "access_key_secret", "accessKeySecret", "X-Auth-Key", "credentials", "csr_pem"),
+    *(
+        "secret",
+        "api_token",
+        "token",
+        "access_token",
+        "password",
+        "passphrase",
+        "key",
+        "api_key",
+        "apiKey",
+        "hmac_key",
+    ),
+    *(
+        "Authorization",
+        "HTTP_AUTHORIZATION",
+        "eab",
+        "eab_hmac",
+        "eabKid",
+        "pem",
+        "key_pem",
+        "private_key",
+        "cookie",
+    ),
+    *(
+        "SECRET_KEY",
+        "MASTER_KEYS",
+        "access_key_secret",
+        "accessKeySecret",
+        "X-Auth-Key",
+        "credentials",
+        "csr_pem",
+    ),
 ]
 PLAIN_NAMES = ["key_type", "key_size", "key_policy", "keystore", "path", "status", "name", "items"]
 
@@ -203,7 +244,9 @@ LOOKS = {
 
 @pytest.mark.parametrize(("text", "secret"), LOOKS.values(), ids=LOOKS)
 def test_a_value_is_masked_by_its_looks(text, secret, lines):
-    structlog.get_logger().info(text, what=text, deep={"a": [text]}, raw=text.encode(), thing=ValueError(text))
+    structlog.get_logger().info(
+        text, what=text, deep={"a": [text]}, raw=text.encode(), thing=ValueError(text)
+    )
     logging.getLogger("anything").warning(text.replace("%", "%%"))
     logging.getLogger("anything").warning("with %s", text)
     found = lines()
@@ -225,7 +268,9 @@ def test_a_value_is_cut_before_it_fills_the_log(lines):
 
 
 def test_a_secret_object_is_three_stars(lines):
-    structlog.get_logger().info("called", given=Secret("sesame"), all=[Secret("sesame")], raw=b"sesame")
+    structlog.get_logger().info(
+        "called", given=Secret("sesame"), all=[Secret("sesame")], raw=b"sesame"
+    )
     (line,) = lines()
     assert (line["given"], line["all"], line["raw"]) == ("***", ["***"], "6 bytes")
 
@@ -243,8 +288,14 @@ def test_the_web_process_writes_json(tmp_path):
         "import certctrl.asgi; logging.getLogger('uvicorn.error').info('Started');"
         "logging.getLogger('uvicorn.access').info('GET')"
     )
-    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "DATA_DIR": str(tmp_path), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "DATA_DIR": str(tmp_path),
+        "PATH": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events[-1] == "Started"
     assert "GET" not in events

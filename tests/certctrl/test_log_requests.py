@@ -14,7 +14,9 @@ from certctrl.log import RequestContext
 
 @pytest.fixture
 def logged():
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs(
+        processors=[structlog.contextvars.merge_contextvars]
+    ) as lines:
         yield lines
 
 
@@ -52,7 +54,8 @@ def test_the_callers_id_is_kept(logged):
 
 
 @pytest.mark.parametrize(
-    "given", ["", "short", "x" * 65, "with space in it", 'quote"quote"', "line\nbreak-here", "ünicode-id"]
+    "given",
+    ["", "short", "x" * 65, "with space in it", 'quote"quote"', "line\nbreak-here", "ünicode-id"],
 )
 def test_an_id_that_is_not_short_and_plain_is_replaced(given, logged):
     response = ask(**{"X-Request-Id": given})

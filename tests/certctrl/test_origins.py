@@ -56,7 +56,9 @@ def test_a_lost_port_names_both_and_the_header():
 
 
 def test_the_referer_counts_where_there_is_no_origin():
-    assert f"https://{HOST}:8443" in origins.advice(request(Referer=f"https://{HOST}:8443/admin/login/"))
+    assert f"https://{HOST}:8443" in origins.advice(
+        request(Referer=f"https://{HOST}:8443/admin/login/")
+    )
     assert origins.advice(request(Referer="https://[")) == ""
 
 
@@ -80,7 +82,9 @@ def test_cookies_for_https_only_over_http_are_named(settings):
 
 @pytest.mark.django_db
 def test_the_admin_answers_a_form_without_its_token_with_a_page_that_says_so():
-    page = Client(enforce_csrf_checks=True).post("/admin/login/", {"username": "a"}, headers={"Host": HOST})
+    page = Client(enforce_csrf_checks=True).post(
+        "/admin/login/", {"username": "a"}, headers={"Host": HOST}
+    )
     assert page.status_code == 403
     assert b"load the page again" in page.content
 
@@ -99,4 +103,7 @@ def test_the_api_names_the_origin_and_the_host_in_its_params():
 def test_a_host_that_is_not_named_is_400_and_names_the_setting(path):
     answer = Client().get(path, headers={"Host": "10.0.0.7"})
     assert answer.status_code == 400
-    assert json.loads(answer.content)["error"]["what"] == "The setting ALLOWED_HOSTS does not name the host 10.0.0.7."
+    assert (
+        json.loads(answer.content)["error"]["what"]
+        == "The setting ALLOWED_HOSTS does not name the host 10.0.0.7."
+    )

@@ -9,19 +9,54 @@ from certctrl import clock, outgoing
 from tests.fakes.dripping import certificate_for, redirect, whole
 from tests.standalone.starting import free_port
 
-PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"]
+PUBLIC = [
+    "93.184.216.34",
+    "8.8.8.8",
+    "2606:4700::1111",
+    "64:ff9b::808:808",
+    "::ffff:8.8.8.8",
+    "2002:808:808::1",
+]
 REFUSED = {
     "loopback": ["127.0.0.1", "127.8.9.1", "::1"],
-    "private": ["10.0.0.5", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fd12:3456::1", "fec0::1"],
+    "private": [
+        "10.0.0.5",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "fc00::1",
+        "fd12:3456::1",
+        "fec0::1",
+    ],
     "link-local": ["169.254.1.1", "fe80::1", "fe80::1%lo"],
-    "metadata": ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"],
+    "metadata": [
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+    ],
     "shared": ["100.64.0.1", "100.127.255.254"],
     "multicast": ["224.0.0.1", "224.0.1.1", "239.1.1.1", "ff02::1", "ff0e::1"],
     "unspecified": ["0.0.0.0", "0.1.2.3", "::"],
-    "reserved": ["240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "2001:db8::1", "3fff::1", "100::1"],
+    "reserved": [
+        "240.0.0.1",
+        "255.255.255.255",
+        "192.0.2.1",
+        "198.18.0.1",
+        "2001:db8::1",
+        "3fff::1",
+        "100::1",
+    ],
     "embedded": [
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1", "::a00:1"),
-        *("64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1"),
+        *(
+            "64:ff9b::7f00:1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::a00:1",
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+        ),
         "2001:0:7f00:1::",
     ],
 }
@@ -40,7 +75,9 @@ def answers(*lists):
     def getaddrinfo(host, port, *args, **kwargs):
         getaddrinfo.calls += 1
         addresses = given.pop(0) if len(given) > 1 else given[0]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses
+        ]
 
     getaddrinfo.calls = 0
     return getaddrinfo
@@ -127,7 +164,9 @@ def test_an_entry_with_a_port_opens_that_port_and_no_other(entry, host, ip, port
     assert outgoing.is_allowed(host, ip, port + 1)
 
 
-@pytest.mark.parametrize("entry", ["::1:53", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:999999", "127.0.0.1:53:53"])
+@pytest.mark.parametrize(
+    "entry", ["::1:53", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:999999", "127.0.0.1:53:53"]
+)
 def test_an_entry_whose_port_is_none_opens_no_port(entry, settings):
     settings.ALLOW_PRIVATE = [entry]
     assert not any(outgoing.is_allowed("localhost", ip, 53) for ip in ("127.0.0.1", "::1"))
@@ -144,7 +183,9 @@ def test_beside_a_port_that_is_allowed_no_other_one_is_called(serve, settings):
     assert (len(onward.requests), other.connections) == (1, 0)
 
 
-def test_a_literal_address_goes_through_a_proxy_to_its_allowed_port_only(serve, settings, monkeypatch):
+def test_a_literal_address_goes_through_a_proxy_to_its_allowed_port_only(
+    serve, settings, monkeypatch
+):
     proxy = serve(whole(b"through the proxy"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     settings.ALLOW_PRIVATE = ["10.0.0.5:8080", "10.0.0.6:80"]
@@ -158,7 +199,9 @@ def test_a_literal_address_goes_through_a_proxy_to_its_allowed_port_only(serve, 
 def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
     server = serve(whole())
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
-    with pytest.raises(outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"):
+    with pytest.raises(
+        outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"
+    ):
         outgoing.session().get(f"http://rebind.example:{server.port}/")
     assert server.connections == 0
 
@@ -166,7 +209,10 @@ def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
 def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_is_called_at_the_first(
     serve, monkeypatch, connected
 ):
-    server, resolver = serve(whole(b"first", "Connection: close")), answers(["93.184.216.34"], ["127.0.0.1"])
+    server, resolver = (
+        serve(whole(b"first", "Connection: close")),
+        answers(["93.184.216.34"], ["127.0.0.1"]),
+    )
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     http, url = outgoing.session(), f"http://rebind.example:{server.port}/"
     assert http.get(url).content == b"first"
@@ -176,7 +222,9 @@ def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_i
     assert (connected, resolver.calls) == (["93.184.216.34"], 2)
 
 
-def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_refused(serve, monkeypatch, connected):
+def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_refused(
+    serve, monkeypatch, connected
+):
     server = serve(whole())
     for addresses in (["93.184.216.34", "127.0.0.1"], ["127.0.0.1", "93.184.216.34"]):
         monkeypatch.setattr(socket, "getaddrinfo", answers(addresses))
@@ -188,8 +236,25 @@ def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_ref
 @pytest.mark.parametrize(
     "host",
     [
-        *("127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1", "0", "localhost", "127.0.0.1."),
-        *("[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]", "127。0。0。1", "①②⑦.0.0.1"),
+        *(
+            "127.0.0.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "017700000001",
+            "127.1",
+            "0",
+            "localhost",
+            "127.0.0.1.",
+        ),
+        *(
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[0:0:0:0:0:0:0:1]",
+            "127。0。0。1",
+            "①②⑦.0.0.1",
+        ),
     ],
 )
 def test_loopback_is_refused_however_it_is_spelled(host, serve):
@@ -199,7 +264,9 @@ def test_loopback_is_refused_however_it_is_spelled(host, serve):
     assert server.connections == 0
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "017700000001", "[::1]", "localhost", "10.1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "2130706433", "0x7f.1", "017700000001", "[::1]", "localhost", "10.1"]
+)
 def test_a_literal_address_is_refused_before_a_proxy_gets_it(host, serve, monkeypatch):
     proxy = serve(whole())
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -252,12 +319,16 @@ def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(serve, settin
     outside = serve(redirect(f"http://rebind.example:{inside.port}/"), host="127.0.0.2")
     settings.ALLOW_PRIVATE = ["127.0.0.2"]
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.2"], ["127.0.0.1"]))
-    with pytest.raises(outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"):
+    with pytest.raises(
+        outgoing.AddressRefused, match=r"^rebind\.example is not a public address\. This"
+    ):
         outgoing.session().get(f"http://127.0.0.2:{outside.port}/")
     assert (len(outside.requests), inside.connections) == (1, 0)
 
 
-def test_the_name_and_not_the_address_is_what_the_other_side_is_told(serve, settings, monkeypatch, tmp_path, connected):
+def test_the_name_and_not_the_address_is_what_the_other_side_is_told(
+    serve, settings, monkeypatch, tmp_path, connected
+):
     context, root = certificate_for(tmp_path, "ca.example")
     settings.ACME_CA_BUNDLE = str(root)
     names = []
@@ -285,7 +356,10 @@ def test_a_name_without_an_address_is_told_as_that(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with clock.limit(5), pytest.raises(outgoing.NameUnknown, match=r"ca\.example does not resolve: Name or service"):
+    with (
+        clock.limit(5),
+        pytest.raises(outgoing.NameUnknown, match=r"ca\.example does not resolve: Name or service"),
+    ):
         outgoing.session().get("https://ca.example/?token=sesame")
 
 
@@ -312,7 +386,9 @@ def absent(serve, tmp_path, settings):
     }
 
 
-def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_something_else(absent):
+def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_something_else(
+    absent,
+):
     with outgoing.named_by_tenant(True):
         words = {said(url, 0.5) for url in absent.values()}
     assert words == {outgoing.UNTOLD.format(host="127.0.0.1")}
@@ -330,7 +406,12 @@ def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monk
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     words = set()
-    for resolver in (unknown, answers(["10.0.0.5"]), answers(["127.0.0.1"]), answers(["169.254.169.254"])):
+    for resolver in (
+        unknown,
+        answers(["10.0.0.5"]),
+        answers(["127.0.0.1"]),
+        answers(["169.254.169.254"]),
+    ):
         monkeypatch.setattr(socket, "getaddrinfo", resolver)
         with outgoing.named_by_tenant(True):
             words.add(said("http://vm/"))
@@ -354,7 +435,9 @@ def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monk
         (["true"], [], False),
     ],
 )
-def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(private, for_tenants, allowed, settings):
+def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(
+    private, for_tenants, allowed, settings
+):
     settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = private, for_tenants
     assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is bool(private)
     with outgoing.named_by_tenant(True):

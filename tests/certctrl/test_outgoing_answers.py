@@ -27,15 +27,21 @@ TOO_LARGE = {
     "a body that says that it is long": OK + b"Content-Length: 10000000\r\n\r\n" + b"x" * (MIB + 1),
     "chunks": OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * (MIB + 1)),
     "a gzip bomb": whole(BOMB, "Content-Encoding: gzip"),
-    "a gzip bomb in chunks": OK + b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n" + chunked(BOMB),
+    "a gzip bomb in chunks": OK
+    + b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    + chunked(BOMB),
     "a bomb of deflate": whole(zlib.compress(b"\0" * 50 * MIB), "Content-Encoding: deflate"),
-    "a bomb in a bomb": whole(gzip.compress(gzip.compress(b"\0" * 50 * MIB)), "Content-Encoding: gzip, gzip"),
+    "a bomb in a bomb": whole(
+        gzip.compress(gzip.compress(b"\0" * 50 * MIB)), "Content-Encoding: gzip, gzip"
+    ),
 }
 
 
 @pytest.mark.parametrize("answer", TOO_LARGE.values(), ids=TOO_LARGE)
 def test_a_body_over_one_mebibyte_is_refused(answer, serve):
-    with pytest.raises(outgoing.AnswerTooLarge, match=r"^127\.0\.0\.1 sent more than 1048576 bytes"):
+    with pytest.raises(
+        outgoing.AnswerTooLarge, match=r"^127\.0\.0\.1 sent more than 1048576 bytes"
+    ):
         outgoing.session().get(serve(answer).url)
 
 
@@ -46,7 +52,10 @@ def test_a_body_over_one_mebibyte_is_refused(answer, serve):
         (whole(gzip.compress(b"x" * MIB), "Content-Encoding: gzip"), MIB),
         (whole(b""), 0),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 0),
-        (OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * MIB), MIB),
+        (
+            OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * MIB),
+            MIB,
+        ),
     ],
 )
 def test_a_body_up_to_one_mebibyte_is_read_whole(answer, size, serve):
@@ -121,12 +130,16 @@ def test_a_redirect_is_not_followed_when_the_caller_says_so(serve):
 
 def test_a_redirect_that_never_ends_is_given_up(serve):
     server = serve(redirect("/again"))
-    with pytest.raises(requests.TooManyRedirects, match=r"127\.0\.0\.1 redirects more than 5 times"):
+    with pytest.raises(
+        requests.TooManyRedirects, match=r"127\.0\.0\.1 redirects more than 5 times"
+    ):
         outgoing.session().get(server.url)
     assert len(server.requests) == 6
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1:1/", "ftp://127.0.0.1/", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:1/", "ftp://127.0.0.1/", "file:///etc/passwd"]
+)
 def test_a_redirect_away_from_https_is_refused(target, serve, settings, tmp_path):
     context, root = certificate_for(tmp_path, "127.0.0.1")
     settings.ACME_CA_BUNDLE = str(root)
@@ -148,7 +161,11 @@ def test_a_redirect_to_what_is_no_http_address_is_refused(target, serve):
 def test_credentials_do_not_follow_a_redirect_to_another_host(serve):
     other = serve(whole())
     server = serve(redirect(other.url.replace("127.0.0.1", "localhost"), "307 Temporary Redirect"))
-    sent = {"Authorization": "Bearer sesame", "X-Auth-Key": "sesame", "Content-Type": "application/json"}
+    sent = {
+        "Authorization": "Bearer sesame",
+        "X-Auth-Key": "sesame",
+        "Content-Type": "application/json",
+    }
     outgoing.session().post(server.url, data=b"{}", headers=sent)
     assert server.requests[0].count(b"sesame") == 2
     assert b"sesame" not in other.requests[0]
@@ -157,7 +174,9 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(serve):
 
 def test_credentials_stay_within_their_host(serve):
     server = serve(redirect("/there"), whole())
-    outgoing.session().get(server.url, headers={"Authorization": "Bearer sesame", "X-Auth-Key": "sesame"})
+    outgoing.session().get(
+        server.url, headers={"Authorization": "Bearer sesame", "X-Auth-Key": "sesame"}
+    )
     assert server.requests[1].count(b"sesame") == 2
 
 
@@ -167,7 +186,9 @@ def test_credentials_stay_within_their_host(serve):
 def test_a_root_in_the_bundle_is_trusted_beside_the_others(serve, settings, tmp_path):
     context, root = certificate_for(tmp_path, "127.0.0.1")
     server = serve(whole(b"trusted"), context=context)
-    with pytest.raises(requests.exceptions.SSLError, match=r"certificate of 127\.0\.0\.1 is not trusted: self"):
+    with pytest.raises(
+        requests.exceptions.SSLError, match=r"certificate of 127\.0\.0\.1 is not trusted: self"
+    ):
         outgoing.session().get(server.url)
     settings.ACME_CA_BUNDLE = str(root)
     http = outgoing.session()
@@ -227,9 +248,9 @@ def broken(serve):
 
 
 def closed(serve):
-    return serve(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\n", b"").url + "?key=sesame", {
-        "timeout": 1
-    }
+    return serve(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\n", b""
+    ).url + "?key=sesame", {"timeout": 1}
 
 
 def not_gzip(serve):
@@ -295,7 +316,9 @@ def test_a_failure_is_a_sentence_without_secrets(trouble, serve):
 
 
 def test_what_refuses_a_connection_is_told_by_name():
-    with pytest.raises(outgoing.Unreachable, match=r"^127\.0\.0\.1 could not be reached: Connection refused"):
+    with pytest.raises(
+        outgoing.Unreachable, match=r"^127\.0\.0\.1 could not be reached: Connection refused"
+    ):
         outgoing.session().get(f"http://127.0.0.1:{NOTHING_LISTENS}/")
 
 
@@ -316,7 +339,16 @@ def answer_with(**headers):
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("30", 30), ("0", 0), (" 5 ", 5), ("9" * 40, 7 * 86400), ("soon", None), ("-5", None), ("1.5", None), ("", None)],
+    [
+        ("30", 30),
+        ("0", 0),
+        (" 5 ", 5),
+        ("9" * 40, 7 * 86400),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("", None),
+    ],
 )
 def test_retry_after_in_seconds(said, seconds):
     assert outgoing.wait_of(answer_with(Retry_After=said)) == seconds

@@ -39,7 +39,9 @@ class TestDropped:
         is_dropped(serve(OK, drip=b"X-More: y\r\n").url)
 
     def test_a_server_that_goes_on_with_100_continue(self, serve):
-        is_dropped(serve(b"HTTP/1.1 100 Continue\r\n\r\n", drip=b"HTTP/1.1 100 Continue\r\n\r\n").url)
+        is_dropped(
+            serve(b"HTTP/1.1 100 Continue\r\n\r\n", drip=b"HTTP/1.1 100 Continue\r\n\r\n").url
+        )
 
     def test_a_server_that_drips_its_body(self, serve):
         server = serve(OK + b"Content-Length: 1000\r\n\r\n", drip=b"x")
@@ -51,7 +53,11 @@ class TestDropped:
 
     def test_a_server_that_drips_compressed_bytes(self, serve):
         start = gzip.compress(b"x" * 1000)[:12]
-        is_dropped(serve(OK + b"Content-Encoding: gzip\r\nContent-Length: 900\r\n\r\n" + start, drip=b"\x00").url)
+        is_dropped(
+            serve(
+                OK + b"Content-Encoding: gzip\r\nContent-Length: 900\r\n\r\n" + start, drip=b"\x00"
+            ).url
+        )
 
     def test_a_body_without_an_end(self, serve):
         is_dropped(serve(OK + b"\r\n", drip=b"x").url)
@@ -97,14 +103,21 @@ class TestDropped:
     def test_redirects_that_each_take_a_while(self, serve):
         second = serve(OK, drip=b"x")
         is_dropped(
-            serve(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + second.url.encode() + b"\r\n\r\n").url
+            serve(
+                b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
+                + second.url.encode()
+                + b"\r\n\r\n"
+            ).url
         )
         assert second.requests
 
     def test_a_resolver_that_does_not_answer(self, monkeypatch):
         hangs = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: hangs.wait(HANGS))
-        with clock.limit(LIMIT), pytest.raises(outgoing.DeadlineExceeded, match=r"ca\.example was not resolved"):
+        with (
+            clock.limit(LIMIT),
+            pytest.raises(outgoing.DeadlineExceeded, match=r"ca\.example was not resolved"),
+        ):
             outgoing.session().get("https://ca.example/")
         hangs.set()
 

@@ -109,9 +109,18 @@ class TestOnPostgreSQL:
             "WORKER_CONCURRENCY": "1",
             "WORKER_POOL": "threads",
         }
-        command = [sys.executable, "-m", "uvicorn", "certctrl.asgi:application", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "certctrl.asgi:application",
+            "--port",
+            str(port),
+        ]
         with (tmp_path / "web.log").open("wb") as log:
-            web = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **settings}, stdout=log, stderr=log)
+            web = subprocess.Popen(
+                command, cwd=PROJECT, env={**os.environ, **settings}, stdout=log, stderr=log
+            )
         address = f"http://127.0.0.1:{port}/apiv1"
         until(lambda: web.poll() is not None or is_there(port), "web listens")
         assert web.poll() is None, (tmp_path / "web.log").read_text()
@@ -124,19 +133,25 @@ class TestOnPostgreSQL:
         where = {"provider": "rfc2136", "server": "127.0.0.1", "port": silent.port}
         calls = []
         for owner in owners:
-            made = create_credential(owner, where | {"key_name": "k.", "secret": "c2VjcmV0LXRzaWcta2V5"})
+            made = create_credential(
+                owner, where | {"key_name": "k.", "secret": "c2VjcmV0LXRzaWcta2V5"}
+            )
             token = factories.api_key(owner, "dns_providers:*[read,write]")
             calls.append((f"{site.address}/me/dns-providers/{made.pk}/check", token))
         reader = factories.api_key(bob, "certificates:*[read]")
 
         def ask(method, url, token):
-            return requests.request(method, url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            return requests.request(
+                method, url, headers={"Authorization": f"Bearer {token}"}, timeout=60
+            )
 
         with ThreadPoolExecutor(MANY) as threads:
             checks = [threads.submit(ask, "POST", *calls[number % 10]) for number in range(MANY)]
             until(lambda: len(silent.taken) == outward.AT_ONCE, "as many hang as may")
             refused = MANY - outward.AT_ONCE
-            until(lambda: sum(check.done() for check in checks) == refused, "the others are refused")
+            until(
+                lambda: sum(check.done() for check in checks) == refused, "the others are refused"
+            )
             assert ask("GET", f"{site.address}/me/certificates", reader).status_code == 200
             hanging = [check for check in checks if not check.done()]
             assert len(hanging) == outward.AT_ONCE
@@ -158,7 +173,9 @@ class TestOnPostgreSQL:
             guesses = [threads.submit(guess, number) for number in range(MANY)]
             until(lambda: any(each.done() for each in guesses), "there is no room for all")
             assert (
-                requests.request("GET", f"{site.address}/me/certificates", headers=reader, timeout=60).status_code
+                requests.request(
+                    "GET", f"{site.address}/me/certificates", headers=reader, timeout=60
+                ).status_code
                 == 200
             )
         answers = [each.result() for each in guesses]

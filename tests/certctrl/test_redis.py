@@ -72,7 +72,11 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
 
 def files(folder: Path) -> tuple[str, ...]:
     pair = folder / "server.pem"
-    return f"tls-cert-file {pair}", f"tls-key-file {pair}", f"tls-ca-cert-file {folder / 'root.pem'}"
+    return (
+        f"tls-cert-file {pair}",
+        f"tls-key-file {pair}",
+        f"tls-ca-cert-file {folder / 'root.pem'}",
+    )
 
 
 def test_tls_with_the_right_ca_serves_both(tls, given):
@@ -108,9 +112,13 @@ def test_only_the_setting_that_is_named_insecure_goes_without_verifying(tls, giv
     assert ways(given(REDIS_URL=url, REDIS_TLS_INSECURE="false")) == []
 
 
-@pytest.mark.parametrize("asked", ["ssl_cert_reqs=none", "ssl_cert_reqs=CERT_NONE", "ssl_check_hostname=false"])
+@pytest.mark.parametrize(
+    "asked", ["ssl_cert_reqs=none", "ssl_cert_reqs=CERT_NONE", "ssl_check_hostname=false"]
+)
 def test_a_url_that_asks_not_to_verify_is_refused_with_what_to_do(given, asked):
-    with pytest.raises(ImproperlyConfigured, match=r"not to verify .* REDIS_CA_BUNDLE .* REDIS_TLS_INSECURE=true"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"not to verify .* REDIS_CA_BUNDLE .* REDIS_TLS_INSECURE=true"
+    ):
         given(REDIS_URL=f"rediss://:secret@localhost/0?{asked}")
 
 
@@ -161,7 +169,9 @@ def test_a_password_in_the_url_is_right_or_refused_without_being_shown(given):
         expected = password.replace("%2F", "/").replace("%25", "%")
         assert given(REDIS_URL=f"redis://:{password}@redis:6379/0").password == expected
     for password in ("s3cret/b", "s3cret?b", "s3cret#b", "s3cret%b", "s3cret[b", "%s3cret"):
-        with pytest.raises(ImproperlyConfigured, match=r"Set REDIS_PASSWORD .* percent-encoded") as refused:
+        with pytest.raises(
+            ImproperlyConfigured, match=r"Set REDIS_PASSWORD .* percent-encoded"
+        ) as refused:
             given(REDIS_URL=f"redis://:{password}@redis:6379/0")
         assert "s3cret" not in str(refused.value)
         assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -179,7 +189,15 @@ def test_a_socket_serves_both(given, tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "s3cret", "http://s3cret", "redis://h:s3cret", "redis://h/s3cret", "redis://h/0?s3cret=1", "redis://[s3cret"],
+    [
+        "",
+        "s3cret",
+        "http://s3cret",
+        "redis://h:s3cret",
+        "redis://h/s3cret",
+        "redis://h/0?s3cret=1",
+        "redis://[s3cret",
+    ],
 )
 def test_a_url_that_names_no_redis_is_refused_without_being_shown(given, url):
     if not url:
@@ -225,7 +243,9 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
-def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(bare, monkeypatch, junk):
+def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(
+    bare, monkeypatch, junk
+):
     cache, stranger = bare
     for module in (health, services):
         monkeypatch.setattr(module, "cache", cache)

@@ -42,7 +42,9 @@ class Application:
         while not self.may_answer.is_set():
             await asyncio.sleep(0.01)
         length = str(len(self.body)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+        )
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -57,7 +59,12 @@ def connect(application, monkeypatch):
     opened, servers = contextlib.ExitStack(), []
 
     def start(**options):
-        config = {"http": PatientProtocol, "lifespan": "off", "log_level": "critical", "log_config": None}
+        config = {
+            "http": PatientProtocol,
+            "lifespan": "off",
+            "log_level": "critical",
+            "log_config": None,
+        }
         app = BodyLimit(application, application.is_known)
         server = uvicorn.Server(uvicorn.Config(app, port=0, **config, **options))
         thread = threading.Thread(target=server.run)
@@ -122,7 +129,11 @@ def answer(client):
         assert more, f"closed after {got!r}"
         got += more
     head, _, body = got.partition(b"\r\n\r\n")
-    (length,) = (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    (length,) = (
+        int(line.split(b":")[1])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length")
+    )
     while len(body) < length:
         body += client.recv(65536)
     return int(head.split()[1]), body
@@ -155,7 +166,10 @@ def test_a_head_that_begins_behind_a_whole_request_is_timed_too(connect, short, 
 
 @pytest.mark.parametrize(
     ("head", "part"),
-    [(POST, b""), (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")],
+    [
+        (POST, b""),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
     ids=["silent", "dripping"],
 )
 def test_a_body_that_does_not_come_is_408_in_the_shape_of_every_error(connect, short, head, part):
@@ -193,7 +207,9 @@ def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     assert answer(client) == (200, b"hello")
 
 
-def test_the_time_in_which_this_server_looks_up_the_client_is_not_the_bodys(connect, short, application):
+def test_the_time_in_which_this_server_looks_up_the_client_is_not_the_bodys(
+    connect, short, application
+):
     application.may_answer.clear()
     client = connect()
     client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -40,7 +40,9 @@ class Running:
     def __init__(self, folder: Path, what: str) -> None:
         self.folder = folder
         command = [sys.executable, supervised.__file__, str(folder), what]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def pids(self) -> list[tuple[str, int]]:
         file = self.folder / "pids"
@@ -101,7 +103,10 @@ def test_asking_again_ends_the_patience(run) -> None:
         return supervisor.process.poll() is not None
 
     until(asked_again, "the supervisor is gone")
-    assert "deaf did not stop in time and is killed" in supervisor.process.communicate(timeout=LIMIT)[0]
+    assert (
+        "deaf did not stop in time and is killed"
+        in supervisor.process.communicate(timeout=LIMIT)[0]
+    )
 
 
 def test_two_signals_at_once_are_one_request(run, tmp_path) -> None:

@@ -13,7 +13,10 @@ from tests.certctrl import machine
 from tests.certctrl.test_deployment import image  # noqa: F401  (a fixture)
 from tests.standalone.starting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(machine.missing() != "", reason=machine.missing())]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(machine.missing() != "", reason=machine.missing()),
+]
 
 UNITS = PROJECT / "deploy/systemd"
 SERVICES = [f"certctrl@{verb}.service" for verb in ("web", "worker", "clock", "beat")]
@@ -63,7 +66,10 @@ def booted(image, tmp_path):  # noqa: F811
     (image / ".venv/lib").mkdir(parents=True)
     subprocess.run(["chmod", "-R", "a+rX", image], check=True)
     units = {f"/etc/systemd/system/{each.name}": each.read_text() for each in UNITS.iterdir()}
-    units |= {"/etc/systemd/system/postgresql.service": POSTGRES, "/etc/systemd/system/redis-server.service": REDIS}
+    units |= {
+        "/etc/systemd/system/postgresql.service": POSTGRES,
+        "/etc/systemd/system/redis-server.service": REDIS,
+    }
     units["/etc/systemd/system/redis-server.service"] += "[Install]\nWantedBy=multi-user.target\n"
     mounts = {
         "/opt/python": Path(sys.base_prefix),
@@ -81,13 +87,21 @@ def booted(image, tmp_path):  # noqa: F811
 
 
 def test_a_database_that_comes_late_is_waited_for_and_each_start_migrates(booted) -> None:
-    until(lambda: "could not be brought up to date" in booted.journal("-u", RELEASE), "release has met no database")
-    until(lambda: booted.state("multi-user.target") == ["active"], "the boot does not wait for the database")
+    until(
+        lambda: "could not be brought up to date" in booted.journal("-u", RELEASE),
+        "release has met no database",
+    )
+    until(
+        lambda: booted.state("multi-user.target") == ["active"],
+        "the boot does not wait for the database",
+    )
     assert booted.state(TARGET, RELEASE) == ["inactive", "activating"]
     assert booted.state(*SERVICES) == ["inactive"] * 4
 
     booted.call("start", "postgresql.service")
-    until(lambda: booted.state(TARGET, RELEASE, *SERVICES) == ["active"] * 6, "everything is active")
+    until(
+        lambda: booted.state(TARGET, RELEASE, *SERVICES) == ["active"] * 6, "everything is active"
+    )
     until(lambda: answered(booted) == "200", "it is healthy")
     first = [booted.shows(unit, "InvocationID") for unit in (RELEASE, *SERVICES)]
 
@@ -100,10 +114,15 @@ def test_a_database_that_comes_late_is_waited_for_and_each_start_migrates(booted
 
     booted.call("restart", SERVICES[1])
     third = [booted.shows(unit, "InvocationID") for unit in (RELEASE, *SERVICES)]
-    assert [number for number, (a, b) in enumerate(zip(second, third, strict=True)) if a != b] == [2]
+    assert [number for number, (a, b) in enumerate(zip(second, third, strict=True)) if a != b] == [
+        2
+    ]
 
     booted.call("stop", TARGET)
-    until(lambda: booted.state(TARGET, RELEASE, *SERVICES) == ["inactive"] * 6, "everything has stopped")
+    until(
+        lambda: booted.state(TARGET, RELEASE, *SERVICES) == ["inactive"] * 6,
+        "everything has stopped",
+    )
 
 
 def answered(booted: machine.Machine) -> str:
@@ -120,7 +139,10 @@ def test_a_service_that_keeps_dying_is_started_again_without_end(booted) -> None
     for number in range(7):
         until(lambda: booted.state(worker) == ["active"], "it is back")
         booted.call("kill", "-s", "KILL", worker)
-        until(lambda number=number: int(booted.shows(worker, "NRestarts")) > number, "it was started again")
+        until(
+            lambda number=number: int(booted.shows(worker, "NRestarts")) > number,
+            "it was started again",
+        )
     assert booted.state(TARGET, *SERVICES) == ["active"] * 5
 
 

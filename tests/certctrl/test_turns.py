@@ -126,7 +126,14 @@ def test_a_breath_after_the_row_was_lost_says_so(row, settings):
 
 def test_the_retry_table_grows_and_its_last_entry_repeats():
     trouble = Trouble("x", "x")
-    assert [retry_pause(stumbles, trouble) for stumbles in (1, 2, 3, 8, 9, 50)] == [10, 30, 60, 1800, 1800, 1800]
+    assert [retry_pause(stumbles, trouble) for stumbles in (1, 2, 3, 8, 9, 50)] == [
+        10,
+        30,
+        60,
+        1800,
+        1800,
+        1800,
+    ]
 
 
 def test_the_other_sides_retry_after_comes_before_the_table():

@@ -56,7 +56,10 @@ def test_a_zone_cut_on_the_way_down_is_seen(world: NameServer) -> None:
 
 
 def test_a_challenge_label_that_is_delegated_is_a_zone_of_its_own(world: NameServer) -> None:
-    assert found("_acme-challenge.delegated.example.com") == ("_acme-challenge.delegated.example.com", [NS3])
+    assert found("_acme-challenge.delegated.example.com") == (
+        "_acme-challenge.delegated.example.com",
+        [NS3],
+    )
     name = "_acme-challenge.delegated.example.com"
     world.add(name, "TXT", VALUE)
     world.seen.clear()
@@ -71,7 +74,9 @@ def test_servers_in_another_zone_are_found(world: NameServer) -> None:
 def test_a_wildcard_cname_over_the_name_does_not_hide_the_zone(world: NameServer) -> None:
     world.add("*.example.com", "CNAME", "www.hosted.test.")
     assert found("_acme-challenge.example.com")[0] == "example.com"
-    world.add("*.deep.example.com", "CNAME", "www2.example.com.")  # whose SOA is one above, and the wrong one
+    world.add(
+        "*.deep.example.com", "CNAME", "www2.example.com."
+    )  # whose SOA is one above, and the wrong one
     assert found("_acme-challenge.deep.example.com")[0] == "deep.example.com"
 
 
@@ -91,7 +96,9 @@ def test_a_resolver_that_keeps_the_authority_section_to_itself_is_asked_upwards(
 
 
 def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
-    with pytest.raises(Trouble, match=r"The zone of _acme-challenge\.example\.org could not be found") as caught:
+    with pytest.raises(
+        Trouble, match=r"The zone of _acme-challenge\.example\.org could not be found"
+    ) as caught:
         servers_of("_acme-challenge.example.org")
     assert (caught.value.code, caught.value.permanent) == ("dns_lookup_failed", False)
 
@@ -106,17 +113,23 @@ def test_the_next_server_of_a_zone_is_asked_for_a_name_that_is_to_come_when_the_
 ) -> None:
     world.at(NS1).silent = True
     assert found("_acme-challenge.www.example.com")[0] == "example.com"
-    asked = {address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"}
+    asked = {
+        address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"
+    }
     assert NS2 in asked
     assert RESOLVER not in asked
 
 
-def test_servers_that_are_not_authoritative_tell_nothing_of_a_name_that_is_to_come(world: NameServer) -> None:
+def test_servers_that_are_not_authoritative_tell_nothing_of_a_name_that_is_to_come(
+    world: NameServer,
+) -> None:
     """As one that refers to the servers of a delegated name."""
     for address in (NS1, NS2, NS6):
         world.at(address).without_aa = True
     assert found("_acme-challenge.www.example.com")[0] == "example.com"
-    assert RESOLVER in {address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"}
+    assert RESOLVER in {
+        address for address, name, _ in world.seen if name == "_acme-challenge.www.example.com"
+    }
 
 
 def test_a_resolver_that_is_silent_takes_its_time_from_one_look_and_not_from_the_next(
@@ -142,12 +155,15 @@ def test_servers_whose_addresses_no_resolver_tells_are_not_taken_for_none(
     def lose_addresses(questions: Any, seconds: float) -> Any:
         replies = resolve(questions, seconds)
         return {
-            each: "the resolver did not answer" if each[1] in resolver.ADDRESSES else replies[each] for each in replies
+            each: "the resolver did not answer" if each[1] in resolver.ADDRESSES else replies[each]
+            for each in replies
         }
 
     with monkeypatch.context() as patch:
         patch.setattr(resolver, "resolve", lose_addresses)
-        with pytest.raises(Trouble, match=r"addresses of the name servers of .* could not be found"):
+        with pytest.raises(
+            Trouble, match=r"addresses of the name servers of .* could not be found"
+        ):
             servers_of(CHALLENGE)
     assert servers_of(CHALLENGE).servers, "and it is not kept"
 
@@ -165,7 +181,9 @@ def test_of_a_zone_with_too_many_servers_some_of_each_host_are_asked(settings: A
     }
 
 
-def test_a_zone_with_a_hundred_hosts_costs_as_many_look_ups_as_one_with_thirteen(settings: Any) -> None:
+def test_a_zone_with_a_hundred_hosts_costs_as_many_look_ups_as_one_with_thirteen(
+    settings: Any,
+) -> None:
     many = {f"ns{host}": NS1 for host in range(100)}
     with internet(settings, {"example.com": zone(**many)}) as world:
         servers_of(CHALLENGE)
@@ -173,7 +191,11 @@ def test_a_zone_with_a_hundred_hosts_costs_as_many_look_ups_as_one_with_thirteen
 
 
 def test_servers_are_looked_for_in_the_order_of_the_names(world: NameServer) -> None:
-    names = ["_acme-challenge.www.example.com", "_acme-challenge.deep.example.com", "_acme-challenge.b.example.com"]
+    names = [
+        "_acme-challenge.www.example.com",
+        "_acme-challenge.deep.example.com",
+        "_acme-challenge.b.example.com",
+    ]
     resolver.servers_of_all(names, 5)
     asked = [(address, name) for address, name, kind in world.seen if kind == "SOA"]
     assert asked[:3] == [(RESOLVER, resolver.above(name)) for name in names]

@@ -25,16 +25,24 @@ def server() -> Iterator[NameServer]:
 
 
 def asks(server: NameServer, count: int, address: str = NS1) -> list[Ask]:
-    return [Ask((address, server.port), f"host{number}.example.com", TXT) for number in range(count)]
+    return [
+        Ask((address, server.port), f"host{number}.example.com", TXT) for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("address", [NS1, "::1"])
-def test_two_thousand_questions_to_one_server_all_get_their_own_answer(server: NameServer, address: str) -> None:
+def test_two_thousand_questions_to_one_server_all_get_their_own_answer(
+    server: NameServer, address: str
+) -> None:
     for number in (0, 700, 1999):
         server.add(f"host{number}.example.com", "TXT", f"value{number}")
     answers = queries.ask(asks(server, 2000, address), 20)
     assert len(answers.got) == 2000
-    values = {ask.name: str(message.answer[0][0]) for ask, message in answers.got.items() if message.answer}
+    values = {
+        ask.name: str(message.answer[0][0])
+        for ask, message in answers.got.items()
+        if message.answer
+    }
     assert values == {f"host{number}.example.com": f'"value{number}"' for number in (0, 700, 1999)}
 
 
@@ -57,14 +65,18 @@ def test_what_there_was_no_time_for_is_told_apart_from_silence(server: NameServe
     assert answers.unasked == set(batch)
 
 
-def test_a_silent_server_is_not_among_the_unasked(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_not_among_the_unasked(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 0.1)
     server.at(NS1).silent = True
     answers = queries.ask(asks(server, 100), 5)
     assert (answers.got, answers.unasked) == ({}, set())
 
 
-def test_many_silent_servers_are_waited_for_together(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_silent_servers_are_waited_for_together(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 0.3)
     server.at("::1").silent = True
     batch = asks(server, 400, "::1") + asks(server, 50)
@@ -78,7 +90,10 @@ def test_a_crowd_of_silent_servers_leaves_time_for_those_that_come_after_it(
 ) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 1)
     with silence() as port:
-        crowd = [Ask((f"127.1.{at // 200}.{at % 200}", port), "example.com", TXT) for at in range(80 * 32)]
+        crowd = [
+            Ask((f"127.1.{at // 200}.{at % 200}", port), "example.com", TXT)
+            for at in range(80 * 32)
+        ]
         answers = queries.ask([*crowd, *asks(server, 300)], 6)
     assert len(answers.got) == 300
     assert not answers.unasked
@@ -97,11 +112,17 @@ def test_one_of_each_group_comes_in_turn() -> None:
     assert "".join(queries.in_turns(["abc", "", "d", iter("ef")])) == "adebfc"
 
 
-@pytest.mark.skipif(not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind")
+@pytest.mark.skipif(
+    not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind"
+)
 @pytest.mark.parametrize("closed", ["127.0.0.99", "::1"])
 def test_closed_ports_beside_open_ones_neither_spin_nor_spoil(closed: str) -> None:
     with NameServer({"example.com": zone(ns1=NS1)}, addresses=[NS1]) as server:
-        batch = [ask for pair in zip(asks(server, 200), asks(server, 200, closed), strict=True) for ask in pair]
+        batch = [
+            ask
+            for pair in zip(asks(server, 200), asks(server, 200, closed), strict=True)
+            for ask in pair
+        ]
         start = clock.monotonic()
         answers = queries.ask(batch, 10)
         assert len(answers.got) == 200
@@ -142,7 +163,9 @@ def forger(answers_of: Callable[[bytes], list[bytes]]) -> tuple[socket.socket, i
 
 def answer_to(wire: bytes, value: str, name: str = "host.example.com.") -> bytes:
     response = dns.message.make_response(dns.message.from_wire(wire))
-    response.question[0].name = response.question[0].name.parent() if name == "other" else response.question[0].name
+    response.question[0].name = (
+        response.question[0].name.parent() if name == "other" else response.question[0].name
+    )
     response.answer.append(dns.rrset.from_text("host.example.com.", 60, "IN", "TXT", value))
     return response.to_wire()
 
@@ -158,7 +181,10 @@ def another_id(wire: bytes) -> bytes:
         pytest.param(lambda wire: answer_to(wire, "forged", "other"), id="another question"),
         pytest.param(lambda wire: wire, id="the question itself"),
         pytest.param(lambda wire: wire[:2], id="two bytes"),
-        pytest.param(lambda wire: wire[:2] + b"\x84\0\0\1\0\1\0\0\0\0" + wire[12:-11] + b"\xff" * 9, id="garbage"),
+        pytest.param(
+            lambda wire: wire[:2] + b"\x84\0\0\1\0\1\0\0\0\0" + wire[12:-11] + b"\xff" * 9,
+            id="garbage",
+        ),
         pytest.param(lambda wire: b"", id="nothing"),
     ],
 )

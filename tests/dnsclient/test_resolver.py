@@ -17,7 +17,9 @@ from tests.fakes.internet import NS1, RESOLVER, internet, zone
 
 @pytest.fixture
 def world(settings: Any) -> Iterator[NameServer]:
-    with internet(settings, {"example.com": zone(ns1=NS1), "auth.example.net": zone(ns1=NS1)}) as server:
+    with internet(
+        settings, {"example.com": zone(ns1=NS1), "auth.example.net": zone(ns1=NS1)}
+    ) as server:
         yield server
 
 
@@ -79,8 +81,13 @@ def test_a_cname_to_one_of_the_longest_names_is_followed(world: NameServer) -> N
 
 
 @pytest.mark.parametrize(("hops", "is_followed"), [(10, True), (11, False)])
-def test_ten_cnames_are_followed_and_no_more(world: NameServer, hops: int, is_followed: bool) -> None:
-    names = ["_acme-challenge.example.com", *(f"hop{number}.auth.example.net" for number in range(hops))]
+def test_ten_cnames_are_followed_and_no_more(
+    world: NameServer, hops: int, is_followed: bool
+) -> None:
+    names = [
+        "_acme-challenge.example.com",
+        *(f"hop{number}.auth.example.net" for number in range(hops)),
+    ]
     for name, target in itertools.pairwise(names):
         world.add(name, "CNAME", f"{target}.")
     if is_followed:
@@ -96,8 +103,12 @@ def test_a_cname_to_a_strange_name_is_not_written_at(world: NameServer) -> None:
         final_name("example.com")
 
 
-@pytest.mark.parametrize(("switch", "said"), [("fails", "answered SERVFAIL"), ("silent", "did not answer")])
-def test_a_resolver_that_fails_is_told_with_the_name_and_what_to_do(world: NameServer, switch: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("switch", "said"), [("fails", "answered SERVFAIL"), ("silent", "did not answer")]
+)
+def test_a_resolver_that_fails_is_told_with_the_name_and_what_to_do(
+    world: NameServer, switch: str, said: str
+) -> None:
     setattr(world.at(RESOLVER), switch, True)
     with pytest.raises(Trouble) as caught:
         final_name("example.com")
@@ -129,18 +140,26 @@ def test_resolvers_tell_where_no_server_can_be_reached(world: NameServer) -> Non
     assert final_name("example.com") == "mine.auth.example.net"
     began = clock.monotonic()
     assert final_name("example.com") == "mine.auth.example.net"
-    assert clock.monotonic() - began < resolver.HOLDER_PATIENCE, "and the silent are left alone for a minute"
+    assert clock.monotonic() - began < resolver.HOLDER_PATIENCE, (
+        "and the silent are left alone for a minute"
+    )
 
 
-def test_the_next_resolver_is_asked_when_the_first_one_fails(world: NameServer, settings: Any) -> None:
+def test_the_next_resolver_is_asked_when_the_first_one_fails(
+    world: NameServer, settings: Any
+) -> None:
     world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
     world.at(RESOLVER).fails = True
     settings.DNS_RESOLVERS = [RESOLVER, f"{NS1}:{world.port}", f"[::1]:{world.port}"]
     assert final_name("example.com") == "mine.auth.example.net"
 
 
-@pytest.mark.parametrize("place", ["::1", "[::1]", "[::1]:{port}", "127.0.0.2:{port}", " 127.0.0.2 "])
-def test_resolvers_may_be_written_in_every_usual_way(world: NameServer, settings: Any, place: str) -> None:
+@pytest.mark.parametrize(
+    "place", ["::1", "[::1]", "[::1]:{port}", "127.0.0.2:{port}", " 127.0.0.2 "]
+)
+def test_resolvers_may_be_written_in_every_usual_way(
+    world: NameServer, settings: Any, place: str
+) -> None:
     settings.DNS_RESOLVERS = [place.format(port=world.port)]
     assert final_name("example.com") == "_acme-challenge.example.com"
 

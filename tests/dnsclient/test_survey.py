@@ -18,7 +18,8 @@ from tests.fakes.internet import CHALLENGE, NS1, NS2, NS3, RESOLVER, internet, z
 SOA = dns.rdatatype.SOA
 OTHER = NS3  # another resolver
 ZONES = {
-    "com": zone(ns1=NS1) + f"dead 60 NS ns1.dead\ndead 60 NS ns.elsewhere.net.\nns1.dead 60 A {NS3}\n",
+    "com": zone(ns1=NS1)
+    + f"dead 60 NS ns1.dead\ndead 60 NS ns.elsewhere.net.\nns1.dead 60 A {NS3}\n",
     "example.com": zone(ns1=NS1, ns2=NS2),
     "auth.net": zone(ns1=NS1),
     "net": zone(ns1=NS1) + f"ns.elsewhere 60 A {NS2}\n",
@@ -46,7 +47,9 @@ def test_many_chains_are_followed_in_as_many_batches_as_the_longest_needs(
     world.add("one7.auth.net", "CNAME", "two.auth.net.")
     batches: list[int] = []
     ask = queries.ask
-    monkeypatch.setattr(queries, "ask", lambda asks, seconds: batches.append(1) or ask(asks, seconds))
+    monkeypatch.setattr(
+        queries, "ask", lambda asks, seconds: batches.append(1) or ask(asks, seconds)
+    )
     chains = cnames.follow([f"host{number}.example.com" for number in range(25)], 5)
     # The zones and servers of both ends, a CNAME and its sibling, twice, and that there is no third.
     assert len(batches) == 11
@@ -99,19 +102,25 @@ def test_a_resolver_that_says_nothing_or_no_tells_nothing(world: NameServer, swi
     assert behind("www.example.com") == Doubt(Fault.UNKNOWN)
 
 
-def test_one_resolver_that_validates_says_more_than_one_that_does_not(world: NameServer, settings: Any) -> None:
+def test_one_resolver_that_validates_says_more_than_one_that_does_not(
+    world: NameServer, settings: Any
+) -> None:
     settings.DNS_RESOLVERS = [OTHER, RESOLVER]
     world.at(RESOLVER).bogus = frozenset(["example.com"])
     assert behind("example.com") == Doubt(Fault.BOGUS, "example.com")
 
 
-def test_a_servfail_of_one_resolver_and_an_answer_of_another_are_no_servfail(world: NameServer, settings: Any) -> None:
+def test_a_servfail_of_one_resolver_and_an_answer_of_another_are_no_servfail(
+    world: NameServer, settings: Any
+) -> None:
     settings.DNS_RESOLVERS = [OTHER, RESOLVER]
     world.at(RESOLVER).dead = frozenset(["example.com"])
     assert behind("example.com") == Doubt(None)
 
 
-def test_a_servfail_of_one_resolver_stands_where_the_other_is_silent(world: NameServer, settings: Any) -> None:
+def test_a_servfail_of_one_resolver_stands_where_the_other_is_silent(
+    world: NameServer, settings: Any
+) -> None:
     settings.DNS_RESOLVERS = [OTHER, RESOLVER]
     world.at(RESOLVER).dead = frozenset(["example.com"])
     world.at(OTHER).silent = True
@@ -135,14 +144,21 @@ def test_a_question_goes_out_with_checking_disabled_over_tcp_too(world: NameServ
 # --- Zones ---
 
 
-def test_a_zone_that_nobody_serves_is_known_by_its_delegation_glue_and_all(world: NameServer) -> None:
+def test_a_zone_that_nobody_serves_is_known_by_its_delegation_glue_and_all(
+    world: NameServer,
+) -> None:
     world.at(RESOLVER).dead = frozenset(["dead.com"])
     world.at(NS3).refuses = True
     world.at(NS2).silent = True
     name = "_acme-challenge.www.dead.com"
     found = zones_of([name], soon())[name]
     assert isinstance(found, Zone)
-    assert (found.name, found.above, found.fault, dict(found.serials)) == ("dead.com", "com", Fault.DEAD, {})
+    assert (found.name, found.above, found.fault, dict(found.serials)) == (
+        "dead.com",
+        "com",
+        Fault.DEAD,
+        {},
+    )
     assert found.lame == (f"ns1.dead.com ({NS3}, answers REFUSED)",)
     assert found.silent == (f"ns.elsewhere.net ({NS2})",)
 
@@ -166,7 +182,9 @@ def test_servers_that_there_was_no_time_for_are_not_called_silent(world: NameSer
     assert "no time left" in found.what
 
 
-def test_a_server_over_two_families_is_heard_over_one(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_over_two_families_is_heard_over_one(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.add("ns1.example.com", "AAAA", "::1")
     world.at("::1").silent = True
     found = zones_of([CHALLENGE], soon())[CHALLENGE]
@@ -174,7 +192,9 @@ def test_a_server_over_two_families_is_heard_over_one(world: NameServer, monkeyp
     assert found.silent == ("ns1.example.com (::1)",)
     channel = queries._Batch._channel
     monkeypatch.setattr(
-        queries._Batch, "_channel", lambda batch, family: channel(batch, family) if family.name == "AF_INET" else None
+        queries._Batch,
+        "_channel",
+        lambda batch, family: channel(batch, family) if family.name == "AF_INET" else None,
     )
     found = zones_of([CHALLENGE], soon())[CHALLENGE]
     assert isinstance(found, Zone)

@@ -20,7 +20,9 @@ def provider_of(cls: type[Provider], secret: dict[str, str], **public: Any) -> A
     return cls(credential, wrapped, outgoing.session())
 
 
-def record_of(zone: str, value: str, name: str = "_acme-challenge.example.com", ttl: int = 60) -> TxtRecord:
+def record_of(
+    zone: str, value: str, name: str = "_acme-challenge.example.com", ttl: int = 60
+) -> TxtRecord:
     return TxtRecord(credential=DnsCredential(ttl=ttl), zone=zone, name=name, value=value)
 
 

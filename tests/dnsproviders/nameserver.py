@@ -23,7 +23,12 @@ from tests.dnsproviders.making import provider_of
 KEY_NAME = "certctrl.key"
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 WRONG = "BBECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-PACKAGES = {"knotd": "knot", "named": "bind9", "pdns_server": "pdns-server pdns-backend-sqlite3", "nsd": "nsd"}
+PACKAGES = {
+    "knotd": "knot",
+    "named": "bind9",
+    "pdns_server": "pdns-server pdns-backend-sqlite3",
+    "nsd": "nsd",
+}
 ZONE_FILE = """$ORIGIN lab.test.
 $TTL 60
 @ SOA ns1 hostmaster 1 3600 600 86400 60
@@ -156,7 +161,9 @@ class NameServer:
     def provider(self, secret: str = SECRET, key_name: str = KEY_NAME, **public: Any) -> RFC2136:
         place = {"server": "127.0.0.1", "port": self.port, "algorithm": "hmac-sha256"} | public
         key = {"key_name": key_name} if key_name else {}
-        found: RFC2136 = provider_of(RFC2136, {"secret": secret} if key_name else {}, **key, **place)
+        found: RFC2136 = provider_of(
+            RFC2136, {"secret": secret} if key_name else {}, **key, **place
+        )
         return found
 
     def txt(self, name: str, source: str = "127.0.0.1") -> set[str]:
@@ -168,7 +175,9 @@ class NameServer:
 
 
 @contextmanager
-def running(kind: str, home: Path, config_text: str = "", source: str = "127.0.0.1") -> Iterator[NameServer]:
+def running(
+    kind: str, home: Path, config_text: str = "", source: str = "127.0.0.1"
+) -> Iterator[NameServer]:
     """Start a name server in a folder of its own; skips the test where the package is absent."""
     binary = shutil.which(kind, path=PATH)
     if not binary:
@@ -177,9 +186,13 @@ def running(kind: str, home: Path, config_text: str = "", source: str = "127.0.0
     (home / "lab.zone").write_text(ZONE_FILE)
     (home / "deep.zone").write_text(ZONE_FILE.replace("lab.test.", "deep.lab.test."))
     (home / "other.zone").write_text(ZONE_FILE.replace("lab.test.", "other.test."))
-    (home / "inside.zone").write_text(ZONE_FILE.replace("SOA ns1 hostmaster", "SOA inside hostmaster"))
+    (home / "inside.zone").write_text(
+        ZONE_FILE.replace("SOA ns1 hostmaster", "SOA inside hostmaster")
+    )
     config = home / ("pdns.conf" if kind == "pdns_server" else f"{kind}.conf")
-    config.write_text((config_text or CONFIGS[kind]).format(port=port, home=home, key=KEY_NAME, secret=SECRET))
+    config.write_text(
+        (config_text or CONFIGS[kind]).format(port=port, home=home, key=KEY_NAME, secret=SECRET)
+    )
     if kind == "pdns_server":
         _fill_powerdns(home)
     command = [each.format(config=config, home=home) for each in COMMANDS[kind]]
@@ -205,7 +218,12 @@ def _fill_powerdns(home: Path) -> None:
 
 
 def _pdnsutil(home: Path, *words: str) -> None:
-    subprocess.run(["pdnsutil", f"--config-dir={home}", *words], check=True, capture_output=True, env={"PATH": PATH})
+    subprocess.run(
+        ["pdnsutil", f"--config-dir={home}", *words],
+        check=True,
+        capture_output=True,
+        env={"PATH": PATH},
+    )
 
 
 def free_port() -> int:

@@ -24,7 +24,9 @@ class FakeAlidns:
         self.hidden_from_listing = False
         self.nonces: list[str] = []
         self.asked: list[str] = []  # the actions, refused ones too
-        self.refuses: Callable[[str], str] = lambda action: ""  # the code with which it refuses the next call
+        self.refuses: Callable[[str], str] = lambda action: (
+            ""
+        )  # the code with which it refuses the next call
         responses.add_callback(responses.POST, re.compile(re.escape(API)), self.answer)
 
     def answer(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
@@ -36,29 +38,40 @@ class FakeAlidns:
         if code := self.refuses(action):
             return error(400, code, "Refused.")
         if action in self.forbidden:
-            return error(403, "Forbidden.RAM", "User not authorized to operate on the specified resource.")
+            return error(
+                403, "Forbidden.RAM", "User not authorized to operate on the specified resource."
+            )
         handler = getattr(self, action)
         found: tuple[int, dict[str, str], str] = handler(params)
         return found
 
     def DescribeDomains(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        return success(TotalCount=len(self.zones), Domains={"Domain": [{"DomainName": zone} for zone in self.zones]})
+        return success(
+            TotalCount=len(self.zones),
+            Domains={"Domain": [{"DomainName": zone} for zone in self.zones]},
+        )
 
     def DescribeDomainRecords(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
         zone = params["DomainName"]
         if "_" in zone:
             return error(400, "InvalidDomainName.Format", "Invalid domain name.")
         if zone not in self.zones:
-            return error(404, "InvalidDomainName.NoExist", "The specified domain name does not exist.")
+            return error(
+                404, "InvalidDomainName.NoExist", "The specified domain name does not exist."
+            )
         found = [each for each in self.records if params.get("RRKeyWord", "") in each["RR"]]
         found = [] if self.hidden_from_listing else found
         page, size = int(params.get("PageNumber", 1)), int(params["PageSize"])
         return success(
-            TotalCount=len(found), DomainRecords={"Record": found[(page - 1) * size : page * size]}, PageSize=size
+            TotalCount=len(found),
+            DomainRecords={"Record": found[(page - 1) * size : page * size]},
+            PageSize=size,
         )
 
     def AddDomainRecord(self, params: dict[str, str]) -> tuple[int, dict[str, str], str]:
-        if any((each["RR"], each["Value"]) == (params["RR"], params["Value"]) for each in self.records):
+        if any(
+            (each["RR"], each["Value"]) == (params["RR"], params["Value"]) for each in self.records
+        ):
             return error(400, "DomainRecordDuplicate", "The DNS record already exists.")
         self.records.append(params | {"RecordId": f"id{len(self.records)}"})
         return success(RecordId=self.records[-1]["RecordId"])
@@ -79,7 +92,11 @@ def success(**members: Any) -> tuple[int, dict[str, str], str]:
 
 
 def error(status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
-    return status, {}, json.dumps({"RequestId": "r", "HostId": "h", "Code": code, "Message": message})
+    return (
+        status,
+        {},
+        json.dumps({"RequestId": "r", "HostId": "h", "Code": code, "Message": message}),
+    )
 
 
 def expected_authorization(request: requests.PreparedRequest) -> str:
@@ -87,7 +104,9 @@ def expected_authorization(request: requests.PreparedRequest) -> str:
     url = urlsplit(str(request.url))
     assert request.headers["host"] == url.netloc
     pairs = sorted(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
-    query = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in pairs)
+    query = "&".join(
+        f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in pairs
+    )
     lower = {name.lower(): value for name, value in request.headers.items()}
     signed = sorted(name for name in lower if name == "host" or name.startswith("x-acs-"))
     assert lower["x-acs-content-sha256"] == hashlib.sha256(request.body or b"").hexdigest()

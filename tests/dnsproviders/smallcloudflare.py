@@ -45,21 +45,35 @@ class FakeCloudflare:
             return error(403, 9109, "Unauthorized to access requested resource")
         if len(path) == 2:
             if path[1] not in self.zones:
-                return error(404, 7003, "Could not route to /zones, perhaps your object identifier is invalid?")
+                return error(
+                    404,
+                    7003,
+                    "Could not route to /zones, perhaps your object identifier is invalid?",
+                )
             return success(self.shown(path[1]))
         wanted = query.get("name")
         alabels = {"xn--bcher-kva.example": "bücher.example"}
         zones = [
-            self.shown(key) for key, name in self.zones.items() if wanted is None or name == alabels.get(wanted, wanted)
+            self.shown(key)
+            for key, name in self.zones.items()
+            if wanted is None or name == alabels.get(wanted, wanted)
         ]
         return success(zones, total_count=len(zones))
 
     def shown(self, key: str) -> dict[str, Any]:
-        kind = {"type": self.types.get(key, "full"), "status": self.statuses.get(key, "active"), "paused": False}
+        kind = {
+            "type": self.types.get(key, "full"),
+            "status": self.statuses.get(key, "active"),
+            "paused": False,
+        }
         return {"id": key, "name": self.zones[key]} | kind
 
     def create(self, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
-        same = [each for each in self.records if (each["name"], each["content"]) == (body["name"], body["content"])]
+        same = [
+            each
+            for each in self.records
+            if (each["name"], each["content"]) == (body["name"], body["content"])
+        ]
         if same:
             return error(400, 81058, "An identical record already exists.")
         self.records.append(body | {"id": f"id{len(self.records)}"})
@@ -84,8 +98,18 @@ class FakeCloudflare:
 
 
 def success(result: Any, **info: int) -> tuple[int, dict[str, str], str]:
-    return 200, {}, json.dumps({"success": True, "errors": [], "result": result, "result_info": info})
+    return (
+        200,
+        {},
+        json.dumps({"success": True, "errors": [], "result": result, "result_info": info}),
+    )
 
 
 def error(status: int, code: int, message: str) -> tuple[int, dict[str, str], str]:
-    return status, {}, json.dumps({"success": False, "errors": [{"code": code, "message": message}], "result": None})
+    return (
+        status,
+        {},
+        json.dumps(
+            {"success": False, "errors": [{"code": code, "message": message}], "result": None}
+        ),
+    )

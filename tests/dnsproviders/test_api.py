@@ -30,7 +30,12 @@ RFC2136 = {
     "algorithm": "hmac-sha256",
     "secret": SECRETS[2],
 }
-HTTPREQ = {"provider": "httpreq", "endpoint": "https://dns.example.com/acme", "username": "me", "password": SECRETS[3]}
+HTTPREQ = {
+    "provider": "httpreq",
+    "endpoint": "https://dns.example.com/acme",
+    "username": "me",
+    "password": SECRETS[3],
+}
 ALL = {"cloudflare": CLOUDFLARE, "aliyun": ALIYUN, "rfc2136": RFC2136, "httpreq": HTTPREQ}
 
 
@@ -40,13 +45,20 @@ def api(client_of: Any, alice: Any) -> Caller:
 
 
 @pytest.mark.parametrize("body", ALL.values(), ids=ALL)
-def test_a_credential_of_each_provider_is_stored_and_its_secrets_are_never_shown(api: Caller, body: Any) -> None:
+def test_a_credential_of_each_provider_is_stored_and_its_secrets_are_never_shown(
+    api: Caller, body: Any
+) -> None:
     made = api.post("dns-providers", body)
     assert made.status_code == 201, made.content
     pk = made.data_member["id"]
     assert {"id", "provider", "name", "zone_id", "created_at"} <= set(made.data_member)
     assert made.data_member["provider"] == body["provider"]
-    for answer in (made, api.get(f"dns-providers/{pk}"), api.get("dns-providers"), api.put(f"dns-providers/{pk}", {})):
+    for answer in (
+        made,
+        api.get(f"dns-providers/{pk}"),
+        api.get("dns-providers"),
+        api.put(f"dns-providers/{pk}", {}),
+    ):
         assert answer.status_code < 300
         assert not any(secret.encode() in answer.content for secret in SECRETS)
     sealed = DnsCredential.objects.get().secret
@@ -54,7 +66,9 @@ def test_a_credential_of_each_provider_is_stored_and_its_secrets_are_never_shown
 
 
 def test_the_guides_call_with_its_zone(api: Caller) -> None:
-    shown = api.post("dns-providers", CLOUDFLARE | {"zone_id": "023e105f4ecef8ad9ca31a8372d0c353"}).data_member
+    shown = api.post(
+        "dns-providers", CLOUDFLARE | {"zone_id": "023e105f4ecef8ad9ca31a8372d0c353"}
+    ).data_member
     assert shown["zone_id"] == "023e105f4ecef8ad9ca31a8372d0c353"
     assert (shown["ttl"], shown["propagation_check"]) == (60, "authoritative")
     assert (shown["propagation_timeout"], shown["settle"]) == (1800, 0)
@@ -62,12 +76,20 @@ def test_the_guides_call_with_its_zone(api: Caller) -> None:
 
 
 def test_updates_without_a_key_are_taken_and_marked_as_weak(api: Caller) -> None:
-    made = api.post("dns-providers", {"provider": "rfc2136", "server": "ns1.example.com", "zone": "Example.com."})
+    made = api.post(
+        "dns-providers",
+        {"provider": "rfc2136", "server": "ns1.example.com", "zone": "Example.com."},
+    )
     assert made.status_code == 201, made.content
-    assert (made.data_member["zone"], made.data_member["algorithm"]) == ("example.com", "hmac-sha256")
+    assert (made.data_member["zone"], made.data_member["algorithm"]) == (
+        "example.com",
+        "hmac-sha256",
+    )
     assert "that is weak" in made.data_member["note"]
     assert api.put(f"dns-providers/{made.data_member['id']}", made.data_member).status_code == 200
-    keyed = api.post("dns-providers", RFC2136 | {"algorithm": "HMAC-SHA512.", "secret": f'"{SECRETS[2]}";\n'})
+    keyed = api.post(
+        "dns-providers", RFC2136 | {"algorithm": "HMAC-SHA512.", "secret": f'"{SECRETS[2]}";\n'}
+    )
     assert keyed.status_code == 201, keyed.content
     assert (keyed.data_member["algorithm"], keyed.data_member["note"]) == ("hmac-sha512", "")
 
@@ -80,11 +102,19 @@ def test_a_key_can_be_taken_away_and_not_by_halves(api: Caller) -> None:
 
 
 def test_the_alias_of_aliyun_is_taken(api: Caller) -> None:
-    assert api.post("dns-providers", ALIYUN | {"provider": "ali"}).data_member["provider"] == "aliyun"
+    assert (
+        api.post("dns-providers", ALIYUN | {"provider": "ali"}).data_member["provider"] == "aliyun"
+    )
 
 
 def test_the_common_fields_are_kept(api: Caller) -> None:
-    given = {"name": "mine", "ttl": 300, "propagation_check": "recursive", "propagation_timeout": 600, "settle": 5}
+    given = {
+        "name": "mine",
+        "ttl": 300,
+        "propagation_check": "recursive",
+        "propagation_timeout": 600,
+        "settle": 5,
+    }
     shown = api.post("dns-providers", CLOUDFLARE | given).data_member
     assert {name: shown[name] for name in given} == given
 
@@ -114,7 +144,9 @@ def test_the_common_fields_are_kept(api: Caller) -> None:
         (CLOUDFLARE | {"name": "n" * 65}, "name"),
     ],
 )
-def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api: Caller, body: Any, field: str) -> None:
+def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(
+    api: Caller, body: Any, field: str
+) -> None:
     before = rows()
     answer = api.post("dns-providers", body)
     refused(answer, 400, field)
@@ -125,7 +157,10 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api: Caller, b
 @pytest.mark.parametrize("body", ALL.values(), ids=ALL)
 def test_what_a_get_answered_may_be_sent_back_whole(api: Caller, body: Any) -> None:
     pk = api.post("dns-providers", body).data_member["id"]
-    before, secret = api.get(f"dns-providers/{pk}").data_member, DnsCredential.objects.get().secret_id
+    before, secret = (
+        api.get(f"dns-providers/{pk}").data_member,
+        DnsCredential.objects.get().secret_id,
+    )
     answer = api.put(f"dns-providers/{pk}", before | {"name": "renamed"})
     assert answer.status_code == 200, answer.content
     assert answer.data_member == before | {"name": "renamed"}
@@ -142,7 +177,12 @@ def test_put_and_patch_change_what_is_given(api: Caller) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"provider": "aliyun"}, "provider"), ({"ttl": 0}, "ttl"), ({"api_token": None}, "api_token"), ({"x": 1}, "x")],
+    [
+        ({"provider": "aliyun"}, "provider"),
+        ({"ttl": 0}, "ttl"),
+        ({"api_token": None}, "api_token"),
+        ({"x": 1}, "x"),
+    ],
 )
 def test_a_wrong_change_changes_nothing(api: Caller, changes: Any, field: str) -> None:
     pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
@@ -166,7 +206,11 @@ def test_a_credential_is_deleted_and_gone(api: Caller) -> None:
 
 def test_a_credential_in_use_is_not_deleted_and_says_by_what(api: Caller) -> None:
     pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
-    account = {"ca_provider": "custom", "directory_url": "https://ca.example.org/dir", "terms_accepted": True}
+    account = {
+        "ca_provider": "custom",
+        "directory_url": "https://ca.example.org/dir",
+        "terms_accepted": True,
+    }
     account_id = api.post("acme-accounts", account).data_member["id"]
     body = {"domain_name": "example.com", "acct_id": account_id, "dns_provider_id": pk}
     certificate = api.post("certificates", body).data_member["id"]
@@ -181,8 +225,18 @@ def test_a_credential_in_use_is_not_deleted_and_says_by_what(api: Caller) -> Non
 @pytest.mark.parametrize(
     ("status", "answer", "shown", "code"),
     [
-        (200, {"success": True, "result": [{"id": "1", "name": "example.com"}], "result_info": {}}, 200, ""),
-        (401, {"success": False, "errors": [{"code": 10000, "message": "no"}]}, 400, "dns_credential_refused"),
+        (
+            200,
+            {"success": True, "result": [{"id": "1", "name": "example.com"}], "result_info": {}},
+            200,
+            "",
+        ),
+        (
+            401,
+            {"success": False, "errors": [{"code": 10000, "message": "no"}]},
+            400,
+            "dns_credential_refused",
+        ),
         (429, {"success": False, "errors": []}, 502, "dns_rate_limited"),
         (200, "<html>maintenance</html>", 502, "dns_bad_answer"),
         (500, "", 502, "dns_"),
@@ -228,7 +282,9 @@ def ports() -> Iterator[dict[str, int]]:
                 connection.sendall(what)
                 connection.close()
 
-    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("closed", "hangs up", "babbles")}
+    listeners = {
+        name: socket.create_server(("127.0.0.1", 0)) for name in ("closed", "hangs up", "babbles")
+    }
     listeners["closed"].close()
     found = {name: each.getsockname()[1] for name, each in listeners.items() if name != "closed"}
     for name, what in (("hangs up", b""), ("babbles", b"\0\x0cno DNS here")):
@@ -242,7 +298,9 @@ def words_of_checks(api: Caller, ports: dict[str, int]) -> set[str]:
     words = set()
     for port in ports.values():
         body = RFC2136 | {"server": "127.0.0.1", "port": port}
-        checked = api.post(f"dns-providers/{api.post('dns-providers', body).data_member['id']}/check")
+        checked = api.post(
+            f"dns-providers/{api.post('dns-providers', body).data_member['id']}/check"
+        )
         refused(checked, 502)
         words.add(checked.error["what"].replace(str(port), "PORT"))
     return words
@@ -264,7 +322,9 @@ def test_checks_of_credentials_are_limited_for_each_owner(
     api: Caller, client_of: Any, bob: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(CheckThrottle, "rate", "1/hour")
-    made = api.post("dns-providers", RFC2136 | {"server": "127.0.0.1", "port": free_port()}).data_member["id"]
+    made = api.post(
+        "dns-providers", RFC2136 | {"server": "127.0.0.1", "port": free_port()}
+    ).data_member["id"]
     refused(api.post(f"dns-providers/{made}/check"), 502)
     limited = api.post(f"dns-providers/{made}/check")
     refused(limited, 429)
@@ -275,7 +335,9 @@ def test_checks_of_credentials_are_limited_for_each_owner(
 # --- catalogue ---
 
 
-def test_anybody_reads_the_catalogue_with_the_fields_of_each_provider(client_of: Any, db: None) -> None:
+def test_anybody_reads_the_catalogue_with_the_fields_of_each_provider(
+    client_of: Any, db: None
+) -> None:
     catalog = client_of().get("/apiv1/dns/providers/catalog").data_member
     assert {entry["id"] for entry in catalog} == set(ALL)
     for entry in catalog:

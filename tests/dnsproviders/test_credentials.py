@@ -20,10 +20,24 @@ from tests.dnsproviders.nameserver import KEY_NAME, SECRET, WRONG, running
 
 pytestmark = pytest.mark.django_db
 
-CLOUDFLARE = {"provider": "cloudflare", "api_token": "tok-never-shown", "zone_id": "023e105f4ecef8ad9ca31a8372d0c353"}
+CLOUDFLARE = {
+    "provider": "cloudflare",
+    "api_token": "tok-never-shown",
+    "zone_id": "023e105f4ecef8ad9ca31a8372d0c353",
+}
 ALIYUN = {"provider": "ali", "access_key_id": "LTAI5t", "access_key_secret": "key-never-shown"}
-RFC2136 = {"provider": "rfc2136", "server": "ns1.example.com", "key_name": KEY_NAME, "secret": SECRET}
-HTTPREQ = {"provider": "httpreq", "endpoint": "https://dns.example.net/", "username": "u", "password": "pw-never-shown"}
+RFC2136 = {
+    "provider": "rfc2136",
+    "server": "ns1.example.com",
+    "key_name": KEY_NAME,
+    "secret": SECRET,
+}
+HTTPREQ = {
+    "provider": "httpreq",
+    "endpoint": "https://dns.example.net/",
+    "username": "u",
+    "password": "pw-never-shown",
+}
 ALL = [CLOUDFLARE, ALIYUN, RFC2136, HTTPREQ]
 
 
@@ -34,7 +48,11 @@ def owner() -> User:
 
 def certificate_with(credential: DnsCredential) -> Certificate:
     account = AcmeAccount.objects.create(
-        owner=credential.owner, name="a", ca_provider="custom", key=credential.secret, terms_accepted_at=clock.now()
+        owner=credential.owner,
+        name="a",
+        ca_provider="custom",
+        key=credential.secret,
+        terms_accepted_at=clock.now(),
     )
     return Certificate.objects.create(
         owner=credential.owner, domain="example.com", names=["example.com"], names_key="k", account=account,
@@ -46,9 +64,15 @@ def certificate_with(credential: DnsCredential) -> Certificate:
 
 
 @pytest.mark.parametrize("data", ALL, ids=lambda data: data["provider"])
-def test_a_credential_is_stored_with_its_secrets_in_one_envelope(owner: User, data: dict[str, Any]) -> None:
+def test_a_credential_is_stored_with_its_secrets_in_one_envelope(
+    owner: User, data: dict[str, Any]
+) -> None:
     credential = credentials.create_credential(owner, data)
-    assert (credential.ttl, credential.propagation_check, credential.settle) == (60, "authoritative", 0)
+    assert (credential.ttl, credential.propagation_check, credential.settle) == (
+        60,
+        "authoritative",
+        0,
+    )
     secrets = registry.secrets_of(credential)
     assert set(secrets) | set(credential.public) >= set(data) - {"provider"}
     row = DnsCredential.objects.filter(pk=credential.pk).values().get()
@@ -73,7 +97,13 @@ def test_what_is_left_out_has_its_default(owner: User) -> None:
 
 
 def test_the_common_fields_are_kept(owner: User) -> None:
-    common = {"name": "mine", "ttl": 300, "propagation_check": "off", "propagation_timeout": 90, "settle": 7}
+    common = {
+        "name": "mine",
+        "ttl": 300,
+        "propagation_check": "off",
+        "propagation_timeout": 90,
+        "settle": 7,
+    }
     credential = credentials.create_credential(owner, CLOUDFLARE | common)
     assert {name: getattr(credential, name) for name in common} == common
 
@@ -101,7 +131,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (CLOUDFLARE | {"ttl": "60"}, "ttl", "whole number"),
     (CLOUDFLARE | {"ttl": True}, "ttl", "whole number"),
     (CLOUDFLARE | {"ttl": 60.5}, "ttl", "whole number"),
-    (CLOUDFLARE | {"propagation_check": "maybe"}, "propagation_check", "authoritative, recursive, off"),
+    (
+        CLOUDFLARE | {"propagation_check": "maybe"},
+        "propagation_check",
+        "authoritative, recursive, off",
+    ),
     (CLOUDFLARE | {"propagation_timeout": 29}, "propagation_timeout", "from 30 to 86400"),
     (CLOUDFLARE | {"settle": -1}, "settle", "from 0 to 3600"),
     (RFC2136 | {"port": 0}, "port", "from 1 to 65535"),
@@ -168,15 +202,21 @@ def test_a_new_secret_replaces_the_envelope_and_forgets_the_last_check(owner: Us
     assert not KeyWrap.objects.filter(envelope=old).exists()
 
 
-def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_moving_it(owner: User) -> None:
+def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_moving_it(
+    owner: User,
+) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
     with pytest.raises(errors.MissingField, match="needs it again") as caught:
         credentials.update_credential(credential, {"endpoint": "https://evil.example"})
     assert caught.value.params == {"field": "password"}
-    credentials.update_credential(credential, {"endpoint": "https://new.example", "password": "again"})
+    credentials.update_credential(
+        credential, {"endpoint": "https://new.example", "password": "again"}
+    )
     assert registry.secrets_of(credential) == {"password": "again"}
     credentials.update_credential(credential, {"endpoint": "https://new.example", "ttl": 90})
-    credentials.update_credential(credential, {"endpoint": "https://x.example", "username": None, "password": None})
+    credentials.update_credential(
+        credential, {"endpoint": "https://x.example", "username": None, "password": None}
+    )
     assert registry.secrets_of(credential) == {}
 
 
@@ -187,7 +227,9 @@ def test_a_turn_that_read_it_before_it_was_changed_goes_to_the_new_place_with_th
     credential = credentials.create_credential(owner, HTTPREQ)
     held = DnsCredential.objects.get(pk=credential.pk)
     assert not has_the_envelope or held.secret
-    credentials.update_credential(credential, {"endpoint": "https://new.example", "password": "again"})
+    credentials.update_credential(
+        credential, {"endpoint": "https://new.example", "password": "again"}
+    )
     provider = registry.open_credential(held)
     assert provider.secret["password"].reveal() == "again"
     assert provider.public["endpoint"] == "https://new.example"
@@ -200,7 +242,9 @@ def test_a_secret_that_nobody_can_open_is_still_told(owner: User) -> None:
         registry.open_credential(credential)
 
 
-@pytest.mark.parametrize("data", [{"provider": "aliyun"}, {"api_token": "x\n"}, {"bogus": 1}, {"ttl": 0}])
+@pytest.mark.parametrize(
+    "data", [{"provider": "aliyun"}, {"api_token": "x\n"}, {"bogus": 1}, {"ttl": 0}]
+)
 def test_a_bad_change_changes_nothing(owner: User, data: dict[str, Any]) -> None:
     credential = credentials.create_credential(owner, CLOUDFLARE)
     before = DnsCredential.objects.values().get()
@@ -242,7 +286,11 @@ def test_a_credential_that_a_certificate_uses_stays(owner: User) -> None:
 def test_a_credential_with_a_record_that_may_be_in_its_zone_stays(owner: User) -> None:
     credential = credentials.create_credential(owner, CLOUDFLARE)
     record = TxtRecord.objects.create(
-        credential=credential, name="_acme-challenge.example.com", value="v", intent_at=clock.now(), wake_at=clock.now()
+        credential=credential,
+        name="_acme-challenge.example.com",
+        value="v",
+        intent_at=clock.now(),
+        wake_at=clock.now(),
     )
     TxtRecord.objects.create(credential=credential, name="never", value="written")
     with pytest.raises(errors.Conflict, match=r"_acme-challenge\.example\.com may still be"):
@@ -278,10 +326,13 @@ def test_a_good_check_is_noted(owner: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "shown", "code"), [(401, 400, "dns_credential_refused"), (502, 502, "dns_bad_answer")]
+    ("status", "shown", "code"),
+    [(401, 400, "dns_credential_refused"), (502, 502, "dns_bad_answer")],
 )
 @responses.activate
-def test_a_failed_check_is_told_and_noted_without_the_secret(owner: User, status: int, shown: int, code: str) -> None:
+def test_a_failed_check_is_told_and_noted_without_the_secret(
+    owner: User, status: int, shown: int, code: str
+) -> None:
     responses.get(
         f"https://api.cloudflare.com/client/v4/zones/{CLOUDFLARE['zone_id']}/dns_records",
         status=status,
@@ -303,12 +354,16 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
         yield server.port
 
 
-def test_a_zone_that_was_written_to_before_proves_the_key_of_a_name_server(owner: User, port: int) -> None:
+def test_a_zone_that_was_written_to_before_proves_the_key_of_a_name_server(
+    owner: User, port: int
+) -> None:
     data = RFC2136 | {"server": "127.0.0.1", "port": port}
     good = credentials.create_credential(owner, data)
     wrong = credentials.create_credential(owner, data | {"secret": WRONG})
     for credential in (good, wrong):
-        TxtRecord.objects.create(credential=credential, zone="lab.test", name="x.lab.test", value="v")
+        TxtRecord.objects.create(
+            credential=credential, zone="lab.test", name="x.lab.test", value="v"
+        )
     credentials.check_credential(good)
     with pytest.raises(credentials.CheckFailed, match="refuses the TSIG signature") as caught:
         credentials.check_credential(wrong)

@@ -62,7 +62,9 @@ def test_another_value_at_the_name_is_not_the_record(world: NameServer) -> None:
 
 def test_two_values_of_one_name_are_two_records_and_one_question(world: NameServer) -> None:
     world.add(CHALLENGE, "TXT", VALUE, "second")
-    looks = propagation.look([record(), record(value="second", pk=2), record(value="third", pk=3)], 5)
+    looks = propagation.look(
+        [record(), record(value="second", pk=2), record(value="third", pk=3)], 5
+    )
     assert [looks[pk].shown for pk in (1, 2, 3)] == [3, 3, 0]
     assert len([kind for _, _, kind in world.seen if kind == "TXT"]) == 3
 
@@ -79,7 +81,9 @@ def test_a_silent_server_does_not_hide_what_the_others_say(world: NameServer) ->
     assert (seen.shown, seen.missing, seen.silent) == (2, (), (f"ns1.example.com ({NS1})",))
 
 
-@pytest.mark.skipif(not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind")
+@pytest.mark.skipif(
+    not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind"
+)
 def test_a_closed_port_is_known_at_once(settings: Any) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NOBODY)}, patience=3) as world:
         world.add(CHALLENGE, "TXT", VALUE)
@@ -110,9 +114,15 @@ def test_a_server_that_knows_no_edns_is_asked_without(world: NameServer) -> None
 
 @pytest.mark.parametrize(
     ("switch", "why"),
-    [("refuses", "answers REFUSED"), ("fails", "answers SERVFAIL"), ("without_aa", "not authoritative")],
+    [
+        ("refuses", "answers REFUSED"),
+        ("fails", "answers SERVFAIL"),
+        ("without_aa", "not authoritative"),
+    ],
 )
-def test_an_answer_that_is_no_authoritative_one_counts_as_silence(world: NameServer, switch: str, why: str) -> None:
+def test_an_answer_that_is_no_authoritative_one_counts_as_silence(
+    world: NameServer, switch: str, why: str
+) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     setattr(world.at(NS1), switch, True)
     seen = look()
@@ -130,7 +140,9 @@ def test_a_question_that_got_lost_is_asked_again(world: NameServer) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     for address in (NS1, NS2, NS6):
         world.at(address).drops_every = 2
-    looks = propagation.look([record(), record(f"{CHALLENGE}.www", pk=2), record(value="x", pk=3)], 5)
+    looks = propagation.look(
+        [record(), record(f"{CHALLENGE}.www", pk=2), record(value="x", pk=3)], 5
+    )
     assert looks[1].shown == 3
 
 
@@ -157,7 +169,9 @@ def test_a_family_without_a_route_does_not_spoil_a_server_that_answers_over_the_
     assert (seen.shown, seen.silent) == (2, ())
 
 
-def test_a_server_of_a_family_without_a_route_is_told(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_a_family_without_a_route_is_told(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS6)}) as world:
         without_ipv6(monkeypatch)
         world.add(CHALLENGE, "TXT", VALUE)
@@ -174,7 +188,9 @@ def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_private_address_that_is_not_allowed_is_not_asked(world: NameServer, settings: Any) -> None:
+def test_a_private_address_that_is_not_allowed_is_not_asked(
+    world: NameServer, settings: Any
+) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     settings.ALLOW_PRIVATE = [NS1]
     seen = look()
@@ -193,7 +209,9 @@ def test_one_zone_that_cannot_be_found_does_not_fail_the_others(world: NameServe
 
 
 def test_a_hundred_names_of_one_zone_cost_one_search_for_its_servers(world: NameServer) -> None:
-    records = [record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(100)]
+    records = [
+        record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(100)
+    ]
     propagation.look(records, 10)
     assert len([kind for _, name, kind in world.seen if kind == "NS"]) == 1
     world.seen.clear()
@@ -231,16 +249,22 @@ def test_when_no_server_answers_for_a_minute_the_resolvers_decide(world: NameSer
     assert (seen.shown, seen.asked, len(seen.silent)) == (1, Asked.INSTEAD, 3)
 
 
-def test_where_the_resolver_shows_no_soa_record_it_is_asked_for_the_record_itself(settings: Any) -> None:
+def test_where_the_resolver_shows_no_soa_record_it_is_asked_for_the_record_itself(
+    settings: Any,
+) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1), "com": zone(ns1=NS1)}) as world:
         world.at(RESOLVER).without_soa = True
-        assert "no name above it has a SOA record" in look(record(age=5)).note, "it may deny what it is asked too early"
+        assert "no name above it has a SOA record" in look(record(age=5)).note, (
+            "it may deny what it is asked too early"
+        )
         assert look(record(age=11)).shown == 0
         world.add(CHALLENGE, "TXT", VALUE)
         seen = look(record(age=11))
     assert (seen.shown, seen.asked, seen.note) == (1, Asked.INSTEAD, "")
     what = propagation.verdict(record(), seen, timedelta(seconds=11)).what
-    assert what.startswith("shown by the resolver; the authoritative servers could not be asked: The zone of ")
+    assert what.startswith(
+        "shown by the resolver; the authoritative servers could not be asked: The zone of "
+    )
     assert "no name above it has a SOA record" in what
 
 
@@ -259,14 +283,20 @@ def test_a_server_without_an_address_is_told_and_not_waited_for(settings: Any) -
     with internet(settings, zones) as world:
         world.add(CHALLENGE, "TXT", VALUE)
         seen = look(record())
-        assert (seen.shown, seen.silent, seen.skipped) == (1, (), ("nowhere.example.com (no address)",))
+        assert (seen.shown, seen.silent, seen.skipped) == (
+            1,
+            (),
+            ("nowhere.example.com (no address)",),
+        )
         verdict = propagation.verdict(record(), seen, timedelta(0))
         assert verdict.visible
         assert verdict.what.endswith("that answers; not counted: nowhere.example.com (no address)")
 
 
 def test_where_no_server_has_an_address_the_resolvers_decide_at_once(settings: Any) -> None:
-    zones = {"example.com": "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n@ 60 NS ns2\n"}
+    zones = {
+        "example.com": "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n@ 60 NS ns2\n"
+    }
     with internet(settings, zones) as world:
         world.add(CHALLENGE, "TXT", VALUE)
         seen = look(record())
@@ -287,10 +317,15 @@ def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
 ) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     monkeypatch.setattr(queries, "WINDOW", 16)  # time for a quarter of the crowd
-    names, honest = [f"_acme-challenge.n{at}.evil.test" for at in range(80)], propagation.servers_of_all([CHALLENGE], 5)
+    names, honest = (
+        [f"_acme-challenge.n{at}.evil.test" for at in range(80)],
+        propagation.servers_of_all([CHALLENGE], 5),
+    )
     with silence() as port:
         silent = {
-            name: Servers("evil.test", tuple(Server("ns", (f"127.1.{at}.{each}", port)) for each in range(13)))
+            name: Servers(
+                "evil.test", tuple(Server("ns", (f"127.1.{at}.{each}", port)) for each in range(13))
+            )
             for at, name in enumerate(names)
         }
         monkeypatch.setattr(propagation, "servers_of_all", lambda *_: silent | honest)
@@ -300,7 +335,9 @@ def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
     assert "no time left" in looks[81].note
 
 
-def test_there_is_time_for_the_resolvers_when_port_53_is_closed_to_the_outside(settings: Any) -> None:
+def test_there_is_time_for_the_resolvers_when_port_53_is_closed_to_the_outside(
+    settings: Any,
+) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS2)}, patience=2) as world:
         world.add(CHALLENGE, "TXT", VALUE)
         world.at(NS1).silent = world.at(NS2).silent = True
@@ -315,7 +352,10 @@ def test_a_look_ends_in_time_whatever_servers_do(settings: Any) -> None:
         start = clock.monotonic()
         seen = look(seconds=0.5)
         assert clock.monotonic() - start < 1.5
-        assert seen.note == f"there was no time left to ask every server for {CHALLENGE}; they are asked again"
+        assert (
+            seen.note
+            == f"there was no time left to ask every server for {CHALLENGE}; they are asked again"
+        )
 
 
 def test_a_limit_around_the_look_is_kept(world: NameServer) -> None:
@@ -328,7 +368,9 @@ def test_a_limit_around_the_look_is_kept(world: NameServer) -> None:
 def test_a_dead_server_with_many_records_is_not_asked_for_each(settings: Any) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns3=NS3)}, patience=1) as world:
         world.at(NS3).silent = True
-        records = [record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(300)]
+        records = [
+            record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(300)
+        ]
         looks = propagation.look(records, 10)
         assert all(each.missing and each.silent and not each.note for each in looks.values())
         assert world.at(NS3).asked < 2 * queries.WINDOW_PER_SERVER + queries.DEAF

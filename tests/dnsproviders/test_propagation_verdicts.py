@@ -8,11 +8,19 @@ from dnsproviders.propagation import Asked, Look, verdict
 from tests.fakes.internet import record
 
 NAME = "_acme-challenge.example.com"
-A, B, C = "ns1.example.net (192.0.2.1)", "ns2.example.net (192.0.2.2)", "ns3.example.net (192.0.2.3)"
+A, B, C = (
+    "ns1.example.net (192.0.2.1)",
+    "ns2.example.net (192.0.2.2)",
+    "ns3.example.net (192.0.2.3)",
+)
 
 
 def judged(
-    age: float, shown: int, missing: tuple[str, ...] = (), silent: tuple[str, ...] = (), **rest: object
+    age: float,
+    shown: int,
+    missing: tuple[str, ...] = (),
+    silent: tuple[str, ...] = (),
+    **rest: object,
 ) -> object:
     look = Look(shown, missing, silent, zone="example.com", **rest)  # type: ignore[arg-type]
     return verdict(record(), look, timedelta(seconds=age))
@@ -67,7 +75,9 @@ def test_the_sentence_names_who_is_silent_while_that_counts() -> None:
 def test_the_sentence_of_success_says_who_no_longer_counts() -> None:
     assert judged(0, 3).what == "shown by all 3 name servers of example.com"
     assert judged(0, 1).what == "shown by the name server of example.com"
-    assert judged(60, 2, (), (C,)).what == (f"shown by all 2 name servers of example.com that answer; not counted: {C}")
+    assert judged(60, 2, (), (C,)).what == (
+        f"shown by all 2 name servers of example.com that answer; not counted: {C}"
+    )
     assert judged(300, 1, (B,)).what == (
         f"shown by 1 of the 2 name servers of example.com that answer, which is enough after 5 minutes; not by {B}"
     )
@@ -76,7 +86,10 @@ def test_the_sentence_of_success_says_who_no_longer_counts() -> None:
 def test_the_sentence_for_a_zone_whose_servers_are_all_silent_names_them() -> None:
     what = f"all 2 name servers of example.com have no usable answer for {NAME}: {A}, {B}"
     assert judged(5, 0, (), (A, B)).what == what
-    assert judged(5, 0, (), (A,)).what == f"the name server of example.com has no usable answer for {NAME}: {A}"
+    assert (
+        judged(5, 0, (), (A,)).what
+        == f"the name server of example.com has no usable answer for {NAME}: {A}"
+    )
 
 
 def test_a_server_that_the_preflight_found_deaf_is_not_waited_for() -> None:
@@ -112,17 +125,26 @@ def test_it_is_nowhere_when_those_that_answer_all_lack_it() -> None:
 
 def test_a_look_that_could_not_be_taken_tells_why_and_blames_nobody() -> None:
     found = judged(3600, 0, note="The zone could not be found")
-    assert (found.visible, found.what, found.nowhere) == (False, "The zone could not be found", False)
+    assert (found.visible, found.what, found.nowhere) == (
+        False,
+        "The zone could not be found",
+        False,
+    )
 
 
 def test_the_resolvers_decide_where_no_server_answers() -> None:
     seen = judged(61, 1, (), (A, B), asked=Asked.INSTEAD)
     assert seen.visible
-    assert seen.what == f"shown by the resolver; no name server of example.com answers here ({A}, {B})"
+    assert (
+        seen.what == f"shown by the resolver; no name server of example.com answers here ({A}, {B})"
+    )
     hidden = judged(61, 0, ("192.0.2.53",), (A, B), asked=Asked.INSTEAD)
     assert (hidden.visible, hidden.nowhere) == (False, True)
     assert hidden.what.endswith(f"and the resolvers do not show {NAME} either")
 
 
 def test_a_record_that_is_not_checked_is_visible() -> None:
-    assert judged(0, 1, asked=Asked.NOBODY).what == "whether it shows was not checked, as the DNS credential asks"
+    assert (
+        judged(0, 1, asked=Asked.NOBODY).what
+        == "whether it shows was not checked, as the DNS credential asks"
+    )

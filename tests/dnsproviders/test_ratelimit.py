@@ -58,7 +58,8 @@ def use_up(owner, but: int = 0) -> None:
     """Leave so many tokens of the limit FEW in the owner's bucket."""
     limit = ApiLimit(*FEW["cloudflare"])
     ApiBucket.objects.update_or_create(
-        key=f"cloudflare {owner.pk}", defaults={"full_at": clock.now() + limit.each * (limit.burst - but)}
+        key=f"cloudflare {owner.pk}",
+        defaults={"full_at": clock.now() + limit.each * (limit.burst - but)},
     )
 
 
@@ -75,7 +76,9 @@ def test_cloudflares_limit_is_600_at_once_and_one_back_each_half_second():
     assert str(limit) == "1,200 calls in 5 minutes"
 
 
-@pytest.mark.parametrize("limit", [ApiLimit(20, 10), ApiLimit(7, 3), ApiLimit(2, 5), ApiLimit(1, 5)])
+@pytest.mark.parametrize(
+    "limit", [ApiLimit(20, 10), ApiLimit(7, 3), ApiLimit(2, 5), ApiLimit(1, 5)]
+)
 def test_no_window_ever_sees_more_calls_than_the_limit(world, limit):
     pace, made = Pace("The API", "api 1", limit), []
     for turn in range(400):
@@ -334,7 +337,9 @@ def test_a_half_done_cleanup_goes_on_and_counts_no_stumble(world, cloudflare, cr
     assert record.cleaned_at
 
 
-def test_an_attempt_waits_with_the_sentence_and_its_deadline_moves(world, cloudflare, alice, credential, settings):
+def test_an_attempt_waits_with_the_sentence_and_its_deadline_moves(
+    world, cloudflare, alice, credential, settings
+):
     settings.DNS_API_LIMITS = FEW
     use_up(alice)
     world.create(world.account(alice), credential, "example.com")
@@ -343,13 +348,17 @@ def test_an_attempt_waits_with_the_sentence_and_its_deadline_moves(world, cloudf
     assert (waiting.state, waiting.stumbles) == (Issuance.State.ORDERED, 0)
     assert waiting.waits_for.startswith("Cloudflare takes 20 calls in 120 minutes from one user")
     assert waiting.events.filter(outcome="wait").count() == 1
-    assert waiting.deadline_at == waiting.state_since + timedelta(hours=1) + (waiting.wake_at - world.time)
+    assert waiting.deadline_at == waiting.state_since + timedelta(hours=1) + (
+        waiting.wake_at - world.time
+    )
     world.advance((waiting.wake_at - world.time).total_seconds())
     world.sweep()
     assert Issuance.objects.get().state == Issuance.State.ISSUED
 
 
-def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(world, cloudflare, alice, credential, settings):
+def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(
+    world, cloudflare, alice, credential, settings
+):
     settings.DNS_API_LIMITS = {"cloudflare": [24, 60]}
     account, made = world.account(alice), []
     for number in range(6):
@@ -368,7 +377,9 @@ def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(world, clo
     assert max(sum(1 for each in made if start <= each < start + window) for start in made) <= 24
 
 
-def test_a_person_who_checks_a_credential_is_told_to_come_back(cloudflare, client_of, alice, credential, settings):
+def test_a_person_who_checks_a_credential_is_told_to_come_back(
+    cloudflare, client_of, alice, credential, settings
+):
     settings.DNS_API_LIMITS = FEW
     use_up(alice)
     answer = Caller(client_of(alice)).post(f"dns-providers/{credential.pk}/check")
@@ -377,7 +388,9 @@ def test_a_person_who_checks_a_credential_is_told_to_come_back(cloudflare, clien
     assert answer.error["key"] == "GENERAL::RATE_LIMITED"
     assert int(answer.headers["Retry-After"]) == answer.error["params"]["retry_after"] > 0
     credential.refresh_from_db()
-    assert (credential.checked_at, credential.last_error) == (None, ""), "nothing is known of the credential"
+    assert (credential.checked_at, credential.last_error) == (None, ""), (
+        "nothing is known of the credential"
+    )
     assert calls() == 0
 
 

@@ -32,8 +32,14 @@ def test_every_provider_loads_and_is_called_something() -> None:
 
 
 def test_the_catalogue_shows_each_field_and_which_are_secret() -> None:
-    shown = {each["id"]: {field["name"]: field for field in each["fields"]} for each in registry.catalog()}
-    secret = {name: [key for key, field in fields.items() if field["secret"]] for name, fields in shown.items()}
+    shown = {
+        each["id"]: {field["name"]: field for field in each["fields"]}
+        for each in registry.catalog()
+    }
+    secret = {
+        name: [key for key, field in fields.items() if field["secret"]]
+        for name, fields in shown.items()
+    }
     assert secret == {
         "cloudflare": ["api_token"],
         "aliyun": ["access_key_secret"],
@@ -42,7 +48,13 @@ def test_the_catalogue_shows_each_field_and_which_are_secret() -> None:
     }
     assert {"name", "label", "required", "secret", "help"} <= set(shown["rfc2136"]["port"])
     for fields in shown.values():
-        assert list(fields)[-5:] == ["name", "ttl", "propagation_check", "propagation_timeout", "settle"]
+        assert list(fields)[-5:] == [
+            "name",
+            "ttl",
+            "propagation_check",
+            "propagation_timeout",
+            "settle",
+        ]
 
 
 def test_the_catalogue_is_json() -> None:
@@ -51,14 +63,18 @@ def test_the_catalogue_is_json() -> None:
 
 def test_no_provider_has_a_field_of_the_common_names() -> None:
     common = {field.name for field in COMMON_FIELDS}
-    fields: list[Field] = [each for name in registry.PROVIDERS for each in registry.provider_class(name).fields]
+    fields: list[Field] = [
+        each for name in registry.PROVIDERS for each in registry.provider_class(name).fields
+    ]
     assert not common & {field.name for field in fields}
 
 
 @pytest.mark.django_db
 def test_an_opened_credential_has_its_secret_wrapped_and_the_guarded_session() -> None:
     owner = User.objects.create_user("a@example.com")
-    credential = create_credential(owner, {"provider": "cloudflare", "api_token": "tok-never-shown"})
+    credential = create_credential(
+        owner, {"provider": "cloudflare", "api_token": "tok-never-shown"}
+    )
     provider = registry.open_credential(credential)
     assert isinstance(provider, Cloudflare)
     assert provider.secret["api_token"].reveal() == "tok-never-shown"

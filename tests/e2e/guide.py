@@ -76,7 +76,10 @@ def outside(folder: Path) -> Iterator[Outside]:
             port = free_port()
             process = start_ca(folder, port, names.port)
             try:
-                until(lambda: process.poll() is not None or accepts(port, folder / "lab-root.pem"), "the lab's CA")
+                until(
+                    lambda: process.poll() is not None or accepts(port, folder / "lab-root.pem"),
+                    "the lab's CA",
+                )
                 yield Outside(folder, names, port, cloudflare)
             finally:
                 process.terminate()
@@ -88,13 +91,19 @@ def start_ca(folder: Path, port: int, dns_port: int) -> subprocess.Popen[bytes]:
     run += ["--resolver", f"127.0.0.1:{dns_port}"]
     with (folder.with_suffix(".log")).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, *run], cwd=PROJECT, stdout=log, stderr=log, preexec_fn=bound_to(os.getpid())
+            [sys.executable, *run],
+            cwd=PROJECT,
+            stdout=log,
+            stderr=log,
+            preexec_fn=bound_to(os.getpid()),
         )
 
 
 def accepts(port: int, root: Path) -> bool:
     try:
-        return requests.request("GET", f"https://127.0.0.1:{port}/directory", verify=str(root), timeout=5).ok
+        return requests.request(
+            "GET", f"https://127.0.0.1:{port}/directory", verify=str(root), timeout=5
+        ).ok
     except (requests.RequestException, OSError):
         return False
 
@@ -106,7 +115,9 @@ class Reader:
         self.address = address
         self.session = requests.Session()
         self.session.trust_env = False
-        answer = self.call("POST", "/auth/general", {"action": "login", "email": EMAIL, "password": PASSWORD})
+        answer = self.call(
+            "POST", "/auth/general", {"action": "login", "email": EMAIL, "password": PASSWORD}
+        )
         self.user_id = answer["user"]["id"]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:

@@ -21,7 +21,11 @@ THREADS = 4  # the cheapest on two cores
 LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is killed
 # How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a domain that many
 # names share, a set that many accounts ask for.
-SAYS = {"account": "of the account", "domain": "registered domain shared", "set": "set of names (www.same"}
+SAYS = {
+    "account": "of the account",
+    "domain": "registered domain shared",
+    "set": "set of names (www.same",
+}
 
 FAULTS = [
     {"do": "answer", "status": 429, "retry_after": 2, "probability": 0.001},
@@ -85,12 +89,18 @@ class Limited:
 
 def in_domains(*counts: int) -> list[tuple[str, int]]:
     """Names of a few registered domains, all of the first account's."""
-    return [(f"host{number}.shared{at}.{ZONE}", 0) for at, count in enumerate(counts) for number in range(count)]
+    return [
+        (f"host{number}.shared{at}.{ZONE}", 0)
+        for at, count in enumerate(counts)
+        for number in range(count)
+    ]
 
 
 def same_names(sets: int, askers: int) -> list[tuple[str, int]]:
     """Each of the other accounts asks for each of the sets."""
-    return [(f"www.same{number}.{ZONE}", 1 + asker) for asker in range(askers) for number in range(sets)]
+    return [
+        (f"www.same{number}.{ZONE}", 1 + asker) for asker in range(askers) for number in range(sets)
+    ]
 
 
 def alone(count: int) -> list[tuple[str, int]]:
@@ -129,13 +139,17 @@ def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def running(folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settings: str) -> Iterator[Limited]:
+def running(
+    folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settings: str
+) -> Iterator[Limited]:
     """Everything up, and the accounts registered. `limits` are {kind: [capacity, seconds for one back]}."""
     known = {"custom": {"label": "The lab's CA", "limits": limits}}
     with (
         pebble.running(folder, zone=ZONE, nonce_reject=0) as lab,
         faulty.before(lab, limits=limits) as proxy,
-        processes.running(lab, workers=WORKERS, concurrency=THREADS, ACME_CAS=json.dumps(known), **settings) as site,
+        processes.running(
+            lab, workers=WORKERS, concurrency=THREADS, ACME_CAS=json.dumps(known), **settings
+        ) as site,
     ):
         made = Limited(lab, proxy, site, limits)
         try:

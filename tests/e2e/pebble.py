@@ -40,7 +40,9 @@ START_LIMIT = 20.0  # seconds
 
 def missing() -> str:
     """The Debian packages that are not installed; empty when Pebble can be started."""
-    return " ".join(package for program, package in PROGRAMS.items() if not shutil.which(program, path=path()))
+    return " ".join(
+        package for program, package in PROGRAMS.items() if not shutil.which(program, path=path())
+    )
 
 
 def path() -> str:
@@ -55,7 +57,9 @@ class Pebble:
     folder: pathlib.Path
     zone: str = ZONE
     key_name: str = "labkey"
-    secret: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode(), repr=False)
+    secret: str = field(
+        default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode(), repr=False
+    )
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -94,7 +98,12 @@ class Pebble:
         found: dict[str, set[str]] = {}
         keyring = dns.tsigkeyring.from_text({self.key_name: self.secret})
         transfer = dns.query.xfr(
-            "127.0.0.1", self.zone, port=self.ports["dns"], keyring=keyring, keyalgorithm=ALGORITHM, timeout=5
+            "127.0.0.1",
+            self.zone,
+            port=self.ports["dns"],
+            keyring=keyring,
+            keyalgorithm=ALGORITHM,
+            timeout=5,
         )
         for message in transfer:
             for rrset in message.answer:
@@ -103,7 +112,9 @@ class Pebble:
                     found.setdefault(rrset.name.to_text(), set()).update(values)
         return found
 
-    def _update(self, change: Callable[[dns.update.UpdateMessage, dns.name.Name], None], name: str) -> None:
+    def _update(
+        self, change: Callable[[dns.update.UpdateMessage, dns.name.Name], None], name: str
+    ) -> None:
         keyring = dns.tsigkeyring.from_text({self.key_name: self.secret})
         update = dns.update.UpdateMessage(self.zone, keyring=keyring, keyalgorithm=ALGORITHM)
         change(update, dns.name.from_text(name))
@@ -244,7 +255,9 @@ zone "{lab.zone}" {{ type primary; file "zone"; update-policy {{ grant {lab.key_
     return ["named", "-f", "-c", str(config), "-n", "1"]
 
 
-def _pebble(lab: Pebble, strict: bool, eab: Mapping[str, str] | None, retry_after: int) -> list[str]:
+def _pebble(
+    lab: Pebble, strict: bool, eab: Mapping[str, str] | None, retry_after: int
+) -> list[str]:
     config = lab.folder / "pebble.json"
     listen = {
         "listenAddress": f"127.0.0.1:{lab.ports['acme']}",

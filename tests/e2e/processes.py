@@ -68,7 +68,9 @@ def until(check: Callable[[], Any], seconds: float, what: str, every: float = 0.
 class Site:
     """The processes by name, and how to talk to them."""
 
-    def __init__(self, folder: pathlib.Path, pool: str, concurrency: int, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: pathlib.Path, pool: str, concurrency: int, settings: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         self.pool = pool
         self.concurrency = concurrency
@@ -80,7 +82,11 @@ class Site:
         self.environment = self._environment(settings)
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        kept = {
+            name: os.environ[name]
+            for name in ("PATH", "HOME", "LANG", "TMPDIR")
+            if name in os.environ
+        }
         assert self.redis
         return kept | {
             "DJANGO_SETTINGS_MODULE": "certctrl.settings",
@@ -99,7 +105,9 @@ class Site:
 
     # --- starting and stopping ---
 
-    def spawn(self, name: str, command: list[str], user: str | None = None, **env: str) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, name: str, command: list[str], user: str | None = None, **env: str
+    ) -> subprocess.Popen[bytes]:
         with open(self.log(name), "ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -121,7 +129,9 @@ class Site:
         """Everything that `make run` starts, and so many workers."""
         self.start_redis()
         self.start_postgres()
-        release = self.spawn("release", [sys.executable, "-c", RELEASE.format(email=EMAIL, password=PASSWORD)])
+        release = self.spawn(
+            "release", [sys.executable, "-c", RELEASE.format(email=EMAIL, password=PASSWORD)]
+        )
         assert release.wait(START_LIMIT) == 0, self.log("release").read_text()
         self.start_web()
         self.start_clock()
@@ -134,7 +144,9 @@ class Site:
 
     def until_up(self, name: str, check: Callable[[], Any]) -> None:
         def up() -> Any:
-            assert self.processes[name].poll() is None, f"{name} died: {self.log(name).read_text()[-2000:]}"
+            assert self.processes[name].poll() is None, (
+                f"{name} died: {self.log(name).read_text()[-2000:]}"
+            )
             return check()
 
         until(up, START_LIMIT, name)
@@ -151,8 +163,14 @@ class Site:
             self.database, self.environment["DATABASE_URL"] = self._new_database(given)
             return
         data, binaries, user = make_cluster(self.folder / "postgres")
-        settings = [part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        self.spawn("postgres", [str(binaries / "postgres"), "-D", str(data), "-k", str(data), *settings], user)
+        settings = [
+            part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")
+        ]
+        self.spawn(
+            "postgres",
+            [str(binaries / "postgres"), "-D", str(data), "-k", str(data), *settings],
+            user,
+        )
         self.database = f"host={data} user=postgres dbname=postgres"
         self.environment["DATABASE_URL"] = f"postgresql://postgres:@/postgres?host={data}"
         self.until_up("postgres", self._postgres_answers)
@@ -164,7 +182,9 @@ class Site:
             connection.execute(f'CREATE DATABASE "{name}"')
         self.drop = (url, f'DROP DATABASE "{name}" WITH (FORCE)')
         head = server[0].rpartition("/")[0]
-        return psycopg.conninfo.make_conninfo(url, dbname=name), "".join([f"{head}/{name}", *server[1:]])
+        return psycopg.conninfo.make_conninfo(url, dbname=name), "".join(
+            [f"{head}/{name}", *server[1:]]
+        )
 
     def _postgres_answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
@@ -180,7 +200,9 @@ class Site:
         self.spawn(name, [*CELERY, "worker", *pool, "-Q", "celery", "-n", f"{name}@%h", *QUIET])
 
     def start_clock(self) -> None:
-        self.spawn("clock", [*CELERY, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *QUIET])
+        self.spawn(
+            "clock", [*CELERY, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *QUIET]
+        )
 
     def start_beat(self) -> None:
         self.spawn("beat", [*CELERY, "beat", "--max-interval", "1", "--pidfile="])
@@ -205,7 +227,9 @@ class Site:
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """A query to the database, each row as a dict."""
         if not getattr(self, "_connection", None) or self._connection.closed:
-            self._connection = psycopg.connect(self.database, autocommit=True, row_factory=psycopg.rows.dict_row)
+            self._connection = psycopg.connect(
+                self.database, autocommit=True, row_factory=psycopg.rows.dict_row
+            )
         return self._connection.execute(query, values).fetchall()
 
     def flush_redis(self) -> None:
@@ -240,17 +264,33 @@ class Site:
     def credential(self, lab: pebble.Pebble, **fields: Any) -> int:
         """A credential for the lab's zone; its id."""
         key = {"key_name": lab.key_name, "algorithm": pebble.ALGORITHM, "secret": lab.secret}
-        body = {"provider": "rfc2136", "server": "127.0.0.1", "port": lab.ports["dns"], **key, **fields}
+        body = {
+            "provider": "rfc2136",
+            "server": "127.0.0.1",
+            "port": lab.ports["dns"],
+            **key,
+            **fields,
+        }
         return int(self.call("POST", "dns-providers", body)["id"])
 
     def account(self, ca: pebble.Pebble | faulty.Proxy) -> int:
         """An account at the lab's CA; its id. It registers in the background."""
-        body = {"ca_provider": "custom", "directory_url": ca.directory_url, "email": EMAIL, "terms_accepted": True}
+        body = {
+            "ca_provider": "custom",
+            "directory_url": ca.directory_url,
+            "email": EMAIL,
+            "terms_accepted": True,
+        }
         return int(self.call("POST", "acme-accounts", body)["id"])
 
     def request(self, account: int, credential: int, *names: str) -> int:
         """Ask for a certificate of these names; its id."""
-        body = {"domain": names[0], "sans": list(names[1:]), "acme_account_id": account, "dns_provider_id": credential}
+        body = {
+            "domain": names[0],
+            "sans": list(names[1:]),
+            "acme_account_id": account,
+            "dns_provider_id": credential,
+        }
         return int(self.call("POST", "certificates", body)["id"])
 
     def states(self) -> dict[str, int]:
@@ -265,16 +305,30 @@ class Site:
 
     def complaints(self) -> list[str]:
         """Lines of the logs that tell of a fault of ours: errors, and exceptions that no step expected."""
-        lines = [line for path in self.folder.glob("*.log") for line in path.read_text(errors="replace").splitlines()]
-        return [line[:2000] for line in lines if '"level": "error"' in line or '"level": "critical"' in line]
+        lines = [
+            line
+            for path in self.folder.glob("*.log")
+            for line in path.read_text(errors="replace").splitlines()
+        ]
+        return [
+            line[:2000]
+            for line in lines
+            if '"level": "error"' in line or '"level": "critical"' in line
+        ]
 
     def tell(self) -> None:
         """Print what a person wants to read after a failure: the end of each log, and where the attempts stand."""
         for path in sorted(self.folder.glob("*.log")):
             with open(path, errors="replace") as lines:
-                print(f"--- {path.name}", *(line[:1000].rstrip() for line in deque(lines, 40)), sep="\n")
+                print(
+                    f"--- {path.name}",
+                    *(line[:1000].rstrip() for line in deque(lines, 40)),
+                    sep="\n",
+                )
         with contextlib.suppress(psycopg.Error):
-            for row in self.rows("SELECT * FROM issuance_issuance WHERE state <> 'issued' LIMIT 20"):
+            for row in self.rows(
+                "SELECT * FROM issuance_issuance WHERE state <> 'issued' LIMIT 20"
+            ):
                 print({name: value for name, value in row.items() if name not in ("csr_pem",)})
             for row in self.uncleaned()[:20]:
                 print(row)
@@ -291,12 +345,21 @@ def make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str 
 
 def lab_settings(lab: pebble.Pebble) -> dict[str, str]:
     """What the settings must say to use a running Pebble."""
-    return {"ACME_CA_BUNDLE": lab.ca_bundle, "DNS_RESOLVERS": "127.0.0.1", "DNS_PORT": str(lab.ports["dns"])}
+    return {
+        "ACME_CA_BUNDLE": lab.ca_bundle,
+        "DNS_RESOLVERS": "127.0.0.1",
+        "DNS_PORT": str(lab.ports["dns"]),
+    }
 
 
 @contextmanager
 def running(
-    lab: pebble.Pebble, *, workers: int = 1, pool: str = "threads", concurrency: int = 4, **settings: str
+    lab: pebble.Pebble,
+    *,
+    workers: int = 1,
+    pool: str = "threads",
+    concurrency: int = 4,
+    **settings: str,
 ) -> Iterator[Site]:
     """A site that uses the lab. Its logs are printed when the body fails; everything is gone after it."""
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.

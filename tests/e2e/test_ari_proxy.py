@@ -11,12 +11,19 @@ from tests.e2e.processes import until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"),
+    pytest.mark.skipif(
+        bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"
+    ),
 ]
 
 CERTIFICATES = 200
 # So few tokens are left after the first orders that others which cost any would wait for hours, or be refused.
-LIMITS = {"account": [CERTIFICATES + 10, 3600], "domain": [2, 36000], "set": [2, 36000], "failures": [5, 720]}
+LIMITS = {
+    "account": [CERTIFICATES + 10, 3600],
+    "domain": [2, 36000],
+    "set": [2, 36000],
+    "failures": [5, 720],
+}
 PAST = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
 SETTINGS = {**LEFT_ALONE, "SCAN_EVERY": "2"}
 
@@ -42,7 +49,9 @@ def replace(ca: Limited, count: int) -> None:
     ca.until_issued(2 * count, 600)
 
 
-def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_they_replace(tmp_path):
+def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_they_replace(
+    tmp_path,
+):
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, CERTIFICATES)
         assert len(first) == CERTIFICATES

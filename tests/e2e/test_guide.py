@@ -27,7 +27,9 @@ from tests.standalone.starting import LIMIT, Up, until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes die with their parent on Linux only"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="processes die with their parent on Linux only"
+    ),
     pytest.mark.skipif(not PYTHON.exists(), reason="the lab's CA needs its environment: make lab"),
 ]
 CHALLENGE = f"_acme-challenge.{DOMAIN}"
@@ -71,14 +73,19 @@ def test_the_guides_three_calls_and_its_renew_call(up, outside, tmp_path) -> Non
     assert second.serial_number != first.serial_number
     assert guide.public_bytes(second.public_key()) != guide.public_bytes(first.public_key())
     rows = reader.mine("GET", f"certificates/{made['id']}/issues")
-    assert [(row["issue_attempt_number"], row["status"]) for row in rows] == [(2, "SUCCESS"), (1, "SUCCESS")]
+    assert [(row["issue_attempt_number"], row["status"]) for row in rows] == [
+        (2, "SUCCESS"),
+        (1, "SUCCESS"),
+    ]
     check_export(reader, made["id"], second)
     check_java(reader, made["id"], second, tmp_path)
     check_no_txt(outside)
     assert outside.issued() == 2
 
 
-def check_issued(reader: Reader, outside: Outside, certificate_id: int, attempt: int) -> x509.Certificate:
+def check_issued(
+    reader: Reader, outside: Outside, certificate_id: int, attempt: int
+) -> x509.Certificate:
     """Wait for the attempt, and verify what it issued."""
     result = reader.until_success(certificate_id, attempt)
     assert (result["issue_history_id"], result["certificate_id"]) == (attempt, certificate_id)
@@ -93,7 +100,9 @@ def check_issued(reader: Reader, outside: Outside, certificate_id: int, attempt:
     return leaf
 
 
-def check_answers(reader: Reader, certificate_id: int, attempt: int, leaf: x509.Certificate) -> None:
+def check_answers(
+    reader: Reader, certificate_id: int, attempt: int, leaf: x509.Certificate
+) -> None:
     """Detail, list, history and events: the contract's sections 9.2 and 9.4."""
     detail = reader.mine("GET", f"certificates/{certificate_id}")
     assert detail["domain"] == detail["domain_name"] == DOMAIN
@@ -111,15 +120,21 @@ def check_answers(reader: Reader, certificate_id: int, attempt: int, leaf: x509.
     assert 0 < row["started_at"] <= row["completed_at"]
     events = reader.mine("GET", f"certificates/{certificate_id}/issues/{attempt}/events")
     assert [event["step"] for event in events if event["outcome"] == "done"] == STEPS
-    later = reader.mine("GET", f"certificates/{certificate_id}/issues/{attempt}/events?after={events[0]['id']}")
+    later = reader.mine(
+        "GET", f"certificates/{certificate_id}/issues/{attempt}/events?after={events[0]['id']}"
+    )
     assert later == events[1:]
 
 
 def check_export(reader: Reader, certificate_id: int, leaf: x509.Certificate) -> None:
     """The ZIP of section 9.5: its key is the leaf's, also in the PKCS#12 file that the header opens."""
-    answer = reader.raw("GET", f"/apiv1/users/{reader.user_id}/certificates/{certificate_id}/export?format=zip")
+    answer = reader.raw(
+        "GET", f"/apiv1/users/{reader.user_id}/certificates/{certificate_id}/export?format=zip"
+    )
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/zip")
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="cert-{certificate_id}.zip"'
+    assert (
+        answer.headers["Content-Disposition"] == f'attachment; filename="cert-{certificate_id}.zip"'
+    )
     files = zipfile.ZipFile(io.BytesIO(answer.content))
     key = serialization.load_pem_private_key(files.read("private.key"), None)
     assert guide.public_bytes(key.public_key()) == guide.public_bytes(leaf.public_key())
@@ -166,8 +181,13 @@ class Gate:
 
 
 @pytest.mark.parametrize("moment", ["before_work", "before_answer"])
-def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_again(up, outside, moment) -> None:
-    strangers = [outside.cloudflare.add(ZONE_ID, CHALLENGE, f'"of somebody else {number}"') for number in range(3)]
+def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_again(
+    up, outside, moment
+) -> None:
+    strangers = [
+        outside.cloudflare.add(ZONE_ID, CHALLENGE, f'"of somebody else {number}"')
+        for number in range(3)
+    ]
     gate = Gate("POST")
     setattr(outside.cloudflare, moment, gate)
     server = up()
@@ -181,9 +201,15 @@ def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_aga
     reader = Reader(server.address)
     result = reader.until_success(made["id"], made["issue_history_id"])
     shown = reader.mine("GET", f"certificates/{made['id']}?detail=most")
-    assert guide.names_of(guide.verified(shown["cert"], outside.root_path)) == {DOMAIN, f"*.{DOMAIN}"}
+    assert guide.names_of(guide.verified(shown["cert"], outside.root_path)) == {
+        DOMAIN,
+        f"*.{DOMAIN}",
+    }
     assert orders_of(shown) == [result["issue_history_id"]]
-    until(lambda: len(outside.dns.txt()) == 3, f"only the stranger's records are left: {outside.dns.txt()}")
+    until(
+        lambda: len(outside.dns.txt()) == 3,
+        f"only the stranger's records are left: {outside.dns.txt()}",
+    )
     assert list(outside.cloudflare.records.values()) == strangers
     assert server.end() == 0
 

@@ -15,7 +15,9 @@ from tests.e2e.processes import Site, until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"),
+    pytest.mark.skipif(
+        bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"
+    ),
 ]
 
 STATES = ("queued", "ordered", "presented", "propagated", "validated", "finalized")
@@ -55,7 +57,12 @@ class Reaper:
 
     def kill(self) -> None:
         wanted = {state for state in STATES if self.hit[state] < EACH} or set(STATES)
-        name = until(lambda: self._kill(wanted), 60, f"a worker that holds a row in {sorted(wanted)}", every=0.01)
+        name = until(
+            lambda: self._kill(wanted),
+            60,
+            f"a worker that holds a row in {sorted(wanted)}",
+            every=0.01,
+        )
         self.site.start_worker(name.partition(".")[0] + f".{len(self.kills)}")
 
     def _kill(self, wanted: set[str]) -> str:
@@ -76,9 +83,15 @@ class Reaper:
 
     def _held(self) -> dict[str, list[dict[str, Any]]]:
         """What each living worker holds. A turn's token begins with the pid of its process."""
-        workers = {process.pid: name for name, process in self.site.processes.items() if name.startswith("worker")}
+        workers = {
+            process.pid: name
+            for name, process in self.site.processes.items()
+            if name.startswith("worker")
+        }
         held: dict[str, list[dict[str, Any]]] = {}
-        for row in self.site.rows("SELECT state, holder, deaths FROM issuance_issuance WHERE holder <> ''"):
+        for row in self.site.rows(
+            "SELECT state, holder, deaths FROM issuance_issuance WHERE holder <> ''"
+        ):
             with suppress(ProcessLookupError):  # held by the dead, until its lease ends
                 group = os.getpgid(int(row["holder"].partition("-")[0]))
                 if group in workers:
@@ -87,11 +100,15 @@ class Reaper:
 
 
 def fits(rows: list[dict[str, Any]], wanted: set[str]) -> bool:
-    return any(row["state"] in wanted for row in rows) and all(row["deaths"] < MOST_DEATHS for row in rows)
+    return any(row["state"] in wanted for row in rows) and all(
+        row["deaths"] < MOST_DEATHS for row in rows
+    )
 
 
 def orders_at(lab: pebble.Pebble) -> int:
-    counts = re.findall(r"There are now (\d+) orders in the db", (lab.folder / "pebble.log").read_text())
+    counts = re.findall(
+        r"There are now (\d+) orders in the db", (lab.folder / "pebble.log").read_text()
+    )
     return int(counts[-1])
 
 
@@ -114,11 +131,15 @@ def test_killing_workers_that_hold_rows_changes_nothing_at_the_end(pool, tmp_pat
         # One that was removed by a worker that died before it could say so is looked for until the zone cannot lag.
         until(lambda: not site.uncleaned(), ZONE_LAG.total_seconds() + 60, "the last cleanup")
         inside_order = sum(states.count("queued") for states in reaper.kills)
-        print(f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders, {inside_order} turns died inside order")
+        print(
+            f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders, {inside_order} turns died inside order"
+        )
 
         assert set(reaper.hit) == set(STATES)
         assert len([states for states in reaper.kills if states]) >= 12
-        stored = site.rows("SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id")
+        stored = site.rows(
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+        )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
         assert CERTIFICATES <= orders_at(lab) <= CERTIFICATES + inside_order
         assert lab.left_over() == {}

@@ -12,7 +12,9 @@ from tests.e2e.processes import until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"),
+    pytest.mark.skipif(
+        bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"
+    ),
 ]
 
 LIMITS = {"account": [30, 0.4], "domain": [5, 2], "set": [3, 12], "failures": [5, 720]}
@@ -29,13 +31,22 @@ def test_workers_that_are_killed_in_the_middle_send_no_burst_afterwards(tmp_path
         for name, account in limited.mixed(shared, same, alone(ORDERS - len(shared) - len(same))):
             ca.request(name, account)
         for orders in KILLED_AT:
-            until(lambda orders=orders: len(ca.proxy.accepted) >= orders, 300, f"the {orders}th order", every=0.1)
+            until(
+                lambda orders=orders: len(ca.proxy.accepted) >= orders,
+                300,
+                f"the {orders}th order",
+                every=0.1,
+            )
             ca.stop_workers()
             ca.start_workers()
         ca.until_issued(ORDERS, 600)
         waited, tally = ca.waited(), ca.proxy.tally
-        print(f"waited: {waited}; {tally}; {limited.pace(ca.proxy.accepted, LIMITS):.0%} of what the limits allow")
+        print(
+            f"waited: {waited}; {tally}; {limited.pace(ca.proxy.accepted, LIMITS):.0%} of what the limits allow"
+        )
 
         assert tally["refused"] == {}
-        assert sum(waited.values()) > 0, waited  # of which kind is a matter of how fast the machine is
+        assert sum(waited.values()) > 0, (
+            waited
+        )  # of which kind is a matter of how fast the machine is
         assert ca.lab.left_over() == {}

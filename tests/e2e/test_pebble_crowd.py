@@ -9,7 +9,9 @@ from tests.e2e.processes import until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"),
+    pytest.mark.skipif(
+        bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"
+    ),
 ]
 
 CERTIFICATES = 50
@@ -23,14 +25,20 @@ def test_fifty_certificates_requested_at_once_are_issued_and_leave_nothing_in_th
     ):
         ids = (site.account(lab), site.credential(lab))
         apexes = [f"crowd{number}.{lab.zone}" for number in range(CERTIFICATES)]
-        wanted = [[name, f"*.{name}"] if at < WITH_WILDCARD else [name] for at, name in enumerate(apexes)]
+        wanted = [
+            [name, f"*.{name}"] if at < WITH_WILDCARD else [name] for at, name in enumerate(apexes)
+        ]
         with ThreadPoolExecutor(CERTIFICATES) as people:
             list(people.map(lambda names: site.request(*ids, *names), wanted))
         until(lambda: site.states() == {"issued": CERTIFICATES}, 120, "the last certificate")
         until(lambda: not site.uncleaned(), 60, "the last cleanup")
 
-        stored = site.rows("SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id")
+        stored = site.rows(
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+        )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
-        assert len(site.rows("SELECT id FROM dnsproviders_txtrecord")) == CERTIFICATES + WITH_WILDCARD
+        assert (
+            len(site.rows("SELECT id FROM dnsproviders_txtrecord")) == CERTIFICATES + WITH_WILDCARD
+        )
         assert lab.left_over() == {}
         assert site.complaints() == []

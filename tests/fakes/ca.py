@@ -14,7 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from authorities import chains, pki
-from authorities.base import AccountResource, AuthorizationResource, OrderResource, RenewalInfoResource
+from authorities.base import (
+    AccountResource,
+    AuthorizationResource,
+    OrderResource,
+    RenewalInfoResource,
+)
 from authorities.errors import Problem, Refused
 from authorities.models import AcmeAccount
 from certctrl import clock
@@ -37,11 +42,17 @@ class FakeAuthorization:
 
     @property
     def token(self) -> str:
-        return base64.urlsafe_b64encode(hashlib.sha256(self.url.encode()).digest()).rstrip(b"=").decode()
+        return (
+            base64.urlsafe_b64encode(hashlib.sha256(self.url.encode()).digest())
+            .rstrip(b"=")
+            .decode()
+        )
 
     @property
     def value(self) -> str:
-        said = f"{self.token}.{self.thumbprint}" if self.thumbprint else f"{self.url} {self.account}"
+        said = (
+            f"{self.token}.{self.thumbprint}" if self.thumbprint else f"{self.url} {self.account}"
+        )
         digest = hashlib.sha256(said.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
@@ -61,7 +72,9 @@ class FakeOrder:
 
     @property
     def status(self) -> str:
-        if self.failed or any(each.status in ("invalid", "deactivated") for each in self.authorizations):
+        if self.failed or any(
+            each.status in ("invalid", "deactivated") for each in self.authorizations
+        ):
             return "invalid"
         if self.chain_pem:
             return "processing" if self.reads_left > 0 else "valid"
@@ -79,7 +92,9 @@ class FakeCA:
     orders: dict[str, FakeOrder] = field(default_factory=dict)
     reuses_orders: bool = True
     reuses_authorizations: bool = False
-    hands_out_used_orders: int = 0  # how often newOrder answers with the last order of these names, whatever its status
+    hands_out_used_orders: int = (
+        0  # how often newOrder answers with the last order of these names, whatever its status
+    )
     validation_reads: int = 0
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
@@ -97,12 +112,18 @@ class FakeCA:
     explanation_url: str = ""
     retry_after: float | None = None  # seconds, until the next look at a window
     caa_identities: tuple[str, ...] = ("ca.test",)
-    keeps_txt: float = 0  # seconds: the TTL for which its resolver keeps a record set, or that there is none
+    keeps_txt: float = (
+        0  # seconds: the TTL for which its resolver keeps a record set, or that there is none
+    )
     kept_txt: dict[str, tuple[datetime, frozenset[str]]] = field(default_factory=dict)
-    unheard: list[str] = field(default_factory=list)  # what the next answers seem to be, though none comes to the CA
+    unheard: list[str] = field(
+        default_factory=list
+    )  # what the next answers seem to be, though none comes to the CA
     base_url: str = ""  # of a CA on the wire
     thumbprint: str = ""
-    keeps_pending: bool = False  # an order reads pending though an authorization of it is invalid, and is handed out
+    keeps_pending: bool = (
+        False  # an order reads pending though an authorization of it is invalid, and is handed out
+    )
     adds_names: tuple[str, ...] = ()  # to each certificate
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
@@ -116,7 +137,9 @@ class FakeCA:
 
     def new_order(self, account: int, names: tuple[str, ...], replaces: str = "") -> FakeOrder:
         self.refuse_what_was_replaced(account, replaces)
-        same = [each for each in self.orders.values() if (each.account, each.names) == (account, names)]
+        same = [
+            each for each in self.orders.values() if (each.account, each.names) == (account, names)
+        ]
         if same and self.hands_out_used_orders:
             self.hands_out_used_orders -= 1
             return same[-1]
@@ -127,7 +150,9 @@ class FakeCA:
             self.limiter.order(account, names)
         url = f"{self.base_url or f'https://{self.name}.test'}/order/{len(self.orders)}"
         order = FakeOrder(url, account, names, [], replaces=replaces)
-        order.authorizations = [self.authorization(order, each, at) for at, each in enumerate(names)]
+        order.authorizations = [
+            self.authorization(order, each, at) for at, each in enumerate(names)
+        ]
         self.orders[order.url] = order
         return order
 
@@ -136,22 +161,35 @@ class FakeCA:
         if not replaces:
             return
         made = [
-            each for each in self.orders.values() if each.chain_pem and pki.facts(each.chain_pem).ari_id == replaces
+            each
+            for each in self.orders.values()
+            if each.chain_pem and pki.facts(each.chain_pem).ari_id == replaces
         ]
         if not any(each.account == account for each in made):
-            raise Refused("ca_unauthorized", "The account did not order the certificate that is to be replaced.")
-        if any(each.replaces == replaces and each.status != "invalid" for each in self.orders.values()):
+            raise Refused(
+                "ca_unauthorized",
+                "The account did not order the certificate that is to be replaced.",
+            )
+        if any(
+            each.replaces == replaces and each.status != "invalid" for each in self.orders.values()
+        ):
             raise Refused("ca_already_replaced", "The certificate was replaced already.")
 
     def authorization(self, order: FakeOrder, name: str, at: int) -> FakeAuthorization:
         identifier, wildcard = name.removeprefix("*."), name.startswith("*.")
         if self.reuses_authorizations:
             for each in self.authorizations():
-                same = (each.identifier, each.wildcard, each.account) == (identifier, wildcard, order.account)
+                same = (each.identifier, each.wildcard, each.account) == (
+                    identifier,
+                    wildcard,
+                    order.account,
+                )
                 if same and each.status in ("pending", "valid"):
                     return each
         url = f"{order.url}/authz/{at}"
-        return FakeAuthorization(url, identifier, wildcard, order.account, thumbprint=self.thumbprint)
+        return FakeAuthorization(
+            url, identifier, wildcard, order.account, thumbprint=self.thumbprint
+        )
 
     def status_of(self, order: FakeOrder) -> str:
         """What it shows, which is not always so."""
@@ -170,10 +208,14 @@ class FakeCA:
         self.windows[facts.ari_id] = (start, start + timedelta(days=2))
 
     def move_windows(self, by: timedelta) -> None:
-        self.windows = {ari_id: (start + by, end + by) for ari_id, (start, end) in self.windows.items()}
+        self.windows = {
+            ari_id: (start + by, end + by) for ari_id, (start, end) in self.windows.items()
+        }
 
     def find(self, url: str) -> FakeAuthorization:
-        return next(each for each in self.authorizations() if each.url == url.removesuffix("/chall"))
+        return next(
+            each for each in self.authorizations() if each.url == url.removesuffix("/chall")
+        )
 
     def validate(self, authorization: FakeAuthorization) -> None:
         """What the CA does some time after the answer: it looks at the zone."""
@@ -184,7 +226,9 @@ class FakeCA:
             return
         name = f"_acme-challenge.{authorization.identifier}"
         kept = authorization.value in self.resolve(name) if self.keeps_txt else True
-        authorization.status = "valid" if kept and self.zone.shows(name, authorization.value) else "invalid"
+        authorization.status = (
+            "valid" if kept and self.zone.shows(name, authorization.value) else "invalid"
+        )
 
     def resolve(self, name: str) -> frozenset[str]:
         until, values = self.kept_txt.get(name, (clock.now(), frozenset()))
@@ -210,16 +254,21 @@ class FakeClient:
 
     def register(self) -> AccountResource:
         self.ca.call("register", lambda: self.ca.registered.add(self.account))
-        return AccountResource(url=f"https://{self.ca.name}.test/acct/{self.account}", status="valid")
+        return AccountResource(
+            url=f"https://{self.ca.name}.test/acct/{self.account}", status="valid"
+        )
 
     def profiles(self) -> dict[str, str]:
         return self.ca.call("profiles", lambda: self.ca.profiles)
 
-    def new_order(self, names: Sequence[str], *, profile: str = "", replaces: str = "") -> OrderResource:
+    def new_order(
+        self, names: Sequence[str], *, profile: str = "", replaces: str = ""
+    ) -> OrderResource:
         self.ca.profiles_ordered.append(profile)
         more = (replaces,) if replaces else ()
         return self.ca.call(
-            "new_order", lambda: self._shape(self.ca.new_order(self.account, tuple(sorted(names)), *more))
+            "new_order",
+            lambda: self._shape(self.ca.new_order(self.account, tuple(sorted(names)), *more)),
         )
 
     def read_order(self, url: str) -> OrderResource:
@@ -239,14 +288,18 @@ class FakeClient:
     def _read_authorization(self, url: str) -> AuthorizationResource:
         found = self.ca.find(url)
         self.ca.validate(found)
-        problem = Problem("unauthorized", "No TXT record found") if found.status == "invalid" else None
+        problem = (
+            Problem("unauthorized", "No TXT record found") if found.status == "invalid" else None
+        )
         return AuthorizationResource(
             url=found.url,
             identifier=found.identifier,
             wildcard=found.wildcard,
             status=found.status,
             challenge_url=f"{found.url}/chall",
-            challenge_status="processing" if found.answered and found.status == "pending" else found.status,
+            challenge_status="processing"
+            if found.answered and found.status == "pending"
+            else found.status,
             txt_value=found.value,
             problem=problem,
         )
@@ -297,7 +350,10 @@ class FakeClient:
     ) -> str:
         url = certificate_url.removesuffix("/cert")
         default = self.ca.call("download", lambda: self.ca.orders[url].chain_pem)
-        others = (self.ca.call("alternate", lambda root=root: under(default, root)) for root in self.ca.alternates)
+        others = (
+            self.ca.call("alternate", lambda root=root: under(default, root))
+            for root in self.ca.alternates
+        )
         return chains.choose(default, others, preferred_chain)
 
     def revoke(self, chain_pem: str, reason: int) -> None:
@@ -314,7 +370,9 @@ class FakeClient:
     def _renewal_info(self, ari_id: str) -> RenewalInfoResource:
         if ari_id not in self.ca.windows:
             raise Refused("ca_not_found", "The CA does not know the certificate.")
-        return RenewalInfoResource(*self.ca.windows[ari_id], self.ca.explanation_url, self.ca.retry_after)
+        return RenewalInfoResource(
+            *self.ca.windows[ari_id], self.ca.explanation_url, self.ca.retry_after
+        )
 
 
 def shape(order: FakeOrder, status: str) -> OrderResource:
@@ -342,9 +400,18 @@ def authority(
     issuer_key: ec.EllipticCurvePrivateKey,
     ends: datetime | None = None,
 ) -> x509.Certificate:
-    subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name))
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).add_extension(x509.BasicConstraints(True, None), True)
+    subject, signer = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer_name)
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer)
+        .public_key(key.public_key())
+    )
+    builder = builder.serial_number(x509.random_serial_number()).add_extension(
+        x509.BasicConstraints(True, None), True
+    )
     start = clock.now() - timedelta(days=3650)
     builder = builder.not_valid_before(start).not_valid_after(ends or start + timedelta(days=36500))
     return builder.sign(issuer_key, hashes.SHA256())
@@ -353,25 +420,38 @@ def authority(
 def under(chain_pem: str, root: str) -> str:
     """The same leaf with its issuer signed by a root of that name."""
     cross_signed = authority("fake CA", issuer()[0], root, ec.generate_private_key(ec.SECP256R1()))
-    return pki.split_chain(chain_pem).leaf + cross_signed.public_bytes(serialization.Encoding.PEM).decode()
+    return (
+        pki.split_chain(chain_pem).leaf
+        + cross_signed.public_bytes(serialization.Encoding.PEM).decode()
+    )
 
 
-def sign(csr_pem: str, life: timedelta, ends: datetime | None = None, more: Sequence[str] = ()) -> str:
+def sign(
+    csr_pem: str, life: timedelta, ends: datetime | None = None, more: Sequence[str] = ()
+) -> str:
     """Leaf and issuer; both end at `ends` where that is sooner than the life. `more` are names that the CA adds."""
     key, certificate = issuer()
     if ends:
         certificate = authority("fake CA", key, "fake CA", key, ends)
     request = x509.load_pem_x509_csr(csr_pem.encode())
-    names = x509.SubjectAlternativeName([x509.DNSName(name) for name in (*pki.names_of(request), *more)])
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName(name) for name in (*pki.names_of(request), *more)]
+    )
     now = clock.now().replace(microsecond=0)
-    builder = x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
+    builder = (
+        x509.CertificateBuilder().subject_name(request.subject).issuer_name(certificate.subject)
+    )
     builder = builder.public_key(request.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(min(now + life, certificate.not_valid_after_utc))
+    builder = builder.not_valid_before(now).not_valid_after(
+        min(now + life, certificate.not_valid_after_utc)
+    )
     builder = builder.add_extension(names, False)
     key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
     builder = builder.add_extension(key_id, False)
     leaf = builder.sign(key, hashes.SHA256())
-    return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate))
+    return "".join(
+        each.public_bytes(serialization.Encoding.PEM).decode() for each in (leaf, certificate)
+    )
 
 
 TROUBLE = Trouble("ca_unreachable", "The CA could not be reached.")

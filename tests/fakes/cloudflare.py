@@ -35,7 +35,9 @@ class Refused(Exception):
 
 NO_TOKEN = Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
 BAD_TOKEN = Refused(403, 9109, "Invalid access token")
-NO_ROUTE = Refused(404, 7003, "Could not route to this path, perhaps your object identifier is invalid?")
+NO_ROUTE = Refused(
+    404, 7003, "Could not route to this path, perhaps your object identifier is invalid?"
+)
 NO_RECORD = Refused(404, 81044, "Record does not exist.")
 TWICE = Refused(400, 81058, "An identical record already exists.")
 
@@ -86,7 +88,9 @@ class Cloudflare:
         """What CLOUDFLARE_API_URL must be."""
         return f"http://127.0.0.1:{self._server.server_address[1]}{BASE}"
 
-    def answer(self, method: str, target: str, authorization: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def answer(
+        self, method: str, target: str, authorization: str, body: Any
+    ) -> tuple[int, dict[str, Any]]:
         """Status and body of one call."""
         path, params = parted(target)
         self.calls.append((method, path))
@@ -103,10 +107,20 @@ class Cloudflare:
     def add(self, zone_id: str, name: str, content: str, ttl: int = 60) -> dict[str, Any]:
         """A TXT record, in quotes as Cloudflare keeps it."""
         same = (zone_id, name, content)
-        if same in {(each["zone_id"], each["name"], each["content"]) for each in self.records.values()}:
+        if same in {
+            (each["zone_id"], each["name"], each["content"]) for each in self.records.values()
+        }:
             raise TWICE
-        record = {"id": secrets.token_hex(16), "type": "TXT", "name": name, "content": content, "ttl": ttl}
-        self.primary.change(self.zones[zone_id], lambda it: it.add(dns.name.from_text(name), ttl, "TXT", content))
+        record = {
+            "id": secrets.token_hex(16),
+            "type": "TXT",
+            "name": name,
+            "content": content,
+            "ttl": ttl,
+        }
+        self.primary.change(
+            self.zones[zone_id], lambda it: it.add(dns.name.from_text(name), ttl, "TXT", content)
+        )
         self.records[record["id"]] = record | {"zone_id": zone_id}
         return self.records[record["id"]]
 
@@ -120,11 +134,17 @@ class Cloudflare:
         match method, *path.strip("/").split("/"):
             case "GET", "zones":
                 found = [self._zone(each) for each in self.zones]
-                return self._page([each for each in found if params.get("name", each["name"]) == each["name"]], params)
+                return self._page(
+                    [each for each in found if params.get("name", each["name"]) == each["name"]],
+                    params,
+                )
             case "GET", "zones", zone_id if zone_id in self.zones:
                 return {"result": self._zone(zone_id)}
             case "GET", "zones", zone_id, "dns_records" if zone_id in self.zones:
-                return self._page([each for each in self.records.values() if is_asked(each, zone_id, params)], params)
+                return self._page(
+                    [each for each in self.records.values() if is_asked(each, zone_id, params)],
+                    params,
+                )
             case "POST", "zones", zone_id, "dns_records" if zone_id in self.zones:
                 return {"result": self._post(zone_id, body)}
             case "DELETE", "zones", zone_id, "dns_records", record_id if zone_id in self.zones:
@@ -135,9 +155,16 @@ class Cloudflare:
         return {"id": zone_id, "name": self.zones[zone_id], "status": "active", "type": "full"}
 
     def _page(self, found: list[dict[str, Any]], params: Params) -> dict[str, Any]:
-        page, size = int(params.get("page", 1)), min(int(params.get("per_page", 20)), self.most_per_page)
+        page, size = (
+            int(params.get("page", 1)),
+            min(int(params.get("per_page", 20)), self.most_per_page),
+        )
         rows = found[(page - 1) * size : page * size]
-        counts = {"count": len(rows), "total_count": len(found), "total_pages": -(-len(found) // size)}
+        counts = {
+            "count": len(rows),
+            "total_count": len(found),
+            "total_pages": -(-len(found) // size),
+        }
         return {"result": rows, "result_info": {"page": page, "per_page": size, **counts}}
 
     def _post(self, zone_id: str, body: Any) -> dict[str, Any]:
@@ -153,23 +180,31 @@ class Cloudflare:
             raise NO_RECORD
         gone = self.records.pop(record_id)
         name = dns.name.from_text(gone["name"])
-        self.primary.change(self.zones[gone["zone_id"]], lambda it: it.delete(name, "TXT", gone["content"]))
+        self.primary.change(
+            self.zones[gone["zone_id"]], lambda it: it.delete(name, "TXT", gone["content"])
+        )
         return {"id": record_id}
 
 
 def is_asked(record: Mapping[str, Any], zone_id: str, params: Params) -> bool:
-    wanted = {"zone_id": zone_id} | {name: params[name] for name in ("type", "name", "content") if name in params}
+    wanted = {"zone_id": zone_id} | {
+        name: params[name] for name in ("type", "name", "content") if name in params
+    }
     return wanted.items() <= record.items()
 
 
 def parted(target: str) -> tuple[str, Params]:
     """The path below the base, and the query."""
     url = urlsplit(target)
-    return url.path.removeprefix(BASE), {name: values[0] for name, values in parse_qs(url.query).items()}
+    return url.path.removeprefix(BASE), {
+        name: values[0] for name, values in parse_qs(url.query).items()
+    }
 
 
 def envelope(
-    result: Any = None, errors: list[dict[str, Any]] | None = None, result_info: dict[str, Any] | None = None
+    result: Any = None,
+    errors: list[dict[str, Any]] | None = None,
+    result_info: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     body = {"success": not errors, "errors": errors or [], "messages": [], "result": result}
     return body | ({"result_info": result_info} if result_info else {})

@@ -29,7 +29,11 @@ class Server:
     """`answers` are what is sent, one for each request, the last one for ever; `drip` bytes follow one by one."""
 
     def __init__(
-        self, *answers: bytes, drip: bytes = b"", context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+        self,
+        *answers: bytes,
+        drip: bytes = b"",
+        context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.answers, self.drip, self.context = list(answers), drip, context
         self.requests: list[bytes] = []
@@ -72,7 +76,9 @@ class Server:
         while request := self._read(conn):
             self.requests.append(request)
             conn.sendall(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-            for _ in range(DRIPS):  # and no more, so that a deadline that is not kept fails instead of hanging
+            for _ in range(
+                DRIPS
+            ):  # and no more, so that a deadline that is not kept fails instead of hanging
                 if not self.drip or self._stop.wait(0.05):
                     break
                 conn.sendall(self.drip)
@@ -110,7 +116,9 @@ def certificate_for(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([_general(name) for name in names]), critical=False
+        )
     )
     certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     private = key.private_bytes(

@@ -32,7 +32,9 @@ def zone(**servers: str | list[str]) -> str:
 
 
 @contextmanager
-def internet(settings: Any, zones: Mapping[str, str], patience: float = 0.3) -> Iterator[NameServer]:
+def internet(
+    settings: Any, zones: Mapping[str, str], patience: float = 0.3
+) -> Iterator[NameServer]:
     """Run it, and let the server's own look-ups see it and nothing else. Servers get less patience than in life."""
     monkeypatch = pytest.MonkeyPatch()
     with NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server:

@@ -15,7 +15,9 @@ class Limiter:
     """`limits`: kind, tokens, seconds for one back. `refused` counts by kind, `accepted` lists when orders came."""
 
     limits: Mapping[str, tuple[float, float]]
-    arrivals: dict[tuple[str, str], float] = field(default_factory=dict)  # theoretical arrival time of each bucket
+    arrivals: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # theoretical arrival time of each bucket
     refused: Counter[str] = field(default_factory=Counter)
     accepted: list[float] = field(default_factory=list)
     failed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))

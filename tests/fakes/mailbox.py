@@ -50,7 +50,9 @@ class Mailbox:
 
     # --- what aiosmtpd asks ---
 
-    async def handle_EHLO(self, server: Any, session: Any, envelope: Any, name: str, answers: list[str]) -> list[str]:
+    async def handle_EHLO(
+        self, server: Any, session: Any, envelope: Any, name: str, answers: list[str]
+    ) -> list[str]:
         self.greetings.append(name)
         session.host_name = name
         return [self.to_greeting] if self.to_greeting else answers
@@ -59,12 +61,16 @@ class Mailbox:
         session.host_name = name
         return self.to_greeting or "250 mailbox"
 
-    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+    async def handle_MAIL(
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
         if not self.to_sender:
             envelope.mail_from = address
         return self.to_sender or "250 OK"
 
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+    async def handle_RCPT(
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
         if self.says.startswith("250"):
             envelope.rcpt_tos.append(address)
         return self.says
@@ -78,7 +84,9 @@ class Mailbox:
         self.recipients += envelope.rcpt_tos
         return "250 Message accepted"
 
-    def log_in(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+    def log_in(
+        self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any
+    ) -> AuthResult:
         self.logins.append(data.password)
         return AuthResult(success=data.password == self.password, handled=False)
 
@@ -97,4 +105,6 @@ class _Sink(Controller):
         )
 
     def _create_server(self) -> Any:
-        return self.loop.create_server(self._factory_invoker, sock=self.listener, ssl=self.ssl_context)
+        return self.loop.create_server(
+            self._factory_invoker, sock=self.listener, ssl=self.ssl_context
+        )

@@ -50,7 +50,9 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.posted.append(Posted(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            receiver.posted.append(
+                Posted(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+            )
             self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
             for name, value in receiver.headers.items():
                 self.send_header(name, value)

@@ -12,12 +12,20 @@ from issuance.models import Authorization, Certificate, Issuance
 
 
 @transaction.atomic  # an attempt that is seen without its authorizations needs no record
-def attempts(account: AcmeAccount, credential: DnsCredential, domains: Sequence[str], at: datetime) -> list[Issuance]:
+def attempts(
+    account: AcmeAccount, credential: DnsCredential, domains: Sequence[str], at: datetime
+) -> list[Issuance]:
     """One attempt for each domain, in `presented` since `at`, whose record went into the zone then, as it says."""
-    certificates = Certificate.objects.bulk_create(_certificate(account, credential, name) for name in domains)
-    issuances = Issuance.objects.bulk_create(_issuance(certificate, at) for certificate in certificates)
+    certificates = Certificate.objects.bulk_create(
+        _certificate(account, credential, name) for name in domains
+    )
+    issuances = Issuance.objects.bulk_create(
+        _issuance(certificate, at) for certificate in certificates
+    )
     records = TxtRecord.objects.bulk_create(_record(credential, name, at) for name in domains)
-    Authorization.objects.bulk_create(_authorization(*each) for each in zip(issuances, domains, records, strict=True))
+    Authorization.objects.bulk_create(
+        _authorization(*each) for each in zip(issuances, domains, records, strict=True)
+    )
     return issuances
 
 

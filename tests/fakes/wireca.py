@@ -98,7 +98,11 @@ class WireCA(Stub):
                 return problem("malformed", refused.what)
         client.read_authorization(url)
         identifier = {"type": "dns", "value": found.identifier}
-        document = {"status": found.status, "identifier": identifier, "challenges": [self._challenge(found)]}
+        document = {
+            "status": found.status,
+            "identifier": identifier,
+            "challenges": [self._challenge(found)],
+        }
         return Reply(body=document | ({"wildcard": True} if found.wildcard else {}))
 
     def _challenge(self, found: FakeAuthorization) -> dict[str, Any]:
@@ -106,8 +110,17 @@ class WireCA(Stub):
         status = "processing" if waits else found.status
         more = {}
         if found.status == "invalid":
-            more["error"] = {"type": stub.PREFIX + "unauthorized", "detail": "No TXT record found", "status": 403}
-        return {"type": "dns-01", "url": f"{found.url}/chall", "status": status, "token": found.token} | more
+            more["error"] = {
+                "type": stub.PREFIX + "unauthorized",
+                "detail": "No TXT record found",
+                "status": 403,
+            }
+        return {
+            "type": "dns-01",
+            "url": f"{found.url}/chall",
+            "status": status,
+            "token": found.token,
+        } | more
 
 
 @contextmanager
@@ -123,7 +136,9 @@ def body(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Reply]
 
 
 def without(*members: str) -> Callable[[Reply], Reply]:
-    return body(lambda document: {name: value for name, value in document.items() if name not in members})
+    return body(
+        lambda document: {name: value for name, value in document.items() if name not in members}
+    )
 
 
 def with_(**members: Any) -> Callable[[Reply], Reply]:

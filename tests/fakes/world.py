@@ -40,7 +40,9 @@ class World:
         monkeypatch.setattr(clock, "now", lambda: self.time)
         monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
         monkeypatch.setattr(clients, "client_for", self.client_for)
-        monkeypatch.setattr(registry, "open_credential", lambda credential: FakeProvider(self.zone, credential))
+        monkeypatch.setattr(
+            registry, "open_credential", lambda credential: FakeProvider(self.zone, credential)
+        )
         monkeypatch.setattr(propagation, "look", self.zone.look)
         monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)
@@ -62,7 +64,9 @@ class World:
         self.time += timedelta(seconds=seconds)
         self.passed += seconds
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
+    def _start(
+        self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False
+    ) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))
         return True
@@ -124,13 +128,20 @@ class World:
         return AcmeAccount.objects.create(owner=owner, **defaults | fields)
 
     def credential(self, owner: User, **fields: Any) -> DnsCredential:
-        defaults = {"name": "a zone", "provider": "httpreq", "secret": envelope.seal(owner, "dns_credential", b"{}")}
+        defaults = {
+            "name": "a zone",
+            "provider": "httpreq",
+            "secret": envelope.seal(owner, "dns_credential", b"{}"),
+        }
         return DnsCredential.objects.create(owner=owner, **defaults | fields)
 
     def ask(
         self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any
     ) -> services.CertificateSpec:
-        kind = {"key_type": fields.pop("key_type", "ecdsa"), "key_size": fields.pop("key_size", 256)}
+        kind = {
+            "key_type": fields.pop("key_type", "ecdsa"),
+            "key_size": fields.pop("key_size", 256),
+        }
         return services.CertificateSpec(names, account, credential, settings=fields, **kind)
 
     def create(

@@ -48,19 +48,27 @@ class FakeZone:
 
     def follow(self, names: Collection[str], seconds: float) -> dict[str, Chain]:
         starts = {name: challenge_of(name) for name in names}
-        return {name: Chain(tuple(dict.fromkeys((start, self.final_name(start))))) for name, start in starts.items()}
+        return {
+            name: Chain(tuple(dict.fromkeys((start, self.final_name(start)))))
+            for name, start in starts.items()
+        }
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
         """Nothing is wrong with any zone."""
         chains = self.follow(names, seconds)
-        zones = {each.final: Zone("example.com", {"ns1": 1}) for each in chains.values()} if self.doubt else {}
+        zones = (
+            {each.final: Zone("example.com", {"ns1": 1}) for each in chains.values()}
+            if self.doubt
+            else {}
+        )
         return Survey(chains=chains, zones=zones)
 
     def look(self, records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
         if not records:
             return {}
         seen = self.outside.call(
-            "zone.look", lambda: {record.pk: self.shows(record.name, record.value) for record in records}
+            "zone.look",
+            lambda: {record.pk: self.shows(record.name, record.value) for record in records},
         )
         missing = Look(0, ("ns1",), (), denied=self.denied, denial=7200)
         return {pk: Look(1, (), ()) if shown else missing for pk, shown in seen.items()}
@@ -87,7 +95,9 @@ class FakeProvider:
 
     def cleanup(self, record: TxtRecord) -> int:
         self._maybe_refuse()
-        return self.zone.outside.call("zone.cleanup", lambda: self.zone.cleanup(record.name, record.value))
+        return self.zone.outside.call(
+            "zone.cleanup", lambda: self.zone.cleanup(record.name, record.value)
+        )
 
     def _maybe_refuse(self) -> None:
         if self.zone.refuses:

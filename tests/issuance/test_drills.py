@@ -21,10 +21,15 @@ from tests.fakes.world import World
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
-def issued(world: World, account: AcmeAccount, credential: Any, count: int, issuer: str) -> list[Certificate]:
+def issued(
+    world: World, account: AcmeAccount, credential: Any, count: int, issuer: str
+) -> list[Certificate]:
     """Certificates that are in use and were signed by that issuer."""
     start = Certificate.objects.count()
-    made = [world.create(account, credential, f"host{number}.example.com")[0] for number in range(start, start + count)]
+    made = [
+        world.create(account, credential, f"host{number}.example.com")[0]
+        for number in range(start, start + count)
+    ]
     world.deliver()
     CertificateVersion.objects.filter(certificate__in=made).update(issuer=issuer)
     assert Certificate.objects.filter(current=None).count() == 0
@@ -87,7 +92,9 @@ def test_only_what_the_account_ordered_is_replaced(world, owner, account, creden
     assert Drill.objects.get().status == "ended"
 
 
-def test_renewals_are_opened_by_the_scan_soonest_expiry_first(world, owner, account, credential, monkeypatch):
+def test_renewals_are_opened_by_the_scan_soonest_expiry_first(
+    world, owner, account, credential, monkeypatch
+):
     _, _, third = issued(world, account, credential, 3, "R11")
     Certificate.objects.filter(pk=third.pk).update(expires_at=world.time + timedelta(days=1))
     monkeypatch.setattr(drills, "BATCH", 1)
@@ -118,7 +125,9 @@ def test_only_so_many_are_under_way_at_once(world, owner, account, credential, m
     assert due.count() == 3
 
 
-def test_what_was_deleted_or_never_issued_is_none_of_its_business(world, owner, account, credential):
+def test_what_was_deleted_or_never_issued_is_none_of_its_business(
+    world, owner, account, credential
+):
     gone, *kept = issued(world, account, credential, 3, "R11")
     services.retire(gone)
     world.create(account, credential, "never.example.com")
@@ -190,13 +199,17 @@ def test_two_beats_are_as_good_as_one(world, owner, account, credential):
     assert versions(theirs) == {2}
 
 
-def test_what_is_replaced_while_it_is_chosen_is_not_renewed_once_more(world, owner, account, credential):
+def test_what_is_replaced_while_it_is_chosen_is_not_renewed_once_more(
+    world, owner, account, credential
+):
     first, second = issued(world, account, credential, 2, "R11")
     (third,) = issued(world, account, credential, 1, "R12")
     drills.start(owner, issuer="R11")
     newer = CertificateVersion.objects.get(certificate=third)
     later = world.time + timedelta(days=60)
-    meanwhile = [lambda: Certificate.objects.filter(pk=first.pk).update(current=newer, renew_at=later)]
+    meanwhile = [
+        lambda: Certificate.objects.filter(pk=first.pk).update(current=newer, renew_at=later)
+    ]
 
     def replaced_first(execute: Any, sql: str, *args: Any) -> Any:
         if sql.startswith("UPDATE") and meanwhile:
@@ -210,7 +223,9 @@ def test_what_is_replaced_while_it_is_chosen_is_not_renewed_once_more(world, own
     assert Certificate.objects.get(pk=first.pk).renew_at == later
 
 
-def test_advancing_costs_the_same_number_of_queries_however_many_there_are(world, owner, account, credential):
+def test_advancing_costs_the_same_number_of_queries_however_many_there_are(
+    world, owner, account, credential
+):
     def queries() -> int:
         with CaptureQueriesContext(connection) as asked:
             renewals.advance_drills.run()
@@ -226,7 +241,9 @@ def test_advancing_costs_the_same_number_of_queries_however_many_there_are(world
     assert Certificate.objects.filter(renew_at__lte=world.time).count() == 14
 
 
-def test_one_drill_that_breaks_does_not_stop_the_others(world, owner, account, credential, monkeypatch):
+def test_one_drill_that_breaks_does_not_stop_the_others(
+    world, owner, account, credential, monkeypatch
+):
     issued(world, account, credential, 1, "R11")
     issued(world, account, credential, 1, "R12")
     bad = drills.start(owner, issuer="R11")
@@ -246,7 +263,9 @@ def test_one_drill_that_breaks_does_not_stop_the_others(world, owner, account, c
 # --- whom it leaves alone ---
 
 
-def test_where_renewal_is_switched_off_nothing_is_replaced_but_told(world, owner, account, credential):
+def test_where_renewal_is_switched_off_nothing_is_replaced_but_told(
+    world, owner, account, credential
+):
     off, on = issued(world, account, credential, 2, "R11")
     services.update_certificate(off, {"auto_renew": False})
     running = drills.start(owner, issuer="R11")
@@ -267,7 +286,9 @@ def test_what_fails_waits_for_its_retry_and_does_not_spin(world, owner, account,
     retry_at = Certificate.objects.get().renew_at
     minutes(world, 10)
     assert Certificate.objects.get().renew_at == retry_at > world.time
-    assert Issuance.objects.filter(certificate=certificate).count() == 2, "the first, and the one that failed"
+    assert Issuance.objects.filter(certificate=certificate).count() == 2, (
+        "the first, and the one that failed"
+    )
     world.advance(3 * 3600)
     minutes(world, 12)
     assert versions([certificate]) == {2}
@@ -298,19 +319,25 @@ def test_both_or_neither_are_refused(owner, account):
             drills.start(owner, issuer=issuer, account=of)
 
 
-def test_an_issuer_that_nobody_has_is_refused_with_those_there_are(world, owner, account, credential):
+def test_an_issuer_that_nobody_has_is_refused_with_those_there_are(
+    world, owner, account, credential
+):
     issued(world, account, credential, 1, "R11")
     issued(world, account, credential, 1, "R12")
     with pytest.raises(NotFound) as refused:
         drills.start(owner, issuer="R10")
     assert refused.value.what == "No certificate in use has the issuer 'R10'; there are R11, R12."
     empty = world.account(owner, name="an empty one", url="https://ca.test/acct/9")
-    with pytest.raises(NotFound, match="The account an empty one issued no certificate that is in use"):
+    with pytest.raises(
+        NotFound, match="The account an empty one issued no certificate that is in use"
+    ):
         drills.start(owner, account=empty)
     assert not Drill.objects.exists()
 
 
-def test_a_second_drill_for_the_same_is_refused_while_the_first_runs(world, owner, account, credential):
+def test_a_second_drill_for_the_same_is_refused_while_the_first_runs(
+    world, owner, account, credential
+):
     issued(world, account, credential, 1, "R11")
     for what in ({"issuer": "R11"}, {"account": account}):
         first = drills.start(owner, **what)
@@ -332,7 +359,11 @@ def test_stopping_and_resuming_twice_is_the_same_as_once(world, owner, account, 
         assert drills.stop(running, owner).status == "stopped"
     for _ in range(2):
         assert drills.resume(running, owner).status == "running"
-    actions = AuditEvent.objects.filter(object=f"drill:{running.pk}").order_by("pk").values_list("action", flat=True)
+    actions = (
+        AuditEvent.objects.filter(object=f"drill:{running.pk}")
+        .order_by("pk")
+        .values_list("action", flat=True)
+    )
     assert list(actions) == ["drill.started", "drill.stopped", "drill.resumed"]
 
 
@@ -350,7 +381,12 @@ def test_who_started_it_and_why_is_audited(world, owner, account, credential):
     drills.start(owner, issuer="R11", why="R11 is distrusted", ip="192.0.2.1")
     event = AuditEvent.objects.get(action="drill.started")
     assert (event.owner, event.actor, event.ip) == (owner, owner.email, "192.0.2.1")
-    assert event.detail == {"issuer": "R11", "account": None, "why": "R11 is distrusted", "total": 1}
+    assert event.detail == {
+        "issuer": "R11",
+        "account": None,
+        "why": "R11 is distrusted",
+        "total": 1,
+    }
 
 
 def test_a_preview_counts_and_starts_nothing(world, owner, account, credential):

@@ -15,8 +15,12 @@ from tests.fakes.ca import REFUSED
 
 pytestmark = pytest.mark.django_db
 Kind = Notice.Kind
-NO_CREDENTIAL = ProviderError("dns_credential_refused", "Cloudflare refused the token.", permanent=True)
-REJECTED = Refused("ca_rejected_identifier", "The CA does not issue for example.com.", permanent=True)
+NO_CREDENTIAL = ProviderError(
+    "dns_credential_refused", "Cloudflare refused the token.", permanent=True
+)
+REJECTED = Refused(
+    "ca_rejected_identifier", "The CA does not issue for example.com.", permanent=True
+)
 
 
 def told(kind: str = "") -> list[Notice]:
@@ -59,7 +63,11 @@ def test_a_renewal_is_told_with_the_new_end(world, renew, issued):
     after = renew()
     (notice,) = told()
     assert after.expires_at > before
-    assert (notice.kind, notice.owner, notice.subject) == (Kind.RENEWED, issued.owner, "example.com was renewed")
+    assert (notice.kind, notice.owner, notice.subject) == (
+        Kind.RENEWED,
+        issued.owner,
+        "example.com was renewed",
+    )
     assert f"valid until {after.expires_at:%Y-%m-%d %H:%M} UTC" in notice.body
     assert notice.data == {
         "domain": "example.com",
@@ -103,10 +111,17 @@ def test_a_failure_is_told_in_the_cas_words_with_what_comes_next(world, renew):
     assert notice.subject == "example.com could not be renewed"
     assert "The CA refused: CAA forbids it." in notice.body
     assert "It failed for the first time." in notice.body
-    assert f"The current one is valid until {certificate.expires_at:%Y-%m-%d %H:%M} UTC." in notice.body
+    assert (
+        f"The current one is valid until {certificate.expires_at:%Y-%m-%d %H:%M} UTC."
+        in notice.body
+    )
     assert f"The next attempt is at {certificate.renew_at:%Y-%m-%d %H:%M} UTC." in notice.body
     assert "somebody" not in notice.body
-    assert (notice.data["code"], notice.data["what"], notice.data["permanent"]) == ("ca_caa", REFUSED.what, False)
+    assert (notice.data["code"], notice.data["what"], notice.data["permanent"]) == (
+        "ca_caa",
+        REFUSED.what,
+        False,
+    )
     assert notice.data["next_try_at"] == f"{certificate.renew_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -172,7 +187,10 @@ def test_a_pause_that_the_ca_asks_for_hides_no_failure(world, renew):
 def test_a_certificate_that_is_out_of_date_says_so(world, renew, issued):
     world.advance(100 * 86400)
     renew(REFUSED)
-    assert f"out of date since {issued.expires_at:%Y-%m-%d %H:%M} UTC" in told(Kind.RENEWAL_FAILED)[0].body
+    assert (
+        f"out of date since {issued.expires_at:%Y-%m-%d %H:%M} UTC"
+        in told(Kind.RENEWAL_FAILED)[0].body
+    )
 
 
 def test_a_first_issuance_that_fails_and_is_tried_again_is_not_told(world, account, credential):
@@ -187,12 +205,17 @@ def test_a_permanent_failure_of_a_first_issuance_asks_for_a_person(world, accoun
     certificate, _ = world.create(account, credential, "example.com")
     world.deliver()
     (notice,) = told()
-    assert (notice.kind, notice.subject) == (Kind.ACTION_NEEDED, "example.com has no certificate and needs you")
+    assert (notice.kind, notice.subject) == (
+        Kind.ACTION_NEEDED,
+        "example.com has no certificate and needs you",
+    )
     assert "The CA does not issue for example.com." in notice.body
     assert notice.data["certificate_id"] == certificate.pk
 
 
-def test_a_first_issuance_that_is_given_up_after_its_week_asks_for_a_person(world, account, credential):
+def test_a_first_issuance_that_is_given_up_after_its_week_asks_for_a_person(
+    world, account, credential
+):
     world.ca.problems["new_order"] = [REFUSED]
     world.create(account, credential, "example.com")
     Certificate.objects.update(failing_since=world.time - timedelta(days=8))
@@ -210,14 +233,24 @@ def test_a_retired_certificate_is_told_of_no_more(world, account, credential):
 
 
 def test_growing_distance():
-    assert [failures for failures in range(60) if notify.is_told(failures)] == [1, 3, 7, 14, 28, 42, 56]
+    assert [failures for failures in range(60) if notify.is_told(failures)] == [
+        1,
+        3,
+        7,
+        14,
+        28,
+        42,
+        56,
+    ]
 
 
 # --- credentials ---
 
 
 @pytest.mark.postgres
-def test_a_refused_credential_is_told_once_a_day_however_many_attempts_it_fails(world, account, credential):
+def test_a_refused_credential_is_told_once_a_day_however_many_attempts_it_fails(
+    world, account, credential
+):
     for number in range(4):
         world.zone.refuses = [NO_CREDENTIAL]
         world.create(account, credential, f"host{number}.example.com")
@@ -243,7 +276,9 @@ def test_each_credential_is_told_of(world, account, credential, owner):
 
 
 @pytest.mark.parametrize(("code", "times"), [("dns_credential_refused", 1), ("dns_unreachable", 0)])
-def test_a_credential_that_is_refused_at_cleanup_is_told_at_once(world, account, credential, code, times):
+def test_a_credential_that_is_refused_at_cleanup_is_told_at_once(
+    world, account, credential, code, times
+):
     world.time = world.time.replace(hour=12)  # it is told once a day, of UTC
     world.create(account, credential, "example.com")
     world.deliver()

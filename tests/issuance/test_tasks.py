@@ -14,7 +14,9 @@ pytestmark = pytest.mark.django_db
 def sent(monkeypatch):
     """The primary keys that `present` was sent for."""
     sent = []
-    monkeypatch.setattr(tasks.STEP_TASKS["present"], "apply_async", lambda args, *_, **__: sent.append(args[0]))
+    monkeypatch.setattr(
+        tasks.STEP_TASKS["present"], "apply_async", lambda args, *_, **__: sent.append(args[0])
+    )
     return sent
 
 

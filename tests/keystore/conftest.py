@@ -25,7 +25,9 @@ def key_file(tmp_path: Path, settings: Any) -> Path:
 
 
 def public_key_of(owner: User, public_key: bytes) -> RecipientKey:
-    return RecipientKey.objects.create(owner=owner, public_key=public_key, fingerprint=fingerprint(public_key))
+    return RecipientKey.objects.create(
+        owner=owner, public_key=public_key, fingerprint=fingerprint(public_key)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,9 @@ def postgres_socket() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def shared_database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[str]:
+def shared_database(
+    request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any
+) -> Iterator[str]:
     """A migrated database of its own that several threads may use at once, as in production; its vendor."""
     before, settings = connections["default"], connections.settings["default"]
     connections.settings["default"] = settings | _database(request, tmp_path)
@@ -58,15 +62,27 @@ def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     from certctrl.settings import SQLITE_OPTIONS
 
     if request.param == "sqlite":
-        return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "db.sqlite3"), "OPTIONS": SQLITE_OPTIONS}
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": str(folder / "db.sqlite3"),
+            "OPTIONS": SQLITE_OPTIONS,
+        }
     socket = request.getfixturevalue("postgres_socket")
     name = f"t{abs(hash(request.node.nodeid))}"
     _create(socket, name)
-    return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": socket, "OPTIONS": {}}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "USER": "postgres",
+        "HOST": socket,
+        "OPTIONS": {},
+    }
 
 
 def _create(socket: str, name: str) -> None:
     import psycopg
 
-    with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(
+        host=socket, user="postgres", dbname="postgres", autocommit=True
+    ) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')

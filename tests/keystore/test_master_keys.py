@@ -32,7 +32,11 @@ def test_the_first_key_of_the_setting_wraps_and_all_open(setting):
     assert masterkeys.by_id("1").unwrap(wrapped, b"context") == b"data"
 
 
-@given(data_key=st.binary(min_size=32, max_size=32), context=st.binary(max_size=99), other=st.binary(max_size=99))
+@given(
+    data_key=st.binary(min_size=32, max_size=32),
+    context=st.binary(max_size=99),
+    other=st.binary(max_size=99),
+)
 def test_a_wrap_opens_in_its_own_context_only(data_key, context, other):
     key = aes.generate("1")
     wrapped = key.wrap(data_key, context)

@@ -14,10 +14,19 @@ pytestmark = pytest.mark.django_db
 def test_opening_a_certificate_key_is_recorded(alice):
     envelope = seal(alice, "certificate_key", SECRET)
 
-    assert open_certificate_key(envelope, actor="alice@example.test", what="export of demo", ip="192.0.2.7") == SECRET
+    assert (
+        open_certificate_key(
+            envelope, actor="alice@example.test", what="export of demo", ip="192.0.2.7"
+        )
+        == SECRET
+    )
     event = AuditEvent.objects.get()
     assert (event.owner, event.actor, event.action) == (alice, "alice@example.test", "key.opened")
-    assert (event.object, event.ip, event.detail) == (str(envelope), "192.0.2.7", {"what": "export of demo"})
+    assert (event.object, event.ip, event.detail) == (
+        str(envelope),
+        "192.0.2.7",
+        {"what": "export of demo"},
+    )
 
 
 def test_a_key_that_cannot_be_recorded_is_not_handed_out(alice, monkeypatch):

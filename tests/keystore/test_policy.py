@@ -47,7 +47,9 @@ def test_master_only_has_no_device_wrap(alice, device):
 
 
 def test_hybrid_opens_on_the_server_and_on_each_machine(alice, machine, device, other_device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device]
+    )
 
     assert recipients_of(envelope) == {"master 1", device, other_device}
     assert unseal(envelope) == opened_by(machine, envelope, device) == SECRET
@@ -58,7 +60,9 @@ def test_hybrid_without_a_device_is_fine(alice):
 
 
 def test_device_required_has_no_master_wrap_and_the_server_cannot_open_it(alice, machine, device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device]
+    )
 
     assert recipients_of(envelope) == {device}
     assert opened_by(machine, envelope, device) == SECRET
@@ -74,7 +78,9 @@ def test_device_required_without_a_device_is_refused_and_stores_nothing(alice):
 
 def test_a_retired_key_is_wrapped_for_no_more(alice, device, other_device):
     device.retired_at = device.created_at
-    envelope = seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device]
+    )
     assert recipients_of(envelope) == {"master 1", other_device}
 
     with pytest.raises(Conflict):
@@ -114,8 +120,12 @@ def test_a_new_device_under_hybrid_opens_what_was_sealed_before(alice, machine, 
     assert opened_by(machine, envelope, device) == unseal(envelope) == SECRET
 
 
-def test_a_device_that_leaves_loses_its_wrap_and_the_others_keep_theirs(alice, device, other_device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device])
+def test_a_device_that_leaves_loses_its_wrap_and_the_others_keep_theirs(
+    alice, device, other_device
+):
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device]
+    )
     before = envelope.wraps.get(recipient_key=other_device).wrapped_dek
     rewrite_recipients(envelope, [other_device])
 
@@ -133,21 +143,27 @@ def test_going_to_device_required_drops_the_master_wrap(alice, machine, device):
 
 
 def test_the_server_cannot_add_a_device_to_what_it_cannot_open(alice, device, other_device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device]
+    )
     with pytest.raises(CannotOpen):
         rewrite_recipients(envelope, [device, other_device])
     assert recipients_of(envelope) == {device}
 
 
 def test_the_server_cannot_give_itself_back_what_only_devices_open(alice, device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device]
+    )
     with pytest.raises(CannotOpen):
         rewrite_recipients(envelope, [device], policy="HYBRID")
     assert Envelope.objects.get(pk=envelope.pk).policy == "DEVICE_REQUIRED"
 
 
 def test_the_last_device_of_device_required_cannot_be_taken_away(alice, device):
-    envelope = seal(alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device])
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device]
+    )
     with pytest.raises(Conflict):
         rewrite_recipients(envelope, [])
     assert recipients_of(envelope) == {device}

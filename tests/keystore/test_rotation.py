@@ -123,12 +123,16 @@ class TestRotate:
         lost, *_ = seal_some(alice)
         lost.wraps.update(master_key_id="lost")
 
-        with pytest.raises(CommandError, match=r"1 data keys stay.*\n.*Master key lost is not known"):
+        with pytest.raises(
+            CommandError, match=r"1 data keys stay.*\n.*Master key lost is not known"
+        ):
             rotate("--drop-old")
         assert ids_in_use() == {"2", "lost"}
         assert list(masterkeys.all_keys()) == ["2", "1"]
 
-    def test_wraps_that_cannot_move_do_not_stand_in_the_way_of_those_behind_them(self, alice, key_file, monkeypatch):
+    def test_wraps_that_cannot_move_do_not_stand_in_the_way_of_those_behind_them(
+        self, alice, key_file, monkeypatch
+    ):
         monkeypatch.setattr(rotation, "BATCH", 1)
         lost, *_ = seal_some(alice)
         lost.wraps.update(master_key_id="lost")
@@ -147,7 +151,9 @@ class TestRotate:
         with pytest.raises(CommandError, match="chmod 600"):
             rotate()
 
-    def test_keys_of_the_settings_are_rotated_by_the_operator_and_this_moves_the_rest(self, alice, settings):
+    def test_keys_of_the_settings_are_rotated_by_the_operator_and_this_moves_the_rest(
+        self, alice, settings
+    ):
         envelopes = seal_some(alice)
         settings.MASTER_KEYS = f"{aes.generate('2').line()},{settings.MASTER_KEYS}"
 
@@ -202,7 +208,9 @@ class TestKilled:
         assert ids_in_use() == set(masterkeys.all_keys())
         assert key_file.stat().st_mode & 0o777 == 0o600
 
-    def test_a_rotation_killed_as_soon_as_its_key_is_in_place_makes_no_second_one(self, alice, key_file, monkeypatch):
+    def test_a_rotation_killed_as_soon_as_its_key_is_in_place_makes_no_second_one(
+        self, alice, key_file, monkeypatch
+    ):
         seal_some(alice)
         with monkeypatch.context() as patch:
             KilledAfter(patch, FileKeys, "put_first", 0, effect=True)
@@ -211,7 +219,9 @@ class TestKilled:
 
         assert "Wrapped 5 data keys with master key 2." in rotate()
 
-    def test_a_rotation_killed_half_way_goes_on_with_its_own_new_key(self, alice, key_file, monkeypatch):
+    def test_a_rotation_killed_half_way_goes_on_with_its_own_new_key(
+        self, alice, key_file, monkeypatch
+    ):
         envelopes = seal_some(alice)
         with monkeypatch.context() as patch:
             KilledAfter(patch, rotation, "rewrap", 2)
@@ -228,13 +238,19 @@ class TestKilled:
 class TestBeside:
     """What the running server does between two steps of a rotation."""
 
-    def test_a_wrap_written_late_with_the_old_key_opens_and_moves_with_the_next_pass(self, alice, key_file):
+    def test_a_wrap_written_late_with_the_old_key_opens_and_moves_with_the_next_pass(
+        self, alice, key_file
+    ):
         late = seal_some(alice, 1)
         rotate()
         old = masterkeys.by_id("1")
         late += [seal(alice, "account_key", SECRET + b"\x01")]
-        data_key = masterkeys.by_id("2").unwrap(bytes(late[1].wraps.get().wrapped_dek), late[1].context() + b"|2")
-        late[1].wraps.update(master_key_id="1", wrapped_dek=old.wrap(data_key, late[1].context() + b"|1"))
+        data_key = masterkeys.by_id("2").unwrap(
+            bytes(late[1].wraps.get().wrapped_dek), late[1].context() + b"|2"
+        )
+        late[1].wraps.update(
+            master_key_id="1", wrapped_dek=old.wrap(data_key, late[1].context() + b"|1")
+        )
 
         assert all_open(late)
         assert "Wrapped 1 data keys with master key 2." in rotate("--no-new-key", "--drop-old")
@@ -259,7 +275,9 @@ class TestBeside:
         assert ids_in_use() == {"2"}
         assert unseal(late[0]) == SECRET
 
-    def test_an_old_key_that_was_used_again_just_before_the_drop_is_kept(self, alice, key_file, monkeypatch):
+    def test_an_old_key_that_was_used_again_just_before_the_drop_is_kept(
+        self, alice, key_file, monkeypatch
+    ):
         late = []
 
         def seal_late(file: FileKeys) -> set[str]:
@@ -273,7 +291,9 @@ class TestBeside:
         assert "run this once more with --no-new-key: master key 1." in rotate("--drop-old")
         assert unseal(late[0]) == SECRET
 
-    def test_a_wrap_written_after_its_key_was_dropped_takes_the_new_one(self, alice, key_file, monkeypatch):
+    def test_a_wrap_written_after_its_key_was_dropped_takes_the_new_one(
+        self, alice, key_file, monkeypatch
+    ):
         old = masterkeys.current()
         rotate("--drop-old")
         with monkeypatch.context() as patch:
@@ -291,7 +311,8 @@ class TestBeside:
         real = KeyWrap.objects.all
         rows = iter([stale])
         monkeypatch.setattr(
-            "keystore.envelope._master_wraps", lambda envelope: [next(rows, None) or real().get(envelope=envelope)]
+            "keystore.envelope._master_wraps",
+            lambda envelope: [next(rows, None) or real().get(envelope=envelope)],
         )
         assert unseal(envelope) == SECRET + b"\x00"
 

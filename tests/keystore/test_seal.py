@@ -24,9 +24,12 @@ def reread(envelope: Envelope) -> Envelope:
     return Envelope.objects.get(pk=envelope.pk)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(
-    plaintext=st.binary(max_size=5000), purpose=st.sampled_from(["certificate_key", "account_key", "dns_credential"])
+    plaintext=st.binary(max_size=5000),
+    purpose=st.sampled_from(["certificate_key", "account_key", "dns_credential"]),
 )
 def test_what_was_sealed_comes_back_whole(alice, plaintext, purpose):
     envelope = reread(seal(alice, purpose, plaintext))
@@ -81,10 +84,14 @@ def test_a_wrap_moved_to_another_row_does_not_open(alice):
         unseal(two)
 
 
-@pytest.mark.parametrize("change", [{"owner": "bob"}, {"purpose": "dns_credential"}, {"purpose": "certificate_key"}])
+@pytest.mark.parametrize(
+    "change", [{"owner": "bob"}, {"purpose": "dns_credential"}, {"purpose": "certificate_key"}]
+)
 def test_a_row_given_to_another_owner_or_purpose_does_not_open(alice, bob, change):
     envelope = seal(alice, "account_key", SECRET)
-    Envelope.objects.filter(pk=envelope.pk).update(**{k: bob if v == "bob" else v for k, v in change.items()})
+    Envelope.objects.filter(pk=envelope.pk).update(
+        **{k: bob if v == "bob" else v for k, v in change.items()}
+    )
 
     with pytest.raises(CannotOpen):
         unseal(reread(envelope))
@@ -130,7 +137,9 @@ def test_a_missing_master_key_is_named(alice, settings):
     envelope = seal(alice, "account_key", SECRET)
     settings.MASTER_KEYS = "7:" + "B" * 42 + "A="
 
-    with pytest.raises(CannotOpen, match="Master key 1 is not known here: put it back into MASTER_KEYS") as failure:
+    with pytest.raises(
+        CannotOpen, match="Master key 1 is not known here: put it back into MASTER_KEYS"
+    ) as failure:
         unseal(envelope)
     assert not failure.value.permanent  # a person puts it back, and work goes on
 
@@ -169,7 +178,9 @@ def reported(failure: pytest.ExceptionInfo[Exception]) -> str:
     trace = failure.tb.tb_next
     reporter = ExceptionReporter(None, failure.type, failure.value, trace)
     told = traceback.format_exception(failure.type, failure.value, trace)
-    return "".join([*told, reporter.get_traceback_text(), reporter.get_traceback_html(), repr(failure.value)])
+    return "".join(
+        [*told, reporter.get_traceback_text(), reporter.get_traceback_html(), repr(failure.value)]
+    )
 
 
 @pytest.fixture
@@ -180,7 +191,9 @@ def known_data_key(monkeypatch, settings):
 
 def test_no_secret_shows_in_a_repr(alice, known_data_key):
     envelope = seal(alice, "account_key", SECRET)
-    shown = " ".join([repr(envelope), str(envelope), repr(envelope.wraps.get()), str(envelope.wraps.get())])
+    shown = " ".join(
+        [repr(envelope), str(envelope), repr(envelope.wraps.get()), str(envelope.wraps.get())]
+    )
 
     assert "horse" not in shown
     assert "data key of" not in shown

@@ -51,14 +51,18 @@ def test_an_envelope_is_bound_by_the_known_context():
     envelope = Envelope(uuid=UUID(known["uuid"]), purpose=known["purpose"], owner_id=known["owner"])
 
     assert envelope.context().decode() == known["context"]
-    opened = AESGCM(known["data_key"]).decrypt(known["nonce"], known["ciphertext_and_tag"], envelope.context())
+    opened = AESGCM(known["data_key"]).decrypt(
+        known["nonce"], known["ciphertext_and_tag"], envelope.context()
+    )
     assert opened == known["plaintext"]
 
 
 @pytest.mark.django_db
 def test_a_stored_envelope_of_the_vectors_opens(settings):
     known, wrap = vector("envelope"), vector("master_wrap")
-    settings.MASTER_KEYS = f"{wrap['master_key_id']}:{base64.b64encode(wrap['master_key']).decode()}"
+    settings.MASTER_KEYS = (
+        f"{wrap['master_key_id']}:{base64.b64encode(wrap['master_key']).decode()}"
+    )
     owner = User.objects.create_user("owner@example.test", pk=known["owner"])
     envelope = Envelope.objects.create(
         uuid=known["uuid"],
@@ -68,7 +72,9 @@ def test_a_stored_envelope_of_the_vectors_opens(settings):
         nonce=known["nonce"],
         ciphertext=known["ciphertext_and_tag"],
     )
-    KeyWrap.objects.create(envelope=envelope, master_key_id=wrap["master_key_id"], wrapped_dek=wrap["wrapped"])
+    KeyWrap.objects.create(
+        envelope=envelope, master_key_id=wrap["master_key_id"], wrapped_dek=wrap["wrapped"]
+    )
 
     assert unseal(Envelope.objects.get()) == known["plaintext"]
 
@@ -76,7 +82,9 @@ def test_a_stored_envelope_of_the_vectors_opens(settings):
 def test_a_master_wrap_of_the_vectors_opens():
     known, row = vector("master_wrap"), vector("envelope")
     envelope = Envelope(uuid=UUID(row["uuid"]), purpose=row["purpose"], owner_id=row["owner"])
-    wrap = KeyWrap(envelope=envelope, master_key_id=known["master_key_id"], wrapped_dek=known["wrapped"])
+    wrap = KeyWrap(
+        envelope=envelope, master_key_id=known["master_key_id"], wrapped_dek=known["wrapped"]
+    )
     key = AESKey(known["master_key_id"], known["master_key"])
 
     assert MasterKey(key).unwrap(wrap) == known["data_key"]
@@ -87,7 +95,9 @@ def test_a_machine_opens_the_known_sealed_box_and_one_made_now(alice, fixed_rand
     known = vector("device_wrap")
     machine = PrivateKey(known["private_key"])
     device = public_key_of(alice, known["public_key"])
-    envelope = seal(alice, "certificate_key", b"secret", policy="DEVICE_REQUIRED", public_keys=[device])
+    envelope = seal(
+        alice, "certificate_key", b"secret", policy="DEVICE_REQUIRED", public_keys=[device]
+    )
 
     assert bytes(machine.public_key) == known["public_key"]
     assert len(known["sealed_box"]) == 80

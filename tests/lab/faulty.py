@@ -65,17 +65,29 @@ class Proxy:
 
 
 @contextmanager
-def running(folder: pathlib.Path, upstream: str, certificate: str, key: str, **config: Any) -> Iterator[Proxy]:
+def running(
+    folder: pathlib.Path, upstream: str, certificate: str, key: str, **config: Any
+) -> Iterator[Proxy]:
     """Start it in front of a CA's directory; `config` is the rest of `lab.faultproxy.Config`."""
     ports = pebble.free_ports("listen", "control")
     places = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    document = {**places, "upstream": upstream, "certificate": certificate, "key": key, "ca": certificate, **config}
+    document = {
+        **places,
+        "upstream": upstream,
+        "certificate": certificate,
+        "key": key,
+        "ca": certificate,
+        **config,
+    }
     (folder / "faultproxy.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "lab.faultproxy", "--config", str(folder / "faultproxy.json")]
     with open(folder / "faultproxy.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     proxy = Proxy(
-        f"https://localhost:{ports['listen']}{urlsplit(upstream).path}", f"http://127.0.0.1:{ports['control']}/_faults"
+        f"https://localhost:{ports['listen']}{urlsplit(upstream).path}",
+        f"http://127.0.0.1:{ports['control']}/_faults",
     )
     try:
         _wait(proxy, process, folder / "faultproxy.log")

@@ -30,7 +30,9 @@ def proxy_of(ca):
     """A proxy in front of the tiny CA; `config` as in the file."""
 
     def build(**config):
-        proxy = FaultProxy(Config("", "", f"{HERE}/dir", "", "", **{"suffixes": ["test"], **config}))
+        proxy = FaultProxy(
+            Config("", "", f"{HERE}/dir", "", "", **{"suffixes": ["test"], **config})
+        )
         proxy.upstream = ca
         return proxy
 
@@ -47,7 +49,10 @@ def accepted(answer):
 
 
 def refused(answer, status, kind):
-    assert (answer.status, answer.document["type"]) == (status, f"urn:ietf:params:acme:error:{kind}")
+    assert (answer.status, answer.document["type"]) == (
+        status,
+        f"urn:ietf:params:acme:error:{kind}",
+    )
     assert answer.document["status"] == status
     return answer
 
@@ -78,7 +83,11 @@ def test_an_order_over_a_limit_is_refused_in_the_cas_words_and_never_reaches_the
     assert of(proxy)["tally"]["refused"] == {"set": 1}
     charged = [["account", ACCOUNT], ["domain", "one.test"], ["set", "a.one.test"]]
     orders = of(proxy, "/orders")["orders"]
-    assert [(each["charged"], each["refused"]) for each in orders] == [(charged, ""), (charged, ""), ([], "set")]
+    assert [(each["charged"], each["refused"]) for each in orders] == [
+        (charged, ""),
+        (charged, ""),
+        ([], "set"),
+    ]
 
 
 def test_an_order_that_the_ca_refuses_costs_nothing(proxy_of, ca):
@@ -92,7 +101,9 @@ def test_an_order_that_the_ca_refuses_costs_nothing(proxy_of, ca):
 
 
 @pytest.mark.parametrize(("cost", "orders"), [(True, 2), (False, 5)])
-def test_an_order_that_the_ca_hands_out_again_costs_what_the_configuration_says(proxy_of, ca, cost, orders):
+def test_an_order_that_the_ca_hands_out_again_costs_what_the_configuration_says(
+    proxy_of, ca, cost, orders
+):
     proxy = proxy_of(limits={"set": [2, 6000]}, reused_orders_cost=cost)
     again = json_answer(ca.order("pending"), Location=f"{HERE}/orders/1")
     ca.answers["/order"] = again
@@ -112,7 +123,11 @@ def test_the_same_names_again_are_free_of_account_and_domain_once_they_were_issu
 
 def test_a_failed_validation_is_counted_once_and_refuses_the_next_order_for_the_name(proxy_of, ca):
     proxy = proxy_of(limits=LIMITS)
-    invalid = {"status": "invalid", "identifier": {"type": "dns", "value": "a.one.test"}, "challenges": []}
+    invalid = {
+        "status": "invalid",
+        "identifier": {"type": "dns", "value": "a.one.test"},
+        "challenges": [],
+    }
     ca.shows(AUTHORIZATION, invalid | {"status": "pending"})
     proxy.answer(signed(AUTHORIZATION))
     accepted(proxy.answer(new_order("a.one.test")))
@@ -145,7 +160,9 @@ def issued(proxy_of, ca):
     return proxy, ari_id(leaf), leaf
 
 
-def test_the_directory_offers_renewal_information_and_profiles_where_the_client_believes_the_ca_to_be(proxy_of):
+def test_the_directory_offers_renewal_information_and_profiles_where_the_client_believes_the_ca_to_be(
+    proxy_of,
+):
     document = proxy_of(profiles={"short": "six days"}).answer(get("/dir")).document
     assert document["renewalInfo"] == f"{HERE}/renewal-info"
     assert document["meta"] == {"website": HERE, "profiles": {"short": "six days"}}
@@ -208,13 +225,17 @@ def test_moving_every_window_leaves_certificates_that_come_later_alone(issued, c
     change(proxy, windows={"*": PAST})
     later = ari_id(ca.issues(CERTIFICATE, "c.one.test"))
     proxy.answer(signed(CERTIFICATE))
-    assert proxy.answer(get(f"/renewal-info/{later}")).document["suggestedWindow"]["start"] != PAST[0]
+    assert (
+        proxy.answer(get(f"/renewal-info/{later}")).document["suggestedWindow"]["start"] != PAST[0]
+    )
 
 
 def test_an_order_that_replaces_costs_nothing_and_the_second_is_refused(issued):
     proxy, certificate, _ = issued
     accepted(proxy.answer(new_order("a.one.test", replaces=certificate)))
-    answer = refused(proxy.answer(new_order("a.one.test", replaces=certificate)), 409, "alreadyReplaced")
+    answer = refused(
+        proxy.answer(new_order("a.one.test", replaces=certificate)), 409, "alreadyReplaced"
+    )
     assert "Replay-Nonce" in answer.headers
     tally = of(proxy)["tally"]
     assert (tally["orders"], tally["with_replaces"], tally["replaced"]) == (2, 1, 1)
@@ -231,7 +252,9 @@ def test_an_order_that_the_ca_refuses_replaces_nothing(issued, ca):
 
 def test_when_the_order_that_replaces_becomes_invalid_another_may_replace(issued, ca):
     proxy, certificate, _ = issued
-    order = accepted(proxy.answer(new_order("a.one.test", replaces=certificate))).headers["Location"]
+    order = accepted(proxy.answer(new_order("a.one.test", replaces=certificate))).headers[
+        "Location"
+    ]
     path = order.removeprefix(HERE)
     ca.shows(path, ca.order("pending", order))
     proxy.answer(signed(path))
@@ -260,7 +283,10 @@ def test_a_profile_that_the_ca_does_not_have_is_refused(proxy_of):
 
 
 def test_a_server_that_sheds_load_answers_instead_of_the_ca(proxy_of, ca):
-    rules = [{"do": "answer", "status": 429, "retry_after": 7, "times": 1}, {"do": "answer", "times": 1}]
+    rules = [
+        {"do": "answer", "status": 429, "retry_after": 7, "times": 1},
+        {"do": "answer", "times": 1},
+    ]
     proxy = proxy_of(faults=rules)
     first, second, third = (proxy.answer(get("/x")) for _ in range(3))
     refused(first, 429, "rateLimited")
@@ -271,7 +297,9 @@ def test_a_server_that_sheds_load_answers_instead_of_the_ca(proxy_of, ca):
     assert of(proxy)["tally"]["faults"] == {"429": 1, "503": 1}
 
 
-def test_a_connection_may_be_dropped_before_the_ca_hears_of_it_or_after_it_has_done_it(proxy_of, ca):
+def test_a_connection_may_be_dropped_before_the_ca_hears_of_it_or_after_it_has_done_it(
+    proxy_of, ca
+):
     proxy = proxy_of(faults=[{"do": "drop_before", "times": 1}, {"do": "drop_after", "times": 1}])
     assert proxy.answer(new_order("a.one.test")) is None
     assert (ca.paths(), of(proxy)["tally"]["orders"]) == ([], 0)
@@ -280,10 +308,15 @@ def test_a_connection_may_be_dropped_before_the_ca_hears_of_it_or_after_it_has_d
     accepted(proxy.answer(new_order("a.one.test")))
 
 
-def test_a_storm_of_bad_nonces_has_a_fresh_one_each_time_and_hits_signed_requests_only(proxy_of, ca):
+def test_a_storm_of_bad_nonces_has_a_fresh_one_each_time_and_hits_signed_requests_only(
+    proxy_of, ca
+):
     proxy = proxy_of(faults=[{"do": "bad_nonce", "times": 1, "run": 3}])
     assert proxy.answer(get("/dir")).status == 200
-    nonces = {refused(proxy.answer(new_order("a.one.test")), 400, "badNonce").headers["Replay-Nonce"] for _ in "123"}
+    nonces = {
+        refused(proxy.answer(new_order("a.one.test")), 400, "badNonce").headers["Replay-Nonce"]
+        for _ in "123"
+    }
     assert len(nonces) == 3
     accepted(proxy.answer(new_order("a.one.test")))
     assert ca.paths() == ["/order"]
@@ -341,7 +374,13 @@ def test_rules_are_replaced_while_it_runs_and_told(proxy_of):
 
 
 @pytest.mark.parametrize(
-    "document", [{"faults": [{"do": "explode"}]}, {"faults": [{"do": "answer", "how": "loud"}]}, {"flaws": []}, [1]]
+    "document",
+    [
+        {"faults": [{"do": "explode"}]},
+        {"faults": [{"do": "answer", "how": "loud"}]},
+        {"flaws": []},
+        [1],
+    ],
 )
 def test_what_the_control_port_does_not_understand_changes_nothing(proxy_of, document):
     proxy = proxy_of(faults=[{"do": "answer"}])

@@ -26,7 +26,9 @@ from tests.e2e import pebble
 from tests.lab import faulty
 from tests.lab.tinyca import TinyCA, new_order, signed
 
-needs_pebble = pytest.mark.skipif(bool(pebble.missing()), reason=f"needs Debian's {pebble.missing()} (apt-get install)")
+needs_pebble = pytest.mark.skipif(
+    bool(pebble.missing()), reason=f"needs Debian's {pebble.missing()} (apt-get install)"
+)
 
 
 @dataclass
@@ -41,7 +43,9 @@ class Line:
     key: str
 
     def connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(urlsplit(self.proxy.directory_url).netloc, context=self.context, timeout=10)
+        return http.client.HTTPSConnection(
+            urlsplit(self.proxy.directory_url).netloc, context=self.context, timeout=10
+        )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,9 @@ def line(tmp_path_factory) -> Iterator[Line]:
     context = ssl.create_default_context(cafile=folder / "root.pem")
     with (
         serving("127.0.0.1:0", ca.forward, seen) as port,
-        faulty.running(folder, f"http://127.0.0.1:{port}/dir", pem, private, suffixes=["test"]) as proxy,
+        faulty.running(
+            folder, f"http://127.0.0.1:{port}/dir", pem, private, suffixes=["test"]
+        ) as proxy,
     ):
         yield Line(proxy, ca, context, seen, pem, private)
 
@@ -81,7 +87,12 @@ def asked(line):
 
 
 def send(connection, request, **headers):
-    connection.request(request.method, request.path, request.body, {"Content-Type": "application/jose+json", **headers})
+    connection.request(
+        request.method,
+        request.path,
+        request.body,
+        {"Content-Type": "application/jose+json", **headers},
+    )
     response = connection.getresponse()
     return response, response.read()
 
@@ -119,7 +130,9 @@ def test_a_dropped_connection_ends_without_a_byte(line, asked):
 def test_two_who_ask_at_once_for_the_last_token_do_not_both_get_it(line, asked):
     line.proxy.change(limits={"set": [1, 600]})
     with ThreadPoolExecutor(8) as people:
-        found = list(people.map(lambda _: send(line.connect(), new_order("b.one.test"))[0].status, range(16)))
+        found = list(
+            people.map(lambda _: send(line.connect(), new_order("b.one.test"))[0].status, range(16))
+        )
     assert sorted(found) == [201] + [429] * 15
 
 
@@ -130,7 +143,9 @@ def test_what_has_several_lines_in_an_answer_arrives_whole(line, asked):
 
 
 def test_a_client_that_speaks_no_tls_hurts_nobody(line, asked):
-    with socket.create_connection(("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=10) as plain:
+    with socket.create_connection(
+        ("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=10
+    ) as plain:
         plain.sendall(b"GET /dir HTTP/1.1\r\nHost: x\r\n\r\n")
         assert send(line.connect(), new_order("c.one.test"))[0].status == 201
 
@@ -147,7 +162,10 @@ def test_a_ca_that_is_away_is_a_bad_gateway_until_it_is_back(tmp_path, line):
     with faulty.running(tmp_path, f"http://{place}/dir", line.pem, line.key) as proxy:
         away = replace(line, proxy=proxy)
         response, body = send(away.connect(), new_order("a.one.test"))
-        assert (response.status, json.loads(body)["type"]) == (502, "urn:ietf:params:acme:error:serverInternal")
+        assert (response.status, json.loads(body)["type"]) == (
+            502,
+            "urn:ietf:params:acme:error:serverInternal",
+        )
         with serving(place, line.ca.forward):
             assert send(away.connect(), new_order("a.one.test"))[0].status == 201
         assert proxy.tally["orders"] == 1
@@ -185,7 +203,9 @@ def test_a_client_issues_through_it_until_a_limit_and_its_certificate_gets_a_win
             client.new_order(["c.one.co.uk"])
         client.new_order(["c.two.co.uk"])
         leaf = x509.load_pem_x509_certificate(chain.encode())
-        window = proxy.session.get(f"{proxy.origin}/renewal-info/{ari_id(leaf)}", verify=lab.ca_bundle, timeout=10)
+        window = proxy.session.get(
+            f"{proxy.origin}/renewal-info/{ari_id(leaf)}", verify=lab.ca_bundle, timeout=10
+        )
         tally = proxy.tally
     assert caught.value.code == "ca_rate_limited"
     assert 590 < caught.value.retry_after <= 600

@@ -56,13 +56,18 @@ def test_a_lab_may_have_suffixes_of_its_own():
 
 def test_tokens_come_back_one_by_one_and_never_more_than_the_bucket_holds():
     found = limits(account=[3, 10], domain=[99, 1], set=[99, 1])
-    took = [found.take(order("a.co.uk"), NOW + at) for at in (0, 0, 0, 0, 9.9, 10, 10, 10_000, 10_000, 10_000, 10_000)]
+    took = [
+        found.take(order("a.co.uk"), NOW + at)
+        for at in (0, 0, 0, 0, 9.9, 10, 10, 10_000, 10_000, 10_000, 10_000)
+    ]
     assert [isinstance(each, list) for each in took] == [1, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0]
 
 
 def test_in_the_long_run_the_rate_is_what_the_data_says():
     found = limits(account=[3, 10], domain=[999, 1], set=[999, 1])
-    accepted = [at for at in range(1000) if isinstance(found.take(order("a.co.uk"), NOW + at), list)]
+    accepted = [
+        at for at in range(1000) if isinstance(found.take(order("a.co.uk"), NOW + at), list)
+    ]
     assert len(accepted) == 3 + 99
 
 
@@ -91,7 +96,9 @@ def test_what_is_given_back_can_be_taken_again():
 def test_a_renewal_of_the_same_names_takes_only_of_its_set():
     found = limits(set=[2, 1000])
     for _ in range(2):
-        assert [each.kind for each in found.take(order("a.one.co.uk"), NOW, is_renewal=True)] == ["set"]
+        assert [each.kind for each in found.take(order("a.one.co.uk"), NOW, is_renewal=True)] == [
+            "set"
+        ]
     assert refused(found.take(order("a.one.co.uk"), NOW, is_renewal=True)) == "set"
 
 
@@ -113,12 +120,18 @@ def test_failed_validations_hold_up_only_the_name_and_account_that_failed():
             "account",
             "too many new orders (3) from this account in the last 30s, retry after 2026-11-25 09:46:50 UTC: see ",
         ),
-        ("domain", 'too many certificates (2) already issued for "a.co.uk" in the last 3m20s, retry after 2026-11-25 '),
+        (
+            "domain",
+            'too many certificates (2) already issued for "a.co.uk" in the last 3m20s, retry after 2026-11-25 ',
+        ),
         (
             "set",
             "too many certificates (1) already issued for this exact set of identifiers in the last 16m40s, retry ",
         ),
-        ("failures", 'too many failed authorizations (2) for "a.co.uk" in the last 1m40s, retry after 2026-11-25 09:4'),
+        (
+            "failures",
+            'too many failed authorizations (2) for "a.co.uk" in the last 1m40s, retry after 2026-11-25 09:4',
+        ),
     ],
 )
 def test_a_refusal_speaks_the_words_of_lets_encrypt(kind, says):
@@ -140,6 +153,8 @@ def test_a_kind_that_no_ca_has_is_an_error():
         Limits({"weather": [1, 1]})
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(604800, "168h0m0s"), (90, "1m30s"), (20.0, "20s"), (0.5, "1s")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(604800, "168h0m0s"), (90, "1m30s"), (20.0, "20s"), (0.5, "1s")]
+)
 def test_periods_are_spelled_as_the_ca_spells_them(seconds, said):
     assert spelled(seconds) == said

@@ -39,7 +39,9 @@ def server() -> Iterator[NameServer]:
 
 
 def ask(server: NameServer, name: str, rdtype: str = "TXT", **kwargs: Any) -> dns.message.Message:
-    return dns.query.udp(dns.message.make_query(name, rdtype, **kwargs), HERE, timeout=5, port=server.port)
+    return dns.query.udp(
+        dns.message.make_query(name, rdtype, **kwargs), HERE, timeout=5, port=server.port
+    )
 
 
 def program(name: str) -> str:
@@ -116,7 +118,9 @@ def test_a_long_answer_is_cut_over_udp_and_whole_over_tcp(server: NameServer) ->
     assert len(whole.answer[0]) == 30
 
 
-@pytest.mark.parametrize("wire", [b"", b"\0", b"\0" * 12, b"\xff" * 40, b"\0\1\1\0\0\1\0\0\0\0\0\0\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "wire", [b"", b"\0", b"\0" * 12, b"\xff" * 40, b"\0\1\1\0\0\1\0\0\0\0\0\0\xff\xff\xff"]
+)
 def test_garbage_does_not_stop_it(server: NameServer, wire: bytes) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(wire, (HERE, server.port))
@@ -157,16 +161,22 @@ def test_our_adapter_finds_the_zone_writes_beside_and_removes_one(server: NameSe
 
 
 @pytest.mark.parametrize(
-    ("secret", "key_name"), [(SECRET.replace("AAEC", "BBEC"), "lab"), (SECRET, "another")], ids=["secret", "name"]
+    ("secret", "key_name"),
+    [(SECRET.replace("AAEC", "BBEC"), "lab"), (SECRET, "another")],
+    ids=["secret", "name"],
 )
-def test_a_wrong_key_changes_nothing_and_is_told(server: NameServer, secret: str, key_name: str) -> None:
+def test_a_wrong_key_changes_nothing_and_is_told(
+    server: NameServer, secret: str, key_name: str
+) -> None:
     with pytest.raises(ProviderError) as caught:
         adapter(server, secret, key_name).present(record_of("lab.test", "one", name=NAME))
     assert caught.value.code == "dns_credential_refused"
     assert server.txt() == []
 
 
-def update(server: NameServer, message: dns.update.UpdateMessage, signed: bool = True) -> dns.rcode.Rcode:
+def update(
+    server: NameServer, message: dns.update.UpdateMessage, signed: bool = True
+) -> dns.rcode.Rcode:
     if signed:
         message.use_tsig(key_of(KEY_FILE))
     return dns.query.tcp(message, HERE, timeout=5, port=server.port).rcode()
@@ -179,7 +189,9 @@ def test_an_update_without_a_key_is_refused(server: NameServer) -> None:
     assert server.txt() == []
 
 
-def test_a_signature_of_long_ago_is_refused(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_of_long_ago_is_refused(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     message = dns.update.UpdateMessage("lab.test.")
     message.add("x", 60, "TXT", "one")
     message.use_tsig(key_of(KEY_FILE))
@@ -189,7 +201,9 @@ def test_a_signature_of_long_ago_is_refused(server: NameServer, monkeypatch: pyt
         wire = message.to_wire()
     with pytest.raises(dns.tsig.PeerBadTime):
         dns.message.from_wire(
-            server._answer(HERE, wire, udp=False) or b"", keyring=key_of(KEY_FILE), request_mac=message.mac
+            server._answer(HERE, wire, udp=False) or b"",
+            keyring=key_of(KEY_FILE),
+            request_mac=message.mac,
         )
     assert server.txt() == []
 
@@ -243,8 +257,12 @@ def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> N
 def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]", str]:
     """The process, and the line that it prints when it answers."""
     run = [sys.executable, "-m", "lab.nameserver", *arguments]
-    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment
-    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+    environ = {
+        name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ
+    } | environment
+    process = subprocess.Popen(
+        run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ
+    )
     assert process.stdout
     return process, process.stdout.readline()
 
@@ -252,7 +270,16 @@ def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]",
 def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: Path) -> None:
     key, port = tmp_path / "tsig.key", free_port(HERE)
     key.write_text(KEY_FILE)
-    run = ["--listen", f"{HERE}:{port}", "--zone", "lab.test", "--tsig-file", str(key), "--state", str(tmp_path / "s")]
+    run = [
+        "--listen",
+        f"{HERE}:{port}",
+        "--zone",
+        "lab.test",
+        "--tsig-file",
+        str(key),
+        "--state",
+        str(tmp_path / "s"),
+    ]
     for values in (["one"], ["one", "two"]):
         process, line = start(*run)
         assert line == f"Answering for lab.test on port {port}.\n"
@@ -265,7 +292,9 @@ def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: P
 
 def test_the_key_may_come_from_the_environment(tmp_path: Path) -> None:
     port = free_port(HERE)
-    process, _ = start("--listen", f"{HERE}:{port}", "--zone", "lab.test", LAB_TSIG=f"lab:hmac-sha256:{SECRET}")
+    process, _ = start(
+        "--listen", f"{HERE}:{port}", "--zone", "lab.test", LAB_TSIG=f"lab:hmac-sha256:{SECRET}"
+    )
     try:
         adapter(NameServer({}, port=port)).check()
     finally:

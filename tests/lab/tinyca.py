@@ -21,8 +21,17 @@ PATHS = {"newNonce": "/nonce", "newAccount": "/account", "newOrder": "/order"}
 
 def signed(path: str, payload: Any = None, account: str = ACCOUNT) -> Request:
     """A POST as clients send it, but for a signature, which the proxy does not look at. Without a payload it reads."""
-    jws = {"protected": packed({"kid": account, "url": HERE + path}), "payload": packed(payload), "signature": "AA"}
-    return Request("POST", path, {"Host": HOST, "Content-Type": "application/jose+json"}, json.dumps(jws).encode())
+    jws = {
+        "protected": packed({"kid": account, "url": HERE + path}),
+        "payload": packed(payload),
+        "signature": "AA",
+    }
+    return Request(
+        "POST",
+        path,
+        {"Host": HOST, "Content-Type": "application/jose+json"},
+        json.dumps(jws).encode(),
+    )
 
 
 def new_order(*names: str, account: str = ACCOUNT, **members: Any) -> Request:
@@ -47,7 +56,11 @@ class TinyCA:
 
     def paths(self) -> list[str]:
         """What it was asked, the directory and nonces aside."""
-        return [request.path for request in self.asked if request.path not in ("/dir", PATHS["newNonce"])]
+        return [
+            request.path
+            for request in self.asked
+            if request.path not in ("/dir", PATHS["newNonce"])
+        ]
 
     def forward(self, request: Request) -> Answer:
         self.asked.append(request)
@@ -56,7 +69,9 @@ class TinyCA:
             return self.answers[request.path]
         if request.path == "/dir":
             host = request.headers["Host"]
-            return json_answer({name: f"https://{host}{path}" for name, path in PATHS.items()} | META)
+            return json_answer(
+                {name: f"https://{host}{path}" for name, path in PATHS.items()} | META
+            )
         if request.path == PATHS["newOrder"]:
             order = f"{HERE}/orders/{len(self.asked)}"
             return Answer(201, nonce | {"Location": order}, b"").with_document(
@@ -65,7 +80,12 @@ class TinyCA:
         return Answer(200 if request.method == "HEAD" else 404, nonce)
 
     def order(self, status: str, url: str = f"{HERE}/orders/1") -> dict[str, Any]:
-        document = {"status": status, "identifiers": [], "authorizations": [], "finalize": f"{url}/finalize"}
+        document = {
+            "status": status,
+            "identifiers": [],
+            "authorizations": [],
+            "finalize": f"{url}/finalize",
+        }
         return document | ({"certificate": f"{HERE}/certificate/1"} if status == "valid" else {})
 
     def shows(self, path: str, document: dict[str, Any]) -> None:

@@ -48,7 +48,12 @@ def tell(alice: User) -> Callable[..., bool]:
     def build(domain: str = "example.com", kind: str = Kind.RENEWED, owner: User = alice) -> bool:
         data = {"domain": domain, "certificate_id": 7}
         return raising.raise_once(
-            owner, kind, f"{kind}:{domain}", f"{domain} was renewed", f"All is well with {domain}.", data
+            owner,
+            kind,
+            f"{kind}:{domain}",
+            f"{domain} was renewed",
+            f"All is well with {domain}.",
+            data,
         )
 
     return build

@@ -45,11 +45,17 @@ def wrong(code: str) -> str:
     return f"{(int(code) + 1) % 10**8:08d}"
 
 
-def test_notices_go_to_the_owner_until_the_code_came_back_and_then_to_the_address(api, world, mailbox, wish, tell):
+def test_notices_go_to_the_owner_until_the_code_came_back_and_then_to_the_address(
+    api, world, mailbox, wish, tell
+):
     code = wish()
     assert mailbox.subjects == ["A code for notices of certctrl"]
     shown = api.get("notice-settings").data_member
-    assert (shown["email"], shown["email_confirmed"], shown["mails_go_to"]) == (OPS, False, "alice@example.org")
+    assert (shown["email"], shown["email_confirmed"], shown["mails_go_to"]) == (
+        OPS,
+        False,
+        "alice@example.org",
+    )
     assert shown["note"].startswith(f"A code was mailed to {OPS}.")
     tell("before.example.com")
     world.sweep()
@@ -90,7 +96,9 @@ def test_a_wrong_code_is_counted_and_five_end_it(api, wish):
         what = refused(api.post("notice-settings/confirm", {"code": wrong(code)}), 400, "code")
         assert f"{left} more tries" in what
     refused(api.post("notice-settings/confirm", {"code": wrong(code)}), 400, "code")
-    assert "tried 5 times" in refused(api.post("notice-settings/confirm", {"code": code}), 400, "code")
+    assert "tried 5 times" in refused(
+        api.post("notice-settings/confirm", {"code": code}), 400, "code"
+    )
     assert not api.get("notice-settings").data_member["email_confirmed"]
 
 
@@ -112,7 +120,9 @@ def test_a_code_counts_for_a_day_and_for_its_address_only(api, world, wish):
     refused(api.post("notice-settings/confirm", {"code": code}), 400, "code")
     code = wish("third@example.net")
     world.advance(24 * HOUR)
-    assert "still counts" in refused(api.post("notice-settings/confirm", {"code": code}), 400, "code")
+    assert "still counts" in refused(
+        api.post("notice-settings/confirm", {"code": code}), 400, "code"
+    )
     assert "POST …/notice-settings/code" in api.get("notice-settings").data_member["note"]
 
 
@@ -140,7 +150,9 @@ def test_the_owners_own_address_and_the_confirmed_one_need_no_code(api, world, m
     assert len(mailbox.mails) == 1
 
 
-def test_an_address_before_stays_in_use_until_the_next_is_confirmed(api, wish, tell, world, mailbox):
+def test_an_address_before_stays_in_use_until_the_next_is_confirmed(
+    api, wish, tell, world, mailbox
+):
     api.post("notice-settings/confirm", {"code": wish()})
     wish("next@example.net")
     tell()
@@ -156,7 +168,10 @@ def test_codes_are_limited_for_each_owner_and_each_address(api, world, wish, cli
     assert 0 < int(limited.headers["Retry-After"]) <= 24 * HOUR
     shown = api.get("notice-settings").data_member
     assert (shown["email"], shown["digest_over"]) == ("victim4@example.net", 20)
-    assert Caller(client_of(bob)).put("notice-settings", {"email": "one@example.net"}).status_code == 200
+    assert (
+        Caller(client_of(bob)).put("notice-settings", {"email": "one@example.net"}).status_code
+        == 200
+    )
     world.advance(25 * HOUR)
     assert api.post("notice-settings/code").status_code == 200
 
@@ -166,19 +181,28 @@ def test_many_owners_do_not_mail_one_victim_all_day(world, mailbox, client_of):
     for number in range(addresses.CODES_A_DAY + 1):
         owner = User.objects.create_user(f"owner{number}@example.org")
         spelled = OPS.upper() if number % 2 else OPS
-        answers.append(Caller(client_of(owner)).put("notice-settings", {"email": spelled}).status_code)
+        answers.append(
+            Caller(client_of(owner)).put("notice-settings", {"email": spelled}).status_code
+        )
     assert answers == [200] * addresses.CODES_A_DAY + [429]
 
 
 def test_a_key_confirms_only_with_its_permission(key_client, alice, wish):
     code = wish()
-    refused(Caller(key_client(alice, "notices:*[read]")).post("notice-settings/confirm", {"code": code}), 403)
+    refused(
+        Caller(key_client(alice, "notices:*[read]")).post(
+            "notice-settings/confirm", {"code": code}
+        ),
+        403,
+    )
     refused(Caller(key_client(alice, "notices:*[read]")).post("notice-settings/code"), 403)
     writer = Caller(key_client(alice, "notices:*[write]"))
     assert writer.post("notice-settings/confirm", {"code": code}).status_code == 200
 
 
-@pytest.mark.parametrize("body", [{}, {"code": ""}, {"code": None}, {"code": "1" * 33}, {"code": []}])
+@pytest.mark.parametrize(
+    "body", [{}, {"code": ""}, {"code": None}, {"code": "1" * 33}, {"code": []}]
+)
 def test_what_is_no_code_is_refused_by_name(api, wish, body):
     wish()
     refused(api.post("notice-settings/confirm", body), 400, "code")
@@ -190,7 +214,9 @@ def test_without_a_mail_server_no_code_is_promised(api, settings):
     refused(api.post("notice-settings/code"), 409)
 
 
-def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(world, mailbox, tmp_path):
+def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
+    world, mailbox, tmp_path
+):
     made_up = administrator.first_user(State(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     raising.raise_test(user)
@@ -233,12 +259,17 @@ def test_the_operator_bounds_the_mails_of_each_owner_and_the_rest_is_told_in_the
 # --- words of others ---
 
 
-SAID = "The CA refused: go to https://evil.example/login or www.evil.example, mail help@evil.example " + "x" * 2000
+SAID = (
+    "The CA refused: go to https://evil.example/login or www.evil.example, mail help@evil.example "
+    + "x" * 2000
+)
 
 
 def test_words_of_a_third_party_are_a_quotation_cut_off_and_without_links(world, mailbox, alice):
     body = f"The certificate for example.com could not be renewed. {SAID}\n\nIt failed for the first time."
-    raising.raise_once(alice, "renewal_failed", "a", "example.com could not be renewed", body, {"what": SAID})
+    raising.raise_once(
+        alice, "renewal_failed", "a", "example.com could not be renewed", body, {"what": SAID}
+    )
     world.sweep()
     (text,) = mailbox.texts()
     assert "\n> The CA refused: go to https[:]//evil.example[/]login or www[.]evil.example" in text

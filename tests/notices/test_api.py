@@ -74,7 +74,10 @@ def test_notices_of_others_are_not_there(bobs, mailbox, tell):
 
 OWN = {"email_confirmed": True, "mails_go_to": "alice@example.org", "note": ""}
 DEFAULTS = {"email_on": True, "email": "", "muted": [], "digest_over": 20} | OWN
-ASKED = {"email_confirmed": False, "note": "ops@example.net is not confirmed, since this server sends no mails."}
+ASKED = {
+    "email_confirmed": False,
+    "note": "ops@example.net is not confirmed, since this server sends no mails.",
+}
 
 
 def test_whoever_set_nothing_has_the_defaults_and_no_row(api):
@@ -84,7 +87,9 @@ def test_whoever_set_nothing_has_the_defaults_and_no_row(api):
 
 def test_what_is_given_changes_and_what_is_left_out_stays(api, alice):
     wanted = {"email": "ops@example.net", "muted": ["renewed", "renewed"], "digest_over": 5}
-    assert api.put("notice-settings", wanted).data_member == DEFAULTS | wanted | ASKED | {"muted": ["renewed"]}
+    assert api.put("notice-settings", wanted).data_member == DEFAULTS | wanted | ASKED | {
+        "muted": ["renewed"]
+    }
     assert api.put("notice-settings", {"email_on": False}).data_member["email"] == "ops@example.net"
     shown = api.get("notice-settings").data_member
     assert shown == DEFAULTS | wanted | ASKED | {"muted": ["renewed"], "email_on": False}
@@ -114,11 +119,16 @@ def test_wrong_settings_are_refused_by_name(api, body, field):
 # --- test button ---
 
 
-def test_the_test_button_tells_by_mail_and_webhook_and_answers_the_notice(api, world, mailbox, hook, receiver):
+def test_the_test_button_tells_by_mail_and_webhook_and_answers_the_notice(
+    api, world, mailbox, hook, receiver
+):
     api.put("notice-settings", {"muted": Kind.values})
     answer = api.post("notice-settings/test")
     assert answer.status_code == 202
-    assert sorted(each["channel"] for each in answer.data_member["deliveries"]) == ["email", "webhook"]
+    assert sorted(each["channel"] for each in answer.data_member["deliveries"]) == [
+        "email",
+        "webhook",
+    ]
     world.sweep()
     assert mailbox.subjects == ["A test of your notices"]
     assert receiver.posted[0].verified(hook[1])["type"] == "test"
@@ -142,7 +152,11 @@ def test_a_webhooks_secret_is_shown_once_and_sealed(api):
     secret = made.data_member.pop("secret")
     assert standardwebhooks.Webhook(secret)
     pk = made.data_member["id"]
-    for answer in (api.get(f"webhooks/{pk}"), api.put(f"webhooks/{pk}", {}), api.patch(f"webhooks/{pk}", {})):
+    for answer in (
+        api.get(f"webhooks/{pk}"),
+        api.put(f"webhooks/{pk}", {}),
+        api.patch(f"webhooks/{pk}", {}),
+    ):
         assert answer.data_member == made.data_member
     assert api.get("webhooks").data_member == [made.data_member]
     assert made.data_member == HOOK | {
@@ -204,7 +218,11 @@ def test_a_webhook_is_deleted_with_its_secret(api, tell):
     pk = api.post("webhooks", HOOK).data_member["id"]
     assert api.delete(f"webhooks/{pk}").status_code == 204
     assert api.get("webhooks").data_member == []
-    for answer in (api.get(f"webhooks/{pk}"), api.put(f"webhooks/{pk}", {}), api.delete(f"webhooks/{pk}")):
+    for answer in (
+        api.get(f"webhooks/{pk}"),
+        api.put(f"webhooks/{pk}", {}),
+        api.delete(f"webhooks/{pk}"),
+    ):
         refused(answer, 404)
     refused(api.post(f"webhooks/{pk}/rotate-secret"), 404)
     assert not Envelope.objects.filter(purpose="webhook_secret").exists()
@@ -271,7 +289,11 @@ def test_there_are_as_many_webhooks_as_a_notice_can_bear(api):
 def test_webhooks_of_others_are_not_there(api, bobs):
     pk = api.post("webhooks", HOOK).data_member["id"]
     assert bobs.get("webhooks").data_member == []
-    for answer in (bobs.get(f"webhooks/{pk}"), bobs.put(f"webhooks/{pk}", HOOK), bobs.delete(f"webhooks/{pk}")):
+    for answer in (
+        bobs.get(f"webhooks/{pk}"),
+        bobs.put(f"webhooks/{pk}", HOOK),
+        bobs.delete(f"webhooks/{pk}"),
+    ):
         refused(answer, 404)
     refused(bobs.post(f"webhooks/{pk}/rotate-secret"), 404)
 

@@ -110,7 +110,9 @@ def test_one_owner_has_four_on_their_way_and_the_next_owner_too(world, mailbox, 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(
-    "fields", [{"wake_at": None}, {"given_up_at": "now"}, {"channel": "webhook"}, {"sent_at": "now"}], ids=str
+    "fields",
+    [{"wake_at": None}, {"given_up_at": "now"}, {"channel": "webhook"}, {"sent_at": "now"}],
+    ids=str,
 )
 def test_the_table_refuses_a_delivery_that_nobody_would_end(world, mailbox, tell, fields):
     tell()

@@ -116,7 +116,9 @@ def test_a_digest_that_failed_is_tried_again_with_the_same_notices(world, mailbo
     assert Delivery.objects.filter(notice=None, begun_at=None).count() == 1
 
 
-def test_a_digest_whose_worker_died_is_sent_again_under_the_same_id(world, mailbox, crowd, monkeypatch, settings):
+def test_a_digest_whose_worker_died_is_sent_again_under_the_same_id(
+    world, mailbox, crowd, monkeypatch, settings
+):
     crowd(22)
     real = mail.send
 
@@ -142,7 +144,9 @@ def test_when_a_digest_is_given_up_so_is_what_it_held(world, mailbox, crowd, ali
     NoticeSettings.objects.update(email_on=False)
     world.advance(HOUR)
     world.sweep()
-    assert [each.state for each in Delivery.objects.filter(digest__isnull=False)] == ["given_up"] * 2
+    assert [each.state for each in Delivery.objects.filter(digest__isnull=False)] == [
+        "given_up"
+    ] * 2
 
 
 def test_two_digests_of_an_owner_never_collect_at_once(world, mailbox, crowd, alice):
@@ -153,10 +157,14 @@ def test_two_digests_of_an_owner_never_collect_at_once(world, mailbox, crowd, al
 
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
-def test_workers_that_send_at_once_send_twenty_and_hold_the_others_in_one_digest(world, mailbox, tell):
+def test_workers_that_send_at_once_send_twenty_and_hold_the_others_in_one_digest(
+    world, mailbox, tell
+):
     for number in range(30):
         tell(f"host{number}.example.com")
-    acts = [lambda pk=pk: delivery.deliver(pk) for pk in Delivery.objects.values_list("pk", flat=True)]
+    acts = [
+        lambda pk=pk: delivery.deliver(pk) for pk in Delivery.objects.values_list("pk", flat=True)
+    ]
     assert {str(each) for each in at_once(*acts)} == {"None"}
     assert len(mailbox.mails) == 20
     digest = Delivery.objects.get(notice=None)

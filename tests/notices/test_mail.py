@@ -33,7 +33,9 @@ def test_a_mail_says_what_happened_and_comes_from_the_operators_address(world, m
 
 
 def test_a_mail_goes_to_the_address_of_the_settings(world, mailbox, tell, alice):
-    NoticeSettings.objects.create(owner=alice, email="ops@example.net", confirmed_email="ops@example.net")
+    NoticeSettings.objects.create(
+        owner=alice, email="ops@example.net", confirmed_email="ops@example.net"
+    )
     tell()
     world.sweep()
     assert mailbox.recipients == ["ops@example.net"]
@@ -60,7 +62,9 @@ def test_nobody_at_the_port_is_a_failure_like_others(world, mailbox, tell, setti
     assert only().error_what == f"{what} The operator must check EMAIL_HOST and EMAIL_PORT."
 
 
-def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(world, mailbox, tell, settings):
+def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
+    world, mailbox, tell, settings
+):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
         tell()
@@ -91,7 +95,9 @@ def test_the_right_password_is_taken(world, mailbox, tell, settings):
     assert len(mailbox.mails) == 1
 
 
-def test_a_mail_that_was_accepted_is_not_sent_again_for_a_bad_good_bye(world, mailbox, tell, monkeypatch):
+def test_a_mail_that_was_accepted_is_not_sent_again_for_a_bad_good_bye(
+    world, mailbox, tell, monkeypatch
+):
     def quit_badly(connection: smtplib.SMTP) -> None:
         connection.close()
         raise smtplib.SMTPResponseException(421, b"too busy to say good-bye")
@@ -106,7 +112,11 @@ def test_mails_that_were_turned_off_meanwhile_are_given_up(world, mailbox, tell,
     tell()
     NoticeSettings.objects.create(owner=alice, email_on=False)
     world.sweep()
-    assert (mailbox.mails, only().state, only().error_what) == ([], "given_up", "Mails are turned off.")
+    assert (mailbox.mails, only().state, only().error_what) == (
+        [],
+        "given_up",
+        "Mails are turned off.",
+    )
 
 
 # --- other backends ---
@@ -123,7 +133,10 @@ def test_any_backend_of_django_may_be_named(world, mailbox, tell, settings):
 @pytest.fixture
 def postmark(mailbox, settings):
     settings.EMAIL_BACKEND = "anymail.backends.postmark.EmailBackend"
-    settings.ANYMAIL = {"POSTMARK_SERVER_TOKEN": "token-of-postmark", "POSTMARK_API_URL": "https://mail.example.com/"}
+    settings.ANYMAIL = {
+        "POSTMARK_SERVER_TOKEN": "token-of-postmark",
+        "POSTMARK_API_URL": "https://mail.example.com/",
+    }
 
 
 @responses.activate
@@ -140,10 +153,15 @@ def test_a_mail_service_of_anymail_is_called_through_the_guarded_session(world, 
 
 @responses.activate
 def test_a_mail_service_that_refuses_is_told_without_its_token(world, postmark, tell, caplog):
-    responses.post("https://mail.example.com/email", status=401, json={"Message": "token-of-postmark is wrong"})
+    responses.post(
+        "https://mail.example.com/email", status=401, json={"Message": "token-of-postmark is wrong"}
+    )
     tell()
     world.sweep()
-    assert only().error_what == "The mail service refused the mail (401). The operator must check ANYMAIL."
+    assert (
+        only().error_what
+        == "The mail service refused the mail (401). The operator must check ANYMAIL."
+    )
     assert "token-of-postmark" not in caplog.text
 
 
@@ -151,4 +169,6 @@ def test_a_mail_service_at_a_private_address_is_not_called(world, postmark, tell
     settings.ANYMAIL |= {"POSTMARK_API_URL": "https://10.1.2.3/"}
     tell()
     world.sweep()
-    assert only().error_what.startswith("The mail service could not be reached. 10.1.2.3 is not a public address")
+    assert only().error_what.startswith(
+        "The mail service could not be reached. 10.1.2.3 is not a public address"
+    )

@@ -94,7 +94,11 @@ def test_a_receiver_that_was_down_gets_it_once_when_it_is_up(world, receiver, ho
     world.advance(86400)
     world.sweep()
     assert len(receiver.posted) == 3
-    assert len({each.id for each in receiver.posted}) == len({each.body for each in receiver.posted}) == 1
+    assert (
+        len({each.id for each in receiver.posted})
+        == len({each.body for each in receiver.posted})
+        == 1
+    )
     assert len({each.headers["webhook-timestamp"] for each in receiver.posted}) == 3
     assert (only().state, Webhook.objects.get().last_error) == ("sent", "")
     receiver.posted[0].verified(secret)
@@ -105,7 +109,10 @@ def test_nobody_at_the_port_is_tried_again(world, alice, tell):
         webhooks.create_webhook(alice, {"url": gone.url})
     tell()
     world.sweep()
-    assert (only().state, only().error_what) == ("waiting", outgoing.UNTOLD.format(host="127.0.0.1"))
+    assert (only().state, only().error_what) == (
+        "waiting",
+        outgoing.UNTOLD.format(host="127.0.0.1"),
+    )
 
 
 def test_staff_read_why_nobody_is_at_the_port(world, alice, tell):
@@ -137,7 +144,9 @@ def test_410_disables_the_webhook_and_what_waits_for_it_is_given_up(world, recei
     world.sweep()
     webhook = Webhook.objects.get()
     assert webhook.disabled_at == world.time
-    assert webhook.last_error.startswith("127.0.0.1 answered 410, which means that it wants no more notices")
+    assert webhook.last_error.startswith(
+        "127.0.0.1 answered 410, which means that it wants no more notices"
+    )
     world.advance(5)
     world.sweep()
     assert len(receiver.posted) == 2
@@ -158,7 +167,9 @@ def test_a_redirect_is_not_followed(world, hook, receiver, tell):
     )
 
 
-def test_a_private_address_is_not_called_unless_the_setting_names_it(world, receiver, hook, tell, settings):
+def test_a_private_address_is_not_called_unless_the_setting_names_it(
+    world, receiver, hook, tell, settings
+):
     settings.ALLOW_PRIVATE = []
     tell()
     world.sweep()
@@ -195,7 +206,9 @@ def test_a_secret_that_got_into_a_line_of_the_log_is_masked(hook):
     assert mask(f"posted with {secret}") == "posted with whsec_***"
 
 
-def test_the_secret_stands_in_no_line_of_the_log_and_in_no_error(world, receiver, hook, tell, caplog, monkeypatch):
+def test_the_secret_stands_in_no_line_of_the_log_and_in_no_error(
+    world, receiver, hook, tell, caplog, monkeypatch
+):
     caplog.set_level("DEBUG")
     _, secret = hook
     receiver.answers = [500]

@@ -19,9 +19,17 @@ SMTP = {"EMAIL_HOST": "smtp.example.com", "NOTICE_FROM": "certctrl@example.com"}
 
 
 def started_with(**environment: str) -> subprocess.CompletedProcess[str]:
-    plain = {name: value for name, value in os.environ.items() if "MAIL" not in name and name != "NOTICE_FROM"}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if "MAIL" not in name and name != "NOTICE_FROM"
+    }
     return subprocess.run(
-        [sys.executable, "-c", SHOW], cwd=ROOT, env=plain | environment, capture_output=True, text=True
+        [sys.executable, "-c", SHOW],
+        cwd=ROOT,
+        env=plain | environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -39,7 +47,10 @@ def test_mails_are_off_until_a_server_is_named():
 def test_a_mail_service_is_named_by_its_backend(tmp_path):
     secret = tmp_path / "anymail.json"
     secret.write_text('{"POSTMARK_SERVER_TOKEN": "t"}')
-    postmark = {"EMAIL_BACKEND": "anymail.backends.postmark.EmailBackend", "ANYMAIL_FILE": str(secret)}
+    postmark = {
+        "EMAIL_BACKEND": "anymail.backends.postmark.EmailBackend",
+        "ANYMAIL_FILE": str(secret),
+    }
     found = settings_of(**postmark, NOTICE_FROM="certctrl@example.com")
     assert (found["MAIL_IS_SET_UP"], found["ANYMAIL"]) == (True, {"POSTMARK_SERVER_TOKEN": "t"})
 
@@ -47,7 +58,10 @@ def test_a_mail_service_is_named_by_its_backend(tmp_path):
 def test_the_password_may_come_from_a_file(tmp_path):
     secret = tmp_path / "smtp"
     secret.write_text("hunter2")
-    assert settings_of(**SMTP, EMAIL_HOST_PASSWORD_FILE=str(secret))["EMAIL_HOST_PASSWORD"] == "hunter2"
+    assert (
+        settings_of(**SMTP, EMAIL_HOST_PASSWORD_FILE=str(secret))["EMAIL_HOST_PASSWORD"]
+        == "hunter2"
+    )
 
 
 def test_an_exchange_with_the_mail_server_takes_no_longer_than_a_turn():

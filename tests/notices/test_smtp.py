@@ -67,7 +67,10 @@ def test_a_refused_greeting_is_not_the_addresss_fault(mailbox, why):
     [
         ("504 5.5.2 <a1b2c3>: Helo command rejected: need fully-qualified hostname", "EMAIL_EHLO"),
         ("550 5.7.1 EHLO name is bogus", "EMAIL_EHLO"),
-        ("550 5.1.8 <notices@example.com>: Sender address rejected: Domain not found", "NOTICE_FROM"),
+        (
+            "550 5.1.8 <notices@example.com>: Sender address rejected: Domain not found",
+            "NOTICE_FROM",
+        ),
         ("550 5.7.23 SPF check failed", "NOTICE_FROM"),
         ("554 5.7.1 <alice@example.org>: Relay access denied", "EMAIL_HOST_USER"),
         ("530 5.7.0 Authentication required", "EMAIL_HOST_USER"),
@@ -82,7 +85,11 @@ def test_a_recipient_refused_for_what_came_before_is_not_blamed(mailbox, why, sa
 
 
 @pytest.mark.parametrize(
-    "says", ["550 5.1.1 <alice@example.org>: Recipient address rejected", "550 <helo@sender.example>: no such user"]
+    "says",
+    [
+        "550 5.1.1 <alice@example.org>: Recipient address rejected",
+        "550 <helo@sender.example>: no such user",
+    ],
 )
 def test_a_refused_recipient_is_the_addresss_own(mailbox, why, says):
     mailbox.says = says
@@ -125,7 +132,9 @@ def test_a_mail_server_without_starttls_names_the_settings_of_tls(mailbox, why, 
     assert "EMAIL_USE_TLS" in named(what)
 
 
-def test_plain_smtp_where_tls_is_spoken_from_the_start_and_the_other_way_round(mailbox, why, settings):
+def test_plain_smtp_where_tls_is_spoken_from_the_start_and_the_other_way_round(
+    mailbox, why, settings
+):
     settings.EMAIL_USE_SSL = True
     what = why()
     assert what.startswith("TLS with the mail server failed")
@@ -133,14 +142,18 @@ def test_plain_smtp_where_tls_is_spoken_from_the_start_and_the_other_way_round(m
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_an_unknown_certificate_is_said_to_be_one(tmp_path: Path, world, tell, settings, mailbox, from_the_start):
+def test_an_unknown_certificate_is_said_to_be_one(
+    tmp_path: Path, world, tell, settings, mailbox, from_the_start
+):
     context, _ = dripping.certificate_for(tmp_path, "127.0.0.1")
     settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS = from_the_start, not from_the_start
     with Mailbox(context, tls=from_the_start) as box:
         settings.EMAIL_PORT = box.port
         tell()
         world.sweep()
-        assert Delivery.objects.get().error_what.startswith("The mail server's certificate was refused: self")
+        assert Delivery.objects.get().error_what.startswith(
+            "The mail server's certificate was refused: self"
+        )
         assert not box.mails
 
 

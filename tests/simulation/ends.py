@@ -28,7 +28,10 @@ def _is_finished(certificate: Certificate) -> bool:
 def what_is_left() -> str:
     opens = [f"attempt {each.pk} {each.state} {each.waits_for}" for each in Issuance.objects.open()]
     in_zone = [str(each) for each in TxtRecord.objects.in_the_zone()]
-    return "; ".join([*opens, *in_zone, *(f"certificate {each.pk}" for each in unfinished())]) or "nothing"
+    return (
+        "; ".join([*opens, *in_zone, *(f"certificate {each.pk}" for each in unfinished())])
+        or "nothing"
+    )
 
 
 def violations(simulation: "Simulation") -> list[str]:
@@ -53,9 +56,15 @@ def _awake() -> list[str]:
 
 
 def _versions() -> list[str]:
-    issued = set(Issuance.objects.filter(state=State.ISSUED, proves=False).values_list("pk", flat=True))
+    issued = set(
+        Issuance.objects.filter(state=State.ISSUED, proves=False).values_list("pk", flat=True)
+    )
     stored = list(CertificateVersion.objects.values_list("issuance", flat=True))
-    wrong = [] if sorted(stored) == sorted(issued) else [f"issued attempts {issued}, versions of {stored}"]
+    wrong = (
+        []
+        if sorted(stored) == sorted(issued)
+        else [f"issued attempts {issued}, versions of {stored}"]
+    )
     for certificate in Certificate.objects.exclude(current=None):
         newest = certificate.versions.order_by("-issuance").first()
         if newest != certificate.current:
@@ -83,7 +92,9 @@ def _orders(simulation: "Simulation") -> list[str]:
     anew = sum(Issuance.objects.values_list("orders", flat=True))
     unclear = simulation.outside.struck["ca.new_order"] + simulation.between_statements
     made, most = len(simulation.ca.orders), attempts + anew + unclear
-    return [f"{made} orders at the CA for {attempts} attempts, {most} at most"] if made > most else []
+    return (
+        [f"{made} orders at the CA for {attempts} attempts, {most} at most"] if made > most else []
+    )
 
 
 def counts(simulation: "Simulation") -> dict[str, int]:

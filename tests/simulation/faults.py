@@ -47,7 +47,10 @@ class Profile:
     def __str__(self) -> str:
         plain = Profile()
         told = [(each.name, getattr(self, each.name)) for each in fields(self)]
-        return ", ".join(f"{name}={value:g}" for name, value in told if value != getattr(plain, name)) or "plain"
+        return (
+            ", ".join(f"{name}={value:g}" for name, value in told if value != getattr(plain, name))
+            or "plain"
+        )
 
 
 # Themes: what is rare in the mix of all faults.
@@ -105,7 +108,9 @@ class Faults:
 
     def stop(self) -> None:
         self.stopped = True
-        self.profile = replace(self.profile, lose=0, double=0, switch=0, stop=0, slow=0, used_orders=0)
+        self.profile = replace(
+            self.profile, lose=0, double=0, switch=0, stop=0, slow=0, used_orders=0
+        )
 
     def of_a_call(self, name: str) -> str:
         """One of KINDS, or "" for a call that goes well. Those that change something are struck three times as often

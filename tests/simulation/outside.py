@@ -31,7 +31,9 @@ class SimulatedOutside(Outside):
         self.scheduler = scheduler
         self.faults = faults
         self.watch = watch
-        self.struck: Counter[str] = Counter()  # how often a fault left unclear what became of a call of this name
+        self.struck: Counter[str] = (
+            Counter()
+        )  # how often a fault left unclear what became of a call of this name
 
     def call(self, name: str, effect: Effect, record: TxtRecord | None = None) -> Any:
         actor = self.scheduler.actor
@@ -146,7 +148,9 @@ class SimulatedOutside(Outside):
             except Exception as error:
                 self.scheduler.note(f"{name} came to nothing: {error}")
 
-        self.scheduler.after(self.faults.rng.uniform(least, max(least, self.faults.profile.lateness)), arrive)
+        self.scheduler.after(
+            self.faults.rng.uniform(least, max(least, self.faults.profile.lateness)), arrive
+        )
 
 
 def timed_out(name: str) -> Trouble:
@@ -162,7 +166,11 @@ def refusal(name: str, faults: Faults) -> Trouble:
         return Refused("ca_caa", "The CA says: CAA forbids it (caa)")
     if pick == "unknown" and name != "ca.register":
         return Trouble("ca_account_unknown", "The CA does not know the account.")
-    return Trouble("ca_rate_limited", "Too many requests (rateLimited)", retry_after=faults.rng.choice((5, 60, 900)))
+    return Trouble(
+        "ca_rate_limited",
+        "Too many requests (rateLimited)",
+        retry_after=faults.rng.choice((5, 60, 900)),
+    )
 
 
 # --- the zone ---
@@ -219,7 +227,9 @@ class SimulatedProvider(FakeProvider):
     def present(self, record: TxtRecord) -> None:
         watch = self.zone.outside.watch
         watch.presents(record)
-        self.zone.outside.call("zone.present", lambda: self.zone.present(record.name, record.value), record)
+        self.zone.outside.call(
+            "zone.present", lambda: self.zone.present(record.name, record.value), record
+        )
 
     def cleanup(self, record: TxtRecord) -> int:
         def effect() -> int:
@@ -251,7 +261,9 @@ class SimulatedCA(FakeCA):
         name = f"_acme-challenge.{authorization.identifier}"
         shown = self.zone.shows(name, authorization.value)
         authorization.status = "valid" if shown else "invalid"
-        self.outside.scheduler.note(f"the CA finds {authorization.identifier} {authorization.status}")
+        self.outside.scheduler.note(
+            f"the CA finds {authorization.identifier} {authorization.status}"
+        )
         if not shown:
             self.outside.watch.not_found(authorization.url, name, authorization.value)
 
@@ -271,4 +283,6 @@ class SimulatedClient(FakeClient):
     def _renewal_info(self, ari_id: str) -> RenewalInfoResource:
         """It is in a hurry as long as there are faults."""
         is_quiet = self.ca.outside.faults.stopped
-        return dataclasses.replace(super()._renewal_info(ari_id), retry_after=None if is_quiet else 120.0)
+        return dataclasses.replace(
+            super()._renewal_info(ari_id), retry_after=None if is_quiet else 120.0
+        )

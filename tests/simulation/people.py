@@ -29,12 +29,17 @@ class People:
         profile, rng = self.simulation.profile, self.rng
         span = profile.minutes * 60
         first = rng.choice(NAMES)
-        creations = [(span / 4 * number * rng.random(), self.creates(first)) for number in range(profile.certificates)]
+        creations = [
+            (span / 4 * number * rng.random(), self.creates(first))
+            for number in range(profile.certificates)
+        ]
         doings = (self.renews, self.cancels, self.cancels_and_renews, self.changes_the_credential)
         doings += (self.creates_again, self.deletes, self.revokes, self.its_moment_comes)
         doings += (self.its_window_moves,) if profile.renewal_info else ()
         weights = (3, 2, 3, 2, 2, 1, 1, 3, 3)[: len(doings)]
-        minds = [(rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)]
+        minds = [
+            (rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)
+        ]
         return [*creations, *minds]
 
     def creates(self, first: tuple[str, ...]) -> Callable[[], None]:
@@ -45,7 +50,9 @@ class People:
         def act() -> None:
             sim = self.simulation
             for _ in range(1 + twice):
-                sim.create(sim.account_row, self.rng.choice(sim.credentials), *names, key_size=key_size)
+                sim.create(
+                    sim.account_row, self.rng.choice(sim.credentials), *names, key_size=key_size
+                )
 
         act.__name__ = "creates"
         return act
@@ -59,7 +66,9 @@ class People:
         if certificate:
             sim, other = self.simulation, 384 if certificate.key_size == 256 else 256
             key_size = self.rng.choice((certificate.key_size, other))
-            sim.create(sim.account_row, certificate.credential, *certificate.names, key_size=key_size)
+            sim.create(
+                sim.account_row, certificate.credential, *certificate.names, key_size=key_size
+            )
 
     def renews(self) -> None:
         self._with_one(services.issue)
@@ -74,7 +83,9 @@ class People:
     def changes_the_credential(self) -> None:
         certificate = self.pick()
         if certificate:
-            others = [each for each in self.simulation.credentials if each.pk != certificate.credential_id]
+            others = [
+                each for each in self.simulation.credentials if each.pk != certificate.credential_id
+            ]
             services.update_certificate(certificate, {"credential": self.rng.choice(others)})
             if self.rng.random() < 0.5:
                 services.cancel(certificate)
@@ -90,14 +101,19 @@ class People:
         """Renewal is due now."""
         certificate = self.pick()
         if certificate:
-            Certificate.objects.filter(pk=certificate.pk, current__isnull=False).update(renew_at=clock.now())
+            Certificate.objects.filter(pk=certificate.pk, current__isnull=False).update(
+                renew_at=clock.now()
+            )
 
     def its_window_moves(self) -> None:
         """The CA is going to revoke."""
         certificate = self.pick()
         if certificate and certificate.current:
             now = self.simulation.scheduler.true_now()
-            self.simulation.ca.windows[certificate.current.ari_id] = (now - 2 * services.A_DAY, now - services.A_DAY)
+            self.simulation.ca.windows[certificate.current.ari_id] = (
+                now - 2 * services.A_DAY,
+                now - services.A_DAY,
+            )
 
     def _with_one(self, act: Callable[[Certificate], Any]) -> None:
         certificate = self.pick()

@@ -102,7 +102,9 @@ class Simulation(World):
     zone: SimulatedZone
     catalog: SimulatedCA
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, rng: random.Random, profile: Profile) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, rng: random.Random, profile: Profile
+    ) -> None:
         super().__init__(monkeypatch, START)
         self.rng = rng
         self.profile = profile
@@ -135,7 +137,9 @@ class Simulation(World):
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
         monkeypatch.setattr(clients, "client_for", self.ca.client_for)
-        monkeypatch.setattr(registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential))
+        monkeypatch.setattr(
+            registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential)
+        )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
         monkeypatch.setattr(schedule, "draw", self.rng.random)
         monkeypatch.setattr(machine, "logger", Logger(self._met_an_exception))
@@ -148,14 +152,18 @@ class Simulation(World):
         restart_ids()
         owner = User.objects.create_user("owner@example.com")
         fields = (
-            {"url": "", "status": AcmeAccount.Status.PENDING, "wake_at": self.time} if self.profile.registers else {}
+            {"url": "", "status": AcmeAccount.Status.PENDING, "wake_at": self.time}
+            if self.profile.registers
+            else {}
         )
         self.account_row = self.account(owner, **fields)
         self.credentials = [self.credential(owner), self.credential(owner)]
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
+    def _start(
+        self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False
+    ) -> bool:
         self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 
@@ -168,7 +176,9 @@ class Simulation(World):
             self._send(f"{ahead[0].name} {issuance_id}", link)
 
     def _nudge(self, task: Any, *args: int) -> bool:
-        self._send(f"{task.name.partition('.')[2]} {' '.join(map(str, args))}", partial(task.run, *args))
+        self._send(
+            f"{task.name.partition('.')[2]} {' '.join(map(str, args))}", partial(task.run, *args)
+        )
         return True
 
     def _send(self, what: str, act: Callable[[], None]) -> None:
@@ -277,8 +287,12 @@ class Simulation(World):
         self.scheduler.pause(self.faults.hold())
         self.scheduler.note("goes on")
 
-    def before_statement(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if not sql.startswith(("RELEASE", "ROLLBACK")) and ('"issuance_' in sql or '"dnsproviders_' in sql):
+    def before_statement(
+        self, execute: Any, sql: str, params: Any, many: bool, context: Any
+    ) -> Any:
+        if not sql.startswith(("RELEASE", "ROLLBACK")) and (
+            '"issuance_' in sql or '"dnsproviders_' in sql
+        ):
             self.switch()
         return execute(sql, params, many, context)
 
@@ -325,7 +339,9 @@ class Simulation(World):
         for _ in range(MOST_EVENTS):
             if self.watch.violations or not self.scheduler.step():
                 return
-            assert len(connection.savepoint_ids) == self.depth, "somebody paused inside a transaction"
+            assert len(connection.savepoint_ids) == self.depth, (
+                "somebody paused inside a transaction"
+            )
             if self.scheduler.passed > latest:
                 break
         self.watch.broken(f"it has not come to rest: {ends.what_is_left()}", always=True)
@@ -333,7 +349,10 @@ class Simulation(World):
 
 def next_due(now: datetime) -> datetime | None:
     """When the first row is due for a message, or the first certificate for another attempt."""
-    moments = [max(wake_at, queued_at + RESEND) if queued_at else wake_at for wake_at, queued_at in _rows(DUE)]
+    moments = [
+        max(wake_at, queued_at + RESEND) if queued_at else wake_at
+        for wake_at, queued_at in _rows(DUE)
+    ]
     # What goes on for ever counts as long as it is near, or there would be no end.
     endless = _rows(TO_RENEW) + _rows(TO_POLL)
     moments += [at for at, troubles in endless if troubles or at < now + AN_HOUR]

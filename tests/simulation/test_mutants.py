@@ -24,13 +24,17 @@ def ends_badly(seed: int, profile: Profile | None) -> bool:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_seed_finds_what_was_broken_on_purpose(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_finds_what_was_broken_on_purpose(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     MUTANTS[name](monkeypatch)
     found = any(ends_badly(seed, PROFILES.get(name)) for seed in SEEDS)
     assert found, f"no seed of {len(SEEDS)} finds {name} broken"
 
 
-@pytest.mark.parametrize("profile", [SHARERS, ZOMBIES, CHANGERS], ids=["sharers", "zombies", "changers"])
+@pytest.mark.parametrize(
+    "profile", [SHARERS, ZOMBIES, CHANGERS], ids=["sharers", "zombies", "changers"]
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_runs_end_well_when_nothing_is_broken(profile: Profile, seed: int) -> None:
     report = run(seed, profile)

@@ -30,9 +30,13 @@ def test_watching_changes_nothing() -> None:
     assert play(9).trace == play(9, watching=False).trace
 
 
-def test_a_failing_run_tells_its_seed_what_happened_and_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_run_tells_its_seed_what_happened_and_how_to_replay_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     MUTANTS["the reopening"](monkeypatch)
-    seed, failing = next((seed, found) for seed in range(60) if (found := run(seed, ZOMBIES)).violations)
+    seed, failing = next(
+        (seed, found) for seed in range(60) if (found := run(seed, ZOMBIES)).violations
+    )
     report = str(failing)
     assert report.startswith(f"seed {seed} (minutes=6, hold=0.1")
     assert "zone.present" in report

@@ -21,7 +21,13 @@ from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 
 State = Issuance.State
-TABLES: tuple[type[Turns], ...] = (Issuance, TxtRecord, AcmeAccount, CertificateVersion, RenewalInfo)
+TABLES: tuple[type[Turns], ...] = (
+    Issuance,
+    TxtRecord,
+    AcmeAccount,
+    CertificateVersion,
+    RenewalInfo,
+)
 
 # Columns that may be written without holding the row: the marks of messages, waking, and what a person or another row
 # decides. With `idle` the row must be one that nobody holds.
@@ -47,7 +53,9 @@ class Watch:
         self.is_asking = False  # nobody else goes while it asks and the UPDATE runs
         self.inside: list[Actor] = []
         self.owners: dict[str, list[Any]] = {}  # token -> the turns of the incarnation that drew it
-        self.excused: set[tuple[str, str]] = set()  # (name, value) of records that a fault made unsure
+        self.excused: set[tuple[str, str]] = (
+            set()
+        )  # (name, value) of records that a fault made unsure
         self.missing: dict[tuple[str, str], float] = {}
 
     def broken(self, what: str, *, always: bool = False) -> None:
@@ -83,12 +91,18 @@ class Watch:
         finally:
             self.is_asking = False
 
-    def _update(self, real: Callable[..., int], queryset: "QuerySet[Any]", columns: dict[str, Any]) -> int:
+    def _update(
+        self, real: Callable[..., int], queryset: "QuerySet[Any]", columns: dict[str, Any]
+    ) -> int:
         self.switch()
         if set(columns) <= MARKS:
             return real(queryset, **columns)
         with self.asking():
-            asked = ("pk", "holder", "wake_at", "state") if queryset.model is Issuance else ("pk", "holder", "wake_at")
+            asked = (
+                ("pk", "holder", "wake_at", "state")
+                if queryset.model is Issuance
+                else ("pk", "holder", "wake_at")
+            )
             before = list(queryset.order_by().values_list(*asked))
             count = real(queryset, **columns)
         for row in before:
@@ -116,14 +130,18 @@ class Watch:
             return
         if not self._may_write(model, set(columns), holder, columns.get("state"), state):
             whose = "another has" if holder else "nobody has any more"
-            self.broken(f"{actor.name} writes {', '.join(columns)} of {model.__name__} {pk}, which {whose}")
+            self.broken(
+                f"{actor.name} writes {', '.join(columns)} of {model.__name__} {pk}, which {whose}"
+            )
 
     def _claims(self, model: type[Turns], pk: int, holder: str, wake_at: datetime | None) -> None:
         if wake_at is None or wake_at > self.scheduler.now():
             why = "while another's lease runs" if holder else "before it is due"
             self.broken(f"{model.__name__} {pk} is claimed {why}")
 
-    def _may_write(self, model: type[Turns], columns: set[str], holder: str, to: Any, state: str | None) -> bool:
+    def _may_write(
+        self, model: type[Turns], columns: set[str], holder: str, to: Any, state: str | None
+    ) -> bool:
         if model is TxtRecord and columns <= REOPENS and "cleaned_at" in columns:
             return True
         if to == State.CANCELED:
@@ -145,7 +163,9 @@ class Watch:
         for other in self.inside:
             for row, until in _held(other):
                 if row in mine and not self._may_have_lost(other, until):
-                    self.broken(f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}")
+                    self.broken(
+                        f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}"
+                    )
         self.inside.append(actor)
 
     def _may_have_lost(self, actor: Actor, until: float) -> bool:
@@ -156,16 +176,22 @@ class Watch:
         """Intent before effect."""
         with self.asking():
             row = TxtRecord.objects.get(pk=record.pk)
-        if row.holder == record.holder and not (row.intent_at and row.wake_at and not row.cleaned_at):
+        if row.holder == record.holder and not (
+            row.intent_at and row.wake_at and not row.cleaned_at
+        ):
             self.broken(f"{record} is presented before it is written down that it is meant to be")
 
     def removes(self, record: TxtRecord) -> None:
         """Nobody takes a record away from an attempt that has it in the zone, but for a call that came late."""
-        if (record.name, record.value) in self.excused or (self.scheduler.actor and self.scheduler.actor.was_held):
+        if (record.name, record.value) in self.excused or (
+            self.scheduler.actor and self.scheduler.actor.was_held
+        ):
             self.excused.add((record.name, record.value))
             return
         with self.asking():
-            twin = TxtRecord.objects.filter(name=record.name, value=record.value).exclude(pk=record.pk)
+            twin = TxtRecord.objects.filter(name=record.name, value=record.value).exclude(
+                pk=record.pk
+            )
             if twin.exists():
                 self.excused.add((record.name, record.value))
                 return
@@ -180,24 +206,38 @@ class Watch:
         with self.asking():
             relies = self._relied_on().filter(url=url, issuance__state=State.PROPAGATED).first()
         if relies:
-            self.broken(f"the CA does not find {name}, which attempt {relies.issuance_id} said is there")
+            self.broken(
+                f"the CA does not find {name}, which attempt {relies.issuance_id} said is there"
+            )
 
     def _relied_on(self) -> "QuerySet[Authorization]":
         states = (State.PRESENTED, State.PROPAGATED)
-        return Authorization.objects.filter(status=Authorization.Status.PENDING, issuance__state__in=states)
+        return Authorization.objects.filter(
+            status=Authorization.Status.PENDING, issuance__state__in=states
+        )
 
     def looks_around(self, is_in: Callable[[str, str], bool]) -> None:
         """No record that an attempt waits for is missing for longer than it takes to see that."""
         columns = ("record__name", "record__value", "issuance__presents")
         with self.asking():
-            waited_for = list(self._relied_on().filter(issuance__state=State.PRESENTED).values_list(*columns))
-        missing = {(name, value): presents for name, value, presents in waited_for if not is_in(name, value)}
+            waited_for = list(
+                self._relied_on().filter(issuance__state=State.PRESENTED).values_list(*columns)
+            )
+        missing = {
+            (name, value): presents
+            for name, value, presents in waited_for
+            if not is_in(name, value)
+        }
         self.missing = {each: self.missing.get(each, self.scheduler.passed) for each in missing}
         for each, since in self.missing.items():
             presents = missing[each]
-            longest = REPUBLISH_AFTER[presents] * 1.5 + 600 if presents < len(REPUBLISH_AFTER) else 3000
+            longest = (
+                REPUBLISH_AFTER[presents] * 1.5 + 600 if presents < len(REPUBLISH_AFTER) else 3000
+            )
             if self.scheduler.passed - since > longest:
-                self.broken(f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s while it was needed")
+                self.broken(
+                    f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s while it was needed"
+                )
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:

@@ -35,7 +35,10 @@ def processes() -> Iterator[tuple[int, str]]:
     """Each living process, by its pid, with the environment's DATA_DIR or the command line that tells whose it is."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            yield int(folder.name), (folder / "cmdline").read_text() + (folder / "environ").read_text()
+            yield (
+                int(folder.name),
+                (folder / "cmdline").read_text() + (folder / "environ").read_text(),
+            )
         except OSError:
             continue
 
@@ -46,12 +49,18 @@ class Up:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
+        }
         self.environment = inherited | {"DATA_DIR": str(folder), "PORT": str(self.port)} | settings
         self.out = folder.with_suffix(f".{self.port}.out")
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "up"], cwd=PROJECT, env=self.environment, stdout=out, stderr=out
+                [sys.executable, "manage.py", "up"],
+                cwd=PROJECT,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
             )
 
     @property
@@ -63,7 +72,10 @@ class Up:
         return f"http://127.0.0.1:{self.port}"
 
     def wait(self) -> "Up":
-        until(lambda: "Ctrl-C stops it" in self.said or self.process.poll() is not None, f"started\n{self.said}")
+        until(
+            lambda: "Ctrl-C stops it" in self.said or self.process.poll() is not None,
+            f"started\n{self.said}",
+        )
         assert self.process.poll() is None, self.said
         return self
 
@@ -78,5 +90,10 @@ class Up:
     def manage(self, *command: str, **settings: str) -> str:
         run = [sys.executable, "manage.py", *command]
         return subprocess.run(
-            run, cwd=PROJECT, env=self.environment | settings, check=True, capture_output=True, text=True
+            run,
+            cwd=PROJECT,
+            env=self.environment | settings,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout

@@ -65,7 +65,9 @@ def test_address_and_password_may_be_given(state, monkeypatch) -> None:
     assert can_log_in("ops@example.com", "a Given pass-word 1")
 
 
-def test_a_password_given_later_changes_nothing_and_helps_only_when_it_is_right(state, monkeypatch) -> None:
+def test_a_password_given_later_changes_nothing_and_helps_only_when_it_is_right(
+    state, monkeypatch
+) -> None:
     first = administrator(state)
     shown(state)
     monkeypatch.setenv("ADMIN_PASSWORD", "another Pass-word 1")
@@ -75,9 +77,12 @@ def test_a_password_given_later_changes_nothing_and_helps_only_when_it_is_right(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("ADMIN_EMAIL", "admin"), ("ADMIN_PASSWORD", "short"), ("ADMIN_PASSWORD", "password1234")]
+    ("name", "value"),
+    [("ADMIN_EMAIL", "admin"), ("ADMIN_PASSWORD", "short"), ("ADMIN_PASSWORD", "password1234")],
 )
-def test_what_cannot_be_used_is_refused_before_there_is_a_user(state, monkeypatch, name, value) -> None:
+def test_what_cannot_be_used_is_refused_before_there_is_a_user(
+    state, monkeypatch, name, value
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(CommandError, match="ADMIN_EMAIL or ADMIN_PASSWORD cannot be used"):
         administrator(state)

@@ -42,7 +42,9 @@ def started(binary: str, folder: Path, use: Callable[[redis.Redis], object]) -> 
         run = command.Command()
         run.say = said.append
         run.supervisor = supervisor
-        run.server = SimpleNamespace(redis=our, log=lambda name: folder / f"{name}.log", folder=folder)
+        run.server = SimpleNamespace(
+            redis=our, log=lambda name: folder / f"{name}.log", folder=folder
+        )
         run.start_redis()
         client = redis.Redis(unix_socket_path=str(our.socket), password="secret")
         use(client)
@@ -119,7 +121,9 @@ def test_redis_starts_again_whatever_became_of_its_files(tmp_path, name, damage)
     aside = list((tmp_path / "redis").glob("damaged-*"))
     assert (f"Its files are in {aside[0]} now" in said) if aside else "cannot read" not in said
     kept: list[bytes] = []
-    assert "cannot read" not in started(binary, tmp_path, lambda client: kept.append(client.get("new")))
+    assert "cannot read" not in started(
+        binary, tmp_path, lambda client: kept.append(client.get("new"))
+    )
     assert kept == [b"1"]
 
 
@@ -129,7 +133,10 @@ def test_files_that_redis_can_read_stay_where_they_are(tmp_path, name) -> None:
         pytest.skip(f"needs {name}")
     started(binary, tmp_path, fill)
     counts: list[int] = []
-    assert started(binary, tmp_path, lambda client: counts.append(client.dbsize())) == "Stopping redis."
+    assert (
+        started(binary, tmp_path, lambda client: counts.append(client.dbsize()))
+        == "Stopping redis."
+    )
     assert counts == [200]
 
 
@@ -141,7 +148,9 @@ def test_garbage_as_dump_of_an_older_set_up_is_set_aside(tmp_path) -> None:
     started(binary, tmp_path, fill)
 
 
-def test_a_redis_that_fails_for_another_reason_is_not_blamed_on_its_files(tmp_path, monkeypatch) -> None:
+def test_a_redis_that_fails_for_another_reason_is_not_blamed_on_its_files(
+    tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(command, "START_LIMIT", 1.0)
     with pytest.raises(CommandError, match="redis does not answer"):
         started("/bin/false", tmp_path, fill)
@@ -151,7 +160,9 @@ def test_a_redis_that_fails_for_another_reason_is_not_blamed_on_its_files(tmp_pa
 # --- what the server remembers, and its master key ---
 
 
-@pytest.mark.parametrize("content", [b"", ZEROS, b'{"secret_key": "abc', b"[]", b'"x"', b"\xff\xfe{}"])
+@pytest.mark.parametrize(
+    "content", [b"", ZEROS, b'{"secret_key": "abc', b"[]", b'"x"', b"\xff\xfe{}"]
+)
 def test_a_damaged_memory_of_the_server_is_a_sentence_and_stays(tmp_path, content) -> None:
     path = tmp_path / embedded.STATE_FILE
     path.write_bytes(content)
@@ -169,7 +180,9 @@ def test_a_damaged_memory_of_the_server_is_a_sentence_and_stays(tmp_path, conten
 
 @pytest.mark.parametrize("content", [b"", b"\n", ZEROS, b"1:c2VjcmV0", b"\xff\xfe"])
 @pytest.mark.parametrize("memory", ["there", "gone"])
-def test_a_damaged_master_key_starts_nothing_and_is_not_replaced(tmp_path, monkeypatch, content, memory) -> None:
+def test_a_damaged_master_key_starts_nothing_and_is_not_replaced(
+    tmp_path, monkeypatch, content, memory
+) -> None:
     path = tmp_path / embedded.MASTER_KEY_FILE
     state = State(tmp_path / embedded.STATE_FILE)
     monkeypatch.setenv("MASTER_KEYS_PATH", str(path))
@@ -186,7 +199,9 @@ def test_a_damaged_master_key_starts_nothing_and_is_not_replaced(tmp_path, monke
         assert "is empty. Put it back from a backup" in str(refused.value)
 
 
-def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(tmp_path, monkeypatch) -> None:
+def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
+    tmp_path, monkeypatch
+) -> None:
     path = tmp_path / embedded.MASTER_KEY_FILE
     monkeypatch.setenv("MASTER_KEYS_PATH", str(path))
     with sqlite3.connect(tmp_path / embedded.DATABASE_FILE) as database:
@@ -235,11 +250,15 @@ def read(path: Path) -> None:
 # --- the lab ---
 
 
-@pytest.mark.parametrize("content", [b"", ZEROS, b"[1]", b'{"lab.test.": "no zone"}', b'{"lab.test.": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", ZEROS, b"[1]", b'{"lab.test.": "no zone"}', b'{"lab.test.": 1}']
+)
 def test_damaged_zones_of_the_lab_are_set_aside(tmp_path, content, capsys) -> None:
     path = tmp_path / "zones.json"
     path.write_bytes(content)
-    server = NameServer({"lab.test": "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n"}, state=path)
+    server = NameServer(
+        {"lab.test": "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n"}, state=path
+    )
     assert "lab.test." in server._zones.texts()
     assert (tmp_path / "zones.damaged").read_bytes() == content
     assert "zones.damaged has them now" in capsys.readouterr().err
@@ -304,7 +323,9 @@ def test_make_run_starts_after_a_power_loss_and_says_what_it_cannot_do_without(u
     assert first.end() == 0
     zeros_at_the_end(first.folder / "redis")
     again = up().wait()
-    assert re.search(r"Redis cannot read what it kept.* Its files are in \S+/redis/damaged-\S+ now", again.said)
+    assert re.search(
+        r"Redis cannot read what it kept.* Its files are in \S+/redis/damaged-\S+ now", again.said
+    )
     assert again.end() == 0
 
     def refused(name: str, content: bytes) -> str:

@@ -101,11 +101,17 @@ def test_a_master_key_that_is_gone_is_not_replaced_by_another(tmp_path, state, m
 
 
 def test_redis_listens_in_the_data_folder_where_the_path_fits_a_socket() -> None:
-    assert redisserver.socket_path(Path("/srv/certctrl/redis")) == Path("/srv/certctrl/redis/redis.sock")
+    assert redisserver.socket_path(Path("/srv/certctrl/redis")) == Path(
+        "/srv/certctrl/redis/redis.sock"
+    )
 
 
-@pytest.mark.parametrize("folder", ["/srv/" + "long/" * 20 + "redis", "/srv/with space/redis", "/srv/100%/redis"])
-def test_redis_listens_in_a_private_folder_elsewhere_where_it_does_not(folder, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "folder", ["/srv/" + "long/" * 20 + "redis", "/srv/with space/redis", "/srv/100%/redis"]
+)
+def test_redis_listens_in_a_private_folder_elsewhere_where_it_does_not(
+    folder, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(redisserver.tempfile, "gettempdir", lambda: str(tmp_path))
     path = redisserver.socket_path(Path(folder))
     assert path.parent.parent == tmp_path
@@ -152,7 +158,9 @@ def test_the_labs_ports_and_key_stay_the_same(tmp_path, state) -> None:
 
 
 @pytest.mark.usefixtures("lab_environment")
-def test_a_lab_port_that_another_program_took_is_not_exchanged_silently(tmp_path, state, listening) -> None:
+def test_a_lab_port_that_another_program_took_is_not_exchanged_silently(
+    tmp_path, state, listening
+) -> None:
     state.keep(lab_dns_port=listening)
     with pytest.raises(LabProblem, match=f"Port {listening} .* is taken by another program"):
         Lab.prepared(tmp_path / "lab", state)
@@ -173,7 +181,9 @@ def test_the_lab_opens_the_way_to_its_own_ports_and_to_nothing_else(tmp_path, st
 
 
 @pytest.mark.usefixtures("lab_environment")
-def test_what_the_operator_allows_and_trusts_stays_beside_the_labs(tmp_path, state, monkeypatch) -> None:
+def test_what_the_operator_allows_and_trusts_stays_beside_the_labs(
+    tmp_path, state, monkeypatch
+) -> None:
     (tmp_path / "corp.pem").write_text("corp root\n")
     monkeypatch.setenv("ACME_CA_BUNDLE", str(tmp_path / "corp.pem"))
     lab = Lab.prepared(tmp_path / "lab", state)
@@ -181,7 +191,9 @@ def test_what_the_operator_allows_and_trusts_stays_beside_the_labs(tmp_path, sta
     (tmp_path / "lab" / "ca").mkdir()
     lab.root.write_text("lab root\n")
     lab.write_bundle()
-    assert settings["ALLOW_PRIVATE"] == f"10.1.0.0/16,127.0.0.1:{lab.dns_port},127.0.0.1:{lab.ca_port}"
+    assert (
+        settings["ALLOW_PRIVATE"] == f"10.1.0.0/16,127.0.0.1:{lab.dns_port},127.0.0.1:{lab.ca_port}"
+    )
     assert Path(settings["ACME_CA_BUNDLE"]).read_text() == "corp root\nlab root\n"
 
 

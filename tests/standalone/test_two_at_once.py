@@ -35,7 +35,9 @@ def test_processes_that_choose_at_once_choose_different_ports(tmp_path) -> None:
     """None of them listens yet."""
     run = [sys.executable, "-c", TAKE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    choosing = [subprocess.Popen([*run, str(tmp_path / str(n))], cwd=PROJECT, **pipes) for n in range(6)]
+    choosing = [
+        subprocess.Popen([*run, str(tmp_path / str(n))], cwd=PROJECT, **pipes) for n in range(6)
+    ]
     try:
         chosen = [int(process.stdout.readline()) for process in choosing]
         assert len(set(chosen)) == 6
@@ -62,9 +64,13 @@ def test_a_port_that_is_taken_for_one_protocol_is_not_free(tmp_path, kind) -> No
 
 
 def test_labs_of_different_data_folders_begin_at_different_ports(tmp_path) -> None:
-    first = {loopback.in_turn(loopback.DNS_PORTS, tmp_path / str(number))[0] for number in range(20)}
+    first = {
+        loopback.in_turn(loopback.DNS_PORTS, tmp_path / str(number))[0] for number in range(20)
+    }
     assert len(first) > 10
-    assert loopback.in_turn(loopback.DNS_PORTS, PROJECT / ".data" / "lab")[0] == loopback.DNS_PORTS[0]
+    assert (
+        loopback.in_turn(loopback.DNS_PORTS, PROJECT / ".data" / "lab")[0] == loopback.DNS_PORTS[0]
+    )
 
 
 @pytest.mark.parametrize("folder", ["a", "b"])
@@ -94,7 +100,10 @@ def lab_at(folder: Path, port: int, secret: str) -> Lab:
 
 
 def test_the_name_server_of_another_lab_is_not_taken_for_ours(tmp_path) -> None:
-    ours, others = "b3VyIHNlY3JldCBrZXkgb2YgMzIgYnl0ZXMhIQ==", "YW5vdGhlciBrZXkgdGhhdCBoYXMgMzIgYnl0ZXM="
+    ours, others = (
+        "b3VyIHNlY3JldCBrZXkgb2YgMzIgYnl0ZXMhIQ==",
+        "YW5vdGhlciBrZXkgdGhhdCBoYXMgMzIgYnl0ZXM=",
+    )
     key = key_of(f'key "lab" {{ algorithm hmac-sha256; secret "{ours}"; }};')
     zone = {ZONE: "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n"}
     with NameServer(zone, [key]) as server:
@@ -127,10 +136,14 @@ def test_two_make_runs_at_once_each_issue_from_their_own_lab(tmp_path) -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(Up.wait, both))
         for server in both:
-            assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in", server.said), server.said
+            assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in", server.said), (
+                server.said
+            )
         states = [State(server.folder / embedded.STATE_FILE) for server in both]
         chosen = [state[name] for state in states for name in ("lab_dns_port", "lab_ca_port")]
-        chosen += [int(re.search(r"runs at http://127\.0\.0\.3:(\d+)", server.said)[1]) for server in both]
+        chosen += [
+            int(re.search(r"runs at http://127\.0\.0\.3:(\d+)", server.said)[1]) for server in both
+        ]
         assert len(set(chosen)) == 6
     finally:
         for server in both:

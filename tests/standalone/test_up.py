@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
-needs_lab = pytest.mark.skipif(not PYTHON.exists(), reason="the lab's CA needs its environment: make lab")
+needs_lab = pytest.mark.skipif(
+    not PYTHON.exists(), reason="the lab's CA needs its environment: make lab"
+)
 
 
 @pytest.fixture
@@ -51,7 +53,10 @@ def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
 
 def test_nothing_outlives_a_supervisor_that_was_killed_with_prefork_workers(up) -> None:
     server = up(LAB="0", WORKER_POOL="prefork", WORKER_CONCURRENCY="2").wait()
-    until(lambda: len(server.living()) >= 8, "supervisor, redis, web, clock, worker with two children, beat")
+    until(
+        lambda: len(server.living()) >= 8,
+        "supervisor, redis, web, clock, worker with two children, beat",
+    )
     server.end(signal.SIGKILL)
     until(lambda: server.living() == [], "all are gone")
 
@@ -86,9 +91,15 @@ def printed_calls(said: str) -> list[tuple[str, dict[str, object]]]:
 @needs_lab
 def test_the_lab_issues_a_certificate_once_and_the_printed_calls_issue_another(up) -> None:
     server = up().wait()
-    assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in [\d.]+ s", server.said), server.said
-    leaf, issuing = x509.load_pem_x509_certificates((server.folder / "lab" / "demo.lab.test.pem").read_bytes())
-    (root,) = x509.load_pem_x509_certificates((server.folder / "lab" / "ca" / "lab-root.pem").read_bytes())
+    assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in [\d.]+ s", server.said), (
+        server.said
+    )
+    leaf, issuing = x509.load_pem_x509_certificates(
+        (server.folder / "lab" / "demo.lab.test.pem").read_bytes()
+    )
+    (root,) = x509.load_pem_x509_certificates(
+        (server.folder / "lab" / "ca" / "lab-root.pem").read_bytes()
+    )
     leaf.verify_directly_issued_by(issuing)
     issuing.verify_directly_issued_by(root)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -96,10 +107,18 @@ def test_the_lab_issues_a_certificate_once_and_the_printed_calls_issue_another(u
 
     session = requests.Session()
     answers = [session.post(url, json=body) for url, body in printed_calls(server.said)]
-    assert [answer.status_code for answer in answers] == [200, 201, 201, 201], [answer.text for answer in answers]
+    assert [answer.status_code for answer in answers] == [200, 201, 201, 201], [
+        answer.text for answer in answers
+    ]
     row = f"{server.address}/apiv1/me/certificates/{answers[-1].json()['data']['id']}"
-    until(lambda: session.get(f"{row}/issue-result").json()["data"]["status"] == "SUCCESS", "another one issued")
-    until(lambda: "TXT" not in (server.folder / "lab" / "zones.json").read_text(), "no TXT record is left")
+    until(
+        lambda: session.get(f"{row}/issue-result").json()["data"]["status"] == "SUCCESS",
+        "another one issued",
+    )
+    until(
+        lambda: "TXT" not in (server.folder / "lab" / "zones.json").read_text(),
+        "no TXT record is left",
+    )
     assert server.end() == 0
 
     again = up().wait()

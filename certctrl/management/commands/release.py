@@ -16,4 +16,6 @@ class Command(BaseCommand):
             call_command("migrate", interactive=False, verbosity=options["verbosity"])
         except OperationalError as exc:
             why = str(exc).partition("\n")[0].rstrip(".")
-            raise CommandError(f"The database could not be brought up to date: {why}. Start `release` again.") from None
+            raise CommandError(
+                f"The database could not be brought up to date: {why}. Start `release` again."
+            ) from None

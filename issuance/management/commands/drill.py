@@ -21,7 +21,11 @@ never = threading.Event()
 def told(counted: dict[str, int]) -> str:
     line = f"{counted['left']} of {counted['total']} left"
     line += f", {counted['failing']} of them failing" if counted["failing"] else ""
-    return line + (f"; {counted['skipped']} skipped, since renewal is switched off" if counted["skipped"] else "")
+    return line + (
+        f"; {counted['skipped']} skipped, since renewal is switched off"
+        if counted["skipped"]
+        else ""
+    )
 
 
 class Command(BaseCommand):
@@ -31,13 +35,25 @@ class Command(BaseCommand):
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("--issuer", help="common name of the issuer, as R11")
         what.add_argument("--account", type=int, help="id of the ACME account")
-        what.add_argument("--status", action="store_true", help="show the drills there are, newest first")
-        what.add_argument("--stop", type=int, metavar="ID", help="bring no more certificates forward")
-        what.add_argument("--resume", type=int, metavar="ID", help="go on with a drill that was stopped")
+        what.add_argument(
+            "--status", action="store_true", help="show the drills there are, newest first"
+        )
+        what.add_argument(
+            "--stop", type=int, metavar="ID", help="bring no more certificates forward"
+        )
+        what.add_argument(
+            "--resume", type=int, metavar="ID", help="go on with a drill that was stopped"
+        )
         parser.add_argument("--why", default="", help="a note for those who look at it later")
-        parser.add_argument("--by", help="e-mail address of who starts it; the first member of staff when left out")
+        parser.add_argument(
+            "--by", help="e-mail address of who starts it; the first member of staff when left out"
+        )
         parser.add_argument("--dry-run", action="store_true", help="count, and start nothing")
-        parser.add_argument("--watch", action="store_true", help="stay until nothing is left; Ctrl-C leaves it running")
+        parser.add_argument(
+            "--watch",
+            action="store_true",
+            help="stay until nothing is left; Ctrl-C leaves it running",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -51,7 +67,9 @@ class Command(BaseCommand):
         if options["dry_run"]:
             return self.preview(options)
         drill = self.begin(options)
-        self.stdout.write(f"Drill {drill.pk}, {drill}: {drill.status}, {told(drills.count(drill))}.")
+        self.stdout.write(
+            f"Drill {drill.pk}, {drill}: {drill.status}, {told(drills.count(drill))}."
+        )
         return self.watch(drill) if options["watch"] else None
 
     def begin(self, options: dict[str, Any]) -> Drill:
@@ -60,7 +78,9 @@ class Command(BaseCommand):
             return drills.stop(self.find(options["stop"]), by, actor)
         if options["resume"] is not None:
             return drills.resume(self.find(options["resume"]), by, actor)
-        return drills.start(by, options["issuer"] or "", self.account(options), options["why"], actor)
+        return drills.start(
+            by, options["issuer"] or "", self.account(options), options["why"], actor
+        )
 
     def preview(self, options: dict[str, Any]) -> None:
         if options["issuer"] is None and options["account"] is None:
@@ -71,8 +91,12 @@ class Command(BaseCommand):
     def show(self) -> None:
         rows = Drill.objects.select_related("account").order_by("-pk")[:MOST]
         for drill in rows:
-            self.stdout.write(f"Drill {drill.pk}, {drill}: {drill.status}, {told(drills.count(drill))}.")
-            for each in drills.skipped(drill).select_related("owner")[:MOST] if not drill.ended_at else ():
+            self.stdout.write(
+                f"Drill {drill.pk}, {drill}: {drill.status}, {told(drills.count(drill))}."
+            )
+            for each in (
+                drills.skipped(drill).select_related("owner")[:MOST] if not drill.ended_at else ()
+            ):
                 self.stdout.write(f"    skipped: {each.domain} of {each.owner}")
         if not rows:
             self.stdout.write("There are no drills.")

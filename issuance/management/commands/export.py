@@ -39,19 +39,25 @@ class Command(BaseCommand):
             "--owner",
             help="the owner's e-mail address or id, where several certificates are so named",
         )
-        parser.add_argument("--to", required=True, type=Path, help="the folder; made when it is missing")
+        parser.add_argument(
+            "--to", required=True, type=Path, help="the folder; made when it is missing"
+        )
         parser.add_argument("--then", help="a shell command that runs after the files are in place")
 
     def handle(self, *args: Any, **options: Any) -> None:
         certificate = self.find(options["name"] or "", options["owner"], options["id"])
         try:
-            paths, closed = services.to_folder(certificate, options["to"], actor=f"operator {getpass.getuser()}")
+            paths, closed = services.to_folder(
+                certificate, options["to"], actor=f"operator {getpass.getuser()}"
+            )
         except (Refusal, services.NotReplaced) as refusal:
             raise CommandError(refusal.what) from None
         for path in paths:
             self.stdout.write(str(path))
         for path in closed:
-            self.stderr.write(f"Every user of this machine could read {path}: its mode is 0600 now.")
+            self.stderr.write(
+                f"Every user of this machine could read {path}: its mode is 0600 now."
+            )
         if options["then"]:
             self.run(options["then"])
 
@@ -68,7 +74,11 @@ class Command(BaseCommand):
         else:
             rows = rows.filter(domain=a_labels(name))
         if owner:
-            rows = rows.filter(owner=int(owner)) if ID.fullmatch(owner) else rows.filter(owner__email__iexact=owner)
+            rows = (
+                rows.filter(owner=int(owner))
+                if ID.fullmatch(owner)
+                else rows.filter(owner__email__iexact=owner)
+            )
         there = list(rows.filter(retired_at=None))
         if not there:
             raise CommandError(f"There is no certificate {wanted}.")
@@ -76,7 +86,9 @@ class Command(BaseCommand):
             return there[0]
         return self.only(name, there, rows)
 
-    def only(self, name: str, there: Sequence[Certificate], rows: QuerySet[Certificate]) -> Certificate:
+    def only(
+        self, name: str, there: Sequence[Certificate], rows: QuerySet[Certificate]
+    ) -> Certificate:
         """The one that a name means. Anybody can make a record of any name, and have it signed by a CA of their own:
         neither counts beside a certificate of a CA that this server knows, nor where somebody else had the name."""
         issued = [each for each in there if each.current]

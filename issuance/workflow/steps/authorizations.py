@@ -14,7 +14,11 @@ def refused(seen: AuthorizationResource) -> Refused:
     """The authorization cannot be used: with the CA's own words where it gives any."""
     if seen.problem:
         return seen.problem.refused(f"The CA did not validate {seen.name}.")
-    kind, status = ("authorization", seen.status) if seen.status != "pending" else ("challenge", seen.challenge_status)
+    kind, status = (
+        ("authorization", seen.status)
+        if seen.status != "pending"
+        else ("challenge", seen.challenge_status)
+    )
     what = f"The CA's {kind} for {seen.name} is {status}; it gives no reason."
     return Refused("ca_authorization_unusable", what)
 
@@ -23,11 +27,15 @@ AUTHORIZATIONS_A_TURN = 5
 HEARD_WITHIN = timedelta(minutes=1)
 
 
-def look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN) -> str:
+def look_at_answered(
+    issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN
+) -> str:
     """Some CAs leave the order pending when an authorization failed: read a few of them each turn, or all with None.
     Raises Refused about the first that failed, and has counted those that it read. Return what the CA says of one that
     it still looks at, empty when it says nothing. Those that it does not show tell nothing: the order decides."""
-    answered = issuance.authorizations.filter(status=Authorization.Status.PENDING, answered_at__isnull=False)
+    answered = issuance.authorizations.filter(
+        status=Authorization.Status.PENDING, answered_at__isnull=False
+    )
     failed: list[AuthorizationResource] = []
     said = ""
     for authorization in answered.order_by("seen_at")[:most]:
@@ -46,10 +54,14 @@ def look_at_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZ
                 ratelimits.count_failed_validation(issuance, seen.identifier)
             failed.append(seen)
             continue
-        status = Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
+        status = (
+            Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
+        )
         fields = {"answered_at": None} if _has_not_heard(authorization, seen) else {}
         with issuance.fence():
-            Authorization.objects.filter(pk=authorization.pk).update(seen_at=clock.now(), status=status, **fields)
+            Authorization.objects.filter(pk=authorization.pk).update(
+                seen_at=clock.now(), status=status, **fields
+            )
         if seen.problem and seen.status == "pending":
             said = f"The CA has not found the TXT record for {seen.name} yet, and looks again. It says: {seen.problem}"
     if failed:
@@ -61,4 +73,7 @@ def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) ->
     """The challenge still waits for its answer (RFC 8555, section 7.1.6). Some CAs say so while they look, too: for
     them an answer more changes nothing."""
     given_at = authorization.answered_at or clock.now()
-    return (seen.status, seen.challenge_status) == ("pending", "pending") and clock.now() - given_at >= HEARD_WITHIN
+    return (seen.status, seen.challenge_status) == (
+        "pending",
+        "pending",
+    ) and clock.now() - given_at >= HEARD_WITHIN

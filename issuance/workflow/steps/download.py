@@ -31,11 +31,13 @@ def download(issuance: Issuance) -> Done:
         return order_anew_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
         raise Refused(
-            "ca_bad_certificate", f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}"
+            "ca_bad_certificate",
+            f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}",
         ) from None
     if issuance.proves:
         return Done(
-            "staging issued it: it is thrown away, and production is next", write=lambda: retry.note_proof(issuance)
+            "staging issued it: it is thrown away, and production is next",
+            write=lambda: retry.note_proof(issuance),
         )
     lifetime.refuse_useless(issuance, chain.pem)
     what = f"the certificate is stored{chains.taken(chain.pem, preferred)}{chains.remarks(chain)}"
@@ -73,6 +75,7 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         failures=0,
         failing_since=None,
         proved_at=None,
-        verified=certificate.verified or bool(delegation.only_target(certificate, issuance.credential)),
+        verified=certificate.verified
+        or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
     )

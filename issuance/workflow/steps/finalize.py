@@ -21,7 +21,11 @@ def finalize(issuance: Issuance) -> Done:
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
         if not resource.finalize_url:
-            raise wait_for_ca(issuance, resource, "The order is ready, and the CA does not say yet where the CSR goes.")
+            raise wait_for_ca(
+                issuance,
+                resource,
+                "The order is ready, and the CA does not say yet where the CSR goes.",
+            )
         was_sent = bool(issuance.csr_sent_at)
         if not was_sent:
             csr.replace_compromised(issuance)
@@ -30,7 +34,11 @@ def finalize(issuance: Issuance) -> Done:
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
     if resource.status != "valid":
-        what = "The CA is signing." if issuance.csr_sent_at else "The CA does not show the order as ready any more."
+        what = (
+            "The CA is signing."
+            if issuance.csr_sent_at
+            else "The CA does not show the order as ready any more."
+        )
         raise wait_for_ca(issuance, resource, what)
     if not issuance.csr_sent_at:
         return order_anew_once(issuance, "the CA handed out an order that had been used")
@@ -41,11 +49,15 @@ def finalize(issuance: Issuance) -> Done:
 def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """Some CAs call an order valid a few reads before they say where its certificate is."""
     if not resource.certificate_url:
-        raise wait_for_ca(issuance, resource, "The CA signed, and does not say yet where the certificate is.")
+        raise wait_for_ca(
+            issuance, resource, "The CA signed, and does not say yet where the certificate is."
+        )
     return resource.certificate_url
 
 
-def _send_csr(issuance: Issuance, client: CA, resource: OrderResource, *, again: bool) -> OrderResource:
+def _send_csr(
+    issuance: Issuance, client: CA, resource: OrderResource, *, again: bool
+) -> OrderResource:
     """Send it. Where it was sent before, a refusal may mean that the order is further than the CA showed it."""
     try:
         return client.finalize(resource, issuance.csr_pem)
@@ -64,4 +76,8 @@ def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> No
     now = clock.now()
     deadline = min(now + FINALIZE_LIMIT, resource.expires_at or now + FINALIZE_LIMIT)
     expires_at = resource.expires_at or issuance.order_expires_at
-    issuance.write(csr_sent_at=now, deadline_at=max(deadline, issuance.deadline_at), order_expires_at=expires_at)
+    issuance.write(
+        csr_sent_at=now,
+        deadline_at=max(deadline, issuance.deadline_at),
+        order_expires_at=expires_at,
+    )

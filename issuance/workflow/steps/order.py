@@ -56,13 +56,19 @@ def _say_who_is_asked(issuance: Issuance) -> None:
 
 def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
     if account.status == AcmeAccount.Status.REFUSED:
-        raise Trouble(account.error_code or "ca_account_refused", account.error_what, permanent=True)
+        raise Trouble(
+            account.error_code or "ca_account_refused", account.error_what, permanent=True
+        )
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Trouble(
-            "ca_account_deactivated", f"The account {account.name} was deactivated at its CA.", permanent=True
+            "ca_account_deactivated",
+            f"The account {account.name} was deactivated at its CA.",
+            permanent=True,
         )
     if not account.url and account.retired_at:  # it will not be registered any more
-        raise Trouble("ca_account_refused", f"The account {account.name} was deleted.", permanent=True)
+        raise Trouble(
+            "ca_account_refused", f"The account {account.name} was deleted.", permanent=True
+        )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
         what = f"The account {account.name} is being registered at its CA. {account.error_what}"
@@ -76,7 +82,9 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
     older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
     if older.exists():
         issuance.write(deadline_at=clock.now() + LIMIT)
-        raise Wait(issuance.patience(), "An older request for the same names and account goes first.")
+        raise Wait(
+            issuance.patience(), "An older request for the same names and account goes first."
+        )
 
 
 def _place_order(issuance: Issuance, client: CA) -> OrderResource:
@@ -98,14 +106,19 @@ def _place_order(issuance: Issuance, client: CA) -> OrderResource:
     try:
         with issuance.fence():
             issuance.write(
-                order_url=resource.url, order_expires_at=resource.expires_at, profile=profile, replaces=replaces
+                order_url=resource.url,
+                order_expires_at=resource.expires_at,
+                profile=profile,
+                replaces=replaces,
             )
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
             _note_list(issuance, resource)
     except IntegrityError:
         issuance.write(deadline_at=clock.now() + LIMIT)
-        raise Wait(issuance.patience(), "Another attempt has the order that the CA handed out.") from None
+        raise Wait(
+            issuance.patience(), "Another attempt has the order that the CA handed out."
+        ) from None
     return resource
 
 
@@ -120,10 +133,15 @@ def _read_order(issuance: Issuance, client: CA) -> OrderResource:
 
 def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
     if len(resource.authorizations) > len(issuance.certificate.names):
-        raise Refused("ca_bad_order", f"The CA wants more authorizations than {issuance.certificate.domain} has names.")
+        raise Refused(
+            "ca_bad_order",
+            f"The CA wants more authorizations than {issuance.certificate.domain} has names.",
+        )
 
 
-def note_list(issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD) -> None:
+def note_list(
+    issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD
+) -> None:
     """Keep the authorizations that an order lists."""
     listed = [Authorization(issuance=issuance, url=url, status=status) for url in urls]
     Authorization.objects.bulk_create(listed, ignore_conflicts=True)
@@ -139,13 +157,18 @@ def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
 
 def _note_list(issuance: Issuance, resource: OrderResource) -> None:
     """Those of an order that is ready need not be read: each is valid (RFC 8555, section 7.1.6)."""
-    status = Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
+    status = (
+        Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
+    )
     note_list(issuance, resource.authorizations, status)
 
 
 def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
     if resource.status == "pending" and not resource.authorizations:
-        raise Wait(issuance.patience(), "The CA accepted the order and does not list its authorizations yet.")
+        raise Wait(
+            issuance.patience(),
+            "The CA accepted the order and does not list its authorizations yet.",
+        )
 
 
 def _read_authorizations(issuance: Issuance, client: CA) -> None:
@@ -217,12 +240,18 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
 
 
 def _store(
-    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource, status: str, name: str | None
+    issuance: Issuance,
+    authorization: Authorization,
+    seen: AuthorizationResource,
+    status: str,
+    name: str | None,
 ) -> None:
     with issuance.fence():
         record = None
         if name and issuance.credential:
-            record, _ = TxtRecord.objects.get_or_create(credential=issuance.credential, name=name, value=seen.txt_value)
+            record, _ = TxtRecord.objects.get_or_create(
+                credential=issuance.credential, name=name, value=seen.txt_value
+            )
         Authorization.objects.filter(pk=authorization.pk).update(
             identifier=seen.identifier,
             wildcard=seen.wildcard,

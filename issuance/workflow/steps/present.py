@@ -11,7 +11,9 @@ State = Issuance.State
 
 def present(issuance: Issuance) -> Done:
     """Publish the TXT record of each pending authorization."""
-    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING, record__isnull=False)
+    pending = issuance.authorizations.filter(
+        status=Authorization.Status.PENDING, record__isnull=False
+    )
     wanted = sorted(set(pending.values_list("record_id", flat=True)))
     for record_id in wanted:
         issuance.breathe()
@@ -20,4 +22,7 @@ def present(issuance: Issuance) -> Done:
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, issuance.credential, trouble) from None
     # What no server showed before will not be there at once: the next look is one of a batch.
-    return Done(f"{len(wanted)} TXT records are in the zone", to=State.PRESENTED if issuance.presents else "")
+    return Done(
+        f"{len(wanted)} TXT records are in the zone",
+        to=State.PRESENTED if issuance.presents else "",
+    )

@@ -13,8 +13,14 @@ from issuance.models import Issuance
 from issuance.workflow.outcome import Done
 
 State = Issuance.State
-REPUBLISH_AFTER = (90, 600, 900)  # seconds without any server that shows the record, give or take a third
-LONGEST_DENIED = 300  # seconds until the next look: another resolver behind the same address may know better
+REPUBLISH_AFTER = (
+    90,
+    600,
+    900,
+)  # seconds without any server that shows the record, give or take a third
+LONGEST_DENIED = (
+    300  # seconds until the next look: another resolver behind the same address may know better
+)
 AFTER_SETTLING = timedelta(minutes=5)  # until the last look
 
 
@@ -24,29 +30,48 @@ def propagate(issuance: Issuance) -> Done:
     return judge(issuance, wanted, propagation.look(wanted))
 
 
-def judge(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]) -> Done:
+def judge(
+    issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]
+) -> Done:
     """What one look means for an attempt: on, back to publishing, or another look later."""
     now = clock.now()
     verdicts = [
-        (record, propagation.verdict(record, looks[record.pk], now - (record.intent_at or now), issuance.deaf))
+        (
+            record,
+            propagation.verdict(
+                record, looks[record.pk], now - (record.intent_at or now), issuance.deaf
+            ),
+        )
         for record in wanted
     ]
     hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
     if not hidden:
         _settle(issuance, wanted, looks)
-        return Done("; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts)) or "no record is needed")
-    nowhere = [record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)]
+        return Done(
+            "; ".join(dict.fromkeys(verdict.what for _, verdict in verdicts))
+            or "no record is needed"
+        )
+    nowhere = [
+        record for record, verdict in hidden if verdict.nowhere and _publish_again(issuance, record)
+    ]
     if nowhere:
-        what, again = f"no name server shows {nowhere[0].name}: it is published again", [each.pk for each in nowhere]
+        what, again = (
+            f"no name server shows {nowhere[0].name}: it is published again",
+            [each.pk for each in nowhere],
+        )
         return Done(what, write=lambda: _unpublish(issuance, again), to=State.ORDERED, again=again)
     what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
     denied = max(verdict.denied for _, verdict in hidden)
-    if denied > issuance.patience():  # nobody can know before that: it takes nothing of the time that the record has
+    if (
+        denied > issuance.patience()
+    ):  # nobody can know before that: it takes nothing of the time that the record has
         raise Wait(min(denied + 1, LONGEST_DENIED), what, asked=True)
     raise Wait(issuance.patience(), what)
 
 
-def _settle(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]) -> None:
+def _settle(
+    issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]
+) -> None:
     """The credential's extra wait after the last server shows the records, and the time for which the CA's resolver may
     have an older answer."""
     pause = issuance.credential.settle if issuance.credential else 0
@@ -58,7 +83,9 @@ def _settle(issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int,
         if old and old.until > until:
             until, what = old.until, old.what
         if until > now:
-            issuance.write(settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING))
+            issuance.write(
+                settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING)
+            )
     if issuance.settles_at and issuance.settles_at > now:
         raise Wait((issuance.settles_at - now).total_seconds(), what)
 
@@ -68,7 +95,9 @@ def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
         return record.intent_at is None or record.cleaned_at is not None
     # Spread, so that a thousand that began together do not come back together.
     spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(2 / 3, 4 / 3)  # noqa: S311
-    return clock.now() - record.intent_at >= timedelta(seconds=REPUBLISH_AFTER[issuance.presents] * spread)
+    return clock.now() - record.intent_at >= timedelta(
+        seconds=REPUBLISH_AFTER[issuance.presents] * spread
+    )
 
 
 def _unpublish(issuance: Issuance, record_ids: Sequence[int]) -> None:

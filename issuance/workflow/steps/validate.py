@@ -28,7 +28,9 @@ def validate(issuance: Issuance) -> Done:
             what = f"the CA lists {len(more)} more authorizations than at first"
             return Done(what, write=lambda: order.note_list(issuance, more), to=State.QUEUED)
         said = look_at_answered(issuance, client)
-        raise wait_for_ca(issuance, resource, unheard or said or "The CA is looking at the TXT records.")
+        raise wait_for_ca(
+            issuance, resource, unheard or said or "The CA is looking at the TXT records."
+        )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
     return Done("the CA found every TXT record")

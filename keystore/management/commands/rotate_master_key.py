@@ -21,7 +21,11 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--no-new-key", action="store_true", help="only wrap what is not under the first key yet")
+        parser.add_argument(
+            "--no-new-key",
+            action="store_true",
+            help="only wrap what is not under the first key yet",
+        )
         parser.add_argument(
             "--drop-old",
             action="store_true",
@@ -37,9 +41,13 @@ class Command(BaseCommand):
         except MasterKeyProblem as problem:
             raise CommandError(problem.what) from None
         except OperationalError as exc:
-            raise CommandError(f"The database was busy; run this again. ({type(exc).__name__})") from exc
+            raise CommandError(
+                f"The database was busy; run this again. ({type(exc).__name__})"
+            ) from exc
 
-    def _rotate(self, file: FileKeys | None, intent: Intent | None, no_new_key: bool, drop_old: bool) -> None:
+    def _rotate(
+        self, file: FileKeys | None, intent: Intent | None, no_new_key: bool, drop_old: bool
+    ) -> None:
         if file and intent and not no_new_key:
             rotation.begin(file, intent)
         self._rewrap()
@@ -50,19 +58,28 @@ class Command(BaseCommand):
 
     def _rewrap(self) -> None:
         outcome = rotation.rewrap_all()
-        self.stdout.write(f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}.")
+        self.stdout.write(
+            f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}."
+        )
         if outcome.stuck:
             reasons = "\n".join(sorted(set(outcome.stuck.values()))[:10])
             count = len(outcome.stuck)
-            raise CommandError(f"{count} data keys stay as they were; no master key was dropped.\n{reasons}")
+            raise CommandError(
+                f"{count} data keys stay as they were; no master key was dropped.\n{reasons}"
+            )
 
     def _drop_old(self, file: FileKeys | None) -> None:
         dropped = rotation.drop_unneeded(file) if file else set()
         needed = rotation.needed_ids()
         old = set(masterkeys.all_keys()) - {masterkeys.current().id}
         self._say("Dropped from the file: {}.", dropped)
-        self._say("Used again by a running process just now, run this once more with --no-new-key: {}.", old & needed)
-        self._say("Nothing needs these of MASTER_KEYS any more, remove them there: {}.", old - needed)
+        self._say(
+            "Used again by a running process just now, run this once more with --no-new-key: {}.",
+            old & needed,
+        )
+        self._say(
+            "Nothing needs these of MASTER_KEYS any more, remove them there: {}.", old - needed
+        )
 
     def _say(self, sentence: str, key_ids: set[str]) -> None:
         if key_ids:

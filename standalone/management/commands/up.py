@@ -71,7 +71,9 @@ class Command(BaseCommand):
 
     def start_lab(self) -> None:
         if lab := self.server.lab:
-            self.start_answering(lab.name_server(self.server.log("lab-dns")), lab.name_server_is_ours)
+            self.start_answering(
+                lab.name_server(self.server.log("lab-dns")), lab.name_server_is_ours
+            )
             self.start_answering(lab.ca(self.server.log("lab-ca")), lab.ca_is_ours)
             lab.write_bundle()
 

@@ -37,7 +37,10 @@ def directory(stub, **meta) -> None:
 
 def chain(pem: str, *alternates: str) -> Reply:
     links = [f'<{each}>;rel="alternate"' for each in alternates]
-    return Reply(body=pem.encode(), headers={"Link": ", ".join(['<https://ca.test/dir>;rel="index"', *links])})
+    return Reply(
+        body=pem.encode(),
+        headers={"Link": ", ".join(['<https://ca.test/dir>;rel="index"', *links])},
+    )
 
 
 def asked_for(stub, path: str) -> list:
@@ -49,7 +52,9 @@ def asked_for(stub, path: str) -> list:
 
 def test_the_directory_says_which_profiles_there_are(ca, stub):
     directory(
-        stub, profiles={"classic": "https://ca.test/classic", "shortlived": "six days"}, website="https://ca.test"
+        stub,
+        profiles={"classic": "https://ca.test/classic", "shortlived": "six days"},
+        website="https://ca.test",
     )
     assert ca.profiles() == {"classic": "https://ca.test/classic", "shortlived": "six days"}
 

@@ -133,7 +133,9 @@ LONG = f"http://127.0.0.1/{'x' * 500}"
 ORDER = {"status": "pending", "finalize": "https://x", "authorizations": ["https://x"]}
 
 
-@pytest.mark.parametrize("member", [{"authorizations": [LONG]}, {"certificate": LONG}, {"finalize": LONG}])
+@pytest.mark.parametrize(
+    "member", [{"authorizations": [LONG]}, {"certificate": LONG}, {"finalize": LONG}]
+)
 def test_an_order_with_a_url_that_no_row_holds_is_refused(ca, stub, member):
     stub.tell("/order/1", Reply(body=ORDER | member))
     refused = trouble(ca.read_order, f"{stub.url}/order/1")
@@ -142,7 +144,9 @@ def test_an_order_with_a_url_that_no_row_holds_is_refused(ca, stub, member):
     assert "517 characters" in refused.what
 
 
-@pytest.mark.parametrize("call", [lambda ca: ca.register(), lambda ca: ca.new_order(["example.com"])])
+@pytest.mark.parametrize(
+    "call", [lambda ca: ca.register(), lambda ca: ca.new_order(["example.com"])]
+)
 def test_a_new_resource_at_a_url_that_no_row_holds_is_refused(ca, stub, call):
     stub.tell("/newAccount", Reply(201, {"status": "valid"}, {"Location": LONG}))
     stub.tell("/newOrder", Reply(201, ORDER, {"Location": LONG}))
@@ -176,8 +180,16 @@ def test_the_code_of_any_type_fits_its_column(ca, stub):
         {"status": 5, "identifier": {"type": "dns", "value": "example.com"}},
         {"status": "pending", "identifier": {"type": "dns", "value": 3}},
         {"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": 5},
-        {"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "dns-01"}]},
-        {"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": ["dns-01"]},
+        {
+            "status": "pending",
+            "identifier": {"type": "dns", "value": "a.test"},
+            "challenges": [{"type": "dns-01"}],
+        },
+        {
+            "status": "pending",
+            "identifier": {"type": "dns", "value": "a.test"},
+            "challenges": ["dns-01"],
+        },
     ],
 )
 def test_an_authorization_that_is_none_is_trouble_and_no_crash(ca, stub, document):
@@ -232,11 +244,25 @@ def test_a_deactivated_account_is_told_apart_from_other_refusals(ca, stub, words
 )
 def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, stub, words):
     error = {"type": stubs.PREFIX + "unauthorized", "detail": words, "status": 403}
-    challenge = {"type": "dns-01", "url": f"{stub.url}/chall/1", "status": "invalid", "token": "t" * 43, "error": error}
+    challenge = {
+        "type": "dns-01",
+        "url": f"{stub.url}/chall/1",
+        "status": "invalid",
+        "token": "t" * 43,
+        "error": error,
+    }
     identifier = {"type": "dns", "value": "example.com"}
-    stub.tell("/authz/1", Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}))
-    stub.tell("/order/1", Reply(body=stub.usual("/order/1").body | {"status": "invalid", "error": error}))
-    found = [ca.read_authorization(f"{stub.url}/authz/1").problem, ca.read_order(f"{stub.url}/order/1").problem]
+    stub.tell(
+        "/authz/1",
+        Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}),
+    )
+    stub.tell(
+        "/order/1", Reply(body=stub.usual("/order/1").body | {"status": "invalid", "error": error})
+    )
+    found = [
+        ca.read_authorization(f"{stub.url}/authz/1").problem,
+        ca.read_order(f"{stub.url}/order/1").problem,
+    ]
     assert [(each.code, each.permanent) for each in found] == [("ca_unauthorized", False)] * 2
 
 
@@ -258,13 +284,18 @@ def test_whatever_the_ca_says_to_an_answer_the_order_will_tell(ca, stub, reply):
 @pytest.mark.parametrize("reply", [Reply(403, b"<html>"), Reply(404, b"<html>"), Reply(409, b"")])
 def test_a_refusal_that_may_not_be_the_cas_says_that_the_answer_may_not_have_come(ca, stub, reply):
     stub.tell("/chall/1", reply)
-    assert f"refused the answer to the challenge (HTTP {reply.status})." in ca.answer(f"{stub.url}/chall/1")
+    assert f"refused the answer to the challenge (HTTP {reply.status})." in ca.answer(
+        f"{stub.url}/chall/1"
+    )
 
 
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
-        (problem("unauthorized", "The account has been deactivated.", 403), "ca_account_deactivated"),
+        (
+            problem("unauthorized", "The account has been deactivated.", 403),
+            "ca_account_deactivated",
+        ),
         (problem("userActionRequired", "Agree to the new terms", 403), "ca_user_action_required"),
         (problem("accountDoesNotExist", status=400), "ca_account_unknown"),
         (problem("rateLimited", "slowly", 429), "ca_rate_limited"),
@@ -284,7 +315,9 @@ def test_the_certificate_that_was_revoked_before_is_no_trouble(ca, stub):
 
 def self_signed() -> str:
     own = pki.new_key("ecdsa", 256)
-    certificate = privateca.self_signed(own, pki.subject_name({"common_name": "any"}), 9, 0, {"key_cert_sign"})
+    certificate = privateca.self_signed(
+        own, pki.subject_name({"common_name": "any"}), 9, 0, {"key_cert_sign"}
+    )
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -306,7 +339,10 @@ def test_a_rate_limit_has_the_time_that_the_ca_says(ca, stub):
         "/newOrder",
         problem("rateLimited", "slowly", 429, headers={"Retry-After": "90"}),
         problem(
-            "rateLimited", "slowly", 429, headers={"Retry-After": format_datetime(at.astimezone(UTC), usegmt=True)}
+            "rateLimited",
+            "slowly",
+            429,
+            headers={"Retry-After": format_datetime(at.astimezone(UTC), usegmt=True)},
         ),
         problem("rateLimited", words, 429),
         problem("rateLimited", "slowly", 429),
@@ -321,7 +357,10 @@ def test_a_rate_limit_has_the_time_that_the_ca_says(ca, stub):
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(503, b"busy", {"Retry-After": "17"}), problem("serverInternal", status=503, headers={"Retry-After": "17"})],
+    [
+        Reply(503, b"busy", {"Retry-After": "17"}),
+        problem("serverInternal", status=503, headers={"Retry-After": "17"}),
+    ],
 )
 def test_a_busy_ca_says_when_to_come_back(ca, stub, reply):
     stub.tell("/order/1", reply)
@@ -448,7 +487,9 @@ def test_an_old_nonce_may_be_refused_in_words(ca, stub, reply):
     assert ca.new_order(["example.com"]).status == "pending"
 
 
-@pytest.mark.parametrize("nonce", ["AAAB", "AB", "a-b_c", "YWJj=", "a+b/c==", "42", "{fe12-34}", "x" * 300])
+@pytest.mark.parametrize(
+    "nonce", ["AAAB", "AB", "a-b_c", "YWJj=", "a+b/c==", "42", "{fe12-34}", "x" * 300]
+)
 def test_a_nonce_is_sent_back_as_it_came(ca, stub, nonce):
     """Whether it is the one way to write its bytes as base64url, or no base64url at all."""
     stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
@@ -492,7 +533,9 @@ def test_an_issuance_costs_one_message_for_each_call_and_two_to_begin(ca, stub):
 
 def test_two_accounts_of_a_thread_share_directory_and_nonces(ca, stub):
     ca.new_order(["example.com"])
-    acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/2").new_order(["example.com"])
+    acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/2").new_order(
+        ["example.com"]
+    )
     assert stub.paths() == ["GET /dir", "HEAD /newNonce", "POST /newOrder", "POST /newOrder"]
     assert [each.protected["kid"][-1] for each in stub.asked[2:]] == ["1", "2"]
 
@@ -510,7 +553,8 @@ def test_the_directory_is_read_again_after_an_hour_and_after_an_error(ca, stub, 
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(body={"hello": "there"}), Reply(body=b"<html>"), Reply(404, b"no"), Reply(500, b"")]
+    "reply",
+    [Reply(body={"hello": "there"}), Reply(body=b"<html>"), Reply(404, b"no"), Reply(500, b"")],
 )
 def test_a_directory_that_is_none_is_said_to_be_none(ca, stub, reply):
     stub.tell("/dir", reply)
@@ -533,7 +577,10 @@ def test_requests_are_signed_by_es256_with_the_accounts_url(ca, stub):
     assert order.protected["kid"] == ca.url
     assert "jwk" not in order.protected
     assert order.protected["url"] == f"{stub.url}/newOrder"
-    assert [each["value"] for each in order.payload["identifiers"]] == ["example.com", "*.example.com"]
+    assert [each["value"] for each in order.payload["identifiers"]] == [
+        "example.com",
+        "*.example.com",
+    ]
     assert order.headers["user-agent"].startswith("certctrl/")
 
 
@@ -541,19 +588,32 @@ def test_every_url_of_an_answer_is_resolved_against_that_of_the_request(stub):
     """RFC 9110, section 10.2.2, and RFC 3986."""
     stub.tell("/dir", Reply(body={name: f"/{name}" for name in stub.directory}))
     stub.tell("/newAccount", Reply(201, {"status": "valid"}, {"Location": "account/7"}))
-    order = {"status": "valid", "finalize": "finalize/1", "authorizations": ["/authz/1"], "certificate": "../cert/1"}
-    stub.tell("/newOrder", Reply(201, order, {"Location": f"//{stub.url.removeprefix('http://')}/order/1"}))
+    order = {
+        "status": "valid",
+        "finalize": "finalize/1",
+        "authorizations": ["/authz/1"],
+        "certificate": "../cert/1",
+    }
+    stub.tell(
+        "/newOrder",
+        Reply(201, order, {"Location": f"//{stub.url.removeprefix('http://')}/order/1"}),
+    )
     challenge = {"type": "dns-01", "url": "../chall/1", "status": "pending", "token": "t" * 43}
     stub.tell("/authz/1", Reply(body=stub.usual("/authz/1").body | {"challenges": [challenge]}))
     ca = acme.AcmeCA(stub.directory_url, acme.new_account_key())
     assert ca.register().url == f"{stub.url}/account/7"
     order = ca.new_order(["example.com"])
     assert (order.url, order.authorizations) == (f"{stub.url}/order/1", (f"{stub.url}/authz/1",))
-    assert (order.finalize_url, order.certificate_url) == (f"{stub.url}/finalize/1", f"{stub.url}/cert/1")
+    assert (order.finalize_url, order.certificate_url) == (
+        f"{stub.url}/finalize/1",
+        f"{stub.url}/cert/1",
+    )
     assert ca.read_authorization(order.authorizations[0]).challenge_url == f"{stub.url}/chall/1"
 
 
-@pytest.mark.parametrize("location", ["", " ", "mailto:ca@example.com", "http://[", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "location", ["", " ", "mailto:ca@example.com", "http://[", "javascript:alert(1)"]
+)
 def test_a_location_that_leads_nowhere_is_trouble(ca, stub, location):
     stub.tell("/newOrder", Reply(201, stub.usual("/order/1").body, {"Location": location}))
     assert trouble(ca.new_order, ["example.com"]).code == "ca_error"
@@ -567,7 +627,10 @@ def test_the_renewal_information_may_be_a_path(ca, stub):
 
 
 def test_the_page_that_a_person_must_visit_may_be_a_path(ca, stub):
-    stub.tell("/newOrder", problem("userActionRequired", "Agree to the new terms", 403, instance="/agree/7"))
+    stub.tell(
+        "/newOrder",
+        problem("userActionRequired", "Agree to the new terms", 403, instance="/agree/7"),
+    )
     assert f"see {stub.url}/agree/7" in trouble(ca.new_order, ["example.com"]).what
 
 
@@ -576,7 +639,9 @@ def test_the_page_that_a_person_must_visit_may_be_a_path(ca, stub):
     ["c2VjcmV0-_-_aG1hYy1rZXk", "c2VjcmV0+/+/aG1hYy1rZXk=", " c2VjcmV0-_-_\naG1hYy1rZXk==\r\n"],
 )
 def test_the_key_of_a_binding_may_be_written_in_any_base64(stub, written):
-    acme.AcmeCA(stub.directory_url, acme.new_account_key(), external=acme.ExternalAccount("kid-1", written)).register()
+    acme.AcmeCA(
+        stub.directory_url, acme.new_account_key(), external=acme.ExternalAccount("kid-1", written)
+    ).register()
     binding = stub.asked[-1].payload["externalAccountBinding"]
     key = base64.urlsafe_b64decode("c2VjcmV0-_-_aG1hYy1rZXk=")
     signed = f"{binding['protected']}.{binding['payload']}".encode()
@@ -594,7 +659,9 @@ def test_a_contact_is_sent_only_when_there_is_one(stub):
 
 def test_the_txt_value_of_any_token_is_the_digest_of_token_and_thumbprint(ca, stub):
     key = acme.new_account_key()
-    found = acme.AcmeCA(stub.directory_url, key, url=ca.url).read_authorization(f"{stub.url}/authz/1")
+    found = acme.AcmeCA(stub.directory_url, key, url=ca.url).read_authorization(
+        f"{stub.url}/authz/1"
+    )
     digest = hashlib.sha256(f"{'t' * 43}.{acme.thumbprint(key)}".encode()).digest()
     assert found.txt_value == base64.urlsafe_b64encode(digest).decode().rstrip("=")
     assert (found.challenge_url, found.challenge_status) == (f"{stub.url}/chall/1", "pending")
@@ -615,9 +682,18 @@ def test_wildcards_expired_ones_and_unknown_challenges_are_read(ca, stub):
 
 def test_why_a_challenge_failed_and_why_an_order_is_invalid_are_handed_on(ca, stub):
     error = {"type": stubs.PREFIX + "caa", "detail": "CAA forbids it", "status": 403}
-    challenge = {"type": "dns-01", "url": f"{stub.url}/chall/1", "status": "invalid", "token": "t" * 43, "error": error}
+    challenge = {
+        "type": "dns-01",
+        "url": f"{stub.url}/chall/1",
+        "status": "invalid",
+        "token": "t" * 43,
+        "error": error,
+    }
     identifier = {"type": "dns", "value": "example.com"}
-    stub.tell("/authz/1", Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}))
+    stub.tell(
+        "/authz/1",
+        Reply(body={"status": "invalid", "identifier": identifier, "challenges": [challenge]}),
+    )
     found = ca.read_authorization(f"{stub.url}/authz/1").problem
     assert (found.type, found.code, found.permanent) == ("caa", "ca_caa", False)
     assert str(found) == "CAA forbids it (caa)"
@@ -654,7 +730,9 @@ def test_every_subproblem_is_told_with_its_name(ca, stub):
 
 
 def test_the_page_that_a_person_must_visit_is_told(ca, stub):
-    reply = problem("userActionRequired", "Agree to the new terms", 403, instance="https://ca.example/agree/7")
+    reply = problem(
+        "userActionRequired", "Agree to the new terms", 403, instance="https://ca.example/agree/7"
+    )
     stub.tell("/newOrder", reply)
     assert "see https://ca.example/agree/7" in trouble(ca.new_order, ["example.com"]).what
 
@@ -667,7 +745,8 @@ def test_words_are_one_printable_line_of_at_most_a_thousand_characters():
 
 
 @pytest.mark.parametrize(
-    "document", [{"type": 5, "detail": ["x"]}, {"subproblems": {"a": 1}}, {"type": "https://x/y z"}, []]
+    "document",
+    [{"type": 5, "detail": ["x"]}, {"subproblems": {"a": 1}}, {"type": "https://x/y z"}, []],
 )
 def test_a_problem_document_of_any_shape_is_survived(ca, stub, document):
     stub.tell("/newOrder", Reply(400, document))
@@ -682,7 +761,9 @@ def test_a_ca_that_is_not_there_is_unreachable():
 def test_a_url_that_the_ca_hands_out_is_guarded_too(ca, stub, settings):
     settings.ALLOW_PRIVATE = ["127.0.0.1"]
     ca.reach = base.Reach(hosts=("169.254.169.254",))
-    order = stub.usual("/newOrder").body | {"authorizations": ["http://169.254.169.254/latest/meta-data"]}
+    order = stub.usual("/newOrder").body | {
+        "authorizations": ["http://169.254.169.254/latest/meta-data"]
+    }
     stub.tell("/newOrder", Reply(201, order, {"Location": f"{stub.url}/order/1"}))
     order = ca.new_order(["example.com"])
     refused = trouble(ca.read_authorization, order.authorizations[0])
@@ -693,13 +774,19 @@ def test_a_url_that_the_ca_hands_out_is_guarded_too(ca, stub, settings):
 @pytest.mark.parametrize("host", ["inside.corp.example", "127.0.0.2", "localhost", "2130706433"])
 def test_an_address_that_is_not_the_cas_own_is_not_called(ca, stub, host):
     elsewhere = stub.url.replace("127.0.0.1", host)
-    order = stub.usual("/newOrder").body | {"authorizations": [f"{elsewhere}/authz/1"], "finalize": f"{elsewhere}/end"}
+    order = stub.usual("/newOrder").body | {
+        "authorizations": [f"{elsewhere}/authz/1"],
+        "finalize": f"{elsewhere}/end",
+    }
     stub.tell("/newOrder", Reply(201, order, {"Location": f"{stub.url}/order/1"}))
     order = ca.new_order(["example.com"])
     asked = len(stub.asked)
     refused = trouble(ca.read_authorization, order.authorizations[0])
     assert refused.code == "ca_bad_url"
-    assert f"hands out an address at {host}, which is not in the domain of its directory" in refused.what
+    assert (
+        f"hands out an address at {host}, which is not in the domain of its directory"
+        in refused.what
+    )
     assert "ACME_CAS" in refused.what
     assert len(stub.asked) == asked
 
@@ -720,8 +807,12 @@ def test_an_address_that_is_not_the_cas_own_is_not_called(ca, stub, host):
         ("https://10.0.0.5/dir", "https://169.254.169.254/1", False),
     ],
 )
-def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(directory, url, called, monkeypatch):
-    ca = acme.AcmeCA(directory, acme.new_account_key(), reach=base.Reach(hosts=("certs.ca-example.net",)))
+def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(
+    directory, url, called, monkeypatch
+):
+    ca = acme.AcmeCA(
+        directory, acme.new_account_key(), reach=base.Reach(hosts=("certs.ca-example.net",))
+    )
     sent = []
 
     def send(self, method, url, **kwargs):

@@ -9,14 +9,21 @@ from tests.fakes.ca import FakeAuthorization, FakeCA
 pytestmark = pytest.mark.django_db
 
 
-def test_a_record_for_a_name_that_was_not_ordered_is_not_written(world, account, credential, monkeypatch):
+def test_a_record_for_a_name_that_was_not_ordered_is_not_written(
+    world, account, credential, monkeypatch
+):
     def elsewhere(ca: FakeCA, order, name: str, at: int) -> FakeAuthorization:
-        return FakeAuthorization(f"{order.url}/authz/{at}", "victim.example.org", False, order.account)
+        return FakeAuthorization(
+            f"{order.url}/authz/{at}", "victim.example.org", False, order.account
+        )
 
     monkeypatch.setattr(FakeCA, "authorization", elsewhere)
     world.create(account, credential, "example.com")
     world.deliver()
-    assert (Issuance.objects.get().state, Issuance.objects.get().error_code) == ("failed", "ca_wrong_identifier")
+    assert (Issuance.objects.get().state, Issuance.objects.get().error_code) == (
+        "failed",
+        "ca_wrong_identifier",
+    )
     assert not TxtRecord.objects.exists()
     assert world.zone.txt() == []
 
@@ -24,7 +31,9 @@ def test_a_record_for_a_name_that_was_not_ordered_is_not_written(world, account,
 def test_more_authorizations_than_names_are_not_read(world, account, credential, monkeypatch):
     order = world.ca.new_order
     monkeypatch.setattr(
-        world.ca, "new_order", lambda account, names: order(account, tuple(f"n{at}.example.com" for at in range(50)))
+        world.ca,
+        "new_order",
+        lambda account, names: order(account, tuple(f"n{at}.example.com" for at in range(50))),
     )
     world.create(account, credential, "example.com")
     world.deliver()

@@ -12,7 +12,9 @@ from tests.e2e import pebble
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(bool(pebble.missing()), reason=f"needs Debian's {pebble.missing()} (apt-get install)"),
+    pytest.mark.skipif(
+        bool(pebble.missing()), reason=f"needs Debian's {pebble.missing()} (apt-get install)"
+    ),
 ]
 EAB = {"kid-1": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}
 
@@ -45,7 +47,9 @@ def until(read, *statuses):
 def records_of(ca, order):
     found = [ca.read_authorization(url) for url in order.authorizations]
     return found, [
-        (f"_acme-challenge.{each.identifier}.", each.txt_value) for each in found if each.status == "pending"
+        (f"_acme-challenge.{each.identifier}.", each.txt_value)
+        for each in found
+        if each.status == "pending"
     ]
 
 
@@ -158,7 +162,9 @@ def test_an_account_that_the_ca_does_not_know_is_told_apart(ca, lab):
 
 def test_a_ca_whose_certificate_is_not_trusted_is_said_to_be_so(lab, settings):
     settings.ACME_CA_BUNDLE = ""
-    stranger = acme.AcmeCA(lab.directory_url.replace("localhost", "127.0.0.1"), acme.new_account_key())
+    stranger = acme.AcmeCA(
+        lab.directory_url.replace("localhost", "127.0.0.1"), acme.new_account_key()
+    )
     with pytest.raises(Trouble) as caught:
         stranger.register()
     assert caught.value.code == "ca_unreachable"

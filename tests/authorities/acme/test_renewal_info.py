@@ -18,7 +18,9 @@ PATH = f"/renewalInfo/{ARI_ID}"
 START, END = datetime(2030, 3, 1, 4, tzinfo=UTC), datetime(2030, 3, 2, 4, tzinfo=UTC)
 
 
-def document(start: object = "2030-03-01T04:00:00Z", end: object = "2030-03-02T04:00:00Z", **more: object) -> dict:
+def document(
+    start: object = "2030-03-01T04:00:00Z", end: object = "2030-03-02T04:00:00Z", **more: object
+) -> dict:
     return {"suggestedWindow": {"start": start, "end": end}, **more}
 
 
@@ -77,7 +79,8 @@ def test_times_are_read_as_rfc_3339_has_them(ca, stub, text):
 
 
 @pytest.mark.parametrize(
-    "link", ["javascript:alert(1)", "//ca.example", 7, "https://ca.example/\x07", "https://" + "x" * 500]
+    "link",
+    ["javascript:alert(1)", "//ca.example", 7, "https://ca.example/\x07", "https://" + "x" * 500],
 )
 def test_a_page_that_is_no_link_is_left_out(ca, stub, link):
     assert answered(ca, stub, Reply(body=document(explanationURL=link))).explanation_url == ""
@@ -103,13 +106,19 @@ def test_a_page_that_is_no_link_is_left_out(ca, stub, link):
     ],
 )
 def test_what_is_no_window_is_refused_in_a_sentence(ca, stub, body):
-    with pytest.raises(Refused, match=r"^The CA at 127\.0\.0\.1:\d+ answered no window in which to renew"):
+    with pytest.raises(
+        Refused, match=r"^The CA at 127\.0\.0\.1:\d+ answered no window in which to renew"
+    ):
         answered(ca, stub, Reply(body=body))
 
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(404, b"not found"), problem("malformed", status=400), problem("orderNotReady", status=403)],
+    [
+        Reply(404, b"not found"),
+        problem("malformed", status=400),
+        problem("orderNotReady", status=403),
+    ],
 )
 def test_what_the_ca_would_say_again_is_refused(ca, stub, reply):
     with pytest.raises(Refused, match="does not say when to renew"):
@@ -146,7 +155,9 @@ def test_a_certificate_that_the_ca_does_not_know_does_not_have_the_directory_rea
 def test_a_directory_that_offers_none_is_no_trouble(ca, stub, offered):
     directory = dict(stub.usual("/dir").body)
     directory.pop("renewalInfo")
-    stub.tell("/dir", Reply(body=directory if offered is None else directory | {"renewalInfo": offered}))
+    stub.tell(
+        "/dir", Reply(body=directory if offered is None else directory | {"renewalInfo": offered})
+    )
     assert not ca.offers_renewal_info()
     assert ca.renewal_info(ARI_ID) is None
     assert stub.paths() == ["GET /dir"]
@@ -174,7 +185,10 @@ def sent(stub) -> dict:
 
 def test_an_order_says_what_it_replaces(ca, stub):
     ca.new_order(["example.com"], replaces=ARI_ID)
-    assert sent(stub) == {"identifiers": [{"type": "dns", "value": "example.com"}], "replaces": ARI_ID}
+    assert sent(stub) == {
+        "identifiers": [{"type": "dns", "value": "example.com"}],
+        "replaces": ARI_ID,
+    }
 
 
 def test_an_order_that_replaces_nothing_does_not_say_so(ca, stub):

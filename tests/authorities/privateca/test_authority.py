@@ -38,7 +38,9 @@ def walk(private_ca: PrivateCA, csr_pem: str, seconds: int | None = None) -> str
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs Debian's openssl (apt-get install)")
 @pytest.mark.parametrize("algorithm", ["ECDSA", "RSA"])
 def test_it_signs_what_the_request_holds_and_openssl_verifies_it(owner, algorithm, tmp_path):
-    private_ca = privateca.create_private_ca(owner, {"name": "Home", "algorithm": algorithm, "key_size": ""})
+    private_ca = privateca.create_private_ca(
+        owner, {"name": "Home", "algorithm": algorithm, "key_size": ""}
+    )
     key = pki.new_key("ecdsa", 256)
     chain = walk(private_ca, pki.csr(key, NAMES), 3600)
     facts = pki.check_chain(chain, pki.csr(key, NAMES), NAMES).facts
@@ -46,8 +48,20 @@ def test_it_signs_what_the_request_holds_and_openssl_verifies_it(owner, algorith
     parts = pki.split_chain(chain)
     (tmp_path / "root.pem").write_text(private_ca.certificate_pem)
     (tmp_path / "leaf.pem").write_text(parts.leaf)
-    command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", NAMES[0]]
-    subprocess.run([*command, "-CAfile", tmp_path / "root.pem", tmp_path / "leaf.pem"], check=True, capture_output=True)
+    command = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-purpose",
+        "sslserver",
+        "-verify_hostname",
+        NAMES[0],
+    ]
+    subprocess.run(
+        [*command, "-CAfile", tmp_path / "root.pem", tmp_path / "leaf.pem"],
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_two_orders_have_different_urls_and_two_certificates_different_serials(owner):
@@ -61,14 +75,23 @@ def test_two_orders_have_different_urls_and_two_certificates_different_serials(o
 
 
 def test_a_leaf_is_no_ca_and_never_outlives_it(owner):
-    private_ca = privateca.create_private_ca(owner, {"name": "Home", "valid_days": "7", "max_path_length": 0})
+    private_ca = privateca.create_private_ca(
+        owner, {"name": "Home", "valid_days": "7", "max_path_length": 0}
+    )
     key = pki.new_key("rsa", 2048)
     leaf = pki.load_chain(walk(private_ca, pki.csr(key, NAMES), 90 * 86400))[0]
     assert leaf.not_valid_after_utc == private_ca.not_after
     assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-    assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (True, True, False)
-    assert ExtendedKeyUsageOID.SERVER_AUTH in leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (
+        True,
+        True,
+        False,
+    )
+    assert (
+        ExtendedKeyUsageOID.SERVER_AUTH
+        in leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    )
 
 
 def test_a_ca_that_expired_signs_nothing(owner, time_machine):
@@ -105,7 +128,9 @@ def test_every_field_of_the_contract_is_in_the_certificate(owner):
     subject = certificate.subject.rfc4514_string()
     assert subject == "CN=Home Root 1,OU=Cellar,O=Home,L=Lund,ST=Skåne,C=SE"
     assert privateca.common_name_of(private_ca.certificate_pem) == "Home Root 1"
-    assert privateca.key_usage_of(private_ca.certificate_pem) == "digitalSignature,keyCertSign,cRLSign"
+    assert (
+        privateca.key_usage_of(private_ca.certificate_pem) == "digitalSignature,keyCertSign,cRLSign"
+    )
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 2)
     assert certificate.public_key().key_size == private_ca.key_size == 384
@@ -116,10 +141,23 @@ def test_every_field_of_the_contract_is_in_the_certificate(owner):
 
 def test_empty_strings_count_as_absent(owner):
     empty = dict.fromkeys(
-        ("algorithm", "key_size", "curve_name", "country", "valid_days", "max_path_length", "key_usage"), ""
+        (
+            "algorithm",
+            "key_size",
+            "curve_name",
+            "country",
+            "valid_days",
+            "max_path_length",
+            "key_usage",
+        ),
+        "",
     )
     private_ca = privateca.create_private_ca(owner, empty | {"name": "Home"})
-    assert (private_ca.algorithm, private_ca.key_size, private_ca.max_path_length) == ("ECDSA", 256, None)
+    assert (private_ca.algorithm, private_ca.key_size, private_ca.max_path_length) == (
+        "ECDSA",
+        256,
+        None,
+    )
     assert private_ca.not_after - private_ca.not_before > timedelta(days=3649)
 
 

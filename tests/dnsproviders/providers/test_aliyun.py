@@ -46,17 +46,26 @@ def test_the_signature_is_that_of_the_vendors_example() -> None:
         "x-acs-version": "2014-05-26",
     }
     query = aliyun.canonical_query(
-        {"RegionId": "cn-shanghai", "ImageId": "win2019_1809_x64_dtc_zh-cn_40G_alibase_20230811.vhd"}
+        {
+            "RegionId": "cn-shanghai",
+            "ImageId": "win2019_1809_x64_dtc_zh-cn_40G_alibase_20230811.vhd",
+        }
     )
     made = aliyun.authorization("POST", query, headers, "YourAccessKeyId", "YourAccessKeySecret")
-    assert made.endswith("Signature=06563a9e1b43f5dfe96b81484da74bceab24a1d853912eee15083a6f0f3283c0")
+    assert made.endswith(
+        "Signature=06563a9e1b43f5dfe96b81484da74bceab24a1d853912eee15083a6f0f3283c0"
+    )
 
 
 def test_a_query_is_encoded_as_rfc_3986_says() -> None:
-    assert aliyun.canonical_query({"b": "v=a b*c~d/e", "A": "ü"}) == "A=%C3%BC&b=v%3Da%20b%2Ac~d%2Fe"
+    assert (
+        aliyun.canonical_query({"b": "v=a b*c~d/e", "A": "ü"}) == "A=%C3%BC&b=v%3Da%20b%2Ac~d%2Fe"
+    )
 
 
-def test_no_two_requests_share_a_nonce_and_the_date_is_ours(fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_requests_share_a_nonce_and_the_date_is_ours(
+    fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     provider().present(record_of(ZONE, APEX))
     provider().present(record_of(ZONE, WILDCARD))
@@ -105,10 +114,18 @@ def test_the_same_value_under_a_longer_name_stays(fake: FakeAlidns) -> None:
     assert fake.values() == [APEX]
 
 
-def test_a_record_on_a_later_page_is_found(fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_on_a_later_page_is_found(
+    fake: FakeAlidns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(aliyun, "PAGE", 2)
-    others = [{"RecordId": f"r{n}", "RR": "_acme-challenge", "Type": "TXT", "Value": f"v{n}"} for n in range(5)]
-    fake.records = [*others, {"RecordId": "r9", "RR": "_acme-challenge", "Type": "TXT", "Value": APEX}]
+    others = [
+        {"RecordId": f"r{n}", "RR": "_acme-challenge", "Type": "TXT", "Value": f"v{n}"}
+        for n in range(5)
+    ]
+    fake.records = [
+        *others,
+        {"RecordId": "r9", "RR": "_acme-challenge", "Type": "TXT", "Value": APEX},
+    ]
     assert provider().cleanup(record_of(ZONE, APEX)) == 1
     assert fake.records == others
 
@@ -121,14 +138,18 @@ def test_a_record_on_a_later_page_is_found(fake: FakeAlidns, monkeypatch: pytest
         ("_acme-challenge.xn--bcher-kva.example", "bücher.example", "_acme-challenge"),
     ],
 )
-def test_the_name_is_written_relative_to_its_zone(fake: FakeAlidns, name: str, zone: str, rr: str) -> None:
+def test_the_name_is_written_relative_to_its_zone(
+    fake: FakeAlidns, name: str, zone: str, rr: str
+) -> None:
     fake.zones.append(zone)
     provider().present(record_of(zone, APEX, name=name))
     assert (fake.records[0]["RR"], fake.records[0]["DomainName"]) == (rr, zone)
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(60, "600"), (1800, "1800")])
-def test_the_ttl_is_at_least_what_the_free_plan_takes(fake: FakeAlidns, asked: int, sent: str) -> None:
+def test_the_ttl_is_at_least_what_the_free_plan_takes(
+    fake: FakeAlidns, asked: int, sent: str
+) -> None:
     provider().present(record_of(ZONE, APEX, ttl=asked))
     assert fake.records[0]["TTL"] == sent
 
@@ -145,18 +166,24 @@ def test_an_internationalised_domain_is_found_by_either_spelling(fake: FakeAlidn
 
 def test_a_domain_that_resolvers_do_not_see_as_a_zone_is_doubted() -> None:
     name = "_acme-challenge.www.deep.example.com"
-    assert "resolvers see it in the zone example.com" in provider().doubt("deep.example.com", name, Zone("example.com"))
+    assert "resolvers see it in the zone example.com" in provider().doubt(
+        "deep.example.com", name, Zone("example.com")
+    )
     assert provider().doubt("deep.example.com", name, Zone("deep.example.com")) == ""
     assert provider().doubt("bücher.example", name, Zone("xn--bcher-kva.example")) == ""
 
 
-def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeAlidns) -> None:
+def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(
+    fake: FakeAlidns,
+) -> None:
     with pytest.raises(ProviderError, match=r"it sees example\.com, deep\.example\.com") as caught:
         provider().zone_of("_acme-challenge.notexample.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
 
 
-def test_a_key_without_the_right_to_the_domain_is_refused_with_the_vendors_words(fake: FakeAlidns) -> None:
+def test_a_key_without_the_right_to_the_domain_is_refused_with_the_vendors_words(
+    fake: FakeAlidns,
+) -> None:
     fake.forbidden = {"DescribeDomainRecords"}
     with pytest.raises(ProviderError, match=r"not authorized.*Forbidden\.RAM") as caught:
         provider().zone_of("_acme-challenge.example.com")
@@ -189,14 +216,20 @@ def test_a_check_of_an_account_without_domains_says_so(fake: FakeAlidns) -> None
             True,
         ),
         ({"status": 429, "body": "", "headers": {"Retry-After": "9"}}, "dns_rate_limited", False),
-        ({"status": 503, "body": error(503, "ServiceUnavailable", "later")[2]}, "dns_refused", False),
+        (
+            {"status": 503, "body": error(503, "ServiceUnavailable", "later")[2]},
+            "dns_refused",
+            False,
+        ),
         ({"status": 200, "body": "<html></html>"}, "dns_bad_answer", False),
         ({"status": 200, "body": ""}, "dns_bad_answer", False),
         ({"status": 200, "body": "{}"}, "dns_bad_answer", False),
         ({"body": requests.ConnectionError(KEY)}, "dns_unreachable", False),
     ],
 )
-def test_ways_to_fail_are_told_apart_and_never_show_the_key(answer: dict[str, Any], code: str, permanent: bool) -> None:
+def test_ways_to_fail_are_told_apart_and_never_show_the_key(
+    answer: dict[str, Any], code: str, permanent: bool
+) -> None:
     answer_always(API, **answer)
     with pytest.raises(ProviderError) as caught:
         provider().present(record_of(ZONE, APEX))
@@ -208,22 +241,30 @@ def test_ways_to_fail_are_told_apart_and_never_show_the_key(answer: dict[str, An
 
 
 @pytest.mark.parametrize(("code", "kind"), CODES.items())
-def test_every_documented_error_has_its_class_and_its_words_are_shown(code: str, kind: Kind) -> None:
+def test_every_documented_error_has_its_class_and_its_words_are_shown(
+    code: str, kind: Kind
+) -> None:
     answer_always(API, status=400, body=error(400, code, "As documented.")[2])
     with pytest.raises(ProviderError, match=rf"As documented. \({code}\)") as caught:
         provider().present(record_of(ZONE, APEX))
     assert (caught.value.code, caught.value.permanent) == kind
 
 
-def test_a_label_that_it_does_not_take_is_refused_for_good_with_what_to_do(fake: FakeAlidns) -> None:
+def test_a_label_that_it_does_not_take_is_refused_for_good_with_what_to_do(
+    fake: FakeAlidns,
+) -> None:
     fake.refuses = lambda action: "SubDomainInvalid.RR" if action == "AddDomainRecord" else ""
     with pytest.raises(ProviderError, match="takes no such name") as caught:
         provider().present(record_of(ZONE, APEX))
     assert (caught.value.code, caught.value.permanent) == ("dns_refused", True)
 
 
-@pytest.mark.parametrize("code", ["Throttling.User", "Throttling.Api", "Throttling", "LastOperationNotFinished"])
-def test_a_call_that_came_too_soon_is_made_again_after_a_second(fake: FakeAlidns, code: str) -> None:
+@pytest.mark.parametrize(
+    "code", ["Throttling.User", "Throttling.Api", "Throttling", "LastOperationNotFinished"]
+)
+def test_a_call_that_came_too_soon_is_made_again_after_a_second(
+    fake: FakeAlidns, code: str
+) -> None:
     fake.refuses = lambda action: code if action == "AddDomainRecord" else ""
     with pytest.raises(Wait) as caught:
         provider().present(record_of(ZONE, APEX))

@@ -40,7 +40,9 @@ def credential(alice) -> DnsCredential:
 
 
 def record_of(credential: DnsCredential, value: str = "v" * 43) -> TxtRecord:
-    return TxtRecord.objects.create(credential=credential, name="_acme-challenge.example.com", value=value)
+    return TxtRecord.objects.create(
+        credential=credential, name="_acme-challenge.example.com", value=value
+    )
 
 
 def go_on(world: World, seconds: int) -> None:
@@ -52,7 +54,9 @@ def go_on(world: World, seconds: int) -> None:
         world.sweep()
 
 
-def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(world, alidns, alice, credential):
+def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(
+    world, alidns, alice, credential
+):
     last_change = world.time
 
     def refuses(action: str) -> str:
@@ -75,7 +79,9 @@ def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(world, ali
     assert attempt.state == Issuance.State.ISSUED, attempt.waits_for
     assert (attempt.stumbles, attempt.number) == (0, 1)
     assert not IssuanceEvent.objects.filter(outcome="retry").exists()
-    assert IssuanceEvent.objects.filter(step="present", outcome="wait").count() < 60, "it waits, and does not chatter"
+    assert IssuanceEvent.objects.filter(step="present", outcome="wait").count() < 60, (
+        "it waits, and does not chatter"
+    )
     assert alidns.asked.count(ADD) < 20 * 3, "what was published is not published again"
     for _ in range(100):
         if not alidns.records:
@@ -87,19 +93,27 @@ def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(world, ali
 
 
 def test_without_a_refusal_twenty_names_need_no_pause(world, alidns, alice, credential):
-    world.create(world.account(alice), credential, *[f"host{number}.example.com" for number in range(20)])
+    world.create(
+        world.account(alice), credential, *[f"host{number}.example.com" for number in range(20)]
+    )
     go_on(world, 10)
     assert Issuance.objects.get().state == Issuance.State.ISSUED
     assert alidns.asked.count(ADD) == 20
 
 
-def test_a_record_that_was_refused_sleeps_for_a_second_and_counts_no_stumble(world, alidns, credential):
+def test_a_record_that_was_refused_sleeps_for_a_second_and_counts_no_stumble(
+    world, alidns, credential
+):
     record = record_of(credential)
     alidns.refuses = lambda action: "LastOperationNotFinished" if action == ADD else ""
     with pytest.raises(Wait):
         records.publish(record.pk)
     record.refresh_from_db()
-    assert (record.stumbles, record.holder, (record.wake_at - world.time).total_seconds()) == (0, "", 1.0)
+    assert (record.stumbles, record.holder, (record.wake_at - world.time).total_seconds()) == (
+        0,
+        "",
+        1.0,
+    )
     alidns.refuses = lambda action: ""
     with pytest.raises(Wait):
         records.publish(record_of(credential, "w" * 43).pk)

@@ -67,7 +67,9 @@ def test_a_record_that_vanishes_between_find_and_delete_counts_none(fake: FakeCl
 
 def test_cleanup_finds_values_without_quotes_and_on_later_pages(fake: FakeCloudflare) -> None:
     name = "_acme-challenge.example.com"
-    fake.records = [{"id": f"r{n}", "type": "TXT", "name": name, "content": f"other{n}"} for n in range(7)]
+    fake.records = [
+        {"id": f"r{n}", "type": "TXT", "name": name, "content": f"other{n}"} for n in range(7)
+    ]
     fake.records.append({"id": "r7", "type": "TXT", "name": name, "content": APEX})
     fake.page_size = 3
     assert cloudflare().cleanup(record_of(ZONE, APEX)) == 1
@@ -75,7 +77,9 @@ def test_cleanup_finds_values_without_quotes_and_on_later_pages(fake: FakeCloudf
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(5, 60), (60, 60), (300, 300), (1, 1)])
-def test_the_ttl_is_at_least_sixty_seconds_or_automatic(fake: FakeCloudflare, asked: int, sent: int) -> None:
+def test_the_ttl_is_at_least_sixty_seconds_or_automatic(
+    fake: FakeCloudflare, asked: int, sent: int
+) -> None:
     cloudflare().present(record_of(ZONE, APEX, ttl=asked))
     assert fake.records[0]["ttl"] == sent
 
@@ -89,7 +93,9 @@ def test_an_internationalised_zone_is_found_by_its_a_label(fake: FakeCloudflare)
     assert cloudflare().zone_of("_acme-challenge.xn--bcher-kva.example") == "idn"
 
 
-def test_an_unseen_zone_is_permanent_and_the_message_lists_those_that_are_seen(fake: FakeCloudflare) -> None:
+def test_an_unseen_zone_is_permanent_and_the_message_lists_those_that_are_seen(
+    fake: FakeCloudflare,
+) -> None:
     with pytest.raises(ProviderError) as caught:
         cloudflare().zone_of("_acme-challenge.notexample.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
@@ -100,8 +106,12 @@ def test_a_given_zone_serves_the_names_inside_it(fake: FakeCloudflare) -> None:
     assert cloudflare(zone_id=ZONE).zone_of("_acme-challenge.www.example.com") == ZONE
 
 
-def test_a_name_outside_of_the_given_zone_is_refused_by_the_zones_name(fake: FakeCloudflare) -> None:
-    with pytest.raises(ProviderError, match=r"notexample\.com is not inside example\.com") as caught:
+def test_a_name_outside_of_the_given_zone_is_refused_by_the_zones_name(
+    fake: FakeCloudflare,
+) -> None:
+    with pytest.raises(
+        ProviderError, match=r"notexample\.com is not inside example\.com"
+    ) as caught:
         cloudflare(zone_id=ZONE).zone_of("_acme-challenge.notexample.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
 
@@ -124,7 +134,9 @@ def test_a_given_zone_that_does_not_exist_is_not_found(fake: FakeCloudflare) -> 
     assert caught.value.code == "dns_zone_not_found"
 
 
-def test_without_the_right_to_read_zones_the_message_says_which_right_is_missing(fake: FakeCloudflare) -> None:
+def test_without_the_right_to_read_zones_the_message_says_which_right_is_missing(
+    fake: FakeCloudflare,
+) -> None:
     fake.zone_reading = False
     with pytest.raises(ProviderError, match="Zone / Zone / Read") as caught:
         cloudflare().zone_of("_acme-challenge.example.com")
@@ -146,18 +158,42 @@ def test_a_check_of_a_token_that_sees_no_zone_says_so(fake: FakeCloudflare) -> N
 @pytest.mark.parametrize(
     ("answer", "code", "permanent"),
     [
-        ({"status": 401, "body": error(401, 10000, "Authentication error")[2]}, "dns_credential_refused", True),
-        ({"status": 403, "body": error(403, 10000, "Authentication error")[2]}, "dns_credential_refused", True),
-        ({"status": 400, "body": error(400, 6003, "Invalid request headers")[2]}, "dns_credential_refused", True),
+        (
+            {"status": 401, "body": error(401, 10000, "Authentication error")[2]},
+            "dns_credential_refused",
+            True,
+        ),
+        (
+            {"status": 403, "body": error(403, 10000, "Authentication error")[2]},
+            "dns_credential_refused",
+            True,
+        ),
+        (
+            {"status": 400, "body": error(400, 6003, "Invalid request headers")[2]},
+            "dns_credential_refused",
+            True,
+        ),
         ({"status": 429, "body": "", "headers": {"Retry-After": "17"}}, "dns_rate_limited", False),
         ({"status": 500, "body": error(500, 1, "Internal")[2]}, "dns_refused", False),
-        ({"status": 200, "body": "<!DOCTYPE html><title>Just a moment</title>"}, "dns_bad_answer", False),
+        (
+            {"status": 200, "body": "<!DOCTYPE html><title>Just a moment</title>"},
+            "dns_bad_answer",
+            False,
+        ),
         ({"status": 403, "body": "<html>Just a moment</html>"}, "dns_bad_answer", False),
         ({"status": 200, "body": ""}, "dns_bad_answer", False),
-        ({"status": 200, "body": '{"success": true, "result": [{"unknown": 1}]}'}, "dns_bad_answer", False),
+        (
+            {"status": 200, "body": '{"success": true, "result": [{"unknown": 1}]}'},
+            "dns_bad_answer",
+            False,
+        ),
         ({"status": 200, "body": '{"success": true}'}, "dns_bad_answer", False),
         ({"status": 200, "body": "[" * 100_000}, "dns_bad_answer", False),
-        ({"status": 302, "headers": {"Location": "https://elsewhere.example/"}}, "dns_bad_answer", False),
+        (
+            {"status": 302, "headers": {"Location": "https://elsewhere.example/"}},
+            "dns_bad_answer",
+            False,
+        ),
         ({"body": requests.ConnectionError(f"refused {TOKEN}")}, "dns_unreachable", False),
         ({"body": requests.ReadTimeout()}, "dns_unreachable", False),
     ],
@@ -184,13 +220,14 @@ def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
     with pytest.raises(ProviderError) as caught:
         cloudflare().present(record_of(ZONE, APEX))
     assert caught.value.code == "dns_credential_refused"
-    assert "Invalid request headers (6003): Invalid format for Authorization header (6111)" in caught.value.what
+    assert (
+        "Invalid request headers (6003): Invalid format for Authorization header (6111)"
+        in caught.value.what
+    )
 
 
 def test_the_messages_are_shown_of_an_answer_without_errors() -> None:
-    body = (
-        '{"success": false, "errors": [], "messages": [{"code": 10, "message": "Under maintenance"}], "result": null}'
-    )
+    body = '{"success": false, "errors": [], "messages": [{"code": 10, "message": "Under maintenance"}], "result": null}'
     answer_always(API, status=500, body=body)
     with pytest.raises(ProviderError, match=r"answered 500: Under maintenance \(10\)"):
         cloudflare().check()
@@ -200,7 +237,13 @@ def test_a_chain_of_nonsense_does_no_harm() -> None:
     chain: Any = {"code": 1, "message": "end"}
     for _ in range(50):
         chain = {"code": 2, "message": "on", "error_chain": [chain, None, "text"]}
-    for errors in ([chain], "text", [None], [{"error_chain": 5}], [{"code": "6003", "message": {}}]):
+    for errors in (
+        [chain],
+        "text",
+        [None],
+        [{"error_chain": 5}],
+        [{"code": "6003", "message": {}}],
+    ):
         responses.reset()
         answer_always(API, status=400, json={"success": False, "errors": errors, "result": None})
         with pytest.raises(ProviderError) as caught:
@@ -210,13 +253,17 @@ def test_a_chain_of_nonsense_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), CODES.items())
-def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(number: int, kind: Kind) -> None:
+def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(
+    number: int, kind: Kind
+) -> None:
     alone = {"code": number, "message": "as documented"}
     chained = {"code": 1, "message": "outer", "error_chain": [alone]}
     for status, found in ((400, alone), (403, alone), (400, chained)):
         ApiBucket.objects.all().delete()
         responses.reset()
-        answer_always(API, status=status, json={"success": False, "errors": [found], "result": None})
+        answer_always(
+            API, status=status, json={"success": False, "errors": [found], "result": None}
+        )
         with pytest.raises(ProviderError) as caught:
             cloudflare().present(record_of(ZONE, APEX))
         assert (caught.value.code, caught.value.permanent) == kind
@@ -224,7 +271,12 @@ def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(num
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"), [("partial", "convert it to a full setup"), ("secondary", "primary"), ("internal", "public zone")]
+    ("kind", "says"),
+    [
+        ("partial", "convert it to a full setup"),
+        ("secondary", "primary"),
+        ("internal", "public zone"),
+    ],
 )
 def test_a_zone_for_which_cloudflare_does_not_answer_is_not_written_to(
     fake: FakeCloudflare, kind: str, says: str
@@ -244,7 +296,9 @@ def test_a_full_zone_above_or_beside_a_partial_one_is_taken(fake: FakeCloudflare
     assert cloudflare().zone_of("_acme-challenge.www.deep.example.com") == ZONE
 
 
-@pytest.mark.parametrize(("status", "says"), [("pending", "registrar"), ("moved", "other name servers")])
+@pytest.mark.parametrize(
+    ("status", "says"), [("pending", "registrar"), ("moved", "other name servers")]
+)
 def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str, says: str) -> None:
     fake.statuses = {ZONE: status}
     for provider in (cloudflare(), cloudflare(zone_id=ZONE)):
@@ -258,7 +312,9 @@ def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str,
 def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> None:
     provider, name = cloudflare(), "_acme-challenge.www.deep.example.com"
     zone = provider.zone_of(name)
-    assert "resolvers see it in the zone example.com" in provider.doubt(zone, name, Zone("example.com"))
+    assert "resolvers see it in the zone example.com" in provider.doubt(
+        zone, name, Zone("example.com")
+    )
     assert provider.doubt(zone, name, Zone("deep.example.com")) == ""
 
 

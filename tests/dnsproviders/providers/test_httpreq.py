@@ -55,7 +55,9 @@ def service() -> FakeService:
 
 
 def httpreq(**public: str) -> HttpReq:
-    found: HttpReq = provider_of(HttpReq, {"password": PASSWORD}, endpoint=ENDPOINT, username="jürgen", **public)
+    found: HttpReq = provider_of(
+        HttpReq, {"password": PASSWORD}, endpoint=ENDPOINT, username="jürgen", **public
+    )
     return found
 
 
@@ -107,7 +109,9 @@ def test_without_a_password_nothing_is_sent(service: FakeService) -> None:
     assert "Authorization" not in responses.calls[0].request.headers
 
 
-def test_a_check_writes_nothing_and_is_content_with_any_answer_from_somebody(service: FakeService) -> None:
+def test_a_check_writes_nothing_and_is_content_with_any_answer_from_somebody(
+    service: FakeService,
+) -> None:
     httpreq().check()
     assert [call.request.method for call in responses.calls] == ["GET"]
 
@@ -125,14 +129,22 @@ def test_a_check_with_a_wrong_password_is_refused(status: int) -> None:
     [
         ({"status": 401}, "dns_credential_refused", True),
         ({"status": 403, "body": f"not with {PASSWORD}"}, "dns_credential_refused", True),
-        ({"status": 429, "headers": {"Retry-After": "Fri, 02 Jan 2026 03:05:05 GMT"}}, "dns_rate_limited", False),
+        (
+            {"status": 429, "headers": {"Retry-After": "Fri, 02 Jan 2026 03:05:05 GMT"}},
+            "dns_rate_limited",
+            False,
+        ),
         ({"status": 500, "body": "zone is locked"}, "dns_refused", False),
         ({"status": 404, "body": ""}, "dns_refused", False),
         ({"status": 400, "body": "no such zone"}, "dns_refused", False),
         ({"status": 405, "body": "method not allowed"}, "dns_refused", True),
         ({"status": 501, "body": ""}, "dns_refused", True),
         ({"status": 200, "body": "  <!doctype html><form>Log in</form>"}, "dns_bad_answer", False),
-        ({"status": 301, "headers": {"Location": "https://other.example/"}}, "dns_bad_answer", False),
+        (
+            {"status": 301, "headers": {"Location": "https://other.example/"}},
+            "dns_bad_answer",
+            False,
+        ),
         ({"body": requests.ConnectionError(PASSWORD)}, "dns_unreachable", False),
     ],
 )
@@ -158,7 +170,9 @@ def test_a_redirect_is_not_followed_since_a_post_would_become_a_get() -> None:
     assert len(responses.calls) == 1
 
 
-@pytest.mark.parametrize("good", ["http://127.0.0.1:8080", "https://dns.example.net/acme/", "https://[::1]:1/x"])
+@pytest.mark.parametrize(
+    "good", ["http://127.0.0.1:8080", "https://dns.example.net/acme/", "https://[::1]:1/x"]
+)
 def test_an_endpoint_is_an_http_url(good: str) -> None:
     assert checked_endpoint(good) == good.rstrip("/")
 

@@ -19,7 +19,13 @@ from certctrl.errors import Invalid, MissingField
 from dnsclient.nameservers import Zone
 from dnsproviders.base import Field, ProviderError
 from dnsproviders.providers import rfc2136
-from dnsproviders.providers.rfc2136 import ALGORITHMS, RFC2136, checked_key_name, checked_server, checked_tsig_secret
+from dnsproviders.providers.rfc2136 import (
+    ALGORITHMS,
+    RFC2136,
+    checked_key_name,
+    checked_server,
+    checked_tsig_secret,
+)
 from tests.dnsproviders.making import APEX, WILDCARD, record_of
 from tests.dnsproviders.nameserver import (
     BIND_BY_ADDRESS,
@@ -36,7 +42,9 @@ ZONE, NAME = "lab.test", "_acme-challenge.lab.test"
 
 
 @pytest.fixture(params=["knotd", "named", "pdns_server"], scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NameServer]:
     with running(request.param, tmp_path_factory.mktemp(request.param)) as found:
         yield found
 
@@ -69,7 +77,9 @@ def test_presenting_twice_writes_once(server: NameServer) -> None:
 
 
 def test_cleaning_up_what_is_absent_is_success_and_counts_none(server: NameServer) -> None:
-    assert server.provider().cleanup(record_of(ZONE, APEX, name="_acme-challenge.never.lab.test")) == 0
+    assert (
+        server.provider().cleanup(record_of(ZONE, APEX, name="_acme-challenge.never.lab.test")) == 0
+    )
 
 
 def test_the_zone_is_the_longest_that_the_server_has(server: NameServer) -> None:
@@ -83,16 +93,22 @@ def test_a_name_of_a_zone_that_the_server_lacks_is_not_found(server: NameServer)
     assert (error.code, error.permanent) == ("dns_zone_not_found", True)
 
 
-def test_a_name_that_is_delegated_to_others_is_not_written_above_the_cut(server: NameServer) -> None:
+def test_a_name_that_is_delegated_to_others_is_not_written_above_the_cut(
+    server: NameServer,
+) -> None:
     error = raised_by(server.provider().zone_of, "_acme-challenge.elsewhere.lab.test")
     assert (error.code, error.permanent) == ("dns_zone_not_found", True)
     assert "leaves" in error.what
 
 
 @pytest.mark.parametrize(
-    ("secret", "key_name"), [(WRONG, "certctrl.key"), (SECRET, "unknown.key")], ids=["secret", "name"]
+    ("secret", "key_name"),
+    [(WRONG, "certctrl.key"), (SECRET, "unknown.key")],
+    ids=["secret", "name"],
 )
-def test_a_wrong_key_is_refused_whatever_is_asked(server: NameServer, secret: str, key_name: str) -> None:
+def test_a_wrong_key_is_refused_whatever_is_asked(
+    server: NameServer, secret: str, key_name: str
+) -> None:
     provider = server.provider(secret=secret, key_name=key_name)
     for error in (
         raised_by(provider.zone_of, NAME),
@@ -103,13 +119,17 @@ def test_a_wrong_key_is_refused_whatever_is_asked(server: NameServer, secret: st
 
 
 def test_a_key_that_may_not_update_is_refused(server: NameServer) -> None:
-    error = raised_by(server.provider(key_name="readonly.key").present, record_of(ZONE, APEX, name=NAME))
+    error = raised_by(
+        server.provider(key_name="readonly.key").present, record_of(ZONE, APEX, name=NAME)
+    )
     assert (error.code, error.permanent) == ("dns_credential_refused", True)
 
 
 def test_a_check_proves_the_key_where_the_server_looks_at_it(server: NameServer) -> None:
     good = {"key_name": "certctrl.key", "server": "localhost"}
-    if server.kind == "knotd":  # looks at keys only within its zones, and no name tells which they are
+    if (
+        server.kind == "knotd"
+    ):  # looks at keys only within its zones, and no name tells which they are
         assert raised_by(server.provider(**good).check).code == "dns_refused"
     else:
         server.provider(**good).check()
@@ -131,7 +151,10 @@ def test_a_clock_that_is_off_is_told_apart_from_a_wrong_key(
 
 
 def test_nobody_there_is_unreachable() -> None:
-    assert raised_by(NameServer("none", free_port()).provider().zone_of, NAME).code == "dns_unreachable"
+    assert (
+        raised_by(NameServer("none", free_port()).provider().zone_of, NAME).code
+        == "dns_unreachable"
+    )
 
 
 def test_a_server_that_stays_silent_is_dropped_at_the_deadline() -> None:
@@ -145,14 +168,20 @@ def test_a_server_that_stays_silent_is_dropped_at_the_deadline() -> None:
 
 def at(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     """The server's name has an address for each of these ports."""
-    monkeypatch.setattr(outgoing, "resolve", lambda host, port: [("127.0.0.1", each) for each in ports])
+    monkeypatch.setattr(
+        outgoing, "resolve", lambda host, port: [("127.0.0.1", each) for each in ports]
+    )
 
 
-def test_an_update_that_one_address_took_goes_to_no_other(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_one_address_took_goes_to_no_other(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at(monkeypatch, silent.getsockname()[1], server.port)
         with clock.limit(0.5):
-            error = raised_by(server.provider(secret=WRONG).present, record_of(ZONE, APEX, name=NAME))
+            error = raised_by(
+                server.provider(secret=WRONG).present, record_of(ZONE, APEX, name=NAME)
+            )
     assert (error.code, error.permanent) == ("dns_unreachable", False)
 
 
@@ -172,7 +201,9 @@ def test_the_first_address_that_takes_the_connection_is_asked(
 
 @pytest.fixture(scope="module")
 def secretive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
-    with running("named", tmp_path_factory.mktemp("secretive"), BIND_WITHOUT_QUERIES, "127.0.0.2") as found:
+    with running(
+        "named", tmp_path_factory.mktemp("secretive"), BIND_WITHOUT_QUERIES, "127.0.0.2"
+    ) as found:
         yield found
 
 
@@ -194,7 +225,9 @@ def secondary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
         yield found
 
 
-def goes_through(server: NameServer, looked_at: NameServer, source: str = "127.0.0.1", **public: object) -> None:
+def goes_through(
+    server: NameServer, looked_at: NameServer, source: str = "127.0.0.1", **public: object
+) -> None:
     """Find the zone, write, and remove again."""
     zone = server.provider(**public).zone_of("_acme-challenge.a.lab.test")
     record = record_of(zone, APEX, name="_acme-challenge.a.lab.test")
@@ -204,11 +237,15 @@ def goes_through(server: NameServer, looked_at: NameServer, source: str = "127.0
     assert looked_at.txt(record.name, source) == set()
 
 
-def test_a_server_that_answers_nobody_but_the_key_is_asked_with_the_key(secretive: NameServer) -> None:
+def test_a_server_that_answers_nobody_but_the_key_is_asked_with_the_key(
+    secretive: NameServer,
+) -> None:
     goes_through(secretive, secretive, "127.0.0.2")
 
 
-def test_a_server_that_answers_no_question_shows_its_zones_by_the_updates_that_it_takes(server: NameServer) -> None:
+def test_a_server_that_answers_no_question_shows_its_zones_by_the_updates_that_it_takes(
+    server: NameServer,
+) -> None:
     def make(wire: bytes) -> bytes:
         query = dns.message.from_wire(wire, keyring=False)  # type: ignore[arg-type]
         is_question = query.opcode() == dns.opcode.QUERY
@@ -222,7 +259,9 @@ def test_a_server_that_answers_no_question_shows_its_zones_by_the_updates_that_i
         assert "Give `zone`" in error.what
 
 
-def unsigned(query: dns.message.Message, rcode: dns.rcode.Rcode, error: dns.rcode.Rcode | None = None) -> bytes:
+def unsigned(
+    query: dns.message.Message, rcode: dns.rcode.Rcode, error: dns.rcode.Rcode | None = None
+) -> bytes:
     answer = dns.message.make_response(query)
     answer.set_rcode(rcode)
     answer.tsig, asked = None, query.tsig
@@ -278,8 +317,13 @@ def test_a_server_that_answers_no_signed_question_is_asked_unsigned(
 
 
 def test_a_given_zone_is_taken_as_it_is_and_asked_for_nowhere(server: NameServer) -> None:
-    assert NameServer("none", free_port()).provider(zone=ZONE).zone_of("_acme-challenge.a.b.lab.test") == ZONE
-    error = raised_by(NameServer("none", free_port()).provider(zone=ZONE).zone_of, "_acme-challenge.example.com")
+    assert (
+        NameServer("none", free_port()).provider(zone=ZONE).zone_of("_acme-challenge.a.b.lab.test")
+        == ZONE
+    )
+    error = raised_by(
+        NameServer("none", free_port()).provider(zone=ZONE).zone_of, "_acme-challenge.example.com"
+    )
     assert (error.code, error.permanent) == ("dns_zone_not_found", True)
     assert "is not inside lab.test" in error.what
     goes_through(server, server, zone=ZONE)
@@ -289,7 +333,8 @@ def test_a_server_that_authorizes_by_address_needs_no_key(by_address: NameServer
     by_address.provider(key_name="").check()
     goes_through(by_address, by_address, key_name="")
     error = raised_by(
-        by_address.provider(key_name="").present, record_of("deep.lab.test", APEX, name="a.deep.lab.test")
+        by_address.provider(key_name="").present,
+        record_of("deep.lab.test", APEX, name="a.deep.lab.test"),
     )
     assert (error.code, error.permanent) == ("dns_credential_refused", True)
     assert "this address" in error.what
@@ -304,7 +349,9 @@ def test_a_view_that_only_the_key_sees_is_told(views: NameServer) -> None:
     same = Zone(ZONE, origins=frozenset(["inside.lab.test. hostmaster.lab.test."]))
     assert provider.doubt(ZONE, NAME, same) == ""
     deeper = Zone("deep.lab.test", origins=public.origins)
-    assert "resolvers see it in the zone deep.lab.test" in provider.doubt(ZONE, "a.deep.lab.test", deeper)
+    assert "resolvers see it in the zone deep.lab.test" in provider.doubt(
+        ZONE, "a.deep.lab.test", deeper
+    )
 
 
 def test_a_zone_of_another_view_is_not_written_to(views: NameServer) -> None:
@@ -313,7 +360,9 @@ def test_a_zone_of_another_view_is_not_written_to(views: NameServer) -> None:
     assert "another view" in error.what
 
 
-def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(secondary: NameServer) -> None:
+def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(
+    secondary: NameServer,
+) -> None:
     assert secondary.provider(key_name="").zone_of(NAME) == ZONE
     error = raised_by(secondary.provider(key_name="").present, record_of(ZONE, APEX, name=NAME))
     assert (error.code, error.permanent) == ("dns_refused", True)
@@ -388,20 +437,26 @@ def test_an_address_that_is_not_allowed_is_never_connected_to(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_that_is_offered_can_be_signed_with(algorithm: str) -> None:
-    assert raised_by(NameServer("none", free_port()).provider(algorithm=algorithm).zone_of, NAME).code == (
-        "dns_unreachable"
-    )
+    assert raised_by(
+        NameServer("none", free_port()).provider(algorithm=algorithm).zone_of, NAME
+    ).code == ("dns_unreachable")
 
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [("ns1.example.com.", "ns1.example.com"), ("192.0.2.1", "192.0.2.1"), ("[2001:db8::1]", "2001:db8::1")],
+    [
+        ("ns1.example.com.", "ns1.example.com"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+    ],
 )
 def test_a_server_is_a_host_name_or_an_address(given: str, kept: str) -> None:
     assert checked_server(given) == kept
 
 
-@pytest.mark.parametrize("bad", ["ns1.example.com:53", "a b", "https://ns1", "", "-x.example", "x" * 64 + ".example"])
+@pytest.mark.parametrize(
+    "bad", ["ns1.example.com:53", "a b", "https://ns1", "", "-x.example", "x" * 64 + ".example"]
+)
 def test_anything_else_is_no_server(bad: str) -> None:
     with pytest.raises(ValueError, match="must be a host name"):
         checked_server(bad)
@@ -447,7 +502,13 @@ def test_another_algorithm_is_refused_with_those_there_are(bad: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [SECRET + "\n", f'"{SECRET}";', f"  {SECRET[:20]}\n\t{SECRET[20:]} ", f"{SECRET[:20]} {SECRET[20:]}"]
+    "given",
+    [
+        SECRET + "\n",
+        f'"{SECRET}";',
+        f"  {SECRET[:20]}\n\t{SECRET[20:]} ",
+        f"{SECRET[:20]} {SECRET[20:]}",
+    ],
 )
 def test_a_secret_is_taken_as_it_is_pasted(given: str) -> None:
     assert field("secret").clean(given) == SECRET
@@ -461,7 +522,9 @@ def test_a_zone_and_a_key_name_are_taken_as_they_are_pasted() -> None:
             field("zone").clean(bad)
 
 
-@pytest.mark.parametrize(("given", "missing"), [({"key_name": "k"}, "secret"), ({"secret": "c2VjcmV0"}, "key_name")])
+@pytest.mark.parametrize(
+    ("given", "missing"), [({"key_name": "k"}, "secret"), ({"secret": "c2VjcmV0"}, "key_name")]
+)
 def test_half_a_key_is_refused(given: dict[str, str], missing: str) -> None:
     with pytest.raises(MissingField, match=f"{missing} is missing"):
         RFC2136.check_together(given)

@@ -39,7 +39,11 @@ def guide(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict
     """The guide's create call: `guide(domain="example.org")` changes it, None leaves a member out."""
 
     def build(**changes: Any) -> dict[str, Any]:
-        body = {"domain": "example.com", "acme_account_id": account.pk, "dns_provider_id": credential.pk} | changes
+        body = {
+            "domain": "example.com",
+            "acme_account_id": account.pk,
+            "dns_provider_id": credential.pk,
+        } | changes
         return {name: value for name, value in body.items() if value is not None}
 
     return build

@@ -23,7 +23,11 @@ def test_the_guides_call_registers_with_the_ca(world, api):
     made = api.post("acme-accounts", GUIDE)
     assert made.status_code == 201
     shown = made.data_member
-    assert (shown["provider"], shown["email"], shown["name"]) == ("letsencrypt", "alice@example.org", "Let's Encrypt")
+    assert (shown["provider"], shown["email"], shown["name"]) == (
+        "letsencrypt",
+        "alice@example.org",
+        "Let's Encrypt",
+    )
     assert (shown["kid"], shown["status"], shown["ca_id"]) == (None, "pending", None)
     world.deliver()
     shown = api.get(f"acme-accounts/{shown['id']}").data_member
@@ -32,12 +36,21 @@ def test_the_guides_call_registers_with_the_ca(world, api):
 
 
 def test_the_references_call_implies_the_terms(api, alice):
-    body = {"provider": "LetsEncrypt", "name": "mine", "email": "a@example.org", "leaf_key_algorithm": "RSA"}
+    body = {
+        "provider": "LetsEncrypt",
+        "name": "mine",
+        "email": "a@example.org",
+        "leaf_key_algorithm": "RSA",
+    }
     shown = api.post(
         "acme-accounts", body | {"leaf_rsa_bits": 4096, "cert_valid_seconds": 86400, "ca_id": 0}
     ).data_member
     assert (shown["provider"], shown["name"], shown["user_id"]) == ("letsencrypt", "mine", alice.pk)
-    assert (shown["leaf_key_algorithm"], shown["leaf_rsa_bits"], shown["cert_valid_seconds"]) == ("RSA", 4096, 86400)
+    assert (shown["leaf_key_algorithm"], shown["leaf_rsa_bits"], shown["cert_valid_seconds"]) == (
+        "RSA",
+        4096,
+        86400,
+    )
 
 
 @pytest.mark.parametrize("method", ["post", "put"])
@@ -47,17 +60,26 @@ def test_two_spellings_of_the_ca_must_say_the_same(api, account, method):
     body = GUIDE | {"provider": "zerossl"}
     assert "two spellings" in refused(getattr(api, method)(path, body), 400, "ca_provider")
     assert rows() == before
-    assert api.post("acme-accounts", GUIDE | {"provider": "LetsEncrypt"}).data_member["provider"] == "letsencrypt"
+    assert (
+        api.post("acme-accounts", GUIDE | {"provider": "LetsEncrypt"}).data_member["provider"]
+        == "letsencrypt"
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "directory"),
     [
         ({"ca_provider": "letsencrypt"}, "https://acme-v02.api.letsencrypt.org/directory"),
-        ({"ca_provider": "letsencrypt_staging"}, "https://acme-staging-v02.api.letsencrypt.org/directory"),
+        (
+            {"ca_provider": "letsencrypt_staging"},
+            "https://acme-staging-v02.api.letsencrypt.org/directory",
+        ),
         ({"ca_provider": "zerossl", "email": "a@example.org"}, "https://acme.zerossl.com/v2/DV90"),
         ({"ca_provider": "ZeroSSL"} | EAB, "https://acme.zerossl.com/v2/DV90"),
-        ({"ca_provider": "zerossl", "zerossl_api_key": "the-api-key"}, "https://acme.zerossl.com/v2/DV90"),
+        (
+            {"ca_provider": "zerossl", "zerossl_api_key": "the-api-key"},
+            "https://acme.zerossl.com/v2/DV90",
+        ),
         ({"ca_provider": "custom", "directory_url": DIRECTORY}, DIRECTORY),
         ({"ca_provider": "custom", "directory_url": DIRECTORY} | EAB, DIRECTORY),
     ],
@@ -69,7 +91,10 @@ def test_every_ca_is_to_be_had(api, body, directory):
 
 def test_settings_move_a_named_ca(api, settings):
     settings.ACME_CAS = {"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}
-    assert api.post("acme-accounts", GUIDE).data_member["directory_url"] == "https://localhost:14000/dir"
+    assert (
+        api.post("acme-accounts", GUIDE).data_member["directory_url"]
+        == "https://localhost:14000/dir"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,16 +112,38 @@ def test_settings_move_a_named_ca(api, settings):
         (EAB, 400, "eab_kid"),
         ({"zerossl_api_key": "the-api-key"}, 400, "zerossl_api_key"),
         ({"ca_provider": "custom"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "http://ca.example.org/directory"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "https://me:secret@ca.example.org/"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "https://[::1/"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "https://ca.example.org:99999/"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "https://"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "https://ca example.org/"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": "ca.example.org"}, 400, "directory_url"),
-        ({"ca_provider": "custom", "directory_url": DIRECTORY, "eab_kid": "kid-1"}, 400, "eab_hmac_key"),
         (
-            {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB | {"eab_hmac_key": "no base64!"},
+            {"ca_provider": "custom", "directory_url": "http://ca.example.org/directory"},
+            400,
+            "directory_url",
+        ),
+        (
+            {"ca_provider": "custom", "directory_url": "https://me:secret@ca.example.org/"},
+            400,
+            "directory_url",
+        ),
+        ({"ca_provider": "custom", "directory_url": "https://[::1/"}, 400, "directory_url"),
+        (
+            {"ca_provider": "custom", "directory_url": "https://ca.example.org:99999/"},
+            400,
+            "directory_url",
+        ),
+        ({"ca_provider": "custom", "directory_url": "https://"}, 400, "directory_url"),
+        (
+            {"ca_provider": "custom", "directory_url": "https://ca example.org/"},
+            400,
+            "directory_url",
+        ),
+        ({"ca_provider": "custom", "directory_url": "ca.example.org"}, 400, "directory_url"),
+        (
+            {"ca_provider": "custom", "directory_url": DIRECTORY, "eab_kid": "kid-1"},
+            400,
+            "eab_hmac_key",
+        ),
+        (
+            {"ca_provider": "custom", "directory_url": DIRECTORY}
+            | EAB
+            | {"eab_hmac_key": "no base64!"},
             400,
             "eab_hmac_key",
         ),
@@ -127,10 +174,16 @@ def test_an_unknown_ca_is_answered_with_those_there_are(api):
     ("given", "stored"),
     [
         ({"leaf_key_algorithm": "ECDSA"}, {"key_type": "ecdsa", "key_size": 256}),
-        ({"leaf_key_algorithm": "ecdsa", "leaf_ec_curve": "secp384r1"}, {"key_type": "ecdsa", "key_size": 384}),
+        (
+            {"leaf_key_algorithm": "ecdsa", "leaf_ec_curve": "secp384r1"},
+            {"key_type": "ecdsa", "key_size": 384},
+        ),
         ({"leaf_ec_curve": "secp384r1"}, {"key_type": "ecdsa", "key_size": 384}),
         ({"leaf_rsa_bits": 3072}, {"key_type": "rsa", "key_size": 3072}),
-        ({"leaf_key_algorithm": "RSA", "leaf_ec_curve": "prime256v1"}, {"key_type": "rsa", "key_size": 2048}),
+        (
+            {"leaf_key_algorithm": "RSA", "leaf_ec_curve": "prime256v1"},
+            {"key_type": "rsa", "key_size": 2048},
+        ),
         ({}, {}),
     ],
 )
@@ -142,9 +195,15 @@ def test_key_defaults_are_kept_as_they_were_meant(api, given, stored):
 # --- what the CA says ---
 
 
-def test_a_refused_binding_stands_on_the_account_in_the_cas_own_words_and_can_be_tried_again(world, api):
-    world.ca.problems["register"] = [Refused("ca_bad_eab", "The CA refuses the binding: unknown kid.", permanent=True)]
-    made = api.post("acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB).data_member
+def test_a_refused_binding_stands_on_the_account_in_the_cas_own_words_and_can_be_tried_again(
+    world, api
+):
+    world.ca.problems["register"] = [
+        Refused("ca_bad_eab", "The CA refuses the binding: unknown kid.", permanent=True)
+    ]
+    made = api.post(
+        "acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB
+    ).data_member
     world.deliver()
     shown = api.get(f"acme-accounts/{made['id']}").data_member
     assert (shown["status"], shown["error_code"]) == ("refused", "ca_bad_eab")
@@ -176,7 +235,9 @@ def test_registering_a_registered_account_changes_nothing(world, api, account):
 
 
 def test_a_binding_that_was_given_is_sealed_and_only_its_kid_is_shown(api):
-    made = api.post("acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB)
+    made = api.post(
+        "acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB
+    )
     assert made.data_member["eab_kid"] == "kid-1"
     assert HMAC_KEY.encode() not in made.content
     assert HMAC_KEY.encode() not in api.get(f"acme-accounts/{made.data_member['id']}").content
@@ -185,10 +246,20 @@ def test_a_binding_that_was_given_is_sealed_and_only_its_kid_is_shown(api):
 
 @pytest.mark.parametrize(
     "written",
-    ["c2Vj+/+/cmV0LWtleS0x", "c2Vj-_-_cmV0LWtleS0x", " c2Vj+/+/\r\ncmV0LWtleS0x \n", "c2Vj+/+/cmV0LWtleS0x=="],
+    [
+        "c2Vj+/+/cmV0LWtleS0x",
+        "c2Vj-_-_cmV0LWtleS0x",
+        " c2Vj+/+/\r\ncmV0LWtleS0x \n",
+        "c2Vj+/+/cmV0LWtleS0x==",
+    ],
 )
 def test_the_key_of_a_binding_is_taken_in_standard_base64_too(api, written):
-    body = GUIDE | {"ca_provider": "custom", "directory_url": f" {DIRECTORY} "} | EAB | {"eab_hmac_key": written}
+    body = (
+        GUIDE
+        | {"ca_provider": "custom", "directory_url": f" {DIRECTORY} "}
+        | EAB
+        | {"eab_hmac_key": written}
+    )
     assert api.post("acme-accounts", body).status_code == 201
     account = AcmeAccount.objects.get()
     assert envelope.unseal(account.eab).decode() == "c2Vj-_-_cmV0LWtleS0x"
@@ -198,16 +269,25 @@ def test_the_key_of_a_binding_is_taken_in_standard_base64_too(api, written):
 @pytest.mark.parametrize("written", ["short", "no base64 at all!", "c2VjcmV0LWtleS0xx", "=" * 20])
 def test_a_key_that_is_no_base64_is_refused_without_repeating_it(api, written):
     refused = api.post(
-        "acme-accounts", GUIDE | {"ca_provider": "custom", "directory_url": DIRECTORY} | EAB | {"eab_hmac_key": written}
+        "acme-accounts",
+        GUIDE
+        | {"ca_provider": "custom", "directory_url": DIRECTORY}
+        | EAB
+        | {"eab_hmac_key": written},
     )
     assert refused.status_code == 400
     assert "eab_hmac_key must be base64 or base64url" in refused.json()["error"]["what"]
     assert written not in refused.json()["error"]["what"]
 
 
-@pytest.mark.parametrize("email", ["mailto:alice@example.org", "MAILTO:alice@example.org", " alice@example.org "])
+@pytest.mark.parametrize(
+    "email", ["mailto:alice@example.org", "MAILTO:alice@example.org", " alice@example.org "]
+)
 def test_an_address_may_be_written_as_a_contact(api, email):
-    assert api.post("acme-accounts", GUIDE | {"email": email}).data_member["email"] == "alice@example.org"
+    assert (
+        api.post("acme-accounts", GUIDE | {"email": email}).data_member["email"]
+        == "alice@example.org"
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,10 +298,14 @@ def test_an_address_may_be_written_as_a_contact(api, email):
     ],
 )
 @responses.activate
-def test_zerossls_binding_is_fetched_by_what_was_given_and_replaces_it(world, api, given, path, asked):
+def test_zerossls_binding_is_fetched_by_what_was_given_and_replaces_it(
+    world, api, given, path, asked
+):
     fetched = {"success": True, "eab_kid": "kid-9", "eab_hmac_key": HMAC_KEY}
     call = responses.post(f"{settings.ZEROSSL_API_URL}{path}", json=fetched)
-    pk = api.post("acme-accounts", {"ca_provider": "zerossl", "terms_accepted": True} | given).data_member["id"]
+    pk = api.post(
+        "acme-accounts", {"ca_provider": "zerossl", "terms_accepted": True} | given
+    ).data_member["id"]
     assert AcmeAccount.objects.get().eab_kid == ""
     world.deliver()
     request = call.calls[0].request
@@ -245,7 +329,9 @@ def test_an_api_key_that_zerossl_refuses_is_told_without_the_key(world, api):
 
 
 def test_while_the_binding_is_still_to_be_fetched_none_is_sent(owner, world):
-    account = world.account(owner, ca_provider="zerossl", eab=envelope.seal(owner, "eab", b"the-api-key"))
+    account = world.account(
+        owner, ca_provider="zerossl", eab=envelope.seal(owner, "eab", b"the-api-key")
+    )
     assert clients._external(account) is None
     account.eab_kid = "kid-9"
     assert clients._external(account).kid == "kid-9"
@@ -256,7 +342,9 @@ def test_while_the_binding_is_still_to_be_fetched_none_is_sent(owner, world):
 
 def test_name_and_key_defaults_change(api, account):
     path = f"acme-accounts/{account.pk}"
-    assert api.put(path, {"name": "other", "leaf_key_algorithm": "RSA"}).data_member["name"] == "other"
+    assert (
+        api.put(path, {"name": "other", "leaf_key_algorithm": "RSA"}).data_member["name"] == "other"
+    )
     assert api.put(path, {"name": "third"}).data_member["leaf_key_algorithm"] == "RSA"
 
 
@@ -264,7 +352,10 @@ def test_name_and_key_defaults_change(api, account):
     ("changes", "left"),
     [
         ({"leaf_key_algorithm": ""}, {"validity_seconds": 86400}),
-        ({"leaf_key_algorithm": "", "leaf_rsa_bits": None, "leaf_ec_curve": ""}, {"validity_seconds": 86400}),
+        (
+            {"leaf_key_algorithm": "", "leaf_rsa_bits": None, "leaf_ec_curve": ""},
+            {"validity_seconds": 86400},
+        ),
         ({"leaf_rsa_bits": None}, {"key_type": "rsa", "validity_seconds": 86400}),
         ({"leaf_ec_curve": ""}, {"key_type": "rsa", "key_size": 4096, "validity_seconds": 86400}),
         ({"cert_valid_seconds": None}, {"key_type": "rsa", "key_size": 4096}),
@@ -280,11 +371,15 @@ def test_a_key_default_that_is_given_empty_is_taken_back(api, account, reference
     assert api.put(path, changes).status_code == 200
     account.refresh_from_db()
     assert account.defaults == left
-    assert api.post("certificates", reference()).data_member["key_type"] == left.get("key_type", "ecdsa")
+    assert api.post("certificates", reference()).data_member["key_type"] == left.get(
+        "key_type", "ecdsa"
+    )
 
 
 def test_what_a_get_answered_may_be_sent_back_whole(api):
-    pk = api.post("acme-accounts", GUIDE | {"leaf_key_algorithm": "RSA", "leaf_rsa_bits": 3072}).data_member["id"]
+    pk = api.post(
+        "acme-accounts", GUIDE | {"leaf_key_algorithm": "RSA", "leaf_rsa_bits": 3072}
+    ).data_member["id"]
     before = api.get(f"acme-accounts/{pk}").data_member
     after = api.put(f"acme-accounts/{pk}", before).data_member
     assert {name for name in before if before[name] != after[name]} <= {"updated_at"}
@@ -311,7 +406,10 @@ def test_what_the_ca_knows_of_an_account_does_not_change(api, account, changes, 
 
 def test_the_address_may_change_before_and_after_the_ca_knows_the_account(world, api):
     pk = api.post("acme-accounts", GUIDE).data_member["id"]
-    assert api.put(f"acme-accounts/{pk}", {"email": "b@example.org"}).data_member["email"] == "b@example.org"
+    assert (
+        api.put(f"acme-accounts/{pk}", {"email": "b@example.org"}).data_member["email"]
+        == "b@example.org"
+    )
     world.deliver()
     assert api.put(f"acme-accounts/{pk}", {"email": "c@example.org"}).status_code == 200
     shown = api.get(f"acme-accounts/{pk}").data_member

@@ -55,7 +55,10 @@ def test_renew_starts_another_attempt_once_the_last_one_ended(world, api, issued
     world.deliver()
     second = api.get(f"certificates/{issued.pk}").data_member
     assert second["serial_number"] != first["serial_number"]
-    assert [row["issue_attempt_number"] for row in api.get(f"certificates/{issued.pk}/issues").data_member] == [2, 1]
+    assert [
+        row["issue_attempt_number"]
+        for row in api.get(f"certificates/{issued.pk}/issues").data_member
+    ] == [2, 1]
 
 
 def test_an_open_attempt_tells_what_it_waits_for_and_when_it_looks_again(world, api, guide):
@@ -67,7 +70,10 @@ def test_an_open_attempt_tells_what_it_waits_for_and_when_it_looks_again(world, 
     assert "_acme-challenge.example.com" in shown["waits_for"]
     assert shown["looks_again_at"] > int(world.time.timestamp())
     result = api.get(f"certificates/{pk}/issue-result").data_member
-    assert (result["waits_for"], result["looks_again_at"]) == (shown["waits_for"], shown["looks_again_at"])
+    assert (result["waits_for"], result["looks_again_at"]) == (
+        shown["waits_for"],
+        shown["looks_again_at"],
+    )
 
 
 def test_while_a_worker_has_it_in_hand_no_moment_is_told(world, api, guide):
@@ -87,7 +93,8 @@ def test_issue_result_is_the_newest_attempts_or_the_one_that_was_named(world, ap
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status"), [("987654", 404), ("x", 400), ("-1", 400), ("%C2%B2", 400), ("9" * 30, 400)]
+    ("wanted", "status"),
+    [("987654", 404), ("x", 400), ("-1", 400), ("%C2%B2", 400), ("9" * 30, 400)],
 )
 def test_a_result_that_is_not_there_is_refused(api, issued, wanted, status):
     refused(api.get(f"certificates/{issued.pk}/issue-result?issue_history_id={wanted}"), status)
@@ -103,7 +110,10 @@ def test_a_certificate_without_attempts_has_no_result_and_says_how_to_start_one(
 
 def test_the_cas_own_words_reach_the_person(world, api, guide):
     world.ca.problems["new_order"] = [
-        Refused("ca_rejected_identifier", "The CA refuses example.com: it is on the list of those we never sign.")
+        Refused(
+            "ca_rejected_identifier",
+            "The CA refuses example.com: it is on the list of those we never sign.",
+        )
     ]
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()
@@ -111,7 +121,10 @@ def test_the_cas_own_words_reach_the_person(world, api, guide):
     assert (result["status"], result["error_code"]) == ("FAILED", "ca_rejected_identifier")
     assert "on the list of those we never sign" in result["error_message"]
     row = api.get(f"certificates/{pk}/issues").data_member[0]
-    assert (row["error_code"], row["error_message"]) == (result["error_code"], result["error_message"])
+    assert (row["error_code"], row["error_message"]) == (
+        result["error_code"],
+        result["error_message"],
+    )
 
 
 def test_a_history_row_is_in_milliseconds_and_open_ones_are_completed_at_0(world, api, guide):
@@ -141,7 +154,8 @@ def test_a_history_row_is_in_milliseconds_and_open_ones_are_completed_at_0(world
 
 def test_the_older_paths_of_the_history_answer_alike(api, issued):
     rows_of = [
-        api.get(f"certificates/{issued.pk}/{path}").data_member for path in ("issues", "issues/history", "histories")
+        api.get(f"certificates/{issued.pk}/{path}").data_member
+        for path in ("issues", "issues/history", "histories")
     ]
     assert rows_of[0] == rows_of[1] == rows_of[2] != []
 
@@ -149,7 +163,14 @@ def test_the_older_paths_of_the_history_answer_alike(api, issued):
 def test_events_come_oldest_first_and_after_the_one_that_is_known(api, issued):
     path = f"certificates/{issued.pk}/issues/{issued.issuances.get().pk}/events"
     events = api.get(path).data_member
-    assert [event["step"] for event in events] == ["order", "present", "propagate", "validate", "finalize", "download"]
+    assert [event["step"] for event in events] == [
+        "order",
+        "present",
+        "propagate",
+        "validate",
+        "finalize",
+        "download",
+    ]
     assert all(event["outcome"] == "done" and event["what"] for event in events)
     assert events[0]["at"] > 1_000_000_000_000, "milliseconds"
     assert api.get(f"{path}?after={events[3]['id']}").data_member == events[4:]
@@ -177,7 +198,10 @@ def test_cancel_ends_the_open_attempt(world, api, guide):
     world.deliver()
     answer = api.post(f"certificates/{made['id']}/cancel")
     assert answer.status_code == 200
-    assert answer.data_member == {"issue_history_id": made["issue_history_id"], "status": "CANCELLED"}
+    assert answer.data_member == {
+        "issue_history_id": made["issue_history_id"],
+        "status": "CANCELLED",
+    }
     world.settle()
     assert world.zone.txt() == []
 
@@ -211,7 +235,9 @@ def test_cancel_is_409_once_the_ca_signs(world, api, guide):
         ({"reason": "cessationOfOperation"}, 5),
     ],
 )
-def test_revoke_is_accepted_with_names_and_numbers_and_done_by_a_worker(world, api, issued, body, number):
+def test_revoke_is_accepted_with_names_and_numbers_and_done_by_a_worker(
+    world, api, issued, body, number
+):
     answer = api.post(f"certificates/{issued.pk}/revoke", body)
     assert (answer.status_code, answer.data_member["status"]) == (202, "active")
     world.deliver()
@@ -226,13 +252,18 @@ def test_revoke_is_accepted_with_names_and_numbers_and_done_by_a_worker(world, a
 )
 def test_a_reason_that_a_subscriber_may_not_give_is_refused(api, issued, reason):
     before = rows()
-    assert "keyCompromise" in refused(api.post(f"certificates/{issued.pk}/revoke", {"reason": reason}), 400, "reason")
+    assert "keyCompromise" in refused(
+        api.post(f"certificates/{issued.pk}/revoke", {"reason": reason}), 400, "reason"
+    )
     assert rows() == before
 
 
 def test_revoking_twice_is_revoking_once_and_audited(world, api, issued):
     for _ in range(2):
-        assert api.post(f"certificates/{issued.pk}/revoke", {"reason": "superseded"}).status_code == 202
+        assert (
+            api.post(f"certificates/{issued.pk}/revoke", {"reason": "superseded"}).status_code
+            == 202
+        )
         world.deliver()
     assert len(world.ca.revoked) == 1
     event = AuditEvent.objects.get(action="certificate.revoked")

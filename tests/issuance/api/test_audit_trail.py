@@ -35,7 +35,9 @@ READS = {
 @pytest.fixture
 def do(world, api, guide, issued, client_of, settings):
     """Callers, and the rows that the operations need."""
-    world.cas["SELF_CA"] = SimpleNamespace(client_for=lambda account: privateca.PrivateAuthority(account.private_ca))
+    world.cas["SELF_CA"] = SimpleNamespace(
+        client_for=lambda account: privateca.PrivateAuthority(account.private_ca)
+    )
     root = factories.UserFactory(email="root@example.org", is_staff=True)
     staff = Caller(client_of(root), "/apiv1")
     credential = {"provider": "cloudflare", "api_token": TOKEN}
@@ -190,13 +192,19 @@ OPERATIONS = {
     ),
     "post me/cas/<id:pk>/issue": (
         "private_ca.used",
-        lambda do: do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"}),
+        lambda do: do.api.post(
+            f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"}
+        ),
     ),
     "post drills": ("drill.started", lambda do: do.staff.post("drills", {"issuer": "fake CA"})),
     "post drills/<id:pk>/stop": ("drill.stopped", lambda do: do.staff.post(f"{do.drill()}/stop")),
     "post drills/<id:pk>/resume": (
         "drill.resumed",
-        lambda do: (where := do.drill()) and do.staff.post(f"{where}/stop") and do.staff.post(f"{where}/resume"),
+        lambda do: (
+            (where := do.drill())
+            and do.staff.post(f"{where}/stop")
+            and do.staff.post(f"{where}/resume")
+        ),
     ),
 }
 
@@ -213,9 +221,13 @@ def routes(patterns, before=""):
 def writing_operations():
     """`post me/certificates`: every method that may write, of every path of the API; users/… is the same as me/…."""
     for route, view in routes(get_resolver().url_patterns):
-        methods = getattr(view, "actions", None) or getattr(view, "view_class", SimpleNamespace).__dict__
+        methods = (
+            getattr(view, "actions", None) or getattr(view, "view_class", SimpleNamespace).__dict__
+        )
         if route.startswith(("apiv1/", "auth")) and "users/<user:user_id>" not in route:
-            yield from (f"{method} {route.removeprefix('apiv1/')}" for method in WRITES if method in methods)
+            yield from (
+                f"{method} {route.removeprefix('apiv1/')}" for method in WRITES if method in methods
+            )
 
 
 def test_every_writing_operation_is_tried_here_or_only_reads():
@@ -231,7 +243,9 @@ def test_a_writing_operation_leaves_its_event(do, operation):
     assert event, f"{operation} left no {action}"
     assert event.actor in ("alice@example.org", "root@example.org")
     assert event.ip == "127.0.0.1"
-    kept = json.dumps([[each.actor, each.action, each.object, each.detail] for each in AuditEvent.objects.all()])
+    kept = json.dumps(
+        [[each.actor, each.action, each.object, each.detail] for each in AuditEvent.objects.all()]
+    )
     assert not [secret for secret in SECRETS if secret in kept]
 
 
@@ -259,7 +273,9 @@ def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, is
     }
     assert do.api.put(do.certificate, changes).status_code == 200
     assert do.api.put(do.certificate, {"server_decrypt_export": True}).status_code == 200
-    found = {each.action: each for each in AuditEvent.objects.filter(object=f"certificate:{issued.pk}")}
+    found = {
+        each.action: each for each in AuditEvent.objects.filter(object=f"certificate:{issued.pk}")
+    }
     assert set(found) >= {"certificate.export_switched_off", "certificate.export_switched_on"}
     assert found["certificate.key_policy_changed"].detail["key_policy"] == ["HYBRID", "MASTER_ONLY"]
     assert found["certificate.changed"].detail["changes"] == {"renew_days_before": [None, 20]}
@@ -268,7 +284,10 @@ def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, is
 
 def test_what_is_sent_and_changes_nothing_is_no_change(do, issued):
     before = actions()
-    assert do.api.put(do.certificate, {"server_decrypt_export": True, "auto_renew": True}).status_code == 200
+    assert (
+        do.api.put(do.certificate, {"server_decrypt_export": True, "auto_renew": True}).status_code
+        == 200
+    )
     assert actions() == before
 
 
@@ -338,4 +357,7 @@ def test_a_fresh_session_switches_it_on_and_an_old_one_off(api, closed, settings
 
 
 def test_an_api_key_switches_it_on_as_it_may_export(keyed, closed):
-    assert keyed("certificates:*[write]").put(closed, {"server_decrypt_export": True}).status_code == 200
+    assert (
+        keyed("certificates:*[write]").put(closed, {"server_decrypt_export": True}).status_code
+        == 200
+    )

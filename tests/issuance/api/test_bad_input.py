@@ -44,13 +44,17 @@ def test_a_name_that_no_ca_certifies_is_refused(api, spelling, name, words, requ
     before = rows()
     member = "domain" if spelling == "guide" else "domain_name"
     assert words in refused(api.post("certificates", body(**{member: name})), 400, "domain")
-    assert words in refused(api.post("certificates", body(sans=["www.example.com", name])), 400, "sans")
+    assert words in refused(
+        api.post("certificates", body(sans=["www.example.com", name])), 400, "sans"
+    )
     assert rows() == before
 
 
 def test_a_name_that_a_wildcard_of_the_request_covers_is_refused_by_name(api, guide):
     before = rows()
-    what = refused(api.post("certificates", guide(sans=["*.example.com", "www.example.com"])), 400, "sans")
+    what = refused(
+        api.post("certificates", guide(sans=["*.example.com", "www.example.com"])), 400, "sans"
+    )
     assert "www.example.com is already covered by *.example.com" in what
     assert "leave out one" in what
     assert rows() == before
@@ -117,7 +121,9 @@ def test_a_create_with_a_wrong_member_is_refused_by_its_name(api, guide, changes
     assert rows() == before
 
 
-@pytest.mark.parametrize("member", ["domain", "sans", "organization", "key_type", "dns_provider_id", "anything"])
+@pytest.mark.parametrize(
+    "member", ["domain", "sans", "organization", "key_type", "dns_provider_id", "anything"]
+)
 @pytest.mark.parametrize("character", ["\x00", "\n", "\x7f", "\x9b", "\ud800"])
 def test_control_characters_are_refused_wherever_they_stand(api, guide, member, character):
     before = rows()
@@ -172,7 +178,9 @@ def test_a_broken_body_is_refused_also_where_none_is_needed(world, api, issued, 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
 def test_a_key_may_send_an_empty_body_of_any_type(keyed, issued, content_type):
     script = keyed("certificates:*[issue]")
-    answer = script.client.generic("POST", f"/apiv1/me/certificates/{issued.pk}/renew", b"", content_type=content_type)
+    answer = script.client.generic(
+        "POST", f"/apiv1/me/certificates/{issued.pk}/renew", b"", content_type=content_type
+    )
     assert answer.status_code == 200
 
 
@@ -203,13 +211,16 @@ def test_a_ca_that_signs_fewer_keys_says_which(api, guide, settings):
 def test_a_ca_with_room_for_fewer_names_says_how_many(api, guide, settings):
     settings.ACME_CAS = {"custom": {"max_names": 2}}
     before = rows()
-    what = refused(api.post("certificates", guide(sans=["a.example.com", "b.example.com"])), 400, "sans")
+    what = refused(
+        api.post("certificates", guide(sans=["a.example.com", "b.example.com"])), 400, "sans"
+    )
     assert "at most 2 names" in what
     assert rows() == before
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "limit=-1", "offset=-1", "offset=%00", "total=2", "limit=%C2%B2"]
+    "query",
+    ["limit=0", "limit=x", "limit=-1", "offset=-1", "offset=%00", "total=2", "limit=%C2%B2"],
 )
 def test_a_page_that_is_none_is_refused(api, query):
     refused(api.get(f"certificates?{query}"), 400)

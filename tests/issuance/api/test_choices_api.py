@@ -38,7 +38,9 @@ def other(alice) -> AcmeAccount:
 
 @pytest.fixture
 def create(api, guide, letsencrypt):
-    return lambda **changes: api.post("certificates", guide(acme_account_id=letsencrypt.pk, **changes))
+    return lambda **changes: api.post(
+        "certificates", guide(acme_account_id=letsencrypt.pk, **changes)
+    )
 
 
 def many(count: int) -> list[str]:
@@ -75,27 +77,53 @@ def test_choices_change_and_are_taken_back(api, create, other):
         ({"profile": "tls.server"}, 400, "profile", "letters, digits"),
         ({"profile": "p" * 65}, 400, "profile", "at most 64"),
         ({"profile": "nonesuch"}, 400, "profile", "classic, tlsserver, shortlived"),
-        ({"profile": "tlsserver", "sans": many(25)}, 400, "profile", "at most 25 names; this one has 26"),
-        ({"profile": "shortlived", "sans": many(30)}, 400, "profile", "at most 25 names; this one has 31"),
+        (
+            {"profile": "tlsserver", "sans": many(25)},
+            400,
+            "profile",
+            "at most 25 names; this one has 26",
+        ),
+        (
+            {"profile": "shortlived", "sans": many(30)},
+            400,
+            "profile",
+            "at most 25 names; this one has 31",
+        ),
         ({"preferred_chain": "r" * 201}, 400, "preferred_chain", "200"),
         ({"preferred_chain": "ISRG\nRoot"}, 400, "preferred_chain", "control character"),
         ({"preferred_chain": "ISRG\u0007Root"}, 400, "preferred_chain", "control character"),
         ({"preferred_chain": "ISRG\u0000Root"}, 400, "preferred_chain", "control character"),
-        ({"reuse_key": True, "key_dist_policy": "DEVICE_REQUIRED"}, 400, "reuse_key", "cannot open the key"),
+        (
+            {"reuse_key": True, "key_dist_policy": "DEVICE_REQUIRED"},
+            400,
+            "reuse_key",
+            "cannot open the key",
+        ),
         ({"reuse_key": "perhaps"}, 400, "reuse_key", ""),
-        ({"fallback_account_id": 987654}, 404, "fallback_account_id", "no ACME account 987654 among yours"),
+        (
+            {"fallback_account_id": 987654},
+            404,
+            "fallback_account_id",
+            "no ACME account 987654 among yours",
+        ),
         ({"fallback_account_id": 0}, 400, "fallback_account_id", ""),
         ({"fallback_account_id": "mine"}, 400, "fallback_account_id", ""),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_in_a_sentence_and_leaves_nothing(api, create, body, status, field, says):
+def test_a_choice_that_cannot_be_is_refused_in_a_sentence_and_leaves_nothing(
+    api, create, body, status, field, says
+):
     before = rows()
     assert says in refused(create(**body), status, field)
     assert rows() == before
     pk = create(sans=body.get("sans", [])).data_member["id"]
     before = api.get(f"certificates/{pk}").data_member
     refused(
-        api.put(f"certificates/{pk}", {"organization": "X"} | {n: v for n, v in body.items() if n != "sans"}), status
+        api.put(
+            f"certificates/{pk}",
+            {"organization": "X"} | {n: v for n, v in body.items() if n != "sans"},
+        ),
+        status,
     )
     assert api.get(f"certificates/{pk}").data_member == before
 
@@ -105,7 +133,10 @@ def test_a_classic_certificate_has_a_hundred_names(create):
 
 
 def test_of_a_ca_whose_profiles_are_not_known_any_is_taken(api, guide):
-    assert api.post("certificates", guide(profile="anything-7_x")).data_member["profile"] == "anything-7_x"
+    assert (
+        api.post("certificates", guide(profile="anything-7_x")).data_member["profile"]
+        == "anything-7_x"
+    )
 
 
 def test_settings_say_which_profiles_a_ca_has(api, create, settings):
@@ -115,11 +146,15 @@ def test_settings_say_which_profiles_a_ca_has(api, create, settings):
     assert create(profile="big", sans=many(2)).status_code == 201
 
 
-def test_a_change_of_ca_does_not_bring_a_profile_along_that_it_does_not_have(api, guide, letsencrypt):
+def test_a_change_of_ca_does_not_bring_a_profile_along_that_it_does_not_have(
+    api, guide, letsencrypt
+):
     pk = api.post("certificates", guide(profile="anything")).data_member["id"]
     before = rows()
     moved = {"acme_account_id": letsencrypt.pk}
-    assert "has no profile anything" in refused(api.put(f"certificates/{pk}", moved), 400, "profile")
+    assert "has no profile anything" in refused(
+        api.put(f"certificates/{pk}", moved), 400, "profile"
+    )
     assert rows() == before
     assert api.put(f"certificates/{pk}", moved | {"profile": ""}).status_code == 200
 
@@ -128,14 +163,18 @@ def test_a_pinned_key_and_device_required_exclude_each_other(api, create):
     pk = create(reuse_key=True).data_member["id"]
     Issuance.objects.all().delete()
     refused(api.put(f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED"}), 400, "reuse_key")
-    changed = api.put(f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED", "reuse_key": False})
+    changed = api.put(
+        f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED", "reuse_key": False}
+    )
     assert changed.status_code == 200
     refused(api.put(f"certificates/{pk}", {"reuse_key": True}), 400, "reuse_key")
 
 
 def test_a_pinned_key_is_kept_by_a_private_ca_too(api):
     root = api.post("cas", {"name": "Office"}).data_member["id"]
-    pk = api.post(f"cas/{root}/issue", {"domain": "example.com", "reuse_key": True}).data_member["id"]
+    pk = api.post(f"cas/{root}/issue", {"domain": "example.com", "reuse_key": True}).data_member[
+        "id"
+    ]
     assert api.post(f"certificates/{pk}/renew").data_member["status"] == "SUCCESS"
     first, second = CertificateVersion.objects.order_by("pk")
     assert pki.same_key(first.chain_pem, second.chain_pem)
@@ -158,15 +197,21 @@ def test_an_account_that_was_deleted_is_none(api, create, other):
 
 
 def test_the_account_is_not_its_own_fallback(api, create, letsencrypt, other):
-    assert "another one" in refused(create(fallback_account_id=letsencrypt.pk), 400, "fallback_account_id")
+    assert "another one" in refused(
+        create(fallback_account_id=letsencrypt.pk), 400, "fallback_account_id"
+    )
     pk = create(fallback_account_id=other.pk).data_member["id"]
-    refused(api.put(f"certificates/{pk}", {"acme_account_id": other.pk}), 400, "fallback_account_id")
+    refused(
+        api.put(f"certificates/{pk}", {"acme_account_id": other.pk}), 400, "fallback_account_id"
+    )
     assert Certificate.objects.get().account == letsencrypt
 
 
 def test_a_private_ca_neither_is_a_fallback_nor_has_one(api, create, other):
     private = api.post("cas", {"name": "ours"}).data_member["id"]
-    account = api.post("acme-accounts", {"ca_id": private, "terms_accepted": True}).data_member["id"]
+    account = api.post("acme-accounts", {"ca_id": private, "terms_accepted": True}).data_member[
+        "id"
+    ]
     before = rows()
     refused(create(fallback_account_id=account), 400, "fallback_account_id")
     body = {"domain": "example.com", "acme_account_id": account, "fallback_account_id": other.pk}
@@ -179,7 +224,11 @@ def test_a_private_ca_neither_is_a_fallback_nor_has_one(api, create, other):
     [
         ({"key_sizes": {"rsa": [2048]}}, {}, "signs rsa 2048; ecdsa 256 is not among them"),
         ({"max_names": 2}, {"sans": many(2)}, "at most 2 names; this one has 3"),
-        ({"profiles": {"tlsserver": 2}}, {"sans": many(2), "profile": "tlsserver"}, "at most 2 names"),
+        (
+            {"profiles": {"tlsserver": 2}},
+            {"sans": many(2), "profile": "tlsserver"},
+            "at most 2 names",
+        ),
         ({"wildcards": False}, {"sans": ["*.example.com"]}, "issues no wildcards"),
     ],
 )
@@ -191,7 +240,12 @@ def test_the_fallback_must_be_able_to_issue_it(api, create, other, settings, ent
 
 
 def test_a_profile_that_the_fallback_does_not_know_is_no_matter(api, guide, letsencrypt):
-    assert api.post("certificates", guide(profile="anything", fallback_account_id=letsencrypt.pk)).status_code == 201
+    assert (
+        api.post(
+            "certificates", guide(profile="anything", fallback_account_id=letsencrypt.pk)
+        ).status_code
+        == 201
+    )
 
 
 def test_a_new_key_must_suit_the_fallback_too(api, create, other, settings):
@@ -203,7 +257,9 @@ def test_a_new_key_must_suit_the_fallback_too(api, create, other, settings):
 
 def test_a_fallback_account_is_not_deleted_and_says_whose_it_is(api, create, other):
     pk = create(fallback_account_id=other.pk).data_member["id"]
-    assert "fallback account of certificates (example.com)" in refused(api.delete(f"acme-accounts/{other.pk}"), 409)
+    assert "fallback account of certificates (example.com)" in refused(
+        api.delete(f"acme-accounts/{other.pk}"), 409
+    )
     api.put(f"certificates/{pk}", {"fallback_account_id": None})
     assert api.delete(f"acme-accounts/{other.pk}").status_code == 204
 
@@ -219,7 +275,11 @@ def test_attempts_tell_the_class_of_their_failure_and_whether_they_prove(world, 
     world.deliver()
     row = api.get(f"certificates/{pk}/issues").data_member[0]
     result = api.get(f"certificates/{pk}/issue-result").data_member
-    assert (row["failure"], row["proves"]) == (result["failure"], result["proves"]) == ("transient", False)
+    assert (
+        (row["failure"], row["proves"])
+        == (result["failure"], result["proves"])
+        == ("transient", False)
+    )
     Issuance.objects.update(proves=True, failure="")
     row = api.get(f"certificates/{pk}/issues").data_member[0]
     result = api.get(f"certificates/{pk}/issue-result").data_member

@@ -13,7 +13,11 @@ def test_the_guides_spelling_issues_at_once(world, api, guide):
     answer = api.post("certificates", guide(sans=["*.example.com"]))
     assert answer.status_code == 201
     made = answer.data_member
-    assert (made["domain"], made["sans"], made["status"]) == ("example.com", ["*.example.com"], "pending")
+    assert (made["domain"], made["sans"], made["status"]) == (
+        "example.com",
+        ["*.example.com"],
+        "pending",
+    )
     assert made["issuance"]["issue_history_id"] == made["issue_history_id"]
     world.deliver()
     shown = api.get(f"certificates/{made['id']}").data_member
@@ -29,7 +33,10 @@ def test_the_references_spelling_makes_a_record_and_issues_starts_it(world, api,
     assert Issuance.objects.count() == 0
     started = api.post(f"certificates/{made['id']}/issues")
     assert started.status_code == 200
-    assert started.data_member == {"issue_history_id": Issuance.objects.get().pk, "status": "PENDING"}
+    assert started.data_member == {
+        "issue_history_id": Issuance.objects.get().pk,
+        "status": "PENDING",
+    }
     world.deliver()
     assert api.get(f"certificates/{made['id']}").data_member["status"] == "active"
 
@@ -39,20 +46,29 @@ def test_both_prefixes_behave_alike(client_of, alice, spelling, request):
     body = request.getfixturevalue(spelling)
     mine = Caller(client_of(alice), f"/apiv1/users/{alice.pk}")
     made = mine.post("certificates", body()).data_member
-    assert Caller(client_of(alice)).get(f"certificates/{made['id']}").data_member["id"] == made["id"]
-    assert mine.get("certificates").data_member == Caller(client_of(alice)).get("certificates").data_member
+    assert (
+        Caller(client_of(alice)).get(f"certificates/{made['id']}").data_member["id"] == made["id"]
+    )
+    assert (
+        mine.get("certificates").data_member
+        == Caller(client_of(alice)).get("certificates").data_member
+    )
 
 
 def test_an_empty_action_counts_as_left_out(api, reference):
     made = api.post("certificates", reference(action=""))
     assert made.status_code == 201
-    changed = api.put(f"certificates/{made.data_member['id']}", {"action": "", "organization": "Example Ltd"})
+    changed = api.put(
+        f"certificates/{made.data_member['id']}", {"action": "", "organization": "Example Ltd"}
+    )
     assert changed.data_member["organization"] == "Example Ltd"
 
 
 @pytest.mark.parametrize("action", ["verify_domain", "delete", ["create"]])
 def test_another_action_than_create_is_refused_with_the_one_there_is(api, reference, action):
-    assert "give one of create." in refused(api.post("certificates", reference(action=action)), 400, "action")
+    assert "give one of create." in refused(
+        api.post("certificates", reference(action=action)), 400, "action"
+    )
     assert Certificate.objects.count() == 0
 
 
@@ -67,12 +83,18 @@ def test_the_answer_has_what_clients_rely_on(api, guide, account, credential):
     assert made["dns_provider_id"] == credential.pk
     assert made["domain"] == made["domain_name"] == "example.com"
     assert (made["key_type"], made["key_size"], made["key_dist_policy"]) == ("ecdsa", 256, "HYBRID")
-    assert (made["auto_renew"], made["renew_days_before"], made["server_decrypt_export"]) == (True, None, False)
+    assert (made["auto_renew"], made["renew_days_before"], made["server_decrypt_export"]) == (
+        True,
+        None,
+        False,
+    )
     assert len(made["public_id"]) >= 16
     assert 1_000_000_000 < made["created_at"] < 10_000_000_000, "epoch seconds"
 
 
-def test_an_issued_certificate_shows_its_serial_number_as_text_and_its_dates_in_seconds(api, issued):
+def test_an_issued_certificate_shows_its_serial_number_as_text_and_its_dates_in_seconds(
+    api, issued
+):
     shown = api.get(f"certificates/{issued.pk}").data_member
     assert shown["serial_number"] == issued.current.serial
     assert shown["not_after"] - shown["not_before"] == 90 * 86400
@@ -80,7 +102,13 @@ def test_an_issued_certificate_shows_its_serial_number_as_text_and_its_dates_in_
 
 
 def test_names_become_lower_case_a_labels_each_once_in_the_order_given(api, guide):
-    sans = ["WWW.Example.COM.", "bücher.example.com", "www.example.com", "xn--bcher-kva.example.com", "example.com"]
+    sans = [
+        "WWW.Example.COM.",
+        "bücher.example.com",
+        "www.example.com",
+        "xn--bcher-kva.example.com",
+        "example.com",
+    ]
     made = api.post("certificates", guide(domain=" Example.com. ", sans=sans)).data_member
     assert made["domain"] == "example.com"
     assert made["sans"] == ["www.example.com", "xn--bcher-kva.example.com"]
@@ -132,7 +160,9 @@ def test_subject_and_renewal_are_kept_and_the_country_is_upper_case(api, referen
     assert {name: made[name] for name in given} == given | {"country": "SE"}
 
 
-def test_the_credential_may_be_named_by_its_provider_when_there_is_just_one(api, reference, credential):
+def test_the_credential_may_be_named_by_its_provider_when_there_is_just_one(
+    api, reference, credential
+):
     made = api.post("certificates", reference(dns_provider_id=credential.provider)).data_member
     assert made["dns_provider_id"] == credential.pk
 
@@ -142,9 +172,13 @@ def test_the_credentials_id_may_come_as_text(api, reference, credential):
     assert made["dns_provider_id"] == credential.pk
 
 
-def test_of_several_credentials_of_a_provider_the_id_is_asked_for(world, api, reference, owner, credential):
+def test_of_several_credentials_of_a_provider_the_id_is_asked_for(
+    world, api, reference, owner, credential
+):
     world.credential(owner)
-    what = refused(api.post("certificates", reference(dns_provider_id="httpreq")), 400, "dns_provider_id")
+    what = refused(
+        api.post("certificates", reference(dns_provider_id="httpreq")), 400, "dns_provider_id"
+    )
     assert "give the id" in what
 
 
@@ -152,7 +186,9 @@ def test_a_record_may_wait_for_its_credential(world, api, reference, credential)
     made = api.post("certificates", reference(dns_provider_id=None)).data_member
     assert made["dns_provider_id"] is None
     assert "dns_provider_id" in refused(api.post(f"certificates/{made['id']}/issues"), 409)
-    assert api.put(f"certificates/{made['id']}", {"dns_provider_id": credential.pk}).status_code == 200
+    assert (
+        api.put(f"certificates/{made['id']}", {"dns_provider_id": credential.pk}).status_code == 200
+    )
     assert api.post(f"certificates/{made['id']}/issues").data_member["status"] == "PENDING"
 
 
@@ -180,12 +216,16 @@ def test_device_required_without_a_device_is_created_and_issues_nothing(world, a
 
 
 def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(api, guide):
-    first, second = (api.post("certificates", guide(sans=["www.example.com"])).data_member for _ in range(2))
+    first, second = (
+        api.post("certificates", guide(sans=["www.example.com"])).data_member for _ in range(2)
+    )
     assert (first["id"], first["issue_history_id"]) == (second["id"], second["issue_history_id"])
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
-def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_issued_meanwhile(world, api, guide):
+def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_issued_meanwhile(
+    world, api, guide
+):
     first = api.post("certificates", guide()).data_member
     world.deliver()
     world.advance(9 * 60)
@@ -199,7 +239,9 @@ def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete", "change"])
-def test_what_was_revoked_deleted_or_changed_since_is_no_answer_to_a_create(world, api, guide, verb):
+def test_what_was_revoked_deleted_or_changed_since_is_no_answer_to_a_create(
+    world, api, guide, verb
+):
     first = api.post("certificates", guide()).data_member["id"]
     world.deliver()
     done = {
@@ -231,7 +273,9 @@ def test_an_account_of_a_failing_registration_waits_and_tells_so(world, api, gui
     assert "The CA is away." in api.get(f"certificates/{pk}").data_member["issuance"]["waits_for"]
 
 
-def test_both_spellings_at_once_are_fine_while_they_agree(api, guide, reference, account, credential):
+def test_both_spellings_at_once_are_fine_while_they_agree(
+    api, guide, reference, account, credential
+):
     made = api.post("certificates", reference() | guide()).data_member
     assert made["domain"] == "example.com"
     assert DnsCredential.objects.get().pk == made["dns_provider_id"]

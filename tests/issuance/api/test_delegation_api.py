@@ -27,7 +27,9 @@ def operators(world, settings):
 @pytest.fixture
 def made(api, guide, operators):
     """A certificate that relies on the service zone, as the create call answered it."""
-    return api.post("certificates", guide(sans=["*.example.com", "www.example.org"], dns_provider_id=None)).data_member
+    return api.post(
+        "certificates", guide(sans=["*.example.com", "www.example.org"], dns_provider_id=None)
+    ).data_member
 
 
 @pytest.fixture
@@ -55,7 +57,9 @@ def test_the_cnames_are_shown_in_lists_too_without_a_query_for_each(
     api, guide, reference, operators, django_assert_max_num_queries
 ):
     for number in range(5):
-        api.post("certificates", reference(domain_name=f"example{number}.com", dns_provider_id=None))
+        api.post(
+            "certificates", reference(domain_name=f"example{number}.com", dns_provider_id=None)
+        )
     with django_assert_max_num_queries(6):
         listed = api.get("certificates").data_member
     assert len({each["delegation"]["target"] for each in listed}) == 5
@@ -66,8 +70,14 @@ def test_a_certificate_with_a_credential_needs_no_cname(api, guide, operators):
 
 
 def test_without_a_service_zone_there_is_no_delegation(api, guide, reference):
-    assert api.post("certificates", reference(dns_provider_id=None)).data_member["delegation"] is None
-    refused(api.post("certificates", guide(domain="example.org", dns_provider_id=None)), 400, "dns_provider_id")
+    assert (
+        api.post("certificates", reference(dns_provider_id=None)).data_member["delegation"] is None
+    )
+    refused(
+        api.post("certificates", guide(domain="example.org", dns_provider_id=None)),
+        400,
+        "dns_provider_id",
+    )
 
 
 def test_verify_domain_answers_204_once_every_cname_is_there(api, world, made, verify):
@@ -80,11 +90,15 @@ def test_verify_domain_answers_204_once_every_cname_is_there(api, world, made, v
     assert "CNAME" not in shown["note"]
 
 
-def test_verify_domain_names_the_cname_that_is_missing_and_what_is_there_instead(api, world, made, verify):
+def test_verify_domain_names_the_cname_that_is_missing_and_what_is_there_instead(
+    api, world, made, verify
+):
     target = made["delegation"]["target"]
     world.zone.cnames[CHALLENGE] = target
     what = refused(verify(), 400, "action")
-    assert what.startswith(f"_acme-challenge.www.example.org must be a CNAME to {target}, and there is none")
+    assert what.startswith(
+        f"_acme-challenge.www.example.org must be a CNAME to {target}, and there is none"
+    )
     world.zone.cnames["_acme-challenge.www.example.org"] = f"somebody-else.{ZONE}"
     assert f"it leads to somebody-else.{ZONE}" in refused(verify(), 400, "action")
     assert not Certificate.objects.get().verified
@@ -96,8 +110,12 @@ def test_a_cname_that_went_away_is_verified_no_more(world, made, verify):
     assert not Certificate.objects.get().verified
 
 
-@pytest.mark.parametrize(("code", "stays"), [("dns_lookup_failed", True), ("dns_cname_loop", False)])
-def test_an_outage_of_dns_is_told_and_changes_nothing(world, made, verify, monkeypatch, code, stays):
+@pytest.mark.parametrize(
+    ("code", "stays"), [("dns_lookup_failed", True), ("dns_cname_loop", False)]
+)
+def test_an_outage_of_dns_is_told_and_changes_nothing(
+    world, made, verify, monkeypatch, code, stays
+):
     Certificate.objects.update(verified=True)
     chain = Chain((CHALLENGE,), trouble=Trouble(code, "The sentence about it."))
     monkeypatch.setattr(cnames, "follow", lambda names, seconds: dict.fromkeys(names, chain))

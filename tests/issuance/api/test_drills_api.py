@@ -55,8 +55,17 @@ def test_a_drill_is_started_watched_stopped_and_resumed(world, staff, issued):
     made = staff.post("drills", {"issuer": "fake CA", "why": "an exercise"})
     assert made.status_code == 201, made.content
     shown = made.data_member
-    assert (shown["issuer"], shown["acme_account_id"], shown["why"]) == ("fake CA", None, "an exercise")
-    assert (shown["by"], shown["status"], shown["total"], shown["ended_at"]) == ("root@example.org", "running", 1, None)
+    assert (shown["issuer"], shown["acme_account_id"], shown["why"]) == (
+        "fake CA",
+        None,
+        "an exercise",
+    )
+    assert (shown["by"], shown["status"], shown["total"], shown["ended_at"]) == (
+        "root@example.org",
+        "running",
+        1,
+        None,
+    )
     assert shown["count"] == {"total": 1, "left": 1, "skipped": 0, "failing": 0}
     where = f"drills/{shown['id']}"
     assert staff.get("drills").data_member == [
@@ -80,7 +89,9 @@ def test_it_names_those_that_it_leaves_alone(staff, issued):
     services.update_certificate(issued, {"auto_renew": False})
     shown = staff.post("drills", {"acme_account_id": issued.account_id}).data_member
     assert shown["count"] == {"total": 1, "left": 0, "skipped": 1, "failing": 0}
-    assert shown["skipped"] == [{"id": issued.pk, "domain": "example.com", "owner": "alice@example.org"}]
+    assert shown["skipped"] == [
+        {"id": issued.pk, "domain": "example.com", "owner": "alice@example.org"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,13 @@ from certctrl.errors import Refusal
 from dnsproviders.credentials import CheckFailed
 
 ROWS = re.findall(
-    r"^\| ([0-9, ]+) \| (\d+) \| `(.+?)` \|", (settings.BASE_DIR / "docs/reference/errors.md").read_text(), re.M
+    r"^\| ([0-9, ]+) \| (\d+) \| `(.+?)` \|",
+    (settings.BASE_DIR / "docs/reference/errors.md").read_text(),
+    re.M,
 )
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)]
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)
+]
 KINDS += [CheckFailed, DiskFull]
 
 

@@ -60,7 +60,9 @@ def test_the_owner_reads_an_attempts_exchanges_oldest_first_in_pages(world, api,
         "error": "",
         "took_ms": 12,
     }
-    assert [row["step"] for row in api.get(f"{path(attempt)}?offset=1&limit=1").data_member] == ["validate"]
+    assert [row["step"] for row in api.get(f"{path(attempt)}?offset=1&limit=1").data_member] == [
+        "validate"
+    ]
 
 
 def test_one_answer_holds_a_hundred_at_most(world, api, attempt):
@@ -84,13 +86,17 @@ def test_a_stranger_finds_neither(world, bobs, attempt):
     refused(bobs.get(f"acme-accounts/{attempt.account_id}/exchanges"), 404)
 
 
-def test_an_attempt_of_another_certificate_is_not_found_under_this_one(world, api, account, credential, attempt):
+def test_an_attempt_of_another_certificate_is_not_found_under_this_one(
+    world, api, account, credential, attempt
+):
     other, _ = world.create(account, credential, "other.example.com")
     refused(api.get(f"certificates/{other.pk}/issues/{attempt.pk}/exchanges"), 404)
 
 
 def test_a_key_that_reads_the_certificate_reads_its_exchanges(keyed, attempt):
-    assert keyed(f"certificates:{attempt.certificate_id}[read]").get(path(attempt)).status_code == 200
+    assert (
+        keyed(f"certificates:{attempt.certificate_id}[read]").get(path(attempt)).status_code == 200
+    )
     refused(keyed("certificates:*[write,issue]").get(path(attempt)), 403)
     accounts = f"acme-accounts/{attempt.account_id}/exchanges"
     assert keyed("acme_accounts:*[read]").get(accounts).status_code == 200
@@ -103,17 +109,23 @@ def test_debugging_is_turned_on_and_off_per_account(api):
     where = f"acme-accounts/{made['id']}"
     changed = api.put(where, {"log_level": "debug", "save_requests": True}).data_member
     assert (changed["log_level"], changed["save_requests"]) == ("debug", True)
-    assert api.put(where, api.get(where).data_member).data_member["log_level"] == "debug", "a GET is sent back whole"
+    assert api.put(where, api.get(where).data_member).data_member["log_level"] == "debug", (
+        "a GET is sent back whole"
+    )
     assert api.put(where, {"name": "another"}).data_member["log_level"] == "debug"
     assert api.put(where, {"log_level": ""}).data_member["log_level"] == ""
 
 
 def test_an_account_is_made_with_debugging_on(api):
-    made = api.post("acme-accounts", ACCOUNT | {"log_level": "debug", "save_requests": True}).data_member
+    made = api.post(
+        "acme-accounts", ACCOUNT | {"log_level": "debug", "save_requests": True}
+    ).data_member
     assert AcmeAccount.objects.filter(pk=made["id"], log_level="debug", save_requests=True).exists()
 
 
-@pytest.mark.parametrize("given", [{"log_level": "loud"}, {"log_level": 7}, {"save_requests": "often"}])
+@pytest.mark.parametrize(
+    "given", [{"log_level": "loud"}, {"log_level": 7}, {"save_requests": "often"}]
+)
 def test_another_level_is_refused(api, given):
     refused(api.post("acme-accounts", ACCOUNT | given), 400, next(iter(given)))
 

@@ -40,7 +40,9 @@ def members(answer):
 
 
 def public_bytes(key):
-    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def test_the_answer_is_a_zip_by_name_that_nobody_may_cache(exported, issued):
@@ -76,13 +78,18 @@ def test_the_one_time_password_opens_the_pfx_and_is_not_in_the_zip(exported):
 
 
 def test_each_export_has_a_password_of_its_own(api, issued):
-    passwords = {api.get(f"certificates/{issued.pk}/export").headers["X-Export-Password"] for _ in range(2)}
+    passwords = {
+        api.get(f"certificates/{issued.pk}/export").headers["X-Export-Password"] for _ in range(2)
+    }
     assert len(passwords) == 2
 
 
 def test_without_a_chain_there_is_no_chain_pem_and_fullchain_is_the_leaf(api, issued):
     version = issued.current
-    version.chain_pem = version.chain_pem.partition("-----END CERTIFICATE-----\n")[0] + "-----END CERTIFICATE-----\n"
+    version.chain_pem = (
+        version.chain_pem.partition("-----END CERTIFICATE-----\n")[0]
+        + "-----END CERTIFICATE-----\n"
+    )
     version.save()
     files = members(api.get(f"certificates/{issued.pk}/export"))
     assert "chain.pem" not in files
@@ -99,7 +106,10 @@ def test_zip_is_the_only_format(api, issued):
     [
         ("", b"\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"),  # PBES2
         ("?pfx=modern", b"\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"),
-        ("?pfx=legacy", b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01\x03"),  # pbeWithSHA1And3-KeyTripleDES-CBC
+        (
+            "?pfx=legacy",
+            b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01\x03",
+        ),  # pbeWithSHA1And3-KeyTripleDES-CBC
     ],
 )
 def test_the_caller_chooses_who_can_read_the_pfx(api, issued, query, algorithm):
@@ -125,7 +135,9 @@ def test_an_export_by_a_script_is_on_record_with_its_key(keyed, issued):
     assert "script (ak_" in AuditEvent.objects.get(action="key.opened").actor
 
 
-@pytest.mark.parametrize("changes", [{"server_decrypt_export": False}, {"key_policy": "DEVICE_REQUIRED"}])
+@pytest.mark.parametrize(
+    "changes", [{"server_decrypt_export": False}, {"key_policy": "DEVICE_REQUIRED"}]
+)
 def test_the_policy_refuses_the_export_and_no_key_is_opened(api, issued, changes):
     type(issued).objects.filter(pk=issued.pk).update(**changes)
     answer = api.get(f"certificates/{issued.pk}/export")
@@ -134,14 +146,18 @@ def test_the_policy_refuses_the_export_and_no_key_is_opened(api, issued, changes
     assert not AuditEvent.objects.filter(action="key.opened").exists()
 
 
-def test_a_key_that_was_sealed_for_devices_is_not_exported_whatever_the_certificate_says(api, issued):
+def test_a_key_that_was_sealed_for_devices_is_not_exported_whatever_the_certificate_says(
+    api, issued
+):
     Envelope.objects.filter(pk=issued.current.key_id).update(policy="DEVICE_REQUIRED")
     refused(api.get(f"certificates/{issued.pk}/export"), 403)
 
 
 @pytest.mark.parametrize("policy", ["HYBRID", "MASTER_ONLY"])
 def test_both_policies_of_the_server_allow_it_with_the_flag(world, api, guide, policy):
-    pk = api.post("certificates", guide(key_dist_policy=policy, server_decrypt_export=True)).data_member["id"]
+    pk = api.post(
+        "certificates", guide(key_dist_policy=policy, server_decrypt_export=True)
+    ).data_member["id"]
     world.deliver()
     assert api.get(f"certificates/{pk}/export").status_code == 200
 
@@ -167,11 +183,16 @@ def test_before_the_first_issuance_it_is_409(api, guide):
 @pytest.fixture
 def logged_in(client_of, alice, world):
     client = client_of()
-    assert client.post("/auth/general", {"email": alice.email, "password": PASSWORD}).status_code == 200
+    assert (
+        client.post("/auth/general", {"email": alice.email, "password": PASSWORD}).status_code
+        == 200
+    )
     return Caller(client)
 
 
-def test_a_session_exports_for_twelve_hours_after_its_login_and_after_another_one(world, logged_in, issued, alice):
+def test_a_session_exports_for_twelve_hours_after_its_login_and_after_another_one(
+    world, logged_in, issued, alice
+):
     path = f"certificates/{issued.pk}/export"
     world.advance(43200)
     assert logged_in.get(path).status_code == 200

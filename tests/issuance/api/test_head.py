@@ -16,7 +16,11 @@ pytestmark = pytest.mark.django_db
 def reading_routes():
     for route, view in routes(get_resolver().url_patterns):
         methods = getattr(view, "actions", None) or dir(getattr(view, "view_class", object))
-        if "get" in methods and "users/<user:user_id>" not in route and route.startswith(("apiv1/", "auth", "health")):
+        if (
+            "get" in methods
+            and "users/<user:user_id>" not in route
+            and route.startswith(("apiv1/", "auth", "health"))
+        ):
             yield route
 
 

@@ -54,7 +54,9 @@ def test_the_key_of_one_call_is_refused_for_another(api, issued, guide):
 
 def test_both_prefixes_name_the_same_call(client_of, alice, guide):
     first = Caller(client_of(alice)).post("certificates", guide(), **KEY).data_member
-    again = Caller(client_of(alice), f"/apiv1/users/{alice.pk}").post("certificates", guide(), **KEY)
+    again = Caller(client_of(alice), f"/apiv1/users/{alice.pk}").post(
+        "certificates", guide(), **KEY
+    )
     assert again.data_member["id"] == first["id"]
 
 

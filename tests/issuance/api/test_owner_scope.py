@@ -40,7 +40,9 @@ def test_a_strangers_certificate_is_404_whatever_is_asked_of_it(bobs, issued, at
     assert rows() == before
 
 
-def test_a_strangers_account_credential_and_ca_cannot_be_used(world, bobs, bob, guide, account, credential):
+def test_a_strangers_account_credential_and_ca_cannot_be_used(
+    world, bobs, bob, guide, account, credential
+):
     theirs, zone = world.account(bob), world.credential(bob)
     before = rows()
     refused(bobs.post("certificates", guide(dns_provider_id=zone.pk)), 404, "acme_account_id")
@@ -70,10 +72,16 @@ def test_lists_hold_ones_own_rows_only(api, bobs, issued, credential):
         assert bobs.get(path).data_member == []
 
 
-def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(world, api, bob, issued):
+def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(
+    world, api, bob, issued
+):
     theirs, zone = world.account(bob), world.credential(bob)
-    refused(api.put(f"certificates/{issued.pk}", {"acme_account_id": theirs.pk}), 404, "acme_account_id")
-    refused(api.put(f"certificates/{issued.pk}", {"dns_provider_id": zone.pk}), 404, "dns_provider_id")
+    refused(
+        api.put(f"certificates/{issued.pk}", {"acme_account_id": theirs.pk}), 404, "acme_account_id"
+    )
+    refused(
+        api.put(f"certificates/{issued.pk}", {"dns_provider_id": zone.pk}), 404, "dns_provider_id"
+    )
     issued.refresh_from_db()
     assert issued.account_id != theirs.pk
 
@@ -93,7 +101,9 @@ def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(worl
         ("cas:*[read]", {"cas"}),
     ],
 )
-def test_a_key_does_what_its_permissions_say_and_nothing_else(keyed, issued, attempt, reference, scope, allowed):
+def test_a_key_does_what_its_permissions_say_and_nothing_else(
+    keyed, issued, attempt, reference, scope, allowed
+):
     script, path = keyed(scope), f"certificates/{issued.pk}"
     done = {
         "list": script.get("certificates"),
@@ -117,12 +127,17 @@ def test_a_key_does_what_its_permissions_say_and_nothing_else(keyed, issued, att
         assert done[name].error["code"] == 5022
 
 
-def test_a_key_for_one_certificate_reaches_that_one_and_lists_only_it(world, api, keyed, issued, reference):
+def test_a_key_for_one_certificate_reaches_that_one_and_lists_only_it(
+    world, api, keyed, issued, reference
+):
     other = api.post("certificates", reference(domain_name="example.org")).data_member["id"]
     script = keyed(f"certificates:{issued.pk}[read,issue]")
     assert [row["id"] for row in script.get("certificates").data_member] == [issued.pk]
     assert script.get("certificates?total=1").headers["X-Total-Count"] == "1"
-    assert script.get(f"acme-accounts/{issued.account_id}/certificates").data_member[0]["id"] == issued.pk
+    assert (
+        script.get(f"acme-accounts/{issued.account_id}/certificates").data_member[0]["id"]
+        == issued.pk
+    )
     assert script.get(f"certificates/{issued.pk}").status_code == 200
     assert script.post(f"certificates/{issued.pk}/renew").status_code == 200
     refused(script.get(f"certificates/{other}"), 403)
@@ -131,7 +146,12 @@ def test_a_key_for_one_certificate_reaches_that_one_and_lists_only_it(world, api
 
 def test_a_key_for_one_certificate_makes_no_other(keyed, issued, reference):
     before = Certificate.objects.count()
-    refused(keyed(f"certificates:{issued.pk}[write]").post("certificates", reference(domain_name="example.org")), 403)
+    refused(
+        keyed(f"certificates:{issued.pk}[write]").post(
+            "certificates", reference(domain_name="example.org")
+        ),
+        403,
+    )
     assert Certificate.objects.count() == before
 
 
@@ -157,7 +177,10 @@ def test_a_change_of_account_issues_and_needs_both_scopes(world, keyed, owner, i
     writer = keyed("certificates:*[write]", f"certificates:{issued.pk + 1}[issue]")
     what = refused(writer.put(path, {"acme_account_id": production.pk}), 403)
     assert f"certificates:{issued.pk}[issue]" in what
-    assert writer.put(path, {"acme_account_id": issued.account_id, "auto_renew": False}).status_code == 200
+    assert (
+        writer.put(path, {"acme_account_id": issued.account_id, "auto_renew": False}).status_code
+        == 200
+    )
     assert issued.issuances.count() == 1
     both = keyed("certificates:*[write]", f"certificates:{issued.pk}[issue]")
     assert both.put(path, {"acme_account_id": production.pk}).status_code == 200
@@ -166,5 +189,8 @@ def test_a_change_of_account_issues_and_needs_both_scopes(world, keyed, owner, i
 
 def test_a_key_that_writes_accounts_registers_none_without_the_scope(keyed, account):
     refused(keyed("acme_accounts:*[read]").post(f"acme-accounts/{account.pk}/register"), 403)
-    assert keyed("acme_accounts:*[write]").post(f"acme-accounts/{account.pk}/register").status_code == 200
+    assert (
+        keyed("acme_accounts:*[write]").post(f"acme-accounts/{account.pk}/register").status_code
+        == 200
+    )
     assert AcmeAccount.objects.count() == 1

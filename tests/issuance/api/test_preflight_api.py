@@ -28,13 +28,19 @@ def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkey
     seen = Survey(
         {"example.com": Policy("example.com", (CAARecord(0, "issue", "other.test"),))},
         {"example.com": Chain((challenge,))},
-        {challenge: Zone("example.com", {"ns1.example.com (192.0.2.1)": 1}, lame=("ns2.example.com",))},
+        {
+            challenge: Zone(
+                "example.com", {"ns1.example.com (192.0.2.1)": 1}, lame=("ns2.example.com",)
+            )
+        },
     )
     monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
     before = rows()
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert found["ok"] is False
-    assert [set(each) for each in found["findings"]] == [{"code", "name", "record", "what", "blocks"}] * 2
+    assert [set(each) for each in found["findings"]] == [
+        {"code", "name", "record", "what", "blocks"}
+    ] * 2
     first, second = found["findings"]
     assert (first["code"], first["name"], first["record"], first["blocks"]) == (
         "caa_forbids",
@@ -42,7 +48,11 @@ def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkey
         "example.com CAA",
         True,
     )
-    assert (second["code"], second["record"], second["blocks"]) == ("lame_server", "example.com NS", False)
+    assert (second["code"], second["record"], second["blocks"]) == (
+        "lame_server",
+        "example.com NS",
+        False,
+    )
     assert rows() == before
     assert not Issuance.objects.exists()
     assert "ca.new_order" not in world.outside.calls
@@ -77,7 +87,9 @@ def test_a_private_ca_asks_nobody(api, world):
 
 @pytest.mark.parametrize(("scope", "status"), [("issue", 200), ("read", 403), ("write", 403)])
 def test_a_key_needs_the_right_to_issue(keyed, pk, scope, status):
-    assert keyed(f"certificates:*[{scope}]").post(f"certificates/{pk}/preflight").status_code == status
+    assert (
+        keyed(f"certificates:*[{scope}]").post(f"certificates/{pk}/preflight").status_code == status
+    )
 
 
 def test_calls_are_counted_and_too_many_are_429(api, pk, monkeypatch):

@@ -42,7 +42,9 @@ def _real_authority(monkeypatch, request):
     if "world" in request.fixturenames:
         world = request.getfixturevalue("world")
         monkeypatch.setattr(
-            clients, "client_for", lambda one: real(one) if one.is_private else world.ca.client_for(one)
+            clients,
+            "client_for",
+            lambda one: real(one) if one.is_private else world.ca.client_for(one),
         )
 
 
@@ -53,7 +55,9 @@ def root(api):
 
 @pytest.fixture
 def self_ca(api, root):
-    return api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, "name": "office"}).data_member["id"]
+    return api.post(
+        "acme-accounts", {"provider": "SELF_CA", "ca_id": root, "name": "office"}
+    ).data_member["id"]
 
 
 def test_a_ca_is_shown_as_the_contract_has_it_and_never_its_key(api, alice):
@@ -113,7 +117,10 @@ def test_the_guides_create_is_answered_with_the_issued_certificate(world, api, s
     shown = answer.data_member
     assert (answer.status_code, shown["status"], shown["self_signed"]) == (201, "SUCCESS", True)
     assert shown["issue_history_id"] == Issuance.objects.get().pk
-    assert (shown["id"], shown["domain_name"]) == (Certificate.objects.get().pk, "printer.example.com")
+    assert (shown["id"], shown["domain_name"]) == (
+        Certificate.objects.get().pk,
+        "printer.example.com",
+    )
     assert shown["serial_number"]
     assert shown["issuance"] is None
     assert api.get(f"certificates/{shown['id']}").data_member["status"] == "active"
@@ -122,29 +129,43 @@ def test_the_guides_create_is_answered_with_the_issued_certificate(world, api, s
 
 @pytest.mark.parametrize("verb", ["issues", "renew"])
 def test_issues_and_renew_answer_with_the_object_the_attempt_and_success(world, api, self_ca, verb):
-    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    pk = api.post(
+        "certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}
+    ).data_member["id"]
     assert api.get(f"certificates/{pk}").data_member["status"] == "pending"
     answer = api.post(f"certificates/{pk}/{verb}", {"validity_seconds": 86400})
     shown = answer.data_member
-    assert (answer.status_code, shown["id"], shown["domain_name"]) == (200, pk, "printer.example.com")
+    assert (answer.status_code, shown["id"], shown["domain_name"]) == (
+        200,
+        pk,
+        "printer.example.com",
+    )
     assert (shown["issue_history_id"], shown["status"]) == (Issuance.objects.get().pk, "SUCCESS")
     assert 86400 <= shown["not_after"] - shown["not_before"] <= 86400 + 600
 
 
 def test_the_accounts_validity_is_the_default(world, api, root):
-    account = api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, "cert_valid_seconds": 7200}).data_member
-    shown = api.post("certificates", {"domain": "a.example.com", "acct_id": account["id"]}).data_member
+    account = api.post(
+        "acme-accounts", {"provider": "SELF_CA", "ca_id": root, "cert_valid_seconds": 7200}
+    ).data_member
+    shown = api.post(
+        "certificates", {"domain": "a.example.com", "acct_id": account["id"]}
+    ).data_member
     assert 7200 <= shown["not_after"] - shown["not_before"] <= 7200 + 600
 
 
 def test_a_renewal_is_as_valid_as_the_certificate_was_asked_to_be(world, api, self_ca):
-    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    pk = api.post(
+        "certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}
+    ).data_member["id"]
     api.post(f"certificates/{pk}/issues", {"validity_seconds": 86400})
     Certificate.objects.update(renew_at=world.time)
     renewals.scan_renewals.run()
     world.sweep()
     versions = CertificateVersion.objects.order_by("pk")
-    assert [each.not_after - each.not_before <= timedelta(seconds=86400 + 600) for each in versions] == [True, True]
+    assert [
+        each.not_after - each.not_before <= timedelta(seconds=86400 + 600) for each in versions
+    ] == [True, True]
 
 
 @pytest.mark.postgres
@@ -159,9 +180,15 @@ def test_the_longest_validity_is_what_the_database_holds(world, api, root, secon
 
 @pytest.mark.parametrize("seconds", [0, -5, "long", 10**15, 1.5])
 def test_a_validity_that_is_none_is_refused(api, self_ca, seconds):
-    pk = api.post("certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}).data_member["id"]
+    pk = api.post(
+        "certificates", {"domain_name": "printer.example.com", "acct_id": self_ca}
+    ).data_member["id"]
     before = rows()
-    refused(api.post(f"certificates/{pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
+    refused(
+        api.post(f"certificates/{pk}/issues", {"validity_seconds": seconds}),
+        400,
+        "validity_seconds",
+    )
     assert rows() == before
 
 
@@ -190,12 +217,19 @@ def test_a_private_ca_signs_for_addresses_and_local_names(world, api, self_ca, d
     assert names_in(full["cert"]) == [domain, *shown["sans"]]
     assert api.post(f"certificates/{pk}/renew").data_member["status"] == "SUCCESS"
     assert api.post(f"certificates/{pk}/preflight").data_member == {"ok": True, "findings": []}
-    assert api.put(f"certificates/{pk}", {"domain": domain, "sans": sans, "auto_renew": False}).status_code == 200
+    assert (
+        api.put(
+            f"certificates/{pk}", {"domain": domain, "sans": sans, "auto_renew": False}
+        ).status_code
+        == 200
+    )
     exported = api.get(f"certificates/{pk}/export")
     assert exported.headers["Content-Disposition"] == f'attachment; filename="cert-{pk}.zip"'
     with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
         assert json.loads(archive.read("meta.json"))["names"] == [domain, *shown["sans"]]
-    assert [each["domain"] for each in api.get(f"acme-accounts/{self_ca}/certificates").data_member] == [domain]
+    assert [
+        each["domain"] for each in api.get(f"acme-accounts/{self_ca}/certificates").data_member
+    ] == [domain]
 
 
 @pytest.mark.postgres
@@ -209,12 +243,16 @@ def test_the_longest_name_fits_the_database_and_has_no_room_for_a_common_name(wo
 
 
 def test_the_cas_own_call_takes_addresses_too(world, api, root):
-    shown = api.post(f"cas/{root}/issue", {"domain_name": "10.0.0.7", "sans": ["nas.local"]}).data_member
+    shown = api.post(
+        f"cas/{root}/issue", {"domain_name": "10.0.0.7", "sans": ["nas.local"]}
+    ).data_member
     assert (shown["status"], shown["sans"]) == ("SUCCESS", ["nas.local"])
 
 
 def test_a_renewal_by_itself_keeps_addresses(world, api, self_ca):
-    pk = api.post("certificates", {"domain": "10.0.0.7", "sans": ["nas"], "acct_id": self_ca}).data_member["id"]
+    pk = api.post(
+        "certificates", {"domain": "10.0.0.7", "sans": ["nas"], "acct_id": self_ca}
+    ).data_member["id"]
     world.advance(70 * 86400)
     renewals.scan_renewals.run()
     world.sweep()
@@ -232,12 +270,15 @@ def test_an_address_that_is_none_is_refused_with_its_reason(api, self_ca, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("10.0.0.7", "DNS-01 cannot validate"), ("nas", "no dot"), ("a_b.example.com", "underscore")]
+    ("name", "words"),
+    [("10.0.0.7", "DNS-01 cannot validate"), ("nas", "no dot"), ("a_b.example.com", "underscore")],
 )
 def test_a_certificate_for_local_names_does_not_move_to_an_acme_ca(
     world, api, self_ca, account, credential, name, words
 ):
-    pk = api.post("certificates", {"domain": "x.example.com", "sans": [name], "acct_id": self_ca}).data_member["id"]
+    pk = api.post(
+        "certificates", {"domain": "x.example.com", "sans": [name], "acct_id": self_ca}
+    ).data_member["id"]
     move = {"acme_account_id": account.pk, "dns_provider_id": credential.pk}
     assert words in refused(api.put(f"certificates/{pk}", move), 400, "sans")
     assert Certificate.objects.get(pk=pk).account_id == self_ca
@@ -248,17 +289,27 @@ def test_a_life_that_apple_refuses_is_noted(world, api, root, days, noted):
     body = {"domain_name": "nas.local", "validity_seconds": days * 86400}
     shown = api.post(f"cas/{root}/issue", body).data_member
     assert shown["status"] == "SUCCESS"
-    assert ("Apple's systems refuse a server certificate of more than 825 days" in shown["note"]) is noted
+    assert (
+        "Apple's systems refuse a server certificate of more than 825 days" in shown["note"]
+    ) is noted
     assert ("825 days" in api.get(f"certificates/{shown['id']}").data_member["note"]) is noted
 
 
 def test_a_life_that_apple_refuses_is_noted_by_every_way_to_it(world, api, self_ca):
-    pk = api.post("certificates", {"domain_name": "nas.local", "acct_id": self_ca}).data_member["id"]
+    pk = api.post("certificates", {"domain_name": "nas.local", "acct_id": self_ca}).data_member[
+        "id"
+    ]
     for verb in ("issues", "renew"):
         assert (
-            "825 days" in api.post(f"certificates/{pk}/{verb}", {"validity_seconds": 1095 * 86400}).data_member["note"]
+            "825 days"
+            in api.post(
+                f"certificates/{pk}/{verb}", {"validity_seconds": 1095 * 86400}
+            ).data_member["note"]
         )
-    assert "825" not in api.post(f"certificates/{pk}/renew", {"validity_seconds": 86400}).data_member["note"]
+    assert (
+        "825"
+        not in api.post(f"certificates/{pk}/renew", {"validity_seconds": 86400}).data_member["note"]
+    )
 
 
 def test_a_certificate_that_could_not_be_longer_says_why(world, api):
@@ -267,7 +318,9 @@ def test_a_certificate_that_could_not_be_longer_says_why(world, api):
     ends = f"{datetime.fromtimestamp(root['not_after'] / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     assert f"The certificate could not be longer: its CA, Short, ends at {ends}." in shown["note"]
     assert "Make a new private CA" in shown["note"]
-    shorter = api.post(f"cas/{root['id']}/issue", {"domain_name": "b.local", "validity_seconds": 86400}).data_member
+    shorter = api.post(
+        f"cas/{root['id']}/issue", {"domain_name": "b.local", "validity_seconds": 86400}
+    ).data_member
     assert "longer" not in shorter["note"]
 
 
@@ -282,11 +335,20 @@ def test_an_acme_ca_decides_the_validity_itself_and_the_answer_says_so(world, ap
 
 @pytest.mark.parametrize("seconds", [0, -5, "long"])
 def test_a_validity_that_is_none_is_refused_at_an_acme_ca_too(api, issued, seconds):
-    refused(api.post(f"certificates/{issued.pk}/issues", {"validity_seconds": seconds}), 400, "validity_seconds")
+    refused(
+        api.post(f"certificates/{issued.pk}/issues", {"validity_seconds": seconds}),
+        400,
+        "validity_seconds",
+    )
 
 
 def test_the_subject_stands_in_the_certificate(world, api, self_ca):
-    body = {"domain": "printer.example.com", "acct_id": self_ca, "organization": "Example Ltd", "country": "se"}
+    body = {
+        "domain": "printer.example.com",
+        "acct_id": self_ca,
+        "organization": "Example Ltd",
+        "country": "se",
+    }
     pk = api.post("certificates", body).data_member["id"]
     pem = api.get(f"certificates/{pk}?detail=most").data_member["cert"]
     subject = x509.load_pem_x509_certificates(pem.encode())[0].subject
@@ -313,7 +375,9 @@ def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
     assert api.get(f"certificates/{pk}").data_member["status"] == "revoked"
 
 
-@pytest.mark.parametrize(("given", "status"), [(987654, 404), ("nobody", 400), ({"a": [1]}, 400), (0, 400)])
+@pytest.mark.parametrize(
+    ("given", "status"), [(987654, 404), ("nobody", 400), ({"a": [1]}, 400), (0, 400)]
+)
 def test_a_dns_credential_must_be_the_callers_though_a_private_ca_needs_none(
     world, api, root, self_ca, bob, given, status
 ):
@@ -337,8 +401,12 @@ def test_a_private_cas_certificate_keeps_no_dns_credential(world, api, self_ca, 
 def asked(api, root, self_ca):
     """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes it."""
     return {
-        "create": lambda **more: api.post("certificates", {"domain": "a.example.com", "acct_id": self_ca} | more),
-        "issue": lambda **more: api.post(f"cas/{root}/issue", {"domain_name": "a.example.com"} | more),
+        "create": lambda **more: api.post(
+            "certificates", {"domain": "a.example.com", "acct_id": self_ca} | more
+        ),
+        "issue": lambda **more: api.post(
+            f"cas/{root}/issue", {"domain_name": "a.example.com"} | more
+        ),
     }
 
 
@@ -389,7 +457,10 @@ def test_what_was_revoked_deleted_or_changed_is_made_anew(world, api, asked, ver
 
 def test_a_renewal_right_after_the_issuance_issues_again(world, api, asked):
     first = asked["create"]().data_member
-    assert api.post(f"certificates/{first['id']}/renew").data_member["serial_number"] != first["serial_number"]
+    assert (
+        api.post(f"certificates/{first['id']}/renew").data_member["serial_number"]
+        != first["serial_number"]
+    )
     assert CertificateVersion.objects.count() == 2
 
 
@@ -397,7 +468,11 @@ def test_a_renewal_right_after_the_issuance_issues_again(world, api, asked):
 
 
 def test_a_ca_issues_at_once_and_its_count_goes_up(world, api, root):
-    body = {"domain_name": "printer.example.com", "sans": ["*.printer.example.com"], "validity_seconds": 3600}
+    body = {
+        "domain_name": "printer.example.com",
+        "sans": ["*.printer.example.com"],
+        "validity_seconds": 3600,
+    }
     answer = api.post(f"cas/{root}/issue", body)
     shown = answer.data_member
     assert (answer.status_code, shown["status"], shown["self_signed"]) == (200, "SUCCESS", True)
@@ -415,9 +490,13 @@ def test_a_ca_issues_under_the_account_of_its_own_that_is_named(world, api, root
         assert answer.data_member["acct_id"] == pk
 
 
-def test_a_ca_does_not_issue_under_an_account_of_somebody_else_or_of_another_ca(world, api, bobs, root, account):
+def test_a_ca_does_not_issue_under_an_account_of_somebody_else_or_of_another_ca(
+    world, api, bobs, root, account
+):
     bobs_ca = bobs.post("cas", {"name": "bob's"}).data_member["id"]
-    bobs_account = bobs.post("acme-accounts", {"ca_id": bobs_ca, "provider": "SELF_CA"}).data_member["id"]
+    bobs_account = bobs.post(
+        "acme-accounts", {"ca_id": bobs_ca, "provider": "SELF_CA"}
+    ).data_member["id"]
     before = rows()
     for pk in (bobs_account, account.pk, 987654):
         body = {"domain_name": "a.example.com", "acme_account_id": pk}
@@ -428,7 +507,9 @@ def test_a_ca_does_not_issue_under_an_account_of_somebody_else_or_of_another_ca(
 @pytest.mark.parametrize("field", ["directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"])
 def test_an_account_at_a_private_ca_takes_nothing_that_only_acme_cas_have(api, root, field):
     before = rows()
-    refused(api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, field: "x"}), 400, field)
+    refused(
+        api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root, field: "x"}), 400, field
+    )
     assert rows() == before
 
 
@@ -448,7 +529,11 @@ def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
         ({"domain_name": "a.example.com", "key_type": "rsa", "key_size": 256}, "key_size"),
         ({"domain_name": "a.example.com", "validity_seconds": 0}, "validity_seconds"),
         (
-            {"domain_name": "a.example.com", "key_dist_policy": "DEVICE_REQUIRED", "server_decrypt_export": True},
+            {
+                "domain_name": "a.example.com",
+                "key_dist_policy": "DEVICE_REQUIRED",
+                "server_decrypt_export": True,
+            },
             "server_decrypt_export",
         ),
     ],
@@ -461,7 +546,10 @@ def test_what_a_ca_refuses_leaves_nothing_not_even_an_account(api, root, body, f
 
 def test_one_idempotency_key_issues_once(world, api, root):
     key = {"HTTP_IDEMPOTENCY_KEY": "k"}
-    first, again = (api.post(f"cas/{root}/issue", {"domain_name": "a.example.com"}, **key).data_member for _ in "12")
+    first, again = (
+        api.post(f"cas/{root}/issue", {"domain_name": "a.example.com"}, **key).data_member
+        for _ in "12"
+    )
     assert (first["id"], first["issue_history_id"]) == (again["id"], again["issue_history_id"])
     assert CertificateVersion.objects.count() == 1
     before = rows()

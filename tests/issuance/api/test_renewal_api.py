@@ -54,16 +54,24 @@ def test_the_window_the_moment_and_the_page_that_explains_are_shown(world, api, 
 
 
 def test_a_refusal_is_shown_and_the_renewal_goes_on(world, api, issued):
-    world.ca.problems["renewal_info"] = [Refused("ca_not_found", "The CA does not know the certificate.")]
+    world.ca.problems["renewal_info"] = [
+        Refused("ca_not_found", "The CA does not know the certificate.")
+    ]
     world.advance(600)
     world.sweep()
     shown = renewal(api, issued.pk)
     assert shown["renew_at"] == seconds(issued.renew_at)
     assert shown["ari"]["error"] == "The CA does not know the certificate."
-    assert (shown["ari"]["window_start"], shown["ari"]["moment"], shown["ari"]["checked_at"]) == (None, None, None)
+    assert (shown["ari"]["window_start"], shown["ari"]["moment"], shown["ari"]["checked_at"]) == (
+        None,
+        None,
+        None,
+    )
 
 
-def test_a_list_of_windows_costs_the_same_queries_whatever_its_length(world, api, account, credential):
+def test_a_list_of_windows_costs_the_same_queries_whatever_its_length(
+    world, api, account, credential
+):
     def windows(count: int) -> int:
         for number in range(Certificate.objects.count(), count):
             world.create(account, credential, f"n{number}.example.com")

@@ -38,7 +38,9 @@ class TestLoads:
 
     @pytest.fixture
     def self_ca(self, api):
-        root = api.post("cas", {"name": "Office", "algorithm": "RSA", "key_size": 2048}).data_member["id"]
+        root = api.post(
+            "cas", {"name": "Office", "algorithm": "RSA", "key_size": 2048}
+        ).data_member["id"]
         return api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root}).data_member["id"]
 
     def test_a_first_issuance_loads_the_cas_key_only(self, api, ask, loads):
@@ -54,7 +56,10 @@ class TestLoads:
         assert loads == [True, True, True]
 
     def test_making_a_ca_loads_no_key(self, api, loads):
-        assert api.post("cas", {"name": "Other", "algorithm": "RSA", "key_size": 2048}).status_code == 201
+        assert (
+            api.post("cas", {"name": "Other", "algorithm": "RSA", "key_size": 2048}).status_code
+            == 201
+        )
         assert loads == []
 
     def test_where_the_line_is_full_a_ca_is_refused_with_when_to_ask_again(self, api, monkeypatch):

@@ -41,13 +41,17 @@ def _every_answer_is_compared(schema, monkeypatch):
 
 def compare(schema, method, path, answer):
     responses = operation_of(schema, method, path)["responses"]
-    assert answer.status_code >= 400 or str(answer.status_code) in responses, f"{method} {path}: {answer.status_code}"
+    assert answer.status_code >= 400 or str(answer.status_code) in responses, (
+        f"{method} {path}: {answer.status_code}"
+    )
     told = responses.get(str(answer.status_code), responses["default"])
     if answer.status_code == 204:
         assert "content" not in told
     elif "application/zip" not in told["content"]:
         shape = told["content"]["application/json"]["schema"]
-        jsonschema.Draft4Validator(shape | {"components": schema["components"]}).validate(answer.body)
+        jsonschema.Draft4Validator(shape | {"components": schema["components"]}).validate(
+            answer.body
+        )
 
 
 def operation_of(schema, method, path):
@@ -59,7 +63,9 @@ def operation_of(schema, method, path):
 
 def test_answers_about_people_and_keys_fit(api, client_of, alice):
     permissions = [{"obtype": "certificates", "obid": "*", "actions": ["read"]}]
-    made = api.post("apikeys", {"name": "ci", "expires_in_seconds": 60, "permissions": permissions}).data_member
+    made = api.post(
+        "apikeys", {"name": "ci", "expires_in_seconds": 60, "permissions": permissions}
+    ).data_member
     client_of(token=made["token"]).get("/apiv1/me/certificates")
     used = api.get(f"apikeys/{made['id']}").data_member
     assert used["last_used_at"]
@@ -68,7 +74,12 @@ def test_answers_about_people_and_keys_fit(api, client_of, alice):
     api.get("apikeys/987654")
     api.delete(f"apikeys/{made['id']}")
     for client in (client_of(), client_of(alice)):
-        for path in ("/auth/status", "/auth/profile", "/apiv1/permissions/catalog", "/apiv1/dns/providers/catalog"):
+        for path in (
+            "/auth/status",
+            "/auth/profile",
+            "/apiv1/permissions/catalog",
+            "/apiv1/dns/providers/catalog",
+        ):
             client.get(path)
     client_of().post("/auth/general", {"email": alice.email, "password": PASSWORD})
     client_of(alice).post("/auth/logout")
@@ -77,7 +88,13 @@ def test_answers_about_people_and_keys_fit(api, client_of, alice):
 def test_answers_about_accounts_credentials_and_cas_fit(world, api, account, credential):
     root = api.post("cas", {"name": "Office"}).data_member["id"]
     api.post("cas", {"name": "Narrow", "max_path_length": 0, "algorithm": "RSA"})
-    for path in ("cas", f"cas/{root}", "acme-accounts", f"acme-accounts/{account.pk}", "dns-providers"):
+    for path in (
+        "cas",
+        f"cas/{root}",
+        "acme-accounts",
+        f"acme-accounts/{account.pk}",
+        "dns-providers",
+    ):
         api.get(path)
     office = api.post(
         "acme-accounts", {"provider": "SELF_CA", "ca_id": root, "leaf_ec_curve": "prime256v1"}
@@ -113,6 +130,8 @@ def test_answers_about_certificates_fit(world, api, guide, reference):
 
 
 def test_what_a_ca_is_asked_for_is_told_with_its_validity(schema):
-    body = operation_of(schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"]["application/json"]["schema"]
+    body = operation_of(schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"][
+        "application/json"
+    ]["schema"]
     members = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
     assert {"domain_name", "sans", "validity_seconds"} <= set(members)

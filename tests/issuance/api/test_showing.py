@@ -94,7 +94,12 @@ def test_most_details_of_a_record_are_empty(api, reference):
 
 
 def test_no_answer_but_the_export_holds_a_private_key(api, issued):
-    for path in ("certificates", f"certificates/{issued.pk}", f"certificates/{issued.pk}?detail=most", "acme-accounts"):
+    for path in (
+        "certificates",
+        f"certificates/{issued.pk}",
+        f"certificates/{issued.pk}?detail=most",
+        "acme-accounts",
+    ):
         assert b"PRIVATE" not in api.get(path).content
     version = CertificateVersion.objects.get()
     der = api.get(f"certificates/{issued.pk}?detail=most").data_member["der"]
@@ -149,7 +154,9 @@ def queries_of(api, path, rows):
     return len(captured)
 
 
-def test_a_list_of_open_and_issued_certificates_costs_the_same_queries_whatever_its_length(world, api, make_many):
+def test_a_list_of_open_and_issued_certificates_costs_the_same_queries_whatever_its_length(
+    world, api, make_many
+):
     make_many(1)
     one = queries_of(api, "certificates", 1)
     make_many(10)
@@ -161,7 +168,12 @@ def test_a_list_of_open_and_issued_certificates_costs_the_same_queries_whatever_
 
 def test_the_other_lists_cost_the_same_queries_too(world, api, owner, issued):
     api.post("cas", {"name": "one"})
-    paths = {"acme-accounts": 1, "dns-providers": 1, "cas": 1, f"certificates/{issued.pk}/issues": 1}
+    paths = {
+        "acme-accounts": 1,
+        "dns-providers": 1,
+        "cas": 1,
+        f"certificates/{issued.pk}/issues": 1,
+    }
     before = {path: queries_of(api, path, rows) for path, rows in paths.items()}
     for _ in range(4):
         world.account(owner)

@@ -7,7 +7,12 @@ from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db
 
-BODY = {"ca_provider": "letsencrypt", "email": "alice@example.org", "terms_accepted": True, "name": "mine"}
+BODY = {
+    "ca_provider": "letsencrypt",
+    "email": "alice@example.org",
+    "terms_accepted": True,
+    "name": "mine",
+}
 
 
 @pytest.fixture
@@ -25,17 +30,27 @@ def test_an_account_at_staging_is_made_with_the_same_address_and_a_key_of_its_ow
     )
     assert staging.directory_url == "https://acme-staging-v02.api.letsencrypt.org/directory"
     assert staging.thumbprint != main.thumbprint
-    assert (staging.staging_first, staging.staging_account, staging.owner) == (False, None, main.owner)
+    assert (staging.staging_first, staging.staging_account, staging.owner) == (
+        False,
+        None,
+        main.owner,
+    )
 
 
 def test_both_register_at_their_own_ca(world, made):
     world.deliver()
     urls = list(AcmeAccount.objects.order_by("pk").values_list("url", flat=True))
-    assert [url.partition("/acct")[0] for url in urls] == ["https://ca.test", "https://staging.test"]
+    assert [url.partition("/acct")[0] for url in urls] == [
+        "https://ca.test",
+        "https://staging.test",
+    ]
 
 
 def test_it_is_listed_as_any_other(api, made):
-    assert {each["id"] for each in api.get("acme-accounts").data_member} == {made["id"], made["staging_account_id"]}
+    assert {each["id"] for each in api.get("acme-accounts").data_member} == {
+        made["id"],
+        made["staging_account_id"],
+    }
 
 
 def test_it_can_be_switched_on_later_once(world, api):
@@ -53,7 +68,10 @@ def test_switched_off_and_on_again_it_has_the_same_account(api, made):
     assert api.put(path, {"staging_first": False}).data_member["staging_first"] is False
     assert api.put(path, {"name": "other"}).data_member["staging_first"] is False
     again = api.put(path, {"staging_first": True}).data_member
-    assert (again["staging_first"], again["staging_account_id"]) == (True, made["staging_account_id"])
+    assert (again["staging_first"], again["staging_account_id"]) == (
+        True,
+        made["staging_account_id"],
+    )
     assert AcmeAccount.objects.count() == 2
 
 
@@ -86,7 +104,9 @@ def test_settings_give_a_ca_its_staging(api, settings):
         "corporate": {"directory_url": "https://ca.corp.example/dir", "staging": "corporate_test"},
         "corporate_test": {"directory_url": "https://test.corp.example/dir"},
     }
-    made = api.post("acme-accounts", BODY | {"ca_provider": "corporate", "staging_first": True}).data_member
+    made = api.post(
+        "acme-accounts", BODY | {"ca_provider": "corporate", "staging_first": True}
+    ).data_member
     assert AcmeAccount.objects.get(pk=made["staging_account_id"]).ca_provider == "corporate_test"
 
 

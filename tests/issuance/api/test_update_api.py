@@ -44,7 +44,11 @@ def test_what_a_get_answered_may_be_sent_back_whole(api, put, issued, query):
     before = api.get(f"certificates/{issued.pk}{query}").data_member
     assert put(**before).status_code == 200
     after = api.get(f"certificates/{issued.pk}{query}").data_member
-    assert {name for name in before if before[name] != after[name]} <= {"updated_at", "renew_at", "renewal"}
+    assert {name for name in before if before[name] != after[name]} <= {
+        "updated_at",
+        "renew_at",
+        "renewal",
+    }
     assert Issuance.objects.count() == 1
 
 
@@ -65,7 +69,10 @@ def test_other_names_are_another_certificate(put, changes):
 
 def test_the_same_names_in_another_spelling_and_order_are_no_change(api, guide):
     pk = api.post("certificates", guide(sans=["a.example.com", "b.example.com"])).data_member["id"]
-    assert api.put(f"certificates/{pk}", {"sans": ["B.example.com.", "a.example.com"]}).status_code == 200
+    assert (
+        api.put(f"certificates/{pk}", {"sans": ["B.example.com.", "a.example.com"]}).status_code
+        == 200
+    )
     assert Certificate.objects.get().names == ["example.com", "a.example.com", "b.example.com"]
 
 
@@ -93,7 +100,9 @@ def test_another_key_size_is_used_from_the_next_issuance_on(world, api, put, iss
         ({"country": "SWE"}, 400, "country"),
     ],
 )
-def test_a_wrong_change_is_refused_by_its_member_and_changes_nothing(api, put, issued, changes, status, field):
+def test_a_wrong_change_is_refused_by_its_member_and_changes_nothing(
+    api, put, issued, changes, status, field
+):
     before, shown = rows(), api.get(f"certificates/{issued.pk}").data_member
     refused(put(**changes), status, field)
     assert rows() == before
@@ -102,7 +111,11 @@ def test_a_wrong_change_is_refused_by_its_member_and_changes_nothing(api, put, i
 
 def test_device_required_and_export_exclude_each_other(api, reference):
     pk = api.post("certificates", reference(server_decrypt_export=True)).data_member["id"]
-    refused(api.put(f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED"}), 400, "server_decrypt_export")
+    refused(
+        api.put(f"certificates/{pk}", {"key_dist_policy": "DEVICE_REQUIRED"}),
+        400,
+        "server_decrypt_export",
+    )
 
 
 def test_an_issued_key_is_not_shut_away_from_everybody(put, issued):
@@ -128,8 +141,12 @@ def test_a_credential_can_be_changed_and_is_used_next_time(world, api, put, owne
 # --- the create that made it, sent again ---
 
 
-@pytest.mark.parametrize("changes", [{"key_size": 384}, {"server_decrypt_export": True}, {"organization": "Example"}])
-def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was_changed(api, reference, changes):
+@pytest.mark.parametrize(
+    "changes", [{"key_size": 384}, {"server_decrypt_export": True}, {"organization": "Example"}]
+)
+def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was_changed(
+    api, reference, changes
+):
     first = api.post("certificates", reference()).data_member
     assert api.put(f"certificates/{first['id']}", changes).status_code == 200
     second, third = (api.post("certificates", reference()).data_member for _ in range(2))
@@ -137,7 +154,9 @@ def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was
     assert {name: second[name] for name in changes} == {name: first[name] for name in changes}
 
 
-def test_the_same_create_after_a_move_is_issued_by_the_account_that_it_names(world, api, guide, owner, account):
+def test_the_same_create_after_a_move_is_issued_by_the_account_that_it_names(
+    world, api, guide, owner, account
+):
     world.zone.hides = True
     first = api.post("certificates", guide()).data_member
     api.put(f"certificates/{first['id']}", {"acme_account_id": world.account(owner).pk})
@@ -191,7 +210,9 @@ def test_while_the_old_ca_signs_the_account_stays(world, api, guide, owner):
     world.ca.processing_reads = 5
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()
-    answer = api.put(f"certificates/{pk}", {"acct_id": world.account(owner).pk, "organization": "Other"})
+    answer = api.put(
+        f"certificates/{pk}", {"acct_id": world.account(owner).pk, "organization": "Other"}
+    )
     assert answer.error["key"] == "CERTS::TOO_LATE"
     shown = api.get(f"certificates/{pk}").data_member
     assert (shown["acct_id"], shown["organization"]) == (Issuance.objects.get().account_id, "")

@@ -81,6 +81,10 @@ def test_no_certificate_expires(fleet):
         assert not late.exists(), f"{late.first()} expired at {late.first().expires_at}"
     assert Certificate.objects.filter(current__isnull=False).count() == COUNT
     shortest = Certificate.objects.get(domain="host0.example0.com")
-    assert shortest.versions.count() >= DAYS // 3 - 3, "a six-day certificate is renewed at half of its life"
-    assert CertificateVersion.objects.count() < Issuance.objects.count(), "some attempts failed on the way"
+    assert shortest.versions.count() >= DAYS // 3 - 3, (
+        "a six-day certificate is renewed at half of its life"
+    )
+    assert CertificateVersion.objects.count() < Issuance.objects.count(), (
+        "some attempts failed on the way"
+    )
     assert not world.zone.txt()

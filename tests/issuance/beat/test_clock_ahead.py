@@ -10,7 +10,15 @@ from certctrl.turns import SKEW, SWEPT
 from dnsproviders.models import TxtRecord
 from issuance import ratelimits, services
 from issuance.beat import clockstep, pruning, renewals, sweep
-from issuance.models import Certificate, CertificateVersion, Drill, Issuance, LimitBucket, RenewalInfo, Reservation
+from issuance.models import (
+    Certificate,
+    CertificateVersion,
+    Drill,
+    Issuance,
+    LimitBucket,
+    RenewalInfo,
+    Reservation,
+)
 from keystore import envelope
 from notices import raising
 from notices.models import Delivery, Notice
@@ -49,7 +57,9 @@ def test_an_attempt_that_began_while_the_clock_was_ahead_is_issued_after_it_was_
 
 
 @ahead
-def test_a_worker_that_died_while_the_clock_was_ahead_keeps_its_row_for_one_lease(world, account, credential, by):
+def test_a_worker_that_died_while_the_clock_was_ahead_keeps_its_row_for_one_lease(
+    world, account, credential, by
+):
     sweep.sweep.run()
     _, issuance = world.create(account, credential)
     world.messages.clear()
@@ -79,7 +89,9 @@ def test_a_message_of_a_machine_that_is_a_minute_ahead_is_on_its_way(world, acco
     assert Issuance.objects.on_their_way().count() == 1
 
 
-def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule(world, account, credential):
+def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule(
+    world, account, credential
+):
     """Redis lost everything, and a clock that nobody saw was ahead by a month."""
     world.create(account, credential)
     world.messages.clear()
@@ -110,7 +122,9 @@ def test_a_minute_of_skew_between_machines_corrects_nothing(world, account, cred
 
 
 @ahead
-def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(world, account, credential, by, monkeypatch):
+def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(
+    world, account, credential, by, monkeypatch
+):
     """A slot that lies unused takes room, and the tokens of its buckets."""
     for number in range(12):
         _, issuance = world.create(account, credential, f"host{number}.example.com")
@@ -129,7 +143,9 @@ def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(world, a
 
 @ahead
 def test_a_limit_that_was_used_in_the_future_is_open_again(world, account, by):
-    bucket = LimitBucket.objects.create(ca="https://ca.test/dir", kind="busy", subject="1", level=1, at=world.time + by)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="busy", subject="1", level=1, at=world.time + by
+    )
     cache.set(SWEPT, (world.time + by).timestamp(), None)
     sweep.sweep.run()
     bucket.refresh_from_db()
@@ -138,7 +154,9 @@ def test_a_limit_that_was_used_in_the_future_is_open_again(world, account, by):
 
 def test_a_limit_that_the_ca_closed_for_a_week_stays_closed(world, account):
     until = world.time + timedelta(days=7)
-    LimitBucket.objects.create(ca="https://ca.test/dir", kind="busy", subject="1", level=1, at=until)
+    LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="busy", subject="1", level=1, at=until
+    )
     clockstep.correct(world.time)
     assert LimitBucket.objects.get().at == until
 
@@ -153,11 +171,16 @@ def issued(world, account, credential, name: str = "example.com") -> Certificate
 
 
 @ahead
-def test_a_renewal_that_failed_while_the_clock_was_ahead_is_tried_again(world, account, credential, by):
+def test_a_renewal_that_failed_while_the_clock_was_ahead_is_tried_again(
+    world, account, credential, by
+):
     certificate = issued(world, account, credential)
     soon = world.time + timedelta(days=20)
     Certificate.objects.update(
-        failures=1, failing_since=world.time + by, renew_at=world.time + by + timedelta(hours=1), expires_at=soon
+        failures=1,
+        failing_since=world.time + by,
+        renew_at=world.time + by + timedelta(hours=1),
+        expires_at=soon,
     )
     cache.set(SWEPT, (world.time + by).timestamp(), None)
     sweep.sweep.run()
@@ -195,7 +218,9 @@ def test_renewal_windows_are_not_all_asked_for_at_once(world, account, credentia
 
 
 @ahead
-def test_a_drill_that_began_in_the_future_replaces_each_certificate_once(world, account, credential, by):
+def test_a_drill_that_began_in_the_future_replaces_each_certificate_once(
+    world, account, credential, by
+):
     issued(world, account, credential)
     CertificateVersion.objects.update(created_at=world.time - DAY)
     Drill.objects.create(by=account.owner, account=account, total=1)
@@ -214,25 +239,33 @@ def test_a_drill_that_began_in_the_future_replaces_each_certificate_once(world, 
 def test_mails_of_the_future_do_not_fill_the_day(world, owner, by):
     raising.raise_once(owner, Notice.Kind.EXPIRING, "expiring:1:7", "soon", "soon")
     notice = Notice.objects.get()
-    Delivery.objects.create(owner=owner, notice=notice, channel="email", begun_at=world.time + by, sent_at=world.time)
+    Delivery.objects.create(
+        owner=owner, notice=notice, channel="email", begun_at=world.time + by, sent_at=world.time
+    )
     clockstep.correct(world.time)
     assert Delivery.objects.get().begun_at == world.time
 
 
 @ahead
 def test_a_warning_that_was_given_by_the_wrong_date_is_given_again(world, owner, by):
-    Notice.objects.create(owner=owner, kind="expiring", dedupe_key="expiring:1:7", raised_at=world.time + by)
+    Notice.objects.create(
+        owner=owner, kind="expiring", dedupe_key="expiring:1:7", raised_at=world.time + by
+    )
     cache.set(SWEPT, (world.time + by).timestamp(), None)
     sweep.sweep.run()
     assert raising.raise_once(owner, Notice.Kind.EXPIRING, "expiring:1:7", "soon", "soon")
 
 
 @ahead
-def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_shows_it(world, account, credential, by):
+def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_shows_it(
+    world, account, credential, by
+):
     world.zone.hides = True
     world.create(account, credential)
     world.deliver()
-    TxtRecord.objects.update(intent_at=world.time + by, presented_at=world.time + by, unsure_until=world.time + by)
+    TxtRecord.objects.update(
+        intent_at=world.time + by, presented_at=world.time + by, unsure_until=world.time + by
+    )
     Issuance.objects.update(state_since=world.time + by, preflighted_at=world.time + by)
     clockstep.correct(world.time)
     record, issuance = TxtRecord.objects.first(), Issuance.objects.get()
@@ -241,7 +274,9 @@ def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_sh
 
 
 @ahead
-def test_a_certificate_of_the_future_does_not_answer_the_same_request(world, account, credential, by):
+def test_a_certificate_of_the_future_does_not_answer_the_same_request(
+    world, account, credential, by
+):
     ask = world.ask(account, credential, "example.com")
     certificate, _ = services.create_certificate(account.owner, ask, issue=True)
     world.deliver()
@@ -251,7 +286,9 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(world, acc
     assert not services._answers(certificate, ask, None)
 
 
-def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(world, account, credential):
+def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(
+    world, account, credential
+):
     """After a week without success a person is asked, and thirty days seemed to have passed."""
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
@@ -274,9 +311,13 @@ def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(wor
     assert certificate.current
 
 
-def test_a_renewal_window_is_asked_for_again_where_the_version_only_seemed_to_have_expired(world, account, credential):
+def test_a_renewal_window_is_asked_for_again_where_the_version_only_seemed_to_have_expired(
+    world, account, credential
+):
     certificate = issued(world, account, credential)
-    RenewalInfo.objects.update_or_create(version=certificate.current, defaults={"fraction": 0.5, "wake_at": None})
+    RenewalInfo.objects.update_or_create(
+        version=certificate.current, defaults={"fraction": 0.5, "wake_at": None}
+    )
     cache.set(SWEPT, (world.time + 100 * DAY).timestamp(), None)
     sweep.sweep.run()
     assert RenewalInfo.objects.get().wake_at <= world.time

@@ -33,7 +33,10 @@ def issued(world, account, credential) -> Callable[..., list[Certificate]]:
     """So many certificates that are due."""
 
     def make(count: int, **fields) -> list[Certificate]:
-        made = [world.create(account, credential, f"host{number}.example.com")[0] for number in range(count)]
+        made = [
+            world.create(account, credential, f"host{number}.example.com")[0]
+            for number in range(count)
+        ]
         world.deliver()
         world.settle()
         Certificate.objects.update(renew_at=world.time, **fields)
@@ -121,8 +124,14 @@ def test_an_attempt_of_a_batch_is_the_same_as_one_that_is_opened_alone(world, is
     one, other = Issuance.objects.open().order_by("pk")
     same = {field.name for field in Issuance._meta.concrete_fields}
     same -= {"id", "certificate", "names_key", "reason", "created_at", "queued_at"}
-    assert {name: getattr(one, name) for name in same} == {name: getattr(other, name) for name in same}
-    assert (other.certificate, other.names_key, other.reason) == (together, together.names_key, "renewal")
+    assert {name: getattr(one, name) for name in same} == {
+        name: getattr(other, name) for name in same
+    }
+    assert (other.certificate, other.names_key, other.reason) == (
+        together,
+        together.names_key,
+        "renewal",
+    )
     assert (other.number, other.validity_seconds) == (2, 86400)
 
 
@@ -147,7 +156,9 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
 
 
 @pytest.mark.django_db
-def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(world, issued, monkeypatch):
+def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(
+    world, issued, monkeypatch
+):
     monkeypatch.setattr(renewals, "SCAN_BATCH", 2)
     bad, *good = issued(5)
     new_issuance = services.new_issuance

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.django_db
 def due(world, account, credential, count: int, state: str = "queued", names: str = "host") -> None:
     """Attempts that are due, made straight as rows."""
     certificates = [
-        services.new_certificate(account.owner, world.ask(account, credential, f"{names}{number}.example.com"))
+        services.new_certificate(
+            account.owner, world.ask(account, credential, f"{names}{number}.example.com")
+        )
         for number in range(count)
     ]
     now = world.time
@@ -88,7 +90,9 @@ def test_those_that_wait_for_their_records_share_one_look(world, account, creden
     assert "chain" not in world.sent
 
 
-def test_records_that_are_needed_go_back_to_rest_in_one_update(world, account, credential, django_assert_num_queries):
+def test_records_that_are_needed_go_back_to_rest_in_one_update(
+    world, account, credential, django_assert_num_queries
+):
     world.zone.hides = True
     for number in range(5):
         world.create(account, credential, f"host{number}.example.com")
@@ -103,7 +107,14 @@ def test_records_that_are_needed_go_back_to_rest_in_one_update(world, account, c
 def to_clean(world, credential, count: int) -> None:
     at = world.time - timedelta(hours=1)
     TxtRecord.objects.bulk_create(
-        TxtRecord(credential=credential, name=f"n{n}.example.com", value="v", intent_at=at, presented_at=at, wake_at=at)
+        TxtRecord(
+            credential=credential,
+            name=f"n{n}.example.com",
+            value="v",
+            intent_at=at,
+            presented_at=at,
+            wake_at=at,
+        )
         for n in range(count)
     )
 
@@ -120,7 +131,9 @@ def test_cleanups_of_a_dead_credential_do_not_hold_up_those_of_another(world, cr
     assert sent.filter(credential=other).count() == 3
 
 
-def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(world, account, credential, owner, monkeypatch):
+def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(
+    world, account, credential, owner, monkeypatch
+):
     monkeypatch.setattr(sweep, "OF_ONE", 2)
     other = world.account(owner)
     for number, at in enumerate((account, account, account, other)):
@@ -142,12 +155,16 @@ def test_a_sweep_that_finds_nothing_to_do_asks_little(world, credential, django_
         sweep.sweep.run()
 
 
-def test_a_record_is_needed_by_name_and_value_whatever_the_credential(world, account, credential, owner):
+def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
+    world, account, credential, owner
+):
     world.zone.hides = True
     world.create(account, credential, "example.com")
     world.deliver()
     record = TxtRecord.objects.get()
-    twin = TxtRecord.objects.create(credential=world.credential(owner), name=record.name, value=record.value)
+    twin = TxtRecord.objects.create(
+        credential=world.credential(owner), name=record.name, value=record.value
+    )
     assert dns01.is_needed(twin)
     other = TxtRecord.objects.create(credential=credential, name=record.name, value="another")
     assert not dns01.is_needed(other)

@@ -57,9 +57,14 @@ def test_a_certificate_without_a_successor_is_warned_of_at_14_7_3_and_1_days(wor
     certificate = issue(90)
     world.advance(75 * 86400)
     look_for(world, 16)
-    assert subjects() == [f"example.com expires in {left}" for left in ("14 days", "7 days", "3 days", "24 hours")]
+    assert subjects() == [
+        f"example.com expires in {left}" for left in ("14 days", "7 days", "3 days", "24 hours")
+    ]
     first = Notice.objects.order_by("pk").first()
-    assert f"valid until {certificate.expires_at:%Y-%m-%d %H:%M} UTC, and there is no new one yet" in first.body
+    assert (
+        f"valid until {certificate.expires_at:%Y-%m-%d %H:%M} UTC, and there is no new one yet"
+        in first.body
+    )
     assert first.data["days"] == 14
     assert first.data["expires_at"] == f"{certificate.expires_at:%Y-%m-%dT%H:%M:%SZ}"
     assert first.data["certificate_id"] == certificate.pk
@@ -113,14 +118,18 @@ def test_short_lives_are_warned_of_after_their_normal_renewal_only(world, issue,
 
 
 @pytest.mark.parametrize(("days", "warned"), [(6, [1]), (45, [14, 7, 3, 1]), (20, [7, 3, 1])])
-def test_what_nothing_renews_is_warned_of_in_the_second_half_of_its_life(world, issue, days, warned):
+def test_what_nothing_renews_is_warned_of_in_the_second_half_of_its_life(
+    world, issue, days, warned
+):
     issue(days, auto_renew=False)
     look_for_a_life(world, days)
     assert [each.data["days"] for each in Notice.objects.order_by("pk")] == warned
     assert "Automatic renewal is off" in Notice.objects.first().body
 
 
-@pytest.mark.parametrize(("rows", "field"), [(Certificate, "retired_at"), (CertificateVersion, "revoked_at")])
+@pytest.mark.parametrize(
+    ("rows", "field"), [(Certificate, "retired_at"), (CertificateVersion, "revoked_at")]
+)
 def test_what_is_retired_or_revoked_is_not_warned_of(world, issue, rows, field):
     issue(90)
     rows.objects.update(**{field: world.time})
@@ -152,7 +161,9 @@ def test_batches_reach_every_certificate_once(world, issue, monkeypatch):
         issue(90, f"host{number}.example.com")
     Certificate.objects.update(expires_at=world.time + DAY)
     seen = list(notify.near_expiry(world.time))
-    assert sorted(each.domain for each in seen) == [f"host{number}.example.com" for number in range(5)]
+    assert sorted(each.domain for each in seen) == [
+        f"host{number}.example.com" for number in range(5)
+    ]
 
 
 @pytest.mark.postgres
@@ -178,7 +189,9 @@ def test_the_look_reads_by_the_index_alone_and_no_more_for_those_that_end_later(
         assert [each.pk for each in notify.near_expiry(world.time)] == [example.pk]
     assert len(queries) == 2
     last = world.time + timedelta(days=14)
-    soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last, expires_at__gte=world.time)
+    soon = Certificate.objects.filter(
+        retired_at=None, expires_at__lte=last, expires_at__gte=world.time
+    )
     plan = soon.order_by("expires_at", "pk")[:500].explain()
     assert "certificates_by_expiry" in plan
     assert "SCAN issuance_certificate\n" not in plan
@@ -203,11 +216,16 @@ def test_a_record_left_behind_is_told_once_after_a_day(world, stuck, credential)
     look_for(world, 20 / 24)
     assert subjects(Kind.RECORD_LEFT_BEHIND) == []
     look_for(world, 2)
-    assert subjects(Kind.RECORD_LEFT_BEHIND) == ["The TXT record _acme-challenge.example.com was left behind"]
+    assert subjects(Kind.RECORD_LEFT_BEHIND) == [
+        "The TXT record _acme-challenge.example.com was left behind"
+    ]
     notice = Notice.objects.get(kind=Kind.RECORD_LEFT_BEHIND)
     assert "DNS credential a zone. The API does not answer." in notice.body
     assert "You may remove the record by hand" in notice.body
-    assert (notice.data["record"], notice.data["value"]) == ("_acme-challenge.example.com", stuck.value)
+    assert (notice.data["record"], notice.data["value"]) == (
+        "_acme-challenge.example.com",
+        stuck.value,
+    )
     assert (notice.owner, notice.data["dns_provider_id"]) == (credential.owner, credential.pk)
 
 

@@ -92,10 +92,16 @@ def test_a_renewal_is_proved_there_too(world, make, operators):
     renewals.scan_renewals.run()
     world.sweep()
     renewal = Issuance.objects.latest("pk")
-    assert (renewal.state, renewal.reason, renewal.credential) == (State.ISSUED, "renewal", operators)
+    assert (renewal.state, renewal.reason, renewal.credential) == (
+        State.ISSUED,
+        "renewal",
+        operators,
+    )
 
 
-def test_a_credential_of_its_own_takes_over_from_the_next_attempt_on(world, make, credential, operators):
+def test_a_credential_of_its_own_takes_over_from_the_next_attempt_on(
+    world, make, credential, operators
+):
     certificate, issuance = make()
     world.zone.cnames[CHALLENGE] = target_of(certificate)
     deliver(world, issuance)
@@ -103,7 +109,9 @@ def test_a_credential_of_its_own_takes_over_from_the_next_attempt_on(world, make
     world.zone.cnames.clear()
     renewed = deliver(world, services.issue(certificate))
     assert (renewed.state, renewed.credential) == (State.ISSUED, credential)
-    assert set(TxtRecord.objects.filter(credential=credential).values_list("name", flat=True)) == {CHALLENGE}
+    assert set(TxtRecord.objects.filter(credential=credential).values_list("name", flat=True)) == {
+        CHALLENGE
+    }
 
 
 # --- Where it may write ---
@@ -114,7 +122,9 @@ def test_without_its_cname_no_order_is_spent(world, make):
     assert deliver(world, issuance).error_code == "preflight_delegation_missing"
     assert f"set the record {CHALLENGE}. CNAME {target_of(certificate)}." in issuance.error_what
     assert "ca.new_order" not in world.outside.calls
-    assert "zone.zone_of" not in world.outside.calls  # nor is the operator's credential shown another zone
+    assert (
+        "zone.zone_of" not in world.outside.calls
+    )  # nor is the operator's credential shown another zone
 
 
 def test_once_the_cname_is_set_it_is_issued(world, make):
@@ -147,7 +157,9 @@ def test_a_cname_to_somebody_elses_place_is_refused(world, make, bob, monkeypatc
     assert not TxtRecord.objects.exists()
 
 
-@pytest.mark.parametrize("elsewhere", ["deep.{target}", "{public_id}.other.net", ZONE, "www.example.com", "x{target}"])
+@pytest.mark.parametrize(
+    "elsewhere", ["deep.{target}", "{public_id}.other.net", ZONE, "www.example.com", "x{target}"]
+)
 def test_it_is_exactly_its_own_place(world, make, monkeypatch, elsewhere):
     blind(monkeypatch)
     certificate, issuance = make()
@@ -156,7 +168,9 @@ def test_it_is_exactly_its_own_place(world, make, monkeypatch, elsewhere):
     is_refused(world, issuance)
 
 
-def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(world, make, credential, monkeypatch):
+def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(
+    world, make, credential, monkeypatch
+):
     """The attempt goes on with the operator's credential, so it stays bound to the certificate's place."""
     blind(monkeypatch)
     certificate, issuance = make()
@@ -164,17 +178,23 @@ def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(world, mak
     is_refused(world, issuance)
 
 
-@pytest.mark.parametrize("change", [{"SERVICE_ZONE": "other.example.net"}, {"SERVICE_DNS_CREDENTIAL": 0}])
+@pytest.mark.parametrize(
+    "change", [{"SERVICE_ZONE": "other.example.net"}, {"SERVICE_DNS_CREDENTIAL": 0}]
+)
 def test_other_settings_meanwhile_open_nothing(world, make, monkeypatch, settings, change):
     blind(monkeypatch)
     certificate, issuance = make()
-    world.zone.cnames[CHALLENGE] = CHALLENGE if "SERVICE_DNS_CREDENTIAL" in change else target_of(certificate)
+    world.zone.cnames[CHALLENGE] = (
+        CHALLENGE if "SERVICE_DNS_CREDENTIAL" in change else target_of(certificate)
+    )
     for name, value in change.items():
         setattr(settings, name, value)
     is_refused(world, issuance)
 
 
-def test_the_operators_own_certificates_are_bound_alike_unless_they_name_the_credential(world, operators, monkeypatch):
+def test_the_operators_own_certificates_are_bound_alike_unless_they_name_the_credential(
+    world, operators, monkeypatch
+):
     blind(monkeypatch)
     account = world.account(operators.owner)
     _, unnamed = world.create(account, None, "example.com")
@@ -183,7 +203,9 @@ def test_the_operators_own_certificates_are_bound_alike_unless_they_name_the_cre
     assert deliver(world, named).state == State.ISSUED
 
 
-def test_another_credential_of_the_owner_meanwhile_does_not_bind_the_attempt(world, account, credential, owner, make):
+def test_another_credential_of_the_owner_meanwhile_does_not_bind_the_attempt(
+    world, account, credential, owner, make
+):
     certificate, issuance = world.create(account, credential, "example.org")
     services.update_certificate(certificate, {"credential": world.credential(owner)})
     assert deliver(world, issuance).state == State.ISSUED
@@ -226,14 +248,21 @@ def test_without_a_service_zone_a_credential_is_asked_for(world, account):
 
 @pytest.mark.parametrize("given", [{"SERVICE_ZONE": ZONE}, {"SERVICE_DNS_CREDENTIAL": "7"}, {}])
 def test_one_setting_without_the_other_is_refused_at_start(given):
-    environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "x" * 50, "MASTER_KEYS": f"1:{'A' * 43}=", **given}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SECRET_KEY": "x" * 50,
+        "MASTER_KEYS": f"1:{'A' * 43}=",
+        **given,
+    }
     command = [sys.executable, "-c", "import certctrl.settings"]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (started.returncode == 0) == (not given), started.stderr
     assert ("set together" in started.stderr) == bool(given)
 
 
-def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_told(world, make, operators):
+def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_told(
+    world, make, operators
+):
     certificate, _ = make()
     world.zone.cnames[CHALLENGE] = target_of(certificate)
     world.deliver()
@@ -248,7 +277,9 @@ def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_
     assert "Ask its operator" in failed.error_what
     assert world.outside.calls.count("ca.new_order") == orders
     told = Notice.objects.filter(kind=Notice.Kind.ACTION_NEEDED)
-    assert [(each.owner, each.subject) for each in told] == [(staff, f"Nobody can write the service zone {ZONE}")]
+    assert [(each.owner, each.subject) for each in told] == [
+        (staff, f"Nobody can write the service zone {ZONE}")
+    ]
 
 
 @pytest.mark.parametrize("seen_by", ["preflight", "present"])
@@ -298,7 +329,9 @@ def test_once_issued_it_is_verified_and_nothing_is_noted_of_missing_cnames(world
 @pytest.mark.parametrize("count", [2, 12])
 def test_the_scan_reads_the_operators_credential_once_for_a_batch(world, account, operators, count):
     for number in range(count):
-        services.create_certificate(account.owner, world.ask(account, None, f"host{number}.example.com"), issue=False)
+        services.create_certificate(
+            account.owner, world.ask(account, None, f"host{number}.example.com"), issue=False
+        )
     Certificate.objects.update(renew_at=world.time)
     with CaptureQueriesContext(connection) as queries:
         renewals.scan_renewals.run()

@@ -30,7 +30,9 @@ def states(*issuances: Issuance) -> list[str]:
     return [Issuance.objects.get(pk=each.pk).state for each in issuances]
 
 
-def test_the_wildcard_after_the_apex_waits_for_the_rest_of_the_ttl_and_says_so(world, account, credential):
+def test_the_wildcard_after_the_apex_waits_for_the_rest_of_the_ttl_and_says_so(
+    world, account, credential
+):
     _, apex = world.create(account, credential, "example.com")
     world.deliver()
     world.advance(20)
@@ -60,7 +62,9 @@ def test_another_name_waits_for_nothing(world, account, credential):
     assert states(other) == [State.ISSUED]
 
 
-def test_it_is_known_of_another_owner_and_of_another_credential(world, account, credential, django_user_model):
+def test_it_is_known_of_another_owner_and_of_another_credential(
+    world, account, credential, django_user_model
+):
     world.create(account, credential, "example.com")
     world.deliver()
     bob = django_user_model.objects.create_user("bob@example.net")
@@ -87,12 +91,16 @@ def test_a_ca_that_never_looked_has_nothing_to_keep(world, account, credential):
 def test_another_ca_has_a_resolver_of_its_own(world, account, credential, owner):
     world.create(account, credential, "example.com")
     world.deliver()
-    _, other = world.create(world.account(owner, ca_provider="letsencrypt_staging"), credential, WILDCARD)
+    _, other = world.create(
+        world.account(owner, ca_provider="letsencrypt_staging"), credential, WILDCARD
+    )
     world.deliver()
     assert states(other) == [State.ISSUED]
 
 
-def test_while_the_ca_still_looks_at_the_first_the_ttl_begins_with_the_second(world, account, credential):
+def test_while_the_ca_still_looks_at_the_first_the_ttl_begins_with_the_second(
+    world, account, credential
+):
     world.ca.validation_reads = 100
     world.create(account, credential, "example.com")
     world.deliver()
@@ -113,7 +121,9 @@ def test_a_value_that_the_ca_saw_already_waits_for_nothing(world, account, crede
     assert states(again) == [State.PROPAGATED]
 
 
-def test_the_ttl_of_the_zone_counts_where_it_is_longer_than_the_credentials(world, account, credential, monkeypatch):
+def test_the_ttl_of_the_zone_counts_where_it_is_longer_than_the_credentials(
+    world, account, credential, monkeypatch
+):
     look = world.zone.look
     monkeypatch.setattr(
         "dnsproviders.propagation.look",
@@ -149,7 +159,10 @@ def test_nobody_waits_for_a_ttl_of_a_day_and_the_deadline_is_kept_ahead(world, a
 
 
 def test_the_retry_of_a_failed_validation_waits_too(world, account, credential):
-    world.ca.kept_txt["_acme-challenge.example.com"] = world.time + timedelta(seconds=50), frozenset()
+    world.ca.kept_txt["_acme-challenge.example.com"] = (
+        world.time + timedelta(seconds=50),
+        frozenset(),
+    )
     certificate, first = world.create(account, credential, "example.com")
     world.deliver()
     assert states(first) == [State.FAILED]

@@ -99,7 +99,10 @@ def test_who_leaves_a_watch_leaves_the_drill_running(root, certificate, monkeypa
 
 
 def test_what_cannot_be_is_a_sentence(root, alice, certificate):
-    assert refused("--issuer", "R11") == "No certificate in use has the issuer 'R11'; there are fake CA."
+    assert (
+        refused("--issuer", "R11")
+        == "No certificate in use has the issuer 'R11'; there are fake CA."
+    )
     assert refused("--issuer", "R11", "--dry-run") == refused("--issuer", "R11")
     assert refused("--account", 987654) == "There is no ACME account 987654."
     assert refused("--stop", 987654) == "There is no drill 987654."
@@ -111,4 +114,6 @@ def test_what_cannot_be_is_a_sentence(root, alice, certificate):
 
 
 def test_without_a_member_of_staff_nobody_starts_one(certificate):
-    assert refused("--issuer", "fake CA") == "There is no member of staff: a drill is started by one."
+    assert (
+        refused("--issuer", "fake CA") == "There is no member of staff: a drill is started by one."
+    )

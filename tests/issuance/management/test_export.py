@@ -33,7 +33,9 @@ def test_the_files_are_written_and_named_and_the_key_is_0600(certificate, tmp_pa
     printed = run("example.com", "--to", folder)
     names = ["private.key", "certificate.pem", "chain.pem", "fullchain.pem", "certificate.der"]
     assert printed.split() == [str(folder / name) for name in names]
-    assert sorted(each.name for each in folder.iterdir()) == sorted(names), "nothing half-written stays"
+    assert sorted(each.name for each in folder.iterdir()) == sorted(names), (
+        "nothing half-written stays"
+    )
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()}
     assert modes == {name: 0o600 if name == "private.key" else 0o644 for name in names}
     serialization.load_pem_private_key((folder / "private.key").read_bytes(), None)
@@ -49,7 +51,9 @@ def test_an_older_key_is_replaced_even_where_others_could_read_it(certificate, t
     assert stat.S_IMODE(old.stat().st_mode) == 0o600
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(certificate, tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(
+    certificate, tmp_path, monkeypatch
+):
     (tmp_path / "private.key").write_text("old")
 
     def full(descriptor):
@@ -58,11 +62,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(certificate, 
     monkeypatch.setattr(fileset.os, "fsync", full)
     with pytest.raises(CommandError, match="could not be written: No space left"):
         run("example.com", "--to", tmp_path)
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("private.key", "old")]
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+        ("private.key", "old")
+    ]
 
 
 def test_the_command_runs_after_the_files_are_in_place(certificate, tmp_path):
-    run("example.com", "--to", tmp_path, "--then", f"test -s {tmp_path}/private.key && touch {tmp_path}/reloaded")
+    run(
+        "example.com",
+        "--to",
+        tmp_path,
+        "--then",
+        f"test -s {tmp_path}/private.key && touch {tmp_path}/reloaded",
+    )
     assert (tmp_path / "reloaded").exists()
 
 

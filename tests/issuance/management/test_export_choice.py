@@ -53,7 +53,9 @@ def of_own_ca(world, owner):
 
 def of_named_ca(world, owner):
     """Of an ACME CA that the owner named: it may sign anything."""
-    made, _ = world.create(world.account(owner), world.credential(owner), server_decrypt_export=True)
+    made, _ = world.create(
+        world.account(owner), world.credential(owner), server_decrypt_export=True
+    )
     world.deliver()
     made.refresh_from_db()
     return made
@@ -73,7 +75,9 @@ def test_a_strangers_record_of_the_name_neither_breaks_nor_replaces_the_real_one
 
 
 @pytest.mark.parametrize("slip_in", [bare, of_own_ca, of_named_ca])
-def test_a_strangers_record_is_not_taken_once_the_real_one_is_deleted(world, real, stranger, tmp_path, slip_in):
+def test_a_strangers_record_is_not_taken_once_the_real_one_is_deleted(
+    world, real, stranger, tmp_path, slip_in
+):
     slip_in(world, stranger)
     services.retire(real)
     with pytest.raises(CommandError, match="Give the id"):
@@ -81,7 +85,9 @@ def test_a_strangers_record_is_not_taken_once_the_real_one_is_deleted(world, rea
     assert not any(tmp_path.iterdir())
 
 
-def test_a_strangers_certificate_does_not_replace_one_that_is_not_issued_yet(world, owner, stranger, tmp_path):
+def test_a_strangers_certificate_does_not_replace_one_that_is_not_issued_yet(
+    world, owner, stranger, tmp_path
+):
     bare(world, owner)
     of_own_ca(world, stranger)
     with pytest.raises(CommandError, match="Give the id"):
@@ -95,7 +101,9 @@ def test_the_only_certificate_of_a_name_is_taken_whoever_signed_it(world, owner,
 
 
 def test_of_two_that_are_as_good_the_owner_or_the_id_decides(world, real, stranger, tmp_path):
-    account = world.account(stranger, ca_provider="letsencrypt", name="mine", url="https://ca.test/acct/2")
+    account = world.account(
+        stranger, ca_provider="letsencrypt", name="mine", url="https://ca.test/acct/2"
+    )
     world.create(account, world.credential(stranger), server_decrypt_export=True)
     world.deliver()
     theirs = Certificate.objects.get(owner=stranger)
@@ -103,7 +111,10 @@ def test_of_two_that_are_as_good_the_owner_or_the_id_decides(world, real, strang
         exported(tmp_path, "example.com")
     words = str(refused.value)
     for each in (real, theirs):
-        assert f"{each.pk}: owner {each.owner}, account {each.account} (letsencrypt), valid until 20" in words
+        assert (
+            f"{each.pk}: owner {each.owner}, account {each.account} (letsencrypt), valid until 20"
+            in words
+        )
     assert not any(tmp_path.iterdir())
     for named in (
         ("example.com", "--owner", "STRANGER@example.net"),

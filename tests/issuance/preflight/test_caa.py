@@ -8,9 +8,14 @@ from issuance import preflight
 US, ACCOUNT = ("ca.test", "other-name-of-ca.test"), "https://ca.test/acct/1"
 
 
-def denied(*records: tuple[int, str, str], name: str = "example.com", identities=US, account: str = ACCOUNT) -> str:
+def denied(
+    *records: tuple[int, str, str], name: str = "example.com", identities=US, account: str = ACCOUNT
+) -> str:
     found = preflight.denial(
-        name, Policy("example.com", tuple(CAARecord(*each) for each in records)), identities, account
+        name,
+        Policy("example.com", tuple(CAARecord(*each) for each in records)),
+        identities,
+        account,
     )
     assert not found or found.what.endswith(".")
     return found.code if found else ""
@@ -57,7 +62,14 @@ def test_a_value_that_does_not(value, code):
 
 
 def test_one_record_that_lets_us_issue_suffices():
-    assert denied((0, "issue", "other.test"), (0, "issue", "ca.test; accounturi=x"), (0, "issue", "ca.test")) == ""
+    assert (
+        denied(
+            (0, "issue", "other.test"),
+            (0, "issue", "ca.test; accounturi=x"),
+            (0, "issue", "ca.test"),
+        )
+        == ""
+    )
 
 
 def test_without_issue_everybody_may():
@@ -70,13 +82,22 @@ def test_issuewild_overrides_issue_for_wildcards_only():
     records = (0, "issue", ";"), (0, "issuewild", "ca.test")
     assert denied(*records, name="*.example.com") == ""
     assert denied(*records, name="example.com") == "caa_forbids"
-    assert denied((0, "issue", "ca.test"), (0, "issuewild", ";"), name="*.example.com") == "caa_forbids"
+    assert (
+        denied((0, "issue", "ca.test"), (0, "issuewild", ";"), name="*.example.com")
+        == "caa_forbids"
+    )
     assert denied((0, "issue", "other.test"), name="*.example.com") == "caa_forbids"
 
 
 @pytest.mark.parametrize(
     ("flags", "tag", "code"),
-    [(128, "tbs", "caa_critical"), (0, "tbs", ""), (1, "tbs", ""), (128, "iodef", ""), (255, "tbs", "caa_critical")],
+    [
+        (128, "tbs", "caa_critical"),
+        (0, "tbs", ""),
+        (1, "tbs", ""),
+        (128, "iodef", ""),
+        (255, "tbs", "caa_critical"),
+    ],
 )
 def test_only_an_unknown_tag_that_is_critical_forbids(flags, tag, code):
     assert denied((flags, tag, "x"), (0, "issue", "ca.test")) == code

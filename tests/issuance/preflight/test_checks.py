@@ -21,7 +21,9 @@ from issuance.preflight import Finding, checks
 pytestmark = pytest.mark.django_db
 State = Issuance.State
 
-BLOCKS = Finding("caa_forbids", "example.com", "example.com CAA", "Nobody may issue for example.com.")
+BLOCKS = Finding(
+    "caa_forbids", "example.com", "example.com CAA", "Nobody may issue for example.com."
+)
 WARNS = Finding("lame_server", "example.com", "example.com NS", "One server is lame.", blocks=False)
 
 
@@ -96,7 +98,9 @@ def test_nothing_found_is_no_event(world, account, credential, finds):
 
 def test_an_attempt_that_waits_for_its_ca_looks_once_an_hour(world, account, credential, finds):
     looks = finds()
-    world.ca.problems["new_order"] = [Trouble("ca_error", "Later.", retry_after=1200) for _ in range(4)]
+    world.ca.problems["new_order"] = [
+        Trouble("ca_error", "Later.", retry_after=1200) for _ in range(4)
+    ]
     world.create(account, credential)
     world.deliver()
     for minutes, expected in ((21, 1), (21, 1), (21, 2), (21, 2)):
@@ -118,7 +122,9 @@ def test_an_order_that_is_there_already_is_not_looked_at_again(world, account, c
     assert len(looks) == 1
 
 
-def test_a_worker_that_dies_in_the_preflight_leaves_it_to_the_next(world, account, credential, settings):
+def test_a_worker_that_dies_in_the_preflight_leaves_it_to_the_next(
+    world, account, credential, settings
+):
     world.outside.die_at = (0, "after")
     world.create(account, credential)
     assert not world.deliver_unless_killed()
@@ -154,7 +160,9 @@ def test_a_private_ca_has_no_preflight(world, owner, finds):
 
 def test_half_of_the_turn_is_left_for_the_order(world, account, credential, settings, monkeypatch):
     seen = []
-    monkeypatch.setattr(survey, "survey", lambda names, seconds: seen.append((clock.rest(), seconds)) or Survey())
+    monkeypatch.setattr(
+        survey, "survey", lambda names, seconds: seen.append((clock.rest(), seconds)) or Survey()
+    )
     world.create(account, credential)
     world.deliver()
     ((rest, seconds),) = seen
@@ -164,7 +172,9 @@ def test_half_of_the_turn_is_left_for_the_order(world, account, credential, sett
 
 # --- The CA's name in CAA records ---
 
-POLICY = Survey(policies={"example.com": Policy("example.com", (CAARecord(0, "issue", "letsencrypt.org"),))})
+POLICY = Survey(
+    policies={"example.com": Policy("example.com", (CAARecord(0, "issue", "letsencrypt.org"),))}
+)
 
 
 def codes_of(certificate, account, credential, client) -> list[str]:
@@ -219,20 +229,27 @@ def test_the_settings_may_say_the_cas_names(settings):
 
 
 def test_the_provider_is_asked_once_for_each_zone(world, account, credential):
-    names = [f"host{number}.example.com" for number in range(5)] + ["a.example.org", "b.example.org"]
+    names = [f"host{number}.example.com" for number in range(5)] + [
+        "a.example.org",
+        "b.example.org",
+    ]
     certificate, _ = world.create(account, credential, *names)
     preflight.run(certificate)
     assert world.outside.calls.count("zone.zone_of") == 2
 
 
 def test_names_below_a_private_suffix_are_zones_of_their_own(world, account, credential):
-    certificate, _ = world.create(account, credential, "home1.dedyn.io", "home2.dedyn.io", "www.home2.dedyn.io")
+    certificate, _ = world.create(
+        account, credential, "home1.dedyn.io", "home2.dedyn.io", "www.home2.dedyn.io"
+    )
     preflight.run(certificate)
     assert world.outside.calls.count("zone.zone_of") == 2
 
 
 def test_certificates_of_many_zones_ask_for_some_of_them(world, account, credential):
-    certificate, _ = world.create(account, credential, *(f"example{number}.com" for number in range(30)))
+    certificate, _ = world.create(
+        account, credential, *(f"example{number}.com" for number in range(30))
+    )
     preflight.run(certificate)
     assert world.outside.calls.count("zone.zone_of") == preflight.MOST_ZONES
 
@@ -241,18 +258,26 @@ def test_certificates_of_many_zones_ask_for_some_of_them(world, account, credent
     ("error", "code", "blocks"),
     [
         (ProviderError("dns_zone_not_found", "No zone.", permanent=True), "zone_not_found", True),
-        (ProviderError("dns_credential_refused", "Refused.", permanent=True), "credential_refused", True),
+        (
+            ProviderError("dns_credential_refused", "Refused.", permanent=True),
+            "credential_refused",
+            True,
+        ),
         (ProviderError("dns_unreachable", "Away."), "credential_unchecked", False),
         (ProviderError("dns_rate_limited", "Slow down."), "credential_unchecked", False),
         (Wait(20, "The API's calls are spent."), "credential_unchecked", False),
         (Trouble("cannot_open", "No master key.", permanent=True), "credential_unchecked", False),
     ],
 )
-def test_only_a_refusal_of_the_provider_blocks(world, account, credential, certificate, error, code, blocks):
+def test_only_a_refusal_of_the_provider_blocks(
+    world, account, credential, certificate, error, code, blocks
+):
     world.zone.blinds = error
     (found,) = preflight.run(certificate)
     assert (found.code, found.blocks) == (code, blocks)
-    assert found.what == (error.what if isinstance(error, Trouble) else "The API's calls are spent.")
+    assert found.what == (
+        error.what if isinstance(error, Trouble) else "The API's calls are spent."
+    )
 
 
 def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, account, credential):
@@ -273,7 +298,11 @@ def test_a_zone_that_the_public_may_not_see_is_told_and_in_nobodys_way(world, ac
     assert Issuance.objects.get().state == State.ISSUED
     assert "The zone is pending." in issuance.events.get(step="preflight").what
     (found,) = preflight.run(certificate)
-    assert (found.code, found.blocks, found.record) == ("zone_unseen", False, "_acme-challenge.example.com TXT")
+    assert (found.code, found.blocks, found.record) == (
+        "zone_unseen",
+        False,
+        "_acme-challenge.example.com TXT",
+    )
 
 
 def test_another_credential_is_asked_anew(world, account, credential, owner):
@@ -297,7 +326,9 @@ def test_an_attempt_that_wrote_nothing_proves_nothing(world, account, credential
 
 
 def test_a_challenge_whose_place_nobody_knows_is_not_asked_about(world, certificate, surveyed):
-    loop = Chain(("_acme-challenge.example.com", "a.test"), trouble=Trouble("dns_cname_loop", "A circle."))
+    loop = Chain(
+        ("_acme-challenge.example.com", "a.test"), trouble=Trouble("dns_cname_loop", "A circle.")
+    )
     surveyed(Survey(chains={"example.com": loop}))
     assert [each.code for each in preflight.run(certificate)] == ["cname_loop"]
     assert "zone.zone_of" not in world.outside.calls
@@ -307,7 +338,9 @@ def test_without_a_credential_a_person_is_told(world, account):
     world.create(account, world.credential(account.owner), "example.com")
     certificate = Certificate.objects.get()
     certificate.credential = None
-    assert [(each.code, each.blocks) for each in preflight.run(certificate)] == [("no_credential", True)]
+    assert [(each.code, each.blocks) for each in preflight.run(certificate)] == [
+        ("no_credential", True)
+    ]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -333,7 +366,9 @@ def test_more_names_than_the_profile_takes_are_found(world, owner, credential, s
     account = world.account(owner, ca_provider="letsencrypt")
     names = [f"host{number}.example.com" for number in range(20)]
     certificate, _ = world.create(account, credential, *names, profile="tlsserver")
-    settings.ACME_CAS = {"letsencrypt": {"profiles": {"tlsserver": 10}}}  # since then the CA takes fewer
+    settings.ACME_CAS = {
+        "letsencrypt": {"profiles": {"tlsserver": 10}}
+    }  # since then the CA takes fewer
     (found,) = preflight.run(certificate)
     assert (found.code, found.blocks) == ("too_many_names", True)
     assert "at most 10 in a certificate of the profile tlsserver" in found.what
@@ -342,11 +377,16 @@ def test_more_names_than_the_profile_takes_are_found(world, owner, credential, s
 # --- As many as there may be at once ---
 
 
-def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(client_of, world, account, credential):
+def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(
+    client_of, world, account, credential
+):
     certificate, _ = world.create(account, credential)
     client = client_of(certificate.owner)
     with outward.asking(certificate.owner_id), outward.asking(certificate.owner_id):
-        for path in (f"dns-providers/{credential.pk}/check", f"certificates/{certificate.pk}/preflight"):
+        for path in (
+            f"dns-providers/{credential.pk}/check",
+            f"certificates/{certificate.pk}/preflight",
+        ):
             answer = client.post(f"/apiv1/me/{path}")
             assert (answer.status_code, answer.error["code"]) == (429, 5013)
             assert answer.headers["Retry-After"] == str(outward.PAUSE)

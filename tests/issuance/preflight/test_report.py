@@ -16,7 +16,9 @@ SERIALS = {"ns1.example.com (192.0.2.1)": 7}
 
 
 def survey_of(zone: Zone | Unanswered, *more: str) -> Survey:
-    return Survey(chains={NAME: Chain((CHALLENGE, *more))}, zones={more[-1] if more else CHALLENGE: zone})
+    return Survey(
+        chains={NAME: Chain((CHALLENGE, *more))}, zones={more[-1] if more else CHALLENGE: zone}
+    )
 
 
 def codes(found) -> list[tuple[str, bool]]:
@@ -50,7 +52,9 @@ def test_servers_that_are_well_are_no_finding():
 
 
 def test_a_zone_of_many_names_is_told_once():
-    chains = {f"{label}.example.com": Chain((f"_acme-challenge.{label}.example.com",)) for label in "abc"}
+    chains = {
+        f"{label}.example.com": Chain((f"_acme-challenge.{label}.example.com",)) for label in "abc"
+    }
     zone = Zone("example.com", SERIALS, lame=("ns2",))
     survey = Survey(chains=chains, zones={chain.final: zone for chain in chains.values()})
     assert codes(preflight.of_zones(survey)) == [("lame_server", False)]
@@ -66,7 +70,10 @@ def test_a_name_whose_domain_nobody_registered_is_told_but_a_private_view_of_dns
 
 def test_a_suffix_of_ones_own_network_is_a_zone_like_any_other():
     zone = Zone("lan", SERIALS)
-    survey = Survey(chains={"host.lan": Chain(("_acme-challenge.host.lan",))}, zones={"_acme-challenge.host.lan": zone})
+    survey = Survey(
+        chains={"host.lan": Chain(("_acme-challenge.host.lan",))},
+        zones={"_acme-challenge.host.lan": zone},
+    )
     assert not list(preflight.of_chains(survey, ""))
 
 
@@ -88,7 +95,11 @@ def test_a_chain_that_ends_elsewhere_than_at_the_certificates_own_place_blocks()
     survey = survey_of(Zone("acme.test", SERIALS), "id.acme.test")
     assert not list(preflight.of_chains(survey, "id.acme.test"))
     (found,) = preflight.of_chains(survey, "mine.acme.test")
-    assert (found.code, found.record, found.blocks) == ("delegation_missing", f"{CHALLENGE} CNAME", True)
+    assert (found.code, found.record, found.blocks) == (
+        "delegation_missing",
+        f"{CHALLENGE} CNAME",
+        True,
+    )
     assert "it leads to id.acme.test" in found.what
     assert f"set the record {CHALLENGE}. CNAME mine.acme.test." in found.what
 
@@ -101,7 +112,9 @@ def test_a_chain_that_ends_elsewhere_than_at_the_certificates_own_place_blocks()
     [(DEAD, "caa_unanswered", False), (BOGUS, "dnssec", True), (UNKNOWN, "unanswered", False)],
 )
 def test_caa_records_that_cannot_be_had_block_only_for_their_signatures(doubt, code, blocks):
-    survey = Survey(policies={NAME: Unanswered("example.com", "CAA", "it answered SERVFAIL", doubt)})
+    survey = Survey(
+        policies={NAME: Unanswered("example.com", "CAA", "it answered SERVFAIL", doubt)}
+    )
     assert codes(preflight.of_caa(survey, [NAME], ["ca.test"], "")) == [(code, blocks)]
 
 
@@ -117,7 +130,10 @@ def test_a_ca_without_caa_identities_is_not_blocked_by_caa():
 def test_one_record_at_fault_for_many_names_is_one_finding_and_those_that_block_come_first():
     several = [
         Finding("wildcard_cname", "a.test", "*.test CNAME", "First.", blocks=False),
-        *(Finding("caa_forbids", f"{label}.test", "test CAA", f"{label} is forbidden.") for label in "abc"),
+        *(
+            Finding("caa_forbids", f"{label}.test", "test CAA", f"{label} is forbidden.")
+            for label in "abc"
+        ),
         Finding("dnssec", "a.test", "test DS", "Bogus."),
         Finding("dnssec", "b.test", "test DS", "Bogus."),
     ]
@@ -129,13 +145,20 @@ def test_one_record_at_fault_for_many_names_is_one_finding_and_those_that_block_
 def test_a_text_has_the_first_three_sentences():
     several = [Finding("code", "a.test", str(number), f"Sentence {number}.") for number in range(5)]
     assert preflight.text_of(several[:3]) == "Sentence 0. Sentence 1. Sentence 2."
-    assert preflight.text_of(several) == "Sentence 0. Sentence 1. Sentence 2. There are 2 more findings."
+    assert (
+        preflight.text_of(several)
+        == "Sentence 0. Sentence 1. Sentence 2. There are 2 more findings."
+    )
 
 
 def test_the_guide_lists_every_code():
     guide = (settings.BASE_DIR / "docs/guides/preflight.md").read_text()
-    listed = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.+?`) \| (?:yes|no) ", guide, re.M))))
+    listed = set(
+        re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.+?`) \| (?:yes|no) ", guide, re.M)))
+    )
     sources = [path.read_text() for path in (settings.BASE_DIR / "issuance/preflight").glob("*.py")]
-    made = {code for each in sources for code in re.findall(r'(?:Finding|Denial)\(\s*"([a-z_]+)"', each)}
+    made = {
+        code for each in sources for code in re.findall(r'(?:Finding|Denial)\(\s*"([a-z_]+)"', each)
+    }
     made |= {*preflight.CHAIN_CODES.values(), "cname_unwritable", "credential_unchecked"}
     assert listed - {"zone_not_found", "zone_not_served", "credential_refused"} == made

@@ -28,7 +28,12 @@ SURVEY, FOLLOW, FINAL_NAME = survey.survey, cnames.follow, propagation.final_nam
 NAMES = ("example.com", "*.example.com")
 CHALLENGE = "_acme-challenge.example.com"
 DEAD = {"com": zone(ns1=NS1) + f"dead 60 NS ns1.dead\nns1.dead 60 A {NS3}\n"}
-ZONES = {"example.com": zone(ns1=NS1, ns2=NS2), "net": zone(ns1=NS1), "auth.net": zone(ns1=NS1), **DEAD}
+ZONES = {
+    "example.com": zone(ns1=NS1, ns2=NS2),
+    "net": zone(ns1=NS1),
+    "auth.net": zone(ns1=NS1),
+    **DEAD,
+}
 
 
 @pytest.fixture
@@ -57,12 +62,17 @@ class Asked:
         assert self.issuance.error_what == blocking[0].what
         assert "ca.new_order" not in self.world.outside.calls
         self.certificate.refresh_from_db()
-        assert self.certificate.renew_at, "it is tried again: somebody may mend the record meanwhile"
+        assert self.certificate.renew_at, (
+            "it is tried again: somebody may mend the record meanwhile"
+        )
         return blocking[0]
 
     def goes_on_with(self, *codes: str) -> list[Finding]:
         """It is issued, and an event tells of what was found."""
-        assert self.issuance.state == State.ISSUED, (self.issuance.waits_for, self.issuance.error_what)
+        assert self.issuance.state == State.ISSUED, (
+            self.issuance.waits_for,
+            self.issuance.error_what,
+        )
         found = self.found()
         assert [(each.code, each.blocks) for each in found] == [(code, False) for code in codes]
         told = IssuanceEvent.objects.filter(step="preflight").values_list("what", flat=True)
@@ -93,13 +103,17 @@ def test_a_healthy_zone_has_no_finding_and_is_issued(ask):
 
 def test_a_zone_whose_caa_records_name_the_ca_is_healthy(ask, dns):
     dns.add(
-        "example.com", "CAA", '0 issue "CA.test; accounturi=https://ca.test/acct/1; validationmethods=dns-01,http-01"'
+        "example.com",
+        "CAA",
+        '0 issue "CA.test; accounturi=https://ca.test/acct/1; validationmethods=dns-01,http-01"',
     )
     dns.add("example.com", "CAA", '0 issuewild "ca.test"', '0 iodef "mailto:ops@example.com"')
     ask().goes_on_with()
 
 
-def test_a_challenge_that_leads_into_another_zone_is_healthy_before_anything_is_there(ask, dns, world):
+def test_a_challenge_that_leads_into_another_zone_is_healthy_before_anything_is_there(
+    ask, dns, world
+):
     dns.add(CHALLENGE, "CNAME", "a1b2.auth.net.")
     world.zone.cnames[CHALLENGE] = "a1b2.auth.net"  # as the fake CA sees it
     ask().goes_on_with()
@@ -154,7 +168,9 @@ def test_a_critical_caa_tag_that_nobody_knows(ask, dns):
 def test_caa_records_are_found_by_climbing_and_the_nearest_count(ask, dns):
     dns.add("example.com", "CAA", '0 issue "other.test"')
     dns.add("fine.example.com", "CAA", '0 issue "ca.test"')
-    found = ask("a.b.example.com", "a.fine.example.com").is_blocked_by("caa_forbids", "example.com CAA")
+    found = ask("a.b.example.com", "a.fine.example.com").is_blocked_by(
+        "caa_forbids", "example.com CAA"
+    )
     assert found.name == "a.b.example.com"
     assert "more name" not in found.what
 
@@ -209,7 +225,10 @@ def test_a_zone_whose_servers_have_no_address(ask, dns):
     dns.add("dead.com", "NS", "gone.net.")
     dns.remove("dead.com", "NS", "ns1.dead.com.")
     dns.at(RESOLVER).dead = frozenset(["dead.com"])
-    assert "gone.net (no address)" in ask("www.dead.com").is_blocked_by("no_server", "dead.com NS").what
+    assert (
+        "gone.net (no address)"
+        in ask("www.dead.com").is_blocked_by("no_server", "dead.com NS").what
+    )
 
 
 def test_resolvers_that_reach_nobody_are_no_fault_of_the_zone(ask, dns):
@@ -228,7 +247,9 @@ def test_one_lame_server_among_others_is_told_and_in_nobodys_way(ask, dns):
     assert NS1 not in found.what
 
 
-@pytest.mark.parametrize(("switch", "says"), [("fails", "answers SERVFAIL"), ("without_aa", "not authoritative")])
+@pytest.mark.parametrize(
+    ("switch", "says"), [("fails", "answers SERVFAIL"), ("without_aa", "not authoritative")]
+)
 def test_a_server_is_lame_in_several_ways(ask, dns, switch, says):
     setattr(dns.at(NS2), switch, True)
     (found,) = ask().goes_on_with("lame_server")
@@ -247,7 +268,9 @@ def test_a_server_without_address_and_a_silent_one_are_told(ask, dns):
     dns.at(NS2).silent = True
     asked = ask()
     silent, homeless = asked.goes_on_with("silent_server", "server_not_asked")
-    assert asked.issuance.deaf == [f"ns2.example.com ({NS2})"], "nobody waits for it to show the record"
+    assert asked.issuance.deaf == [f"ns2.example.com ({NS2})"], (
+        "nobody waits for it to show the record"
+    )
     assert NS2 in silent.what
     assert "gone.example.com (no address)" in homeless.what
 
@@ -281,7 +304,10 @@ def test_a_servfail_that_stays_without_checking_is_no_fault_of_dnssec(ask, dns):
 def delegated(world, account, dns, settings):
     """A certificate that relies on the service zone auth.net, before its attempt's first turn."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = "auth.net", world.credential(operator).pk
+    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = (
+        "auth.net",
+        world.credential(operator).pk,
+    )
     return Asked(world, *world.create(account, None, "example.com", "*.example.com"))
 
 
@@ -298,7 +324,9 @@ def test_a_certificate_in_the_service_zone_without_its_cname(delegated):
 
 def test_a_wildcards_cname_into_the_service_zone_is_followed_by_no_challenge(delegated, dns):
     dns.add("*.example.com", "CNAME", f"{delegated.certificate.public_id}.auth.net.")
-    assert "wildcard" in run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME").what
+    assert (
+        "wildcard" in run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME").what
+    )
 
 
 def test_the_cname_may_lead_there_over_others(delegated, dns):
@@ -315,13 +343,17 @@ def test_the_cname_may_lead_there_over_others(delegated, dns):
 
 
 def test_a_credential_that_does_not_see_the_zone(ask, world):
-    world.zone.blinds = ProviderError("dns_zone_not_found", "It sees other.test and no more.", permanent=True)
+    world.zone.blinds = ProviderError(
+        "dns_zone_not_found", "It sees other.test and no more.", permanent=True
+    )
     found = ask().is_blocked_by("zone_not_found", f"{CHALLENGE} TXT")
     assert found.what == "It sees other.test and no more."
 
 
 def test_more_names_than_the_ca_takes(ask, settings, monkeypatch):
-    monkeypatch.setattr(validation, "judge", lambda *args: None)  # it took more when the certificate was created
+    monkeypatch.setattr(
+        validation, "judge", lambda *args: None
+    )  # it took more when the certificate was created
     settings.ACME_CAS = {"custom": {"max_names": 1, "label": "Small"}}
     assert "Small takes at most 1" in ask().is_blocked_by("too_many_names", "").what
 
@@ -369,7 +401,9 @@ def test_a_hundred_names_cost_as_many_batches_as_one(ask, dns, world, monkeypatc
     batches = []
     asks = queries.ask
     monkeypatch.setattr(
-        queries, "ask", lambda several, seconds: asks(batches.append(list(several)) or batches[-1], seconds)
+        queries,
+        "ask",
+        lambda several, seconds: asks(batches.append(list(several)) or batches[-1], seconds),
     )
     monkeypatch.setattr(queries, "PATIENCE", 5.0)  # a slow machine asks no question twice
     survey.survey(["example.com"], 20)

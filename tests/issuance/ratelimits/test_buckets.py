@@ -49,7 +49,9 @@ def test_a_bucket_that_the_ca_closed_is_empty_until_its_moment():
     assert ratelimits.level_at(closed, later(100), LIMIT) == 1
     assert ratelimits.slot(closed, NOW, LIMIT) == later(100)
     assert ratelimits.slot(closed, NOW, LIMIT, ahead=1) == later(112)
-    assert ratelimits.take(closed, NOW, LIMIT) == closed, "what is given back meanwhile changes nothing"
+    assert ratelimits.take(closed, NOW, LIMIT) == closed, (
+        "what is given back meanwhile changes nothing"
+    )
 
 
 def test_the_period_of_a_limit_is_what_people_know_it_by():

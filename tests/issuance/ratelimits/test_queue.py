@@ -88,7 +88,9 @@ def test_the_cas_own_pause_moves_the_deadline(world, account, credential, monkey
 def test_cleanups_on_their_way_are_limited(world, credential):
     now = world.time
     TxtRecord.objects.bulk_create(
-        TxtRecord(credential=credential, name=f"n{at}.example.com", value="v", intent_at=now, wake_at=now)
+        TxtRecord(
+            credential=credential, name=f"n{at}.example.com", value="v", intent_at=now, wake_at=now
+        )
         for at in range(600)
     )
     for _ in range(5):
@@ -110,7 +112,9 @@ def test_a_sweep_whose_clock_is_ahead_delays_nobody(world, account, credential):
     assert issuance.state == State.ISSUED
 
 
-def test_a_broker_that_is_away_in_mid_sweep_leaves_the_rest_to_the_next(world, account, credential, monkeypatch):
+def test_a_broker_that_is_away_in_mid_sweep_leaves_the_rest_to_the_next(
+    world, account, credential, monkeypatch
+):
     for number in range(3):
         world.create(account, credential, f"host{number}.example.com")
     Issuance.objects.update(queued_at=None)
@@ -134,9 +138,13 @@ def test_a_look_that_breaks_fails_nobody(world, account, credential, monkeypatch
     assert "no more threads" not in Issuance.objects.first().waits_for
 
 
-def test_a_look_stops_when_its_time_is_over_and_puts_back_what_is_left(world, account, credential, monkeypatch):
+def test_a_look_stops_when_its_time_is_over_and_puts_back_what_is_left(
+    world, account, credential, monkeypatch
+):
     world.zone.hides = True
-    waiting.attempts(account, credential, [f"host{at}.example.com" for at in range(100)], world.time)
+    waiting.attempts(
+        account, credential, [f"host{at}.example.com" for at in range(100)], world.time
+    )
     event = workflow.event
 
     def slow(*args, **kwargs):
@@ -150,7 +158,9 @@ def test_a_look_stops_when_its_time_is_over_and_puts_back_what_is_left(world, ac
     assert not Issuance.objects.exclude(holder="").exists()
 
 
-def test_a_cleanup_that_breaks_sleeps_by_the_retry_table_and_says_so(world, account, credential, monkeypatch):
+def test_a_cleanup_that_breaks_sleeps_by_the_retry_table_and_says_so(
+    world, account, credential, monkeypatch
+):
     tried = []
 
     def breaks(provider, record):
@@ -189,7 +199,9 @@ def test_a_retired_account_registers_no_more(world, owner):
     assert "ca.register" not in world.outside.calls
 
 
-def test_a_revocation_that_is_refused_for_good_is_asked_once_a_day_until_it_expired(world, account, credential):
+def test_a_revocation_that_is_refused_for_good_is_asked_once_a_day_until_it_expired(
+    world, account, credential
+):
     certificate, _ = world.create(account, credential)
     world.deliver()
     world.ca.problems["revoke"] = [Refused("ca_unauthorized", "No.", permanent=True)] * 500
@@ -203,7 +215,9 @@ def test_a_revocation_that_is_refused_for_good_is_asked_once_a_day_until_it_expi
     assert "expired" in version.revoke_error
 
 
-def test_the_key_of_a_failed_attempt_whose_order_names_no_end_is_destroyed(world, account, credential):
+def test_the_key_of_a_failed_attempt_whose_order_names_no_end_is_destroyed(
+    world, account, credential
+):
     world.ca.problems["download"] = [Refused("ca_bad_certificate", "No.")]
     world.create(account, credential)
     world.deliver()
@@ -214,7 +228,9 @@ def test_the_key_of_a_failed_attempt_whose_order_names_no_end_is_destroyed(world
 
 
 @pytest.mark.parametrize("has_it", ["an open attempt", "a version"])
-def test_a_key_that_somebody_else_has_outlives_the_failed_attempt(world, account, credential, has_it):
+def test_a_key_that_somebody_else_has_outlives_the_failed_attempt(
+    world, account, credential, has_it
+):
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
     certificate, failed = world.create(account, credential)
     world.deliver()
@@ -227,7 +243,10 @@ def test_a_key_that_somebody_else_has_outlives_the_failed_attempt(world, account
         Issuance.objects.open().update(key=failed.key)
     world.advance(2 * 86400)
     pruning.prune.run()
-    holders = [*CertificateVersion.objects.filter(key=failed.key_id), *Issuance.objects.filter(key=failed.key_id)]
+    holders = [
+        *CertificateVersion.objects.filter(key=failed.key_id),
+        *Issuance.objects.filter(key=failed.key_id),
+    ]
     assert len(holders) == 1
     assert Envelope.objects.filter(pk=failed.key_id).exists()
     failed.refresh_from_db()
@@ -254,7 +273,9 @@ def test_ordering_anew_waits_for_the_credential_once_more(world, account, owner)
     assert issuance.settles_at is None
 
 
-def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(world, owner, django_user_model):
+def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(
+    world, owner, django_user_model
+):
     for _ in range(40):
         registering(world, owner)
     other = django_user_model.objects.create_user("other@example.com")
@@ -264,10 +285,15 @@ def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(world, owne
     assert sorted(sent) == sorted([owner.pk, owner.pk, other.pk])
 
 
-def test_an_attempt_at_an_account_that_was_deleted_before_it_registered_ends(world, owner, credential):
+def test_an_attempt_at_an_account_that_was_deleted_before_it_registered_ends(
+    world, owner, credential
+):
     account = world.account(owner, url="", status=AcmeAccount.Status.PENDING)
     _, issuance = world.create(account, credential)
     AcmeAccount.objects.update(retired_at=world.time)
     world.deliver()
     issuance.refresh_from_db()
-    assert (issuance.state, issuance.error_what) == (Issuance.State.FAILED, "The account an account was deleted.")
+    assert (issuance.state, issuance.error_what) == (
+        Issuance.State.FAILED,
+        "The account an account was deleted.",
+    )

@@ -13,7 +13,11 @@ from tests.fakes.ca import FakeClient
 from tests.fakes.limiting import Limiter
 from tests.issuance.services.test_races import at_once
 
-pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.postgres_only,
+    pytest.mark.django_db(transaction=True),
+]
 
 
 def test_as_many_workers_order_as_there_are_tokens(world, account, credential, settings):
@@ -23,7 +27,9 @@ def test_as_many_workers_order_as_there_are_tokens(world, account, credential, s
         world.create(account, credential, f"host{number}.example{number % 3}.com")
     world.messages.clear()
     ids = list(Issuance.objects.values_list("pk", flat=True))
-    results = at_once(*[lambda pk=pk: world.chain(pk, "queued") for pk in ids], ratelimits.grant, ratelimits.grant)
+    results = at_once(
+        *[lambda pk=pk: world.chain(pk, "queued") for pk in ids], ratelimits.grant, ratelimits.grant
+    )
     assert [each for each in results if isinstance(each, Exception)] == []
     assert not world.ca.limiter.refused
     assert len(world.ca.limiter.accepted) <= 4
@@ -34,7 +40,9 @@ def test_as_many_workers_order_as_there_are_tokens(world, account, credential, s
     assert Reservation.objects.filter(state=Reservation.State.WAITING).count() == 8
 
 
-def test_many_that_are_told_at_once_to_come_back_all_believe_it(world, account, credential, monkeypatch):
+def test_many_that_are_told_at_once_to_come_back_all_believe_it(
+    world, account, credential, monkeypatch
+):
     count = 8
     for number in range(count):
         world.create(account, credential, f"host{number}.example{number}.com")
@@ -48,6 +56,8 @@ def test_many_that_are_told_at_once_to_come_back_all_believe_it(world, account, 
     monkeypatch.setattr(FakeClient, "new_order", busy)
     ids = list(Issuance.objects.values_list("pk", flat=True))
     at_once(*[lambda pk=pk: world.chain(pk, "queued") for pk in ids])
-    assert {each.waits_for for each in Issuance.objects.all()} == {"The CA refused the order: slow down."}
+    assert {each.waits_for for each in Issuance.objects.all()} == {
+        "The CA refused the order: slow down."
+    }
     assert {each.wake_at for each in Issuance.objects.all()} == {world.time + timedelta(hours=1)}
     assert LimitBucket.objects.count() == 1

@@ -51,7 +51,9 @@ def run(world, seconds=1, most=600):
         if not Issuance.objects.open().exists():
             return count
         world.advance(seconds)
-    raise AssertionError("still open: " + ", ".join(Issuance.objects.open().values_list("waits_for", flat=True)[:5]))
+    raise AssertionError(
+        "still open: " + ", ".join(Issuance.objects.open().values_list("waits_for", flat=True)[:5])
+    )
 
 
 def issued():
@@ -79,7 +81,9 @@ def test_an_order_that_would_be_refused_waits_and_is_not_sent(world, account, cr
     assert last.events.get(outcome=IssuanceEvent.Outcome.WAIT).what == last.waits_for
 
 
-def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(world, account, credential, limited):
+def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(
+    world, account, credential, limited
+):
     limiter = limited(domain=[1, 12096])
     for number in range(1, 6):
         world.create(account, credential, f"home{number}.dedyn.io", f"*.home{number}.dedyn.io")
@@ -95,7 +99,9 @@ def test_each_of_many_names_under_a_private_suffix_counts_in_its_own_bucket(acco
     assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
 
 
-def test_names_under_a_suffix_of_a_registry_share_their_domains_bucket(world, account, credential, limited):
+def test_names_under_a_suffix_of_a_registry_share_their_domains_bucket(
+    world, account, credential, limited
+):
     limited(domain=[1, 600])
     for name in ("a.example.co.uk", "b.example.co.uk", "a.example.org.uk"):
         world.create(account, credential, name)
@@ -114,7 +120,9 @@ def test_the_api_says_when_the_slot_is(client_of, world, account, credential, li
     assert shown["slot_at"] == int((world.time + timedelta(seconds=600)).timestamp())
 
 
-def test_the_api_shows_what_is_left_of_an_accounts_limits(client_of, world, account, credential, limited, owner):
+def test_the_api_shows_what_is_left_of_an_accounts_limits(
+    client_of, world, account, credential, limited, owner
+):
     limited(account=[1, 600], domain=[5, 60])
     for name in domains(3):
         world.create(account, credential, name)
@@ -130,18 +138,28 @@ def test_the_api_shows_what_is_left_of_an_accounts_limits(client_of, world, acco
     )
 
 
-def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(world, account, credential, limited):
+def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
+    world, account, credential, limited
+):
     limiter = limited(account=[10, 2], domain=[5, 2])
-    for name in [*domains(20, "example.com"), *domains(20, "example.org"), *domains(20, "example.net")]:
+    for name in [
+        *domains(20, "example.com"),
+        *domains(20, "example.org"),
+        *domains(20, "example.net"),
+    ]:
         world.create(account, credential, name)
     run(world)
     assert issued() == 60
     assert not limiter.refused
     took = limiter.accepted[-1] - limiter.accepted[0]
-    assert took <= (60 - 10) * 2 * 1.1, "after the burst, nine tenths of what the account's limit allows"
+    assert took <= (60 - 10) * 2 * 1.1, (
+        "after the burst, nine tenths of what the account's limit allows"
+    )
 
 
-def test_a_slot_that_is_days_away_ends_the_attempt_which_comes_again_then(world, account, credential, limited):
+def test_a_slot_that_is_days_away_ends_the_attempt_which_comes_again_then(
+    world, account, credential, limited
+):
     limited(set=[1, 86400.0])
     world.create(account, credential, "a.example.com")
     world.deliver()
@@ -165,7 +183,9 @@ def test_a_ca_without_known_limits_costs_one_look(world, account, credential):
 # --- what counts ---
 
 
-def test_a_renewal_of_the_same_names_counts_only_for_these_names(world, account, credential, limited):
+def test_a_renewal_of_the_same_names_counts_only_for_these_names(
+    world, account, credential, limited
+):
     limiter = limited(account=[1, 86400 * 30], domain=[1, 86400 * 30], set=[3, 86400])
     certificate, _ = world.create(account, credential, "a.example.com")
     world.deliver()
@@ -215,7 +235,9 @@ def test_an_order_that_the_ca_refused_counts_nothing(world, account, credential,
 # --- what the CA says ---
 
 
-def test_a_refusal_with_its_moment_holds_up_the_other_orders_of_the_account_too(world, account, credential, limited):
+def test_a_refusal_with_its_moment_holds_up_the_other_orders_of_the_account_too(
+    world, account, credential, limited
+):
     limited()
     words = "The CA refused the order: too many new orders (300) from this account in the last 3h0m0s, retry later"
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=120)]
@@ -272,7 +294,9 @@ def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
     assert not Issuance.objects.filter(slot_at__isnull=False).exists()
 
 
-def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(world, account, credential, limited):
+def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(
+    world, account, credential, limited
+):
     limited(account=[1, 60])
     for name in domains(3):
         world.create(account, credential, name)
@@ -285,7 +309,9 @@ def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(world,
     assert world.outside.calls.count("ca.new_order") == 2
 
 
-def test_the_api_shows_that_a_ca_is_busy_while_it_is(client_of, world, account, credential, limited, owner):
+def test_the_api_shows_that_a_ca_is_busy_while_it_is(
+    client_of, world, account, credential, limited, owner
+):
     limited()
     world.ca.problems["new_order"] = [busy()]
     world.create(account, credential, "a.example.com")
@@ -296,7 +322,9 @@ def test_the_api_shows_that_a_ca_is_busy_while_it_is(client_of, world, account, 
 
 
 def test_a_ca_without_known_limits_is_believed_as_well(world, account, credential):
-    world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "too many new orders", retry_after=3600)]
+    world.ca.problems["new_order"] = [
+        Trouble("ca_rate_limited", "too many new orders", retry_after=3600)
+    ]
     for name in domains(3):
         world.create(account, credential, name)
     world.deliver()
@@ -347,10 +375,14 @@ def test_whoever_dies_in_the_order_has_spent_the_token(
     run(world, 60)
     assert issued() == 1
     assert not limiter.refused
-    assert LimitBucket.objects.get().level < 1, "two tokens are gone: nobody knows whether the CA counted the first"
+    assert LimitBucket.objects.get().level < 1, (
+        "two tokens are gone: nobody knows whether the CA counted the first"
+    )
 
 
-def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(world, account, credential, limited):
+def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(
+    world, account, credential, limited
+):
     limited(account=[1, 60])
     for name in domains(2):
         world.create(account, credential, name)
@@ -362,7 +394,12 @@ def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(world, account
     ratelimits.grant()
     held.refresh_from_db()
     assert held.state == Reservation.State.WAITING
-    assert ratelimits.Ledger([LimitBucket.objects.get().pk], look=True).level(LimitBucket.objects.get().pk) == 1
+    assert (
+        ratelimits.Ledger([LimitBucket.objects.get().pk], look=True).level(
+            LimitBucket.objects.get().pk
+        )
+        == 1
+    )
 
 
 def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
@@ -404,7 +441,9 @@ def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, li
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_workers_that_die_anywhere_are_never_refused(world, account, credential, limited, settings, seed):
+def test_workers_that_die_anywhere_are_never_refused(
+    world, account, credential, limited, settings, seed
+):
     import random
 
     chance, limiter = random.Random(seed), limited(account=[6, 5], domain=[4, 20], set=[2, 40])
@@ -414,7 +453,10 @@ def test_workers_that_die_anywhere_are_never_refused(world, account, credential,
     for _ in range(1500):
         sweep.sweep.run()
         if chance.random() < 0.2:
-            world.outside.die_at = (len(world.outside.calls) + chance.randrange(4), chance.choice(["before", "after"]))
+            world.outside.die_at = (
+                len(world.outside.calls) + chance.randrange(4),
+                chance.choice(["before", "after"]),
+            )
         while world.messages:
             try:
                 act, *args = world.messages.popleft()
@@ -432,7 +474,9 @@ def test_workers_that_die_anywhere_are_never_refused(world, account, credential,
 # --- fairness ---
 
 
-def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(world, account, credential, limited, owner):
+def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
+    world, account, credential, limited, owner
+):
     renewing = [world.create(account, credential, name)[0] for name in domains(3, "example.org")]
     world.deliver()
     for days, certificate in zip((9, 3, 6), renewing, strict=True):
@@ -445,7 +489,9 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(world, accou
         world.create(account, credential, name, "same.example.net")
     world.messages.clear()
     # All of them wait for one bucket, as orders of one CA-wide limit would.
-    bucket = LimitBucket.objects.create(ca="https://ca.test/dir", kind="account", subject="x", level=0, at=world.time)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="account", subject="x", level=0, at=world.time
+    )
     for certificate in renewing:
         services.request_issuance(certificate)
     for attempt in Issuance.objects.open():
@@ -460,9 +506,13 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(world, accou
     granted = []
     for _ in range(8):
         world.advance(60)
-        Reservation.objects.filter(state=Reservation.State.GRANTED).update(state=Reservation.State.SPENT)
+        Reservation.objects.filter(state=Reservation.State.GRANTED).update(
+            state=Reservation.State.SPENT
+        )
         queue.grant()
-        granted.append(Reservation.objects.get(state=Reservation.State.GRANTED).issuance.certificate.domain)
+        granted.append(
+            Reservation.objects.get(state=Reservation.State.GRANTED).issuance.certificate.domain
+        )
     assert granted[:3] == ["host1.example.org", "host2.example.org", "host0.example.org"]
     assert granted[3:] == domains(5)
 
@@ -495,7 +545,13 @@ def test_an_idle_sweep_asks_once(world, account, credential):
 
 @pytest.mark.parametrize(
     ("seconds", "spoken"),
-    [(604800, "7 days"), (10800, "3 hours"), (12096, "202 minutes"), (36, "36 seconds"), (1, "1 second")],
+    [
+        (604800, "7 days"),
+        (10800, "3 hours"),
+        (12096, "202 minutes"),
+        (36, "36 seconds"),
+        (1, "1 second"),
+    ],
 )
 def test_periods_are_said_as_people_say_them(seconds, spoken):
     assert ratelimits.spoken(timedelta(seconds=seconds)) == spoken
@@ -504,18 +560,37 @@ def test_periods_are_said_as_people_say_them(seconds, spoken):
 # --- whose turn has come ---
 
 
-def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(world, account, credential, limited):
+def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
+    world, account, credential, limited
+):
     limited(account=[1, 60])
     world.create(account, credential, "first.example.com")
     _, granted = world.create(account, credential, "second.example.com")
     world.deliver()
-    begun = {"account": account, "credential": credential, "wake_at": world.time - timedelta(seconds=120)}
-    begun |= {"state_since": world.time, "deadline_at": world.time + timedelta(hours=6), "reason": "new"}
+    begun = {
+        "account": account,
+        "credential": credential,
+        "wake_at": world.time - timedelta(seconds=120),
+    }
+    begun |= {
+        "state_since": world.time,
+        "deadline_at": world.time + timedelta(hours=6),
+        "reason": "new",
+    }
     crowd = Certificate.objects.bulk_create(
-        Certificate(owner=account.owner, domain=name, names=[name], names_key=name, ask=name, account=account)
+        Certificate(
+            owner=account.owner,
+            domain=name,
+            names=[name],
+            names_key=name,
+            ask=name,
+            account=account,
+        )
         for name in domains(1100, "example.org")
     )
-    Issuance.objects.bulk_create(Issuance(certificate=each, names_key=each.domain, **begun) for each in crowd)
+    Issuance.objects.bulk_create(
+        Issuance(certificate=each, names_key=each.domain, **begun) for each in crowd
+    )
     world.advance(60)
     world.messages.clear()
     sweep.sweep.run()
@@ -533,7 +608,9 @@ def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, cred
     for _ in range(900):
         world.sweep()
         world.advance(1)
-    assert 4 < world.outside.calls.count("ca.profiles") - calls < 9  # by the retry table; a slot comes each 15 s
+    assert (
+        4 < world.outside.calls.count("ca.profiles") - calls < 9
+    )  # by the retry table; a slot comes each 15 s
 
 
 def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
@@ -548,7 +625,9 @@ def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, cr
     assert (len(world.outside.calls), Envelope.objects.count()) == (calls, keys)
 
 
-def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(world, account, credential, limited):
+def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(
+    world, account, credential, limited
+):
     """Boulder exempts an order with `replaces` only inside of the window."""
     world.ca.offers_renewal_info = True
     limiter = limited(account=[300, 36], set=[2, 86400])
@@ -573,7 +652,9 @@ def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(world, acco
     assert issued() == 2
 
 
-def test_every_name_that_failed_is_counted_and_the_first_is_told(world, account, credential, limited):
+def test_every_name_that_failed_is_counted_and_the_first_is_told(
+    world, account, credential, limited
+):
     limited(failures=[3, 60])
     shows, failing = world.zone.shows, ("host8", "host9")
     world.ca.zone = SimpleNamespace(
@@ -589,7 +670,9 @@ def test_every_name_that_failed_is_counted_and_the_first_is_told(world, account,
     assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
 
 
-def test_settings_that_nobody_understands_keep_nothing_else_waiting(world, account, credential, limited, settings):
+def test_settings_that_nobody_understands_keep_nothing_else_waiting(
+    world, account, credential, limited, settings
+):
     limited(account=[1, 600])
     for name in domains(2):
         world.create(account, credential, name)

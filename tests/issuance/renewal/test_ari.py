@@ -75,7 +75,9 @@ def test_a_crowd_is_polled_at_moments_that_are_spread(world, account, credential
     assert len(set(RenewalInfo.objects.values_list("fraction", flat=True))) == 10
 
 
-def test_a_certificate_without_an_authority_key_identifier_has_no_row(world, account, credential, monkeypatch):
+def test_a_certificate_without_an_authority_key_identifier_has_no_row(
+    world, account, credential, monkeypatch
+):
     monkeypatch.setattr("authorities.pki.ari_id", lambda leaf: "")
     world.create(account, credential)
     world.deliver()
@@ -98,7 +100,11 @@ def test_the_answer_is_stored_and_the_renewal_moves_into_the_window(world, certi
     world.ca.explanation_url = "https://ca.test/why"
     found = poll(world)
     assert (found.window_start, found.window_end) == window(world)
-    assert (found.explanation_url, found.checked_at, found.error_what) == ("https://ca.test/why", world.time, "")
+    assert (found.explanation_url, found.checked_at, found.error_what) == (
+        "https://ca.test/why",
+        world.time,
+        "",
+    )
     assert read(certificate).renew_at == found.moment
     assert found.window_start <= found.moment <= found.window_end
 
@@ -159,7 +165,9 @@ def test_days_before_make_it_earlier_than_the_window(world, certificate):
     services.update_certificate(read(certificate), {"renew_days_before": 44})
     renew_at = read(certificate).renew_at
     assert (
-        certificate.expires_at - timedelta(days=44, hours=1) <= renew_at <= certificate.expires_at - timedelta(days=44)
+        certificate.expires_at - timedelta(days=44, hours=1)
+        <= renew_at
+        <= certificate.expires_at - timedelta(days=44)
     )
 
 
@@ -253,7 +261,9 @@ def test_a_ca_without_renewal_info_is_asked_again_in_a_day(world, certificate):
 
 
 def test_trouble_follows_the_retry_table_and_is_told(world, certificate):
-    world.ca.problems["renewal_info"] = [Trouble("ca_unreachable", "The CA could not be reached.")] * 3
+    world.ca.problems["renewal_info"] = [
+        Trouble("ca_unreachable", "The CA could not be reached.")
+    ] * 3
     for pause in (10, 30, 60):
         found = poll(world)
         assert found.error_what == "The CA could not be reached."
@@ -264,11 +274,15 @@ def test_trouble_follows_the_retry_table_and_is_told(world, certificate):
 
 
 def test_a_rate_limit_is_kept(world, certificate):
-    world.ca.problems["renewal_info"] = [Trouble("ca_rate_limited", "Too many.", retry_after=3600.0)]
+    world.ca.problems["renewal_info"] = [
+        Trouble("ca_rate_limited", "Too many.", retry_after=3600.0)
+    ]
     assert poll(world).wake_at == world.time + timedelta(hours=1)
 
 
-@pytest.mark.parametrize("refusal", [Refused("ca_not_found", "No such certificate."), Trouble("x", "Shut.", True)])
+@pytest.mark.parametrize(
+    "refusal", [Refused("ca_not_found", "No such certificate."), Trouble("x", "Shut.", True)]
+)
 def test_a_refusal_is_told_and_asked_again_by_the_usual_pause(world, certificate, refusal):
     window = poll(world).moment
     world.ca.problems["renewal_info"] = [refusal]
@@ -278,7 +292,9 @@ def test_a_refusal_is_told_and_asked_again_by_the_usual_pause(world, certificate
     assert (found.moment, read(certificate).renew_at) == (window, window)
 
 
-def test_a_ca_whose_windows_always_lie_in_the_past_does_not_make_a_storm(world, account, credential, monkeypatch):
+def test_a_ca_whose_windows_always_lie_in_the_past_does_not_make_a_storm(
+    world, account, credential, monkeypatch
+):
     def open_window(order) -> None:
         order.ari_id = order.url
         world.ca.windows[order.ari_id] = (world.time - 2 * A_DAY, world.time - A_DAY)
@@ -312,7 +328,9 @@ def few(monkeypatch):
 
 
 def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, few):
-    other = world.account(owner, directory_url="https://other.test/dir", url="https://other.test/acct/1")
+    other = world.account(
+        owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
+    )
     many(world, account, credential, 6)
     many(world, other, credential, 6)
     world.advance(600)
@@ -321,20 +339,28 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
     assert (sent(account), sent(other)) == (4, 4)
 
 
-def test_a_ca_that_is_away_holds_up_nobody_elses(world, account, credential, owner, few, monkeypatch):
+def test_a_ca_that_is_away_holds_up_nobody_elses(
+    world, account, credential, owner, few, monkeypatch
+):
     monkeypatch.setattr(ari, "MOST_LOOKED_AT", 5)
-    other = world.account(owner, directory_url="https://other.test/dir", url="https://other.test/acct/1")
+    other = world.account(
+        owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
+    )
     many(world, account, credential, 6)
     many(world, other, credential, 3)
     world.advance(600)
-    RenewalInfo.objects.filter(version__account=account).update(stumbles=1, wake_at=world.time - A_DAY)
+    RenewalInfo.objects.filter(version__account=account).update(
+        stumbles=1, wake_at=world.time - A_DAY
+    )
     for _ in range(3):
         sweep.sweep.run()
     assert sent(account) == ari.AT_ONCE_IN_TROUBLE
     assert sent(other) == 3
 
 
-def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(world, certificate, django_assert_num_queries):
+def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(
+    world, certificate, django_assert_num_queries
+):
     with django_assert_num_queries(1):
         sweep.admit_renewal_infos(world.time - A_DAY)
 

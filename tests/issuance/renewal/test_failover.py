@@ -46,7 +46,9 @@ def test_before_its_time_the_fallback_account_is_left_alone(world, certificate, 
     assert try_again(world).account == account
 
 
-def test_after_a_day_of_failing_the_accounts_take_turns_the_fallback_first(world, certificate, account, fallback):
+def test_after_a_day_of_failing_the_accounts_take_turns_the_fallback_first(
+    world, certificate, account, fallback
+):
     fail_for(world, 24 * HOUR)
     assert accounts_of(world, 4) == [fallback.pk, account.pk, fallback.pk, account.pk]
 
@@ -111,7 +113,9 @@ def test_a_first_issuance_is_tried_there_too(world, account, credential, fallbac
     assert read(certificate).status == "active"
 
 
-def test_what_the_fallback_refuses_for_good_does_not_end_a_first_issuance(world, account, credential, fallback):
+def test_what_the_fallback_refuses_for_good_does_not_end_a_first_issuance(
+    world, account, credential, fallback
+):
     world.ca.problems["new_order"] = [CAA]
     certificate, _ = world.create(account, credential, fallback_account_id=fallback.pk)
     world.deliver()
@@ -152,7 +156,10 @@ def test_the_events_say_which_account_is_tried_and_why(world, certificate):
     fail_for(world, 24 * HOUR)
     first = fail(world, 1)
     since = f"{read(certificate).failing_since:%Y-%m-%d %H:%M} UTC"
-    assert first.events.first().what == f"an account has failed since {since}: the fallback account other is tried."
+    assert (
+        first.events.first().what
+        == f"an account has failed since {since}: the fallback account other is tried."
+    )
     second = fail(world, 1)
     assert second.events.first().what == (
         f"an account has failed since {since}: it is tried in turn with the fallback account."
@@ -164,7 +171,9 @@ def test_an_ordinary_attempt_explains_nothing(world, certificate):
     assert not attempt.events.filter(step="choose").exists()
 
 
-def test_staging_is_asked_when_it_is_the_own_accounts_turn(world, certificate, account, owner, fallback):
+def test_staging_is_asked_when_it_is_the_own_accounts_turn(
+    world, certificate, account, owner, fallback
+):
     staging = world.account(owner, name="sandbox", ca_provider="letsencrypt_staging")
     AcmeAccount.objects.filter(pk=account.pk).update(staging_first=True, staging_account=staging)
     fail(world, 2)
@@ -173,7 +182,9 @@ def test_staging_is_asked_when_it_is_the_own_accounts_turn(world, certificate, a
     assert try_again(world).account == fallback
 
 
-def test_production_comes_after_its_proof_before_the_fallback(world, certificate, account, owner, fallback):
+def test_production_comes_after_its_proof_before_the_fallback(
+    world, certificate, account, owner, fallback
+):
     staging = world.account(owner, name="sandbox", ca_provider="letsencrypt_staging")
     AcmeAccount.objects.filter(pk=account.pk).update(staging_first=True, staging_account=staging)
     fail(world, 2)
@@ -188,7 +199,9 @@ def test_a_scan_of_many_asks_no_more_for_those_that_do_not_fail(
     world, account, credential, fallback, django_assert_max_num_queries
 ):
     """The choice costs a query where a certificate is failing, and nothing else."""
-    certificate = issued(world, account, credential, "a.example.com", fallback_account_id=fallback.pk)
+    certificate = issued(
+        world, account, credential, "a.example.com", fallback_account_id=fallback.pk
+    )
     healthy = Certificate.objects.select_related("account").get(pk=certificate.pk)
     with django_assert_max_num_queries(0):
         assert failover.account_for(healthy, Issuance.Reason.RENEWAL) == (account, False)

@@ -22,7 +22,11 @@ def _real_authority(monkeypatch, world):
     """The fake CA stands for ACME CAs only: a private CA signs for itself."""
 
     def client_for(account):
-        return privateca.PrivateAuthority(account.private_ca) if account.private_ca else world.client_for(account)
+        return (
+            privateca.PrivateAuthority(account.private_ca)
+            if account.private_ca
+            else world.client_for(account)
+        )
 
     monkeypatch.setattr(clients, "client_for", client_for)
 
@@ -66,7 +70,9 @@ def told(kind: str) -> list[Notice]:
 # --- the warnings ---
 
 
-def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(world, owner, make_ca):
+def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(
+    world, owner, make_ca
+):
     home = make_ca(120)
     live(world, 130)
     notices = told(Kind.CA_EXPIRING)
@@ -127,12 +133,17 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     certificate.refresh_from_db()
     assert certificate.expires_at == home.not_after
     assert "Nothing is to be done" not in notice.body
-    assert f"could not be longer: its CA, Home, ends at {home.not_after:%Y-%m-%d %H:%M} UTC" in notice.body
+    assert (
+        f"could not be longer: its CA, Home, ends at {home.not_after:%Y-%m-%d %H:%M} UTC"
+        in notice.body
+    )
     assert "Make a new private CA" in notice.body
 
 
 @pytest.mark.postgres
-def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(world, make_ca, issue):
+def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(
+    world, make_ca, issue
+):
     certificate = issue(make_ca(120))
     live(world, 62)
     before = Certificate.objects.get().current
@@ -216,7 +227,9 @@ def test_a_ca_that_has_ended_says_what_to_do(world, make_ca, issue):
     issuance = services.issue(certificate)
     assert (issuance.state, issuance.error_code) == (State.FAILED, "ca_expired")
     assert "The private CA Home has expired" in issuance.error_what
-    assert "give its certificates an account of the new one (acme_account_id)" in issuance.error_what
+    assert (
+        "give its certificates an account of the new one (acme_account_id)" in issuance.error_what
+    )
 
 
 # --- an ACME CA that caps ---
@@ -293,7 +306,9 @@ def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     assert told(Kind.RENEWAL_FAILED) == []
 
 
-def test_what_the_ca_is_going_to_revoke_is_replaced_though_nothing_is_gained(world, account, credential):
+def test_what_the_ca_is_going_to_revoke_is_replaced_though_nothing_is_gained(
+    world, account, credential
+):
     world.ca.offers_renewal_info = True
     world.ca.ends = world.time.replace(microsecond=0) + timedelta(days=60)
     certificate, _ = world.create(account, credential, "example.com")

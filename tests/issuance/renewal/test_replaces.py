@@ -56,7 +56,11 @@ def test_a_renewal_says_which_certificate_it_replaces(world, certificate):
     ari_id = certificate.current.ari_id
     issuance = renewed(world, certificate)
     assert ordered(world) == ["", ari_id]
-    assert (issuance.replaces, issuance.replaces_refused, issuance.state) == (ari_id, False, "issued")
+    assert (issuance.replaces, issuance.replaces_refused, issuance.state) == (
+        ari_id,
+        False,
+        "issued",
+    )
 
 
 def test_a_ca_that_offers_no_renewal_info_is_not_told(world, certificate):
@@ -81,7 +85,9 @@ def test_another_account_did_not_order_it_and_is_not_told(world, certificate, ow
 
 
 def test_what_was_replaced_already_is_ordered_without_in_the_same_turn(world, certificate):
-    order = world.ca.new_order(certificate.account_id, ("elsewhere.test",), certificate.current.ari_id)
+    order = world.ca.new_order(
+        certificate.account_id, ("elsewhere.test",), certificate.current.ari_id
+    )
     issuance = renewed(world, certificate)
     assert (issuance.state, issuance.replaces, issuance.replaces_refused) == ("issued", "", True)
     assert new_orders(world) == 3
@@ -108,12 +114,24 @@ def test_any_other_refusal_is_met_by_leaving_it_out(world, certificate, refusal)
 
 @pytest.mark.parametrize(
     "code",
-    ["ca_rejected_identifier", "ca_unsupported_identifier", "ca_caa", "ca_dns", "ca_account_deactivated"],
+    [
+        "ca_rejected_identifier",
+        "ca_unsupported_identifier",
+        "ca_caa",
+        "ca_dns",
+        "ca_account_deactivated",
+    ],
 )
-def test_a_refusal_of_the_names_or_the_account_is_no_reason_to_leave_it_out(world, certificate, code):
+def test_a_refusal_of_the_names_or_the_account_is_no_reason_to_leave_it_out(
+    world, certificate, code
+):
     world.ca.problems["new_order"] = [Refused(code, "No.")]
     issuance = renewed(world, certificate)
-    assert (issuance.state, issuance.error_code, issuance.replaces_refused) == ("failed", code, False)
+    assert (issuance.state, issuance.error_code, issuance.replaces_refused) == (
+        "failed",
+        code,
+        False,
+    )
     assert new_orders(world) == 2
 
 
@@ -130,12 +148,16 @@ def test_trouble_is_no_reason_to_leave_it_out(world, certificate, code):
     assert issuance.replaces == certificate.current.ari_id
 
 
-def test_an_error_of_the_cas_own_that_stays_is_met_by_leaving_it_out(world, certificate, monkeypatch):
+def test_an_error_of_the_cas_own_that_stays_is_met_by_leaving_it_out(
+    world, certificate, monkeypatch
+):
     new_order = world.ca.new_order
 
     def cannot_find_it(account, names, replaces=""):
         if replaces:
-            raise Trouble("ca_error", "Could not find the order of the certificate (serverInternal).")
+            raise Trouble(
+                "ca_error", "Could not find the order of the certificate (serverInternal)."
+            )
         return new_order(account, names)
 
     monkeypatch.setattr(world.ca, "new_order", cannot_find_it)
@@ -152,7 +174,9 @@ def test_the_next_renewal_says_it_again(world, certificate):
     assert renewed(world, certificate).replaces == ari_id
 
 
-def test_asking_what_an_order_replaces_costs_one_query(world, certificate, django_assert_num_queries):
+def test_asking_what_an_order_replaces_costs_one_query(
+    world, certificate, django_assert_num_queries
+):
     services.issue(certificate)
     held = Issuance.objects.select_related("certificate", "account").get(wake_at__isnull=False)
     ari_id = certificate.current.ari_id
@@ -165,7 +189,10 @@ def test_asking_what_an_order_replaces_costs_one_query(world, certificate, djang
 
 def renewing(world, certificate: Certificate, settings) -> None:
     """The window is moved into the past; sweeps and scans until the new version is there and everything is quiet."""
-    world.ca.windows[certificate.current.ari_id] = (world.time - timedelta(days=2), world.time - timedelta(days=1))
+    world.ca.windows[certificate.current.ari_id] = (
+        world.time - timedelta(days=2),
+        world.time - timedelta(days=1),
+    )
     for _ in range(12):
         renewals.scan_renewals.run()
         try:
@@ -188,7 +215,14 @@ def calls_of_a_renewal() -> list[str]:
     """`test_the_list_is_what_a_renewal_makes` proves it."""
     validation = ["ca.answer", "ca.read_order", "ca.read_order", "ca.finalize", "ca.download"]
     presenting = ["zone.zone_of", "zone.present", "zone.look"]
-    return ["ca.renewal_info", "ca.new_order", "ca.read_authorization", *presenting, *validation, "zone.cleanup"]
+    return [
+        "ca.renewal_info",
+        "ca.new_order",
+        "ca.read_authorization",
+        *presenting,
+        *validation,
+        "zone.cleanup",
+    ]
 
 
 CALLS = calls_of_a_renewal()
@@ -202,7 +236,9 @@ def test_the_list_is_what_a_renewal_makes(world, certificate, settings, in_step)
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("index", range(len(CALLS)), ids=[f"{n}-{name}" for n, name in enumerate(CALLS)])
+@pytest.mark.parametrize(
+    "index", range(len(CALLS)), ids=[f"{n}-{name}" for n, name in enumerate(CALLS)]
+)
 def test_a_death_there_replaces_once(world, certificate, settings, in_step, index, moment):
     world.outside.die_at = (len(world.outside.calls) + index, moment)
     renewing(world, certificate, settings)
@@ -216,7 +252,9 @@ def test_a_death_there_replaces_once(world, certificate, settings, in_step, inde
 # --- many ---
 
 
-def test_two_hundred_windows_moved_into_the_past_replace_each_certificate_once(world, account, credential, settings):
+def test_two_hundred_windows_moved_into_the_past_replace_each_certificate_once(
+    world, account, credential, settings
+):
     for number in range(200):
         world.create(account, credential, f"host{number}.example.com")
     world.deliver()

@@ -49,7 +49,9 @@ def test_the_class_is_told_by_the_code_and_by_whose_moment_decides(trouble, hour
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(("problem", "failure"), [(CAA, "transient"), (FOR_GOOD, "permanent"), (limit(8), "limited")])
+@pytest.mark.parametrize(
+    ("problem", "failure"), [(CAA, "transient"), (FOR_GOOD, "permanent"), (limit(8), "limited")]
+)
 def test_the_attempt_keeps_its_class(world, account, credential, problem, failure):
     begin(world, account, credential, problem)
     assert last().failure == failure
@@ -60,7 +62,9 @@ def test_the_attempt_keeps_its_class(world, account, credential, problem, failur
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("hours", [8, 72, 21 * 24])
-def test_a_first_issuance_comes_back_at_the_moment_of_the_limit_however_far_off(world, account, credential, hours):
+def test_a_first_issuance_comes_back_at_the_moment_of_the_limit_however_far_off(
+    world, account, credential, hours
+):
     certificate = begin(world, account, credential, limit(hours, "ca_limit_wait"))
     late = certificate.renew_at - world.time - hours * HOUR
     assert timedelta(0) <= late <= schedule.LIMIT_SPREAD
@@ -69,7 +73,9 @@ def test_a_first_issuance_comes_back_at_the_moment_of_the_limit_however_far_off(
 
 
 @pytest.mark.django_db
-def test_three_weeks_in_a_queue_do_not_use_up_the_week_of_a_first_issuance(world, account, credential):
+def test_three_weeks_in_a_queue_do_not_use_up_the_week_of_a_first_issuance(
+    world, account, credential
+):
     certificate = begin(world, account, credential, CAA)
     for _ in range(21):
         try_again(world, limit(24, "ca_limit_wait"))
@@ -90,19 +96,25 @@ def test_a_first_issuance_that_fails_for_a_week_asks_for_a_person(world, account
 
 
 @pytest.mark.django_db
-def test_a_limit_between_two_failures_neither_counts_nor_starts_the_row_anew(world, account, credential):
+def test_a_limit_between_two_failures_neither_counts_nor_starts_the_row_anew(
+    world, account, credential
+):
     certificate = issued(world, account, credential)
     fail(world, 2)
     failing_since = read(certificate).failing_since
     try_again(world, limit(8))
     assert read(certificate).failures == 2
-    assert read(certificate).failing_since - failing_since >= 8 * HOUR, "the wait is not held against the CA"
+    assert read(certificate).failing_since - failing_since >= 8 * HOUR, (
+        "the wait is not held against the CA"
+    )
     fail(world, 1)
     assert read(certificate).failures == 3
 
 
 @pytest.mark.django_db
-def test_a_certificate_that_cannot_wait_for_the_moment_is_tried_before_and_is_failing(world, account, credential):
+def test_a_certificate_that_cannot_wait_for_the_moment_is_tried_before_and_is_failing(
+    world, account, credential
+):
     certificate = issued(world, account, credential)
     Certificate.objects.update(renew_at=certificate.expires_at - 4 * DAY)
     try_again(world, limit(5 * 24))
@@ -126,14 +138,22 @@ def test_the_moment_of_a_limit_decides_alone_up_to_a_quarter_of_what_is_left(lef
     expires_at = None if left is None else NOW + left
     for failures in (1, 9):
         at = schedule.retry_at(
-            NOW, failures, expires_at, first_tried_at=NOW - 30 * DAY, asked_for=NOW + asked, limited=True, jitter=0
+            NOW,
+            failures,
+            expires_at,
+            first_tried_at=NOW - 30 * DAY,
+            asked_for=NOW + asked,
+            limited=True,
+            jitter=0,
         )
         assert at == NOW + pause
 
 
 def test_those_who_were_told_the_same_moment_do_not_come_at_once():
     moments = {
-        schedule.retry_at(NOW, 1, None, first_tried_at=NOW, asked_for=NOW + DAY, limited=True, jitter=each)
+        schedule.retry_at(
+            NOW, 1, None, first_tried_at=NOW, asked_for=NOW + DAY, limited=True, jitter=each
+        )
         for each in (0, 0.5, 1)
     }
     assert len(moments) == 3
@@ -144,7 +164,9 @@ def test_those_who_were_told_the_same_moment_do_not_come_at_once():
 
 
 @pytest.mark.django_db
-def test_failing_since_is_the_first_failure_in_a_row_and_ends_with_success(world, account, credential):
+def test_failing_since_is_the_first_failure_in_a_row_and_ends_with_success(
+    world, account, credential
+):
     certificate = issued(world, account, credential)
     fail(world, 1)
     first = world.time
@@ -159,8 +181,14 @@ def test_another_account_did_not_fail_yet(world, account, credential, owner):
     certificate = issued(world, account, credential)
     fail(world, 3)
     Certificate.objects.update(proved_at=world.time)
-    services.update_certificate(read(certificate), {"account": world.account(owner, name="another")})
-    assert (read(certificate).failures, read(certificate).failing_since, read(certificate).proved_at) == (0, None, None)
+    services.update_certificate(
+        read(certificate), {"account": world.account(owner, name="another")}
+    )
+    assert (
+        read(certificate).failures,
+        read(certificate).failing_since,
+        read(certificate).proved_at,
+    ) == (0, None, None)
 
 
 @pytest.mark.django_db
@@ -219,7 +247,9 @@ def test_a_persons_renew_does_not_pass_the_cas_limit(world, account, credential)
     ordered = world.outside.calls.count("ca.new_order")
     services.issue(certificate)
     world.deliver()
-    assert world.outside.calls.count("ca.new_order") == ordered, "it would be refused, so it is not sent"
+    assert world.outside.calls.count("ca.new_order") == ordered, (
+        "it would be refused, so it is not sent"
+    )
     assert last().error_code == "ca_limit_wait"
     assert read(certificate).renew_at > world.time + 7 * HOUR
 

@@ -19,12 +19,17 @@ def days(number: float) -> timedelta:
 
 
 def at(
-    life: timedelta, days_before: int | None = None, moment: datetime | None = None, jitter: float = 0.0
+    life: timedelta,
+    days_before: int | None = None,
+    moment: datetime | None = None,
+    jitter: float = 0.0,
 ) -> datetime:
     return renew_at(START, START + life, days_before, jitter, moment)
 
 
-@pytest.mark.parametrize(("life", "left"), [(90, 30), (45, 15), (12, 4), (6, 3), (160 / 24, 80 / 24)])
+@pytest.mark.parametrize(
+    ("life", "left"), [(90, 30), (45, 15), (12, 4), (6, 3), (160 / 24, 80 / 24)]
+)
 def test_without_a_window_a_third_of_the_life_is_left_and_half_of_a_short_one(life, left):
     assert at(days(life)) == START + days(life) - days(left)
 
@@ -91,7 +96,9 @@ def test_without_a_retry_after_the_window_is_asked_for_after_six_hours():
     assert hours(poll_pause(None, 0.0)) == 6
 
 
-@pytest.mark.parametrize(("asked_for", "seconds"), [(0, 60), (5, 60), (60, 60), (3600, 3600), (21600, 21600)])
+@pytest.mark.parametrize(
+    ("asked_for", "seconds"), [(0, 60), (5, 60), (60, 60), (3600, 3600), (21600, 21600)]
+)
 def test_retry_after_is_kept_though_never_below_a_minute(asked_for, seconds):
     assert poll_pause(asked_for, 0.0).total_seconds() == seconds
 

@@ -26,7 +26,9 @@ def staging(world, owner) -> AcmeAccount:
 
 @pytest.fixture
 def account(world, owner, staging) -> AcmeAccount:
-    return world.account(owner, name="main", ca_provider="letsencrypt", staging_first=True, staging_account=staging)
+    return world.account(
+        owner, name="main", ca_provider="letsencrypt", staging_first=True, staging_account=staging
+    )
 
 
 def orders(world) -> tuple[int, int]:
@@ -68,7 +70,11 @@ def test_a_proof_stores_nothing_but_that_it_succeeded(world, account, credential
     proof = try_again(world)
     after = read(before)
     assert (after.proved_at, after.renew_at) == (world.time, world.time)
-    assert (after.current, after.expires_at, after.failures) == (before.current, before.expires_at, 3)
+    assert (after.current, after.expires_at, after.failures) == (
+        before.current,
+        before.expires_at,
+        3,
+    )
     assert CertificateVersion.objects.count() == 1
     assert not hasattr(proof, "version")
     world.settle()
@@ -83,7 +89,11 @@ def test_production_is_next_after_a_proof_and_success_ends_it_all(world, account
     certificate = read(certificate)
     assert (attempt.proves, attempt.account, attempt.state) == (False, account, State.ISSUED)
     assert certificate.current.issuance == attempt
-    assert (certificate.failures, certificate.failing_since, certificate.proved_at) == (0, None, None)
+    assert (certificate.failures, certificate.failing_since, certificate.proved_at) == (
+        0,
+        None,
+        None,
+    )
     fail(world, 1)
     assert not try_again(world).proves
 
@@ -152,7 +162,9 @@ def test_what_staging_refuses_for_good_does_not_end_a_first_issuance(world, acco
 
 
 @pytest.mark.parametrize("status", ["refused", "deactivated"])
-def test_a_staging_account_that_is_of_no_use_is_passed_over(world, account, credential, staging, status):
+def test_a_staging_account_that_is_of_no_use_is_passed_over(
+    world, account, credential, staging, status
+):
     issued(world, account, credential)
     fail(world, 3)
     AcmeAccount.objects.filter(pk=staging.pk).update(status=status)
@@ -176,7 +188,9 @@ def test_a_person_who_renews_goes_straight_to_production(world, account, credent
     assert (last(), last().proves, last().state) == (attempt, False, State.ISSUED)
 
 
-def test_a_person_who_asks_for_the_same_again_goes_straight_to_production(world, account, credential):
+def test_a_person_who_asks_for_the_same_again_goes_straight_to_production(
+    world, account, credential
+):
     world.ca.problems["new_order"] = [CAA]
     world.create(account, credential)
     world.deliver()
@@ -267,10 +281,18 @@ def _to_the_end(world, lease: float) -> bool:
     return died
 
 
-def test_production_is_next_when_caa_lets_only_its_account_issue(world, owner, credential, monkeypatch):
-    sandbox = world.account(owner, ca_provider="letsencrypt_staging", url="https://staging.test/acct/9")
+def test_production_is_next_when_caa_lets_only_its_account_issue(
+    world, owner, credential, monkeypatch
+):
+    sandbox = world.account(
+        owner, ca_provider="letsencrypt_staging", url="https://staging.test/acct/9"
+    )
     account = world.account(
-        owner, ca_provider="letsencrypt", staging_first=True, staging_account=sandbox, url="https://ca.test/acct/1"
+        owner,
+        ca_provider="letsencrypt",
+        staging_first=True,
+        staging_account=sandbox,
+        url="https://ca.test/acct/1",
     )
     issued(world, account, credential, "example.com")
     fail(world, 3)
@@ -278,7 +300,9 @@ def test_production_is_next_when_caa_lets_only_its_account_issue(world, owner, c
     seen = survey.survey
 
     def with_caa(names, seconds):
-        return replace(seen(names, seconds), policies={name: Policy("example.com", records) for name in names})
+        return replace(
+            seen(names, seconds), policies={name: Policy("example.com", records) for name in names}
+        )
 
     monkeypatch.setattr(survey, "survey", with_caa)
     proof, attempt = try_again(world), try_again(world)

@@ -10,7 +10,11 @@ from issuance.models import Certificate, Issuance
 from tests.issuance.failing import fail, issued, read
 from tests.issuance.services.test_races import at_once
 
-pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.postgres_only,
+    pytest.mark.django_db(transaction=True),
+]
 
 
 def test_staging_first_set_by_many_at_once_makes_one_account(world, account):

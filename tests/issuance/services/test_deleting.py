@@ -50,24 +50,32 @@ def test_no_certificate_is_made_with_a_deleted_account(world, account, deleted_m
     assert not Certificate.objects.exists()
 
 
-def test_no_certificate_is_made_with_a_deleted_credential(world, owner, credential, deleted_meanwhile):
+def test_no_certificate_is_made_with_a_deleted_credential(
+    world, owner, credential, deleted_meanwhile
+):
     with pytest.raises(NotFound, match=f"no DNS credential {credential.pk}"):
         create(world, world.account(owner), credential)
     assert not Certificate.objects.exists()
 
 
-def test_no_certificate_is_given_a_deleted_account_or_credential(certificate, account, credential, deleted_meanwhile):
+def test_no_certificate_is_given_a_deleted_account_or_credential(
+    certificate, account, credential, deleted_meanwhile
+):
     for changes in ({"account": account}, {"credential": credential}):
         with pytest.raises(NotFound):
             services.update_certificate(Certificate.objects.get(), changes)
     assert Certificate.objects.get().account_id == certificate.account_id
 
 
-def test_no_certificate_falls_back_to_a_deleted_account(world, certificate, account, deleted_meanwhile):
+def test_no_certificate_falls_back_to_a_deleted_account(
+    world, certificate, account, deleted_meanwhile
+):
     fallback = {"fallback_account_id": account.pk}
     with pytest.raises(NotFound) as created:
         services.create_certificate(
-            account.owner, world.ask(certificate.account, None, "example.com", **fallback), issue=False
+            account.owner,
+            world.ask(certificate.account, None, "example.com", **fallback),
+            issue=False,
         )
     with pytest.raises(NotFound) as updated:
         services.update_certificate(Certificate.objects.get(), fallback)
@@ -91,13 +99,19 @@ def test_no_account_is_made_at_a_deleted_ca(owner, private_ca, deleted_meanwhile
 
 # --- Both at once ---
 
-both_at_once = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+both_at_once = [
+    pytest.mark.postgres,
+    pytest.mark.postgres_only,
+    pytest.mark.django_db(transaction=True),
+]
 
 
 def somebody_waits() -> bool:
     """Does another connection of this database wait for a lock?"""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_stat_clear_snapshot()")  # else a transaction sees what it saw first
+        cursor.execute(
+            "SELECT pg_stat_clear_snapshot()"
+        )  # else a transaction sees what it saw first
         cursor.execute(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
         )
@@ -135,8 +149,12 @@ def acts(world, account, credential, private_ca, certificate, monkeypatch):
     return {
         "create with the account": lambda: create(world, account, None),
         "create with the credential": lambda: create(world, certificate.account, credential),
-        "move to the account": lambda: services.update_certificate(certificate, {"account": account}),
-        "take the credential": lambda: services.update_certificate(certificate, {"credential": credential}),
+        "move to the account": lambda: services.update_certificate(
+            certificate, {"account": account}
+        ),
+        "take the credential": lambda: services.update_certificate(
+            certificate, {"credential": credential}
+        ),
         "create with it as fallback": lambda: services.create_certificate(
             account.owner,
             world.ask(certificate.account, None, "example.com", fallback_account_id=account.pk),
@@ -145,7 +163,9 @@ def acts(world, account, credential, private_ca, certificate, monkeypatch):
         "fall back to the account": lambda: services.update_certificate(
             certificate, {"fallback_account_id": account.pk}
         ),
-        "open an account at the CA": lambda: accounts.create_account(certificate.owner, {"ca_id": private_ca.pk}),
+        "open an account at the CA": lambda: accounts.create_account(
+            certificate.owner, {"ca_id": private_ca.pk}
+        ),
         "delete the account": lambda: accounts.retire_account(account),
         "delete the credential": lambda: retire_credential(credential),
         "delete the CA": lambda: accounts.retire_private_ca(private_ca),
@@ -188,12 +208,16 @@ class TestAStagingAccountThatGoesWithItsAccount:
         return account.staging_account
 
     def test_stays_when_a_certificate_takes_it_into_use_first(self, world, account, staging):
-        created, deleted = overlapping(lambda: create(world, staging, None), lambda: accounts.retire_account(account))
+        created, deleted = overlapping(
+            lambda: create(world, staging, None), lambda: accounts.retire_account(account)
+        )
         assert (created.account, deleted) == (staging, None)
         assert list(AcmeAccount.objects.filter(retired_at=None)) == [staging]
 
     def test_is_taken_into_use_no_more_once_it_went(self, world, account, staging):
-        _, created = overlapping(lambda: accounts.retire_account(account), lambda: create(world, staging, None))
+        _, created = overlapping(
+            lambda: accounts.retire_account(account), lambda: create(world, staging, None)
+        )
         assert isinstance(created, NotFound), created
         assert not AcmeAccount.objects.filter(retired_at=None).exists()
 
@@ -201,7 +225,9 @@ class TestAStagingAccountThatGoesWithItsAccount:
     def switch_on(self, account, staging):
         AcmeAccount.objects.filter(pk=account.pk).update(ca_provider="letsencrypt")
         return lambda: (
-            accounts.update_account(AcmeAccount.objects.get(pk=account.pk), {"staging_first": True}).staging_account
+            accounts.update_account(
+                AcmeAccount.objects.get(pk=account.pk), {"staging_first": True}
+            ).staging_account
         )
 
     def test_stays_when_it_is_switched_on_first(self, switch_on, staging):

@@ -42,7 +42,8 @@ def test_cancel_without_an_open_attempt_is_refused(world, account, credential):
 
 
 @pytest.mark.parametrize(
-    "ends", [lambda world, certificate: services.cancel(certificate), lambda world, _: world.deliver()]
+    "ends",
+    [lambda world, certificate: services.cancel(certificate), lambda world, _: world.deliver()],
 )
 def test_cancel_of_an_attempt_that_has_ended_meanwhile_says_so(world, account, credential, ends):
     certificate, issuance = world.create(account, credential)
@@ -62,7 +63,9 @@ def test_a_canceled_attempt_is_tried_again_a_day_later(world, account, credentia
 
 
 @pytest.mark.parametrize("new_credential", [False, True])
-def test_cancel_and_renew_at_once_is_issued_and_leaves_no_record(world, account, credential, owner, new_credential):
+def test_cancel_and_renew_at_once_is_issued_and_leaves_no_record(
+    world, account, credential, owner, new_credential
+):
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
     world.deliver()
@@ -93,14 +96,18 @@ def test_renew_ignores_the_backoff_of_the_open_attempt(world, account, credentia
     assert issuance.state == State.ISSUED
 
 
-def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(world, account, credential):
+def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(
+    world, account, credential
+):
     first = world.create(account, credential)
     second = world.create(account, credential)
     assert first == second
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
-def test_the_same_create_ten_minutes_after_it_was_issued_makes_another_certificate(world, account, credential):
+def test_the_same_create_ten_minutes_after_it_was_issued_makes_another_certificate(
+    world, account, credential
+):
     world.create(account, credential)
     world.deliver()
     world.advance(10 * 60 + 1)
@@ -112,16 +119,22 @@ def test_an_idempotency_key_answers_with_what_it_made(world, account, credential
     ask, key = world.ask(account, credential, "example.com"), Idempotency("k", "digest")
     first = services.create_certificate(account.owner, ask, issue=True, idempotency=key)
     world.deliver()
-    assert services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0] == first[0]
+    assert (
+        services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0] == first[0]
+    )
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
-def test_an_idempotency_key_with_another_body_is_refused_and_makes_nothing(world, account, credential):
+def test_an_idempotency_key_with_another_body_is_refused_and_makes_nothing(
+    world, account, credential
+):
     ask = world.ask(account, credential, "example.com")
     services.create_certificate(account.owner, ask, issue=True, idempotency=Idempotency("k", "one"))
     other = world.ask(account, credential, "example.org")
     with pytest.raises(IdempotencyConflict):
-        services.create_certificate(account.owner, other, issue=True, idempotency=Idempotency("k", "two"))
+        services.create_certificate(
+            account.owner, other, issue=True, idempotency=Idempotency("k", "two")
+        )
     assert Certificate.objects.count() == 1
 
 

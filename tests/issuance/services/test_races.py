@@ -19,7 +19,11 @@ from issuance.workflow import machine
 from tests.fakes.ca import REFUSED
 from tests.issuance.racing import at_once
 
-pytestmark = [pytest.mark.postgres, pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.postgres_only,
+    pytest.mark.django_db(transaction=True),
+]
 
 THREADS = 8
 
@@ -39,25 +43,39 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
     assert len(taken) == 60, "those that came second took none, and left rows to nobody"
 
 
-def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(world, account, credential):
+def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(
+    world, account, credential
+):
     at_once(*[lambda: world.create(account, credential)] * THREADS)
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
 def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owner, monkeypatch):
     private_ca = privateca.create_private_ca(owner, {"name": "office"})
-    monkeypatch.setattr(clients, "client_for", lambda account: privateca.PrivateAuthority(private_ca))
+    monkeypatch.setattr(
+        clients, "client_for", lambda account: privateca.PrivateAuthority(private_ca)
+    )
     account = accounts.create_account(owner, {"ca_id": private_ca.pk})
     many = 3 * THREADS  # so many that the first is issued before the last has asked
     answers = at_once(*[lambda: world.create(account, None)] * many)
     assert answers == [answers[0]] * many
-    assert Certificate.objects.count() == Issuance.objects.count() == CertificateVersion.objects.count() == 1
+    assert (
+        Certificate.objects.count()
+        == Issuance.objects.count()
+        == CertificateVersion.objects.count()
+        == 1
+    )
 
 
 def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
     ask, key = world.ask(account, credential, "example.com"), services.Idempotency("k", "digest")
     made = at_once(
-        *[lambda: services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0].pk] * THREADS
+        *[
+            lambda: (
+                services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0].pk
+            )
+        ]
+        * THREADS
     )
     assert len(set(made)) == 1
     assert Certificate.objects.count() == Issuance.objects.count() == 1
@@ -66,7 +84,9 @@ def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, acco
 def test_renew_sent_at_once_opens_one_attempt(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
-    attempts = at_once(*[lambda: services.issue(Certificate.objects.get(pk=certificate.pk)).pk] * THREADS)
+    attempts = at_once(
+        *[lambda: services.issue(Certificate.objects.get(pk=certificate.pk)).pk] * THREADS
+    )
     assert len(set(attempts)) == 1
     assert Issuance.objects.count() == 2
 
@@ -89,9 +109,13 @@ def test_two_chains_of_one_attempt_store_one_version(world, account, credential)
     assert world.zone.txt() == []
 
 
-def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(world, account, credential):
+def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(
+    world, account, credential
+):
     certificate, _ = world.create(account, credential)
-    canceled = at_once(*[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS)
+    canceled = at_once(
+        *[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS
+    )
     refused = [each for each in canceled if isinstance(each, Exception)]
     assert len(refused) == THREADS - 1
     assert all(isinstance(each, Conflict) for each in refused)
@@ -125,7 +149,9 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
 ):
     certificate, issuance = world.create(account, credential)
     other = world.account(owner, name="production")
-    held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(issuance.pk)
+    held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(
+        issuance.pk
+    )
     has_attempt, has_certificate = threading.Event(), threading.Event()
     event, fail, cancel, deadlocks = workflow.event, workflow.fail, services.cancel_attempt, []
 
@@ -149,7 +175,9 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
     def change():
         mine = Certificate.objects.get(pk=certificate.pk)
         return (
-            services.retire(mine) if person == "deletes it" else services.update_certificate(mine, {"account": other})
+            services.retire(mine)
+            if person == "deletes it"
+            else services.update_certificate(mine, {"account": other})
         )
 
     monkeypatch.setattr(machine, "event", meet_in_the_worker)

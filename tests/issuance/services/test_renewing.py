@@ -25,7 +25,9 @@ def read(certificate: Certificate) -> Certificate:
     return Certificate.objects.get(pk=certificate.pk)
 
 
-def test_auto_renew_switched_off_and_on_after_a_failed_renewal_renews_again(world, account, credential):
+def test_auto_renew_switched_off_and_on_after_a_failed_renewal_renews_again(
+    world, account, credential
+):
     certificate = issued(world, account, credential)
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
     services.issue(certificate)
@@ -36,7 +38,9 @@ def test_auto_renew_switched_off_and_on_after_a_failed_renewal_renews_again(worl
     assert read(certificate).renew_at
 
 
-def test_an_update_that_was_read_before_the_download_does_not_erase_the_renewal(world, account, credential):
+def test_an_update_that_was_read_before_the_download_does_not_erase_the_renewal(
+    world, account, credential
+):
     certificate, _ = world.create(account, credential)
     stale = read(certificate)
     world.deliver()
@@ -44,7 +48,9 @@ def test_an_update_that_was_read_before_the_download_does_not_erase_the_renewal(
     assert read(certificate).renew_at
 
 
-def test_auto_renew_switched_off_while_the_ca_is_asked_stays_off(world, account, credential, monkeypatch):
+def test_auto_renew_switched_off_while_the_ca_is_asked_stays_off(
+    world, account, credential, monkeypatch
+):
     certificate, _ = world.create(account, credential)
     download = FakeClient.download
 
@@ -58,8 +64,12 @@ def test_auto_renew_switched_off_while_the_ca_is_asked_stays_off(world, account,
     assert read(certificate).renew_at is None
 
 
-def test_one_certificate_that_breaks_does_not_stop_the_scan(world, account, credential, monkeypatch):
-    bad, *good = [issued(world, account, credential, f"host{number}.example.com") for number in range(3)]
+def test_one_certificate_that_breaks_does_not_stop_the_scan(
+    world, account, credential, monkeypatch
+):
+    bad, *good = [
+        issued(world, account, credential, f"host{number}.example.com") for number in range(3)
+    ]
     Certificate.objects.update(renew_at=world.time)
     new_issuance = services.new_issuance
 
@@ -70,7 +80,9 @@ def test_one_certificate_that_breaks_does_not_stop_the_scan(world, account, cred
 
     monkeypatch.setattr(services, "new_issuance", breaks)
     renewals.scan_renewals.run()
-    assert set(Issuance.objects.open().values_list("certificate", flat=True)) == {each.pk for each in good}
+    assert set(Issuance.objects.open().values_list("certificate", flat=True)) == {
+        each.pk for each in good
+    }
     assert read(bad).renew_at, "it is tried by the next scan"
 
 
@@ -102,7 +114,9 @@ def test_a_first_attempt_long_after_the_record_was_made_is_tried_again(world, ac
     assert read(certificate).renew_at
 
 
-def test_a_person_who_asks_again_after_a_week_has_it_tried_for_another_week(world, account, credential):
+def test_a_person_who_asks_again_after_a_week_has_it_tried_for_another_week(
+    world, account, credential
+):
     world.ca.problems["new_order"] = [Refused("ca_dns", "SERVFAIL")] * 3
     certificate, _ = world.create(account, credential)
     Certificate.objects.update(failing_since=world.time - timedelta(days=8))

@@ -17,7 +17,10 @@ def test_an_answer_that_something_in_between_refused_is_given_again(world, accou
     _, issuance = world.create(account, credential, "example.com")
     world.deliver()
     issuance.refresh_from_db()
-    assert (issuance.state, issuance.waits_for) == (Issuance.State.PROPAGATED, f"{FIREWALL} It is given again.")
+    assert (issuance.state, issuance.waits_for) == (
+        Issuance.State.PROPAGATED,
+        f"{FIREWALL} It is given again.",
+    )
     world.settle()
     assert Issuance.objects.get().state == Issuance.State.ISSUED
     assert answers(world) == 2

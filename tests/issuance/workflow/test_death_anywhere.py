@@ -47,7 +47,9 @@ def test_the_list_is_what_a_run_makes(world, account, credential):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("index", range(len(CALLS)), ids=[f"{n}-{name}" for n, name in enumerate(CALLS)])
+@pytest.mark.parametrize(
+    "index", range(len(CALLS)), ids=[f"{n}-{name}" for n, name in enumerate(CALLS)]
+)
 def test_a_death_there_changes_nothing(world: World, account, credential, settings, index, moment):
     world.outside.die_at = (index, moment)
     certificate, _ = world.create(account, credential)

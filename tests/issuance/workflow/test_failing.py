@@ -30,7 +30,11 @@ def test_trouble_is_told_and_tried_again_by_the_table(world, account, credential
     world.ca.problems["new_order"] = [TROUBLE]
     world.create(account, credential)
     world.deliver()
-    assert (only().state, only().stumbles, only().waits_for) == (State.QUEUED, 1, "The CA could not be reached.")
+    assert (only().state, only().stumbles, only().waits_for) == (
+        State.QUEUED,
+        1,
+        "The CA could not be reached.",
+    )
     assert only().wake_at == world.time + timedelta(seconds=10)
     world.advance(10)
     world.sweep()
@@ -41,7 +45,11 @@ def test_a_refusal_ends_the_attempt_with_the_cas_words_and_cleans_up(world, acco
     world.ca.problems["finalize"] = [REFUSED]
     certificate, _ = world.create(account, credential)
     world.deliver()
-    assert (only().state, only().error_code, only().error_what) == (State.FAILED, "ca_caa", REFUSED.what)
+    assert (only().state, only().error_code, only().error_what) == (
+        State.FAILED,
+        "ca_caa",
+        REFUSED.what,
+    )
     assert only().events.last().outcome == "failed"
     world.settle()
     assert world.zone.txt() == []
@@ -88,13 +96,19 @@ def test_a_failed_attempt_is_followed_by_the_next_scan(world, account, credentia
     assert only().number == 2
 
 
-def test_a_wait_of_more_than_six_hours_ends_the_attempt_and_comes_again_then(world, account, credential):
+def test_a_wait_of_more_than_six_hours_ends_the_attempt_and_comes_again_then(
+    world, account, credential
+):
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Too many.", retry_after=8 * 3600)]
     certificate, _ = world.create(account, credential)
     world.deliver()
     certificate.refresh_from_db()
     assert only().state == State.FAILED
-    assert timedelta(0) <= certificate.renew_at - (world.time + timedelta(hours=8)) <= timedelta(minutes=5)
+    assert (
+        timedelta(0)
+        <= certificate.renew_at - (world.time + timedelta(hours=8))
+        <= timedelta(minutes=5)
+    )
 
 
 def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential):
@@ -104,7 +118,9 @@ def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential
     assert only().deadline_at == issuance.deadline_at + timedelta(hours=3)
 
 
-def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(world, account, owner):
+def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(
+    world, account, owner
+):
     world.zone.hides = True
     credential = world.credential(owner, propagation_timeout=300)
     world.create(account, credential)
@@ -120,7 +136,9 @@ def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(w
 
 
 def test_a_settling_longer_than_the_credentials_time_is_waited_for(world, account, owner):
-    certificate, _ = world.create(account, world.credential(owner, settle=3600, propagation_timeout=1800))
+    certificate, _ = world.create(
+        account, world.credential(owner, settle=3600, propagation_timeout=1800)
+    )
     world.deliver()
     world.advance(2000)
     services.issue(certificate)  # has it looked at once more
@@ -141,7 +159,9 @@ def test_an_outage_of_ours_fails_nobody(world, account, credential):
     assert only().state == State.ISSUED
 
 
-def test_a_record_that_no_server_shows_is_published_again_three_times_at_most(world, account, credential, owner):
+def test_a_record_that_no_server_shows_is_published_again_three_times_at_most(
+    world, account, credential, owner
+):
     world.zone.hides = True
     credential = world.credential(owner, propagation_timeout=7200)
     world.create(account, credential)
@@ -204,7 +224,9 @@ def fails_once(monkeypatch, name: str) -> None:
     monkeypatch.setattr(machine, name, fail)
 
 
-def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(
+    world, account, credential, monkeypatch
+):
     fails_once(monkeypatch, "records_of")
     world.create(account, credential)
     world.deliver()
@@ -214,7 +236,9 @@ def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(world
     assert only().state == State.ISSUED
 
 
-def test_a_database_error_at_the_end_of_a_failure_is_tried_again_by_the_table(world, account, credential, monkeypatch):
+def test_a_database_error_at_the_end_of_a_failure_is_tried_again_by_the_table(
+    world, account, credential, monkeypatch
+):
     fails_once(monkeypatch, "close")
     world.ca.problems["new_order"] = [REFUSED, REFUSED]
     world.create(account, credential)
@@ -250,7 +274,9 @@ def test_an_account_that_the_ca_forgot_registers_once_more(world, account, crede
     assert only().state == State.ISSUED
 
 
-def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_became_valid(world, account, credential):
+def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_became_valid(
+    world, account, credential
+):
     world.ca.processing_reads = 10**6
     _, first = world.create(account, credential)
     world.deliver()
@@ -276,7 +302,9 @@ def next_attempt(world, certificate) -> None:
     world.settle()
 
 
-def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(world, account, credential, monkeypatch):
+def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(
+    world, account, credential, monkeypatch
+):
     sign, signed = ca.sign, []
 
     def sign_badly_once(csr_pem, life):
@@ -295,7 +323,9 @@ def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(world, 
 
 
 def test_an_order_whose_certificate_is_gone_is_not_taken_over(world, account, credential):
-    world.ca.problems["download"] = [Refused("ca_not_found", "The CA refused the certificate (HTTP 404).")] * 2
+    world.ca.problems["download"] = [
+        Refused("ca_not_found", "The CA refused the certificate (HTTP 404).")
+    ] * 2
     certificate, _ = world.create(account, credential)
     world.deliver()
     next_attempt(world, certificate)
@@ -303,9 +333,12 @@ def test_an_order_whose_certificate_is_gone_is_not_taken_over(world, account, cr
 
 
 @pytest.mark.parametrize(
-    "change", [{"key_size": 384}, {"key_type": "rsa", "key_size": 2048}, {"organization": "Example"}]
+    "change",
+    [{"key_size": 384}, {"key_type": "rsa", "key_size": 2048}, {"organization": "Example"}],
 )
-def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(world, account, credential, change):
+def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(
+    world, account, credential, change
+):
     world.ca.problems["download"] = [REFUSED]
     certificate, _ = world.create(account, credential)
     world.deliver()
@@ -317,7 +350,9 @@ def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(world,
     assert key.key_size == change.get("key_size", 256)
 
 
-def test_an_attempt_whose_end_cannot_be_written_is_given_up_at_its_deadline(world, account, credential, monkeypatch):
+def test_an_attempt_whose_end_cannot_be_written_is_given_up_at_its_deadline(
+    world, account, credential, monkeypatch
+):
     """As PostgreSQL does with a sentence that it cannot store."""
     world.ca.problems["new_order"] = [Trouble("ca_error", "unwritable")] * 1000
     write = workflow.event
@@ -332,5 +367,8 @@ def test_an_attempt_whose_end_cannot_be_written_is_given_up_at_its_deadline(worl
     world.deliver()
     world.settle(20, step=1800)
     issuance.refresh_from_db()
-    assert (issuance.state, issuance.error_what) == (Issuance.State.FAILED, workflow.UNWRITABLE.what)
+    assert (issuance.state, issuance.error_what) == (
+        Issuance.State.FAILED,
+        workflow.UNWRITABLE.what,
+    )
     assert issuance.events.last().what == workflow.UNWRITABLE.what

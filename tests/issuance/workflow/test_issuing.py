@@ -8,7 +8,9 @@ from issuance.models import CertificateVersion, Issuance
 pytestmark = pytest.mark.django_db
 
 
-def test_an_undisturbed_attempt_is_issued_in_one_go_and_leaves_no_record(world, account, credential):
+def test_an_undisturbed_attempt_is_issued_in_one_go_and_leaves_no_record(
+    world, account, credential
+):
     certificate, issuance = world.create(account, credential)
     world.deliver()
     issuance.refresh_from_db()
@@ -25,7 +27,10 @@ def test_the_owner_reads_each_step_as_an_event(world, account, credential):
     _, issuance = world.create(account, credential)
     world.deliver()
     done = [(event.step, event.outcome) for event in issuance.events.order_by("pk")]
-    assert done == [(step, "done") for step in ("order", "present", "propagate", "validate", "finalize", "download")]
+    assert done == [
+        (step, "done")
+        for step in ("order", "present", "propagate", "validate", "finalize", "download")
+    ]
 
 
 def test_the_chain_costs_one_message(world, account, credential):
@@ -46,7 +51,9 @@ def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, s
     world.create(account, credential)
     world.messages.clear()
     world.sweep()
-    assert Issuance.objects.get().state == Issuance.State.QUEUED, "a message may still be on its way"
+    assert Issuance.objects.get().state == Issuance.State.QUEUED, (
+        "a message may still be on its way"
+    )
     world.advance(settings.RESEND + 1)
     world.sweep()
     assert Issuance.objects.get().state == Issuance.State.ISSUED

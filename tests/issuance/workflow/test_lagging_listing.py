@@ -12,14 +12,18 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def record(world, credential) -> TxtRecord:
-    return TxtRecord.objects.create(credential=credential, name="_acme-challenge.example.com", value="v")
+    return TxtRecord.objects.create(
+        credential=credential, name="_acme-challenge.example.com", value="v"
+    )
 
 
 @pytest.fixture
 def deny(monkeypatch: pytest.MonkeyPatch, world) -> None:
     """The listing does not have the record yet, for the next cleanup only."""
     real, denials = world.zone.cleanup, iter([True])
-    monkeypatch.setattr(world.zone, "cleanup", lambda name, value: 0 if next(denials, False) else real(name, value))
+    monkeypatch.setattr(
+        world.zone, "cleanup", lambda name, value: 0 if next(denials, False) else real(name, value)
+    )
 
 
 def clean_up(record: TxtRecord) -> None:

@@ -23,14 +23,18 @@ def withdraw(world, record: TxtRecord) -> None:
     records.withdraw(record.pk, lambda each: False)
 
 
-def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(world, record, monkeypatch):
+def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
+    world, record, monkeypatch
+):
     """Found by the simulator: nobody else took the record, so that it still was the held worker's."""
 
     def sent_late(each: TxtRecord) -> None:
         world.advance(3 * settings.LEASE)  # held; only then is the request sent, and it times out
         raise ProviderError("dns_unreachable", "The DNS provider did not answer in time.")
 
-    monkeypatch.setattr("tests.fakes.zone.FakeProvider.present", lambda provider, each: sent_late(each))
+    monkeypatch.setattr(
+        "tests.fakes.zone.FakeProvider.present", lambda provider, each: sent_late(each)
+    )
     with pytest.raises(ProviderError):
         records.publish(record.pk)
     withdraw(world, record)
@@ -40,7 +44,9 @@ def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(worl
     assert world.zone.txt() == []
 
 
-def test_a_record_that_is_reopened_while_it_is_cleaned_up_stays_open_as_long_as_that_asks(world, record, monkeypatch):
+def test_a_record_that_is_reopened_while_it_is_cleaned_up_stays_open_as_long_as_that_asks(
+    world, record, monkeypatch
+):
     """The cleanup under way must not shorten the time for which a zombie's call may still take effect."""
     records.publish(record.pk)
     soon = world.time + timedelta(seconds=10)

@@ -38,7 +38,9 @@ def account(world: World, wire: WireCA, owner) -> AcmeAccount:
     key = acme.new_account_key()
     wire.serves(world.ca, key)
     sealed = envelope.seal(owner, "acme_account_key", key)
-    return world.account(owner, directory_url=wire.directory_url, key=sealed, url=f"{wire.url}/account/1")
+    return world.account(
+        owner, directory_url=wire.directory_url, key=sealed, url=f"{wire.url}/account/1"
+    )
 
 
 def last() -> Issuance:
@@ -83,9 +85,18 @@ NOT_FOUNDS = (
 
 
 @pytest.mark.parametrize(
-    "path", ["/order/0", "/order/0/authz/0", "/order/0/authz/0/chall", "/order/0/finalize", "/order/0/cert"]
+    "path",
+    [
+        "/order/0",
+        "/order/0/authz/0",
+        "/order/0/authz/0/chall",
+        "/order/0/finalize",
+        "/order/0/cert",
+    ],
 )
-def test_what_the_ca_named_itself_may_be_missing_for_a_while(world, wire, account, credential, path):
+def test_what_the_ca_named_itself_may_be_missing_for_a_while(
+    world, wire, account, credential, path
+):
     wire.tell(path, *NOT_FOUNDS)
     attempt = issue(world, account, credential, 300)
     assert (attempt.state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
@@ -116,7 +127,9 @@ def test_an_attempt_whose_csr_was_sent_does_not_end_for_it(world, wire, account,
     assert (last().state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
 
 
-def test_a_page_of_something_in_between_ends_no_attempt_whose_csr_was_sent(world, wire, account, credential):
+def test_a_page_of_something_in_between_ends_no_attempt_whose_csr_was_sent(
+    world, wire, account, credential
+):
     wire.tell("/order/0/cert", *[Reply(403, b"<html>blocked</html>")] * 5)
     assert issue(world, account, credential, 600).state == State.ISSUED
     assert "<html>" not in what(last())
@@ -142,21 +155,29 @@ def test_an_order_that_reads_pending_again_is_waited_for(world, wire, account, c
 
 
 def with_stale(statuses: Iterator[str]) -> Callable[[Reply], Reply]:
-    return lambda reply: with_(status=next(statuses))(reply) if reply.body["status"] == "ready" else reply
+    return lambda reply: (
+        with_(status=next(statuses))(reply) if reply.body["status"] == "ready" else reply
+    )
 
 
-def test_an_order_that_reads_ready_after_the_csr_is_not_given_up_for_a_csr_too_many(world, wire, account, credential):
+def test_an_order_that_reads_ready_after_the_csr_is_not_given_up_for_a_csr_too_many(
+    world, wire, account, credential
+):
     world.ca.processing_reads = 3
     wire.change("/order/0", with_(status="ready"), times=2)
     wire.change("/order/0/finalize", lambda reply: reply, times=1)
-    wire.change("/order/0/finalize", lambda reply: problem("malformed", "The order is finalized", 403))
+    wire.change(
+        "/order/0/finalize", lambda reply: problem("malformed", "The order is finalized", 403)
+    )
     assert issue(world, account, credential, 300).state == State.ISSUED
 
 
 # --- what an answer lacks ---
 
 
-def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(world, wire, account, credential):
+def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(
+    world, wire, account, credential
+):
     wire.change("/order/0/finalize", without("certificate"))
     wire.change("/order/0", without("certificate"), times=5)
     attempt = issue(world, account, credential, 120)
@@ -164,7 +185,9 @@ def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(world, w
     assert "does not say yet where the certificate is" in what(attempt)
 
 
-def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(world, wire, account, credential):
+def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(
+    world, wire, account, credential
+):
     wire.tell("/order/0/cert", Reply(500, b""))
     issue(world, account, credential)
     Issuance.objects.update(certificate_url="")
@@ -172,25 +195,36 @@ def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(world, wir
     assert (last().state, last().certificate_url) == (State.ISSUED, f"{wire.url}/order/0/cert")
 
 
-def test_an_order_that_does_not_list_its_authorizations_is_read_again(world, wire, account, credential):
+def test_an_order_that_does_not_list_its_authorizations_is_read_again(
+    world, wire, account, credential
+):
     wire.change("/newOrder", without("authorizations"))
     wire.change("/order/0", without("authorizations"), times=2)
     assert issue(world, account, credential, 60).state == State.ISSUED
     assert wire.paths().count("POST /newOrder") == 1
 
 
-def test_an_order_that_lists_only_some_of_its_authorizations_at_first_is_issued(world, wire, account, credential):
-    wire.change("/newOrder", wireca.body(lambda order: order | {"authorizations": order["authorizations"][:1]}))
+def test_an_order_that_lists_only_some_of_its_authorizations_at_first_is_issued(
+    world, wire, account, credential
+):
+    wire.change(
+        "/newOrder",
+        wireca.body(lambda order: order | {"authorizations": order["authorizations"][:1]}),
+    )
     names = ("a.example.com", "b.example.com", "c.example.com")
     assert issue(world, account, credential, 60, *names).state == State.ISSUED
 
 
-def test_authorizations_with_another_url_at_each_reading_lead_in_no_circle(world, wire, account, credential):
+def test_authorizations_with_another_url_at_each_reading_lead_in_no_circle(
+    world, wire, account, credential
+):
     world.ca.validation_reads = 3
     numbers = count()
 
     def another(order: dict) -> dict:
-        return order | {"authorizations": [f"{each}?{next(numbers)}" for each in order["authorizations"]]}
+        return order | {
+            "authorizations": [f"{each}?{next(numbers)}" for each in order["authorizations"]]
+        }
 
     wire.change("/order/0", wireca.body(another))
     assert issue(world, account, credential, 60).state == State.ISSUED
@@ -232,15 +266,25 @@ def test_an_order_that_never_says_when_it_expires_is_issued(world, wire, account
 
 # --- challenges that failed ---
 
-REFUSAL = {"type": "urn:ietf:params:acme:error:incorrectResponse", "detail": "The record says something else."}
+REFUSAL = {
+    "type": "urn:ietf:params:acme:error:incorrectResponse",
+    "detail": "The record says something else.",
+}
 
 
 def challenge(**members) -> Callable[[Reply], Reply]:
-    return wireca.body(lambda document: document | {"challenges": [document["challenges"][0] | members]})
+    return wireca.body(
+        lambda document: document | {"challenges": [document["challenges"][0] | members]}
+    )
 
 
 @pytest.mark.parametrize(
-    "members", [{"status": "invalid", "error": REFUSAL}, {"status": "invalid"}, {"status": "pending", "error": REFUSAL}]
+    "members",
+    [
+        {"status": "invalid", "error": REFUSAL},
+        {"status": "invalid"},
+        {"status": "pending", "error": REFUSAL},
+    ],
 )
 def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_says(
     world, wire, account, credential, members
@@ -250,11 +294,17 @@ def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_say
     wire.change("/order/0/authz/0", challenge(**members))
     pass_time(world, 60)
     assert last().state == State.FAILED
-    said = "The record says something else." if "error" in members else "challenge for example.com is invalid"
+    said = (
+        "The record says something else."
+        if "error" in members
+        else "challenge for example.com is invalid"
+    )
     assert said in last().error_what
 
 
-def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(world, wire, account, credential):
+def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
+    world, wire, account, credential
+):
     """RFC 8555, section 8.2: an error is added after each try, and the challenge stays `processing`."""
     world.ca.validation_reads = 40
     issue(world, account, credential)
@@ -266,7 +316,9 @@ def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(wo
     assert last().state == State.ISSUED
 
 
-def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(world, wire, account, credential):
+def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(
+    world, wire, account, credential
+):
     wire.change("/order/0/authz/0", challenge(status="invalid", error=REFUSAL))
     attempt = issue(world, account, credential)
     assert attempt.state == State.FAILED
@@ -274,12 +326,16 @@ def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(wor
     assert world.zone.removed == [] == world.zone.txt()
 
 
-def test_an_old_error_of_a_challenge_that_nobody_answered_yet_ends_nothing(world, wire, account, credential):
+def test_an_old_error_of_a_challenge_that_nobody_answered_yet_ends_nothing(
+    world, wire, account, credential
+):
     wire.change("/order/0/authz/0", challenge(error=REFUSAL), times=1)
     assert issue(world, account, credential).state == State.ISSUED
 
 
-def test_an_error_that_the_order_carries_is_told_while_it_is_waited_for(world, wire, account, credential):
+def test_an_error_that_the_order_carries_is_told_while_it_is_waited_for(
+    world, wire, account, credential
+):
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     issue(world, account, credential)
@@ -309,20 +365,27 @@ def next_attempt(world: World, certificate: Certificate) -> None:
     world.sweep()
 
 
-def test_an_attempt_that_fails_gives_up_what_is_pending_of_its_order(world, wire, account, two_names):
+def test_an_attempt_that_fails_gives_up_what_is_pending_of_its_order(
+    world, wire, account, two_names
+):
     world.ca.validation_reads = 10**6
     world.deliver()
     fail_one(world)
     pass_time(world, 60)
     assert last().state == State.FAILED
-    assert [each.status for each in world.ca.orders[max(world.ca.orders)].authorizations] == ["deactivated", "invalid"]
+    assert [each.status for each in world.ca.orders[max(world.ca.orders)].authorizations] == [
+        "deactivated",
+        "invalid",
+    ]
     world.ca.validation_reads = 0
     next_attempt(world, two_names)
     pass_time(world, 60)
     assert (last().number, last().state, len(world.ca.orders)) == (2, State.ISSUED, 2)
 
 
-def test_an_order_that_the_ca_hands_out_for_ever_is_said_to_be_the_old_one(world, wire, account, two_names):
+def test_an_order_that_the_ca_hands_out_for_ever_is_said_to_be_the_old_one(
+    world, wire, account, two_names
+):
     world.ca.validation_reads = 10**6
     refuse_to_deactivate(world, wire)
     world.deliver()
@@ -346,7 +409,9 @@ def refuse_to_deactivate(world: World, wire: WireCA) -> None:
 
 
 def test_then_the_fallback_account_is_next(world, wire, account, owner, two_names):
-    other = world.account(owner, name="other", ca_provider="zerossl", directory_url="https://other.test/dir")
+    other = world.account(
+        owner, name="other", ca_provider="zerossl", directory_url="https://other.test/dir"
+    )
     Certificate.objects.update(fallback_account=other)
     refuse_to_deactivate(world, wire)
     world.ca.validation_reads = 10**6
@@ -360,7 +425,9 @@ def test_then_the_fallback_account_is_next(world, wire, account, owner, two_name
     assert last().account == other
 
 
-def test_authorizations_that_another_open_attempt_has_are_left_alone(world, wire, account, credential):
+def test_authorizations_that_another_open_attempt_has_are_left_alone(
+    world, wire, account, credential
+):
     world.ca.validation_reads, world.ca.reuses_authorizations = 10**6, True
     world.create(account, credential, "a.example.com", "b.example.com")
     world.create(account, credential, "a.example.com", "c.example.com")
@@ -374,7 +441,9 @@ def test_authorizations_that_another_open_attempt_has_are_left_alone(world, wire
     assert second.authorizations[0].status == "pending"
 
 
-def test_an_attempt_that_its_own_dns_failed_leaves_the_order_to_the_next(world, wire, account, owner):
+def test_an_attempt_that_its_own_dns_failed_leaves_the_order_to_the_next(
+    world, wire, account, owner
+):
     world.zone.hides = True
     issue(world, account, world.credential(owner, propagation_timeout=60), 120)
     assert (last().state, last().error_code) == (State.FAILED, "propagate_timed_out")
@@ -385,7 +454,10 @@ def test_a_ca_that_is_away_keeps_no_attempt_from_failing(world, wire, account, t
     world.ca.validation_reads = 10**6
     world.deliver()
     fail_one(world)
-    wire.change("/order/0/authz/0", lambda reply: reply if wire.asked[-1].payload is None else Reply(drop=True))
+    wire.change(
+        "/order/0/authz/0",
+        lambda reply: reply if wire.asked[-1].payload is None else Reply(drop=True),
+    )
     pass_time(world, 60)
     assert last().state == State.FAILED
 
@@ -397,8 +469,12 @@ def test_an_order_that_is_ready_at_once_needs_no_authorization(world, wire, acco
     assert "POST /order/0/authz/0" not in wire.paths()
 
 
-@pytest.mark.parametrize("reply", [NOT_FOUND, problem("unauthorized", "Not yours", 403), Reply(500, b"<html>")])
-def test_an_order_that_became_ready_needs_none_that_cannot_be_shown(world, wire, account, credential, reply):
+@pytest.mark.parametrize(
+    "reply", [NOT_FOUND, problem("unauthorized", "Not yours", 403), Reply(500, b"<html>")]
+)
+def test_an_order_that_became_ready_needs_none_that_cannot_be_shown(
+    world, wire, account, credential, reply
+):
     change = ready(world)
     wire.change("/newOrder", lambda answer: with_(status="pending")(change(answer)))
     wire.tell("/order/0/authz/0", *[reply] * 100)
@@ -422,14 +498,22 @@ def test_a_name_that_the_ca_adds_is_taken_and_told(world, wire, account, credent
     attempt = issue(world, account, credential)
     assert attempt.state == State.ISSUED
     assert "the CA added www.example.com" in what(attempt)
-    shown = client_of(account.owner).get(f"/apiv1/me/certificates/{attempt.certificate_id}").json()["data"]
+    shown = (
+        client_of(account.owner)
+        .get(f"/apiv1/me/certificates/{attempt.certificate_id}")
+        .json()["data"]
+    )
     assert "The CA added names that nobody asked for: www.example.com." in shown["note"]
 
 
-def test_certificates_that_do_not_belong_to_the_chain_are_left_out(world, wire, account, credential):
+def test_certificates_that_do_not_belong_to_the_chain_are_left_out(
+    world, wire, account, credential
+):
     key = ec.generate_private_key(ec.SECP256R1())
     other = authority("stranger", key, "stranger", key).public_bytes(serialization.Encoding.PEM)
-    wire.change("/order/0/cert", lambda reply: Reply(body=other + reply.body + other, headers=reply.headers))
+    wire.change(
+        "/order/0/cert", lambda reply: Reply(body=other + reply.body + other, headers=reply.headers)
+    )
     attempt = issue(world, account, credential)
     assert attempt.state == State.ISSUED
     assert "left out of the chain, to which they do not belong: CN=stranger" in what(attempt)
@@ -445,11 +529,17 @@ def test_every_url_may_be_a_path(world, wire, account, credential):
             return value.removeprefix(wire.url) if value.startswith(wire.url) else value
         if isinstance(value, list):
             return [relative(each) for each in value]
-        return {name: relative(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return (
+            {name: relative(each) for name, each in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
 
     def change(reply: Reply) -> Reply:
         body = reply.body if isinstance(reply.body, bytes) else relative(reply.body)
-        return Reply(reply.status, body, {name: relative(value) for name, value in reply.headers.items()})
+        return Reply(
+            reply.status, body, {name: relative(value) for name, value in reply.headers.items()}
+        )
 
     for path in ("", "/authz/0", "/authz/0/chall", "/finalize"):
         wire.change(f"/order/0{path}", change)

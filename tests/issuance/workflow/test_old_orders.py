@@ -33,7 +33,9 @@ def calls_to(world, name: str) -> list[int]:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_worker_that_dies_while_it_gives_up_an_order_changes_nothing(world, failing, settings, moment, index):
+def test_a_worker_that_dies_while_it_gives_up_an_order_changes_nothing(
+    world, failing, settings, moment, index
+):
     """Three authorizations are read, then three are given up."""
     world.advance(30)
     world.outside.die_at = (len(world.outside.calls) + 4 + index, moment)
@@ -48,7 +50,11 @@ def test_a_worker_that_dies_while_it_gives_up_an_order_changes_nothing(world, fa
     world.sweep()
     assert (last().state, last().error_code) == (State.FAILED, "ca_refused")
     assert "did not validate b.example.com. The CA says: No TXT record found" in last().error_what
-    assert [each.status for each in failing.authorizations] == ["deactivated", "invalid", "deactivated"]
+    assert [each.status for each in failing.authorizations] == [
+        "deactivated",
+        "invalid",
+        "deactivated",
+    ]
 
 
 def test_a_ca_that_is_away_by_then_is_asked_once(world, failing):
@@ -79,7 +85,9 @@ def test_an_attempt_that_was_canceled_while_it_gave_up_stays_canceled(world, fai
 
     def cancel(name, effect):
         if name == "ca.deactivate":
-            Issuance.objects.update(state=State.CANCELED, wake_at=None, holder="", ended_at=world.time)
+            Issuance.objects.update(
+                state=State.CANCELED, wake_at=None, holder="", ended_at=world.time
+            )
         return real(name, effect)
 
     world.outside.call = cancel
@@ -102,7 +110,9 @@ def test_an_order_of_a_csr_that_was_sent_is_not_given_up(world, account, credent
 # --- order URLs ---
 
 
-def test_a_ca_that_hands_out_the_urls_of_another_cas_orders_disturbs_nobody(world, account, credential):
+def test_a_ca_that_hands_out_the_urls_of_another_cas_orders_disturbs_nobody(
+    world, account, credential
+):
     """Somebody's own CA answers with the order numbers of everybody else's."""
     world.ca.validation_reads = 10**6
     world.create(account, credential)

@@ -51,7 +51,11 @@ def test_without_it_a_renewal_makes_a_new_key(world, account, credential):
 def test_the_opening_is_audited(world, pinned):
     renew(world, pinned)
     opened = AuditEvent.objects.get(action="key.opened")
-    assert (opened.owner, opened.actor, opened.object) == (pinned.owner, "this server", str(pinned.current.key))
+    assert (opened.owner, opened.actor, opened.object) == (
+        pinned.owner,
+        "this server",
+        str(pinned.current.key),
+    )
     assert "example.com" in opened.detail["what"]
 
 
@@ -114,7 +118,9 @@ def test_a_key_that_falls_into_other_hands_while_the_zone_is_waited_for_is_not_s
     world.sweep()
     assert last().state == State.ISSUED
     assert len(set(keys())) == 2
-    assert not Envelope.objects.filter(pk=sealed).exists(), "the key that was to be used is destroyed"
+    assert not Envelope.objects.filter(pk=sealed).exists(), (
+        "the key that was to be used is destroyed"
+    )
     assert pki.same_key(last().csr_pem, read(pinned).current.chain_pem)
 
 

@@ -31,7 +31,9 @@ def test_a_profile_that_the_ca_lists_is_ordered_and_stored(world, account, crede
     assert "profile" not in told("order")
 
 
-def test_a_profile_that_the_ca_does_not_list_is_left_out_and_the_event_says_so(world, account, credential):
+def test_a_profile_that_the_ca_does_not_list_is_left_out_and_the_event_says_so(
+    world, account, credential
+):
     world.ca.profiles = {"classic": ""}
     certificate = issued(world, account, credential, profile="tlsserver")
     assert (certificate.status, last().profile, world.ca.profiles_ordered) == ("active", "", [""])
@@ -83,7 +85,9 @@ def test_a_default_that_has_it_is_taken_without_asking_for_more(world, account, 
     assert told("download") == "the certificate is stored, with the chain of fake CA"
 
 
-def test_where_nobody_offers_it_the_default_is_stored_and_the_event_says_so(world, account, credential):
+def test_where_nobody_offers_it_the_default_is_stored_and_the_event_says_so(
+    world, account, credential
+):
     world.ca.alternates = ("Root X2",)
     certificate = issued(world, account, credential, preferred_chain="Root YE")
     assert pki.issuers_of(certificate.current.chain_pem) == ["fake CA", "fake CA"]
@@ -141,8 +145,14 @@ def test_the_kind_of_a_key_is_told_as_it_is_asked_for(kind):
     [
         ("", []),
         ('<https://ca.test/1>;rel="alternate"', ["https://ca.test/1"]),
-        ('<https://ca.test/dir>;rel="index", <https://ca.test/1>; rel="alternate"', ["https://ca.test/1"]),
-        ("<https://ca.test/1>;rel=alternate, <https://ca.test/1>;rel=alternate", ["https://ca.test/1"]),
+        (
+            '<https://ca.test/dir>;rel="index", <https://ca.test/1>; rel="alternate"',
+            ["https://ca.test/1"],
+        ),
+        (
+            "<https://ca.test/1>;rel=alternate, <https://ca.test/1>;rel=alternate",
+            ["https://ca.test/1"],
+        ),
         ('<https://ca.test/1>;rel="up Alternate"', ["https://ca.test/1"]),
         ('</cert/1/2>;rel="alternate"', ["https://ca.test/cert/1/2"]),
         ('<file:///etc/passwd>;rel="alternate", <https://[::1>;rel="alternate"', []),

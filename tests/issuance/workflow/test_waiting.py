@@ -29,7 +29,9 @@ def crowd(world, account, credential):
 
     def wait(rows):
         world.zone.hides = True
-        waiting.attempts(account, credential, [f"host{number}.example.com" for number in range(rows)], world.time)
+        waiting.attempts(
+            account, credential, [f"host{number}.example.com" for number in range(rows)], world.time
+        )
         a_round(world, 0)
         world.sent.clear()
         world.outside.calls.clear()
@@ -60,7 +62,9 @@ def test_the_queries_of_a_round_do_not_grow_with_the_rows(crowd, rows):
     assert len(a_round(crowd(rows))) <= QUERIES
 
 
-def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(world, account, credential):
+def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
+    world, account, credential
+):
     world.zone.hides, world.zone.denied = True, 7200
     world.create(account, credential)
     world.deliver()
@@ -100,14 +104,21 @@ def test_looks_become_rare_as_the_wait_grows(crowd):
 def test_those_that_wait_long_are_looked_at_in_step(crowd):
     world = crowd(ROWS)
     Issuance.objects.update(presents=REPUBLISHED, state_since=world.time - timedelta(minutes=10))
-    early, late = Issuance.objects.order_by("pk")[: ROWS // 2], Issuance.objects.order_by("-pk")[: ROWS // 2]
+    early, late = (
+        Issuance.objects.order_by("pk")[: ROWS // 2],
+        Issuance.objects.order_by("-pk")[: ROWS // 2],
+    )
     world.advance((1 - world.time.timestamp()) % 5)  # a second after a fifth one
     moments = set()
     for half in (early, late):
-        Issuance.objects.exclude(pk__in=half.values("pk")).update(wake_at=world.time + timedelta(seconds=99))
+        Issuance.objects.exclude(pk__in=half.values("pk")).update(
+            wake_at=world.time + timedelta(seconds=99)
+        )
         Issuance.objects.filter(pk__in=half.values("pk")).update(wake_at=world.time)
         workflow.look()
-        moments |= set(Issuance.objects.filter(pk__in=half.values("pk")).values_list("wake_at", flat=True))
+        moments |= set(
+            Issuance.objects.filter(pk__in=half.values("pk")).values_list("wake_at", flat=True)
+        )
         world.advance(1)
     (moment,) = moments
     assert moment.timestamp() % 5 == 0
@@ -122,7 +133,9 @@ def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(cro
     assert set(calls) == {"zone.look", "zone.present"}
     assert ROWS <= calls["zone.present"] <= ROWS * REPUBLISHED
     assert world.sent.count("issuance.look") <= 60
-    assert world.sent.count("chain") <= ROWS * REPUBLISHED, "a chain for each publication and no more"
+    assert world.sent.count("chain") <= ROWS * REPUBLISHED, (
+        "a chain for each publication and no more"
+    )
     assert set(world.sent) == {"issuance.look", "chain"}
     assert Issuance.objects.open().count() == ROWS
 
@@ -134,7 +147,9 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     with CaptureQueriesContext(connection) as queries:
         workflow.look()
     attempts = Issuance.objects.all()
-    assert set(attempts.values_list("state", "presents", "holder")) == {(Issuance.State.ORDERED, 1, "")}
+    assert set(attempts.values_list("state", "presents", "holder")) == {
+        (Issuance.State.ORDERED, 1, "")
+    }
     assert IssuanceEvent.objects.filter(what__contains="published again").count() == rows
     assert len(queries) <= QUERIES
     for _ in range(1 + rows // sweep.AGAIN):
@@ -142,7 +157,9 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     assert world.outside.calls.count("zone.present") == rows
 
 
-def test_a_new_order_does_not_stand_behind_those_that_publish_again(crowd, account, credential, monkeypatch):
+def test_a_new_order_does_not_stand_behind_those_that_publish_again(
+    crowd, account, credential, monkeypatch
+):
     monkeypatch.setattr(sweep, "AGAIN", 10)
     world = crowd(ROWS)
     world.advance(130)
@@ -154,7 +171,9 @@ def test_a_new_order_does_not_stand_behind_those_that_publish_again(crowd, accou
     assert len(world.messages) == 11
     assert world.messages[0][1] == new.pk, "the new one first"
     assert len(a_round(world)) > 0
-    assert Issuance.objects.filter(presents=1, state=Issuance.State.PRESENTED).count() >= 10, "the others in turn"
+    assert Issuance.objects.filter(presents=1, state=Issuance.State.PRESENTED).count() >= 10, (
+        "the others in turn"
+    )
 
 
 def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, monkeypatch):
@@ -170,7 +189,11 @@ def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, m
     monkeypatch.setattr(propagate, "judge", judge_slowly)
     workflow.look()
     taken.refresh_from_db()
-    assert (taken.state, taken.presents, taken.holder) == (Issuance.State.PRESENTED, 0, "somebody else")
+    assert (taken.state, taken.presents, taken.holder) == (
+        Issuance.State.PRESENTED,
+        0,
+        "somebody else",
+    )
     assert not taken.events.filter(what__contains="published again").exists()
     assert Issuance.objects.exclude(pk=taken.pk).get().state == Issuance.State.ORDERED
 
@@ -196,7 +219,9 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     assert Issuance.objects.filter(state=Issuance.State.PRESENTED).count() == 9
 
 
-def test_a_row_that_kills_its_worker_does_not_fail_those_that_share_its_batch(world, account, credential, monkeypatch):
+def test_a_row_that_kills_its_worker_does_not_fail_those_that_share_its_batch(
+    world, account, credential, monkeypatch
+):
     world.zone.hides = True
     _, poison = world.create(account, credential, "poison.example.com")
     _, innocent = world.create(account, credential, "innocent.example.com")
