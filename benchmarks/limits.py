@@ -8,8 +8,11 @@ The fault proxy in front of Pebble has the same limits as the server. The benchm
 orders waited and what the proxy counted. It also prints the pace: the rate of orders compared with
 the rate that the limits allow after their bursts.
 
-Exits with 1 when a limit refused an order, when a kind of bucket made fewer than fifty orders wait,
-or when the pace is below nine tenths.
+Exits with 1 in any of these cases:
+
+- a limit refused an order
+- a kind of bucket made fewer than fifty orders wait
+- the pace is below nine tenths
 """
 
 import argparse
@@ -29,8 +32,8 @@ from tests.e2e.limited import (
     same_names,
 )
 
-# The slowest buckets are those of the largest domain, (140 - 20) * 2 s, and of each set, (8 - 5) *
-# 80 s. Two cores can follow these rates.
+# The slowest buckets need these times: (140 - 20) * 2 s for the largest domain, and (8 - 5) * 80 s
+# for each set. Two cores can follow these rates.
 LIMITS = {"account": [100, 0.2], "domain": [20, 2], "set": [5, 80], "failures": [5, 720]}
 IN_FIVE_DOMAINS = (140, 110, 90, 80, 80)
 # The number of sets of names, and of accounts that each order all sets. Pebble asks by UDP without

@@ -5,9 +5,9 @@
 It runs on a real PostgreSQL, first with `few` certificates and then with `many`. In both cases
 `due` of them are due.
 
-For each case it prints a line of JSON with the seconds of a pass: the fastest of several passes,
-the median and the slowest. The fastest pass is the least disturbed. Exits with 1 when the many take
-more than 1.5 times as long as the few.
+For each case it prints a line of JSON. The line has the seconds of the fastest, the median and the
+slowest pass. The fastest pass is the least disturbed. Exits with 1 when the many take more than 1.5
+times as long as the few.
 """
 
 import argparse

@@ -235,7 +235,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
     """Return the checked socket addresses of a name, within `clock.time_left()`.
 
     The name is resolved once. One refused address refuses the whole name, because DNS rebinding
-    uses mixed answers. Raises AddressRefused, NameUnknown or DeadlineExceeded.
+    uses mixed answers. Raise AddressRefused, NameUnknown or DeadlineExceeded.
     """
     try:
         addresses = look_up(host, port)
@@ -253,7 +253,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
 def look_up(host: str, port: int) -> list[SockAddr]:
     """Return the socket addresses of a name without a check.
 
-    For a proxy, which the operator named. Raises NameUnknown or DeadlineExceeded.
+    For a proxy, which the operator named. Raise NameUnknown or DeadlineExceeded.
     """
     outward.let_go()
     future: Future[Any] = Future()

@@ -121,7 +121,7 @@ def refuse_broken_body(request: Request) -> None:
     """Read the body of an unsafe request before the view acts. Call this in `initial()`.
 
     The body is read even when the view does not need it, so that a broken body is always refused.
-    Raises NotJSON, and the errors that certctrl.formats.JSONParser raises.
+    Raise NotJSON, and the errors that certctrl.formats.JSONParser raises.
     """
     if request.method not in SAFE_METHODS:
         _ = request.data

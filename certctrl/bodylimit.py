@@ -61,7 +61,7 @@ class BodyLimit:
     async def read_body(self, scope: Message, receive: "Timed") -> Message:
         """Return the whole body as one message, or the disconnect of the client.
 
-        Raises TooLarge, TooSlow or Unavailable.
+        Raise TooLarge, TooSlow or Unavailable.
         """
         limit = await self.limit_of(scope, said_length(scope), STRANGERS)
         if said_length(scope) > limit:
@@ -85,7 +85,7 @@ class BodyLimit:
     async def limit_of(self, scope: Message, length: int, limit: int) -> int:
         """Return the number of bytes that this client may send.
 
-        The client is authenticated only when the number depends on it. Raises Unavailable.
+        The client is authenticated only when the number depends on it. Raise Unavailable.
         """
         most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         if not limit < length <= most:

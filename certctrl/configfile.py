@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 def acme_log(path: str) -> tuple[str, bool]:
     """Return `log_level` ("" or "debug") and `save_requests` of the member `acme` of the file.
 
-    Without a file both are off. Raises ImproperlyConfigured when the file cannot be read, is not
+    Without a file both are off. Raise ImproperlyConfigured when the file cannot be read, is not
     JSON or has other members.
     """
     if not path:

@@ -43,7 +43,7 @@ def database(env: Environment, folder: Path) -> dict[str, Any]:
     """Return Django's database settings.
 
     DATABASE_HOST and similar settings replace the same part of DATABASE_URL. Without any of them
-    the database is SQLite in the data folder. Raises ImproperlyConfigured.
+    the database is SQLite in the data folder. Raise ImproperlyConfigured.
     """
     url = env.str("DATABASE_URL", "")
     given = {part: env.str(f"DATABASE_{part}", "") for part in PARTS}
@@ -87,7 +87,7 @@ def _of_url(url: str) -> dict[str, Any]:
 def encoded(name: str, url: str) -> str:
     """Return the URL with user name and password percent-encoded, so that libraries keep them.
 
-    Raises ImproperlyConfigured when a reserved character ends a part too early or has another
+    Raise ImproperlyConfigured when a reserved character ends a part too early or has another
     meaning (RFC 3986, section 3.2.1).
     """
     scheme, _, rest = url.partition("://")
@@ -146,7 +146,7 @@ class Redis:
 def redis(env: Environment) -> Redis:
     """Return the server that REDIS_URL names. REDIS_PASSWORD replaces the password of the URL.
 
-    The certificate is verified unless REDIS_TLS_INSECURE is true. Raises ImproperlyConfigured.
+    The certificate is verified unless REDIS_TLS_INSECURE is true. Raise ImproperlyConfigured.
     """
     url = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
     scheme, is_url, _ = url.partition("://")

@@ -57,7 +57,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     ) -> Any:
         """Return the value.
 
-        Raises ImproperlyConfigured, with the setting's name but not its value.
+        Raise ImproperlyConfigured, with the setting's name but not its value.
         """
         value = self.ENVIRON.get(var, "")
         if value == "" and default is self.NOTSET:
@@ -72,7 +72,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             raise ImproperlyConfigured(f"{var} is not {IS_NOT.get(cast, 'JSON')}.") from None
 
     def members(self, var: str) -> dict[str, Any]:
-        """Return the JSON object of the setting, or {} without one. Raises ImproperlyConfigured."""
+        """Return the JSON object of the setting, or {} without one. Raise ImproperlyConfigured."""
         found = self.json(var, default={})
         if not isinstance(found, dict):
             raise ImproperlyConfigured(f'{var} is not a JSON object, such as {{"NAME": "value"}}.')
@@ -91,7 +91,7 @@ def refusing_in_a_sentence() -> Iterator[None]:
 def read_secret(name: str, path: Path) -> str:
     """Return the text of the file, without one line end.
 
-    Editors and `echo` add that line end. Nothing else changes. Raises ImproperlyConfigured.
+    Editors and `echo` add that line end. Nothing else changes. Raise ImproperlyConfigured.
     """
     try:
         text = path.read_bytes().decode()
@@ -111,7 +111,7 @@ def read_secret(name: str, path: Path) -> str:
 def read_env(path: Path) -> None:
     """Put the settings of the file `.env` into the environment. Existing names keep their values.
 
-    Raises ImproperlyConfigured. A line is NAME=value. Quotes around the whole value are removed.
+    Raise ImproperlyConfigured. A line is NAME=value. Quotes around the whole value are removed.
     Inside double quotes, a backslash keeps the next character. Nothing else has a meaning, not `$`,
     and not `#` after a value.
     """

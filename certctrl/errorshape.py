@@ -34,7 +34,10 @@ DATABASE_PAUSE = 5  # seconds until a request that the database did not accept i
 
 
 class ErrorResponse(Response):
-    """A response with the body `{"error": ...}`. It is always JSON, whatever the view renders."""
+    """A response with the body `{"error": ...}`.
+
+    It is always JSON, even if the view renders another type.
+    """
 
     @property
     def rendered_content(self) -> Any:

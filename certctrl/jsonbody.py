@@ -46,7 +46,7 @@ WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 def read(body: bytes) -> dict[str, Any]:
     """Return the object in `body`.
 
-    No string has control characters. Members in IN_LINES may have line ends and tabs. Raises
+    No string has control characters. Members in IN_LINES may have line ends and tabs. Raise
     TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
     if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:

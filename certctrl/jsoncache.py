@@ -1,6 +1,6 @@
 """The cache in Redis, with JSON values.
 
-Django's own serializer can run code from a value, whoever wrote the value.
+Django's own serializer can run code from a value that somebody else wrote.
 """
 
 import json
@@ -16,7 +16,7 @@ class JSONSerializer:
         return json.dumps(obj).encode()
 
     def loads(self, data: Any) -> Any:
-        """Return the value. Raises ValueError when the data is not JSON."""
+        """Return the value. Raise ValueError when the data is not JSON."""
         return json.loads(data)
 
 

@@ -9,7 +9,7 @@ DEFAULT = "127.0.0.1"
 def host_of(text: str) -> str:
     """Return LISTEN as `bind` needs it: a host name, or an address in its shortest form.
 
-    An IPv6 address has no brackets. Raises ValueError with a sentence.
+    An IPv6 address has no brackets. Raise ValueError with a sentence.
     """
     host = text.strip() or DEFAULT
     if host.startswith("[") and host.endswith("]"):

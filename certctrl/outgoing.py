@@ -245,8 +245,8 @@ def _current_adapter() -> GuardedAdapter:
 def _proxies_for(url: str) -> dict[str, str]:
     """Return the proxies that the environment names for this URL, after NO_PROXY.
 
-    The look-up of requests takes half the time of a request on loopback, so it is skipped when no
-    proxy is set.
+    Without a proxy in the environment, the look-up of requests is skipped. It would take half the
+    time of a request on loopback.
     """
     return get_environ_proxies(url) if any(os.environ.get(name) for name in PROXIES) else {}
 
@@ -376,7 +376,7 @@ def wait_of(response: requests.Response) -> float | None:
 def _host_of(request: requests.PreparedRequest) -> str:
     """Return the host of the request.
 
-    Raises InvalidSchema or InvalidURL for a request that may not be sent.
+    Raise InvalidSchema or InvalidURL for a request that may not be sent.
     """
     try:
         url = urlsplit(str(request.url))

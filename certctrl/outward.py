@@ -28,7 +28,7 @@ _is_asking: ContextVar[bool] = ContextVar("_is_asking", default=False)
 def asking(owner_id: int) -> Iterator[None]:
     """The part of a request that makes outward calls. All limits are checked before the first call.
 
-    Raises RateLimited when the owner has too many such requests. Raises Unavailable when the
+    Raise RateLimited when the owner has too many such requests. Raise Unavailable when the
     process has too many.
     """
     _take(owner_id)

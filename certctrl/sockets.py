@@ -16,7 +16,7 @@ from certctrl.addresses import SockAddr
 def _seconds() -> float | None:
     """Return the seconds left for the next socket operation, or None outside of any limit.
 
-    Raises TimeoutError when no time is left.
+    Raise TimeoutError when no time is left.
     """
     rest = clock.rest()
     if rest <= 0:
@@ -76,7 +76,7 @@ def _connect(address: SockAddr, seconds: float, options: Any) -> DeadlineSocket:
 def connect_to_any(addresses: list[SockAddr], options: Any) -> DeadlineSocket:
     """Return a connection to the first address that accepts.
 
-    Each address gets a share of the time, so that a silent one leaves time for the next. Raises the
+    Each address gets a share of the time, so that a silent one leaves time for the next. Raise the
     last OSError when no address accepts.
     """
     trouble: OSError = OSError("no address")

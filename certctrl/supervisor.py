@@ -119,7 +119,7 @@ class Supervisor:
         self._spawn(child)
 
     def tend(self, seconds: float) -> None:
-        """Look after the children for `seconds`. Raises Stopped after a signal."""
+        """Look after the children for `seconds`. Raise Stopped after a signal."""
         end = clock.monotonic() + seconds
         while True:
             self._care()
@@ -140,7 +140,7 @@ class Supervisor:
         return True
 
     def run(self) -> None:
-        """Tend until a signal asks to stop. Raises Stopped."""
+        """Tend until a signal asks to stop. Raise Stopped."""
         while True:
             self.tend(LONGEST_PAUSE)
 

@@ -82,7 +82,7 @@ def printable(what: str) -> str:
 
 
 class Wait(Exception):
-    """Ends a turn that is not ready yet. It is not a failure; try again in `seconds`.
+    """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
     `asked` is true when the other side named the number of seconds.
     """
@@ -208,7 +208,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
         """Claim the row for one turn. The body ends the turn with `release()`.
 
-        Raises Wait when another worker holds the row. A Wait that leaves the body ends the turn
+        Raise Wait when another worker holds the row. A Wait that leaves the body ends the turn
         until the wait is over. A Trouble sets `wake_at` by the retry table. Both are raised again
         for the caller. After MAX_DEATHS deaths in a row, the row rests for a day and Wait is
         raised.
@@ -269,14 +269,14 @@ class Turns(models.Model):
     def mine(self) -> "models.QuerySet[Self]":
         """Return a query set of this row, limited to the turn in progress.
 
-        The set is empty after the turn was lost. Raises LostTurn when `holder` is empty.
+        The set is empty after the turn was lost. Raise LostTurn when `holder` is empty.
         """
         if not self.holder:
             raise LostTurn
         return type(self)._base_manager.filter(pk=self.pk, holder=self.holder)
 
     def write(self, **fields: Any) -> None:
-        """Update these columns. Raises LostTurn, and writes nothing, after the turn was lost."""
+        """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
         if not self.mine().update(**fields):
             raise LostTurn
         for name, value in fields.items():
@@ -287,7 +287,7 @@ class Turns(models.Model):
     def fence(self) -> Iterator[None]:
         """Open a transaction that commits only while this turn holds the row.
 
-        Raises LostTurn otherwise. After any error this object has its old values again.
+        Raise LostTurn otherwise. After any error this object has its old values again.
         """
         before = self._columns()
         try:
@@ -313,7 +313,7 @@ class Turns(models.Model):
         )
 
     def rest(self, pause: timedelta, **fields: Any) -> None:
-        """End the turn and sleep for `pause`. Writes nothing after the turn was lost."""
+        """End the turn and sleep for `pause`. Write nothing after the turn was lost."""
         try:
             self.release(clock.now() + pause, **fields)
         except LostTurn:
@@ -330,7 +330,7 @@ class Turns(models.Model):
     def breathe(self) -> None:
         """Call this before each outward call of a loop.
 
-        Raises LostTurn when this turn no longer holds the row. Raises Wait(0) when less than a
+        Raise LostTurn when this turn no longer holds the row. Raise Wait(0) when less than a
         quarter of TURN is left, or the worker is stopping. The first call of a turn never raises
         Wait.
         """

@@ -102,7 +102,7 @@ class Demo:
     def issue(self) -> Issued:
         """Return the ids and the chain.
 
-        Raises DemoProblem for a refused call or a failed attempt.
+        Raise DemoProblem for a refused call or a failed attempt.
         """
         provider = self._have("dns-providers", dns_provider(self.lab), name=NAME)
         account = self._have("acme-accounts", acme_account(self.lab, self.email), name=NAME)

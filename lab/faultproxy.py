@@ -50,7 +50,7 @@ class Config:
     listen: str  # HOST:PORT, HTTPS
     control: str  # HOST:PORT, HTTP
     upstream: str  # the CA's directory
-    # PEM file of the proxy's certificate; `key` is its key, `ca` is the bundle for the CA
+    # PEM files: the proxy's certificate, its `key`, and `ca`, the bundle for the CA
     certificate: str
     key: str
     ca: str = ""
@@ -68,7 +68,7 @@ class Config:
 class Judged:
     """A newOrder in the log.
 
-    `url` is empty when it was not accepted; `refused` then has the reason.
+    `url` is empty for an order that was not accepted. `refused` then has the reason.
     """
 
     at: float  # seconds since the epoch

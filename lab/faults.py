@@ -44,7 +44,7 @@ class Fault:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Fault":
-        """Return a rule from JSON. Raises ValueError for an unknown member."""
+        """Return a rule from JSON. Raise ValueError for an unknown member."""
         known = {each.name for each in fields(cls) if each.init}
         if unknown := set(document) - known:
             raise ValueError(f"a fault has no {sorted(unknown)}; it has {sorted(known)}")

@@ -1,7 +1,7 @@
 """A CA's limits on new orders, like those of Let's Encrypt: token buckets that fill all the time.
 
-A limit is data: (capacity, seconds until one token is back). An order takes one token from each of
-these buckets: its account, each registered domain, and its exact set of names.
+A limit is data: (capacity, seconds until one token is back). An order takes one token from three
+kinds of buckets: account, each registered domain, and exact set of names.
 
 Each name also has a bucket of failed validations. An order needs a token there, but only a failure
 takes it. See https://letsencrypt.org/docs/rate-limits/

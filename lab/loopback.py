@@ -53,7 +53,7 @@ class Lab:
 
     @classmethod
     def prepared(cls, folder: Path, state: "State") -> "Lab":
-        """Return the lab with its stored ports and key, or with new ones. Raises LabProblem."""
+        """Return the lab with its stored ports and key, or with new ones. Raise LabProblem."""
         if not PYTHON.exists():
             raise LabProblem(
                 "The lab's CA needs an environment of its own: run `make lab` first, or start "
@@ -167,7 +167,7 @@ def write_private(path: Path, text: str) -> None:
 def remembered_port(state: "State", name: str, candidates: Sequence[int], owner: Path) -> int:
     """Return the stored port, or else the first free one.
 
-    Raises LabProblem when another program has the stored port.
+    Raise LabProblem when another program has the stored port.
     """
     before = state.get(name)
     if before is None:
@@ -181,7 +181,7 @@ def remembered_port(state: "State", name: str, candidates: Sequence[int], owner:
 
 
 def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
-    """Return the first port that is free for TCP and UDP. Raises LabProblem without one."""
+    """Return the first port that is free for TCP and UDP. Raise LabProblem without one."""
     for port in candidates:
         if ports.take(HOST, port, owner):
             return port

@@ -145,7 +145,7 @@ class NameServer:
         self.stop()
 
     def start(self) -> None:
-        """Listen on all addresses, and set `port`. Raises OSError when an address is taken."""
+        """Listen on all addresses, and set `port`. Raise OSError when an address is taken."""
         self._servers = self._listen()
         for server in self._servers:
             threading.Thread(
@@ -383,7 +383,7 @@ def free_port(address: str) -> int:
 def key_of(text: str) -> dns.tsig.Key:
     """Return the key in a text.
 
-    The text is `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`. Raises
+    The text is `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`. Raise
     ValueError.
     """
     found = TSIG_FILE.search(text)

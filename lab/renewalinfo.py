@@ -105,7 +105,7 @@ class RenewalInfos:
     def move(self, windows: Mapping[str, Sequence[str] | None]) -> None:
         """Set windows, as [start, end] in RFC 3339. null restores the default window.
 
-        `*` stands for every certificate that is known now.
+        The key `*` means every certificate that is known now.
         """
         for key, window in windows.items():
             moved = (instant(window[0]), instant(window[1])) if window else None

@@ -39,7 +39,7 @@ class Administrator:
 def administrator(state: State) -> Administrator:
     """Return the first user. Create it when there is none.
 
-    Raises CommandError for an email address or a password that cannot be used.
+    Raise CommandError for an email address or a password that cannot be used.
     """
     env = Environment()
     password = env.str("ADMIN_PASSWORD", "")

@@ -73,7 +73,7 @@ class Embedded:
     def make_master_key(self) -> None:
         """Create the master key at the first start, and never again.
 
-        A new key cannot open old secrets. Raises Refused when the key is gone or cannot be used.
+        A new key cannot open old secrets. Raise Refused when the key is gone or cannot be used.
         """
         from keystore.masterkeys.errors import MasterKeyProblem  # these need Django's settings
         from keystore.masterkeys.file import FileKeys, generate
@@ -156,7 +156,7 @@ _prepared: Embedded | None = None
 
 
 def prepared() -> Embedded:
-    """Return the result of prepare(). Raises Refused when manage.py did not start the command."""
+    """Return the result of prepare(). Raise Refused when manage.py did not start the command."""
     if _prepared is None:
         raise Refused("Start the embedded server with `make run` or `python manage.py up`.")
     return _prepared
@@ -165,7 +165,7 @@ def prepared() -> Embedded:
 def prepare() -> Embedded:
     """Prepare the folder, the secrets and the ports, and set the environment for the settings.
 
-    Raises Refused.
+    Raise Refused.
     """
     global _prepared
     folder = data_folder()
@@ -194,7 +194,7 @@ def prepare() -> Embedded:
 def recall() -> None:
     """Set the environment of this data folder's embedded server, for the other commands.
 
-    Does nothing when there is no such server.
+    Do nothing when there is no such server.
     """
     state = State(data_folder() / STATE_FILE)
     for name, value in state.get("environment", {}).items():
@@ -233,7 +233,7 @@ def make_folder(folder: Path) -> None:
 def take_lock(folder: Path) -> int:
     """Lock the data folder until this process ends.
 
-    Raises Refused when another server has the lock.
+    Raise Refused when another server has the lock.
     """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -257,7 +257,7 @@ def listen_of(text: str) -> str:
 
 
 def take_port(listen: str, wanted: int | None, folder: Path) -> int:
-    """Return the wanted port, or else the first free one of PORTS. Raises Refused without one."""
+    """Return the wanted port, or else the first free one of PORTS. Raise Refused without one."""
     if wanted is None:
         free = (port for port in PORTS if ports.take(listen, port, folder, [ports.TCP]))
         if port := next(free, None):
@@ -318,7 +318,7 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
 
 
 def own_redis(folder: Path, state: State) -> RedisServer:
-    """Return a Redis server on a Unix socket. Raises Refused when this machine has no Redis."""
+    """Return a Redis server on a Unix socket. Raise Refused when this machine has no Redis."""
     if given(os.environ, "REDIS_PASSWORD"):
         raise Refused(
             "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of "
@@ -336,7 +336,7 @@ def own_redis(folder: Path, state: State) -> RedisServer:
 def own_lab(folder: Path, state: State) -> "Lab | None":
     """Return the lab, or None with LAB=0. The environment of all children gets its addresses.
 
-    Raises Refused when the lab cannot start.
+    Raise Refused when the lab cannot start.
     """
     if os.environ.get("LAB", "1").lower() in {"0", "no", "false", "off"}:
         return None

@@ -125,7 +125,7 @@ def socket_path(folder: Path) -> Path:
 def private_folder(path: Path) -> Path:
     """Create the folder, or check that it is private.
 
-    Other users may write where temporary folders are. Raises SystemExit when the folder is not
+    Other users may write where temporary folders are. Raise SystemExit when the folder is not
     private.
     """
     path.mkdir(mode=0o700, exist_ok=True)

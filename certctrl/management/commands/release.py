@@ -11,7 +11,7 @@ class Command(BaseCommand):
     help = __doc__ or ""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Migrate. Raises CommandError, in one sentence, while the database cannot be used.
+        """Migrate. Raise CommandError, in one sentence, while the database cannot be used.
 
         The caller then starts the command again.
         """
