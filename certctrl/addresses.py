@@ -64,7 +64,7 @@ def allowances() -> tuple[tuple[str, ...], ...]:
 
 
 class AddressRefused(requests.ConnectionError):
-    """The name has a private address that is not in ALLOW_PRIVATE."""
+    """The name has an address that is neither public nor in ALLOW_PRIVATE."""
 
 
 class NameUnknown(requests.ConnectionError):
@@ -253,7 +253,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
 def look_up(host: str, port: int) -> list[SockAddr]:
     """Return the socket addresses of a name without a check.
 
-    For a proxy, which the operator named. Raise NameUnknown or DeadlineExceeded.
+    Use this only for a proxy, because the operator named it. Raise NameUnknown or DeadlineExceeded.
     """
     outward.let_go()
     future: Future[Any] = Future()

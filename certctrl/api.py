@@ -153,7 +153,7 @@ class OwnedMixin(GenericAPIView[Any]):
     """Rows of one owner, below /apiv1/users/{user_id}/ and /apiv1/me/. See the module docstring.
 
     `user_id` must be the caller's own id. A row of another owner is 404. Lists are sorted by id,
-    newest first. They contain only the rows that were granted to the API key.
+    newest first. For an API key, they contain only the granted rows.
     """
 
     lookup_value_converter = "id"
@@ -180,8 +180,9 @@ class OwnedMixin(GenericAPIView[Any]):
         return self.request.user
 
     def needed_action(self) -> str | None:
-        """Return the grant on `obtype` that an API key needs, or None if the view is closed to
-        keys.
+        """Return the grant on `obtype` that an API key needs for this request.
+
+        Return None when the view is closed to API keys.
         """
         if self.session_only:
             return None

@@ -112,7 +112,7 @@ class PatientProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def make_room(self) -> None:
-        """When over the limit, close the connection of the client that has kept us waiting longest.
+        """When over the limit, close the connection that has waited longest for its client.
 
         Such a client is idle or sends slowly. Refusing the newest client instead would be wrong. A
         few hundred silent connections could then lock everybody out.

@@ -111,9 +111,9 @@ def read_secret(name: str, path: Path) -> str:
 def read_env(path: Path) -> None:
     """Put the settings of the file `.env` into the environment. Existing names keep their values.
 
-    Raise ImproperlyConfigured. A line is NAME=value. Quotes around the whole value are removed.
-    Inside double quotes, a backslash keeps the next character. Nothing else has a meaning, not `$`,
-    and not `#` after a value.
+    A line is NAME=value. Quotes around the whole value are removed. Inside double quotes, a
+    backslash keeps the next character. `$` has no meaning, and neither has `#` after a value. Raise
+    ImproperlyConfigured for a file that cannot be read or parsed.
     """
     if not path.exists():
         return

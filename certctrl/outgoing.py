@@ -71,7 +71,7 @@ __all__ = [
 
 log = structlog.get_logger()
 
-MAX_BODY = 1024 * 1024  # bytes, after decompression
+MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 MAX_REDIRECTS = 5
 MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After of more than a week is a mistake
 MAX_IDLE = 30.0  # seconds: middleboxes silently drop older connections
@@ -466,8 +466,7 @@ def _why(exc: BaseException) -> str:
 NOT_THERE = (requests.ConnectionError, requests.Timeout)
 UNTOLD = (
     "{host} could not be called: it took no connection, has no TLS certificate that is trusted "
-    "here, or did not answer"
-    " in time. Check its name and port; this server's log has the cause."
+    "here, or did not answer in time. Check its name and port; this server's log has the cause."
 )
 OURS = (
     AddressRefused,
