@@ -128,7 +128,7 @@ def refuse_broken_body(request: Request) -> None:
 
 
 class PublicView(APIView):
-    """A view without authentication. It ignores credentials."""
+    """Needs no authentication. Credentials are ignored."""
 
     authentication_classes = []
     permission_classes = [AllowAny]
@@ -150,10 +150,10 @@ class CountedThrottle(UserRateThrottle):
 
 
 class OwnedMixin(GenericAPIView[Any]):
-    """Rows of one owner, below /apiv1/users/{user_id}/ and /apiv1/me/. See the module docstring.
+    """Rows of the caller, at /apiv1/users/{user_id}/ and at /apiv1/me/.
 
     `user_id` must be the caller's own id. A row of another owner is 404. Lists are sorted by id,
-    newest first. For an API key, they contain only the granted rows.
+    newest first. For an API key they contain only the granted rows.
     """
 
     lookup_value_converter = "id"

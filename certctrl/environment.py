@@ -112,8 +112,9 @@ def read_env(path: Path) -> None:
     """Put the settings of the file `.env` into the environment. Existing names keep their values.
 
     A line is NAME=value. Quotes around the whole value are removed. Inside double quotes, a
-    backslash keeps the next character. `$` has no meaning, and neither has `#` after a value. Raise
-    ImproperlyConfigured for a file that cannot be read or parsed.
+    backslash keeps the next character. Before r, n and t the backslash stays too. `$` has no
+    meaning, and neither has `#` after a value. Raise ImproperlyConfigured for a file that cannot be
+    read or parsed.
     """
     if not path.exists():
         return

@@ -92,9 +92,9 @@ def unexpected(exc: BaseException | None) -> Refusal:
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "This server met an error of its own, and the request was not carried out. Send it "
-        "again; if that does not "
-        f"help, tell whoever runs the server: its log tells more under {request_id}.",
+        "This server met an error of its own, and the request was not carried out. Send it again; "
+        "if that does not help, tell whoever runs the server: its log tells more under "
+        f"{request_id}.",
         request_id=request_id,
     )
 

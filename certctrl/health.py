@@ -40,8 +40,8 @@ class Health(PublicView):
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
                 f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put "
-                "back, and none ended "
-                "since. Are clock and beat running, and do all machines have the same time?"
+                "back, and none ended since. Are clock and beat running, and do all machines have "
+                "the same time?"
             )
         return Response("ok")
 

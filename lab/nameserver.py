@@ -381,10 +381,9 @@ def free_port(address: str) -> int:
 
 
 def key_of(text: str) -> dns.tsig.Key:
-    """Return the key in a text.
+    """Return the key in a text. Raise ValueError for another text.
 
-    The text is `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`. Raise
-    ValueError.
+    The text is `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.
     """
     found = TSIG_FILE.search(text)
     parts = found.groups() if found else tuple(text.strip().split(":"))

@@ -86,8 +86,8 @@ class RenewalInfos:
             return Objection(400, "malformed", what)
         if known.replaced_by:
             what = (
-                "cannot indicate an order replaces certificate with identifier "
-                f"{order.replaces}, which already has"
+                f"cannot indicate an order replaces certificate with identifier {order.replaces}, "
+                "which already has"
             )
             return Objection(409, "alreadyReplaced", f"{what} a replacement order")
         return None

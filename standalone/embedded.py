@@ -90,9 +90,9 @@ class Embedded:
             )
         if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
             raise Refused(
-                f"{path} is empty. Put it back from a backup: without the key that it held, "
-                "the secrets in the "
-                "database cannot be opened. No other key can take its place, so none was made."
+                f"{path} is empty. Put it back from a backup: without the key that it held, the "
+                "secrets in the database cannot be opened. No other key can take its place, so "
+                "none was made."
             )
         try:
             generate(path)
@@ -165,7 +165,7 @@ def prepared() -> Embedded:
 def prepare() -> Embedded:
     """Prepare the folder, the secrets and the ports, and set the environment for the settings.
 
-    Raise Refused.
+    Raise Refused when one of them cannot be used.
     """
     global _prepared
     folder = data_folder()

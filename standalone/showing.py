@@ -37,7 +37,10 @@ def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], No
 def have(
     server: "Embedded", lab: "Lab", admin: "Administrator", wait: Callable[[float], None]
 ) -> str:
-    """Issue the certificate if needed, and return a few words about it. Raise DemoProblem."""
+    """Issue the certificate if needed, and return a few words about it.
+
+    Raise DemoProblem when it cannot be issued.
+    """
     if "demo" in server.state and not admin.is_new:
         return "issued at an earlier start"
     if not admin.password:

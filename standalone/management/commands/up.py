@@ -142,9 +142,9 @@ def readable_database() -> Iterator[None]:
         if connection.vendor != "sqlite" or not any(each in words for each in DAMAGED):
             raise
         raise CommandError(
-            f"The database {name} is damaged ({words}). Put a backup of it back. Without a "
-            "backup, keep the file and "
-            f"save what can be read: sqlite3 {name} .recover | sqlite3 recovered.sqlite3"
+            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, "
+            f"keep the file and save what can be read: sqlite3 {name} .recover | sqlite3 "
+            "recovered.sqlite3"
         ) from None
 
 
