@@ -57,7 +57,8 @@ SECRET_VALUES = (
     (re.compile(r"\b(https?://[^\s?'\"<>]+\?)[^\s'\"<>]+", re.IGNORECASE), rf"\1{MASK}"),
     (
         re.compile(
-            r"((?:secret|token|password|passwd|passphrase|authorization|hmac|api_?key|access_?key)[a-z_]*['\"]?\s*[=:]\s*)"
+            r"((?:secret|token|password|passwd|passphrase|authorization|hmac|api_?key|access_?key)"
+            r"[a-z_]*['\"]?\s*[=:]\s*)"
             r"(?!\*\*\*)(b?'[^']*'|b?\"[^\"]*\"|[^\s,;&)}\]'\"]+)",
             re.IGNORECASE,
         ),
