@@ -1,12 +1,13 @@
 # make run | test | lint | bench | lock
 #
-# run    the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 leaves the lab out, see .env.example
-# test   the test suite; ARGS="tests/keystore -k rotation" narrows it
-# lint   everything that is checked without running
+# run    the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
+# test   the test suite; ARGS="tests/keystore -k rotation" selects tests
+# lint   all checks that do not run the code
 # bench  the slow measurements
-# lock   write requirements/*.txt anew from pyproject.toml
+# lock   write requirements/*.txt again from pyproject.toml
 #
-# The environments .venv and .venv-lab are made when they are missing and filled again when a lock has changed.
+# The environments .venv and .venv-lab are created when they are missing. They are filled again when
+# a lock file has changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -52,7 +53,7 @@ lab: .venv-lab/.installed
 
 # --- The environments ---
 
-# $(call install,ENVIRONMENT,LOCK): by hash, with uv where it runs, else with pip
+# $(call install,ENVIRONMENT,LOCK): install by hash, with uv if it runs here, or else with pip
 define install
 @echo "Installing $(2) into $(1)"
 @$(BIN)/python -m uv pip install -q --compile-bytecode --require-hashes --python $(1)/bin/python -r $(2) \

@@ -11,7 +11,8 @@ if __name__ == "__main__":
         from standalone import embedded
 
         with refusing_in_a_sentence():
-            # Before Django reads its settings: they want the secrets that the embedded server makes and keeps.
+            # Before Django reads its settings, because they need the secrets of the embedded
+            # server.
             (embedded.prepare if sys.argv[1:] == ["up"] else embedded.recall)()
             settings.SECRET_KEY  # noqa: B018 - reads them all
     from django.core.management import execute_from_command_line

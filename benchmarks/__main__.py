@@ -1,4 +1,7 @@
-"""`make bench`: every slow measurement in turn, or those that are named: `make bench ARGS="simulation waiting"`."""
+"""`make bench`: run all slow measurements, or the named ones.
+
+Example: `make bench ARGS="simulation waiting"`.
+"""
 
 import importlib
 import sys
@@ -10,7 +13,8 @@ def main(names: list[str]) -> int:
     unknown = set(names) - set(MEASUREMENTS)
     if unknown:
         print(
-            f"There is no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}."
+            f"There is no measurement {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(MEASUREMENTS)}."
         )
         return 2
     failed = 0

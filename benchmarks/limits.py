@@ -1,10 +1,18 @@
-"""A thousand orders at a CA that enforces its limits and breaks now and then: `python -m benchmarks.limits`.
+"""A thousand orders at a CA with limits and faults: `python -m benchmarks.limits`.
 
-Half of them are in five registered domains, others share exact sets of names, some are renewals with `replaces`; 429,
-503, dropped connections, nonces that are refused, slow signing. The fault proxy before Pebble and the server were given
-the same limits. Prints what waited, what the proxy counted, and how close the orders came to the rate that the limits
-allow after their bursts. Exits with 1 when one was refused for a limit, a kind of bucket made fewer than fifty wait, or
-they reached less than nine tenths of that rate.
+Half of the names are in five registered domains. Others share exact sets of names. Some are
+renewals with `replaces`. The faults are 429, 503, dropped connections, refused nonces and slow
+signing.
+
+The fault proxy in front of Pebble has the same limits as the server. The benchmark prints which
+orders waited and what the proxy counted. It also prints the pace: the rate of orders compared with
+the rate that the limits allow after their bursts.
+
+Exits with 1 in any of these cases:
+
+- a limit refused an order
+- a kind of bucket made fewer than fifty orders wait
+- the pace is below nine tenths
 """
 
 import argparse
@@ -24,11 +32,12 @@ from tests.e2e.limited import (
     same_names,
 )
 
-# The slowest buckets are those of the largest domain, (140 - 20) * 2 s, and of each set, (8 - 5) * 80 s: that is what
-# two cores can follow.
+# The slowest buckets need these times: (140 - 20) * 2 s for the largest domain, and (8 - 5) * 80 s
+# for each set. Two cores can follow these rates.
 LIMITS = {"account": [100, 0.2], "domain": [20, 2], "set": [5, 80], "failures": [5, 720]}
 IN_FIVE_DOMAINS = (140, 110, 90, 80, 80)
-# Sets of names, and accounts that each ask for all of them. Pebble asks by UDP without EDNS: it sees eight TXT values.
+# The number of sets of names, and of accounts that each order all sets. Pebble asks by UDP without
+# EDNS, so it sees at most eight TXT values.
 SETS, ASKERS = 40, 8
 RENEWED = 30
 ALONE = 1000 - sum(IN_FIVE_DOMAINS) - SETS * ASKERS - RENEWED
@@ -36,7 +45,10 @@ LEAST_WAITING, LEAST_PACE = 50, 0.9
 
 
 def order_all(ca: Limited) -> list[dict[str, object]]:
-    """Ask for all of them while nobody works, then let the workers go; the orders that the CA took since."""
+    """Request all certificates while no worker runs, then start the workers.
+
+    Return the orders that the CA accepted since then.
+    """
     certificates = issued_before(ca, RENEWED)
     before = len(ca.proxy.accepted)
     ca.stop_workers()

@@ -1,4 +1,4 @@
-"""What processes use, read from /proc: CPU seconds and resident memory of a process with everything that it started."""
+"""CPU seconds and resident memory of a process and all its descendants, read from /proc."""
 
 import json
 import os
@@ -11,17 +11,17 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 class Stat(NamedTuple):
     parent: int
-    cpu: float  # seconds, with those of children that ended
+    cpu: float  # seconds, with ended children
     rss: int  # bytes
 
 
 def stats() -> dict[int, Stat]:
-    """Every process of the machine."""
+    """Return every process of the machine, by process id."""
     found = {}
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         cpu = sum(int(ticks) for ticks in fields[11:15]) / TICKS
         found[int(path.parent.name)] = Stat(int(fields[1]), cpu, int(fields[21]) * PAGE)
@@ -34,7 +34,7 @@ class Use(NamedTuple):
 
 
 def use_of(pid: int, processes: dict[int, Stat] | None = None) -> Use:
-    """CPU and memory of a process and its descendants."""
+    """Return CPU and memory of a process and its descendants."""
     processes = processes or stats()
     family, new = {pid}, {pid}
     while new := {each for each, stat in processes.items() if stat.parent in new} - family:
@@ -44,7 +44,7 @@ def use_of(pid: int, processes: dict[int, Stat] | None = None) -> Use:
 
 
 def tell(**figures: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps({name: _rounded(value) for name, value in figures.items()}), flush=True)
 
 

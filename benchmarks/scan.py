@@ -1,8 +1,13 @@
-"""One pass of the scan for renewals: `python -m benchmarks.scan [--few 100000] [--many 1000000] [--due 1000]`.
+"""One pass of the scan for renewals.
 
-A real PostgreSQL, with so many certificates that are not due, and ten times as many; the same number is due each time.
-Prints a line of JSON for each: the seconds of a pass, the fastest of several, which is the least disturbed, and the
-median. Exits with 1 when the many take more than 1.5 times as long as the few.
+    python -m benchmarks.scan [--few 100000] [--many 1000000] [--due 1000]
+
+It runs on a real PostgreSQL, first with `few` certificates and then with `many`. In both cases
+`due` of them are due.
+
+For each case it prints a line of JSON. The line has the seconds of the fastest, the median and the
+slowest pass. The fastest pass is the least disturbed. Exits with 1 when the many take more than 1.5
+times as long as the few.
 """
 
 import argparse
@@ -24,7 +29,7 @@ SHORTLY = timedelta(hours=1)
 
 @contextmanager
 def database() -> Iterator[None]:
-    """A PostgreSQL database of our own, migrated, and dropped afterwards."""
+    """Create and migrate a PostgreSQL database, and drop it afterwards."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings_postgres"
     import django
 
@@ -40,7 +45,7 @@ def database() -> Iterator[None]:
 
 
 def first_certificate() -> Any:
-    """What the others are copies of: issued, with an account and a credential."""
+    """Return an issued certificate with an account and a credential, to be copied."""
     import pytest
 
     from accounts.models import User
@@ -56,7 +61,10 @@ def first_certificate() -> Any:
 
 
 def a_pass(like: Any, due: int) -> float:
-    """Seconds of a scan that finds so many to renew; what it opens is taken away again."""
+    """Return the seconds of a scan that finds `due` certificates.
+
+    Its new rows are deleted again.
+    """
     from certctrl import clock
     from issuance.beat import renewals
     from issuance.models import Certificate, Issuance
@@ -76,7 +84,7 @@ def a_pass(like: Any, due: int) -> float:
 
 
 def measure(like: Any, certificates: int, due: int) -> float:
-    a_pass(like, due)  # what the first one costs is no cost of scanning
+    a_pass(like, due)  # the first pass has costs that are not part of a scan
     took = [a_pass(like, due) for _ in range(PASSES)]
     tell(
         certificates=certificates,
@@ -89,7 +97,7 @@ def measure(like: Any, certificates: int, due: int) -> float:
 
 
 def run(few: int, many: int, due: int) -> bool:
-    """Measure and print; True when the many take hardly longer."""
+    """Measure and print. Return whether the many take at most MOST_RATIO times as long."""
     from certctrl import clock
     from tests.fakes import crowd
 

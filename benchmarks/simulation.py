@@ -1,6 +1,8 @@
-"""Many seeds of the simulator of faults: `python -m benchmarks.simulation [--seeds 10000] [--first 0] [--processes 2]`.
+"""Many seeds of the simulator of faults.
 
-Prints the seeds that fail, with what went wrong, and seeds a second. Exits with 1 when one fails.
+    python -m benchmarks.simulation [--seeds 10000] [--first 0] [--processes 2]
+
+Prints each failed seed with its error, and the seeds per second. Exits with 1 when a seed fails.
 """
 
 import argparse
@@ -26,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 def prepare() -> None:
-    """A database of this process's own."""
+    """Create a database for this process."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     import django
 
@@ -34,7 +36,7 @@ def prepare() -> None:
     from django.db import connection
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True)
-    gc.disable()  # a sixth of the time; `play` collects
+    gc.disable()  # saves a sixth of the time; play() collects instead
 
 
 def play(seed: int) -> Outcome:
@@ -51,7 +53,7 @@ def play(seed: int) -> Outcome:
 
 
 def outcomes(seeds: range, processes: int) -> Iterator[Outcome]:
-    """The outcome of each seed, as it comes."""
+    """Yield the outcome of each seed when it is ready."""
     if processes == 1:
         prepare()
         yield from map(play, seeds)
@@ -77,11 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.monotonic() - began
     figures = ", ".join(f"{name} {count}" for name, count in sorted(total.items()))
     print(
-        f"{options.seeds / seconds:.1f} seeds/s ({seconds:.0f} s, {options.processes} processes); {figures}"
+        f"{options.seeds / seconds:.1f} seeds/s ({seconds:.0f} s, {options.processes} "
+        f"processes); {figures}"
     )
     if failed:
         print(
-            f"{len(failed)} seeds fail; replay one with: pytest tests/simulation --seed {min(failed)}"
+            f"{len(failed)} seeds fail; replay one with: pytest tests/simulation --seed "
+            f"{min(failed)}"
         )
     return 1 if failed else 0
 

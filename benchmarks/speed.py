@@ -1,10 +1,16 @@
-"""Certificates a second and CPU for each, beside lego and certbot: `python -m benchmarks.speed [PEER:CLIENTS ...]`.
+"""Certificates per second, and CPU per certificate, compared with lego and certbot.
 
-One Pebble (no pauses, one request at a time), one BIND, the peers one after the other: `certctrl:16 lego:8 certbot:2`,
-where the number says how many ask at a time. For certctrl the CPU of all processes is counted: web, workers, clock,
-beat, Redis and PostgreSQL; for the others that of each command. A peer that is not installed is left out, and said so;
-CERTBOT and LEGO name their programs. A line of JSON for each. `--lab FILE` uses a lab that runs already: a JSON file
-with directory, ca, dns (host:port), zone, key_name and secret.
+    python -m benchmarks.speed [PEER:CLIENTS ...]
+
+One Pebble (without pauses, one request at a time) and one BIND serve the peers, one after the
+other. The default is `certctrl:16 lego:8 certbot:2`. The number is how many clients work at once.
+
+For certctrl the CPU of all processes counts: web, workers, clock, beat, Redis and PostgreSQL. For
+the others the CPU of each command counts. A peer that is not installed is reported and left out.
+CERTBOT and LEGO name their programs. The output is a line of JSON for each peer.
+
+`--lab FILE` uses a running lab. FILE is JSON with directory, ca, dns (host:port), zone, key_name
+and secret.
 """
 
 import argparse
@@ -34,7 +40,7 @@ LIMIT = 900.0  # seconds for one peer
 
 @dataclass(frozen=True)
 class Lab:
-    """A CA and a zone that takes signed updates."""
+    """A CA, and a zone that accepts signed updates."""
 
     directory_url: str
     ca_bundle: str
@@ -58,7 +64,7 @@ class Lab:
 
 @contextmanager
 def a_lab(path: pathlib.Path | None) -> Iterator[Lab]:
-    """The one in the file, else one of our own."""
+    """Yield the lab in the file, or start one."""
     if path:
         yield Lab.of_file(path)
         return
@@ -97,7 +103,7 @@ def measure_certctrl(lab: Lab, names: Sequence[str], clients: int, workers: int,
 
 
 def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) -> float:
-    """Seconds until all of these are issued and every record is gone."""
+    """Return the seconds until all names are issued and every record is removed."""
     began, had = time.perf_counter(), site.states().get("issued", 0)
     with ThreadPoolExecutor(clients) as people:
         list(people.map(lambda name: site.request(*ids, name), names))
@@ -111,11 +117,11 @@ def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) 
     return time.perf_counter() - began
 
 
-# --- the others ---
+# --- The other clients ---
 
 
 def lego(lab: Lab, folder: pathlib.Path) -> tuple[list[str], dict[str, str]]:
-    """The command and its environment, without the name."""
+    """Return the command and its environment. The command has {name} for the name."""
     where = [
         "--path",
         str(folder),
@@ -189,7 +195,10 @@ def program(name: str) -> str:
 
 
 def measure_command(peer: str, lab: Lab, names: Sequence[str], clients: int) -> None:
-    """The command for each name, so many at a time, each client with an account of its own, made beforehand."""
+    """Run the command for each name, on `clients` threads.
+
+    Each client has its own account, which is created before the measurement.
+    """
     with tempfile.TemporaryDirectory() as folder:
         free: queue.Queue[Callable[[str], None]] = queue.Queue()
         for number in range(clients):
@@ -218,13 +227,14 @@ def runner(command: list[str], env: dict[str, str]) -> Callable[[str], None]:
         )
         if done.returncode:
             raise RuntimeError(
-                f"{filled[0]} ended with {done.returncode}: {done.stdout[-800:]} {done.stderr[-800:]}"
+                f"{filled[0]} ended with {done.returncode}: {done.stdout[-800:]} "
+                f"{done.stderr[-800:]}"
             )
 
     return run
 
 
-# --- all of them ---
+# --- All peers ---
 
 
 def report(peer: str, clients: int, number: int, wall: float, cpu: float, **parts: float) -> None:

@@ -1,10 +1,14 @@
-"""Two thousand attempts wait ten minutes for records that do not come: `python -m benchmarks.waiting [--seconds 120]`.
+"""Two thousand attempts that wait ten minutes for records that never appear.
 
-Real PostgreSQL, Redis, workers, name servers, and Pebble for the new orders that are timed meanwhile. The waiting
-attempts are written straight into the tables. Their credential writes to a name server that nobody else asks, so that
-publishing again, which is part of waiting, does not make a record appear where it is looked for.
+    python -m benchmarks.waiting [--seconds 120]
 
-Prints a line of JSON for each process, and one for the new orders. Exits with 1 when a limit is passed.
+It uses a real PostgreSQL, Redis, workers and name servers. New orders at a Pebble are timed
+meanwhile. The waiting attempts are written directly to the tables. Waiting includes publishing the
+records again. So their credential writes to another name server that nobody asks, and no record
+appears where it is looked for.
+
+Prints a line of JSON for each process, and one for the new orders. Exits with 1 when a limit is
+exceeded.
 """
 
 import argparse
@@ -23,17 +27,17 @@ from tests.e2e import pebble, processes
 from tests.e2e.processes import Site, until
 
 MOST_CPU = 0.10  # of a core, for each worker
-MOST_GROWTH = 20.0  # MB, of each worker's resident memory
-MOST_DELAY = 1.5  # times the idle median, of a new order
+MOST_GROWTH = 20.0  # MB of resident memory, for each worker
+MOST_DELAY = 1.5  # of a new order, as a multiple of the idle median
 PRODUCTION = {"LEASE": "180", "TURN": "80", "RESEND": "120"}
 IDLE_ORDERS = 15
-WARM_ORDERS = 60  # at once
+WARM_ORDERS = 60  # at the same time
 EVERY = 10.0  # seconds between new orders
 
 
 @contextmanager
 def unseen_server(lab: pebble.Pebble) -> Iterator[pebble.Pebble]:
-    """Another primary for the lab's zone, which takes updates and is asked by nobody."""
+    """Run another primary for the lab's zone. It accepts updates, and nobody asks it."""
     folder = lab.folder / "unseen"
     folder.mkdir()
     other = pebble.Pebble(folder, secret=lab.secret)
@@ -47,7 +51,7 @@ def unseen_server(lab: pebble.Pebble) -> Iterator[pebble.Pebble]:
 
 
 def new_order(site: Site, ids: tuple[int, int], name: str) -> float:
-    """Seconds from the request to the stored certificate."""
+    """Return the seconds from the request to the stored certificate."""
     from certctrl import clock
 
     began = clock.monotonic()
@@ -58,7 +62,10 @@ def new_order(site: Site, ids: tuple[int, int], name: str) -> float:
 
 
 def warm_up(site: Site, ids: tuple[int, int], zone: str) -> None:
-    """Every thread of every worker has issued before anything is measured: its sessions are no cost of waiting."""
+    """Issue once on every thread of every worker before the measurement.
+
+    The sessions of the threads are not a cost of waiting.
+    """
     with ThreadPoolExecutor(WARM_ORDERS) as people:
         list(
             people.map(
@@ -92,7 +99,10 @@ def uses(site: Site) -> dict[str, Use]:
 def measure(
     site: Site, ids: tuple[int, int], zone: str, seconds: float
 ) -> tuple[dict[str, Use], list[float]]:
-    """Let so many seconds pass, with a new order now and then; the first use, and how long each order took."""
+    """Let `seconds` pass, with a new order every EVERY seconds.
+
+    Return the use at the start, and the seconds of each order.
+    """
     from certctrl import clock
 
     pause, end, before, took = threading.Event(), clock.monotonic() + seconds, uses(site), []
@@ -103,7 +113,7 @@ def measure(
 
 
 def run(rows: int, seconds: float, workers: int, pool: str) -> bool:
-    """Measure and print; True when every limit holds."""
+    """Measure and print. Return whether every limit holds."""
     with ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         lab = stack.enter_context(pebble.running(folder, nonce_reject=0))

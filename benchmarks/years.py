@@ -1,8 +1,13 @@
-"""Three years of ten thousand certificates in memory: `python -m benchmarks.years [--certificates N] [--days N]`.
+"""Three years of ten thousand certificates, simulated in memory.
 
-Runs the pure functions that decide when a certificate is renewed (`issuance.renewal`) and the arithmetic of the
-ledger (`issuance.ratelimits.buckets`): lives of 90, 45 and 6 days, a CA that is down for two days each year, a DNS
-provider that fails one call in twenty, and Let's Encrypt's limits, which the CA counts by an arithmetic of its own.
+    python -m benchmarks.years [--certificates N] [--days N]
+
+Runs the pure functions that decide when a certificate is renewed (`issuance.renewal`), and the
+arithmetic of the rate limits (`issuance.ratelimits.buckets`).
+
+Lives are 90, 45 and 6 days. The CA is down for two days each year. The DNS provider fails one call
+in twenty. The limits are those of Let's Encrypt. The CA counts them with its own arithmetic.
+
 Exits with 1 when a certificate expires or the CA refuses an order.
 """
 
@@ -22,16 +27,16 @@ from issuance.ratelimits import Level
 from issuance.renewal import schedule
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
-LIVES = (90, 90, 90, 45, 45, 6)  # days, in turn
-DOWN = timedelta(days=2)  # the CA, once a year
-GIVES_UP = timedelta(hours=6)  # an attempt whose CA cannot be reached
-FAILS = 0.05  # of the calls to the DNS provider
-CALLS = 2  # of an attempt
+LIVES = (90, 90, 90, 45, 45, 6)  # days, used in turn
+DOWN = timedelta(days=2)  # downtime of the CA, once a year
+GIVES_UP = timedelta(hours=6)  # the time after which an attempt fails when the CA is away
+FAILS = 0.05  # share of the calls to the DNS provider
+CALLS = 2  # per attempt
 OF_AN_ACCOUNT, OF_A_DOMAIN = 500, 20
 
 
 def limits() -> dict[str, Limit]:
-    """Let's Encrypt's, from the data of the server."""
+    """Return the limits of Let's Encrypt, from the data of the server."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     import django
 
@@ -60,7 +65,10 @@ class Managed:
 
 @dataclass
 class Counted:
-    """The CA's own count: when each bucket's next order is welcome (the generic cell rate algorithm)."""
+    """The CA's own count (the generic cell rate algorithm).
+
+    `arrivals` is when each bucket next accepts an order at the steady rate.
+    """
 
     limits: dict[str, Limit]
     arrivals: dict[tuple[str, int], datetime] = field(default_factory=dict)
@@ -93,7 +101,7 @@ class Years:
             heapq.heappush(self.due, (self.attempt(self.certificates[number], now), number))
 
     def attempt(self, each: Managed, now: datetime) -> datetime:
-        """One attempt; answers when the certificate is looked at again."""
+        """Make one attempt. Return when the certificate is looked at again."""
         each.tried_at = each.tried_at or now
         up = self.up_again(now)
         if up - now > GIVES_UP:
@@ -109,7 +117,7 @@ class Years:
         return self.store(each, up)
 
     def up_again(self, now: datetime) -> datetime:
-        """Now, or when the CA is back: it is down in the middle of each year."""
+        """Return now, or when the CA is back. It is down in the middle of each year."""
         began = START.replace(year=now.year, month=6, day=15)
         return began + DOWN if began <= now < began + DOWN else now
 
@@ -143,7 +151,7 @@ class Years:
             first_tried_at=each.tried_at or now,
             jitter=self.chance.random(),
         )
-        return at or now + timedelta(days=1)  # a person asks again
+        return at or now + timedelta(days=1)  # a person requests it again
 
     def store(self, each: Managed, now: datetime) -> datetime:
         if each.not_after and each.not_after <= now:

@@ -1,7 +1,7 @@
 """Which addresses this server may call: public ones, and those that ALLOW_PRIVATE names.
 
-Where a tenant named the host, and not the operator, ALLOW_PRIVATE_FOR_TENANTS must name such an address too.
-`certctrl.outgoing` and the DNS look-ups resolve names here and connect to what was checked.
+When a tenant named the host, ALLOW_PRIVATE_FOR_TENANTS must name a private address too.
+`certctrl.outgoing` and the DNS look-ups resolve names here. They connect to the checked addresses.
 """
 
 import ipaddress
@@ -22,18 +22,18 @@ from django.conf import settings
 
 from certctrl import clock, outward
 
-# Public to ipaddress: Azure's metadata; protocol assignments, Oracle's metadata among them; documentation (RFC 9637).
+# The module ipaddress calls these public. They are the metadata service of Azure, the protocol
+# assignments (with the metadata service of Oracle), and documentation (RFC 9637).
 NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible, RFC 4291, 2.5.5.1
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
-WITH_PORT = re.compile(
-    r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})"
-)  # ca.corp.example:8443, [::1]:53
+# For example ca.corp.example:8443 or [::1]:53.
+WITH_PORT = re.compile(r"(?P<what>\[[^\]]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-SockAddr = tuple[Any, ...]  # (address, port), with flow and scope for IPv6
+SockAddr = tuple[Any, ...]  # (address, port); IPv6 adds flow info and scope id
 
 
 log = structlog.get_logger()
@@ -42,7 +42,10 @@ _by_tenant: ContextVar[bool] = ContextVar("_by_tenant", default=False)
 
 @contextmanager
 def named_by_tenant(is_so: bool) -> Iterator[None]:
-    """Inside, the hosts were named by somebody who does not run this server, or were not."""
+    """Set whether a tenant named the hosts that the body calls.
+
+    A tenant is a person who does not run this server.
+    """
     token = _by_tenant.set(is_so)
     try:
         yield
@@ -55,13 +58,13 @@ def is_by_tenant() -> bool:
 
 
 def allowances() -> tuple[tuple[str, ...], ...]:
-    """The lists that must all name a private address, for whoever named the host."""
+    """Return the lists that apply here. Each of them must name a private address."""
     for_tenants = (tuple(settings.ALLOW_PRIVATE_FOR_TENANTS),) if is_by_tenant() else ()
     return tuple(settings.ALLOW_PRIVATE), *for_tenants
 
 
 class AddressRefused(requests.ConnectionError):
-    """The name stands for an address that this server must not call unless ALLOW_PRIVATE names it."""
+    """The name has an address that is neither public nor in ALLOW_PRIVATE."""
 
 
 class NameUnknown(requests.ConnectionError):
@@ -69,12 +72,12 @@ class NameUnknown(requests.ConnectionError):
 
 
 class DeadlineExceeded(requests.Timeout):
-    """The call was not over when the time that it may take was."""
+    """The call did not end in the time that it had."""
 
 
 @lru_cache(maxsize=8)
 def _allowance(entries: tuple[str, ...]) -> tuple[bool, frozenset[str], tuple[Network, ...]]:
-    """ALLOW_PRIVATE as (everything, hosts, networks)."""
+    """Return ALLOW_PRIVATE as (everything, hosts, networks)."""
     everything, hosts, networks = False, set(), []
     for entry in (each.strip().lower().strip("[]") for each in entries):
         try:
@@ -87,7 +90,10 @@ def _allowance(entries: tuple[str, ...]) -> tuple[bool, frozenset[str], tuple[Ne
 
 @lru_cache(maxsize=64)
 def _entries_for(entries: tuple[str, ...], port: int) -> tuple[str, ...]:
-    """The entries of ALLOW_PRIVATE that count for a port: those that name none, and those that name this one."""
+    """Return the entries of ALLOW_PRIVATE that apply to a port.
+
+    They are the entries without a port, and those with this port.
+    """
     found = []
     for entry in entries:
         named = WITH_PORT.fullmatch(entry.strip())
@@ -97,7 +103,10 @@ def _entries_for(entries: tuple[str, ...], port: int) -> tuple[str, ...]:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one leads to (mapped, NAT64, 6to4, compatible), or the address itself."""
+    """Return the IPv4 address inside an IPv6 address, or the address itself.
+
+    The forms are mapped, NAT64, 6to4 and compatible.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return address
     inner = address.ipv4_mapped or address.sixtofour
@@ -120,14 +129,17 @@ def _is_public(address: Address) -> bool:
 
 
 def is_allowed(host: str, ip: str, port: int) -> bool:
-    """Whether this server may connect to `ip` under the name `host`: a public address, or one that is allowed."""
+    """Return whether this server may connect to `ip` under the name `host`.
+
+    The address must be public or allowed.
+    """
     address = ipaddress.ip_address(ip.partition("%")[0])
     real = (address, _embedded(address))
     return _is_public(address) or all(_lists(entries, host, real, port) for entries in allowances())
 
 
 def is_named(host: str, port: int) -> bool:
-    """Whether ALLOW_PRIVATE names this host, or the address that it spells, for the port."""
+    """Return whether ALLOW_PRIVATE names, for this port, the host or the address that it spells."""
     spelled = literal(host)
     addresses = (ipaddress.ip_address(spelled),) if spelled else ()
     return all(_lists(entries, host, addresses, port) for entries in allowances())
@@ -141,8 +153,11 @@ def _lists(entries: tuple[str, ...], host: str, addresses: Iterable[Address], po
 
 
 def called(url: str) -> SplitResult | None:
-    """The parts of an address that can be called: a host of the usual letters (or of others, which become those), no
-    user, no fragment, no white space. None for others."""
+    """Return the parts of a URL that can be called, or None for other text.
+
+    Such a URL has a valid host, no user, no fragment and no white space. A host in other letters is
+    accepted, because it is encoded later.
+    """
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -164,8 +179,11 @@ def called(url: str) -> SplitResult | None:
 
 @lru_cache(maxsize=256)
 def canonical_url(url: str) -> str:
-    """One spelling of an address that can be called: scheme and host in lower case, without the usual port (RFC 3986,
-    6.2.2.1 and 6.2.3). Others as they are."""
+    """Return the canonical form of a URL that can be called, and other text unchanged.
+
+    Scheme and host are in lower case. The default port is left out (RFC 3986, sections 6.2.2.1 and
+    6.2.3).
+    """
     parts = called(url)
     if not parts or not parts.hostname:
         return url
@@ -176,23 +194,32 @@ def canonical_url(url: str) -> str:
 
 
 def check_address(ip: str, host: str, port: int) -> None:
-    """Raises AddressRefused unless this server may connect to `ip` under the name `host`."""
+    """Raise AddressRefused unless this server may connect to `ip` under the name `host`."""
     if not is_allowed(host, ip, port):
         log.info("address.refused", host=host, ip=ip, port=port)
         raise _refused(host)
 
 
 def _refused(host: str) -> AddressRefused:
-    """The same words for every address that is not public: what a name stands for in here is nobody's to read."""
+    """Return the same error for every address that is not public.
+
+    Nobody may learn the private address of a name from the error.
+    """
     setting = "ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS" if is_by_tenant() else "ALLOW_PRIVATE"
-    what = f"{host} is not a public address. This server calls it only if its operator names it in {setting}."
+    what = (
+        f"{host} is not a public address. This server calls it only if its operator names it "
+        f"in {setting}."
+    )
     return AddressRefused(what)
 
 
 def literal(host: str) -> str | None:
-    """The address that a host spells, in any form that a resolver takes (2130706433, 0x7f.1, ::1%lo), or None."""
+    """Return the address that a host spells, or None.
+
+    Every form that a resolver accepts is read, for example 2130706433, 0x7f.1 and ::1%lo.
+    """
     plain = host.strip("[]").rstrip(".").partition("%")[0].lower()
-    if plain == "localhost" or plain.endswith(".localhost"):  # RFC 6761, 6.3
+    if plain == "localhost" or plain.endswith(".localhost"):  # RFC 6761, section 6.3
         return "127.0.0.1"
     try:
         return str(ipaddress.ip_address(plain))
@@ -205,10 +232,10 @@ def literal(host: str) -> str | None:
 
 
 def resolve(host: str, port: int) -> list[SockAddr]:
-    """Socket addresses of a name, asked once and all of them checked, within `clock.time_left()`.
+    """Return the checked socket addresses of a name, within `clock.time_left()`.
 
-    One address that is refused refuses the name: a mixed answer is how a name is rebound. Raises AddressRefused,
-    NameUnknown or DeadlineExceeded.
+    The name is resolved once. One refused address refuses the whole name, because DNS rebinding
+    uses mixed answers. Raise AddressRefused, NameUnknown or DeadlineExceeded.
     """
     try:
         addresses = look_up(host, port)
@@ -216,14 +243,18 @@ def resolve(host: str, port: int) -> list[SockAddr]:
         if not is_by_tenant():
             raise
         log.info("address.unknown", host=host, why=str(unknown))
-        raise _refused(host) from None  # or names that exist in here only could be told apart
+        # The same error hides which names exist only in the private network.
+        raise _refused(host) from None
     for address in addresses:
         check_address(str(address[0]), host, port)
     return addresses
 
 
 def look_up(host: str, port: int) -> list[SockAddr]:
-    """The same without the guard: for a proxy, which the operator named."""
+    """Return the socket addresses of a name without a check.
+
+    Use this only for a proxy, because the operator named it. Raise NameUnknown or DeadlineExceeded.
+    """
     outward.let_go()
     future: Future[Any] = Future()
 
@@ -236,7 +267,8 @@ def look_up(host: str, port: int) -> list[SockAddr]:
     if literal(host):
         ask()
     else:
-        # The system's resolver knows no deadline: left alone on a thread, it ends by its own time-outs.
+        # The system's resolver has no deadline. Its thread is left alone and ends by its own
+        # time-outs.
         threading.Thread(target=ask, name="resolve", daemon=True).start()
     try:
         found = future.result(clock.time_left())

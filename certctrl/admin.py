@@ -1,4 +1,4 @@
-"""What every admin page shares: nothing is made or deleted here, and no secret is shown."""
+"""The base of every admin page. It creates nothing, deletes nothing and shows no secret."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from unfold.admin import ModelAdmin
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
-    """A table to look at. What may be done has an action of its own; the API does everything else."""
+    """A read-only table. Each permitted change has its own admin action. The API does the rest."""
 
     list_per_page = 50
     show_full_result_count = False

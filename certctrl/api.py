@@ -1,26 +1,29 @@
-"""What every view of the API shares: whose rows a caller sees, what an API key needs, and both prefixes of a path.
+"""Parts that all API views share: rows of one owner, grants of API keys, and both path prefixes.
 
-The {"data"} envelope, strict JSON and paging are in certctrl.formats, the error shape in certctrl.errorshape.
+The {"data"} envelope, strict JSON and paging are in certctrl.formats. The error shape is in
+certctrl.errorshape.
 
-A viewset of rows that somebody owns is declared like this, and registered once for both of its prefixes:
+Declare a viewset of owned rows like this. Register it once for both prefixes:
 
-    class CertificateViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]):
+    class CertificateViewSet(OwnedMixin, ListModelMixin, GenericViewSet[Certificate]):
         queryset = Certificate.objects.all()
         serializer_class = CertificateSerializer
-        obtype = "certificates"                                  # one of accounts.permissions.PERMISSIONS
-        permissions = {"list": "read", "retrieve": "read", "renew": "issue"}  # what an API key needs, for each action
+        obtype = "certificates"  # one of accounts.permissions.PERMISSIONS
+        permissions = {"list": "read", "renew": "issue"}  # the grant that each action needs
 
         @action(detail=True, methods=["post"])
         def renew(self, request: Request, **kwargs: Any) -> Response:
-            return Response(AttemptSerializer(services.request_issuance(self.get_object(), ...)).data)
+            attempt = services.request_issuance(self.get_object(), ...)
+            return Response(AttemptSerializer(attempt).data)
 
     router = OwnedRouter()
     router.register("certificates", CertificateViewSet)
     router.register("acme-accounts/<id:acme_account_id>/certificates", CertificateOfAccountViewSet)
-    urlpatterns = router.urls                                    # included below apiv1/
+    urlpatterns = router.urls  # included below apiv1/
 
-An action that `permissions` does not name is closed to API keys; `session_only = True` closes the whole view, and says
-so to the test that looks for forgotten declarations. `obtype` is the type of the rows that the view's `pk` names.
+An action that is not in `permissions` is closed to API keys. `session_only = True` closes the whole
+view to API keys. It also marks the view as complete for the test that finds missing declarations.
+`obtype` is the type of the rows that the view's `pk` names.
 """
 
 import re
@@ -53,7 +56,10 @@ log = structlog.get_logger()
 
 @extend_schema_field(OpenApiTypes.INT64)
 class EpochSeconds(serializers.Field[datetime, Any, int, Any]):
-    """An instant as whole seconds since 1970: certificates, accounts, keys (contract, section 14). Read only."""
+    """A moment as whole seconds since 1970, read only. For certificates, accounts and keys.
+
+    See docs/reference/api.md.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"read_only": True} | kwargs)
@@ -64,14 +70,17 @@ class EpochSeconds(serializers.Field[datetime, Any, int, Any]):
 
 @extend_schema_field(OpenApiTypes.INT64)
 class EpochMillis(EpochSeconds):
-    """An instant as milliseconds since 1970: devices, CAs and issue histories (contract, section 14). Read only."""
+    """A moment as milliseconds since 1970, read only. For devices, CAs and issue histories.
+
+    See docs/reference/api.md.
+    """
 
     def to_representation(self, value: datetime) -> int:
         return int(value.timestamp() * 1000)
 
 
 class OneOf(serializers.ChoiceField):
-    """A choice whose complaints name the choices."""
+    """A choice field whose errors list the choices."""
 
     default_error_messages = {
         "invalid_choice": 'There is no "{input}"; give one of {known}.',
@@ -84,7 +93,7 @@ class OneOf(serializers.ChoiceField):
 
 
 class IdConverter:
-    """A row's id in a path, within what a database column holds."""
+    """A row's id in a path, small enough for a database column."""
 
     regex = "[1-9][0-9]{0,17}"
 
@@ -96,7 +105,10 @@ class IdConverter:
 
 
 class UserIdConverter(StringConverter):
-    """Any digits: whether they are the caller's id is asked after who the caller is."""
+    """A user id in a path: any digits.
+
+    OwnedMixin compares the id with the caller after authentication.
+    """
 
     regex = "[0-9]+"
 
@@ -106,14 +118,17 @@ register_converter(UserIdConverter, "user")
 
 
 def refuse_broken_body(request: Request) -> None:
-    """For `initial()`: read the body of an unsafe request before anything is done, also where nothing of it is needed.
-    Who sends what cannot be read meant something by it. Raises what certctrl.formats.JSONParser does, and NotJSON."""
+    """Read the body of an unsafe request before the view acts. Call this in `initial()`.
+
+    The body is read even when the view does not need it, so that a broken body is always refused.
+    Raise NotJSON, and the errors that certctrl.formats.JSONParser raises.
+    """
     if request.method not in SAFE_METHODS:
         _ = request.data
 
 
 class PublicView(APIView):
-    """A view that anybody may read: no credential is asked for, none is looked at."""
+    """Needs no authentication. Credentials are ignored."""
 
     authentication_classes = []
     permission_classes = [AllowAny]
@@ -121,21 +136,24 @@ class PublicView(APIView):
 
 
 class CountedThrottle(UserRateThrottle):
-    """So many requests of a user in a time: `scope` and `rate` ("60/hour") say how many. Counted in the cache, and
-    without it not at all: what is wanted now is still done."""
+    """A limit on requests per user. Set `scope` and `rate`, for example "60/hour".
+
+    The count is in the cache. When the cache is away, every request is allowed.
+    """
 
     def allow_request(self, request: Request, view: Any) -> bool:
         try:
             return super().allow_request(request, view)
-        except Exception as exc:  # whatever the cache's client raises
+        except Exception as exc:  # any error of the cache's client
             log.warning("throttle.uncounted", scope=self.scope, error=type(exc).__name__)
             return True
 
 
 class OwnedMixin(GenericAPIView[Any]):
-    """Rows of one owner, below /apiv1/users/{user_id}/ (only one's own id) and /apiv1/me/; see the module's docstring.
+    """Rows of the caller, at /apiv1/users/{user_id}/ and at /apiv1/me/.
 
-    A row of somebody else is 404. Lists are newest id first, and hold only the rows that an API key was granted.
+    `user_id` must be the caller's own id. A row of another owner is 404. Lists are sorted by id,
+    newest first. For an API key they contain only the granted rows.
     """
 
     lookup_value_converter = "id"
@@ -151,17 +169,21 @@ class OwnedMixin(GenericAPIView[Any]):
         if kwargs.get("user_id", own) != own:
             asked = printable(kwargs["user_id"])
             raise errors.Forbidden(
-                f"User {asked} is not you; use your own id, {own}, or {settings.URL_PREFIX}/apiv1/me/."
+                f"User {asked} is not you; use your own id, {own}, or "
+                f"{settings.URL_PREFIX}/apiv1/me/."
             )
         refuse_broken_body(request)
 
     @property
     def owner(self) -> Any:
-        """The user whose rows these are: the caller."""
+        """Return the user who owns these rows, which is the caller."""
         return self.request.user
 
     def needed_action(self) -> str | None:
-        """What an API key must be granted on `obtype` for this request; None: it is not open to keys."""
+        """Return the grant on `obtype` that an API key needs for this request.
+
+        Return None when the view is closed to API keys.
+        """
         if self.session_only:
             return None
         return self.permissions.get(
@@ -169,12 +191,12 @@ class OwnedMixin(GenericAPIView[Any]):
         )
 
     def object_id(self) -> str | None:
-        """The id of the row of type `obtype` that the path names; None for a list and for a create."""
+        """Return the id of the `obtype` row in the path, or None for a list or a create."""
         pk = self.kwargs.get(self.lookup_url_kwarg or self.lookup_field)
         return None if pk is None else str(pk)
 
     def granted_ids(self) -> set[int] | None:
-        """The ids that the API key was granted for this request; None: all of the owner's."""
+        """Return the ids that were granted to the API key, or None for all rows of the owner."""
         key: Any = self.request.auth
         if key is None:
             return None
@@ -200,9 +222,10 @@ class OwnedMixin(GenericAPIView[Any]):
 
 
 class OwnedRouter(SimpleRouter):
-    """Registers a viewset at `users/<user:user_id>/<prefix>` and at `me/<prefix>`, without trailing slashes.
+    """Registers a viewset at `users/<user:user_id>/<prefix>` and at `me/<prefix>`.
 
-    A prefix, and an action's `url_path`, may hold path converters: `acme-accounts/<id:acme_account_id>/certificates`.
+    The paths have no trailing slash. A prefix, and the `url_path` of an action, may contain path
+    converters, for example `acme-accounts/<id:acme_account_id>/certificates`.
     """
 
     def __init__(self) -> None:
@@ -219,7 +242,10 @@ class OwnedRouter(SimpleRouter):
 def owned_paths(
     prefix: str, viewset: type[ViewSetMixin], actions: Mapping[str, str]
 ) -> Sequence[Any]:
-    """Both paths of a viewset that no router fits: `owned_paths("certificate-assign", V, {"post": "create"})`."""
+    """Return both paths of a viewset that no router fits.
+
+    Example: `owned_paths("certificate-assign", V, {"post": "create"})`.
+    """
     view = viewset.as_view(dict(actions))
     return [path(f"users/<user:user_id>/{prefix}", view), path(f"me/{prefix}", view)]
 

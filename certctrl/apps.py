@@ -7,4 +7,4 @@ class CertctrlConfig(AppConfig):
     def ready(self) -> None:
         from certctrl import log
 
-        log.configure()  # every process, management commands too
+        log.configure()  # for every process, management commands too

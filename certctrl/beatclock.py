@@ -1,8 +1,11 @@
-"""beat's schedule, kept in memory and right whatever the wall clock does.
+"""The schedule of beat, in memory only, so that a change of the wall clock cannot stop a job.
 
-Celery's own scheduler keeps in a file when each job ran last. A moment that was written while the clock was ahead then
-keeps the job from running until the clock is there again: nothing is swept or renewed, not even after a restart. Our
-jobs are harmless when they are doubled, so nothing is kept: each runs when beat starts, then by its interval.
+Celery's own scheduler stores the time of the last run in a file. When the clock was ahead, that
+time is in the future. The job then does not run until the clock reaches that time. So nothing is
+swept or renewed, not even after a restart.
+
+Our jobs may run twice without harm, so nothing is stored. Each job runs when beat starts, then by
+its interval.
 """
 
 from typing import Any
@@ -11,7 +14,10 @@ from celery.beat import ScheduleEntry, Scheduler
 
 
 class Entry(ScheduleEntry):
-    """A job that is due when beat starts, by its interval after that, and when its last run lies ahead of the clock."""
+    """A job that is due when beat starts, and then after each interval.
+
+    The job is also due when its last run is in the future.
+    """
 
     def is_due(self) -> tuple[bool, float]:
         schedule: Any = self.schedule
@@ -22,7 +28,7 @@ class Entry(ScheduleEntry):
 
 
 def ran_in_the_future(entry: Any) -> bool:
-    """The clock was put back since the last run."""
+    """Return whether the clock was put back since the last run."""
     return bool(entry.last_run_at > entry.default_now())
 
 
@@ -31,5 +37,5 @@ class BeatScheduler(Scheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         if any(ran_in_the_future(entry) for entry in self.schedule.values()):
-            self.populate_heap()  # the moments in it lie as far ahead
+            self.populate_heap()  # the times in the heap are in the future too
         return float(super().tick(*args, **kwargs))

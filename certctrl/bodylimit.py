@@ -1,8 +1,8 @@
-"""No request body that is too long or too slow gets further than here, whether it says its length or comes in chunks.
+"""Refuses request bodies that are too long or too slow, chunked bodies too.
 
-Django's ASGI handler would write a chunked body of any size to disk before the first view sees it, and DRF would then
-take a body without a Content-Length for an empty one. More than a log-in needs is kept of nobody whom this server does
-not know.
+Django's ASGI handler would write a chunked body of any size to disk before the first view runs. DRF
+would then read a body without a Content-Length as empty. An unknown client may send only as much as
+a login needs.
 """
 
 import asyncio
@@ -24,18 +24,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-DRAIN = (
-    8 * 1024 * 1024
-)  # bytes of a refused body that are still read: who is cut off while sending sees no answer
-STRANGERS = 64 * 1024  # bytes that anybody may send
+# Bytes of a refused body that are still read. A client that is cut off while it sends never sees
+# the response.
+DRAIN = 8 * 1024 * 1024
+STRANGERS = 64 * 1024  # bytes that an unknown client may send
 WITHIN = 20.0  # seconds that any body may take
-SPEED = 16 * 1024  # bytes for which it may take a second more
+SPEED = 16 * 1024  # bytes that add one second to the time
 
 
 class BodyLimit:
-    """An ASGI application around another: answers 413 or 408 in the contract's shape, or hands on the body.
+    """An ASGI application around another. It passes the body on, or responds with 413 or 408.
 
-    `is_known(scope)` says, on a thread, whether a request has a valid credential.
+    The errors have the shape of docs/reference/api.md. `is_known(scope)` runs on a thread. It
+    returns whether the request has a valid credential.
     """
 
     def __init__(self, app: App, is_known: Callable[[Message], bool]) -> None:
@@ -58,12 +59,14 @@ class BodyLimit:
         return await self.app(with_length(scope, first), replay, send)
 
     async def read_body(self, scope: Message, receive: "Timed") -> Message:
-        """The whole body as one message, or the client's going away. Raises TooLarge, TooSlow or Unavailable."""
+        """Return the whole body as one message, or the disconnect of the client.
+
+        Raise TooLarge, TooSlow or Unavailable.
+        """
         limit = await self.limit_of(scope, said_length(scope), STRANGERS)
         if said_length(scope) > limit:
-            if b"expect" not in dict(
-                scope["headers"]
-            ):  # who asks before sending has sent nothing (RFC 9110, 10.1.1)
+            # A client that sends Expect has sent no body yet (RFC 9110, section 10.1.1).
+            if b"expect" not in dict(scope["headers"]):
                 await drain(receive)
             raise too_large(limit)
         body, more = b"", True
@@ -80,7 +83,10 @@ class BodyLimit:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def limit_of(self, scope: Message, length: int, limit: int) -> int:
-        """The bytes that this client may send. Who it is is asked only when they matter. Raises Unavailable."""
+        """Return the number of bytes that this client may send.
+
+        The client is authenticated only when the number depends on it. Raise Unavailable.
+        """
         most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         if not limit < length <= most:
             return limit
@@ -88,18 +94,20 @@ class BodyLimit:
             return (
                 most if await sync_to_async(self.is_known, thread_sensitive=False)(scope) else limit
             )
-        except Exception as exc:  # whatever the database's or the cache's client raises
+        except Exception as exc:  # any error of the database or the cache
             raise unexpected(exc) from exc
 
 
 class Timed:
-    """The client's messages, within WITHIN and a second more for each SPEED bytes. Only waiting for the client counts.
-    Raises TooSlow."""
+    """The messages of the client, with a limit on the time spent waiting for them.
+
+    The client has WITHIN seconds, and one second more for each SPEED bytes. Raises TooSlow.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
         self.left = WITHIN
-        self.is_refused = False  # a body that is read to be forgotten earns no time
+        self.is_refused = False  # a body that is discarded earns no time
 
     async def __call__(self) -> Message:
         began = clock.monotonic()
@@ -121,7 +129,7 @@ def said_length(scope: Message) -> int:
 
 
 def with_length(scope: Message, first: Message) -> Message:
-    """The scope with the length that was counted, for those who chunked."""
+    """Return the scope with the counted length, so that a chunked body has a Content-Length."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
     length = len(first.get("body", b""))
     if length or len(headers) < len(scope["headers"]):
@@ -130,7 +138,7 @@ def with_length(scope: Message, first: Message) -> Message:
 
 
 async def drain(receive: Timed, more: bool = True) -> None:
-    """Read on and forget, a little."""
+    """Read and discard up to DRAIN bytes."""
     left, receive.is_refused = DRAIN, True
     with contextlib.suppress(errors.TooSlow):
         while more and left > 0:
@@ -142,6 +150,6 @@ async def drain(receive: Timed, more: bool = True) -> None:
 async def refuse(send: Send, refusal: Refusal) -> None:
     body = json.dumps(error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers.append((b"connection", b"close"))  # whatever is left of the body is not read
+    headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

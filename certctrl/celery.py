@@ -1,4 +1,4 @@
-"""The Celery application. A message carries one id and is only a nudge: the row says what is to be done."""
+"""The Celery application. A message carries one id. The row has the work to do."""
 
 import gc
 import os
@@ -11,7 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
 app = Celery("certctrl")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.autodiscover_tasks(related_name="beat")  # what the clock starts
+app.autodiscover_tasks(related_name="beat")  # tasks that the clock starts
 
 
 @signals.setup_logging.connect
@@ -23,8 +23,11 @@ def configure_logging(**kwargs: Any) -> None:
 
 @signals.worker_init.connect
 def keep_what_is_loaded(**kwargs: Any) -> None:
-    """The collector need not look at some hundred thousand objects again and again that stay until the end; nor do
-    forked children copy their pages for its marks."""
+    """Exclude all loaded objects from garbage collection.
+
+    Some hundred thousand objects live until the process ends. The collector need not scan them
+    again. Forked children also copy fewer memory pages.
+    """
     gc.collect()
     gc.freeze()
 
@@ -36,8 +39,12 @@ def know_the_worker(**kwargs: Any) -> None:
 
 @signals.worker_process_init.connect
 def leave_with_the_worker(**kwargs: Any) -> None:
-    """A forked child asks Linux to be killed with the worker. One whose worker died before it could ask leaves now, or
-    it would wait for ever: its siblings hold the pipe open that it reads from. A solo worker is told this too."""
+    """End a forked child whose worker has already died.
+
+    A forked child asks Linux to be killed with its worker. A worker may die before that. The child
+    would then wait for ever on a pipe that its siblings hold open. A solo worker gets this signal
+    too.
+    """
     if int(os.environ["CERTCTRL_WORKER"]) not in (os.getpid(), os.getppid()):
         os._exit(1)
 

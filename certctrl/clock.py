@@ -1,6 +1,6 @@
-"""What time it is, and how much of it a call may take.
+"""The current time, and the time that a call may take.
 
-One module, so that tests and the simulator move time in one place.
+This is one module, so that tests and the simulator change the time in one place.
 """
 
 import time
@@ -16,18 +16,18 @@ _ends: ContextVar[float | None] = ContextVar("_ends", default=None)
 
 
 def now() -> datetime:
-    """The wall clock, in UTC."""
+    """Return the wall clock, in UTC."""
     return timezone.now()
 
 
 def monotonic() -> float:
-    """Seconds on a clock that never jumps."""
+    """Return the seconds of a clock that never jumps."""
     return time.monotonic()
 
 
 @contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Everything inside ends within so many seconds, or sooner where an outer limit says so."""
+    """Set a deadline: the body ends within `seconds`, or earlier at an outer limit."""
     end, outer = monotonic() + seconds, _ends.get()
     token = _ends.set(end if outer is None else min(end, outer))
     try:
@@ -37,11 +37,14 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def rest() -> float:
-    """Seconds left of the innermost limit; infinite outside of any."""
+    """Return the seconds until the innermost deadline, or infinity outside of any limit."""
     end = _ends.get()
     return float("inf") if end is None else max(0.0, end - monotonic())
 
 
 def time_left() -> float:
-    """Seconds that the next outward call may take: at most CALL_LIMIT, at most the rest of the turn."""
+    """Return the seconds that the next outward call may take.
+
+    The maximum is CALL_LIMIT, and the rest of the turn.
+    """
     return float(min(settings.CALL_LIMIT, rest()))

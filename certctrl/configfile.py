@@ -1,4 +1,7 @@
-"""The JSON file that the setting CERTCTRL_CONFIG names: {"acme": {"log_level": "debug", "save_requests": true}}."""
+"""The JSON file that the setting CERTCTRL_CONFIG names.
+
+Example: {"acme": {"log_level": "debug", "save_requests": true}}.
+"""
 
 import json
 from typing import Any
@@ -7,9 +10,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 def acme_log(path: str) -> tuple[str, bool]:
-    """`log_level` ("" or "debug") and `save_requests` of the file's member `acme`; nothing is on without a file.
+    """Return `log_level` ("" or "debug") and `save_requests` of the member `acme` of the file.
 
-    Raises ImproperlyConfigured for a file that cannot be read, is no JSON, or holds anything else.
+    Without a file both are off. Raise ImproperlyConfigured when the file cannot be read, is not
+    JSON or has other members.
     """
     if not path:
         return "", False

@@ -1,7 +1,7 @@
-"""How long a client may take to send the head of a request and to read an answer, and how many may be connected.
+"""Limits of client connections: time for the head, speed of the reader, number of connections.
 
-uvicorn waits for both without end. The time of a body is bounded in certctrl.bodylimit, the time between two requests
-by uvicorn's keep-alive. A view may take as long as it likes.
+uvicorn has no limit for the first two. certctrl.bodylimit limits the time of a body. uvicorn's
+keep-alive limits the time between two requests. The time of a view has no limit.
 """
 
 import asyncio
@@ -12,23 +12,32 @@ import structlog
 from django.conf import settings
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_WITHIN = 20.0  # seconds from the connection, or from the first byte of a further request, to the last header
-READER_EVERY = 20.0  # seconds between two looks at an answer that is being read
-READER_SPEED = 4096  # bytes a second that a reader takes at least
-LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"  # RFC 9110, 15.5.9
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+# Seconds until the last header. They start with the connection, or with the first byte of the next
+# request.
+HEAD_WITHIN = 20.0
+READER_EVERY = 20.0  # seconds between two checks of a response that is being read
+READER_SPEED = 4096  # bytes per second that a reader must take
+# RFC 9110, section 15.5.9.
+LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 log = structlog.get_logger()
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's connection with a time for the head, a least speed for readers, and a place among MAX_CONNECTIONS."""
+    """uvicorn's connection with a limit for the head, for slow readers, and for connections.
+
+    The limit for connections is MAX_CONNECTIONS.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.head_timer: asyncio.TimerHandle | None = None
         self.reader_timer: asyncio.TimerHandle | None = None
-        self.unread = 0  # bytes of answers that were unread at the last look
+        self.unread = 0  # bytes of responses that were unread at the last check
         self.waits_since = self.loop.time()
         self.await_head()
         self.make_room()
@@ -53,16 +62,15 @@ class PatientProtocol(H11Protocol):
         super().handle_events()
         if self.conn.their_state is not h11.IDLE:
             self.forget_head()
-        elif self.conn.trailing_data[
-            0
-        ]:  # a head that has begun; uvicorn's keep-alive has stopped counting
+        elif self.conn.trailing_data[0]:
+            # A new head has begun, and uvicorn's keep-alive no longer counts.
             self.await_head()
 
     def head_is_late(self) -> None:
         begun = bool(self.conn.trailing_data[0])
         self.part(LATE if begun else b"", "no head")
 
-    # --- The reader of an answer ---
+    # --- The reader of a response ---
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -78,7 +86,7 @@ class PatientProtocol(H11Protocol):
         self.watch_reader()
 
     def watch_reader(self) -> None:
-        """Count anew: more was written, or most was read."""
+        """Start the count again, because more was written or most was read."""
         self.forget_reader()
         self.unread = self.transport.get_write_buffer_size()
         if self.unread:
@@ -100,13 +108,14 @@ class PatientProtocol(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the next move is the client's: it owes a head or the rest of a body."""
+        """Return whether the client must act next. It owes a head or the rest of a body."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def make_room(self) -> None:
-        """Over the limit, give up the client that has been waited for longest: an idle one, or one that sends slowly.
+        """When over the limit, close the connection that has waited longest for its client.
 
-        Refusing the newest instead would let a few hundred silent connections lock everybody out.
+        Such a client is idle or sends slowly. Refusing the newest client instead would be wrong. A
+        few hundred silent connections could then lock everybody out.
         """
         others: Any = self.server_state.connections
         if len(others) <= settings.MAX_CONNECTIONS:
@@ -118,7 +127,7 @@ class PatientProtocol(H11Protocol):
             self.part(FULL, "no room")
 
     def part(self, message: bytes, why: str) -> None:
-        """Close the connection at once, after a last message where nothing else is on its way."""
+        """Close the connection at once. Send `message` first when no other bytes are unsent."""
         log.info("connection.closed", why=why, client=self.client and self.client[0])
         self.server_state.connections.discard(self)
         if message and not self.transport.get_write_buffer_size():

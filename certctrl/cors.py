@@ -1,5 +1,8 @@
-"""Answers that the pages of other origins may read: those of TRUSTED_ORIGINS (Fetch standard, section 3.3; contract,
-section 1). Every other origin is told nothing, so that browsers keep the answer from its pages."""
+"""CORS: lets pages of the origins in TRUSTED_ORIGINS read responses.
+
+See the Fetch standard, section 3.3, and docs/reference/api.md. Other origins get no CORS headers,
+so their browsers hide the response.
+"""
 
 from collections.abc import Callable
 
@@ -16,7 +19,7 @@ PREFLIGHT_COUNTS_FOR = 600  # seconds
 
 
 class CORS:
-    """Stands before authentication, since a browser asks with OPTIONS, and without any credential, whether it may."""
+    """Middleware before authentication, because a browser sends OPTIONS without a credential."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

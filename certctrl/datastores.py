@@ -1,6 +1,6 @@
-"""How PostgreSQL and Redis are reached: what the settings DATABASE_... and REDIS_... say, put together.
+"""Connections to PostgreSQL and Redis, from the settings DATABASE_... and REDIS_...
 
-No error repeats a URL or a part of one, since there may be a password in it.
+No error quotes a URL or a part of one, because it may contain a password.
 """
 
 import re
@@ -18,14 +18,14 @@ from certctrl.environment import Environment
 STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 SQLITE, POSTGRESQL = "django.db.backends.sqlite3", "django.db.backends.postgresql"
 POSTGRES_SCHEMES = ("postgres", "postgresql", "pgsql", "psql")
-UNRESERVED = "%!$&'()*+,;=:@-._~"  # in a user name and a password as they are
+UNRESERVED = "%!$&'()*+,;=:@-._~"  # left as they are in a user name and a password
 UNREADABLE = (
     "The host or the port of {} cannot be read: write host:port, with a port from 1 to 65535."
 )
 PARTS = ("HOST", "PORT", "NAME", "USER", "PASSWORD")
 
 REDIS_SCHEMES = {"redis": "redis", "rediss": "rediss", "redis+socket": "unix", "unix": "unix"}
-# As Celery and as redis-py spell it. To a client `optional` is `required`.
+# The spellings of Celery and of redis-py. For a client, `optional` means `required`.
 VERIFIES = ("required", "CERT_REQUIRED", "optional", "CERT_OPTIONAL")
 FALSE = ("0", "f", "false", "n", "no", "off")
 TLS_FILES = {
@@ -40,8 +40,11 @@ REDIS_OPTIONS = ("db", "virtual_host", "ssl_cert_reqs", "ssl_check_hostname", *T
 
 
 def database(env: Environment, folder: Path) -> dict[str, Any]:
-    """What Django wants of a database: DATABASE_URL's, in which DATABASE_HOST and its like count before the URL's own
-    part; SQLite in the data folder without any of them. Raises ImproperlyConfigured."""
+    """Return Django's database settings.
+
+    DATABASE_HOST and similar settings replace the same part of DATABASE_URL. Without any of them
+    the database is SQLite in the data folder. Raise ImproperlyConfigured.
+    """
     url = env.str("DATABASE_URL", "")
     given = {part: env.str(f"DATABASE_{part}", "") for part in PARTS}
     given = {part: value for part, value in given.items() if value}
@@ -65,34 +68,37 @@ def _of_url(url: str) -> dict[str, Any]:
     scheme, is_url, _ = url.partition("://")
     if not is_url or scheme not in (*POSTGRES_SCHEMES, "sqlite"):
         raise ImproperlyConfigured(
-            "DATABASE_URL begins with postgres:// or sqlite:///. DATABASE_HOST, DATABASE_NAME, DATABASE_USER and "
-            "DATABASE_PASSWORD name a PostgreSQL without a URL."
+            "DATABASE_URL begins with postgres:// or sqlite:///. DATABASE_HOST, DATABASE_NAME, "
+            "DATABASE_USER and DATABASE_PASSWORD name a PostgreSQL without a URL."
         )
     if scheme == "sqlite":
         return dict(environ.Env.db_url_config(url))
     url, mark, query = encoded("DATABASE", url).partition("?")
-    path = (
-        "" if "/" in url.partition("://")[2] else "/"
-    )  # django-environ encodes once more what has no path
+    # django-environ encodes a URL without a path a second time.
+    path = "" if "/" in url.partition("://")[2] else "/"
     try:
         config: dict[str, Any] = dict(environ.Env.db_url_config(f"{url}{path}{mark}{query}"))
-    except ValueError:  # whose words have a part of it
+    except ValueError:  # its message quotes a part of the URL
         raise ImproperlyConfigured(UNREADABLE.format("DATABASE_URL")) from None
     socket_folder = config.get("OPTIONS", {}).pop("host", None)
     return config | ({"HOST": socket_folder} if socket_folder else {})
 
 
 def encoded(name: str, url: str) -> str:
-    """The URL with what libraries alter in a user name or a password percent-encoded. Raises ImproperlyConfigured where
-    a reserved character ends a part too early, or is read as another one (RFC 3986, section 3.2.1)."""
+    """Return the URL with user name and password percent-encoded, so that libraries keep them.
+
+    Raise ImproperlyConfigured when a reserved character ends a part too early or has another
+    meaning (RFC 3986, section 3.2.1).
+    """
     scheme, _, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user_info, at, _ = authority.rpartition("@")
     is_cut = "#" in rest or "@" in rest[len(authority) :]
     if is_cut or STRAY_PERCENT.search(user_info) or "[" in user_info or "]" in user_info:
         raise ImproperlyConfigured(
-            f"{name}_URL has a character of / ? # [ ] @ or % where it has another meaning. Set {name}_PASSWORD to the "
-            f"password and leave it out of {name}_URL, or write it percent-encoded: %2F for /, %25 for %."
+            f"{name}_URL has a character of / ? # [ ] @ or % where it has another meaning. Set "
+            f"{name}_PASSWORD to the password and leave it out of {name}_URL, or write it "
+            "percent-encoded: %2F for /, %25 for %."
         )
     return f"{scheme}://{quote(user_info, safe=UNRESERVED)}{at}{rest[len(user_info) + len(at) :]}"
 
@@ -102,14 +108,14 @@ def encoded(name: str, url: str) -> str:
 
 @dataclass(frozen=True)
 class Redis:
-    """One server, as Celery's broker and as Django's cache are told of it."""
+    """One Redis server, for Celery's broker and Django's cache."""
 
     scheme: str
     location: str  # host and port, or the path of a socket, encoded for a URL
     db: int
     user: str
     password: str = field(repr=False)
-    tls: dict[str, Any]  # what redis.SSLConnection takes; empty without TLS
+    tls: dict[str, Any]  # arguments of redis.SSLConnection; empty without TLS
 
     @property
     def broker_url(self) -> str:
@@ -138,8 +144,10 @@ class Redis:
 
 
 def redis(env: Environment) -> Redis:
-    """The server that REDIS_URL names, with REDIS_PASSWORD instead of the URL's. Its certificate is verified unless
-    REDIS_TLS_INSECURE says otherwise. Raises ImproperlyConfigured."""
+    """Return the server that REDIS_URL names. REDIS_PASSWORD replaces the password of the URL.
+
+    The certificate is verified unless REDIS_TLS_INSECURE is true. Raise ImproperlyConfigured.
+    """
     url = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
     scheme, is_url, _ = url.partition("://")
     if not is_url or scheme not in REDIS_SCHEMES:
@@ -149,7 +157,7 @@ def redis(env: Environment) -> Redis:
     try:
         parts = urlsplit("redis" + encoded("REDIS", url).removeprefix(scheme))
         host, port = parts.hostname or "127.0.0.1", parts.port or 6379
-    except ValueError:  # whose words have a part of it
+    except ValueError:  # its message quotes a part of the URL
         raise ImproperlyConfigured(UNREADABLE.format("REDIS_URL")) from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
@@ -196,9 +204,10 @@ def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str
     )
     if not is_insecure and (wanted[0] not in VERIFIES or wanted[1] in FALSE):
         raise ImproperlyConfigured(
-            "REDIS_URL asks not to verify Redis's certificate or its name. Take ssl_cert_reqs and ssl_check_hostname "
-            "out of it. REDIS_CA_BUNDLE names the CA of a private certificate; only REDIS_TLS_INSECURE=true goes "
-            "without verifying, and whoever is on the way then reads and writes as Redis does."
+            "REDIS_URL asks not to verify Redis's certificate or its name. Take ssl_cert_reqs and "
+            "ssl_check_hostname out of it. REDIS_CA_BUNDLE names the CA of a private certificate; "
+            "only REDIS_TLS_INSECURE=true goes without verifying, and whoever is on the way then "
+            "reads and writes as Redis does."
         )
     if "ssl_keyfile" in files and "ssl_certfile" not in files:
         raise ImproperlyConfigured("REDIS_CLIENT_KEY is set without REDIS_CLIENT_CERT: set both.")

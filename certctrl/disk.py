@@ -1,6 +1,6 @@
-"""A full disk: which errors mean it, and on which side it is.
+"""Detects a full disk: the errors that mean it, and whose disk is full.
 
-Nothing is lost then, and nothing is carried out either; sending it again helps only once somebody has made room.
+Nothing is lost then, but nothing is done either. A retry helps only after somebody has made room.
 """
 
 import errno
@@ -19,9 +19,12 @@ from certctrl.errors import Refusal
 
 log = structlog.get_logger()
 
-PAUSE = 60  # seconds until it is worth trying again
-LEAST_FREE = 256 * 1024  # bytes beside SQLite's file: less is full, since its journal grows by more
-KEPT = "disk_full"  # in the cache for PAUSE seconds after an error said so: the sentence
+PAUSE = 60  # seconds until a retry makes sense
+# Bytes on the disk of the SQLite file. With less the disk counts as full, because the journal grows
+# by more.
+LEAST_FREE = 256 * 1024
+# Cache key of the sentence, kept for PAUSE seconds after such an error.
+KEPT = "disk_full"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 DATABASE = "The disk of the database is full"
 REDIS = "Redis has no room: its memory limit is reached, or its disk is full"
@@ -29,21 +32,21 @@ SERVER = "The disk of this server is full"
 
 
 class DiskFull(Refusal):
-    """Nothing can be written; `params["retry_after"]` is a guess."""
+    """Nothing can be written. `params["retry_after"]` is a guess, in seconds."""
 
     code, key, status = 20012, "GENERAL::DISK_FULL", 507
 
     def __init__(self, side: str) -> None:
         super().__init__(
-            f"{side}, so nothing can be stored, and the request was not carried out. Whoever runs the server must "
-            "make room; then send it again.",
+            f"{side}, so nothing can be stored, and the request was not carried out. Whoever runs "
+            "the server must make room; then send it again.",
             retry_after=PAUSE,
         )
         self.side = side
 
 
 def refusal_of(exc: BaseException | None) -> DiskFull | None:
-    """What to say of an error that comes of a full disk; None for any other."""
+    """Return the refusal for an error that a full disk caused, or None for another error."""
     for each in _chain(exc):
         if side := _side(each):
             return DiskFull(side)
@@ -51,21 +54,26 @@ def refusal_of(exc: BaseException | None) -> DiskFull | None:
 
 
 def note(exc: BaseException | None) -> DiskFull | None:
-    """`refusal_of`, kept for a minute so that /health says it too, whichever process met it."""
+    """Return refusal_of(), and keep it in the cache for PAUSE seconds.
+
+    /health then reports the full disk, no matter which process found it.
+    """
     full = refusal_of(exc)
     if full:
         log.error("disk.full", what=full.side)
         try:
             cache.set(KEPT, full.side, PAUSE)
-        except (
-            Exception
-        ) as unkept:  # whatever the cache's client raises; perhaps it is the full one
+        except Exception as unkept:
+            # Any error of the cache's client. Redis may be the full one.
             log.warning("disk.unkept", error=type(unkept).__name__)
     return full
 
 
 def refuse_when_full() -> None:
-    """For /health: DiskFull where the disk of SQLite is full, or where somebody met a full one in the last minute."""
+    """Raise DiskFull, for /health, when a disk is full.
+
+    That is the disk of SQLite now, or any disk in the last PAUSE seconds.
+    """
     if _sqlite_is_full():
         raise _unhealthy(DATABASE)
     if side := _kept():
@@ -73,29 +81,32 @@ def refuse_when_full() -> None:
 
 
 def refuse_when_redis_is_full() -> None:
-    """For /health, when nothing was heard of the sweeps: they may run, and Redis not take their word."""
+    """Raise DiskFull, for /health, when Redis cannot store a value.
+
+    Call this when no sweep was recorded. Sweeps may run while Redis refuses their record.
+    """
     try:
         cache.set("health", time.time(), PAUSE)
-    except Exception as exc:  # whatever the cache's client raises
+    except Exception as exc:  # any error of the cache's client
         if full := refusal_of(exc):
             raise _unhealthy(full.side) from None
 
 
 def _unhealthy(side: str) -> DiskFull:
     full = DiskFull(side)
-    full.status = 503  # what those who watch /health know
+    full.status = 503  # the status that monitors of /health expect
     return full
 
 
 def _kept() -> str:
     try:
         return str(cache.get(KEPT) or "")
-    except Exception:  # whatever the cache's client raises
+    except Exception:  # any error of the cache's client
         return ""
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it came of, and so on."""
+    """Yield the error, then its cause, and so on."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
@@ -106,7 +117,8 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
 def _side(exc: BaseException) -> str:
     if isinstance(exc, sqlite3.Error):
         name = getattr(exc, "sqlite_errorname", "") or ""
-        # A journal that cannot be made or grow is "disk I/O error" or "unable to open database file".
+        # A journal that cannot be created or grow is "disk I/O error" or "unable to open database
+        # file".
         is_io = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
         return DATABASE if name == "SQLITE_FULL" or (is_io and _sqlite_is_full()) else ""
     if getattr(exc, "sqlstate", None) == "53100":  # PostgreSQL: disk_full
@@ -118,7 +130,11 @@ def _side(exc: BaseException) -> str:
 
 
 def _is_redis_full(exc: BaseException) -> bool:
-    """OOM: over `maxmemory`. MISCONF: its file cannot be written, and writes are refused until it can."""
+    """Return whether Redis is full.
+
+    OOM means that it is over `maxmemory`. MISCONF means that it cannot write its file. It then
+    refuses writes until it can.
+    """
     return type(exc).__name__ == "OutOfMemoryError" or str(exc).startswith(("OOM ", "MISCONF "))
 
 

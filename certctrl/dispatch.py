@@ -1,4 +1,7 @@
-"""Due rows become messages. A message carries one id; losing or doubling it changes nothing."""
+"""Sends a message for each due row.
+
+A message carries one id. A lost or doubled message changes nothing.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -19,7 +22,10 @@ SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wai
 
 
 def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
-    """Send the task for these rows, those that waited longest first, so that up to `most` are on their way."""
+    """Send the task for these rows, oldest `wake_at` first.
+
+    At most `most` messages are on their way afterwards.
+    """
     ids = list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])
     if not ids:
         return None
@@ -34,21 +40,24 @@ def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -
 def admit_fairly(
     rows: TurnsQuerySet[Any], now: datetime, of: str, most: int, task: "Task[Any, Any]"
 ) -> None:
-    """The same for what is sendable, with no more than `most` on their way that have the same `of`."""
+    """Send the task for sendable rows, with at most `most` on their way for each value of `of`."""
     if rows.sendable(now).exists():
         admit(rows.sendable_of_each(now, of, most), task)
 
 
 def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
-    """Note that a message is on its way, before it is: a worker may be done with it before we are. What nobody holds is
-    due a little earlier, so that a worker whose clock is behind finds it due."""
+    """Record that messages are on their way, before they are sent.
+
+    A worker may finish a message before this process could record it. `wake_at` of rows without a
+    holder is moved back by SKEW. So a worker whose clock is behind finds these rows due.
+    """
     now = clock.now()
     rows.filter(pk__in=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
     rows.filter(pk__in=ids).update(queued_at=now)
 
 
 def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
-    """The broker is away: nothing was sent for these."""
+    """Record that nothing was sent for these rows, because the broker is away."""
     rows.model._base_manager.filter(pk__in=ids, holder="").update(queued_at=None)
 
 
@@ -56,14 +65,14 @@ logger = structlog.get_logger()
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:
-    """Send one message. False, and a line in the log, when the broker is away."""
+    """Send one message. Return False, and log a warning, when the broker is away."""
     return send(lambda: task.apply_async(args, expires=settings.RESEND), task=task.name)
 
 
 def send(message: Callable[[], object], **keys: object) -> bool:
     try:
         message()
-    except (OperationalError, OSError) as error:  # away, or full
+    except (OperationalError, OSError) as error:  # the broker is away or full
         disk.note(error)
         logger.warning("broker.away", error=type(error).__name__, **keys)
         return False
@@ -71,7 +80,10 @@ def send(message: Callable[[], object], **keys: object) -> bool:
 
 
 def under_own_turn(act: Callable[[int], None], row_id: int) -> None:
-    """Wait and Trouble are written in the row by then; here they are only told."""
+    """Call `act`, and log how the turn ended.
+
+    The turn itself writes Wait and Trouble to the row.
+    """
     try:
         act(row_id)
     except (Wait, Trouble, LostTurn) as why:

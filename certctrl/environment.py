@@ -1,6 +1,6 @@
-"""How a setting is read: from the environment, from `.env`, or from the file that NAME_FILE names.
+"""Reads a setting from the environment, from `.env`, or from the file that NAME_FILE names.
 
-A value arrives as it was written. No error repeats one, since it may be a secret.
+A value is kept as it was written. No error quotes a value, because it may be a secret.
 """
 
 import os
@@ -21,7 +21,7 @@ IS_NOT = {
 
 
 class Written(MutableMapping[str, str]):
-    """The environment. A name that has a NAME_FILE beside it is the text of that file."""
+    """The environment. The text of the file NAME_FILE is the value of NAME."""
 
     def __getitem__(self, name: str) -> str:
         path = os.environ.get(f"{name}_FILE")
@@ -41,8 +41,10 @@ class Written(MutableMapping[str, str]):
 
 
 class Environment(environ.FileAwareEnv):  # type: ignore[misc]
-    """Getters as django-environ has them. A value that begins with `$` names no other setting here, and one that is
-    empty is not set."""
+    """The getters of django-environ, with two changes.
+
+    A value that begins with `$` does not name another setting. An empty value counts as not set.
+    """
 
     ENVIRON = Written()
 
@@ -53,7 +55,10 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
         default: Any = environ.Env.NOTSET,
         parse_default: bool = False,
     ) -> Any:
-        """Raises ImproperlyConfigured with the name of the setting, never with its value."""
+        """Return the value.
+
+        Raise ImproperlyConfigured, with the setting's name but not its value.
+        """
         value = self.ENVIRON.get(var, "")
         if value == "" and default is self.NOTSET:
             raise ImproperlyConfigured(
@@ -63,11 +68,11 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             return default
         try:
             return self.parse_value(value, cast)
-        except (ValueError, RecursionError):  # its words, and those of json, quote the value
+        except (ValueError, RecursionError):  # these messages, and those of json, quote the value
             raise ImproperlyConfigured(f"{var} is not {IS_NOT.get(cast, 'JSON')}.") from None
 
     def members(self, var: str) -> dict[str, Any]:
-        """The JSON object that the setting holds, {} without one. Raises ImproperlyConfigured."""
+        """Return the JSON object of the setting, or {} without one. Raise ImproperlyConfigured."""
         found = self.json(var, default={})
         if not isinstance(found, dict):
             raise ImproperlyConfigured(f'{var} is not a JSON object, such as {{"NAME": "value"}}.')
@@ -76,7 +81,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
 
 @contextmanager
 def refusing_in_a_sentence() -> Iterator[None]:
-    """End the process with the sentence of a setting that cannot be used, without a traceback."""
+    """End the process with one sentence, and no traceback, when a setting cannot be used."""
     try:
         yield
     except ImproperlyConfigured as exc:
@@ -84,8 +89,10 @@ def refusing_in_a_sentence() -> Iterator[None]:
 
 
 def read_secret(name: str, path: Path) -> str:
-    """The file's text without the line end that editors and `echo` leave, and otherwise unchanged. Raises
-    ImproperlyConfigured."""
+    """Return the text of the file, without one line end.
+
+    Editors and `echo` add that line end. Nothing else changes. Raise ImproperlyConfigured.
+    """
     try:
         text = path.read_bytes().decode()
     except OSError as exc:
@@ -102,11 +109,12 @@ def read_secret(name: str, path: Path) -> str:
 
 
 def read_env(path: Path) -> None:
-    """Put the settings of the file `.env` into the environment, where it has none of that name. Raises
-    ImproperlyConfigured.
+    """Put the settings of the file `.env` into the environment. Existing names keep their values.
 
-    A line is NAME=value. Quotes around the whole value are taken off; within double ones a backslash keeps the
-    character that follows it. Nothing else has a meaning: no `$`, and no `#` behind a value.
+    A line is NAME=value. Quotes around the whole value are removed. Inside double quotes, a
+    backslash keeps the next character. Before r, n and t the backslash stays too. `$` has no
+    meaning, and neither has `#` after a value. Raise ImproperlyConfigured for a file that cannot be
+    read or parsed.
     """
     if not path.exists():
         return

@@ -1,10 +1,16 @@
-"""The only exceptions that the API shows. Codes and keys are stable; docs/reference/errors.md lists them."""
+"""The only exceptions that the API shows.
+
+Codes and keys are stable. docs/reference/errors.md lists them.
+"""
 
 from typing import Any
 
 
 class Refusal(Exception):
-    """A request that is refused, with a sentence for a person: what is wrong, with which name, what to do."""
+    """A refused request. `what` is a sentence for a person.
+
+    The sentence says what is wrong, with which name, and what to do.
+    """
 
     code = 5000
     key = "GENERAL::INVALID_ARGUMENT"
@@ -17,7 +23,7 @@ class Refusal(Exception):
 
 
 class Invalid(Refusal):
-    """Something in the request is wrong; `params["field"]` names it."""
+    """A part of the request is wrong. `params["field"]` names the part."""
 
 
 class MissingField(Refusal):
@@ -65,7 +71,7 @@ class Conflict(Refusal):
 
 
 class QuotaExceeded(Refusal):
-    """The owner has as many as they may have; `params` has quota, limit and used."""
+    """The owner has reached a quota. `params` has quota, limit and used."""
 
     code, key, status = 20011, "GENERAL::QUOTA_EXCEEDED", 409
 
@@ -91,18 +97,21 @@ class MethodNotAllowed(Refusal):
 
 
 class Unavailable(Refusal):
-    """Something that this server needs is away; the same request may succeed later."""
+    """A part of this server is away. The same request may succeed later."""
 
     code, key, status = 20009, "GENERAL::UNAVAILABLE", 503
 
 
 class Unexpected(Refusal):
-    """A fault of ours. The sentence carries the request's id and nothing of the fault."""
+    """An internal error. The sentence has the request id and no details of the error."""
 
     code, key, status = 5017, "GENERAL::UNEXPECTED_RESULT", 500
 
 
 class NobodyLoggedIn(Refusal):
-    """What `GET /auth/status` answers without a session: an error body that is no error (contract, section 5)."""
+    """The response of `GET /auth/status` without a session.
+
+    The body has the shape of an error, but it is not an error. See docs/reference/api.md.
+    """
 
     code, key, status = 999999, "GENERAL::NOT_AN_ERROR", 200

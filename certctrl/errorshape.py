@@ -1,4 +1,7 @@
-"""Every error in the shape of the contract's section 1, `{"error": {"code", "key", "what", "params"}}`."""
+"""Every API error in one shape: `{"error": {"code", "key", "what", "params"}}`.
+
+See docs/reference/api.md.
+"""
 
 import math
 import secrets
@@ -27,11 +30,14 @@ from certctrl.turns import Trouble, Wait
 
 log = structlog.get_logger()
 
-DATABASE_PAUSE = 5  # seconds until a request that the database did not take is worth sending again
+DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry
 
 
 class ErrorResponse(Response):
-    """A response whose body is `{"error": ...}`, whatever its status, and JSON, whatever else its view renders."""
+    """A response with the body `{"error": ...}`.
+
+    It is always JSON, even if the view renders another type.
+    """
 
     @property
     def rendered_content(self) -> Any:
@@ -64,12 +70,15 @@ def error_response(refusal: Refusal) -> ErrorResponse:
 
 
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
-    """The contract's error shape for whatever left a view. A fault of ours is logged and told without its details."""
+    """Return the error response for an exception that left a view.
+
+    An internal error is logged. Its response has no details.
+    """
     return error_response(refusal_of(exc) or unexpected(exc))
 
 
 def unexpected(exc: BaseException | None) -> Refusal:
-    """A fault of ours, or of the database, which is logged."""
+    """Log an internal error or a database error, and return its refusal."""
     request_id = structlog.contextvars.get_contextvars().get("request_id") or secrets.token_hex(8)
     log.error("request.failed", request_id=request_id, exc_info=exc)
     if full := disk.note(exc):
@@ -77,19 +86,21 @@ def unexpected(exc: BaseException | None) -> Refusal:
         return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
-            "The database is busy or away, so the request was not carried out; send it again in a few seconds.",
+            "The database is busy or away, so the request was not carried out; send it again "
+            "in a few seconds.",
             request_id=request_id,
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "This server met an error of its own, and the request was not carried out. Send it again; if that does not "
-        f"help, tell whoever runs the server: its log tells more under {request_id}.",
+        "This server met an error of its own, and the request was not carried out. Send it again; "
+        "if that does not help, tell whoever runs the server: its log tells more under "
+        f"{request_id}.",
         request_id=request_id,
     )
 
 
 def refusal_of(exc: Exception) -> Refusal | None:
-    """Our own word for an exception of DRF's or Django's; None for one that nobody foresaw."""
+    """Return our refusal for an exception of DRF or Django, or None for an unexpected exception."""
     match exc:
         case Refusal():
             return exc
@@ -129,14 +140,17 @@ def refusal_of(exc: Exception) -> Refusal | None:
 
 
 def not_understood() -> Refusal:
-    """What Django finds suspicious before, or while, we read it: a foreign host name, a thousand query parameters."""
+    """Return the error for a request that Django finds suspicious.
+
+    Examples are a foreign host name, or a thousand query parameters.
+    """
     return errors.Invalid(
         "The request could not be understood; check its host name, its headers and its query."
     )
 
 
 def invalid(detail: Any) -> Refusal:
-    """The first complaint of a serializer, as a sentence that names the member."""
+    """Return the first error of a serializer, as a sentence with the name of the member."""
     field, complaint = first_complaint(detail, "")
     kind = errors.MissingField if complaint.code == "required" else errors.Invalid
     if not field:
@@ -160,7 +174,7 @@ def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail
     return path, detail
 
 
-# --- What matches no view ---
+# --- Requests without a view ---
 
 API_PATHS = ("/apiv1", "/auth", "/health")
 
@@ -183,7 +197,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
         return plain_response(jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
-    # Django takes a session that it could not save for one that somebody deleted.
+    # Django takes a session that it could not save for a deleted session.
     return plain_response(disk.note(exception) or not_understood())
 
 

@@ -1,6 +1,7 @@
-"""How requests are read, and answers and lists written: what the settings name for every view.
+"""How requests are parsed, and how responses and lists are written, for every view.
 
-Apart from certctrl.api because rest_framework.views imports these, and must not meet itself on the way.
+This is not in certctrl.api, because rest_framework.views imports these classes. An import from
+there would be circular.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from certctrl import errors, jsonbody
 
 
 class JSONParser(BaseParser):
-    """A JSON object, read strictly: see certctrl.jsonbody."""
+    """Parses a JSON object strictly: see certctrl.jsonbody."""
 
     media_type = "application/json"
 
@@ -33,7 +34,7 @@ class JSONParser(BaseParser):
 
 
 def refuse_other_encodings(request: Request | None, media_type: str) -> None:
-    """NotJSON (415) for a body that is compressed, or in another charset than UTF-8."""
+    """Raise NotJSON (415) for a compressed body, or for a charset that is not UTF-8."""
     coding = request.headers.get("Content-Encoding", "").strip().lower() if request else ""
     if coding not in ("", "identity"):
         raise errors.NotJSON(
@@ -49,7 +50,7 @@ def refuse_other_encodings(request: Request | None, media_type: str) -> None:
 
 
 class DataRenderer(JSONRenderer):
-    """`{"data": ...}` around what a view answered; a 204 goes out without a body."""
+    """Puts `{"data": ...}` around the result of a view. A 204 has no body."""
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
@@ -61,7 +62,7 @@ class DataRenderer(JSONRenderer):
 
 
 class LenientNegotiation(DefaultContentNegotiation):
-    """Accept is a wish: who asks for something else gets the view's own format, not a 406."""
+    """Accept is only a preference: another format gets the view's own format, not a 406."""
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None
@@ -76,7 +77,10 @@ class LenientNegotiation(DefaultContentNegotiation):
 
 
 class OffsetPagination(BasePagination):
-    """`?offset=0&limit=100` over a bare array; `X-Total-Count` only for `?total=1`, since counting is not free."""
+    """`?offset=0&limit=100` over a plain array.
+
+    `X-Total-Count` is sent only for `?total=1`, because counting is expensive.
+    """
 
     default_limit = 100
     max_limit = 1000

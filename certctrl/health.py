@@ -1,4 +1,7 @@
-"""`GET /health`: whether the clock ticks. Whether workers keep up is in each attempt's events."""
+"""`GET /health`: whether the clock works.
+
+The events of each attempt show whether the workers are fast enough.
+"""
 
 from typing import Any
 
@@ -16,7 +19,10 @@ SILENCE = 60  # seconds; the sweep runs every second
 
 
 class Health(PublicView):
-    """200 while sweeps end, 503 when none ended for a minute or the last one ended in the future."""
+    """Return 200 while sweeps end, and 503 when no sweep ended for a minute.
+
+    A last sweep in the future is 503 too.
+    """
 
     @extend_schema(responses={200: OpenApiTypes.STR})
     def get(self, request: Request) -> Response:
@@ -33,16 +39,20 @@ class Health(PublicView):
             )
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
-                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put back, and none ended "
-                "since. Are clock and beat running, and do all machines have the same time?"
+                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put "
+                "back, and none ended since. Are clock and beat running, and do all machines have "
+                "the same time?"
             )
         return Response("ok")
 
 
 def last_sweep() -> float | None:
-    """When the last sweep ended, in epoch seconds; None when nothing says so, or the cache is away."""
+    """Return when the last sweep ended, in epoch seconds.
+
+    Return None when there is no record, or the cache is away.
+    """
     try:
         swept_at: Any = cache.get(SWEPT)
         return None if swept_at is None else float(swept_at)
-    except Exception:  # whatever the cache's client raises, or somebody else wrote there
+    except Exception:  # any error of the cache's client, or a foreign value
         return None

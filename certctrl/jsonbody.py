@@ -1,4 +1,7 @@
-"""Reading the JSON of a request (RFC 8259) strictly: what two readers could understand differently is refused."""
+"""Parses the JSON of a request (RFC 8259) strictly.
+
+JSON that two parsers could read differently is refused.
+"""
 
 import codecs
 import json
@@ -11,19 +14,21 @@ from certctrl.errors import Invalid, MalformedJSON, TooLarge
 
 MAX_DEPTH = 16
 MAX_VALUES = 20_000
-SHOWN = 100  # characters of a member's path or name in an answer
+SHOWN = 100  # characters of a path or name that a response quotes
+# Only responses have these members. A client may send them back unchanged, and they are ignored.
 PEM = (
     "cert",
     "csr",
     "ca_certificate_pem",
-)  # answers have them, no request is read for them: they come back unchanged
+)
+# Members that may contain line ends. People paste secrets with the line ends that they saw.
 IN_LINES = (
     *PEM,
     "secret",
     "eab_hmac_key",
-)  # secrets are pasted with the line ends that they were shown with
+)
 GZIP = b"\x1f\x8b"
-WORDS = {  # for what the json module says
+WORDS = {  # the start of json's messages, and our words for them
     "Expecting property name": "a member's name, in double quotes, is missing",
     "Expecting ':'": "a colon is missing",
     "Expecting ','": "a comma, or the end of what was begun, is missing",
@@ -39,9 +44,10 @@ WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The object that `body` holds, every string in it free of control characters, but for line ends in PEM and base64.
+    """Return the object in `body`.
 
-    Raises TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
+    No string has control characters. Members in IN_LINES may have line ends and tabs. Raise
+    TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
     """
     if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
         raise too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
@@ -60,7 +66,10 @@ def too_large(limit: int) -> TooLarge:
 
 
 def refuse_crowds(body: bytes) -> None:
-    """Counted before parsing: a megabyte of empty lists is half a million values, and seconds of work."""
+    """Refuse a body with too many values, before it is parsed.
+
+    A megabyte of empty lists has half a million values, and takes seconds to parse.
+    """
     if sum(map(body.count, b"[{,")) > MAX_VALUES:
         raise MalformedJSON(
             f"The body holds more than {MAX_VALUES} lists, objects and commas; send less."
@@ -68,14 +77,14 @@ def refuse_crowds(body: bytes) -> None:
 
 
 def parse(body: bytes) -> Any:
-    # "\0" is no character of JSON, but every second byte of what Windows calls Unicode.
+    # UTF-16, which Windows calls Unicode, has "\0" in every second byte of ASCII text. JSON has
+    # none.
     is_wide = body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]
     if is_wide and not body.startswith(GZIP):
         raise MalformedJSON("The body is UTF-16 or UTF-32; send UTF-8.")
     try:
-        text = body.removeprefix(
-            codecs.BOM_UTF8
-        ).decode()  # RFC 8259, section 8.1: it may be ignored
+        # A byte order mark may be ignored (RFC 8259, section 8.1).
+        text = body.removeprefix(codecs.BOM_UTF8).decode()
         return json.loads(
             text,
             object_pairs_hook=without_duplicates,
@@ -93,7 +102,7 @@ def parse(body: bytes) -> Any:
         raise MalformedJSON("The body is not UTF-8; send JSON in UTF-8, not compressed.") from None
     except RecursionError:
         raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # a whole number with thousands of digits
         raise MalformedJSON("The body holds a number that is too long.") from None
 
 
@@ -118,9 +127,10 @@ def finite_float(digits: str) -> float:
 
 
 def inspect(value: Any, path: str, depth: int) -> None:
-    """Refuse control characters, in values and in names, and nesting that nobody needs.
+    """Refuse control characters in values and names, and refuse deep nesting.
 
-    A path is kept no longer than it is shown: a long name would be copied for each value below it.
+    The path is cut to the length that is shown. A long name would otherwise be copied for each
+    value below it.
     """
     if depth > MAX_DEPTH:
         raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
@@ -145,7 +155,11 @@ def refuse_control_characters(text: str, path: str) -> None:
 
 
 def is_text(char: str) -> bool:
-    """Neither a control character (C0, DEL, C1) nor half of a surrogate pair, which no database stores."""
+    """Return whether a character is text.
+
+    Control characters (C0, DEL, C1) are not text. Half of a surrogate pair is not text, because no
+    database stores one.
+    """
     return char.isprintable() or not (
         char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
     )

@@ -1,4 +1,7 @@
-"""The cache in Redis, which keeps JSON. Django's own serializer runs code that a value holds, whoever wrote it."""
+"""The cache in Redis, with JSON values.
+
+Django's own serializer can run code from a value that somebody else wrote.
+"""
 
 import json
 from typing import Any
@@ -7,18 +10,21 @@ from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 
 
 class JSONSerializer:
-    """Whole numbers are written as they are, so that Redis can count in them."""
+    """Whole numbers are stored as plain digits, so that Redis can count with them."""
 
     def dumps(self, obj: Any) -> bytes:
         return json.dumps(obj).encode()
 
     def loads(self, data: Any) -> Any:
-        """Raises ValueError for what is not JSON."""
+        """Return the value. Raise ValueError when the data is not JSON."""
         return json.loads(data)
 
 
 class JSONClient(RedisCacheClient):
-    """A value that is not JSON is of an older version, or somebody else's: it counts as not there."""
+    """A value that is not JSON counts as missing.
+
+    An older version, or another program, wrote such a value.
+    """
 
     def __init__(self, servers: Any, **options: Any) -> None:
         super().__init__(servers, serializer=JSONSerializer, **options)

@@ -1,4 +1,4 @@
-"""Where the server listens: LISTEN in every spelling, and the names under which it can be called there."""
+"""Where the server listens (LISTEN), and the names under which it can be called there."""
 
 import socket
 
@@ -7,9 +7,9 @@ DEFAULT = "127.0.0.1"
 
 
 def host_of(text: str) -> str:
-    """LISTEN as `bind` takes it: an address without brackets in its shortest spelling, or a host name.
+    """Return LISTEN as `bind` needs it: a host name, or an address in its shortest form.
 
-    Raises ValueError with a sentence.
+    An IPv6 address has no brackets. Raise ValueError with a sentence.
     """
     host = text.strip() or DEFAULT
     if host.startswith("[") and host.endswith("]"):
@@ -18,35 +18,38 @@ def host_of(text: str) -> str:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return _host_name(host, text)
-    return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST)[
-        0
-    ]  # with the zone of a link-local one
+    # A link-local address keeps its zone.
+    return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST)[0]
 
 
 def _host_name(host: str, text: str) -> str:
     if not host.isascii() or not all(each.isalnum() or each in ".-_" for each in host):
         raise ValueError(
-            f"LISTEN is {text!r}: give an address or a host name alone, for example LISTEN=::1. The port is PORT."
+            f"LISTEN is {text!r}: give an address or a host name alone, for example "
+            "LISTEN=::1. The port is PORT."
         )
     return host.lower()
 
 
 def in_url(host: str) -> str:
-    """The host as a URL has it: an IPv6 address in brackets."""
+    """Return the host as it is written in a URL. An IPv6 address gets brackets."""
     return f"[{host.replace('%', '%25')}]" if ":" in host else host
 
 
 def called(host: str) -> str:
-    """Where a server that listens on this host is called from this machine."""
+    """Return the address at which this machine calls a server that listens on `host`."""
     return ANYWHERE.get(host, host)
 
 
 def allowed_hosts(listen: str) -> list[str]:
-    """The names under which it may be called, where ALLOWED_HOSTS does not say: this machine's own, where it listens
-    on all of its addresses, and the one that it listens on."""
+    """Return the default of ALLOWED_HOSTS.
+
+    The list has localhost and the LISTEN address. A server that listens on all addresses also gets
+    the names and addresses of this machine.
+    """
     try:
         host = host_of(listen)
-    except ValueError:  # whoever listens says it
+    except ValueError:  # the code that binds the port reports it
         return ["localhost", DEFAULT, "[::1]"]
     hosts = [host, *(_of_this_machine() if host in ANYWHERE else [])]
     return list(
@@ -57,7 +60,7 @@ def allowed_hosts(listen: str) -> list[str]:
 
 
 def _of_this_machine() -> list[str]:
-    """Its name, and the addresses that others reach it at."""
+    """Return the name of this machine, and the addresses at which others reach it."""
     name = socket.gethostname().lower()
     return [name, *_addresses_of(name), *_outward_addresses()]
 
@@ -72,13 +75,16 @@ def _addresses_of(name: str) -> list[str]:
 
 
 def _outward_addresses() -> list[str]:
-    """Those that the system's routes choose for the rest of the world; nothing is sent (RFC 5737; RFC 3849)."""
+    """Return the addresses that the routes of the system select for the rest of the world.
+
+    Nothing is sent. The targets are documentation addresses (RFC 5737; RFC 3849).
+    """
     found = []
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((somewhere, 9))
                 found.append(str(probe.getsockname()[0]))
-        except OSError:  # no route of that family
+        except OSError:  # no route for this address family
             continue
     return found

@@ -1,6 +1,7 @@
-"""JSON lines: an event name and keys, no prose, no PEM, no tokens.
+"""Logs as JSON lines: an event name and keys. No prose, no PEM, no tokens.
 
-Every line passes `redact` before it is written: a secret that got into a message, a URL or a traceback is masked too.
+`redact` processes every line before it is written. It also masks a secret inside a message, a URL
+or a traceback.
 """
 
 import logging
@@ -22,12 +23,13 @@ from structlog.typing import EventDict
 from certctrl import clock
 
 MASK = "***"
-FRAMES = 12  # of a traceback; the innermost ones say where
+FRAMES = 12  # of a traceback; the innermost ones show where
 DEPTH = 6  # of nested values
-LONGEST = 8000  # characters of one value; also what bounds the work of the patterns below
+# Characters of one value. This also limits the work of the patterns below.
+LONGEST = 8000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
-# A name's words; the last one alone decides about "key": key_type and key_id are none.
+# The words of a name. "key" counts only as the last word: key_type and key_id are not secret.
 WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 SECRET_WORDS = (
     *(
@@ -55,14 +57,15 @@ SECRET_VALUES = (
     (re.compile(r"\b(https?://[^\s?'\"<>]+\?)[^\s'\"<>]+", re.IGNORECASE), rf"\1{MASK}"),
     (
         re.compile(
-            r"((?:secret|token|password|passwd|passphrase|authorization|hmac|api_?key|access_?key)[a-z_]*['\"]?\s*[=:]\s*)"
+            r"((?:secret|token|password|passwd|passphrase|authorization|hmac|api_?key|access_?key)"
+            r"[a-z_]*['\"]?\s*[=:]\s*)"
             r"(?!\*\*\*)(b?'[^']*'|b?\"[^\"]*\"|[^\s,;&)}\]'\"]+)",
             re.IGNORECASE,
         ),
         rf"\1{MASK}",
     ),
 )
-# Libraries that tell too much: whole URLs, signed bodies, a line for each task.
+# Libraries that log too much: whole URLs, signed bodies, a line for each task.
 QUIET = {
     "urllib3": logging.ERROR,
     "requests": logging.ERROR,
@@ -74,18 +77,20 @@ QUIET = {
     "celery.worker.strategy": logging.WARNING,
     "django.request": logging.ERROR,  # RequestContext writes a line for each request
     "django.template": logging.INFO,
-    "django.db.backends": logging.INFO,  # DEBUG would write the values of every query
+    "django.db.backends": logging.INFO,  # DEBUG would log the values of every query
     "uvicorn.access": logging.CRITICAL + 1,
 }
 
-bind = bound_contextvars  # with bind(issuance=7, step="order"): every line inside carries both
+# With bind(issuance=7, step="order"), every line in the body has both keys.
+bind = bound_contextvars
 
 
 class Secret:
-    """A string that shows as *** wherever it is printed, formatted or logged; only `reveal()` gives it out.
+    """A string that prints, formats and logs as ***. Only `reveal()` returns its value.
 
-    It is no str on purpose: join, json.dumps and concatenation would read the value of a subclass. They raise TypeError
-    here, and so does pickle, which would carry it into a message queue.
+    It is deliberately not a str. With a subclass, join, json.dumps and concatenation would read the
+    value. Here they raise TypeError. pickle raises TypeError too, because it would put the value
+    into a message queue.
     """
 
     __slots__ = ("__value",)
@@ -94,7 +99,7 @@ class Secret:
         self.__value = value.reveal() if isinstance(value, Secret) else value
 
     def reveal(self) -> str:
-        """The secret itself."""
+        """Return the secret value."""
         return self.__value
 
     def __repr__(self) -> str:
@@ -125,7 +130,7 @@ class Secret:
 
 
 def mask(text: str) -> str:
-    """The text without what looks like a PEM block, a token, a password or the query of a URL."""
+    """Return the text with PEM blocks, tokens, passwords and URL queries masked."""
     text = text[:LONGEST]
     for pattern, instead in SECRET_VALUES:
         text = pattern.sub(instead, text)
@@ -133,7 +138,7 @@ def mask(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value of this name is one that nobody may read."""
+    """Return whether a value with this name is secret."""
     words = [word.lower() for word in WORDS.findall(name)]
     if not words:
         return False
@@ -164,12 +169,15 @@ def _redacted_item(name: str, value: Any, depth: int) -> Any:
 
 
 def redact(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Masks values by their name and by their looks, at every depth."""
+    """Mask values by their name and by their form, at every depth."""
     return {name: _redacted_item(name, value, 0) for name, value in event.items()}
 
 
 def explain(logger: Any, method: str, event: EventDict) -> EventDict:
-    """An exception as its type, where it was raised, and the traceback's last frames, without local variables."""
+    """Replace an exception by its type, its place and the last frames of its traceback.
+
+    Local variables are left out.
+    """
     found = event.pop("exc_info", None)
     if isinstance(found, BaseException):
         exc: BaseException | None = found
@@ -186,7 +194,7 @@ def explain(logger: Any, method: str, event: EventDict) -> EventDict:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is now, and not to what it was when logging was configured."""
+    """Writes to the current sys.stderr, not to the one at the time of configuration."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -205,9 +213,10 @@ SHARED = (
 
 
 def configure() -> None:
-    """Every line of this process, structlog's and the standard library's, as JSON on stderr, from LOG_LEVEL up.
+    """Log all lines of this process as JSON on stderr, from LOG_LEVEL up.
 
-    To be called once, where a process starts; twice does no harm.
+    Lines of structlog and of the standard library are included. Call this once when a process
+    starts. A second call does no harm.
     """
     level = logging.getLevelNamesMapping().get(str(settings.LOG_LEVEL).upper(), logging.INFO)
     structlog.configure(
@@ -244,7 +253,7 @@ def configure() -> None:
 
 
 def _is_plain(handler: logging.Handler) -> bool:
-    """A handler of ours or of basicConfig, and not one that a test put there."""
+    """Return whether the handler is ours or from basicConfig. Handlers of tests are kept."""
     return type(handler) in (_Stderr, logging.StreamHandler)
 
 
@@ -252,8 +261,11 @@ log = structlog.get_logger()
 
 
 class RequestContext:
-    """Gives each request an id (X-Request-Id, the caller's when it is short and plain), binds it to every line that is
-    logged meanwhile, and writes one line for the request, without the query."""
+    """Gives each request an id, and logs one line for each request, without the query.
+
+    The id is the caller's X-Request-Id when that is short and plain. Every line that is logged
+    during the request has the id.
+    """
 
     sync_capable = async_capable = True
 

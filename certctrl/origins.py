@@ -1,4 +1,4 @@
-"""Where a browser says that a request comes from, and what to set where only a proxy made it look foreign."""
+"""The origin that a browser sends, and advice when a proxy makes a request look foreign."""
 
 from urllib.parse import urlsplit
 
@@ -12,9 +12,10 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def is_own(origin: str, request: HttpRequest) -> bool:
-    """Whether the origin has the host and port that the request was sent to; a scheme's own port may be left out.
+    """Return whether the origin has the host and port of the request.
 
-    The scheme may differ, since a proxy that ends TLS need not say so.
+    The default port of the scheme may be left out. The scheme may differ, because a proxy that ends
+    TLS need not report it.
     """
     scheme, _, host = origin.lower().partition("://")
     port = DEFAULT_PORTS.get(scheme, ":")
@@ -22,29 +23,30 @@ def is_own(origin: str, request: HttpRequest) -> bool:
 
 
 def advice(request: HttpRequest) -> str:
-    """What is wrong with the origin of a request, and what to set; empty when nothing is."""
+    """Return what is wrong with the origin and what to set, or "" when nothing is wrong."""
     origin = origin_of(request)
     if not origin:
         return ""
     host = request.get_host()
     if not is_own(origin, request):
         return (
-            f"The browser says that it is at {printable(origin)}, but this server was called as {printable(host)}. "
-            "If both are the same place, the proxy must pass on the host with its port: with nginx "
-            "`proxy_set_header Host $http_host;`. The pages of another site may send requests only if the setting "
-            "TRUSTED_ORIGINS names its origin."
+            f"The browser says that it is at {printable(origin)}, but this server was called as "
+            f"{printable(host)}. If both are the same place, the proxy must pass on the host with "
+            "its port: with nginx `proxy_set_header Host $http_host;`. The pages of another site "
+            "may send requests only if the setting TRUSTED_ORIGINS names its origin."
         )
     if origin.lower().startswith("https://") and not request.is_secure():
         return (
-            f"The browser says that it is at {printable(origin)}, but this server was called by plain HTTP. Where a "
-            "proxy ends TLS, it must send X-Forwarded-Proto (with nginx `proxy_set_header X-Forwarded-Proto "
-            "$scheme;`), and the setting BEHIND_PROXY must be `true`."
+            f"The browser says that it is at {printable(origin)}, but this server was called by "
+            "plain HTTP. Where a proxy ends TLS, it must send X-Forwarded-Proto (with nginx "
+            "`proxy_set_header X-Forwarded-Proto $scheme;`), and the setting BEHIND_PROXY must be "
+            "`true`."
         )
     return ""
 
 
 def origin_of(request: HttpRequest) -> str:
-    """The header Origin, or else the origin of the Referer; empty when the request has neither."""
+    """Return the header Origin, or else the origin of the Referer, or "" without both."""
     origin = request.headers.get("Origin", "")
     if origin:
         return origin
@@ -56,17 +58,19 @@ def origin_of(request: HttpRequest) -> str:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """The page instead of a form that was refused (Django's CSRF_FAILURE_VIEW)."""
+    """Return the page for a refused form (Django's CSRF_FAILURE_VIEW)."""
     what = advice(request)
     if not what and settings.CSRF_COOKIE_SECURE and not request.is_secure():
         what = (
-            "This server was called by plain HTTP, and SESSION_COOKIE_SECURE lets browsers send cookies over HTTPS "
-            "only. Come by HTTPS. Where a proxy ends TLS, it must send X-Forwarded-Proto (with nginx "
-            "`proxy_set_header X-Forwarded-Proto $scheme;`), and the setting BEHIND_PROXY must be `true`."
+            "This server was called by plain HTTP, and SESSION_COOKIE_SECURE lets browsers send "
+            "cookies over HTTPS only. Come by HTTPS. Where a proxy ends TLS, it must send "
+            "X-Forwarded-Proto (with nginx `proxy_set_header X-Forwarded-Proto $scheme;`), and the "
+            "setting BEHIND_PROXY must be `true`."
         )
     what = (
         what
-        or "The form has no token, or its cookie is missing. Allow cookies, load the page again, and send it."
+        or "The form has no token, or its cookie is missing. "
+        "Allow cookies, load the page again, and send it."
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refused</title>'

@@ -1,8 +1,10 @@
-"""The only way out: every HTTP request that leaves this server, with a deadline, a size cap and the address guard.
+"""HTTP requests that leave this server, with a deadline, a size limit and the address guard.
 
-A session is a `requests.Session`. A request, its redirects included, ends within `clock.time_left()`: each operation on
-its socket (connect, TLS handshake, every single read) is armed with what is left of `clock.limit()`, so that dripping a
-byte a second wins nothing. A name is resolved once, and the connection goes to the address that was checked.
+Every outgoing HTTP request uses this module. A session is a `requests.Session`.
+
+A request and its redirects end within `clock.time_left()`. Each socket operation gets the time that
+is left of `clock.limit()` as its time-out. So a server that sends one byte per second cannot extend
+the deadline. A name is resolved once, and the connection goes to the address that was checked.
 """
 
 import email.utils
@@ -69,20 +71,21 @@ __all__ = [
 
 log = structlog.get_logger()
 
-MAX_BODY = 1024 * 1024  # bytes, after decompression too
+MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 MAX_REDIRECTS = 5
-MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After beyond a week is a mistake
-MAX_IDLE = 30.0  # seconds: middleboxes forget older connections without telling anybody
-KEPT_CONNECTIONS = 32  # for each host and process
+MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After of more than a week is a mistake
+MAX_IDLE = 30.0  # seconds: middleboxes silently drop older connections
+KEPT_CONNECTIONS = 32  # per host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-# What goes on to another host at a redirect; credentials travel in headers of many names.
+# Headers that a redirect to another host keeps. All others are dropped, because a credential can be
+# in a header of any name.
 CARRIED = frozenset(
     {"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-length"}
 )
 
 
 class Unreachable(requests.ConnectionError):
-    """No address of the host, or of the proxy, takes the connection."""
+    """No address of the host, or of the proxy, accepts the connection."""
 
 
 class AnswerTooLarge(requests.RequestException):
@@ -97,7 +100,10 @@ class BundleUnreadable(requests.exceptions.SSLError):
 
 
 class _Guarded(HTTPConnection):
-    """A connection to an address that was checked; to a proxy, which the operator named, without a check."""
+    """A connection to a checked address.
+
+    The address of a proxy is not checked, because the operator named the proxy.
+    """
 
     _used_at = 0.0
 
@@ -119,7 +125,7 @@ class _Guarded(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """What the pool asks before it gives a kept connection out again."""
+        """Return whether the pool may use this kept connection again."""
         return super().is_connected and clock.monotonic() - self._used_at < MAX_IDLE
 
 
@@ -139,7 +145,7 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 
 
 class Answer(requests.Response):
-    """A response, whole; what it says when it is an error names the host and not the address of the request."""
+    """A response whose body was read completely. Its error names the host and not the URL."""
 
     def raise_for_status(self) -> None:
         if self.status_code >= 400:
@@ -148,7 +154,7 @@ class Answer(requests.Response):
 
 
 class GuardedAdapter(HTTPAdapter):
-    """Keeps connections for all sessions of the process; reads bodies whole, up to MAX_BODY."""
+    """Keeps connections for all sessions of the process. Reads whole bodies, up to MAX_BODY."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
@@ -175,7 +181,10 @@ class GuardedAdapter(HTTPAdapter):
         return host, tls | {"ssl_context": self.context}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context verifies; requests would read the whole bundle again at each new connection."""
+        """Do nothing, because the SSL context verifies.
+
+        The method of requests would read the whole bundle again for each new connection.
+        """
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> Answer:
         answer = Answer()
@@ -207,8 +216,11 @@ class GuardedAdapter(HTTPAdapter):
 def _adapter(
     bundle: str, changed_at: int, allowed: tuple[tuple[str, ...], ...], pid: int
 ) -> GuardedAdapter:
-    """The adapter of this process: not its parent's, whose sockets a fork shares, nor that of older settings, nor
-    one whose connections may lead where others are allowed to go."""
+    """Return the adapter for this process, these settings and these allowances.
+
+    A forked child needs its own adapter, because a fork shares the sockets of the parent. An
+    adapter with other allowances may keep connections to addresses that are refused here.
+    """
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     if bundle:
@@ -223,12 +235,19 @@ def _current_adapter() -> GuardedAdapter:
         changed_at = os.stat(bundle).st_mtime_ns if bundle else 0
         return _adapter(bundle, changed_at, allowances(), os.getpid())
     except OSError as exc:
-        what = f"The file that the setting ACME_CA_BUNDLE names holds no certificates to read ({type(exc).__name__})."
+        what = (
+            "The file that the setting ACME_CA_BUNDLE names holds no certificates to read "
+            f"({type(exc).__name__})."
+        )
         raise BundleUnreadable(what) from None
 
 
 def _proxies_for(url: str) -> dict[str, str]:
-    """What the environment names, NO_PROXY considered; requests' own look costs half of a request on loopback."""
+    """Return the proxies that the environment names for this URL, after NO_PROXY.
+
+    Without a proxy in the environment, the look-up of requests is skipped. It would take half the
+    time of a request on loopback.
+    """
     return get_environ_proxies(url) if any(os.environ.get(name) for name in PROXIES) else {}
 
 
@@ -243,16 +262,18 @@ USER_AGENT = f"certctrl/{_version()}"
 
 
 class OutgoingSession(requests.Session):
-    """A requests session under this module's rules. `timeout` may shorten a call; `verify`, `stream` and `proxies` are
-    not the caller's to choose. Connections are shared with every other session; headers and cookies are not.
+    """A requests session under the rules of this module.
 
-    Raises subclasses of requests.RequestException only, whose messages are sentences without the query, the user or any
-    header of the request.
+    `timeout` may shorten a call. The caller cannot choose `verify`, `stream` and `proxies`.
+    Sessions share their connections, but not their headers and cookies.
+
+    Raises only subclasses of requests.RequestException. Their messages are sentences. They contain
+    no query, no user name and no header of the request.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.trust_env = False  # no ~/.netrc; proxies are read below
+        self.trust_env = False  # no ~/.netrc; _proxies_for() reads the proxies
         self.max_redirects = MAX_REDIRECTS
         self.headers["User-Agent"] = USER_AGENT
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
@@ -261,7 +282,7 @@ class OutgoingSession(requests.Session):
         return _current_adapter()
 
     def close(self) -> None:
-        """Nothing: the connections belong to the process."""
+        """Do nothing, because the connections belong to the process."""
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
         try:
@@ -291,12 +312,13 @@ class OutgoingSession(requests.Session):
         return response
 
     def _send_once(self, request: requests.PreparedRequest) -> requests.Response:
-        """One request and its answer; a redirect stands in the answer's `next`."""
+        """Send one request and return its response. A redirect is in the `next` of the response."""
         host, began = _host_of(request), clock.monotonic()
         url = str(request.url)
         proxies = _proxies_for(url)
         address = literal(host) if select_proxy(url, proxies) else None
-        if address:  # a proxy resolves names itself
+        # A proxy resolves names itself, so only a literal address can be checked here.
+        if address:
             check_address(address, host, _port_of(url))
         outward.let_go()
         try:
@@ -316,7 +338,7 @@ class OutgoingSession(requests.Session):
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
-        """No header that may be a credential goes on to another host."""
+        """Remove every header that may be a credential when the redirect goes to another host."""
         old, new = str(response.request.url), str(prepared_request.url)
         if self.should_strip_auth(old, new):  # type: ignore[no-untyped-call]
             for name in [name for name in prepared_request.headers if name.lower() not in CARRIED]:
@@ -324,15 +346,19 @@ class OutgoingSession(requests.Session):
 
 
 def session() -> OutgoingSession:
-    """A session for outward HTTP: cheap to make, one for each use or thread, its connections kept for the process.
+    """Return a session for outgoing HTTP.
 
-    Trusts the system's roots, certifi's and those in the file that ACME_CA_BUNDLE names.
+    A session costs little. Make one for each use or thread. The process keeps the connections. The
+    session trusts the roots of the system, of certifi, and of the file that ACME_CA_BUNDLE names.
     """
     return OutgoingSession()
 
 
 def wait_of(response: requests.Response) -> float | None:
-    """Seconds that Retry-After asks for (RFC 9110, 10.2.3: seconds or a date), 0 to seven days; None without one."""
+    """Return the seconds that Retry-After asks for, from 0 to MAX_WAIT, or None without one.
+
+    The value is a number of seconds or a date (RFC 9110, section 10.2.3).
+    """
     said = response.headers.get("Retry-After", "").strip()
     if said.isascii() and said.isdigit():
         seconds = float(said[:12])
@@ -344,11 +370,14 @@ def wait_of(response: requests.Response) -> float | None:
     return min(max(seconds, 0.0), MAX_WAIT)
 
 
-# --- What went wrong, for people ---
+# --- Errors for people ---
 
 
 def _host_of(request: requests.PreparedRequest) -> str:
-    """The host of a request that may leave; raises InvalidSchema and InvalidURL for one that may not."""
+    """Return the host of the request.
+
+    Raise InvalidSchema or InvalidURL for a request that may not be sent.
+    """
     try:
         url = urlsplit(str(request.url))
     except ValueError:
@@ -366,7 +395,10 @@ def _port_of(url: str) -> int:
 
 
 def _chain(exc: BaseException) -> list[BaseException]:
-    """An exception and those inside it, as requests and urllib3 nest them, outermost first."""
+    """Return an exception and the exceptions nested in it, outermost first.
+
+    requests and urllib3 nest them in `args`, `reason`, `__cause__` and `__context__`.
+    """
     found: list[BaseException] = []
     waiting: list[Any] = [exc]
     while waiting:
@@ -378,9 +410,10 @@ def _chain(exc: BaseException) -> list[BaseException]:
 
 
 def _told(exc: Exception, host: str) -> requests.RequestException:
-    """The same trouble as one sentence, since the network libraries quote whole addresses and header values.
+    """Return the error as one sentence. Network libraries quote whole URLs and headers.
 
-    A tenant reads one sentence for every way in which a host that they named is not there, or they could scan ports.
+    A tenant could use different errors to scan ports. So a tenant gets the same sentence for every
+    reason why a host that they named cannot be reached. The log has the reason.
     """
     trouble = _cause(exc, host)
     if (
@@ -422,7 +455,7 @@ def _kind_of(exc: Exception) -> type[requests.RequestException]:
 
 
 def _why(exc: BaseException) -> str:
-    """The words of a cause that hold nothing of the request's."""
+    """Return the words of a cause that quote nothing from the request."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return exc.verify_message
     if isinstance(exc, ssl.SSLError):
@@ -432,8 +465,8 @@ def _why(exc: BaseException) -> str:
 
 NOT_THERE = (requests.ConnectionError, requests.Timeout)
 UNTOLD = (
-    "{host} could not be called: it took no connection, has no TLS certificate that is trusted here, or did not answer"
-    " in time. Check its name and port; this server's log has the cause."
+    "{host} could not be called: it took no connection, has no TLS certificate that is trusted "
+    "here, or did not answer in time. Check its name and port; this server's log has the cause."
 )
 OURS = (
     AddressRefused,
@@ -443,7 +476,7 @@ OURS = (
     AnswerTooLarge,
     BundleUnreadable,
 )
-# The first cause that is found in the chain gives the sentence.
+# The first cause found in the chain selects the sentence.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "The TLS certificate of {host} is not trusted: {why}."),
     (ssl.SSLError, "{host} did not agree on a TLS connection: {why}."),

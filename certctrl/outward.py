@@ -1,7 +1,7 @@
-"""Requests of people that wait for somebody else: a DNS provider, name servers, a CA.
+"""People's requests that wait for another server: a DNS provider, a name server or a CA.
 
-Such a call takes as long as the other side likes, up to `clock.time_left()`. Meanwhile the request holds no database
-connection, and few are under way at once, so that everybody else's requests find a connection and a thread.
+Such a call may take up to `clock.time_left()`. Meanwhile the request holds no database connection.
+Few such requests run at once. So other requests find a free connection and a free thread.
 """
 
 import threading
@@ -15,19 +15,22 @@ from django.db import connections
 
 from certctrl.errors import RateLimited, Unavailable
 
-AT_ONCE = 8  # in a process
+AT_ONCE = 8  # per process
 OF_ONE_OWNER = 2
-PAUSE = 5  # seconds until it is worth asking again
+PAUSE = 5  # seconds until a retry makes sense
 
-_under_way: Counter[int] = Counter()  # by owner
+_under_way: Counter[int] = Counter()  # by owner id
 _lock = threading.Lock()
 _is_asking: ContextVar[bool] = ContextVar("_is_asking", default=False)
 
 
 @contextmanager
 def asking(owner_id: int) -> Iterator[None]:
-    """The part of a request that goes out. Raises RateLimited where the owner has too many under way, and Unavailable
-    where everybody together has; both at once, and before anything is asked."""
+    """The part of a request that makes outward calls. All limits are checked before the first call.
+
+    Raise RateLimited when the owner has too many such requests. Raise Unavailable when the
+    process has too many.
+    """
     _take(owner_id)
     token = _is_asking.set(True)
     try:
@@ -44,23 +47,32 @@ def asking(owner_id: int) -> Iterator[None]:
 def _take(owner_id: int) -> None:
     with _lock:
         if _under_way[owner_id] >= OF_ONE_OWNER:
-            what = f"You have {OF_ONE_OWNER} checks under way, as many as there may be: wait until one is over."
+            what = (
+                f"You have {OF_ONE_OWNER} checks under way, as many as there may be: wait "
+                "until one is over."
+            )
             raise RateLimited(what, retry_after=PAUSE)
         if _under_way.total() >= AT_ONCE:
-            what = "This server has as many checks under way as it makes at once: send it again in a few seconds."
+            what = (
+                "This server has as many checks under way as it makes at once: send it again "
+                "in a few seconds."
+            )
             raise Unavailable(what, retry_after=PAUSE)
         _under_way[owner_id] += 1
 
 
 def let_go() -> None:
-    """Give the database connection back before a call goes out, where a person's request is `asking`; the next query
-    takes one again. A worker keeps its own: its pool has one for each of its threads."""
+    """Close the database connection before an outward call of a person's request.
+
+    The next query opens it again. A worker keeps its connection, because its pool has one per
+    thread.
+    """
     if _is_asking.get():
         give_connection_back()
 
 
 def give_connection_back() -> None:
-    """Before whatever takes long; the next query takes a connection again."""
+    """Close the database connection before slow work. The next query opens it again."""
     for connection in connections.all(initialized_only=True):
         blocks: list[Any] = connection.atomic_blocks
         assert all(block._from_testcase for block in blocks), (

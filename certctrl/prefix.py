@@ -1,4 +1,4 @@
-"""The server below a path of its host (URL_PREFIX): paths arrive whole, prefix included."""
+"""Serves below a path of the host (URL_PREFIX). Paths arrive whole, with the prefix."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,10 @@ BELOW_ANOTHER = re.compile(r"(?P<prefix>/.+?)/(admin|apiv1|auth|health|static)(/
 
 
 class Prefix:
-    """Refuses paths without the prefix, and says how to set the proxy: what it stripped, no link could lead back to."""
+    """Refuses paths without the prefix, and explains how to configure the proxy.
+
+    When a proxy strips the prefix, our links cannot lead back through it.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -35,14 +38,15 @@ class Prefix:
 
 def without_prefix(path: str) -> str:
     return (
-        f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting URL_PREFIX. A proxy must "
-        "pass paths on whole: with nginx `proxy_pass http://127.0.0.1:8080;`, without a slash or a path at its end."
+        f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting "
+        "URL_PREFIX. A proxy must pass paths on whole: with nginx `proxy_pass "
+        "http://127.0.0.1:8080;`, without a slash or a path at its end."
     )
 
 
 def below_another(prefix: str) -> str:
     here = settings.URL_PREFIX
     return (
-        f"There is nothing at this path; see {here}/apiv1/docs. If a proxy offers this server below "
-        f"{printable(prefix)}, set URL_PREFIX={here}{printable(prefix)}."
+        f"There is nothing at this path; see {here}/apiv1/docs. If a proxy offers this server "
+        f"below {printable(prefix)}, set URL_PREFIX={here}{printable(prefix)}."
     )

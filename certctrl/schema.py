@@ -1,14 +1,16 @@
-"""What drf-spectacular cannot see: both credentials, the {"data"} envelope, the error shape, members that may be
-absent."""
+"""Adds to the API schema what drf-spectacular cannot see.
+
+These are both credentials, the {"data"} envelope, the error shape, and optional members.
+"""
 
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
-OPTIONAL = "x-optional"  # a serializer's extension: members of its answers that may be absent
-OR_ERROR = (
-    "x-or-error"  # an operation's extension: its 200 may hold an error body (contract, section 5)
-)
+# Extension of a serializer: response members that may be absent.
+OPTIONAL = "x-optional"
+# Extension of an operation: its 200 may have an error body (docs/reference/api.md).
+OR_ERROR = "x-or-error"
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -44,7 +46,10 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 
 def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """A postprocessing hook: answers stand in `data`, and everything else is an error of one shape."""
+    """Put responses into `data`, and describe all other responses as the one error shape.
+
+    This is a postprocessing hook of drf-spectacular.
+    """
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     for schema in schemas.values():
         optional = schema.pop(OPTIONAL, ())

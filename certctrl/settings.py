@@ -1,6 +1,6 @@
-"""Every setting of the server, read from the environment; `.env.example` documents each one.
+"""Every setting of the server, read from the environment. `.env.example` documents each one.
 
-A secret may come from a file instead: `SECRET_KEY_FILE=/run/secrets/key` stands for `SECRET_KEY`.
+A secret may be in a file. `SECRET_KEY_FILE=/run/secrets/key` gives the value of `SECRET_KEY`.
 """
 
 import re
@@ -42,7 +42,7 @@ FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
-# --- Turns (seconds): house section 4.1 ---
+# --- Turns (seconds): docs/architecture.md, "How a turn works" ---
 LEASE = env.float("LEASE", 180)
 TURN = env.float("TURN", 80)
 RESEND = env.float("RESEND", 120)
@@ -56,7 +56,7 @@ CALL_LIMIT = env.float("CALL_LIMIT", 20)
 # --- When a CA fails (seconds) ---
 FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 
-# --- What leaves this server ---
+# --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ALLOW_PRIVATE_FOR_TENANTS = env.list("ALLOW_PRIVATE_FOR_TENANTS", default=[])
 ACME_CA_BUNDLE = env.str("ACME_CA_BUNDLE", "")
@@ -74,7 +74,8 @@ SERVICE_ZONE = env.str("SERVICE_ZONE", "").strip().strip(".").lower()
 SERVICE_DNS_CREDENTIAL = env.int("SERVICE_DNS_CREDENTIAL", 0)
 if bool(SERVICE_ZONE) != bool(SERVICE_DNS_CREDENTIAL):
     raise ImproperlyConfigured(
-        "SERVICE_ZONE and SERVICE_DNS_CREDENTIAL (the id of the DNS credential that writes there) are set together."
+        "SERVICE_ZONE and SERVICE_DNS_CREDENTIAL (the id of the DNS credential that writes "
+        "there) are set together."
     )
 
 # --- Django ---
@@ -145,9 +146,9 @@ STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # a body over 1 MiB is refused
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # larger request bodies are refused
 
-SESSION_ENGINE = "accounts.sessions"  # the table holds no id that opens a session
+SESSION_ENGINE = "accounts.sessions"  # the table holds only hashes of session ids
 SESSION_COOKIE_NAME = "cjj365"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -163,15 +164,20 @@ if BEHIND_PROXY:
 WORKER_POOL = env.str("WORKER_POOL", "threads")
 WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", 8)
 SQLITE_OPTIONS: dict[str, Any] = {
-    # All three together, or concurrent writers meet "database is locked".
+    # Without all three, concurrent writers get "database is locked".
     "transaction_mode": "IMMEDIATE",
     "timeout": 20,
-    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=20000;",
+    "init_command": (
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=20000;"
+    ),
 }
 
 
 def postgres_options() -> dict[str, Any]:
-    """A pool for threads, since Celery closes connections after each task; none for prefork, where it is slower."""
+    """Return the pool for threads, because Celery closes connections after each task.
+
+    Return no pool for prefork, where a pool is slower.
+    """
     if WORKER_POOL == "prefork":
         return {}
     return {"pool": {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 30}}
@@ -189,7 +195,7 @@ def database() -> dict[str, Any]:
 
 DATABASES = {"default": database()}
 
-# --- Redis: Celery's broker and the cache. Nothing that is read from it is code ---
+# --- Redis: Celery's broker and the cache. Data from Redis is never run as code ---
 REDIS = datastores.redis(env)
 CACHES = {"default": REDIS.cache}
 
@@ -198,27 +204,28 @@ CELERY_BROKER_USE_SSL = REDIS.tls or False
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+# Fail at once when the broker is away.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "max_retries": 1,
     "interval_start": 0,
-}  # away: known at once
+}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_DEFAULT_PRIORITY = 6  # over Redis lower numbers are read first: see issuance.tasks
-CELERY_TASK_ACKS_LATE = False  # recovery is the lease, not the broker
+# With Redis, lower numbers are read first: see issuance.tasks.
+CELERY_TASK_DEFAULT_PRIORITY = 6
+CELERY_TASK_ACKS_LATE = False  # the lease recovers lost work, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_TIMEZONE = "UTC"
-SCHEDULE_QUEUE = (
-    "sweep"  # read by a process of its own, `clock`: a shared worker made the tick seconds late
-)
+# The process `clock` reads this queue alone. A shared worker delayed the tick by seconds.
+SCHEDULE_QUEUE = "sweep"
 CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
-SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two looks for certificates to renew
+SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two scans for renewals
 CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
@@ -248,13 +255,12 @@ EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
 EMAIL_EHLO = env.str("EMAIL_EHLO", "")
 EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", False)
-EMAIL_TIMEOUT = min(
-    env.float("EMAIL_TIMEOUT", 10), TURN
-)  # of each exchange with the mail server; a mail takes eight
+# Seconds for each exchange with the mail server. One mail takes eight exchanges.
+EMAIL_TIMEOUT = min(env.float("EMAIL_TIMEOUT", 10), TURN)
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_BACKEND = env.str("EMAIL_BACKEND", SMTP_BACKEND)
 ANYMAIL = env.members("ANYMAIL")
-MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; what is more goes into a digest
+MAILS_A_DAY = env.int("MAILS_A_DAY", 100)  # to one owner; further mails go into a digest
 NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:
@@ -266,7 +272,7 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
-# --- What one owner may have ---
+# --- Quotas of one owner ---
 QUOTAS = env.json("QUOTAS", default={})
 
 # --- API ---

@@ -1,7 +1,8 @@
-"""Sockets that know the deadline: each operation is armed with what is left of `clock.limit()`.
+"""Sockets that follow the deadline of `clock.limit()`.
 
-A time-out on a socket is for one operation, and starts again with each byte of an answer that drips. Arming it before
-each operation makes it total. Connecting, the TLS handshake and sendall are total in Python itself.
+A normal socket time-out starts again with each byte. A slow server could extend it for ever. Here
+each operation gets the time that is left. Python itself limits the total time of connect, the TLS
+handshake and sendall.
 """
 
 import socket
@@ -13,7 +14,10 @@ from certctrl.addresses import SockAddr
 
 
 def _seconds() -> float | None:
-    """What is left of clock.limit() for the next operation on a socket; None outside of any limit."""
+    """Return the seconds left for the next socket operation, or None outside of any limit.
+
+    Raise TimeoutError when no time is left.
+    """
     rest = clock.rest()
     if rest <= 0:
         raise TimeoutError("the deadline has passed")
@@ -21,7 +25,7 @@ def _seconds() -> float | None:
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose every operation is armed with what is left of clock.limit()."""
+    """A socket whose every operation has the time that is left of clock.limit()."""
 
     def recv(self, *args: Any) -> bytes:
         self.settimeout(_seconds())
@@ -37,7 +41,7 @@ class DeadlineSocket(socket.socket):
 
 
 class DeadlineTLSSocket(ssl.SSLSocket):
-    """The same over TLS; SSLSocket does everything by these three."""
+    """The same over TLS. SSLSocket uses these three methods for everything."""
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(_seconds())
@@ -70,7 +74,11 @@ def _connect(address: SockAddr, seconds: float, options: Any) -> DeadlineSocket:
 
 
 def connect_to_any(addresses: list[SockAddr], options: Any) -> DeadlineSocket:
-    """The first that answers; each may take its share of the time, so that a silent one leaves some to the next."""
+    """Return a connection to the first address that accepts.
+
+    Each address gets a share of the time, so that a silent one leaves time for the next. Raise the
+    last OSError when no address accepts.
+    """
     trouble: OSError = OSError("no address")
     for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:

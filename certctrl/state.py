@@ -1,4 +1,4 @@
-"""What the embedded server remembers from one start to the next."""
+"""The values that the embedded server keeps from one start to the next."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Unreadable(SystemExit):
-    """The file cannot be read; the sentence says what it held and what to do."""
+    """The file cannot be read. The sentence says what it contained and what to do."""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -15,22 +15,23 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as exc:
         raise Unreadable(f"{path} cannot be read ({exc.strerror}).") from None
-    except ValueError:  # of JSON, or of UTF-8
+    except ValueError:  # not JSON, or not UTF-8
         content = None
     if not isinstance(content, dict):
         raise Unreadable(
-            f"{path} is {'damaged' if path.stat().st_size else 'empty'}. It holds what this server made for itself: "
-            "SECRET_KEY, the password of its Redis, and the ports and the key of its lab. Put it back from a backup. "
-            f"Without a backup: mv {path} {path}.damaged and start again. Then all this is made anew, and everybody "
-            "has to log in again. Certificates and their keys are in the database and stay as they are."
+            f"{path} is {'damaged' if path.stat().st_size else 'empty'}. It holds what this server "
+            "made for itself: SECRET_KEY, the password of its Redis, and the ports and the key of "
+            f"its lab. Put it back from a backup. Without a backup: mv {path} {path}.damaged and "
+            "start again. Then all this is made anew, and everybody has to log in again. "
+            "Certificates and their keys are in the database and stay as they are."
         )
     return content
 
 
 class State(dict[str, Any]):
-    """What must be the same at the next start: secrets and ports. A file of mode 0600, replaced as a whole.
+    """Secrets and ports that the next start needs, in a file of mode 0600.
 
-    Raises Unreadable for a file that is damaged.
+    The file is replaced as a whole. Raises Unreadable for a damaged file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class State(dict[str, Any]):
         super().__init__(_read(path) if path.exists() else {})
 
     def once(self, name: str, value: Any) -> Any:
-        """The value kept under that name; this one when there is none yet."""
+        """Return the stored value of `name`. Store `value` first when there is none."""
         if name not in self:
             self.keep(**{name: value})
         return self[name]

@@ -1,7 +1,8 @@
-"""One parent for all processes of the embedded server: starts them, starts a dead one again, stops them in order.
+"""One parent for all processes of the embedded server.
 
-A child never outlives its parent: Linux kills it (PR_SET_PDEATHSIG) in the moment the supervisor is gone, even by
-SIGKILL. That signal follows the *thread* that forked, so everything here belongs to the main thread.
+It starts them, restarts a dead one, and stops them in order. A child never outlives its parent,
+because Linux kills it when the supervisor dies (PR_SET_PDEATHSIG), even by SIGKILL. That signal
+follows the *thread* that forked. So all of this must run in the main thread.
 """
 
 import ctypes
@@ -20,24 +21,26 @@ from types import FrameType, TracebackType
 from certctrl import clock
 
 PR_SET_PDEATHSIG = 1
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a dead child starts again; doubles
-SETTLED = 60.0  # a child that lived so long starts again with the first pause
-AGAIN = 1.0  # signals closer together are one request: `timeout` and some terminals send two
-LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is moved aside when its child starts
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a dead child is restarted; each one doubles
+SETTLED = 60.0  # seconds after which a child restarts with the first pause
+# Seconds. Closer signals count as one, because `timeout` and some terminals send two.
+AGAIN = 1.0
+LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is renamed when its child starts
 
-# Loaded before any fork: a child between fork and exec must not take the loader's locks.
+# Loaded before any fork, because a child must not take the loader's locks between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Stopped(Exception):
-    """Somebody asked the supervisor to stop (SIGTERM, SIGINT or SIGHUP)."""
+    """A signal asked the supervisor to stop (SIGTERM, SIGINT or SIGHUP)."""
 
 
 @dataclass
 class Child:
     """A process to keep alive.
 
-    `patience`: seconds between SIGTERM and SIGKILL. `log`: where its output goes. `folder`: where it runs.
+    `patience` is the time between SIGTERM and SIGKILL, in seconds. `log` is the file for its
+    output. `folder` is its working directory.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def next_pause(self, now: float) -> float:
-        """Seconds until it may start again, longer each time it dies young."""
+        """Return the seconds until the child may restart. They grow while it dies early."""
         if now - self.started_at >= SETTLED:
             self.pause = FIRST_PAUSE
         pause, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
@@ -63,10 +66,10 @@ class Child:
 
 
 class Supervisor:
-    """Use as a context: leaving it stops every child, the last one started first.
+    """Runs children while its context is open. On exit it stops them, last started first.
 
-    `say` tells people what happened, one sentence each. `tend()` must be called often: it is what starts a dead child
-    again, and it raises Stopped when a signal asked for the end.
+    `say` gets one sentence for people about each event. Call `tend()` often. It restarts dead
+    children, and raises Stopped after a signal.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -82,11 +85,12 @@ class Supervisor:
     def __enter__(self) -> "Supervisor":
         self._wakeup_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         asks = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup sets SIG_IGN
             asks.append(signal.SIGHUP)
         for number in asks:
             self._before[number] = signal.signal(number, self._ask_to_stop)
-        # A handler that does nothing: without one the death of a child would not write to the wakeup socket.
+        # This handler does nothing. Without a handler, SIGCHLD would not write to the wakeup
+        # socket.
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         return self
 
@@ -110,12 +114,12 @@ class Supervisor:
             self.asked_to_stop, self._asked_at = self.asked_to_stop + 1, clock.monotonic()
 
     def start(self, child: Child) -> None:
-        """Start a child and keep it alive from now on."""
+        """Start a child, and keep it alive from now on."""
         self.children.append(child)
         self._spawn(child)
 
     def tend(self, seconds: float) -> None:
-        """Look after the children for so long. Raises Stopped when asked to stop."""
+        """Look after the children for `seconds`. Raise Stopped after a signal."""
         end = clock.monotonic() + seconds
         while True:
             self._care()
@@ -127,7 +131,7 @@ class Supervisor:
             self._rest(min(left, self._next_start()))
 
     def wait_for(self, check: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
-        """Tend until the check says yes; False when it did not within so many seconds."""
+        """Tend until `check` returns true. Return False when `seconds` pass first."""
         end = clock.monotonic() + seconds
         while not check():
             if clock.monotonic() > end:
@@ -136,14 +140,14 @@ class Supervisor:
         return True
 
     def run(self) -> None:
-        """Tend until somebody asks to stop."""
+        """Tend until a signal asks to stop. Raise Stopped."""
         while True:
             self.tend(LONGEST_PAUSE)
 
     def stop(self) -> None:
-        """SIGTERM in the reverse order of starting, one child after the other; SIGKILL when patience ends.
+        """Stop the children, last started first: SIGTERM, then SIGKILL after `patience`.
 
-        Asking a second time ends the patience with all of them.
+        A second signal kills all children at once.
         """
         enough = self.asked_to_stop + 1
         while self.children:
@@ -165,17 +169,16 @@ class Supervisor:
             self.say(f"{child.name} did not stop in time and is killed.")
 
     def _kill_group(self, child: Child) -> None:
-        """Whatever is left of the child and of the processes that it started."""
+        """Kill the rest of the child's process group."""
         if child.process is None:
             return
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # nobody is left; macOS says EPERM for a group of zombies
+        with suppress(ProcessLookupError, PermissionError):
+            # The group is gone. macOS raises EPERM for a group of zombies.
             os.killpg(child.process.pid, signal.SIGKILL)
         child.process.wait()
 
     def _care(self) -> None:
-        """Notice the dead, start those whose pause is over."""
+        """Notice dead children, and restart those whose pause has ended."""
         now = clock.monotonic()
         for child in self.children:
             if child.due_at is not None and child.due_at <= now:
@@ -190,7 +193,8 @@ class Supervisor:
             pause = child.next_pause(now)
             child.due_at = now + pause
             self.say(
-                f"{child.name} cannot be started ({error.strerror}); the next attempt is in {pause:g} s."
+                f"{child.name} cannot be started ({error.strerror}); the next attempt is in "
+                f"{pause:g} s."
             )
 
     def _mourn(self, child: Child, now: float) -> None:
@@ -200,16 +204,17 @@ class Supervisor:
         child.due_at = now + pause
         where = f" Its log: {child.log}" if child.log else ""
         self.say(
-            f"{child.name} {ending(child.process.returncode)}; it starts again in {pause:g} s.{where}"
+            f"{child.name} {ending(child.process.returncode)}; it starts again in {pause:g} "
+            f"s.{where}"
         )
 
     def _next_start(self) -> float:
-        """Seconds until a child is due to start again; infinite when none is."""
+        """Return the seconds until the next restart of a child, or infinity."""
         due = [child.due_at for child in self.children if child.due_at is not None]
         return max(0.0, min(due, default=float("inf")) - clock.monotonic())
 
     def _rest(self, seconds: float) -> None:
-        """Until a signal comes (a child died, or someone wants us to stop) or the time is over."""
+        """Wait for `seconds`, or until a signal: a child died, or somebody asked to stop."""
         ready, _, _ = select.select([self._read], [], [], seconds)
         if ready:
             self._read.recv(4096)
@@ -234,7 +239,10 @@ class Supervisor:
 
 
 def bound_to(parent: int) -> Callable[[], None]:
-    """What a child does before exec: ask to be killed with its parent, and leave when that is gone already."""
+    """Return the function that a child runs before exec.
+
+    The child asks to be killed with its parent. It ends when the parent is already dead.
+    """
 
     def preexec() -> None:
         if LIBC is not None:
@@ -246,14 +254,14 @@ def bound_to(parent: int) -> Callable[[], None]:
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that appends to the log, readable by its owner only."""
+    """Return a descriptor that appends to the log. Only its owner can read the file."""
     if path.exists() and path.stat().st_size > LOG_LIMIT:
         path.replace(path.with_suffix(".old"))
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def ending(returncode: int) -> str:
-    """How a process ended, in words."""
+    """Return how a process ended, in words."""
     if returncode < 0:
         return f"was ended by {signal.Signals(-returncode).name}"
     return f"ended with {returncode}"

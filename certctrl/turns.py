@@ -1,8 +1,14 @@
-"""Rows that workers take turns on: the row is the queue, `wake_at` and `holder` schedule everything.
+"""Base model and query set for rows that workers act on, one turn at a time.
 
-`wake_at` is when somebody should act: the polling interval, the retry backoff and, while a turn is in progress, the
-end of its lease. `holder` is the random token of that turn, empty when nobody has the row. A worker that died leaves
-its token behind; the next claim after the lease finds it and counts a death.
+The row is the queue. Two columns schedule everything. docs/architecture.md explains how a turn
+works.
+
+`wake_at` is when a worker should act. It holds the polling interval and the retry backoff. During a
+turn it holds the end of the lease.
+
+`holder` is the random token of the turn in progress. It is empty when no worker holds the row. A
+worker that died leaves its token behind. The next claim after the lease finds the token and counts
+a death.
 """
 
 import os
@@ -32,18 +38,21 @@ RETRIES = (
     600,
     1200,
     1800,
-)  # seconds after the nth Trouble in a row; the last one repeats
-MAX_DEATHS = 5  # a row that kills workers must not do so for ever
+)  # seconds to wait after the nth Trouble in a row; the last value repeats
+MAX_DEATHS = 5  # deaths in a row; a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
-SKEW = timedelta(seconds=60)  # by how much another machine's clock may be behind
-SWEPT = "sweep_ended_at"  # in the cache: epoch seconds, written at the end of each sweep
-MOST_SAID = 4000  # characters of a sentence
-MOST_LOOKED_AT = 1000  # due rows, to choose from
+SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
+SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
+MOST_SAID = 4000  # characters of a stored sentence
+MOST_LOOKED_AT = 1000  # due rows that sendable_of_each() chooses from
 
 
 class Stopping:
-    """Set on SIGTERM: finish the call in hand and put the row back. One byte that forked children share, since they
-    are not told; no lock, which a killed child would keep."""
+    """The flag that SIGTERM sets: finish the current call, then put the row back.
+
+    The flag is one byte of shared memory, because forked children do not get the signal. It has no
+    lock, because a killed child would keep the lock.
+    """
 
     def __init__(self) -> None:
         self._flag = RawValue("b", 0)
@@ -59,8 +68,11 @@ stopping = Stopping()
 
 
 def printable(what: str) -> str:
-    """The sentence without characters that nobody can read, and no longer than anybody reads: others are quoted in it,
-    it is kept with each attempt and event, and no column takes a NUL."""
+    """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
+
+    Sentences quote text from other servers, and each attempt and event stores them. No text column
+    accepts a NUL character.
+    """
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return (
         what
@@ -70,7 +82,10 @@ def printable(what: str) -> str:
 
 
 class Wait(Exception):
-    """Nothing is wrong, it only takes time: look again in so many seconds; `asked` when the other side named them."""
+    """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
+
+    `asked` is true when the other side named the number of seconds.
+    """
 
     def __init__(self, seconds: float, what: str = "", *, asked: bool = False) -> None:
         super().__init__(what)
@@ -80,7 +95,11 @@ class Wait(Exception):
 
 
 class Trouble(Exception):
-    """Something failed. `what` is a sentence for a person, `retry_after` seconds as the other side asked."""
+    """Ends a turn that failed.
+
+    `what` is a sentence for a person. `permanent` means that a retry would fail too. `retry_after`
+    is the number of seconds that the other side asked for.
+    """
 
     def __init__(
         self, code: str, what: str, permanent: bool = False, retry_after: float | None = None
@@ -93,17 +112,22 @@ class Trouble(Exception):
 
 
 class LostTurn(Exception):
-    """The row went to other hands: a lease that ran out, or a person who canceled. Write nothing more."""
+    """The turn was lost: the lease ran out, or a person canceled. Write nothing more."""
 
 
 def retry_pause(stumbles: int, trouble: Trouble) -> float:
-    """Seconds until the next try after `stumbles` Troubles in a row, this one included: by the table, later when the
-    other side asked for it."""
+    """Return the seconds until the next try. `stumbles` counts Troubles in a row, with this one.
+
+    The pause comes from RETRIES. It is longer when the other side asked for more.
+    """
     return max(RETRIES[min(stumbles, len(RETRIES)) - 1], trouble.retry_after or 0)
 
 
 def new_token() -> str:
-    """A turn's token, at most 32 characters: the process that takes the turn, for whoever looks, and 64 random bits."""
+    """Return a token for a turn: the process id and 64 random bits, at most 32 characters.
+
+    The process id lets people see which process holds the row.
+    """
     return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
@@ -115,22 +139,24 @@ class TurnsQuerySet(models.QuerySet[Row]):
         return self.filter(wake_at__lte=at)
 
     def sendable(self, at: datetime) -> Self:
-        """Due, with no message on its way."""
+        """Return the due rows that have no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
-        lost = Q(queued_at__lt=resend) | Q(
-            queued_at__gt=at + SKEW
-        )  # or sent by a clock that was ahead
+        # Also resend a message from the future: the clock of its sender was ahead.
+        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=at + SKEW)
         return self.due(at).filter(Q(queued_at=None) | lost)
 
     def on_their_way(self) -> Self:
-        """Those with a message on its way."""
+        """Return the rows that have a message on its way."""
         now = clock.now()
         since = now - timedelta(seconds=settings.RESEND)
         return self.filter(wake_at__isnull=False, queued_at__range=(since, now + SKEW))
 
     def sendable_of_each(self, at: datetime, of: str, most: int) -> Self:
-        """What is sendable, those that waited longest first, so that no more than `most` are on their way that have the
-        same `of`: one owner, or one server, that is slow holds up nobody else's."""
+        """Return the sendable rows, oldest `wake_at` first, with a limit for each value of `of`.
+
+        At most `most` rows with the same `of` have a message on its way. Thus one slow owner or
+        server does not delay the others.
+        """
         busy = Counter(self.on_their_way().values_list(of, flat=True))
         full = [each for each, count in busy.items() if count >= most]
         chosen = []
@@ -143,33 +169,35 @@ class TurnsQuerySet(models.QuerySet[Row]):
         return sendable.filter(pk__in=chosen)
 
     def claim_fields(self, at: datetime) -> dict[str, Any]:
-        """What a claim writes besides the token."""
+        """Return the columns that a claim writes, without the token."""
         died = Case(When(holder="", then=Value(0)), default=Value(1))
         return {"wake_at": at + timedelta(seconds=settings.LEASE), "deaths": F("deaths") + died}
 
     def claim(self, pk: int, *, due: bool = True, **needs: Any) -> Row | None:
-        """Take the row for one turn, or return None: not due, not as needed, or taken.
+        """Claim the row for one turn and return it.
 
-        With `due=False` a row that nobody holds is taken whatever its backoff.
+        Return None when the row is not due, does not match `needs`, or is held by another worker.
+        With `due=False`, a row that nobody holds is claimed before its `wake_at`.
         """
         at, token = clock.now(), new_token()
         rows = self.filter(pk=pk, **needs)
         rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
         if not rows.update(holder=token, **self.claim_fields(at)):
             return None
-        for row in self.filter(pk=pk, holder=token):  # one at most, which needs no order
+        for row in self.filter(pk=pk, holder=token):  # at most one row, so no order is needed
             return row.begin()
         return None
 
     def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
-        """Take up to `most` due rows, those that waited longest first, all with one token, for a turn of `turn` seconds
-        under a lease of `lease`."""
+        """Claim up to `most` due rows under one token, oldest `wake_at` first, and return them.
+
+        `turn` is the length of the turn in seconds. `lease` is the length of the lease in seconds.
+        """
         at, token = clock.now(), new_token()
         due = self.filter(**needs).due(at)
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
-        with (
-            transaction.atomic()
-        ):  # others pass over the rows that we are taking, or all would take the same ones
+        with transaction.atomic():
+            # skip_locked: parallel workers must not all choose the same rows.
             oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
             ids = list(oldest.values_list("pk", flat=True)[:most])
             if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
@@ -178,9 +206,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
-        """One turn with the row, which the body ends with `release()`. Raises Wait while another has it in hand.
+        """Claim the row for one turn. The body ends the turn with `release()`.
 
-        A Trouble that leaves the body puts the row to sleep by the retry table, and goes on to the caller.
+        Raise Wait when another worker holds the row. A Wait that leaves the body ends the turn
+        until the wait is over. A Trouble sets `wake_at` by the retry table. Both are raised again
+        for the caller. After MAX_DEATHS deaths in a row, the row rests for a day and Wait is
+        raised.
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
@@ -226,23 +257,26 @@ class Turns(models.Model):
     _ends = 0.0
 
     def begin(self, seconds: float | None = None) -> Self:
-        """Start the clock of a turn that was claimed."""
+        """Start the clock of a claimed turn. `seconds` is its length, TURN by default."""
         self._ends = clock.monotonic() + (settings.TURN if seconds is None else seconds)
         self._breaths = 0
         return self
 
     def turn_left(self) -> float:
-        """Seconds until this turn must be over."""
+        """Return the seconds until this turn must end."""
         return max(0.0, self._ends - clock.monotonic())
 
     def mine(self) -> "models.QuerySet[Self]":
-        """This row as the turn in progress sees it: no row at all once the turn is lost."""
+        """Return a query set of this row, limited to the turn in progress.
+
+        The set is empty after the turn was lost. Raise LostTurn when `holder` is empty.
+        """
         if not self.holder:
             raise LostTurn
         return type(self)._base_manager.filter(pk=self.pk, holder=self.holder)
 
     def write(self, **fields: Any) -> None:
-        """Update these columns while the turn is ours; LostTurn and nothing written otherwise."""
+        """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
         if not self.mine().update(**fields):
             raise LostTurn
         for name, value in fields.items():
@@ -251,16 +285,18 @@ class Turns(models.Model):
 
     @contextmanager
     def fence(self) -> Iterator[None]:
-        """A transaction that commits only while the turn is ours; when it does not, this object is as it was before."""
+        """Open a transaction that commits only while this turn holds the row.
+
+        Raise LostTurn otherwise. After any error this object has its old values again.
+        """
         before = self._columns()
         try:
             with transaction.atomic():
                 if not self.mine().update(holder=self.holder):
                     raise LostTurn
                 yield
-        except (
-            BaseException
-        ):  # what the object has must be what the row has, or the turn could not be ended
+        except BaseException:
+            # The object must match the row, or the turn could not be ended.
             for name, value in before.items():
                 setattr(self, name, value)
             raise
@@ -270,29 +306,34 @@ class Turns(models.Model):
         return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
-        """End the turn well; the row sleeps until `wake_at`, for ever when that is None."""
+        """End the turn and set `wake_at`. With None the row sleeps for ever."""
         self.write(
             **{"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
             | fields
         )
 
     def rest(self, pause: timedelta, **fields: Any) -> None:
-        """End the turn because it must wait; nothing is written when the turn was lost meanwhile."""
+        """End the turn and sleep for `pause`. Write nothing after the turn was lost."""
         try:
             self.release(clock.now() + pause, **fields)
         except LostTurn:
             log.info("turn.lost", row=str(self))
 
     def stumble(self, trouble: Trouble) -> None:
-        """End the turn after a Trouble: sleep by the retry table, or for as long as the other side asks."""
+        """End the turn after a Trouble, and sleep for retry_pause(), at most one day."""
         stumbles = self.stumbles + 1
         pause = timedelta(seconds=retry_pause(stumbles, trouble))
-        # A day at most: a Retry-After of a week, by mistake, would keep a record in its zone.
+        # The limit is one day. A mistaken Retry-After of a week would keep a TXT record in its
+        # zone.
         self.rest(min(pause, A_DAY), stumbles=stumbles)
 
     def breathe(self) -> None:
-        """Stand before each outward call of a loop: raises LostTurn when the row is no longer ours, and Wait(0) when
-        the turn is nearly over or the worker is being stopped, though never before a turn's first call."""
+        """Call this before each outward call of a loop.
+
+        Raise LostTurn when this turn no longer holds the row. Raise Wait(0) when less than a
+        quarter of TURN is left, or the worker is stopping. The first call of a turn never raises
+        Wait.
+        """
         if self._breaths and (stopping.is_set() or self.turn_left() < settings.TURN / 4):
             raise Wait(0)
         self._breaths += 1

@@ -1,4 +1,4 @@
-"""Every path of the server. No trailing slashes in the API."""
+"""Every path of the server. API paths have no trailing slash."""
 
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
@@ -7,7 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from accounts.forms import login_page
 from accounts.urls import auth_urlpatterns
-from certctrl import schema  # noqa: F401  (registers what describes our credentials)
+from certctrl import schema  # noqa: F401  (registers the schemes of our credentials)
 from certctrl.health import Health
 
 handler400 = "certctrl.errorshape.bad_request"

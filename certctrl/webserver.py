@@ -1,6 +1,6 @@
-"""The web process: uvicorn with the options that `deploy/run`, the embedded server and the tests share.
+"""The web process: uvicorn, with the options for `deploy/run`, the embedded server and the tests.
 
-`python -m certctrl.webserver` listens on LISTEN and PORT; further arguments are uvicorn's own and win.
+`python -m certctrl.webserver` listens on LISTEN and PORT. Further arguments go to uvicorn and win.
 """
 
 import os
@@ -14,7 +14,7 @@ from certctrl import listening
 
 
 def arguments() -> list[str]:
-    """uvicorn's arguments, as the settings have them."""
+    """Return the arguments for uvicorn, from the settings."""
     return [
         "certctrl.asgi:application",
         *("--host", listening.host_of(settings.LISTEN)),

@@ -1,11 +1,12 @@
-"""The lab's ACME CA: acme2certifier under granian, on loopback, with a root and an issuing CA of its own.
+"""The lab's ACME CA: acme2certifier under granian, on loopback, with its own root and issuing CA.
 
     python -m lab.ca --data DIR --listen 127.0.0.1:PORT --resolver 127.0.0.1:DNSPORT [--python PATH]
 
-It prepares DIR once and then becomes the CA. acme2certifier is GPL: it runs as a process of its own in an environment
-of its own (`.venv-lab`, made from requirements/lab.txt) and is never imported here.
+This module prepares DIR once, and then becomes the CA. acme2certifier is GPL. So it runs as a
+separate process in its own environment, and is never imported here. That environment is
+`.venv-lab`, made from requirements/lab.txt.
 
-DIR/lab-root.pem is what clients trust, for the certificates issued and for the CA's own HTTPS alike.
+Clients trust DIR/lab-root.pem, for issued certificates and for the CA's own HTTPS.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PYTHON = PROJECT / ".venv-lab" / "bin" / "python"
 SITE = PROJECT / "lab" / "a2c"
 TEN_YEARS = datetime.timedelta(days=3650)
 
-# The issuing CA must not stand in ca_cert_chain_list: acme2certifier appends it already, and it would come twice.
+# acme2certifier appends the issuing CA itself. In ca_cert_chain_list it would appear twice.
 CONFIG = """\
 [DEFAULT]
 debug: False
@@ -63,7 +64,7 @@ tnauthlist_support: False
 
 
 class Authority:
-    """A CA certificate and its key. Without an issuer it signs itself."""
+    """A CA certificate and its key. Without an issuer it is self-signed."""
 
     def __init__(self, name: str, issuer: "Authority | None" = None) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -82,7 +83,7 @@ class Authority:
     def draft(
         self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey
     ) -> x509.CertificateBuilder:
-        """What every certificate that this authority signs has in common."""
+        """Return a builder with the parts that all certificates of this authority share."""
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -100,7 +101,7 @@ class Authority:
         )
 
     def server_certificate(self, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-        """For the CA's own HTTPS: localhost and 127.0.0.1."""
+        """Return the certificate for the CA's own HTTPS, for localhost and 127.0.0.1."""
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
@@ -118,7 +119,7 @@ class Authority:
 
 
 def key_usage(**granted: bool) -> x509.KeyUsage:
-    """A KeyUsage with what is named and nothing else."""
+    """Return a KeyUsage with only the named usages."""
     every = (
         "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
         "key_cert_sign crl_sign encipher_only decipher_only"
@@ -138,7 +139,10 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def make_authorities(data: Path) -> None:
-    """The root, the issuing CA and the TLS certificate. The root's own file comes last: it says that all is there."""
+    """Create the root, the issuing CA and the TLS certificate.
+
+    The file of the root is written last. It shows that all files exist.
+    """
     root = Authority("certctrl lab root")
     issuing = Authority("certctrl lab issuing CA", issuer=root)
     server_key = ec.generate_private_key(ec.SECP256R1())
@@ -150,10 +154,14 @@ def make_authorities(data: Path) -> None:
 
 
 def is_usable(data: Path) -> bool:
-    """Can the CA be started with what is in the folder? Not where a file of it is damaged, as by a power loss, or where
-    the root is not valid yet, since the clock was ahead when it was made."""
+    """Return whether the CA can start with the files in the folder.
+
+    False when a file is damaged, for example by a power loss. False when the root is not valid yet,
+    because the clock was ahead when the root was made.
+    """
     root = data / "lab-root.pem"
-    if not root.exists():  # the first start, or one that ended before all was there
+    # The first start, or one that ended before all files existed.
+    if not root.exists():
         return True
     try:
         for name in ("issuing", "tls"):
@@ -166,7 +174,7 @@ def is_usable(data: Path) -> bool:
 
 
 def is_sound(database: Path) -> bool:
-    """SQLite finds nothing wrong with it, or it is not there yet."""
+    """Return whether SQLite finds no error in the database, or there is no database yet."""
     if not database.exists():
         return True
     with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -177,7 +185,10 @@ def is_sound(database: Path) -> bool:
 
 
 def set_aside(data: Path) -> None:
-    """Rename the folder; accounts register again by themselves, and there is another root."""
+    """Rename the folder.
+
+    The next start creates another root, and accounts register again by themselves.
+    """
     aside = data.with_name(
         f"{data.name}.damaged-{int(datetime.datetime.now(datetime.UTC).timestamp())}"
     )
@@ -189,7 +200,10 @@ def set_aside(data: Path) -> None:
 
 
 def prepare(data: Path, listen: str, resolver: str) -> None:
-    """Make what is missing in the folder and write the configuration anew, since ports may have moved."""
+    """Create the missing files and write the configuration again.
+
+    The ports may have changed.
+    """
     if data.exists() and not is_usable(data):
         set_aside(data)
     (data / "issued").mkdir(parents=True, exist_ok=True)
@@ -201,7 +215,10 @@ def prepare(data: Path, listen: str, resolver: str) -> None:
 
 
 def command(python: Path, data: Path, listen: str) -> list[str]:
-    """granian with one worker and one thread, which is the fastest here: SQLite takes one writer at a time."""
+    """Return the command that runs granian with one worker and one thread.
+
+    That is the fastest here, because SQLite has one writer at a time.
+    """
     host, _, port = listen.rpartition(":")
     return [
         *(str(python), "-m", "granian", "acme2certifier.share.acme2certifier_wsgi:application"),
@@ -212,7 +229,7 @@ def command(python: Path, data: Path, listen: str) -> list[str]:
 
 
 def environment(data: Path, resolver: str) -> dict[str, str]:
-    """Only what the CA needs: it shall see none of the server's secrets."""
+    """Return only the variables that the CA needs. It must not see the server's secrets."""
     inherited = {
         name: os.environ[name]
         for name in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
@@ -247,7 +264,8 @@ def main() -> None:
     options = arguments()
     if not options.python.exists():
         sys.exit(
-            f"The lab CA needs an environment of its own at {options.python}: run `make lab`, or use LAB=0."
+            f"The lab CA needs an environment of its own at {options.python}: run `make lab`, "
+            "or use LAB=0."
         )
     data = options.data.absolute()
     prepare(data, options.listen, options.resolver)

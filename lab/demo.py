@@ -1,4 +1,7 @@
-"""The walk that a person takes, taken once by `make run`: three calls, and a certificate of the lab's CA."""
+"""The steps of a new user, which `make run` takes once.
+
+Three calls get a certificate from the lab's CA.
+"""
 
 import json
 import shlex
@@ -14,16 +17,16 @@ from lab.loopback import HOST, KEY_ALGORITHM, KEY_NAME, ZONE, Lab
 DOMAIN = f"demo.{ZONE}"
 NAME = "lab"  # of the credential and of the account
 TIMEOUT = 30  # seconds for one call
-PATIENCE = 240  # seconds for the attempt: longer than the lease that a killed worker leaves behind
+PATIENCE = 240  # seconds for the attempt; longer than the lease of a killed worker
 
 
 class DemoProblem(Exception):
-    """The lab's certificate could not be had; the sentence says what the server answered."""
+    """The lab's certificate was not issued. The sentence has the response of the server."""
 
 
 @dataclass
 class Issued:
-    """Ids of what the walk made, and the chain (PEM, leaf first)."""
+    """The ids of the created rows, and the chain (PEM, leaf first)."""
 
     user_id: int
     dns_provider_id: int
@@ -46,18 +49,18 @@ def acme_account(lab: Lab, email: str) -> dict[str, Any]:
 
 
 def certificate(domain: str, dns_provider_id: int, acme_account_id: int) -> dict[str, Any]:
-    """The apex and its wildcard, with a key that may be exported."""
+    """Return a request for the domain and its wildcard, with a key that may be exported."""
     ids = {"acme_account_id": acme_account_id, "dns_provider_id": dns_provider_id}
     return {"domain": domain, "sans": [f"*.{domain}"], **ids, "server_decrypt_export": True}
 
 
 class Api:
-    """The server's own HTTP API, as the administrator."""
+    """A client of the server's HTTP API, as the administrator."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.session = requests.Session()
-        self.session.trust_env = False  # loopback, whatever proxy the environment names
+        self.session.trust_env = False  # loopback only; ignore proxies from the environment
         self.user_id = 0
 
     def log_in(self, email: str, password: str) -> None:
@@ -82,22 +85,25 @@ class Api:
 
 
 def what_of(content: Any) -> str:
-    """The sentence in an error's body."""
+    """Return the sentence of an error's body."""
     error = content.get("error", {}) if isinstance(content, dict) else {}
     return str(error.get("what", "no reason given"))
 
 
 class Demo:
-    """Makes what is missing of credential, account and certificate, and waits for the chain.
+    """Creates the missing ones of credential, account and certificate, and waits for the chain.
 
-    `wait` passes some seconds usefully; it is called between two looks at the attempt.
+    `wait` is called with a number of seconds, between two looks at the attempt.
     """
 
     def __init__(self, api: Api, lab: Lab, email: str, wait: Callable[[float], None]) -> None:
         self.api, self.lab, self.email, self.wait = api, lab, email, wait
 
     def issue(self) -> Issued:
-        """Raises DemoProblem when a call is refused or the attempt fails."""
+        """Return the ids and the chain.
+
+        Raise DemoProblem for a refused call or a failed attempt.
+        """
         provider = self._have("dns-providers", dns_provider(self.lab), name=NAME)
         account = self._have("acme-accounts", acme_account(self.lab, self.email), name=NAME)
         wanted = certificate(DOMAIN, provider["id"], account["id"])
@@ -109,7 +115,7 @@ class Demo:
         )
 
     def _have(self, path: str, body: dict[str, Any], **known_by: str) -> Any:
-        """The row that is there already, else a new one."""
+        """Return the existing row, or create one."""
         there = (row for row in self.api.get(path) if known_by.items() <= row.items())
         return next(there, None) or self.api.post(path, body)
 
@@ -124,14 +130,14 @@ class Demo:
         raise DemoProblem(f"The attempt for {DOMAIN} stands at {result['status']}: {reason}")
 
     def _results(self, certificate_id: int) -> Iterator[Any]:
-        """The attempt as it stands, again and again until patience ends."""
+        """Yield the attempt again and again, for PATIENCE seconds."""
         end = clock.monotonic() + PATIENCE
         while clock.monotonic() < end:
             yield self.api.get(f"certificates/{certificate_id}/issue-result")
 
 
 def curl(address: str, path: str, body: dict[str, Any], jar: str) -> str:
-    """A call that can be pasted into a shell."""
+    """Return a call that can be pasted into a shell."""
     quoted = shlex.quote(json.dumps(body))
     return (
         f"curl -s {jar} cookies.txt -H 'Content-Type: application/json' {address}{path} -d {quoted}"
@@ -141,7 +147,7 @@ def curl(address: str, path: str, body: dict[str, Any], jar: str) -> str:
 def calls(
     address: str, lab: Lab, email: str, password: str, issued: Issued | dict[str, int]
 ) -> list[str]:
-    """Login, credential, account and certificate for another name, with the bodies filled in."""
+    """Return calls for login, credential, account and another certificate, with bodies."""
     ids = issued.ids() if isinstance(issued, Issued) else issued
     user = f"/apiv1/users/{ids['user_id']}"
     login = {"action": "login", "email": email, "password": password}

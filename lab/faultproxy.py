@@ -1,15 +1,16 @@
-"""A reverse proxy in front of an ACME CA that enforces limits, offers renewal information and injects faults.
+"""A reverse proxy for an ACME CA. It enforces limits, adds renewal information and injects faults.
 
     python -m lab.faultproxy --config FILE
 
-FILE is JSON, a `Config`. Clients use `https://HOST:PORT` with the path of the CA's directory; the Host that they send
-is what the CA makes its URLs from. On the control port, over plain HTTP:
+FILE is JSON, a `Config`. Clients use `https://HOST:PORT` with the path of the CA's directory. The
+CA makes its URLs from the Host header of the client. The control port uses plain HTTP:
 
     GET  /_faults         the rules and the tally
-    GET  /_faults/orders  every newOrder, accepted or refused, in the order in which they were judged
-    POST /_faults         {"faults": [...], "windows": {...}, "limits": {...}, "ari_retry_after": 60}, each if present
+    GET  /_faults/orders  every newOrder, accepted or refused, in the order of judgment
+    POST /_faults         an object with any of the members "faults": [...], "windows": {...},
+                          "limits": {...} and "ari_retry_after": 60
 
-It imports nothing of the server: what it enforces is another reading of the same data.
+The proxy imports no code of the server. It is an independent reading of the same data.
 """
 
 import argparse
@@ -33,27 +34,31 @@ from lab.upstream import Answer, Request, Upstream, json_answer, problem
 from lab.webserver import Server, context_of
 
 RENEWAL_INFO = "/renewal-info"
-UNDER_WAY = (
-    "under way"  # stands for the order that replaces a certificate until the CA has named it
-)
+# A placeholder for the order that replaces a certificate, until the CA has created that order.
+UNDER_WAY = "under way"
 PEM_CHAIN = "application/pem-certificate-chain"
 
 
 @dataclass
 class Config:
-    """`limits` is {kind: [capacity, seconds for one back]}, `suffixes` end in the label above a registered domain."""
+    """The configuration of the proxy.
+
+    `limits` is {kind: [capacity, seconds until one token is back]}. `suffixes` are added to the
+    public suffix list. One label below a suffix is a registered domain.
+    """
 
     listen: str  # HOST:PORT, HTTPS
     control: str  # HOST:PORT, HTTP
     upstream: str  # the CA's directory
-    certificate: str  # PEM files: of the proxy's own TLS, and of what it trusts
+    # PEM files: the proxy's certificate, its `key`, and `ca`, the bundle for the CA
+    certificate: str
     key: str
     ca: str = ""
     limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
     suffixes: Sequence[str] = ()
-    reused_orders_cost: bool = True  # as Let's Encrypt counts: an order is an order
+    reused_orders_cost: bool = True  # as at Let's Encrypt, where each order counts
     faults: Sequence[Mapping[str, Any]] = ()
-    profiles: Mapping[str, str] = field(default_factory=dict)  # name to description
+    profiles: Mapping[str, str] = field(default_factory=dict)  # {name: description}
     ari: bool = True
     ari_retry_after: int = 21600  # seconds
     seed: int | None = None
@@ -61,7 +66,10 @@ class Config:
 
 @dataclass
 class Judged:
-    """A newOrder in the log. `url` is empty for one that was not accepted, which `refused` then says why."""
+    """A newOrder in the log.
+
+    `url` is empty for an order that was not accepted. `refused` then has the reason.
+    """
 
     at: float  # seconds since the epoch
     account: str
@@ -75,7 +83,7 @@ class Judged:
 
 
 class FaultProxy:
-    """What becomes of a request. `answer` is called by many threads."""
+    """Decides the response to each request. Many threads call `answer`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -87,14 +95,13 @@ class FaultProxy:
         self.judged: list[Judged] = []
         self.tally: Counter[str] = Counter()
         self._endpoints: dict[str, str] = {}  # by path
-        self._failed: set[str] = set()  # authorizations
-        self._slow: dict[
-            str, tuple[int, float]
-        ] = {}  # by order: reads that are left, and until when
+        self._failed: set[str] = set()  # URLs of authorizations
+        # By order: the reads left, and the time (epoch seconds) until which it is slow.
+        self._slow: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
 
     def answer(self, request: Request) -> Answer | None:
-        """None: the connection is dropped."""
+        """Return the response, or None to drop the connection."""
         request.endpoint = self._endpoint(request.path)
         if fault := self._draw(request, self._possible(request)):
             return self._faulty(fault, request)
@@ -116,7 +123,7 @@ class FaultProxy:
             )
 
     def _endpoint(self, path: str) -> str:
-        """The directory's name for the path, once the CA has shown its directory."""
+        """Return the directory's name for the path, or "". The directory is read once."""
         if not self._endpoints:
             directory = self.forward(Request("GET", self.directory_path, {"Host": "localhost"}))
             urls = [
@@ -130,7 +137,7 @@ class FaultProxy:
     # --- Orders ---
 
     def new_order(self, request: Request) -> Answer:
-        """Judge, then ask the CA; what it refuses itself costs nothing."""
+        """Judge the order, then ask the CA. An order that the CA refuses costs no token."""
         order = order_of(request)
         with self._lock:
             judged = Judged(time.time(), order.account, order.names, order.replaces, order.profile)
@@ -145,7 +152,7 @@ class FaultProxy:
         return answer
 
     def _judge(self, order: Order) -> list[Bucket] | Refusal | Objection:
-        """The buckets that paid for it, or what speaks against it."""
+        """Return the buckets that were charged, or the reason against the order."""
         if order.profile and order.profile not in self.config.profiles:
             return Objection(
                 400, "invalidProfile", f"The profile {order.profile} is not one of this CA's."
@@ -171,7 +178,7 @@ class FaultProxy:
         return answer
 
     def _settle(self, judged: Judged, charged: list[Bucket], answer: Answer) -> None:
-        """Write down what the CA made of the order."""
+        """Record the CA's decision about the order."""
         url = answer.headers.get("Location", "")
         is_reused = any(url == each.url for each in self.judged) if url else False
         if not answer.is_ok or (is_reused and not self.config.reused_orders_cost):
@@ -186,10 +193,10 @@ class FaultProxy:
             self.judged.append(judged)
             self.tally["reused"] += is_reused
 
-    # --- What the answers tell ---
+    # --- Responses ---
 
     def _observed(self, request: Request, answer: Answer) -> Answer:
-        """Learn from the CA's answer, and change what it says where that is asked for."""
+        """Learn from the CA's response, and change it where that is configured."""
         if not answer.is_ok:
             return answer
         document = answer.document
@@ -213,14 +220,14 @@ class FaultProxy:
         return answer.with_document(document)
 
     def _fail(self, request: Request, document: Mapping[str, Any]) -> None:
-        """A failed validation is counted once, however often it is read."""
+        """Count a failed validation once, however often it is read."""
         if request.path not in self._failed:
             self._failed.add(request.path)
             self.tally["failed_validations"] += 1
             self.limits.failed(request.account, document["identifier"]["value"], time.time())
 
     def _order(self, request: Request, answer: Answer) -> Answer:
-        """A valid order may have to look as if the CA were slow."""
+        """Show a valid order as processing when a fault makes the CA slow."""
         order, status = str(answer.document["finalize"]), answer.document.get("status")
         if status == "invalid":
             self.infos.give_up(order)
@@ -230,7 +237,10 @@ class FaultProxy:
         return answer.with_document({**shown, "status": "processing"}, **{"Retry-After": "1"})
 
     def _is_slow(self, order: str, request: Request) -> bool:
-        """The lot is drawn when the order is first seen valid."""
+        """Return whether the order still counts as slow.
+
+        The fault is drawn when it is first valid.
+        """
         now = time.time()
         if order not in self._slow:
             fault = self.faults.draw([kinds.PROCESSING], request.path, request.endpoint)
@@ -246,7 +256,7 @@ class FaultProxy:
             return self.faults.draw(list(possible), request.path, request.endpoint)
 
     def _possible(self, request: Request) -> list[str]:
-        """The faults that can stand instead of the answer to this request."""
+        """Return the faults that may replace the response to this request."""
         impossible = set()
         if request.method != "POST":
             impossible.add(kinds.BAD_NONCE)
@@ -262,7 +272,10 @@ class FaultProxy:
                 400, "badNonce", "JWS has an invalid anti-replay nonce", self._nonce(request)
             )
         if fault.do == kinds.ALREADY_REPLACED:
-            what = "cannot indicate an order replaces a certificate which already has a replacement order"
+            what = (
+                "cannot indicate an order replaces a certificate which already has a "
+                "replacement order"
+            )
             return problem(409, "alreadyReplaced", what, self._nonce(request))
         if fault.retry_after is None:
             return Answer(
@@ -274,7 +287,10 @@ class FaultProxy:
         return problem(fault.status, "rateLimited", "Service busy; retry later.", headers)
 
     def _nonce(self, request: Request) -> dict[str, str]:
-        """A fresh one of the CA's, which every refusal to a signed request carries (RFC 8555, 6.5)."""
+        """Return a fresh nonce of the CA.
+
+        Every error for a signed request has one (RFC 8555, section 6.5).
+        """
         path = next((path for path, name in self._endpoints.items() if name == "newNonce"), "")
         given = self.forward(
             Request("HEAD", path, {"Host": request.headers.get("Host", "localhost")})
@@ -282,7 +298,7 @@ class FaultProxy:
         return {name: value for name, value in given.headers.items() if name == "Replay-Nonce"}
 
     def renewal_info(self, path: str) -> Answer:
-        """GET (RFC 9773, 4.1), which nobody signs."""
+        """Return the renewal information. This GET is unsigned (RFC 9773, section 4.1)."""
         with self._lock:
             self.tally["renewal_infos"] += 1
             document = self.infos.document(path.rpartition("/")[2])
@@ -322,7 +338,10 @@ class FaultProxy:
             )
 
     def _tally(self) -> dict[str, Any]:
-        """Counts. `refused` is by the kind of the limit, `objected` by the type of every other problem."""
+        """Return the counts.
+
+        `refused` counts by kind of limit. `objected` counts all other problems by type.
+        """
         accepted = [each for each in self.judged if each.url]
         refused = Counter(each.refused for each in self.judged if each.refused)
         return {
@@ -338,7 +357,7 @@ class FaultProxy:
 
 
 def order_of(request: Request) -> Order:
-    """What the newOrder asks for, read from its payload without any key."""
+    """Return the order in the payload of a newOrder. No key is needed to read it."""
     payload = request.payload
     names = sorted({str(each["value"]).lower() for each in payload.get("identifiers", ())})
     return Order(
@@ -356,7 +375,8 @@ def main() -> None:
     proxy = FaultProxy(config)
     front = Server(config.listen, proxy.answer, context_of(config.certificate, config.key))
     threading.Thread(target=front.serve_forever, daemon=True).start()
-    Server(config.control, proxy.control).serve_forever()  # last: who answers here is ready
+    # last, because a response here means that both ports are ready
+    Server(config.control, proxy.control).serve_forever()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which request meets which fault: rules with a probability, a count and the paths that they are for."""
+"""Which request gets which fault. Rules have a probability, a count and paths."""
 
 import random
 from collections import Counter
@@ -6,31 +6,31 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-# Instead of an answer of the CA:
-ANSWER = "answer"  # the rule's `status`: of a CA that is busy where `retry_after` is set, else of what stands before it
-DROP_BEFORE = "drop_before"  # the CA never hears of the request
-BAD_NONCE = "bad_nonce"  # to a signed request, with a fresh nonce
-ALREADY_REPLACED = "already_replaced"  # to a new order that replaces a certificate
+# Faults that replace the CA's response:
+# The response has the rule's `status`. With `retry_after` it comes from a busy CA. Otherwise it
+# comes from a server in front of the CA.
+ANSWER = "answer"
+DROP_BEFORE = "drop_before"  # the CA never gets the request
+BAD_NONCE = "bad_nonce"  # for a signed request, with a fresh nonce
+ALREADY_REPLACED = "already_replaced"  # for a new order that replaces a certificate
 INSTEAD = (ANSWER, DROP_BEFORE, BAD_NONCE, ALREADY_REPLACED)
-# After the CA's answer:
-DROP_AFTER = "drop_after"  # the CA did it, and the client does not hear of it
-PROCESSING = (
-    "processing"  # a valid order is shown as processing for `reads` reads and `seconds` seconds
-)
+# Faults after the CA's response:
+DROP_AFTER = "drop_after"  # the CA acted, but the client gets no response
+# A valid order is shown as processing, for `reads` reads and `seconds` seconds.
+PROCESSING = "processing"
 KINDS = (*INSTEAD, DROP_AFTER, PROCESSING)
 
 
 @dataclass
 class Fault:
-    """A rule. A request is hit by the first rule that is for it and whose lot is drawn."""
+    """A rule. A request gets the first rule that matches it and that wins its draw."""
 
     do: str
     probability: float = 1.0
-    times: int | None = None  # hits that are left; null: without end
-    run: int = 1  # a hit is followed by others until there are so many: a storm
-    paths: tuple[
-        str, ...
-    ] = ()  # beginnings of paths, or the directory's names (newOrder); empty: every request
+    times: int | None = None  # hits that are left; null for no limit
+    run: int = 1  # the number of hits in a row; more than 1 is a storm
+    # Prefixes of paths, or names of the directory (newOrder). Empty for every request.
+    paths: tuple[str, ...] = ()
     status: int = 503
     retry_after: int | None = None  # seconds
     reads: int = 0
@@ -44,7 +44,7 @@ class Fault:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Fault":
-        """From JSON. ValueError for what no rule has."""
+        """Return a rule from JSON. Raise ValueError for an unknown member."""
         known = {each.name for each in fields(cls) if each.init}
         if unknown := set(document) - known:
             raise ValueError(f"a fault has no {sorted(unknown)}; it has {sorted(known)}")
@@ -54,7 +54,7 @@ class Fault:
         return not self.paths or endpoint in self.paths or path.startswith(self.paths)
 
     def hits(self, chance: random.Random) -> bool:
-        """Draw the lot, unless a storm is on."""
+        """Return whether the rule hits now. A storm hits without a draw."""
         if self.running:
             self.running -= 1
             return True
@@ -67,7 +67,7 @@ class Fault:
 
 
 class Faults:
-    """The rules in force. Whoever calls holds a lock."""
+    """The current rules. The caller must hold a lock."""
 
     def __init__(self, rules: Iterable[Mapping[str, Any]] = (), seed: int | None = None) -> None:
         self.hits: Counter[str] = Counter()
@@ -75,11 +75,11 @@ class Faults:
         self.set(rules)
 
     def set(self, rules: Iterable[Mapping[str, Any]]) -> None:
-        """Other rules instead."""
+        """Replace the rules."""
         self.rules = [Fault.of(each) for each in rules]
 
     def draw(self, kinds: Collection[str], path: str, endpoint: str) -> Fault | None:
-        """The fault of one of these kinds that hits the request."""
+        """Return the first rule of these kinds that hits the request, or None."""
         for rule in self.rules:
             if rule.do in kinds and rule.is_for(path, endpoint) and rule.hits(self._chance):
                 self.hits[rule.do if rule.do != ANSWER else str(rule.status)] += 1

@@ -1,8 +1,10 @@
-"""A CA's limits on new orders, in the shape of Let's Encrypt's: token buckets that fill all the time.
+"""A CA's limits on new orders, like those of Let's Encrypt: token buckets that fill all the time.
 
-A limit is (capacity, seconds until one token is back), as data. An order takes a token of its account, of each
-registered domain and of its exact set of names, and needs one left in the bucket of failed validations of each name,
-where only a failure takes it. See https://letsencrypt.org/docs/rate-limits/
+A limit is data: (capacity, seconds until one token is back). An order takes one token from three
+kinds of buckets: account, each registered domain, and exact set of names.
+
+Each name also has a bucket of failed validations. An order needs a token there, but only a failure
+takes it. See https://letsencrypt.org/docs/rate-limits/
 """
 
 import math
@@ -27,7 +29,7 @@ SAYS = {
 
 @dataclass(frozen=True)
 class Order:
-    """What a newOrder asks for; `names` are sorted."""
+    """The content of a newOrder. `names` are sorted."""
 
     account: str
     names: tuple[str, ...]
@@ -42,7 +44,7 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True)
 class Refusal:
-    """The limit that an order is over; of several the one that lasts longest."""
+    """The limit that refuses the order. With several limits, it is the one that lasts longest."""
 
     bucket: Bucket
     seconds: float  # until a token is back
@@ -55,15 +57,15 @@ class Limit:
     each: float  # seconds until one token is back
 
     def level(self, full_at: float, now: float) -> float:
-        """Tokens in a bucket that is full again at that moment."""
+        """Return the tokens in a bucket that is full at `full_at`, in epoch seconds."""
         return self.capacity - max(0.0, full_at - now) / self.each
 
 
 class Limits:
-    """The buckets of one CA. Times are seconds since the epoch; whoever calls holds a lock.
+    """The buckets of one CA. Times are seconds since the epoch. The caller must hold a lock.
 
-    A bucket is one number, the moment at which it is full again (the generic cell rate algorithm). `suffixes` are added
-    to the public suffix list.
+    A bucket is one number, the time when it is full again (the generic cell rate algorithm).
+    `suffixes` are added to the public suffix list.
     """
 
     def __init__(self, limits: Mapping[str, Sequence[float]], suffixes: Iterable[str] = ()) -> None:
@@ -76,9 +78,10 @@ class Limits:
         self._full_at: dict[Bucket, float] = {}
 
     def take(self, order: Order, now: float, *, is_renewal: bool = False) -> list[Bucket] | Refusal:
-        """The buckets that a token was taken of, or why the order is refused, which costs nothing.
+        """Take the tokens and return their buckets, or return why the order is refused.
 
-        A renewal of exactly the same names takes no token of its account and its domains.
+        A refused order costs no token. A renewal of exactly the same names takes no token from its
+        account and its domains.
         """
         charged, needed = self._buckets(order, is_renewal)
         over = [
@@ -93,22 +96,22 @@ class Limits:
         return charged
 
     def give_back(self, charged: Iterable[Bucket]) -> None:
-        """The CA refused the order for another reason: it costs nothing."""
+        """Return the tokens of an order that the CA refused for another reason."""
         for bucket in charged:
             if bucket in self._full_at:
                 self._full_at[bucket] -= self.limits[bucket.kind].each
 
     def failed(self, account: str, name: str, now: float) -> None:
-        """An authorization for the name turned invalid."""
+        """Count an authorization for the name that became invalid."""
         if FAILURES in self.limits:
             self._spend(Bucket(FAILURES, f"{account} {name}"), now)
 
     def level(self, bucket: Bucket, now: float) -> float:
-        """Tokens that are in the bucket."""
+        """Return the tokens in the bucket."""
         return self.limits[bucket.kind].level(self._full_at.get(bucket, 0.0), now)
 
     def _buckets(self, order: Order, is_renewal: bool) -> tuple[list[Bucket], list[Bucket]]:
-        """Those that the order takes a token of, and those that must only not be empty."""
+        """Return the buckets that are charged, and those that must only have a token."""
         charged = [Bucket(SET, ",".join(order.names))]
         if not is_renewal:
             domains = sorted({registered_domain(name, self.suffixes) for name in order.names})
@@ -147,7 +150,7 @@ class Limits:
 
 @cache
 def listed_rules() -> frozenset[str]:
-    """The rules of the public suffix list, of its ICANN and its private part."""
+    """Return the rules of the public suffix list, from its ICANN and its private part."""
     text = (Path(publicsuffixlist.__file__).parent / "public_suffix_list.dat").read_text("utf-8")
     lines = (line.strip() for line in text.splitlines())
     return frozenset(
@@ -156,13 +159,14 @@ def listed_rules() -> frozenset[str]:
 
 
 def registered_domain(name: str, more: Set[str] = frozenset()) -> str:
-    """What an order for the name counts in: one label below the suffix that the longest rule gives.
+    """Return the domain that an order for the name counts in.
 
-    A suffix itself, and a wildcard right below one, are themselves. See Boulder's `coveringIdentifier`, which asks
+    That is one label below the suffix of the longest rule. A suffix returns itself, and so does a
+    wildcard right below a suffix. See Boulder's `coveringIdentifier`, which uses
     weppos/publicsuffix-go.
     """
     rules, labels = listed_rules(), name.lower().split(".")
-    start = len(labels) - 1  # of the suffix: without a rule it is the last label
+    start = len(labels) - 1  # of the suffix; without a rule the suffix is the last label
     for at in range(len(labels)):
         rest = ".".join(labels[at:])
         if f"!{rest}" in rules:
@@ -178,7 +182,7 @@ def registered_domain(name: str, more: Set[str] = frozenset()) -> str:
 
 
 def spelled(seconds: float) -> str:
-    """A duration as the CA's language prints it: 168h0m0s."""
+    """Return a duration as Go prints it, for example 168h0m0s."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

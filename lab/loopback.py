@@ -1,7 +1,7 @@
-"""The lab beside the embedded server: a name server and an ACME CA on loopback, each a process of its own.
+"""The lab of the embedded server: a name server and an ACME CA on loopback, as two processes.
 
-Ports, the zone's update key and the CA's root stay the same from one start to the next, since accounts and credentials
-in the database name them.
+Ports, the update key of the zone and the root of the CA stay the same at each start. Accounts and
+credentials in the database refer to them.
 """
 
 import base64
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 ZONE = "lab.test"
 KEY_NAME, KEY_ALGORITHM = "lab", "hmac-sha256"
+# Below the range of ports for outgoing connections.
 DNS_PORTS, CA_PORTS = (
     range(15353, 15453),
     range(15454, 15554),
-)  # below the ports that outgoing connections get
+)
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 
 
 class LabProblem(Exception):
-    """The lab cannot start; the sentence says why and what to do."""
+    """The lab cannot start. The sentence says why and what to do."""
 
 
 @dataclass
@@ -52,14 +53,16 @@ class Lab:
 
     @classmethod
     def prepared(cls, folder: Path, state: "State") -> "Lab":
-        """Ports and the key, the remembered ones where there are any. Raises LabProblem."""
+        """Return the lab with its stored ports and key, or with new ones. Raise LabProblem."""
         if not PYTHON.exists():
             raise LabProblem(
-                "The lab's CA needs an environment of its own: run `make lab` first, or start with LAB=0."
+                "The lab's CA needs an environment of its own: run `make lab` first, or start "
+                "with LAB=0."
             )
         if os.environ.get("DNS_RESOLVERS"):
             raise LabProblem(
-                "DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with LAB=0."
+                "DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with "
+                "LAB=0."
             )
         folder.mkdir(mode=0o700, exist_ok=True)
         lab = cls(
@@ -80,11 +83,14 @@ class Lab:
 
     @property
     def root(self) -> Path:
-        """The root that the lab's certificates verify against."""
+        """Return the path of the root that verifies the lab's certificates."""
         return self.folder / "ca" / "lab-root.pem"
 
     def settings(self, env: Mapping[str, str]) -> dict[str, str]:
-        """What the server's processes must know: this lab's two ports and no others, its root, its resolver."""
+        """Return the settings that the server's processes need.
+
+        They allow the lab's two ports and no others, and name its root and its resolver.
+        """
         allowed = [env["ALLOW_PRIVATE"]] if env.get("ALLOW_PRIVATE") else []
         bundle = self.folder / "trusted.pem" if self.trusted_too else self.root
         return {
@@ -97,7 +103,10 @@ class Lab:
         }
 
     def write_bundle(self) -> None:
-        """The lab's root beside the roots that ACME_CA_BUNDLE named; the CA has made its root by now."""
+        """Write the bundle of ACME_CA_BUNDLE plus the lab's root.
+
+        The CA has created its root by now.
+        """
         if self.trusted_too:
             text = Path(self.trusted_too).read_text() + self.root.read_text()
             (self.folder / "trusted.pem").write_text(text)
@@ -113,7 +122,10 @@ class Lab:
         return Child("lab dns", [sys.executable, *run], inherited(), log, PROJECT, patience=3)
 
     def name_server_is_ours(self) -> bool:
-        """Does what answers on its port, over UDP and TCP, know the key of this lab?"""
+        """Return whether the server on the DNS port knows the key of this lab.
+
+        UDP and TCP are checked.
+        """
         key = dns.tsig.Key(KEY_NAME, self.secret, KEY_ALGORITHM)
         query = dns.message.make_query(ZONE, "SOA")
         query.use_tsig(key)
@@ -126,11 +138,11 @@ class Lab:
         return True
 
     def ca_is_ours(self) -> bool:
-        """Does what answers on its port have a certificate of this lab's root?"""
+        """Return whether the server on the CA port has a certificate from this lab's root."""
         if not self.root.exists():
             return False
         with requests.Session() as session:
-            session.trust_env = False  # loopback, whatever proxy the environment names
+            session.trust_env = False  # loopback only; ignore proxies from the environment
             try:
                 return session.get(self.directory_url, verify=str(self.root), timeout=5).ok
             except (requests.RequestException, OSError):
@@ -143,7 +155,7 @@ class Lab:
 
 
 def inherited() -> dict[str, str]:
-    """The lab's processes see none of the server's secrets."""
+    """Return the environment for the lab's processes, without the server's secrets."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
@@ -153,20 +165,23 @@ def write_private(path: Path, text: str) -> None:
 
 
 def remembered_port(state: "State", name: str, candidates: Sequence[int], owner: Path) -> int:
-    """The port of last time, else the first free one. Raises LabProblem when that of last time is taken now."""
+    """Return the stored port, or else the first free one.
+
+    Raise LabProblem when another program has the stored port.
+    """
     before = state.get(name)
     if before is None:
         return free_port(candidates, owner)
     if not ports.take(HOST, int(before), owner):
         raise LabProblem(
-            f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by another program: "
-            "stop that, or start with LAB=0."
+            f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by "
+            "another program: stop that, or start with LAB=0."
         )
     return int(before)
 
 
 def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
-    """The first that is free for TCP and for UDP. Raises LabProblem when none is."""
+    """Return the first port that is free for TCP and UDP. Raise LabProblem without one."""
     for port in candidates:
         if ports.take(HOST, port, owner):
             return port
@@ -177,8 +192,11 @@ def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
 
 
 def in_turn(candidates: range, folder: Path) -> list[int]:
-    """The candidates, each data folder beginning at another one: labs that were made one after the other can then run
-    at once. The project's own begins with the first, which the documentation names."""
+    """Return the candidates, starting at a different one for each data folder.
+
+    Labs of different folders can then run at the same time. The folder of the project starts with
+    the first port, which the documentation names.
+    """
     first = 0
     if folder != PROJECT / ".data" / "lab":
         first = int(hashlib.sha256(os.fsencode(folder)).hexdigest(), 16) % len(candidates)

@@ -1,13 +1,18 @@
-"""The lab's name server: authoritative for a few zones, open to signed updates (RFC 2136, TSIG of RFC 8945).
+"""The lab's name server. It is authoritative for a few zones and accepts signed updates.
+
+Updates follow RFC 2136, with TSIG of RFC 8945.
 
     python -m lab.nameserver --listen 127.0.0.1:PORT --zone lab.test --tsig-file FILE [--state FILE]
 
-FILE holds a key as BIND's tsig-keygen prints it. Without `--tsig-file`, LAB_TSIG in the environment may hold
-`name:hmac-sha256:base64`. It answers for its zones and refuses everything else, so that its one address can stand in
-DNS_RESOLVERS and be the resolver of the lab's CA. It imports nothing of the server.
+FILE has a key in the format of BIND's tsig-keygen. Without `--tsig-file`, LAB_TSIG in the
+environment may hold `name:hmac-sha256:base64`.
 
-Tests start `NameServer` in their own process, on any address of 127.0.0.0/8 and on ::1, and spoil single addresses of
-it by `server.at("127.0.0.2").silent = True` and the other switches of `Behaviour`.
+The server answers for its zones, and refuses all other names. So its one address can be in
+DNS_RESOLVERS, and can be the resolver of the lab's CA. It imports no code of the server.
+
+Tests start `NameServer` in their own process, on any address of 127.0.0.0/8 and on ::1. They make a
+single address misbehave with `server.at("127.0.0.2").silent = True`, and with the other fields of
+`Behaviour`.
 """
 
 import argparse
@@ -42,7 +47,7 @@ from lab import zones as zone_files
 from lab.sockets import Send, TCPServer, UDPServer, family_of
 from lab.zones import Zones
 
-PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
+PAYLOAD = 1232  # bytes over UDP, the value of DNS flag day 2020
 TSIG_FILE = re.compile(
     r'key\s+"?([^"\s{]+)"?\s*\{\s*algorithm\s+"?([\w-]+)"?\s*;\s*secret\s+"?([\w+/=]+)"?\s*;\s*\}',
     re.S,
@@ -58,28 +63,28 @@ BAD_TSIG = {
 
 @dataclass
 class Behaviour:
-    """How one address misbehaves; by default it does not."""
+    """How one address misbehaves. The default is no misbehaviour."""
 
     delay: float = 0.0  # seconds
     silent: bool = False
     refuses: bool = False
-    fails: bool = False  # SERVFAIL
-    truncates: bool = False  # every answer over UDP
+    fails: bool = False  # responds with SERVFAIL
+    truncates: bool = False  # truncates every response over UDP
     without_aa: bool = False
     without_tcp: bool = False
-    without_edns: bool = False  # FORMERR for questions that have it
-    wrong_id_first: bool = False  # a forged answer goes before the right one
-    drops_every: int = 0  # the nth question over UDP
-    hides_txt: int = 0  # for so many questions; -1 until told otherwise
-    dead: frozenset[str] = (
-        frozenset()
-    )  # SERVFAIL at and below these names, as a resolver has it that finds nobody
-    bogus: frozenset[str] = (
-        frozenset()
-    )  # the same, but for questions with checking disabled: a resolver that validates
-    cached: frozenset[str] = frozenset()  # names that it answers all the same
-    without_soa: bool = False  # it answers, and shows none: a small router, or one view of several
-    lags: int = 0  # how many serials its SOA records are behind
+    without_edns: bool = False  # FORMERR for questions with EDNS
+    wrong_id_first: bool = False  # sends a forged response before the right one
+    drops_every: int = 0  # drops every nth question over UDP
+    hides_txt: int = 0  # hides TXT records for this number of questions; -1 hides them always
+    # SERVFAIL at and below these names, like a resolver that cannot reach their servers.
+    dead: frozenset[str] = frozenset()
+    # SERVFAIL at and below these names, except with checking disabled, like a resolver that
+    # validates.
+    bogus: frozenset[str] = frozenset()
+    cached: frozenset[str] = frozenset()  # names that it answers in spite of `dead` and `bogus`
+    # Responds without SOA records, like a small router, or one of several views.
+    without_soa: bool = False
+    lags: int = 0  # how far its SOA serial is behind
     asked: int = 0
 
     def servfails(self, query: dns.message.Message) -> bool:
@@ -93,12 +98,12 @@ class Behaviour:
 
 @dataclass
 class NameServer:
-    """`zones` is {origin: lines of its zone file}, `keys` TSIG keys that may update them all."""
+    """The server. `zones` is {origin: lines of its zone file}. `keys` may update all zones."""
 
     zones: Mapping[str, str]
     keys: Iterable[dns.tsig.Key] = ()
     addresses: Iterable[str] = ("127.0.0.1",)
-    port: int = 0  # 0: one that is free on every address, for UDP and TCP
+    port: int = 0  # 0 selects a port that is free on every address, for UDP and TCP
     state: Path | None = None
     seen: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=100_000))
 
@@ -115,7 +120,8 @@ class NameServer:
             TypeError,
             AttributeError,
             dns.exception.DNSException,
-        ):  # not JSON, or no zones
+        ):
+            # Not JSON, or no zones.
             assert self.state
             aside = self.state.with_suffix(".damaged")
             self.state.replace(aside)
@@ -126,7 +132,7 @@ class NameServer:
             self._zones = Zones(given)
 
     def _kept(self) -> dict[str, str]:
-        """The zones as an earlier run has left them."""
+        """Return the zones as an earlier run left them."""
         return (
             dict(json.loads(self.state.read_text())) if self.state and self.state.exists() else {}
         )
@@ -139,7 +145,7 @@ class NameServer:
         self.stop()
 
     def start(self) -> None:
-        """Listen everywhere; `port` is known afterwards. Raises OSError where an address is taken."""
+        """Listen on all addresses, and set `port`. Raise OSError when an address is taken."""
         self._servers = self._listen()
         for server in self._servers:
             threading.Thread(
@@ -147,9 +153,8 @@ class NameServer:
             ).start()
 
     def stop(self) -> None:
-        ends = [
-            threading.Thread(target=server.shutdown) for server in self._servers
-        ]  # each waits for its loop
+        # Each shutdown waits for the loop of its server.
+        ends = [threading.Thread(target=server.shutdown) for server in self._servers]
         for end in ends:
             end.start()
         for end in ends:
@@ -159,11 +164,11 @@ class NameServer:
         self._servers = []
 
     def at(self, address: str) -> Behaviour:
-        """The switches of one address."""
+        """Return the behaviour of one address."""
         return self._behaviours[address]
 
     def add(self, name: str, rdtype: str, *values: str, ttl: int = 60) -> None:
-        """Put records into the zone that holds the name, as an update would."""
+        """Add records to the zone of the name, as an update would."""
         self._update(
             name, lambda update: update.add(dns.name.from_text(name), ttl, rdtype, *values)
         )
@@ -172,7 +177,7 @@ class NameServer:
         self._update(name, lambda update: update.delete(dns.name.from_text(name), rdtype, *values))
 
     def txt(self) -> list[tuple[str, str]]:
-        """Every TXT value of every zone, with its name."""
+        """Return every TXT value of every zone, with its name."""
         with self._lock:
             texts = self._zones.texts()
         zones = [zone_files.load(origin, text) for origin, text in texts.items()]
@@ -186,7 +191,7 @@ class NameServer:
                 raise LookupError(f"no zone for {name}")
             update = dns.update.UpdateMessage(zone_files.origin_of(zone))
             fill(update)
-            arrived = dns.message.from_wire(update.to_wire())  # with absolute names
+            arrived = dns.message.from_wire(update.to_wire())  # parsed again, to get absolute names
             assert isinstance(arrived, dns.update.UpdateMessage)
             zone_files.apply(zone, arrived)
 
@@ -217,10 +222,10 @@ class NameServer:
             raise
         return servers
 
-    # --- Answering ---
+    # --- Responses ---
 
     def serve(self, address: str, wire: bytes, send: Send, udp: bool) -> None:
-        """Answer one message, by `send` and perhaps later."""
+        """Respond to one message through `send`, perhaps later."""
         manners = self._behaviours[address]
         with self._lock:
             manners.asked += udp
@@ -238,14 +243,13 @@ class NameServer:
             send(answer)
 
     def _answer(self, address: str, wire: bytes, udp: bool) -> bytes | None:
-        """The answer's bytes; None where a message deserves none."""
+        """Return the bytes of the response, or None when the message gets no response."""
         try:
             message = dns.message.from_wire(wire, keyring=self._keyring or False)
         except tuple(BAD_TSIG) as exc:
             return self._not_signed_well(wire, BAD_TSIG[type(exc)])
-        except (
-            Exception
-        ):  # dnspython lets some ValueErrors out; a server answers or drops, and lives on
+        except Exception:
+            # dnspython raises ValueError for some messages. The server must survive every message.
             return _formerr(wire)
         if message.flags & dns.flags.QR:
             return None
@@ -311,7 +315,7 @@ class NameServer:
             response.flags |= dns.flags.AA
 
     def _updated(self, update: dns.update.UpdateMessage) -> dns.rcode.Rcode:
-        """Apply an update of somebody who holds a key."""
+        """Apply an update that is signed with a known key, and return the response code."""
         if not update.had_tsig or not self._keyring:
             return dns.rcode.REFUSED
         if len(update.zone) != 1:
@@ -328,7 +332,10 @@ class NameServer:
             return rcode
 
     def _not_signed_well(self, wire: bytes, error: dns.rcode.Rcode) -> bytes | None:
-        """NOTAUTH with the error in an unsigned TSIG record (RFC 8945, 5.2); BADTIME is signed."""
+        """Return NOTAUTH with the error in an unsigned TSIG record (RFC 8945, section 5.2).
+
+        BADTIME is signed.
+        """
         message = dns.message.from_wire(wire, keyring=False)
         response = dns.message.make_response(message, our_payload=PAYLOAD)
         response.set_rcode(dns.rcode.NOTAUTH)
@@ -346,14 +353,14 @@ class NameServer:
 
 
 def _formerr(wire: bytes) -> bytes | None:
-    """The header alone, for a question that cannot be read."""
+    """Return only the header, with FORMERR, for a question that cannot be parsed."""
     if len(wire) < 12 or wire[2] & 0x80:
         return None
     return wire[:2] + bytes([wire[2] & 0x78 | 0x80, dns.rcode.FORMERR]) + bytes(8)
 
 
 def behind(rrset: dns.rrset.RRset, serials: int) -> dns.rrset.RRset:
-    """A SOA record as a secondary has it that is so many serials behind; any other as it is."""
+    """Return an SOA record with a serial that is `serials` behind, and other records unchanged."""
     if rrset.rdtype != dns.rdatatype.SOA:
         return rrset
     older = rrset[0].replace(serial=(rrset[0].serial - serials) & 0xFFFFFFFF)
@@ -374,12 +381,16 @@ def free_port(address: str) -> int:
 
 
 def key_of(text: str) -> dns.tsig.Key:
-    """A key from `key "name" { algorithm …; secret …; };` or from `name:algorithm:base64`. Raises ValueError."""
+    """Return the key in a text. Raise ValueError for another text.
+
+    The text is `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.
+    """
     found = TSIG_FILE.search(text)
     parts = found.groups() if found else tuple(text.strip().split(":"))
     if len(parts) != 3:
         raise ValueError(
-            'The TSIG key must read `key "name" { algorithm …; secret …; };` or `name:algorithm:base64`.'
+            'The TSIG key must read `key "name" { algorithm …; secret …; };` or '
+            "`name:algorithm:base64`."
         )
     name, algorithm, secret = parts
     if dns.name.from_text(algorithm) not in dns.tsig.mac_sizes:
@@ -388,7 +399,7 @@ def key_of(text: str) -> dns.tsig.Key:
 
 
 def place_of(text: str) -> tuple[str, int]:
-    """`127.0.0.1:5353` or `[::1]:5353`."""
+    """Return (host, port) of `127.0.0.1:5353` or `[::1]:5353`."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 

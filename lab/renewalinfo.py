@@ -1,6 +1,7 @@
-"""Renewal information (RFC 9773) for a CA that has none: windows, and which certificate was replaced by which order.
+"""Renewal information (RFC 9773) for a CA without it: renewal windows and replaced certificates.
 
-It knows the certificates that were downloaded through the proxy, by the identifier that section 4.1 gives them.
+It knows the certificates that were downloaded through the proxy. Their identifiers follow section
+4.1.
 """
 
 import base64
@@ -18,17 +19,20 @@ ALL = "*"
 
 @dataclass
 class Known:
-    """A certificate that passed through. `replaced_by` is the order that replaces it, empty while there is none."""
+    """A downloaded certificate. `replaced_by` is the order that replaces it, or empty."""
 
     account: str
     names: frozenset[str]
     not_before: datetime
     not_after: datetime
     replaced_by: str = ""
-    window: tuple[datetime, datetime] | None = None  # where somebody moved it
+    window: tuple[datetime, datetime] | None = None  # set when a test moved it
 
     def suggested(self) -> tuple[datetime, datetime]:
-        """The window that was set, else from a third of the life left on, a thirtieth of the life long."""
+        """Return the window that was set, or the default window.
+
+        The default starts when a third of the life is left. It is a thirtieth of the life long.
+        """
         life = self.not_after - self.not_before
         start = self.not_after - life / 3
         return self.window or (start, start + life / 30)
@@ -36,7 +40,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Objection:
-    """Why an order may not say that it replaces what it names."""
+    """Why an order may not replace the certificate that it names."""
 
     status: int
     type: str
@@ -44,14 +48,14 @@ class Objection:
 
 
 class RenewalInfos:
-    """What the CA knows of its certificates. Whoever calls holds a lock."""
+    """The known certificates of the CA. The caller must hold a lock."""
 
     def __init__(self) -> None:
         self.known: dict[str, Known] = {}
         self._issued: set[tuple[str, ...]] = set()
 
     def remember(self, chain_pem: bytes, account: str) -> None:
-        """A chain was downloaded, perhaps not for the first time."""
+        """Record a downloaded chain. A second download changes nothing."""
         leaf = x509.load_pem_x509_certificate(chain_pem)
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         listed = names.get_values_for_type(x509.DNSName)
@@ -62,11 +66,11 @@ class RenewalInfos:
         self._issued.add(tuple(sorted(listed)))
 
     def was_issued(self, names: tuple[str, ...]) -> bool:
-        """Exactly these names, sorted, to whomever."""
+        """Return whether a certificate with exactly these names was issued, for any account."""
         return names in self._issued
 
     def objection(self, order: Order) -> Objection | None:
-        """What section 5 lets a server refuse. None where the order replaces rightly, or nothing."""
+        """Return the reason to refuse `replaces` (RFC 9773, section 5), or None."""
         if not order.replaces:
             return None
         known = self.known.get(order.replaces)
@@ -81,29 +85,35 @@ class RenewalInfos:
             what = "the certificate being replaced shares no identifier with this order"
             return Objection(400, "malformed", what)
         if known.replaced_by:
-            what = f"cannot indicate an order replaces certificate with identifier {order.replaces}, which already has"
+            what = (
+                f"cannot indicate an order replaces certificate with identifier {order.replaces}, "
+                "which already has"
+            )
             return Objection(409, "alreadyReplaced", f"{what} a replacement order")
         return None
 
     def replace(self, replaces: str, order: str) -> None:
-        """The order was accepted."""
+        """Record that `order` was accepted and replaces the certificate."""
         self.known[replaces].replaced_by = order
 
     def give_up(self, order: str) -> None:
-        """The order became invalid: what it replaced may be replaced by another."""
+        """Record that the order became invalid. Another order may now replace the certificate."""
         for known in self.known.values():
             if known.replaced_by == order:
                 known.replaced_by = ""
 
     def move(self, windows: Mapping[str, Sequence[str] | None]) -> None:
-        """Set windows, [start, end] in RFC 3339; null puts one back. `*` is every certificate known by now."""
+        """Set windows, as [start, end] in RFC 3339. null restores the default window.
+
+        The key `*` means every certificate that is known now.
+        """
         for key, window in windows.items():
             moved = (instant(window[0]), instant(window[1])) if window else None
             for known in self._of(key):
                 known.window = moved
 
     def document(self, certificate: str) -> dict[str, Any] | None:
-        """The RenewalInfo object (section 4.2); None for a certificate that never passed."""
+        """Return the RenewalInfo object (section 4.2), or None for an unknown certificate."""
         if certificate not in self.known:
             return None
         start, end = self.known[certificate].suggested()
@@ -114,7 +124,10 @@ class RenewalInfos:
 
 
 def ari_id(leaf: x509.Certificate) -> str:
-    """base64url(key identifier of the issuer) "." base64url(serial number as DER has it), RFC 9773, section 4.1."""
+    """Return the identifier of RFC 9773, section 4.1.
+
+    It is base64url(key identifier of the issuer) "." base64url(serial number in DER).
+    """
     issuer = leaf.extensions.get_extension_for_class(
         x509.AuthorityKeyIdentifier
     ).value.key_identifier

@@ -12,7 +12,7 @@ Send = Callable[[bytes], None]
 
 class Answering(Protocol):
     def serve(self, address: str, wire: bytes, send: Send, udp: bool) -> None:
-        """Answer one message that came to this address."""
+        """Respond to one message that was sent to this address."""
 
 
 def family_of(address: str) -> socket.AddressFamily:
@@ -24,7 +24,7 @@ class UDPHandler(socketserver.BaseRequestHandler):
         wire, sock = self.request
 
         def send(answer: bytes) -> None:
-            with contextlib.suppress(OSError):  # the asker, or this server, has gone
+            with contextlib.suppress(OSError):  # the client, or this server, is gone
                 sock.sendto(answer, self.client_address)
 
         server: Any = self.server
@@ -32,7 +32,7 @@ class UDPHandler(socketserver.BaseRequestHandler):
 
 
 class TCPHandler(socketserver.BaseRequestHandler):
-    """One connection, one question after the other (RFC 7766)."""
+    """One connection, with one question after the other (RFC 7766)."""
 
     timeout = 30
 

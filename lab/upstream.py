@@ -1,4 +1,4 @@
-"""The CA behind the fault proxy: requests as they came, answers as they went, connections that are kept."""
+"""The CA behind the fault proxy: requests, responses and kept connections."""
 
 import base64
 import http.client
@@ -12,7 +12,9 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-IDLE = 20.0  # seconds: what rested longer may be closed at the other side, and a signed request is not sent twice
+# Seconds. The other side may have closed an older connection, and a signed request is not sent
+# twice.
+IDLE = 20.0
 TIMEOUT = 120.0
 NOT_PASSED_ON = (
     "Connection",
@@ -29,7 +31,10 @@ ERROR = "urn:ietf:params:acme:error:"
 
 @dataclass
 class Request:
-    """What a client sent, its headers tidied. `endpoint` is the directory's name for the path, where it has one."""
+    """A request of a client, with tidied headers.
+
+    `endpoint` is the directory's name for the path, or empty.
+    """
 
     method: str
     path: str
@@ -39,7 +44,7 @@ class Request:
 
     @cached_property
     def jws(self) -> Mapping[str, Any]:
-        """The flattened JWS (RFC 8555, 6.2); empty where the body is none."""
+        """Return the flattened JWS (RFC 8555, section 6.2), or {} when the body is not one."""
         if self.method != "POST":
             return {}
         try:
@@ -49,22 +54,22 @@ class Request:
 
     @property
     def account(self) -> str:
-        """The kid."""
+        """Return the `kid` of the JWS."""
         return str(unpacked(self.jws.get("protected")).get("kid", ""))
 
     @property
     def payload(self) -> Mapping[str, Any]:
-        """Empty for POST-as-GET."""
+        """Return the payload of the JWS, empty for POST-as-GET."""
         return unpacked(self.jws.get("payload"))
 
     @property
     def origin(self) -> str:
-        """Where the client believes the CA to be."""
+        """Return the origin that the client uses for the CA."""
         return f"https://{self.headers.get('Host', 'localhost')}"
 
 
 def tidied(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """What is passed on, each name once and in one spelling."""
+    """Return the headers to pass on, each name once and in one spelling."""
     found: dict[str, str] = {}
     for spelling, value in headers:
         if (name := spelling.title()) not in NOT_PASSED_ON:
@@ -73,7 +78,7 @@ def tidied(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def unpacked(part: Any) -> Mapping[str, Any]:
-    """A JSON object that is base64url; empty for everything else."""
+    """Return the JSON object in a base64url text, or {} for other text."""
     try:
         found = json.loads(base64.urlsafe_b64decode(f"{part}==")) if part else {}
     except ValueError:
@@ -89,7 +94,7 @@ class Answer:
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
-        """The JSON object in the body; empty where there is none."""
+        """Return the JSON object in the body, or {} without one."""
         if "json" not in self.headers.get("Content-Type", ""):
             return {}
         found = json.loads(self.body) if self.body else {}
@@ -100,7 +105,7 @@ class Answer:
         return 200 <= self.status < 300
 
     def with_document(self, document: Mapping[str, Any], **headers: str) -> "Answer":
-        """The same with another body."""
+        """Return a copy with another body."""
         return replace(
             self, body=json.dumps(document).encode(), headers={**self.headers, **headers}
         )
@@ -113,7 +118,7 @@ def json_answer(document: Mapping[str, Any], **headers: str) -> Answer:
 def problem(
     status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """A problem document of RFC 8555, section 6.7."""
+    """Return a problem document of RFC 8555, section 6.7."""
     document = {"type": ERROR + kind, "detail": detail, "status": status}
     return Answer(
         status, {"Content-Type": PROBLEM, **(headers or {})}, json.dumps(document).encode()
@@ -121,7 +126,7 @@ def problem(
 
 
 class Upstream:
-    """The CA, one connection for each thread that asks it. Raises OSError and HTTPException where it is away."""
+    """The CA, with one connection per thread. Raises OSError or HTTPException when it is away."""
 
     def __init__(self, directory_url: str, ca: str = "") -> None:
         self.place = urlsplit(directory_url)
@@ -129,7 +134,10 @@ class Upstream:
         self._kept = threading.local()
 
     def forward(self, request: Request) -> Answer:
-        """The CA's answer to the request, whose Host stays the client's: URLs and signatures name that."""
+        """Return the CA's response.
+
+        The Host stays that of the client, because URLs and signatures contain it.
+        """
         connection = self._connection()
         try:
             connection.request(

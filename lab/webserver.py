@@ -1,4 +1,4 @@
-"""The HTTP servers of the fault proxy: a thread for each connection, which is kept, and dropped when it is told to."""
+"""The HTTP servers of the fault proxy. They use one thread for each connection."""
 
 import contextlib
 import socketserver
@@ -17,7 +17,7 @@ Serve = Callable[[Request], Answer | None]
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave in one piece
+    wbufsize = -1  # head and body are sent together
     timeout = IDLE
 
     def do_POST(self) -> None:
@@ -42,11 +42,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def log_message(self, *args: Any) -> None:
-        """Nothing: the tests read the tallies."""
+        """Log nothing. The tests read the tallies."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what `serve` makes of a request; None closes the connection without a word. HTTPS with a context."""
+    """Responds with the result of `serve`. None closes the connection without a response.
+
+    With a context it uses HTTPS.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -57,11 +60,12 @@ class Server(ThreadingHTTPServer):
         super().__init__((host, int(port)), Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks the DNS who we are
+        # HTTPServer's own method asks the DNS for our name
+        socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", self.server_address[1]
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread, so that a slow handshake holds up nobody."""
+        """Make the TLS handshake on the connection's thread, so that a slow one delays nobody."""
         if self.context is None:
             super().finish_request(request, client_address)
             return

@@ -1,4 +1,7 @@
-"""The zones of the lab's name server: what a question gets (RFC 1034, 4.3.2) and what an update does (RFC 2136, 3)."""
+"""The zones of the lab's name server: answers to questions, and updates.
+
+See RFC 1034, section 4.3.2, and RFC 2136, section 3.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +19,13 @@ import dns.zone
 
 IN, ANY, NONE = dns.rdataclass.IN, dns.rdataclass.ANY, dns.rdataclass.NONE
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
-LONGEST_CHAIN = 10  # CNAMEs followed within the server's zones
+LONGEST_CHAIN = 10  # CNAMEs that are followed within the server's zones
 
 
 def apex(
     addresses: Iterable[str] = ("127.0.0.1",), servers: Iterable[str] = ("ns1",), minimum: int = 5
 ) -> str:
-    """The first lines of a zone: SOA, NS and, for the apex and each server, these addresses."""
+    """Return the first lines of a zone: SOA, NS, and the addresses of the apex and each server."""
     lines = [f"@ 60 SOA ns1 hostmaster 1 3600 600 86400 {minimum}"]
     for server in servers:
         lines.append(f"@ 60 NS {server}")
@@ -36,13 +39,13 @@ def apex(
 
 
 def load(origin: str, text: str) -> dns.zone.Zone:
-    """A zone from the lines of its zone file."""
+    """Return a zone from the lines of its zone file."""
     return dns.zone.from_text(f"$TTL 60\n{text}", origin=origin.rstrip(".") + ".", relativize=False)
 
 
 @dataclass
 class Found:
-    """What one name and type give: the sections of an answer."""
+    """The sections of the response for one name and type."""
 
     rcode: dns.rcode.Rcode = dns.rcode.NOERROR
     authoritative: bool = True
@@ -52,7 +55,7 @@ class Found:
 
 
 class Zones:
-    """Several zones, the deepest that holds a name answering for it. Not locked: the caller does that."""
+    """Several zones. The deepest zone that contains a name answers for it. The caller must lock."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         loaded = [load(origin, text) for origin, text in texts.items()]
@@ -65,7 +68,7 @@ class Zones:
         }
 
     def holding(self, name: dns.name.Name) -> dns.zone.Zone | None:
-        """The zone with the longest origin at or above the name."""
+        """Return the zone with the longest origin at or above the name."""
         while True:
             if zone := self._by_origin.get(name):
                 return zone
@@ -77,7 +80,7 @@ class Zones:
         return self._by_origin.get(origin)
 
     def find(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Found:
-        """The answer to one question; REFUSED for names outside of the zones."""
+        """Return the answer to one question, with REFUSED for names outside of the zones."""
         found = Found()
         for _ in range(LONGEST_CHAIN):
             zone = self.holding(name)
@@ -100,7 +103,7 @@ def origin_of(zone: dns.zone.Zone) -> dns.name.Name:
 def _add(
     found: Found, zone: dns.zone.Zone, name: dns.name.Name, rdtype: dns.rdatatype.RdataType
 ) -> dns.name.Name | None:
-    """Add what this zone has for the name; answers the name to go on with after a CNAME."""
+    """Add the records of this zone for the name. Return the target of a CNAME, or None."""
     if cut := _delegation(zone, name):
         found.authoritative = bool(found.answer)
         found.authority.append(cut)
@@ -123,13 +126,13 @@ def _add(
 
 
 def _delegation(zone: dns.zone.Zone, name: dns.name.Name) -> dns.rrset.RRset | None:
-    """The NS records that leave `name` to other servers, the highest ones below the apex."""
+    """Return the NS records that delegate `name`, the highest ones below the apex."""
     cuts = (zone.get_rrset(each, NS) for each in _down_to(zone, name))
     return next((cut for cut in cuts if cut), None)
 
 
 def _down_to(zone: dns.zone.Zone, name: dns.name.Name) -> Iterator[dns.name.Name]:
-    """The names from just below the apex down to `name`."""
+    """Yield the names from just below the apex down to `name`."""
     depth = len(origin_of(zone))
     for labels in range(depth + 1, len(name) + 1):
         yield name.split(labels)[1]
@@ -143,7 +146,7 @@ def _glue(zone: dns.zone.Zone, cut: dns.rrset.RRset) -> list[dns.rrset.RRset]:
 
 
 def _source_of(zone: dns.zone.Zone, name: dns.name.Name) -> dns.name.Name | None:
-    """The name itself, or the wildcard that stands for it (RFC 4592): the one at its closest encloser."""
+    """Return the name, or the wildcard at its closest encloser (RFC 4592), or None."""
     if zone.get_node(name) or _has_below(zone, name):
         return name
     above = name.parent()
@@ -154,7 +157,7 @@ def _source_of(zone: dns.zone.Zone, name: dns.name.Name) -> dns.name.Name | None
 
 
 def _has_below(zone: dns.zone.Zone, name: dns.name.Name) -> bool:
-    """An empty non-terminal exists though it has no records."""
+    """Return whether names exist below this one. An empty non-terminal exists without records."""
     return any(each != name and each.is_subdomain(name) for each in zone)
 
 
@@ -162,7 +165,10 @@ def _has_below(zone: dns.zone.Zone, name: dns.name.Name) -> bool:
 
 
 def apply(zone: dns.zone.Zone, update: dns.update.UpdateMessage) -> dns.rcode.Rcode:
-    """Apply an update whose right to do so was checked. Nothing changes unless NOERROR comes back."""
+    """Apply an authorized update, and return the response code.
+
+    Only NOERROR changes the zone.
+    """
     for rrset in (*update.prerequisite, *update.update):
         if not rrset.name.is_subdomain(origin_of(zone)):
             return dns.rcode.NOTZONE
@@ -177,7 +183,7 @@ def apply(zone: dns.zone.Zone, update: dns.update.UpdateMessage) -> dns.rcode.Rc
 
 
 def _check(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> dns.rcode.Rcode:
-    """One prerequisite (RFC 2136, 2.4 and 3.2)."""
+    """Return the result of one prerequisite (RFC 2136, sections 2.4 and 3.2)."""
     about_the_name = rrset.rdtype == dns.rdatatype.ANY
     node = zone.get_node(rrset.name)
     found = node.get_rdataset(IN, rrset.rdtype) if node and not about_the_name else None
@@ -193,7 +199,10 @@ def _check(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> dns.rcode.Rcode:
 
 
 def _change(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> None:
-    """One record or set of them is added or deleted (RFC 2136, 2.5 and 3.4.2); SOA and NS of the apex stay."""
+    """Add or delete one record or record set (RFC 2136, sections 2.5 and 3.4.2).
+
+    SOA and NS of the apex stay.
+    """
     keeps = rrset.name == zone.origin
     if rrset.deleting == ANY:
         node = zone.get_node(rrset.name)
@@ -216,7 +225,7 @@ def _change(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> None:
 
 
 def _may_stand(zone: dns.zone.Zone, rrset: dns.rrset.RRset) -> bool:
-    """A CNAME stands alone (RFC 2136, 3.4.2.2)."""
+    """Return whether the record may be added. A CNAME must be alone (RFC 2136, section 3.4.2.2)."""
     node = zone.get_node(rrset.name)
     types = {each.rdtype for each in node.rdatasets} if node else set()
     return not types - {CNAME} if rrset.rdtype == CNAME else CNAME not in types

@@ -1,4 +1,7 @@
-"""The embedded server's first user: made at the first start, with a password that is shown once."""
+"""The first user of the embedded server.
+
+The first start creates it, with a password that is shown once.
+"""
 
 import secrets
 import string
@@ -17,12 +20,15 @@ from notices.models import NoticeSettings
 
 EMAIL = "admin@lab.test"
 ALPHABET = string.ascii_letters + string.digits
-PENDING = "password_pending"  # a password was generated that nobody has seen yet
+PENDING = "password_pending"  # a password was generated, and nobody has seen it yet
 
 
 @dataclass
 class Administrator:
-    """`password` is empty when only its owner knows it; `generated` is true when it has to be shown."""
+    """The first user.
+
+    `password` is empty when only its owner knows it. `generated` is true when it must be shown.
+    """
 
     email: str
     password: str = ""
@@ -31,7 +37,10 @@ class Administrator:
 
 
 def administrator(state: State) -> Administrator:
-    """The first user, made when there is none. Raises CommandError for an address or a password that cannot be used."""
+    """Return the first user. Create it when there is none.
+
+    Raise CommandError for an email address or a password that cannot be used.
+    """
     env = Environment()
     password = env.str("ADMIN_PASSWORD", "")
     user = get_user_model().objects.order_by("pk").first()
@@ -47,17 +56,17 @@ def first_user(state: State, email: str, given: str) -> Administrator:
     is_made_up, email = not email, email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
-    state.keep(
-        **{PENDING: not given}
-    )  # first: a password that was set and never shown is replaced at the next start
+    # Stored before the user is created, so that a password that was never shown is replaced at the
+    # next start.
+    state.keep(**{PENDING: not given})
     user = get_user_model().objects.create_superuser(email=email, password=password)
-    if is_made_up:  # nobody reads what is mailed there
+    if is_made_up:  # nobody reads mail at this address
         NoticeSettings.objects.create(owner=user, made_up_email=email)
     return Administrator(email, password, generated=not given, is_new=True)
 
 
 def unseen_password(user: AbstractBaseUser) -> Administrator:
-    """The start that made the password was interrupted before it was shown: make another."""
+    """Set another password, because the first start ended before it showed its password."""
     password = generated_password()
     user.set_password(password)
     user.save(update_fields=["password"])
@@ -65,7 +74,7 @@ def unseen_password(user: AbstractBaseUser) -> Administrator:
 
 
 def shown(state: State) -> None:
-    """The password stands on somebody's screen and is forgotten here."""
+    """Record that the password was shown on a screen."""
     if state.get(PENDING):
         state.keep(**{PENDING: False})
 
@@ -82,7 +91,7 @@ def refuse_unusable(email: str, password: str) -> None:
 
 
 def generated_password() -> str:
-    """Twenty letters and digits in groups of five: about 119 bits."""
+    """Return twenty letters and digits in groups of five, about 119 bits."""
     while True:
         text = "".join(secrets.choice(ALPHABET) for _ in range(20))
         if (

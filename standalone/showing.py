@@ -1,4 +1,7 @@
-"""What `make run` tells of its lab, and the certificate that it issues at the first start to have something to tell."""
+"""The lab's part of the text of `make run`, and its certificate.
+
+The first start issues the certificate.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], None]) -> list[str]:
-    """Issue where nothing was issued yet, and say what is there."""
+    """Issue the lab's certificate if there is none yet, and return the lines about it."""
     assert server.lab
     try:
         told = have(server, server.lab, admin, wait)
@@ -34,7 +37,10 @@ def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], No
 def have(
     server: "Embedded", lab: "Lab", admin: "Administrator", wait: Callable[[float], None]
 ) -> str:
-    """Raises DemoProblem."""
+    """Issue the certificate if needed, and return a few words about it.
+
+    Raise DemoProblem when it cannot be issued.
+    """
     if "demo" in server.state and not admin.is_new:
         return "issued at an earlier start"
     if not admin.password:

@@ -1,8 +1,10 @@
-"""Read by the lab CA's interpreter at its start, through PYTHONPATH.
+"""Changes acme2certifier. Its interpreter imports this file at the start, through PYTHONPATH.
 
-It sends dnspython's resolver to the lab's port, which acme2certifier cannot be told (it knows 53 only), makes the
-subjectAltName of its certificates critical where their subject is empty, which it cannot be told either, and ties the
-CA's worker process to its parent, so that it does not outlive a parent that was killed.
+dnspython's resolver uses the lab's port. acme2certifier has no setting for a port other than 53.
+
+A subjectAltName is critical when the subject is empty. acme2certifier has no setting for that.
+
+The worker process is tied to its parent, so that it cannot outlive a killed parent.
 """
 
 import ctypes
@@ -14,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def use_lab_port(port: int) -> None:
-    """Every resolver made from now on asks this port."""
+    """Make every new resolver ask this port."""
     import dns.resolver
 
     reset = dns.resolver.BaseResolver.reset
@@ -27,7 +29,10 @@ def use_lab_port(port: int) -> None:
 
 
 def make_names_critical() -> None:
-    """Follow RFC 5280, section 4.2.1.6, in every certificate that is signed from now on: Java reads no other."""
+    """Follow RFC 5280, section 4.2.1.6, in every certificate that is signed from now on.
+
+    Java rejects certificates that do not follow it.
+    """
     from cryptography import x509
 
     add_extension = x509.CertificateBuilder.add_extension

@@ -1,4 +1,4 @@
-"""Bring the database up to date: the migrations, before each start of a new version. `deploy/run release` calls it."""
+"""Migrate the database. `deploy/run release` calls this before each start of a new version."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ class Command(BaseCommand):
     help = __doc__ or ""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Raises CommandError, in one sentence, while the database cannot be used: whoever waits for it calls again."""
+        """Migrate. Raise CommandError, in one sentence, while the database cannot be used.
+
+        The caller then starts the command again.
+        """
         try:
             call_command("migrate", interactive=False, verbosity=options["verbosity"])
         except OperationalError as exc:

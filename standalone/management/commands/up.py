@@ -1,4 +1,7 @@
-"""The embedded server: Redis, the lab, web, clock, worker and beat under one supervisor. `make run` starts it."""
+"""Start the embedded server: Redis, the lab, web, clock, worker and beat, under one supervisor.
+
+`make run` calls this.
+"""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -14,9 +17,9 @@ from certctrl import clock
 from certctrl.supervisor import Child, Stopped, Supervisor
 from standalone import administrator, embedded
 
-# What SQLite says of a file that is no database, or no longer one.
+# SQLite's words for a file that is not a database, or is damaged.
 DAMAGED = ("malformed", "not a database", "disk I/O error")
-START_LIMIT = 30.0  # seconds for one child to answer
+START_LIMIT = 30.0  # seconds for one child to respond
 
 
 class Command(BaseCommand):
@@ -38,13 +41,14 @@ class Command(BaseCommand):
         self.stdout.flush()
 
     def start(self) -> None:
-        """Everything in its order, then the lab's certificate, then what the person who started it wants to know."""
+        """Start everything in order, issue the lab's certificate, then show the welcome text."""
         with readable_database():
             self.server.make_master_key()
             call_command("migrate", interactive=False, verbosity=0)
             self.admin = administrator.administrator(self.server.state)
         self.server.note_database()
-        connections.close_all()  # nothing is open when the first child is forked
+        # No connection may be open when the first child is forked.
+        connections.close_all()
         self.start_redis()
         self.start_lab()
         children = self.server.children()
@@ -54,8 +58,10 @@ class Command(BaseCommand):
         self.welcome(self.show_lab())
 
     def start_redis(self) -> None:
-        """Nothing in its files is needed, since the database has all that is to be done: it starts without them where
-        they cannot be read."""
+        """Start Redis. Start it without its files when it cannot read them.
+
+        Its files are not needed, because the database has all the work.
+        """
         redis = self.server.redis
         if redis is None:
             return
@@ -64,8 +70,9 @@ class Command(BaseCommand):
         self.supervisor.wait_for(lambda: redis.answers() or not child.alive(), START_LIMIT)
         if not child.alive() and (aside := redis.set_aside()):
             self.say(
-                f"Redis cannot read what it kept, as after a power loss. Its files are in {aside} now, and it starts "
-                "without them. Nothing is lost: what is to be done is in the database. You may delete the folder."
+                f"Redis cannot read what it kept, as after a power loss. Its files are in {aside} "
+                "now, and it starts without them. Nothing is lost: what is to be done is in the "
+                "database. You may delete the folder."
             )
         self.must("redis", redis.answers)
 
@@ -78,18 +85,25 @@ class Command(BaseCommand):
             lab.write_bundle()
 
     def start_answering(self, child: Child, is_ours: Callable[[], bool]) -> None:
-        """What answers must be the child: another program may have taken its port meanwhile."""
+        """Start the child, and check that the child itself responds.
+
+        Another program may have taken its port meanwhile.
+        """
         self.supervisor.start(child)
         self.must(child.name, is_ours)
 
     def must(self, name: str, check: Callable[[], bool]) -> None:
         if not self.supervisor.wait_for(check, START_LIMIT):
             raise CommandError(
-                f"{name} does not answer after {START_LIMIT:g} s; the logs are in {self.server.folder}/log."
+                f"{name} does not answer after {START_LIMIT:g} s; the logs are in "
+                f"{self.server.folder}/log."
             )
 
     def show_lab(self) -> list[str]:
-        """The lab's lines of the welcome; at the first start its certificate is issued for them."""
+        """Return the lab's lines of the welcome text.
+
+        The first start issues the certificate for them.
+        """
         if self.server.lab is None:
             return []
         from standalone import showing
@@ -119,7 +133,7 @@ class Command(BaseCommand):
 
 @contextmanager
 def readable_database() -> Iterator[None]:
-    """Raises CommandError with a sentence where the SQLite file cannot be read."""
+    """Raise CommandError, with a sentence, when the SQLite file cannot be read."""
     try:
         yield
     except DatabaseError as exc:
@@ -128,13 +142,14 @@ def readable_database() -> Iterator[None]:
         if connection.vendor != "sqlite" or not any(each in words for each in DAMAGED):
             raise
         raise CommandError(
-            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, keep the file and "
-            f"save what can be read: sqlite3 {name} .recover | sqlite3 recovered.sqlite3"
+            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, "
+            f"keep the file and save what can be read: sqlite3 {name} .recover | sqlite3 "
+            "recovered.sqlite3"
         ) from None
 
 
 def accepts(url: str) -> bool:
-    """Does a server listen there?"""
+    """Return whether a server listens there."""
     host, _, port = url.split("//")[1].split("/")[0].rpartition(":")
     host = host.strip("[]").replace("%25", "%")
     try:
