@@ -57,7 +57,7 @@ def _greeting(client: type[smtplib.SMTP], host: str, port: int, **options: Any) 
 
 
 class _UTF8(str):
-    """A string that encodes to UTF-8, as RFC 4616 and RFC 4954 require. smtplib encodes to ASCII."""
+    """A string that encodes to UTF-8 (RFC 4616, RFC 4954). smtplib would encode it to ASCII."""
 
     __slots__ = ()
 
