@@ -1,4 +1,4 @@
-"""The audit log: who did what, to which object."""
+"""The audit log. Each event has an actor, an action and an object."""
 
 import ipaddress
 from collections.abc import Callable
@@ -83,8 +83,8 @@ def ip_of(request: Any) -> str | None:
 
 
 def network_of(ip: str) -> str:
-    """Return the network that counts as one address: an IPv4 address, or the /64 of an IPv6 one.
+    """Return the network that counts as one address, such as "192.0.2.1/32".
 
-    An IPv6 host chooses its addresses freely from a /64.
+    For an IPv6 address it is the /64, because a host chooses its addresses freely from a /64.
     """
     return str(ipaddress.ip_network(f"{ip}/64" if ":" in ip else ip, strict=False))

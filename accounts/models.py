@@ -32,7 +32,7 @@ class EmailUserManager(UserManager["User"]):
         return super().normalize_email(unicodedata.normalize("NFKC", email or "").strip())
 
     def named(self, email: str | None) -> models.QuerySet["User"]:
-        """Return the users with this address in any spelling: one user or none."""
+        """Return the user with this address in any spelling, as a queryset of one row or none."""
         return self.filter(email__iexact=canonical_email(email))
 
     def _create_user(self, email: str, password: str | None, **fields: Any) -> "User":
@@ -147,7 +147,10 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
 
 class AuditEvent(models.Model):
-    """One entry of the audit log: an actor did an action to an object. Never changed or removed."""
+    """One entry of the audit log. It has the actor, the action and the object.
+
+    An entry is never changed or removed.
+    """
 
     at = models.DateTimeField(auto_now_add=True)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="audit_events")

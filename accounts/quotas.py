@@ -100,7 +100,7 @@ def refuse_more(owner: "User", name: str) -> None:
     if limit is None:
         return
     quota = QUOTAS[name]
-    # An index counts all rows of the owner quickly. Usually they are already below the limit.
+    # First count all rows of the owner, which an index does quickly. Usually this is enough.
     if getattr(owner, quota.rows).count() < limit or (count := used(owner, name)) < limit:
         return
     what = f"You have {count} {quota.what}, and may have {limit}"

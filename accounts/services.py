@@ -89,8 +89,8 @@ def logout(request: HttpRequest) -> None:
 def logged_in_at(request: Request) -> int:
     """Return when the user of this session logged in, in epoch seconds.
 
-    If the session has no login time, return the latest login of the user, or the time when the
-    user was created.
+    If the session has no login time, return the latest login of the user. A user without a login
+    has the time of its creation.
     """
     user: Any = request.user
     since = request._request.session.get("auth_time")

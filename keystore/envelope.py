@@ -2,8 +2,8 @@
 
 A data key is 256 random bits, used once, for AES-256-GCM. Associated data binds the content of an
 envelope to its row. Certificate keys are the exception, because devices open them: their format
-is nonce, ciphertext and detached tag, without associated data. A certificate key is bound to its
-row by its data key, because the wrap under a master key is bound to the row.
+is nonce, ciphertext and detached tag, without associated data. The data key binds a certificate
+key to its row, because the wrap under a master key is bound to the row.
 """
 
 import os
@@ -96,10 +96,11 @@ def unseal(envelope: Envelope) -> bytes:
 def open_certificate_key(
     envelope: Envelope, *, actor: str, what: str, ip: str | None = None
 ) -> bytes:
-    """Return the private key (PKCS#8 DER), and write to the audit log who opened it and why.
+    """Return the private key (PKCS#8 DER), and write `actor` and `what` into the audit log.
 
-    Do not call this function inside a transaction, because a rollback would remove the audit
-    event. Raise CannotOpen. Raise ValueError if the envelope has another purpose.
+    `what` is the reason for the opening. Do not call this function inside a transaction, because a
+    rollback would remove the audit event. Raise CannotOpen. Raise ValueError if the envelope has
+    another purpose.
     """
     if envelope.purpose != CERTIFICATE_KEY:
         raise ValueError(f"{envelope} is not a certificate's key.")

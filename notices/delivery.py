@@ -17,7 +17,8 @@ from notices.models import Delivery
 
 logger = structlog.get_logger()
 
-# Seconds to wait after each failure, as Standard Webhooks suggests. The next failure is the last.
+# Seconds to wait after the nth failure, as Standard Webhooks suggests.
+# A delivery that fails once more is given up.
 RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 

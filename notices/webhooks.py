@@ -50,7 +50,7 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
         _refuse_url(webhook.owner, given["url"])
     fields = _columns(given)
     if webhook.disabled_at and not given.get("enabled", True):
-        del fields["disabled_at"]  # keep the time when it was disabled first
+        del fields["disabled_at"]  # it is disabled already, so keep that time
     with transaction.atomic():
         old = _locked(webhook).address_id if "url" in given else None
         fields |= _address(webhook.owner, given)
