@@ -2,8 +2,8 @@
 
 A data key is 256 random bits, used once, for AES-256-GCM. Associated data binds the content of an
 envelope to its row. Certificate keys are the exception, because devices open them: their format
-is nonce, ciphertext and detached tag, without associated data. The data key binds a certificate
-key to its row, because the wrap under a master key is bound to the row.
+is nonce, ciphertext and detached tag, without associated data. Their data key binds them to their
+row, because its wrap under a master key is bound to the row.
 """
 
 import os

@@ -3,7 +3,7 @@
 Data keys are wrapped again. Ciphertexts do not change. Every process checks the key file before
 each use. So all processes wrap with the new key once it is in the file. A process that read the
 file just before may still write a wrap under the old key. Such a wrap opens until the old key is
-dropped. drop_unneeded() locks the table, so that no wrap is written while it drops keys.
+dropped. While drop_unneeded() drops keys, it locks the table, so that no wrap is written.
 """
 
 from collections.abc import Iterator

@@ -38,8 +38,8 @@ FOOTER = "\n\n-- \ncertctrl. What is told, and where to, is in your notice setti
 def send(delivery: Delivery) -> None:
     """Send the mail to the mail server.
 
-    Raise Trouble. It is permanent if mails are turned off, if no address is confirmed, or if the
-    mail's code has expired or was replaced.
+    Raise Trouble. It is permanent if mails are turned off or no address is confirmed. It is also
+    permanent if the mail's code has expired or was replaced.
     """
     message = message_of(delivery)
     try:
