@@ -13,12 +13,12 @@ from accounts import audit, quotas
 from accounts.models import ApiKey, AuditEvent, User
 from certctrl.admin import ReadOnlyAdmin
 
-admin.site.unregister(Group)  # permissions are the owner's, not a group's
+admin.site.unregister(Group)  # permissions come from the owner, not from groups
 
 
 class UserForm(UserChangeForm):  # type: ignore[type-arg]
     def clean_quotas(self) -> Any:
-        return self.cleaned_data["quotas"] or {}  # an empty field is null to its form
+        return self.cleaned_data["quotas"] or {}  # the form reads an empty field as None
 
 
 @admin.register(User)
@@ -40,7 +40,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
 
     @admin.display(description="used")
     def usage(self, user: User) -> str:
-        """What there is of each kind, of how many."""
+        """Return the used number and the limit of each quota, as text for the admin."""
         limits = [(row["name"], row["used"], row["limit"]) for row in quotas.usage(user)]
         return ", ".join(
             f"{name}: {used} of {'any' if most is None else most}" for name, used, most in limits
@@ -68,7 +68,10 @@ def staff(request: HttpRequest) -> User:
 
 
 def changed_fields(message: Any) -> list[str]:
-    """The names in what the admin says of a change: a list of {"changed": {"fields": [...]}}, or a sentence."""
+    """Return the names of the changed fields from the admin's message about a change.
+
+    The message is a list of {"changed": {"fields": [...]}}, or a sentence.
+    """
     parts = message if isinstance(message, list) else [{"changed": {"fields": [str(message)]}}]
     return [field for part in parts for field in part.get("changed", {}).get("fields", [])]
 

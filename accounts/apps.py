@@ -7,4 +7,4 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from accounts import quotas
 
-        quotas.check_setting()  # what QUOTAS has wrong is told at the start
+        quotas.check_setting()  # a wrong QUOTAS must fail at the start

@@ -1,4 +1,4 @@
-"""The record of what was done."""
+"""The audit log. Each event has an actor, an action and an object."""
 
 import ipaddress
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from django.http import HttpRequest, HttpResponse
 from accounts.models import AuditEvent, User
 
 LONGEST = 254  # characters of the columns for actor and object
-PROCESS = "certctrl"  # the actor where no request asked for it
+PROCESS = "certctrl"  # the actor when the action does not come from a request
 
 _asking: ContextVar[HttpRequest | None] = ContextVar("_asking", default=None)
 
 
 class Asking:
-    """Middleware: remembers the request, so that `note` can say who asked, and from where."""
+    """Middleware that remembers the request. `note` reads the actor and the IP address from it."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -30,7 +30,11 @@ class Asking:
 
 
 def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
-    """`record` for what the request in progress does: its user, its API key and its address are the actor's."""
+    """Write an audit event for the request in progress.
+
+    The request gives the user, the API key and the IP address of the actor. Outside a request the
+    actor is `PROCESS`.
+    """
     request = _asking.get()
     if request is None:
         return record(owner, PROCESS, action, object, **detail)
@@ -40,16 +44,21 @@ def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
 def record(
     owner: User, actor: str, action: str, object: str, ip: str | None = None, **detail: Any
 ) -> AuditEvent:
-    """Write down that `actor` (an e-mail address, a key's name, a process) did `action` ("key.exported") to `object`.
+    """Write an audit event: `actor` did `action` to `object`.
 
-    `owner` is whose object it is; `detail` is JSON without secrets. Call it in the transaction that it tells of.
+    `actor` is an e-mail address, the name of a key, or a process. An example of `action` is
+    "key.exported". `owner` is the owner of the object. `detail` is JSON without secrets. Call this
+    function in the transaction that does the action.
     """
     fields = {"action": action, "object": object[:LONGEST], "ip": ip or None, "detail": detail}
     return AuditEvent.objects.create(owner=owner, actor=actor[:LONGEST], **fields)
 
 
 def actor_of(request: Any) -> str:
-    """Who a request comes from: the user, and the API key where it came with one, which is never cut off."""
+    """Return the user of a request, and its API key if it has one.
+
+    A long e-mail address is cut off. The API key is always complete.
+    """
     auth = getattr(request, "auth", None)
     key = f" with {auth}" if auth else ""
     email = getattr(request.user, "email", "somebody")
@@ -57,9 +66,10 @@ def actor_of(request: Any) -> str:
 
 
 def ip_of(request: Any) -> str | None:
-    """The address that the request came from, None where nobody knows it.
+    """Return the IP address that the request came from, or None if it is unknown.
 
-    uvicorn has already believed the proxies it trusts, and some hand on whatever a client said of itself.
+    uvicorn has already applied the headers of the proxies that it trusts. Some proxies pass on
+    any text that the client sent, so the value may be invalid.
     """
     host, bracket, _ = request.META.get("REMOTE_ADDR", "").strip().removeprefix("[").partition("]")
     if not bracket and host.count(":") == 1:  # IPv4 with a port
@@ -69,9 +79,12 @@ def ip_of(request: Any) -> str | None:
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)  # a socket for both families spells IPv4 as ::ffff:192.0.2.1
+    return str(mapped or address)  # a dual-stack socket writes IPv4 as ::ffff:192.0.2.1
 
 
 def network_of(ip: str) -> str:
-    """What counts as one address: an IPv4 address, and the /64 that an IPv6 host chooses its addresses from."""
+    """Return the network that counts as one address, such as "192.0.2.1/32".
+
+    For an IPv6 address it is the /64, because a host chooses its addresses freely from a /64.
+    """
     return str(ipaddress.ip_network(f"{ip}/64" if ":" in ip else ip, strict=False))

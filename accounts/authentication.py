@@ -1,4 +1,7 @@
-"""Who asks: a session cookie, guarded without a CSRF token, or an API key."""
+"""Authentication by a session cookie or an API key.
+
+Sessions are protected against requests from other sites without a CSRF token.
+"""
 
 import hashlib
 from datetime import timedelta
@@ -26,8 +29,12 @@ USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
 
 class JSONSessionAuthentication(BaseAuthentication):
-    """The session cookie. Unsafe requests must be JSON and must not come from another site, cookie or not: so nobody
-    is logged in by a foreign page either. Raises Forbidden (403) and NotJSON (415)."""
+    """Authentication by the session cookie.
+
+    Unsafe requests must be JSON and must not come from another site. This is also checked without
+    a cookie, so that a page of another site cannot log a user in. Raise Forbidden (403) for a
+    request from another site. Raise NotJSON (415) for a body that is not JSON.
+    """
 
     def authenticate(self, request: Request) -> tuple[User, None] | None:
         if request.method not in SAFE:
@@ -38,9 +45,10 @@ class JSONSessionAuthentication(BaseAuthentication):
 
 
 def is_known(scope: Any) -> bool:
-    """Whether a request has a valid session or API key, read from its ASGI scope before there is a view.
+    """Return whether a request has a valid session or API key.
 
-    Called on a thread without Django's request around it, so that it closes the database itself.
+    It reads the ASGI scope, because no view has been chosen yet. It runs on a thread outside
+    Django's request cycle, so it closes the database connections itself.
     """
     request: Any = ASGIRequest(scope, BytesIO())
     store = import_module(settings.SESSION_ENGINE).SessionStore
@@ -57,8 +65,12 @@ def is_known(scope: Any) -> bool:
 
 
 def refuse_other_sites(request: Request) -> None:
-    """A browser says where a request comes from (Fetch standard: Origin; Fetch Metadata: Sec-Fetch-Site); curl does
-    not. Another host of the same site is another site here: it is somebody else's page."""
+    """Raise Forbidden if a browser says that the request comes from another site.
+
+    A browser says so in `Origin` (Fetch standard) and `Sec-Fetch-Site` (Fetch Metadata). curl
+    sends neither. Another host of the same site counts as another site, because its pages may
+    belong to another person.
+    """
     origin = request.headers.get("Origin", "")
     if origin in settings.TRUSTED_ORIGINS:
         return
@@ -72,7 +84,11 @@ def refuse_other_sites(request: Request) -> None:
 
 
 def refuse_forms(request: Request) -> None:
-    """HTML forms cannot send application/json, and always say what they send; a body that does not say is refused."""
+    """Raise NotJSON unless the body is application/json or empty.
+
+    HTML forms cannot send application/json, and they always send a Content-Type. A body without a
+    Content-Type is refused too.
+    """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     empty = (
         request.headers.get("Content-Length", "0") in ("", "0")
@@ -83,7 +99,11 @@ def refuse_forms(request: Request) -> None:
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`Authorization: Bearer ak_...`; `request.auth` is then the ApiKey. Raises Unauthorized (401, 5018)."""
+    """Authentication by `Authorization: Bearer ak_...`. `request.auth` is then the ApiKey.
+
+    Raise Unauthorized (401, code 5018) if the key is unknown, expired or revoked, or if its owner
+    is inactive.
+    """
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -107,12 +127,15 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def digest_of(token: str) -> str:
-    """SHA-256, in hex. A token has 256 random bits: nothing slower is needed."""
+    """Return the SHA-256 of a token, in hex.
+
+    A token has 256 random bits, so a slower hash is not needed.
+    """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def note_use(key: ApiKey) -> None:
-    """Write `last_used_at`, at most once a minute."""
+    """Write `last_used_at`, at most once per `USE_IS_NOTED_EVERY`."""
     now = clock.now()
     if key.last_used_at is None or not now - USE_IS_NOTED_EVERY < key.last_used_at <= now:
         stale = (
@@ -122,7 +145,6 @@ def note_use(key: ApiKey) -> None:
         )
         try:
             ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
-        except (
-            OperationalError
-        ) as exc:  # a full disk, say: what only reads is answered all the same
+        except OperationalError as exc:
+            # For example, the disk is full. Requests that only read must still be answered.
             log.warning("apikey.use_not_noted", error=type(exc).__name__)

@@ -1,4 +1,4 @@
-"""The admin's login: the same count of failures as the API's."""
+"""The login form of the admin. It shares the count of failures with the API's login."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ from certctrl.errorshape import error_headers
 
 
 class LoginForm(AuthenticationForm):  # type: ignore[misc]
-    """Refuses without a look at the password after too many failures, and while too many wait to be looked at."""
+    """The login form of the admin.
+
+    It refuses a login after too many failures, and while too many passwords wait for their check.
+    In both cases the password is not checked.
+    """
 
     def clean(self) -> dict[str, Any]:
         attempts = Attempts(audit.ip_of(self.request), str(self.data.get("username", "")))
@@ -34,7 +38,7 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
 
 
 def login_page(request: HttpRequest) -> HttpResponse:
-    """The admin's login page, with the status and the Retry-After of a refusal."""
+    """Return the admin's login page. A refusal sets its status and its Retry-After header."""
     response = admin.site.login(request)
     refused: Refusal | None = getattr(request, "refused", None)
     if refused:

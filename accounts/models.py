@@ -1,4 +1,4 @@
-"""Who: people (or teams), their API keys, and what was done."""
+"""Users (people or teams), their API keys, and the audit log."""
 
 import unicodedata
 from typing import Any, ClassVar, Self
@@ -13,20 +13,26 @@ from certctrl import clock
 
 
 def canonical_email(email: str | None) -> str:
-    """One form for all spellings of an address: that by which users are looked up and their log-ins counted."""
+    """Return one form for all spellings of an e-mail address.
+
+    Users are found by this form, and their logins are counted by it.
+    """
     return unicodedata.normalize("NFKC", email or "").strip().lower()
 
 
 class EmailUserManager(UserManager["User"]):
-    """Users are made and found by e-mail address, whatever its case and its spelling in Unicode."""
+    """Creates and finds users by e-mail address. Case and Unicode spelling do not matter."""
 
     @classmethod
     def normalize_email(cls, email: str | None) -> str:
-        """As it is kept: compatibility characters (full-width letters, ligatures) as what they stand for."""
+        """Return the address as it is stored.
+
+        Compatibility characters, such as full-width letters and ligatures, are replaced (NFKC).
+        """
         return super().normalize_email(unicodedata.normalize("NFKC", email or "").strip())
 
     def named(self, email: str | None) -> models.QuerySet["User"]:
-        """The user with this address, however it is spelled."""
+        """Return the user with this address in any spelling, as a queryset of one row or none."""
         return self.filter(email__iexact=canonical_email(email))
 
     def _create_user(self, email: str, password: str | None, **fields: Any) -> "User":
@@ -48,7 +54,7 @@ class EmailUserManager(UserManager["User"]):
 
 
 class User(AbstractUser):
-    """A person, or a team. The user is the tenant: every row has one as its owner."""
+    """A person or a team. The user is the tenant, because every row has a user as its owner."""
 
     class Kind(models.TextChoices):
         PERSON = "person"
@@ -63,7 +69,8 @@ class User(AbstractUser):
         default=dict,
         blank=True,
         validators=[validate],
-        help_text='more, or less, than others have, as JSON: {"certificates": 200000}; null is no limit',
+        help_text="more, or less, than others have, as JSON: "
+        '{"certificates": 200000}; null is no limit',
     )
 
     USERNAME_FIELD = "email"
@@ -75,7 +82,8 @@ class User(AbstractUser):
             models.UniqueConstraint(
                 Lower("email"),
                 name="one_user_for_each_email",
-                violation_error_message="There is a user with this e-mail address, whatever its case; choose another.",
+                violation_error_message="There is a user with this e-mail address, "
+                "whatever its case; choose another.",
             ),
         )
 
@@ -85,17 +93,18 @@ class User(AbstractUser):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self) -> Self:
-        """Neither revoked nor expired."""
+        """Return the keys that are neither revoked nor expired."""
         return self.filter(revoked_at=None, expires_at__gt=clock.now())
 
 
 class ApiKey(models.Model):
-    """A secret for scripts. Only its SHA-256 is kept; the key itself was shown once.
+    """A secret for scripts. Only its SHA-256 is stored. The key itself was shown once.
 
-    `permissions` is a list of {"obtype", "obid": "*" or an id, "actions"}: contract, section 6.
+    `permissions` is a list of {"obtype", "obid", "actions"}. `obid` is "*" or the id of one
+    object. See `docs/reference/api.md`.
     """
 
-    MARK = "ak_"  # what every key begins with
+    MARK = "ak_"  # the prefix of every key
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=64)
@@ -113,7 +122,7 @@ class ApiKey(models.Model):
         verbose_name = "API key"
 
     def granted(self, obtype: str, action: str) -> set[str]:
-        """The ids (or `*`) of the objects of this type on which the key allows the action."""
+        """Return the ids (or `*`) of the objects of this type on which the key allows `action`."""
         return {
             each["obid"]
             for each in self.permissions
@@ -125,7 +134,7 @@ class ApiKey(models.Model):
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    """Only ever added to."""
+    """Audit events can only be added. Raise TypeError for an update or a delete."""
 
     def update(self, **kwargs: Any) -> int:
         raise TypeError("An audit event is never changed.")
@@ -138,7 +147,10 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
 
 class AuditEvent(models.Model):
-    """What was done, by whom, to what. Append-only: neither changed nor removed."""
+    """One entry of the audit log. It has the actor, the action and the object.
+
+    An entry is never changed or removed.
+    """
 
     at = models.DateTimeField(auto_now_add=True)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="audit_events")

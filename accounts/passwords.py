@@ -1,6 +1,7 @@
-"""Passwords are hashed a few at a time: each costs half a second of a processor, and strangers may ask for any number.
+"""Limits how many passwords are hashed at the same time.
 
-Who waits holds no database connection, and waits for a few seconds at most.
+A hash costs half a second of CPU time, and anybody may send any number of logins. A login that
+waits for a place holds no database connection. It waits at most `PATIENCE` seconds.
 """
 
 import threading
@@ -10,10 +11,10 @@ from contextlib import contextmanager
 from certctrl import outward
 from certctrl.errors import Unavailable
 
-AT_ONCE = 2  # in a process
+AT_ONCE = 2  # in each process
 MOST_WAITING = 16
 PATIENCE = 3.0  # seconds
-PAUSE = 5  # seconds until it is worth trying again
+PAUSE = 5  # seconds, sent as Retry-After
 FULL = "Too many log-ins are under way, so this one was not looked at: try again in a few seconds."
 
 _places = threading.BoundedSemaphore(AT_ONCE)
@@ -22,7 +23,10 @@ _queue = threading.BoundedSemaphore(MOST_WAITING)
 
 @contextmanager
 def hashing(undone: Callable[[], None]) -> Iterator[None]:
-    """One of the few places. Raises Unavailable, after `undone()`, where none gets free in time."""
+    """Hold one of the `AT_ONCE` places.
+
+    If no place becomes free in time, call `undone()` and raise Unavailable.
+    """
     if not (_places.acquire(blocking=False) or _waited()):
         undone()
         raise Unavailable(FULL, retry_after=PAUSE)
@@ -33,7 +37,10 @@ def hashing(undone: Callable[[], None]) -> Iterator[None]:
 
 
 def _waited() -> bool:
-    """Whether a place got free while it waited; False at once where too many wait already."""
+    """Wait for a place. Return whether it was taken.
+
+    Return False immediately if `MOST_WAITING` logins wait already.
+    """
     if not _queue.acquire(blocking=False):
         return False
     try:

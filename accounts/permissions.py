@@ -1,4 +1,4 @@
-"""What an API key may be granted, and the question every view asks before it acts."""
+"""The permissions that an API key may have, and the check that every view makes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from accounts.models import ApiKey
 from certctrl import errors
 
-# type of object: (what it is, what may be done with it): contract, sections 4 and 6
+# Type of object: (description, actions). See docs/reference/api.md.
 PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "certificates": (
         "Certificates: see and export, change, issue and renew",
@@ -37,10 +37,11 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Allowed(BasePermission):
-    """A session may do everything in its own scope; an API key only what the view declares and the key was granted.
+    """A session may do everything within its user's scope. An API key needs a permission.
 
-    A key with concrete ids passes where the path names one of them, and on lists, which then hold just those; a
-    create needs `*`. See certctrl.api for how a view declares what it needs.
+    The view declares the permission that it needs (see certctrl.api). A key with the ids of
+    objects passes where the path names one of them. Such a key also passes on lists, which then
+    contain only these objects. To create an object, a key needs `*`.
     """
 
     def has_permission(self, request: Request, view: Any) -> bool:
@@ -54,8 +55,8 @@ class Allowed(BasePermission):
 
 
 def is_unknown_method(view: Any) -> bool:
-    """A viewset without an action for this method answers 405, whoever asks."""
-    return getattr(view, "action", "") in (None, "metadata")  # OPTIONS is never answered
+    """Return whether the viewset has no action for this method, so that every caller gets 405."""
+    return getattr(view, "action", "") in (None, "metadata")  # OPTIONS gets 405 too
 
 
 def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
@@ -77,7 +78,10 @@ def lacks(obtype: str, object_id: str | None, action: str) -> errors.Forbidden:
 
 
 def need(request: Request, obtype: str, object_id: str | None, action: str) -> None:
-    """For a request that does more than its view declares: Forbidden unless its API key was granted this as well."""
+    """Raise Forbidden if the request's API key lacks this permission.
+
+    Call this function for a request that does more than its view declares.
+    """
     key = request.auth
     if isinstance(key, ApiKey) and not key.granted(obtype, action) & {"*", object_id}:
         raise lacks(obtype, object_id, action)

@@ -1,7 +1,8 @@
-"""How much one owner may have of each kind, so that nobody fills the server for all.
+"""Limits on how many objects of each kind one owner may have.
 
-Staff have no limits. `User.quotas`, which staff set, comes before the setting QUOTAS, and that before what is here.
-Renewals are never refused: what counts is what a person, or a script, makes.
+They keep one owner from filling the server. `User.quotas`, which staff set, comes first. Staff
+have no other limits. For other users the setting QUOTAS comes next, then the numbers in this file.
+Renewals are never refused. Only objects that a person or a script creates are limited.
 """
 
 from collections.abc import Mapping
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quota:
-    what: str  # in the plural, as a sentence names them
+    what: str  # plural noun for sentences
     most: int
     rows: str  # the related name of the user's rows
-    counts: Mapping[str, Any] = field(default_factory=dict)  # those of them that count
+    counts: Mapping[str, Any] = field(default_factory=dict)  # filter for the rows that count
     refusal: type[Refusal] = QuotaExceeded
 
 
@@ -34,17 +35,20 @@ QUOTAS = {
     "acme_accounts": Quota("ACME accounts", 100, "acme_accounts", ALIVE),
     "private_cas": Quota("private CAs", 20, "private_cas", {"status": "ACTIVE"}),
     "certificates": Quota("certificates", 100_000, "certificates", ALIVE),
-    # One attempt of a certificate is open at a time.
+    # A certificate has at most one open attempt, so its certificates are counted.
     "open_attempts": Quota(
         "open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}
     ),
-    # Each notice is posted to every one. Its refusal is older than the others'.
+    # Each notice is posted to every webhook. Clients already know this refusal as Conflict.
     "webhooks": Quota("webhooks", 20, "webhooks", ALIVE, Conflict),
 }
 
 
 def validate(limits: Any) -> None:
-    """ValidationError unless it is {name of a quota: a whole number, or null for no limit}."""
+    """Raise ValidationError unless `limits` is a dict {name of a quota: integer or None}.
+
+    None means no limit.
+    """
     if not isinstance(limits, dict):
         raise ValidationError('Quotas are a JSON object: {"certificates": 200000}.')
     for name, most in limits.items():
@@ -63,7 +67,7 @@ def check_setting() -> None:
 
 
 def most(owner: "User", name: str) -> int | None:
-    """How many the owner may have; None: there is no limit."""
+    """Return how many the owner may have, or None for no limit."""
     if name in owner.quotas or owner.is_staff:
         limit: int | None = owner.quotas.get(name)
     else:
@@ -78,17 +82,17 @@ def used(owner: "User", name: str) -> int:
 
 
 def usage(owner: "User") -> list[dict[str, Any]]:
-    """name, used and limit (null: none) of each quota."""
+    """Return `name`, `used` and `limit` of each quota. A `limit` of None means no limit."""
     return [
         {"name": name, "used": used(owner, name), "limit": most(owner, name)} for name in QUOTAS
     ]
 
 
 def refuse_more(owner: "User", name: str) -> None:
-    """Refuse one more than the owner may have. Raises QuotaExceeded, or Conflict for webhooks.
+    """Raise QuotaExceeded if the owner has reached the limit. Raise Conflict for webhooks.
 
-    Call it in the transaction that makes the row, after the rows that it refers to were locked: one that is made at
-    the same moment is counted too.
+    Call this function in the transaction that creates the row. First lock the rows that the new
+    row refers to. The owner's row is locked, so that a row created at the same time is counted.
     """
     users = get_user_model()._default_manager.select_for_update(no_key=True)
     owner = users.get(pk=owner.pk)
@@ -96,7 +100,7 @@ def refuse_more(owner: "User", name: str) -> None:
     if limit is None:
         return
     quota = QUOTAS[name]
-    # All of the owner's, which an index counts, are mostly few enough already.
+    # First count all rows of the owner, which an index does quickly. Usually this is enough.
     if getattr(owner, quota.rows).count() < limit or (count := used(owner, name)) < limit:
         return
     what = f"You have {count} {quota.what}, and may have {limit}"

@@ -1,4 +1,4 @@
-"""The shapes of contract sections 5 and 6."""
+"""The JSON of sessions and API keys, see `docs/reference/api.md`."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ class PermissionSerializer(serializers.Serializer[Any]):
 
 
 class ApiKeyRequest(serializers.Serializer[Any]):
-    """What makes a key."""
+    """The request that creates an API key."""
 
     name = serializers.CharField(min_length=1, max_length=64)
     permissions = PermissionSerializer(many=True, allow_empty=False, max_length=100)  # type: ignore[call-arg]
@@ -80,7 +80,7 @@ class ApiKeyRequest(serializers.Serializer[Any]):
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
-    """What is shown of a key. The token is no part of it."""
+    """An API key without its token."""
 
     permissions = PermissionSerializer(many=True, read_only=True)
     created_at = EpochSeconds()
@@ -94,7 +94,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
 
 class NewApiKeySerializer(ApiKeySerializer):
-    """The answer that shows the token, once."""
+    """A new API key with its token. The token is shown only once."""
 
     token = serializers.CharField(read_only=True)
     expires_in_seconds = serializers.IntegerField(read_only=True)

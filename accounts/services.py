@@ -1,4 +1,4 @@
-"""What people do with their accounts: log in, log out, make and revoke API keys."""
+"""What users do with their accounts: log in, log out, create and revoke API keys."""
 
 import hashlib
 import secrets
@@ -22,23 +22,21 @@ from certctrl.turns import SKEW
 
 log = structlog.get_logger()
 
-MOST_FAILURES_NOTED = 20  # audit events of log-ins that failed, for one user in an hour
-MAX_FAILURES = 10  # of one address for one e-mail address
-MAX_FAILURES_ANYWHERE = (
-    50  # for one e-mail address, of all addresses from which nobody logged in to it lately
-)
-MAX_FAILURES_OF_ADDRESS = (
-    30  # of one address, for all accounts to which nobody logged in from it lately
-)
-FAILURES_COUNT_FOR = 300  # seconds since the first of them
+MOST_FAILURES_NOTED = 20  # audit events of failed logins, for each user and hour
+# An address is "known" to an account for ADDRESS_IS_KNOWN_FOR after a login from there.
+MAX_FAILURES = 10  # from one address, for one account
+MAX_FAILURES_ANYWHERE = 50  # for one account, from all addresses that are not known to it
+MAX_FAILURES_OF_ADDRESS = 30  # from one address, for all accounts that do not know it
+FAILURES_COUNT_FOR = 300  # seconds since the first failure
 ADDRESS_IS_KNOWN_FOR = 30 * 86400  # seconds since the latest login from it
 
 
 def login(request: HttpRequest, email: str, password: str) -> User:
-    """Log the user in under a fresh session id. Raises Unauthorized, RateLimited after too many failures, and
-    Unavailable while too many passwords wait to be looked at.
+    """Log the user in under a fresh session id.
 
-    An unknown address, a wrong password and an inactive user are answered in the same words and the same time.
+    Raise Unauthorized if the e-mail address or the password is wrong. Raise RateLimited after too
+    many failures. Raise Unavailable while too many passwords wait for their check. An unknown
+    address, a wrong password and an inactive user get the same answer in the same time.
     """
     attempts = Attempts(audit.ip_of(request), email)
     attempts.begin()
@@ -55,15 +53,16 @@ def login(request: HttpRequest, email: str, password: str) -> User:
 
 
 def note_login(request: HttpRequest, user: User) -> None:
-    """Keep the moment of the login in the session, and the login itself in the audit."""
+    """Write the time of the login into the session, and the login into the audit log."""
     request.session["auth_time"] = int(clock.now().timestamp())
     audit.record(user, user.email, "user.logged_in", f"user:{user.pk}", audit.ip_of(request))
 
 
 def note_failure(request: HttpRequest, email: str) -> None:
-    """Keep a login that failed in the audit of the user whose address was given, at most twenty in an hour.
+    """Write a failed login into the audit log of the user with this address.
 
-    Neither the password is kept, nor an address that nobody has: people type one for the other.
+    At most `MOST_FAILURES_NOTED` are written in an hour. The password is not stored. An unknown
+    address is not stored either, because people sometimes type the password as the address.
     """
     user = User.objects.filter(email__iexact=canonical_email(email)).first()
     if not user:
@@ -80,7 +79,7 @@ def note_failure(request: HttpRequest, email: str) -> None:
 
 
 def logout(request: HttpRequest) -> None:
-    """End the session, where there is one."""
+    """End the session, if there is one."""
     user = request.user
     if isinstance(user, User):
         audit.record(user, user.email, "user.logged_out", f"user:{user.pk}", audit.ip_of(request))
@@ -88,27 +87,39 @@ def logout(request: HttpRequest) -> None:
 
 
 def logged_in_at(request: Request) -> int:
-    """When the user of this session logged in (epoch seconds); where it does not say, their latest login of all."""
+    """Return when the user of this session logged in, in epoch seconds.
+
+    If the session has no login time, return the latest login of the user. A user without a login
+    has the time of its creation.
+    """
     user: Any = request.user
     since = request._request.session.get("auth_time")
     return int(since or (user.last_login or user.date_joined).timestamp())
 
 
 def refuse_old_login(request: Request, most: float) -> None:
-    """Forbidden when a session's login is more than `most` seconds ago, or in the future, as a clock that was ahead
-    writes it; an API key, which expires, has none."""
+    """Raise Forbidden if the session's login is more than `most` seconds ago.
+
+    A login more than `SKEW` in the future is refused too. A clock that was ahead writes such a
+    time. API keys are not checked, because they expire.
+    """
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not request.auth and not -SKEW.total_seconds() <= age <= most:
         raise errors.Forbidden("You logged in too long ago for that: log in again to export.")
 
 
 class Attempts:
-    """Log-ins tried for one account: from one address, from everywhere, and those of the address for all accounts.
+    """Counts login tries, with three counters.
 
-    An account is its row, whatever spelling of its e-mail address led there; an address is a /64 of IPv6. Counted
-    before the password is looked at, so that many at once are not each the first. Where its owner logged in lately,
-    only the tries from there for that account count: strangers lock nobody out. Without its cache nothing is counted:
-    people can still log in.
+    - for one account from one address
+    - for one account from all addresses
+    - from one address for all accounts
+
+    The account is the user's row, so the spelling of the e-mail address does not matter. An IPv6
+    address counts as its /64. A try is counted before the password is checked, so that parallel
+    tries are all counted. At an address that is known to the account, only the first counter is
+    used. Therefore strangers cannot lock the owner out. If the cache fails, tries are not counted
+    and people can still log in.
     """
 
     def __init__(self, ip: str | None, email: str) -> None:
@@ -132,7 +143,7 @@ class Attempts:
             )
 
     def pause(self) -> int:
-        """Seconds to wait before the next try, 0 when this one, which is counted, may go on."""
+        """Count this try. Return 0 if it may continue, else the seconds until the next try."""
         pause = self.count(self.here, MAX_FAILURES)
         if pause or cache.get(f"{self.here}:known"):
             return pause
@@ -143,7 +154,7 @@ class Attempts:
         now = clock.now().timestamp()
         ends = now + FAILURES_COUNT_FOR
         if cache.get(f"{key}:ends", now) > ends + SKEW.total_seconds():
-            # Counted while the clock was ahead, and Redis keeps it for as long.
+            # The counter was started while the clock was ahead. Redis would keep it too long.
             cache.delete_many([key, f"{key}:ends"])
         cache.add(f"{key}:ends", ends, FAILURES_COUNT_FOR)
         cache.add(key, 0, FAILURES_COUNT_FOR)
@@ -154,7 +165,10 @@ class Attempts:
         return min(max(1, int(cache.get(f"{key}:ends", ends) - now)), FAILURES_COUNT_FOR)
 
     def forget(self) -> None:
-        """After a login: it failed nowhere, nothing failed here, and the address is known."""
+        """Forget this try and all failures for the account from this address.
+
+        Call this method after a login. The address becomes known to the account.
+        """
         self.take_back()
         try:
             cache.delete_many([self.here, f"{self.here}:ends"])
@@ -163,11 +177,14 @@ class Attempts:
             log.warning("login.uncounted", error=type(exc).__name__)
 
     def take_back(self) -> None:
-        """The password was right, or was not looked at: this try does not count."""
+        """Remove this try from the counters.
+
+        Call this method if the password was right, or was not checked.
+        """
         for key in self.counted:
             try:
                 cache.decr(key)
-            except ValueError:  # the count is over
+            except ValueError:  # the counter has expired
                 continue
             except Exception as exc:
                 log.warning("login.uncounted", error=type(exc).__name__)
@@ -178,7 +195,7 @@ def key_of(words: str) -> str:
 
 
 def local_path(wanted: str) -> str:
-    """Where to go after logging in: a path of this server, `/` for anything else."""
+    """Return `wanted` if it is a path of this server, else `/`."""
     is_path = wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None)
     return wanted if is_path else "/"
 
@@ -191,7 +208,10 @@ def create_api_key(
     permissions: Sequence[dict[str, Any]],
     ip: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """The new key and its token, which is nowhere to be found afterwards."""
+    """Create an API key. Return it with its token, which is not stored.
+
+    Raise QuotaExceeded if the owner has too many keys.
+    """
     quotas.refuse_more(owner, "api_keys")
     token = ApiKey.MARK + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
@@ -216,7 +236,7 @@ def create_api_key(
 
 @transaction.atomic
 def revoke_api_key(key: ApiKey, ip: str | None = None) -> None:
-    """From now on the key opens nothing."""
+    """Revoke the key, with immediate effect. Do nothing if it is already revoked."""
     if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now()):
         audit.record(
             key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name

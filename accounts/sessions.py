@@ -1,4 +1,7 @@
-"""Sessions in the database, found by a hash of their id: who reads the table, or a backup of it, can use none."""
+"""Sessions in the database, stored under a hash of their id.
+
+A reader of the table, or of a backup, cannot use the sessions.
+"""
 
 import hashlib
 from typing import Any
@@ -8,12 +11,15 @@ from django.utils import timezone
 
 
 def digest_of(session_key: str) -> str:
-    """SHA-256 of an id of about 165 random bits, as much of it as the column holds: 40 hex digits."""
+    """Return the first 40 hex digits of a SHA-256, because the column holds 40 characters.
+
+    A session id has about 165 random bits.
+    """
     return hashlib.sha256(f"session:{session_key}".encode()).hexdigest()[:40]
 
 
 class SessionStore(DatabaseStore):
-    """Django's store, but that the table holds the digest. The cookie and `session_key` have the id."""
+    """Django's store, with the digest in the table. The cookie and `session_key` have the id."""
 
     def _rows(self) -> Any:
         return self.model.objects.filter(

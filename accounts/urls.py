@@ -1,4 +1,4 @@
-"""`auth_urlpatterns` belongs at /auth, `urlpatterns` below /apiv1/."""
+"""Paths: `auth_urlpatterns` is included at /auth, `urlpatterns` below /apiv1/."""
 
 from django.urls import path
 

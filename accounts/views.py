@@ -1,4 +1,4 @@
-"""Contract sections 4 to 6: sessions, API keys, and what a key may be granted."""
+"""Views of sessions, API keys and the permission catalog, see `docs/reference/api.md`."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ from certctrl.schema import OR_ERROR
 
 
 class SessionView(APIView):
-    """Below /auth: sessions only, an API key means nothing here."""
+    """Base of the views below /auth. They accept sessions only. API keys are ignored."""
 
     authentication_classes = [JSONSessionAuthentication]
     metadata_class = None
@@ -46,7 +46,7 @@ class SessionView(APIView):
 
 
 class General(SessionView):
-    """`POST /auth/general`, which does what the member `action` says."""
+    """Log in. The member `action` is "login" or is left out."""
 
     permission_classes = [AllowAny]
 
@@ -109,7 +109,7 @@ class Profile(SessionView):
 
 
 class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[ApiKey]):
-    """API keys are managed with a session: a key makes no keys."""
+    """Create, read and revoke API keys. This needs a session, because a key cannot create keys."""
 
     queryset = ApiKey.objects.filter(revoked_at=None)
     serializer_class = ApiKeySerializer
@@ -140,12 +140,12 @@ class QuotaViewSet(OwnedMixin, GenericViewSet[User]):
 
     @extend_schema(responses=QuotaSerializer(many=True))
     def list(self, request: Request, **kwargs: Any) -> Response:
-        """How much you have of each kind, and how much you may have; staff can raise it."""
+        """Return how many objects of each kind you have, and your limits. Staff can raise them."""
         return Response(QuotaSerializer(quotas.usage(self.owner), many=True).data)
 
 
 class PermissionsCatalog(PublicView):
-    """The scopes that an API key may carry."""
+    """Return the permissions that an API key may have."""
 
     @extend_schema(responses={200: ScopeSerializer(many=True)})
     def get(self, request: Request) -> Response:

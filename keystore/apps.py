@@ -13,7 +13,10 @@ class KeystoreConfig(AppConfig):
 
 
 def master_keys_are_usable(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Fail at start, not at the first secret. A file that is not there yet is left to whoever makes it."""
+    """Check the master keys at the start, before the first secret needs them.
+
+    A missing file is no error here, because `make run` or the operator may create it later.
+    """
     from keystore import masterkeys
 
     file = masterkeys.file_keys()

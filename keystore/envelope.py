@@ -1,8 +1,9 @@
-"""Sealing and opening secrets. Data keys are made and used here only.
+"""Seal and open secrets. Data keys are created and used only in this module.
 
-A data key is 256 random bits, used once, for AES-256-GCM. The content of an envelope is bound to its row by associated
-data, but for certificate keys: machines open those, in a byte format without (nonce, ciphertext, detached tag); what
-binds them is the data key, whose wrap is bound to the row.
+A data key is 256 random bits, used once, for AES-256-GCM. Associated data binds the content of an
+envelope to its row. Certificate keys are the exception, because devices open them: their format
+is nonce, ciphertext and detached tag, without associated data. Their data key binds them to their
+row, because its wrap under a master key is bound to the row.
 """
 
 import os
@@ -28,7 +29,7 @@ PURPOSE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class CannotOpen(Trouble):
-    """This server cannot open the envelope; `what` says why, and which master key is missing."""
+    """This server cannot open the envelope. `what` has the reason and a missing master key's id."""
 
     def __init__(self, envelope: Envelope, why: str, permanent: bool = False) -> None:
         super().__init__(
@@ -37,7 +38,10 @@ class CannotOpen(Trouble):
 
 
 class Parts(NamedTuple):
-    """A certificate key as machines take it: nonce (12 bytes), ciphertext without its tag, tag (16 bytes)."""
+    """A sealed certificate key in the format that devices read.
+
+    The parts are the nonce (12 bytes), the ciphertext without its tag, and the tag (16 bytes).
+    """
 
     nonce: bytes
     ciphertext: bytes
@@ -53,10 +57,11 @@ def seal(
     policy: str = Policy.MASTER_ONLY,
     public_keys: Sequence[RecipientKey] = (),
 ) -> Envelope:
-    """Store a secret under a fresh data key, wrapped for each recipient of the policy; all rows or none.
+    """Store a secret under a fresh data key, wrapped for each recipient of the policy.
 
-    `purpose` is a lower-case word; only `certificate_key` takes another policy than MASTER_ONLY. Raises Conflict when
-    nobody could open it, MasterKeyProblem when the server has no usable master key.
+    All rows are written in one transaction. `purpose` is a lower-case word. A purpose other than
+    `certificate_key` must have the policy MASTER_ONLY. Raise Conflict if nobody could open the
+    envelope. Raise MasterKeyProblem if a master key is needed and none is usable.
     """
     _check(owner, purpose, policy, public_keys)
     recipients = recipients_for(policy, public_keys)
@@ -74,7 +79,10 @@ def seal(
 
 @sensitive_variables()
 def unseal(envelope: Envelope) -> bytes:
-    """The secret. Raises CannotOpen. A certificate's key is opened by open_certificate_key() instead."""
+    """Return the secret. Raise CannotOpen.
+
+    Call open_certificate_key() instead for a certificate key.
+    """
     data_key = _data_key(envelope)
     try:
         return AESGCM(data_key).decrypt(
@@ -88,9 +96,11 @@ def unseal(envelope: Envelope) -> bytes:
 def open_certificate_key(
     envelope: Envelope, *, actor: str, what: str, ip: str | None = None
 ) -> bytes:
-    """The private key (PKCS#8 DER), once it is on record who opened it and what for.
+    """Return the private key (PKCS#8 DER), and write `actor` and `what` into the audit log.
 
-    Not to be called inside a transaction: one that is rolled back later would take the record with it.
+    `what` is the reason for the opening. Do not call this function inside a transaction, because a
+    rollback would remove the audit event. Raise CannotOpen. Raise ValueError if the envelope has
+    another purpose.
     """
     if envelope.purpose != CERTIFICATE_KEY:
         raise ValueError(f"{envelope} is not a certificate's key.")
@@ -107,16 +117,17 @@ def open_certificate_key(
 
 
 def parts(envelope: Envelope) -> Parts:
-    """The content of a certificate key's envelope in the form that machines take."""
+    """Return the content of a certificate key's envelope in the format that devices read."""
     sealed = bytes(envelope.ciphertext)
     return Parts(bytes(envelope.nonce), sealed[:-TAG], sealed[-TAG:])
 
 
 @sensitive_variables()
 def rewrap(wrap: KeyWrap) -> bool:
-    """Wrap the data key for the current master key instead of an older one; the ciphertext stays as it is.
+    """Wrap the data key with the current master key. The ciphertext does not change.
 
-    False when it is so already, or when the row was changed or removed meanwhile. Raises CannotOpen.
+    Return False if the wrap already uses the current key. Return False also if another process
+    changed or removed the row in the meantime. Raise CannotOpen.
     """
     current = MasterKey.current()
     if wrap.master_key_id == current.key.id:
@@ -130,17 +141,18 @@ def rewrap(wrap: KeyWrap) -> bool:
 def rewrite_recipients(
     envelope: Envelope, public_keys: Sequence[RecipientKey], *, policy: str | None = None
 ) -> Envelope:
-    """Make the envelope's recipients those of its policy, or of a new one, with these devices.
+    """Set the recipients of the envelope to those of `policy` with these devices.
 
-    Wraps for devices that are missing, removes the wraps of all others. Raises CannotOpen where somebody must be added
-    and the server cannot open the envelope itself, Conflict where nobody would be left.
+    Without `policy` the envelope keeps its policy. Missing devices get a wrap. All other wraps for
+    devices are removed. Raise CannotOpen if a recipient must be added and the server cannot open
+    the envelope. Raise Conflict if no recipient would be left.
     """
     policy = policy or envelope.policy
     _check(envelope.owner, envelope.purpose, policy, public_keys)
     wanted = recipients_for(policy, public_keys)
     devices = {each.recipient_key.pk: each for each in wanted if isinstance(each, DeviceKey)}
     with transaction.atomic():
-        # The row is the lock: two assignments at once would each remove the other's device.
+        # Lock the row, because two assignments at once would each remove the other's device.
         Envelope.objects.select_for_update().filter(pk=envelope.pk).get()
         missing = _missing(envelope, devices)
         serves_master = any(isinstance(each, MasterKey) for each in wanted)
@@ -183,9 +195,10 @@ def _content_context(envelope: Envelope) -> bytes | None:
 
 @sensitive_variables()
 def _keep_up(wraps: Iterable[KeyWrap], data_key: bytes) -> None:
-    """Wrap anew where our master key was dropped between our reading it and our writing these rows.
+    """Wrap again if the master key was dropped after it was read and before the rows were written.
 
-    From the insert until our commit nobody drops a key (rotation.drop_unneeded), so one look is enough.
+    From the insert until the commit, rotation.drop_unneeded() cannot drop a key. So one check is
+    enough.
     """
     for wrap in wraps:
         if wrap.master_key_id and not masterkeys.knows(wrap.master_key_id):
@@ -202,7 +215,7 @@ def _data_key(envelope: Envelope) -> bytes:
     except CannotOpen as exc:
         if not isinstance(exc.__cause__, UnknownMasterKey):
             raise
-    # Perhaps it was wrapped anew and the old key dropped since we read the row.
+    # A rotation may have wrapped the data key again and dropped the old key since the row was read.
     return _unwrap(_master_wrap(envelope))
 
 

@@ -1,4 +1,4 @@
-"""Secrets, sealed: an Envelope holds the ciphertext, a KeyWrap its data key for one recipient."""
+"""Sealed secrets. An Envelope has the ciphertext, a KeyWrap has its data key for one recipient."""
 
 import uuid
 
@@ -6,11 +6,11 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-CERTIFICATE_KEY = "certificate_key"  # the one purpose whose content machines open
+CERTIFICATE_KEY = "certificate_key"  # the only purpose that devices can open
 
 
 class RecipientKey(models.Model):
-    """The public key (X25519, 32 bytes) of a machine that may open envelopes."""
+    """The public key (X25519, 32 bytes) of a device that may open envelopes."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, related_name="recipient_keys"
@@ -34,7 +34,10 @@ class RecipientKey(models.Model):
 
 
 class Envelope(models.Model):
-    """A secret under a data key of its own (AES-256-GCM). Never updated, only replaced."""
+    """A secret under its own data key (AES-256-GCM). The ciphertext is never updated.
+
+    A new secret gets a new envelope.
+    """
 
     class Policy(models.TextChoices):
         MASTER_ONLY = "MASTER_ONLY"
@@ -53,12 +56,12 @@ class Envelope(models.Model):
         return f"{self.purpose} {self.uuid}"
 
     def context(self) -> bytes:
-        """What binds a ciphertext to this row (associated data): it opens nowhere else."""
+        """Return the associated data that binds a ciphertext to this row."""
         return f"certctrl/1|{self.uuid}|{self.purpose}|{self.owner_id}".encode()
 
 
 class KeyWrap(models.Model):
-    """The data key of an envelope, wrapped for exactly one recipient: a master key or a machine's key."""
+    """The data key of an envelope, wrapped for one recipient: a master key or a device's key."""
 
     envelope = models.ForeignKey(Envelope, models.CASCADE, related_name="wraps")
     master_key_id = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001, absent

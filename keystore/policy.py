@@ -1,4 +1,4 @@
-"""A policy is a list of who can open a certificate's key, nothing more."""
+"""A key policy is the list of recipients that can open a certificate's key."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,14 @@ Policy = Envelope.Policy
 
 
 def recipients_for(policy: str, public_keys: Iterable[RecipientKey]) -> list[Recipient]:
-    """Who can open an envelope of this policy; `public_keys` are those of the assigned devices, retired ones left out.
+    """Return the recipients that can open an envelope of this policy.
 
-    MASTER_ONLY: the master key. HYBRID: the master key and each device. DEVICE_REQUIRED: each device, at least one,
-    else Conflict: nobody could ever open it.
+    - MASTER_ONLY: the master key
+    - HYBRID: the master key and each device
+    - DEVICE_REQUIRED: each device
+
+    `public_keys` are the keys of the assigned devices. Retired keys are ignored. Raise Conflict
+    for DEVICE_REQUIRED without a device, because nobody could open the envelope.
     """
     devices: list[Recipient] = [DeviceKey(key) for key in _usable(public_keys)]
     match Policy(policy):
@@ -24,7 +28,8 @@ def recipients_for(policy: str, public_keys: Iterable[RecipientKey]) -> list[Rec
         case Policy.DEVICE_REQUIRED if devices:
             return devices
     raise Conflict(
-        "With DEVICE_REQUIRED only devices can open the key, and none is assigned: assign a device first."
+        "With DEVICE_REQUIRED only devices can open the key, and none is assigned: "
+        "assign a device first."
     )
 
 

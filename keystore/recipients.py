@@ -1,4 +1,4 @@
-"""Who can open an envelope: each recipient wraps the envelope's data key for itself."""
+"""The recipients that can open an envelope. Each recipient has its own wrap of the data key."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from keystore.models import Envelope, KeyWrap, RecipientKey
 
 class Recipient(Protocol):
     def wrap(self, envelope: Envelope, data_key: bytes) -> KeyWrap:
-        """The data key for this recipient, as a row that is not saved yet."""
+        """Return the data key wrapped for this recipient, as a row that is not saved yet."""
 
 
 @dataclass(frozen=True)
 class MasterKey:
-    """This server, by one of its master keys: the only recipient that the server can open for."""
+    """This server with one of its master keys. The server can open only these wraps."""
 
     key: AESKey
 
@@ -31,7 +31,7 @@ class MasterKey:
 
     @classmethod
     def of(cls, wrap: KeyWrap) -> "MasterKey":
-        """The recipient of this wrap. Raises UnknownMasterKey."""
+        """Return the recipient of this wrap. Raise UnknownMasterKey."""
         return cls(masterkeys.by_id(wrap.master_key_id or ""))
 
     @sensitive_variables()
@@ -40,7 +40,7 @@ class MasterKey:
         return KeyWrap(envelope=envelope, master_key_id=self.key.id, wrapped_dek=wrapped)
 
     def unwrap(self, wrap: KeyWrap) -> bytes:
-        """The data key. Raises WrongMasterKey, also for a wrap that belongs to another envelope."""
+        """Return the data key. Raise WrongMasterKey, also for a wrap of another envelope."""
         return self.key.unwrap(bytes(wrap.wrapped_dek), self._context(wrap.envelope))
 
     def _context(self, envelope: Envelope) -> bytes:
@@ -49,7 +49,10 @@ class MasterKey:
 
 @dataclass(frozen=True)
 class DeviceKey:
-    """A machine: libsodium's sealed box (X25519, XSalsa20-Poly1305), 80 bytes, which only that machine opens."""
+    """A device. Only this device can open the wrap.
+
+    The wrap is a sealed box of libsodium (X25519, XSalsa20-Poly1305), 80 bytes.
+    """
 
     recipient_key: RecipientKey
 
@@ -57,7 +60,7 @@ class DeviceKey:
     def wrap(self, envelope: Envelope, data_key: bytes) -> KeyWrap:
         try:
             sealed = SealedBox(PublicKey(bytes(self.recipient_key.public_key))).encrypt(data_key)
-        except CryptoError:  # a point of low order: the box would be open to everybody
+        except CryptoError:  # with a point of low order, everybody could open the box
             raise Invalid(
                 "A device's public key cannot be used: enrol the device again with a fresh key."
             ) from None
@@ -65,5 +68,5 @@ class DeviceKey:
 
 
 def fingerprint(public_key: bytes) -> bytes:
-    """BLAKE2b, 32 bytes, of a public key: the name by which a device knows its own key."""
+    """Return the BLAKE2b hash (32 bytes) of a public key. A device finds its own key by it."""
     return hashlib.blake2b(public_key, digest_size=32).digest()

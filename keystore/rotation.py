@@ -1,8 +1,9 @@
-"""Rotating the master key while the server runs: data keys are wrapped anew, ciphertexts stay as they are.
+"""Rotate the master key while the server runs.
 
-Every process looks at the key file before each use, so all wrap with the new key from the moment it is in place. One
-that had read the file just before may still write a wrap under the old key; that opens until the old key is dropped,
-and dropping excludes such writers.
+Data keys are wrapped again. Ciphertexts do not change. Every process checks the key file before
+each use. So all processes wrap with the new key once it is in the file. A process that read the
+file just before may still write a wrap under the old key. Such a wrap opens until the old key is
+dropped. While drop_unneeded() drops keys, it locks the table, so that no wrap is written.
 """
 
 from collections.abc import Iterator
@@ -21,14 +22,17 @@ BATCH = 500
 
 @dataclass
 class Outcome:
-    """How many wraps were moved to the current master key, and why others could not be."""
+    """The number of wraps moved to the current master key, and the errors of the others by id."""
 
     moved: int = 0
     stuck: dict[int, str] = field(default_factory=dict)
 
 
 def begin(file: FileKeys, intent: Intent) -> str:
-    """Put a new master key first and return its id; that of a rotation which was interrupted, where there is one."""
+    """Put a new master key first in the file and return its id.
+
+    If the last rotation was interrupted after this step, return the id of its key.
+    """
     current = masterkeys.current().id
     if intent.read() == current:
         return current
@@ -39,19 +43,22 @@ def begin(file: FileKeys, intent: Intent) -> str:
 
 
 def rewrap_all() -> Outcome:
-    """Move every wrap to the current master key. Safe beside a running server, and to be interrupted and run again."""
+    """Move every wrap to the current master key.
+
+    The server may run meanwhile. An interrupted run can be started again.
+    """
     outcome = Outcome()
-    # A pass may miss what a process with the old key wrote meanwhile: the last one has found nothing to move.
+    # A process with the old key may write wraps during a pass. Repeat until nothing is moved.
     while _pass(outcome):
         outcome.stuck.clear()
     return outcome
 
 
 def drop_unneeded(file: FileKeys) -> set[str]:
-    """Remove from the file, for good, the old keys that no wrap needs, and return their ids.
+    """Remove the old keys that no wrap needs from the file, permanently. Return their ids.
 
-    While we look, nobody writes a wrap: who wrote one before has committed it, so that we see it; who writes one
-    afterwards looks at the file again (envelope._keep_up). So no wrap ever loses its key.
+    The table of wraps is locked meanwhile. Earlier wraps are committed and visible here. A process
+    that writes a wrap later reads the file again (envelope._keep_up). So no wrap loses its key.
     """
     with transaction.atomic():
         _exclude_writers()
@@ -64,7 +71,7 @@ def drop_unneeded(file: FileKeys) -> set[str]:
 
 
 def needed_ids() -> set[str]:
-    """The master keys that some wrap needs."""
+    """Return the ids of the master keys that wraps need."""
     wraps = KeyWrap.objects.filter(master_key_id__isnull=False)
     return {str(key_id) for key_id in wraps.values_list("master_key_id", flat=True).distinct()}
 
@@ -81,7 +88,7 @@ def _pass(outcome: Outcome) -> int:
 
 
 def _stale() -> Iterator[KeyWrap]:
-    """Wraps that are not under the current key, oldest first, in batches that hold no transaction open."""
+    """Yield the wraps under other keys, oldest first. They are read in short transactions."""
     last = 0
     others = KeyWrap.objects.filter(master_key_id__isnull=False).exclude(
         master_key_id=masterkeys.current().id
@@ -94,15 +101,18 @@ def _stale() -> Iterator[KeyWrap]:
 
 
 def _exclude_writers() -> None:
-    """Until the transaction ends. SQLite's transactions exclude each other's writes anyhow (IMMEDIATE)."""
+    """Keep other transactions from writing wraps until this one ends.
+
+    SQLite needs no lock, because only one IMMEDIATE transaction can write at a time.
+    """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            # Whoever must wait behind us waits as long: rather give up than hold up the server.
+            # Writers wait behind a waiting lock. After 5 seconds give up, so that they can go on.
             cursor.execute("SET LOCAL lock_timeout = '5s'")
             cursor.execute("LOCK TABLE keystore_keywrap IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _next_id() -> str:
-    """Above every id that is known or in use, so that an id never stands for two keys."""
+    """Return an id above every id that is known or in use. An id never belongs to two keys."""
     ids = {*masterkeys.all_keys(), *needed_ids()}
     return str(1 + max((int(key_id) for key_id in ids if key_id.isdecimal()), default=0))

@@ -1,6 +1,8 @@
-"""Where mails go. An address that an owner names gets a code by mail first, and notices once that came back.
+"""The addresses that mails go to, and the codes that confirm them.
 
-An owner's own address was typed by the operator, who vouches for it; the one that `make run` makes up has nobody.
+An address from an owner's settings first gets a code by mail. Notices go there after the owner
+confirmed the code. The e-mail address of a user needs no code, because the operator typed it. The
+address that `make run` makes up needs a code.
 """
 
 import hmac
@@ -20,16 +22,18 @@ from certctrl.errors import Conflict, Invalid, RateLimited
 from notices import raising
 from notices.models import Notice, NoticeSettings
 
-VALID_FOR = timedelta(days=1)  # mail servers may keep a mail waiting for hours
-TRIES = 5  # of each code
+VALID_FOR = timedelta(days=1)  # mail servers may delay a mail for hours
+TRIES = 5  # for each code
 DIGITS = 8
-CODES_A_DAY = 5  # for one owner, and to one address from all owners
+CODES_A_DAY = 5  # for each owner, and for each address from all owners together
 A_DAY = timedelta(days=1)
 
 
 def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:
-    """Change the owner's settings. A code is mailed to an address that is new and not confirmed. Raises RateLimited,
-    and nothing is changed then, where too many were."""
+    """Change the owner's settings. Mail a code to a new address that is not confirmed.
+
+    Raise RateLimited if too many codes were mailed today. Then nothing is changed.
+    """
     with transaction.atomic():
         wanted = _locked(owner)
         before = wanted.email
@@ -45,7 +49,11 @@ def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:
 
 
 def send_code(owner: User) -> NoticeSettings:
-    """Mail another code to the address that is not confirmed. Raises Conflict without one, and RateLimited."""
+    """Mail another code to the address that is not confirmed.
+
+    Raise Conflict if there is no such address, or if the server sends no mails. Raise RateLimited
+    if too many codes were mailed today.
+    """
     with transaction.atomic():
         wanted = _locked(owner)
         if not wanted.unconfirmed:
@@ -58,7 +66,11 @@ def send_code(owner: User) -> NoticeSettings:
 
 
 def confirm(owner: User, code: str) -> NoticeSettings:
-    """From now on notices go to the address. Raises Invalid for a code that is wrong, too old, or tried too often."""
+    """Confirm the address with its code. Notices go there from now on.
+
+    Raise Invalid if the code is wrong, expired, or was tried too often. Raise Conflict if there is
+    no address to confirm.
+    """
     with transaction.atomic():
         wanted = _locked(owner)
         refused = _refusal(wanted, code)
@@ -68,21 +80,24 @@ def confirm(owner: User, code: str) -> NoticeSettings:
             audit.note(
                 owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email
             )
-        wanted.save()  # the try is counted whatever comes of it
+        wanted.save()  # a wrong code counts as a try too
     if refused:
         raise refused
     return wanted
 
 
 def code_of(wanted: NoticeSettings) -> str:
-    """The code for the address that is not confirmed. It is stored nowhere: SECRET_KEY is needed to make it."""
+    """Return the code for the address that is not confirmed.
+
+    The code is not stored. It is computed with SECRET_KEY.
+    """
     said = f"{wanted.owner_id} {wanted.code_seed} {wanted.unconfirmed.lower()}"
     digest = salted_hmac("notices.addresses", said, algorithm="sha256").digest()
     return str(int.from_bytes(digest[:8]) % 10**DIGITS).zfill(DIGITS)
 
 
 def code_ends_at(wanted: NoticeSettings) -> datetime | None:
-    """Until when the code counts; None without one."""
+    """Return when the code expires, or None if there is no valid code."""
     if not wanted.code_sent_at or not wanted.code_seed or not wanted.unconfirmed:
         return None
     ends_at: datetime = wanted.code_sent_at + VALID_FOR
@@ -90,10 +105,13 @@ def code_ends_at(wanted: NoticeSettings) -> datetime | None:
 
 
 def note_of(wanted: NoticeSettings) -> str:
-    """What whoever reads the settings should know."""
+    """Return a sentence for the reader of the settings, or an empty string."""
     address, limit = wanted.unconfirmed, settings.MAILS_A_DAY
     if not address:
-        told = f"This server mails {limit} notices a day to each owner; what is more goes into the digest."
+        told = (
+            f"This server mails {limit} notices a day to each owner; "
+            "what is more goes into the digest."
+        )
         return told if wanted.digest_over > limit else ""
     meanwhile = (
         f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
@@ -101,7 +119,10 @@ def note_of(wanted: NoticeSettings) -> str:
     if not settings.MAIL_IS_SET_UP:
         return f"{address} is not confirmed, since this server sends no mails."
     if not code_ends_at(wanted):
-        return f"{address} is not confirmed, and {meanwhile}. POST …/notice-settings/code mails a code to it."
+        return (
+            f"{address} is not confirmed, and {meanwhile}. "
+            "POST …/notice-settings/code mails a code to it."
+        )
     return (
         f"A code was mailed to {address}. Until POST …/notice-settings/confirm has it, {meanwhile}."
     )

@@ -1,4 +1,7 @@
-"""Notices, where they are sent, and webhooks over HTTP. A webhook's secret is answered once, when it is made."""
+"""The API of notices, notice settings and webhooks.
+
+The secret of a webhook is shown only in the response that creates or rotates it.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ from notices.raising import raise_test
 
 
 class DeliverySerializer(serializers.ModelSerializer[Delivery]):
-    """One way of a notice, and how far it is."""
+    """One delivery of a notice, and its state."""
 
     state = serializers.ChoiceField(choices=Delivery.State.choices)
     next_try_at = EpochSeconds(source="wake_at", allow_null=True)
@@ -41,7 +44,7 @@ class NoticeSerializer(serializers.ModelSerializer[Notice]):
 
 
 class Kinds(serializers.ListField):
-    """Kinds of notices, each once."""
+    """A list of kinds of notices, without duplicates."""
 
     child = OneOf(choices=Notice.CHOOSABLE)
 
@@ -106,7 +109,7 @@ class WebhookSerializer(serializers.ModelSerializer[Webhook]):
 
 
 class NewWebhookSerializer(WebhookSerializer):
-    """With the secret (`whsec_...`), which no other answer has."""
+    """A webhook with its secret (`whsec_...`). Other responses do not have the secret."""
 
     secret = serializers.SerializerMethodField()
 
@@ -131,7 +134,7 @@ class NoticeTestThrottle(CountedThrottle):
 
 
 class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
-    """One for each owner; whoever never changed them has the defaults."""
+    """The notice settings of an owner. They have defaults until the owner changes them."""
 
     queryset = NoticeSettings.objects.all()
     serializer_class = NoticeSettingsSerializer
@@ -144,7 +147,10 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
 
     @extend_schema(request=NoticeSettingsSerializer, responses=NoticeSettingsSerializer)
     def change(self, request: Request, **kwargs: Any) -> Response:
-        """Change what is given; what is left out stays as it is. A new `email` gets a code, which `confirm` takes."""
+        """Change the given settings and keep the others.
+
+        A code is mailed to a new `email`. `confirm` takes this code.
+        """
         asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
         return Response(
@@ -158,7 +164,7 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
 
     @extend_schema(request=CodeSerializer, responses=NoticeSettingsSerializer)
     def confirm(self, request: Request, **kwargs: Any) -> Response:
-        """Notices go to the address from now on."""
+        """Confirm the address with the code. Notices go to this address from now on."""
         asked = CodeSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         return Response(
@@ -175,7 +181,7 @@ class NoticeTestViewSet(OwnedMixin, GenericViewSet[Notice]):
 
     @extend_schema(request=None, responses={202: NoticeSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
-        """Send a test by mail and to every webhook; the notice's `deliveries` tell how it went."""
+        """Send a test by mail and to every webhook. `deliveries` has the result of each."""
         notice = raise_test(self.owner)
         audit.note(self.owner, "notices.tested", f"notice:{notice.pk}")
         return Response(self.get_serializer(notice).data, status=status.HTTP_202_ACCEPTED)
@@ -204,7 +210,7 @@ class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
-        """Change what is given; what is left out stays as it is."""
+        """Change the given members and keep the others."""
         webhook = self.get_object()
         asked = self.get_serializer(webhook, data=request.data, partial=True)
         asked.is_valid(raise_exception=True)
@@ -224,7 +230,7 @@ class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
     @extend_schema(request=None, responses=NewWebhookSerializer)
     @action(detail=True, methods=["post"], url_path="rotate-secret")
     def rotate_secret(self, request: Request, **kwargs: Any) -> Response:
-        """A new secret, at once; the old one signs nothing any more."""
+        """Replace the secret immediately. The old secret is not used any more."""
         webhook = self.get_object()
         return Response(self.with_secret(webhook, webhooks.rotate_secret(webhook)))
 

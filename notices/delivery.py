@@ -1,7 +1,9 @@
-"""A delivery goes out under its own turn: sent, tried again by a table of its own, or given up with the reason.
+"""Sends a delivery in a turn of its own.
 
-A worker that is killed between the receiver's yes and our commit has the delivery sent a second time. Both mails then
-carry one Message-ID, both posts one `webhook-id`: they are the row's, and receivers can tell by them.
+A delivery ends as sent, or as given up with the reason. It has its own retry table. A worker may be
+killed after the receiver accepted a delivery and before the commit. The delivery is then sent
+twice. Both mails have the same Message-ID, and both posts the same `webhook-id`, because the row
+gives these ids. So receivers can detect the duplicate.
 """
 
 from datetime import timedelta
@@ -15,12 +17,16 @@ from notices.models import Delivery
 
 logger = structlog.get_logger()
 
-# Seconds after the nth failure, as Standard Webhooks suggests; after the last one it is given up.
+# Seconds to wait after the nth failure, as Standard Webhooks suggests.
+# A delivery that fails once more is given up.
 RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 
 def deliver(delivery_id: int) -> None:
-    """Send it, if it is due. Raises Wait while another worker has it in hand, LostTurn when the turn took too long."""
+    """Send the delivery, if it is due.
+
+    Raise Wait while another worker holds the delivery. Raise LostTurn if the turn took too long.
+    """
     rows = Delivery.objects.select_related("owner", "notice", "webhook__secret", "webhook__address")
     with rows.turn(delivery_id) as delivery:
         try:
@@ -41,7 +47,7 @@ def deliver(delivery_id: int) -> None:
 
 
 def _send(delivery: Delivery) -> bool:
-    """False: it is held for a digest."""
+    """Send the delivery. Return False if it is held for a digest instead."""
     if delivery.channel == Delivery.Channel.WEBHOOK:
         posting.post(delivery)
     elif digest.goes_out(delivery):
@@ -63,7 +69,7 @@ def _try_again(delivery: Delivery, trouble: Trouble) -> None:
 
 
 def _end(delivery: Delivery, **fields: object) -> None:
-    """The end of a delivery is that of every mail that it tells."""
+    """End a delivery. The mails that a digest contains end together with the digest."""
     with delivery.fence():
         if delivery.is_digest:
             delivery.held.update(**fields)

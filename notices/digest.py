@@ -1,4 +1,4 @@
-"""The daily digest: who got as many mails as they want in a day is told the rest in one mail a day."""
+"""The daily digest: one mail a day with the notices above an owner's limit of mails."""
 
 import math
 from collections.abc import Iterator
@@ -11,16 +11,17 @@ from certctrl import clock
 from notices.models import Delivery, Notice, NoticeSettings
 
 A_DAY = timedelta(days=1)
-GATHER = timedelta(
-    hours=1
-)  # what goes wrong comes in crowds: the first digest waits for the rest of it
+# Notices often come many at once. The first digest waits for the rest of them.
+GATHER = timedelta(hours=1)
 
 
 def goes_out(mail: Delivery) -> bool:
-    """Whether this mail, which is held, is sent now. False: it is one too many today, and waits for the digest.
+    """Return whether to send this mail now. Return False if it waits for the digest.
 
-    Decided once, by the mails that began in the last 24 hours, under the lock of the owner's settings: two workers do
-    not both send the twentieth. What is pressing is counted by itself. A digest that goes out collects no more.
+    The worker must hold the mail's turn. The decision is made once for each mail. It counts the
+    mails that began in the last 24 hours. The owner's settings are locked, so that two workers do
+    not both send the last allowed mail. Pressing notices have a count of their own. A digest that
+    is sent now collects no more mails.
     """
     if mail.begun_at:
         return True
@@ -35,15 +36,18 @@ def goes_out(mail: Delivery) -> bool:
 
 @contextmanager
 def _alone(mail: Delivery) -> Iterator[NoticeSettings]:
-    """A transaction in which nobody else decides about a mail of this owner."""
+    """Open a transaction that locks the owner's settings. Other workers wait to decide."""
     NoticeSettings.objects.get_or_create(owner_id=mail.owner_id)
     with mail.fence():
         yield NoticeSettings.objects.select_for_update().get(owner=mail.owner_id)
 
 
 def _most(mail: Delivery, wanted: NoticeSettings) -> float:
-    """How many mails may have begun in a day before this one: as many as the owner wants, and the operator allows. A
-    test is held by the operator's number alone; a digest and a code have limits of their own."""
+    """Return how many mails may begin in a day before this mail is held.
+
+    Both the owner's and the operator's number limit a notice. For a test only the operator's
+    number counts. A digest and a code have limits of their own.
+    """
     if mail.notice is None or mail.notice.kind == Notice.Kind.CONFIRM_ADDRESS:
         return math.inf
     most: int = settings.MAILS_A_DAY
@@ -51,14 +55,20 @@ def _most(mail: Delivery, wanted: NoticeSettings) -> float:
 
 
 def _mails_since(mail: Delivery, since: datetime) -> int:
-    """How many of its sort began; what is pressing counts among the others too."""
+    """Return how many mails of this owner began after `since`.
+
+    For a pressing mail only pressing ones count. For other mails, pressing ones count too.
+    """
     begun = Delivery.objects.filter(owner=mail.owner_id, begun_at__gt=since, notice__isnull=False)
     is_pressing = mail.notice is not None and mail.notice.kind in Notice.PRESSING
     return begun.filter(notice__kind__in=Notice.PRESSING).count() if is_pressing else begun.count()
 
 
 def _collecting(owner_id: int, now: datetime) -> Delivery:
-    """The digest that collects what is held now: due in an hour, and a day after the one before."""
+    """Return the digest that collects mails now.
+
+    A new digest is due in `GATHER`, but at the earliest a day after the digest before it.
+    """
     digests = Delivery.objects.filter(owner=owner_id, notice=None)
     collecting = digests.filter(begun_at=None).first()
     if collecting:

@@ -1,4 +1,7 @@
-"""Mails: what they say, and handing them to the mail server (any backend of Django or django-anymail, by setting)."""
+"""The text of mails, and their way to the mail server.
+
+The setting EMAIL_BACKEND names any backend of Django or django-anymail.
+"""
 
 import re
 import smtplib
@@ -20,8 +23,8 @@ from notices.models import Delivery, Notice, NoticeSettings, settings_of
 
 logger = structlog.get_logger()
 
-LISTED = 200  # of a digest's notices, one line each
-QUOTED = 400  # characters of a third party's words
+LISTED = 200  # notices listed in a digest, one line each
+QUOTED = 400  # characters of a quotation
 SAID = "What was said, in the words of the CA, the DNS provider or this server:"
 LINKS = (
     (re.compile(r"://"), "[:]//"),
@@ -33,7 +36,11 @@ FOOTER = "\n\n-- \ncertctrl. What is told, and where to, is in your notice setti
 
 
 def send(delivery: Delivery) -> None:
-    """Hand the mail to the mail server. Raises Trouble, permanent when nobody is to be told by mail any more."""
+    """Send the mail to the mail server.
+
+    Raise Trouble. It is permanent if mails are turned off or no address is confirmed. It is also
+    permanent if the mail's code has expired or was replaced.
+    """
     message = message_of(delivery)
     try:
         connection = _connection()
@@ -53,7 +60,7 @@ def send(delivery: Delivery) -> None:
 
 
 def message_of(delivery: Delivery) -> EmailMessage:
-    """The mail of a delivery, with the same Message-ID whenever it is made."""
+    """Return the mail of a delivery. Its Message-ID is the same at each try."""
     wanted, notice = settings_of(delivery.owner_id), delivery.notice
     if notice and notice.kind == Notice.Kind.CONFIRM_ADDRESS:
         to, (subject, body) = notice.data["email"], _code(wanted, notice)
@@ -77,7 +84,10 @@ def _address(wanted: NoticeSettings) -> str:
 
 
 def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
-    """Fixed words, since whoever gets this mail has not agreed to any."""
+    """Return the subject and the body of the mail with a code.
+
+    The text is fixed, because the receiver has not agreed to get mails.
+    """
     ends_at = addresses.code_ends_at(wanted)
     if (
         not ends_at
@@ -90,15 +100,20 @@ def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
             permanent=True,
         )
     body = (
-        f"{wanted.owner.email} wants notices of certctrl, a server for certificates, to come to this address.\n\n"
+        f"{wanted.owner.email} wants notices of certctrl, a server for certificates, "
+        "to come to this address.\n\n"
         f"If that is right, this code confirms it: {addresses.code_of(wanted)}\n\n"
-        f"It counts until {moments.for_people(ends_at)}. If you know nothing of it, do nothing: no notices come then."
+        f"It counts until {moments.for_people(ends_at)}. "
+        "If you know nothing of it, do nothing: no notices come then."
     )
     return "A code for notices of certctrl", body
 
 
 def quoting(notice: Notice) -> str:
-    """The notice's text, in which the words of a CA or a provider are a quotation, cut off, without links."""
+    """Return the notice's text. The words of a CA or a provider become a quotation.
+
+    The quotation has no links and at most `QUOTED` characters.
+    """
     what = notice.data.get("what")
     if not isinstance(what, str) or not what or what not in notice.body:
         return notice.body
@@ -110,7 +125,10 @@ def quoting(notice: Notice) -> str:
 
 
 def plain(words: str) -> str:
-    """Without what mail programs make links of: schemes, www., e-mail addresses, and paths behind a name."""
+    """Return `words` without the parts that mail programs turn into links.
+
+    These are schemes, `www.`, e-mail addresses, and paths after a host name.
+    """
     for pattern, instead in LINKS:
         words = pattern.sub(instead, words)
     return words
@@ -139,7 +157,7 @@ def _connection() -> Any:
 
 
 def _close(connection: Any) -> None:
-    """What was accepted was accepted, however the good-bye goes."""
+    """Close the connection and only log a failure, because the server has accepted the mail."""
     try:
         connection.close()
     except (smtplib.SMTPException, OSError) as exc:

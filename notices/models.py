@@ -1,4 +1,4 @@
-"""What people are told, where they want to be told, and each message on its way to them."""
+"""Notices, the settings and webhooks that say where they go, and their deliveries."""
 
 import uuid
 from typing import ClassVar
@@ -12,11 +12,11 @@ from certctrl.turns import Turns, TurnsQuerySet
 from keystore import envelope
 from keystore.models import Envelope
 
-AT_ONCE = 4  # of one owner: receivers that drip hold no more workers than that
+AT_ONCE = 4  # deliveries of one owner at a time, because slow receivers block workers
 
 
 class Notice(models.Model):
-    """An event, told once however often it is raised."""
+    """A message to an owner about one event. It is written once, even if it is raised again."""
 
     class Kind(models.TextChoices):
         RENEWED = "renewed"
@@ -25,18 +25,18 @@ class Notice(models.Model):
         CA_EXPIRING = "ca_expiring"
         RECORD_LEFT_BEHIND = "record_left_behind"
         CREDENTIAL_REFUSED = "credential_refused"
-        ACTION_NEEDED = "action_needed"  # nothing more is tried until a person changes something
+        ACTION_NEEDED = "action_needed"  # no more tries until a person changes something
         TEST = "test"
-        CONFIRM_ADDRESS = "confirm_address"  # its mail has the code, and nothing else has it
+        CONFIRM_ADDRESS = "confirm_address"  # only its mail has the code
 
-    # What goes well, or is being tried again, never stands in the way of what somebody must hear in time.
+    # Mails of these kinds have their own daily count. Other mails never delay them.
     PRESSING: ClassVar[tuple[str, ...]] = (
         Kind.EXPIRING,
         Kind.CA_EXPIRING,
         Kind.CREDENTIAL_REFUSED,
         Kind.ACTION_NEEDED,
     )
-    # What an owner may mute, and a webhook may choose.
+    # The kinds that an owner may mute and a webhook may select.
     CHOOSABLE: ClassVar[list[tuple[str, str]]] = [
         each for each in Kind.choices if each[0] != "confirm_address"
     ]
@@ -60,7 +60,7 @@ class Notice(models.Model):
 
 
 class Webhook(models.Model):
-    """An address that notices are posted to, signed as Standard Webhooks has it."""
+    """A URL that notices are posted to, signed by Standard Webhooks."""
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="webhooks")
     name = models.CharField(max_length=64)
@@ -89,7 +89,7 @@ class Webhook(models.Model):
 
     @cached_property
     def url(self) -> str:
-        """The whole address; empty once the webhook was removed."""
+        """Return the complete URL, or an empty string if the webhook was removed."""
         return envelope.unseal(self.address).decode() if self.address else ""
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class Webhook(models.Model):
 
 
 class NoticeSettings(models.Model):
-    """How an owner wants to be told. Whoever has no row has the defaults."""
+    """An owner's settings for notices. An owner without a row has the defaults."""
 
     owner = models.OneToOneField(
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="notice_settings"
@@ -126,20 +126,23 @@ class NoticeSettings(models.Model):
 
     @property
     def own_email(self) -> str:
-        """The owner's, where somebody vouched for it."""
+        """Return the owner's own address, or an empty string if `make run` made it up."""
         own: str = self.owner.email
         return "" if own.lower() == self.made_up_email.lower() else own
 
     @property
     def unconfirmed(self) -> str:
-        """The address that is wanted and not confirmed; empty when there is none."""
+        """Return the wanted address if it is not confirmed, else an empty string."""
         address: str = self.email or self.owner.email
         known = (self.confirmed_email.lower(), self.own_email.lower())
         return "" if address.lower() in known else address
 
     @property
     def mails_go_to(self) -> str:
-        """The wanted address once it is confirmed, until then the one before; empty: nowhere."""
+        """Return the address that mails go to, or an empty string if there is none.
+
+        It is the wanted address once this is confirmed. Until then it is the one before.
+        """
         if self.unconfirmed:
             return self.confirmed_email or self.own_email
         return self.email or self.owner.email
@@ -153,8 +156,10 @@ class NoticeSettings(models.Model):
 
 
 class Delivery(Turns):
-    """A notice on its way to one address, or a digest of those that were held. `wake_at` is set until it is sent,
-    given up, or held for a digest."""
+    """One copy of a notice for one address or webhook, or a digest of the mails that were held.
+
+    `wake_at` is set until the delivery is sent, given up, or held for a digest.
+    """
 
     class Channel(models.TextChoices):
         EMAIL = "email"
@@ -255,7 +260,7 @@ class Delivery(Turns):
 
 
 def settings_of(owner_id: int) -> NoticeSettings:
-    """The owner's settings, or the defaults in a row that is not saved."""
+    """Return the owner's settings, or the defaults in a row that is not saved."""
     found = NoticeSettings.objects.filter(owner=owner_id).select_related("owner").first()
     return found or NoticeSettings(owner_id=owner_id)
 

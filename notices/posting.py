@@ -1,4 +1,4 @@
-"""Posts to webhooks, signed by the Standard Webhooks format: https://www.standardwebhooks.com (version 1.0.0)."""
+"""Posts to webhooks, signed by Standard Webhooks 1.0.0: https://www.standardwebhooks.com"""
 
 import json
 
@@ -13,7 +13,7 @@ from notices import moments
 from notices.models import Delivery, Notice, Webhook
 
 Kind = Notice.Kind
-GONE = 410  # the receiver wants no more, ever
+GONE = 410  # the receiver wants no more posts, see Standard Webhooks
 TYPES = {
     Kind.RENEWED: "certificate.renewed",
     Kind.RENEWAL_FAILED: "certificate.renewal_failed",
@@ -27,8 +27,11 @@ TYPES = {
 
 
 def post(delivery: Delivery) -> None:
-    """Post the notice to its webhook; any 2xx means that it arrived. Raises Trouble, permanent when it is wanted no
-    more: the webhook was disabled, by its owner or by its answer 410, or removed."""
+    """Post the notice to its webhook. Every 2xx status means that the notice arrived.
+
+    Raise Trouble. It is permanent if the webhook was disabled or removed. A response with status
+    410 disables the webhook.
+    """
     webhook = delivery.webhook
     assert webhook
     if webhook.retired_at or webhook.disabled_at:
@@ -52,7 +55,7 @@ def post(delivery: Delivery) -> None:
 
 
 def payload(delivery: Delivery) -> bytes:
-    """What is posted, and signed; the same at each try."""
+    """Return the body that is signed and posted. It is the same at each try."""
     notice = delivery.notice
     assert notice
     data = {"notice_id": notice.pk, "subject": notice.subject, "text": notice.body} | notice.data
@@ -66,7 +69,7 @@ def payload(delivery: Delivery) -> bytes:
 
 @sensitive_variables()
 def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
-    """The headers of one try: its id is the delivery's, its timestamp that of the try."""
+    """Return the headers of one try: the delivery's id, the time of the try, the signature."""
     assert webhook.secret, "only a webhook that was removed has none"
     now, message_id = clock.now(), f"msg_{delivery.uuid.hex}"
     signer = standardwebhooks.Webhook(envelope.unseal(webhook.secret).decode())

@@ -1,4 +1,7 @@
-"""An event becomes a notice and its deliveries, in the transaction of whoever saw it. Nothing is sent here."""
+"""Turns an event into a notice and its deliveries, in the caller's transaction.
+
+This module sends nothing.
+"""
 
 import secrets
 from collections.abc import Mapping
@@ -22,16 +25,17 @@ def raise_once(
     body: str,
     data: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Tell the owner of an event, once for each `dedupe_key`; False when it was told before.
+    """Notify the owner of an event, once for each `dedupe_key`. Return False if it exists already.
 
-    Call it in the transaction of what happened: both are written, or neither. `subject` is one line and `body` plain
-    text, for people; `data` is JSON for programs, its moments in ISO 8601. A sweep sends what this writes.
+    Call this function in the transaction of the event, so that both are written or neither.
+    `subject` is one line and `body` is plain text, both for people. `data` is JSON for programs,
+    with times in ISO 8601. The sweep sends the deliveries later.
     """
     return _raise(owner, kind, dedupe_key, subject, body, data) is not None
 
 
 def raise_test(owner: User) -> Notice:
-    """A notice to try the ways that there are: by mail, and to every webhook, whatever is muted."""
+    """Write a test notice for the owner's mail address and every webhook. Muting has no effect."""
     key = f"test:{secrets.token_hex(8)}"
     body = "This is a test, as you asked for. Notices of your certificates reach you here."
     notice = _raise(owner, Kind.TEST, key, "A test of your notices", body, None)
@@ -40,7 +44,7 @@ def raise_test(owner: User) -> Notice:
 
 
 def raise_code(owner: User, email: str) -> Notice:
-    """A mail with a code goes to the address, and nothing anywhere else."""
+    """Write a notice that mails a code to `email`. It is not posted to webhooks."""
     key = f"confirm_address:{secrets.token_hex(8)}"
     body = f"A code was mailed to {email}. Notices go there once it is confirmed."
     notice = _raise(owner, Kind.CONFIRM_ADDRESS, key, f"Confirm {email}", body, {"email": email})
@@ -53,7 +57,7 @@ def _raise(
     owner: User, kind: str, key: str, subject: str, body: str, data: Mapping[str, Any] | None
 ) -> Notice | None:
     told = {"kind": kind, "subject": one_line(subject), "body": body, "data": dict(data or {})}
-    # Two at once: the second waits here for the first one's commit, and finds its row.
+    # If two are raised at once, the second waits here for the first commit and finds its row.
     notice, is_new = Notice.objects.get_or_create(
         owner=owner, dedupe_key=key, defaults=told | {"raised_at": clock.now()}
     )
@@ -64,12 +68,15 @@ def _raise(
 
 
 def one_line(text: str) -> str:
-    """Fit for a header: without line breaks, at most 300 characters."""
+    """Return `text` in a form for a header: without line breaks, at most 300 characters."""
     return " ".join(text.split())[:300]
 
 
 def _deliveries(notice: Notice) -> list[Delivery]:
-    """By the owner's settings of now; a test goes to every address, whatever is muted."""
+    """Return the deliveries of a notice by the owner's current settings.
+
+    Muting, and the kinds that a webhook selects, have no effect on a test.
+    """
     wanted, is_test = settings_of(notice.owner_id), notice.kind == Kind.TEST
     if notice.kind in wanted.muted and not is_test:
         return []

@@ -1,4 +1,4 @@
-"""SMTP: the name that we greet with, passwords beyond ASCII, and what a refusal means for whom."""
+"""SMTP: the greeting name, UTF-8 passwords, and the setting that each refusal is about."""
 
 import re
 import smtplib
@@ -15,14 +15,18 @@ from certctrl.log import mask
 from certctrl.turns import Trouble
 
 LOG_IN = "The operator must check EMAIL_HOST_USER and EMAIL_HOST_PASSWORD."
-START_TLS = "The operator must check EMAIL_USE_TLS (STARTTLS, port 587), EMAIL_USE_SSL (port 465) and EMAIL_PORT."
+START_TLS = (
+    "The operator must check EMAIL_USE_TLS (STARTTLS, port 587), "
+    "EMAIL_USE_SSL (port 465) and EMAIL_PORT."
+)
 ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
-# Servers often refuse a recipient for what they disliked before (Postfix: smtpd_delay_reject).
+# Servers often refuse the recipient because of an earlier step (Postfix: smtpd_delay_reject).
 OF_GREETING = re.compile(r"\b(helo|ehlo)\b", re.I)
 OF_TLS = re.compile(r"\bstarttls\b|encryption required|encrypted connection", re.I)
 OF_LOGIN = re.compile(
     r"authentication required|authenticate first|auth(?:entication)? (?:is )?(?:needed|failed)"
-    r"|relay(?:ing)?\b.*\b(?:denied|prohibited)|not permitted to relay|unable to relay|access not permitted",
+    r"|relay(?:ing)?\b.*\b(?:denied|prohibited)|not permitted to relay|unable to relay"
+    r"|access not permitted",
     re.I,
 )
 OF_SENDER = re.compile(
@@ -37,7 +41,10 @@ class EmailBackend(smtp.EmailBackend):
 
 
 def greeting_name() -> str:
-    """EMAIL_EHLO, else the domain of NOTICE_FROM: a container's own name is one that mail servers refuse."""
+    """Return EMAIL_EHLO, or else the domain of NOTICE_FROM.
+
+    Mail servers refuse the host name of a container.
+    """
     domain: str = settings.EMAIL_EHLO or parseaddr(settings.NOTICE_FROM)[1].rpartition("@")[2]
     try:
         return domain.encode("idna").decode()
@@ -50,7 +57,7 @@ def _greeting(client: type[smtplib.SMTP], host: str, port: int, **options: Any) 
 
 
 class _UTF8(str):
-    """smtplib encodes what it logs in with as ASCII; RFC 4616 and RFC 4954 have UTF-8."""
+    """A string that encodes to UTF-8 (RFC 4616, RFC 4954). smtplib would encode it to ASCII."""
 
     __slots__ = ()
 
@@ -74,11 +81,14 @@ class _OverTLS(_Plain, smtplib.SMTP_SSL):
     pass
 
 
-# --- what went wrong, and which setting it is about ---
+# --- failures, and the setting that each is about ---
 
 
 def trouble_of(exc: Exception) -> Trouble:
-    """Whose fault a failure is, in a sentence. The answer to a log-in is left out, since it may repeat the password."""
+    """Return a Trouble whose sentence says what failed and what the operator must check.
+
+    The server's answer to a login is left out, because it may repeat the password.
+    """
     if isinstance(exc, smtplib.SMTPRecipientsRefused):
         code, words = next(iter(exc.recipients.values()))
         return _earlier(code, words) or _said(
@@ -108,7 +118,7 @@ def trouble_of(exc: Exception) -> Trouble:
 
 
 def _earlier(code: int, words: bytes | str) -> Trouble | None:
-    """A refusal that is not about the step that got it."""
+    """Return the Trouble of an earlier step, if the refusal is about one. Else return None."""
     text = _words(words)
     told = ADDRESS.sub("", text)
     if OF_GREETING.search(told):

@@ -1,4 +1,4 @@
-"""What workers run: one task with one id; the row says whether anything is to be done."""
+"""The task of notices. It gets the id of a delivery, and the row decides whether it is due."""
 
 import structlog
 from celery import shared_task

@@ -1,4 +1,4 @@
-"""What people do with webhooks: make, change, give a new secret, remove."""
+"""The services of webhooks: create, change, rotate the secret, remove."""
 
 import base64
 import secrets
@@ -19,14 +19,15 @@ from notices.models import Webhook
 PURPOSE = "webhook_secret"
 URL_PURPOSE = "webhook_url"
 MOST = quotas.QUOTAS["webhooks"].most
-SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
+SECRET_BYTES = 32  # Standard Webhooks allows 24 to 64 bytes
 
 
 @sensitive_variables()
 def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]:
-    """The new webhook and its secret, which is shown nowhere afterwards.
+    """Create a webhook. Return it with its secret, which is not shown again.
 
-    `given`: url, name, kinds, enabled. Raises Invalid for an address that is not posted to, Conflict for one too many.
+    `given` has url, name, kinds and enabled. Raise Invalid for a URL that this server does not
+    post to. Raise Conflict if the owner has too many webhooks.
     """
     _refuse_url(owner, given["url"])
     secret = _new_secret()
@@ -41,12 +42,15 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
 
 
 def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
-    """Change what is given; `enabled` true takes it into use again. Raises Invalid."""
+    """Change the given members. Raise Invalid for a URL that this server does not post to.
+
+    `enabled` true enables a disabled webhook again.
+    """
     if "url" in given:
         _refuse_url(webhook.owner, given["url"])
     fields = _columns(given)
     if webhook.disabled_at and not given.get("enabled", True):
-        del fields["disabled_at"]  # as long ago as it was
+        del fields["disabled_at"]  # it is disabled already, so keep that time
     with transaction.atomic():
         old = _locked(webhook).address_id if "url" in given else None
         fields |= _address(webhook.owner, given)
@@ -59,7 +63,10 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
 
 @sensitive_variables()
 def rotate_secret(webhook: Webhook) -> str:
-    """A new secret instead of the old one, from now on: what the receiver refuses meanwhile is posted again later."""
+    """Replace the secret immediately and return the new one.
+
+    Posts that the receiver refuses in the meantime are tried again later.
+    """
     secret = _new_secret()
     with transaction.atomic():
         old = _locked(webhook).secret_id
@@ -71,8 +78,10 @@ def rotate_secret(webhook: Webhook) -> str:
 
 
 def retire_webhook(webhook: Webhook) -> None:
-    """Nothing is posted to it any more, and its secret and its address are destroyed; the row stays for the history of
-    deliveries."""
+    """Remove a webhook and delete its secret and its URL.
+
+    Nothing more is posted to it. The row is kept for the history of deliveries.
+    """
     with transaction.atomic():
         row = _locked(webhook)
         Webhook.objects.filter(pk=webhook.pk).update(
@@ -83,7 +92,7 @@ def retire_webhook(webhook: Webhook) -> None:
 
 
 def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
-    """Without its address, whose path or query may hold a token."""
+    """Write an audit event without the URL, because its path or query may have a token."""
     what = f"webhook:{webhook.pk}"
     audit.note(
         webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts
@@ -91,7 +100,7 @@ def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
 
 
 def _locked(webhook: Webhook) -> Webhook:
-    """The row with its envelopes, while nobody else changes it. Raises Conflict once it was removed."""
+    """Lock the row and return it. Raise Conflict if the webhook was removed."""
     row = Webhook.objects.select_for_update().get(pk=webhook.pk)
     if row.secret_id is None:
         raise Conflict(f"The webhook {webhook.name} was deleted.")
@@ -111,7 +120,10 @@ def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @sensitive_variables()
 def _address(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Where to post, sealed: the path or the query of many an address is a key to it. The host stays to be shown."""
+    """Return the host and the sealed URL as columns.
+
+    The path or the query of a URL is often a secret. Only the host is stored in plain text.
+    """
     if "url" not in given:
         return {}
     host = outgoing.called(given["url"]).hostname  # type: ignore[union-attr]
@@ -126,11 +138,17 @@ def _refuse_url(owner: User, url: str) -> None:
 def _refuse_named(url: str, setting: str) -> None:
     parts = outgoing.called(url)
     if not parts or parts.scheme not in ("http", "https"):
-        what = "url must be an https address without a user name, such as https://hooks.example.com/certctrl."
+        what = (
+            "url must be an https address without a user name, "
+            "such as https://hooks.example.com/certctrl."
+        )
         raise Invalid(what, field="url")
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
-        what = f"url must be https; http is for hosts that the setting {setting} names, and {host} is none."
+        what = (
+            f"url must be https; http is for hosts that the setting {setting} names, "
+            f"and {host} is none."
+        )
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):

@@ -1,4 +1,4 @@
-"""The cast: alice owns what the tests are about, bob is a stranger who owns the like."""
+"""Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +16,10 @@ from tests.fakes.world import World
 
 
 class JSONClient(APIClient):
-    """Speaks JSON; `body` is what the server answered, `error` the inner part of an error."""
+    """A client that sends and reads JSON.
+
+    A response has `body` (the decoded JSON), `data_member` (its `data`) and `error` (its `error`).
+    """
 
     default_format = "json"
 
@@ -30,7 +33,10 @@ class JSONClient(APIClient):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of what only PostgreSQL does belong to the second run of `make test`, which is on PostgreSQL."""
+    """Deselect the tests for PostgreSQL on other databases.
+
+    The second run of `make test` is on PostgreSQL and includes them.
+    """
     if connection.vendor == "postgresql":
         return
     elsewhere = [item for item in items if item.get_closest_marker("postgres_only")]
@@ -40,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> Iterator[None]:
-    """Throttles and marks of one test are not those of the next."""
+    """Clear the cache, so that the throttles of one test have no effect on the next."""
     cache.clear()
     yield
     cache.clear()
@@ -58,7 +64,12 @@ def bob(db: None) -> User:
 
 @pytest.fixture
 def client_of() -> Callable[..., JSONClient]:
-    """`client_of(user)` is logged in, `client_of()` is not, `client_of(token="ak_...")` sends an API key."""
+    """Return a function that makes clients.
+
+    - `client_of(user)` is logged in
+    - `client_of()` is not logged in
+    - `client_of(token="ak_...")` sends an API key
+    """
 
     def build(user: User | None = None, token: str = "") -> JSONClient:
         client = JSONClient(raise_request_exception=False)
@@ -73,7 +84,10 @@ def client_of() -> Callable[..., JSONClient]:
 
 @pytest.fixture
 def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient]:
-    """`key_client(user, "certificates:*[read]")`: a script with a key of this user."""
+    """Return a function that makes clients with a new API key.
+
+    Example: `key_client(user, "certificates:*[read]")`.
+    """
     return lambda owner, *scopes, **fields: client_of(
         token=factories.api_key(owner, *scopes, **fields)
     )

@@ -1,4 +1,4 @@
-"""Rows that tests start from, made without thinking about what they are not about."""
+"""Rows that tests start from, with defaults for the values that a test does not care about."""
 
 import hashlib
 import secrets
@@ -29,7 +29,10 @@ class UserFactory(factory.django.DjangoModelFactory):
 
 
 def api_key(owner: User, *scopes: str, **fields: Any) -> str:
-    """A key's token. A scope reads `certificates:*[read]` or `certificates:12[read,issue]`."""
+    """Create an API key and return its token.
+
+    A scope is, for example, `certificates:*[read]` or `certificates:12[read,issue]`.
+    """
     token = ApiKey.MARK + secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     defaults = {

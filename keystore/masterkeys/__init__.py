@@ -1,12 +1,13 @@
-"""Where master keys live: in a file, in settings, later in an HSM. Each source answers `keys()`, each key wraps.
+"""The sources of master keys: a file, the settings, and perhaps an HSM later.
 
-Where both MASTER_KEYS_PATH and MASTER_KEYS are set, the file's first key wraps and those of the settings still open.
+Each source has `keys()`. If both MASTER_KEYS_PATH and MASTER_KEYS are set, the first key of the
+file wraps. The keys of the settings then only open wraps.
 """
 
 from functools import lru_cache
 from typing import Protocol
 
-from django import conf  # a name `settings` would be the module beside this one
+from django import conf  # the name `settings` would be the module in this package
 
 from keystore.masterkeys.aes import AESKey
 from keystore.masterkeys.errors import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
@@ -32,19 +33,22 @@ class Source(Protocol):
 
 
 def current() -> AESKey:
-    """The master key that wraps. Raises MasterKeyProblem."""
+    """Return the master key that wraps. Raise MasterKeyProblem."""
     return next(iter(all_keys().values()))
 
 
 def by_id(key_id: str) -> AESKey:
-    """The master key of that id. Raises UnknownMasterKey."""
+    """Return the master key with this id. Raise UnknownMasterKey."""
     if not knows(key_id):
         raise UnknownMasterKey(key_id)
     return all_keys()[key_id]
 
 
 def knows(key_id: str) -> bool:
-    """Is there a master key of that id? Sources are read once more before the answer is no."""
+    """Return whether a master key with this id exists.
+
+    The sources are read again before the answer is False.
+    """
     if key_id in all_keys():
         return True
     for source in _sources():
@@ -53,7 +57,7 @@ def knows(key_id: str) -> bool:
 
 
 def all_keys() -> dict[str, AESKey]:
-    """Every master key by id, the wrapping one first. Raises MasterKeyProblem."""
+    """Return every master key by id, the wrapping key first. Raise MasterKeyProblem."""
     keys: dict[str, AESKey] = {}
     for source in _sources():
         for key in source.keys().values():
@@ -65,7 +69,7 @@ def all_keys() -> dict[str, AESKey]:
 
 
 def file_keys() -> FileKeys | None:
-    """The file of MASTER_KEYS_PATH, if that is set."""
+    """Return the file of MASTER_KEYS_PATH, or None if the setting is empty."""
     return _file(conf.settings.MASTER_KEYS_PATH) if conf.settings.MASTER_KEYS_PATH else None
 
 

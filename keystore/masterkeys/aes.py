@@ -1,4 +1,4 @@
-"""A master key whose bytes this process holds, and the text form of such keys."""
+"""Master keys in the memory of this process, and their text format."""
 
 import base64
 import binascii
@@ -16,7 +16,10 @@ ENTRY = re.compile(r"(?P<id>[A-Za-z0-9._-]{1,32}):(?P<value>[A-Za-z0-9+/]{43}=)"
 
 
 class AESKey:
-    """AES-256-GCM under 32 bytes in memory. A wrap is nonce (12) || ciphertext || tag (16)."""
+    """An AES-256-GCM key of 32 bytes in memory.
+
+    A wrap is nonce (12 bytes) || ciphertext || tag (16 bytes).
+    """
 
     def __init__(self, key_id: str, value: bytes) -> None:
         self.id = key_id
@@ -28,14 +31,18 @@ class AESKey:
         return nonce + AESGCM(self._value).encrypt(nonce, data_key, context)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """The data key. Raises WrongMasterKey for another key, another context or altered bytes: they look the same."""
+        """Return the data key.
+
+        Raise WrongMasterKey for another key, another context or altered bytes. AES-GCM cannot
+        distinguish these causes.
+        """
         try:
             return AESGCM(self._value).decrypt(wrapped[:NONCE], wrapped[NONCE:], context)
         except (InvalidTag, ValueError):
             raise WrongMasterKey(self.id) from None
 
     def line(self) -> str:
-        """The key as a file or a setting spells it. A secret."""
+        """Return the key in its text format. The text is a secret."""
         return f"{self.id}:{base64.b64encode(self._value).decode()}"
 
     def same_as(self, other: "AESKey") -> bool:
@@ -46,15 +53,17 @@ class AESKey:
 
 
 def generate(key_id: str) -> AESKey:
-    """A fresh random key of that id."""
+    """Return a fresh random key with this id."""
     return AESKey(key_id, os.urandom(32))
 
 
 @sensitive_variables()
 def parse(text: str, where: str) -> dict[str, AESKey]:
-    """Keys by id, in their order, from `id:base64 of 32 bytes` separated by commas or line ends; `#` begins a comment.
+    """Return the keys of `text` by id, in the order of the text.
 
-    Raises MasterKeyProblem, which names `where` and the place of the entry, never its text.
+    An entry is `id:base64 of 32 bytes`. Commas or line ends separate entries. `#` begins a
+    comment. Raise MasterKeyProblem. Its sentence has `where` and the number of the entry, but
+    never the text of the entry.
     """
     lines = (line.partition("#")[0] for line in text.splitlines())
     entries = [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]

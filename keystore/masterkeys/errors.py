@@ -1,10 +1,13 @@
-"""What can be wrong with master keys. The operator can mend each of these, hence Trouble: a worker tries again."""
+"""The errors of master keys.
+
+The operator can fix each of them. Therefore they are Troubles, and a worker tries again.
+"""
 
 from certctrl.turns import Trouble
 
 
 class MasterKeyProblem(Trouble):
-    """The master keys of this server cannot be used; `what` says what to change."""
+    """The master keys of this server cannot be used. `what` says how to fix them."""
 
     def __init__(self, what: str) -> None:
         super().__init__("master_keys", what)
@@ -25,6 +28,6 @@ class WrongMasterKey(MasterKeyProblem):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"Master key {key_id} of this server does not open this: it was wrapped with another key of the same id, "
-            "or its row was altered."
+            f"Master key {key_id} of this server does not open this: it was wrapped with "
+            "another key of the same id, or its row was altered."
         )

@@ -1,6 +1,7 @@
-"""Master keys in the file of MASTER_KEYS_PATH: a line `id:base64 of 32 bytes` for each, the first one wraps.
+"""Master keys in the file of MASTER_KEYS_PATH.
 
-The file is replaced by rename, never written in place, and every process looks at it before each use: so a key can be
+Each line is `id:base64 of 32 bytes`. The first key wraps. The file is replaced by a rename and
+never written in place. Every process checks the file before each use of a key. So a key can be
 rotated while the server runs.
 """
 
@@ -22,14 +23,20 @@ Signature = tuple[int, ...]
 
 
 class FileKeys:
-    """The keys of one file, which must be ours alone: mode 0600 (or 0400) and owned by the user that runs this."""
+    """The keys of one file.
+
+    The file must have mode 0600 or 0400, and belong to the user that runs this process.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()  # the rename must not replace a link to the file
         self._seen: tuple[Signature, dict[str, AESKey]] | None = None
 
     def keys(self) -> dict[str, AESKey]:
-        """Keys by id, the wrapping one first; read anew when the file has changed. Raises MasterKeyProblem."""
+        """Return the keys by id, the wrapping key first. Raise MasterKeyProblem.
+
+        The file is read again if it has changed.
+        """
         seen = self._seen
         if seen is None or seen[0] != self._look():
             return self.read_again()
@@ -37,7 +44,10 @@ class FileKeys:
 
     @sensitive_variables()
     def read_again(self) -> dict[str, AESKey]:
-        """Read the file even where it looks unchanged: two changes may fall within one tick of its clock."""
+        """Read the file even if it looks unchanged. Return its keys. Raise MasterKeyProblem.
+
+        Two changes may have the same timestamp.
+        """
         signature, text = self._read()
         keys = aes.parse(text, WHERE)
         self._seen = signature, keys
@@ -45,19 +55,22 @@ class FileKeys:
 
     @sensitive_variables()
     def put_first(self, key: AESKey) -> None:
-        """Make this the key that wraps; the others stay. Call it with the file locked."""
+        """Make `key` the wrapping key and keep the others. The file must be locked."""
         _, text = self._read()
         self._replace(f"{key.line()}\n{text}")
 
     @sensitive_variables()
     def keep_only(self, ids: Collection[str]) -> None:
-        """Remove all other keys, for good. Call it with the file locked."""
+        """Remove all other keys permanently. The file must be locked."""
         kept = [key.line() for key in self.read_again().values() if key.id in ids]
         self._replace("\n".join([*kept, ""]))
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator["Intent"]:
-        """One at a time changes the file. Raises MasterKeyProblem when another does so now, unless told to wait."""
+        """Hold the lock of the file, which a process needs to change the file.
+
+        If another process holds the lock, wait for it with `wait`, else raise MasterKeyProblem.
+        """
         try:
             descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
@@ -87,9 +100,9 @@ class FileKeys:
     def _replace(self, text: str) -> None:
         new = self._beside("new")
         try:
-            new.unlink(
-                missing_ok=True
-            )  # of a process that died here: its name is fixed, so that no key lies about
+            # A process that died here left this file behind. The name is fixed, so that at most
+            # one such file with keys exists.
+            new.unlink(missing_ok=True)
             _write(new, text)
             os.replace(new, self.path)
             _sync_folder(self.path.parent)
@@ -101,13 +114,13 @@ class FileKeys:
 
 
 class Intent:
-    """What the rotation in progress has in mind, kept in the lock file: the id of the key that is being made."""
+    """The id of the key that the rotation in progress creates. It is stored in the lock file."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read(self) -> str:
-        """The id that a rotation which did not end had in mind, or nothing."""
+        """Return the id of an interrupted rotation, or an empty string."""
         return os.pread(self._descriptor, 64, 0).decode("ascii", "replace")
 
     def write(self, key_id: str) -> None:
@@ -117,7 +130,7 @@ class Intent:
 
 
 def generate(path: str | Path) -> None:
-    """Make the file with one new key, mode 0600; leave it as it is when there is one."""
+    """Create the file with one new key, mode 0600. Do nothing if the file exists."""
     file = FileKeys(path)
     with file.locked(wait=True):
         if not file.path.exists():
@@ -125,7 +138,7 @@ def generate(path: str | Path) -> None:
 
 
 def _signature(status: os.stat_result) -> Signature:
-    # ctime: so that a file opened up by chmod is refused too
+    # ctime changes with chmod, so a file that others may now read is checked again.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -139,7 +152,8 @@ def _check_ours_alone(status: os.stat_result) -> None:
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. Run chmod 600."
+            f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. "
+            "Run chmod 600."
         )
 
 

@@ -1,4 +1,7 @@
-"""A CA that speaks RFC 8555 statuses, without a network: orders, authorizations, challenges and real certificates."""
+"""A CA in memory with the statuses of RFC 8555.
+
+It has orders, authorizations and challenges, and it signs real certificates.
+"""
 
 import base64
 import hashlib
@@ -37,8 +40,8 @@ class FakeAuthorization:
     account: int
     status: str = "pending"
     answered: bool = False
-    reads_left: int = 0  # how often it still reads pending after the answer
-    thumbprint: str = ""  # of the account's key, at a CA on the wire
+    reads_left: int = 0  # reads that still show pending after the challenge was answered
+    thumbprint: str = ""  # of the account's key, for WireCA
 
     @property
     def token(self) -> str:
@@ -65,9 +68,9 @@ class FakeOrder:
     authorizations: list[FakeAuthorization]
     csr_pem: str = ""
     chain_pem: str = ""
-    reads_left: int = 0  # how often it still reads processing after the CSR
+    reads_left: int = 0  # reads that still show processing after the CSR
     failed: bool = False
-    ari_id: str = ""  # of the certificate that came of it
+    ari_id: str = ""  # of the certificate that it issued
     replaces: str = ""
 
     @property
@@ -83,48 +86,48 @@ class FakeOrder:
 
 @dataclass
 class FakeCA:
-    """One CA for all accounts. `reuses_orders` and `reuses_authorizations` as Let's Encrypt does; `problems` are raised
-    by the next calls of that name. With `offers_renewal_info` each certificate gets a window in `windows`, which tests
-    move, and an order says what it `replaces`: once for each certificate."""
+    """One CA for all accounts.
+
+    `reuses_orders` and `reuses_authorizations` copy the behaviour of Let's Encrypt. `problems` are
+    raised by the next calls with that name. With `offers_renewal_info` accounts can read the
+    renewal windows in `windows`, and tests can move these windows. Each certificate can be named
+    by `replaces` once.
+    """
 
     outside: Outside
     zone: FakeZone
     orders: dict[str, FakeOrder] = field(default_factory=dict)
     reuses_orders: bool = True
     reuses_authorizations: bool = False
-    hands_out_used_orders: int = (
-        0  # how often newOrder answers with the last order of these names, whatever its status
-    )
+    # How many newOrder requests return the last order of the same names, whatever its status.
+    hands_out_used_orders: int = 0
     validation_reads: int = 0
     processing_reads: int = 0
     problems: dict[str, list[Exception]] = field(default_factory=dict)
     life: timedelta = timedelta(days=90)
-    ends: datetime | None = None  # its certificate, and what it signs with it
-    name: str = "ca"  # of its calls, and of its host
+    ends: datetime | None = None  # when its own certificate and all that it signs end
+    name: str = "ca"  # prefix of its calls, and its host
     profiles: dict[str, str] = field(default_factory=dict)
     profiles_ordered: list[str] = field(default_factory=list)
-    alternates: tuple[str, ...] = ()  # the roots of its other chains
+    alternates: tuple[str, ...] = ()  # the roots of its alternate chains
     revoked: list[str] = field(default_factory=list)
     registered: set[int] = field(default_factory=set)
     limiter: Limiter | None = None
     offers_renewal_info: bool = False
     windows: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)  # by ari_id
     explanation_url: str = ""
-    retry_after: float | None = None  # seconds, until the next look at a window
+    retry_after: float | None = None  # seconds until the next read of a renewal window
     caa_identities: tuple[str, ...] = ("ca.test",)
-    keeps_txt: float = (
-        0  # seconds: the TTL for which its resolver keeps a record set, or that there is none
-    )
+    # Seconds for which its resolver caches a record set, or a negative answer.
+    keeps_txt: float = 0
     kept_txt: dict[str, tuple[datetime, frozenset[str]]] = field(default_factory=dict)
-    unheard: list[str] = field(
-        default_factory=list
-    )  # what the next answers seem to be, though none comes to the CA
-    base_url: str = ""  # of a CA on the wire
+    # The results of the next `answer` calls. The CA then ignores these calls.
+    unheard: list[str] = field(default_factory=list)
+    base_url: str = ""  # of WireCA
     thumbprint: str = ""
-    keeps_pending: bool = (
-        False  # an order reads pending though an authorization of it is invalid, and is handed out
-    )
-    adds_names: tuple[str, ...] = ()  # to each certificate
+    # An order shows pending although one of its authorizations is invalid. newOrder returns it.
+    keeps_pending: bool = False
+    adds_names: tuple[str, ...] = ()  # added to each certificate
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -157,7 +160,11 @@ class FakeCA:
         return order
 
     def refuse_what_was_replaced(self, account: int, replaces: str) -> None:
-        """RFC 9773, section 5: an order of this account made it, and no order that still stands replaced it."""
+        """Raise Refused if an order may not replace this certificate (RFC 9773, section 5).
+
+        An order of the same account must have issued it. No other valid or open order may replace
+        it.
+        """
         if not replaces:
             return
         made = [
@@ -192,7 +199,7 @@ class FakeCA:
         )
 
     def status_of(self, order: FakeOrder) -> str:
-        """What it shows, which is not always so."""
+        """Return the status that the CA shows. With `keeps_pending` it can be wrong."""
         statuses = {each.status for each in order.authorizations}
         stays = self.keeps_pending and not order.failed and "deactivated" not in statuses
         return "pending" if stays and order.status == "invalid" else order.status
@@ -201,7 +208,10 @@ class FakeCA:
         return [each for order in self.orders.values() for each in order.authorizations]
 
     def open_window(self, order: FakeOrder) -> None:
-        """Two days, with a third of the life left, as Let's Encrypt suggests."""
+        """Set a renewal window of two days around the moment when a third of the life is left.
+
+        Let's Encrypt suggests such a window.
+        """
         facts = pki.facts(order.chain_pem)
         order.ari_id = facts.ari_id
         start = facts.not_after - (facts.not_after - facts.not_before) / 3 - timedelta(days=1)
@@ -218,7 +228,7 @@ class FakeCA:
         )
 
     def validate(self, authorization: FakeAuthorization) -> None:
-        """What the CA does some time after the answer: it looks at the zone."""
+        """Look at the zone and set the status of an authorization whose challenge was answered."""
         if not authorization.answered or authorization.status != "pending":
             return
         if authorization.reads_left > 0:
@@ -243,7 +253,7 @@ def _raise(problem: Exception) -> Any:
 
 
 class FakeClient:
-    """One account at the fake CA: `authorities.base.CA`."""
+    """One account at the fake CA. Implements `authorities.base.CA`."""
 
     def __init__(self, ca: FakeCA, account: AcmeAccount | int) -> None:
         self.ca = ca
@@ -418,7 +428,7 @@ def authority(
 
 
 def under(chain_pem: str, root: str) -> str:
-    """The same leaf with its issuer signed by a root of that name."""
+    """Return a chain with the same leaf, whose issuer is signed by a root named `root`."""
     cross_signed = authority("fake CA", issuer()[0], root, ec.generate_private_key(ec.SECP256R1()))
     return (
         pki.split_chain(chain_pem).leaf
@@ -429,7 +439,11 @@ def under(chain_pem: str, root: str) -> str:
 def sign(
     csr_pem: str, life: timedelta, ends: datetime | None = None, more: Sequence[str] = ()
 ) -> str:
-    """Leaf and issuer; both end at `ends` where that is sooner than the life. `more` are names that the CA adds."""
+    """Sign a CSR. Return the leaf and the issuer as PEM.
+
+    The issuer ends at `ends`. The leaf ends after `life`, but never later than the issuer. `more`
+    are names that the CA adds.
+    """
     key, certificate = issuer()
     if ends:
         certificate = authority("fake CA", key, "fake CA", key, ends)

@@ -1,7 +1,8 @@
-"""A loopback server that speaks the part of Cloudflare's API v4 that an ACME client calls, and serves real zones.
+"""A server on loopback with the part of Cloudflare's API v4 that an ACME client calls.
 
-https://developers.cloudflare.com/api/resources/dns/: bearer token, envelope, error codes, paging. What is written goes
-into a name server by signed updates (RFC 2136), so that whoever asks the name server sees it. Every call is recorded.
+It follows https://developers.cloudflare.com/api/resources/dns/ for the bearer token, the envelope,
+the error codes and the paging. It writes records into a name server by signed updates (RFC 2136).
+So the name server shows them. Every call is recorded.
 """
 
 import json
@@ -44,7 +45,7 @@ TWICE = Refused(400, 81058, "An identical record already exists.")
 
 @dataclass(frozen=True)
 class Primary:
-    """The name server that the zones live in."""
+    """The name server of the zones."""
 
     port: int
     key: dns.tsig.Key = field(repr=False)
@@ -60,8 +61,11 @@ class Primary:
 
 @dataclass
 class Cloudflare:
-    """`zones` is {id: name}. Use as a context. `before_answer` may hold a call up when its work is done, `before_work`
-    when it has just come; both get (method, path)."""
+    """The server. Use it as a context manager.
+
+    `zones` is {id: name}. `before_work` is called when a call arrives. `before_answer` is called
+    when its work is done. Both get (method, path) and may delay the call.
+    """
 
     zones: Mapping[str, str]
     token: str = field(repr=False)
@@ -85,13 +89,13 @@ class Cloudflare:
 
     @property
     def url(self) -> str:
-        """What CLOUDFLARE_API_URL must be."""
+        """Return the value for the setting CLOUDFLARE_API_URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}{BASE}"
 
     def answer(
         self, method: str, target: str, authorization: str, body: Any
     ) -> tuple[int, dict[str, Any]]:
-        """Status and body of one call."""
+        """Handle one call. Return its status and body."""
         path, params = parted(target)
         self.calls.append((method, path))
         self.before_work(method, path)
@@ -105,7 +109,7 @@ class Cloudflare:
         return answer
 
     def add(self, zone_id: str, name: str, content: str, ttl: int = 60) -> dict[str, Any]:
-        """A TXT record, in quotes as Cloudflare keeps it."""
+        """Add a TXT record. `content` is in quotation marks, as Cloudflare stores it."""
         same = (zone_id, name, content)
         if same in {
             (each["zone_id"], each["name"], each["content"]) for each in self.records.values()
@@ -194,7 +198,7 @@ def is_asked(record: Mapping[str, Any], zone_id: str, params: Params) -> bool:
 
 
 def parted(target: str) -> tuple[str, Params]:
-    """The path below the base, and the query."""
+    """Return the path below the base, and the query parameters."""
     url = urlsplit(target)
     return url.path.removeprefix(BASE), {
         name: values[0] for name, values in parse_qs(url.query).items()
@@ -230,7 +234,7 @@ def handler_of(cloudflare: Cloudflare) -> type[BaseHTTPRequestHandler]:
             pass
 
         def handle(self) -> None:
-            with suppress(OSError):  # the caller was killed
+            with suppress(OSError):  # the client was killed
                 super().handle()
 
     return Handler

@@ -1,4 +1,4 @@
-"""Certificates by the hundred thousand, written straight into PostgreSQL."""
+"""Hundreds of thousands of certificates, written directly into PostgreSQL."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from django.db import connection
 
 from issuance.models import Certificate
 
-# What differs between them; `n` counts from 1.
+# The columns that differ between the copies, as SQL. `n` counts from 1.
 DIFFERING = {
     "domain": "'n' || n || '.example.com'",
     "names_key": "md5('names' || n || random())",
@@ -18,7 +18,7 @@ DIFFERING = {
 
 
 def certificates(like: Certificate, number: int, at: datetime) -> None:
-    """So many copies of a certificate, which renew one a second from `at` on."""
+    """Write `number` copies of a certificate. From `at` on, one is due for renewal each second."""
     columns = [field.column for field in Certificate._meta.concrete_fields if field.column != "id"]
     values = ", ".join(DIFFERING.get(column, column) for column in columns)
     table = Certificate._meta.db_table
@@ -31,6 +31,9 @@ def certificates(like: Certificate, number: int, at: datetime) -> None:
 
 
 def settle() -> None:
-    """As autovacuum leaves the tables: an index alone may answer, and the planner knows what there is."""
+    """Vacuum and analyze the tables, as autovacuum does.
+
+    PostgreSQL can then use index-only scans, and the planner has statistics.
+    """
     with connection.cursor() as cursor:
         cursor.execute("VACUUM (ANALYZE) issuance_certificate, issuance_issuance")

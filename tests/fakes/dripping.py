@@ -1,4 +1,4 @@
-"""A server on loopback that answers with exactly the bytes it is told, as slowly as it is told, over TLS if wanted."""
+"""A server on loopback that sends exactly the given bytes, slowly if wanted, also over TLS."""
 
 import datetime
 import ipaddress
@@ -11,12 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-DRIPS = 120  # six seconds
+DRIPS = 120  # bytes, one each 0.05 seconds: six seconds
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def whole(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
-    """An answer that is complete."""
+    """Return a complete HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -26,7 +26,11 @@ def redirect(to: str, status: str = "302 Found") -> bytes:
 
 
 class Server:
-    """`answers` are what is sent, one for each request, the last one for ever; `drip` bytes follow one by one."""
+    """The server.
+
+    It sends one of `answers` for each request, and repeats the last one. Then it sends `drip`
+    again and again, at most `DRIPS` times.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class Server:
         self.requests: list[bytes] = []
         self.connections = 0
         self.names: list[str | None] = []
-        self.hung_up = threading.Event()  # the other side closed while we dripped
+        self.hung_up = threading.Event()  # the client closed the connection during the drips
         self._stop = threading.Event()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
@@ -76,9 +80,8 @@ class Server:
         while request := self._read(conn):
             self.requests.append(request)
             conn.sendall(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-            for _ in range(
-                DRIPS
-            ):  # and no more, so that a deadline that is not kept fails instead of hanging
+            # The number is limited, so that a test of a missing deadline fails and does not hang.
+            for _ in range(DRIPS):
                 if not self.drip or self._stop.wait(0.05):
                     break
                 conn.sendall(self.drip)
@@ -96,7 +99,7 @@ class Server:
 
 
 class Dribble(Server):
-    """Accepts, and sends one byte after another before anything was asked: no TLS handshake ever ends."""
+    """A server that sends single bytes before any request, so that no TLS handshake ends."""
 
     def _answer(self, conn: socket.socket) -> None:
         conn.sendall(b"\x16\x03\x03\x40\x00")  # a handshake record of 16 kB
@@ -107,7 +110,10 @@ class Dribble(Server):
 
 
 def certificate_for(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """A server's context for these names or addresses, and the file with the root that signed it (itself)."""
+    """Return a server's TLS context for these names or IP addresses, and the file of its root.
+
+    The certificate is self-signed, so it is its own root.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.UTC)

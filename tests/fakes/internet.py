@@ -1,4 +1,7 @@
-"""A small internet on loopback: a resolver at 127.0.0.1 and name servers at other addresses, all on one port."""
+"""A small internet on loopback, all on one port.
+
+The resolver is at 127.0.0.1. The name servers have other loopback addresses.
+"""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -16,13 +19,13 @@ from lab.zones import apex
 
 RESOLVER = "127.0.0.1"
 NS1, NS2, NS3, NS6 = "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1"
-NOBODY = "127.0.0.99"  # nobody listens there
+NOBODY = "127.0.0.99"  # no server listens there
 CHALLENGE = "_acme-challenge.example.com"
 VALUE = "value-value-value-value-value-value-value-0"
 
 
 def zone(**servers: str | list[str]) -> str:
-    """A zone whose name servers are called so and have these addresses."""
+    """Return the text of a zone. `servers` are the names and addresses of its name servers."""
     lines = ["@ 60 SOA ns1 hostmaster 1 3600 600 86400 5", "@ 60 A 192.0.2.80"]
     for name, addresses in servers.items():
         lines.append(f"@ 60 NS {name}")
@@ -35,7 +38,10 @@ def zone(**servers: str | list[str]) -> str:
 def internet(
     settings: Any, zones: Mapping[str, str], patience: float = 0.3
 ) -> Iterator[NameServer]:
-    """Run it, and let the server's own look-ups see it and nothing else. Servers get less patience than in life."""
+    """Run the name servers, and send all DNS questions of certctrl to them.
+
+    `patience` is the time in seconds for an answer. It is shorter than in production.
+    """
     monkeypatch = pytest.MonkeyPatch()
     with NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server:
         settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
@@ -49,7 +55,7 @@ def internet(
 
 @contextmanager
 def silence() -> Iterator[int]:
-    """A port that is open at every address of 127.0.0.0/8, and says nothing."""
+    """Open a UDP port at every IPv4 address that never answers. Yield the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))
         yield sock.getsockname()[1]
@@ -64,7 +70,7 @@ def record(
     age: float = 0,
     owner: int = 1,
 ) -> TxtRecord:
-    """A record that was meant to be written so many seconds ago."""
+    """Return an unsaved TXT record whose `intent_at` is `age` seconds ago."""
     credential = DnsCredential(name="mine", propagation_check=check, owner_id=owner)
     intent_at = clock.now() - timedelta(seconds=age)
     return TxtRecord(pk=pk, credential=credential, name=name, value=value, intent_at=intent_at)

@@ -1,4 +1,4 @@
-"""The tests' cache, in this process. Like the one in Redis it takes JSON only."""
+"""The cache of the tests, in memory. Like the Redis cache, it takes only JSON."""
 
 import json
 from typing import Any

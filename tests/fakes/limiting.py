@@ -1,5 +1,8 @@
-"""Limits as a CA keeps them: token buckets counted when an order arrives, by arithmetic of their own (GCRA), so that a
-fault in the server's ledger shows as an order that is refused."""
+"""The rate limits of a fake CA: token buckets that are charged when an order arrives.
+
+The arithmetic (GCRA) differs from the server's own. So a bug in the server's ledger shows as a
+refused order.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,12 +15,15 @@ from lab.limiting import registered_domain
 
 @dataclass
 class Limiter:
-    """`limits`: kind, tokens, seconds for one back. `refused` counts by kind, `accepted` lists when orders came."""
+    """The limits of one CA.
+
+    `limits` is {kind: (tokens, seconds until one token is back)}. `refused` counts refused orders
+    by kind. `accepted` has the time of each accepted order in epoch seconds.
+    """
 
     limits: Mapping[str, tuple[float, float]]
-    arrivals: dict[tuple[str, str], float] = field(
-        default_factory=dict
-    )  # theoretical arrival time of each bucket
+    # The theoretical arrival time of each bucket (GCRA), in epoch seconds.
+    arrivals: dict[tuple[str, str], float] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     accepted: list[float] = field(default_factory=list)
     failed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -29,7 +35,7 @@ class Limiter:
         return [*found, ("set", " ".join(sorted(names)))]
 
     def order(self, account: int, names: Iterable[str]) -> None:
-        """Count an order, or refuse it with the moment to come back."""
+        """Count an order, or raise Trouble with `retry_after` in seconds."""
         now = clock.now().timestamp()
         wanted = [each for each in self.buckets(account, names) if each[0] in self.limits]
         for kind, subject in wanted:

@@ -1,4 +1,4 @@
-"""A real SMTP server on loopback that keeps every mail it takes."""
+"""A real SMTP server on loopback that keeps every mail that it accepts."""
 
 import email
 import email.policy
@@ -11,13 +11,19 @@ from typing import Any, Self
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-logging.getLogger("mail.log").setLevel(logging.ERROR)  # the server's own lines, not ours
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # the logger of aiosmtpd
 
 
 class Mailbox:
-    """Use as a context. `answers` are given instead of 250 to the next mails (None takes one after all); `says` to
-    everybody who names a recipient, `to_sender` to who names a sender, `to_greeting` to EHLO and HELO. With `context`
-    it speaks TLS from the start (`tls=True`), or offers STARTTLS."""
+    """The server. Use it as a context manager.
+
+    - `answers`: the replies to the next mails (DATA). None accepts the mail.
+    - `says`: the reply to each RCPT.
+    - `to_sender`: the reply to each MAIL, if not empty.
+    - `to_greeting`: the reply to EHLO and HELO, if not empty.
+
+    With `context` the server offers STARTTLS. With `tls=True` it uses TLS from the start.
+    """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, tls: bool = False) -> None:
         self.context, self.tls = context, tls
@@ -48,7 +54,7 @@ class Mailbox:
     def texts(self) -> list[str]:
         return [each.get_content() for each in self.mails]
 
-    # --- what aiosmtpd asks ---
+    # --- the hooks of aiosmtpd ---
 
     async def handle_EHLO(
         self, server: Any, session: Any, envelope: Any, name: str, answers: list[str]

@@ -1,4 +1,4 @@
-"""Everything beyond the process, as one place that every call goes through: recorded, and able to kill the caller."""
+"""One place that every call of a fake goes through. It records calls, and it can kill a worker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,12 +6,16 @@ from typing import Any
 
 
 class Died(BaseException):
-    """The worker was killed: nothing catches this."""
+    """The worker was killed. No code of the server catches this exception."""
 
 
 @dataclass
 class Outside:
-    """`calls` are the names of the calls so far; `die_at` is (index, "before" | "after") of the call that kills."""
+    """The recorder of calls.
+
+    `calls` has the names of the calls so far. `die_at` is (index, "before" or "after"). The call
+    with this index raises Died before or after its effect.
+    """
 
     calls: list[str] = field(default_factory=list)
     die_at: tuple[int, str] | None = None

@@ -1,4 +1,4 @@
-"""A webhook receiver on loopback that keeps what is posted to it, and checks it with the public library."""
+"""A webhook receiver on loopback. It keeps all posts, and `standardwebhooks` verifies them."""
 
 import threading
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Posted:
     body: bytes
 
     def verified(self, secret: str) -> Any:
-        """What a receiver reads, or the library's WebhookVerificationError."""
+        """Return the decoded body. Raise WebhookVerificationError if the signature is wrong."""
         return standardwebhooks.Webhook(secret).verify(self.body, self.headers)
 
     @property
@@ -24,7 +24,10 @@ class Posted:
 
 
 class Receiver:
-    """Use as a context. `answers` are the statuses of the next answers, 204 when there are none, with `headers`."""
+    """The receiver. Use it as a context manager.
+
+    `answers` are the statuses of the next responses. Later responses have 204. All have `headers`.
+    """
 
     def __init__(self, *answers: int, headers: dict[str, str] | None = None) -> None:
         self.answers = list(answers)
@@ -60,6 +63,6 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Write no log."""
 
     return Handler

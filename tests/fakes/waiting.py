@@ -1,4 +1,7 @@
-"""Attempts that wait for their records, written straight into the tables: thousands in a second, no CA asked."""
+"""Attempts that wait for their records, written directly into the tables without a CA.
+
+Thousands are written in a second.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -11,11 +14,15 @@ from issuance import models
 from issuance.models import Authorization, Certificate, Issuance
 
 
-@transaction.atomic  # an attempt that is seen without its authorizations needs no record
+# In one transaction, because an attempt without authorizations looks as if it needs no record.
+@transaction.atomic
 def attempts(
     account: AcmeAccount, credential: DnsCredential, domains: Sequence[str], at: datetime
 ) -> list[Issuance]:
-    """One attempt for each domain, in `presented` since `at`, whose record went into the zone then, as it says."""
+    """Write one attempt for each domain, in the state `presented` since `at`.
+
+    Its TXT record says that it was written at `at`. The zone itself is not changed.
+    """
     certificates = Certificate.objects.bulk_create(
         _certificate(account, credential, name) for name in domains
     )

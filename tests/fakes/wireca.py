@@ -1,4 +1,7 @@
-"""The fake CA over HTTP: whole issuances by the real client, and on the way whatever a test tells it to say."""
+"""The fake CA over HTTP. The real ACME client can run complete attempts against it.
+
+A test can change any reply.
+"""
 
 import base64
 import re
@@ -19,8 +22,12 @@ ACCOUNT = 1
 
 
 class WireCA(Stub):
-    """`tell(path, *replies)` as Stub has it, `change(path, change, times)` alters what it would say. Paths are those of
-    FakeCA: /order/0, /order/0/authz/0, /order/0/authz/0/chall, /order/0/finalize, /order/0/cert."""
+    """The server.
+
+    `tell(path, *replies)` replaces replies, as in Stub. `change(path, change, times)` alters the
+    usual replies. The paths are those of FakeCA: /order/0, /order/0/authz/0,
+    /order/0/authz/0/chall, /order/0/finalize, /order/0/cert.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -28,7 +35,7 @@ class WireCA(Stub):
         self.changes: dict[str, list[tuple[Callable[[Reply], Reply], int]]] = {}
 
     def serves(self, ca: FakeCA, key: bytes) -> None:
-        """Answer for this CA, to the account with that key."""
+        """Answer for `ca`. `key` is the key of the only account."""
         self.ca, ca.base_url, ca.thumbprint = ca, self.url, acme.thumbprint(key)
 
     def change(self, path: str, change: Callable[[Reply], Reply], times: int = 1_000_000) -> None:
@@ -131,7 +138,7 @@ def running() -> Iterator[WireCA]:
 
 
 def body(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Reply], Reply]:
-    """A change of a reply's JSON."""
+    """Return a change of a reply that applies `change` to its JSON."""
     return lambda reply: Reply(reply.status, change(dict(reply.body)), reply.headers)
 
 

@@ -1,4 +1,4 @@
-"""The whole engine over a fake CA, a fake zone and a queue of messages in memory, on a clock that tests move."""
+"""The real workflow with a fake CA, a fake zone, messages in memory and a clock that tests move."""
 
 from collections import deque
 from datetime import datetime, timedelta
@@ -32,7 +32,7 @@ class World:
         self.zone = FakeZone(self.outside)
         self.ca = FakeCA(self.outside, self.zone)
         self.staging = FakeCA(self.outside, self.zone, name="staging")
-        self.cas = {"letsencrypt_staging": self.staging}  # by ca_provider; every other one is `ca`
+        self.cas = {"letsencrypt_staging": self.staging}  # by ca_provider; all others use `ca`
         self.messages: deque[tuple[Any, ...]] = deque()
         self.sent: list[str] = []
         self.time = start or clock.now()
@@ -52,7 +52,7 @@ class World:
         monkeypatch.setattr(dispatch, "nudge", self._nudge)
 
     def kept(self, *given: Any) -> resolvercache.Kept | None:
-        """What the CA's resolver may have: nothing, unless the fake CA keeps what it saw."""
+        """Return what the CA's resolver may have cached, or None if `ca.keeps_txt` is 0."""
         return KEPT(*given) if self.ca.keeps_txt else None
 
     def client_for(self, account: AcmeAccount) -> FakeClient:
@@ -83,7 +83,7 @@ class World:
                 return
 
     def deliver(self) -> None:
-        """Run every message, and those that they send."""
+        """Run every message, and the messages that they send."""
         while self.messages:
             act, *args = self.messages.popleft()
             act(*args)
@@ -101,7 +101,10 @@ class World:
         self.deliver()
 
     def settle(self, most: int = 10, step: float | None = None) -> int:
-        """Sweep with the clock moved by LEASE until nothing is due; answers how many sweeps it took."""
+        """Sweep until no attempt is open and no record is in the zone. Return the number of sweeps.
+
+        Between sweeps the clock moves by `step` seconds, or by LEASE. Stop after `most` sweeps.
+        """
         for count in range(most):
             self.sweep()
             if self.is_quiet():

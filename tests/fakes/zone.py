@@ -1,4 +1,4 @@
-"""A zone that keeps records, and the provider that writes into it."""
+"""A zone in memory, and the DNS provider that writes into it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,17 @@ from tests.fakes.outside import Outside
 
 @dataclass
 class FakeZone:
-    """`values` is what the name servers show; `refuses` makes the next calls fail; `hides` keeps new records unseen;
-    `cnames` leads challenges elsewhere; `blinds` is why a credential sees no zone; `denied`: for so many seconds more
-    resolvers deny what is not shown."""
+    """The zone.
+
+    - `values`: the TXT records, as {name: values}
+    - `removed`: the (name, value) of each record that was removed
+    - `refuses`: the errors of the next calls of the provider
+    - `hides`: the name servers show no records
+    - `cnames`: CNAMEs at the names of challenges
+    - `blinds`: the error when a credential looks for its zone
+    - `denied`: seconds for which resolvers still cache a negative answer
+    - `doubt`: the provider's doubt about the zone that it writes to
+    """
 
     outside: Outside
     values: dict[str, set[str]] = field(default_factory=dict)
@@ -25,7 +33,7 @@ class FakeZone:
     cnames: dict[str, str] = field(default_factory=dict)
     blinds: ProviderError | None = None
     denied: int = 0
-    doubt: str = ""  # the provider's, about the zone that it writes to
+    doubt: str = ""
 
     def txt(self) -> list[tuple[str, str]]:
         return sorted((name, value) for name, values in self.values.items() for value in values)
@@ -54,7 +62,7 @@ class FakeZone:
         }
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
-        """Nothing is wrong with any zone."""
+        """Return a survey without any fault."""
         chains = self.follow(names, seconds)
         zones = (
             {each.final: Zone("example.com", {"ns1": 1}) for each in chains.values()}
@@ -75,7 +83,7 @@ class FakeZone:
 
 
 class FakeProvider:
-    """The provider's four calls, straight into the zone."""
+    """The four calls of a DNS provider, made directly to the zone in memory."""
 
     def __init__(self, zone: FakeZone, credential: DnsCredential) -> None:
         self.zone = zone

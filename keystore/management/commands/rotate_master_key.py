@@ -1,4 +1,4 @@
-"""Rotate the master key while the server runs."""
+"""The command `rotate_master_key`: rotate the master key while the server runs."""
 
 from argparse import ArgumentParser
 from contextlib import ExitStack
@@ -14,8 +14,9 @@ from keystore.masterkeys.file import FileKeys, Intent
 
 class Command(BaseCommand):
     help = (
-        "Rotates the master key while the server runs: makes a new key, puts it first in the file of MASTER_KEYS_PATH, "
-        "and wraps every data key with it. Killed at any moment, it can be run again and goes on where it was. "
+        "Rotates the master key while the server runs: makes a new key, puts it first in the file "
+        "of MASTER_KEYS_PATH, and wraps every data key with it. Killed at any moment, it can be "
+        "run again and goes on where it was. "
         "All processes must read this same file. "
         "With keys in MASTER_KEYS, put the new key first, restart the server, then run this."
     )
@@ -29,7 +30,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--drop-old",
             action="store_true",
-            help="remove from the file the old keys that nothing needs any more (backups of the database may!)",
+            help="remove from the file the old keys that nothing needs any more "
+            "(backups of the database may!)",
         )
 
     def handle(self, *args: Any, no_new_key: bool, drop_old: bool, **options: Any) -> None:
