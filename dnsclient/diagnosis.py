@@ -92,7 +92,7 @@ def _top_levels_that_answer(
 ) -> set[str]:
     """Return the top-level domains about which the resolvers can still find out something new.
 
-    Where they cannot, the resolvers themselves have no connection. No zone below is then at fault.
+    When they cannot, the resolvers themselves have no connection. No zone below is then at fault.
     """
     asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
     got = queries.ask(

@@ -26,8 +26,8 @@ from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.queries import Address, Answers, Ask
 
-# How long each cache keeps its values, in seconds. Several workers look at a name, each of them
-# every minute or two.
+# How long each cache keeps its values, in seconds. Several workers look at a name in turn, each of
+# them every minute or two. A zone must be kept for longer than that.
 ZONE_KEPT = 300.0
 SERVERS_KEPT = 60.0
 SILENCE_KEPT = 60.0
@@ -232,7 +232,7 @@ def forget() -> None:
 def servers_of(name: str) -> Servers:
     """Return the authoritative servers of the zone that holds the name.
 
-    Where the name itself is delegated, that zone is the one that counts.
+    A name that is delegated is a zone itself.
     Raise Trouble("dns_lookup_failed").
     """
     found = servers_of_all([name], clock.time_left())[name]

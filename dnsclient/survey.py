@@ -1,8 +1,8 @@
 """Collect from the DNS everything that a CA will see at the names of a certificate.
 
-That is: the CAA records, the CNAME chains of the challenges, and the answers of the name servers
-of their zones. The number of batches does not grow with the number of names. This module only
-reads; `issuance.preflight` judges.
+It collects the CAA records, the CNAME chains of the challenges, and the answers of the zones' name
+servers. The number of batches does not grow with the number of names. This module only reads.
+`issuance.preflight` judges.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -110,7 +110,7 @@ class TxtRecord(Turns):
 class ApiBucket(models.Model):
     """A bucket with the calls that one user may still make to the API of a DNS provider.
 
-    All workers share it.
+    All workers share it. A row may also be a `ratelimit.Gate`.
     """
 
     key = models.CharField(

@@ -188,8 +188,8 @@ def _instead_after(trouble: Trouble) -> timedelta | None:
 def _is_deserted(record: TxtRecord, seen: Look) -> bool:
     """Return whether to ask the resolvers instead of the servers.
 
-    That is so when no server answers in time, because port 53 may be closed from here. It is also
-    so when no server is known. Some resolvers hide SOA and NS records, but show TXT records.
+    Return true when no server answers in time, because port 53 may be closed from here. Return true
+    also when no server is known, because some resolvers show TXT records but no SOA or NS records.
     """
     age = clock.now() - (record.intent_at or clock.now())
     if seen.note:

@@ -143,8 +143,8 @@ class Pace:
 
     def _taken(self, limit: ApiLimit, needs: int) -> bool:
         now = clock.now()
-        # A time that no pause can reach comes from a clock that was ahead. The bucket then counts as
-        # full.
+        # A time that no pause can reach comes from a clock that was ahead. The bucket then counts
+        # as full.
         too_far = Q(full_at__gt=now + timedelta(seconds=LONGEST_PAUSE + limit.seconds) + SKEW)
         enough = self._bucket().filter(Q(full_at__lte=now + limit.lead(needs)) | too_far)
         full_at = Case(When(too_far, then=Value(now)), default=Greatest(F("full_at"), Value(now)))

@@ -21,7 +21,8 @@ NOT_THIS_CONTRACT = {405, 411, 415, 501}
 def checked_endpoint(value: str) -> str:
     """Return the URL without its last slash.
 
-    Raise ValueError when it is not an http or https URL, or may hold a secret.
+    Raise ValueError when it is not an http or https URL. Raise it also when the URL has a user, a
+    password, a query or a fragment.
     """
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("must not hold a user or password: give username and password instead")
