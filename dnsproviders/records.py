@@ -1,6 +1,6 @@
 """Write TXT records to their zones and remove them, each in a turn of the record's row.
 
-The intent is stored before each call to the provider. See `docs/architecture.md`, "The life of a
+The intent is stored before the call that writes. See `docs/architecture.md`, "The life of a
 TXT record".
 """
 
