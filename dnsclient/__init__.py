@@ -1,1 +1,1 @@
-"""Asks the DNS. It knows no rows of ours and no DNS providers."""
+"""DNS client. It knows neither database rows nor DNS providers."""

@@ -1,6 +1,7 @@
-"""Where a challenge's CNAMEs lead, and so where its TXT record must be written. A wildcard's CNAME is not followed.
+"""Follow the CNAMEs of a challenge to the name at which its TXT record must be written.
 
-Asked in batches: the names of a whole certificate cost as many round trips as one.
+The CNAME of a wildcard is not followed. The questions are sent in batches. All names of a
+certificate together take as many round trips as one name.
 """
 
 import re
@@ -24,9 +25,10 @@ CNAME = dns.rdatatype.CNAME
 
 @dataclass(frozen=True)
 class Chain:
-    """The names that a challenge's CNAMEs lead through, its own first.
+    """The names of a chain of CNAMEs. The first is the challenge's own name.
 
-    `wildcard` is where a wildcard's CNAME leads from the last one: it is meant for no challenge, and not followed.
+    `wildcard` is the target of a wildcard's CNAME at the last name. It is not followed, because a
+    wildcard is not meant for challenges.
     `trouble` says why the chain has no end: dns_cname_loop, dns_cname_target, dns_lookup_failed.
     """
 
@@ -36,26 +38,30 @@ class Chain:
 
     @property
     def final(self) -> str:
-        """Where the TXT record must be written, when there is no trouble."""
+        """Return the name at which the TXT record must be written, if `trouble` is None."""
         return self.names[-1]
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the resolvers did not tell, so that nothing is wrong with the CNAMEs as far as anybody knows."""
+        """Return whether the look-up failed, so that the CNAMEs may well be right."""
         return self.trouble is not None and self.trouble.code == "dns_lookup_failed"
 
 
 def challenge_of(name: str) -> str:
-    """`_acme-challenge.<name>`, in lower case; the name may carry that label already."""
+    """Return `_acme-challenge.<name>` in lower case.
+
+    A name that begins with this label is returned without a second one.
+    """
     start = text_of(dns.name.from_text(name))
     return start if start.startswith(f"{CHALLENGE}.") else f"{CHALLENGE}.{start}"
 
 
 def final_name(name: str) -> str:
-    """Where the TXT record of a name's challenge must be written: `_acme-challenge.<name>`, or where its CNAMEs lead.
+    """Return the name at which the TXT record of a name's challenge must be written.
 
-    A CNAME that a random sibling has too is a wildcard's, meant for no challenge, and not followed. Raises Trouble:
-    dns_cname_loop, dns_cname_target, dns_lookup_failed.
+    This is `_acme-challenge.<name>`, or the name to which its CNAMEs lead. A CNAME that a random
+    sibling also has belongs to a wildcard. It is not followed.
+    Raise Trouble: dns_cname_loop, dns_cname_target, dns_lookup_failed.
     """
     chain = follow([name], clock.time_left())[name]
     if chain.trouble:
@@ -64,7 +70,7 @@ def final_name(name: str) -> str:
 
 
 def follow(names: Collection[str], seconds: float) -> dict[str, Chain]:
-    """The same for many names at once: a chain for each, whatever resolvers do."""
+    """Return the Chain of each name, within `seconds`. Failures are in `Chain.trouble`."""
     end = clock.monotonic() + seconds
     chains = {name: Chain((challenge_of(name),)) for name in names}
     going = list(chains)
@@ -78,7 +84,10 @@ def follow(names: Collection[str], seconds: float) -> dict[str, Chain]:
 
 @dataclass(frozen=True)
 class _Hop:
-    """What stands at one name: nothing, a CNAME to `target`, a wildcard's CNAME, or `why` nobody knows."""
+    """The CNAME at one name, if there is one.
+
+    `why` is set where the look-up failed.
+    """
 
     target: str = ""
     is_wildcard: bool = False
@@ -86,7 +95,7 @@ class _Hop:
 
 
 def _hop(names: Iterable[str], end: float) -> dict[str, _Hop]:
-    """What stands at each name; a random sibling is asked for where it is a CNAME."""
+    """Return the CNAME at each name. For a name that has one, a random sibling is looked up too."""
     hops = _look(set(names), end)
     siblings = {name: _sibling(name) for name, hop in hops.items() if hop.target}
     others = _look(set(siblings.values()), end)
@@ -101,7 +110,10 @@ def _hop(names: Iterable[str], end: float) -> dict[str, _Hop]:
 
 
 def _sibling(name: str) -> str:
-    """A random name beside this one, which nobody has; shorter where the name leaves no room."""
+    """Return a random name with the same parent, which does not exist.
+
+    The random label is shorter where the parent is long.
+    """
     rest = name.partition(".")[2]
     return f"{secrets.token_hex(8)[: LONGEST_NAME - len(rest) - 1]}.{rest}"
 
@@ -131,7 +143,10 @@ def _extended(chain: Chain, hop: _Hop) -> Chain:
         return chain
     if target in chain.names or len(chain.names) > LONGEST_CHAIN:
         shown = " → ".join([*chain.names, target][:4])
-        what = f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others ({shown}): mend them."
+        what = (
+            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others"
+            f" ({shown}): mend them."
+        )
         return replace(chain, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
         what = f"{chain.final} is a CNAME to a name that no TXT record can be written at: mend it."

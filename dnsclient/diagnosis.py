@@ -1,5 +1,7 @@
-"""What is behind questions that the resolvers did not answer: DNSSEC that does not validate, servers that are dead, or
-only a resolver that said nothing."""
+"""Find out why the resolvers did not answer a question.
+
+The reason is one of these: DNSSEC does not validate, the zone's servers are dead, or unknown.
+"""
 
 import secrets
 from collections.abc import Collection, Sequence
@@ -26,7 +28,11 @@ class Fault(Enum):
 
 
 class Doubt(NamedTuple):
-    """`fault` is None where the resolvers do answer; `zone` is whose signatures are wrong, where that is the fault."""
+    """The result of a diagnosis.
+
+    `fault` is None where the resolvers do answer. `zone` is set with BOGUS only: the signatures of
+    this zone do not validate.
+    """
 
     fault: Fault | None
     zone: str = ""
@@ -38,7 +44,10 @@ DEAD = Doubt(Fault.DEAD)
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What the resolvers did not answer: a name, the kind of record, a sentence about it, and what is behind it."""
+    """A question that the resolvers did not answer.
+
+    `kind` is the record type. `what` is a sentence for people. `doubt` is the reason.
+    """
 
     name: str
     kind: str
@@ -47,7 +56,10 @@ class Unanswered:
 
 
 def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]:
-    """Ask every resolver once more, with DNSSEC checking and without, until `end` (monotonic)."""
+    """Ask every resolver once more, with DNSSEC checking and without. Return a Doubt for each.
+
+    Ends by `end`, in seconds of the monotonic clock.
+    """
     if not questions:
         return {}
     servers = _resolvers()
@@ -78,8 +90,10 @@ def _top(name: str) -> str:
 def _top_levels_that_answer(
     names: Collection[str], servers: Sequence[Address], end: float
 ) -> set[str]:
-    """Those of which the resolvers can still learn something new: where they can not, nothing below is at fault, for it
-    is the resolvers that reach nobody."""
+    """Return the top-level domains about which the resolvers can still find out something new.
+
+    When they cannot, the resolvers themselves have no connection. No zone below is then at fault.
+    """
     asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
     got = queries.ask(
         [each for of_name in asks.values() for each in of_name], end - clock.monotonic()
@@ -92,7 +106,7 @@ def _top_levels_that_answer(
 
 
 def fresh(name: str, rdtype: dns.rdatatype.RdataType = dns.rdatatype.SOA) -> Question:
-    """A question below the name whose answer no resolver can have kept."""
+    """Return a question about a random name below `name`, which no resolver has cached."""
     return f"{secrets.token_hex(8)}.{name}", rdtype
 
 
@@ -121,7 +135,10 @@ def _doubt(question: Question, server: Address, answers: Answers) -> Doubt:
 
 
 def _gravest(found: Sequence[Doubt]) -> Doubt:
-    """CAs validate: one resolver that does says more than another that answers whatever comes."""
+    """Return the most serious Doubt.
+
+    CAs validate DNSSEC. A resolver that validates therefore outweighs one that does not.
+    """
     for fault in (Fault.BOGUS, None, Fault.DEAD):
         for doubt in found:
             if doubt.fault is fault:

@@ -1,4 +1,4 @@
-"""How the servers of a zone answer for it: each is asked for the SOA record that it must have."""
+"""Check the name servers of a zone: each is asked for the zone's SOA record."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,33 +19,39 @@ from dnsclient.queries import Answers, Ask
 from dnsclient.resolver import ADDRESSES, Server, Servers, text_of
 
 NS, SOA = dns.rdatatype.NS, dns.rdatatype.SOA
-MOST_ASKED_ABOVE = 4  # servers of a zone, about what it delegates
+MOST_ASKED_ABOVE = 4  # servers of the zone above that are asked about a delegation
 
 
 @dataclass(frozen=True)
 class Zone:
-    """How the servers of a zone answer for it; a label names a server, its address and perhaps what it says.
+    """The answers of a zone's name servers.
 
-    `fault` is the resolvers': why they do not answer for a fresh name of a zone without any authoritative server.
-    `above` is the zone that delegates this one, where only the delegation was found: the resolvers find nobody.
+    `serials`, `lame`, `silent` and `skipped` hold labels. A label names a server and its address.
+    A label in `lame` also has the server's answer.
+    `fault` is set where no server is authoritative. It says why the resolvers do not answer for a
+    new name in the zone.
+    `above` is set where the resolvers find no server of this zone. It is the zone that delegates
+    this one.
     """
 
     name: str
-    serials: Mapping[str, int] = field(
-        default_factory=dict
-    )  # of the authoritative servers, by label
+    # The SOA serial number of each authoritative server.
+    serials: Mapping[str, int] = field(default_factory=dict)
     lame: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()  # hosts without address, and addresses that the guard refuses
+    # Hosts without an address, and addresses to which requests are not allowed.
+    skipped: tuple[str, ...] = ()
     fault: Fault | None = None
     above: str = ""
-    origins: frozenset[str] = (
-        frozenset()
-    )  # primary server and mailbox, as its SOA records name them
+    # Primary server and mailbox, as in the SOA records.
+    origins: frozenset[str] = frozenset()
 
 
 def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
-    """The zone that holds each name, asked about until `end` (monotonic), and what is behind it where there is none."""
+    """Return the zone that holds each name, or the reason why there is no answer.
+
+    Ends by `end`, in seconds of the monotonic clock.
+    """
     whom = resolver.servers_of_all(names, end - clock.monotonic(), fresh=True)
     found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
     lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
@@ -100,7 +106,7 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
 
 
 def _shortcoming(message: dns.message.Message) -> str:
-    """Why an answer is not that of a server which has the zone; empty when it is."""
+    """Return why an answer is not authoritative for the zone. Return "" when it is."""
     if message.rcode() != dns.rcode.NOERROR:
         return f"answers {dns.rcode.to_text(message.rcode())}"
     if not message.flags & dns.flags.AA:
@@ -123,8 +129,10 @@ def _origin(message: dns.message.Message) -> str:
 def _silent(
     unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers
 ) -> tuple[str, ...]:
-    """Those that were asked and said nothing. Having no route to one family says nothing about a server that answers
-    over the other."""
+    """Return the labels of the servers that were asked and did not answer.
+
+    An address family without a route is ignored for a server that answers over the other family.
+    """
     names = {server.name for server in heard}
     return tuple(
         str(server)
@@ -135,8 +143,11 @@ def _silent(
 
 
 def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zone | Unanswered]:
-    """Where no server is authoritative the resolvers are asked for a name that they cannot have kept: they may reach
-    servers that this machine does not."""
+    """Set `fault` in the zones without any authoritative server.
+
+    The resolvers are asked for a name that they cannot have cached. They may reach servers that
+    this machine does not reach.
+    """
     deserted = [each for each in looks.values() if isinstance(each, Zone) and not each.serials]
     questions = {each.name: fresh(each.name) for each in deserted}
     behind = doubts(questions.values(), end)
@@ -150,7 +161,7 @@ def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zo
 
 
 def _dead(names: Sequence[str], end: float) -> dict[str, Zone | Unanswered]:
-    """How those answer who should, for names for which the resolvers find nobody."""
+    """Check the delegated servers of names for which the resolvers find no server."""
     cuts = _cuts(names, end) if names else {}
     looks = _looks([cut.servers for cut in cuts.values()], end)
     found = {name: looks[cut.servers.zone] for name, cut in cuts.items()}
@@ -163,21 +174,24 @@ def _dead(names: Sequence[str], end: float) -> dict[str, Zone | Unanswered]:
 
 
 class Referral(NamedTuple):
-    """A zone as the one above delegates it: its hosts, with the addresses that came along."""
+    """A delegation in the zone above: the zone's hosts, with the addresses in the same answer."""
 
     zone: str
     glue: dict[str, list[str]]
 
 
 class Cut(NamedTuple):
-    """Who should answer for a zone, and which zone above says so."""
+    """The delegated servers of a zone, and the zone above that delegates it."""
 
     above: str
     servers: Servers
 
 
 def _cuts(names: Sequence[str], end: float) -> dict[str, Cut]:
-    """Who should answer for names for which the resolvers find nobody, by the nearest zone above that they do find."""
+    """Return the delegated servers of names for which the resolvers find no server.
+
+    The nearest zone above that the resolvers do find is asked for the delegation.
+    """
     parents = {above for name in names for above in suffixes(name, shortest=1)[1:]}
     whom = resolver.servers_of_all(parents, end - clock.monotonic())
     nearest = {name: servers for name in names if (servers := _nearest(name, whom))}
@@ -205,7 +219,10 @@ def _nearest(name: str, whom: Mapping[str, Servers | Trouble]) -> Servers | None
 
 
 def _referrals(nearest: Mapping[str, Servers], end: float) -> dict[str, Referral]:
-    """How a few servers of the zone above delegate each name, where they do."""
+    """Return the delegation of each name, if the zone above has one.
+
+    At most MOST_ASKED_ABOVE servers of that zone are asked.
+    """
     asks = {
         name: [Ask(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]]
         for name in nearest
@@ -221,7 +238,10 @@ def _referrals(nearest: Mapping[str, Servers], end: float) -> dict[str, Referral
 
 
 def _referral(name: str, above: str, messages: Iterable[dns.message.Message]) -> Referral | None:
-    """The first delegation of the name, below the zone whose servers were asked."""
+    """Return the first delegation of the name in the messages.
+
+    `above` is the zone whose servers were asked.
+    """
     for message in messages:
         for rrset in message.authority:
             zone = text_of(rrset.name)

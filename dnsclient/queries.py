@@ -1,7 +1,10 @@
-"""Many DNS questions at once, over one fresh UDP socket for each family, then over TCP what did not fit.
+"""Send many DNS questions at once, over UDP first. Answers that do not fit are fetched over TCP.
 
-Fresh sockets, so that late answers of an earlier batch never come in; the same id on the second try, so that a slow
-answer to the first one counts; non-blocking, so that one worker asks thousands a second and waits for all at once.
+- Each batch opens one new UDP socket for each address family. Late answers to an earlier batch
+  never reach it.
+- The second try has the same id as the first. A slow answer to the first try still counts.
+- The sockets do not block. One worker sends thousands of questions a second and waits for all
+  answers at once.
 """
 
 import contextlib
@@ -33,21 +36,27 @@ from certctrl import clock, outward
 
 PATIENCE = 2.0  # seconds for each try
 TRIES = 2
-WINDOW = 512  # young questions in the air
-YOUNG = 0.25  # seconds; what is older is waited for beside the window, or the silent servers of one zone would fill it
-WINDOW_PER_SERVER = 64
-BURST = 32  # questions sent before answers are read: more would overflow the receive buffer
-DEAF = 8  # a server that was silent so often in a row is not asked again in this batch
-DEAF_RESOLVER = 128  # more for a resolver: it may only be waiting for somebody else's dead servers
+WINDOW = 512  # most open questions that are younger than YOUNG
+# Seconds. Older questions stay open outside the window. Otherwise the silent servers of one zone
+# would fill it.
+YOUNG = 0.25
+WINDOW_PER_SERVER = 64  # most open questions to one server
+# Questions sent before answers are read. More answers would overflow the receive buffer.
+BURST = 32
+# A batch stops asking a server after this many tries in a row without an answer.
+DEAF = 8
+# A resolver gets more tries, because it may be waiting for the dead servers of another zone.
+DEAF_RESOLVER = 128
 LANES = 4  # TCP connections to one server at a time
 TCP_THREADS = 16
 PAYLOAD = 1232  # bytes over UDP, as DNS flag day 2020 recommends
 
 OPT = b"\0" + struct.pack("!HHIH", dns.rdatatype.OPT, PAYLOAD, 0, 0)  # EDNS, RFC 6891
+# linux/in.h and linux/in6.h
 RECVERR = {
     socket.AF_INET: (socket.IPPROTO_IP, 11),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
-}  # linux/in.h, in6.h
+}
 MSG_ERRQUEUE = 0x2000
 HAS_ERROR_QUEUE = sys.platform == "linux"
 NO_ROUTE = {
@@ -57,17 +66,21 @@ NO_ROUTE = {
     errno.EAFNOSUPPORT,
     errno.EINVAL,
 }
+# Some servers leave the question out of an answer with one of these codes.
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
-Address = (
-    tuple[str, int] | tuple[str, int, int, int]
-)  # as the socket module has it; with a scope where it needs one
+# As in the socket module. The second form is for an IPv6 address that needs a scope.
+Address = tuple[str, int] | tuple[str, int, int, int]
 One = TypeVar("One")
 
 
 class Ask(NamedTuple):
-    """One question to one server. `recurse` asks a resolver to find out, instead of a server what it has; `unchecked`
-    has it answer even where DNSSEC does not validate (the CD bit, RFC 4035, section 3.2.2)."""
+    """One question to one server.
+
+    `recurse` sets the RD bit, for a resolver. An authoritative server is asked without the RD bit.
+    `unchecked` sets the CD bit (RFC 4035, section 3.2.2). A resolver then also answers where
+    DNSSEC does not validate.
+    """
 
     server: Address
     name: str
@@ -82,16 +95,24 @@ class Ask(NamedTuple):
 
 @dataclass
 class Answers:
-    """What came back. An answer that stayed truncated has its TC flag set; a server's about TXT records that has none
-    may lack its authority section."""
+    """The answers to a batch of questions.
+
+    An answer that has the TC flag is incomplete. It could not be fetched over TCP.
+    An authoritative server's answer without TXT records may lack the authority section.
+    """
 
     got: dict[Ask, dns.message.Message] = field(default_factory=dict)
     no_route: set[Address] = field(default_factory=set)
-    unasked: set[Ask] = field(default_factory=set)  # the time was over: nothing is known of these
+    # Questions that the batch had no time for. The servers may well answer them.
+    unasked: set[Ask] = field(default_factory=set)
 
 
 def address(ip: str, port: int) -> Address:
-    """An address as the socket module spells it, `fe80::1%eth0` with the number of its interface. Raises ValueError."""
+    """Return an IP address and a port in the form of the socket module.
+
+    `fe80::1%eth0` gets the number of its interface as its scope. Raise ValueError when `ip` is
+    not an IP address, or when there is no such interface.
+    """
     ip, _, interface = ip.partition("%")
     packed = ipaddress.ip_address(ip).packed
     text = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
@@ -108,12 +129,15 @@ def _scope(interface: str) -> int:
 
 
 def _sender(found: tuple[Any, ...]) -> Address:
-    """Who sent a datagram, in the form in which it was asked."""
+    """Return the sender of a datagram, in the form that `address` returns."""
     return found if len(found) == 4 and found[3] else found[:2]
 
 
 def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
-    """One of each group after the other, so that a small group need not wait for the end of a large one."""
+    """Yield one item of each group in turn.
+
+    A small group then need not wait for the end of a large one.
+    """
     waiting = deque(iter(group) for group in groups)
     while waiting:
         group = waiting.popleft()
@@ -123,7 +147,10 @@ def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
 
 
 def ask(asks: Iterable[Ask], seconds: float) -> Answers:
-    """Ask everything at once and end within so many seconds. Raises nothing for what servers do or leave undone."""
+    """Send all questions at once and return the answers within `seconds`.
+
+    Missing and invalid answers raise no error.
+    """
     outward.let_go()
     batch = _Batch(asks, clock.monotonic() + seconds)
     with contextlib.ExitStack() as sockets:
@@ -143,7 +170,7 @@ class _Flight:
 
 
 class _Batch:
-    """The UDP part: what is to be asked, what is in the air, who has been silent."""
+    """The UDP part of a batch: questions to send, open questions, silent servers."""
 
     sockets: contextlib.ExitStack
 
@@ -155,9 +182,10 @@ class _Batch:
         for each in dict.fromkeys(asks):
             self.todo[each.server].append(each)
         self.ready = deque(self.todo)  # servers that may be asked now
-        # Oldest first, both: the same patience for all.
+        # Both dicts have their oldest entry first, because each entry gets the same time.
         self.flying: OrderedDict[tuple[Address, bytes], _Flight] = OrderedDict()
-        self.young: OrderedDict[tuple[Address, bytes], float] = OrderedDict()  # until when they are
+        # The values are monotonic times: until then the question counts in the window.
+        self.young: OrderedDict[tuple[Address, bytes], float] = OrderedDict()
         self.in_the_air: defaultdict[Address, set[bytes]] = defaultdict(set)
         self.silent: Counter[Address] = Counter()
         self.channels: dict[socket.AddressFamily, socket.socket | None] = {}
@@ -201,7 +229,8 @@ class _Batch:
             ident = secrets.token_bytes(2)
         try:
             question = _question(asked.name, asked.rdtype)
-        except (dns.exception.DNSException, UnicodeError):  # no name that a message could hold
+        except (dns.exception.DNSException, UnicodeError):
+            # The name does not fit in a DNS message.
             return
         wire = ident + struct.pack("!HHHHH", asked.flags, 1, 0, 0, 1) + question + OPT
         if self._send(wire, asked.server):
@@ -211,12 +240,16 @@ class _Batch:
             self.in_the_air[asked.server].add(ident)
 
     def _send(self, wire: bytes, server: Address) -> bool:
-        """False when no route leads there. What is lost for other reasons is sent again when its time is over."""
+        """Return False when there is no route to the server.
+
+        A question that is lost for another reason is sent again after PATIENCE.
+        """
         channel = self._channel(socket.AF_INET6 if ":" in server[0] else socket.AF_INET)
         if channel is None:
             self._without_route(server)
             return False
-        for _ in range(2):  # the first call may report an ICMP error about another server
+        # The first call may report an ICMP error about another server.
+        for _ in range(2):
             try:
                 channel.sendto(wire, server)
             except BlockingIOError:
@@ -231,15 +264,17 @@ class _Batch:
         return True
 
     def _channel(self, family: socket.AddressFamily) -> socket.socket | None:
-        """This batch's socket for the family; None on a machine that has no such family."""
+        """Return this batch's socket for the address family.
+
+        Return None on a machine without this family.
+        """
         if family not in self.channels:
             self.channels[family] = None
             with contextlib.suppress(OSError):
                 channel = self.sockets.enter_context(socket.socket(family, socket.SOCK_DGRAM))
                 channel.setblocking(False)
-                if (
-                    HAS_ERROR_QUEUE
-                ):  # a closed port is told at once instead of after every try's patience
+                if HAS_ERROR_QUEUE:
+                    # A closed port is then reported at once, and not only after PATIENCE.
                     channel.setsockopt(*RECVERR[family], 1)
                 self.poll.register(channel, select.POLLIN)
                 self.channels[family] = channel
@@ -248,7 +283,12 @@ class _Batch:
     # --- In ---
 
     def _wait(self) -> None:
-        """Until something comes, the oldest question's time is over, or the window has room for what is to be sent."""
+        """Wait until one of these happens.
+
+        - A datagram or an ICMP error arrives.
+        - The time of the oldest open question is over.
+        - The window has room for the next question.
+        """
         until = self.end
         if self.flying:
             until = min(until, next(iter(self.flying.values())).due)
@@ -259,14 +299,17 @@ class _Batch:
         self.poll.poll(pause * 1000 + (1 if pause else 0))
 
     def _read(self, channel: socket.socket) -> None:
-        # The error queue first: while it is not empty, poll() returns at once, for ever.
+        # Read the error queue first. poll() returns at once while this queue has entries.
         for server in _refusals(channel):
             self._give_up(server)
         for server, wire in _datagrams(channel):
             self._take(server, wire)
 
     def _take(self, server: Address, wire: bytes) -> None:
-        """An answer, if it is one to what was asked: same server, same id, same question."""
+        """Take a datagram as an answer if server, id and question are those of an open question.
+
+        Discard all other datagrams.
+        """
         flight = self.flying.get((server, wire[:2]))
         if flight is None or not _is_answer(wire, flight.question):
             return
@@ -278,10 +321,8 @@ class _Batch:
         self.silent[server] = 0
         if message is not None:
             self.answers.got[flight.ask] = message
-        if truncated or wire[3] & 0x0F in (
-            dns.rcode.FORMERR,
-            dns.rcode.NOTIMP,
-        ):  # too big, or no EDNS there
+        # The answer did not fit, or the server does not know EDNS.
+        if truncated or wire[3] & 0x0F in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
             self.too_big.append(flight.ask)
 
     def _land(self, server: Address, ident: bytes) -> _Flight:
@@ -293,7 +334,7 @@ class _Batch:
         return flight
 
     def _expire(self) -> None:
-        """Ask again what was not answered in time, the last time for good."""
+        """Send overdue questions again. Drop them after the last try."""
         now = clock.monotonic()
         while self.flying:
             (server, ident), flight = next(iter(self.flying.items()))
@@ -314,7 +355,7 @@ class _Batch:
         self._give_up(server)
 
     def _give_up(self, server: Address) -> None:
-        """Nobody listens there: what else this batch would ask is not asked."""
+        """Drop all questions of this batch to a server that cannot be reached."""
         self.todo[server].clear()
         for ident in self.in_the_air.pop(server, ()):
             del self.flying[server, ident]
@@ -322,7 +363,7 @@ class _Batch:
 
 
 def _refusals(channel: socket.socket) -> Iterator[Address]:
-    """The servers that ICMP errors are about."""
+    """Yield the servers that the pending ICMP errors are about."""
     while HAS_ERROR_QUEUE:
         try:
             _, _, _, server = channel.recvmsg(0, 512, MSG_ERRQUEUE)
@@ -337,7 +378,8 @@ def _datagrams(channel: socket.socket) -> Iterator[tuple[Address, bytes]]:
             wire, server = channel.recvfrom(65535)
         except BlockingIOError:
             return
-        except OSError:  # the pending ICMP error itself; whom it is about is in the error queue
+        except OSError:
+            # This is a pending ICMP error. The error queue names the server that it is about.
             continue
         yield _sender(server), wire
 
@@ -353,7 +395,10 @@ def _question(name: str, rdtype: dns.rdatatype.RdataType) -> bytes:
 
 
 def _is_answer(wire: bytes, question: bytes) -> bool:
-    """A response (QR) to a plain query that repeats the question; some errors come without it."""
+    """Return whether the message is a response (QR) to a standard query with this question.
+
+    Some error responses have no question.
+    """
     if len(wire) < 12 or wire[2] & 0xF8 != 0x80:
         return False
     questions = wire[4:6]
@@ -363,8 +408,9 @@ def _is_answer(wire: bytes, question: bytes) -> bool:
 
 
 def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
-    # "Not there" is what most looks for a TXT record get, and its header says all of it: half of the work. A resolver
-    # says besides for how long it will go on saying so.
+    # Most looks for a TXT record get an answer without one. Its header is enough, and parsing only
+    # the header is half the work. A resolver's answer is parsed whole, because its authority
+    # section says how long the resolver caches the negative answer.
     header_only = asked.rdtype == dns.rdatatype.TXT and not asked.recurse and wire[6:8] == b"\0\0"
     try:
         return dns.message.from_wire(
@@ -378,7 +424,10 @@ def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
 
 
 def _over_tcp(asks: Iterable[Ask], end: float) -> dict[Ask, dns.message.Message]:
-    """What did not fit, a few connections to each server at a time; a server whose TCP fails is left alone."""
+    """Ask again over TCP, with at most LANES connections to each server at a time.
+
+    A connection that fails ends its lane.
+    """
     lanes: defaultdict[tuple[Address, int], list[Ask]] = defaultdict(list)
     for number, each in enumerate(asks):
         lanes[each.server, number % LANES].append(each)

@@ -1,7 +1,8 @@
-"""Which zone holds a name, and which servers hold the zone: what resolvers know, and the servers of the zone above.
+"""Find the zone that holds a name, and the authoritative servers of the zone.
 
-Everything is asked in batches, so that the names of five hundred attempts cost a few round trips. Where a challenge's
-CNAMEs lead is in `dnsclient.cnames`.
+The questions go to the resolvers, or to the servers of the zone above. They are sent in batches,
+so that the names of 500 attempts take a few round trips. `dnsclient.cnames` follows the CNAMEs of
+a challenge.
 """
 
 import threading
@@ -25,14 +26,18 @@ from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.queries import Address, Answers, Ask
 
-ZONE_KEPT = 300.0  # seconds: several workers look at a name in turns, each every minute or two
+# How long each cache keeps its values, in seconds. Several workers look at a name in turn, each of
+# them every minute or two. A zone must be kept for longer than that.
+ZONE_KEPT = 300.0
 SERVERS_KEPT = 60.0
 SILENCE_KEPT = 60.0
-HOLDERS_ASKED = 2  # servers of a zone, one after the other, before the resolvers
-HOLDER_PATIENCE = 1.0  # seconds for each, at most,
-HOLDER_SHARE = 0.25  # and of the time that is left
-KEPT = 10_000  # names, or zones
-MOST_ADDRESSES = 13  # of one zone's servers, as many as the root has: who lists more has us ask for more than it takes
+HOLDERS_ASKED = 2  # servers of a zone that are asked, one after the other, before the resolvers
+HOLDER_PATIENCE = 1.0  # most seconds for each of these servers
+HOLDER_SHARE = 0.25  # most of the time left for each of these servers
+KEPT = 10_000  # most entries of a cache
+# Most hosts, and most addresses, of one zone. The root zone has 13 servers. A zone that lists more
+# would make this server ask more than necessary.
+MOST_ADDRESSES = 13
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 NO_TIME = "there was no time left to ask"
@@ -59,7 +64,10 @@ class Server:
 
 @dataclass(frozen=True)
 class Servers:
-    """The authoritative servers of a zone; `skipped` says of the others why they are not asked."""
+    """The authoritative servers of a zone.
+
+    `skipped` names the hosts that are not asked, each with the reason.
+    """
 
     zone: str
     servers: tuple[Server, ...]
@@ -70,13 +78,20 @@ class Servers:
 
 
 def resolvers() -> list[Address]:
-    """DNS_RESOLVERS (`ip`, `ip:port` or `[ip]:port`; DNS_PORT without one), else the system's. Raises Trouble."""
+    """Return the resolvers of the setting DNS_RESOLVERS. Without it, return those of the system.
+
+    The setting has the forms `ip`, `ip:port` and `[ip]:port`. The default port is DNS_PORT.
+    Raise Trouble("dns_lookup_failed") when no resolver is known.
+    """
     try:
         if settings.DNS_RESOLVERS:
             return [_place(each.strip(), settings.DNS_PORT) for each in settings.DNS_RESOLVERS]
         return [queries.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
     except (ValueError, dns.exception.DNSException) as exc:
-        what = "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in 192.0.2.53,192.0.2.54:5353."
+        what = (
+            "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in"
+            " 192.0.2.53,192.0.2.54:5353."
+        )
         raise Trouble("dns_lookup_failed", what) from exc
 
 
@@ -88,9 +103,11 @@ def _place(text: str, port: int) -> Address:
 
 
 def resolve(questions: Collection[Question], seconds: float) -> dict[Question, Reply]:
-    """Every question to the first resolver; those that it could not answer to the next one, and so on.
+    """Ask the resolvers, one after the other, and return a Reply to each question.
 
-    One that was silent is asked last for a minute, or it would take its time from each of the questions to come.
+    The next resolver gets the questions that the ones before did not answer. A silent resolver is
+    asked last for SILENCE_KEPT, because each batch would wait for it otherwise.
+    Ends within `seconds`. Raise Trouble when no resolver is known.
     """
     end = clock.monotonic() + seconds
     replies: dict[Question, Reply] = dict.fromkeys(questions, NO_TIME)
@@ -113,7 +130,10 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
 
 
 def resolve_until(end: float, questions: Collection[Question]) -> dict[Question, Reply]:
-    """Resolve in the time that is left until `end` (monotonic); without resolvers, the reason for each question."""
+    """Do the same as `resolve`, and end by `end`, in seconds of the monotonic clock.
+
+    When no resolver is known, every Reply is that reason.
+    """
     try:
         return resolve(questions, end - clock.monotonic())
     except Trouble as trouble:
@@ -131,17 +151,26 @@ def _reply(answers: Answers, asked: Ask) -> Reply:
 
 
 class NotThere(Trouble):
-    """The resolvers do answer, and show no such record or refuse the question: that will not pass by itself."""
+    """The resolvers answer, but show no such record or refuse the question.
+
+    A retry alone does not help.
+    """
 
 
 def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
-    """What a look-up that failed raises: `what` could not be found out, and why."""
-    advice = "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see it."
+    """Return the Trouble of a failed look-up.
+
+    `what` is the sentence that says what could not be found. `why` is the reason.
+    """
+    advice = (
+        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see"
+        " it."
+    )
     return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
 
 
 def text_of(name: dns.name.Name) -> str:
-    """The name as rows and sentences have it: lower case, without the last dot."""
+    """Return the name as text, in lower case, without the last dot."""
     return name.to_text(omit_final_dot=True).lower()
 
 
@@ -149,7 +178,10 @@ def text_of(name: dns.name.Name) -> str:
 
 
 class Cache(Generic[Kept]):
-    """Values for so many seconds, by what was asked and by whom it was answered; safe between threads."""
+    """A cache that keeps each value for `seconds`. It is safe between threads.
+
+    The key is the name, together with the DNS settings.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -179,12 +211,12 @@ class Cache(Generic[Kept]):
 
 
 def _key(name: str) -> tuple[object, ...]:
-    """Other resolvers, another truth."""
+    """Return the key of a name. It has the settings on which the answer depends."""
     return name, settings.DNS_PORT, *settings.DNS_RESOLVERS, *settings.ALLOW_PRIVATE
 
 
 _silent: Cache[bool] = Cache(SILENCE_KEPT)  # resolvers
-_deaf: Cache[bool] = Cache(SILENCE_KEPT)  # zones whose servers do not answer here
+_deaf: Cache[bool] = Cache(SILENCE_KEPT)  # zones whose servers do not answer this machine
 _zones: Cache[str] = Cache(ZONE_KEPT)
 _servers: Cache[Servers] = Cache(SERVERS_KEPT)
 
@@ -198,9 +230,10 @@ def forget() -> None:
 
 
 def servers_of(name: str) -> Servers:
-    """The authoritative servers of the zone that holds the name, delegations of the very name included.
+    """Return the authoritative servers of the zone that holds the name.
 
-    Raises Trouble("dns_lookup_failed").
+    A name that is delegated is a zone itself.
+    Raise Trouble("dns_lookup_failed").
     """
     found = servers_of_all([name], clock.time_left())[name]
     if isinstance(found, Trouble):
@@ -211,9 +244,10 @@ def servers_of(name: str) -> Servers:
 def servers_of_all(
     names: Iterable[str], seconds: float, *, fresh: bool = False
 ) -> dict[str, Servers | Trouble]:
-    """The same for many names, each with its own Trouble where there is one. They are asked for in this order.
+    """Return the servers of many names, or a Trouble where the look-up failed.
 
-    `fresh`: the zone that a name was in before counts for nothing, since somebody may just have mended a delegation.
+    The names are looked up in the given order, within `seconds`. `fresh` ignores the cached zones
+    of the names, because somebody may just have fixed a delegation.
     """
     end = clock.monotonic() + seconds
     names = dict.fromkeys(names)
@@ -245,11 +279,12 @@ def _kept_or_found(
 
 
 def ask_holders(questions: Collection[Question], end: float) -> dict[Question, Reply]:
-    """Questions about names at which a record is to come, put to the servers of the zone that each is in.
+    """Ask authoritative servers about names at which a record will be written later.
 
-    A resolver that is asked too early denies the name, for as long as its zone says, to whoever looks for the record
-    later (RFC 2308; RFC 8020). It is asked where no server answers: the name itself is delegated, or none can be
-    reached from here.
+    The servers are those of the zone that holds the name above. A resolver that is asked too early
+    caches the negative answer, and denies the record later (RFC 2308; RFC 8020).
+    A resolver is asked only where no server answers. Then the name itself is delegated, or this
+    machine cannot reach the servers.
     """
     zones = _kept_or_found(
         _zones, dict.fromkeys(above(name) for name, _ in questions), _find_zones_above, end
@@ -291,7 +326,7 @@ def _servers_in(found: Servers | Trouble | None) -> tuple[Server, ...]:
 
 
 def _is_whole(message: dns.message.Message) -> bool:
-    """An authoritative answer, with all of it."""
+    """Return whether the answer is authoritative, complete and without an error."""
     return (
         bool(message.flags & dns.flags.AA)
         and message.rcode() in KNOWN
@@ -300,7 +335,10 @@ def _is_whole(message: dns.message.Message) -> bool:
 
 
 def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
-    """The zone of each name at which a record is to come, as the servers of the zone above say, or that zone."""
+    """Return the zone of each name, by its SOA record. Without one, it is the zone above.
+
+    A record will be written at these names, so that `ask_holders` asks.
+    """
     replies = ask_holders([(name, SOA) for name in names], end)
     found: dict[str, str | Trouble] = {}
     for name in names:
@@ -315,7 +353,7 @@ def _find_zones(names: Collection[str], end: float) -> dict[str, str | Trouble]:
 
 
 def _kind(why: str) -> type[Trouble]:
-    """There are resolvers that refuse every question for SOA records."""
+    """Return NotThere for a refusal, because some resolvers refuse every question for SOA."""
     return NotThere if why.endswith(("REFUSED", "NOTIMP")) else Trouble
 
 
@@ -324,7 +362,10 @@ def _zone_unknown(name: str, why: str, kind: type[Trouble] = Trouble) -> Trouble
 
 
 def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Trouble]:
-    """The zone of each name: the owner of the SOA record that the resolvers show for it or the nearest name above."""
+    """Return the zone of each name.
+
+    It is the owner of the SOA record that the resolvers show for the name or the nearest one above.
+    """
     found: dict[str, str | Trouble] = {}
     at = {name: name for name in names}
     while at:
@@ -345,10 +386,11 @@ def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Tro
 
 
 def soa_owner(reply: dns.message.Message, asked: str) -> str | None:
-    """The zone: the owner of the SOA record, in the answer or beside "no such name" and "no data", at or above what
-    was asked.
+    """Return the owner of the SOA record that is at or above `asked`. It is the zone.
 
-    A CNAME's answer is about its target: the name above must tell. The root holds nobody's challenge.
+    The record is in the answer section, or in the authority section of a negative answer.
+    Return None for a CNAME, because that answer is about the CNAME's target. Then ask about the
+    name above. The root is ignored, because it holds no challenges.
     """
     owner = dns.name.from_text(asked)
     if any(rrset.rdtype == CNAME for rrset in reply.answer):
@@ -360,7 +402,7 @@ def soa_owner(reply: dns.message.Message, asked: str) -> str | None:
 
 
 def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Trouble]:
-    """The servers of each zone: its NS records, then their addresses of both families."""
+    """Return the servers of each zone, from its NS records and their A and AAAA records."""
     replies = resolve_until(end, [(zone, NS) for zone in zones])
     hosts = {zone: _ns_hosts(replies[zone, NS], zone) for zone in zones}
     wanted = dict.fromkeys(
@@ -376,13 +418,17 @@ def _find_servers(zones: Collection[str], end: float) -> dict[str, Servers | Tro
 
 
 def addresses_of(hosts: Collection[str], end: float) -> dict[str, list[str]]:
-    """The addresses of each host, of both families; none where it has none or they could not be found in time."""
+    """Return the IPv4 and IPv6 addresses of each host.
+
+    The list is empty for a host without addresses, or when the look-up failed.
+    Ends by `end`, in seconds of the monotonic clock.
+    """
     found = _addresses_or_why(hosts, end)
     return {host: [] if isinstance(each, str) else each for host, each in found.items()}
 
 
 def _addresses_or_why(hosts: Collection[str], end: float) -> dict[str, list[str] | str]:
-    """The addresses of each host; where none was found and a resolver did not tell, why it did not."""
+    """Return the addresses of each host, or the reason where a failed look-up left none."""
     replies = resolve_until(end, [(host, kind) for host in hosts for kind in ADDRESSES])
     found: dict[str, list[str] | str] = {}
     for host in hosts:
@@ -394,7 +440,10 @@ def _addresses_or_why(hosts: Collection[str], end: float) -> dict[str, list[str]
 
 
 def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Trouble:
-    """A zone none of whose hosts could be looked up is not one without servers."""
+    """Return the servers of a zone, or a Trouble.
+
+    It is a Trouble when no address was found and a look-up failed. The zone may have servers then.
+    """
     whys = [each for each in hosts.values() if isinstance(each, str)]
     if whys and not any(isinstance(each, list) and each for each in hosts.values()):
         return unknown(f"The addresses of the name servers of {zone} could not be found", whys[0])
@@ -416,8 +465,11 @@ def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
 
 
 def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
-    """The zone's servers from the addresses of its hosts: each address once, those that the guard refuses and hosts
-    without any address told apart. Where there are too many, each host has some."""
+    """Return the zone's servers, from the addresses of its hosts.
+
+    Each address occurs once. `skipped` names the hosts that have no address, or one to which
+    requests are not allowed. Where there are more than MOST_ADDRESSES, each host keeps some.
+    """
     servers: dict[Address, Server] = {}
     skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
     for host, ip in queries.in_turns(

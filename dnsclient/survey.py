@@ -1,5 +1,8 @@
-"""What a CA will meet at the names of a certificate: CAA records, where the challenges lead, and how the servers of
-those zones answer. A few batches of questions, however many the names are. It reads, and judges nothing.
+"""Collect from the DNS everything that a CA will see at the names of a certificate.
+
+It collects the CAA records, the CNAME chains of the challenges, and the answers of the zones' name
+servers. The number of batches does not grow with the number of names. This module only reads.
+`issuance.preflight` judges.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -32,7 +35,7 @@ CAA = dns.rdatatype.CAA
 
 
 class CAARecord(NamedTuple):
-    """RFC 8659, section 4.1; the tag in lower case."""
+    """A CAA record (RFC 8659, section 4.1). The tag is in lower case."""
 
     flags: int
     tag: str
@@ -44,8 +47,11 @@ class CAARecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """The CAA records that count for a name: the first that are met from it upwards (RFC 8659, section 3), and where
-    they stand, after CNAMEs."""
+    """The CAA records that count for a name (RFC 8659, section 3).
+
+    They are those of the name, or of the nearest name above it that has any. `owner` is the name
+    that holds the records, after CNAMEs.
+    """
 
     owner: str = ""
     records: tuple[CAARecord, ...] = ()
@@ -53,7 +59,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Survey:
-    """By name: `policies` and `chains`. By where a chain ends: `zones`. `silence` says why nothing could be asked."""
+    """The result of a survey.
+
+    The keys of `policies` and `chains` are the names. The keys of `zones` are the last names of
+    the chains. `silence` says why no question was answered.
+    """
 
     policies: Mapping[str, Policy | Unanswered] = field(default_factory=dict)
     chains: Mapping[str, Chain] = field(default_factory=dict)
@@ -62,7 +72,7 @@ class Survey:
 
 
 def survey(names: Collection[str], seconds: float) -> Survey:
-    """Ask about these names (without `*.`), and end within so many seconds, whatever resolvers and servers do."""
+    """Ask about these names, which are without `*.`. End within `seconds`."""
     end = clock.monotonic() + seconds
     upwards = dict.fromkeys(suffix for name in names for suffix in suffixes(name, shortest=1))
     replies = resolver.resolve_until(end, [(suffix, CAA) for suffix in upwards])
@@ -92,9 +102,9 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered
     for suffix in suffixes(name, shortest=1):
         reply = replies[suffix, CAA]
         if isinstance(reply, str):
-            if (
-                "." in suffix
-            ):  # a top-level domain forbids nothing, and not every resolver knows them
+            # A failure at a top-level domain is ignored, because some resolvers do not know it.
+            # A top-level domain forbids nothing.
+            if "." in suffix:
                 return Unanswered(
                     suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}."
                 )

@@ -1,4 +1,4 @@
-"""DNS credentials over HTTP (contract, section 8). Secrets go in and never come out."""
+"""The endpoints of DNS credentials (`docs/reference/api.md`). No answer contains a secret."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from dnsproviders.models import DnsCredential
 
 
 class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
-    """A credential as its owner sees it: the provider's public fields beside the common ones."""
+    """A credential as its owner sees it: the common fields and the provider's public fields."""
 
     created_at = EpochSeconds()
     checked_at = EpochSeconds(allow_null=True)
@@ -64,7 +64,10 @@ class DnsCredentialRequest(serializers.Serializer[Any]):
 
 
 def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The members that may change, so that what a GET answered can be sent back whole."""
+    """Return the members that may change, without the read-only ones.
+
+    A client can then send the whole answer of a GET back.
+    """
     fields = {field.name for field in registry.provider_class(credential.provider).fields}
     shown_only = {"id", "created_at", "checked_at", "last_error", "note"} - fields
     if "zone_id" not in fields and data.get("zone_id") == "":
@@ -118,8 +121,10 @@ class DnsCredentialViewSet(
     @extend_schema(request=None, responses=DnsCredentialSerializer)
     @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def check(self, request: Request, **kwargs: Any) -> Response:
-        """Prove the credential by reading at the provider; nothing is written there. 429 where its API takes no more
-        calls, and where the owner has made too many checks."""
+        """Check that the provider accepts the credential. The check only reads.
+
+        The answer is 429 when the provider's API limit is used up, or after too many checks.
+        """
         credential = self.get_object()
         with outward.asking(self.owner.pk):
             credentials.check_credential(credential)
@@ -127,7 +132,7 @@ class DnsCredentialViewSet(
 
 
 class CatalogView(PublicView):
-    """The DNS providers there are, and the fields that each needs."""
+    """List the DNS providers, each with its fields."""
 
     @extend_schema(responses={200: serializers.ListSerializer(child=serializers.DictField())})
     def get(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The whole contract between the server and a DNS provider."""
+"""The interface between this server and a DNS provider."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -21,14 +21,20 @@ from dnsproviders.ratelimit import ApiLimit
 class ProviderError(Trouble):
     """A call to a DNS provider failed.
 
-    Codes: dns_unreachable, dns_credential_refused (permanent), dns_zone_not_found (permanent), dns_rate_limited,
-    dns_refused, dns_zone_not_served (permanent: it takes records that nobody will see), dns_bad_answer (not the JSON or
-    DNS message that its documentation promises).
+    Codes:
+
+    - dns_unreachable
+    - dns_credential_refused: permanent
+    - dns_zone_not_found: permanent
+    - dns_zone_not_served: permanent. The provider takes records there that nobody will see.
+    - dns_rate_limited
+    - dns_refused: permanent when the same record would be refused again
+    - dns_bad_answer: not the JSON or the DNS message of the provider's documentation
     """
 
 
 class Kind(NamedTuple):
-    """What an error of a provider means: a code of ProviderError, and whether it is permanent."""
+    """The meaning of a provider's error: a code of ProviderError, and whether it is permanent."""
 
     code: str
     permanent: bool = False
@@ -43,11 +49,13 @@ PASSING = Kind("dns_refused")
 
 @dataclass(frozen=True)
 class Field:
-    """A member of the create request, and what the catalogue says of it.
+    """A member of the create request, with its entry in the catalogue.
 
-    `tidy` takes away what came along when the text was copied, before anything is checked. `check` gets the text and
-    raises ValueError with the end of the sentence "`name` …"; it may answer a tidier value.
-    A change of a field that `gets_secrets` needs the secrets anew: whoever may edit must not be able to read them so.
+    `tidy` runs before the checks. It removes, for example, quotes that were copied with the value.
+    `check` returns the value, perhaps in a canonical form. It raises ValueError with the end of the
+    sentence "`name` …".
+    `gets_secrets` marks a field that names the destination of the secrets. A change of this field
+    needs the secrets again. Otherwise an editor could send them to another server and read them.
     """
 
     name: str
@@ -65,7 +73,7 @@ class Field:
     check: Callable[[str], str] | None = None
 
     def clean(self, value: Any) -> str | int:
-        """The value, checked. Raises Invalid that names the field and never repeats a value."""
+        """Return the checked value. Raise Invalid, which names the field and not the value."""
         return self._integer(value) if self.integer else self._text(value)
 
     def _integer(self, value: Any) -> int:
@@ -138,8 +146,10 @@ COMMON_FIELDS = (
 
 
 class SeenZone(Protocol):
-    """The zone that holds a name, as resolvers and its servers show it; `origins` are what its SOA records name as
-    primary server and mailbox."""
+    """The zone that holds a name, as the resolvers and the zone's servers show it.
+
+    `origins` has the primary server and the mailbox of its SOA records.
+    """
 
     @property
     def name(self) -> str: ...
@@ -149,18 +159,18 @@ class SeenZone(Protocol):
 
 
 class Provider(ABC):
-    """One DNS provider with one credential. Made for one use; keeps nothing between calls.
+    """One DNS provider with one credential, for the calls of one turn.
 
-    Every call goes through `self.http`, whose deadline is the turn's, after it took a token of the API's limit. Nothing
-    here sleeps or retries. Messages carry no secret.
+    HTTP calls go through `send`. It takes a token of the API limit, and ends with the turn.
+    Providers do not sleep or retry. Their messages contain no secrets.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Sequence[Field]]
-    is_named_by_owner: ClassVar[bool] = False  # the host that is called, and not by this server
-    limit: ClassVar[ApiLimit | None] = (
-        None  # what the API allows one user, where its documentation says so
-    )
+    # Whether the owner of the credential names the host that is called.
+    is_named_by_owner: ClassVar[bool] = False
+    # The API limit of one user, if the provider's documentation has one.
+    limit: ClassVar[ApiLimit | None] = None
 
     def __init__(
         self, credential: DnsCredential, secret: Mapping[str, Secret], http: requests.Session
@@ -174,52 +184,63 @@ class Provider(ABC):
 
     @abstractmethod
     def zone_of(self, name: str) -> str:
-        """The provider's word for the zone that holds `name`: an id, or the zone's name.
+        """Return the provider's id of the zone that holds `name`, or the zone's name.
 
-        Raises ProviderError("dns_zone_not_found", permanent=True) that says which zones the credential does see.
+        Raise ProviderError("dns_zone_not_found", permanent=True). Its sentence lists the zones that
+        the credential can see, where the provider can list them.
         """
 
     @abstractmethod
     def present(self, record: TxtRecord) -> None:
-        """Add (name, value) to the zone, beside what is there; nothing happens when it is there already."""
+        """Add the record to its zone, and keep all other records. Do nothing if it exists."""
 
     @abstractmethod
     def cleanup(self, record: TxtRecord) -> int:
-        """Remove (name, value) and nothing else; answers how many were removed, 0 when it was absent."""
+        """Remove the record with this name and value, and no other.
+
+        Return how many records were removed: 0 when there was none.
+        """
 
     @abstractmethod
     def check(self) -> None:
-        """Prove the credential by reading; writes nothing."""
+        """Raise ProviderError when the provider does not accept the credential. Only read."""
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
-        """Why the public may never see what is written at `name` into `zone`, the answer of `zone_of`: a sentence, or
-        nothing. `seen` is the zone that resolvers see there."""
+        """Return a sentence that says why the public may never see a record at `name`, or "".
+
+        `zone` is the result of `zone_of`. `seen` is the zone that the resolvers see there.
+        """
         return ""
 
     @classmethod
     def note(cls, public: Mapping[str, Any]) -> str:
-        """What will surprise about a credential with these fields: a sentence, or nothing."""
+        """Return a sentence with a warning about a credential with these fields, or ""."""
         return ""
 
     @classmethod  # noqa: B027, most providers have nothing to say here
     def check_together(cls, given: Mapping[str, Any]) -> None:
-        """Raise a Refusal where fields that are right one by one do not fit together."""
+        """Raise a Refusal when fields do not fit together, although each of them is valid."""
 
-    # --- What every HTTP API needs ---
+    # --- For HTTP APIs ---
 
     def send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        """One HTTP call. Redirects are not followed: a POST would become a GET, and look as if it had worked.
+        """Make one HTTP call. Return the response, also that of most errors.
 
-        Raises Wait where the API's limit allows no call now, and ProviderError: dns_unreachable; dns_credential_refused
-        for 401; dns_rate_limited for 429, with `retry_after`; dns_bad_answer for a redirect. Every other answer is the
-        caller's to judge.
+        Redirects are not followed, because a POST would become a GET and seem to succeed.
+        Raise Wait while the API limit is used up. Raise ProviderError in these cases:
+
+        - dns_unreachable: there is no response.
+        - dns_credential_refused: status 401.
+        - dns_rate_limited: status 429, with `retry_after` in seconds.
+        - dns_bad_answer: a redirect.
         """
         self.pace.take(needs=1 if self.is_visiting else ratelimit.VISIT)
         self.is_visiting = True
         try:
             with self.going_out():
                 response = self.http.request(method, url, allow_redirects=False, **kwargs)
-        except requests.RequestException as exc:  # outgoing's are sentences
+        except requests.RequestException as exc:
+            # Exceptions of `certctrl.outgoing` are sentences.
             what = (
                 f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
             )
@@ -232,7 +253,11 @@ class Provider(ABC):
 
     @contextmanager
     def going_out(self) -> Iterator[None]:
-        """A call to the provider, at a host that its owner named or at one that is known."""
+        """Mark the calls in the body as calls to a host that a tenant named, if that is so.
+
+        A tenant is an owner who is not staff. `certctrl.outgoing` lets tenants call fewer private
+        addresses, and gives one sentence for all failures, so that nobody can scan ports.
+        """
         owner = (
             self.credential.owner if self.is_named_by_owner and self.credential.owner_id else None
         )
@@ -240,7 +265,10 @@ class Provider(ABC):
             yield
 
     def json_of(self, response: requests.Response) -> dict[str, Any]:
-        """The JSON object of an answer, whatever its status; raises ProviderError dns_bad_answer when it is none."""
+        """Return the JSON object of an answer with any status.
+
+        Raise ProviderError("dns_bad_answer") when the body is not a JSON object.
+        """
         try:
             body = response.json()
         except (ValueError, RecursionError):
@@ -250,7 +278,7 @@ class Provider(ABC):
         return body
 
     def refusal(self, response: requests.Response) -> ProviderError:
-        """What an answer that is no success means, with the other side's own words."""
+        """Return the error of an unsuccessful answer, with the provider's own words."""
         status, said = response.status_code, self.said(response)
         if status in (401, 403):
             return ProviderError(
@@ -282,7 +310,7 @@ class Provider(ABC):
 
     @contextmanager
     def as_documented(self) -> Iterator[None]:
-        """Members of an answer that are missing or of another type become ProviderError dns_bad_answer."""
+        """Raise ProviderError("dns_bad_answer") when a member is missing or has a wrong type."""
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -290,7 +318,7 @@ class Provider(ABC):
             raise ProviderError("dns_bad_answer", what) from None
 
     def words(self, response: requests.Response) -> str:
-        """The other side's own words about an error; empty when it has none."""
+        """Return the provider's own words about an error, or ""."""
         return ""
 
     def said(self, response: requests.Response) -> str:
@@ -298,28 +326,35 @@ class Provider(ABC):
         return f": {self.quote(words)}" if words else ""
 
     def quote(self, words: str) -> str:
-        """Foreign words made fit for a sentence of ours: one line, not long, no secret of ours in them."""
+        """Return foreign words in a form that is safe in a sentence.
+
+        They have one line, at most 300 characters, and no secret of the credential.
+        """
         for secret in self.secret.values():
             words = words.replace(secret.reveal(), "***") if secret.reveal() else words
-        words = mask(
-            words
-        )  # an answer that echoes the request shows it in other forms: Basic, in a query
+        # An answer may repeat the request with the secret in another form, for example in a Basic
+        # header or in a query.
+        words = mask(words)
         line = " ".join(printable(words).split())
         return (line[:297] + "..." if len(line) > 300 else line).rstrip(".")
 
 
 def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
-    """The doubt about a zone that is not the one which resolvers see."""
+    """Return the doubt about a zone that is not the one that the resolvers see, or ""."""
     if a_label(zone) == seen.name:
         return ""
     return (
-        f"{provider} has {name} in its zone {zone}, and resolvers see it in the zone {seen.name}: they may never see"
-        f" the TXT record. Give a credential for {seen.name}, or delegate {zone} to {provider} by NS records."
+        f"{provider} has {name} in its zone {zone}, and resolvers see it in the zone {seen.name}:"
+        f" they may never see the TXT record. Give a credential for {seen.name}, or delegate {zone}"
+        f" to {provider} by NS records."
     )
 
 
 def is_html(response: requests.Response) -> bool:
-    """By what it begins with: frameworks send text/html for an empty success as well."""
+    """Return whether the body is HTML, by its first characters.
+
+    The content type does not help, because frameworks also send text/html with an empty success.
+    """
     return (
         response.content[:200]
         .lstrip()
@@ -329,14 +364,17 @@ def is_html(response: requests.Response) -> bool:
 
 
 def unquoted(content: str) -> str:
-    """The value of a TXT record written as character strings ("ab" "cd") or bare (RFC 1035, section 5.1)."""
+    """Return the value of a TXT record (RFC 1035, section 5.1).
+
+    `content` is the bare value, or it has character strings: "ab" "cd".
+    """
     if not content.startswith('"'):
         return content
     return "".join(content.split('"')[1::2])
 
 
 def listed(zones: Sequence[str], total: int | None = None) -> str:
-    """Zones in a sentence: the first ten, and how many more there are."""
+    """Return the first ten zones for a sentence, and how many more there are."""
     shown = list(zones[:10])
     more = max(total or 0, len(zones)) - len(shown)
     return (", ".join(shown) or "none") + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What people do with DNS credentials: create, change, check, retire."""
+"""The services for DNS credentials: create, change, check, retire."""
 
 import json
 from collections.abc import Mapping
@@ -20,13 +20,17 @@ PURPOSE = "dns_credential"
 
 
 class CheckFailed(errors.Refusal):
-    """The provider said no (400), or could not be asked or understood (502); `params["dns"]` is the code."""
+    """The check of a credential failed.
+
+    The status is 400 when the provider refused the credential. It is 502 when the provider did not
+    answer, or gave an unknown answer. `params["dns"]` is the code of the ProviderError.
+    """
 
     code, key = 20010, "DNS::CHECK_FAILED"
 
 
 class Given(NamedTuple):
-    """The members of a request, checked and sorted by where they are kept."""
+    """The checked members of a request, by the place where they are stored."""
 
     public: dict[str, Any]
     secret: dict[str, str]
@@ -35,9 +39,10 @@ class Given(NamedTuple):
 
 @sensitive_variables()
 def create_credential(owner: User, data: object) -> DnsCredential:
-    """Check, seal and store {"provider": …, its fields, the common ones}. Leaves nothing behind when it refuses.
+    """Check and store a credential, with sealed secrets.
 
-    Raises Invalid or MissingField; `params["field"]` names the member.
+    `data` has "provider", the fields of that provider, and the common fields. After an error,
+    nothing is stored. Raise Invalid or MissingField. `params["field"]` names the member.
     """
     data = _members(data)
     provider_id = registry.provider_id(_provider_named(data))
@@ -60,9 +65,10 @@ def create_credential(owner: User, data: object) -> DnsCredential:
 
 @sensitive_variables()
 def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
-    """Change the members that are given; null takes an optional one away, and what is left out stays as it is.
+    """Change the members in `data`, and keep the others. null removes an optional member.
 
-    Another place for the secrets to go to needs the secrets anew. Raises Invalid, MissingField, Conflict (retired).
+    A new destination for the secrets (`Field.gets_secrets`) needs the secrets again.
+    Raise Invalid or MissingField. Raise Conflict for a retired credential.
     """
     data, provider = _members(data), registry.provider_class(credential.provider)
     if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
@@ -115,16 +121,23 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
 
 
 def retire_credential(credential: DnsCredential) -> None:
-    """Take the credential out of use; twice is the same as once.
+    """Retire the credential. A second call changes nothing.
 
-    Raises Conflict while a certificate uses it, while it is the operator's for the service zone, or while a record that
-    it wrote may still be in its zone.
+    Raise Conflict in these cases:
+
+    - The credential writes the service zone (SERVICE_DNS_CREDENTIAL).
+    - A certificate or an open attempt uses it.
+    - A record that it wrote may still be in its zone.
     """
     if credential.pk == settings.SERVICE_DNS_CREDENTIAL:
-        what = f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every certificate that relies on it"
+        what = (
+            f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every"
+            " certificate that relies on it"
+        )
         raise errors.Conflict(f"{what}: name another one in SERVICE_DNS_CREDENTIAL first.")
     with transaction.atomic():
-        # Whoever makes a certificate refer to the row takes this lock too, and looks whether it is still in use.
+        # Code that makes a certificate refer to the row takes this lock too. Under the lock it
+        # checks that the credential is not retired.
         row = DnsCredential.objects.select_for_update().get(pk=credential.pk)
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:
@@ -134,11 +147,15 @@ def retire_credential(credential: DnsCredential) -> None:
         busy = row.issuances.filter(wake_at__isnull=False).select_related("certificate").first()
         if busy:
             raise errors.Conflict(
-                f"An attempt at {busy.certificate} still uses {row.name}: cancel it, or try again later."
+                f"An attempt at {busy.certificate} still uses {row.name}: cancel it, or try again"
+                " later."
             )
         left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
         if left:
-            what = f"The record {left.name} may still be in its zone: {row.name} is needed to remove it. Try again later."
+            what = (
+                f"The record {left.name} may still be in its zone: {row.name} is needed to remove"
+                " it. Try again later."
+            )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
             _audit(row, "deleted")
@@ -151,10 +168,11 @@ def _audit(credential: DnsCredential, done: str, **names: Any) -> None:
 
 
 def check_credential(credential: DnsCredential) -> DnsCredential:
-    """Ask the provider, by reading, whether it takes the credential; `checked_at` and `last_error` keep the answer.
+    """Ask the provider whether it accepts the credential. The check only reads.
 
-    Raises CheckFailed with the provider's own words, and Wait where the API takes no more calls, which says nothing of
-    the credential. Not to be called inside a transaction.
+    Store the result in `checked_at` and `last_error`. Do not call this inside a transaction.
+    Raise CheckFailed with the provider's words. Raise Wait, without storing a result, when the
+    API limit is used up.
     """
     try:
         with clock.limit(settings.CALL_LIMIT):
@@ -197,7 +215,7 @@ def _provider_named(data: Mapping[str, Any]) -> str:
 
 
 def _given(provider: type[Provider], data: Mapping[str, Any]) -> Given:
-    """The members that are there and not empty, each checked; raises Invalid for one that nobody knows."""
+    """Return the members that are not empty, each checked. Raise Invalid for an unknown member."""
     given = Given({}, {}, {})
     known = {field.name: field for field in (*provider.fields, *COMMON_FIELDS)}
     for name, value in data.items():
@@ -224,7 +242,7 @@ def _place(given: Given, field: Field) -> dict[str, Any]:
 
 
 def _shown(name: Any) -> str:
-    """A member's name as the client spelled it, fit for a sentence."""
+    """Return the client's name of a member in a form that is safe in a sentence."""
     return "".join(each for each in str(name)[:64] if each.isprintable())
 
 

@@ -1,4 +1,4 @@
-"""Where TXT records go: the credential of a DNS provider, and the ledger of every record that we meant to write."""
+"""The DNS credentials, the TXT records that we write with them, and the API limits."""
 
 from typing import ClassVar, Self
 
@@ -45,16 +45,19 @@ class DnsCredential(models.Model):
 
 class TxtRecordQuerySet(TurnsQuerySet["TxtRecord"]):
     def in_the_zone(self) -> Self:
-        """Every record that is there, or may be."""
+        """Return every record that is in its zone, or may be there."""
         return self.filter(intent_at__isnull=False, cleaned_at=None)
 
     def wake(self) -> int:
-        """Have those that nobody holds looked at by the next sweep."""
+        """Make the records due for the next sweep, except those that a worker holds."""
         return self.in_the_zone().filter(holder="").update(wake_at=clock.now(), queued_at=None)
 
 
 class TxtRecord(Turns):
-    """A TXT record that we meant to write, until it is gone. It *is* its (zone, name, value)."""
+    """A TXT record, from the intent to write it until it is gone.
+
+    Zone, name and value identify the record. No provider's record id is stored.
+    """
 
     credential = models.ForeignKey(DnsCredential, models.PROTECT, related_name="records")
     zone = models.CharField(
@@ -67,7 +70,8 @@ class TxtRecord(Turns):
     intent_at = models.DateTimeField(null=True, blank=True)
     presented_at = models.DateTimeField(null=True, blank=True)
     cleaned_at = models.DateTimeField(null=True, blank=True)
-    # Until then a call whose end nobody saw may still take effect; cleanup looks once more after it.
+    # Until then, a call with an unknown result may still write the record. Cleanup looks once more
+    # after this time.
     unsure_until = models.DateTimeField(null=True, blank=True)
     left_behind = models.TextField(blank=True, help_text="why the last cleanup failed")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -104,12 +108,16 @@ class TxtRecord(Turns):
 
 
 class ApiBucket(models.Model):
-    """How many calls the API of a DNS provider still takes from one user, for all workers together."""
+    """A bucket with the calls that one user may still make to the API of a DNS provider.
+
+    All workers share it. A row may also be a `ratelimit.Gate`.
+    """
 
     key = models.CharField(
         max_length=128, unique=True, help_text="the provider, and whose calls it counts"
     )
-    # The theoretical arrival time of the generic cell rate algorithm: one UPDATE takes a token, or none.
+    # The theoretical arrival time of the generic cell rate algorithm. One conditional UPDATE takes
+    # a token.
     full_at = models.DateTimeField(help_text="when the bucket would be full again")
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
-"""Whether the world can see a TXT record yet: asked of every authoritative server, and judged by the record's age.
+"""Find out whether a TXT record is visible in the DNS.
 
-`look` asks once for many records and never waits for one to appear; `verdict` says what a look means. Where a record
-must be written is in `dnsclient.cnames`, who its servers are in `dnsclient.resolver`.
+`look` asks every authoritative server once, for many records. It does not wait for a record to
+appear. `verdict` judges a look by the age of the record. `dnsclient.cnames` finds the name of a
+record, and `dnsclient.resolver` finds its servers.
 """
 
 from collections import defaultdict
@@ -44,19 +45,20 @@ __all__ = [
     "verdict",
 ]
 
-SILENCE_COUNTS = timedelta(
-    seconds=60
-)  # until then a server that does not answer may be one that lags
-# A zone that the resolvers do not show is not shown in a minute either. Yet a resolver that is asked for the record too
-# early goes on to deny it: this is how long most providers take to publish it.
+# Until this age of a record, a silent server counts, because it may only be slow.
+SILENCE_COUNTS = timedelta(seconds=60)
+# How long most providers take to publish a record. A resolver that is asked earlier caches the
+# negative answer. Longer waiting is of no use, because resolvers will not find the zone later.
 PUBLISHING = timedelta(seconds=10)
-DISAGREEMENT_COUNTS = timedelta(
-    minutes=5
-)  # a secondary that lags longer is broken, and the CA asks others too
+# Until this age of a record, every server that answers must show it. A secondary server that is
+# later is broken, and the CA asks other servers too.
+DISAGREEMENT_COUNTS = timedelta(minutes=5)
 MOST_NAMED = 4  # servers in one sentence
-LONGEST_DENIAL = 3 * 3600  # seconds: resolvers cap it so (RFC 2308, section 5)
-FOR_RESOLVERS = 0.25  # of a look's time, kept for when no server answers
-FINDING_SERVERS = 0.5  # of what is left, at most
+# Seconds. Resolvers cache a negative answer for no longer (RFC 2308, section 5).
+LONGEST_DENIAL = 3 * 3600
+# Part of a look's time that is kept for the resolvers, in case no server answers.
+FOR_RESOLVERS = 0.25
+FINDING_SERVERS = 0.5  # most of the other time, for finding the servers
 
 Check = DnsCredential.PropagationCheck
 TXT = dns.rdatatype.TXT
@@ -64,7 +66,7 @@ SILENT, NO_ROUTE = "silent", "no route from here"
 
 
 class Asked(Enum):
-    """Who was asked."""
+    """The servers that a look asked."""
 
     SERVERS = "the authoritative servers"
     RESOLVERS = "the resolvers, as the credential has it"
@@ -76,14 +78,20 @@ class Asked(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of one record at one time.
+    """The result of one look at one record.
 
-    `shown` counts the servers that have the value, `missing` names those that answered without it, `silent` those that
-    gave no usable answer, `skipped` those that cannot be asked: hosts without an address, refused addresses. A `note`
-    says why the look is not complete; where no server is known, the resolvers are asked for a record that is older than
-    `instead_after`, and `instead` says why. Resolvers that were asked before the record was there deny it for `denied`
-    seconds more, of the `denial` that the zone asks for (RFC 2308, section 5). `ttl`: of the record set, in seconds, as
-    the answers have it; 0 where none shows it.
+    - `shown`: how many servers have the value.
+    - `missing`: the servers that answered without the value.
+    - `silent`: the servers that gave no usable answer.
+    - `skipped`: the servers that cannot be asked. They have no address, or one to which requests
+      are not allowed.
+    - `note`: why the look is not complete.
+    - `instead_after`: the age of the record from which the resolvers are asked instead. Set where
+      no server is known.
+    - `instead`: why the resolvers were asked instead.
+    - `denied`: seconds for which resolvers will repeat a cached negative answer.
+    - `denial`: the zone's whole time for negative answers, in seconds (RFC 2308, section 5).
+    - `ttl`: TTL of the record set in seconds, as in the answers. 0 where no answer shows it.
     """
 
     shown: int
@@ -106,8 +114,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`what` is a sentence that stays the same while nothing changes; `nowhere`: no server that answers has it.
-    `denied`: for so many seconds resolvers will repeat what they said."""
+    """The judgment on a look.
+
+    `what` is a sentence that stays the same while nothing changes. `nowhere` is true when servers
+    answered and none has the value. `denied` is as in Look, in seconds.
+    """
 
     visible: bool
     what: str
@@ -119,9 +130,9 @@ class Verdict:
 
 
 def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
-    """Ask once for every record, all at the same time; answers a Look for each, by the record's primary key.
+    """Ask once for every record at the same time. Return a Look for each primary key.
 
-    Ends within `seconds` and `clock.limit()`, whatever servers do. What goes wrong with one record is its Look's note.
+    Ends within `seconds` and within `clock.limit()`. `Look.note` has the failure of a record.
     """
     seconds = clock.time_left() if seconds is None else min(seconds, clock.rest())
     end = clock.monotonic() + seconds
@@ -138,7 +149,10 @@ def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int
 
 
 def _owners_in_turns(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
-    """In this order everything is asked: where time runs out, it does for those who have us ask the most."""
+    """Return the records in the order in which they are asked for, one of each owner in turn.
+
+    When the time runs out, the owners with the most records miss the most answers.
+    """
     of_owner: defaultdict[int, list[TxtRecord]] = defaultdict(list)
     for record in records:
         of_owner[record.credential.owner_id].append(record)
@@ -162,20 +176,27 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
 
 
 def _instead_after(trouble: Trouble) -> timedelta | None:
-    """How old a record must be whose servers are not known, until the resolvers are asked for it."""
+    """Return from which age on the resolvers are asked for a record without known servers.
+
+    Return None when the look-up of the servers only ran out of time.
+    """
     if isinstance(trouble, NotThere):
         return PUBLISHING
     return None if NO_TIME in trouble.what else SILENCE_COUNTS
 
 
 def _is_deserted(record: TxtRecord, seen: Look) -> bool:
-    """No server of its zone answers, though it was given the time: port 53 may be closed from here. Or none is known:
-    there are resolvers that show no SOA or NS records, and yet find every TXT record."""
+    """Return whether to ask the resolvers instead of the servers.
+
+    Return true when no server answers in time, because port 53 may be closed from here. Return true
+    also when no server is known, because some resolvers show TXT records but no SOA or NS records.
+    """
     age = clock.now() - (record.intent_at or clock.now())
     if seen.note:
         return seen.instead_after is not None and age >= seen.instead_after
     if seen.skipped and not seen.silent and not seen.answered:
-        return True  # there is nobody to wait for
+        # No server can be asked, so that waiting is of no use.
+        return True
     return age >= SILENCE_COUNTS and not seen.answered
 
 
@@ -239,12 +260,15 @@ def _seen(
     answers: Answers,
     asked: Asked,
 ) -> Look:
-    """What the answers say about one value."""
+    """Return the Look of one record, from the answers of its servers."""
     heard, useless, missing = set(), [], []
     note, denied, denial, ttl = "", 0, 0, 0
     for server, each in asks:
         if each in answers.unasked:
-            note = f"there was no time left to ask every server for {record.name}; they are asked again"
+            note = (
+                f"there was no time left to ask every server for {record.name}; they are asked"
+                " again"
+            )
             continue
         values, why = _read(answers, each)
         ttl = max(ttl, _ttl(answers.got.get(each)))
@@ -257,7 +281,7 @@ def _seen(
             if asked is not Asked.SERVERS:
                 denied, denial = max((denied, denial), _denial(answers.got[each]))
     names = {server.name for server in (*heard, *missing)}
-    # Having no route to one family says nothing about a server that answers over the other.
+    # An address family without a route is ignored for a server that answers over the other family.
     silent = [
         _label(server, why)
         for server, why in useless
@@ -278,7 +302,10 @@ def _seen(
 
 
 def _read(answers: Answers, asked: Ask) -> tuple[frozenset[str], str]:
-    """The values in an answer, and why the answer is not one to rely on for what it lacks."""
+    """Return the values in an answer, and why the answer is not usable.
+
+    A truncated answer has both. Its values count, although others may be missing.
+    """
     message = answers.got.get(asked)
     if message is None:
         return frozenset(), NO_ROUTE if asked.server in answers.no_route else SILENT
@@ -299,7 +326,7 @@ def _values(message: dns.message.Message) -> frozenset[str]:
 
 
 def _ttl(message: dns.message.Message | None) -> int:
-    """For how many seconds a resolver that gets this answer keeps it; 0 without TXT records."""
+    """Return the TTL of the TXT records in seconds. Return 0 without TXT records."""
     return (
         max((int(each.ttl) for each in message.answer if each.rdtype == TXT), default=0)
         if message
@@ -308,8 +335,10 @@ def _ttl(message: dns.message.Message | None) -> int:
 
 
 def _denial(message: dns.message.Message) -> tuple[int, int]:
-    """For how many seconds more a resolver repeats that there is nothing, and for how many the zone has it do so; 0
-    where it does not say."""
+    """Return how long a resolver repeats a negative answer: from now on, and in all.
+
+    Both are in seconds. Both are 0 when the answer has no SOA record.
+    """
     for rrset in message.authority:
         if rrset.rdtype == dns.rdatatype.SOA:
             denial = min(rrset[0].minimum, LONGEST_DENIAL)
@@ -325,11 +354,16 @@ def _label(server: Server, why: str) -> str:
 
 
 def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str] = ()) -> Verdict:
-    """Whether the record is visible enough to have it validated, so long after it was meant to be written.
+    """Judge whether the record is visible enough to be validated.
 
-    At least one server must show it. At first all must; after 60 s those that do not answer stop counting; after
-    5 min half of those that answer suffice. Servers without an address never count, nor those that are silent now and
-    were found `deaf` before, by the preflight: nothing is to be waited for.
+    `age` is the time since the intent to write the record. At least one server must show it.
+
+    - At first, every server must show the record.
+    - After 60 s, silent servers no longer count.
+    - After 5 min, half of the servers that answer are enough.
+
+    Servers without an address never count. `deaf` has the servers that did not answer in the
+    preflight. When all silent servers are among them, they do not count either.
     """
     if look.asked is Asked.NOBODY:
         return Verdict(
@@ -348,7 +382,7 @@ def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str]
 
 
 def _who(look: Look, count: int) -> str:
-    """The servers as a sentence has them: "3 name servers of example.com"."""
+    """Return the servers for a sentence, for example "3 name servers of example.com"."""
     plural = "" if count == 1 else "s"
     if look.asked is not Asked.SERVERS:
         return f"{count} resolver{plural}"
@@ -365,7 +399,7 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def server_of(label: str) -> str:
-    """A server without what it says."""
+    """Return the label of a server without its answer."""
     return label.partition(",")[0].removesuffix(")") + ")"
 
 
@@ -386,12 +420,15 @@ def _shown_by_all(look: Look) -> str:
 
 
 def _shown_by_half(look: Look) -> str:
-    what = f"shown by {look.shown} of the {_who(look, look.answered)} that answer, which is enough after 5 minutes"
+    what = (
+        f"shown by {look.shown} of the {_who(look, look.answered)} that answer, which is enough"
+        " after 5 minutes"
+    )
     return f"{what}; not by {_listed(look.missing)}"
 
 
 def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
-    """Who does not show the record yet, and who says nothing."""
+    """Return a sentence with the servers that do not show the record, and the silent ones."""
     if look.asked is Asked.INSTEAD:
         resolvers = (
             f"the resolvers do not show {record.name} either"
@@ -419,4 +456,7 @@ def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
 def _while_denied(look: Look) -> str:
     if not look.denied:
         return ""
-    return f": once asked too early they may repeat that for {look.denial} s, the last number of the zone's SOA record"
+    return (
+        f": once asked too early they may repeat that for {look.denial} s, the last number of the"
+        " zone's SOA record"
+    )

@@ -1,7 +1,7 @@
-"""The limits that APIs of DNS providers set to one user's calls, kept for all workers together.
+"""Keep the rate limits that DNS providers set on the API calls of one user.
 
-A bucket is one row, and a call takes a token out of it by one conditional UPDATE: the generic cell rate algorithm, in
-which `full_at` is when the bucket would be full again.
+All workers share the limits. A bucket is one row, and one conditional UPDATE takes a token for a
+call. This is the generic cell rate algorithm. `full_at` is when the bucket would be full again.
 """
 
 import math
@@ -19,35 +19,39 @@ from certctrl import clock
 from certctrl.turns import SKEW, Wait
 from dnsproviders.models import ApiBucket, DnsCredential
 
-# A visit (find the zone, find the record, write it) begins only where there are tokens for all of it: a crowd that
-# takes one token each, to look, leaves none to write with.
+# Tokens for one visit: find the zone, find the record, write it. A visit begins only when the
+# bucket has all of them. Otherwise many turns could take one token each, and none could write.
 VISIT = 6
-LONGEST_PAUSE = 3600.0  # seconds: a Retry-After of days, by mistake, must not keep an owner from renewing for days
-LONGEST_SPREAD = timedelta(minutes=1)
-ROUND = timedelta(minutes=10)
+# Seconds. A wrong Retry-After of several days must not stop an owner's renewals for days.
+LONGEST_PAUSE = 3600.0
+LONGEST_SPREAD = timedelta(minutes=1)  # most random delay that is added to a wait
+ROUND = timedelta(minutes=10)  # the time in the sentence of a wait is rounded up to this
 
 
 @dataclass(frozen=True)
 class ApiLimit:
-    """So many calls in any window of `seconds`."""
+    """A limit of `calls` in any window of `seconds`."""
 
     calls: int
     seconds: float
 
     @property
     def burst(self) -> int:
-        """Tokens of a full bucket: half of the calls, since the other half comes back within the same window."""
+        """Return the tokens of a full bucket.
+
+        It is half of the calls, because the other half comes back within the same window.
+        """
         return max(1, self.calls // 2)
 
     @property
     def each(self) -> timedelta:
-        """How long a token takes to come back."""
+        """Return how long it takes until one token comes back."""
         return timedelta(
             microseconds=math.ceil(self.seconds * 1_000_000 / max(1, self.calls - self.burst))
         )
 
     def lead(self, tokens: int) -> timedelta:
-        """How far ahead `full_at` may be while the bucket holds so many tokens."""
+        """Return how far in the future `full_at` may be while the bucket has `tokens`."""
         return self.each * (self.burst - min(tokens, self.burst))
 
     def __str__(self) -> str:
@@ -60,18 +64,22 @@ class ApiLimit:
 
 @dataclass(frozen=True)
 class Gate:
-    """Lets one change at a time through, of all workers together: some APIs refuse a second one for the same zone.
+    """A lock that lets one change at a time through. All workers share it.
 
-    It is a row of the buckets' table, and `full_at` is when the gate opens again. A worker that died in it holds it for
-    no longer than a call may take.
+    Some APIs refuse a second change of the same zone at the same time. The lock is a row of
+    ApiBucket, and `full_at` is when it opens again. A worker that dies inside keeps the gate closed
+    for at most CALL_LIMIT. `what` is the sentence for a person whose attempt waits.
     """
 
     key: str
-    what: str  # for people who wait
+    what: str
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Raises Wait while another is in it. Whoever leaves it by a Wait has it stay closed for so long."""
+        """Enter the gate, and open it at the end. Raise Wait while another worker is inside.
+
+        A Wait that leaves the body keeps the gate closed for its `seconds`.
+        """
         until = self._enter()
         rest = 0.0
         try:
@@ -97,14 +105,17 @@ class Gate:
 
 @dataclass(frozen=True)
 class Pace:
-    """The calls of one user to one API. Without a limit everything passes, and nothing is asked."""
+    """The rate of one user's calls to one API. Without a limit, every call passes.
 
-    name: str  # of the provider, for people
+    `name` is the provider's name in sentences. `key` is that of the ApiBucket.
+    """
+
+    name: str
     key: str
     limit: ApiLimit | None
 
     def take(self, needs: int = 1) -> None:
-        """Take a token where there are `needs` of them, in one UPDATE; raises Wait where there are not."""
+        """Take one token if the bucket has at least `needs`. Raise Wait if it has fewer."""
         if self.limit is None or self._taken(self.limit, needs):
             return None
         bucket = self._bucket().first()
@@ -116,8 +127,11 @@ class Pace:
         return self.take(needs)
 
     def pause(self, seconds: float | None) -> None:
-        """The API says that it had too many calls: from now on nobody makes one for so long. Where it does not say how
-        long, for the limit's own window, which is how long Cloudflare blocks a user."""
+        """Stop all calls of the user for `seconds`, because the API got too many.
+
+        Without `seconds`, the pause is the limit's window. Cloudflare blocks a user that long.
+        No pause is longer than LONGEST_PAUSE.
+        """
         if self.limit is None:
             return
         pause = min(self.limit.seconds if seconds is None else seconds, LONGEST_PAUSE)
@@ -129,27 +143,38 @@ class Pace:
 
     def _taken(self, limit: ApiLimit, needs: int) -> bool:
         now = clock.now()
-        # A moment that no pause reaches was written by a clock that was ahead: the bucket is taken for full.
+        # A time that no pause can reach comes from a clock that was ahead. The bucket then counts
+        # as full.
         too_far = Q(full_at__gt=now + timedelta(seconds=LONGEST_PAUSE + limit.seconds) + SKEW)
         enough = self._bucket().filter(Q(full_at__lte=now + limit.lead(needs)) | too_far)
         full_at = Case(When(too_far, then=Value(now)), default=Greatest(F("full_at"), Value(now)))
         return bool(enough.update(full_at=full_at + Value(limit.each)))
 
     def _wait(self, limit: ApiLimit, at: datetime) -> Wait:
-        """Until then, and a little longer: spread, so that a crowd does not come back for the one token at once."""
+        """Return a Wait until `at`, plus a random delay.
+
+        The delay is there so that the waiting turns do not all come back for one token.
+        """
         now = clock.now()
         spread = min(LONGEST_SPREAD, max(timedelta(seconds=1), limit.each * limit.burst / 4))
         until = max(at, now) + spread * random.random()  # noqa: S311  (spreads load, protects nothing)
         by = until + (datetime.min.replace(tzinfo=until.tzinfo) - until) % ROUND
-        what = f"{self.name} takes {limit} from one user, and they are used up; this goes on by {by:%H:%M} UTC."
+        what = (
+            f"{self.name} takes {limit} from one user, and they are used up; this goes on by"
+            f" {by:%H:%M} UTC."
+        )
         return Wait((until - now).total_seconds(), what, asked=True)
 
 
 def pace_of(name: str, credential: DnsCredential, limit: ApiLimit | None) -> Pace:
-    """How fast the API may be called with this credential; `limit` is the provider's own, which settings override."""
+    """Return the Pace of calls with this credential.
+
+    `limit` is the provider's own limit. The setting DNS_API_LIMITS overrides it.
+    """
     if credential.provider in settings.DNS_API_LIMITS:
         given = settings.DNS_API_LIMITS[credential.provider]
         limit = ApiLimit(*given) if given else None
-    # The API counts a user, and does not say whose a token is; that an owner's credentials are all of one user is the
-    # rule, and where they are not, they are slower than they might be, and never blocked.
+    # The API counts the calls of its user, but does not say to which user a token belongs. So all
+    # credentials of an owner share one bucket. With several users, calls are slower than necessary,
+    # but never blocked.
     return Pace(name, f"{credential.provider} {credential.owner_id}", limit)

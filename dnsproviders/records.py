@@ -1,4 +1,8 @@
-"""Records go into their zone and out of it: intent, effect, proof, each under the record's own turn."""
+"""Write TXT records to their zones and remove them, each in a turn of the record's row.
+
+The intent is stored before the call that writes. See `docs/architecture.md`, "The life of a
+TXT record".
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -12,16 +16,17 @@ from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import TxtRecord
 
-REST = timedelta(minutes=10)  # a record that is needed is looked at this often
-ZONE_LAG = timedelta(minutes=5)  # a zone may deny for so long what was just written to it
+REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
+# For this long, a provider may not yet show a record that was just written.
+ZONE_LAG = timedelta(minutes=5)
 ONCE_A_DAY = 24 * 3600.0
 
 
 def publish(record_id: int) -> None:
-    """Put the record into its zone, unless it is there.
+    """Write the record to its zone, if it is not there yet.
 
-    Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
-    the provider fails or refuses.
+    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
+    Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.select_related("credential__secret").turn(
         record_id, due=False
@@ -34,13 +39,14 @@ def publish(record_id: int) -> None:
 
 def _present(record: TxtRecord, provider: Provider) -> None:
     first = not record.intent_at or bool(record.cleaned_at)
-    # Where an earlier call may have written, a later one must clean: the zone stays until the record is gone.
+    # An earlier call may have written the record to the stored zone. The zone must not change until
+    # the cleanup has removed the record there.
     zone = provider.zone_of(record.name) if first else record.zone
     unsure_before, unsure_until = (
         record.unsure_until,
         clock.now() + timedelta(seconds=settings.LEASE),
     )
-    # Written first: if we die in the call below, cleanup still knows of the record.
+    # Stored before the call. If this process dies in the call, cleanup still knows of the record.
     record.write(
         zone=zone,
         intent_at=clock.now(),
@@ -52,13 +58,11 @@ def _present(record: TxtRecord, provider: Provider) -> None:
         provider.present(record)
     except ProviderError as error:
         if error.permanent and first and not unsure_before:
-            record.release(
-                None, cleaned_at=clock.now(), unsure_until=None
-            )  # refused: nothing was written
+            # The provider refused the call, so that nothing was written.
+            record.release(None, cleaned_at=clock.now(), unsure_until=None)
         else:
-            reopen(
-                record.pk
-            )  # it failed for us and may yet be carried out: a lease from now, however late it was sent
+            # The provider may still carry out the failed call, until one lease from now.
+            reopen(record.pk)
         raise
     still_ours = When(unsure_until=unsure_until, then=Value(unsure_before))
     try:
@@ -68,12 +72,16 @@ def _present(record: TxtRecord, provider: Provider) -> None:
             unsure_until=Case(still_ours, default=F("unsure_until")),
         )
     except LostTurn:
-        reopen(record.pk)  # someone may have cleaned up before our call took effect
+        # Another worker may have cleaned up before this call took effect.
+        reopen(record.pk)
         raise Wait(2, f"{record.name} went to other hands") from None
 
 
 def reopen(record_id: int) -> None:
-    """A call for this record may have taken effect behind the back of whoever has it: have it looked at again."""
+    """Mark the record, so that cleanup looks at it again.
+
+    A call may still write the record although another worker holds its row.
+    """
     now = clock.now()
     TxtRecord.objects.filter(pk=record_id).update(
         cleaned_at=None,
@@ -83,10 +91,10 @@ def reopen(record_id: int) -> None:
 
 
 def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
-    """Take the record out of its zone, unless somebody needs it, and close it once it is surely gone.
+    """Remove the record from its zone unless `is_needed(record)`. Close the row once it is gone.
 
-    Raises Wait while another turn has the record in hand or the provider's API takes no more calls, ProviderError when
-    the provider fails or refuses.
+    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
+    Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.turn(record_id) as record:
         if not record.intent_at or record.cleaned_at:
@@ -100,11 +108,13 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 def _clean(record: TxtRecord) -> None:
     try:
         removed = registry.open_credential(record.credential).cleanup(record)
-    except Wait:  # what it removed until then is gone; the rest goes on
+    except Wait:
+        # Part of the records may be removed already. The next turn removes the others.
         raise
     except Trouble as error:
         record.write(left_behind=error.what)
-        if record.stumbles >= 8:  # past the retry table: once a day, for ever
+        # After the end of the retry table: once a day, without end.
+        if record.stumbles >= 8:
             error.retry_after = max(error.retry_after or 0, ONCE_A_DAY)
         raise
     except Exception:
@@ -114,14 +124,19 @@ def _clean(record: TxtRecord) -> None:
         raise
     again_at = _look_again_at(record, removed)
     if again_at:
-        reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))  # meanwhile
+        # `reopen` may have set a later time during this turn. That time stays.
+        reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))
         record.release(again_at, unsure_until=Case(reopened, default=Value(again_at)))
     else:
         _close(record)
 
 
 def _look_again_at(record: TxtRecord, removed: int) -> datetime | None:
-    """When cleanup must look once more, if it must: a late call may still write, or the zone may lag behind."""
+    """Return when cleanup must look once more. Return None when the record is surely gone.
+
+    Cleanup looks again when a late call may still write the record. It also does when nothing was
+    removed soon after the record was written, because the provider may show records late.
+    """
     now = clock.now()
     if record.unsure_until and record.unsure_until > now:
         return record.unsure_until
@@ -148,11 +163,12 @@ def _close(record: TxtRecord) -> None:
         )
     )
     if not closed:
-        record.release(clock.now())  # reopened meanwhile
+        # `reopen` marked the record during this turn.
+        record.release(clock.now())
 
 
 def mark_removed_by_hand(record: TxtRecord) -> None:
-    """A person says that the record is gone. Raises Wait while a worker has it in hand."""
+    """Close the record, because a person removed it. Raise Wait while a worker holds it."""
     now = clock.now()
     with TxtRecord.objects.turn(record.pk, due=False) as held:
         held.release(None, cleaned_at=now, unsure_until=None, left_behind="")

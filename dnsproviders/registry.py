@@ -1,4 +1,8 @@
-"""Every DNS provider there is. A new one: copy a file, add a line here, a test and a page in docs."""
+"""The list of DNS providers.
+
+To add one: copy a file of `dnsproviders/providers/`, add a line to PROVIDERS, a test, and a page
+in `docs/providers/`.
+"""
 
 import json
 from typing import Any
@@ -25,7 +29,10 @@ ALIASES = {"ali": "aliyun"}
 
 
 def provider_id(name: str) -> str:
-    """The id that is stored, for an id or an alias in any case. Raises Invalid that names those there are."""
+    """Return the stored id for an id or an alias, in upper or lower case.
+
+    Raise Invalid, with the list of all ids, for an unknown name.
+    """
     known = ALIASES.get(name.lower(), name.lower())
     if known not in PROVIDERS:
         raise errors.Invalid(
@@ -35,23 +42,24 @@ def provider_id(name: str) -> str:
 
 
 def provider_class(name: str) -> type[Provider]:
-    """The class for an id or an alias. Raises Invalid that names those there are."""
+    """Return the class for an id or an alias. Raise Invalid for an unknown name."""
     found: type[Provider] = import_string(PROVIDERS[provider_id(name)])
     return found
 
 
 @sensitive_variables()
 def open_credential(credential: DnsCredential) -> Provider:
-    """The provider with the credential's secret unsealed, for the calls of one turn."""
+    """Return the provider with the credential's unsealed secrets, for the calls of one turn."""
     secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
     return provider_class(credential.provider)(credential, secret, outgoing.session())
 
 
 @sensitive_variables()
 def secrets_of(credential: DnsCredential) -> dict[str, str]:
-    """The secret fields, unsealed. Keep them inside one function. Raises ProviderError where they were pruned.
+    """Return the unsealed secret fields. Keep them inside one function.
 
-    A credential that was changed since it was read is read anew, all of it: a new secret goes only where it was meant.
+    A credential that was changed in the meantime is read again as a whole. A new secret then never
+    goes to an old endpoint. Raise ProviderError when the secrets were pruned.
     """
     try:
         return _unsealed(credential)
@@ -70,11 +78,17 @@ def _unsealed(credential: DnsCredential) -> dict[str, str]:
 
 
 def check_api_limits() -> None:
-    """Raise ImproperlyConfigured where the setting DNS_API_LIMITS is not {a provider: [calls, seconds] or null}."""
+    """Raise ImproperlyConfigured when the setting DNS_API_LIMITS has a wrong shape.
+
+    The shape is {provider id: [calls, seconds] or null}.
+    """
     given = settings.DNS_API_LIMITS
     for name, limit in given.items() if isinstance(given, dict) else [("it", given)]:
         if name not in PROVIDERS or not (limit is None or _is_limit(limit)):
-            what = f"DNS_API_LIMITS: {name} must be one of {', '.join(PROVIDERS)}, with [calls, seconds] or null."
+            what = (
+                f"DNS_API_LIMITS: {name} must be one of {', '.join(PROVIDERS)}, with [calls,"
+                " seconds] or null."
+            )
             raise ImproperlyConfigured(what)
 
 
@@ -87,7 +101,10 @@ def _is_limit(given: Any) -> bool:
 
 
 def catalog() -> list[dict[str, Any]]:
-    """Each provider with its fields and then the common ones, as GET /apiv1/dns/providers/catalog shows them."""
+    """Return each provider with its own fields and then the common ones.
+
+    This is the answer of GET /apiv1/dns/providers/catalog.
+    """
     return [_entry(each, provider_class(each)) for each in PROVIDERS]
 
 

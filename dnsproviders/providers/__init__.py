@@ -1,1 +1,1 @@
-"""One file for each DNS vendor. They do not know each other."""
+"""One file for each DNS provider. They do not import each other."""

@@ -1,6 +1,8 @@
-"""Alibaba Cloud DNS, API version 2015-01-09: https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-overview
+"""Alibaba Cloud DNS, API version 2015-01-09.
 
-Requests carry a signature of the third kind (ACS3-HMAC-SHA256):
+https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-overview
+
+Requests have a signature of version 3 (ACS3-HMAC-SHA256):
 https://www.alibabacloud.com/help/en/sdk/product-overview/v3-request-structure-and-signature
 """
 
@@ -40,16 +42,18 @@ from dnsproviders.ratelimit import ApiLimit, Gate
 One = TypeVar("One")
 
 VERSION = "2015-01-09"
-LEAST_TTL = 600  # of the free plan; the paid ones allow less, but refuse it without
-PAGE = 100
+# Seconds. This is the lowest TTL of the free plan. Only paid plans accept a lower one.
+LEAST_TTL = 600
+PAGE = 100  # records
 MOST_PAGES = 50
 RECORD_EXISTS = {"DomainRecordDuplicate"}
 RECORD_ABSENT = {"DomainRecordNotBelongToUser", "InvalidRR.NoExist"}
-# Nothing is wrong, it was only too soon: the same call is made again after a second.
+# The call came too soon. It is not a failure. The same call is made again after a second.
 # https://www.alibabacloud.com/en/notice/notice_on_api_throttling_of_alibaba_cloud_dns_444
 TOO_SOON = ("Throttling", "LastOperationNotFinished")
 A_SECOND = 1.0
-# What an error means, by its code, else by the part before the first dot; all others pass.
+# The meaning of an error, by its code, or by the part of the code before the first dot. Other
+# errors are not permanent.
 # https://help.aliyun.com/zh/dns/api-alidns-2015-01-09-errorcodes and
 # https://help.aliyun.com/document_detail/2355841.html
 CODES = {
@@ -72,7 +76,7 @@ CODES = {
     "DomainRecordConflict": FOR_GOOD,
     "DomainRecordLocked": FOR_GOOD,
     "RecordForbidden": FOR_GOOD,  # .BlackHole
-    "SubDomainInvalid": FOR_GOOD,  # .RR: a label that it does not take
+    "SubDomainInvalid": FOR_GOOD,  # .RR: a label that Alibaba Cloud does not accept
     "QuotaExceeded": FOR_GOOD,  # .Record
     "InvalidRR": FOR_GOOD,
     "InvalidType": FOR_GOOD,
@@ -84,7 +88,8 @@ CODES = {
 HINTS = {
     "InvalidTimeStamp": "set this server's clock: it is more than 15 minutes off",
     "Forbidden.RAM": "the policy of the RAM user lacks the action, or names another domain",
-    "SubDomainInvalid": "Alibaba Cloud takes no such name: leave it out of the certificate, or delegate its challenge",
+    "SubDomainInvalid": "Alibaba Cloud takes no such name: leave it out of the certificate, or"
+    " delegate its challenge",
     "QuotaExceeded": "remove old records, or take a larger plan",
 }
 
@@ -97,7 +102,7 @@ def checked_key(value: str) -> str:
 
 class Aliyun(Provider):
     name = "Aliyun"
-    # Of AddDomainRecord and DeleteDomainRecord; it throttles sooner where it thinks best.
+    # The limit of AddDomainRecord and DeleteDomainRecord. The API may throttle sooner.
     # https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-quota
     limit = ApiLimit(calls=60, seconds=1)
     fields = (
@@ -112,14 +117,14 @@ class Aliyun(Provider):
     )
 
     def zone_of(self, name: str) -> str:
-        """The name of the longest domain in the account that holds `name`.
+        """Return the name of the longest domain in the account that holds `name`.
 
-        Asks for records, since that right is needed anyway; a RAM user may have it for one domain only.
+        It asks for records, because the credential needs this right anyway. A RAM user may have
+        it for one domain only.
         """
         refused = None
-        possible = [
-            each for each in suffixes(name) if not each.startswith("_")
-        ]  # no domain is called so
+        # No domain begins with an underscore.
+        possible = [each for each in suffixes(name) if not each.startswith("_")]
         for suffix in (zone for each in possible for zone in _spellings(each)):
             answer = self._call("DescribeDomainRecords", DomainName=suffix, PageSize=1)
             code = answer.get("Code")
@@ -132,14 +137,20 @@ class Aliyun(Provider):
                 raise self._error(answer)
         if refused:
             raise refused
-        what = f"Aliyun has no domain for {name} that this key sees; it sees {self._visible_domains()}."
+        what = (
+            f"Aliyun has no domain for {name} that this key sees; it sees"
+            f" {self._visible_domains()}."
+        )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
         return elsewhere(self.name, zone, name, seen)
 
     def present(self, record: TxtRecord) -> None:
-        """Adds without looking first, since it refuses a second record of the same name and value: each call counts."""
+        """Add the record without a look first, which saves a call.
+
+        The API refuses a second record with the same name and value.
+        """
         ttl = max(record.ttl, LEAST_TTL)
         added = {"RR": _rr(record), "Type": "TXT", "Value": record.value, "TTL": ttl}
         with self._gate(record.zone).alone():
@@ -154,10 +165,13 @@ class Aliyun(Provider):
         return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
 
     def check(self) -> None:
-        """Lists the domains of the account, which proves the key; at least one must be there."""
+        """List the domains of the account, to check the key. The account must have a domain."""
         answer = self._done("DescribeDomains", PageSize=1)
         if not answer.get("TotalCount"):
-            what = "Aliyun takes the key, but there is no domain in its account: add the domain to Alibaba Cloud DNS."
+            what = (
+                "Aliyun takes the key, but there is no domain in its account: add the domain to"
+                " Alibaba Cloud DNS."
+            )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def _visible_domains(self) -> str:
@@ -170,21 +184,27 @@ class Aliyun(Provider):
             )
 
     def _find(self, record: TxtRecord) -> list[str]:
-        """Ids of the records that are exactly (name, value); the API itself compares by parts of words."""
+        """Return the ids of the records that have exactly this name and value.
+
+        The API also finds names that only contain the key word.
+        """
         rr = _rr(record)
         found = self._pages(DomainName=record.zone, RRKeyWord=rr, TypeKeyWord="TXT")
         with self.as_documented():
             return [each["RecordId"] for each in found if _is(each, rr, record.value)]
 
     def _delete(self, zone: str, record_id: str) -> int:
-        """1, or 0 when another was faster."""
+        """Delete the record. Return 1, or 0 when it was already deleted."""
         with self._gate(zone).alone():
             answer = self._call("DeleteDomainRecord", RecordId=record_id)
             self._raise_unless_done(answer, but_for=RECORD_ABSENT)
         return 0 if answer.get("Code") else 1
 
     def _gate(self, zone: str) -> Gate:
-        """It takes one change of a zone at a time (LastOperationNotFinished)."""
+        """Return the gate of a zone, because the API takes one change of a zone at a time.
+
+        It refuses others with LastOperationNotFinished.
+        """
         key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
         return Gate(
             key, f"Aliyun takes one change of {zone} at a time, and another one is being made."
@@ -204,9 +224,10 @@ class Aliyun(Provider):
         return answer
 
     def _call(self, action: str, **params: Any) -> dict[str, Any]:
-        """The answer as JSON, be it an error that has a `Code`; raises ProviderError for anything else.
+        """Return the JSON answer, which has a `Code` when it is an error.
 
-        Raises Wait where the call came too soon: it is no failure, and nothing was done.
+        Raise Wait when the call came too soon and changed nothing. Raise ProviderError for an
+        answer of another shape.
         """
         api = urlsplit(settings.ALIYUN_API_URL)
         query = canonical_query(params)
@@ -219,10 +240,11 @@ class Aliyun(Provider):
         return answer
 
     def refusal(self, response: requests.Response) -> ProviderError:
-        """Raises Wait instead where the call only came too soon."""
+        """Return the error of an answer. Raise Wait when the call came too soon."""
         seconds, words = outgoing.wait_of(response), self.words(response)
         if seconds is None and any(f"({code}" in words for code in TOO_SOON):
-            if "(Throttling" in words:  # it means the user, and not the zone
+            # Throttling is about the user, and not about the zone.
+            if "(Throttling" in words:
                 self.pace.pause(A_SECOND)
             raise Wait(A_SECOND, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
         return super().refusal(response)
@@ -271,7 +293,10 @@ def _by_code(table: Mapping[str, One], code: str) -> One | None:
 
 
 def canonical_query(params: Mapping[str, Any]) -> str:
-    """Sorted, and encoded as RFC 3986 says: a space is %20, a star %2A, a tilde itself."""
+    """Return the sorted query, encoded by RFC 3986.
+
+    A space becomes %20 and a star becomes %2A. A tilde stays.
+    """
     return "&".join(
         f"{quote(name, safe='~')}={quote(str(value), safe='~')}"
         for name, value in sorted(params.items())
@@ -281,9 +306,9 @@ def canonical_query(params: Mapping[str, Any]) -> str:
 def authorization(
     method: str, query: str, headers: Mapping[str, str], key_id: str, key: str
 ) -> str:
-    """The Authorization header of a request to "/" with an empty body whose `headers` are all signed.
+    """Return the Authorization header of a request to "/" with an empty body.
 
-    `headers` have names in lower case, among them x-acs-content-sha256.
+    All `headers` are signed. Their names are in lower case. x-acs-content-sha256 is among them.
     """
     names = sorted(headers)
     lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
@@ -292,11 +317,17 @@ def authorization(
     )
     to_sign = f"ACS3-HMAC-SHA256\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = hmac.new(key.encode(), to_sign.encode(), hashlib.sha256).hexdigest()
-    return f"ACS3-HMAC-SHA256 Credential={key_id},SignedHeaders={';'.join(names)},Signature={signature}"
+    return (
+        f"ACS3-HMAC-SHA256 Credential={key_id},SignedHeaders={';'.join(names)}"
+        f",Signature={signature}"
+    )
 
 
 def _spellings(zone: str) -> list[str]:
-    """A-labels, then U-labels: what the API calls an internationalised domain differs by how it was added."""
+    """Return the zone with A-labels, then with U-labels.
+
+    The API's name of an internationalized domain depends on how the domain was added.
+    """
     try:
         return [zone, idna.decode(zone)] if "xn--" in zone else [zone]
     except idna.IDNAError:
@@ -304,7 +335,7 @@ def _spellings(zone: str) -> list[str]:
 
 
 def _rr(record: TxtRecord) -> str:
-    """The record's name within its zone; "@" is the zone itself."""
+    """Return the record's name relative to its zone. "@" is the zone itself."""
     return a_label(record.name).removesuffix(a_label(record.zone)).removesuffix(".") or "@"
 
 

@@ -27,9 +27,11 @@ from dnsproviders.models import TxtRecord
 from dnsproviders.ratelimit import ApiLimit
 
 RECORD_EXISTS = {81057, 81058}
-# What an error means, by its code in `errors` or in an `error_chain`; some come with 400 whatever they mean. All others
-# pass. https://developers.cloudflare.com/fundamentals/api/troubleshooting/ and the answers quoted in the issues of
-# Cloudflare's own clients, such as https://github.com/cloudflare-api/python-cloudflare-v4/issues/3
+# The meaning of an error, by its code in `errors` or in an `error_chain`. The HTTP status does not
+# help, because several codes come with 400. Other errors are not permanent.
+# https://developers.cloudflare.com/fundamentals/api/troubleshooting/, and answers that are quoted
+# in the issues of Cloudflare's own clients, for example
+# https://github.com/cloudflare-api/python-cloudflare-v4/issues/3
 CODES = {
     1000: CREDENTIAL,  # Invalid API Token
     6003: CREDENTIAL,  # Invalid request headers; the chain says which
@@ -62,17 +64,21 @@ GRAVEST = (CREDENTIAL, NO_ZONE, FOR_GOOD, LIMITED)
 DEEPEST_CHAIN = 4
 # https://developers.cloudflare.com/dns/zone-setups/
 UNSERVED = {
-    "partial": "a partial zone (CNAME setup), for which other name servers answer: convert it to a full setup, use a"
-    " credential for those name servers, or make the challenge a CNAME into a zone that Cloudflare serves",
-    "secondary": "a secondary zone, whose records come from its primary server: use a credential for that server",
+    "partial": "a partial zone (CNAME setup), for which other name servers answer: convert it to a"
+    " full setup, use a credential for those name servers, or make the challenge a CNAME into a"
+    " zone that Cloudflare serves",
+    "secondary": "a secondary zone, whose records come from its primary server: use a credential"
+    " for that server",
     "internal": "an internal zone, which the public never sees: use the public zone",
 }
-# https://developers.cloudflare.com/dns/zone-setups/reference/domain-status/; a paused zone goes on answering in DNS.
+# https://developers.cloudflare.com/dns/zone-setups/reference/domain-status/
+# A paused zone is not in this list, because its name servers still answer.
 INACTIVE = {
     "initializing": "is still being set up at Cloudflare: finish that",
-    "pending": "is pending at Cloudflare: have its registrar name the name servers that Cloudflare assigned",
-    "moved": "is marked as moved at Cloudflare: its registrar names other name servers. Have it name Cloudflare's, or"
-    " use a credential for those name servers",
+    "pending": "is pending at Cloudflare: have its registrar name the name servers that Cloudflare"
+    " assigned",
+    "moved": "is marked as moved at Cloudflare: its registrar names other name servers. Have it"
+    " name Cloudflare's, or use a credential for those name servers",
     "deactivated": "is deactivated at Cloudflare: activate it there",
 }
 AUTO_TTL, LEAST_TTL = 1, 60
@@ -93,9 +99,8 @@ def checked_zone_id(value: str) -> str:
 
 class Cloudflare(Provider):
     name = "Cloudflare"
-    limit = ApiLimit(
-        calls=1200, seconds=300
-    )  # https://developers.cloudflare.com/fundamentals/api/reference/limits/
+    # https://developers.cloudflare.com/fundamentals/api/reference/limits/
+    limit = ApiLimit(calls=1200, seconds=300)
     fields = (
         Field(
             "api_token",
@@ -115,10 +120,14 @@ class Cloudflare(Provider):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._known: dict[str, dict[str, Any]] = {}  # the zones that it found, by id
+        self._known: dict[str, dict[str, Any]] = {}  # zones that Cloudflare showed, by id
 
     def zone_of(self, name: str) -> str:
-        """A zone id: the credential's own for names inside that zone, else that of the longest zone it sees."""
+        """Return the id of the zone that holds `name`.
+
+        It is the credential's `zone_id`. Without one, it is the longest matching zone that the
+        token can see.
+        """
         return self._given_zone(name) if self.public.get("zone_id") else self._found_zone(name)
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
@@ -142,14 +151,15 @@ class Cloudflare(Provider):
         return sum(self._delete(record.zone, record_id) for record_id in self._find(record))
 
     def check(self) -> None:
-        """Reads a TXT record of the credential's zone, or of the first zone that it sees."""
+        """Read TXT records of the credential's zone, or of the first zone that the token sees."""
         zone_id = self.public.get("zone_id") or self._first_zone()
         self._get(f"zones/{zone_id}/dns_records", type="TXT", per_page=5)
 
     def _given_zone(self, name: str) -> str:
         zone_id = str(self.public["zone_id"])
         response = self._send("GET", f"zones/{zone_id}")
-        if response.status_code == 403:  # the token may write records there, but not read the zone
+        if response.status_code == 403:
+            # The token may have the right to write records, but not to read the zone.
             return zone_id
         if response.status_code in (400, 404) and self._kind(response) in (None, NO_ZONE):
             what = f"Cloudflare knows no zone with the id {zone_id}{self.said(response)}."
@@ -170,7 +180,7 @@ class Cloudflare(Provider):
         for suffix in suffixes(name):
             zones = self._get("zones", name=suffix)["result"]
             with self.as_documented():
-                # A domain that moved between accounts is there twice; only one of the two is served.
+                # A domain that moved between accounts is listed twice. Only one zone is served.
                 for zone in sorted(zones, key=lambda each: each.get("status") != "active"):
                     if a_label(zone["name"]) != suffix:
                         continue
@@ -181,7 +191,10 @@ class Cloudflare(Provider):
                     return str(zone["id"])
         if passed_over:
             raise passed_over
-        what = f"Cloudflare has no zone for {name} that this token sees; it sees {self._visible_zones()}."
+        what = (
+            f"Cloudflare has no zone for {name} that this token sees; it sees"
+            f" {self._visible_zones()}."
+        )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def _visible_zones(self) -> str:
@@ -195,19 +208,22 @@ class Cloudflare(Provider):
     def _first_zone(self) -> str:
         zones = self._get("zones", per_page=5)["result"]
         if not zones:
-            what = "Cloudflare takes the token, but it sees no zone: add the zone to the token, or give zone_id."
+            what = (
+                "Cloudflare takes the token, but it sees no zone: add the zone to the token, or"
+                " give zone_id."
+            )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         with self.as_documented():
             return str(zones[0]["id"])
 
     def _find(self, record: TxtRecord) -> list[str]:
-        """Ids of the records that are exactly (name, value)."""
+        """Return the ids of the records that have exactly this name and value."""
         found = self._pages(f"zones/{record.zone}/dns_records", type="TXT", name=record.name)
         with self.as_documented():
             return [each["id"] for each in found if _is(each, record)]
 
     def _delete(self, zone_id: str, record_id: str) -> int:
-        """1, or 0 when another was faster."""
+        """Delete the record. Return 1, or 0 when it was already deleted."""
         response = self._send("DELETE", f"zones/{zone_id}/dns_records/{record_id}")
         if response.status_code == 404 and self._codes(response):
             return 0
@@ -232,7 +248,7 @@ class Cloudflare(Provider):
         )
 
     def _result(self, response: requests.Response) -> dict[str, Any]:
-        """The envelope of a success. Raises ProviderError with Cloudflare's words otherwise."""
+        """Return the JSON body of a success. Raise ProviderError with Cloudflare's words else."""
         body = self.json_of(response)
         if not response.ok or not body.get("success"):
             raise self.refusal(response)
@@ -254,7 +270,7 @@ class Cloudflare(Provider):
         return ProviderError(kind.code, what, kind.permanent, outgoing.wait_of(response))
 
     def _kind(self, response: requests.Response) -> Kind | None:
-        """What the gravest error that it names means; None where it names none that is known."""
+        """Return the kind of the most serious error. Return None without a known error code."""
         kinds = {CODES[code] for code in self._codes(response) if code in CODES}
         return next((each for each in GRAVEST if each in kinds), None)
 
@@ -274,12 +290,12 @@ class Cloudflare(Provider):
             return []
 
     def _codes(self, response: requests.Response) -> set[Any]:
-        """Of the errors and of the chains behind them."""
+        """Return the codes of the errors and of their chains."""
         found = [each for error in self._errors(response) for each in _chain(error)]
         return {each.get("code") for each in found if isinstance(each.get("code"), int)}
 
     def words(self, response: requests.Response) -> str:
-        """Each error with the chain behind it; of an answer without errors, its messages."""
+        """Return each error with its chain. Without errors, return the messages."""
         return "; ".join(map(_told, self._errors(response) or self._errors(response, "messages")))
 
 
@@ -300,7 +316,10 @@ def _chain(error: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _told(error: dict[str, Any], depth: int = 0) -> str:
-    """As in: Invalid request headers (6003): Invalid format for Authorization header (6111)."""
+    """Return an error and its chain as text.
+
+    Example: Invalid request headers (6003): Invalid format for Authorization header (6111)
+    """
     told = f"{error.get('message')} ({error.get('code')})"
     behind = _behind(error) if depth < DEEPEST_CHAIN else []
     return f"{told}: {', '.join(_told(each, depth + 1) for each in behind)}" if behind else told

@@ -1,5 +1,7 @@
-"""An HTTP service of one's own, by the contract of lego's provider of that name:
-https://go-acme.github.io/lego/dns/httpreq/ (the default mode, not RAW)."""
+"""The owner's own HTTP service, with the same interface as lego's provider "httpreq".
+
+https://go-acme.github.io/lego/dns/httpreq/ (the default mode, not RAW)
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +12,18 @@ from certctrl import errors, outgoing
 from dnsproviders.base import Field, Provider, ProviderError, is_html
 from dnsproviders.models import TxtRecord
 
-# That a service of one's own is not one of this contract will not pass (RFC 9110, section 15). 400, 404 and 422 may:
-# services say so of a provider behind them that fails, and of a path that is being deployed.
+# Status codes of a service that does not have this interface (RFC 9110, section 15). They are
+# permanent. 400, 404 and 422 are not, because services also use them for a passing failure: of a
+# DNS provider behind them, or of a path that is being deployed.
 NOT_THIS_CONTRACT = {405, 411, 415, 501}
 
 
 def checked_endpoint(value: str) -> str:
-    """An http or https URL with nothing secret in it, without its last slash."""
+    """Return the URL without its last slash.
+
+    Raise ValueError when it is not an http or https URL. Raise it also when the URL has a user, a
+    password, a query or a fragment.
+    """
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("must not hold a user or password: give username and password instead")
     if "?" in value or "#" in value:
@@ -66,15 +73,18 @@ class HttpReq(Provider):
                 )
 
     def zone_of(self, name: str) -> str:
-        """The name itself: this contract knows no zones."""
+        """Return the name itself, because this interface has no zones."""
         return name
 
     def present(self, record: TxtRecord) -> None:
         self._done(self._post("present", record))
 
     def cleanup(self, record: TxtRecord) -> int:
-        """1 for every success, as the contract does not say whether the record was there; 0 for a 404 of the service's
-        own. One with a page or a line of text is what web servers say of a path that they do not know."""
+        """Return 1 for every success, because the answer does not say whether the record existed.
+
+        Return 0 for a 404 that is empty or JSON. Other 404 answers are failures, because web
+        servers send a page or a line of text for an unknown path.
+        """
         response = self._post("cleanup", record)
         if response.status_code == 404 and (not response.content.strip() or _is_json(response)):
             return 0
@@ -82,14 +92,20 @@ class HttpReq(Provider):
         return 1
 
     def check(self) -> None:
-        """The contract has nothing to read; a GET shows that somebody is there and takes the password."""
+        """Send a GET, to see whether the service answers and accepts the password.
+
+        The interface has no request that reads.
+        """
         response = self._send("GET", "")
         if response.status_code == 403:
             raise self.refusal(response)
 
     def refusal(self, response: requests.Response) -> ProviderError:
         if response.status_code in NOT_THIS_CONTRACT:
-            what = f"{self.name} answered {response.status_code}{self.said(response)}: the endpoint must take POST."
+            what = (
+                f"{self.name} answered {response.status_code}{self.said(response)}: the endpoint"
+                " must take POST."
+            )
             return ProviderError("dns_refused", what, permanent=True)
         return super().refusal(response)
 
@@ -102,7 +118,10 @@ class HttpReq(Provider):
         return self.send(method, f"{self.public['endpoint']}{path}", auth=self._auth(), **kwargs)
 
     def _auth(self) -> tuple[bytes, bytes] | None:
-        """In bytes, since requests would send text as Latin-1 (RFC 7617, section 2.1 asks for UTF-8)."""
+        """Return user name and password in UTF-8, for basic authentication (RFC 7617, section 2.1).
+
+        They are bytes, because requests would encode text as Latin-1.
+        """
         if "password" not in self.secret:
             return None
         return str(self.public["username"]).encode(), self.secret["password"].reveal().encode()
@@ -110,8 +129,12 @@ class HttpReq(Provider):
     def _done(self, response: requests.Response) -> None:
         if not response.ok:
             raise self.refusal(response)
-        if is_html(response):  # a login or parking page says 200 to everything
-            what = f"{self.name}: the endpoint answered {response.status_code} with an HTML page: is the address right?"
+        # A login page or a parking page answers 200 to every request.
+        if is_html(response):
+            what = (
+                f"{self.name}: the endpoint answered {response.status_code} with an HTML page: is"
+                " the address right?"
+            )
             raise ProviderError("dns_bad_answer", what)
 
     def words(self, response: requests.Response) -> str:

@@ -1,7 +1,8 @@
-"""A name server of one's own: dynamic updates (RFC 2136) over TCP, signed with TSIG (RFC 8945) where it has a key.
+"""The owner's own name server: dynamic updates (RFC 2136) over TCP.
 
-What is asked before an update must never be stricter than the update: there are servers that take signed updates and
-answer no signed question, or no question at all.
+Messages are signed with TSIG (RFC 8945) when the credential has a key. A question before an update
+must never need more rights than the update. Some servers take signed updates, but answer no signed
+question, or no question at all.
 """
 
 import base64
@@ -35,14 +36,15 @@ from dnsclient.names import a_label, is_inside, suffixes
 from dnsproviders.base import Field, Provider, ProviderError, SeenZone
 from dnsproviders.models import TxtRecord
 
-# RFC 8945, section 6. It forbids MD5 and advises against SHA-1; there are servers that offer nothing else.
+# RFC 8945, section 6. It forbids MD5 and advises against SHA-1, but some servers have only these.
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1", "hmac-md5")
 WEAK_ALGORITHMS = ("hmac-sha1", "hmac-md5")
 SPELLED = re.compile(r"(?:hmac-?)?(md5|sha-?(?:1|224|256|384|512))(?:\.sig-alg\.reg\.int)?")
-PATIENCE = 5.0  # seconds for a question; an update may take all the time there is
+# Seconds for a question. An update may take all the time that is left.
+PATIENCE = 5.0
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
-# What an answer means, by its rcode: the code, and what to do. These are permanent; the others are tried again.
-# RFC 2136, section 2.2, and RFC 1035, section 4.1.1.
+# The meaning of an answer, by its rcode: the code of the error, and what to do. These errors are
+# permanent. Others are tried again. RFC 2136, section 2.2, and RFC 1035, section 4.1.1.
 RCODES = {
     dns.rcode.REFUSED: (
         "dns_credential_refused",
@@ -63,7 +65,7 @@ HOST = re.compile(
 
 
 def checked_server(value: str) -> str:
-    """An address, or a host name without its last dot."""
+    """Return an IP address, or a host name without its last dot. Raise ValueError for others."""
     try:
         return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
     except ValueError:
@@ -93,17 +95,23 @@ def checked_zone(value: str) -> str:
 
 
 def unquoted(value: str) -> str:
-    """As it was meant, without the quotes and the semicolon of a configuration file around it."""
+    """Return the value without the quotes and the semicolon of a configuration file."""
     return value.strip().removesuffix(";").strip().strip("\"'").strip()
 
 
 def without_spaces(value: str) -> str:
-    """Base64 as configuration files have it: in quotes, and broken into lines (RFC 4648, section 3.3, allows that)."""
+    """Return base64 from a configuration file without quotes, spaces and line breaks.
+
+    RFC 4648, section 3.3, allows line breaks.
+    """
     return "".join(unquoted(value).split())
 
 
 def canonical_algorithm(value: str) -> str:
-    """The name in ALGORITHMS for any usual spelling: HMAC-SHA256, hmac_sha256, hmac-md5.sig-alg.reg.int."""
+    """Return the name in ALGORITHMS for the usual spellings.
+
+    Examples: HMAC-SHA256, hmac_sha256, hmac-md5.sig-alg.reg.int. Return other values unchanged.
+    """
     found = SPELLED.fullmatch(unquoted(value).lower().rstrip(".").replace("_", "-"))
     return f"hmac-{found[1].replace('-', '')}" if found else value
 
@@ -119,7 +127,7 @@ def checked_tsig_secret(value: str) -> str:
 
 
 def _sent(connection: socket.socket, wire: bytes) -> bytes:
-    """What comes back for a message over TCP (RFC 1035, section 4.2.2)."""
+    """Send a message over TCP and return the answer (RFC 1035, section 4.2.2)."""
     connection.sendall(struct.pack("!H", len(wire)) + wire)
     return _read(connection, *struct.unpack("!H", _read(connection, 2)))
 
@@ -139,7 +147,7 @@ class Unsigned(ProviderError):
 
 
 class NoAnswer(ProviderError):
-    """The server took the connection and said nothing."""
+    """The server took the connection and sent no answer."""
 
 
 class RFC2136(Provider):
@@ -176,7 +184,8 @@ class RFC2136(Provider):
             required=False,
             tidy=unquoted,
             check=checked_key_name,
-            help="Left out, with the secret, for a server that authorizes by address, which is weak.",
+            help="Left out, with the secret, for a server that authorizes by address, which is"
+            " weak.",
         ),
         Field(
             "algorithm",
@@ -213,8 +222,8 @@ class RFC2136(Provider):
     def note(cls, public: Mapping[str, Any]) -> str:
         if not public.get("key_name"):
             return (
-                "Updates are sent without a key, and authorized by this server's address alone: that is weak. Use a"
-                " TSIG key where the name server offers one."
+                "Updates are sent without a key, and authorized by this server's address alone:"
+                " that is weak. Use a TSIG key where the name server offers one."
             )
         if public.get("algorithm") in WEAK_ALGORITHMS:
             return (
@@ -227,8 +236,14 @@ class RFC2136(Provider):
         return bool(self.public.get("key_name"))
 
     def zone_of(self, name: str) -> str:
-        """The credential's zone, for names inside it; else the zone whose SOA the server shows for `name` or the
-        nearest name above it; else, where it shows none, the one that it takes an empty update for."""
+        """Return the name of the zone that holds `name`.
+
+        It is the first of these:
+
+        - the zone of the credential. Then `name` must be inside it.
+        - the zone whose SOA record the server shows for `name` or the nearest name above.
+        - the zone for which the server takes an empty update.
+        """
         if self.public.get("zone"):
             return self._given_zone(name)
         hidden: list[str] = []
@@ -243,9 +258,8 @@ class RFC2136(Provider):
             if answer.rcode() not in (*KNOWN, dns.rcode.SERVFAIL):
                 hidden.append(suffix)
                 continue
-            if (
-                answer.rcode() == dns.rcode.SERVFAIL
-            ):  # perhaps the very zone: the one above it would be the wrong one
+            # This may be the right zone. Going on to the name above could find a wrong one.
+            if answer.rcode() == dns.rcode.SERVFAIL:
                 raise self._refusal(answer, f"asked which zone holds {name}")
             zone = _soa_owner(answer, asked)
             if zone:
@@ -254,38 +268,50 @@ class RFC2136(Provider):
                     self._be_let_in(text)
                 return text
             if _delegation(answer, asked):
-                what = f"{self._where()} leaves {suffix} to other servers; give the primary server of that zone."
+                what = (
+                    f"{self._where()} leaves {suffix} to other servers; give the primary server of"
+                    " that zone."
+                )
                 raise ProviderError("dns_zone_not_found", what, permanent=True)
         for suffix in hidden:
             try:
                 rcode = self._probe(suffix)
-            except Unsigned:  # it may be said of a zone that is not there
+            except Unsigned:
+                # Some servers do not sign the answer about a zone that they do not have.
                 continue
             if rcode == dns.rcode.NOERROR:
                 return suffix
             if rcode is None and silence:
                 raise silence
-        what = f"{self._where()} has no zone for {name} that it shows to this {self._who()}. Give `zone` if it has."
+        what = (
+            f"{self._where()} has no zone for {name} that it shows to this {self._who()}. Give"
+            " `zone` if it has."
+        )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
-        """Where views differ, an update goes into the view of the key, and the world may see another one."""
+        """Return why the public may not see the record, or "".
+
+        A server with views writes an update to the view of the key. The public may see another one.
+        """
         if seen.name != zone:
             return (
-                f"{self._where()} has {name} in its zone {zone} for this {self._who()}, and resolvers see it in the"
-                f" zone {seen.name}: they may never see the TXT record. Give the primary server of that zone, or a key"
-                " of the view that the public sees."
+                f"{self._where()} has {name} in its zone {zone} for this {self._who()}, and"
+                f" resolvers see it in the zone {seen.name}: they may never see the TXT record."
+                " Give the primary server of that zone, or a key of the view that the public sees."
             )
         try:
             answer, _ = self._look(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
-        except ProviderError:  # the update will tell
+        except ProviderError:
+            # The update will report this failure.
             return ""
         own = origin_of(answer)
         if own and seen.origins and own not in seen.origins:
             return (
-                f"{self._where()} shows this {self._who()} another zone {zone} than the public sees: its SOA record"
-                f" names {own}, that of resolvers {', '.join(sorted(seen.origins))}. They may never see the TXT record."
-                " Give a key of the view that the public sees."
+                f"{self._where()} shows this {self._who()} another zone {zone} than the public"
+                f" sees: its SOA record names {own}, that of resolvers"
+                f" {', '.join(sorted(seen.origins))}. They may never see the TXT record. Give a"
+                " key of the view that the public sees."
             )
         return ""
 
@@ -297,17 +323,24 @@ class RFC2136(Provider):
         return zone
 
     def _be_let_in(self, zone: str) -> None:
-        """Raise ProviderError where the zone that everybody may see takes no update from this key."""
+        """Raise ProviderError when the zone takes no update from this key.
+
+        The server showed the zone only to a question without the key.
+        """
         if self.has_key and self._probe(zone) == dns.rcode.NOTAUTH:
             what = (
-                f"{self._where()} has a zone {zone}, and not for this key: the key belongs to another view. Give a key"
-                " of the view that the public sees."
+                f"{self._where()} has a zone {zone}, and not for this key: the key belongs to"
+                " another view. Give a key of the view that the public sees."
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def _probe(self, zone: str) -> dns.rcode.Rcode | None:
-        """What an update gets that changes nothing (RFC 2136, section 3: zone, then prerequisites, then permission);
-        None where nobody can tell. Raises ProviderError where the server refuses the key."""
+        """Send an update that changes nothing, and return the rcode of the answer.
+
+        The server checks the zone first, then the prerequisites, then the permission (RFC 2136,
+        section 3). Return None when there is no answer, or an unsigned one to a signed message.
+        Raise ProviderError when the server refuses the key.
+        """
         try:
             return self._ask(dns.update.UpdateMessage(dns.name.from_text(zone))).rcode()
         except (Unsigned, NoAnswer) as error:
@@ -316,14 +349,22 @@ class RFC2136(Provider):
             return None
 
     def present(self, record: TxtRecord) -> None:
-        """An update that adds; the server ignores what it has already (RFC 2136, section 3.4.2.2)."""
+        """Send an update that adds the record.
+
+        The server ignores a record that it already has (RFC 2136, section 3.4.2.2).
+        """
         update = _update(record)
         update.add(_owner(record), record.ttl, _rdata(record))
         self._change(update, record)
 
     def cleanup(self, record: TxtRecord) -> int:
-        """Counted by asking first: an update says nothing about what it found. What only a question without the key
-        shows, or none does, is removed all the same: the key's view may have it."""
+        """Send an update that removes the record.
+
+        A question comes first, because the answer to an update does not say what was removed. The
+        update is left out only when the key's own view does not have the record.
+        Return 1 for the update, also when the server does not say whether the record exists.
+        Return 0 when it says that the record does not exist.
+        """
         try:
             answer, is_proper = self._look(_query(_owner(record), dns.rdatatype.TXT))
         except NoAnswer:
@@ -341,10 +382,12 @@ class RFC2136(Provider):
         return 0 if is_told and not is_there else 1
 
     def check(self) -> None:
-        """Asks the server for something signed; with a wrong key it answers BADKEY or BADSIG (RFC 8945, section 5.2).
+        """Ask the server a signed question, to check the key.
 
-        BIND looks at the key whatever the question, Knot DNS only within its zones: hence the names that may be zones.
-        There are servers that know their keys only in updates: an empty one is sent where no question proves the key.
+        With a wrong key it answers BADKEY or BADSIG (RFC 8945, section 5.2). BIND checks the key in
+        every question. Knot DNS checks it only in questions about its zones, so that several names
+        are tried. Some servers know their keys only in updates. When no question proves the key, an
+        empty update is sent.
         """
         names = self._maybe_zones()
         if not self.has_key:
@@ -369,18 +412,32 @@ class RFC2136(Provider):
             return
         if silent:  # neither a question nor an update was answered
             raise silent
-        what = f"{self._where()} answers, but does not say whether it knows the key; the first record will tell."
+        what = (
+            f"{self._where()} answers, but does not say whether it knows the key; the first record"
+            " will tell."
+        )
         raise ProviderError("dns_refused", what)
 
     def _proves(self, name: str) -> bool:
-        """Whether an update of this zone, which may not be one, shows that the server knows the key."""
+        """Return whether an empty update of `name` shows that the server knows the key.
+
+        The name need not be a zone.
+        """
         try:
             return self._probe(name) is not None
         except Unsigned:
             return False
 
     def _maybe_zones(self) -> list[str]:
-        """Names to ask about: the last zone that was written to, the root, and what key and server are called."""
+        """Return names that may be zones of the server.
+
+        These are:
+
+        - the credential's zone
+        - the zone of its last record
+        - the root
+        - the suffixes of the key's name and of the server's name, six at most
+        """
         record = self.credential.records.exclude(zone="").last() if self.credential.pk else None
         known = [self.public.get("zone"), record.zone if record else ""]
         hints = [
@@ -395,9 +452,11 @@ class RFC2136(Provider):
             raise self._refusal(answer, f"asked to change {record.name} in the zone {record.zone}")
 
     def _look(self, query: dns.message.Message) -> tuple[dns.message.Message, bool]:
-        """The answer to a question, and whether it is proper: the one that the key gets, where there is a key.
+        """Return the answer to a question, and whether the answer is proper.
 
-        Where the key gets none, it is asked without the key. Raises NoAnswer where that is not answered either.
+        A proper answer is for the key, or the credential has no key. When the signed question gets
+        no usable answer, the question is sent without the key.
+        Raise NoAnswer when the server does not answer that either.
         """
         signed = None
         if self.is_asked_signed:
@@ -405,7 +464,8 @@ class RFC2136(Provider):
                 with clock.limit(min(PATIENCE, clock.time_left() / 3)):
                     signed = self._ask(query)
             except NoAnswer:
-                self.is_asked_signed = False  # by this provider, which is made for one use
+                # This holds for one turn, as long as this object lives.
+                self.is_asked_signed = False
             except Unsigned:
                 pass
             except ProviderError as error:
@@ -418,14 +478,20 @@ class RFC2136(Provider):
         return answer, not self.has_key
 
     def _ask(self, message: dns.message.Message) -> dns.message.Message:
-        """The answer whatever its rcode. With a key its signature is checked; raises Unsigned where it has none."""
+        """Return the answer with any rcode.
+
+        With a key, the answer's signature is checked. Raise Unsigned when it has none.
+        """
         if self.has_key:
             message.use_tsig(self._key())
         return self._exchange(message)
 
     def _exchange(self, message: dns.message.Message) -> dns.message.Message:
-        """Of several addresses the first that takes the connection is asked, and no other: an update that got no answer
-        may have been carried out, and what another server says would not tell."""
+        """Send a message and return the answer.
+
+        Of several addresses, only the first that takes the connection is asked. An update without
+        an answer may have been carried out. An answer from another address would not show that.
+        """
         with self.going_out(), self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
             with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
@@ -439,13 +505,12 @@ class RFC2136(Provider):
             return self._parsed(wire, message)
 
     def _parsed(self, wire: bytes, message: dns.message.Message) -> dns.message.Message:
-        """The answer in `wire` to a message, its signature checked where the message has one."""
+        """Return the answer in `wire`. Check its signature if the message has one."""
         try:
             answer = dns.message.from_wire(wire, keyring=message.keyring, request_mac=message.mac)
         except dns.exception.FormError as exc:
-            if (
-                type(exc) is not dns.exception.FormError
-            ):  # what dnspython raises for an answer without TSIG
+            # dnspython raises exactly this class for an answer without TSIG.
+            if type(exc) is not dns.exception.FormError:
                 raise
             raise self._unsigned(dns.message.from_wire(wire, keyring=False)) from None
         if not message.is_response(answer):
@@ -453,34 +518,50 @@ class RFC2136(Provider):
         return answer
 
     def _unsigned(self, answer: dns.message.Message) -> Unsigned:
-        """PowerDNS says so of a key that it does not know, and of a signature that does not fit."""
+        """Return the error of an unsigned answer to a signed message.
+
+        PowerDNS answers NOTAUTH or REFUSED, unsigned, to an unknown key and to a wrong signature.
+        """
         if answer.rcode() in (dns.rcode.NOTAUTH, dns.rcode.REFUSED):
             what = (
-                f"{self._where()} does not take the signed message ({dns.rcode.to_text(answer.rcode())}, unsigned): the"
-                " key, its secret, its algorithm and both clocks must fit, and the key must be allowed to update."
+                f"{self._where()} does not take the signed message"
+                f" ({dns.rcode.to_text(answer.rcode())}, unsigned): the key, its secret, its"
+                " algorithm and both clocks must fit, and the key must be allowed to update."
             )
             return Unsigned("dns_credential_refused", what, permanent=True)
-        what = f"{self._where()} did not sign its answer: it has no such zone, or knows nothing of TSIG."
+        what = (
+            f"{self._where()} did not sign its answer: it has no such zone, or knows nothing of"
+            " TSIG."
+        )
         return Unsigned("dns_refused", what)
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
-        """What can go wrong with one exchange, as ProviderError."""
+        """Raise ProviderError for every failure of an exchange."""
         try:
             yield
-        except requests.RequestException as exc:  # outgoing's are sentences
+        except requests.RequestException as exc:
+            # Exceptions of `certctrl.outgoing` are sentences.
             what = f"{self._where()} could not be reached: {self.quote(str(exc))}."
             raise ProviderError("dns_unreachable", what) from None
-        except (
-            dns.tsig.PeerBadKey
-        ):  # Knot DNS says so of a key that its ACL does not allow to do this, too
-            what = f"{self._where()} does not take the TSIG key: it does not know it, or does not let it do this."
+        except dns.tsig.PeerBadKey:
+            # Knot DNS also answers BADKEY to a key that its ACL does not allow to do this.
+            what = (
+                f"{self._where()} does not take the TSIG key: it does not know it, or does not let"
+                " it do this."
+            )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadSignature:
-            what = f"{self._where()} refuses the TSIG signature: algorithm and secret must be those of its key."
+            what = (
+                f"{self._where()} refuses the TSIG signature: algorithm and secret must be those"
+                " of its key."
+            )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadTime:
-            what = f"{self._where()} says that the clocks differ: set this server's clock or the name server's."
+            what = (
+                f"{self._where()} says that the clocks differ: set this server's clock or the name"
+                " server's."
+            )
             raise ProviderError("dns_refused", what) from None
         except (OSError, EOFError, dns.exception.Timeout) as exc:
             if outgoing.is_by_tenant():
@@ -490,18 +571,27 @@ class RFC2136(Provider):
         except (dns.exception.DNSException, ValueError) as exc:
             if outgoing.is_by_tenant():
                 raise self._untold(exc) from None
-            what = f"{self._where()} answered with something that is no signed DNS message ({type(exc).__name__})."
+            what = (
+                f"{self._where()} answered with something that is no signed DNS message"
+                f" ({type(exc).__name__})."
+            )
             raise ProviderError("dns_bad_answer", what) from None
 
     def _untold(self, exc: Exception) -> ProviderError:
-        """One sentence for whatever is there instead of a DNS server: ports are not the tenants' to scan."""
+        """Return one and the same error for all failures, so that tenants cannot scan ports.
+
+        The log has the real reason.
+        """
         log.info(
             "rfc2136.untold",
             server=self.public["server"],
             port=self._port(),
             why=type(exc).__name__,
         )
-        what = f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server does. Check both."
+        what = (
+            f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server"
+            " does. Check both."
+        )
         return ProviderError("dns_unreachable", what)
 
     def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
@@ -529,14 +619,16 @@ class RFC2136(Provider):
 
 def _query(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.message.Message:
     query = dns.message.make_query(name, rdtype)
-    query.flags &= (
-        ~dns.flags.RD
-    )  # what this server has itself, not what it would find out elsewhere
+    # Ask only for the server's own zones, and not for the result of its questions to others.
+    query.flags &= ~dns.flags.RD
     return query
 
 
 def _soa_owner(answer: dns.message.Message, asked: dns.name.Name) -> dns.name.Name | None:
-    """The zone of `asked`: its SOA is in the answer, or in the authority section of "no such name" and "no data"."""
+    """Return the zone of `asked`: the owner of the SOA record in an authoritative answer.
+
+    In a negative answer, the SOA record is in the authority section. Return None without one.
+    """
     if not answer.flags & dns.flags.AA:
         return None
     for rrset in (*answer.answer, *answer.authority):
@@ -550,7 +642,10 @@ def _soa_owner(answer: dns.message.Message, asked: dns.name.Name) -> dns.name.Na
 
 
 def origin_of(answer: dns.message.Message) -> str:
-    """The primary server and the mailbox of a SOA record: every server of the zone has the same."""
+    """Return the primary server and the mailbox of the SOA record in the answer, or "".
+
+    They are the same on every server of the zone.
+    """
     for rrset in answer.answer:
         if rrset.rdtype == dns.rdatatype.SOA:
             return f"{rrset[0].mname} {rrset[0].rname}".lower()
@@ -558,7 +653,10 @@ def origin_of(answer: dns.message.Message) -> str:
 
 
 def _delegation(answer: dns.message.Message, asked: dns.name.Name) -> bool:
-    """A referral downwards; one to the root only says that the server knows nothing."""
+    """Return whether the answer is a referral to a zone that holds `asked`.
+
+    A referral to the root does not count. It only says that the server has no such zone.
+    """
     return answer.rcode() == dns.rcode.NOERROR and any(
         rrset.rdtype == dns.rdatatype.NS
         and rrset.name != dns.name.root
