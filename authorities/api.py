@@ -206,6 +206,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(request=AccountRequest, responses=AccountSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
+        """Change the name, the e-mail address, the key defaults, debugging or `staging_first`."""
         account = accounts.update_account(
             self.get_object(), parsed(AccountRequest, request, partial=True)
         )
@@ -213,6 +214,7 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
+        """Delete the account. The response is 409 while something uses the account."""
         accounts.retire_account(self.get_object())
         return Response(status=NO_CONTENT)
 
@@ -254,10 +256,12 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
 
     @extend_schema(request=PrivateCARequest, responses={201: PrivateCASerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
+        """Create a private CA with a self-signed certificate."""
         private_ca = privateca.create_private_ca(self.owner, dict(request.data))
         return Response(PrivateCASerializer(private_ca).data, status=CREATED)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
+        """Delete the private CA. The response is 409 while accounts use the CA."""
         accounts.retire_private_ca(self.get_object())
         return Response(status=NO_CONTENT)
