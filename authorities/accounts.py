@@ -384,8 +384,8 @@ def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeA
     Call this function inside a transaction. It locks the CA, so that concurrent calls create only
     one account.
 
-    Raise NotFound when the CA was deleted after the caller read it, or when `pk` is an account of
-    another CA.
+    Raise NotFound when the CA was deleted since the caller read it. Raise NotFound too when `pk` is
+    an account of another CA.
     """
     hold_private_ca(private_ca)
     rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)

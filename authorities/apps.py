@@ -1,3 +1,5 @@
+"""The Django app of accounts, private CAs and exchanges."""
+
 from django.apps import AppConfig
 
 

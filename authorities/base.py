@@ -11,7 +11,7 @@ from certctrl.turns import Trouble
 
 @dataclass(frozen=True)
 class Reach:
-    """Which hosts may be called for a CA.
+    """The hosts that may be called for a CA.
 
     `hosts` are allowed besides the hosts in the domain of the CA's directory. `is_named_by_tenant`:
     a tenant named the directory, not the operator of this server.
@@ -118,7 +118,7 @@ class RenewalInfoResource:
     ) -> "RenewalInfoResource":
         """Read a RenewalInfo object.
 
-        Raise ValueError, TypeError or KeyError when it is not one, or when the window is invalid.
+        Raise ValueError, TypeError, KeyError or AttributeError when it is not a valid one.
         """
         window = document["suggestedWindow"]
         start, end = _moment(window["start"]), _moment(window["end"])
@@ -181,9 +181,13 @@ class CA(Protocol):
         is the ari_id of the certificate to replace (RFC 9773, section 5), or empty.
         """
 
-    def read_order(self, url: str) -> OrderResource: ...
+    def read_order(self, url: str) -> OrderResource:
+        """Return the order at the URL."""
+        ...
 
-    def read_authorization(self, url: str) -> AuthorizationResource: ...
+    def read_authorization(self, url: str) -> AuthorizationResource:
+        """Return the authorization at the URL."""
+        ...
 
     def answer(self, challenge_url: str) -> str:
         """Ask the CA to check the record. A second call changes nothing.
@@ -195,7 +199,9 @@ class CA(Protocol):
     def deactivate(self, authorization_url: str) -> None:
         """Deactivate an authorization (RFC 8555, section 7.5.2)."""
 
-    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
+        """Send the CSR. Return the order with its new status."""
+        ...
 
     def download(
         self,

@@ -21,7 +21,7 @@ from certctrl.errors import Invalid
 
 
 class LimitKind(TextChoices):
-    """What a CA's rate limit counts."""
+    """The things that a CA's rate limits count."""
 
     ACCOUNT = "account"  # new orders of an account
     DOMAIN = "domain"  # certificates of a registered domain
@@ -154,7 +154,7 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
 
 
 def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
-    """Return the CA's limits, replaced by the given ones. Null removes a limit."""
+    """Return the CA's limits, with the given ones in place of its own. Null removes a limit."""
     if not isinstance(given, dict) or not all(
         _is_limit(kind, limit) for kind, limit in given.items()
     ):

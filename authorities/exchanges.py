@@ -76,7 +76,7 @@ def record(
     answer: requests.Response | None = None,
     error: str = "",
 ) -> None:
-    """Store an exchange when debugging is on for the current account. Raises nothing.
+    """Store an exchange when debugging is on for the current account. Never raise.
 
     `sent` is the signed message. `began` is a reading of `clock.monotonic()`. `error` is a sentence
     that says why no response came.

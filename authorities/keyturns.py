@@ -1,7 +1,7 @@
 """Limit the RSA keys that requests make: one at a time for each owner, and a short queue.
 
-An RSA key of 4096 bits takes some seconds of one core. Without this limit, the parallel requests of
-one owner would take every core of the web process from all others.
+An RSA key of 4096 bits takes up to a few seconds of one core. Without this limit, the parallel
+requests of one owner would take every core of the web process from all others.
 """
 
 import threading

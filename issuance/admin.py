@@ -1,3 +1,5 @@
+"""Admin pages of certificates, attempts, rate limits and drills."""
+
 from collections.abc import Callable
 
 from django.contrib import admin, messages

@@ -34,7 +34,7 @@ KEPT_CONNECTIONS = 16  # for each thread
 
 @dataclass
 class Connection:
-    """What a thread keeps about a CA: its directory, and unused nonces from it.
+    """A thread's data about a CA: its directory, and unused nonces from it.
 
     `certctrl.outgoing` keeps the sockets.
     """

@@ -27,7 +27,7 @@ from certctrl.turns import Trouble, Wait, printable
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000
-MAX_PROBLEMS = 100  # an order has at most 100 names
+MAX_PROBLEMS = 100  # subproblems; one for each name of an order
 RATE_LIMIT_PAUSE = 300.0  # seconds, when the CA gives no time
 ORDER_NOT_READY_PAUSE = 2.0
 MAX_CODE = 64  # characters

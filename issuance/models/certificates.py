@@ -140,7 +140,7 @@ class Certificate(models.Model):
 
 
 class CertificateVersion(Turns):
-    """What one attempt issued: chain, key, serial number, validity.
+    """A version: the chain, key, serial number and validity that one attempt issued.
 
     `wake_at` is set from the request to revoke it until the revocation is done.
     """
