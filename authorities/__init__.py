@@ -1,1 +1,1 @@
-"""The CAs, as dnsproviders is for DNS: ACME accounts, private CAs, and what is known of each CA."""
+"""CAs: ACME accounts, private CAs, and the known facts about each CA."""

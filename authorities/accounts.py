@@ -1,4 +1,4 @@
-"""What people do with ACME accounts: create, change, delete. Registering at the CA is a worker's turn."""
+"""Create, change and delete ACME accounts. A worker registers an account at its CA in a turn."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,11 +23,14 @@ LEAST_HMAC_KEY = 16  # characters
 
 @sensitive_variables()
 def create_account(owner: User, given: Mapping[str, Any]) -> AcmeAccount:
-    """Make the account with a key of its own, and have a worker register it at its CA.
+    """Create an account with a key of its own, and start a worker that registers it at its CA.
 
-    `given`: ca_provider, email, name, terms_accepted, directory_url, eab_kid, eab_hmac_key, zerossl_api_key, ca_id,
-    defaults, log_level, save_requests, staging_first. Raises Invalid, MissingField or NotFound (a private CA of
-    somebody else).
+    `given` may have: ca_provider, email, name, terms_accepted, directory_url, eab_kid,
+    eab_hmac_key, zerossl_api_key, ca_id, defaults, log_level, save_requests, staging_first. Return
+    the account.
+
+    Raise Invalid or MissingField with the `field`. Raise NotFound when `ca_id` is not an active
+    private CA of the owner. Raise QuotaExceeded when the owner may have no more.
     """
     private_ca = _private_ca(owner, given.get("ca_id"))
     info = catalog.info(catalog.SELF_CA if private_ca else given["ca_provider"])
@@ -84,9 +87,12 @@ def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
 
 
 def _prove_at_staging(account: AcmeAccount) -> None:
-    """Set `staging_first`, with an account at the CA's staging: the same e-mail, a key of its own. It registers, and is
-    listed, as any other."""
-    # Locked as `retire_account` locks it, so that it is not deleted while it is taken into use.
+    """Set `staging_first`, and make sure that there is an account at the CA's staging.
+
+    The staging account has the same e-mail address and a key of its own. It is registered and
+    listed like any other account.
+    """
+    # Locked like in `retire_account`, so that nobody deletes the account at the same time.
     rows = AcmeAccount.objects.select_for_update(no_key=True).filter(retired_at=None)
     known = account.staging_account_id
     account.staging_account = rows.filter(pk=known).first() if known else None
@@ -123,9 +129,8 @@ def _registered(private_ca: PrivateCA) -> dict[str, Any]:
 
 def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     now = clock.now()
-    queued_at = (
-        now if registration.has_room(owner) else None
-    )  # else the sweep sends it when its turn has come
+    # None: the sweep sends the message when fewer accounts of the owner are registering.
+    queued_at = now if registration.has_room(owner) else None
     return {"wake_at": now, "queued_at": queued_at} | _sealed_eab(owner, given)
 
 
@@ -169,7 +174,10 @@ def _refuse_directory(info: catalog.CAInfo, url: str) -> None:
         what = f"The directory of {info.label} is known; for another one use ca_provider custom."
         raise Invalid(what, field="directory_url")
     if url and not _is_directory(url):
-        what = "directory_url must be an https address without a user name, such as https://ca.example/directory."
+        what = (
+            "directory_url must be an https address without a user name, such as"
+            " https://ca.example/directory."
+        )
         raise Invalid(what, field="directory_url")
 
 
@@ -201,7 +209,7 @@ def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
 
 
 def _hmac_key(given: Mapping[str, Any]) -> str:
-    """The HMAC key in the one spelling that is kept, empty where none is given."""
+    """Return the HMAC key as base64url without padding; empty when none is given."""
     if not given.get("eab_hmac_key"):
         return ""
     try:
@@ -209,13 +217,19 @@ def _hmac_key(given: Mapping[str, Any]) -> str:
     except ValueError:
         key = ""
     if len(key) < LEAST_HMAC_KEY:
-        what = "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed it."
+        what = (
+            "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed"
+            " it."
+        )
         raise Invalid(what, field="eab_hmac_key")
     return key
 
 
 def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The binding, or the API key that fetches one: then `eab_kid` is empty until it did."""
+    """Seal the EAB, or the API key that fetches one.
+
+    With an API key, `eab_kid` stays empty until the EAB is fetched.
+    """
     secret = _hmac_key(given) or given.get("zerossl_api_key")
     if not secret:
         return {}
@@ -228,8 +242,11 @@ def _sealed_eab(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccount:
     """Change the name, the e-mail address, the key defaults, debugging or `staging_first`.
 
-    A change of CA is another account. A CA that knows the account keeps the contact it was given. What a GET answered
-    may be sent back whole.
+    An account stays at its CA. The CA is not informed of a new e-mail address. The body of a GET
+    response is accepted unchanged.
+
+    Raise Invalid for another CA, directory or EAB. Raise NotFound when the account is deleted and
+    `staging_first` is given.
     """
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
@@ -254,7 +271,7 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
 
 
 def _kept_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The key defaults without what is given empty or null, which takes it back."""
+    """Return the key defaults, without those that `given` sets to empty or null."""
     size = {"rsa": "leaf_rsa_bits", "ecdsa": "leaf_ec_curve"}.get(defaults.get("key_type", ""), "")
     members = {
         "key_type": ("leaf_key_algorithm",),
@@ -266,9 +283,12 @@ def _kept_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 
 def _switch_staging(account: AcmeAccount, on: bool) -> None:
-    """Its staging account stays when it is switched off, until somebody deletes that."""
+    """Switch `staging_first`.
+
+    After it is switched off, the staging account stays until somebody deletes it.
+    """
     with transaction.atomic():
-        # As it is now: two requests at once make one staging account.
+        # Locked, so that two concurrent requests make only one staging account.
         account.refresh_from_db(from_queryset=AcmeAccount.objects.select_for_update())
         if account.retired_at:
             raise no_account(account.pk)
@@ -306,7 +326,7 @@ def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
 
 
 def retry_registration(account: AcmeAccount) -> AcmeAccount:
-    """Register once more, now: after a wrong binding was mended at the CA, say."""
+    """Register again now, for example after a wrong EAB was fixed at the CA."""
     now = clock.now()
     refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
     if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
@@ -317,13 +337,15 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
 
 
 def retire_account(account: AcmeAccount) -> None:
-    """Delete it: the row stays for the history of what it issued. Conflict while something uses it.
+    """Delete the account. The row stays, because the history of its certificates needs it.
 
-    Its staging account goes with it, unless certificates use that too.
+    Its staging account is deleted too, unless something else uses that account. Raise Conflict
+    while something uses the account itself.
     """
     with transaction.atomic():
         both = AcmeAccount.objects.filter(pk__in=[account.pk, account.staging_account_id])
-        list(both.order_by("pk").select_for_update(no_key=True))  # see issuance.services.locks
+        # See issuance.services.locks for the order of locks.
+        list(both.order_by("pk").select_for_update(no_key=True))
         if use := _use_of(account):
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
@@ -335,7 +357,7 @@ def retire_account(account: AcmeAccount) -> None:
 
 
 def _use_of(account: AcmeAccount) -> str:
-    """What uses the account, and what to do about it; empty when nothing does."""
+    """Return what uses the account, and how to change that; empty when nothing uses it."""
     if names := _first(account.certificates.filter(retired_at=None), "domain"):
         return f"is used by certificates ({names}): delete them or give them another account."
     if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
@@ -344,7 +366,10 @@ def _use_of(account: AcmeAccount) -> str:
         staging_account=account, staging_first=True, retired_at=None
     )
     if names := _first(proving, "name"):
-        return f"proves attempts at staging for {names}: set the staging_first of that account to false."
+        return (
+            f"proves attempts at staging for {names}: set the staging_first of that account to"
+            " false."
+        )
     return ""
 
 
@@ -353,9 +378,15 @@ def _first(rows: QuerySet[Any], column: str) -> str:
 
 
 def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeAccount:
-    """The account under which the CA issues directly, `pk` where the request names one; made when there is none, and
-    just one by many at once: call it inside a transaction. NotFound when the CA was deleted since it was read, and for
-    an account of another CA."""
+    """Return the account under which the private CA issues directly.
+
+    With `pk`, return that account of the CA. Without `pk`, return the oldest one, or create one.
+    Call this function inside a transaction. It locks the CA, so that concurrent calls create only
+    one account.
+
+    Raise NotFound when the CA was deleted since the caller read it. Raise NotFound too when `pk` is
+    an account of another CA.
+    """
     hold_private_ca(private_ca)
     rows = private_ca.accounts.filter(owner=private_ca.owner, retired_at=None)
     account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
@@ -369,11 +400,10 @@ def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeA
 
 
 def retire_private_ca(private_ca: PrivateCA) -> None:
-    """Delete it. Conflict while accounts use it."""
+    """Delete the private CA. Raise Conflict while accounts use it."""
     with transaction.atomic():
-        PrivateCA.objects.select_for_update(no_key=True).get(
-            pk=private_ca.pk
-        )  # see issuance.services.locks
+        # See issuance.services.locks for the order of locks.
+        PrivateCA.objects.select_for_update(no_key=True).get(pk=private_ca.pk)
         names = ", ".join(
             private_ca.accounts.filter(retired_at=None).values_list("name", flat=True)[:3]
         )
@@ -394,11 +424,11 @@ def no_account(pk: int, field: str = "acme_account_id") -> NotFound:
     return NotFound(f"There is no ACME account {pk} among yours.", field=field)
 
 
-# Without the key: workers that write rows of attempts are not held up.
+# `no_key`, so that workers that write rows of attempts do not wait for this lock.
 
 
 def hold_private_ca(private_ca: PrivateCA) -> None:
-    """NotFound when it was deleted since it was read."""
+    """Lock the private CA. Raise NotFound when it was deleted after the caller read it."""
     rows = PrivateCA.objects.select_for_update(no_key=True)
     if not rows.filter(pk=private_ca.pk, status=PrivateCA.Status.ACTIVE).first():
         raise no_private_ca(private_ca.pk)

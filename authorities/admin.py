@@ -1,3 +1,5 @@
+"""Admin pages of accounts, private CAs and exchanges."""
+
 from django.contrib import admin
 
 from authorities.models import AcmeAccount, Exchange, PrivateCA

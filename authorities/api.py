@@ -149,7 +149,10 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
 
 
 class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
-    """A request to a CA and its answer. `status` is null where no answer came, and `error` says why."""
+    """A request to a CA and its response.
+
+    When no response came, `status` is null and `error` says why.
+    """
 
     at = EpochMillis()
 
@@ -173,7 +176,7 @@ class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
 
 
 class ExchangePagination(OffsetPagination):
-    """Each may have a body of 64 KiB."""
+    """At most 100 exchanges on a page, because each may have a body of 64 KiB."""
 
     max_limit = 100
 
@@ -194,12 +197,16 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(request=AccountRequest, responses={201: AccountSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
-        """Registering at the CA starts at once; `status` tells how it went, `error_what` the CA's words."""
+        """Create an account. Its registration at the CA starts at once.
+
+        `status` shows the result, and `error_what` has the CA's words.
+        """
         account = accounts.create_account(self.owner, parsed(AccountRequest, request))
         return Response(AccountSerializer(account).data, status=CREATED)
 
     @extend_schema(request=AccountRequest, responses=AccountSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
+        """Change the name, the e-mail address, the key defaults, debugging or `staging_first`."""
         account = accounts.update_account(
             self.get_object(), parsed(AccountRequest, request, partial=True)
         )
@@ -207,19 +214,23 @@ class AccountViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
+        """Delete the account. The response is 409 while something uses the account."""
         accounts.retire_account(self.get_object())
         return Response(status=NO_CONTENT)
 
     @extend_schema(request=None, responses=AccountSerializer)
     @action(detail=True, methods=["post"])
     def register(self, request: Request, **kwargs: Any) -> Response:
-        """Register once more, after what the CA refused was mended."""
+        """Register the account again, for example after its EAB was fixed at the CA."""
         return Response(AccountSerializer(accounts.retry_registration(self.get_object())).data)
 
     @extend_schema(responses=ExchangeSerializer(many=True))
     @action(detail=True, methods=["get"], pagination_class=ExchangePagination)
     def exchanges(self, request: Request, **kwargs: Any) -> Response:
-        """What was said to the CA when the account registered, and back, oldest first; kept while debugging is on."""
+        """List the exchanges with the CA while the account registered, oldest first.
+
+        Exchanges are kept only while debugging is on.
+        """
         page = (
             self.paginate_queryset(
                 self.get_object().exchanges.filter(attempt_id=None).order_by("pk")
@@ -245,10 +256,12 @@ class PrivateCAViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericVi
 
     @extend_schema(request=PrivateCARequest, responses={201: PrivateCASerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
+        """Create a private CA with a self-signed certificate."""
         private_ca = privateca.create_private_ca(self.owner, dict(request.data))
         return Response(PrivateCASerializer(private_ca).data, status=CREATED)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
+        """Delete the private CA. The response is 409 while accounts use the CA."""
         accounts.retire_private_ca(self.get_object())
         return Response(status=NO_CONTENT)

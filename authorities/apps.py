@@ -1,3 +1,5 @@
+"""The Django app of accounts, private CAs and exchanges."""
+
 from django.apps import AppConfig
 
 
@@ -7,4 +9,5 @@ class AuthoritiesConfig(AppConfig):
     def ready(self) -> None:
         from authorities import catalog
 
-        catalog.known()  # what ACME_CAS has wrong is told at the start, and not by the first sweep
+        # Raises ImproperlyConfigured for a wrong ACME_CAS at the start, before the first sweep.
+        catalog.known()

@@ -1,4 +1,4 @@
-"""What a CA's resources look like to the steps (RFC 8555, section 7.1), and what every CA can be asked."""
+"""A CA's resources (RFC 8555, section 7.1), and the calls that every CA offers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,11 @@ from certctrl.turns import Trouble
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a CA is called: which hosts it may lead to besides those of its directory's domain, and whether the
-    directory was named by a tenant, and not by whoever runs this server."""
+    """The hosts that may be called for a CA.
+
+    `hosts` are allowed besides the hosts in the domain of the CA's directory. `is_named_by_tenant`:
+    a tenant named the directory, not the operator of this server.
+    """
 
     hosts: Collection[str] = ()
     is_named_by_tenant: bool = False
@@ -22,8 +25,12 @@ MAX_LINK = 500  # characters
 
 
 class NotYet(Trouble):
-    """The CA does not show what it named itself. Its nodes may lag: it is asked again after seconds, then after minutes
-    (issuance.workflow.machine). An attempt whose CSR was sent never ends for it. `asked` is what was asked for."""
+    """The CA does not show a resource that it named itself.
+
+    Its nodes may lag. The resource is read again after seconds, then after minutes
+    (`issuance.workflow.machine`). This trouble never ends an attempt whose CSR was sent. `asked`
+    names the request.
+    """
 
     def __init__(self, code: str, what: str, asked: str) -> None:
         super().__init__(code, what)
@@ -32,8 +39,11 @@ class NotYet(Trouble):
 
 @dataclass(frozen=True)
 class OrderResource:
+    """An order (RFC 8555, section 7.1.3)."""
+
     url: str
-    status: str  # pending, ready, processing, valid, invalid; URLs are empty where the CA does not name them (yet)
+    # Status: pending, ready, processing, valid, invalid. A URL is empty until the CA gives it.
+    status: str
     authorizations: tuple[str, ...] = ()
     finalize_url: str = ""
     certificate_url: str = ""
@@ -44,14 +54,17 @@ class OrderResource:
 
 @dataclass(frozen=True)
 class AuthorizationResource:
+    """An authorization with its dns-01 challenge (RFC 8555, section 7.1.4)."""
+
     url: str
     identifier: str  # without the "*." of a wildcard
     wildcard: bool
     status: str  # pending, valid, invalid, deactivated, expired, revoked
-    challenge_url: str = ""  # of its dns-01 challenge; empty when none is offered
+    challenge_url: str = ""  # of its dns-01 challenge; empty when there is none
     challenge_status: str = ""
-    txt_value: str = ""  # what the TXT record must hold: base64url(SHA-256(key authorization))
-    problem: Problem | None = None  # of the dns-01 challenge while it is pending
+    # The value of the TXT record: base64url(SHA-256(key authorization)).
+    txt_value: str = ""
+    problem: Problem | None = None  # while it is pending: of the dns-01 challenge
 
     @property
     def name(self) -> str:
@@ -59,15 +72,21 @@ class AuthorizationResource:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it will not become valid. A challenge that is `invalid` decides, whatever its authorization says."""
+        """Return whether the authorization can no longer become valid.
+
+        A challenge that is `invalid` decides, even while its authorization is still `pending`.
+        """
         return self.status not in ("pending", "valid") or (
             self.status == "pending" and self.challenge_status == "invalid"
         )
 
     @property
     def gave_up(self) -> bool:
-        """`has_failed` of one that was answered: an error ends it too. One that is `processing` may have an error while
-        the CA still looks (RFC 8555, section 8.2)."""
+        """Return whether an answered authorization has failed. An error ends it too.
+
+        A challenge in `processing` may have an error while the CA still tries (RFC 8555,
+        section 8.2).
+        """
         stopped = (
             self.status == "pending"
             and self.challenge_status != "processing"
@@ -78,13 +97,15 @@ class AuthorizationResource:
 
 @dataclass(frozen=True)
 class AccountResource:
+    """An account (RFC 8555, section 7.1.2)."""
+
     url: str  # the kid
     status: str  # valid, deactivated, revoked
 
 
 @dataclass(frozen=True)
 class RenewalInfoResource:
-    """When the CA suggests to renew a certificate (RFC 9773, section 4.2)."""
+    """When the CA suggests renewing a certificate (RFC 9773, section 4.2)."""
 
     window_start: datetime
     window_end: datetime
@@ -95,7 +116,10 @@ class RenewalInfoResource:
     def of(
         cls, document: Mapping[str, Any], retry_after: float | None = None
     ) -> "RenewalInfoResource":
-        """Read a RenewalInfo object. ValueError, TypeError or KeyError when it is none, or its window is no window."""
+        """Read a RenewalInfo object.
+
+        Raise ValueError, TypeError, KeyError or AttributeError when it is not a valid one.
+        """
         window = document["suggestedWindow"]
         start, end = _moment(window["start"]), _moment(window["end"])
         if start >= end:
@@ -104,7 +128,10 @@ class RenewalInfoResource:
 
 
 def _moment(text: str) -> datetime:
-    """A time of RFC 3339, in UTC; of a year that every database and every clock can show."""
+    """Parse a time of RFC 3339, and return it in UTC.
+
+    Raise ValueError for a year that some database or clock cannot show.
+    """
     at = datetime.fromisoformat(text.upper())
     if at.tzinfo is None or not 1970 < at.year < 9999:
         raise ValueError("no moment in time")
@@ -117,42 +144,64 @@ def _link(found: Any) -> str:
 
 
 class CA(Protocol):
-    """One account at one CA. Every call is one exchange (and its nonce) and ends within `clock.time_left()`.
+    """One account at one CA. Each call is one exchange, plus one for a nonce when none is kept.
 
-    All raise `turns.Trouble` when it may be tried again (network, 5xx, rate limits), `Refused` for the CA's refusals,
-    with the CA's own words in `what`, `NotYet` where it does not show what it named itself, and `turns.Wait` for
-    `orderNotReady`. None sleeps, polls, or retries but for a nonce that was too old.
+    A call ends within `clock.time_left()`. It does not sleep or poll. Only a request with an old
+    nonce is sent again.
+
+    Every call may raise these exceptions:
+
+    - `turns.Trouble`: a retry may help (network, 5xx, rate limits).
+    - `Refused`: the CA refused. Its own words are in `what`.
+    - `NotYet`: the CA does not show a resource that it named itself.
+    - `turns.Wait`: `orderNotReady`.
     """
 
     def caa_identities(self) -> tuple[str, ...]:
-        """By which names CAA records may name this CA, as its directory says (RFC 8555, section 7.1.1); lower case."""
+        """Return the names by which CAA records may name this CA, in lower case.
+
+        They come from its directory (RFC 8555, section 7.1.1).
+        """
 
     def register(self) -> AccountResource:
-        """newAccount with the account's key; the CA answers with the account that it has when it knows the key."""
+        """Send newAccount with the account key.
+
+        A CA that knows the key returns its existing account.
+        """
 
     def profiles(self) -> Mapping[str, str]:
-        """The profiles that the directory lists, with what it says of each; empty when it lists none."""
+        """Return the profiles of the directory, each with its description; empty without any."""
 
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:
-        """newOrder for A-labels. `profile` is one that the directory lists (draft-ietf-acme-profiles), or empty;
-        `replaces` the ari_id of the certificate that the new one is to replace (RFC 9773, section 5), or empty."""
+        """Send newOrder for A-labels.
 
-    def read_order(self, url: str) -> OrderResource: ...
+        `profile` is one that the directory lists (draft-ietf-acme-profiles), or empty. `replaces`
+        is the ari_id of the certificate to replace (RFC 9773, section 5), or empty.
+        """
 
-    def read_authorization(self, url: str) -> AuthorizationResource: ...
+    def read_order(self, url: str) -> OrderResource:
+        """Return the order at the URL."""
+        ...
+
+    def read_authorization(self, url: str) -> AuthorizationResource:
+        """Return the authorization at the URL."""
+        ...
 
     def answer(self, challenge_url: str) -> str:
-        """Tell the CA that the record is there. Answering twice changes nothing; what became of it the order tells.
+        """Ask the CA to check the record. A second call changes nothing.
 
-        Empty, or a sentence that says why the answer may not have come to the CA: then it is to be given again.
+        The order shows the result. Return an empty text, or a sentence why the CA may have missed
+        the answer. After such a sentence, answer again.
         """
 
     def deactivate(self, authorization_url: str) -> None:
-        """Give up an authorization (RFC 8555, section 7.5.2)."""
+        """Deactivate an authorization (RFC 8555, section 7.5.2)."""
 
-    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource: ...
+    def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
+        """Send the CSR. Return the order with its new status."""
+        ...
 
     def download(
         self,
@@ -161,17 +210,25 @@ class CA(Protocol):
         validity_seconds: int | None = None,
         preferred_chain: str = "",
     ) -> str:
-        """The chain as PEM, leaf first. A private CA signs it here, from the CSR; an ACME CA needs the URL only.
+        """Return the chain as PEM, leaf first.
 
-        `preferred_chain` is the common name of an issuer: the first chain that has it is answered, else the default.
+        A private CA signs the CSR in this call. An ACME CA needs only the URL.
+
+        `preferred_chain` is the common name of an issuer. The first chain with that issuer is
+        returned, or else the default chain.
         """
 
     def revoke(self, chain_pem: str, reason: int) -> None:
-        """Revoke the leaf; one that is revoked already is success. `reason` as RFC 5280, 5.3.1 numbers it."""
+        """Revoke the leaf. A leaf that is already revoked is a success.
+
+        `reason` is a number of RFC 5280, section 5.3.1.
+        """
 
     def offers_renewal_info(self) -> bool:
-        """Whether it tells when to renew, and so takes `replaces`."""
+        """Return whether the CA offers renewal information, and so accepts `replaces`."""
 
     def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
-        """When it wants the certificate renewed; None where it offers no such thing. Refused when what it answers is
-        none either: asking again soon is pointless."""
+        """Return when the CA wants the certificate renewed; None when the CA does not offer that.
+
+        Raise Refused when the response is not valid. A retry soon would not help.
+        """

@@ -1,6 +1,8 @@
-"""Which CAs exist and what is known of them, as data.
+"""The CAs and the known facts about each, as data.
 
-`settings.ACME_CAS` overrides an entry or adds one: `{"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}`.
+`settings.ACME_CAS` overrides an entry or adds one. Example:
+
+    {"letsencrypt": {"directory_url": "https://localhost:14000/dir"}}
 """
 
 from collections.abc import Mapping
@@ -19,25 +21,26 @@ from certctrl.errors import Invalid
 
 
 class LimitKind(TextChoices):
-    """What a CA counts."""
+    """The things that a CA's rate limits count."""
 
     ACCOUNT = "account"  # new orders of an account
     DOMAIN = "domain"  # certificates of a registered domain
     SET = "set"  # certificates of exactly these names
     FAILURES = "failures"  # failed validations of a name by an account
-    BUSY = "busy"  # nothing; closed while the CA asks an account to come back later, whatever it orders
+    # BUSY counts nothing. It is closed while the CA's Retry-After applies to an account as a whole.
+    BUSY = "busy"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """So many tokens, one back each so many seconds."""
+    """A rate limit: `capacity` tokens. One token comes back every `each` seconds."""
 
     capacity: float
     each: float
 
     @property
     def period(self) -> timedelta:
-        """The time in which the whole capacity comes back: "300 new orders in 3 hours"."""
+        """Return the time in which all tokens come back. Example: "300 new orders in 3 hours"."""
         return timedelta(seconds=self.capacity * self.each)
 
 
@@ -50,28 +53,25 @@ LIMITS_LIKE = (
 
 @dataclass(frozen=True)
 class CAInfo:
-    """What is known of a CA before anybody asks it."""
+    """The facts about a CA that are known without asking the CA."""
 
     name: str
     label: str
-    directory_url: str = ""  # empty: given with the account, or none at all
+    directory_url: str = ""  # empty: the account has it, or there is none
     key_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: pki.KEY_SIZES)
     eab: str = "none"  # none, optional, required
-    eab_source: str = ""  # who hands the binding out when nobody gives one
+    eab_source: str = ""  # which service creates an EAB when nobody gives one
     max_names: int = 100
     wildcards: bool = True
-    limits: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # LimitKind: tokens, seconds for one
-    caa_identities: tuple[str, ...] = ()  # whom CAA records name, where its directory does not say
-
-    profiles: Mapping[str, int] = field(
-        default_factory=dict
-    )  # with the most names of each; empty: not known
-    hosts: tuple[
-        str, ...
-    ] = ()  # where its addresses lead, besides those in the domain of its directory
-    staging: str = ""  # the CA of that name proves attempts for this one
+    # By LimitKind: tokens, and seconds until one comes back.
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # The names in CAA records, used when the directory has none.
+    caa_identities: tuple[str, ...] = ()
+    # The profiles, each with its maximum of names; empty: not known.
+    profiles: Mapping[str, int] = field(default_factory=dict)
+    # Hosts of the CA's URLs, besides those in the domain of its directory.
+    hosts: tuple[str, ...] = ()
+    staging: str = ""  # name of the CA that serves as staging for this one
 
 
 HOUR, WEEK = 3600, 7 * 86400
@@ -122,7 +122,10 @@ CAS = (
 
 
 def known() -> dict[str, CAInfo]:
-    """Every CA by its name, with what the settings override and add."""
+    """Return every CA by its name, including the overrides and additions of `settings.ACME_CAS`.
+
+    Raise ImproperlyConfigured when that setting is wrong.
+    """
     found = {ca.name: ca for ca in CAS}
     for name, overrides in settings.ACME_CAS.items():
         found[name] = _overridden(found.get(name) or CAInfo(name, name), overrides)
@@ -151,7 +154,7 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
 
 
 def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
-    """The CA's own, but for the kinds that are given; null takes one away."""
+    """Return the CA's limits, with the given ones in place of its own. Null removes a limit."""
     if not isinstance(given, dict) or not all(
         _is_limit(kind, limit) for kind, limit in given.items()
     ):
@@ -172,7 +175,10 @@ def _is_limit(kind: str, limit: Any) -> bool:
 
 
 def info(ca_provider: str) -> CAInfo:
-    """The CA of that name, whatever its case. Invalid names those that there are."""
+    """Return the CA of that name, in any case.
+
+    Raise Invalid for any other name. Its message lists the names.
+    """
     cas = known()
     for name, ca in cas.items():
         if name.lower() == str(ca_provider).strip().lower():
@@ -182,21 +188,24 @@ def info(ca_provider: str) -> CAInfo:
 
 
 def key_sizes(ca_provider: str) -> str:
-    """The keys that the CA signs, as a sentence says them: `ecdsa 256/384, rsa 2048/3072/4096`."""
+    """Return the keys that the CA signs, as text for a sentence.
+
+    Example: `ecdsa 256/384, rsa 2048/3072/4096`.
+    """
     return ", ".join(
         f"{kind} {'/'.join(map(str, sizes))}" for kind, sizes in info(ca_provider).key_sizes.items()
     )
 
 
 def signs(ca_provider: str, key_type: str, key_size: int) -> bool:
-    """Whether the CA signs keys of this type and size (bits)."""
+    """Return whether the CA signs keys of this type and size (bits)."""
     return key_size in info(ca_provider).key_sizes.get(key_type, ())
 
 
 def limits_at(directory_url: str) -> Mapping[str, Limit]:
-    """The limits that are known of the CA with this directory, by LimitKind; a kind that is not there has none.
+    """Return the known limits of the CA with this directory, by LimitKind.
 
-    A directory that no CA's entry names is one of `custom`.
+    A kind that is missing has no limit. A directory that is in no entry counts as `custom`.
     """
     cas = known()
     same = outgoing.canonical_url(directory_url)
@@ -207,10 +216,10 @@ def limits_at(directory_url: str) -> Mapping[str, Limit]:
 
 
 def fetches_eab(account: AcmeAccount) -> bool:
-    """Whether the CA hands out the account's external account binding itself, so that nobody has to give one."""
+    """Return whether the CA can create the external account binding for the account."""
     return bool(info(account.ca_provider).eab_source)
 
 
 def directory_of(account: AcmeAccount) -> str:
-    """The directory that the account was made at, in one spelling: limits are counted by it."""
+    """Return the canonical URL of the account's directory. Rate limits are counted by this URL."""
     return outgoing.canonical_url(account.directory_url or info(account.ca_provider).directory_url)

@@ -1,4 +1,4 @@
-"""Which of the chains that a CA offers is taken (RFC 8555, section 7.4.2). Texts in, texts out."""
+"""Choose one of the chains that a CA offers (RFC 8555, section 7.4.2). Works on PEM texts only."""
 
 from collections.abc import Iterable
 from urllib.parse import urljoin
@@ -11,7 +11,10 @@ MOST_ALTERNATES = 5
 
 
 def alternates(link: str, base_url: str) -> list[str]:
-    """The URLs of the `Link` header's links of relation `alternate`, each once, five at most."""
+    """Return the URLs of the `Link` header's links with the relation `alternate`.
+
+    Each URL is returned once. At most five are returned.
+    """
     offered = [
         each["url"]
         for each in parse_header_links(link)
@@ -31,9 +34,10 @@ def _absolute(base_url: str, url: str) -> str:
 
 
 def choose(default: str, others: Iterable[str], preferred: str) -> str:
-    """The chain that has the preferred issuer: the default, else the first of the others, else the default again.
+    """Return the first chain that has the preferred issuer: the default, then each of the others.
 
-    The others are fetched one by one, while they are needed. One that is broken, or of another leaf, is passed over.
+    Return the default when no chain has it. `others` is read one by one, only as far as needed. A
+    broken chain, or a chain of another leaf, is skipped.
     """
     if not preferred or has_issuer(default, preferred):
         return default
@@ -48,7 +52,10 @@ def choose(default: str, others: Iterable[str], preferred: str) -> str:
 
 
 def has_issuer(chain_pem: str, common_name: str) -> bool:
-    """Whether somebody of that common name signed a certificate of the chain; False for what is no chain at all."""
+    """Return whether an issuer with this common name signed a certificate of the chain.
+
+    Return False for a broken chain.
+    """
     try:
         return common_name in pki.issuers_of(pki.path_of(chain_pem))
     except pki.BadChain:
@@ -63,7 +70,7 @@ def _is_chain_of(default: str, other: str) -> bool:
 
 
 def remarks(chain: pki.Chain) -> str:
-    """What of a chain its owner did not ask for, for a sentence; empty where there is nothing."""
+    """Return how the chain differs from the request, as part of a sentence; empty when equal."""
     told = ""
     if chain.added:
         told += f"; the CA added {', '.join(chain.added[:5])}"
@@ -74,7 +81,7 @@ def remarks(chain: pki.Chain) -> str:
 
 
 def taken(chain_pem: str, preferred: str) -> str:
-    """Which chain that is, for a sentence about a certificate that wants `preferred`; empty when it wants none."""
+    """Return which chain was taken, as part of a sentence; empty when there is no preference."""
     if not preferred:
         return ""
     if has_issuer(chain_pem, preferred):

@@ -1,4 +1,4 @@
-"""The client for an account, kept for each thread so that its key is not unsealed at every step."""
+"""Return the client for an account. Clients are kept for each thread."""
 
 import threading
 from collections import OrderedDict
@@ -17,14 +17,20 @@ KEPT_CLIENTS = 32  # for each thread
 
 
 def fetch_eab(account: AcmeAccount) -> tuple[str, str]:
-    """(kid, HMAC key) of a fresh external account binding: by the API key that is sealed in `eab` as long as there is
-    no `eab_kid`, else by the account's e-mail address."""
+    """Fetch a new external account binding. Return its kid and HMAC key.
+
+    While `eab_kid` is empty, `eab` holds an API key, which is used. Without an API key, the
+    account's e-mail address is used. Raise Trouble or Refused like `zerossl.fetch_eab`.
+    """
     api_key = envelope.unseal(account.eab).decode() if account.eab and not account.eab_kid else ""
     return zerossl.fetch_eab(email=account.email, api_key=api_key)
 
 
 def client_for(account: AcmeAccount) -> CA:
-    """Who answers for the account. Kept per thread, so that its key is not unsealed for every step."""
+    """Return the client for the account.
+
+    It is kept for each thread, so that not every step must unseal the account key.
+    """
     if account.private_ca is not None:
         return PrivateAuthority(account.private_ca)
     clients = _clients()
@@ -38,7 +44,7 @@ def client_for(account: AcmeAccount) -> CA:
     )
     client = clients.pop(wanted, None) or _open(account)
     client.url = account.url
-    clients[wanted] = client  # the last used one is the last to go
+    clients[wanted] = client  # the oldest unused client is dropped first
     while len(clients) > KEPT_CLIENTS:
         clients.popitem(last=False)
     return client
@@ -57,9 +63,8 @@ def _open(account: AcmeAccount) -> AcmeCA:
 
 def _reach(account: AcmeAccount) -> Reach:
     ca = info(account.ca_provider)
-    is_known = directory_of(account) == outgoing.canonical_url(
-        ca.directory_url
-    )  # by the table or by ACME_CAS
+    # Known: in the table of `catalog`, or in ACME_CAS.
+    is_known = directory_of(account) == outgoing.canonical_url(ca.directory_url)
     return Reach(ca.hosts, not is_known and not account.owner.is_staff)
 
 

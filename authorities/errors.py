@@ -1,4 +1,4 @@
-"""What a CA's refusal becomes: exceptions for the engine, and every `ca_` code once."""
+"""The exceptions for a CA's refusals, and each `ca_` code."""
 
 from dataclasses import dataclass
 
@@ -15,38 +15,44 @@ NOT_FOUND = "ca_not_found"
 BAD_URL = "ca_bad_url"
 WRONG_IDENTIFIER = "ca_wrong_identifier"
 
-LIMIT_WAIT = "ca_limit_wait"  # by our own ledger
-# What fails so has nothing wrong with it: its turn has not come.
+LIMIT_WAIT = "ca_limit_wait"  # from this server's own ledger
+# An attempt that fails with one of these codes has no fault. It only came too early.
 OF_A_LIMIT = frozenset(("ca_rate_limited", LIMIT_WAIT))
 
 
 class Refused(Trouble):
-    """The CA said no, and would say it again: this attempt is over.
+    """The CA refused, and would refuse the same request again. The attempt ends.
 
-    When it is not `permanent` a later attempt may well succeed (a TXT record that was not seen, a CAA record that was
-    changed meanwhile); when it is, somebody must change something first.
+    `permanent`: somebody must change something first. If not `permanent`, a later attempt may
+    succeed. Examples are a TXT record that the CA did not see, or a CAA record that was changed.
     """
 
     ends_attempt = True
 
 
 class Unexplained(Refused):
-    """A refusal without a problem document, which an ACME server has for each (RFC 8555, section 6.7): something in
-    between may have said no."""
+    """A refusal without a problem document.
+
+    An ACME server should send one with each refusal (RFC 8555, section 6.7). So a proxy or a
+    firewall may have refused the request.
+    """
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why the CA refused (RFC 7807 and RFC 8555, section 6.7). `type` is without its urn: prefix."""
+    """Why the CA refused (RFC 7807, and RFC 8555, section 6.7). `type` has no `urn:` prefix."""
 
     type: str
     detail: str
-    permanent: bool = False  # whether a later attempt is pointless until somebody changes something
-    code: str = "ca_refused"  # stable; `ca_` and the type in snake case
+    permanent: bool = False  # a later attempt fails until somebody changes something
+    code: str = "ca_refused"  # never changes; `ca_` and the type in snake case
 
     def __str__(self) -> str:
         return f"{self.detail} ({self.type})"
 
     def refused(self, what: str) -> Refused:
-        """The Trouble to raise for it; `what` says what was refused, the CA's words follow it."""
+        """Return the Refused to raise for this problem.
+
+        `what` is a sentence about the refused request. The CA's words follow it.
+        """
         return Refused(self.code, f"{what} The CA says: {self}", permanent=self.permanent)

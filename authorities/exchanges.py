@@ -1,8 +1,10 @@
-"""What was said to a CA and back, kept when debugging is on, without secrets.
+"""Keep the exchanges with a CA while debugging is on, without secrets.
 
-It is on for every account by the file that the setting CERTCTRL_CONFIG names, for one by its `log_level`. An exchange
-is one row, written by one INSERT when its answer is there, outside of any transaction: a worker that is killed between
-the two loses that row and nothing else.
+The file that the setting CERTCTRL_CONFIG names switches debugging on for every account. An
+account's `log_level` switches it on for that account.
+
+An exchange is one row. One INSERT writes the row when the response is there, outside of any
+transaction. A worker that is killed before the INSERT loses only that row.
 """
 
 import base64
@@ -31,16 +33,14 @@ BATCH = 500
 MOST = 64 * 1024  # bytes of a body
 MOST_OF_DOCUMENT = 16 * 1024  # characters of a payload, or of a problem
 MOST_OF_HEADER = 1000  # characters
-ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts
-MOST_OF_ACCOUNT = (
-    2000  # exchanges, about; a CA of the owner's own may answer as much, and as often, as it likes
-)
-MOST_MEMBERS, SHORT = (
-    20,
-    100,
-)  # of a document that is too large: its members, and characters of a name
-DEEPEST = 20  # of nested values
-LEAST = 16  # characters of what an answer must not quote: {} is "e30"
+ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts, between two calls of _make_room
+# Exchanges, about. A custom CA may send as many large responses as it likes.
+MOST_OF_ACCOUNT = 2000
+# Of a document that is too large: the number of its members, and the characters of a name.
+MOST_MEMBERS, SHORT = 20, 100
+DEEPEST = 20  # levels of nested values
+# Characters. A shorter text is not masked: {} is "e30", which occurs everywhere.
+LEAST = 16
 HEADERS = (
     *(
         "Boulder-Request-Id",
@@ -60,7 +60,7 @@ _about: ContextVar[tuple[AcmeAccount, str, int | None] | None] = ContextVar("_ab
 
 @contextmanager
 def about(account: AcmeAccount, step: str, attempt_id: int | None = None) -> Iterator[None]:
-    """Every exchange inside belongs to this account, and to the attempt where one is named."""
+    """Assign every exchange inside the block to this account, and to the attempt if given."""
     token = _about.set((account, step, attempt_id))
     try:
         yield
@@ -76,10 +76,10 @@ def record(
     answer: requests.Response | None = None,
     error: str = "",
 ) -> None:
-    """Keep an exchange where debugging is on for the account that it is about. Raises nothing.
+    """Store an exchange when debugging is on for the current account. Never raise.
 
-    `sent` is the signed message as it went out, `began` a reading of `clock.monotonic()`; `error` is the sentence that
-    says why there is no answer.
+    `sent` is the signed message. `began` is a reading of `clock.monotonic()`. `error` is a sentence
+    that says why no response came.
     """
     told = _about.get()
     if told is None:
@@ -97,23 +97,24 @@ def record(
             exchange.save(force_insert=True)
             if exchange.pk % ROOM_IS_MADE_EVERY == 0:
                 _make_room(account)
-    except Exception as exc:  # whatever it is, the exchange itself went well
+    except Exception as exc:  # any error: it must not fail the request itself
         logger.warning("exchange.lost", step=step, error=type(exc).__name__)
 
 
 def is_on(account: AcmeAccount) -> bool:
+    """Return whether debugging is on for the account."""
     return DEBUG in (settings.ACME_LOG_LEVEL, account.log_level)
 
 
 def prune() -> None:
-    """Delete what is older than 14 days, in batches."""
+    """Delete exchanges older than 14 days, in batches."""
     old = Exchange.objects.filter(at__lt=clock.now() - KEPT).order_by("at")
     while ids := list(old.values_list("pk", flat=True)[:BATCH]):
         Exchange.objects.filter(pk__in=ids).delete()
 
 
 def _make_room(account: AcmeAccount) -> None:
-    """Delete the oldest beyond what is kept of one account."""
+    """Delete the oldest exchanges of the account, above the maximum of one account."""
     newest_first = (
         Exchange.objects.filter(account=account).order_by("-pk").values_list("pk", flat=True)
     )
@@ -141,12 +142,14 @@ def _tell(
         exchange.problem = _small(_clean(document, hidden))
 
 
-# --- what nobody may read ---
+# --- masking of secrets ---
 
 
 def _read(sent: str | None) -> tuple[Any, Collection[str]]:
-    """The payload of a signed message (RFC 8555, section 6.2), "" for a POST-as-GET; and what of the message must stand
-    nowhere, should the CA quote it."""
+    """Return the payload of a signed message (RFC 8555, section 6.2), and the texts to mask.
+
+    The payload of a POST-as-GET is "". The texts must not be stored, even when the CA quotes them.
+    """
     if not sent:
         return None, ()
     jws = json.loads(sent)
@@ -182,7 +185,7 @@ def _body(text: str, document: Any, hidden: Collection[str]) -> str:
 
 
 def _small(document: Any) -> Any:
-    """The document, or, where it is too large to be kept, its first members in short."""
+    """Return the document. When it is too large, return its first members, shortened."""
     if len(json.dumps(document)) <= MOST_OF_DOCUMENT:
         return document
     if not isinstance(document, dict):
@@ -200,12 +203,11 @@ def _small(document: Any) -> Any:
 
 
 def _clean(value: Any, hidden: Collection[str], depth: int = 0) -> Any:
-    """A JSON value without what is secret, and without what a database does not take."""
+    """Return a JSON value with secrets masked, and without characters that a database refuses."""
     if isinstance(value, str):
         return _text(value, hidden)
-    if depth == DEEPEST or (
-        isinstance(value, dict) and "signature" in value
-    ):  # a signed message inside another
+    # A member `signature` marks a signed message inside the message.
+    if depth == DEEPEST or (isinstance(value, dict) and "signature" in value):
         return MASK
     if isinstance(value, list):
         return [_clean(each, hidden, depth + 1) for each in value]

@@ -1,7 +1,7 @@
-"""RSA keys that are made in a request: one at a time for each owner, and few in line.
+"""Limit the RSA keys that requests make: one at a time for each owner, and a short queue.
 
-A key of 4096 bits takes up to some seconds of one core. Without turns, the parallel requests of
-one owner would take every core of the web process from all others.
+An RSA key of 4096 bits takes up to a few seconds of one core. Without this limit, the parallel
+requests of one owner would take every core of the web process from all others.
 """
 
 import threading
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# Of one owner, with the one whose turn it is. Each holds a thread and a database connection.
+# Requests of one owner, including the active one. Each holds a thread and a database connection.
 MOST_IN_LINE = 4
 LONGEST_WAIT = 10.0  # seconds
 
 
 class Busy(Exception):
-    """The line of this owner is full, or it did not move."""
+    """The owner's queue is full, or the wait was too long."""
 
 
 @dataclass
@@ -30,7 +30,10 @@ _guard = threading.Lock()
 
 @contextmanager
 def turn_of(owner_id: int) -> Iterator[None]:
-    """Wait for the owner's turn in this process and keep it for the body. Raise Busy."""
+    """Wait until no other request of the owner makes a key in this process. Then run the block.
+
+    Raise Busy when four requests are in the queue, or after a wait of 10 seconds.
+    """
     with _guard:
         line = _lines.setdefault(owner_id, _Line())
         if line.length >= MOST_IN_LINE:

@@ -1,4 +1,4 @@
-"""Who orders and who signs: accounts at CAs, and CAs of one's own."""
+"""ACME accounts, private CAs, and exchanges with CAs."""
 
 from django.conf import settings
 from django.db import models
@@ -8,7 +8,7 @@ from keystore.models import Envelope
 
 
 class PrivateCA(models.Model):
-    """A CA of the owner's own, which signs in the request itself."""
+    """A private CA of the owner. It signs inside the request."""
 
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE"
@@ -37,7 +37,10 @@ class PrivateCA(models.Model):
 
 
 class AcmeAccount(Turns):
-    """An account at a CA (RFC 8555, section 7.1.2). `wake_at` is set while registering is still to be done."""
+    """An account at a CA (RFC 8555, section 7.1.2).
+
+    `wake_at` is set until the account is registered or refused.
+    """
 
     class Status(models.TextChoices):
         PENDING = "pending"
@@ -75,7 +78,9 @@ class AcmeAccount(Turns):
     )
     staging_first = models.BooleanField(
         default=False,
-        help_text="after three failures in a row the next attempt is proved at the CA's staging first",
+        help_text=(
+            "after three failures in a row the next attempt is proved at the CA's staging first"
+        ),
     )
     staging_account = models.ForeignKey(
         "self", models.PROTECT, null=True, blank=True, related_name="+"
@@ -104,7 +109,10 @@ class AcmeAccount(Turns):
 
 
 class Exchange(models.Model):
-    """A request to a CA and its answer, kept when debugging is on, without keys, signatures or EAB secrets."""
+    """A request to a CA and its response, kept while debugging is on.
+
+    Keys, signatures and EAB secrets are masked.
+    """
 
     account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
     attempt_id = models.BigIntegerField(

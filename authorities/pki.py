@@ -1,7 +1,7 @@
-"""Keys, CSRs and chains: bytes in, bytes out. Knows no row and no network.
+"""Make and read keys, CSRs and chains. Uses no database and no network.
 
-Private keys are objects, stored as PKCS#8 DER; certificates and CSRs are PEM. RFC 5280, RFC 2986; PKCS#12 as RFC 7292
-and RFC 9579.
+Private keys are objects, and are stored as PKCS#8 DER. Certificates and CSRs are PEM. Standards:
+RFC 5280, RFC 2986, and RFC 7292 with RFC 9579 for PKCS#12.
 """
 
 import base64
@@ -25,8 +25,8 @@ KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_S
 MAX_COMMON_NAME = 64
 MAX_CHAIN = 10
 CAP_TOLERANCE = timedelta(hours=1)
-# OpenSSL's default. More would slow down guessing, which the random password that we make does not need, and would stop
-# every other thread for half a second.
+# OpenSSL's default. More rounds only slow down guessing, which the random password makes impossible
+# anyway. They would also stop every other thread for half a second.
 PKCS12_ROUNDS = 2048
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -42,46 +42,55 @@ SUBJECT_OIDS: Mapping[str, x509.ObjectIdentifier] = {
 
 
 class BadChain(ValueError):
-    """What the CA sent is not what was asked for; the message is a sentence for a person."""
+    """The CA sent a chain that does not match the request.
+
+    The message is a sentence for a person.
+    """
 
 
 class WrongKey(BadChain):
-    """The certificate is for another CSR: somebody else finalized the same order."""
+    """The certificate is for another CSR, because somebody else finalized the same order."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is stored of a leaf beside its PEM."""
+    """The facts about a leaf that are stored beside its PEM."""
 
     serial: str  # lower-case hex
     not_before: datetime
     not_after: datetime
     fingerprint: str  # SHA-256 of the DER, hex
-    issuer: str  # the common name of who signed it, else the whole name; at most 255 characters
-    ari_id: str  # its identifier of RFC 9773, section 4.1; empty when it names no authority key
+    # The common name of the issuer, or its whole name without one; at most 255 characters.
+    issuer: str
+    # The identifier of RFC 9773, section 4.1; empty when the leaf has no authority key identifier.
+    ari_id: str
 
 
 @dataclass(frozen=True)
 class Cap:
-    """The CA whose own end is that of a leaf."""
+    """The CA whose expiry limits the life of a leaf."""
 
-    issuer: str  # its name, as Facts has it
+    issuer: str  # its name, as in Facts
     ends: datetime
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain that was checked: the path from the leaf, as PEM, and what is to be told of it."""
+    """A checked chain: the path from the leaf as PEM, and what differs from the request."""
 
     pem: str
     facts: Facts
-    added: tuple[str, ...]  # names that nobody asked for
-    left_out: tuple[str, ...]  # subjects of certificates that belong to no path from the leaf
+    added: tuple[str, ...]  # names that the owner did not ask for
+    left_out: tuple[str, ...]  # subjects of certificates outside the path from the leaf
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A chain taken apart for export, as PEM; `chain` is all but the leaf, `root` the last when self-signed."""
+    """The parts of a chain for export, as PEM.
+
+    `chain` is every certificate except the leaf. `root` is the last certificate when it is
+    self-signed.
+    """
 
     leaf: str
     chain: str
@@ -90,7 +99,10 @@ class Parts:
 
 
 def new_key(key_type: str, key_size: int) -> PrivateKey:
-    """Return a fresh private key: `ecdsa` 256 or 384, `rsa` 2048, 3072 or 4096. ValueError for anything else."""
+    """Return a new private key: `ecdsa` 256 or 384, `rsa` 2048, 3072 or 4096.
+
+    Raise ValueError for any other key type or size (bits).
+    """
     if key_size not in KEY_SIZES.get(key_type, ()):
         raise ValueError(f"no {key_type} keys of {key_size} bits")
     if key_type == "ecdsa":
@@ -99,10 +111,11 @@ def new_key(key_type: str, key_size: int) -> PrivateKey:
 
 
 def load_key(key: bytes) -> PrivateKey:
-    """Return the private key from PKCS#8 DER. ValueError when it is none that `new_key` makes.
+    """Return the private key from PKCS#8 DER. Raise ValueError when it is neither ECDSA nor RSA.
 
-    Only for keys that were made here and that AES-GCM has authenticated: never for one that a person gave. OpenSSL's
-    check of an RSA key would take half a second for 4096 bits, and no other thread would run meanwhile.
+    Call this only for keys that this server made and that AES-GCM has authenticated. Do not call
+    this for a key from a person, because it skips OpenSSL's check of RSA keys. That check takes
+    half a second for 4096 bits, and stops every other thread meanwhile.
     """
     loaded = serialization.load_der_private_key(
         key, password=None, unsafe_skip_rsa_key_validation=True
@@ -113,7 +126,7 @@ def load_key(key: bytes) -> PrivateKey:
 
 
 def key_der(key: PrivateKey) -> bytes:
-    """Return the key as PKCS#8 DER, not encrypted: as it is sealed."""
+    """Return the key as PKCS#8 DER, not encrypted. The keystore seals it in this form."""
     return _pkcs8(key, serialization.Encoding.DER)
 
 
@@ -129,7 +142,10 @@ def _pkcs8(key: PrivateKey, encoding: serialization.Encoding) -> bytes:
 
 
 def subject_name(subject: Mapping[str, str]) -> x509.Name:
-    """An X.500 name from the fields of SUBJECT_OIDS; empty ones count as absent, a common name over 64 is left out."""
+    """Return an X.500 name from the fields of SUBJECT_OIDS.
+
+    Empty fields are left out. A common name longer than 64 characters is left out too.
+    """
     given = {field: value for field, value in subject.items() if value}
     if len(given.get("common_name", "")) > MAX_COMMON_NAME:
         del given["common_name"]
@@ -143,10 +159,11 @@ def subject_name(subject: Mapping[str, str]) -> x509.Name:
 
 
 def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None = None) -> str:
-    """Return a certificate request as PEM with all names in its subjectAltName. Public CAs ignore the subject.
+    """Return a certificate request as PEM, with all names in its subjectAltName.
 
-    Without a subject the extension is critical, as RFC 5280, section 4.2.1.6 asks of certificates: some CAs copy the
-    request, and Java reads no certificate that breaks this.
+    Public CAs ignore the subject. Without a subject, the extension is critical, as RFC 5280,
+    section 4.2.1.6, requires of certificates. Some CAs copy the request, and Java rejects a
+    certificate that breaks this rule.
     """
     own = subject_name(subject or {})
     request = (
@@ -159,7 +176,7 @@ def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None
 
 
 def alternative_names(names: Iterable[str]) -> x509.SubjectAlternativeName:
-    """Return the subjectAltName of these DNS names and IP addresses."""
+    """Return the subjectAltName with these DNS names and IP addresses."""
     return x509.SubjectAlternativeName([_general_name(name) for name in names])
 
 
@@ -171,7 +188,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str, str]) -> bool:
-    """Whether the request has a key of this type and size, and exactly this subject."""
+    """Return whether the request has this key type, size (bits), and exactly this subject."""
     request = x509.load_pem_x509_csr(csr_pem.encode())
     key = request.public_key()
     found = "rsa" if isinstance(key, rsa.RSAPublicKey) else "ecdsa"
@@ -183,13 +200,16 @@ def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str,
 
 
 def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
-    """SHA-384 with P-384, SHA-256 else."""
+    """Return SHA-384 for a P-384 key, SHA-256 for any other key."""
     is_384 = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size == 384
     return hashes.SHA384() if is_384 else hashes.SHA256()
 
 
 def load_chain(chain_pem: str) -> list[x509.Certificate]:
-    """The certificates of a PEM chain, leaf first. BadChain when there is none or too many, or one does not parse."""
+    """Return the certificates of a PEM chain, leaf first.
+
+    Raise BadChain when the text has no certificate, a broken one, or more than 10.
+    """
     try:
         chain = x509.load_pem_x509_certificates(chain_pem.encode())
     except ValueError:
@@ -202,10 +222,13 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
 def check_chain(
     chain_pem: str, csr_pem: str, names: Iterable[str], at: datetime | None = None
 ) -> Chain:
-    """The chain of the certificate that was asked for; BadChain when it is another one.
+    """Check the chain of a certificate that was asked for, and return it.
 
-    The leaf must have the key of the CSR and all of these names, and be valid at `at` (now). Some CAs add a name, send
-    certificates that do not belong to the chain, or put them in another order.
+    The leaf must have the key of the CSR and all `names`. It must not be expired at `at` (default:
+    now). Some CAs add a name, send unrelated certificates, or change their order. That is accepted,
+    and shown in the result.
+
+    Raise WrongKey when no certificate has the key of the CSR, BadChain for any other fault.
     """
     certificates = load_chain(chain_pem)
     key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
@@ -239,7 +262,10 @@ def _check_times(leaf: x509.Certificate, at: datetime) -> None:
 
 
 def path_of(chain_pem: str) -> str:
-    """The path from the leaf, which is the first certificate that is no CA's, as PEM. BadChain where there is none."""
+    """Return the path from the leaf as PEM. The leaf is the first certificate that is not a CA's.
+
+    Raise BadChain when there is no path.
+    """
     certificates = load_chain(chain_pem)
     leaf = next((each for each in certificates if not _is_ca(each)), certificates[0])
     return "".join(map(_pem, _path(leaf, certificates)))
@@ -255,8 +281,11 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 def _path(
     leaf: x509.Certificate, certificates: Sequence[x509.Certificate]
 ) -> list[x509.Certificate]:
-    """The leaf and, from those that the CA sent, each one's issuer, as far as they lead. A leaf alone is a path where
-    the CA sent nothing else. Where cross-signed certificates lead further than a root, they are taken."""
+    """Return the leaf and its issuers, in order, from the certificates that the CA sent.
+
+    A leaf alone is a path when the CA sent nothing else. When cross-signed certificates make a
+    longer path than the root, the longer path is taken.
+    """
     others = [each for each in dict.fromkeys(certificates) if each != leaf]
     path = max(_paths(leaf, others), key=_worth)
     if len(path) == 1 and len(certificates) > 1 and not _signed(leaf, leaf):
@@ -271,7 +300,7 @@ def _worth(path: Sequence[x509.Certificate]) -> tuple[bool, int]:
 
 
 def _key_of(certificate: x509.Certificate) -> object:
-    """Its public key; None for one of a kind that the library does not know."""
+    """Return the public key; None when the library does not know that kind of key."""
     try:
         return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
@@ -281,7 +310,10 @@ def _key_of(certificate: x509.Certificate) -> object:
 def _paths(
     certificate: x509.Certificate, others: Sequence[x509.Certificate]
 ) -> Iterator[list[x509.Certificate]]:
-    """Every path from there. One that is signed by a key that the path has already leads in a circle."""
+    """Yield every path from the certificate.
+
+    An issuer key occurs once in a path, to avoid circles.
+    """
     found = False
     for issuer in others:
         if _signed(certificate, issuer):
@@ -308,7 +340,10 @@ def _subject(certificate: x509.Certificate) -> str:
 
 
 def names_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> list[str]:
-    """Return the DNS names, lower case, and IP addresses of the subjectAltName; none without that extension."""
+    """Return the DNS names and IP addresses of the subjectAltName, in lower case.
+
+    Return an empty list without that extension.
+    """
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -329,13 +364,16 @@ def _facts(leaf: x509.Certificate) -> Facts:
 
 
 def name_of(name: x509.Name) -> str:
-    """The common name, or the whole name as RFC 4514 writes it where there is none; at most 255 characters."""
+    """Return the common name, or the whole name as RFC 4514 writes it; at most 255 characters."""
     common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return (str(common[0].value) if common else name.rfc4514_string())[:255]
 
 
 def ari_id(leaf: x509.Certificate) -> str:
-    """base64url(authority key identifier) "." base64url(serial as DER has it): RFC 9773, section 4.1."""
+    """Return the certificate's identifier of RFC 9773, section 4.1; empty without an authority key.
+
+    Format: base64url(authority key identifier) "." base64url(serial number as in DER).
+    """
     try:
         authority = leaf.extensions.get_extension_for_class(
             x509.AuthorityKeyIdentifier
@@ -351,12 +389,15 @@ def ari_id(leaf: x509.Certificate) -> str:
 
 
 def issuers_of(chain_pem: str) -> list[str]:
-    """The common names of who signed the certificates of a chain, leaf first (see `name_of`). BadChain."""
+    """Return the names of the issuers in a chain, leaf first (see `name_of`). Raise BadChain."""
     return [name_of(certificate.issuer) for certificate in load_chain(chain_pem)]
 
 
 def key_kind(chain_pem: str) -> tuple[str, int]:
-    """Type and size (bits) of the leaf's key, as `new_key` takes them; the type is empty for any other kind of key."""
+    """Return type and size (bits) of the leaf's key, as `new_key` takes them.
+
+    For any other kind of key, the type is empty and the size is 0. Raise BadChain.
+    """
     key = load_chain(chain_pem)[0].public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         return "ecdsa", key.key_size
@@ -364,7 +405,7 @@ def key_kind(chain_pem: str) -> tuple[str, int]:
 
 
 def same_key(pem: str, other_pem: str) -> bool:
-    """Whether two PEM texts, chains or CSRs, are for the same key."""
+    """Return whether two PEM texts, chains or CSRs, have the same public key."""
     return _public_key(pem) == _public_key(other_pem)
 
 
@@ -375,13 +416,16 @@ def _public_key(pem: str) -> object:
 
 
 def facts(chain_pem: str) -> Facts:
-    """The facts of a chain's leaf, without any check."""
+    """Return the facts about a chain's leaf, without any check of the chain."""
     return _facts(load_chain(chain_pem)[0])
 
 
 def cap_of(chain_pem: str) -> Cap | None:
-    """Return the leaf's issuer when the leaf ends with it, give or take an hour, or later; None where it ends before,
-    and where the chain does not hold its issuer."""
+    """Return the leaf's issuer when that certificate limits the life of the leaf.
+
+    That is so when the leaf expires less than an hour before its issuer, or later. Return None when
+    the leaf expires earlier, or when the chain lacks the issuer.
+    """
     leaf, *above = load_chain(chain_pem)
     issuer = next((each for each in above if each.subject == leaf.issuer), None)
     if not issuer or issuer.not_valid_after_utc - leaf.not_valid_after_utc > CAP_TOLERANCE:
@@ -390,7 +434,7 @@ def cap_of(chain_pem: str) -> Cap | None:
 
 
 def split_chain(chain_pem: str) -> Parts:
-    """The parts of a chain, for export. `root` is empty when the CA did not send it."""
+    """Split a chain into parts for export. `root` is empty when the CA did not send the root."""
     pems = [_pem(certificate) for certificate in load_chain(chain_pem)]
     last = load_chain(chain_pem)[-1]
     root = pems[-1] if len(pems) > 1 and last.subject == last.issuer else ""
@@ -402,7 +446,7 @@ def _pem(certificate: x509.Certificate) -> str:
 
 
 def to_der(pem: str) -> bytes:
-    """The first certificate of a PEM text as DER."""
+    """Return the first certificate of a PEM text as DER. Raise BadChain."""
     return load_chain(pem)[0].public_bytes(serialization.Encoding.DER)
 
 
@@ -411,15 +455,16 @@ def pkcs12(
 ) -> bytes:
     """Return a PKCS#12 file with key and chain.
 
-    PBES2 with AES-256 and a MAC of SHA-256, which OpenSSL 1.1, Java 8u301, Windows Server 2019, recent macOS, and
-    newer ones read. `legacy`: PBES1 with triple DES and a MAC of SHA-1, for what is older.
+    The file uses PBES2 with AES-256 and a MAC of SHA-256. These versions and newer ones read it:
+    OpenSSL 1.1, Java 8u301, Windows Server 2019, recent macOS. With `legacy` it uses PBES1 with
+    triple DES and a MAC of SHA-1, for older systems.
     """
     chain = load_chain(chain_pem)
     builder = serialization.PrivateFormat.PKCS12.encryption_builder().kdf_rounds(PKCS12_ROUNDS)
     if legacy:
         builder = builder.key_cert_algorithm(p12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(
-            hashes.SHA1()
-        )  # noqa: S303
+            hashes.SHA1()  # noqa: S303  (older systems read nothing else)
+        )
     else:
         builder = builder.key_cert_algorithm(p12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(
             hashes.SHA256()

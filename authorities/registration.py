@@ -1,4 +1,4 @@
-"""An account registers at its CA: once, under the account's own turn, started when the account is created."""
+"""Register an account at its CA, in a turn of the account."""
 
 import structlog
 
@@ -11,11 +11,14 @@ from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
-AT_ONCE = 2  # of one owner: a CA that drips holds a worker for as long as a call may take
+AT_ONCE = 2  # accounts of one owner; a slow CA holds one worker for each
 
 
 def register(account_id: int) -> None:
-    """Register the account, or store why its CA refuses. Raises Wait while another has it in hand, Trouble to retry."""
+    """Register the account, or store why its CA refuses.
+
+    Raise Wait while another worker has the turn. Raise Trouble when a retry may help.
+    """
     accounts = AcmeAccount.objects.select_related("owner")
     with accounts.turn(account_id) as account:
         if account.url or account.retired_at:
@@ -31,7 +34,7 @@ def register(account_id: int) -> None:
 
 
 def has_room(owner: User) -> bool:
-    """May another account of the owner register at once?"""
+    """Return whether another account of the owner may register now."""
     return AcmeAccount.objects.on_their_way().filter(owner=owner).count() < AT_ONCE
 
 
@@ -42,7 +45,8 @@ def _register(account: AcmeAccount) -> None:
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",
-            f"The CA knows the key of {account.name}, and its account is {resource.status}: create a new account.",
+            f"The CA knows the key of {account.name}, and its account is {resource.status}: create"
+            " a new account.",
             permanent=True,
         )
     account.release(None, url=resource.url, status=Status.VALID, error_code="", error_what="")
@@ -50,7 +54,7 @@ def _register(account: AcmeAccount) -> None:
 
 
 def _fetch_eab(account: AcmeAccount) -> None:
-    """ZeroSSL hands out the external account binding by e-mail address or API key."""
+    """Fetch an external account binding when ZeroSSL can give one, by API key or e-mail address."""
     if account.eab_kid or not catalog.fetches_eab(account):
         return
     kid, hmac_key = clients.fetch_eab(account)
@@ -59,7 +63,7 @@ def _fetch_eab(account: AcmeAccount) -> None:
         sealed = envelope.seal(account.owner, "eab", hmac_key.encode())
         account.write(eab_kid=kid, eab=sealed)
         if fetched_with:
-            Envelope.objects.filter(pk=fetched_with).delete()  # the API key has done its work
+            Envelope.objects.filter(pk=fetched_with).delete()  # the API key is not needed any more
 
 
 def _store_trouble(account: AcmeAccount, trouble: Trouble) -> None:

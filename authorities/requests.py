@@ -1,4 +1,4 @@
-"""The bodies of requests about ACME accounts and private CAs."""
+"""Request bodies for ACME accounts and private CAs."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from certctrl.api import OneOf
 from certctrl.errors import Invalid, MissingField
 
 MAILTO = "mailto:"
-MOST_SECONDS = 2**31 - 1  # what the column holds: 68 years
+MOST_SECONDS = 2**31 - 1  # the maximum of the column: 68 years
 
 
 class ContactField(serializers.EmailField):
-    """An e-mail address, also as the URL of an ACME contact (RFC 8555, section 7.3)."""
+    """An e-mail address, with or without `mailto:` (the contact URL of RFC 8555, section 7.3)."""
 
     def to_internal_value(self, data: Any) -> str:
         address: str = super().to_internal_value(data)
@@ -21,7 +21,7 @@ class ContactField(serializers.EmailField):
 
 
 class AccountRequest(serializers.Serializer[Any]):
-    """`ca_provider` or `provider`; what a CA needs besides is refused or asked for by name."""
+    """An account to create or to change. `provider` is another spelling of `ca_provider`."""
 
     ca_provider = serializers.CharField(required=False, max_length=32)
     provider = serializers.CharField(required=False, max_length=32)
@@ -80,7 +80,7 @@ class AccountRequest(serializers.Serializer[Any]):
 
 
 def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """The key that an account's certificates get when they do not say; Invalid for one that there is not."""
+    """Return the default key of an account's certificates. Raise Invalid for an unknown key."""
     algorithm, curve = given.get("leaf_key_algorithm", "").lower(), given.get("leaf_ec_curve", "")
     bits, seconds = given.get("leaf_rsa_bits"), given.get("cert_valid_seconds")
     if algorithm not in ("", *pki.KEY_SIZES):
@@ -96,7 +96,7 @@ def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
 
 class PrivateCARequest(serializers.Serializer[Any]):
-    """What privateca.create_private_ca() reads; empty strings count as absent."""
+    """The body for `privateca.create_private_ca()`. Empty strings count as absent."""
 
     name = serializers.CharField(max_length=64)
     algorithm = OneOf(["ECDSA", "RSA"], required=False)
@@ -118,7 +118,7 @@ class PrivateCARequest(serializers.Serializer[Any]):
 
 
 def agree(given: dict[str, Any], guides: str, references: str) -> None:
-    """Both spellings of a member may be there as long as they say the same, in whatever case."""
+    """Raise Invalid when two spellings of a member have different values. Case is ignored."""
     if (
         guides in given
         and references in given

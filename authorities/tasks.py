@@ -1,4 +1,4 @@
-"""What workers run for accounts."""
+"""Celery tasks for accounts."""
 
 from celery import shared_task
 

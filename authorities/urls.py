@@ -1,3 +1,5 @@
+"""Paths of the API of accounts and private CAs."""
+
 from authorities.api import AccountViewSet, PrivateCAViewSet
 from certctrl.api import OwnedRouter
 

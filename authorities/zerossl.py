@@ -1,4 +1,7 @@
-"""External account bindings of ZeroSSL: https://zerossl.com/documentation/acme/generate-eab-credentials/"""
+"""Fetch external account bindings from ZeroSSL.
+
+Source: https://zerossl.com/documentation/acme/generate-eab-credentials/
+"""
 
 from typing import Any
 
@@ -11,10 +14,13 @@ from certctrl.turns import Trouble
 
 
 def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
-    """(kid, HMAC key as base64url) of a fresh binding, by API key when there is one, else by e-mail address.
+    """Fetch a new binding, by API key if given, or by e-mail address. Return kid and HMAC key.
 
-    Raises Trouble, and Refused (permanent) when ZeroSSL refuses the address or the key. The key is in no message: it
-    stands in the address of the request, so that not even the network's words are repeated.
+    The HMAC key is base64url. Raise Trouble when a retry may help. Raise Refused (permanent) when
+    ZeroSSL refuses the address or the API key.
+
+    No error message contains the API key. The key is part of the request's URL, so errors of the
+    network are not quoted.
     """
     path = "/acme/eab-credentials" if api_key else "/acme/eab-credentials-email"
     ask: dict[str, Any] = (
@@ -56,7 +62,10 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
 
 
 def _reason_of(answer: dict[str, Any]) -> str:
-    """` (code 2900, invalid_access_key)`: both from a closed list, so that nothing of ours comes back in them."""
+    """Return the reason, for a sentence. Example: ` (code 2900, invalid_access_key)`.
+
+    Both values come from a closed list of ZeroSSL, so that the answer cannot repeat a secret.
+    """
     error = answer.get("error")
     if not isinstance(error, dict):
         return ""

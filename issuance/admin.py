@@ -1,3 +1,5 @@
+"""Admin pages of certificates, attempts, rate limits and drills."""
+
 from collections.abc import Callable
 
 from django.contrib import admin, messages
@@ -87,7 +89,10 @@ class IssuanceAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry now")
     def retry(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        """An open attempt is tried at once; one that failed or was canceled is followed by a new one."""
+        """Retry an open attempt at once.
+
+        Start a new attempt after one that failed or was canceled.
+        """
         self._each(request, chosen, "retried", services.retry_attempt)
 
     @admin.action(description="Cancel")

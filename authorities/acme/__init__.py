@@ -1,7 +1,8 @@
-"""An ACME CA (RFC 8555), over the `acme` library, which nothing else imports.
+"""An ACME CA (RFC 8555), over the `acme` library. Only this package imports that library.
 
-The library signs, writes messages and reads resources. Requests leave through `certctrl.outgoing`, refusals are mapped
-in `authorities.acme.problems`, and nothing here polls: the library's `poll_*` and `finalize_order` sleep.
+The library signs requests, writes messages and reads resources. `certctrl.outgoing` sends the
+requests. `authorities.acme.problems` maps refusals to exceptions. Nothing here polls, so the
+library's `poll_*` and `finalize_order` are not used, because they sleep.
 """
 
 from authorities.acme.client import AcmeCA, ExternalAccount

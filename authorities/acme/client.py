@@ -1,4 +1,4 @@
-"""One account at an ACME CA, as `authorities.base.CA` describes it."""
+"""One account at an ACME CA. It implements `authorities.base.CA`."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,29 +29,33 @@ from authorities.errors import Refused, Unexplained
 from certctrl import outgoing
 from certctrl.turns import Trouble, Wait
 
-MAX_URL = 500  # characters, as our rows hold them
+MAX_URL = 500  # characters; the size of the columns
 MAX_NAME = 253
 PEM_CHAIN = "application/pem-certificate-chain"
 
 
 @dataclass(frozen=True)
 class ExternalAccount:
-    """An external account binding (RFC 8555, 7.3.4): the CA's key id and its HMAC key as base64url."""
+    """An external account binding (RFC 8555, 7.3.4).
+
+    `kid` is the key id that the CA gave. `hmac_key` is base64url.
+    """
 
     kid: str
     hmac_key: str = field(repr=False)
 
 
 class NewOrder(messages.NewOrder):
-    """newOrder with what RFC 9773, section 5, adds to it and the library cannot send."""
+    """newOrder with the `replaces` member of RFC 9773, section 5, which the library cannot send."""
 
     replaces: str | None = json_field("replaces", omitempty=True)
 
 
 class AcmeCA:
-    """One account at one ACME CA, as `authorities.base.CA` describes it. Use it in the thread that made it.
+    """One account at one ACME CA. Use the object only in the thread that made it.
 
-    `key` is the account key (PKCS#8 DER or PEM); `url` the account's, empty before it is registered.
+    `key` is the account key, PKCS#8 in DER or PEM. `url` is the account URL, empty before the
+    account is registered.
     """
 
     def __init__(
@@ -93,7 +97,10 @@ class AcmeCA:
         )
 
     def register(self) -> AccountResource:
-        """newAccount (RFC 8555, 7.3), agreeing to the CA's terms, which the account's owner has done before."""
+        """Send newAccount (RFC 8555, 7.3), and agree to the CA's terms.
+
+        The owner agreed to the terms when the account was created.
+        """
         network = self.network
         message = messages.NewRegistration.from_data(
             email=self.email or None,
@@ -107,7 +114,7 @@ class AcmeCA:
         )
 
     def profiles(self) -> Mapping[str, str]:
-        """`profiles` in the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
+        """Return `profiles` of the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
         meta = directory_of(self.network).to_partial_json().get("meta")
         listed = meta.get("profiles") if isinstance(meta, dict) else None
         return (
@@ -117,7 +124,7 @@ class AcmeCA:
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:
-        """newOrder (7.4) for A-labels, wildcards as `*.name`."""
+        """Send newOrder (RFC 8555, 7.4) for A-labels. A wildcard is written `*.name`."""
         network = self.network
         identifiers = [
             messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names
@@ -142,8 +149,11 @@ class AcmeCA:
             raise self._unreadable("authorization", exc) from None
 
     def answer(self, challenge_url: str) -> str:
-        """POST `{}` to the challenge (7.5.1). One that is over (answered, expired, gone) is refused in as many ways as
-        there are CAs, and the order tells what became of it; only refusals that are about the account count."""
+        """POST `{}` to the challenge (RFC 8555, 7.5.1).
+
+        CAs refuse an answered, expired or deleted challenge in many ways. The order shows what
+        happened to it. So only permanent refusals are raised.
+        """
         try:
             self._ask(
                 challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True
@@ -160,7 +170,7 @@ class AcmeCA:
         self._ask(authorization_url, message, "to deactivate the authorization", named=True)
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
-        """Send the CSR (7.4). Raises Wait for orderNotReady."""
+        """Send the CSR (RFC 8555, 7.4). Raise Wait for orderNotReady."""
         request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
         return self._order_of(
             order.url, self._ask(order.finalize_url, request, "the certificate request", named=True)
@@ -173,13 +183,16 @@ class AcmeCA:
         validity_seconds: int | None = None,
         preferred_chain: str = "",
     ) -> str:
-        """The default chain (7.4.2) as PEM, leaf first, or the first alternate that has the preferred issuer."""
+        """Return a chain as PEM, leaf first (RFC 8555, 7.4.2).
+
+        It is the default chain, or the first alternate that has the preferred issuer.
+        """
         default, link = self._chain(certificate_url)
         others = map(self._alternate, chains.alternates(link, certificate_url))
         return chains.choose(default, others, preferred_chain)
 
     def _chain(self, url: str) -> tuple[str, str]:
-        """A chain as PEM, and the Link header that came with it."""
+        """Return a chain as PEM, and the Link header of the response."""
         response = self._ask(url, None, "the certificate", accept=PEM_CHAIN, named=True)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
@@ -190,14 +203,17 @@ class AcmeCA:
         return response.text, response.headers.get("Link", "")
 
     def _alternate(self, url: str) -> str:
-        """Empty when it cannot be had, for whatever reason: no certificate expires for want of another chain."""
+        """Return an alternate chain as PEM; empty when the download fails for any reason.
+
+        A missing alternate chain must not stop a renewal.
+        """
         try:
             return self._chain(url)[0]
         except (Trouble, Wait):
             return ""
 
     def revoke(self, chain_pem: str, reason: int) -> None:
-        """revokeCert (7.6) with the account's key."""
+        """Send revokeCert (RFC 8555, 7.6), signed with the account key."""
         network = self.network
         leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
         try:
@@ -220,7 +236,7 @@ class AcmeCA:
         return bool(self._renewal_info_url())
 
     def renewal_info(self, ari_id: str) -> RenewalInfoResource | None:
-        """The unauthenticated GET of RFC 9773, 4.1, which needs no account."""
+        """Send the unauthenticated GET of RFC 9773, section 4.1. It needs no account."""
         url = self._renewal_info_url()
         return self.network.read_renewal_info(f"{url}/{ari_id}") if url else None
 
@@ -228,7 +244,7 @@ class AcmeCA:
         url = directory_of(self.network).to_partial_json().get("renewalInfo")
         return url.rstrip("/") if isinstance(url, str) else ""
 
-    # --- how they are made ---
+    # --- sending requests, reading responses ---
 
     def _ask(
         self,
@@ -257,16 +273,24 @@ class AcmeCA:
         return self._url(location, response)
 
     def _url(self, found: Any, response: requests.Response) -> str:
-        """A URL that the CA hands out, perhaps relative to that of the request. Refused when no row holds it: another
-        order would bring the same."""
+        """Return a URL from the CA as an absolute URL. It may be relative to the request's URL.
+
+        Raise Refused when it is longer than the column. A new order would bring the same URL.
+        """
         url = absolute(str(response.url), _texts([found])[0])
         if len(url) > MAX_URL:
-            what = f"{self.network.label} hands out a URL of {len(url)} characters; more than {MAX_URL} are not kept."
+            what = (
+                f"{self.network.label} hands out a URL of {len(url)} characters; more than"
+                f" {MAX_URL} are not kept."
+            )
             raise Refused(errors.BAD_URL, what)
         return url
 
     def _binding(self) -> dict[str, Any] | None:
-        """The external account binding, HS256."""
+        """Return the external account binding, signed with HS256.
+
+        Raise Refused when the HMAC key is not base64.
+        """
         if self.external is None:
             return None
         directory = directory_of(self.network)
@@ -276,7 +300,10 @@ class AcmeCA:
                 self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
             )
         except (ValueError, TypeError, JoseError):
-            what = "The HMAC key of the external account binding is not base64: copy it again from the CA."
+            what = (
+                "The HMAC key of the external account binding is not base64: copy it again from"
+                " the CA."
+            )
             raise Refused(errors.BAD_EAB, what, permanent=True) from None
 
     def _order_of(self, url: str, response: requests.Response) -> OrderResource:
@@ -302,10 +329,16 @@ class AcmeCA:
     def _authorization_of(
         self, url: str, document: dict[str, Any], response: requests.Response
     ) -> AuthorizationResource:
-        """Read by hand: the library decodes tokens and encodes them again, which changes some."""
+        """Read the authorization without the library.
+
+        The library decodes tokens and encodes them again, which changes some tokens.
+        """
         name = _texts([document["identifier"]["value"]])[0]
         if len(name) > MAX_NAME:
-            what = f"{self.network.label} wants a proof for a name of {len(name)} characters, which no DNS name has."
+            what = (
+                f"{self.network.label} wants a proof for a name of {len(name)} characters, which"
+                " no DNS name has."
+            )
             raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
         listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
         offered = [each for each in listed if each["type"] == "dns-01"]
@@ -328,7 +361,7 @@ class AcmeCA:
         )
 
     def _txt_value(self, token: str) -> str:
-        """base64url(SHA-256(key authorization)), RFC 8555, 8.1 and 8.4."""
+        """Return base64url(SHA-256(key authorization)): RFC 8555, 8.1 and 8.4."""
         key_authorization = f"{token}.{thumbprint_of(self._key)}"
         return encode_b64jose(hashlib.sha256(key_authorization.encode()).digest())
 

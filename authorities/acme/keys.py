@@ -1,4 +1,4 @@
-"""Account keys: ECDSA P-256; and the HMAC keys of external account bindings."""
+"""Account keys (ECDSA P-256), and the HMAC keys of external account bindings."""
 
 import re
 
@@ -10,14 +10,14 @@ from josepy.util import ComparableECKey
 
 
 def new_account_key() -> bytes:
-    """A fresh account key: ECDSA P-256 as PKCS#8 DER."""
+    """Return a new account key: ECDSA P-256 as PKCS#8 DER."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def thumbprint(key: bytes) -> str:
-    """The RFC 7638 thumbprint of an account key, base64url."""
+    """Return the RFC 7638 thumbprint of an account key, base64url."""
     return thumbprint_of(jwk_of(key))
 
 
@@ -26,8 +26,11 @@ TO_BASE64URL = str.maketrans("+/", "-_")
 
 
 def hmac_key_of(text: str) -> str:
-    """The HMAC key of an external account binding as base64url without padding: CAs show standard base64 too, and
-    people copy line ends. Raise ValueError for what is neither."""
+    """Return the HMAC key of an external account binding as base64url without padding.
+
+    Standard base64 is accepted too, because some CAs show it. Line ends are removed, because people
+    copy them. Raise ValueError for any other text.
+    """
     key = "".join(text.split()).rstrip("=").translate(TO_BASE64URL)
     if not HMAC_KEY.fullmatch(key) or len(key) % 4 == 1:
         raise ValueError("neither base64url nor base64")
@@ -35,11 +38,15 @@ def hmac_key_of(text: str) -> str:
 
 
 def thumbprint_of(jwk: JWKEC) -> str:
+    """Return the RFC 7638 thumbprint of a JWK, base64url."""
     return encode_b64jose(jwk.thumbprint(hash_function=hashes.SHA256))
 
 
 def jwk_of(key: bytes) -> JWKEC:
-    """An account key, PKCS#8 DER or PEM, as the library signs with it."""
+    """Load an account key, PKCS#8 DER or PEM, as a JWK that the library can sign with.
+
+    Raise ValueError when the key is not an elliptic curve key.
+    """
     load = (
         serialization.load_pem_private_key
         if key.startswith(b"-----")

@@ -1,4 +1,4 @@
-"""Requests to an ACME CA: signed, with a nonce, refusals mapped."""
+"""Send requests to an ACME CA. They are signed and carry a nonce; refusals become exceptions."""
 
 import re
 import threading
@@ -34,11 +34,14 @@ KEPT_CONNECTIONS = 16  # for each thread
 
 @dataclass
 class Connection:
-    """What a thread keeps of a CA: its directory, and nonces that it handed out. Sockets are kept by `outgoing`."""
+    """A thread's data about a CA: its directory, and unused nonces from it.
+
+    `certctrl.outgoing` keeps the sockets.
+    """
 
     directory_url: str
     nonces: list[str] = field(default_factory=list)
-    directory: Any = None  # as `authorities.acme` reads it; None: to be read
+    directory: Any = None  # `messages.Directory`; None: read it before the next use
     read_at: float = 0.0
 
     @property
@@ -50,7 +53,10 @@ _kept = threading.local()
 
 
 def connection_to(directory_url: str) -> Connection:
-    """This thread's connection to the CA: one for all of its accounts there, since nonces belong to no account."""
+    """Return this thread's connection to the CA.
+
+    All accounts at the CA share it, because a nonce does not belong to an account.
+    """
     if not hasattr(_kept, "connections"):
         _kept.connections = OrderedDict()
     connections: OrderedDict[str, Connection] = _kept.connections
@@ -62,15 +68,18 @@ def connection_to(directory_url: str) -> Connection:
 
 
 BAD_NONCE_RETRIES = 5
-DIRECTORY_AGE = 3600.0  # seconds that a directory is believed
-# What the library raises over resources that are not as it expects them.
+DIRECTORY_AGE = 3600.0  # seconds until the directory is read again
+# The library raises these errors for resources that it cannot read.
 UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 NEEDED = ("newNonce", "newAccount", "newOrder")
 NONCE = re.compile(r"[!-~]{1,1000}")
 
 
 class _Header(jws.Header):
-    """With the nonce as the CA wrote it: the library decodes base64url and encodes it again, which changes some."""
+    """A header with the nonce exactly as the CA wrote it.
+
+    The library decodes base64url and encodes it again, which changes some nonces.
+    """
 
     nonce: str | None = json_field("nonce", omitempty=True)  # type: ignore[assignment]
 
@@ -89,7 +98,10 @@ class _JWS(jws.JWS):
 
 
 class Network(client.ClientNetwork):
-    """The library's network over one Connection, with refusals mapped and old nonces replaced at once."""
+    """The library's ClientNetwork over one Connection.
+
+    Refusals become exceptions. A request with an old nonce is sent again at once.
+    """
 
     def __init__(self, key: JWKEC, connection: Connection, reach: Reach) -> None:
         super().__init__(key, alg=ES256)
@@ -107,11 +119,14 @@ class Network(client.ClientNetwork):
         accept: str = "application/json",
         named: bool = False,
     ) -> requests.Response:
-        """POST a signed message, or None to read (POST-as-GET, RFC 8555, 6.3); `what` is asked, for the error.
+        """POST a signed message. With `message` None, read the URL (POST-as-GET, RFC 8555, 6.3).
 
-        `named`: the CA itself named the URL, so that "not found" is NotYet. A refusal for the nonce is tried again with
-        a fresh one, five times. So is, once, a refusal that brought no nonce, after a request with a nonce that was
-        kept: some CAs meet an old one with an error of their own.
+        `what` names the request in error messages. Set `named` when the CA itself gave the URL:
+        then "not found" raises NotYet.
+
+        A refusal because of the nonce is retried with a new nonce, five times at most. Some CAs
+        refuse an old nonce with another error. So a refusal without a new nonce is retried once
+        when the request used a kept nonce.
         """
         for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
             was_kept = bool(self.connection.nonces)
@@ -121,7 +136,7 @@ class Network(client.ClientNetwork):
                 return response
             bad, brought_one = is_bad_nonce(refusal), bool(_nonce_of(response))
             if bad or not brought_one:
-                # The others are as old as the one that was refused.
+                # Kept nonces are as old as the refused one.
                 del self.connection.nonces[: -1 if brought_one else None]
             is_busy = refusal.retry_after is not None or refusal.status == 429
             is_too_old = was_kept and not brought_one and not is_busy
@@ -159,11 +174,14 @@ class Network(client.ClientNetwork):
         return f"The CA at {self.connection.host}"
 
     def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
-        """Every request of this class. Trouble when it does not get an answer; the library would log what it sends."""
+        """Send every request of this class. Raise Trouble when no response comes.
+
+        It replaces the library's method, which logs the messages that it sends.
+        """
         self._refuse_elsewhere(url)
         sent, began = kwargs.get("data"), clock.monotonic()
         try:
-            # A fresh session each time: it is cheap, and follows the settings and forks.
+            # A new session is cheap. It follows changed settings and survives a fork.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
                 response = outgoing.session().request(
                     method, url, allow_redirects=method == "GET", **kwargs
@@ -181,7 +199,7 @@ class Network(client.ClientNetwork):
         return response
 
     def _refuse_elsewhere(self, url: str) -> None:
-        """Refused for an address that the CA hands out and that is not its own."""
+        """Raise Refused when the CA gives a URL on a host that is not the CA's."""
         host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
         if not host or host == home or host in self.reach.hosts:
             return
@@ -190,8 +208,9 @@ class Network(client.ClientNetwork):
         ):
             return
         what = (
-            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of its directory, so it is"
-            " not called. If it is the CA's, this server's operator can name it in `hosts` of the CA in ACME_CAS."
+            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of"
+            " its directory, so it is not called. If it is the CA's, this server's operator can"
+            " name it in `hosts` of the CA in ACME_CAS."
         )
         raise Refused(errors.BAD_URL, what)
 
@@ -199,11 +218,12 @@ class Network(client.ClientNetwork):
         self, refusal: Answer, what: str, message: Any, *, named: bool = False
     ) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
-            self.connection.directory = None  # perhaps the CA moved
+            self.connection.directory = None  # the CA may have new URLs
         with_eab = bool(getattr(message, "external_account_binding", None))
         return trouble_of(refusal, f"{self.label} refused {what}", with_eab, named=named)
 
     def read_directory(self) -> messages.Directory:
+        """Return the CA's directory. Raise Trouble when the URL does not show one."""
         response = self._send_request("GET", self.connection.directory_url)
         if refusal := refusal_of(response):
             said = trouble_of(refusal, f"{self.label} does not show its directory")
@@ -225,6 +245,7 @@ class Network(client.ClientNetwork):
         )
 
     def read_renewal_info(self, url: str) -> RenewalInfoResource:
+        """Return the renewal window at the URL (RFC 9773). Raise Refused when there is none."""
         response = self._send_request("GET", url)
         if refusal := refusal_of(response):
             what = f"{self.label} does not say when to renew"
@@ -238,7 +259,7 @@ class Network(client.ClientNetwork):
 
 
 def _nonce_of(response: requests.Response) -> str:
-    """The response's nonce, sent back as it came; empty without one."""
+    """Return the nonce of the response unchanged; empty when there is none."""
     nonce = response.headers.get(Network.REPLAY_NONCE_HEADER, "").strip()
     return nonce if NONCE.fullmatch(nonce) else ""
 
@@ -246,12 +267,12 @@ def _nonce_of(response: requests.Response) -> str:
 def _host_of(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").lower().rstrip(".")
-    except ValueError:  # nor can it be called
+    except ValueError:  # a URL that does not parse cannot be requested
         return ""
 
 
 def directory_of(network: Network) -> messages.Directory:
-    """The CA's directory, read again after an hour and after an error."""
+    """Return the CA's directory. It is read again after an hour and after an error."""
     connection = network.connection
     if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
         connection.directory = network.read_directory()

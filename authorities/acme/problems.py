@@ -1,4 +1,4 @@
-"""What the CA says when it says no, mapped once: problem documents of RFC 7807 and RFC 8555, section 6.7."""
+"""Map the CA's refusals to exceptions: problem documents of RFC 7807 and RFC 8555, section 6.7."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from certctrl.turns import Trouble, Wait, printable
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000
-MAX_PROBLEMS = 100  # one for each name of an order
-RATE_LIMIT_PAUSE = 300.0  # when the CA does not say how long
+MAX_PROBLEMS = 100  # subproblems; one for each name of an order
+RATE_LIMIT_PAUSE = 300.0  # seconds, when the CA gives no time
 ORDER_NOT_READY_PAUSE = 2.0
 MAX_CODE = 64  # characters
 
-# Only a person, or a change of what is asked for, helps.
+# A retry does not help until a person fixes something or the request changes.
 PERMANENT = frozenset(
     (
         "badCSR",
@@ -49,7 +49,7 @@ PERMANENT = frozenset(
         "userActionRequired",
     )
 )
-# The attempt is over; the zone, the name or the CA may say otherwise tomorrow.
+# These end the attempt. A later one may succeed, because zone, name or CA may change.
 ENDS_ATTEMPT = frozenset(
     (
         "alreadyRevoked",
@@ -64,18 +64,24 @@ ENDS_ATTEMPT = frozenset(
         "unknownHost",
     )
 )
-# The same request may well succeed later.
+# The same request may succeed later.
 AGAIN = {"serverInternal": ERROR, "accountDoesNotExist": UNKNOWN_ACCOUNT, "badNonce": BAD_NONCE}
-# How CAs say that they do not have a resource, where they do not say it by 404.
+# Words by which CAs say that a resource does not exist, when the status is not 404.
 OWN = r"(order|authori[sz]ation|authz|challenge|certificate|resource|object)s?"
-ABSENT = r"(not (yet )?(be )?(found|exist)|no such|unknown|n(o|')t exist|unable to find|(could ?n[o']t|cannot) find)"
+ABSENT = (
+    r"(not (yet )?(be )?(found|exist)|no such|unknown|n(o|')t exist|unable to find"
+    r"|(could ?n[o']t|cannot) find)"
+)
 NOT_THERE = re.compile(rf"\b{OWN}\b.*\b{ABSENT}|\b{ABSENT}\b.*\b{OWN}\b", re.I | re.S)
 NOT_THERE_TYPE = re.compile(r"not_?found|not_?exist", re.I)
 GONE = re.compile(r"\bexpired\b", re.I)
-# How CAs say that a nonce is too old, where they do not say badNonce.
-OLD = r"(bad|invalid|stale|old|expired|unknown|unrecognized|not (valid|found|known)|replayed|already used)"
+# Words by which CAs say that a nonce is too old, when the type is not badNonce.
+OLD = (
+    r"(bad|invalid|stale|old|expired|unknown|unrecognized|not (valid|found|known)|replayed"
+    r"|already used)"
+)
 NONCE_IN_WORDS = re.compile(rf"\b{OLD}\b.{{0,30}}\bnonce\b|\bnonce\b.{{0,30}}\b{OLD}\b", re.I)
-# Says nothing itself; its subproblems do.
+# These types carry no meaning of their own. The subproblems decide.
 WRAPPERS = frozenset(("compound", "malformed", "about:blank", ""))
 
 ACCOUNT_IS_OFF = re.compile(
@@ -88,7 +94,7 @@ RETRY_AFTER_IN_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """A refusal as it came over the wire."""
+    """A refusal as the CA sent it."""
 
     status: int
     document: Mapping[str, Any]  # empty when the body was not JSON
@@ -96,9 +102,11 @@ class Answer:
 
 
 def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
-    """The problem document of an order, a challenge or a refusal; None when it is none.
+    """Return the problem in a document of an order, a challenge or a refusal; None without one.
 
-    Only what is said when a request is `refused` is about the account: the words about a challenge quote the zone.
+    Set `refused` when the document is the response to a refused request. Only then can it be about
+    the account. The error of a challenge quotes the zone, so its words prove nothing about the
+    account.
     """
     if not isinstance(document, Mapping):
         return None
@@ -113,7 +121,7 @@ def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
 
 
 def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
-    """Why a challenge of the authorization failed, dns-01 first."""
+    """Return why a challenge of the authorization failed, dns-01 first; None when none failed."""
     listed = [
         each
         for each in authorization.get("challenges") or ()
@@ -126,8 +134,11 @@ def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
 def trouble_of(
     answer: Answer, what: str, with_eab: bool = False, *, named: bool = False
 ) -> Trouble | Wait:
-    """What to raise for a refusal. `what` is our half of the sentence: what was asked of which CA. `named`: the CA
-    itself named the resource."""
+    """Return the exception to raise for a refusal.
+
+    `what` is the first half of the sentence: which CA refused which request. `with_eab`: the
+    request had an external account binding. `named`: the CA itself gave the URL of the resource.
+    """
     problem = problem_of(answer.document, refused=True) or Problem("", "")
     said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
     if problem.type == "orderNotReady":
@@ -163,7 +174,10 @@ def _is_not_there(answer: Answer, problem: Problem) -> bool:
 
 
 def is_bad_nonce(answer: Answer) -> bool:
-    """Whether the CA refused the request for its nonce: `badNonce` (RFC 8555, section 6.5), or words."""
+    """Return whether the CA refused the request because of its nonce.
+
+    The type is `badNonce` (RFC 8555, section 6.5), or the words say it.
+    """
     typ = type_of(answer.document)
     if typ in WRAPPERS | {"serverInternal", "unauthorized"}:
         return bool(NONCE_IN_WORDS.search(_text(answer.document.get("detail"))))
@@ -171,7 +185,7 @@ def is_bad_nonce(answer: Answer) -> bool:
 
 
 def refusal_of(response: requests.Response) -> Answer | None:
-    """The refusal that a response is; None when it is a success."""
+    """Return the response as a refusal; None when it is a success."""
     if response.ok and response.status_code < 300:
         return None
     try:
@@ -180,13 +194,16 @@ def refusal_of(response: requests.Response) -> Answer | None:
         document = {}
     if not isinstance(document, dict):
         document = {}
-    if instance := _text(document.get("instance")):  # a page for people, perhaps written as a path
+    if instance := _text(document.get("instance")):  # a page for people; the URL may be relative
         document["instance"] = absolute(str(response.url), instance)
     return Answer(response.status_code, document, outgoing.wait_of(response))
 
 
 def absolute(base_url: str, url: str) -> str:
-    """The URL of an answer, resolved against that of the request (RFC 9110, 10.2.2); empty for what is none."""
+    """Resolve a URL of a response against the request's URL (RFC 9110, 10.2.2).
+
+    Return an empty text when `url` is empty or cannot be parsed.
+    """
     try:
         return urljoin(base_url, url.strip()) if url.strip() else ""
     except ValueError:
@@ -194,7 +211,10 @@ def absolute(base_url: str, url: str) -> str:
 
 
 def json_of(response: requests.Response, label: str) -> dict[str, Any]:
-    """The JSON object of a response; Trouble for anything else, such as the HTML of a proxy."""
+    """Return the JSON object of a response.
+
+    Raise Trouble for anything else, such as the HTML of a proxy.
+    """
     try:
         document = response.json()
     except (ValueError, RecursionError):
@@ -209,7 +229,10 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
 
 
 def words_of(document: Mapping[str, Any]) -> str:
-    """The CA's own words, subproblems with the name that each is about; on one line, at most 1,000 characters."""
+    """Return the CA's own words on one line, at most 1,000 characters.
+
+    Each subproblem follows with the name that it is about.
+    """
     words = [_words_of_one(document)]
     words += [_words_of_one(each) for each in subproblems_of(document)]
     if instance := _text(document.get("instance")):
@@ -224,7 +247,10 @@ def subproblems_of(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def is_account_off(typ: str, document: Mapping[str, Any]) -> bool:
-    """RFC 8555, 7.3.6, gives a deactivated account no type of its own: `unauthorized`, and words."""
+    """Return whether the problem says that the account is deactivated or revoked.
+
+    RFC 8555, 7.3.6, has no special type for that: the type is `unauthorized`, and the words say it.
+    """
     return typ == "unauthorized" and bool(ACCOUNT_IS_OFF.search(_text(document.get("detail"))))
 
 
@@ -233,7 +259,10 @@ def _until(at: datetime) -> float:
 
 
 def _rate_limit_pause(answer: Answer, problem: Problem) -> float:
-    """Let's Encrypt says the moment in words too."""
+    """Return the pause after a rate limit in seconds.
+
+    Let's Encrypt also gives the time in the words of the problem.
+    """
     if answer.retry_after is not None:
         return answer.retry_after
     if found := RETRY_AFTER_IN_WORDS.search(problem.detail):
@@ -245,12 +274,15 @@ def _rate_limit_pause(answer: Answer, problem: Problem) -> float:
 
 
 def type_of(document: Mapping[str, Any]) -> str:
-    """The type without its prefix; any other URN or URL as it is."""
+    """Return the problem type without the ACME prefix; any other URN or URL unchanged."""
     return _text(document.get("type")).removeprefix(PREFIX)[:100]
 
 
 def _deciding_type(document: Mapping[str, Any]) -> str:
-    """The type, or that of the gravest subproblem when the document only wraps several."""
+    """Return the type of the document.
+
+    When the document only wraps subproblems, return the type of the worst one.
+    """
     own = type_of(document)
     types = [type_of(each) for each in subproblems_of(document)]
     if own not in WRAPPERS or not types:

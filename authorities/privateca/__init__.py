@@ -1,4 +1,4 @@
-"""Private CAs: how one is made, and how it signs."""
+"""Create private CAs, and sign with them."""
 
 from authorities.privateca.authority import PrivateAuthority, common_name_of, key_usage_of, sign
 from authorities.privateca.creation import (

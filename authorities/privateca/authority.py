@@ -1,4 +1,4 @@
-"""A CA of the owner's own: the same calls as an ACME CA, no network, no authorizations (contract, section 10)."""
+"""A private CA. It has the same calls as an ACME CA, but no network and no authorizations."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from keystore import envelope
 
 PREFIX = "privateca:"
 DEFAULT_VALIDITY = timedelta(days=90)
-BACKDATED = timedelta(minutes=5)  # for clients whose clock is behind
+BACKDATED = timedelta(minutes=5)  # for clients whose clock is slow
 RETRY_AFTER = 5  # seconds
-MOST_NAMED = 10  # names of a certificate, in the audit event of its signature
+MOST_NAMED = 10  # names of a certificate in the audit event
 KEY_USAGES = {
     "digitalSignature": "digital_signature",
     "nonRepudiation": "content_commitment",
@@ -36,7 +36,10 @@ KEY_USAGES = {
 
 
 class PrivateAuthority:
-    """One private CA, as `authorities.base.CA`. The key is unsealed for each signature and kept nowhere."""
+    """One private CA. It implements `authorities.base.CA`.
+
+    The key is unsealed for each signature, and is not kept.
+    """
 
     def __init__(self, private_ca: PrivateCA) -> None:
         self.private_ca = private_ca
@@ -79,7 +82,10 @@ class PrivateAuthority:
         validity_seconds: int | None = None,
         preferred_chain: str = "",
     ) -> str:
-        """Sign the CSR: leaf and CA certificate as PEM. A second call signs another one, for the same key."""
+        """Sign the CSR. Return leaf and CA certificate as PEM.
+
+        A second call signs another certificate for the same key.
+        """
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
@@ -87,13 +93,16 @@ class PrivateAuthority:
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:
-        """Nothing to do: a private CA publishes no list, so that revoking is a mark on our own row."""
+        """Do nothing.
+
+        A private CA publishes no CRL, so only this server's row is marked as revoked.
+        """
 
     def offers_renewal_info(self) -> bool:
         return False
 
     def renewal_info(self, ari_id: str) -> None:
-        """It has no opinion: the life of the certificate decides."""
+        """Return None. The lifetime of the certificate decides when it is renewed."""
 
 
 def sign(
@@ -102,13 +111,17 @@ def sign(
     issuer_key: pki.PrivateKey,
     validity_seconds: int | None = None,
 ) -> str:
-    """A server certificate for the names of the CSR, as PEM; it never outlives the CA's own certificate."""
+    """Sign a TLS certificate for the names of the CSR, and return it as PEM.
+
+    It never expires after the CA's own certificate. Raise Refused when that has expired.
+    """
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
         what = (
-            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid until"
-            f" {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its certificate trusted, and give"
-            " its certificates an account of the new one (acme_account_id)."
+            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid"
+            f" until {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its"
+            " certificate trusted, and give its certificates an account of the new one"
+            " (acme_account_id)."
         )
         raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
@@ -182,13 +195,13 @@ def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
 
 
 def key_usage_of(certificate_pem: str) -> str:
-    """The key usages of a CA certificate as the contract spells them: `keyCertSign,cRLSign`."""
+    """Return the key usages of a CA certificate as in the API. Example: `keyCertSign,cRLSign`."""
     certificate = pki.load_chain(certificate_pem)[0]
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     return ",".join(name for name, attribute in KEY_USAGES.items() if getattr(usage, attribute))
 
 
 def common_name_of(certificate_pem: str) -> str:
-    """The common name of a certificate's subject, empty when there is none."""
+    """Return the common name of a certificate's subject; empty when there is none."""
     found = pki.load_chain(certificate_pem)[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else ""

@@ -1,4 +1,4 @@
-"""How a private CA is made, from a request to its self-signed certificate."""
+"""Create a private CA: read the request, and make a self-signed certificate."""
 
 import re
 from collections.abc import Mapping
@@ -27,10 +27,13 @@ DEFAULT_KEY_USAGE = "keyCertSign,cRLSign"
 
 
 def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
-    """A new private CA with its own self-signed certificate, its key sealed.
+    """Create a private CA with a self-signed certificate. Its key is sealed.
 
-    `data` has the fields of the contract, section 10; empty strings count as absent, only `name` is needed. Raises
-    Invalid or MissingField with the `field`, RateLimited while RSA keys of the owner are being made.
+    `data` has the fields of `PrivateCARequest` (docs/reference/openapi.yaml). Only `name` is
+    required. Empty strings count as absent.
+
+    Raise Invalid or MissingField with the `field`. Raise RateLimited while other RSA keys of the
+    owner are made. Raise QuotaExceeded when the owner may have no more.
     """
     given = {field: value for field, value in data.items() if value not in ("", None)}
     name = _text(given, "name", 64)
@@ -69,6 +72,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
 def self_signed(
     key: pki.PrivateKey, subject: x509.Name, days: int, path_length: int | None, usages: set[str]
 ) -> x509.Certificate:
+    """Return a self-signed CA certificate, valid for `days` from now."""
     now = clock.now().replace(microsecond=0)
     own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     return (
@@ -99,10 +103,17 @@ def _text(given: Mapping[str, Any], field: str, most: int) -> str:
 
 
 def _common_name(given: str, name: str) -> str:
-    """The CA's own name where it is given none. X.509 counts bytes: RFC 5280, appendix A.1, ub-common-name."""
+    """Return the given common name, or else the CA's name.
+
+    Raise Invalid when it is longer than 64 bytes. X.509 counts bytes: RFC 5280, appendix A.1,
+    ub-common-name.
+    """
     field, common_name = ("common_name", given) if given else ("name", name)
     if len(common_name.encode()) > pki.MAX_COMMON_NAME:
-        what = f"{field} is longer than the {pki.MAX_COMMON_NAME} bytes that a certificate has for it (UTF-8)"
+        what = (
+            f"{field} is longer than the {pki.MAX_COMMON_NAME} bytes that a certificate has for it"
+            " (UTF-8)"
+        )
         raise Invalid(f"{what}: give a shorter common_name.", field=field)
     return common_name
 
@@ -142,7 +153,10 @@ def _key_kind(given: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _curve_size(given: Mapping[str, Any], size: int | None) -> int:
-    """The size by `curve_name`, which must not contradict `key_size`; P-256 when neither is given."""
+    """Return the size (bits) by `curve_name`, by `key_size`, or 256 without both.
+
+    Raise Invalid when they contradict each other.
+    """
     curve = _text(given, "curve_name", 32)
     if curve and curve not in CURVE_SIZES:
         raise Invalid("curve_name must be prime256v1 or secp384r1.", field="curve_name")

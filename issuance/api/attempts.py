@@ -1,4 +1,4 @@
-"""What answers hold of attempts, their events and their exchanges with the CA: contract section 9."""
+"""Responses about attempts and their events (docs/reference/api.md)."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rest_framework import serializers
 from certctrl.api import EpochMillis
 from issuance.models import Issuance, IssuanceEvent
 
-STATUS_OF = {  # house section 7
+STATUS_OF = {  # any other state is PROCESSING
     Issuance.State.QUEUED: "PENDING",
     Issuance.State.ISSUED: "SUCCESS",
     Issuance.State.FAILED: "FAILED",
@@ -16,12 +16,16 @@ STATUS_OF = {  # house section 7
 
 
 def status_of(issuance: Issuance) -> str:
+    """Return the status of an attempt as the API shows it."""
     return STATUS_OF.get(Issuance.State(issuance.state), "PROCESSING")
 
 
 def progress(issuance: Issuance) -> dict[str, Any]:
-    """An open attempt: its state, what it waits for and when it looks again (epoch seconds). One that `proves` is made
-    at the CA's staging, and what it issues is thrown away."""
+    """Return an open attempt for the API; times are epoch seconds in UTC.
+
+    `looks_again_at` is null while a worker holds the attempt. `proves`: the attempt is at the CA's
+    staging, and its certificate is discarded.
+    """
     return {
         "issue_history_id": issuance.pk,
         "state": issuance.state,
@@ -37,7 +41,7 @@ def progress(issuance: Issuance) -> dict[str, Any]:
 
 
 class ProgressSerializer(serializers.Serializer[Any]):
-    """What `progress()` answers."""
+    """An open attempt, as `progress()` returns it."""
 
     issue_history_id = serializers.IntegerField()
     state = serializers.CharField()
@@ -52,7 +56,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
 
 
 class AttemptSerializer(serializers.ModelSerializer[Issuance]):
-    """The answer of `issues`, `renew` and `cancel`."""
+    """The response of `issues`, `renew` and `cancel`."""
 
     issue_history_id = serializers.IntegerField(source="pk", read_only=True)
     status = serializers.SerializerMethodField()
@@ -66,7 +70,7 @@ class AttemptSerializer(serializers.ModelSerializer[Issuance]):
 
 
 class StartedSerializer(AttemptSerializer):
-    """The answer of `issues` and `renew` at an ACME CA."""
+    """The response of `issues` and `renew` at an ACME CA."""
 
     note = serializers.CharField(required=False, help_text="what will surprise")
 

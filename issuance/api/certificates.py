@@ -1,4 +1,4 @@
-"""What answers hold of certificates: contract section 9."""
+"""Responses about certificates (docs/reference/api.md)."""
 
 import base64
 from typing import Any
@@ -17,7 +17,10 @@ from issuance.renewal import lifetime
 
 
 class WindowSerializer(serializers.ModelSerializer[RenewalInfo]):
-    """What the CA said last (RFC 9773), the moment that was drawn in its window, and why the last poll failed."""
+    """The CA's last renewal information (RFC 9773).
+
+    `moment` is the renewal time in the window. `error` says why the last poll failed.
+    """
 
     window_start = EpochSeconds(allow_null=True)
     window_end = EpochSeconds(allow_null=True)
@@ -45,7 +48,7 @@ class RenewalSerializer(serializers.Serializer[Certificate]):
 
 
 def note(certificate: Certificate) -> str:
-    """What will surprise, in sentences; empty when nothing will."""
+    """Return notes on unexpected effects, as sentences; empty without any."""
     waits = (
         delegation.is_delegated(certificate)
         and not certificate.verified
@@ -68,7 +71,7 @@ def _note_on_key(certificate: Certificate) -> str:
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):
-    """Metadata of a certificate, in both spellings; never its key."""
+    """Metadata of a certificate, in both spellings. The key is never included."""
 
     acct_id = serializers.IntegerField(source="account_id", read_only=True)
     acme_account_id = serializers.IntegerField(source="account_id", read_only=True)
@@ -160,7 +163,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
 
 
 class IssuingSerializer(CertificateSerializer):
-    """What create, change and a private CA's issuing answer: the certificate, and the attempt that it started."""
+    """The response of create, change and a private CA's `issue`.
+
+    It has the certificate, and the id of the attempt that the call started.
+    """
 
     issue_history_id = serializers.IntegerField(required=False)
 
@@ -179,7 +185,7 @@ MOST = ("cert", "csr", "dhparam", "der", "orders")
 
 @extend_schema_serializer(extensions={OPTIONAL: MOST})
 class FullCertificateSerializer(CertificateSerializer):
-    """`?detail=most`: the certificate itself, its CSR and its orders beside the metadata."""
+    """The response with `?detail=most`: also the chain, its CSR and its orders."""
 
     cert = serializers.CharField(source="current.chain_pem", read_only=True, default="")
     csr = serializers.CharField(source="current.issuance.csr_pem", read_only=True, default="")

@@ -1,4 +1,4 @@
-"""Drills over HTTP, for staff: replace everything that an issuer, or an account, issued."""
+"""The API of drills, for staff: replace everything that an issuer, or an account, issued."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ MOST_NAMED = 100
 
 
 class DrillRequest(serializers.Serializer[Any]):
-    """`issuer` or `acme_account_id`, one of the two."""
+    """A drill to start. Give either `issuer` or `acme_account_id`."""
 
     issuer = serializers.CharField(
         required=False, allow_blank=True, max_length=255, help_text="a common name"
@@ -73,7 +73,7 @@ class SkippedSerializer(serializers.Serializer[Any]):
 
 
 class CountedDrillSerializer(DrillSerializer):
-    """A drill with what is left of it, and the first hundred certificates that it leaves alone."""
+    """A drill with its count, and the first hundred certificates that it skips."""
 
     count = serializers.SerializerMethodField()
     skipped = serializers.SerializerMethodField()
@@ -93,7 +93,10 @@ class CountedDrillSerializer(DrillSerializer):
 
 
 class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
-    """Of every owner's certificates, hence with the session of a member of staff, and never with an API key."""
+    """Drills replace the certificates of every owner.
+
+    They need the session of a member of staff. API keys are refused.
+    """
 
     queryset = Drill.objects.select_related("by", "account").order_by("-pk")
     serializer_class = DrillSerializer
@@ -110,7 +113,10 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
 
     @extend_schema(request=DrillRequest, responses={201: CountedDrillSerializer})
     def create(self, request: Request) -> Response:
-        """Replace everything that this issuer, or this account, issued; 409 while such a drill runs."""
+        """Start a drill: replace everything that this issuer, or this account, issued.
+
+        The response is 409 while such a drill runs.
+        """
         asked = DrillRequest(data=request.data)
         asked.is_valid(raise_exception=True)
         given = asked.validated_data
@@ -126,20 +132,20 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
 
     @extend_schema(responses=CountedDrillSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """The drill with its count."""
+        """Return the drill with its count."""
         return Response(CountedDrillSerializer(self.get_object()).data)
 
     @extend_schema(request=None, responses=CountedDrillSerializer)
     @action(detail=True, methods=["post"])
     def stop(self, request: Request, **kwargs: Any) -> Response:
-        """Bring no more certificates forward; renewals that are open go on."""
+        """Stop the drill: no more certificates are renewed early. Open renewals continue."""
         drill = drills.stop(self.get_object(), self.person(request), ip=audit.ip_of(request))
         return Response(CountedDrillSerializer(drill).data)
 
     @extend_schema(request=None, responses=CountedDrillSerializer)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, **kwargs: Any) -> Response:
-        """Go on with a drill that was stopped."""
+        """Resume a drill that was stopped."""
         drill = drills.resume(self.get_object(), self.person(request), ip=audit.ip_of(request))
         return Response(CountedDrillSerializer(drill).data)
 
@@ -148,7 +154,7 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
 
 
 def account_of(pk: int | None) -> AcmeAccount | None:
-    """Anybody's account, for staff; NotFound when there is none."""
+    """Return the account of any owner, or None without `pk`. Raise NotFound."""
     account = AcmeAccount.objects.filter(pk=pk).first() if pk else None
     if pk and not account:
         raise NotFound(f"There is no ACME account {pk}.", field="acme_account_id")

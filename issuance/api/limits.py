@@ -1,4 +1,4 @@
-"""What is left of a CA's limits, as the owner of an account sees it."""
+"""The API of rate limits: what is left at the CA of an account."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from issuance import ratelimits
 
 
 class LimitSerializer(serializers.Serializer[Any]):
-    """A token bucket of a CA's limit."""
+    """A token bucket of a CA's rate limit."""
 
     kind = serializers.ChoiceField(LimitKind.choices)
     subject = serializers.CharField(help_text="the account, domain, names or name that is counted")
@@ -37,5 +37,9 @@ class AccountLimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):
 
     @extend_schema(responses=LimitSerializer(many=True))
     def limits(self, request: Request, **kwargs: Any) -> Response:
-        """What the CA's limits leave: of the account, and of the domains, sets and names that it ordered."""
+        """List the CA's rate limits with the tokens that are left.
+
+        The list has the limits of the account, and of the domains, sets of names and names that it
+        ordered.
+        """
         return Response(LimitSerializer(ratelimits.levels(self.get_object()), many=True).data)

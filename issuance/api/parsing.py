@@ -1,4 +1,4 @@
-"""From what a request says to what it means: names, rows that must be the owner's, the key."""
+"""Turn a parsed request into names, the owner's rows, and a key type."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ from issuance.services import CertificateSpec
 def ask_of(
     owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None
 ) -> CertificateSpec:
-    """A whole request for a certificate. Raises Invalid, MissingField, NotFound."""
+    """Return the specification of a new certificate.
+
+    Raise Invalid or MissingField with the `field`. Raise NotFound when a row is not the owner's.
+    """
     if not given["domain"]:
         raise MissingField("Give the name of the certificate: domain.", field="domain")
     account = account or _account(owner, given["account"])
@@ -30,7 +33,7 @@ def ask_of(
     wanted = identifiers.normalize_names([given["domain"], *sans], most, private=account.is_private)
     credential = _credential(owner, given)
     if account.is_private:
-        credential = None  # which needs no record
+        credential = None  # a private CA needs no TXT records
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):
         raise MissingField(
             "Say which DNS credential publishes the records: dns_provider_id.",
@@ -41,7 +44,11 @@ def ask_of(
 
 
 def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an update changes. The names of a certificate stay: other names are another certificate."""
+    """Return the columns that an update changes.
+
+    Raise Invalid for other names, because other names are another certificate. Raise MissingField
+    or NotFound for a missing row.
+    """
     changes = dict(given["columns"])
     if given["account"]:
         changes["account"] = _account(owner, given["account"])
@@ -79,7 +86,10 @@ def _account(owner: User, pk: int | None) -> AcmeAccount:
 
 
 def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
-    """By the row's id, or by a provider's name where the owner has just one credential of it."""
+    """Return the owner's credential: by its id, or by a provider's name.
+
+    A provider's name works only when the owner has exactly one credential for that provider.
+    """
     wanted = given["dns"]
     if wanted is None:
         return None
@@ -117,7 +127,7 @@ def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
 
 
 def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
-    """Key type and size, from the request, else from the account, else ECDSA P-256."""
+    """Return key type and size (bits): from the request, or from the account, or ECDSA P-256."""
     key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
     if key_type not in pki.KEY_SIZES:
         raise Invalid("key_type is ecdsa or rsa.", field="key_type")

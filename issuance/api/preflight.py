@@ -1,4 +1,4 @@
-"""What stands in the way of an order: preflight, and the CNAMEs of certificates that rely on the service zone."""
+"""The API of preflight, and the CNAMEs of certificates that use the service zone."""
 
 from typing import Any
 
@@ -14,8 +14,11 @@ log = structlog.get_logger()
 
 
 class CheckThrottle(UserRateThrottle):
-    """Each call asks DNS hundreds of questions for a certificate of a hundred names. Counted in the cache; without it
-    nothing is asked, since nobody needs it in haste."""
+    """Limit preflights to 30 an hour for each user, counted in the cache.
+
+    A preflight of a certificate with a hundred names sends hundreds of DNS queries. Raise
+    Unavailable when the cache is away, because a preflight is never urgent.
+    """
 
     scope = "preflight"
     rate = "30/hour"
@@ -23,7 +26,7 @@ class CheckThrottle(UserRateThrottle):
     def allow_request(self, request: Request, view: Any) -> bool:
         try:
             return super().allow_request(request, view)
-        except Exception as exc:  # whatever the cache's client raises
+        except Exception as exc:  # any error of the cache's client
             log.warning("preflight.uncounted", error=type(exc).__name__)
             full = disk.note(exc)
             raise full or Unavailable(
@@ -32,7 +35,7 @@ class CheckThrottle(UserRateThrottle):
 
 
 class FindingSerializer(serializers.Serializer[Any]):
-    """A record at fault: what is wrong with it, and how it is mended."""
+    """A finding: a wrong record, and how to fix it."""
 
     code = serializers.CharField()
     name = serializers.CharField(help_text="one of the certificate's")
@@ -42,7 +45,7 @@ class FindingSerializer(serializers.Serializer[Any]):
 
 
 class PreflightSerializer(serializers.Serializer[Any]):
-    """`ok`: nothing that was found blocks an order."""
+    """The findings. `ok` is true when none of them blocks an order."""
 
     ok = serializers.BooleanField()
     findings = FindingSerializer(many=True)
@@ -54,7 +57,7 @@ class DelegationCnameSerializer(serializers.Serializer[Any]):
 
 
 class DelegationSerializer(serializers.Serializer[Any]):
-    """The CNAMEs that a certificate without a DNS credential of its own needs, and whether they were seen."""
+    """The CNAMEs for a certificate without a DNS credential, and whether they were seen."""
 
     zone = serializers.CharField()
     target = serializers.CharField()

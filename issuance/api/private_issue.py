@@ -1,4 +1,4 @@
-"""A certificate of a private CA, asked of the CA itself."""
+"""The API to issue a certificate directly from a private CA."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class PrivateIssueViewSet(OwnedMixin, GenericViewSet[PrivateCA]):
         responses=IssuingSerializer,
     )
     def issue(self, request: Request, **kwargs: Any) -> Response:
-        """A certificate of this CA, at once."""
+        """Issue a certificate of this private CA at once."""
         private_ca = self.get_object()
         given = parsed(CertificateRequest, request)
         seconds = parsed(IssueRequest, request).get("validity_seconds")

@@ -1,4 +1,4 @@
-"""What requests hold (contract, sections 7, 9 and 10). The guide's spelling is read beside the reference's."""
+"""Request bodies for certificates (docs/reference/api.md). Some members have two spellings."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from issuance.models import Certificate
 
 
 class CertificateRequest(serializers.Serializer[Any]):
-    """`domain` (the guide's spelling: issues at once) or `domain_name` (makes the record)."""
+    """A certificate to create.
+
+    With `domain`, the certificate is issued at once. With `domain_name`, only the record is made.
+    """
 
     action = OneOf(["create"], required=False, allow_blank=True)
     domain = serializers.CharField(required=False, max_length=1024)
@@ -97,7 +100,10 @@ class CertificateRequest(serializers.Serializer[Any]):
 
 
 class CertificateChange(CertificateRequest):
-    """Settings and policy; the names stay. `verify_domain` looks at the delegation instead."""
+    """Changes of a certificate's settings or key policy. The names cannot change.
+
+    With the action `verify_domain`, only the delegation is checked.
+    """
 
     action = OneOf(["verify_domain"], required=False, allow_blank=True)
 
@@ -109,8 +115,10 @@ class IssueRequest(serializers.Serializer[Any]):
 
 
 class PrivateIssueRequest(IssueRequest, CertificateRequest):
-    """A certificate of a private CA, asked of the CA itself: the account need not be named, and is one of that CA;
-    DNS credentials are of no concern."""
+    """A certificate to issue from a private CA.
+
+    The account is optional, and must be an account of that CA. A DNS credential is ignored.
+    """
 
 
 class RevokeRequest(serializers.Serializer[Any]):

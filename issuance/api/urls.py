@@ -1,3 +1,5 @@
+"""Paths of the API of certificates, rate limits and drills."""
+
 from rest_framework.routers import SimpleRouter
 
 from certctrl.api import OwnedRouter, owned_paths

@@ -1,4 +1,4 @@
-"""Certificates, their attempts, accounts and private CAs over HTTP. Thin: parse, call one service, render."""
+"""The API of certificates and their attempts. A view parses, calls one service, and renders."""
 
 from typing import Any, cast
 
@@ -57,7 +57,10 @@ THE_CA_DECIDES = (
 
 
 def idempotency(request: Request) -> Idempotency | None:
-    """The request's Idempotency-Key, if it has one, with the digest of what it asks for."""
+    """Return the request's Idempotency-Key with a digest of the request; None without the header.
+
+    Raise Invalid when the key is too long or not printable.
+    """
     key = request.headers.get("Idempotency-Key", "")
     if not key:
         return None
@@ -70,7 +73,10 @@ def idempotency(request: Request) -> Idempotency | None:
 
 
 def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]:
-    """The certificate, with its attempt's id; for a private CA the `status` is the attempt's."""
+    """Return the certificate for the API, with the id of its attempt.
+
+    For a private CA, `status` is the status of the attempt.
+    """
     certificate.refresh_from_db()
     answer = dict(CertificateSerializer(certificate).data)
     if issuance:
@@ -120,7 +126,7 @@ class CertificateViewSet(
 
     def get_object(self) -> Certificate:
         certificate: Certificate = super().get_object()
-        certificate.__dict__.pop("open_issuances", None)  # an action may open one
+        certificate.__dict__.pop("open_issuances", None)  # the action may start an attempt
         return certificate
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -133,7 +139,10 @@ class CertificateViewSet(
         request=CertificateRequest, parameters=[IDEMPOTENCY_KEY], responses={201: IssuingSerializer}
     )
     def create(self, request: Request, **kwargs: Any) -> Response:
-        """The guide's spelling (`domain`) issues at once; the reference's (`domain_name`) makes the record."""
+        """Create a certificate.
+
+        With `domain`, it is issued at once. With `domain_name`, only the record is made.
+        """
         given = parsed(CertificateRequest, request)
         if given["issues_at_once"]:
             need(request, self.obtype, None, "issue")
@@ -145,8 +154,11 @@ class CertificateViewSet(
 
     @extend_schema(request=CertificateChange, responses={200: IssuingSerializer, 204: None})
     def update(self, request: Request, **kwargs: Any) -> Response:
-        """Change settings or policy; another account issues anew. `"action": "verify_domain"` changes nothing but
-        `verified`, and answers 204 when every CNAME leads to the service zone."""
+        """Change settings or the key policy. A change of the account issues the certificate again.
+
+        With `"action": "verify_domain"`, only `verified` can change. The response is 204 when every
+        CNAME leads to the service zone.
+        """
         certificate = self.get_object()
         given = parsed(CertificateChange, request)
         if given["action"] == "verify_domain":
@@ -164,6 +176,7 @@ class CertificateViewSet(
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
+        """Delete the certificate. It is not renewed any more."""
         services.retire(self.get_object())
         return Response(status=NO_CONTENT)
 
@@ -172,6 +185,7 @@ class CertificateViewSet(
         responses=FullCertificateSerializer,
     )
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the certificate. `detail=most` adds the chain, the CSR and the orders."""
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
         return Response(serializer(self.get_object()).data)
@@ -181,14 +195,14 @@ class CertificateViewSet(
     @extend_schema(responses=HistorySerializer(many=True))
     @action(detail=True, methods=["get"], url_path="issues")
     def issues(self, request: Request, **kwargs: Any) -> Response:
-        """The certificate's attempts, newest first."""
+        """List the certificate's attempts, newest first."""
         page = self.paginate_queryset(self.get_object().issuances.order_by("-pk")) or []
         return self.get_paginated_response(HistorySerializer(page, many=True).data)
 
     @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)
     @issues.mapping.post
     def start(self, request: Request, **kwargs: Any) -> Response:
-        """Issue or renew now; answers with the open attempt when there is one."""
+        """Issue or renew the certificate now. When an attempt is open, return that attempt."""
         certificate = self.get_object()
         seconds = parsed(IssueRequest, request).get("validity_seconds")
         if certificate.account.is_private:
@@ -203,17 +217,22 @@ class CertificateViewSet(
     @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)
     @action(detail=True, methods=["post"])
     def renew(self, request: Request, **kwargs: Any) -> Response:
+        """Do the same as `POST .../issues`."""
         return self.start(request, **kwargs)
 
     @extend_schema(request=None, responses=AttemptSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, **kwargs: Any) -> Response:
-        """End the open attempt; 409 when nothing is open or the CA is signing."""
+        """Cancel the open attempt.
+
+        The response is 409 when no attempt is open, or when the CA is already signing.
+        """
         return Response(AttemptSerializer(services.cancel(self.get_object())).data)
 
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
+        """Revoke the current version. A worker sends the revocation to the CA later."""
         certificate = self.get_object()
         reason = parsed(RevokeRequest, request).get("reason", 0)
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
@@ -224,7 +243,7 @@ class CertificateViewSet(
     )
     @action(detail=True, methods=["get"], url_path="issue-result")
     def issue_result(self, request: Request, **kwargs: Any) -> Response:
-        """The state of one attempt, the newest unless `issue_history_id` says which."""
+        """Return the state of one attempt: the newest, or the one of `issue_history_id`."""
         certificate, wanted = self.get_object(), request.query_params.get("issue_history_id", "")
         return Response(IssueResultSerializer(attempt_of(certificate, wanted)).data)
 
@@ -233,7 +252,7 @@ class CertificateViewSet(
     )
     @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/events")
     def events(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
-        """What happened in the attempt, oldest first, after the event of id `after`."""
+        """List the events of the attempt, oldest first. With `after`, list only newer events."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) < 19):
@@ -244,7 +263,7 @@ class CertificateViewSet(
     @extend_schema(request=None, responses=PreflightSerializer)
     @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
     def preflight(self, request: Request, **kwargs: Any) -> Response:
-        """What would make the CA refuse, looked up now; spends no order."""
+        """Check now whether the CA would refuse an order. No order is sent."""
         certificate = self.get_object()
         with outward.asking(self.owner.pk):
             found = preflight.run(certificate)
@@ -252,7 +271,7 @@ class CertificateViewSet(
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 
     def count(self, throttle: BaseThrottle) -> None:
-        """Count a call against a throttle that not every call of its action needs."""
+        """Count a call in a throttle that only some calls of the action need."""
         if not throttle.allow_request(self.request, self):
             self.throttled(self.request, throttle.wait() or 0)
 
@@ -264,7 +283,10 @@ class CertificateViewSet(
         pagination_class=ExchangePagination,
     )
     def exchanges(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
-        """What was said to the CA in the attempt, and back, oldest first; kept while debugging is on."""
+        """List the exchanges with the CA in the attempt, oldest first.
+
+        Exchanges are kept only while debugging is on.
+        """
         attempt = attempt_of(self.get_object(), str(issue_history_id))
         page = (
             self.paginate_queryset(Exchange.objects.filter(attempt_id=attempt.pk).order_by("pk"))
@@ -288,14 +310,17 @@ class CertificateViewSet(
     )
     @action(detail=True, methods=["get"], throttle_classes=[ExportThrottle])
     def export(self, request: Request, **kwargs: Any) -> HttpResponseBase:
-        """Key and chain as ZIP; the header X-Export-Password holds the one-time password of bundle.pfx."""
+        """Export key and chain as a ZIP.
+
+        The header X-Export-Password has the one-time password of bundle.pfx.
+        """
         certificate = self.get_object()
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
             raise Invalid("The export's format is zip.", field="format")
         headers = services.head(certificate)
-        if request.method == "HEAD":  # asks what a GET would answer, and opens no key
-            # Streamed, or it would be said to have no bytes.
+        if request.method == "HEAD":
+            # Opens no key. Streamed, because otherwise the response has `Content-Length: 0`.
             return StreamingHttpResponse((), content_type="application/zip", headers=headers)
         content, password = services.bundle(
             certificate,
@@ -309,6 +334,10 @@ class CertificateViewSet(
 
 
 def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
+    """Return the attempt with the id `wanted`, or the newest when `wanted` is empty.
+
+    Raise Invalid when `wanted` is not a number. Raise NotFound.
+    """
     rows = certificate.issuances.order_by("-pk")
     if wanted:
         if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
@@ -320,5 +349,6 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
     if wanted:
         raise NotFound(f"{certificate.domain} has no such attempt.")
     raise NotFound(
-        f"Nothing was asked for yet for {certificate.domain}; POST .../certificates/{certificate.pk}/issues starts it."
+        f"Nothing was asked for yet for {certificate.domain}; POST"
+        f" .../certificates/{certificate.pk}/issues starts it."
     )

@@ -1,4 +1,4 @@
-"""Certificates, and each attempt at one with everything that it needs to go on."""
+"""The rows of certificates, attempts, drills and rate limits."""
 
 from issuance.models.attempts import (
     TOO_LONG,

@@ -1,4 +1,4 @@
-"""Each attempt at a certificate, with everything that it needs to go on."""
+"""Attempts to get a certificate, with their events, authorizations and idempotency keys."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -14,34 +14,42 @@ from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
 from issuance.models.certificates import Certificate
 from keystore.models import Envelope
 
-GOLDEN = 0.618034  # multiples of it, without their whole part, are spread evenly
+GOLDEN = 0.618034  # fractional parts of its multiples are spread evenly
 
 
 class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
     def claim_fields(self, at: datetime) -> dict[str, Any]:
-        """A turn that begins late moves the deadline by its lateness: an outage of ours fails nobody."""
+        """Return the columns that a claim writes.
+
+        A turn that begins late moves the deadline by the same time. So an outage of this server
+        does not end attempts.
+        """
         late_since = at - timedelta(seconds=settings.RESEND) - SKEW
         late = When(wake_at__lt=late_since, then=F("deadline_at") + (Value(at) - F("wake_at")))
         return super().claim_fields(at) | {"deadline_at": Case(late, default=F("deadline_at"))}
 
     def open(self) -> "IssuanceQuerySet":
+        """Return the attempts that have not ended."""
         return self.filter(wake_at__isnull=False)
 
     def open_of(self, certificate: Certificate) -> "Issuance | None":
-        """The open attempt of a certificate, from `open_issuances` where a query prefetched it."""
+        """Return the open attempt of a certificate, or None.
+
+        Use `open_issuances` when a query prefetched it.
+        """
         prefetched: list[Issuance] | None = getattr(certificate, "open_issuances", None)
         if prefetched is not None:
             return prefetched[0] if prefetched else None
         return self.open().filter(certificate=certificate).first()
 
     def wake_queued(self) -> None:
-        """Have those that wait to order do so now."""
+        """Wake the queued attempts that no worker holds."""
         waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")
         waiting.update(wake_at=clock.now(), queued_at=None)
 
 
 class Issuance(Turns):
-    """One attempt at a certificate. Open as long as `wake_at` is set."""
+    """One attempt to get a certificate. It is open as long as `wake_at` is set."""
 
     class Reason(models.TextChoices):
         NEW = "new"
@@ -60,10 +68,10 @@ class Issuance(Turns):
         CANCELED = "canceled"
 
     class Failure(models.TextChoices):
-        """What an attempt that failed means for the next one."""
+        """The effect of a failure on the next attempt."""
 
-        TRANSIENT = "transient"  # it may well succeed, by the retry table
-        LIMITED = "limited"  # the CA, or the ledger of its limits, named the moment
+        TRANSIENT = "transient"  # the next attempt may succeed; the retry table sets its time
+        LIMITED = "limited"  # the CA, or this server's ledger of its limits, set the time
         PERMANENT = "permanent"  # somebody must change something first
 
     OPEN = (
@@ -74,10 +82,10 @@ class Issuance(Turns):
         State.VALIDATED,
         State.FINALIZED,
     )
-    BEFORE_VALIDATED = OPEN[:4]  # a person may still cancel, and the TXT records are needed
+    BEFORE_VALIDATED = OPEN[:4]  # here a person may cancel, and the TXT records are needed
 
     certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="issuances")
-    # What the attempt was started with, whatever the certificate says meanwhile.
+    # Account and credential at the start of the attempt. The certificate's may change later.
     account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances"
@@ -156,10 +164,8 @@ class Issuance(Turns):
                 name="one_open_issuance_per_certificate",
             ),
             models.UniqueConstraint(
-                fields=[
-                    "account",
-                    "order_url",
-                ],  # another account's CA may have named another order the same
+                # With the account, because another account's CA may use the same order URL.
+                fields=["account", "order_url"],
                 condition=Q(wake_at__isnull=False) & ~Q(order_url=""),
                 name="one_open_issuance_per_order",
             ),
@@ -185,21 +191,26 @@ class Issuance(Turns):
         return self.wake_at is not None
 
     def age(self) -> timedelta:
-        """How long it has been in its state."""
+        """Return how long the attempt has been in its state."""
         return clock.now() - self.state_since
 
     def patience(self) -> float:
-        """Seconds until the next look: a quarter of the time in this state, 1 to 30; at least 5 for records that were
-        published before and shown by no server. A fifth more or less, so that a crowd does not stay in step."""
+        """Return the seconds until the next look.
+
+        The result is a quarter of the time in this state, at least 1 and at most 30.
+        It is at least 5 when the records were published again, because no server showed them. It
+        varies by 20 percent, so that many attempts do not look at the same moment.
+        """
         spread = 0.8 + 0.4 * (self.pk * GOLDEN % 1)
         least = 5.0 if self.presents else 1.0
         return min(30.0, max(least, self.age().total_seconds() / 4 * spread))
 
     def records(self) -> "TxtRecordQuerySet":
+        """Return the TXT records of all its authorizations."""
         return TxtRecord.objects.filter(authorizations__issuance=self).distinct()
 
     def pending_records(self) -> "TxtRecordQuerySet":
-        """The records that its pending authorizations ask for."""
+        """Return the records that its pending authorizations need."""
         pending = Authorization.objects.filter(issuance=self, status=Authorization.Status.PENDING)
         return TxtRecord.objects.filter(pk__in=pending.values("record")).order_by("pk")
 
@@ -208,7 +219,7 @@ class Issuance(Turns):
 
 
 class IssuanceEvent(models.Model):
-    """What happened in an attempt, as its owner reads it. Append-only."""
+    """An event of an attempt, as its owner reads it. Rows are only added."""
 
     class Outcome(models.TextChoices):
         DONE = "done"
@@ -228,7 +239,10 @@ class IssuanceEvent(models.Model):
 
 
 class Authorization(models.Model):
-    """An authorization of an attempt's order (RFC 8555, section 7.1.4), valid ones too."""
+    """An authorization of an attempt's order (RFC 8555, section 7.1.4).
+
+    Valid ones are stored too.
+    """
 
     class Status(models.TextChoices):
         UNREAD = "unread"
@@ -258,7 +272,7 @@ class Authorization(models.Model):
 
 
 class RequestKey(models.Model):
-    """An Idempotency-Key that a client sent, and what its request made."""
+    """An Idempotency-Key from a client, and what its request made."""
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     key = models.CharField(max_length=255)
@@ -278,6 +292,5 @@ class RequestKey(models.Model):
         return self.key
 
 
-TOO_LONG = timedelta(
-    hours=6
-)  # a wait that is longer ends the attempt, which comes again at that moment
+# A longer wait ends the attempt. The next attempt starts when the wait would have ended.
+TOO_LONG = timedelta(hours=6)

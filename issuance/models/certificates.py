@@ -1,4 +1,4 @@
-"""What people asked for, what was issued of it, and when the CA wants it renewed."""
+"""Certificates as people asked for them, their issued versions, and the CA's renewal windows."""
 
 import hashlib
 import json
@@ -19,11 +19,15 @@ from keystore.models import Envelope
 
 
 def new_public_id() -> str:
+    """Return a random id of 20 hex digits."""
     return uuid.uuid4().hex[:20]
 
 
 class Certificate(models.Model):
-    """What a person asked for: these names, this account, this key policy; renewed until it is retired."""
+    """A certificate as its owner asked for it: names, account, key policy and options.
+
+    It is renewed until it is retired.
+    """
 
     class KeyType(models.TextChoices):
         ECDSA = "ecdsa"
@@ -87,13 +91,13 @@ class Certificate(models.Model):
 
     class Meta:
         indexes = (
-            # What scan_renewals reads, and nothing else of the table.
+            # The columns and rows that scan_renewals reads.
             models.Index(
                 fields=["renew_at", "expires_at", "id"],
                 condition=Q(renew_at__isnull=False),
                 name="certificates_to_renew",
             ),
-            # What warn_expiry reads.
+            # The columns and rows that warn_expiry reads.
             models.Index(
                 fields=["expires_at", "id"],
                 condition=Q(expires_at__isnull=False, retired_at__isnull=True),
@@ -114,13 +118,16 @@ class Certificate(models.Model):
         return list(self.names[1:])
 
     def subject(self) -> dict[str, str]:
-        """What the CSR's subject holds besides names; empty members are left out."""
+        """Return the non-empty fields of the CSR's subject, without the common name."""
         members = ("organization", "organizational_unit", "country", "state", "locality")
         return {member: getattr(self, member) for member in members if getattr(self, member)}
 
     @property
     def status(self) -> str:
-        """pending (never issued yet), active, failed (never issued, and no retry is scheduled), expired, revoked."""
+        """Return the status: pending, active, failed, expired or revoked.
+
+        pending: never issued yet. failed: never issued, and no retry is scheduled.
+        """
         if self.current:
             if self.current.revoked_at:
                 return "revoked"
@@ -133,7 +140,10 @@ class Certificate(models.Model):
 
 
 class CertificateVersion(Turns):
-    """Issued material. `wake_at` is set while a revocation was asked for and is not done."""
+    """A version: the chain, key, serial number and validity that one attempt issued.
+
+    `wake_at` is set from the request to revoke it until the revocation is done.
+    """
 
     certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="versions")
     issuance = models.OneToOneField("Issuance", models.PROTECT, related_name="version")
@@ -178,10 +188,13 @@ class CertificateVersion(Turns):
 
 
 class RenewalInfo(Turns):
-    """When the CA wants a version renewed (RFC 9773). `wake_at` is the next poll; null: it is polled no more."""
+    """When the CA wants a version renewed (RFC 9773).
+
+    `wake_at` is the time of the next poll. Null: it is not polled any more.
+    """
 
     version = models.OneToOneField(CertificateVersion, models.CASCADE, related_name="renewal_info")
-    # Drawn once, so that the moment moves with the window and is never drawn again.
+    # Drawn once and kept, so that the renewal time only moves when the window moves.
     fraction = models.FloatField(help_text="where in the window the renewal lies, 0 to 1")
     window_start = models.DateTimeField(null=True, blank=True)
     window_end = models.DateTimeField(null=True, blank=True)
@@ -197,7 +210,7 @@ class RenewalInfo(Turns):
 
     @property
     def moment(self) -> datetime | None:
-        """The moment that was drawn in the window; None while none is known."""
+        """Return the renewal time in the window; None while no window is known."""
         if not self.window_start or not self.window_end:
             return None
         return self.window_start + (self.window_end - self.window_start) * self.fraction
@@ -207,9 +220,10 @@ class RenewalInfo(Turns):
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256, hex, of any JSON value, whatever the order of its members."""
+    """Return the SHA-256 in hex of JSON values. The order of object members is ignored."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def names_key(account: AcmeAccount, names: Sequence[str]) -> str:
+    """Return the digest of an account and names, in any order. Equal digests mean equal orders."""
     return digest(account.pk, sorted(names))

@@ -1,4 +1,4 @@
-"""What operators look at and start: exchanges with CAs, drills."""
+"""Drills: the replacement of everything that an issuer, or an account, issued."""
 
 from django.conf import settings
 from django.db import models
@@ -8,7 +8,10 @@ from authorities.models import AcmeAccount
 
 
 class Drill(models.Model):
-    """Replace everything that an issuer, or an account, issued before it began. What is left is counted, not kept."""
+    """Replace everything that an issuer, or an account, issued before the drill began.
+
+    The number of certificates that are left is counted when it is read. It is not stored.
+    """
 
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     issuer = models.CharField(max_length=255, blank=True)
@@ -46,12 +49,12 @@ class Drill(models.Model):
 
     @property
     def subject(self) -> str:
-        """Whose certificates it replaces, as a sentence says it."""
+        """Return the issuer or account, for a sentence."""
         return f"the account {self.account}" if self.account else self.issuer
 
     @property
     def status(self) -> str:
-        """running, stopped (by a person), ended (nothing is left)."""
+        """Return the status: running, stopped (by a person) or ended (nothing is left)."""
         if self.ended_at:
             return "ended"
         return "stopped" if self.stopped_at else "running"

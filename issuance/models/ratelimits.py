@@ -1,4 +1,4 @@
-"""The ledger of the CAs' limits: buckets, and who waits for them."""
+"""The ledger of the CAs' rate limits: buckets, and the reservations that use them."""
 
 from django.conf import settings
 from django.db import models
@@ -9,9 +9,10 @@ from issuance.models.attempts import Issuance
 
 
 class LimitBucket(models.Model):
-    """A token bucket of a CA's limit, as the CA keeps one: `level` tokens at the moment `at`, filling ever since.
+    """A token bucket of a CA's rate limit: `level` tokens at the time `at`.
 
-    Capacity and refill are data (`authorities.catalog`), read when it is asked; see `issuance.ratelimits`.
+    Tokens are added from `at` on. Capacity and refill come from `authorities.catalog` at each read
+    (see `issuance.ratelimits`).
     """
 
     ca = models.CharField(max_length=500, help_text="the directory of the CA")
@@ -40,13 +41,16 @@ class LimitBucket(models.Model):
 
 
 class Reservation(models.Model):
-    """An attempt's place in the queue for its CA's limits, then its slot (`issuance.ratelimits`)."""
+    """An attempt's place in the queue for its CA's rate limits, then its slot.
+
+    See `issuance.ratelimits`.
+    """
 
     class State(models.TextChoices):
         WAITING = "waiting"
-        GRANTED = "granted"  # tokens are taken; to be used at once
-        SENT = "sent"  # the order is under way, or was when its worker died
-        SPENT = "spent"  # the CA answered
+        GRANTED = "granted"  # tokens are taken; the order must be sent at once
+        SENT = "sent"  # the order is being sent, or its worker died then
+        SPENT = "spent"  # the CA responded
 
     issuance = models.OneToOneField(Issuance, models.CASCADE, related_name="reservation")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
@@ -77,7 +81,10 @@ class Reservation(models.Model):
 
 
 class ReservedToken(models.Model):
-    """A bucket that a reservation needs: a token of it, or only that it is not empty (`cost` 0)."""
+    """A bucket that a reservation needs, and the charge.
+
+    `cost` 0: the order takes no token, but the bucket must be open.
+    """
 
     reservation = models.ForeignKey(Reservation, models.CASCADE, related_name="tokens")
     bucket = models.ForeignKey(LimitBucket, models.CASCADE, related_name="tokens")

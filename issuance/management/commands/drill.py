@@ -1,4 +1,4 @@
-"""`manage.py drill --issuer R11`: replace everything that an issuer, or an account, issued, and see it burn down."""
+"""`manage.py drill --issuer R11`: replace everything that an issuer, or an account, issued."""
 
 import getpass
 import threading
@@ -13,12 +13,13 @@ from certctrl.errors import Refusal
 from issuance import drills
 from issuance.models import Drill
 
-SECONDS = 5.0  # between two looks of --watch
+SECONDS = 5.0  # seconds between two counts of --watch
 MOST = 20
 never = threading.Event()
 
 
 def told(counted: dict[str, int]) -> str:
+    """Return the counts of a drill as a sentence without its full stop."""
     line = f"{counted['left']} of {counted['total']} left"
     line += f", {counted['failing']} of them failing" if counted["failing"] else ""
     return line + (
@@ -29,7 +30,10 @@ def told(counted: dict[str, int]) -> str:
 
 
 class Command(BaseCommand):
-    help = "Replace everything that an issuer, or an account, issued, at the pace that the CA allows; staff only."
+    help = (
+        "Replace everything that an issuer, or an account, issued, at the pace that the CA"
+        " allows; staff only."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_mutually_exclusive_group(required=True)
@@ -102,7 +106,10 @@ class Command(BaseCommand):
             self.stdout.write("There are no drills.")
 
     def watch(self, drill: Drill) -> None:
-        """A line whenever the count changes, until it is over. The workers do the work, with or without this."""
+        """Print a line when the count changes, until the drill is over.
+
+        The workers do the work. They do not depend on this command.
+        """
         said = ""
         while drill.status == "running":
             line = told(drills.count(drill))

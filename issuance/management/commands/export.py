@@ -1,4 +1,4 @@
-"""`manage.py export NAME --to DIR --then COMMAND`: the operator's way to the files, on the server itself."""
+"""`manage.py export NAME --to DIR --then COMMAND`: write the files on the server itself."""
 
 import getpass
 import re
@@ -22,7 +22,7 @@ MOST_NAMED = 20
 
 
 def a_labels(name: str) -> str:
-    """The name as it is stored; what is no host name at all finds nothing."""
+    """Return the name as A-labels; empty when it is not a host name."""
     try:
         return normalize_name(name, private=True)
     except Refusal:
@@ -30,7 +30,10 @@ def a_labels(name: str) -> str:
 
 
 class Command(BaseCommand):
-    help = "Write key and chain of a certificate into a folder (a new key is 0600), then run a command, as a reload."
+    help = (
+        "Write key and chain of a certificate into a folder (a new key is 0600), then run a"
+        " command, as a reload."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", nargs="?", help="the certificate's domain, or its id")
@@ -62,7 +65,11 @@ class Command(BaseCommand):
             self.run(options["then"])
 
     def find(self, name: str, owner: str | None, pk: str | None) -> Certificate:
-        """The one that is meant. Its id names it alone; a domain only where nobody can have slipped another one in."""
+        """Return the certificate with this name or id.
+
+        An id is enough on its own. A name is enough only when no other user can have made a
+        certificate with it. Raise CommandError.
+        """
         if bool(name) == bool(pk):
             raise CommandError("Name the certificate: by its domain, or with --id.")
         wanted = pk or name
@@ -89,8 +96,12 @@ class Command(BaseCommand):
     def only(
         self, name: str, there: Sequence[Certificate], rows: QuerySet[Certificate]
     ) -> Certificate:
-        """The one that a name means. Anybody can make a record of any name, and have it signed by a CA of their own:
-        neither counts beside a certificate of a CA that this server knows, nor where somebody else had the name."""
+        """Return the certificate with this name. Raise CommandError when that is not certain.
+
+        Any user can make a record of any name, and have a CA of their own sign it. So the one
+        certificate of a CA that this server knows wins. If there is not exactly one, the name must
+        have only one certificate, and must never have had another owner.
+        """
         issued = [each for each in there if each.current]
         known = [each for each in issued if is_of_known_ca(each)]
         if len(known) == 1:
@@ -99,11 +110,15 @@ class Command(BaseCommand):
         if has_one_owner and len(issued or there) == 1:
             return (issued or there)[0]
         lines = [f"  {described(each)}" for each in there[:MOST_NAMED]]
-        head = f"The name {name} does not say which certificate is meant. Give the id of one (--id), or its --owner:"
+        head = (
+            f"The name {name} does not say which certificate is meant. Give the id of one (--id),"
+            " or its --owner:"
+        )
         raise CommandError("\n".join([head, *lines]))
 
     def run(self, command: str) -> None:
-        code = subprocess.run(command, shell=True, check=False).returncode  # noqa: S602  (the operator's own words)
+        # The operator wrote the command, so a shell may run it.
+        code = subprocess.run(command, shell=True, check=False).returncode  # noqa: S602
         if code:
             raise CommandError(
                 f"The files are in place, and the command ended with {code}: {command}",
@@ -112,12 +127,16 @@ class Command(BaseCommand):
 
 
 def is_of_known_ca(certificate: Certificate) -> bool:
-    """Whether a CA signed it that this server knows by name, and not one that its owner named."""
+    """Return whether a CA that this server knows by name signed the certificate.
+
+    Private CAs and custom CAs do not count, because their owner named them.
+    """
     version = certificate.current
     return bool(version) and version.account.ca_provider not in (catalog.SELF_CA, catalog.CUSTOM)  # type: ignore[union-attr]
 
 
 def described(certificate: Certificate) -> str:
+    """Return id, owner, account and expiry of a certificate, as text for a list."""
     version = certificate.current
     until = f"valid until {version.not_after:%Y-%m-%dT%H:%MZ}" if version else "never issued"
     account = f"account {certificate.account} ({certificate.account.ca_provider})"
