@@ -1,4 +1,4 @@
-"""The six steps of an attempt. Each asks what is already true and does what is missing."""
+"""The six steps of an attempt. Each looks at what is already true, and does what is missing."""
 
 from issuance.workflow.steps.download import download
 from issuance.workflow.steps.finalize import finalize
