@@ -87,8 +87,8 @@ def new_issuance(
 ) -> Issuance:
     """Return a new attempt that is not saved.
 
-    It has its account, credential, names and validity. Later changes of the certificate do not
-    change them. The caller sets `number`.
+    Its account, credential and validity stay, whatever changes on the certificate later. The caller
+    sets `number`.
 
     This reads `account`, `account.staging_account` and `fallback_account` of the certificate. Use
     select_related for many certificates.
@@ -110,7 +110,7 @@ def new_issuance(
 
 
 def _usual_validity(certificate: Certificate, account: AcmeAccount) -> int | None:
-    """Return the validity in seconds when the request names none, or None.
+    """Return the validity in seconds for a request without one. None leaves it to the CA.
 
     A private CA signs for as long as it did the last time. Before that, the account's default
     counts.

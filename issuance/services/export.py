@@ -95,8 +95,8 @@ def to_folder(
 ) -> tuple[list[Path], list[Path]]:
     """Write the files into a folder of this machine, all of them or none.
 
-    Return their paths. Return second the paths of key files that other users could read; their
-    mode is now 0600. Opening the key is an audit event. Raise NotReplaced, NotIssued,
+    Return two lists: the paths, and the paths of key files that other users could read. The mode of
+    such a key file is now 0600. Opening the key is an audit event. Raise NotReplaced, NotIssued,
     ExportForbidden and CannotOpen.
     """
     current_version(certificate)

@@ -60,8 +60,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # Some file systems, such as NFS, lock no folder. There the operator must avoid two runs
-        # at once.
+        # Some file systems, such as NFS, cannot lock a folder. There the operator must avoid two
+        # runs at once.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -196,7 +196,7 @@ def _is_too_open(move: Move) -> bool:
 
 
 def _swap(moves: list[Move]) -> None:
-    """Rename the files into place. Signals wait until the end; only SIGKILL interrupts.
+    """Rename the files into place. SIGINT, SIGTERM and SIGHUP wait until the end.
 
     When a rename fails, put the old files back and raise NotReplaced.
     """

@@ -236,8 +236,8 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
 def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
     """Return the deadline, moved by the `seconds` that the other side asked for.
 
-    The result is at most six hours past the limit of the step. Otherwise the other side could ask
-    for ever.
+    It moves to six hours past the limit of the step at most. Otherwise the other side could ask for
+    ever.
     """
     latest = max(issuance.deadline_at, issuance.state_since + step.limit + TOO_LONG)
     return min(issuance.deadline_at + timedelta(seconds=seconds), latest)

@@ -88,8 +88,8 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
 
     A CA returns the same order for each newOrder of the same account and names.
     """
-    # This attempt has ordered. An attempt with a lower id may have been committed after that.
-    # That attempt waits until the order is free.
+    # This attempt has ordered. An older attempt may have been committed after that. The older one
+    # then waits until this one ends.
     if issuance.order_url:
         return
     older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
