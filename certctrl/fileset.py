@@ -1,8 +1,9 @@
-"""Files that belong together, such as a key and its chain: all of them are replaced, or none.
+"""Replace files that belong together, such as a key and its chain: all of them, or none.
 
-Each is written beside its place and synced first, so that a full disk is met before anything is changed. The renames
-follow; one that fails is answered by putting back what was there. A process that is killed between two renames leaves
-a set that does not match, which the next run replaces whole.
+Each new file is written beside its place and synced first. So a full disk stops the run before
+anything is changed. Then the files are renamed into place. When a rename fails, the old files are
+put back. A process that is killed between two renames leaves files that do not match. The next run
+replaces all of them.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-MOUNTS = Path("/proc/self/mountinfo")  # field 5 is where: proc_pid_mountinfo(5)
+MOUNTS = Path("/proc/self/mountinfo")  # field 5 is the mount point: proc_pid_mountinfo(5)
 ACL = "system.posix_acl_access"
 OTHERS = 0o007
 PRIVATE, PUBLIC = 0o600, 0o644
@@ -26,7 +27,7 @@ INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotReplaced(Exception):
-    """Why the files are not in place; `what` says it, and what there is now."""
+    """The files were not replaced. `what` says why, and what is in place now."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -35,7 +36,11 @@ class NotReplaced(Exception):
 
 @dataclass
 class Move:
-    """A file on its way. `place` is where it goes, symbolic links followed."""
+    """A file to write. `place` is its path after symbolic links are followed.
+
+    `new` and `old` are paths beside it, for the new content and for a copy of the old file. `was`
+    is the status of the old file, None when there was no file.
+    """
 
     place: Path
     content: bytes
@@ -48,14 +53,17 @@ class Move:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One set at a time in this folder, which is made when it is missing. Raises NotReplaced."""
+    """Hold the lock of the folder, so that only one run writes there.
+
+    Make the folder when it is missing. Raise NotReplaced when it cannot be made or opened.
+    """
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(
-            OSError
-        ):  # NFS, for one, locks no folder: then two runs at once are the operator's to avoid
+        # Some file systems, such as NFS, cannot lock a folder. There the operator must avoid two
+        # runs at once.
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -63,10 +71,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace(files: Mapping[Path, bytes], secret: set[Path]) -> list[Path]:
-    """Put the files in place, and return those whose mode let others read what is `secret`, which is taken away.
+    """Put the files in place. Return the secret files that other users could read before.
 
-    A file that is there keeps its owner, group, mode and ACL; a new one is 0600 when it is secret, else 0644. A
-    symbolic link stays, and the file that it leads to is replaced. Raises NotReplaced.
+    An existing file keeps its owner, group, mode and ACL. But a secret file that others could
+    use becomes 0600. A new file is 0600 when it is in `secret`, else 0644. A symbolic link stays,
+    and the file that it leads to is replaced. Raise NotReplaced.
     """
     moves = [_move(path, content, path in secret) for path, content in files.items()]
     places = [move.place for move in moves]
@@ -107,7 +116,10 @@ def _move(path: Path, content: bytes, is_secret: bool) -> Move:
     if was and not stat.S_ISREG(was.st_mode):
         raise NotReplaced(f"{place} is there and is no file. Nothing was changed.")
     if place in _mount_points():
-        what = f"{place} is a mount of its own, and a file cannot be renamed over it. Nothing was changed"
+        what = (
+            f"{place} is a mount of its own, and a file cannot be renamed over it."
+            " Nothing was changed"
+        )
         raise NotReplaced(f"{what}: mount its folder {place.parent} instead.")
     token = secrets.token_hex(4)
     new, old = (place.with_name(f".{place.name}.{token}{end}") for end in ("", ".old"))
@@ -124,7 +136,7 @@ def _stat(path: Path) -> os.stat_result | None:
 def _mount_points() -> set[Path]:
     try:
         lines = MOUNTS.read_text().splitlines()
-    except OSError:  # not Linux: the rename itself tells
+    except OSError:  # not Linux; there the rename itself fails on a mount point
         return set()
     where = (line.split(" ")[4] for line in lines)
     return {
@@ -133,7 +145,7 @@ def _mount_points() -> set[Path]:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """What a run that was killed left beside it: keys, perhaps."""
+    """Remove the files that a killed run left beside `place`. They may contain keys."""
     ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}(\.old)?")
     with _told(place):
         for each in place.parent.iterdir():
@@ -165,11 +177,14 @@ def _keep_attributes(move: Move, was: os.stat_result) -> None:
         try:
             os.chown(move.new, owner, was.st_gid)
         except PermissionError:
-            what = f"{move.place} belongs to user {was.st_uid} and group {was.st_gid}, which only root can keep"
+            what = (
+                f"{move.place} belongs to user {was.st_uid} and group {was.st_gid},"
+                " which only root can keep"
+            )
             raise NotReplaced(f"{what}: run the export as root. Nothing was changed.") from None
-    with suppress(
-        OSError
-    ):  # its folder's default, which the file that is there may not have; or no ACLs here
+    # The new file may have the default ACL of its folder, and the old file may not have that ACL.
+    # The OSError comes from a file system without ACLs.
+    with suppress(OSError):
         os.removexattr(move.new, ACL)
     shutil.copystat(move.place, move.new)  # mode, ACL and SELinux context
     os.utime(move.new)
@@ -182,7 +197,10 @@ def _is_too_open(move: Move) -> bool:
 
 
 def _swap(moves: list[Move]) -> None:
-    """The renames, which nobody interrupts but SIGKILL."""
+    """Rename the files into place. SIGINT, SIGTERM and SIGHUP wait until the end.
+
+    When a rename fails, put the old files back and raise NotReplaced.
+    """
     with _uninterrupted():
         for move in moves:
             try:
@@ -223,7 +241,10 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _restore(moves: list[Move]) -> str:
-    """Put back what was, and say so; what cannot be put back is kept beside its place."""
+    """Put the old files back, and return a text about it.
+
+    An old file that cannot be put back stays beside its place.
+    """
     kept = []
     for move in moves:
         try:
@@ -235,7 +256,8 @@ def _restore(moves: list[Move]) -> str:
                 move.place.unlink(missing_ok=True)
         except OSError as error:
             kept.append(
-                f"{move.place} could not be put back: {_words(error)}; as it was it is in {move.old}."
+                f"{move.place} could not be put back: {_words(error)};"
+                f" as it was it is in {move.old}."
             )
     for folder in {move.place.parent for move in moves}:
         _sync(folder)
@@ -243,14 +265,14 @@ def _restore(moves: list[Move]) -> str:
 
 
 def _forget(move: Move) -> None:
-    """Remove what is beside its place. A failure changes nothing of the set: the next run removes it."""
+    """Remove the files beside its place. Ignore a failure; the next run removes them."""
     with suppress(OSError):
         move.new.unlink(missing_ok=True)
         move.old.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:
-    with suppress(OSError):  # the files are synced; some file systems sync no folder
+    with suppress(OSError):  # some file systems sync no folder; the files are synced already
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

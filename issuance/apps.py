@@ -7,4 +7,4 @@ class IssuanceConfig(AppConfig):
     def ready(self) -> None:
         from authorities import catalog
 
-        catalog.known()  # what ACME_CAS has wrong is told at the start, and not by the first sweep
+        catalog.known()  # report errors in ACME_CAS at the start, and not in the first sweep

@@ -1,8 +1,11 @@
-"""Replace everything that an issuer, or an account, issued: for the day on which a CA must be left, and for trying it.
+"""Replace everything that an issuer, or an account, issued.
 
-A drill opens nothing itself. It brings `renew_at` forward, some hundreds of certificates at a time; the scan opens
-their renewals, and the CA's limits and the retry table pace them as ever. What is left is asked of the certificates
-each time, so that nothing is lost when it is killed, and nothing is done twice when it is doubled.
+A drill is for the day on which a CA must be left, and for practice. It opens no attempts. It sets
+`renew_at` to now for some hundreds of certificates at a time. The scan opens their renewals. The
+CA's rate limits and the retry table set the pace, as for all renewals.
+
+The certificates that are left are counted anew each time. So a run that is killed loses nothing,
+and two runs at once do nothing twice.
 """
 
 from datetime import datetime
@@ -20,13 +23,15 @@ from issuance.models import Certificate, Drill, Issuance
 
 logger = structlog.get_logger()
 
-BATCH = 500  # certificates that a drill brings forward in one go
-MOST_UNDER_WAY = 1000  # of a drill: more would only wait, and end when the wait is too long
+BATCH = 500  # certificates that a drill brings forward in one run
+# Certificates of a drill that may be due or have an open attempt. More would only wait, and an
+# attempt ends when its wait is too long.
+MOST_UNDER_WAY = 1000
 MOST_NAMED = 20
 RUNNING = Q(ended_at=None, stopped_at=None)
 
 
-# --- what people start ---
+# --- started by people ---
 
 
 def start(
@@ -37,9 +42,11 @@ def start(
     actor: str = "",
     ip: str | None = None,
 ) -> Drill:
-    """Begin to replace what this issuer (a common name), or this account, issued and what is still in use.
+    """Start a drill for the certificates in use of this issuer, or of this account.
 
-    Raises Invalid for both or neither, NotFound where nothing in use is theirs, Conflict while such a drill runs.
+    `issuer` is a common name. Raise Invalid when both or neither are given, or when `why` is longer
+    than 255 characters. Raise NotFound when no certificate in use is theirs. Raise Conflict while
+    a drill for the same issuer or account runs.
     """
     _refuse(issuer, account, why)
     try:
@@ -54,7 +61,10 @@ def start(
 
 
 def stop(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Drill:
-    """Bring no more certificates forward; renewals that are open go on. Conflict when the drill is over."""
+    """Stop bringing certificates forward. Renewals that are open go on.
+
+    Raise Conflict when the drill has ended.
+    """
     with transaction.atomic():
         if Drill.objects.filter(RUNNING, pk=drill.pk).update(stopped_at=clock.now()):
             _note(drill, by, "stopped", actor, ip)
@@ -62,7 +72,10 @@ def stop(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Dril
 
 
 def resume(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Drill:
-    """Go on with a drill that was stopped. Conflict when it is over, or when another of its kind runs meanwhile."""
+    """Resume a drill that was stopped.
+
+    Raise Conflict when it has ended, or when another drill for the same issuer or account runs.
+    """
     try:
         with transaction.atomic():
             if (
@@ -120,17 +133,21 @@ def _note(drill: Drill, by: User, done: str, actor: str, ip: str | None) -> None
     logger.info(f"drill.{done}", drill=drill.pk, total=drill.total)
 
 
-# --- what is left ---
+# --- counted ---
 
 
 def in_use(issuer: str, account: AcmeAccount | None) -> QuerySet[Certificate]:
-    """Certificates that nobody deleted and whose current version the issuer signed, or the account ordered."""
+    """Return the certificates in use whose current version the issuer signed.
+
+    With `account`, return those whose current version the account ordered. Deleted certificates
+    are not in use.
+    """
     theirs = {"current__account": account} if account else {"current__issuer": issuer}
     return Certificate.objects.filter(retired_at=None, **theirs)
 
 
 def issuers() -> list[str]:
-    """The issuers of what is in use, the first twenty."""
+    """Return the issuers of the certificates in use, by name, at most MOST_NAMED of them."""
     used = Certificate.objects.filter(retired_at=None, current__isnull=False).exclude(
         current__issuer=""
     )
@@ -139,22 +156,35 @@ def issuers() -> list[str]:
 
 
 def made_before(drill: Drill) -> QuerySet[Certificate]:
-    """Those that it is about and whose version is older than it is: not replaced yet, an open attempt or not."""
+    """Return the drill's certificates that are not replaced yet.
+
+    Their current version is older than the drill. They may have an open attempt.
+    """
     return in_use(drill.issuer, drill.account).filter(current__created_at__lt=drill.created_at)
 
 
 def skipped(drill: Drill) -> QuerySet[Certificate]:
-    """Those that it leaves alone, since their owners switched renewal off: the owners must be told."""
+    """Return the certificates that the drill leaves alone, because renewal is switched off.
+
+    A person must notify their owners.
+    """
     return made_before(drill).filter(auto_renew=False).order_by("pk")
 
 
 def count(drill: Drill) -> dict[str, int]:
-    """total (when it began), left (burns down to 0), skipped (renewal is switched off), failing (of those left)."""
+    """Return the drill's numbers of certificates by name.
+
+    `total` is the number when the drill began. `left` goes down to 0. `skipped` have renewal
+    switched off. `failing` are those of `left` that failed since they were last issued.
+    """
     return {"total": drill.total} | _counted(made_before(drill))
 
 
 def preview(issuer: str = "", account: AcmeAccount | None = None) -> dict[str, int]:
-    """What `count` would say of a drill that begins now. Raises as `start` does."""
+    """Return what `count` would return for a drill that begins now.
+
+    Raise Invalid and NotFound as `start` does.
+    """
     _refuse(issuer, account, "")
     found = in_use(issuer, account)
     return {"total": found.count()} | _counted(found)
@@ -168,11 +198,11 @@ def _counted(certificates: QuerySet[Certificate]) -> dict[str, int]:
     )
 
 
-# --- what the clock starts ---
+# --- started by the clock ---
 
 
 def advance(now: datetime) -> None:
-    """Bring the next certificates of every running drill forward, and end those with nothing left."""
+    """Bring the next certificates of every running drill forward. End drills with none left."""
     for drill in Drill.objects.filter(RUNNING).select_related("account"):
         try:
             _advance(drill, now)
@@ -200,8 +230,11 @@ def _is_open() -> Exists:
 
 
 def _bring_forward(drill: Drill, left: QuerySet[Certificate], now: datetime, most: int) -> int:
-    """Set `renew_at` of the next ones, soonest expiry first; those that are tried again later by the retry table, when
-    a limit lets them, or because a person canceled, stay where they are."""
+    """Set `renew_at` to now for up to `most` certificates, soonest expiry first.
+
+    Return how many. A certificate that waits for its retry, for a rate limit, or after a cancel
+    keeps its `renew_at`.
+    """
     ended = Issuance.objects.filter(
         certificate=OuterRef("pk"),
         state__in=[Issuance.State.CANCELED, Issuance.State.FAILED],
@@ -210,6 +243,7 @@ def _bring_forward(drill: Drill, left: QuerySet[Certificate], now: datetime, mos
     idle = Q(renew_at=None) | Q(renew_at__gt=now, failures=0)
     next_ones = left.filter(idle).exclude(_is_open()).exclude(Q(renew_at__gt=now) & Exists(ended))
     chosen = dict(next_ones.order_by("expires_at", "pk").values_list("pk", "current")[:most])
-    # Asked again of the row itself: since it was read, it may have been replaced, deleted, or have failed.
+    # The conditions are checked again in the UPDATE. Since it was read, a certificate may have been
+    # replaced or deleted, or it may have failed.
     still = Certificate.objects.filter(idle, auto_renew=True, retired_at=None)
     return still.filter(pk__in=chosen, current__in=chosen.values()).update(renew_at=now)

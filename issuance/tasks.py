@@ -1,5 +1,8 @@
-"""What workers run. A task carries one id; the row says whether anything is to be done, so a lost or doubled message
-changes nothing. A link of a chain that must wait drops what is left of it."""
+"""The tasks that workers run.
+
+A task carries one id. The row says what is to be done, so a message that is lost or sent twice
+changes nothing. When a step must wait, the rest of its chain is dropped.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,16 +18,19 @@ from issuance.challenges import dns01
 from issuance.models import Issuance
 from issuance.renewal import ari
 
-FIRST = 0  # over Redis the lowest number is read first; settings.CELERY_TASK_DEFAULT_PRIORITY is that of all others
+# With Redis, the lowest number is read first. All other messages have
+# settings.CELERY_TASK_DEFAULT_PRIORITY.
+FIRST = 0
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
+    """Return the Celery task that takes `step` for one attempt."""
+
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
         if not workflow.take(step, issuance_id):
-            self.request.chain = (
-                None  # as Ignore does, for which Celery would format a traceback each time
-            )
+            # Celery's Ignore does the same, but formats a traceback each time.
+            self.request.chain = None
 
     return task
 
@@ -33,9 +39,10 @@ STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
-    """Send the chain of the steps still ahead. False when the broker is away: the sweep sends it later.
+    """Send the chain of the steps that an attempt in `state` still has to take.
 
-    `at_once`: its first step goes before all that waits for workers, since a slot of the CA's limits lapses.
+    With `at_once` the first step goes before all other messages, because its slot of the CA's rate
+    limits lapses. Return False when the broker is away; the sweep sends the chain later.
     """
     ahead = [
         signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
@@ -50,11 +57,12 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """One look for every attempt that waits for its records; those whose records are seen go on."""
+    """Look once for a batch of attempts. Send on those whose records every server shows."""
     start_all(workflow.look())
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:
+    """Send the chains of these attempts, from `validate` on."""
     for issuance_id in issuance_ids:
         start(issuance_id, Issuance.State.PROPAGATED)
 
@@ -65,6 +73,7 @@ def cleanup(record_id: int) -> None:
 
 
 def withdraw(record_id: int) -> None:
+    """Remove a TXT record that no attempt needs. Notify its owner of a Trouble, and raise it."""
     try:
         records.withdraw(record_id, dns01.is_needed)
     except Trouble as trouble:

@@ -1,4 +1,4 @@
-"""What the clock starts: the sweep, the scan for renewals, warnings, pruning."""
+"""The work that the clock starts: the sweep, the scan for renewals, warnings, pruning."""
 
 from issuance.beat import pruning, renewals, sweep, warnings
 

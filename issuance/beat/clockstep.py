@@ -1,9 +1,9 @@
-"""Moments that were stored while the wall clock was ahead, after it was put right.
+"""Correct times that were stored while the wall clock was ahead.
 
-Such a moment would hold its row up until the clock is there again. Two kinds are corrected. What already happened
-cannot be in the future. What is still to come cannot be further away than its own rule allows. A clock that is a
-little ahead is normal: two machines may each be wrong by a minute or two. Nothing is corrected for that, since such a
-moment passes by itself soon enough.
+Such a time would hold its row up until the clock reaches it again. Two kinds are corrected. The
+time of an event in the past cannot be in the future. A planned time cannot be later than its own
+rule allows. Two machines may each be wrong by a minute or two. So nothing is corrected for times
+up to AHEAD in the future, which pass by themselves soon enough.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from django.db.models.functions import Concat
 
 from authorities.models import AcmeAccount
 from certctrl.outgoing import MAX_WAIT
-from certctrl.turns import A_DAY, SWEPT, Turns
+from certctrl.turns import A_DAY, SKEW, SWEPT, Turns
 from dnsproviders.models import ApiBucket, TxtRecord
 from issuance import workflow
 from issuance.models import (
@@ -38,7 +38,7 @@ logger = structlog.get_logger()
 
 AHEAD = timedelta(minutes=5)
 LONGEST_SETTLE = timedelta(hours=1)
-# A credential may wait a day for its records, and an attempt whose CSR was sent waits a day for the CA.
+# A credential may wait a day for its records. An attempt whose CSR was sent waits a day for the CA.
 UP_TO_A_DAY = (Issuance.State.PRESENTED, Issuance.State.VALIDATED, Issuance.State.FINALIZED)
 LONGEST_CLOSED = timedelta(seconds=MAX_WAIT)
 WITH_TURNS: tuple[type[Turns], ...] = (
@@ -52,10 +52,10 @@ WITH_TURNS: tuple[type[Turns], ...] = (
 
 
 def put_right(now: datetime) -> None:
-    """Called by every sweep: correct what is too far ahead when the last sweep ended in the future."""
+    """Correct times when the last sweep ended in the future. Every sweep calls this."""
     try:
         last: Any = cache.get(SWEPT)
-    except Exception:  # whatever the cache's client raises; the end of the sweep says so
+    except Exception:  # the cache is away; the end of the sweep raises the same error
         return
     if last is not None and last > (now + AHEAD).timestamp():
         logger.warning("clock.was_ahead", seconds=round(last - now.timestamp()))
@@ -63,11 +63,13 @@ def put_right(now: datetime) -> None:
 
 
 def correct(now: datetime, *, stepped: bool = False) -> None:
-    """Correct moments that no clock which is right can have written. Called each hour and when beat starts, too, since
-    the mark of the last sweep may be lost.
+    """Correct times that a correct clock cannot have written.
 
-    `stepped`: the clock was ahead a moment ago, so pauses that end later than now are suspect as well. They end now,
-    since each step looks first.
+    The task `prune` calls this too, each hour and when beat starts. The cache may lose the time of
+    the last sweep.
+
+    With `stepped` the clock was ahead until a moment ago. Then a pause that ends later than now may
+    be wrong too. It ends now, which does no harm, because each step looks first.
     """
     parts: tuple[Callable[[datetime, bool], None], ...] = (
         _turns,
@@ -85,7 +87,7 @@ def correct(now: datetime, *, stepped: bool = False) -> None:
 
 
 def _not_ahead(rows: QuerySet[Any], now: datetime, *moments: str) -> None:
-    """Moments of what has happened: none is later than now."""
+    """Set columns with the time of a past event to `now` where they are later."""
     for moment in moments:
         rows.filter(**{f"{moment}__gt": now + AHEAD}).update(**{moment: now})
 
@@ -96,7 +98,7 @@ def _turns(now: datetime, stepped: bool) -> None:
         rows = model._base_manager.all()
         held = rows.exclude(holder="")
         held.filter(wake_at__gt=now + lease + AHEAD).update(wake_at=now + lease)
-        # A renewal window that is asked for some hours later stops nothing.
+        # Nothing waits for a renewal window that is asked for some hours late.
         pause = timedelta(0) if stepped and model is not RenewalInfo else A_DAY
         rows.filter(holder="", wake_at__gt=now + pause + AHEAD).update(wake_at=now, queued_at=None)
         rows.filter(wake_at__isnull=False, queued_at__gt=now + AHEAD).update(queued_at=None)
@@ -119,28 +121,31 @@ def _records(now: datetime, stepped: bool) -> None:
     _not_ahead(records, now, "intent_at", "presented_at")
     unsure = now + timedelta(seconds=settings.LEASE)
     records.filter(unsure_until__gt=unsure + AHEAD).update(unsure_until=unsure)
-    if stepped:  # a minute's rest, since nobody knows what the API has counted
-        ApiBucket.objects.filter(full_at__gt=now + AHEAD).update(full_at=now + AHEAD)
+    if stepped:  # a pause of SKEW, because the API's own count is not known
+        ApiBucket.objects.filter(full_at__gt=now + AHEAD).update(full_at=now + SKEW)
 
 
 def _limits(now: datetime, stepped: bool) -> None:
-    """A bucket that is open again too early costs a refused order, which the CA does not count."""
+    """Correct buckets and reservations.
+
+    A bucket that opens too early costs a refused order. The CA does not count that order.
+    """
     closed = timedelta(0) if stepped else LONGEST_CLOSED
     LimitBucket.objects.filter(at__gt=now + closed + AHEAD).update(at=now)
     _not_ahead(Reservation.objects.all(), now, "asked_at")
-    over = Reservation.objects.filter(
-        state=Reservation.State.SPENT
-    )  # `limits.grant` ends the others first
+    # `ratelimits.grant` ends granted and sent reservations whose times are in the future.
+    over = Reservation.objects.filter(state=Reservation.State.SPENT)
     _not_ahead(over, now, "granted_at", "sent_at")
 
 
 def _certificates(now: datetime, stepped: bool) -> None:
     _not_ahead(Certificate.objects.all(), now, "proved_at")
-    # A wait for a limit is not failing: it moves `failing_since`, at most by its own length.
+    # A wait for a rate limit is no failure. It moves `failing_since` by its own length at most.
     wait = timedelta(0) if stepped else LONGEST_CLOSED
     Certificate.objects.filter(failing_since__gt=now + wait + AHEAD).update(failing_since=now)
     planned = Certificate.objects.filter(renew_at__gt=now + AHEAD)
-    # No rule plans a renewal after the end, or later than a week where nothing was issued yet.
+    # No rule plans a renewal after the expiry. Before the first version, none plans it later than
+    # in a week.
     after_the_end = Q(renew_at__gt=F("expires_at")) & Q(renew_at__gt=now + 2 * A_DAY)
     never_issued = Q(expires_at=None, renew_at__gt=now + LONGEST_CLOSED + A_DAY)
     planned.filter(after_the_end | never_issued).update(renew_at=now)
@@ -155,7 +160,10 @@ def _certificates(now: datetime, stepped: bool) -> None:
 
 
 def _try_what_was_given_up(now: datetime) -> None:
-    """A first issuance is tried for a week, which seemed to be over."""
+    """Try first issuances again that were given up too early.
+
+    A first issuance is tried for a week. With the wrong clock that week seemed to be over.
+    """
     ended = Issuance.objects.filter(state=Issuance.State.FAILED, ended_at__gt=now + AHEAD)
     given_up = ended.exclude(failure=Issuance.Failure.PERMANENT).values("certificate")
     idle = Certificate.objects.filter(pk__in=given_up, renew_at=None, current=None, retired_at=None)
@@ -163,13 +171,16 @@ def _try_what_was_given_up(now: datetime) -> None:
 
 
 def _poll_what_seemed_over(now: datetime) -> None:
-    """The renewal windows of versions that seemed to have expired."""
+    """Poll the renewal windows again of versions that only seemed to have expired."""
     used = Certificate.objects.filter(retired_at=None, expires_at__gt=now)
     RenewalInfo.objects.filter(wake_at=None, version__in=used.values("current")).update(wake_at=now)
 
 
 def _renew_what_is_not_valid_yet(now: datetime) -> None:
-    """A private CA of this server signed it while the clock was ahead, and clients refuse it until then."""
+    """Renew certificates that a private CA signed while the clock was ahead.
+
+    Clients refuse such a certificate until its `not_before`.
+    """
     signed = Certificate.objects.filter(
         retired_at=None, auto_renew=True, current__not_before__gt=now + AHEAD
     )
@@ -179,7 +190,7 @@ def _renew_what_is_not_valid_yet(now: datetime) -> None:
 
 def _told(now: datetime, stepped: bool) -> None:
     _not_ahead(Delivery.objects.all(), now, "begun_at")
-    if stepped:  # a warning that was raised by the wrong date is raised again when it is due
+    if stepped:  # a warning that the wrong date raised too early must be raised again when due
         warned = Notice.objects.filter(kind=Notice.Kind.EXPIRING, raised_at__gt=now + AHEAD)
         warned.update(dedupe_key=Concat(F("dedupe_key"), Value(f":ahead:{now.timestamp():.0f}")))
         _not_ahead(Notice.objects.all(), now, "raised_at")

@@ -1,4 +1,4 @@
-"""What is deleted once nobody needs it."""
+"""Delete keys, secrets and exchanges that are not needed any more."""
 
 from datetime import timedelta
 
@@ -19,24 +19,27 @@ logger = structlog.get_logger()
 KEPT_AFTER_FAILURE = timedelta(days=1)
 
 
-# --- pruning ---
-
-
 @shared_task(name="issuance.prune")
 def prune() -> None:
-    """Destroy the keys of attempts that failed or only proved, the secrets of retired credentials whose records are all
-    gone, and old exchanges with CAs. Before that, correct what a clock that was ahead has left behind."""
+    """Delete keys of attempts, secrets of credentials, rate limit rows and exchanges.
+
+    They are the keys of attempts that failed or ran at staging. The secrets are those of retired
+    credentials whose records are all gone. First correct times that a wrong clock has written.
+    """
     clockstep.correct(clock.now())
     for what in (prune_keys, prune_retired_credentials, ratelimits.prune, exchanges.prune):
         try:
             what()
-        except Exception:  # what cannot be pruned must not keep the rest
+        except Exception:  # one failure must not stop the others
             logger.exception("prune.failed", what=f"{what.__module__}.{what.__name__}")
 
 
 def prune_keys() -> None:
-    """An attempt whose CSR was sent keeps its key as long as its order lives: the next attempt may take it over. What
-    only proved, at staging, is taken over by nobody."""
+    """Destroy the keys of attempts that failed, were canceled, or only ran at staging.
+
+    An attempt whose CSR was sent keeps its key until its order expires. Until then the next
+    attempt may take over key and order. An order that became valid at staging is never taken over.
+    """
     now, State = clock.now(), Issuance.State
     is_over = Q(csr_sent_at=None) | Q(order_expires_at=None) | Q(order_expires_at__lt=now)
     failed = Q(
@@ -51,7 +54,7 @@ def prune_keys() -> None:
 
 
 def destroy_unless_held(key_id: int) -> None:
-    """Another attempt may have taken the key over meanwhile, or a version may have it."""
+    """Delete the envelope of a key, unless another attempt or a version has the key."""
     if not any(
         holder.objects.filter(key=key_id).exists() for holder in (Issuance, CertificateVersion)
     ):
@@ -59,6 +62,7 @@ def destroy_unless_held(key_id: int) -> None:
 
 
 def prune_retired_credentials() -> None:
+    """Destroy the secrets of retired credentials without records and without open attempts."""
     retired = DnsCredential.objects.filter(retired_at__isnull=False, secret__isnull=False)
     has_records = Q(pk__in=TxtRecord.objects.in_the_zone().values("credential"))
     is_used = Q(

@@ -17,40 +17,38 @@ from keystore.models import Envelope
 logger = structlog.get_logger()
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
-CHOSEN_FROM = (
-    "account__staging_account",
-    "fallback_account",
-    "credential",
-)  # what an attempt is started with
-
-
-# --- renewals ---
+# The relations that `new_attempts` reads.
+CHOSEN_FROM = ("account__staging_account", "fallback_account", "credential")
 
 
 @shared_task(name="issuance.scan_renewals")
 def scan_renewals() -> None:
-    """Open an attempt for every certificate whose moment has come, soonest expiry first. Sends nothing: the sweep does.
+    """Open an attempt for every certificate that is due, soonest expiry first.
 
-    Harmless when late, doubled, or run by two: opening and clearing `renew_at` are one transaction.
+    The sweep sends the messages. A scan that is late or runs twice does no harm, because one
+    transaction opens the attempt and clears `renew_at`.
     """
     now = clock.now()
     broken: set[int] = set()
     while ids := due_for_renewal(now, broken):
         try:
             open_renewals(ids, now)
-        except Exception:  # one certificate must not keep the others from being renewed
+        except Exception:  # one certificate must not stop the others
             logger.exception("renewals.failed", certificates=len(ids))
             broken |= open_one_by_one(ids, now)
 
 
 def due_for_renewal(now: datetime, but: Collection[int] = ()) -> list[int]:
-    """The next batch, soonest expiry first. Reads the index `certificates_to_renew`, and nothing else."""
+    """Return the ids of the next batch that is due, soonest expiry first, without those in `but`.
+
+    The query reads only the index `certificates_to_renew`.
+    """
     due = Certificate.objects.filter(renew_at__lte=now).exclude(pk__in=but)
     return list(due.order_by(*SOONEST).values_list("pk", flat=True)[:SCAN_BATCH])
 
 
 def open_one_by_one(ids: Sequence[int], now: datetime) -> set[int]:
-    """Those that break, and are left to the next scan."""
+    """Open the attempts one by one. Return the ids that failed; the next scan tries them again."""
     broken = set()
     for certificate_id in ids:
         try:
@@ -62,10 +60,10 @@ def open_one_by_one(ids: Sequence[int], now: datetime) -> set[int]:
 
 
 def open_renewals(ids: Sequence[int], now: datetime) -> None:
-    """Clear `renew_at` of those that are due still and open their attempts, or neither."""
+    """Clear `renew_at` of those that are still due, and open their attempts, in one transaction."""
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
-        # Locked in one order: two scans would each wait for a row of the other.
+        # Locked in one order, so that two scans do not each wait for a row of the other.
         locked = (
             still_due.order_by(*SOONEST)
             .select_related(*CHOSEN_FROM)
@@ -77,7 +75,7 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
 
 
 def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
-    """An attempt, not stored yet, for each that may have one."""
+    """Return an attempt that is not stored for each certificate that may have one."""
     attempts = Issuance.objects.filter(certificate__in=certificates).values("certificate")
     counted = attempts.annotate(
         count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False))
@@ -96,6 +94,7 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
 
 
 def may_renew(certificate: Certificate) -> bool:
+    """Return whether an attempt may be opened without a person's request."""
     unwanted = certificate.current_id and not certificate.auto_renew
     keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
     return not (certificate.retired_at or unwanted or keyless)
@@ -103,5 +102,8 @@ def may_renew(certificate: Certificate) -> bool:
 
 @shared_task(name="issuance.advance_drills")
 def advance_drills() -> None:
-    """Bring the next certificates of every running drill forward. Harmless when late or doubled."""
+    """Bring the next certificates of every running drill forward.
+
+    A run that is late or runs twice does no harm.
+    """
     drills.advance(clock.now())

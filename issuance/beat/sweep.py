@@ -1,4 +1,4 @@
-"""The sweep: a message for each row that is due and has none on its way."""
+"""The sweep. It sends a message for each row that is due and has none on its way."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -28,19 +28,21 @@ from notices.models import Delivery
 from notices.tasks import deliver
 
 logger = structlog.get_logger()
-AGAIN = 100  # that publish again are on their way at once: whoever waits for lagging servers stands in nobody's way
+# Attempts that publish again and are on their way at once. So attempts that wait for lagging
+# servers hold up no others.
+AGAIN = 100
 REPUBLISHING = ("again", None)
-OF_ONE = (
-    dispatch.SHARE // 4
-)  # cleanups of one credential, revocations of one account: at any time, or a dead API fills all
-
-
-# --- sweep ---
+# Cleanups of one credential, or revocations of one account, that are on their way at once. Without
+# this limit, one dead API could fill the queue.
+OF_ONE = dispatch.SHARE // 4
 
 
 @shared_task(name="issuance.sweep")
 def sweep() -> None:
-    """Send a message for every row that is due and has none on its way. The only admission there is."""
+    """Send a message for every row that is due and has none on its way.
+
+    Only the sweep limits how many messages are on their way.
+    """
     now = clock.now()
     clockstep.put_right(now)
     admit_issuances(now, granted_slots())
@@ -53,7 +55,10 @@ def sweep() -> None:
 
 
 def granted_slots() -> list[int]:
-    """The attempts whose turn at their CA has come. Whatever is wrong with the limits keeps nothing else waiting."""
+    """Return the ids of the attempts that may order now, by their CA's rate limits.
+
+    An error in the rate limits is logged, so that it stops nothing else.
+    """
     try:
         return ratelimits.grant()
     except Exception:
@@ -62,6 +67,8 @@ def granted_slots() -> list[int]:
 
 
 class Candidate(NamedTuple):
+    """A due attempt that may get a message. `credential` and `account` are ids."""
+
     id: int
     state: str
     credential: int | None
@@ -70,14 +77,19 @@ class Candidate(NamedTuple):
 
     @property
     def shares_a_look(self) -> bool:
-        """It waits for its records. A row that a dead worker left behind is looked at alone: it may be what killed it,
-        and the deaths would count for all of its batch."""
+        """Whether the attempt waits for its records and can share a look with others.
+
+        A row that a dead worker left behind is looked at alone. It may have killed the worker, and
+        in a batch the death would count for all rows.
+        """
         return self.state == Issuance.State.PRESENTED and not self.holder
 
 
 def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
-    """Chains for what is due, those that were granted a slot first, and one `look` for each 500 that wait for their
-    records."""
+    """Send a chain for each due attempt, and one `look` for each 500 that wait for their records.
+
+    The attempts in `granted` have a slot and go first.
+    """
     due = Issuance.objects.sendable(now)
     if not due.exists():
         return None
@@ -97,8 +109,11 @@ def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
 
 
 def choose(now: datetime) -> list[Candidate]:
-    """Due attempts, the longest waiting first, so that at most 1,000 are on their way, and no credential or account
-    has more than a quarter of them while others wait."""
+    """Return the due attempts that get a message now, the longest waiting first.
+
+    At most 1,000 are on their way at once. No credential or account has more than a quarter of
+    them while others wait. Attempts that publish again come last.
+    """
     again = Q(state=Issuance.State.ORDERED, presents__gt=0)
     every = Issuance.objects.sendable(now).order_by("wake_at")
     due = every.exclude(again)
@@ -127,8 +142,11 @@ def choose(now: datetime) -> list[Candidate]:
 
 
 def on_their_way() -> "Counter[tuple[str, int | None]]":
-    """How many messages each credential and each account has on its way, and those that publish again: every attempt
-    counts twice."""
+    """Return twice the number of attempts on their way.
+
+    Each attempt counts once for its credential and once for its account. An attempt that publishes
+    again counts twice under REPUBLISHING instead. So the total is always two for each attempt.
+    """
     busy: Counter[tuple[str, int | None]] = Counter()
     sent = Issuance.objects.on_their_way()
     for credential, account, state, presents in sent.values_list(
@@ -144,7 +162,10 @@ def on_their_way() -> "Counter[tuple[str, int | None]]":
 def candidates(
     due: QuerySet[Issuance], full: list[tuple[str, int | None]], but: set[int], most: int
 ) -> list[Candidate]:
-    """Up to `most` due attempts, none of a credential or account that has its share."""
+    """Return up to `most` of the attempts `due`, without the ids in `but`.
+
+    Attempts of the credentials and accounts in `full` are left out.
+    """
     if most <= 0:
         return []
     for kind, pk in full:
@@ -156,7 +177,10 @@ def candidates(
 
 
 def admit_cleanups(now: datetime) -> None:
-    """Records that are needed go back to rest in one UPDATE; the others are cleaned up."""
+    """Send a cleanup for each due record that no attempt needs.
+
+    One UPDATE lets the needed records rest again.
+    """
     due = TxtRecord.objects.sendable(now)
     if not due.exists():
         return
@@ -165,7 +189,7 @@ def admit_cleanups(now: datetime) -> None:
 
 
 def admit_renewal_infos(now: datetime) -> None:
-    """A few of each CA at a time: one that is away holds up nobody else's."""
+    """Send polls of renewal windows, a few for each CA. A CA that is away delays no other."""
     due = RenewalInfo.objects.sendable(now)
     if due.exists():
         admit(due.filter(pk__in=ari.next_ones(due)), tasks.renewal_info)

@@ -1,4 +1,4 @@
-"""Warnings of certificates that end soon, and of TXT records that stay behind."""
+"""Warn of certificates that expire soon, and of TXT records that stay in a zone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +15,13 @@ from issuance.challenges import dns01
 logger = structlog.get_logger()
 
 
-# --- warnings ---
-
-
 @shared_task(name="issuance.warn_expiry")
 def warn_expiry() -> None:
-    """Tell owners of certificates that end soon without a successor, of private CAs that end soon, and of records that
-    could not be removed.
+    """Raise notices for certificates, private CAs and TXT records.
 
-    Harmless when late, doubled, or run by two: each is told once.
+    The certificates expire soon and have no successor. The private CAs expire soon. The records
+    could not be removed. A run that is late or runs twice does no harm, because each notice is
+    raised once.
     """
     now = clock.now()
     for certificate in notify.near_expiry(now):
@@ -38,6 +36,7 @@ def warn_expiry() -> None:
 
 
 def left_behind(now: datetime) -> list[int]:
+    """Return the ids of old records in a zone that no open attempt needs."""
     old = notify.in_the_zone_too_long(now)
     needed = dns01.needed_records(TxtRecord.objects.filter(pk__in=old))
     return list(old.exclude(pk__in=needed.values("pk")).values_list("pk", flat=True))
@@ -45,7 +44,7 @@ def left_behind(now: datetime) -> list[int]:
 
 @contextmanager
 def untold(kind: str, row_id: int) -> Iterator[None]:
-    """One row must not keep the others from being told."""
+    """Log an error of the body, so that one row does not stop the notices of others."""
     try:
         yield
     except Exception:

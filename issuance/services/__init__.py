@@ -1,4 +1,4 @@
-"""What people can start: create, issue, renew, cancel, revoke, export, delete."""
+"""The actions that people can start: create, issue, renew, cancel, revoke, export, delete."""
 
 from certctrl.fileset import NotReplaced
 from issuance.services.attempts import (

@@ -1,4 +1,4 @@
-"""Starting an attempt, and walking one to its end inside a request."""
+"""Start attempts, and take all steps of an attempt inside a request."""
 
 from typing import Any
 
@@ -25,13 +25,14 @@ def audit_certificate(certificate: Certificate, done: str, **facts: Any) -> None
     audit.note(certificate.owner, f"certificate.{done}", what, domain=certificate.domain, **facts)
 
 
-# --- attempts ---
-
-
 def request_issuance(
     certificate: Certificate, reason: str = Reason.MANUAL, validity_seconds: int | None = None
 ) -> Issuance:
-    """Open an attempt, or answer with the one that is open: it is tried at once, whatever its backoff."""
+    """Return an open attempt of the certificate: the one that is open, or a new one.
+
+    An attempt that is open is tried at once, whatever its backoff. `reason` is an Issuance.Reason.
+    Raise Conflict when the certificate cannot be issued, and QuotaExceeded.
+    """
     refuse_issuance(certificate)
     open_one = Issuance.objects.open_of(certificate)
     if open_one:
@@ -49,16 +50,19 @@ def request_issuance(
 
 
 def refuse_issuance(certificate: Certificate) -> None:
+    """Raise Conflict when the certificate cannot be issued."""
     account = certificate.account
     if certificate.retired_at:
         raise Conflict(f"{certificate.domain} was deleted; create it again.")
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Conflict(
-            f"The account {account.name} was deactivated at its CA; give the certificate another account."
+            f"The account {account.name} was deactivated at its CA;"
+            " give the certificate another account."
         )
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise Conflict(
-            f"{certificate.domain} is DEVICE_REQUIRED and has no device: assign one first, or its key would be lost."
+            f"{certificate.domain} is DEVICE_REQUIRED and has no device:"
+            " assign one first, or its key would be lost."
         )
     if not delegation.credential_for(certificate) and not account.is_private:
         raise Conflict(delegation.lacking(certificate))
@@ -67,7 +71,7 @@ def refuse_issuance(certificate: Certificate) -> None:
 def open_issuance(
     certificate: Certificate, reason: str, validity_seconds: int | None = None
 ) -> Issuance:
-    """The row of a new attempt. IntegrityError when one is open already."""
+    """Store and return a new attempt. Raise IntegrityError when one is open already."""
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, reason, credential_id, validity_seconds)
     issuance.number = certificate.issuances.count() + 1
@@ -81,10 +85,13 @@ def new_issuance(
     credential_id: int | None,
     validity_seconds: int | None = None,
 ) -> Issuance:
-    """A new attempt, not saved: its account and what else it keeps, whatever becomes of the certificate. Whoever stores
-    it counts its `number`.
+    """Return a new attempt that is not saved.
 
-    Reads the certificate's `account`, its `staging_account`, and `fallback_account`: select them for many.
+    Its account, credential and validity stay, whatever changes on the certificate later. The caller
+    sets `number`.
+
+    This reads `account`, `account.staging_account` and `fallback_account` of the certificate. Use
+    select_related for many certificates.
     """
     now = clock.now()
     account, proves = failover.account_for(certificate, reason)
@@ -103,7 +110,11 @@ def new_issuance(
 
 
 def _usual_validity(certificate: Certificate, account: AcmeAccount) -> int | None:
-    """A private CA signs a renewal for as long as it signed before, and at first as its account has it."""
+    """Return the validity in seconds for a request without one. None leaves it to the CA.
+
+    A private CA signs for as long as it did the last time. Before that, the account's default
+    counts.
+    """
     before = None
     if account.is_private:
         signed = certificate.issuances.filter(state=State.ISSUED).order_by("-pk")
@@ -112,7 +123,7 @@ def _usual_validity(certificate: Certificate, account: AcmeAccount) -> int | Non
 
 
 def retry_now(issuance: Issuance) -> Issuance:
-    """Act on it at once, where nobody holds it; where somebody does, it is being done."""
+    """Make an open attempt due now, and return it. A worker that holds it is already acting."""
     now = clock.now()
     idle = Issuance.objects.open().filter(pk=issuance.pk, holder="", wake_at__gt=now)
     idle.update(wake_at=now, queued_at=None)
@@ -121,8 +132,12 @@ def retry_now(issuance: Issuance) -> Issuance:
 
 
 def advance(issuance: Issuance | None) -> Issuance | None:
-    """Set an attempt going, after the transaction that made it: a private CA's walks its six steps here and now, any
-    other goes to the workers, and so does one whose RSA key would keep the web process busy."""
+    """Start an open attempt, and return it as it is after that.
+
+    Call it after the transaction that made the attempt. An attempt at a private CA takes its six
+    steps in this process. Any other goes to the workers. So does one that needs an RSA key while
+    the owner's line for RSA keys is full.
+    """
     if not issuance or not issuance.is_open:
         return issuance
     if (
@@ -138,7 +153,11 @@ def advance(issuance: Issuance | None) -> Issuance | None:
 
 
 def run_inline(issuance: Issuance) -> bool:
-    """All six steps in this process. False, and nothing was done, while its owner has RSA keys made."""
+    """Take the six steps in this process. Return False when the owner's line is full.
+
+    Then nothing was done. The line is for RSA keys, which take seconds of a core
+    (`authorities.keyturns`).
+    """
     if issuance.certificate.key_type != Certificate.KeyType.RSA:
         walk_steps(issuance)
         return True
@@ -162,7 +181,11 @@ def issue(
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
 ) -> Issuance:
-    """A person's `issues` or `renew`: the open attempt, or a new one, set going."""
+    """Start an attempt because a person asked for it, and return it.
+
+    It is the open attempt or a new one. With the same `idempotency` it is the one from the first
+    request. Raise Conflict, QuotaExceeded and IdempotencyConflict.
+    """
 
     def make() -> tuple[Certificate, Issuance | None]:
         issuance = request_issuance(certificate, reason, validity_seconds)
@@ -176,15 +199,20 @@ def issue(
 
 
 def retry_attempt(issuance: Issuance) -> Issuance:
-    """Try an open attempt at once, and one that failed or was canceled anew. Conflict for one that issued, and for one
-    that another has followed: that one is to be tried."""
+    """Retry an attempt, and return the attempt that is open after that.
+
+    An open attempt is tried at once. After one that failed or was canceled, a new one is made.
+    Raise Conflict when the attempt has issued, or when a later attempt exists.
+    """
     certificate = issuance.certificate
     if issuance.state == State.ISSUED:
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} has issued; there is nothing to retry."
+            f"Attempt {issuance.number} of {certificate.domain} has issued;"
+            " there is nothing to retry."
         )
     if certificate.issuances.filter(pk__gt=issuance.pk).exists():
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} was followed by another; retry the latest."
+            f"Attempt {issuance.number} of {certificate.domain} was followed by another;"
+            " retry the latest."
         )
     return issue(certificate)

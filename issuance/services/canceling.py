@@ -1,4 +1,4 @@
-"""People end attempts, whoever holds them."""
+"""Cancel attempts, also while a worker holds them."""
 
 from datetime import datetime, timedelta
 
@@ -16,7 +16,10 @@ A_DAY = timedelta(days=1)
 
 
 def cancel(certificate: Certificate) -> Issuance:
-    """End the open attempt, whoever holds it. TooLate once the CA signs, Conflict when nothing is open."""
+    """Cancel the open attempt of the certificate, also while a worker holds it, and return it.
+
+    Raise TooLate once the CA signs, and Conflict when no attempt is open.
+    """
     open_one = Issuance.objects.open_of(certificate)
     if not open_one:
         raise Conflict(f"Nothing is being issued for {certificate.domain}.")
@@ -33,9 +36,10 @@ def cancel(certificate: Certificate) -> Issuance:
 
 
 def cancel_attempt(issuance: Issuance) -> Issuance:
-    """End this attempt, whoever holds it. TooLate once the CA signs, Conflict when it has ended.
+    """Cancel this attempt, also while a worker holds it, and return it.
 
-    Its records wake when the lease of the turn that it interrupts ends, not before: a call may be under way.
+    Its records wake when the lease of the interrupted turn ends. Until then a call to the provider
+    may be under way. Raise TooLate once the CA signs, and Conflict when the attempt has ended.
     """
     now = clock.now()
     with transaction.atomic():
@@ -77,7 +81,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
 
 
 def _not_canceled(issuance: Issuance) -> Refusal:
-    """Why an attempt is past canceling: the CA signs, or it has ended."""
+    """Return the error for an attempt that cannot be canceled: the CA signs, or it has ended."""
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():
         return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")

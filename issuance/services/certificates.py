@@ -1,4 +1,4 @@
-"""Creating, changing and deleting certificates."""
+"""Create, change and delete certificates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,12 +26,10 @@ from keystore.models import Envelope
 
 Reason = Issuance.Reason
 A_DAY = timedelta(days=1)
-ANEW = {"failures": 0, "failing_since": None, "proved_at": None}  # another account did not fail yet
+# Written when the account changes, because the new account has not failed yet.
+ANEW = {"failures": 0, "failing_since": None, "proved_at": None}
 A_MINUTE = timedelta(minutes=1)
 TEN_MINUTES = timedelta(minutes=10)
-
-
-# --- certificates ---
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class CertificateSpec:
     credential: DnsCredential | None
     key_type: str
     key_size: int
-    settings: Mapping[str, Any]  # the columns of Certificate that a person may set besides
+    settings: Mapping[str, Any]  # other columns of Certificate that a person may set
 
     def digest(self) -> str:
         credential = self.credential.pk if self.credential else None
@@ -56,10 +54,12 @@ class CertificateSpec:
 def create_certificate(
     owner: User, ask: CertificateSpec, *, issue: bool, idempotency: Idempotency | None = None
 ) -> tuple[Certificate, Issuance | None]:
-    """Make the certificate, and its first attempt when `issue` is set.
+    """Make the certificate, and start its first attempt when `issue` is set.
 
-    The same request sent twice, at once or after a time-out, answers with the one that the first made. Under
-    DEVICE_REQUIRED nothing is issued yet: the first device that is assigned does that.
+    The same request sent again soon returns the certificate that the first request made. Under
+    DEVICE_REQUIRED nothing is issued until a device is assigned; the attempt is None.
+
+    Raise Invalid, NotFound, Conflict, QuotaExceeded and IdempotencyConflict.
     """
     certificate, issuance = make_certificate(owner, ask, issue=issue, idempotency=idempotency)
     return certificate, advance(issuance)
@@ -73,7 +73,11 @@ def make_certificate(
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
 ) -> tuple[Certificate, Issuance | None]:
-    """The rows of `create_certificate`, for whoever has more to write in the same transaction; then `advance()`."""
+    """Make the rows of `create_certificate`, and start nothing.
+
+    It is for callers that write more in the same transaction. They call `advance()` after it.
+    `validity_seconds` is for a private CA.
+    """
 
     def make() -> tuple[Certificate, Issuance | None]:
         fallback_id = ask.settings.get("fallback_account_id")
@@ -86,7 +90,7 @@ def make_certificate(
             return certificate, certificate.current.issuance if issue else None
         if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
             return certificate, None
-        # Who asks for it again while it fails is a person whom no backoff holds up.
+        # A person who asks again while it fails does not wait for the retry table.
         reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
         return certificate, request_issuance(certificate, reason, validity_seconds)
 
@@ -101,9 +105,10 @@ def issue_at_private_ca(
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
 ) -> tuple[Certificate, Issuance | None]:
-    """Issue a certificate of this CA at once, under the account `account_id` or any of the CA's.
+    """Issue a certificate of this private CA at once.
 
-    `spec_of` reads the request for the account that was found. Raises what `create_certificate` does.
+    The account is `account_id`, or any account of the CA when that is None. `spec_of` returns the
+    request for the account that was found. Raise the errors of `create_certificate`.
     """
     with transaction.atomic():  # a request that is refused leaves no account behind
         account = accounts.account_of_private_ca(private_ca, account_id)
@@ -118,8 +123,10 @@ def issue_at_private_ca(
 
 
 def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
-    """The newest certificate that the same request made. Its attempt ended before this, or ends after this transaction:
-    so nobody takes it for one that is neither open nor issued."""
+    """Return the newest certificate that the same request made, or None.
+
+    Lock its open attempt first. So the certificate is never read between "open" and "issued".
+    """
     same = Certificate.objects.filter(
         owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None
     )
@@ -129,8 +136,12 @@ def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
 
 
 def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: int | None) -> bool:
-    """Whether it is what the request would make: never issued yet, or issued just now. Private CAs do that at once,
-    with whatever validity is asked for."""
+    """Return whether the certificate is what the request would make.
+
+    It is when it was never issued, or was issued in the last ten minutes. A private CA issues at
+    once, with any validity. There it must be made in the last minute, with the same validity. A
+    certificate whose revocation was asked for is not.
+    """
     version = certificate.current
     if not version or version.revoke_asked_at:
         return not version
@@ -144,11 +155,15 @@ def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: i
 
 
 def _is_within(at: datetime, span: timedelta) -> bool:
-    """Not longer ago than that, nor written by a clock that was ahead."""
+    """Return whether `at` is less than `span` ago.
+
+    A time more than SKEW in the future comes from a clock that was ahead, and does not count.
+    """
     return -SKEW < clock.now() - at < span
 
 
 def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
+    """Store a new certificate and audit it. Raise Invalid, NotFound and QuotaExceeded."""
     validation.judge(
         validation.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings)
     )
@@ -174,7 +189,10 @@ def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
 
 
 def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None:
-    """What differs, old and new; whether the key may be exported, and who can open it, as events of their own."""
+    """Write the old and the new value of each changed column into the audit log.
+
+    Changes of export and of key policy are events of their own.
+    """
     changed = {}
     for name, new in changes.items():
         old = getattr(certificate, name)
@@ -189,8 +207,14 @@ def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None
 
 
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
-    """Change settings. Another account (staging to production) issues anew, instead of the attempt that is open at the
-    old one; the attempt is answered. TooLate while that CA signs."""
+    """Change settings of the certificate. `changes` has the new values by column.
+
+    With another account, for example production after staging, the open attempt is canceled. Then
+    the certificate is issued at the new account. Return that attempt, else None.
+
+    Raise TooLate while the old account's CA signs. Raise Invalid, NotFound, Conflict and
+    QuotaExceeded.
+    """
     with transaction.atomic():
         locks.hold(
             certificate.owner,
@@ -199,7 +223,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             fallback_id=changes.get("fallback_account_id"),
         )
         _lock_attempt(certificate)
-        # As it is now: an attempt may have ended since it was read, and what it wrote must stay.
+        # Read it again, because an attempt may have ended since. Its writes must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         validation.judge(validation.changed(certificate, changes))
         account = changes.get("account", certificate.account)
@@ -213,9 +237,8 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         _audit_changes(certificate, changes)
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
-            fields["ask"] = digest(
-                "changed", certificate.pk
-            )  # whoever asks for what it was gets another one
+            # The request that made it no longer matches, and makes another certificate.
+            fields["ask"] = digest("changed", certificate.pk)
         for name, value in fields.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)
@@ -227,19 +250,26 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
 
 
 def _change_policy(certificate: Certificate, policy: str) -> None:
-    """The key that there is follows the policy at once; Conflict where that would leave nobody who can open it."""
+    """Apply the key policy to the current key at once.
+
+    Raise Conflict when no recipient could open the key any more.
+    """
     if policy == Envelope.Policy.DEVICE_REQUIRED and (
         certificate.current or Issuance.objects.open_of(certificate)
     ):
         raise Conflict(
-            f"{certificate.domain} has no device that could open its key: assign one before DEVICE_REQUIRED."
+            f"{certificate.domain} has no device that could open its key:"
+            " assign one before DEVICE_REQUIRED."
         )
     if certificate.current:
         envelope.rewrite_recipients(certificate.current.key, (), policy=policy)
 
 
 def _reschedule(certificate: Certificate) -> None:
-    """`renew_at` after a change of `auto_renew` or `renew_days_before`; an attempt in progress sets it at its end."""
+    """Set `renew_at` after a change of `auto_renew` or `renew_days_before`.
+
+    An open attempt sets it at its end. A retry that is planned stays.
+    """
     version = certificate.current
     if version and not certificate.auto_renew:
         certificate.renew_at = None
@@ -251,20 +281,25 @@ def _reschedule(certificate: Certificate) -> None:
 
 
 def _lock_attempt(certificate: Certificate) -> None:
-    """The open attempt, then the certificate: in this order a turn's end locks them."""
+    """Lock the open attempt. Call it before the certificate is locked.
+
+    The end of a turn locks them in the same order, so that no two wait for each other.
+    """
     Issuance.objects.open().filter(certificate=certificate).select_for_update().first()
 
 
 def retire(certificate: Certificate) -> None:
-    """Never renew it again, and end its attempt where that is still possible; `prune()` removes what is left."""
+    """Delete the certificate, so that it is never renewed again. Cancel its attempt if possible.
+
+    The row stays. The task `prune` destroys the keys of attempts that issued nothing.
+    """
     with transaction.atomic():
         _lock_attempt(certificate)
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
-            with suppress(
-                TooLate, Conflict
-            ):  # the CA signs meanwhile: what comes is stored, and not renewed
+            # The CA may sign meanwhile. Then the version is stored, and not renewed.
+            with suppress(TooLate, Conflict):
                 canceling.cancel_attempt(open_one)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=None)
         audit_certificate(certificate, "deleted")

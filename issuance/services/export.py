@@ -1,4 +1,7 @@
-"""The key and its chain, for who may have them: audited, refused by policy (contract, section 9.5)."""
+"""Export a key and its chain. Each export is audited, and a key policy may refuse it.
+
+The rules are in `docs/reference/api.md` ("Export").
+"""
 
 import io
 import json
@@ -14,19 +17,20 @@ from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
 from keystore.models import Envelope
 
-PFX = ("modern", "legacy")  # what reads bundle.pfx
+PFX = ("modern", "legacy")  # the algorithms of bundle.pfx
 PRIVATE_KEY = "private.key"
 
 
 def current_version(certificate: Certificate) -> CertificateVersion:
-    """The version to export; NotIssued, ExportForbidden."""
+    """Return the version to export. Raise NotIssued or ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
             f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it."
         )
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
-            f"The export of {certificate.domain} is switched off: set server_decrypt_export to true first."
+            f"The export of {certificate.domain} is switched off:"
+            " set server_decrypt_export to true first."
         )
     if not certificate.current:
         raise NotIssued(f"{certificate.domain} was not issued yet; look at its issue-result.")
@@ -38,7 +42,10 @@ def current_version(certificate: Certificate) -> CertificateVersion:
 
 
 def head(certificate: Certificate) -> dict[str, str]:
-    """The headers of the ZIP, known without opening the key; NotIssued, ExportForbidden."""
+    """Return the HTTP headers of the ZIP, without opening the key.
+
+    Raise NotIssued or ExportForbidden.
+    """
     current_version(certificate)
     return {
         "Content-Disposition": f'attachment; filename="cert-{certificate.pk}.zip"',
@@ -47,7 +54,10 @@ def head(certificate: Certificate) -> dict[str, str]:
 
 
 def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, bytes]:
-    """PEM and DER parts by file name, the key among them as PEM; no chain.pem when there is no chain."""
+    """Return the contents of the files by file name, in PEM and DER; the key is in PEM.
+
+    A file without content is left out, such as chain.pem of a chain with one certificate.
+    """
     parts = pki.split_chain(version.chain_pem)
     files = {
         PRIVATE_KEY: pki.key_pem(key).encode(),
@@ -62,9 +72,10 @@ def files_of(version: CertificateVersion, key: pki.PrivateKey) -> dict[str, byte
 def bundle(
     certificate: Certificate, *, actor: str, ip: str | None, user_agent: str, pfx: str = "modern"
 ) -> tuple[bytes, str]:
-    """The ZIP, and the one-time password of the PKCS#12 file in it. Opening the key is an audit event.
+    """Return the ZIP, and the new password of the PKCS#12 file in it.
 
-    `pfx` is one of PFX; Invalid for anything else.
+    Opening the key is an audit event. `pfx` is one of PFX. Raise Invalid for another `pfx`,
+    NotIssued, ExportForbidden and CannotOpen.
     """
     if pfx not in PFX:
         raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
@@ -82,13 +93,16 @@ def bundle(
 def to_folder(
     certificate: Certificate, folder: Path, *, actor: str
 ) -> tuple[list[Path], list[Path]]:
-    """Write the files into a folder of this machine, all or none of them. Opening the key is an audit event.
+    """Write the files into a folder of this machine, all of them or none.
 
-    Return their paths, and those whose mode let others read the key, which is taken away. Raises NotReplaced.
+    Return two lists: the paths, and the paths of key files that other users could read. The mode of
+    such a key file is now 0600. Opening the key is an audit event. Raise NotReplaced, NotIssued,
+    ExportForbidden and CannotOpen.
     """
     current_version(certificate)
     with fileset.locked(folder):
-        certificate.refresh_from_db()  # another run may have written a newer version while this one waited
+        # Another run may have written a newer version while this one waited for the lock.
+        certificate.refresh_from_db()
         version = current_version(certificate)
         key = envelope.open_certificate_key(
             version.key, actor=actor, what=f"{certificate.domain} exported to {folder}"

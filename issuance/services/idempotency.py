@@ -1,4 +1,4 @@
-"""The header Idempotency-Key: a request that is sent again is answered with what it made the first time."""
+"""The header Idempotency-Key. A request that is sent again gets the rows that it made at first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from issuance.models import Certificate, Issuance, RequestKey
 
 @dataclass(frozen=True)
 class Idempotency:
-    """The Idempotency-Key of a request, and the digest of its method, path and body."""
+    """The Idempotency-Key of a request, and the SHA-256 digest of its method, path and body."""
 
     key: str
     digest: str
@@ -23,12 +23,16 @@ def once(
     idempotency: Idempotency | None,
     make: Callable[[], tuple[Certificate, Issuance | None]],
 ) -> tuple[Certificate, Issuance | None]:
-    """Do it, or answer with what the same Idempotency-Key did before; another body under that key is refused."""
+    """Return the rows of `make()`, or those that the same Idempotency-Key made before.
+
+    Without `idempotency`, always call `make`. Raise IdempotencyConflict when the key was used for
+    another request. Raise Conflict when its certificate was deleted.
+    """
     for last in (False, True):
         try:
             with transaction.atomic():
                 return _once(owner, idempotency, make)
-        except IntegrityError:  # the same request at the same moment: it is there now
+        except IntegrityError:  # the same request came at the same time; its key is stored now
             if last:
                 raise
     raise AssertionError
@@ -59,6 +63,7 @@ def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Iss
     assert key.certificate
     if key.certificate.retired_at:
         raise Conflict(
-            f"{key.certificate.domain} was deleted since; choose another Idempotency-Key to ask for it anew."
+            f"{key.certificate.domain} was deleted since;"
+            " choose another Idempotency-Key to ask for it anew."
         )
     return key.certificate, key.issuance

@@ -1,7 +1,10 @@
-"""What a new row refers to, held so that nobody deletes it meanwhile: locked, and looked at again under the lock.
+"""Lock the rows that a new row refers to, so that they are not deleted meanwhile.
 
-Whoever deletes one of these rows locks it first and then looks for references. Both inside the transaction that writes.
-Held in one order, so that no two wait for each other: private CA, account, credential, and the certificate last.
+Each row is locked and read again, inside the transaction that writes the new row. Code that
+deletes such a row also locks it first, and then looks for references.
+
+Rows are locked in one order: private CA, account, credential, and the certificate last. So no two
+transactions wait for each other.
 """
 
 from accounts.models import User
@@ -22,7 +25,10 @@ def hold(
     account: AcmeAccount | None,
     fallback_id: int | None,
 ) -> None:
-    """NotFound when one of them was deleted since it was read, or is somebody else's; None is nothing to hold."""
+    """Lock the credential, the account and the fallback account. None is skipped.
+
+    Raise NotFound when one was deleted since it was read, or when an account has another owner.
+    """
     wanted = {
         fallback_id: "fallback_account_id",
         account.pk if account else None: "acme_account_id",

@@ -1,4 +1,4 @@
-"""Asking for a revocation. A worker carries it out."""
+"""Ask for a revocation. A worker sends it to the CA."""
 
 from accounts import audit
 from certctrl import clock, dispatch
@@ -6,9 +6,7 @@ from certctrl.errors import Conflict, Invalid
 from issuance import tasks
 from issuance.models import Certificate, CertificateVersion
 
-# --- revocation ---
-
-REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
+REASONS = {  # the reasons that a subscriber may give: RFC 5280, section 5.3.1
     "unspecified": 0,
     "keyCompromise": 1,
     "affiliationChanged": 3,
@@ -20,9 +18,10 @@ REASONS = {  # RFC 5280, section 5.3.1: those that a subscriber may give
 def revoke(
     certificate: Certificate, reason: object = 0, actor: str = "", ip: str | None = None
 ) -> CertificateVersion:
-    """Ask for the revocation of the current version. A worker carries it out, as often as it takes.
+    """Ask for the revocation of the current version, and return the version.
 
-    `reason` is a name or a number of REASONS. Raises Invalid, and Conflict when there is nothing to revoke.
+    A worker sends the revocation and retries it. Asking twice changes nothing. `reason` is a name
+    or a number of REASONS. Raise Invalid for another reason, and Conflict when no version exists.
     """
     number = REASONS.get(reason) if isinstance(reason, str) else reason
     if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():

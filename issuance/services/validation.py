@@ -1,4 +1,4 @@
-"""What a certificate may not ask of its accounts, and of its key policy: said before anything is written."""
+"""Check a certificate against its accounts and its key policy, before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from issuance.models import Certificate
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
-# The columns that are judged beside names, account and key.
+# The columns that are checked, besides names, account and key.
 COLUMNS = ("key_policy", "server_decrypt_export", "reuse_key", "profile", "fallback_account_id")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A certificate as it is to be. `columns` are those of COLUMNS that somebody set."""
+    """The certificate that a request asks for. `columns` has those of COLUMNS that are set."""
 
     names: Sequence[str]
     account: AcmeAccount
@@ -27,7 +27,7 @@ class Wanted:
 
 
 def changed(certificate: Certificate, changes: Mapping[str, Any]) -> Wanted:
-    """The certificate as it is to be after these changes of its columns."""
+    """Return the certificate as it will be after these changes of its columns."""
 
     def as_it_will_be(column: str) -> Any:
         return changes.get(column, getattr(certificate, column))
@@ -38,7 +38,10 @@ def changed(certificate: Certificate, changes: Mapping[str, Any]) -> Wanted:
 
 
 def judge(wanted: Wanted) -> None:
-    """Raises Invalid, which says what does not go together, or NotFound for a fallback account of somebody else."""
+    """Check the combination. Raise Invalid, which names the columns that do not go together.
+
+    Raise NotFound for a fallback account that does not exist or has another owner.
+    """
     _refuse_policy(wanted)
     _refuse_key(wanted.account, wanted, "key_size")
     _refuse_profile(wanted)
@@ -51,12 +54,14 @@ def _refuse_policy(wanted: Wanted) -> None:
         return
     if wanted.columns.get("server_decrypt_export"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key: leave server_decrypt_export out, or choose HYBRID.",
+            "Under DEVICE_REQUIRED the server cannot open the key:"
+            " leave server_decrypt_export out, or choose HYBRID.",
             field="server_decrypt_export",
         )
     if wanted.columns.get("reuse_key"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key to keep it: leave reuse_key out, or choose HYBRID.",
+            "Under DEVICE_REQUIRED the server cannot open the key to keep it:"
+            " leave reuse_key out, or choose HYBRID.",
             field="reuse_key",
         )
 
@@ -70,7 +75,11 @@ def _refuse_key(account: AcmeAccount, wanted: Wanted, field: str) -> None:
 
 
 def _refuse_profile(wanted: Wanted) -> None:
-    """A CA whose profiles are not known takes any: it is sent when its directory lists it."""
+    """Raise Invalid for an unknown profile, and for more names than it allows.
+
+    Any profile is accepted for a CA whose profiles the catalog does not know. It is sent when the
+    CA's directory lists it.
+    """
     profile, info = wanted.columns.get("profile"), catalog.info(wanted.account.ca_provider)
     if profile and info.profiles and profile not in info.profiles:
         known = ", ".join(info.profiles)

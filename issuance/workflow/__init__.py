@@ -1,4 +1,4 @@
-"""Which step follows which, what each does, and what its end writes."""
+"""The six steps of an attempt, their order, and what the end of each step writes."""
 
 from issuance.workflow.batch import BATCH, LEASE, TURN, look
 from issuance.workflow.machine import STEPS, UNWRITABLE, Step, fail, run, steps_ahead, take

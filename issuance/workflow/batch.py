@@ -1,5 +1,8 @@
-"""Looks in batches: attempts that wait for their records are claimed together, asked for together, and put back in one
-UPDATE. A message for each look would cost forty times as much."""
+"""Looks in batches, for attempts that wait until their TXT records show.
+
+The attempts of a batch are claimed together. One look serves them all, and one UPDATE puts them
+back. One message for each attempt would cost forty times as much.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,16 +25,18 @@ logger = structlog.get_logger()
 
 BATCH = 500
 LEASE = 30.0  # seconds
-TURN = 20.0
-LONG = 20  # seconds: who waits that long is looked at together with others,
-IN_STEP = 5  # at every fifth second, since a look at few costs nearly as much as one at many
+TURN = 20.0  # seconds
+# An attempt that waits LONG seconds or more wakes at a multiple of IN_STEP seconds. So it shares
+# a look with others. A look at few records costs nearly as much as a look at many.
+LONG = 20
+IN_STEP = 5
 
 STEP = machine.STEP_AT[Issuance.State.PRESENTED]
 
 
 def look() -> list[int]:
-    """Look once for up to 500 attempts. Answers the ids of those that are through and go on with `validate`."""
-    # Prefetched, so that all of one credential share it; nothing else of the attempts is needed.
+    """Look once for up to 500 attempts. Return the ids of those that go on with `validate`."""
+    # Prefetched, so that attempts with the same credential share one object.
     attempts = Issuance.objects.prefetch_related("credential").defer("csr_pem")
     rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state, holder="")
     if not rows:
@@ -48,7 +53,7 @@ def look() -> list[int]:
     again: list[tuple[Issuance, Done]] = []
     for row in rows:
         if row.turn_left() <= 0:
-            waiting[0].append(row)  # no time is left; another batch goes on with it
+            waiting[0].append(row)  # no time is left; another batch takes this row
         elif _end(row, wanted[row.pk], looks, waiting, again):
             through.append(row.pk)
     for pause, same in waiting.items():
@@ -59,7 +64,10 @@ def look() -> list[int]:
 
 
 def _stumble(rows: Sequence[Issuance]) -> list[int]:
-    """The look itself failed, through no fault of these: each sleeps by the retry table."""
+    """End the turn of each row with a trouble, because the look failed.
+
+    Each attempt sleeps by the retry table. Return the ids of those that go on (none).
+    """
 
     def fail(issuance: Issuance) -> Done:
         raise Trouble(
@@ -70,7 +78,10 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
 
 
 def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:
-    """The records of the pending authorizations of each attempt, in three queries."""
+    """Return the records of the pending authorizations, by the id of the attempt.
+
+    It takes three queries, whatever the number of rows.
+    """
     pending = Authorization.objects.filter(
         issuance__in=rows, status=Authorization.Status.PENDING, record__isnull=False
     )
@@ -91,8 +102,11 @@ def _end(
     waiting: dict[int, list[Issuance]],
     again: list[tuple[Issuance, Done]],
 ) -> bool:
-    """End the turn of one row, or leave it among those that only wait on, or whose records are published again. True
-    when it is through."""
+    """End the turn of one row. Return True when the attempt goes on with `validate`.
+
+    A row that only waits longer is put into `waiting`, under its pause in seconds. A row whose
+    records are published again is put into `again`. The caller ends the turns of both together.
+    """
 
     def pause_together(step: machine.Step, issuance: Issuance, wait: Wait) -> None:
         says_the_same = wait.what == issuance.waits_for and not issuance.stumbles and not wait.asked
@@ -117,7 +131,10 @@ def _end(
 
 
 def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
-    """One UPDATE for all that wait on for the same time; those that were lost meanwhile are left alone."""
+    """End the turns of all rows that wait for `pause` seconds, in one UPDATE.
+
+    A row whose turn was lost is not changed.
+    """
     mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
     wake_at = clock.now() + timedelta(seconds=pause)
     if pause >= LONG:
@@ -126,7 +143,10 @@ def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
 
 
 def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
-    """One transaction for all whose records no server shows: back to `present`, with the same sentence as alone."""
+    """Send all attempts whose records no server shows back to `present`, in one transaction.
+
+    Each gets the same event as when it is looked at alone.
+    """
     now, token = clock.now(), ends[0][0].holder
     by_id = {row.pk: (row, done) for row, done in ends}
     with transaction.atomic():

@@ -1,4 +1,8 @@
-"""The key and the CSR of an attempt: fresh, or the key that is pinned, or those of an attempt that gave up."""
+"""The key and the CSR of an attempt.
+
+The key is new, or the one that the certificate keeps (`reuse_key`). Or both key and CSR come from
+an earlier attempt that gave up.
+"""
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -15,35 +19,43 @@ from keystore.models import Envelope
 
 KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
-PATIENCE = 5  # times that an earlier attempt's order is asked for where the CA does not show it
-NO_USE = (
-    "ca_bad_certificate",
-    "ca_not_found",
-    GAINS_NOTHING,
-)  # what the order led to was seen, and is no use
+# After this many troubles in a row, an earlier order that the CA does not show is ignored.
+PATIENCE = 5
+# With these errors the result of the order is known, and it is of no use.
+NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)
 
 
 def ensure_key_and_csr(issuance: Issuance) -> None:
-    """Give the attempt its key and its CSR, where it has none."""
+    """Give the attempt a key and a CSR when it has none.
+
+    Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading an earlier order.
+    """
     if not issuance.csr_pem and not _take_over(issuance):
         make(issuance)
 
 
 def replace_compromised(issuance: Issuance) -> None:
-    """A new key and CSR where somebody said, since they were made, that the key is in other hands."""
+    """Make a new key and CSR when the attempt's key has been revoked for keyCompromise since."""
     if is_compromised(issuance.certificate, issuance.csr_pem):
         make(issuance)
 
 
 def is_compromised(certificate: Certificate, pem: str) -> bool:
-    """Whether any version with the key of that chain or CSR was revoked for keyCompromise, or is to be."""
+    """Return whether the key of `pem`, a chain or a CSR, is compromised.
+
+    It is when a version with the same key was revoked for keyCompromise, or will be.
+    """
     revoked = certificate.versions.filter(revoke_reason=KEY_COMPROMISE)
     return any(pki.same_key(each.chain_pem, pem) for each in revoked)
 
 
 @sensitive_variables()
 def make(issuance: Issuance) -> None:
-    """Seal the attempt's key under the policy of now, and write its CSR. The plaintext lives in here only."""
+    """Seal a key for the attempt under the current key policy, and write the CSR.
+
+    The key is new, or the one that the certificate keeps. Its plaintext exists only in this
+    function. Raise LostTurn.
+    """
     certificate, replaced, key = issuance.certificate, issuance.key_id, None
     pinned, told = _pinned(issuance)
     if pinned:
@@ -66,7 +78,10 @@ def make(issuance: Issuance) -> None:
 
 
 def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
-    """The version whose key the attempt is to have, and what its owner is told of the key."""
+    """Return the version whose key the attempt keeps, and a text about the key for its owner.
+
+    The version is None when the key is new. The text may be empty.
+    """
     certificate = issuance.certificate
     version = certificate.current
     if not certificate.reuse_key or not version or issuance.proves:
@@ -74,7 +89,8 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
         return (
             None,
-            "The certificate gets a new key: it asks for another type or size than that of the key it has.",
+            "The certificate gets a new key: it asks for another type or size"
+            " than that of the key it has.",
         )
     if is_compromised(certificate, version.chain_pem):
         return (
@@ -85,7 +101,11 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
 
 
 def _take_over(issuance: Issuance) -> bool:
-    """An earlier attempt may have given up after its CSR was sent; its order may be valid by now."""
+    """Take key, CSR and order from an earlier attempt whose order became valid.
+
+    An attempt may give up after its CSR was sent, and the CA may sign later. Return False when
+    there is no such attempt.
+    """
     abandoned = Issuance.objects.filter(
         certificate=issuance.certificate,
         account=issuance.account,
@@ -117,7 +137,10 @@ def _take_over(issuance: Issuance) -> bool:
 
 
 def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
-    """A person may have chosen another key or subject since, or have said that the key is in other hands."""
+    """Return whether the earlier CSR still has the wanted key type, key size and subject.
+
+    A person may have changed them since, or may have revoked the key for keyCompromise.
+    """
     same = pki.is_csr_for(
         earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject()
     )

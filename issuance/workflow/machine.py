@@ -1,4 +1,4 @@
-"""The state machine: which step follows which, and what a step's end writes."""
+"""The state machine: the order of the steps, and what the end of a step writes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,17 +24,10 @@ from issuance.workflow.steps import download, finalize, order, present, propagat
 
 State = Issuance.State
 logger = structlog.get_logger()
-NOT_YET = (
-    2,
-    4,
-    8,
-    15,
-    30,
-    60,
-    120,
-    300,
-)  # seconds after the nth NotYet in a row: nine minutes, then it is an error
-LATELY = timedelta(minutes=10)  # since an account was made: not every node of its CA may know it
+# Pauses in seconds after the nth NotYet in a row. After all of them, nine minutes, it is an error.
+NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)
+# Until an account is this old, some nodes of its CA may not know it yet.
+LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
     "internal", "It was given up: each end of its turns met an error of this server; see its log."
 )
@@ -42,7 +35,11 @@ UNWRITABLE = Trouble(
 
 @dataclass(frozen=True)
 class Step:
-    """One of the six: it takes an attempt from `state` to `to`. `reads` is what comes with the row, in one query."""
+    """One of the six steps. It takes an attempt from `state` to `to`.
+
+    `limit` is the time after which it gives up. `reads` names the relations that are read with
+    the row, in one query.
+    """
 
     name: str
     state: str
@@ -80,23 +77,26 @@ STEP_AT = {step.state: step for step in STEPS}
 
 
 def steps_ahead(state: str) -> tuple[Step, ...]:
-    """The steps that an attempt in this state still has to take."""
+    """Return the steps that an attempt in `state` still has to take; none when it has ended."""
     states = [step.state for step in STEPS]
     return STEPS[states.index(state) :] if state in states else ()
 
 
 def deadline(issuance: Issuance, state: str) -> datetime:
-    """When an attempt that enters this state gives up."""
+    """Return when an attempt that enters `state` now gives up."""
     now = clock.now()
     if state == State.PRESENTED and issuance.credential:
         return now + timedelta(seconds=issuance.credential.propagation_timeout)
-    if state == State.FINALIZED:  # the CSR is sent: what finalize set goes on
+    if state == State.FINALIZED:  # the deadline that finalize set stays, if it is later
         return max(issuance.deadline_at, now + STEP_AT[state].limit)
     return now + STEP_AT[state].limit
 
 
 def take(step: Step, issuance_id: int) -> bool:
-    """Take the step if it is due. True when the chain may go on: it is done now, or it was before."""
+    """Take the step if it is due. Return True when the chain may go on.
+
+    It may go on when the step is done now, or was done before.
+    """
     issuance = Issuance.objects.select_related(*step.reads).claim(issuance_id, state=step.state)
     if issuance:
         return run(step, issuance)
@@ -111,9 +111,10 @@ def run(
     pause: Callable[["Step", Issuance, Wait], None] | None = None,
     end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
-    """One turn with a claimed attempt, to its end, whatever that is. True when the chain may go on.
+    """Run one turn of a claimed attempt, and write its end. Return True when the chain may go on.
 
-    A batch gives its own `act` and its own ways to write a wait and the end of a step.
+    A batch passes its own functions. `act` takes the step, `pause` writes a wait, and `end`
+    writes the end of the step.
     """
     began = clock.monotonic()
     try:
@@ -136,12 +137,19 @@ def run(
         _unless_lost(stumble, step, issuance, trouble)
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
-        what = f"The step {step.name} met an error of this server; its log has the details. It is tried again."
+        what = (
+            f"The step {step.name} met an error of this server; its log has the details."
+            " It is tried again."
+        )
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
 
 
 def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None]:
+    """Return the context in which exchanges with the CA belong to this step.
+
+    Other steps may not have read the account, and a batch would read it once for each row.
+    """
     if not step.asks_ca:
         return nullcontext()
     return exchanges.about(issuance.account, step.name, issuance.pk)
@@ -154,7 +162,7 @@ def _unless_lost(
         end(step, issuance, why)
     except LostTurn:
         after_losing(issuance)
-    except Exception:  # of the database: nothing was written
+    except Exception:  # the database failed, and nothing was written
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
         if clock.now() >= issuance.deadline_at and why is not UNWRITABLE:
             return _unless_lost(fail, step, issuance, UNWRITABLE)
@@ -162,14 +170,21 @@ def _unless_lost(
 
 
 def after_losing(issuance: Issuance) -> None:
-    """What this turn published may be needed by nobody: have its records looked at."""
+    """Log the lost turn. Wake the records of an attempt that has ended.
+
+    This turn may have published a record that no attempt needs.
+    """
     logger.info("turn.lost", issuance=issuance.pk)
     if not Issuance.objects.open().filter(pk=issuance.pk).exists():
         records_of(issuance).wake()
 
 
 def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
-    """Write the end of a step that is done: state, event and what the step has to store, or nothing of it."""
+    """Write the end of a step that is done. Return True when the chain may go on.
+
+    State, event and `done.write` are one transaction. `took` is in seconds. When the turn was
+    lost, write nothing and return False.
+    """
     to = done.to or step.to
     try:
         with issuance.fence():
@@ -191,10 +206,8 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
 
 def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
     now = clock.now()
-    publishes_again = not goes_on and to in (
-        State.ORDERED,
-        State.PRESENTED,
-    )  # it still waits for the same
+    # An attempt that publishes again still waits for the same records.
+    publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)
     issuance.release(
         now - SKEW if goes_on else now,
         state=to,
@@ -208,7 +221,11 @@ def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
 
 
 def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
-    """Write the end of a turn that must wait."""
+    """Write the end of a turn that must wait, or end the attempt.
+
+    The attempt ends when the wait is over six hours, or when its deadline has passed. Raise
+    LostTurn.
+    """
     now = clock.now()
     until = now + timedelta(seconds=wait.seconds)
     if wait.seconds > TOO_LONG.total_seconds():
@@ -227,18 +244,27 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
 
 
 def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
-    """The deadline, moved by the time that the other side asked for: by six hours at most, or it could ask for ever."""
+    """Return the deadline, moved by the `seconds` that the other side asked for.
+
+    It moves to six hours past the limit of the step at most. Otherwise the other side could ask for
+    ever.
+    """
     latest = max(issuance.deadline_at, issuance.state_since + step.limit + TOO_LONG)
     return min(issuance.deadline_at + timedelta(seconds=seconds), latest)
 
 
 def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
     minutes = round(issuance.age().total_seconds() / 60)
-    return f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}".strip()
+    return (
+        f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}"
+    ).strip()
 
 
 def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
-    """Write the end of a turn that failed: try again by the retry table, or end the attempt."""
+    """Write the end of a turn that failed. Retry by the table, or end the attempt.
+
+    Raise LostTurn.
+    """
     _forget_unknown_account(issuance, trouble)
     now, stumbles = clock.now(), issuance.stumbles + 1
     pause = retry_pause(stumbles, trouble)
@@ -268,19 +294,26 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
 
 
 def _may_be_there_later(issuance: Issuance, trouble: Trouble) -> bool:
-    """Nodes of a CA lag. Once the CSR is sent the order is worth more than an answer that may not be the CA's."""
+    """Return whether the same request may succeed soon.
+
+    Nodes of a CA may lag (NotYet). Once the CSR is sent, an Unexplained answer is retried too. It
+    may not come from the CA, and the order is too valuable to lose.
+    """
     return isinstance(trouble, NotYet) or (
         isinstance(trouble, Unexplained) and issuance.csr_sent_at is not None
     )
 
 
 def _is_again(issuance: Issuance, trouble: Trouble) -> bool:
-    """Whether the last turn ended for want of the same."""
+    """Return whether the previous turn also ended because the CA did not show the same thing."""
     return isinstance(trouble, NotYet) and issuance.waits_for.startswith(trouble.asked)
 
 
 def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
-    """The CA does not know the account any more: register once more, unless that is being done."""
+    """Register the account again when its CA does not know it; note when it is deactivated.
+
+    A young account is left alone. So is one that another attempt is already registering again.
+    """
     if trouble.code == "ca_account_unknown":
         if clock.now() - issuance.account.created_at < LATELY:
             return
@@ -297,10 +330,14 @@ def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:
 def fail(
     step: Step, issuance: Issuance, trouble: Trouble, asked_for: datetime | None = None
 ) -> None:
-    """End the attempt; the certificate is tried again by its own, slower table."""
+    """End the attempt as failed. The certificate is tried again by its own, slower table.
+
+    `asked_for` is the time at which the other side asked to be tried again. Raise LostTurn.
+    """
     if asked_for is None and trouble.retry_after:
         asked_for = clock.now() + timedelta(seconds=trouble.retry_after)
-    # An attempt that failed over its DNS leaves a good order to the next one. What kills workers is not done again.
+    # After a failure of the DNS the order is still good, and the next attempt can use it.
+    # After five deaths nothing is sent, because the call may be what kills the workers.
     if step.state not in (State.ORDERED, State.PRESENTED) and issuance.deaths < MAX_DEATHS:
         oldorders.give_up(issuance)
     with issuance.fence():
@@ -320,7 +357,11 @@ def fail(
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:
-    """End an attempt that is held, inside its fence: nothing will wake it again, its records are looked at."""
+    """End an attempt that this turn holds, and wake its records. Call it inside the fence.
+
+    `state` is the last state, `fields` are more columns to write. Nothing wakes the attempt again.
+    Raise LostTurn.
+    """
     now = clock.now()
     issuance.release(
         None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields

@@ -1,4 +1,7 @@
-"""Orders of attempts that failed: given up at the CA, and recognized where a CA hands them out again."""
+"""Orders of attempts that failed.
+
+They are given up at the CA. An order that a CA hands out again is recognized.
+"""
 
 import structlog
 from django.db.models import QuerySet
@@ -18,11 +21,12 @@ Status = Authorization.Status
 
 
 def give_up(issuance: Issuance) -> None:
-    """Deactivate the pending authorizations of an attempt whose order came to nothing (RFC 8555, section 7.5.2): some
-    CAs hand out such an order again and again. Once the CSR is sent nothing is given up.
+    """Deactivate the pending authorizations of an attempt that failed (RFC 8555, section 7.5.2).
 
-    Best effort, outside of any transaction. A worker that dies here leaves its turn behind, and the next one comes by
-    here again. Raises LostTurn.
+    Some CAs hand out the same order again and again otherwise. Do nothing once the CSR is sent.
+
+    Call it outside of any transaction. Errors of the CA are only logged. A worker that dies here
+    leaves its turn behind, and the next worker does this again. Raise LostTurn.
     """
     if not issuance.order_url or issuance.csr_sent_at:
         return
@@ -42,12 +46,15 @@ def give_up(issuance: Issuance) -> None:
         raise
     except (Wait, Trouble) as why:
         logger.info("order.not_given_up", issuance=issuance.pk, why=str(why))
-    except Exception:  # the attempt has failed, whatever becomes of its order
+    except Exception:  # the attempt fails, even when its order cannot be given up
         logger.exception("order.not_given_up", issuance=issuance.pk)
 
 
 def _unused(issuance: Issuance) -> QuerySet[Authorization]:
-    """Its pending authorizations that no other open attempt has: CAs may share them between orders."""
+    """Return its pending authorizations that no other open attempt of the account has.
+
+    CAs may share an authorization between orders.
+    """
     others = Issuance.objects.open().filter(account=issuance.account_id).exclude(pk=issuance.pk)
     shared = Authorization.objects.filter(issuance__in=others).values("url")
     pending = issuance.authorizations.filter(status__in=[Status.UNREAD, Status.PENDING])
@@ -55,7 +62,10 @@ def _unused(issuance: Issuance) -> QuerySet[Authorization]:
 
 
 def _deactivate(client: CA, url: str) -> None:
-    """One that is over already is refused, in as many ways as there are CAs."""
+    """Deactivate one authorization. Ignore a refusal.
+
+    CAs refuse an authorization that is already over, each with another error.
+    """
     try:
         client.deactivate(url)
     except (Refused, NotYet):
@@ -63,13 +73,13 @@ def _deactivate(client: CA, url: str) -> None:
 
 
 def earlier(issuance: Issuance) -> QuerySet[Issuance]:
-    """The attempts before it that had the same order."""
+    """Return the other attempts that have the same order."""
     same = Issuance.objects.filter(account=issuance.account_id, order_url=issuance.order_url)
     return same.exclude(pk=issuance.pk)
 
 
 def forget(issuance: Issuance) -> None:
-    """Have the attempt order anew. Inside its fence."""
+    """Make the attempt forget its order, so that it orders anew. Call it inside the fence."""
     issuance.records().wake()
     issuance.authorizations.all().delete()
     issuance.write(
@@ -84,10 +94,11 @@ def forget(issuance: Issuance) -> None:
 
 
 def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
-    """The CA handed out the order of an attempt that is over, and `seen`, one of its authorizations, has failed.
+    """Reject an order of an earlier attempt that the CA handed out again.
 
-    The first time the order is given up and the attempt orders anew (Wait); when the CA hands it out once more it is
-    Refused, and the certificate's fallback account is next. Returns where the order is of no earlier attempt.
+    `seen` is an authorization of the order that has failed. The first time, give the order up,
+    forget it and raise Wait; the attempt then orders anew. The second time, raise Refused; the
+    certificate's fallback account is next. Return when no earlier attempt had the order.
     """
     first = earlier(issuance).order_by("pk").first()
     if not first:
@@ -105,7 +116,10 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
             if ends
             else "and does not say when it expires"
         )
-        what = f"{told}. It gives no other order for these names {until}: wait, or set a fallback account."
+        what = (
+            f"{told}. It gives no other order for these names {until}:"
+            " wait, or set a fallback account."
+        )
         raise Refused(STUCK, what)
     give_up(issuance)
     with issuance.fence():

@@ -1,4 +1,4 @@
-"""How a step ends, and the event that tells it."""
+"""The result of a step, and the event about it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ Outcome = IssuanceEvent.Outcome
 
 
 def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 0) -> None:
-    """Tell the owner what happened; inside the fence of what is told. `took` is seconds."""
+    """Write an event for the owner of the attempt. `took` is in seconds.
+
+    Call it inside the fence in which the described change is written.
+    """
     IssuanceEvent.objects.create(
         issuance=issuance,
         at=clock.now(),
@@ -23,9 +26,11 @@ def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 
 
 @dataclass(frozen=True)
 class Done:
-    """The step is through. `write` runs inside the transaction that moves the state; `to` leads elsewhere than on.
+    """The result of a step that is done.
 
-    `again`: the records that are to be published again, by their primary keys.
+    `what` is the text of the event. `write` runs inside the transaction that moves the state.
+    `to` is the next state when it is not the usual one. `again` has the primary keys of the
+    records to publish again.
     """
 
     what: str

@@ -1,4 +1,8 @@
-"""Revocation is a row's wish with its own turns: it survives a CA that is down."""
+"""Revocation at the CA.
+
+The version's row keeps the request and has its own turns. So the request survives while the CA is
+down.
+"""
 
 from authorities import clients, exchanges
 from certctrl import clock
@@ -7,7 +11,11 @@ from issuance.models import CertificateVersion
 
 
 def revoke(version_id: int) -> None:
-    """Revoke at the CA (RFC 8555, section 7.6). Raises Wait while another has it in hand, Trouble to retry."""
+    """Revoke the version at its CA when that was asked for (RFC 8555, section 7.6).
+
+    Raise Wait while another worker holds the row, and Trouble when it is retried. A permanent
+    Trouble is retried after a day.
+    """
     versions = CertificateVersion.objects.select_related("account")
     with versions.turn(version_id) as version:
         if version.revoked_at or not version.revoke_asked_at:

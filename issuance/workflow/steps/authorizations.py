@@ -1,4 +1,4 @@
-"""What the CA says of an attempt's authorizations (RFC 8555, section 7.1.4)."""
+"""Read an attempt's authorizations at the CA (RFC 8555, section 7.1.4)."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from issuance.models import Authorization, Issuance
 
 
 def refused(seen: AuthorizationResource) -> Refused:
-    """The authorization cannot be used: with the CA's own words where it gives any."""
+    """Return the error for an authorization that cannot be used, with the CA's words if any."""
     if seen.problem:
         return seen.problem.refused(f"The CA did not validate {seen.name}.")
     kind, status = (
@@ -30,9 +30,15 @@ HEARD_WITHIN = timedelta(minutes=1)
 def look_at_answered(
     issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN
 ) -> str:
-    """Some CAs leave the order pending when an authorization failed: read a few of them each turn, or all with None.
-    Raises Refused about the first that failed, and has counted those that it read. Return what the CA says of one that
-    it still looks at, empty when it says nothing. Those that it does not show tell nothing: the order decides."""
+    """Read authorizations whose challenges were answered, at most `most` of them; None reads all.
+
+    Some CAs leave the order pending after an authorization has failed. Each failure is counted in
+    the rate limits. Then raise Refused for the first one with a problem, else for the first one.
+
+    Return what the CA says about an authorization that it still checks, or an empty string. An
+    authorization that the CA does not show is skipped, because the order decides. Raise LostTurn,
+    and the CA's Wait and Trouble.
+    """
     answered = issuance.authorizations.filter(
         status=Authorization.Status.PENDING, answered_at__isnull=False
     )
@@ -46,11 +52,11 @@ def look_at_answered(
             said = said or not_yet.what
             continue
         except (Wait, Trouble):
-            if failed:  # what is known is told now: nothing remembers it until another turn
+            if failed:  # raise the known failure now, because no column keeps it for another turn
                 break
             raise
         if seen.gave_up:
-            if seen.status != "deactivated":  # we did, before we died
+            if seen.status != "deactivated":  # an earlier turn of this attempt gave it up, and died
                 ratelimits.count_failed_validation(issuance, seen.identifier)
             failed.append(seen)
             continue
@@ -63,15 +69,21 @@ def look_at_answered(
                 seen_at=clock.now(), status=status, **fields
             )
         if seen.problem and seen.status == "pending":
-            said = f"The CA has not found the TXT record for {seen.name} yet, and looks again. It says: {seen.problem}"
+            said = (
+                f"The CA has not found the TXT record for {seen.name} yet, and looks again."
+                f" It says: {seen.problem}"
+            )
     if failed:
         raise refused(next((each for each in failed if each.problem), failed[0]))
     return said
 
 
 def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) -> bool:
-    """The challenge still waits for its answer (RFC 8555, section 7.1.6). Some CAs say so while they look, too: for
-    them an answer more changes nothing."""
+    """Return whether the CA seems to have missed the answer to the challenge.
+
+    The challenge is still `pending` a minute after the answer (RFC 8555, section 7.1.6). Some CAs
+    also show `pending` while they look. For them a second answer changes nothing.
+    """
     given_at = authorization.answered_at or clock.now()
     return (seen.status, seen.challenge_status) == (
         "pending",

@@ -1,4 +1,4 @@
-"""The last step: the chain is fetched, checked and stored."""
+"""The last step: fetch the chain, check it, and store it."""
 
 from authorities import chains, clients, pki
 from authorities.errors import Refused
@@ -13,7 +13,11 @@ from issuance.workflow.steps.reorder import order_anew_once
 
 
 def download(issuance: Issuance) -> Done:
-    """Fetch the chain, check it against CSR and names, and store the version."""
+    """Fetch the chain, check it against CSR and names, and store the version.
+
+    A chain from staging is thrown away. A chain for another key makes the attempt order anew,
+    once. Raise Refused for a wrong chain, and for a renewal that gains no time.
+    """
     client = clients.client_for(issuance.account)
     preferred = issuance.certificate.preferred_chain
     if not issuance.certificate_url:
@@ -63,7 +67,7 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         added_names=list(chain.added),
         key=issuance.key,
     )
-    # As it is now: a person may have changed it while the CA was asked.
+    # Read it again under a lock, because a person may have changed it since the turn began.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)

@@ -1,4 +1,4 @@
-"""The fifth step: the CSR is sent (RFC 8555, section 7.4)."""
+"""The fifth step: send the CSR (RFC 8555, section 7.4)."""
 
 from datetime import timedelta
 
@@ -12,11 +12,16 @@ from issuance.workflow import csr
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.reorder import after_invalid, order_anew_once, wait_for_ca
 
-FINALIZE_LIMIT = timedelta(hours=24)  # once the CSR is sent, unless the order expires sooner
+# After the CSR is sent, the attempt gives up this much later, or when the order expires sooner.
+FINALIZE_LIMIT = timedelta(hours=24)
 
 
 def finalize(issuance: Issuance) -> Done:
-    """Read the order and do what its status asks: the CA's status decides, never our memory."""
+    """Read the order and do what its status asks for.
+
+    The CA's status decides, not the row. Raise Wait while the CA signs, and Refused when the order
+    is invalid.
+    """
     client = clients.client_for(issuance.account)
     resource = client.read_order(issuance.order_url)
     if resource.status == "ready":
@@ -47,7 +52,10 @@ def finalize(issuance: Issuance) -> Done:
 
 
 def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
-    """Some CAs call an order valid a few reads before they say where its certificate is."""
+    """Return the URL of the certificate. Raise Wait while the order does not have it.
+
+    Some CAs show an order as valid some time before they show the URL.
+    """
     if not resource.certificate_url:
         raise wait_for_ca(
             issuance, resource, "The CA signed, and does not say yet where the certificate is."
@@ -58,7 +66,11 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
 def _send_csr(
     issuance: Issuance, client: CA, resource: OrderResource, *, again: bool
 ) -> OrderResource:
-    """Send it. Where it was sent before, a refusal may mean that the order is further than the CA showed it."""
+    """Send the CSR and return the order. `again` says that it was sent before.
+
+    A second CSR may be refused because the order has moved on since it was read. Then read the
+    order once more.
+    """
     try:
         return client.finalize(resource, issuance.csr_pem)
     except Refused:
@@ -66,7 +78,7 @@ def _send_csr(
         if seen.status in ("processing", "valid"):
             return seen
         raise
-    except Wait as wait:  # orderNotReady, though it read ready
+    except Wait as wait:  # orderNotReady, although the order was read as ready
         raise Wait(max(wait.seconds, issuance.patience()), wait.what) from None
 
 

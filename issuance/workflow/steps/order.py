@@ -1,4 +1,4 @@
-"""The first step: ordering, within the CA's limits and after the preflight, and what its authorizations ask for."""
+"""The first step: order within the CA's rate limits, and note the records that are needed."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -26,7 +26,11 @@ LIMIT = timedelta(hours=6)
 
 
 def order(issuance: Issuance) -> Done:
-    """Make the key and the CSR, order, and note each authorization with the record that it asks for."""
+    """Make the key and the CSR, order, and note each authorization with its TXT record.
+
+    Raise Wait for the account's registration, an older attempt, a slot or the CA. Raise Trouble or
+    Refused when the order cannot be placed.
+    """
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
@@ -42,12 +46,16 @@ def order(issuance: Issuance) -> Done:
     _read_authorizations(issuance, client)
     pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
     return Done(
-        f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names need a TXT record"
+        f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names"
+        " need a TXT record"
     )
 
 
 def _say_who_is_asked(issuance: Issuance) -> None:
-    """Where it is not simply the certificate's own account; told once, before anything can fail."""
+    """Write an event about the choice of the account, once, where there is something to explain.
+
+    It is written first, before anything can fail.
+    """
     what = failover.why(issuance)
     if what and not issuance.events.filter(step="choose").exists():
         with issuance.fence():
@@ -65,7 +73,7 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
             f"The account {account.name} was deactivated at its CA.",
             permanent=True,
         )
-    if not account.url and account.retired_at:  # it will not be registered any more
+    if not account.url and account.retired_at:  # a deleted account is not registered any more
         raise Trouble(
             "ca_account_refused", f"The account {account.name} was deleted.", permanent=True
         )
@@ -76,9 +84,14 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
 
 
 def _let_older_attempts_end(issuance: Issuance) -> None:
-    """A CA answers newOrder for the same account and names with the same order: one attempt at a time."""
+    """Raise Wait while an older attempt with the same names and account is open.
+
+    A CA returns the same order for each newOrder of the same account and names.
+    """
+    # This attempt has ordered. An older attempt may have been committed after that. The older one
+    # then waits until this one ends.
     if issuance.order_url:
-        return  # it was first, though an older one was committed after that: that one waits for the order
+        return
     older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
     if older.exists():
         issuance.write(deadline_at=clock.now() + LIMIT)
@@ -123,7 +136,7 @@ def _place_order(issuance: Issuance, client: CA) -> OrderResource:
 
 
 def _read_order(issuance: Issuance, client: CA) -> OrderResource:
-    """The order again, for what it did not list at first."""
+    """Read the order again, and note the authorizations that it did not list at first."""
     resource = client.read_order(issuance.order_url)
     _refuse_too_many(issuance, resource)
     with issuance.fence():
@@ -142,21 +155,27 @@ def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
 def note_list(
     issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD
 ) -> None:
-    """Keep the authorizations that an order lists."""
+    """Store the authorizations of an order, by their URLs, with this status."""
     listed = [Authorization(issuance=issuance, url=url, status=status) for url in urls]
     Authorization.objects.bulk_create(listed, ignore_conflicts=True)
 
 
 def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
-    """Authorizations that the order lists by now and did not list before, as long as they are no more than its names:
-    what has another URL at each reading is none."""
+    """Return the URLs of authorizations that the order lists now and did not list before.
+
+    Return an empty list when there would be more authorizations than names. Some CAs show the
+    same authorization under another URL at each reading.
+    """
     known = set(issuance.authorizations.values_list("url", flat=True))
     more = [url for url in dict.fromkeys(resource.authorizations) if url not in known]
     return more if len(known) + len(more) <= len(issuance.certificate.names) else []
 
 
 def _note_list(issuance: Issuance, resource: OrderResource) -> None:
-    """Those of an order that is ready need not be read: each is valid (RFC 8555, section 7.1.6)."""
+    """Store the authorizations of the order.
+
+    When the order is ready, each of them is valid and need not be read (RFC 8555, section 7.1.6).
+    """
     status = (
         Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
     )
@@ -172,7 +191,10 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
 
 
 def _read_authorizations(issuance: Issuance, client: CA) -> None:
-    """Read those that were not read. Where one cannot be shown, an order that became ready needs none of them."""
+    """Read the authorizations that were not read yet.
+
+    When the CA cannot show one and the order is ready, all of them count as valid.
+    """
     for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
         issuance.breathe()
         try:
@@ -197,7 +219,7 @@ def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
 
 
 def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
-    """The attempt orders without it from now on: RFC 9773, section 5."""
+    """Let the attempt order without `replaces` from now on (RFC 9773, section 5)."""
     what = f"It is ordered without saying which certificate it replaces. {trouble.what}"
     with issuance.fence():
         issuance.write(replaces_refused=True)
@@ -206,19 +228,32 @@ def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
 
 
 def _profile(issuance: Issuance, client: CA) -> str:
-    """The certificate's profile where the CA lists it, else none: its default serves better than no certificate."""
+    """Return the certificate's profile when the CA lists it, else an empty string.
+
+    The CA's default profile is better than no certificate.
+    """
     wanted = issuance.certificate.profile
     return wanted if wanted and wanted in client.profiles() else ""
 
 
 def _without(profile: str) -> str:
-    return f"The CA does not list the profile {profile}: it was ordered without one, and gets the CA's default."
+    return (
+        f"The CA does not list the profile {profile}: it was ordered without one,"
+        " and gets the CA's default."
+    )
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
-    """Store what the CA says of an authorization, and the record that it asks for when it is pending."""
+    """Store what the CA says about an authorization. Note the TXT record of a pending one.
+
+    Raise Refused when the authorization is for another name, has failed, or cannot be proved. Raise
+    Wait when the order is an old one and the attempt orders anew.
+    """
     if seen.identifier not in {name.removeprefix("*.") for name in issuance.certificate.names}:
-        what = f"The CA wants a proof for a name that {issuance.certificate.domain} does not have; nothing was written."
+        what = (
+            f"The CA wants a proof for a name that {issuance.certificate.domain} does not have;"
+            " nothing was written."
+        )
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":
         return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
@@ -232,7 +267,10 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
             permanent=True,
         )
     if not issuance.credential:
-        what = f"The CA wants a TXT record for {seen.identifier}. {delegation.lacking(issuance.certificate)}"
+        what = (
+            f"The CA wants a TXT record for {seen.identifier}."
+            f" {delegation.lacking(issuance.certificate)}"
+        )
         raise Refused("no_dns_credential", what, permanent=True)
     name = propagation.final_name(cnames.challenge_of(seen.identifier))
     delegation.refuse_elsewhere(issuance, seen.identifier, name)

@@ -1,4 +1,4 @@
-"""The second step: the TXT records go into the zone."""
+"""The second step: write the TXT records into the zone."""
 
 from certctrl.turns import Trouble
 from dnsproviders import records
@@ -10,7 +10,10 @@ State = Issuance.State
 
 
 def present(issuance: Issuance) -> Done:
-    """Publish the TXT record of each pending authorization."""
+    """Publish the TXT record of each pending authorization.
+
+    Raise the provider's Wait and Trouble, with a text for the owner of the certificate.
+    """
     pending = issuance.authorizations.filter(
         status=Authorization.Status.PENDING, record__isnull=False
     )
@@ -21,7 +24,8 @@ def present(issuance: Issuance) -> Done:
             records.publish(record_id)
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, issuance.credential, trouble) from None
-    # What no server showed before will not be there at once: the next look is one of a batch.
+    # A record that is published again does not show at once. So leave the chain, and the next look
+    # is part of a batch.
     return Done(
         f"{len(wanted)} TXT records are in the zone",
         to=State.PRESENTED if issuance.presents else "",

@@ -1,4 +1,4 @@
-"""The third step: every authoritative server is asked for the records."""
+"""The third step: ask every authoritative server for the records."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from issuance.models import Issuance
 from issuance.workflow.outcome import Done
 
 State = Issuance.State
-REPUBLISH_AFTER = (
-    90,
-    600,
-    900,
-)  # seconds without any server that shows the record, give or take a third
-LONGEST_DENIED = (
-    300  # seconds until the next look: another resolver behind the same address may know better
-)
-AFTER_SETTLING = timedelta(minutes=5)  # until the last look
+# Seconds after which a record that no server shows is published again, plus or minus a third.
+REPUBLISH_AFTER = (90, 600, 900)
+# Seconds until the next look, at most. Another resolver behind the same address may show the
+# record sooner.
+LONGEST_DENIED = 300
+AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 
 
 def propagate(issuance: Issuance) -> Done:
-    """Ask every authoritative server once whether it shows the records."""
+    """Ask every authoritative server once whether it shows the records.
+
+    Raise Wait while they do not show.
+    """
     wanted = list(issuance.pending_records().select_related("credential"))
     return judge(issuance, wanted, propagation.look(wanted))
 
@@ -33,7 +33,11 @@ def propagate(issuance: Issuance) -> Done:
 def judge(
     issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]
 ) -> Done:
-    """What one look means for an attempt: on, back to publishing, or another look later."""
+    """Decide what one look means for an attempt.
+
+    Return Done to go on, or to publish records again. Raise Wait for another look later. `wanted`
+    are the records of the attempt; `looks` has a look for each, by its primary key.
+    """
     now = clock.now()
     verdicts = [
         (
@@ -62,9 +66,9 @@ def judge(
         return Done(what, write=lambda: _unpublish(issuance, again), to=State.ORDERED, again=again)
     what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
     denied = max(verdict.denied for _, verdict in hidden)
-    if (
-        denied > issuance.patience()
-    ):  # nobody can know before that: it takes nothing of the time that the record has
+    # Resolvers deny the record for `denied` seconds. `asked` moves the deadline by the wait, so
+    # that the record loses none of its time.
+    if denied > issuance.patience():
         raise Wait(min(denied + 1, LONGEST_DENIED), what, asked=True)
     raise Wait(issuance.patience(), what)
 
@@ -72,8 +76,11 @@ def judge(
 def _settle(
     issuance: Issuance, wanted: Sequence[TxtRecord], looks: Mapping[int, propagation.Look]
 ) -> None:
-    """The credential's extra wait after the last server shows the records, and the time for which the CA's resolver may
-    have an older answer."""
+    """Raise Wait until the records have settled, once every server shows them.
+
+    They settle after the credential's `settle` seconds. They settle later when the CA's resolver
+    may keep an older answer for longer.
+    """
     pause = issuance.credential.settle if issuance.credential else 0
     now, what = clock.now(), issuance.waits_for
     if not issuance.settles_at:
@@ -93,7 +100,7 @@ def _settle(
 def _publish_again(issuance: Issuance, record: TxtRecord) -> bool:
     if not record.intent_at or issuance.presents >= len(REPUBLISH_AFTER):
         return record.intent_at is None or record.cleaned_at is not None
-    # Spread, so that a thousand that began together do not come back together.
+    # Spread, so that a thousand attempts that began together are not published together.
     spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(2 / 3, 4 / 3)  # noqa: S311
     return clock.now() - record.intent_at >= timedelta(
         seconds=REPUBLISH_AFTER[issuance.presents] * spread

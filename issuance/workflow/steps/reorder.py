@@ -1,4 +1,4 @@
-"""An order that is of no use is ordered anew, once."""
+"""Order anew, once, when an order is of no use."""
 
 from authorities.base import CA, OrderResource
 from authorities.errors import Refused
@@ -12,7 +12,10 @@ State = Issuance.State
 
 
 def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
-    """An order of an earlier attempt is ordered anew, once; else the attempt ends with the CA's words."""
+    """Order anew, once, when the invalid order is of an earlier attempt.
+
+    Otherwise raise Refused with the CA's problem.
+    """
     if not issuance.orders and oldorders.earlier(issuance).exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
     look_at_answered(issuance, client, most=None)
@@ -23,12 +26,15 @@ def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Do
 
 
 def order_anew(issuance: Issuance, what: str) -> Done:
-    """Forget the order and go back to the first step."""
+    """Return the Done that forgets the order and goes back to the first step."""
     return Done(f"{what}: ordering anew", write=lambda: oldorders.forget(issuance), to=State.QUEUED)
 
 
 def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
-    """As long as the CA asks for, else with growing patience; an error that the order carries is told."""
+    """Return a Wait for the order, as long as the CA asks for or the attempt's patience.
+
+    The longer of the two counts. The text includes a problem that the order carries.
+    """
     asked = resource.retry_after or 0
     if resource.problem:
         what = f"{what} The CA says: {resource.problem}"
@@ -36,7 +42,11 @@ def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
 
 
 def order_anew_once(issuance: Issuance, what: str) -> Done:
+    """Return `order_anew`. Raise Refused when the attempt ordered anew before."""
     if issuance.orders:
-        what = f"{issuance.certificate.domain} was ordered anew once already, and it happened again: {what}."
+        what = (
+            f"{issuance.certificate.domain} was ordered anew once already,"
+            f" and it happened again: {what}."
+        )
         raise Refused("ca_order_used", what)
     return order_anew(issuance, what)

@@ -1,4 +1,4 @@
-"""The fourth step: the challenges are answered (RFC 8555, section 7.5.1)."""
+"""The fourth step: answer the challenges (RFC 8555, section 7.5.1)."""
 
 from authorities import clients
 from certctrl import clock
@@ -12,7 +12,10 @@ State = Issuance.State
 
 
 def validate(issuance: Issuance) -> Done:
-    """Tell the CA that the records are there, then read what became of the order."""
+    """Answer the challenges, because the records are in the zone. Then read the order.
+
+    Raise Wait while the CA looks at the records, and Refused when the order is invalid.
+    """
     client = clients.client_for(issuance.account)
     pending, unheard = issuance.authorizations.filter(status=Authorization.Status.PENDING), ""
     for authorization in pending.filter(answered_at=None):
