@@ -8,7 +8,7 @@ import pytest
 import redis
 import yaml
 
-from certctrl import connections
+from certctrl import datastores
 from certctrl.environment import Environment
 from tests.certctrl import realredis
 from tests.certctrl.test_redis import BOTH, ODD, ways
@@ -68,7 +68,7 @@ def test_its_redis_asks_for_the_password_of_the_file_and_its_server_knows_it(
     with realredis.listening([here(part) for part in service["command"]], port, cwd=tmp_path):
         for name, value in composed["services"]["web"]["environment"].items():
             monkeypatch.setenv(name, here(value).replace("redis:6379", f"127.0.0.1:{port}"))
-        assert ways(connections.redis(Environment())) == BOTH
+        assert ways(datastores.redis(Environment())) == BOTH
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(port=port).ping()
         kind, check = service["healthcheck"]["test"]
@@ -83,9 +83,9 @@ def test_its_database_is_reached_by_parts(composed, secrets, monkeypatch):
     for name, value in composed["services"]["web"]["environment"].items():
         monkeypatch.setenv(name, value.replace("/run/secrets", str(secrets)))
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    found = connections.database(Environment(), Path("/data"))
+    found = datastores.database(Environment(), Path("/data"))
     assert found == {
-        "ENGINE": connections.POSTGRESQL,
+        "ENGINE": datastores.POSTGRESQL,
         "HOST": "postgres",
         "NAME": composed["services"]["postgres"]["environment"]["POSTGRES_DB"],
         "USER": composed["services"]["postgres"]["environment"]["POSTGRES_USER"],
