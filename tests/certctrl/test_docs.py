@@ -3,19 +3,17 @@
 import re
 from pathlib import Path
 
-from certctrl import connections
+from certctrl import datastores
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_setting_is_listed():
     source = "".join(
-        (ROOT / f"certctrl/{name}.py").read_text() for name in ("settings", "connections")
+        (ROOT / f"certctrl/{name}.py").read_text() for name in ("settings", "datastores")
     )
     names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source))
-    names |= {f"DATABASE_{part}" for part in connections.PARTS} | set(
-        connections.TLS_FILES.values()
-    )
+    names |= {f"DATABASE_{part}" for part in datastores.PARTS} | set(datastores.TLS_FILES.values())
     for page in ("docs/reference/settings.md", ".env.example"):
         text = (ROOT / page).read_text()
         assert [name for name in sorted(names) if name not in text] == [], page
