@@ -73,7 +73,10 @@ def refuse_covered(names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         wildcard = WILDCARD + name.partition(".")[2]
         if not name.startswith(WILDCARD) and wildcard in names:
-            what = f"{name} is already covered by {wildcard} in the same request, which CAs refuse: leave out one of them."
+            what = (
+                f"{name} is already covered by {wildcard} in the same request, which CAs refuse:"
+                " leave out one of them."
+            )
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
 
@@ -83,8 +86,8 @@ def _normalize(name: str) -> str:
     base = _without_wildcard(text, name)
     if "_" in base:
         raise ValueError(
-            f"{shown(name)} has an underscore, which no public CA certifies: use a name of letters, digits and"
-            " hyphens, or a private CA."
+            f"{shown(name)} has an underscore, which no public CA certifies: use a name of"
+            " letters, digits and hyphens, or a private CA."
         )
     a_labels = _a_labels(base, name)
     _refuse_long_challenge(a_labels, name)
@@ -136,8 +139,8 @@ def _refuse_address(text: str, name: str) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that leads to it, or have"
-        " a private CA sign it."
+        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that"
+        " leads to it, or have a private CA sign it."
     )
 
 
@@ -152,7 +155,8 @@ def _address(text: str, name: str) -> str:
         return ""
     if "%" in bare:
         raise ValueError(
-            f"{shown(name)} has a zone id, which no certificate holds: write {bare.partition('%')[0]}."
+            f"{shown(name)} has a zone id, which no certificate holds: write"
+            f" {bare.partition('%')[0]}."
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise ValueError(
@@ -160,7 +164,8 @@ def _address(text: str, name: str) -> str:
         )
     if address.is_unspecified or address.is_multicast or address == BROADCAST:
         raise ValueError(
-            f"{shown(name)} is not the address of one host: write the address that clients connect to."
+            f"{shown(name)} is not the address of one host: write the address that clients connect"
+            " to."
         )
     return str(address)
 
@@ -179,7 +184,8 @@ def _refuse_almost_address(text: str, name: str) -> None:
         raise ValueError(f"{shown(name)} has a port: write the address without it.")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without leading zeros."
+            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without"
+            " leading zeros."
         )
     if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
         raise ValueError(
@@ -247,17 +253,23 @@ def _too_long(words: str, name: str) -> str:
 
 
 def _long_name(name: str) -> str:
-    return f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have: shorten it."
+    return (
+        f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have:"
+        " shorten it."
+    )
 
 
 def _long_label(name: str) -> str:
-    return f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL} characters: shorten it."
+    return (
+        f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL}"
+        " characters: shorten it."
+    )
 
 
 def _no_host_name(name: str) -> str:
     return (
-        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in www.example.com,"
-        " without scheme, port or path."
+        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in"
+        " www.example.com, without scheme, port or path."
     )
 
 
@@ -281,13 +293,13 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
         raise ValueError(_no_host_name(name))
     if "." not in a_labels and not is_listed_suffix(a_labels):
         raise ValueError(
-            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as {a_labels}.example.com, or have a"
-            " private CA sign it."
+            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as"
+            f" {a_labels}.example.com, or have a private CA sign it."
         )
     if suffixes().is_public(a_labels):
         raise ValueError(
-            f"{shown(name)} is a public suffix, under which names are registered, and nobody's own: ask for a name"
-            f" below it, such as example.{a_labels}."
+            f"{shown(name)} is a public suffix, under which names are registered, and nobody's"
+            f" own: ask for a name below it, such as example.{a_labels}."
         )
 
 

@@ -43,7 +43,10 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
     if not certificate.current_id:
         return
     domain, subject = certificate.domain, f"{certificate.domain} was renewed"
-    nothing_else = "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+    nothing_else = (
+        "Nothing is to be done where it is fetched by itself. Install it where that is done by"
+        " hand."
+    )
     if short := lifetime.why_short(version.chain_pem):
         private = version.account.is_private
         nothing_else = f"{short} The next renewal can gain no time. {lifetime.remedy(private)}"
@@ -51,7 +54,8 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
         subject += ", and gained no time"
         nothing_else = f"It ends no later than the one before. {nothing_else}"
     body = (
-        f"The certificate for {domain} was renewed; the new one is valid until {for_people(version.not_after)}.\n\n"
+        f"The certificate for {domain} was renewed; the new one is valid until"
+        f" {for_people(version.not_after)}.\n\n"
         f"{nothing_else}"
     )
     data = {
@@ -125,7 +129,8 @@ def _renewal_failed(
 def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
     domain = certificate.domain
     body = (
-        f"There is no certificate for {domain}, and it is not tried again by itself. {trouble.what}\n\n"
+        f"There is no certificate for {domain}, and it is not tried again by itself."
+        f" {trouble.what}\n\n"
         "Mend what this says, then start another attempt (renew)."
     )
     data = _facts(
@@ -212,7 +217,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     domain, what = certificate.domain, _last_failure(certificate)
     last = f"The last attempt failed. {what} " if what else ""
     body = (
-        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
+        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there"
+        " is no new one yet.\n\n"
         f"{last}{_next_try(certificate)}"
     )
     facts = _facts(
@@ -266,13 +272,18 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
         signed.count(),
         signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED],
     )
-    used = f"Certificates in use with an account of it: {count} ({', '.join(domains)}{', …' * (count > NAMED)})."
+    used = (
+        f"Certificates in use with an account of it: {count}"
+        f" ({', '.join(domains)}{', …' * (count > NAMED)})."
+    )
     body = (
-        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid until {ends}."
-        " What it signs ends then at the latest, and after that it signs nothing.\n\n"
+        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid"
+        f" until {ends}. What it signs ends then at the latest, and after that it signs"
+        " nothing.\n\n"
         f"{used if count else 'No certificate in use has an account of it.'}\n\n"
-        "Make a new private CA in time, have its certificate trusted wherever this one is, and give the certificates an"
-        " account of the new one (acme_account_id): they are issued anew at once."
+        "Make a new private CA in time, have its certificate trusted wherever this one is, and"
+        " give the certificates an account of the new one (acme_account_id): they are issued anew"
+        " at once."
     )
     data = {
         "ca_id": private_ca.pk,
@@ -300,9 +311,11 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
 def credential_refused(credential: DnsCredential, what: str) -> None:
     """The DNS provider refused the credential. Told once a day (UTC) for each credential."""
     body = (
-        f"The DNS provider {credential.provider} refused the credential {credential.name}. {what}\n\n"
-        "As long as it does, no certificate that uses it is issued or renewed, and records of the last attempts may "
-        "stay in their zones. Give the credential a secret that the provider takes, and check it."
+        f"The DNS provider {credential.provider} refused the credential {credential.name}."
+        f" {what}\n\n"
+        "As long as it does, no certificate that uses it is issued or renewed, and records of the"
+        " last attempts may stay in their zones. Give the credential a secret that the provider"
+        " takes, and check it."
     )
     data = {
         "dns_provider_id": credential.pk,
@@ -319,9 +332,10 @@ def nobody_writes_the_service_zone() -> None:
     """Certificates that rely on the service zone fail, and only staff can mend it. Told to each of them once a day."""
     zone, wanted = settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL
     body = (
-        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS credential {wanted}.\n\n"
-        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it to the id of one"
-        " that can write the zone."
+        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS"
+        f" credential {wanted}.\n\n"
+        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it"
+        " to the id of one that can write the zone."
     )
     data = {"zone": zone, "dns_provider_id": wanted}
     key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
@@ -357,9 +371,10 @@ def left_behind(record_id: int) -> None:
     credential = record.credential
     assert record.intent_at, "it was meant to be written"
     body = (
-        f"The TXT record {record.name} with the value {record.value} is needed no more, and could not be removed "
-        f"through the DNS credential {credential.name}. {record.left_behind}\n\n"
-        "It is tried again once a day. You may remove the record by hand; it does no harm but to be there."
+        f"The TXT record {record.name} with the value {record.value} is needed no more, and could"
+        f" not be removed through the DNS credential {credential.name}. {record.left_behind}\n\n"
+        "It is tried again once a day. You may remove the record by hand; it does no harm but to"
+        " be there."
     )
     data = {
         "dns_provider_id": credential.pk,

@@ -105,8 +105,9 @@ def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
 def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
     return Denial(
         "caa_critical",
-        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that does not know the tag"
-        f" {shown(record.tag)} must not issue for {name}: remove the record, or set its flags to 0.",
+        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that"
+        f" does not know the tag {shown(record.tag)} must not issue for {name}: remove the record,"
+        " or set its flags to 0.",
     )
 
 
@@ -121,7 +122,8 @@ def _forbidden(
         )
     return Denial(
         "caa_forbids",
-        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not {' or '.join(identities)}:"
+        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not"
+        f" {' or '.join(identities)}:"
         f' add the record {policy.owner}. CAA 0 {tag} "{identities[0]}".',
     )
 
@@ -132,8 +134,9 @@ def _other_account(
     wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
     return Denial(
         "caa_account",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account {wanted} only"
-        f" (accounturi), and this certificate's account is {account_url}: name that one there, or use the other one.",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account"
+        f" {wanted} only (accounturi), and this certificate's account is {account_url}: name that"
+        " one there, or use the other one.",
     )
 
 
@@ -141,6 +144,7 @@ def _other_method(name: str, policy: Policy, ours: Sequence[Permission]) -> Deni
     methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
     return Denial(
         "caa_method",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after {methods}"
-        f" (validationmethods), and this server proves names by {METHOD}: add {METHOD} there.",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after"
+        f" {methods} (validationmethods), and this server proves names by {METHOD}: add {METHOD}"
+        " there.",
     )

@@ -40,8 +40,8 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
         return
     what = (
         f"The new certificate for {certificate.domain} would be valid until"
-        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which stays."
-        f" {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
+        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which"
+        f" stays. {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
     )
     raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
 
@@ -76,19 +76,22 @@ def why_short(chain_pem: str) -> str:
     cap = pki.cap_of(chain_pem)
     if not cap:
         return ""
-    return f"The certificate could not be longer: its CA, {cap.issuer}, ends at {for_people(cap.ends)}."
+    return (
+        f"The certificate could not be longer: its CA, {cap.issuer}, ends at"
+        f" {for_people(cap.ends)}."
+    )
 
 
 def remedy(private: bool) -> str:
     """Return what somebody must do so that the next one is longer."""
     if private:
         return (
-            "Make a new private CA, have its certificate trusted, and give the certificate an account of it"
-            " (acme_account_id)."
+            "Make a new private CA, have its certificate trusted, and give the certificate an"
+            " account of it (acme_account_id)."
         )
     return (
-        "This ends when the CA signs with another certificate; until then only another account (acme_account_id, or"
-        " fallback_account_id) helps."
+        "This ends when the CA signs with another certificate; until then only another account"
+        " (acme_account_id, or fallback_account_id) helps."
     )
 
 
@@ -101,7 +104,7 @@ def notes(certificate: Certificate) -> list[str]:
     told = [f"{short} {remedy(current.account.is_private)}"] if short else []
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(
-            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days, a private CA's too:"
-            " set a shorter validity_seconds where they are to connect."
+            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days,"
+            " a private CA's too: set a shorter validity_seconds where they are to connect."
         )
     return told
