@@ -1,4 +1,7 @@
-"""What a survey of the zones means for an order: each finding names the record at fault and how it is mended."""
+"""Turn a survey of the zones into findings.
+
+Each finding names the record at fault, and how to fix it.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +15,7 @@ from issuance.preflight.report import Finding, _listed
 CHAIN_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwritable"}
 
 
-# --- What was not answered ---
+# --- No answer ---
 
 
 def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
@@ -25,7 +28,10 @@ def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
 
 
 def _of_unanswered(name: str, each: Unanswered) -> Finding:
-    """Only a SERVFAIL that says more than that is anybody's fault."""
+    """Return a blocking finding if DNSSEC is broken, else a warning.
+
+    A bare SERVFAIL does not show whose fault it is.
+    """
     if each.doubt.fault is Fault.BOGUS:
         return _bogus(name, each.doubt.zone)
     return Finding("unanswered", name, f"{each.name} {each.kind}", each.what, blocks=False)
@@ -46,7 +52,11 @@ def _bogus(name: str, zone: str) -> Finding:
 def of_caa(
     survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str
 ) -> Iterator[Finding]:
-    """A CA that nobody knows by a CAA name may look at no CAA records: what they say does not block then."""
+    """Yield the findings about CAA records.
+
+    They block only if the CA has known names for CAA records. A CA without such names may not read
+    CAA records.
+    """
     for name in names:
         policy = survey.policies.get(name.removeprefix(WILDCARD))
         if isinstance(policy, Unanswered):
@@ -71,7 +81,10 @@ def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
 
 
 def of_chains(survey: Survey, target: str) -> Iterator[Finding]:
-    """Whether the challenges lead to a place where a TXT record can be written; to `target`, where there is one."""
+    """Yield findings for challenges that lead to no place for a TXT record.
+
+    If `target` is set, a challenge must lead there.
+    """
     for name, chain in survey.chains.items():
         if chain.trouble:
             if not chain.is_unknown:
@@ -102,7 +115,10 @@ def _of_place(name: str, chain: Chain, zone: Zone | Unanswered | None) -> Iterat
 
 
 def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
-    """No registered domain holds the place: only the suffix above answers that there is no such name."""
+    """Return the finding for a place in no registered domain.
+
+    Only the suffix above answers, and says that there is no such name.
+    """
     if len(chain.names) == 1:
         what = (
             f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it,"
@@ -121,7 +137,7 @@ def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
 
 
 def of_zones(survey: Survey) -> Iterator[Finding]:
-    """How the servers answer that hold the places where TXT records are written."""
+    """Yield findings about the servers of the zones where TXT records are written."""
     zones: dict[str, tuple[str, Zone | Unanswered]] = {}
     for name, chain in survey.chains.items():
         if zone := survey.zones.get(chain.final):
@@ -161,7 +177,10 @@ def _of_servers(name: str, zone: Zone) -> Iterator[Finding]:
 
 
 def _of_deserted(name: str, zone: Zone) -> Finding:
-    """No server answers here. That is the zone's fault where the resolvers find nobody either."""
+    """Return the finding for a zone whose servers do not answer this machine.
+
+    It is the zone's fault only if the resolvers get no answer either.
+    """
     servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or "it has none"
     if zone.fault is not Fault.DEAD:
         what = (
