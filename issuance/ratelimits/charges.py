@@ -51,7 +51,7 @@ Kind = LimitKind
 class Charge:
     """A bucket that an order is charged in.
 
-    With `cost` 0 the order takes no token, but the bucket must not be closed or empty.
+    With `cost` 0 the order takes no token. `Ledger.may_use` says when it may use the bucket.
     """
 
     kind: str

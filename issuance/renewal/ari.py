@@ -180,7 +180,7 @@ def _has_come(info: RenewalInfo) -> bool:
 
 
 def renew_at(version: CertificateVersion, days_before: int | None) -> datetime:
-    """Return when the version is renewed, by the words of its CA and its owner."""
+    """Return when the version is renewed, by its window and the owner's `days_before` (days)."""
     return schedule.renew_at(
         version.not_before, version.not_after, days_before, schedule.draw(), _moment_of(version)
     )
