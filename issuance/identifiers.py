@@ -1,8 +1,8 @@
-"""The names that a certificate can be asked for: host names as A-labels, validated by DNS-01.
+"""Validate the names of a certificate: host names as A-labels, proved by dns-01.
 
-What is refused here is what every public CA refuses (RFC 8555 section 7.1.4, RFC 5890, the Baseline Requirements), so
-that the person reads it at once and not from the CA an order later. A private CA signs for more: IP addresses, names
-without a dot, names with underscores.
+Names that every public CA refuses are refused here. The rules are in RFC 8555 (section 7.1.4), RFC
+5890 and the Baseline Requirements. So a person reads the error at once, and not after an order. A
+private CA also signs for IP addresses, names without a dot, and names with underscores.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ WILDCARD = "*."
 LOCAL_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 LOOKS_LIKE_A_NUMBER = re.compile(
     r"[0-9]+|0x[0-9a-f]*"
-)  # as a last label: clients take the name for an IPv4 address
+)  # as the last label; clients take such a name for an IPv4 address
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 A_LABEL = re.compile(r"xn--[a-z0-9-]*[a-z0-9]", re.I)
 ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: RUF001
@@ -34,11 +34,11 @@ ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: 
 def normalize_names(
     names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False
 ) -> list[str]:
-    """The names as lower-case A-labels without trailing dots, each once, in the order given; the first is the domain.
+    """Return the names as lower-case A-labels without trailing dots, each once.
 
-    `private`: for a private CA, which takes IP addresses and names of a local network too. Raises Invalid with `field`
-    (`domain` for the first name, `sans` for the others) and `name`, and a sentence that says what is wrong with it and
-    what to do.
+    The given sequence is kept, and the first name is the domain. `private` also allows IP addresses
+    and names of a local network. Raise Invalid with `field` and `name`. `field` is `domain` for the
+    first name, and `sans` for the others. The sentence says what is wrong and what to do.
     """
     found: dict[str, None] = {}
     for name in dict.fromkeys(names):
@@ -56,7 +56,10 @@ def normalize_names(
 
 
 def normalize_name(name: str, field: str = "domain", *, private: bool = False) -> str:
-    """One name as a lower-case A-label, `*.` kept; Invalid as `normalize_names` says."""
+    """Return one name as a lower-case A-label, with its `*.`.
+
+    Raise Invalid as `normalize_names` does.
+    """
     try:
         return _normalize_private(name) if private else _normalize(name)
     except ValueError as exc:
@@ -64,16 +67,22 @@ def normalize_name(name: str, field: str = "domain", *, private: bool = False) -
 
 
 def bases(names: Sequence[str]) -> list[str]:
-    """The names without `*.`, each once: those at which a CA asks for a proof."""
+    """Return the names without `*.`, each once.
+
+    A CA asks for a proof at these names.
+    """
     return list(dict.fromkeys(name.removeprefix(WILDCARD) for name in names))
 
 
 def refuse_covered(names: Sequence[str]) -> None:
-    """CAs refuse a name that a wildcard in the same order already covers."""
+    """Raise Invalid for a name that a wildcard covers, because CAs refuse it."""
     for place, name in enumerate(names):
         wildcard = WILDCARD + name.partition(".")[2]
         if not name.startswith(WILDCARD) and wildcard in names:
-            what = f"{name} is already covered by {wildcard} in the same request, which CAs refuse: leave out one of them."
+            what = (
+                f"{name} is already covered by {wildcard} in the same request, which CAs refuse:"
+                " leave out one of them."
+            )
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
 
@@ -83,8 +92,8 @@ def _normalize(name: str) -> str:
     base = _without_wildcard(text, name)
     if "_" in base:
         raise ValueError(
-            f"{shown(name)} has an underscore, which no public CA certifies: use a name of letters, digits and"
-            " hyphens, or a private CA."
+            f"{shown(name)} has an underscore, which no public CA certifies: use a name of"
+            " letters, digits and hyphens, or a private CA."
         )
     a_labels = _a_labels(base, name)
     _refuse_long_challenge(a_labels, name)
@@ -136,14 +145,17 @@ def _refuse_address(text: str, name: str) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that leads to it, or have"
-        " a private CA sign it."
+        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that"
+        " leads to it, or have a private CA sign it."
     )
 
 
 def _address(text: str, name: str) -> str:
-    """Return the IP address in its canonical form, or nothing for text that is none. ValueError for one that is no
-    host's, and for text that only looks like one."""
+    """Return the IP address in its canonical form, or an empty string for other text.
+
+    Raise ValueError for an address that is not of one host. Raise it also for text that only looks
+    like an address.
+    """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         address = ipaddress.ip_address(bare)
@@ -152,7 +164,8 @@ def _address(text: str, name: str) -> str:
         return ""
     if "%" in bare:
         raise ValueError(
-            f"{shown(name)} has a zone id, which no certificate holds: write {bare.partition('%')[0]}."
+            f"{shown(name)} has a zone id, which no certificate holds: write"
+            f" {bare.partition('%')[0]}."
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise ValueError(
@@ -160,7 +173,8 @@ def _address(text: str, name: str) -> str:
         )
     if address.is_unspecified or address.is_multicast or address == BROADCAST:
         raise ValueError(
-            f"{shown(name)} is not the address of one host: write the address that clients connect to."
+            f"{shown(name)} is not the address of one host: write the address that clients connect"
+            " to."
         )
     return str(address)
 
@@ -179,7 +193,8 @@ def _refuse_almost_address(text: str, name: str) -> None:
         raise ValueError(f"{shown(name)} has a port: write the address without it.")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without leading zeros."
+            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without"
+            " leading zeros."
         )
     if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
         raise ValueError(
@@ -188,7 +203,10 @@ def _refuse_almost_address(text: str, name: str) -> None:
 
 
 def _local_label(label: str, name: str) -> str:
-    """A label as `_a_labels` makes it; the library knows no underscores."""
+    """Return a label as `_a_labels` does, but allow underscores.
+
+    The idna library refuses underscores.
+    """
     if "_" not in label:
         return _a_labels(label, name)
     if len(label) > MAX_LABEL:
@@ -216,22 +234,25 @@ def _a_labels(base: str, name: str) -> str:
         raise ValueError(_too_long(str(exc).lower(), name) or _no_host_name(name)) from None
     if encoded.endswith(
         "."
-    ):  # one more for the root, which the library takes: another name for the same host
+    ):  # a second final dot, which the library takes; it would name the same host
         raise ValueError(_no_host_name(name))
     _refuse_length(encoded, name)
     return encoded.lower()
 
 
 def _a_label(label: str) -> str:
-    """One label as an A-label. One that is written so is taken as it is where it is Punycode (RFC 3492): names are
-    registered, with emoji for instance, that IDNA 2008 does not allow (xn--i-7iq)."""
+    """Return one label as an A-label.
+
+    A label that already is one is kept if it is Punycode (RFC 3492). Some registered names, for
+    instance with emoji, are not allowed by IDNA 2008 (xn--i-7iq).
+    """
     if A_LABEL.fullmatch(label) and len(label) <= MAX_LABEL and _is_punycode(label[4:].lower()):
         return label.lower()
     return idna.encode(label, uts46=True).decode()
 
 
 def _is_punycode(encoded: str) -> bool:
-    """Whether it stands for something that is not ASCII, and is the one way to write that."""
+    """Return whether the text encodes a label that is not ASCII, in the one valid form."""
     try:
         decoded = encoded.encode().decode("punycode")
         return not decoded.isascii() and decoded.encode("punycode").decode() == encoded
@@ -240,24 +261,33 @@ def _is_punycode(encoded: str) -> bool:
 
 
 def _too_long(words: str, name: str) -> str:
-    """Our sentence for the library's words, since it measures A-labels while it makes them."""
+    """Return our sentence for the library's "too long", or an empty string.
+
+    The library measures A-labels while it makes them.
+    """
     if "too long" not in words:
         return ""
     return _long_label(name) if "label" in words else _long_name(name)
 
 
 def _long_name(name: str) -> str:
-    return f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have: shorten it."
+    return (
+        f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have:"
+        " shorten it."
+    )
 
 
 def _long_label(name: str) -> str:
-    return f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL} characters: shorten it."
+    return (
+        f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL}"
+        " characters: shorten it."
+    )
 
 
 def _no_host_name(name: str) -> str:
     return (
-        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in www.example.com,"
-        " without scheme, port or path."
+        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in"
+        " www.example.com, without scheme, port or path."
     )
 
 
@@ -281,22 +311,28 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
         raise ValueError(_no_host_name(name))
     if "." not in a_labels and not is_listed_suffix(a_labels):
         raise ValueError(
-            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as {a_labels}.example.com, or have a"
-            " private CA sign it."
+            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as"
+            f" {a_labels}.example.com, or have a private CA sign it."
         )
     if suffixes().is_public(a_labels):
         raise ValueError(
-            f"{shown(name)} is a public suffix, under which names are registered, and nobody's own: ask for a name"
-            f" below it, such as example.{a_labels}."
+            f"{shown(name)} is a public suffix, under which names are registered, and nobody's"
+            f" own: ask for a name below it, such as example.{a_labels}."
         )
 
 
 @cache
 def suffixes() -> PublicSuffixList:
-    """The ICANN part of the public suffix list, from the package: under these names domains are registered."""
+    """Return the ICANN part of the public suffix list, from the package.
+
+    Domains are registered under these names.
+    """
     return PublicSuffixList(only_icann=True)
 
 
 def is_listed_suffix(name: str) -> bool:
-    """Whether names are registered directly under it, by the list; a suffix of one's own network is in no list."""
+    """Return whether names are registered directly under `name`, by the list.
+
+    A suffix of a local network is not in the list.
+    """
     return bool(suffixes().publicsuffix(name, accept_unknown=False) == name)

@@ -1,5 +1,7 @@
-"""What owners are told of their certificates, when, and in which words. Each function raises a notice, once, in the
-transaction of its caller."""
+"""Raise the notices to owners about their certificates.
+
+Each function raises a notice once, in the transaction of its caller.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,7 +31,7 @@ EVERY = 14
 BATCH = 500
 WARN_DAYS = (14, 7, 3, 1)
 WARN_CA_DAYS = (90, 30, 14, 7)
-NAMED = 5  # certificates in one notice
+NAMED = 5  # certificates that one notice names
 LEFT_BEHIND_AFTER = timedelta(days=1)
 NO_CREDENTIAL = ("no_dns_credential", "preflight_no_credential")
 CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
@@ -39,11 +41,17 @@ CREDENTIAL_REFUSED = ("dns_credential_refused", "preflight_credential_refused")
 
 
 def renewed(certificate: Certificate, version: CertificateVersion) -> None:
-    """A version was stored. `certificate` as it was before: its first version is no renewal."""
+    """Raise a notice that a renewal stored a version.
+
+    `certificate` is the row before the change. Its first version is not a renewal.
+    """
     if not certificate.current_id:
         return
     domain, subject = certificate.domain, f"{certificate.domain} was renewed"
-    nothing_else = "Nothing is to be done where it is fetched by itself. Install it where that is done by hand."
+    nothing_else = (
+        "Nothing is to be done where it is fetched by itself. Install it where that is done by"
+        " hand."
+    )
     if short := lifetime.why_short(version.chain_pem):
         private = version.account.is_private
         nothing_else = f"{short} The next renewal can gain no time. {lifetime.remedy(private)}"
@@ -51,7 +59,8 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
         subject += ", and gained no time"
         nothing_else = f"It ends no later than the one before. {nothing_else}"
     body = (
-        f"The certificate for {domain} was renewed; the new one is valid until {for_people(version.not_after)}.\n\n"
+        f"The certificate for {domain} was renewed; the new one is valid until"
+        f" {for_people(version.not_after)}.\n\n"
         f"{nothing_else}"
     )
     data = {
@@ -65,11 +74,14 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
 
 
 def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
-    """An attempt failed for good, and its certificate knows by now when the next one is.
+    """Raise a notice for an attempt that failed, if the owner must know.
 
-    `counts`: it is one of `Certificate.failures`, not a wait for a limit that has room at a known moment.
-    Renewals are told at growing distance, and the first time that one fails for a reason that only a person can mend,
-    or cannot wait for a limit; first issuances only when nothing more is tried.
+    Call this after the time of the next attempt is set. `counts` says that the failure is one of
+    `Certificate.failures`. Otherwise it is a wait for a limit that has room at a known time.
+
+    Failed renewals raise notices at growing intervals. A renewal also raises one the first time
+    that only a person can fix the reason. The same is true when it cannot wait for a limit. A first
+    issuance raises one only when nothing more is tried.
     """
     is_operators = trouble.permanent and isinstance(trouble, delegation.OperatorsTrouble)
     if issuance.credential and (trouble.code in CREDENTIAL_REFUSED or is_operators):
@@ -81,7 +93,7 @@ def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
         nobody_writes_the_service_zone()
     waits = (
         trouble.code in OF_A_LIMIT and not certificate.failing_since
-    )  # for its turn, and has the time
+    )  # for its slot, and there is time for it
     if certificate.retired_at or waits:
         return
     if certificate.current_id:
@@ -91,7 +103,7 @@ def failed(issuance: Issuance, trouble: Trouble, *, counts: bool) -> None:
 
 
 def is_told(failures: int) -> bool:
-    """Whether the nth failure in a row is told: 1, 3, 7, 14, 28, 42 and so on."""
+    """Return whether the nth failure in a row raises a notice: 1, 3, 7, 14, 28, 42 and so on."""
     return failures in TOLD_FAILURES or (failures > 0 and failures % EVERY == 0)
 
 
@@ -125,7 +137,8 @@ def _renewal_failed(
 def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
     domain = certificate.domain
     body = (
-        f"There is no certificate for {domain}, and it is not tried again by itself. {trouble.what}\n\n"
+        f"There is no certificate for {domain}, and it is not tried again by itself."
+        f" {trouble.what}\n\n"
         "Mend what this says, then start another attempt (renew)."
     )
     data = _facts(
@@ -175,7 +188,10 @@ def _person(trouble: Trouble) -> str:
 
 
 def near_expiry(now: datetime) -> Iterator[Certificate]:
-    """Those to look at for `expiring`, soonest expiry first, read in batches by the index for it."""
+    """Yield the certificates to check in `expiring`, soonest expiry first.
+
+    They are read in batches, with the index for them.
+    """
     last = now + timedelta(days=max(WARN_DAYS))
     soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by(
         "expires_at", "pk"
@@ -189,11 +205,12 @@ def near_expiry(now: datetime) -> Iterator[Certificate]:
 
 
 def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None:
-    """The warning (14, 7, 3 or 1 days) that a certificate with this time left has reached; None: none yet.
+    """Return the warning (14, 7, 3 or 1 days) that a certificate has reached, or None.
 
-    Only warnings after its normal renewal count, at a third of its life left, or at half when the life is under ten
-    days (issuance.renewal): a six-day certificate has the one at 1 day, one of 45 days has all four. Where nothing
-    renews it, those in the second half of its life count.
+    `left` is the time left of `life`. Only warnings after the normal renewal count. The normal
+    renewal is at a third of the life left, or half when the life is under ten days. So a six-day
+    certificate has the warning at 1 day, and one of 45 days has all four. Without automatic
+    renewal, warnings in the second half of the life count.
     """
     renewal_at = life / 2 if life < SHORT_LIFE or not renews else life / 3
     reached = [days for days in WARN_DAYS if left <= timedelta(days=days) < renewal_at]
@@ -201,7 +218,10 @@ def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None
 
 
 def expiring(certificate: Certificate, now: datetime) -> None:
-    """The certificate's current version ends soon and has no successor. Told once for each warning that it reaches."""
+    """Raise a notice that the current version ends soon and has no successor.
+
+    It is raised once for each warning that the version reaches.
+    """
     version = certificate.current
     if not version or version.revoked_at:
         return
@@ -212,7 +232,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     domain, what = certificate.domain, _last_failure(certificate)
     last = f"The last attempt failed. {what} " if what else ""
     body = (
-        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there is no new one yet.\n\n"
+        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there"
+        " is no new one yet.\n\n"
         f"{last}{_next_try(certificate)}"
     )
     facts = _facts(
@@ -247,7 +268,10 @@ def _last_failure(certificate: Certificate) -> str:
 
 
 def near_end(now: datetime) -> QuerySet[PrivateCA]:
-    """Those to look at for `ca_expiring`; one that ended while this server was down among them."""
+    """Return the private CAs to check in `ca_expiring`.
+
+    CAs that ended while this server was down are included.
+    """
     span = timedelta(days=max(WARN_CA_DAYS))
     ending = PrivateCA.objects.filter(
         status=PrivateCA.Status.ACTIVE, not_after__range=(now - span, now + span)
@@ -256,8 +280,10 @@ def near_end(now: datetime) -> QuerySet[PrivateCA]:
 
 
 def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
-    """The private CA ends soon. Told once for each warning that it reaches, the first of them at once where it was made
-    for less."""
+    """Raise a notice that the private CA ends soon, once for each warning.
+
+    A CA with a short life gets its first warning at once.
+    """
     left = private_ca.not_after - now
     days = min(days for days in WARN_CA_DAYS if left <= timedelta(days=days))
     name, ends = private_ca.name, for_people(private_ca.not_after)
@@ -266,13 +292,18 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
         signed.count(),
         signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED],
     )
-    used = f"Certificates in use with an account of it: {count} ({', '.join(domains)}{', …' * (count > NAMED)})."
+    used = (
+        f"Certificates in use with an account of it: {count}"
+        f" ({', '.join(domains)}{', …' * (count > NAMED)})."
+    )
     body = (
-        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid until {ends}."
-        " What it signs ends then at the latest, and after that it signs nothing.\n\n"
+        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid"
+        f" until {ends}. What it signs ends then at the latest, and after that it signs"
+        " nothing.\n\n"
         f"{used if count else 'No certificate in use has an account of it.'}\n\n"
-        "Make a new private CA in time, have its certificate trusted wherever this one is, and give the certificates an"
-        " account of the new one (acme_account_id): they are issued anew at once."
+        "Make a new private CA in time, have its certificate trusted wherever this one is, and"
+        " give the certificates an account of the new one (acme_account_id): they are issued anew"
+        " at once."
     )
     data = {
         "ca_id": private_ca.pk,
@@ -298,11 +329,16 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
 
 
 def credential_refused(credential: DnsCredential, what: str) -> None:
-    """The DNS provider refused the credential. Told once a day (UTC) for each credential."""
+    """Raise a notice that the DNS provider refused the credential.
+
+    It is raised once a day (UTC) for each credential.
+    """
     body = (
-        f"The DNS provider {credential.provider} refused the credential {credential.name}. {what}\n\n"
-        "As long as it does, no certificate that uses it is issued or renewed, and records of the last attempts may "
-        "stay in their zones. Give the credential a secret that the provider takes, and check it."
+        f"The DNS provider {credential.provider} refused the credential {credential.name}."
+        f" {what}\n\n"
+        "As long as it does, no certificate that uses it is issued or renewed, and records of the"
+        " last attempts may stay in their zones. Give the credential a secret that the provider"
+        " takes, and check it."
     )
     data = {
         "dns_provider_id": credential.pk,
@@ -316,12 +352,16 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
 
 
 def nobody_writes_the_service_zone() -> None:
-    """Certificates that rely on the service zone fail, and only staff can mend it. Told to each of them once a day."""
+    """Raise a notice to each member of staff, once a day (UTC).
+
+    Certificates that rely on the service zone fail, and only staff can fix this.
+    """
     zone, wanted = settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL
     body = (
-        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS credential {wanted}.\n\n"
-        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it to the id of one"
-        " that can write the zone."
+        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS"
+        f" credential {wanted}.\n\n"
+        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it"
+        " to the id of one that can write the zone."
     )
     data = {"zone": zone, "dns_provider_id": wanted}
     key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
@@ -337,14 +377,14 @@ def nobody_writes_the_service_zone() -> None:
 
 
 def cleanup_failed(record_id: int, trouble: Trouble) -> None:
-    """A record could not be removed. Told at once only where the credential is to blame."""
+    """Raise a notice at once if the credential is why a record was not removed."""
     if trouble.code in CREDENTIAL_REFUSED:
         record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
         credential_refused(record.credential, trouble.what)
 
 
 def in_the_zone_too_long(now: datetime) -> QuerySet[TxtRecord]:
-    """Records that could not be removed and are a day old."""
+    """Return the records that could not be removed and are at least a day old."""
     stuck = TxtRecord.objects.in_the_zone().filter(
         wake_at__isnull=False, intent_at__lte=now - LEFT_BEHIND_AFTER
     )
@@ -352,14 +392,15 @@ def in_the_zone_too_long(now: datetime) -> QuerySet[TxtRecord]:
 
 
 def left_behind(record_id: int) -> None:
-    """The record is needed by nobody and cannot be removed."""
+    """Raise a notice that a record is not needed and cannot be removed."""
     record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
     credential = record.credential
     assert record.intent_at, "it was meant to be written"
     body = (
-        f"The TXT record {record.name} with the value {record.value} is needed no more, and could not be removed "
-        f"through the DNS credential {credential.name}. {record.left_behind}\n\n"
-        "It is tried again once a day. You may remove the record by hand; it does no harm but to be there."
+        f"The TXT record {record.name} with the value {record.value} is needed no more, and could"
+        f" not be removed through the DNS credential {credential.name}. {record.left_behind}\n\n"
+        "It is tried again once a day. You may remove the record by hand; it does no harm but to"
+        " be there."
     )
     data = {
         "dns_provider_id": credential.pk,

@@ -1,1 +1,1 @@
-"""How control of a name is shown to a CA (RFC 8555, section 8)."""
+"""Show a CA that an account controls a name (RFC 8555, section 8)."""

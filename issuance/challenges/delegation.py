@@ -1,8 +1,9 @@
-"""CNAME delegation: a certificate without a DNS credential of its own is proved in the operator's service zone.
+"""Prove names in the operator's service zone by CNAME delegation.
 
-Its owner sets one CNAME for each name, once. The TXT records go to the certificate's own `<public_id>.<SERVICE_ZONE>`
-through the operator's credential, and nowhere else: whoever could have it write at another name could have another
-tenant's names certified.
+This is for certificates without a DNS credential of their own. The owner sets one CNAME for each
+name, once. The operator's credential writes the TXT records of a certificate at
+`<public_id>.<SERVICE_ZONE>` and nowhere else. If it wrote at other names, one tenant could get
+certificates for the names of another tenant.
 """
 
 from collections.abc import Sequence
@@ -22,27 +23,37 @@ from issuance.models import Certificate, Issuance
 
 
 def is_offered() -> bool:
-    """Whether this server has a service zone."""
+    """Return whether this server has a service zone."""
     return bool(settings.SERVICE_ZONE)
 
 
 def is_delegated(certificate: Certificate) -> bool:
-    """Whether the certificate relies on the service zone."""
+    """Return whether the certificate relies on the service zone."""
     return is_offered() and not certificate.credential_id and not certificate.account.is_private
 
 
 def target_of(certificate: Certificate) -> str:
-    """Where its challenges must lead, and its TXT records are written."""
+    """Return the name where the TXT records of the certificate are written.
+
+    The challenges must lead to this name in the service zone.
+    """
     return f"{certificate.public_id}.{settings.SERVICE_ZONE}"
 
 
 def credential_for(certificate: Certificate) -> DnsCredential | None:
-    """Who writes the TXT records of its next attempt: its own credential, else the operator's for the service zone."""
+    """Return the DNS credential that writes the TXT records of the next attempt.
+
+    This is the operator's credential if the certificate relies on the service zone. Otherwise it is
+    the certificate's own.
+    """
     return operators_credential() if is_delegated(certificate) else certificate.credential
 
 
 def credential_ids_for(certificates: Sequence[Certificate]) -> dict[int, int | None]:
-    """The same for many, by their primary keys: the ids of the credentials, in one query at most."""
+    """Return the ids of the credentials of `credential_for`, by certificate id.
+
+    This takes one query at most.
+    """
     ids = {each.pk: each.credential_id for each in certificates}
     delegated = [each.pk for each in certificates if is_delegated(each)]
     operators = operators_credential() if delegated else None
@@ -50,8 +61,11 @@ def credential_ids_for(certificates: Sequence[Certificate]) -> dict[int, int | N
 
 
 def operators_credential() -> DnsCredential | None:
-    """The credential that SERVICE_DNS_CREDENTIAL names. It must be one of staff: a slip of a digit would have another
-    tenant's credential write for everybody."""
+    """Return the credential that SERVICE_DNS_CREDENTIAL names, or None.
+
+    The credential must belong to a member of staff. Otherwise a wrong digit in the setting would
+    let the credential of a tenant write for all certificates.
+    """
     wanted = DnsCredential.objects.filter(
         pk=settings.SERVICE_DNS_CREDENTIAL, retired_at=None, owner__is_staff=True
     )
@@ -59,25 +73,32 @@ def operators_credential() -> DnsCredential | None:
 
 
 def lacking(certificate: Certificate) -> str:
-    """The sentence about a certificate whose TXT records nobody can write."""
+    """Return the sentence about a certificate whose TXT records no credential can write."""
     if is_delegated(certificate):
         return (
-            f"The service zone {settings.SERVICE_ZONE} cannot be written: SERVICE_DNS_CREDENTIAL names no credential of"
-            f" this server's staff. Ask its operator, or give {certificate.domain} a DNS credential: dns_provider_id."
+            f"The service zone {settings.SERVICE_ZONE} cannot be written: SERVICE_DNS_CREDENTIAL"
+            " names no credential of this server's staff. Ask its operator, or give"
+            f" {certificate.domain} a DNS credential: dns_provider_id."
         )
-    return f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set dns_provider_id."
+    return (
+        f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set"
+        " dns_provider_id."
+    )
 
 
 class OperatorsTrouble(Trouble):
-    """Of the operator's credential, in words for the certificate's owner. `said`: what the provider said, for the
-    operator alone, since it may name other zones."""
+    """A trouble with the operator's credential, in words for the owner of the certificate.
+
+    `said` has the words of the DNS provider. They are for the operator only, because they may name
+    other zones.
+    """
 
     def __init__(self, trouble: Trouble) -> None:
         tried = "" if trouble.permanent else " It is tried again."
         super().__init__(
             trouble.code,
-            f"The service zone {settings.SERVICE_ZONE} could not be written, through no fault of yours; this server's"
-            f" operator can see why at the DNS credential.{tried}",
+            f"The service zone {settings.SERVICE_ZONE} could not be written, through no fault of"
+            f" yours; this server's operator can see why at the DNS credential.{tried}",
             trouble.permanent,
             trouble.retry_after,
         )
@@ -87,14 +108,17 @@ class OperatorsTrouble(Trouble):
 def for_owner(
     certificate: Certificate, credential: DnsCredential | None, trouble: Trouble
 ) -> Trouble:
-    """The trouble with a credential, as the certificate's owner may read it."""
+    """Return the trouble with a credential as the certificate's owner may read it."""
     is_own = not credential or credential.owner_id == certificate.owner_id
     return trouble if is_own else OperatorsTrouble(trouble)
 
 
 def only_target(certificate: Certificate, credential: DnsCredential | None) -> str:
-    """The one name at which this credential may write for the certificate; empty: the credential is the certificate's
-    own, or was when the attempt began, and writes wherever the challenges lead."""
+    """Return the one name at which the credential may write for the certificate.
+
+    Return an empty string for the certificate's own credential, which writes wherever the
+    challenges lead. A credential that was its own when the attempt began counts as its own.
+    """
     if not credential:
         return ""
     is_operators = (
@@ -109,7 +133,10 @@ def only_target(certificate: Certificate, credential: DnsCredential | None) -> s
 
 
 def refuse_elsewhere(issuance: Issuance, name: str, final: str) -> None:
-    """Raise Refused where the challenge of `name` leads elsewhere than the attempt's credential may write."""
+    """Raise Refused if the credential may not write where the challenge of `name` leads.
+
+    `final` is the name where the CNAMEs of the challenge end. The code is `delegation_missing`.
+    """
     target = only_target(issuance.certificate, issuance.credential)
     if target and final != target:
         raise Refused(
@@ -118,7 +145,10 @@ def refuse_elsewhere(issuance: Issuance, name: str, final: str) -> None:
 
 
 def missing(chain: Chain, target: str) -> str:
-    """The sentence about a challenge that does not lead to its target: what is to be set, and what is there instead."""
+    """Return the sentence about a challenge that does not lead to its target.
+
+    The sentence says which record to set, and what is there now.
+    """
     if chain.trouble:
         return chain.trouble.what
     challenge = chain.names[0]
@@ -128,14 +158,20 @@ def missing(chain: Chain, target: str) -> str:
         there = f"there is only a wildcard's to {chain.wildcard}, which no challenge follows"
     else:
         there = "there is none"
-    return f"{challenge} must be a CNAME to {target}, and {there}: set the record {challenge}. CNAME {target}."
+    return (
+        f"{challenge} must be a CNAME to {target}, and {there}: set the record {challenge}. CNAME"
+        f" {target}."
+    )
 
 
-# --- What its owner sees and asks ---
+# --- For the owner of the certificate ---
 
 
 def shown(certificate: Certificate) -> dict[str, Any] | None:
-    """The CNAMEs to set, and whether they were seen; None for a certificate that needs none."""
+    """Return the CNAMEs to set, and whether they were seen.
+
+    Return None if the certificate needs no CNAMEs.
+    """
     if not is_delegated(certificate):
         return None
     target = target_of(certificate)
@@ -151,9 +187,11 @@ def shown(certificate: Certificate) -> dict[str, Any] | None:
 
 
 def verify(certificate: Certificate) -> None:
-    """Look whether the CNAME of each name is there, and keep the answer in `verified`.
+    """Check that the CNAME of each name is there, and store the result in `verified`.
 
-    Raises Invalid that names the first one which is not, and what it has instead; or says why nobody can tell.
+    Raise Invalid for the first name without the right CNAME. The error says what is there now. If
+    only lookups failed, the error says why, and `verified` stays as it was. Raise Invalid also if
+    the certificate does not rely on the service zone.
     """
     if not is_offered():
         raise Invalid(

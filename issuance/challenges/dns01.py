@@ -1,15 +1,16 @@
-"""Who needs the TXT record of a dns-01 challenge (RFC 8555, section 8.4)."""
+"""Find out which TXT records of dns-01 challenges are needed (RFC 8555, section 8.4)."""
 
 from django.db.models import Exists, OuterRef, QuerySet
 
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
 from issuance.models import Authorization, Issuance
 
-# --- who needs a record ---
-
 
 def records_of(issuance: Issuance) -> TxtRecordQuerySet:
-    """The records of every attempt at these names with this account, whatever the credential."""
+    """Return the records of all attempts with the names and account of `issuance`.
+
+    The records may belong to any credential.
+    """
     authorized = Authorization.objects.filter(
         record=OuterRef("pk"), issuance__names_key=issuance.names_key
     )
@@ -17,11 +18,13 @@ def records_of(issuance: Issuance) -> TxtRecordQuerySet:
 
 
 def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
-    """Those that an open attempt before `validated` needs, asked by name and value, whatever the credential.
+    """Return the records that an open attempt before `validated` needs.
 
-    An attempt that waits for an older one with the same names counts: the CA will hand it the same authorizations.
+    Records are matched by name and value, with any credential. An attempt that waits for an older
+    one with the same names also needs them. The CA will give it the same authorizations.
     """
-    # Record, then authorization, then attempt: the other way round is due records times open attempts.
+    # Go from record to authorization to attempt. The reverse would compare each due record with
+    # each open attempt.
     wanting = Issuance.objects.open().filter(
         state__in=Issuance.BEFORE_VALIDATED, names_key=OuterRef("issuance__names_key")
     )

@@ -1,7 +1,8 @@
-"""What a CA's resolver may still have of a record set that has changed since.
+"""Find old answers that a CA's resolver may still have for a changed record set.
 
-An apex and its wildcard share a name, as do two attempts in a row. Whoever asked for the TXT records of that name keeps
-the answer for its TTL, and a record that was added meanwhile is not in it: the CA then says "incorrect TXT record".
+An apex and its wildcard have the same challenge name. So do two attempts in a row. A resolver that
+asked for the TXT records of the name keeps the answer for its TTL. A record that was added later is
+missing in this answer. The CA then says "incorrect TXT record".
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from dnsproviders.models import TxtRecord
 from dnsproviders.propagation import Look
 from issuance.models import Authorization, Issuance
 
-# A TTL of a day is not waited out: resolvers of CAs keep no answer for that long.
+# Longer TTLs count as this, because resolvers of CAs do not keep an answer for a day.
 LONGEST = timedelta(hours=1)
-LONGEST_LOOKING = timedelta(hours=1)  # from the answer to a challenge to the last look of its CA
+LONGEST_LOOKING = timedelta(hours=1)  # from our answer to a challenge to the CA's last lookup
 
 
 class Kept(NamedTuple):
-    """Until when the CA's resolver may give an old answer for a name, and the TTL that says so."""
+    """The time until which the CA's resolver may give an old answer for a name.
+
+    `ttl` is the TTL that causes this, in seconds.
+    """
 
     until: datetime
     name: str
@@ -29,19 +33,22 @@ class Kept(NamedTuple):
     @property
     def what(self) -> str:
         return (
-            f"The CA looked at {self.name} for another challenge, and its resolver may keep what it saw for"
-            f" {self.ttl} s, the TTL of the records: the challenge is answered at {self.until:%H:%M:%S} UTC."
+            f"The CA looked at {self.name} for another challenge, and its resolver may keep what"
+            f" it saw for {self.ttl} s, the TTL of the records: the challenge is answered at"
+            f" {self.until:%H:%M:%S} UTC."
         )
 
 
 def kept(
     issuance: Issuance, records: Sequence[TxtRecord], looks: Mapping[int, Look]
 ) -> Kept | None:
-    """The longest that the attempt's CA may have, from challenges of other values at the same names; None where it
+    """Return the old answer that the attempt's CA may keep longest, or None.
+
+    Only challenges with other values at the same names leave old answers. Return None if the CA
     looked at none of them within their TTL.
 
-    To be asked once every server shows the records: from then on a resolver that asks gets them, too. The challenges of
-    the attempt itself are answered later, all together.
+    Call this when every server shows the records. From then on, a resolver that asks gets them.
+    Challenges of the attempt itself do not count, because they are answered later, all together.
     """
     now = clock.now()
     ttls: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What in the zone would make the CA refuse, found before an order is spent."""
+"""Find reasons in the zone for a refusal by the CA, before an order is sent."""
 
 from issuance.preflight.caa import denial
 from issuance.preflight.checks import MOST_ZONES, before_order, check, run

@@ -1,4 +1,7 @@
-"""Whether CAA records let a CA issue for a name that is proved by dns-01: RFC 8659, and the parameters of RFC 8657."""
+"""Judge whether CAA records let a CA issue for a name that is proved by dns-01.
+
+The rules are in RFC 8659, and those of the parameters in RFC 8657.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from issuance.identifiers import WILDCARD
 
 METHOD = "dns-01"
 CRITICAL = 128
-# RFC 8659, RFC 9495, and the Baseline Requirements' contact tags: what CAs know.
+# Tags that CAs know, from RFC 8659, RFC 9495, and the contact tags of the Baseline Requirements.
 KNOWN_TAGS = (
     "issue",
     "issuewild",
@@ -23,7 +26,10 @@ KNOWN_TAGS = (
 
 
 class Denial(NamedTuple):
-    """Why the CA must refuse: a code, and a sentence that says which record is at fault and how it is mended."""
+    """The reason why the CA must refuse.
+
+    `what` is a sentence that names the record at fault and says how to fix it.
+    """
 
     code: str
     what: str
@@ -31,7 +37,10 @@ class Denial(NamedTuple):
 
 @dataclass(frozen=True)
 class Permission:
-    """The value of an `issue` or `issuewild` property (RFC 8659, section 4.2); no issuer: it permits nobody."""
+    """The value of an `issue` or `issuewild` property (RFC 8659, section 4.2).
+
+    An empty issuer permits no CA.
+    """
 
     issuer: str
     parameters: tuple[tuple[str, str], ...] = ()
@@ -41,7 +50,7 @@ class Permission:
         issuer, *parameters = (each.strip() for each in record.value.split(";"))
         pairs = [each.partition("=") for each in parameters if each]
         if " " in issuer or not all(equals for _, equals, _ in pairs):
-            return cls("")  # malformed: as if it named nobody
+            return cls("")  # malformed, so it permits no CA
         return cls(
             issuer.lower().rstrip("."),
             tuple((name.strip().lower(), value.strip()) for name, _, value in pairs),
@@ -51,11 +60,14 @@ class Permission:
         return [value for each, value in self.parameters if each == name]
 
     def is_for_account(self, url: str) -> bool:
-        """`accounturi` (RFC 8657, section 3); a second one contradicts the first."""
+        """Return whether `accounturi` permits the account (RFC 8657, section 3).
+
+        Two `accounturi` contradict each other, so they permit no account.
+        """
         return not url or self.values("accounturi") in ([], [url])
 
     def is_for_method(self) -> bool:
-        """`validationmethods` (RFC 8657, section 4)."""
+        """Return whether `validationmethods` permits dns-01 (RFC 8657, section 4)."""
         return all(
             METHOD in [each.strip() for each in value.split(",")]
             for value in self.values("validationmethods")
@@ -63,9 +75,10 @@ class Permission:
 
 
 def denial(name: str, policy: Policy, identities: Sequence[str], account_url: str) -> Denial | None:
-    """Why a CA of these identities must not issue for the name (wildcards as `*.name`); None: it may.
+    """Return why a CA with these identities must not issue for the name, or None.
 
-    Without identities only that is judged which holds for every CA; without `account_url` accounts are not compared.
+    A wildcard is written `*.name`. Without identities, only rules that hold for every CA are
+    checked. Without `account_url`, accounts are not compared.
     """
     for record in policy.records:
         if record.flags & CRITICAL and record.tag not in KNOWN_TAGS:
@@ -95,7 +108,10 @@ def denial(name: str, policy: Policy, identities: Sequence[str], account_url: st
 
 
 def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
-    """`issuewild` counts for wildcards and overrides `issue` there (RFC 8659, section 4.3)."""
+    """Return the tag that counts for the name, and its records.
+
+    For wildcards `issuewild` overrides `issue` (RFC 8659, section 4.3).
+    """
     wild = [each for each in policy.records if each.tag == "issuewild"]
     if name.startswith(WILDCARD) and wild:
         return "issuewild", wild
@@ -105,8 +121,9 @@ def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
 def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
     return Denial(
         "caa_critical",
-        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that does not know the tag"
-        f" {shown(record.tag)} must not issue for {name}: remove the record, or set its flags to 0.",
+        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that"
+        f" does not know the tag {shown(record.tag)} must not issue for {name}: remove the record,"
+        " or set its flags to 0.",
     )
 
 
@@ -121,7 +138,8 @@ def _forbidden(
         )
     return Denial(
         "caa_forbids",
-        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not {' or '.join(identities)}:"
+        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not"
+        f" {' or '.join(identities)}:"
         f' add the record {policy.owner}. CAA 0 {tag} "{identities[0]}".',
     )
 
@@ -132,8 +150,9 @@ def _other_account(
     wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
     return Denial(
         "caa_account",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account {wanted} only"
-        f" (accounturi), and this certificate's account is {account_url}: name that one there, or use the other one.",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account"
+        f" {wanted} only (accounturi), and this certificate's account is {account_url}: name that"
+        " one there, or use the other one.",
     )
 
 
@@ -141,6 +160,7 @@ def _other_method(name: str, policy: Policy, ours: Sequence[Permission]) -> Deni
     methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
     return Denial(
         "caa_method",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after {methods}"
-        f" (validationmethods), and this server proves names by {METHOD}: add {METHOD} there.",
+        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after"
+        f" {methods} (validationmethods), and this server proves names by {METHOD}: add {METHOD}"
+        " there.",
     )

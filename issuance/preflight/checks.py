@@ -1,6 +1,7 @@
-"""What would make the CA refuse, found before an order is spent.
+"""Find reasons for a refusal by the CA, before an order is sent.
 
-A look-up that fails is no reason to stop: only what DNS, the provider or the CA's own data say for certain blocks.
+A lookup that fails does not block the order. Only certain facts from DNS, the provider or the CA's
+own data block it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,17 +26,19 @@ from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
 from issuance.preflight.report import Finding
 
-STEP = "preflight"  # of its event
+STEP = "preflight"  # the step that its event names
 EVERY = timedelta(hours=1)
 ALONE = 18.0  # seconds, when a person waits for it
 FOR_DIRECTORY, FOR_ZONES = 1 / 3, 2 / 3  # of the time that is left then
-MOST_ZONES = 10  # that the provider is asked about
-FOR_A_PERSON = ("credential_refused",)  # it does not pass by itself
+MOST_ZONES = 10  # zones that the provider is asked about
+FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
 
 
 def before_order(issuance: Issuance, client: CA) -> None:
-    """The preflight of an attempt, at most once an hour. Raises Refused where the order would be spent in vain; what
-    else is worth knowing becomes an event."""
+    """Run the preflight of an attempt, at most once an hour.
+
+    Raise Refused if the CA would refuse the order. Findings that only warn become an event.
+    """
     last = issuance.preflighted_at
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
         return
@@ -69,7 +72,7 @@ def before_order(issuance: Issuance, client: CA) -> None:
 
 
 def run(certificate: Certificate) -> list[Finding]:
-    """The preflight alone, for whoever asks: it spends no order, and ends within 20 seconds."""
+    """Run the preflight alone, within 20 seconds and without an order."""
     account, credential = certificate.account, delegation.credential_for(certificate)
     with clock.limit(ALONE):
         found = check(certificate, account, credential, clients.client_for(account))
@@ -88,10 +91,10 @@ def check(
     *,
     but: Collection[str] = (),
 ) -> list[Finding]:
-    """What stands in the way of the certificate at this account, with this credential; those that block come first.
+    """Return the findings for the certificate at this account, blocking ones first.
 
-    Costs a few batches of DNS questions, and one call to the provider for each zone; none for the TXT names in `but`.
-    Nothing for a private CA.
+    This costs a few batches of DNS questions, and one call to the provider for each zone. TXT names
+    in `but` cost no call. A private CA has no findings.
     """
     if account.is_private:
         return []
@@ -111,7 +114,10 @@ def check(
 
 
 def _written_before(issuance: Issuance) -> list[str]:
-    """Where the certificate's last attempt wrote TXT records with the same credential: it can read these zones."""
+    """Return the TXT names that the last attempt wrote with the same credential.
+
+    The credential can read the zones of these names.
+    """
     last = issuance.certificate.issuances.filter(pk__lt=issuance.pk).order_by("-pk").first()
     if not last:
         return []
@@ -127,11 +133,14 @@ def _written_before(issuance: Issuance) -> list[str]:
 
 
 def _identities(account: AcmeAccount, client: CA) -> Sequence[str]:
-    """How CAA records name the CA: by its directory, else by what is known of it."""
+    """Return the CA's names in CAA records.
+
+    They are those of its directory, else those of the catalog.
+    """
     try:
         with clock.limit(clock.time_left() * FOR_DIRECTORY):
             said = client.caa_identities()
-    except (Trouble, Wait):  # the order will tell
+    except (Trouble, Wait):  # the order step will show the fault
         said = ()
     known = catalog.known().get(account.ca_provider)
     return said or (known.caa_identities if known else ())
@@ -142,14 +151,14 @@ def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Findin
     if info and count > (most := most_names(info, certificate.profile)):
         profile = f" of the profile {certificate.profile}" if certificate.profile else ""
         what = (
-            f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a certificate{profile}:"
-            " split it into several."
+            f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a"
+            f" certificate{profile}: split it into several."
         )
         yield Finding("too_many_names", certificate.domain, "", what)
 
 
 def most_names(info: catalog.CAInfo, profile: str) -> int:
-    """How many names the CA takes in one certificate of the profile."""
+    """Return how many names the CA takes in one certificate of the profile."""
     return info.profiles.get(profile, info.max_names)
 
 
@@ -157,7 +166,7 @@ def most_names(info: catalog.CAInfo, profile: str) -> int:
 
 
 class Place(NamedTuple):
-    """A name, where its TXT record goes, and the zone that resolvers see there."""
+    """A name, the place of its TXT record, and the zone that resolvers see there."""
 
     name: str
     final: str
@@ -165,7 +174,7 @@ class Place(NamedTuple):
 
 
 def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
-    """One name for each zone that is to be written to."""
+    """Return one place for each zone that is to be written to."""
     places: dict[str, Place] = {}
     for name, chain in seen.chains.items():
         if (
@@ -185,8 +194,10 @@ def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
 def _of_credential(
     certificate: Certificate, credential: DnsCredential | None, places: Sequence[Place]
 ) -> Iterator[Finding]:
-    """Whether the provider shows the zones to the credential. A provider that does not answer is no obstacle: the
-    present step will ask it again."""
+    """Yield a finding for each zone that the provider does not show to the credential.
+
+    A provider that does not answer does not block, because the present step asks it again.
+    """
     if not credential:
         return
     for name, final, seen in places:

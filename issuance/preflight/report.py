@@ -1,4 +1,4 @@
-"""Findings, and the sentences that they become."""
+"""Findings, and their sentences."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,27 +8,30 @@ MOST_TOLD = 3  # findings in one text, and servers in one sentence
 
 @dataclass(frozen=True)
 class Finding:
-    """`name` is one of the certificate's, `record` the record at fault; `what` says what is wrong with it and how it is
-    mended. A finding that does not block is worth knowing, and the order goes on."""
+    """A fault that the preflight found.
+
+    `name` is a name of the certificate, and `record` is the record at fault. `what` says what is
+    wrong and how to fix it. A finding that does not block is a warning, and the order goes on.
+    """
 
     code: str
     name: str
     record: str
     what: str
     blocks: bool = True
-    said: str = ""  # by the provider, for the operator alone
-    servers: tuple[str, ...] = ()  # that do not answer for their zone: nobody need wait for them
+    said: str = ""  # the provider's words, for the operator only
+    servers: tuple[str, ...] = ()  # that do not answer for their zone, and need no wait
 
 
 def text_of(findings: Sequence[Finding]) -> str:
-    """Their sentences, the first few of them."""
+    """Return the sentences of the first findings, and how many more there are."""
     more = len(findings) - MOST_TOLD
     told = [each.what for each in findings[:MOST_TOLD]]
     return " ".join([*told, f"There are {more} more findings."] if more > 0 else told)
 
 
 def together(findings: Iterable[Finding]) -> list[Finding]:
-    """One for each record at fault, those that block first."""
+    """Return one finding for each record at fault, blocking ones first."""
     same: dict[tuple[str, str], list[Finding]] = {}
     for each in findings:
         same.setdefault((each.code, each.record), []).append(each)

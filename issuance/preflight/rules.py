@@ -1,4 +1,7 @@
-"""What a survey of the zones means for an order: each finding names the record at fault and how it is mended."""
+"""Turn a survey of the zones into findings.
+
+Each finding names the record at fault, and how to fix it.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,17 +15,23 @@ from issuance.preflight.report import Finding, _listed
 CHAIN_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwritable"}
 
 
-# --- What was not answered ---
+# --- No answer ---
 
 
 def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
     if survey.silence:
-        what = f"Nothing could be looked up in DNS for {name} ({survey.silence}): what the CA will find is not known."
+        what = (
+            f"Nothing could be looked up in DNS for {name} ({survey.silence}): what the CA will"
+            " find is not known."
+        )
         yield Finding("unanswered", name, "", what, blocks=False)
 
 
 def _of_unanswered(name: str, each: Unanswered) -> Finding:
-    """Only a SERVFAIL that says more than that is anybody's fault."""
+    """Return a blocking finding if DNSSEC is broken, else a warning.
+
+    A bare SERVFAIL does not show whose fault it is.
+    """
     if each.doubt.fault is Fault.BOGUS:
         return _bogus(name, each.doubt.zone)
     return Finding("unanswered", name, f"{each.name} {each.kind}", each.what, blocks=False)
@@ -30,8 +39,9 @@ def _of_unanswered(name: str, each: Unanswered) -> Finding:
 
 def _bogus(name: str, zone: str) -> Finding:
     what = (
-        f"The DNSSEC signatures of {zone} do not validate: resolvers answer SERVFAIL for it, and answer with checking"
-        f" disabled. CAs validate: sign the zone anew, or set the DS record at its registrar right."
+        f"The DNSSEC signatures of {zone} do not validate: resolvers answer SERVFAIL for it, and"
+        " answer with checking disabled. CAs validate: sign the zone anew, or set the DS record"
+        " at its registrar right."
     )
     return Finding("dnssec", name, f"{zone} DS", what)
 
@@ -42,7 +52,11 @@ def _bogus(name: str, zone: str) -> Finding:
 def of_caa(
     survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str
 ) -> Iterator[Finding]:
-    """A CA that nobody knows by a CAA name may look at no CAA records: what they say does not block then."""
+    """Yield the findings about CAA records.
+
+    They block only if the CA has known names for CAA records. A CA without such names may not read
+    CAA records.
+    """
     for name in names:
         policy = survey.policies.get(name.removeprefix(WILDCARD))
         if isinstance(policy, Unanswered):
@@ -57,8 +71,8 @@ def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
     if policy.doubt.fault is not Fault.DEAD:
         return _of_unanswered(name, policy)
     what = (
-        f"The resolvers answer SERVFAIL for the CAA records of {policy.name}, and CAs refuse then: its name servers"
-        " must answer that question too, if only with nothing."
+        f"The resolvers answer SERVFAIL for the CAA records of {policy.name}, and CAs refuse then:"
+        " its name servers must answer that question too, if only with nothing."
     )
     return Finding("caa_unanswered", name, f"{policy.name} CAA", what, blocks=False)
 
@@ -67,7 +81,10 @@ def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
 
 
 def of_chains(survey: Survey, target: str) -> Iterator[Finding]:
-    """Whether the challenges lead to a place where a TXT record can be written; to `target`, where there is one."""
+    """Yield findings for challenges that lead to no place for a TXT record.
+
+    If `target` is set, a challenge must lead there.
+    """
     for name, chain in survey.chains.items():
         if chain.trouble:
             if not chain.is_unknown:
@@ -90,19 +107,29 @@ def _of_place(name: str, chain: Chain, zone: Zone | Unanswered | None) -> Iterat
     elif chain.wildcard:
         above = chain.final.partition(".")[2]
         what = (
-            f"A wildcard's CNAME (to {chain.wildcard}) answers for {chain.final}. It is not followed: the TXT record is"
-            f" written at {chain.final} and takes its place, which resolvers that kept the old answer see later."
+            f"A wildcard's CNAME (to {chain.wildcard}) answers for {chain.final}. It is not"
+            f" followed: the TXT record is written at {chain.final} and takes its place, which"
+            " resolvers that kept the old answer see later."
         )
         yield Finding("wildcard_cname", name, f"*.{above} CNAME", what, blocks=False)
 
 
 def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
-    """No registered domain holds the place: only the suffix above answers that there is no such name."""
+    """Return the finding for a place in no registered domain.
+
+    Only the suffix above answers, and says that there is no such name.
+    """
     if len(chain.names) == 1:
-        what = f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it, or delegate it."
+        what = (
+            f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it,"
+            " or delegate it."
+        )
         return Finding("no_zone", name, f"{name} NS", what, blocks=False)
     before = chain.names[-2]
-    what = f"{before} is a CNAME to {chain.final}, and no such domain exists: mend the CNAME, or remove it."
+    what = (
+        f"{before} is a CNAME to {chain.final}, and no such domain exists: mend the CNAME, or"
+        " remove it."
+    )
     return Finding("cname_nowhere", name, f"{before} CNAME", what)
 
 
@@ -110,7 +137,7 @@ def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
 
 
 def of_zones(survey: Survey) -> Iterator[Finding]:
-    """How the servers answer that hold the places where TXT records are written."""
+    """Yield findings about the servers of the zones where TXT records are written."""
     zones: dict[str, tuple[str, Zone | Unanswered]] = {}
     for name, chain in survey.chains.items():
         if zone := survey.zones.get(chain.final):
@@ -128,8 +155,8 @@ def of_zones(survey: Survey) -> Iterator[Finding]:
 
 def _of_dead(name: str, each: Unanswered) -> Finding:
     what = (
-        f"No name server answers for {each.name}: resolvers say SERVFAIL, with DNSSEC checking disabled too."
-        " Mend the servers of its zone, or its NS records."
+        f"No name server answers for {each.name}: resolvers say SERVFAIL, with DNSSEC checking"
+        " disabled too. Mend the servers of its zone, or its NS records."
     )
     return Finding("no_server", name, f"{each.name} NS", what)
 
@@ -140,52 +167,68 @@ def _of_servers(name: str, zone: Zone) -> Iterator[Finding]:
     elif not zone.serials:
         yield _of_deserted(name, zone)
     elif zone.fault is Fault.DEAD:
-        what = f"The resolvers find nobody who answers for {zone.name}, though its servers answer this machine."
+        what = (
+            f"The resolvers find nobody who answers for {zone.name}, though its servers answer"
+            " this machine."
+        )
         yield Finding("unanswered", name, f"{zone.name} NS", what, blocks=False)
     else:
         yield from _of_some_servers(name, zone)
 
 
 def _of_deserted(name: str, zone: Zone) -> Finding:
-    """No server answers here. That is the zone's fault where the resolvers find nobody either."""
+    """Return the finding for a zone whose servers do not answer this machine.
+
+    It is the zone's fault only if the resolvers get no answer either.
+    """
     servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or "it has none"
     if zone.fault is not Fault.DEAD:
         what = (
-            f"No name server of {zone.name} answers this machine for the zone ({servers}), while the resolvers answer:"
-            " port 53 may be closed or redirected here. TXT records are looked for through the resolvers then."
+            f"No name server of {zone.name} answers this machine for the zone ({servers}), while"
+            " the resolvers answer: port 53 may be closed or redirected here. TXT records are"
+            " looked for through the resolvers then."
         )
         return Finding("servers_unreachable", name, f"{zone.name} NS", what, blocks=False)
     if zone.name.startswith(f"{CHALLENGE}."):
         what = (
-            f"{zone.name} is delegated by NS records to servers that do not answer for it ({servers}): remove the NS"
-            " records, or have the servers serve that zone."
+            f"{zone.name} is delegated by NS records to servers that do not answer for it"
+            f" ({servers}): remove the NS records, or have the servers serve that zone."
         )
         return Finding("delegation_lame", name, f"{zone.name} NS", what)
-    what = f"No name server answers for {zone.name} ({servers}): mend the servers, or the zone's NS records."
+    what = (
+        f"No name server answers for {zone.name} ({servers}): mend the servers, or the zone's NS"
+        " records."
+    )
     return Finding("no_server", name, f"{zone.name} NS", what)
 
 
 def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     record = f"{zone.name} NS"
     if zone.lame:
-        what = f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have them serve it"
+        what = (
+            f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have"
+            " them serve it"
+        )
         what = f"{what}, or take them out of the NS records."
         yield Finding("lame_server", name, record, what, blocks=False, servers=zone.lame)
     if zone.silent:
         what = (
-            f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}), and a CA may meet the"
-            " same: mend them, or take them out of the NS records."
+            f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}),"
+            " and a CA may meet the same: mend them, or take them out of the NS records."
         )
         yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
     if zone.skipped:
         what = (
-            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give each an address that"
-            " the public can reach, or take it out of the NS records."
+            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give"
+            " each an address that the public can reach, or take it out of the NS records."
         )
         yield Finding("server_not_asked", name, record, what, blocks=False)
     if len(set(zone.serials.values())) > 1:
         serials = _listed(
             [f"{label} has serial {serial}" for label, serial in zone.serials.items()]
         )
-        what = f"The name servers of {zone.name} disagree: {serials}. Mend the transfer, if it stays so."
+        what = (
+            f"The name servers of {zone.name} disagree: {serials}. Mend the transfer, if it stays"
+            " so."
+        )
         yield Finding("servers_disagree", name, f"{zone.name} SOA", what, blocks=False)

@@ -1,4 +1,7 @@
-"""The CAs' rate limits: an order that would be refused waits for its slot."""
+"""Respect the rate limits of CAs.
+
+An order that the CA would refuse waits for its slot.
+"""
 
 from issuance.ratelimits.buckets import Level, level_at, slot, take
 from issuance.ratelimits.charges import of_names

@@ -1,9 +1,12 @@
-"""The arithmetic of a CA's limits. Pure functions: levels and moments in, levels and moments out.
+"""Compute the levels of token buckets, and the times of slots. Pure functions.
 
-A limit is a token bucket, as CAs keep them: it holds `capacity` tokens, an order takes one, and one comes back each so
-many seconds, a fraction at a time. What is under way (taken here, and perhaps not yet counted there) is room that the
-bucket may not fill: a CA counts when the order arrives, and its bucket, full until then, gave nothing back meanwhile.
-So the level here never passes what the CA's own bucket holds.
+A limit is a token bucket, as CAs keep them. A bucket holds at most `capacity` tokens. An order
+takes one token. One token comes back every `each` seconds, a fraction at a time.
+
+A token that is under way was taken here, but the CA may not have counted it yet. Tokens under way
+reduce the capacity here. The CA counts an order when the order arrives. Until then the CA's bucket
+may be full, and a full bucket gets no tokens back. So the level here is never above the level of
+the CA's own bucket.
 """
 
 from dataclasses import dataclass
@@ -14,14 +17,20 @@ from authorities.catalog import Limit
 
 @dataclass(frozen=True)
 class Level:
-    """Tokens at a moment. A moment that lies ahead closes the bucket until then: the CA said when to come back."""
+    """The number of tokens at a time.
+
+    An `at` in the future closes the bucket until then, because the CA asked us to wait.
+    """
 
     tokens: float
     at: datetime
 
 
 def level_at(level: Level, now: datetime, limit: Limit, under_way: int = 0) -> float:
-    """Tokens that are there now; none while the bucket is closed."""
+    """Return the number of tokens at `now`.
+
+    Return 0 while the bucket is closed.
+    """
     if now < level.at:
         return 0.0
     if limit.capacity == float("inf"):
@@ -33,8 +42,10 @@ def level_at(level: Level, now: datetime, limit: Limit, under_way: int = 0) -> f
 def take(
     level: Level, now: datetime, limit: Limit, under_way: int = 0, tokens: float = 1.0
 ) -> Level:
-    """The bucket after so many tokens were taken now, or given back where that is negative. Never more than it holds;
-    a bucket that is closed stays so."""
+    """Return the bucket after `tokens` were taken at `now`.
+
+    A negative number gives tokens back, up to the capacity. A closed bucket does not change.
+    """
     if now < level.at:
         return level
     left = level_at(level, now, limit, under_way) - tokens
@@ -42,7 +53,10 @@ def take(
 
 
 def slot(level: Level, now: datetime, limit: Limit, under_way: int = 0, ahead: int = 0) -> datetime:
-    """When there will be a token for whoever has so many others ahead of him; `now` when there is one."""
+    """Return when the bucket has a token for an order that has `ahead` others before it.
+
+    Return `now` if the token is there already.
+    """
     begins = max(now, level.at)
     lacking = 1 + ahead - level_at(level, begins, limit, under_way)
     return begins + timedelta(seconds=max(0.0, lacking) * limit.each)

@@ -1,4 +1,4 @@
-"""Which buckets of a CA's limits an order counts in."""
+"""Find the buckets of a CA's limits that an order is charged in."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ from issuance.models import Issuance, LimitBucket
 
 
 def buckets_of(issuance: Issuance) -> dict[int, int]:
-    """The rows of the buckets that the order needs, and what each costs. Those that never counted are made full."""
+    """Return the buckets that the order needs, with the cost of each in tokens.
+
+    The keys are the ids of the bucket rows. Missing rows are created as full buckets.
+    """
     directory = catalog.directory_of(issuance.account)
     known, wanted = catalog.limits_at(directory), of_order(issuance)
     found = find(directory, wanted)
@@ -36,7 +39,8 @@ def buckets_of(issuance: Issuance) -> dict[int, int]:
             ignore_conflicts=True,
         )
         found = find(directory, wanted)
-    # Of a kind that has no known limit there is a row once the CA has refused: it is closed or it is not.
+    # A kind without a known limit has a row only after the CA has refused. The row costs no token,
+    # but it may be closed.
     return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
 
 
@@ -45,7 +49,10 @@ Kind = LimitKind
 
 @dataclass(frozen=True)
 class Charge:
-    """A bucket that an order counts in, or that must not be empty (`cost` 0)."""
+    """A bucket that an order is charged in.
+
+    With `cost` 0 the order takes no token. `Ledger.may_use` says when it may use the bucket.
+    """
 
     kind: str
     subject: str
@@ -54,8 +61,11 @@ class Charge:
 
 
 def of_order(issuance: Issuance) -> list[Charge]:
-    """The buckets of an order without `replaces`. A renewal of exactly the same names at the same CA counts in that of
-    these names only; what it is not counted in must only not be closed."""
+    """Return the charges of an order without `replaces`.
+
+    A renewal of exactly the same names at the same CA is charged only in the bucket of these names.
+    Its other buckets are not charged, but they must be open.
+    """
     return of_names(issuance.account, issuance.certificate.names, renews=renews_here(issuance))
 
 
@@ -74,7 +84,10 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
 
 
 def busy(account: AcmeAccount) -> Charge:
-    """Closed while the CA asks everybody to come back later, whatever they order."""
+    """Return the charge for the bucket that closes while the CA is busy.
+
+    It is closed while the CA asks us to wait. Then it holds back every order of the account.
+    """
     return Charge(Kind.BUSY, str(account.pk), account.name, cost=0)
 
 
@@ -83,7 +96,10 @@ def failures(account: AcmeAccount, name: str) -> Charge:
 
 
 def renews_here(issuance: Issuance) -> bool:
-    """Whether this CA issued the version that is being renewed; a certificate's names do not change."""
+    """Return whether this CA issued the version that the attempt renews.
+
+    The names are the same, because the names of a certificate never change.
+    """
     current = issuance.certificate.current
     return current is not None and catalog.directory_of(current.account) == catalog.directory_of(
         issuance.account

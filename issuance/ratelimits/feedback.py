@@ -1,4 +1,4 @@
-"""What the CA's own answers teach about its limits."""
+"""Learn about a CA's limits from its answers."""
 
 import re
 from datetime import timedelta
@@ -14,7 +14,7 @@ from issuance.ratelimits.ledger import Ledger
 Kind = LimitKind
 
 
-# In the words of Let's Encrypt: https://letsencrypt.org/docs/rate-limits/
+# The words of Let's Encrypt, https://letsencrypt.org/docs/rate-limits/
 WORDS = (
     (re.compile(r"exact(ly this| same)? set", re.I), Kind.SET),
     (re.compile(r"failed (authorizations|validations)", re.I), Kind.FAILURES),
@@ -24,9 +24,12 @@ WORDS = (
 
 
 def learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
-    """The CA names a moment: what it counted is closed until then, and holds one token then. Without words about what
-    it counted it may only be busy, and so it is for an order that it should not count at all: the account waits, with
-    whatever it orders, and loses nothing."""
+    """Close the bucket that the CA refused for, until the time in its Retry-After.
+
+    At that time the bucket holds at most one token. If the CA does not name a limit, it may only be
+    busy. The same is true for an order with `replaces`, which the CA should not count. Then the
+    `busy` bucket of the account is closed. All orders of the account wait, and no tokens are lost.
+    """
     kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
     if replaces:
         kind = None
@@ -54,7 +57,7 @@ def learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
     ]
     LimitBucket.objects.bulk_create(
         rows, ignore_conflicts=True
-    )  # others may learn the same at the same moment
+    )  # another worker may learn the same at the same time
     ledger = Ledger(charges.find(directory, named).values())
     for pk in ledger.rows:
         ledger.close(

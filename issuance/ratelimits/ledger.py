@@ -1,4 +1,4 @@
-"""Rows of the limits' buckets, locked for one transaction, and what it does with their tokens."""
+"""Lock the rows of buckets for one transaction, and change their tokens."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,20 @@ from issuance.models import LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import buckets
 from issuance.ratelimits.buckets import Level
 
-# Tokens that are taken here and perhaps not yet counted at the CA.
+# The states in which tokens are taken here, but perhaps not yet counted by the CA.
 UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
 NO_LIMIT = Limit(
     float("inf"), 1.0
-)  # of a CA whose limits nobody knows: what it says itself closes the bucket
-MOST_TOKENS = 1e9  # what a bucket without a limit is written with
-ENOUGH = 1 - 1e-6  # a token, for all that floating point does
+)  # of a CA with unknown limits; only its own Retry-After closes the bucket
+MOST_TOKENS = 1e9  # the stored level of a bucket without a limit
+ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 
 
 class Ledger:
-    """Some buckets, locked until the transaction ends, or only looked at; `save()` writes what was changed."""
+    """Buckets that are locked until the transaction ends. `save()` writes the changes.
+
+    With `look` the rows are only read, without a lock.
+    """
 
     def __init__(self, ids: Iterable[int], *, look: bool = False) -> None:
         wanted = sorted(set(ids))
@@ -33,7 +36,7 @@ class Ledger:
             bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY
         )
         self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
-        self.now = clock.now()  # after the lock was waited for
+        self.now = clock.now()  # after the wait for the lock
         self._changed: set[int] = set()
 
     def kind(self, pk: int) -> str:
@@ -50,7 +53,11 @@ class Ledger:
         )
 
     def may_use(self, pk: int, cost: int) -> bool:
-        """A token is there; for what is not counted in the bucket it is enough that the CA did not close it."""
+        """Return whether the order may use the bucket.
+
+        An order that is charged needs a token. An order with `cost` 0 needs a bucket that the CA
+        did not close. A bucket of failed validations must always have a token.
+        """
         row = self.rows[pk]
         if cost or row.kind == LimitKind.FAILURES:
             return self.level(pk) >= ENOUGH
@@ -60,7 +67,7 @@ class Ledger:
         return all(self.may_use(pk, cost) for pk, cost in costs.items())
 
     def slot(self, pk: int, cost: int, ahead: int) -> datetime:
-        """When it may be used by whoever has so many others ahead of him."""
+        """Return when an order that has `ahead` others before it may use the bucket."""
         row = self.rows[pk]
         if not cost and row.kind != LimitKind.FAILURES:
             return max(self.now, row.at)
@@ -70,19 +77,25 @@ class Ledger:
         )
 
     def take(self, costs: Mapping[int, int]) -> None:
-        """For an order that is sent at once, or soon: under way until `end()`."""
+        """Take the tokens of an order that is sent now, or soon.
+
+        The tokens are under way until `end()`.
+        """
         for pk in _costly(costs):
             self._change(pk, -1)
             self.under_way[pk] += 1
 
     def end(self, costs: Mapping[int, int], *, back: bool) -> None:
-        """What `take()` took is spent, or comes back."""
+        """End the tokens that `take()` took.
+
+        With `back` they are given back. Otherwise they are spent.
+        """
         for pk in _costly(costs):
             self._change(pk, 1 if back else 0)
             self.under_way[pk] -= 1
 
     def spend(self, pk: int) -> None:
-        """A token, whether there is one or not."""
+        """Take one token, or the rest if the bucket has less than one."""
         self._change(pk, -min(1.0, max(0.0, self.level(pk))))
 
     def refund(self, ids: Iterable[int]) -> None:
@@ -90,7 +103,11 @@ class Ledger:
             self._change(pk, 1)
 
     def close(self, pk: int, until: datetime, *, emptied: bool) -> None:
-        """Nothing comes of it until then; one token when the CA's own was empty, else what fills in meanwhile."""
+        """Close the bucket until `until`.
+
+        With `emptied` the CA's own bucket was empty, and the bucket has at most one token then.
+        Otherwise it has all tokens that come back until then.
+        """
         row, limit = self.rows[pk], self.limit(pk)
         filled = buckets.level_at(
             Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk]

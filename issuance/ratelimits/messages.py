@@ -1,4 +1,4 @@
-"""The sentences about rate limits."""
+"""Write the sentences about rate limits."""
 
 from datetime import datetime, timedelta
 
@@ -11,14 +11,17 @@ Kind = LimitKind
 
 
 def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
-    """Which limit it waits for, and until about when."""
+    """Return the sentence that says which limit the attempt waits for, and about until when."""
     label = catalog.info(issuance.account.ca_provider).label
     limit = catalog.limits_at(bucket.ca).get(bucket.kind)
     counted = COUNTED[Kind(bucket.kind)].format(bucket.label)
     until = f"{issuance.certificate.domain} is ordered at about {at:%Y-%m-%d %H:%M} UTC."
     if not limit or clock.now() < bucket.at:
         return f"{label} asked us to come back later for {counted}: {until}"
-    pace = f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each {spoken(timedelta(seconds=limit.each))}"
+    pace = (
+        f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each"
+        f" {spoken(timedelta(seconds=limit.each))}"
+    )
     return f"{label} takes {pace}: {until}"
 
 
@@ -32,7 +35,10 @@ COUNTED = {
 
 
 def spoken(period: timedelta) -> str:
-    """7 days, 3 hours, 202 minutes, 36 seconds."""
+    """Return the period in words.
+
+    For example: 7 days, 3 hours, 202 minutes, 36 seconds.
+    """
     seconds = period.total_seconds()
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= 2 * size and (seconds % size == 0 or size == 60):

@@ -1,5 +1,8 @@
-"""Whose turn it is, among those who wait for a CA's limits: renewals before new orders, the soonest expiry first, then
-one of each owner in turn, so that whoever asks for five hundred holds up nobody's ten."""
+"""Decide which reservation gets the next slot of a CA's limits.
+
+Renewals go before new orders. The soonest expiry goes first. Among equals each owner gets one slot
+in rotation. So an owner with 500 orders does not hold up an owner with 10.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +17,9 @@ from certctrl.turns import SKEW
 from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits.ledger import Ledger
 
-MOST = 1000  # reservations that one grant looks at
+MOST = 1000  # reservations that one grant reads
 FEW_UNUSED = 8
-SECOND_SLOT = timedelta(seconds=15)  # whoever did not use a slot lets others go first for so long
+SECOND_SLOT = timedelta(seconds=15)  # others go first for this time after an unused slot
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -26,7 +29,10 @@ def waiting() -> QuerySet[Reservation]:
 
 
 def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
-    """Whether anybody else waits for one of these buckets: then the tokens are given out in turn."""
+    """Return whether another reservation waits for one of these buckets.
+
+    Then `grant()` gives out the tokens.
+    """
     same = ReservedToken.objects.filter(
         bucket__in=list(needed), reservation__state=Reservation.State.WAITING
     )
@@ -34,7 +40,7 @@ def others_wait(reservation: Reservation, needed: Iterable[int]) -> bool:
 
 
 def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, datetime]:
-    """The bucket that it will wait for longest, and when its turn has come there."""
+    """Return the bucket that the reservation waits for longest, and its slot there."""
     costs = dict(reservation.tokens.values_list("bucket", "cost"))
     earlier = Q(reservation__asked_at=reservation.asked_at, reservation__lt=reservation.pk)
     ahead = (
@@ -61,7 +67,10 @@ def estimate(ledger: Ledger, reservation: Reservation) -> tuple[LimitBucket, dat
 
 
 def ahead_of(issuance: Issuance, buckets: Iterable[int]) -> dict[int, int]:
-    """How many who wait for each of these buckets would go before an attempt that asked now."""
+    """Return how many reservations in each bucket's queue would go before a new one.
+
+    The new one would be for this attempt, at this time. The keys are the ids of the buckets.
+    """
     waits = ReservedToken.objects.filter(
         bucket__in=buckets, cost__gt=0, reservation__state=Reservation.State.WAITING
     )
@@ -74,7 +83,10 @@ def ahead_of(issuance: Issuance, buckets: Iterable[int]) -> dict[int, int]:
 
 
 def grant() -> list[int]:
-    """Take tokens for those whose turn has come; answers the ids of their attempts."""
+    """Take tokens for the reservations that are next.
+
+    Return the ids of their attempts.
+    """
     room = unused_room(clock.now())
     chosen = candidates() if room > 0 else []
     if not chosen:
@@ -85,7 +97,8 @@ def grant() -> list[int]:
             ReservedToken.objects.filter(reservation__in=ids).values_list("bucket", flat=True)
         )
         needed = needs(ids)
-        # As it is now: one may have been taken, or have changed what it needs, before the rows were locked.
+        # Read the states again under the locks. A reservation may have been served, or may have
+        # changed its buckets, before the locks.
         still = set(waiting().filter(pk__in=ids).values_list("pk", flat=True))
         granted: list[Reservation] = []
         for each in in_turn([each for each in chosen if each.pk in still], last_served(chosen)):
@@ -103,8 +116,11 @@ def grant() -> list[int]:
 
 
 def unused_room(now: datetime) -> int:
-    """How many slots more may lie unused: a few, and half of those that were used in the last five seconds. More than
-    the workers can use before they lapse would only go back and forth."""
+    """Return how many more slots may be unused at the same time.
+
+    The limit is a few, plus half of the slots that were used in the last 5 seconds. Workers could
+    not use more slots than that. The extra slots would only lapse, and be granted again.
+    """
     lately = now - timedelta(seconds=5)
     unused = Count("pk", filter=Q(state=Reservation.State.GRANTED))
     used = Count("pk", filter=Q(sent_at__gte=lately))
@@ -115,7 +131,11 @@ def unused_room(now: datetime) -> int:
 
 
 def candidates() -> list[Reservation]:
-    """Those who wait and could go: none that needs a bucket without a token. One of each owner in turn."""
+    """Return the waiting reservations that a grant could serve now.
+
+    Reservations that need an empty or closed bucket are left out. The owners are served in
+    rotation.
+    """
     asked = ReservedToken.objects.filter(reservation__state=Reservation.State.WAITING)
     ids = list(asked.values_list("bucket", flat=True).distinct())
     if not ids:
@@ -129,7 +149,7 @@ def candidates() -> list[Reservation]:
         RowNumber(), partition_by=[F("owner"), F("is_renewal")], order_by=["expires_at", "asked_at"]
     )
     unused = Q(granted_at__gt=ledger.now - SECOND_SLOT, granted_at__lte=ledger.now + SKEW)
-    # Who sleeps after a trouble has it still: it does not come earlier for a slot.
+    # An attempt that waits after a trouble still has the trouble. A slot does not wake it earlier.
     stumbled = Q(issuance__stumbles__gt=0, issuance__wake_at__gt=ledger.now)
     rows = waiting().filter(
         ~Exists(blocked), ~unused, ~stumbled, issuance__wake_at__isnull=False, issuance__holder=""
@@ -140,7 +160,10 @@ def candidates() -> list[Reservation]:
 
 
 def needs(ids: Sequence[int]) -> Mapping[int, dict[int, int]]:
-    """The buckets of each reservation, and what they cost."""
+    """Return the buckets of each reservation, with the cost of each in tokens.
+
+    The keys are the ids of the reservations, then the ids of the buckets.
+    """
     found: defaultdict[int, dict[int, int]] = defaultdict(dict)
     tokens = ReservedToken.objects.filter(reservation__in=ids)
     for reservation, bucket, cost in tokens.values_list("reservation", "bucket", "cost"):
@@ -149,15 +172,18 @@ def needs(ids: Sequence[int]) -> Mapping[int, dict[int, int]]:
 
 
 def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:
-    """When each owner was given a slot last."""
+    """Return when each owner last got a slot, by owner id."""
     owners = {each.owner_id for each in chosen}
     served = Reservation.objects.filter(owner__in=owners, granted_at__isnull=False)
     return dict(served.values_list("owner").annotate(Max("granted_at")))
 
 
 def in_turn(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> list[Reservation]:
-    """Renewals by soonest expiry, then new orders; among equals one of each owner, whoever was served longest ago
-    first."""
+    """Sort reservations by who gets the next slot.
+
+    Renewals come first, by soonest expiry, then new orders. Among equals the owners are served in
+    rotation. The owner who was served longest ago is first.
+    """
     seen: defaultdict[tuple[int, bool], int] = defaultdict(int)
     places = {}
     for each in sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk)):
@@ -179,7 +205,10 @@ def in_turn(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> li
 
 
 def wake(issuance_ids: Sequence[int], now: datetime) -> None:
-    """Their slots are there: the next message is theirs."""
+    """Wake the attempts that have a slot.
+
+    The new `wake_at` is in the past, so that the sweep sends their messages next.
+    """
     idle = Issuance.objects.open().filter(
         pk__in=issuance_ids, holder="", state=Issuance.State.QUEUED
     )

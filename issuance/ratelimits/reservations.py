@@ -1,14 +1,17 @@
-"""The ledger of the CAs' limits: reserve before ordering, wait where an order would be refused.
+"""Reserve tokens of a CA's limits before an order, and wait if the CA would refuse it.
 
-An attempt that is about to order has a Reservation, with a ReservedToken for each bucket that its order counts in:
+An attempt that is about to order has a Reservation. The Reservation has a ReservedToken for each
+bucket that the order needs:
 
-    waiting ──> granted ──> sent ──> spent        granted and not used within 5 s: given back, waiting again
+    waiting ──> granted ──> sent ──> spent
+    granted ──> waiting, when the slot is not used within 5 s
 
-Tokens are taken by `reserve()` where nobody else waits for them, else by `grant()`, which knows whose turn it is.
-`sent` is written before the order leaves: whoever dies after that has spent the token, since nobody knows whether the
-CA counted. A slot that was not used at once is taken anew, so that an hour without any worker ends in no burst.
+`reserve()` takes the tokens if no other reservation waits for them. Otherwise `grant()` takes them
+for the reservation that is next. `sent` is written before the order is sent. If the worker dies
+after that, the token is spent, because the CA may have counted the order. A slot that is not used
+at once is given back. So no burst of orders follows an hour without workers.
 
-Every change of a reservation holds its buckets' rows locked, in the order of their keys.
+Each change of a reservation locks the rows of its buckets, in the order of their ids.
 """
 
 from datetime import datetime, timedelta
@@ -32,19 +35,20 @@ from issuance.ratelimits.messages import sentence
 Kind = LimitKind
 State = Reservation.State
 
-SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used by then is given back
-OWN_LOOK = 30.0  # seconds after its slot
-COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back when no certificate came of the order
+SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used within this time is given back
+OWN_LOOK = 30.0  # seconds after its slot, when the attempt wakes by itself
+COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back if the order led to no certificate
 
 
 # --- one attempt ---
 
 
 def reserve(issuance: Issuance) -> None:
-    """Have the order counted before it is sent; to be sent at once.
+    """Reserve the tokens of an order that is sent at once.
 
-    Raises Wait until its slot, with the sentence that says which limit it waits for, and Refused `ca_limit_wait` when
-    the slot is more than six hours away.
+    Raise Wait until the slot, with a sentence that names the limit. Raise Refused `ca_limit_wait`
+    if the slot is more than six hours away. Raise it also if the slot is more than twelve hours
+    after the first request.
     """
     needed = buckets_of(issuance)
     if not needed:
@@ -66,8 +70,11 @@ def reserve(issuance: Issuance) -> None:
 
 
 def refuse_far_slot(issuance: Issuance) -> None:
-    """Before anything is done for the order: raises Refused `ca_limit_wait` where its slot is more than six hours away.
-    Among fifty thousand certificates most come too early, many times. Takes nothing, and no place in the queue."""
+    """Raise Refused `ca_limit_wait` if the slot is more than six hours away.
+
+    Call this before any other work for the order. Of fifty thousand certificates, most come too
+    early many times. This takes no token, and no place in the queue.
+    """
     if Reservation.objects.filter(issuance=issuance).exists():
         return
     ledger = Ledger(needed := buckets_of(issuance), look=True)
@@ -82,8 +89,10 @@ def refuse_far_slot(issuance: Issuance) -> None:
 
 
 def wait_while_busy(issuance: Issuance) -> None:
-    """For an order with `replaces`, which is counted nowhere: raises as `reserve` does while the CA asks everybody to
-    come back later."""
+    """Raise as `reserve` does, while the CA asks all orders of the account to wait.
+
+    This is for an order with `replaces`, which is charged in no bucket.
+    """
     busy = charges.busy(issuance.account)
     rows = LimitBucket.objects.filter(
         ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
@@ -122,16 +131,19 @@ def _note_tokens(reservation: Reservation, needed: dict[int, int]) -> None:
 
 
 def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) -> bool:
-    """Use the slot that was granted, or take one where nobody else waits; written as sent when it is ours."""
+    """Use the granted slot, or take the tokens if no other reservation waits for them.
+
+    Return whether the order may be sent. The reservation is then written as sent.
+    """
     now = ledger.now
     if reservation.state == State.GRANTED:
         is_fresh = reservation.granted_at and now - SLOT_LIFE < reservation.granted_at <= now + SKEW
         if is_fresh and ledger.has_tokens({pk: 0 for pk, cost in needed.items() if not cost}):
             return _become(reservation, State.SENT, sent_at=now)
         _end_slot(ledger, reservation, back=True)
-    elif reservation.state == State.SENT:  # by a turn that died: the CA may have counted it
+    elif reservation.state == State.SENT:  # by a turn that died; the CA may have counted it
         _end_slot(ledger, reservation, back=False)
-    if reservation.state == State.SPENT:  # it orders again
+    if reservation.state == State.SPENT:  # the attempt orders again
         _become(reservation, State.WAITING, asked_at=now)
     costs = dict(reservation.tokens.values_list("bucket", "cost"))
     if costs != needed:
@@ -151,7 +163,10 @@ def _become(reservation: Reservation, state: str, **fields: datetime) -> bool:
 
 
 def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
-    """A slot that is granted or sent is over: its tokens are given back, or spent."""
+    """End a slot that is granted or sent.
+
+    With `back` its tokens are given back. Otherwise they are spent.
+    """
     ledger.end(dict(reservation.tokens.values_list("bucket", "cost")), back=back)
     _become(reservation, State.WAITING if back else State.SPENT)
 
@@ -159,8 +174,11 @@ def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
 def record_order_result(
     issuance: Issuance, trouble: Trouble | None = None, *, replaces: str = ""
 ) -> None:
-    """newOrder ended. A CA that said no has counted nothing, and learns us its moment when it named one; whether it
-    counted an order that got no answer nobody knows: it is spent."""
+    """Record the result of newOrder.
+
+    A refused order costs no token. A Retry-After closes the bucket until then. An order that got no
+    response is charged, because the CA may have counted it.
+    """
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
     with issuance.fence():
         reservation = Reservation.objects.filter(issuance=issuance).first()
@@ -169,7 +187,7 @@ def record_order_result(
             reservation.refresh_from_db()
             if reservation.state == State.SENT:
                 _end_slot(ledger, reservation, back=said_no)
-            elif not trouble:  # it was ordered without a slot after all
+            elif not trouble:  # the order was sent without a slot
                 _leave(reservation)
             ledger.save()
         if trouble and trouble.code == RATE_LIMITED and trouble.retry_after:
@@ -177,7 +195,10 @@ def record_order_result(
 
 
 def count_failed_validation(issuance: Issuance, name: str) -> None:
-    """The CA did not find a name's record: it refuses orders for the name after so many in an hour."""
+    """Charge a failed validation of `name`, because the CA did not find its record.
+
+    After too many failures in an hour, the CA refuses orders for the name.
+    """
     directory = catalog.directory_of(issuance.account)
     limit = catalog.limits_at(directory).get(Kind.FAILURES)
     if not limit:
@@ -196,9 +217,12 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
 
 
 def release(issuance: Issuance) -> None:
-    """The attempt ended, in whatever way; inside its last transaction. Certificates are counted when they are issued:
-    what never sent its CSR gives those tokens back. A call that may still be under way keeps its own until `grant()`
-    ends it."""
+    """End the reservation of an attempt that ended. Call this in its last transaction.
+
+    CAs count certificates when they are issued. So an attempt that never sent its CSR gives back
+    the tokens of these limits. An order that may still be under way keeps its tokens until
+    `grant()` ends it.
+    """
     reservation = Reservation.objects.filter(issuance=issuance).first()
     if not reservation:
         return
@@ -218,18 +242,21 @@ def release(issuance: Issuance) -> None:
 
 
 def _leave(reservation: Reservation) -> None:
-    """It waits for nothing more; the row stays a while, to tell when its owner was served last."""
+    """Remove the reservation from the queue.
+
+    The row is kept until `prune()`, because it says when its owner was last served.
+    """
     reservation.tokens.all().delete()
     _become(reservation, State.SPENT)
 
 
 def prune() -> None:
-    """Forget the reservations of attempts that ended a day ago."""
+    """Delete the reservations of attempts that ended more than a day ago."""
     old = clock.now() - timedelta(days=1)
     Reservation.objects.filter(issuance__wake_at=None, issuance__ended_at__lt=old).delete()
 
 
-# --- the sentence ---
+# --- the wait ---
 
 
 def _wait(
@@ -239,16 +266,18 @@ def _wait(
     what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
-    # The sweep wakes it when its slot is there; of its own it only wakes in case nobody did.
+    # The sweep wakes the attempt at its slot. This later time only helps if the sweep did not.
     return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
 
 
-# --- everybody's turn ---
+# --- all reservations ---
 
 
 def grant() -> list[int]:
-    """Give out the slots that there are, and end those that nobody used; the sweep calls it each second. Answers the
-    attempts whose turn has come."""
+    """Grant the free slots, and end the slots that were not used.
+
+    Return the ids of the attempts that got a slot. The sweep calls this every second.
+    """
     now = clock.now()
     if not Reservation.objects.exclude(state=State.SPENT).exists():
         return []
@@ -259,9 +288,11 @@ def grant() -> list[int]:
 
 
 def _end_unused(now: datetime) -> None:
-    """Slots that were granted and not used are given back, and orders whose worker died are spent: the CA may have
-    counted them. One transaction for all."""
-    # A moment in the future was written by a clock that was ahead: nobody knows how long ago.
+    """Give back unused slots, and spend the tokens of orders whose worker died.
+
+    The CA may have counted these orders. One transaction ends all of them.
+    """
+    # A time in the future was written by a clock that was ahead. Its real age is unknown.
     lapsed = Q(granted_at__lt=now - SLOT_LIFE) | Q(granted_at__gt=now + SKEW)
     dead = Q(sent_at__lt=now - timedelta(seconds=settings.LEASE)) | Q(sent_at__gt=now + SKEW)
     over = Reservation.objects.filter(lapsed & Q(state=State.GRANTED) | dead & Q(state=State.SENT))
@@ -273,14 +304,14 @@ def _end_unused(now: datetime) -> None:
         ledger = Ledger({bucket for costs in needed.values() for bucket in costs})
         states = dict(
             over.filter(pk__in=ids).values_list("pk", "state")
-        )  # as they are under the locks
+        )  # read again under the locks
         for pk, state in states.items():
             ledger.end(needed.get(pk, {}), back=state == State.GRANTED)
         ledger.save()
         ended = Reservation.objects.filter(pk__in=states)
         ended.filter(state=State.GRANTED).update(state=State.WAITING)
         ended.filter(state=State.SENT).update(state=State.SPENT)
-        # Nobody comes back for those whose attempt ended meanwhile.
+        # An attempt that ended meanwhile does not use its reservation again.
         gone = ended.filter(issuance__wake_at=None)
         ReservedToken.objects.filter(reservation__in=gone).delete()
         gone.update(state=State.SPENT)

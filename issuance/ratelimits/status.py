@@ -1,4 +1,4 @@
-"""What is left of a CA's limits, for the people who ask."""
+"""Show what is left of a CA's limits."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +13,14 @@ from issuance.ratelimits import charges
 from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
-SHOWN = 500  # certificates whose buckets an account shows
+SHOWN = 500  # newest certificates of an account whose buckets are shown
 
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
-    """The buckets of an account and of the newest certificates that it orders, as they are now."""
+    """Return the current buckets of an account and of its newest certificates.
+
+    The shape is that of `levels_of`.
+    """
     ordered = (
         account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
     )
@@ -29,7 +32,11 @@ def levels(account: AcmeAccount) -> list[dict[str, Any]]:
 
 
 def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
-    """What these buckets hold now, and how many wait for them, as the API shows it; `busy` while it is closed."""
+    """Return the level of these buckets, and how many attempts wait for each.
+
+    The shape is that of the API (`docs/reference/api.md`). A `busy` bucket is returned only while
+    it is closed.
+    """
     ledger = Ledger(ids, look=True)
     waits = ReservedToken.objects.filter(
         bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING

@@ -1,1 +1,1 @@
-"""When a certificate is renewed, when a failed attempt is tried again, and at which account."""
+"""Decide when, and at which account, a certificate is renewed or tried again."""

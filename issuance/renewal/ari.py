@@ -1,6 +1,7 @@
-"""The CA says when it wants a certificate renewed, and is told what an order replaces (RFC 9773).
+"""Ask the CA for renewal windows, and name what an order replaces (RFC 9773).
 
-Each version has a row that is polled under its own turn, from the moment it is stored until another replaces it.
+Each version has a row that is polled under its own turn. Polling begins when the version is stored.
+It ends when another version replaces it.
 """
 
 from collections import Counter
@@ -20,13 +21,13 @@ from issuance.renewal import schedule
 logger = structlog.get_logger()
 
 FIRST_POLL = timedelta(minutes=1)  # after the version was stored
-FIRST_POLLS = timedelta(minutes=4)  # over which those of a crowd are spread
-MOST_A_DAY = 3  # versions of a certificate, before one waits a day whatever its window says
+FIRST_POLLS = timedelta(minutes=4)  # the time over which many first polls are spread
+MOST_A_DAY = 3  # versions of a certificate, before the next one waits a day
 CA = ("version__account__ca_provider", "version__account__directory_url")
-AT_ONCE = 25  # of one CA
-AT_ONCE_IN_TROUBLE = 2  # a CA that drips holds a worker for as long as a call may take
-MOST_STUMBLES = 2  # over errors of the CA's own, with `replaces`; then it is left out
-# What a CA refuses in an order whatever it says that it replaces.
+AT_ONCE = 25  # polls of one CA
+AT_ONCE_IN_TROUBLE = 2  # a slow CA holds a worker for the longest time of a call
+MOST_STUMBLES = 2  # internal errors of the CA; then `replaces` is left out
+# Codes with which a CA refuses an order, with or without `replaces`.
 NOT_ABOUT_REPLACES = frozenset(
     (
         errors.DEACTIVATED,
@@ -43,15 +44,20 @@ NOT_ABOUT_REPLACES = frozenset(
 
 
 def begin(version: CertificateVersion) -> None:
-    """Have a new version polled, a few minutes from now; inside the transaction that stores it."""
+    """Schedule the first poll of a new version, one to five minutes from now.
+
+    Call this in the transaction that stores the version.
+    """
     if version.ari_id and not version.account.is_private:
         wake_at = clock.now() + FIRST_POLL + FIRST_POLLS * schedule.draw()
         RenewalInfo.objects.create(version=version, fraction=schedule.draw(), wake_at=wake_at)
 
 
 def poll(renewal_info_id: int) -> None:
-    """Ask the CA for the window, and move the renewal with it. Raises Wait while another has it in hand, Trouble to
-    retry."""
+    """Ask the CA for the renewal window, and move the renewal with the window.
+
+    Raise Wait while another worker has the row. Raise Trouble to retry.
+    """
     infos = RenewalInfo.objects.select_related("version__account", "version__certificate")
     with infos.turn(renewal_info_id) as info:
         version = info.version
@@ -69,8 +75,10 @@ def poll(renewal_info_id: int) -> None:
 
 
 def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
-    """Which of these are polled now: those that waited longest first, a few of each CA at a time, and only two of one
-    that gives trouble."""
+    """Return the ids of the due rows to poll now, those that waited longest first.
+
+    Only a few of each CA are polled at a time, and only two of a CA that gives trouble.
+    """
     on_their_way = RenewalInfo.objects.on_their_way()
     busy, in_trouble = (
         Counter(on_their_way.values_list(*CA)),
@@ -91,19 +99,26 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
 
 
 def _in_trouble(infos: QuerySet[RenewalInfo]) -> set[tuple[str, str]]:
-    """The CAs whose last answer was none, for some of these."""
+    """Return the CAs whose last poll failed for some of these rows."""
     return set(infos.filter(stumbles__gt=0).values_list(*CA).distinct())
 
 
 def _is_over(version: CertificateVersion) -> bool:
-    """Nobody asks for what was replaced, retired, or has expired (RFC 9773, section 4.3)."""
+    """Return whether polling of the version ends.
+
+    A version that was replaced, retired, or has expired is not polled (RFC 9773, section 4.3).
+    """
     certificate = version.certificate
     is_current = certificate.current_id == version.pk and not certificate.retired_at
     return not is_current or version.not_after <= clock.now()
 
 
 def _store_trouble(info: RenewalInfo, trouble: Trouble) -> None:
-    """What the CA would say again is asked again as late as any window; the rest follows the retry table."""
+    """Store the trouble, and schedule the next poll.
+
+    After a refusal the next poll is in about six hours, because the CA would answer the same. Other
+    troubles follow the retry table.
+    """
     if isinstance(trouble, Refused) or trouble.permanent:
         return info.release(
             clock.now() + schedule.poll_pause(None, schedule.draw()), error_what=trouble.what
@@ -128,9 +143,13 @@ def _store(info: RenewalInfo, seen: RenewalInfoResource) -> None:
 
 
 def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
-    """Move `renew_at` with the window, and only with it, or its jitter would have it wander. What is due stays so; an
-    open attempt sets it at its end, and a failed one has set when it is tried again: soon, where the window moved into
-    the past, for the CA may be about to revoke."""
+    """Move `renew_at` when the window moved.
+
+    Without a moved window `renew_at` stays, because its jitter would change it at each poll. A
+    renewal that is due stays due. An open attempt sets `renew_at` at its end. A failed attempt has
+    set the time of its retry. The retry is soon if the window moved into the past, because the CA
+    may be about to revoke.
+    """
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
     is_wanted = (
         certificate.current_id == info.version_id
@@ -161,15 +180,18 @@ def _has_come(info: RenewalInfo) -> bool:
 
 
 def renew_at(version: CertificateVersion, days_before: int | None) -> datetime:
-    """When the version is renewed, by what its CA and its owner say."""
+    """Return when the version is renewed, by its window and the owner's `days_before` (days)."""
     return schedule.renew_at(
         version.not_before, version.not_after, days_before, schedule.draw(), _moment_of(version)
     )
 
 
 def _moment_of(version: CertificateVersion) -> datetime | None:
-    """The moment that was drawn in the version's window; None while none is known. A CA whose windows always lie in the
-    past would have us renew for ever: after a few versions in a day it is tomorrow."""
+    """Return the time that was drawn in the version's window, or None if no window is known.
+
+    A CA whose windows are always in the past would cause endless renewals. After a few versions in
+    a day, the time is one day from now.
+    """
     info: RenewalInfo | None = getattr(version, "renewal_info", None)
     moment, now = (info.moment if info else None), clock.now()
     if moment and moment <= now and _versions_of_a_day(version, now) >= MOST_A_DAY:
@@ -184,13 +206,16 @@ def _versions_of_a_day(version: CertificateVersion, now: datetime) -> int:
     return issued.filter(ended_at__gt=now - A_DAY).count()
 
 
-# --- what an order replaces ---
+# --- replaces ---
 
 
 def replaces_of(issuance: Issuance) -> str:
-    """The ari_id that the attempt's order says it replaces (RFC 9773, section 5); empty when it says nothing of the
-    kind: there is no version before it, another account has it, its CA does not take it or has refused it. Trouble when
-    the CA's directory cannot be read."""
+    """Return the ari_id that the attempt's order replaces (RFC 9773, section 5).
+
+    Return an empty string if there is no earlier version, or another account ordered it. Do the
+    same if the CA does not take `replaces`, or has refused it. Raise Trouble when the CA's
+    directory cannot be read.
+    """
     current_id = issuance.certificate.current_id
     if not current_id or issuance.proves or issuance.replaces_refused:
         return ""
@@ -202,8 +227,11 @@ def replaces_of(issuance: Issuance) -> str:
 
 
 def is_in_window(issuance: Issuance) -> bool:
-    """Whether the CA wants the renewal now. Only then is an order with `replaces` exempt from limits at Let's Encrypt,
-    which looks at the window again when the order arrives."""
+    """Return whether the CA wants the renewal now.
+
+    Let's Encrypt exempts an order with `replaces` from limits only in the window. It checks the
+    window again when the order arrives.
+    """
     current_id = issuance.certificate.current_id
     info = RenewalInfo.objects.filter(version=current_id).first() if current_id else None
     if not info or not info.window_start or not info.window_end:
@@ -212,8 +240,11 @@ def is_in_window(issuance: Issuance) -> bool:
 
 
 def is_about_replaces(trouble: Trouble, issuance: Issuance) -> bool:
-    """Whether the order may be accepted without `replaces`: the CA refused it, other than for its names or the account.
-    Some CAs meet an error of their own over a certificate that they do not know, as often as they are asked."""
+    """Return whether the CA may accept the order without `replaces`.
+
+    This is true if the CA refused for another reason than the names or the account. Some CAs have
+    an internal error for a certificate that they do not know, at each request.
+    """
     if isinstance(trouble, Refused):
         return trouble.code not in NOT_ABOUT_REPLACES
     return trouble.code == errors.ERROR and issuance.stumbles >= MOST_STUMBLES

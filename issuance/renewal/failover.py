@@ -1,4 +1,7 @@
-"""At which account the next attempt is made: the certificate's own, its CA's staging first, or the fallback account."""
+"""Choose the account of the next attempt.
+
+It is the certificate's own account, its CA's staging account, or the fallback account.
+"""
 
 from datetime import datetime, timedelta
 
@@ -9,17 +12,19 @@ from certctrl import clock
 from issuance.models import Certificate, Issuance
 
 PROVE_AFTER = 3  # failures in a row
-LAST_DAY = timedelta(days=1)  # of a certificate: staging may be down for longer than it lives
+LAST_DAY = timedelta(days=1)  # of a certificate; staging may be down for longer
 OTHER_ACCOUNT = "preflight_caa_account"
-STUCK = "ca_old_order"  # the own account gets no other order for these names: waiting is pointless
+STUCK = "ca_old_order"  # the own account gets the same order again; waiting does not help
 USELESS = (AcmeAccount.Status.REFUSED, AcmeAccount.Status.DEACTIVATED)
 Failure = Issuance.Failure
 
 
 def account_for(certificate: Certificate, reason: str) -> tuple[AcmeAccount, bool]:
-    """The account of the next attempt, and whether it only proves, at the CA's staging, that production would succeed.
+    """Return the account of the next attempt, and whether the attempt only proves.
 
-    A person (MANUAL) always gets the certificate's own account. After the fallback account it is the own one's turn.
+    An attempt that proves runs at the CA's staging, to show that production would succeed. An
+    attempt of a person (MANUAL) always gets the certificate's own account. After the fallback
+    account, the own account is next.
     """
     account = certificate.account
     if reason == Issuance.Reason.MANUAL or not certificate.failing_since or certificate.proved_at:
@@ -34,7 +39,10 @@ def account_for(certificate: Certificate, reason: str) -> tuple[AcmeAccount, boo
 
 
 def why(issuance: Issuance) -> str:
-    """Why that account was chosen, for the owner to read; empty where there is nothing to explain."""
+    """Return why the account was chosen, for the owner to read.
+
+    Return an empty string when there is nothing to explain.
+    """
     certificate, tried = issuance.certificate, issuance.account
     if not certificate.failing_since or issuance.reason == Issuance.Reason.MANUAL:
         return ""
@@ -54,8 +62,11 @@ def why(issuance: Issuance) -> str:
 
 
 def patience(expires_at: datetime | None) -> timedelta:
-    """For how long the own account may fail before the fallback account is tried: FALLBACK_AFTER, or a quarter of what
-    is left of the certificate where that is shorter."""
+    """Return how long the own account may fail before the fallback account is tried.
+
+    This is FALLBACK_AFTER (seconds). It is a quarter of the certificate's time left when less than
+    three times FALLBACK_AFTER is left.
+    """
     longest = timedelta(seconds=settings.FALLBACK_AFTER)
     if not expires_at:
         return longest
@@ -81,9 +92,11 @@ def _is_of_use(account: AcmeAccount) -> bool:
 
 
 def _must_prove(certificate: Certificate) -> bool:
-    """After three failures in a row that may pass by themselves; what a limit put off is not counted.
+    """Return whether the next attempt must prove at staging.
 
-    CAA records that name the production account keep staging from proving anything: production is next then.
+    This is true after three failures in a row that may pass by themselves. Failures because of a
+    limit are not counted. CAA records that name the production account prevent a proof at staging.
+    Production is next then.
     """
     ends = certificate.expires_at
     if certificate.failures < PROVE_AFTER or (ends and ends - clock.now() < LAST_DAY):

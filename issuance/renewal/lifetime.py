@@ -1,6 +1,7 @@
-"""A certificate that ends because its CA does: no renewal makes it longer.
+"""Handle certificates that end because their CA ends.
 
-Here is which renewals are refused for it, and the sentences that tell people.
+A renewal cannot make them longer. This module decides which renewals are refused for this reason.
+It also has the sentences for people.
 """
 
 from datetime import timedelta
@@ -15,11 +16,11 @@ from issuance.renewal import schedule
 from notices.moments import for_people
 
 GAINS_NOTHING = "renewal_gains_nothing"
-APPLES_LONGEST = timedelta(days=825)  # https://support.apple.com/en-us/103769, of private CAs too
+APPLES_LONGEST = timedelta(days=825)  # https://support.apple.com/en-us/103769; for private CAs too
 
 
 def gains_no_time(current: CertificateVersion, chain_pem: str) -> bool:
-    """Whether a renewal with this chain ends no later than the version that it is to replace."""
+    """Return whether a renewal with this chain ends no later than the current version."""
     new = pki.facts(chain_pem)
     return schedule.gains_no_time(
         (current.not_before, current.not_after),
@@ -29,9 +30,10 @@ def gains_no_time(current: CertificateVersion, chain_pem: str) -> bool:
 
 
 def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
-    """Raise Refused for a renewal by itself that gains no time.
+    """Raise Refused if an automatic renewal gains no time.
 
-    What a person asked for, or what replaces a certificate for another reason than its end, is stored.
+    A certificate that a person asked for is stored. So is one that replaces another for a different
+    reason than its end.
     """
     certificate, current = issuance.certificate, issuance.certificate.current
     if not current or issuance.reason != Issuance.Reason.RENEWAL:
@@ -40,8 +42,8 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
         return
     what = (
         f"The new certificate for {certificate.domain} would be valid until"
-        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which stays."
-        f" {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
+        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which"
+        f" stays. {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
     )
     raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
 
@@ -54,9 +56,9 @@ def _has_another_reason(certificate: Certificate, current: CertificateVersion) -
 
 
 def _is_replaced_early(current: CertificateVersion) -> bool:
-    """Whether the CA's window is over before a renewal would be due by the life alone.
+    """Return whether the CA's window is over before a renewal is due by the life alone.
 
-    A CA that is going to revoke says so by this (RFC 9773, section 4.2).
+    A CA that is going to revoke sends such a window (RFC 9773, section 4.2).
     """
     info, now = RenewalInfo.objects.filter(version=current).first(), clock.now()
     ours = schedule.renew_at(current.not_before, current.not_after, None, jitter=1)
@@ -72,28 +74,34 @@ def _is_in_drill(current: CertificateVersion) -> bool:
 
 
 def why_short(chain_pem: str) -> str:
-    """Return the sentence about a leaf that could not be longer; empty when its CA outlives it."""
+    """Return the sentence about a certificate that could not be longer.
+
+    Return an empty string when its CA ends later.
+    """
     cap = pki.cap_of(chain_pem)
     if not cap:
         return ""
-    return f"The certificate could not be longer: its CA, {cap.issuer}, ends at {for_people(cap.ends)}."
+    return (
+        f"The certificate could not be longer: its CA, {cap.issuer}, ends at"
+        f" {for_people(cap.ends)}."
+    )
 
 
 def remedy(private: bool) -> str:
-    """Return what somebody must do so that the next one is longer."""
+    """Return what a person must do so that the next certificate is longer."""
     if private:
         return (
-            "Make a new private CA, have its certificate trusted, and give the certificate an account of it"
-            " (acme_account_id)."
+            "Make a new private CA, have its certificate trusted, and give the certificate an"
+            " account of it (acme_account_id)."
         )
     return (
-        "This ends when the CA signs with another certificate; until then only another account (acme_account_id, or"
-        " fallback_account_id) helps."
+        "This ends when the CA signs with another certificate; until then only another account"
+        " (acme_account_id, or fallback_account_id) helps."
     )
 
 
 def notes(certificate: Certificate) -> list[str]:
-    """Return the sentences about the current version's life that belong to an answer of the API."""
+    """Return the sentences about the current version's life, for the API."""
     current = certificate.current
     if not current:
         return []
@@ -101,7 +109,7 @@ def notes(certificate: Certificate) -> list[str]:
     told = [f"{short} {remedy(current.account.is_private)}"] if short else []
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(
-            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days, a private CA's too:"
-            " set a shorter validity_seconds where they are to connect."
+            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days,"
+            " a private CA's too: set a shorter validity_seconds where they are to connect."
         )
     return told

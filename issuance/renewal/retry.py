@@ -1,4 +1,7 @@
-"""What an attempt that issued nothing means for its certificate: the class of its failure, when it is tried again."""
+"""Decide what a failed attempt means for its certificate.
+
+The result is the class of the failure, and the time of the next attempt.
+"""
 
 from datetime import datetime
 from functools import partial
@@ -16,16 +19,17 @@ Failure = Issuance.Failure
 
 
 class Verdict(NamedTuple):
-    failure: str  # its class, a `Failure`
-    counts: bool  # among the failures in a row of the certificate
+    failure: str  # a `Failure`
+    counts: bool  # as one of the certificate's failures in a row
 
 
 def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> Verdict:
-    """Set when the certificate is tried again (`renew_at`), and say what the failure is. Inside a transaction.
+    """Set when the certificate is tried again (`renew_at`), and return the Verdict.
 
-    `asked_for` is the moment that the other side named. One at which a limit has room is waited for: that counts as no
-    failure and uses up none of the time in which a first issuance is tried. An attempt that ran out of time over
-    short waits for a CA that is only busy has failed.
+    Call this in a transaction. `asked_for` is the time that the other side named. If a limit has
+    room at that time, the certificate waits for it. This wait does not count as a failure. It also
+    uses up none of the time in which a first issuance is tried. An attempt that ran out of time
+    over short waits for a busy CA has failed.
     """
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     now = clock.now()
@@ -62,7 +66,10 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
 
 
 def _tried_since(certificate: Certificate) -> datetime:
-    """The first failure in a row, or when a person asked again after that."""
+    """Return the time of the first failure in a row.
+
+    If a person asked again later, return that time.
+    """
     since = certificate.failing_since or clock.now()
     by_hand = certificate.issuances.filter(reason=Issuance.Reason.MANUAL).order_by("-pk")
     asked = by_hand.values_list("created_at", flat=True).first()
@@ -70,8 +77,10 @@ def _tried_since(certificate: Certificate) -> datetime:
 
 
 def note_proof(issuance: Issuance) -> None:
-    """Staging issued it: of that nothing is stored but the moment, and the next scan orders at the certificate's own
-    account. Inside a transaction."""
+    """Store the time at which staging issued the certificate, and nothing else of it.
+
+    The next scan orders at the certificate's own account. Call this in a transaction.
+    """
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     now = clock.now()
     at = now if _is_wanted(certificate) else None
@@ -83,7 +92,10 @@ def _is_wanted(certificate: Certificate) -> bool:
 
 
 def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | None) -> str:
-    """A `Failure`; `by_table` is when it would be tried again if the other side had named no moment."""
+    """Return the `Failure` of the trouble.
+
+    `by_table` is the time of the next attempt if the other side had named no time.
+    """
     if trouble.permanent:
         return Failure.PERMANENT
     decides = asked_for and by_table and asked_for > by_table
@@ -95,5 +107,8 @@ def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | 
 
 
 def _asks_for_a_person(issuance: Issuance, certificate: Certificate) -> bool:
-    """What the fallback account or staging refuses for good, the certificate's own account may still be granted."""
+    """Return whether the attempt ran at the certificate's own account.
+
+    The own account may still issue after the fallback account or staging refused for good.
+    """
     return issuance.account_id == certificate.account_id

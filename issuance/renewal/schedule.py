@@ -1,4 +1,7 @@
-"""When a certificate is renewed, and when an attempt that failed is made again. Pure functions: times in, times out."""
+"""Compute when a certificate is renewed, and when a failed attempt is tried again.
+
+The functions are pure. They take times, and return times.
+"""
 
 import random
 from datetime import datetime, timedelta
@@ -9,14 +12,12 @@ A_DAY = timedelta(days=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 LEAST_RETRY = timedelta(minutes=15)
-LIMIT_SPREAD = timedelta(
-    minutes=5
-)  # so that those who were told the same moment do not come at once
-FIRST_ISSUANCE = timedelta(days=7)  # for so long a certificate that was never issued is tried again
+LIMIT_SPREAD = timedelta(minutes=5)  # so that attempts with the same time are spread
+FIRST_ISSUANCE = timedelta(days=7)  # how long a first issuance is tried again
 
 Span = tuple[datetime, datetime]
 
-# Between two polls of a renewal window.
+# Pauses between two polls of a renewal window.
 LEAST_POLL = timedelta(minutes=1)
 USUAL_POLL = timedelta(hours=6)
 LONGEST_POLL = timedelta(hours=12)
@@ -30,12 +31,13 @@ def renew_at(
     jitter: float,
     ari_moment: datetime | None = None,
 ) -> datetime:
-    """The moment of renewal, never later than with a sixth of the life left.
+    """Return the time of renewal, when at least a sixth of the life is left.
 
-    `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2) and is taken as it is: it lies in
-    the past when the CA is going to revoke. `days_before`, when a person set it, makes that earlier, never before half
-    of the life. Without either a third of the life is left, half when the life is under ten days. What was not drawn
-    from a window is up to an hour earlier by `jitter`, 0 to 1.
+    `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2), and is not
+    changed. It is in the past when the CA is going to revoke. `days_before` is set by a person. It
+    makes the renewal earlier, but not before half of the life. Without both, a third of the life is
+    left, or half when the life is under ten days. A time that was not drawn from a window is up to
+    an hour earlier by `jitter` (0 to 1).
     """
     life = not_after - not_before
     half = not_before + life / 2
@@ -53,10 +55,11 @@ def _by_the_life(not_after: datetime, life: timedelta, days_before: int | None) 
 
 
 def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
-    """Whether the new certificate ends no later than the current one. Each is its (not_before, not_after).
+    """Return whether the new certificate ends no later than the current one.
 
-    A gain of less than a hundredth of the current life is nothing. `capped`: the new one ends because its CA does.
-    Otherwise the CA may have begun to issue for a shorter life, and only an end that has not moved counts.
+    Each span is (not_before, not_after). A gain of less than a hundredth of the current life does
+    not count. `capped` says that the new certificate ends because its CA ends. Otherwise the CA may
+    have begun to issue for a shorter life. Then only an end that has not moved counts.
     """
     (began, ends), (begins, new_ends) = current, new
     nothing = (ends - began) / 100
@@ -66,15 +69,20 @@ def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
 
 
 def after_no_gain(now: datetime, expires_at: datetime) -> datetime:
-    """When a renewal that gained no time is tried again: after half of what is left, at least a day. So it is tried a
-    few times, whatever the CA does, and not daily."""
+    """Return when a renewal that gained no time is tried again.
+
+    This is after half of the time left, at least a day. So it is tried a few times, and not daily.
+    """
     return now + max(A_DAY, (expires_at - now) / 2)
 
 
 def poll_pause(asked_for: float | None, jitter: float) -> timedelta:
-    """How long until a renewal window is asked for again (RFC 9773, section 4.3): what Retry-After says, in seconds,
-    between a minute and twelve hours, else six hours. `jitter`, 0 to 1, is up to a tenth more, so that a crowd does not
-    stay in step."""
+    """Return the time until the next poll of a renewal window (RFC 9773, section 4.3).
+
+    `asked_for` is the Retry-After in seconds, kept between a minute and twelve hours. Without it
+    the pause is six hours. `jitter` (0 to 1) adds up to a tenth, so that many polls do not come at
+    the same time.
+    """
     pause = USUAL_POLL if asked_for is None else timedelta(seconds=asked_for)
     longest = LONGEST_POLL / (1 + POLL_SPREAD)
     return min(max(pause, LEAST_POLL), longest) * (1 + POLL_SPREAD * jitter)
@@ -91,11 +99,12 @@ def retry_at(
     limited: bool = False,
     jitter: float = 0.5,
 ) -> datetime | None:
-    """When to try again after the nth failure in a row; None when nothing is scheduled and a person is asked.
+    """Return when to try again after `failures` failures in a row.
 
-    `asked_for` is the CA's moment (Retry-After); with `limited` it is the one at which a limit of the CA has room
-    again, and decides alone, however far off it is. `first_tried_at` is when the failures began. `jitter` is 0 to 1:
-    10 % less to 10 % more.
+    Return None when nothing is scheduled and a person must act. `asked_for` is the time that the CA
+    named (Retry-After). With `limited` a limit of the CA has room again at that time. Then
+    `asked_for` alone decides, however far away it is. `first_tried_at` is when the failures began.
+    `jitter` (0 to 1) changes the pause by -10 % to +10 %.
     """
     if limited and asked_for:
         return now + _until_the_limit_has_room(
@@ -107,7 +116,7 @@ def retry_at(
     pause = LAST_RETRY if permanent else min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
     if left:
         pause = min(pause, left / 4)
-    elif expires_at and not permanent:  # whoever uses it is down by now
+    elif expires_at and not permanent:  # it has expired, so its users are down
         pause = min(pause, FIRST_RETRY)
     pause = max(LEAST_RETRY, pause * (0.9 + 0.2 * jitter))
     if asked_for:
@@ -117,11 +126,14 @@ def retry_at(
 
 
 def _until_the_limit_has_room(pause: timedelta, left: timedelta | None, jitter: float) -> timedelta:
-    """Never sooner than asked, but for a certificate that would run out of time."""
+    """Return the pause, which is at least the one that was asked for.
+
+    It is shorter for a certificate that would run out of time.
+    """
     pause = max(LEAST_RETRY, pause + LIMIT_SPREAD * jitter)
     return pause if left is None else min(pause, max(FIRST_RETRY, left / 4))
 
 
 def draw() -> float:
-    """A jitter, 0 to 1."""
+    """Return a jitter, 0 to 1."""
     return random.random()  # noqa: S311  (spreads load, protects nothing)
