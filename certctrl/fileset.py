@@ -220,8 +220,8 @@ def _swap(moves: list[Move]) -> None:
 def _uninterrupted() -> Iterator[None]:
     """Hold signals back until the end, then let each have its usual effect.
 
-    Blocking them for this thread would not do: another thread of the process receives them, and Python handles them
-    here. Only the main thread handles signals, so that any other one is not interrupted anyway.
+    A signal mask for this thread is not enough. Another thread of the process receives the signal,
+    and Python then runs the handler in the main thread. Other threads run no handler at all.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
