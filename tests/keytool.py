@@ -14,7 +14,9 @@ needs_keytool = pytest.mark.skipif(
 
 
 def listed(bundle: bytes, password: str, folder: Path) -> str:
-    """What `keytool -list -v` says of the file. AssertionError with its words when it cannot read it."""
+    """What `keytool -list -v` says of the file. AssertionError with its words when it cannot read
+    it.
+    """
     path = folder / "bundle.pfx"
     path.write_bytes(bundle)
     command = [

@@ -1,4 +1,6 @@
-"""The tests' settings over a real PostgreSQL: DATABASE_URL's, else one of its own that the tests start and stop."""
+"""The tests' settings over a real PostgreSQL: DATABASE_URL's, else one of its own that the tests
+start and stop.
+"""
 
 import logging
 import os

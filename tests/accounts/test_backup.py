@@ -59,7 +59,9 @@ def test_what_is_written_in_clear_would_be_found(alice):
 
 
 def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alice):
-    """Each way to come in, and each secret that is handed in: log-in, API key, DNS credential, EAB, webhook, CA key."""
+    """Each way to come in, and each secret that is handed in: log-in, API key, DNS credential, EAB,
+    webhook, CA key.
+    """
     client = client_of()
     client.post("/auth/general", {"email": alice.email, "password": PASSWORD})
     api = Caller(client)

@@ -1,4 +1,6 @@
-"""The session cookie needs no CSRF token: who may send an unsafe request is read from where it says it comes from."""
+"""The session cookie needs no CSRF token: who may send an unsafe request is read from where it says
+it comes from.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked at."""
+"""Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked
+at.
+"""
 
 import shutil
 import subprocess
@@ -144,7 +146,9 @@ def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
 
 @pytest.fixture(scope="module")
 def tree(key):
-    """A leaf, its issuer, the root over it, another root that cross-signed that one, and a stranger."""
+    """A leaf, its issuer, the root over it, another root that cross-signed that one, and a
+    stranger.
+    """
     keys = {
         name: ec.generate_private_key(ec.SECP256R1())
         for name in ("issuing", "root", "older", "stranger")

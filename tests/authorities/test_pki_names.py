@@ -287,7 +287,9 @@ def test_the_registered_domain_is_what_cas_count_by(name, domain):
 
 
 def test_each_suffix_of_the_list_is_counted_as_boulder_counts_it():
-    """Both read the list by an algorithm of their own. The root of a wildcard rule is no suffix, and nobody's name."""
+    """Both read the list by an algorithm of their own. The root of a wildcard rule is no suffix,
+    and nobody's name.
+    """
     for rule in limiting.listed_rules():
         base = rule.removeprefix("!").removeprefix("*.")
         own = [] if rule.startswith("*.") else [base]

@@ -1,7 +1,8 @@
-"""A machine that boots: a real systemd as process 1, in namespaces of its own, over this machine's files.
+"""A machine that boots: a real systemd as process 1, in namespaces of its own, over this machine's
+files.
 
-Nothing that it writes is kept: `/` is an overlay in memory. It has no network but its own loopback, and no devices but
-the usual ones. Needs root, a cgroup2 and Linux' overlays.
+Nothing that it writes is kept: `/` is an overlay in memory. It has no network but its own loopback,
+and no devices but the usual ones. Needs root, a cgroup2 and Linux' overlays.
 """
 
 import contextlib
@@ -46,7 +47,8 @@ MASKED = (
     *("sys-kernel-tracing.mount", "systemd-networkd.service", "systemd-ask-password-console.path"),
 )
 UP = ("initializing", "starting", "running", "degraded")
-# $1: a folder; in it `mounts` (source and target, a line each), `files` (a tree that is laid over /) and `setup`.
+# $1: a folder; in it `mounts` (source and target, a line each), `files` (a tree that is laid over
+# /) and `setup`.
 ENTER = r"""
 set -eu
 cd "$1"
@@ -123,8 +125,9 @@ def missing() -> str:
 
 
 class Machine:
-    """`mounts` are folders of this machine by their place there, `files` the contents of files, `setup` a script that
-    runs before systemd."""
+    """`mounts` are folders of this machine by their place there, `files` the contents of files,
+    `setup` a script that runs before systemd.
+    """
 
     def __init__(
         self, folder: Path, mounts: dict[str, Path], files: dict[str, str], setup: str = ""

@@ -61,7 +61,9 @@ def replaced(text: str, old: str, new: str) -> str:
 
 @contextlib.contextmanager
 def nginx(folder: Path, lines: str, web: int) -> Iterator[str]:
-    """Start it before the web process on this port, with the guide's lines; the origin that people see."""
+    """Start it before the web process on this port, with the guide's lines; the origin that people
+    see.
+    """
     folder.mkdir()
     port = free_port()
     make_certificate(folder / "certificate.pem", folder / "key.pem")

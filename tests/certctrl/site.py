@@ -1,4 +1,6 @@
-"""A site for tests of what surrounds the server: its secrets, a real Redis, and the processes that a test starts."""
+"""A site for tests of what surrounds the server: its secrets, a real Redis, and the processes that
+a test starts.
+"""
 
 import base64
 import os
@@ -25,7 +27,9 @@ User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})
 
 
 class Site:
-    """Processes in a data folder of their own. They end with `stop`, and with the process that started them."""
+    """Processes in a data folder of their own. They end with `stop`, and with the process that
+    started them.
+    """
 
     def __init__(self, folder: Path, code: Path = PROJECT, **settings: str) -> None:
         self.folder, self.code = folder, code

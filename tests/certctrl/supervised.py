@@ -1,6 +1,8 @@
-"""Runs a supervisor in a process of its own, for tests that kill it: `python supervised.py FOLDER WHAT`.
+"""Runs a supervisor in a process of its own, for tests that kill it: `python supervised.py FOLDER
+WHAT`.
 
-Each child writes its name and pid to FOLDER/pids and, when it is asked to stop, its name to FOLDER/stopped.
+Each child writes its name and pid to FOLDER/pids and, when it is asked to stop, its name to
+FOLDER/stopped.
 """
 
 import signal

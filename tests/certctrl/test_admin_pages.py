@@ -1,4 +1,6 @@
-"""The admin shows every table, searchable and without secrets; attempts are retried and canceled there."""
+"""The admin shows every table, searchable and without secrets; attempts are retried and canceled
+there.
+"""
 
 import base64
 import html

@@ -1,5 +1,6 @@
-"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is cut off. A client
-without a valid credential has 64 KiB."""
+"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is
+cut off. A client without a valid credential has 64 KiB.
+"""
 
 import asyncio
 import json
@@ -48,7 +49,9 @@ class Inner:
 
 
 def run(inner, chunks, headers=(), is_known=lambda scope: True):
-    """Send the chunks; returns the status, the parsed body if there is one, and how many chunks were taken."""
+    """Send the chunks; returns the status, the parsed body if there is one, and how many chunks
+    were taken.
+    """
     sent, taken = [], []
 
     async def receive():

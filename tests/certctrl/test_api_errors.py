@@ -1,4 +1,6 @@
-"""Whatever goes wrong, the answer has the shape of the contract: {"error": {"code", "key", "what", "params"}}."""
+"""Whatever goes wrong, the answer has the shape of the contract: {"error": {"code", "key", "what",
+"params"}}.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Whose rows: /apiv1/users/{id} takes only the own id, /apiv1/me is the same, what is not yours is not there."""
+"""Whose rows: /apiv1/users/{id} takes only the own id, /apiv1/me is the same, what is not yours is
+not there.
+"""
 
 import re
 

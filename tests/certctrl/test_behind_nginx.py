@@ -1,4 +1,6 @@
-"""The guide's lines in a real nginx, on a port other than 443 and below a path, before a real web process."""
+"""The guide's lines in a real nginx, on a port other than 443 and below a path, before a real web
+process.
+"""
 
 import re
 from pathlib import Path

@@ -8,8 +8,9 @@ from certctrl import celery
 
 
 def ended_with(monkeypatch, worker: int | None) -> int:
-    """How a forked child of this process ends that was started by a worker with that pid, or is that worker itself;
-    0: it works on."""
+    """How a forked child of this process ends that was started by a worker with that pid, or is
+    that worker itself; 0: it works on.
+    """
     monkeypatch.setenv("CERTCTRL_WORKER", str(worker))
     child = os.fork()
     if child == 0:

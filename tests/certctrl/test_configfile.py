@@ -1,4 +1,6 @@
-"""The file that CERTCTRL_CONFIG names: debugging as the guide has it, a sentence at the start when it is wrong."""
+"""The file that CERTCTRL_CONFIG names: debugging as the guide has it, a sentence at the start when
+it is wrong.
+"""
 
 import os
 import subprocess

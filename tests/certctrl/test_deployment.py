@@ -1,4 +1,6 @@
-"""What is deployed is what there is: lists that are kept twice agree, and the image's files are enough to run."""
+"""What is deployed is what there is: lists that are kept twice agree, and the image's files are
+enough to run.
+"""
 
 import ast
 import importlib.metadata
@@ -35,7 +37,9 @@ def first_party() -> set[str]:
 
 
 def copied() -> list[tuple[str, str]]:
-    """(source, destination) of each line by which the Dockerfile's last stage copies from the project."""
+    """(source, destination) of each line by which the Dockerfile's last stage copies from the
+    project.
+    """
     lines = read("deploy/Dockerfile").rpartition("\nFROM ")[2].splitlines()
     words = [
         line.split()[1:] for line in lines if line.startswith("COPY ") and "--from" not in line
@@ -116,7 +120,9 @@ def test_every_list_of_the_processes_has_all_of_them() -> None:
 @pytest.mark.e2e
 @pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server")
 def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:
-    """The sweep that `/health` waits for needs beat, clock, Redis and the database; the worker says it is ready."""
+    """The sweep that `/health` waits for needs beat, clock, Redis and the database; the worker says
+    it is ready.
+    """
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     site = Site(data, image, LISTEN="127.0.0.1", PORT=str(free_port()), LOG_LEVEL="INFO")

@@ -1,4 +1,6 @@
-"""The files of an export fit each other whatever happens, and those that are there keep whose they are."""
+"""The files of an export fit each other whatever happens, and those that are there keep whose they
+are.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""What comes back: bodies up to 1 MiB, redirects within limits, sentences without secrets, and how long to wait."""
+"""What comes back: bodies up to 1 MiB, redirects within limits, sentences without secrets, and how
+long to wait.
+"""
 
 import email.utils
 import gzip

@@ -16,7 +16,9 @@ HANGS = 5.0  # a call that takes so long did not keep its deadline
 
 @pytest.fixture
 def ends_in_time():
-    """What a call took must be near its limit, and it must have taken it: a refusal at once proves nothing."""
+    """What a call took must be near its limit, and it must have taken it: a refusal at once proves
+    nothing.
+    """
     began = clock.monotonic()
     yield
     assert LIMIT * 0.5 < clock.monotonic() - began < HANGS

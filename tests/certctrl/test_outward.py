@@ -1,4 +1,6 @@
-"""Requests that wait for somebody else: without a database connection, a few at once, and everybody else is served."""
+"""Requests that wait for somebody else: without a database connection, a few at once, and everybody
+else is served.
+"""
 
 import os
 import socket

@@ -1,4 +1,5 @@
-"""A client that says nothing, drips, or does not read loses its connection; one whose answer takes long keeps it.
+"""A client that says nothing, drips, or does not read loses its connection; one whose answer takes
+long keeps it.
 
 A real uvicorn with short times, on a thread.
 """
@@ -55,7 +56,9 @@ def application():
 
 @pytest.fixture
 def connect(application, monkeypatch):
-    """Connects to a server whose patience is short, but for what a test gives it; the options are uvicorn's."""
+    """Connects to a server whose patience is short, but for what a test gives it; the options are
+    uvicorn's.
+    """
     opened, servers = contextlib.ExitStack(), []
 
     def start(**options):
@@ -106,7 +109,9 @@ def rest(client):
 
 
 def drip(client, *parts):
-    """Send part after part with pauses shorter than any patience, the last one again and again, until it is refused."""
+    """Send part after part with pauses shorter than any patience, the last one again and again,
+    until it is refused.
+    """
     pause, parts = threading.Event(), list(parts)
     with contextlib.suppress(ConnectionError):
         for _ in range(int(LIMIT / 0.05)):

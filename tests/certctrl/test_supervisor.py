@@ -1,4 +1,6 @@
-"""The supervisor with real processes: it starts the dead again, stops in order, and leaves no orphan."""
+"""The supervisor with real processes: it starts the dead again, stops in order, and leaves no
+orphan.
+"""
 
 import os
 import signal

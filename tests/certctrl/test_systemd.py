@@ -1,4 +1,6 @@
-"""deploy/systemd under a real systemd as process 1, with a real PostgreSQL that comes long after the boot."""
+"""deploy/systemd under a real systemd as process 1, with a real PostgreSQL that comes long after
+the boot.
+"""
 
 import importlib.util
 import shutil
@@ -46,7 +48,8 @@ WORKER_POOL=prefork
 WORKER_CONCURRENCY=1
 LD_LIBRARY_PATH=/opt/python/lib
 """
-# The venv is made anew over the same packages, since its Python may be in a folder that ProtectHome hides.
+# The venv is made anew over the same packages, since its Python may be in a folder that ProtectHome
+# hides.
 SETUP = f"""
 useradd --system --home-dir /var/lib/certctrl certctrl
 useradd --system late-postgres

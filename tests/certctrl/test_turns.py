@@ -1,4 +1,6 @@
-"""Turns: who has a row, for how long, and what is written once it is lost. Shown on an attempt's row."""
+"""Turns: who has a row, for how long, and what is written once it is lost. Shown on an attempt's
+row.
+"""
 
 from datetime import timedelta
 

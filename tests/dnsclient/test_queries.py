@@ -1,4 +1,6 @@
-"""The engine below the looks: many questions, one socket for each family, nothing that waits in turn."""
+"""The engine below the looks: many questions, one socket for each family, nothing that waits in
+turn.
+"""
 
 import socket
 import struct

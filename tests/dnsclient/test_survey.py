@@ -1,4 +1,6 @@
-"""What a survey reads: chains in batches, CAA records upwards, servers, and what is behind a SERVFAIL."""
+"""What a survey reads: chains in batches, CAA records upwards, servers, and what is behind a
+SERVFAIL.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +53,8 @@ def test_many_chains_are_followed_in_as_many_batches_as_the_longest_needs(
         queries, "ask", lambda asks, seconds: batches.append(1) or ask(asks, seconds)
     )
     chains = cnames.follow([f"host{number}.example.com" for number in range(25)], 5)
-    # The zones and servers of both ends, a CNAME and its sibling, twice, and that there is no third.
+    # The zones and servers of both ends, a CNAME and its sibling, twice, and that there is no
+    # third.
     assert len(batches) == 11
     assert chains["host7.example.com"].names[1:] == ("one7.auth.net", "two.auth.net")
     assert chains["host8.example.com"].final == "one8.auth.net"

@@ -1,4 +1,6 @@
-"""Providers and records that are in no database, and an HTTP service that does not answer as it should."""
+"""Providers and records that are in no database, and an HTTP service that does not answer as it
+should.
+"""
 
 import re
 from typing import Any

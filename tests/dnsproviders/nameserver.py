@@ -1,4 +1,6 @@
-"""Real name servers on loopback, with a key that may update a zone: Debian's knot, bind9, pdns-server and nsd."""
+"""Real name servers on loopback, with a key that may update a zone: Debian's knot, bind9,
+pdns-server and nsd.
+"""
 
 import shutil
 import socket

@@ -1,4 +1,6 @@
-"""DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never come out."""
+"""DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never
+come out.
+"""
 
 import re
 import socket
@@ -272,7 +274,9 @@ def test_a_provider_that_cannot_be_reached_is_told_apart_too(api: Caller) -> Non
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, int]]:
-    """Where no DNS server is: nobody, somebody who hangs up, and somebody who speaks something else."""
+    """Where no DNS server is: nobody, somebody who hangs up, and somebody who speaks something
+    else.
+    """
 
     def answer(listener: socket.socket, what: bytes) -> None:
         with suppress(OSError):

@@ -1,4 +1,6 @@
-"""The limit of a DNS provider's API: kept by all workers together, and whoever must wait waits well."""
+"""The limit of a DNS provider's API: kept by all workers together, and whoever must wait waits
+well.
+"""
 
 import threading
 from datetime import timedelta
@@ -227,7 +229,9 @@ def test_every_http_call_takes_a_token(cloudflare, credential, settings):
 
 
 def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, settings):
-    """A thousand that look, and have no token left to write, would keep each other from ever writing."""
+    """A thousand that look, and have no token left to write, would keep each other from ever
+    writing.
+    """
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     use_up(credential.owner, but=VISIT - 1)

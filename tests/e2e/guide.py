@@ -1,4 +1,6 @@
-"""What the guide's reader has, on loopback: a domain at "Cloudflare", "Let's Encrypt", and a client."""
+"""What the guide's reader has, on loopback: a domain at "Cloudflare", "Let's Encrypt", and a
+client.
+"""
 
 import json
 import os

@@ -1,6 +1,8 @@
-"""A site before a CA that enforces limits, which both were told by the same data, and what can be read of it after.
+"""A site before a CA that enforces limits, which both were told by the same data, and what can be
+read of it after.
 
-The CA is Pebble behind the fault proxy. Its zone is a public suffix, so that each name below it is a registered domain.
+The CA is Pebble behind the fault proxy. Its zone is a public suffix, so that each name below it is
+a registered domain.
 """
 
 import json
@@ -19,7 +21,8 @@ ZONE = "co.uk"
 WORKERS = 2
 THREADS = 4  # the cheapest on two cores
 LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is killed
-# How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a domain that many
+# How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a
+# domain that many
 # names share, a set that many accounts ask for.
 SAYS = {
     "account": "of the account",
@@ -79,7 +82,9 @@ class Limited:
             self.site.start_worker(f"worker{number}")
 
     def waited(self) -> dict[str, int]:
-        """How many attempts waited for a bucket of each kind, as their owners read it in the events."""
+        """How many attempts waited for a bucket of each kind, as their owners read it in the
+        events.
+        """
         query = (
             "SELECT count(DISTINCT issuance_id) FROM issuance_issuanceevent "
             "WHERE step = 'order' AND outcome = 'wait' AND what LIKE %s"
@@ -116,10 +121,12 @@ def issued_before(ca: Limited, count: int) -> list[int]:
 
 
 def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
-    """How close the orders came to the rate that the limits allow after the first burst; 1 is as fast as can be.
+    """How close the orders came to the rate that the limits allow after the first burst; 1 is as
+    fast as can be.
 
-    After its burst a bucket gives out one token each so many seconds. So all orders take at least as long as the
-    slowest bucket does with those beyond its burst; how long they took is read from the first order to the last.
+    After its burst a bucket gives out one token each so many seconds. So all orders take at least
+    as long as the slowest bucket does with those beyond its burst; how long they took is read from
+    the first order to the last.
     """
     charged = Counter(tuple(bucket) for order in accepted for bucket in order["charged"])
     beyond = {bucket: count - limits[bucket[0]][0] for bucket, count in charged.items()}
@@ -142,7 +149,9 @@ def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 def running(
     folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settings: str
 ) -> Iterator[Limited]:
-    """Everything up, and the accounts registered. `limits` are {kind: [capacity, seconds for one back]}."""
+    """Everything up, and the accounts registered. `limits` are {kind: [capacity, seconds for one
+    back]}.
+    """
     known = {"custom": {"label": "The lab's CA", "limits": limits}}
     with (
         pebble.running(folder, zone=ZONE, nonce_reject=0) as lab,

@@ -1,6 +1,8 @@
-"""Debian's Pebble with a real name server on loopback: an ACME CA that is strict, and says no a lot.
+"""Debian's Pebble with a real name server on loopback: an ACME CA that is strict, and says no a
+lot.
 
-One request at a time goes into Pebble, through haproxy: this old version deadlocks under parallel clients.
+One request at a time goes into Pebble, through haproxy: this old version deadlocks under parallel
+clients.
 """
 
 import base64
@@ -52,7 +54,9 @@ def path() -> str:
 
 @dataclass
 class Pebble:
-    """What a client needs to know of a running lab. The zone takes TXT updates by RFC 2136 with the TSIG key."""
+    """What a client needs to know of a running lab. The zone takes TXT updates by RFC 2136 with the
+    TSIG key.
+    """
 
     folder: pathlib.Path
     zone: str = ZONE
@@ -172,8 +176,8 @@ def running(
 ) -> Iterator[Pebble]:
     """Start everything in `folder`, stop it at the end.
 
-    `nonce_reject` and `authz_reuse` are per cent; `eab` maps key ids to base64url HMAC keys and makes a binding
-    required.
+    `nonce_reject` and `authz_reuse` are per cent; `eab` maps key ids to base64url HMAC keys and
+    makes a binding required.
     """
     lab = Pebble(folder, zone)
     lab.ports = free_ports("acme", "management", "dns", "gate")

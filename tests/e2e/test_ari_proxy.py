@@ -1,6 +1,8 @@
-"""The CA moves two hundred windows into the past: each certificate is replaced, once, by an order that says so.
+"""The CA moves two hundred windows into the past: each certificate is replaced, once, by an order
+that says so.
 
-Debian's Pebble has no renewal information; the proxy before it has, and judges each `replaces` (RFC 9773).
+Debian's Pebble has no renewal information; the proxy before it has, and judges each `replaces` (RFC
+9773).
 """
 
 import pytest
@@ -17,7 +19,8 @@ pytestmark = [
 ]
 
 CERTIFICATES = 200
-# So few tokens are left after the first orders that others which cost any would wait for hours, or be refused.
+# So few tokens are left after the first orders that others which cost any would wait for hours, or
+# be refused.
 LIMITS = {
     "account": [CERTIFICATES + 10, 3600],
     "domain": [2, 36000],

@@ -127,7 +127,9 @@ def check_answers(
 
 
 def check_export(reader: Reader, certificate_id: int, leaf: x509.Certificate) -> None:
-    """The ZIP of section 9.5: its key is the leaf's, also in the PKCS#12 file that the header opens."""
+    """The ZIP of section 9.5: its key is the leaf's, also in the PKCS#12 file that the header
+    opens.
+    """
     answer = reader.raw(
         "GET", f"/apiv1/users/{reader.user_id}/certificates/{certificate_id}/export?format=zip"
     )
@@ -159,7 +161,9 @@ def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, fold
 
 
 def check_no_txt(outside: Outside) -> None:
-    """Neither Cloudflare nor the name server has a TXT record; the removal may come a moment after the success."""
+    """Neither Cloudflare nor the name server has a TXT record; the removal may come a moment after
+    the success.
+    """
     until(lambda: not outside.dns.txt(), f"no TXT record left: {outside.dns.txt()}")
     assert outside.cloudflare.records == {}
     query = dns.message.make_query(CHALLENGE, "TXT")

@@ -1,4 +1,6 @@
-"""Workers die by SIGKILL while they hold rows, Redis forgets all, beat starts anew: nothing changes at the end."""
+"""Workers die by SIGKILL while they hold rows, Redis forgets all, beat starts anew: nothing changes
+at the end.
+"""
 
 import os
 import re
@@ -30,7 +32,9 @@ MOST_DEATHS = 3  # five in a row end an attempt, as they should; nobody here is 
 
 
 class Reaper:
-    """Asks for certificates a few at a time, and kills whoever holds a row in a state that is still wanted."""
+    """Asks for certificates a few at a time, and kills whoever holds a row in a state that is still
+    wanted.
+    """
 
     def __init__(self, site: Site, lab: pebble.Pebble) -> None:
         self.site, self.lab = site, lab
@@ -128,7 +132,8 @@ def test_killing_workers_that_hold_rows_changes_nothing_at_the_end(pool, tmp_pat
             reaper.kill()
         until(lambda: reaper.ask() or reaper.asked == CERTIFICATES, 60, "the last request")
         until(lambda: site.states() == {"issued": CERTIFICATES}, 120, "the last certificate")
-        # One that was removed by a worker that died before it could say so is looked for until the zone cannot lag.
+        # One that was removed by a worker that died before it could say so is looked for until the
+        # zone cannot lag.
         until(lambda: not site.uncleaned(), ZONE_LAG.total_seconds() + 60, "the last cleanup")
         inside_order = sum(states.count("queued") for states in reaper.kills)
         print(

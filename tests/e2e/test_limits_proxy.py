@@ -1,7 +1,7 @@
 """Orders at a CA that enforces its limits and breaks now and then: they wait, and none is refused.
 
-The proxy before Pebble and the server were given the same data. What was refused for a limit is the proxy's to count.
-A thousand of them, and how fast they go, are `benchmarks.limits`.
+The proxy before Pebble and the server were given the same data. What was refused for a limit is the
+proxy's to count. A thousand of them, and how fast they go, are `benchmarks.limits`.
 """
 
 import pytest

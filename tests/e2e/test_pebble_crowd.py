@@ -1,4 +1,6 @@
-"""Fifty at once, at a strict Pebble that refuses a fifth of all nonces and takes its time to validate."""
+"""Fifty at once, at a strict Pebble that refuses a fifth of all nonces and takes its time to
+validate.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 

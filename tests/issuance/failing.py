@@ -31,7 +31,9 @@ def issued(world: World, account: AcmeAccount, credential, *names: str, **fields
 
 
 def try_again(world: World, *problems: Exception, at: str = "new_order") -> Issuance:
-    """The next attempt that the scan opens, when its moment has come: it meets these problems, at whichever CA."""
+    """The next attempt that the scan opens, when its moment has come: it meets these problems, at
+    whichever CA.
+    """
     for each in (world.ca, *world.cas.values()):
         each.problems = {at: list(problems)} if problems else {}
     moment = Certificate.objects.values_list("renew_at", flat=True).get()

@@ -1,4 +1,6 @@
-"""A drill replaces everything that an issuer, or an account, issued: paced, resumable, and nothing twice."""
+"""A drill replaces everything that an issuer, or an account, issued: paced, resumable, and nothing
+twice.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -38,7 +40,9 @@ def issued(
 
 
 def minutes(world: World, count: int) -> None:
-    """So many minutes of the beat: the drill each minute, the scan each ten, the sweep often enough."""
+    """So many minutes of the beat: the drill each minute, the scan each ten, the sweep often
+    enough.
+    """
     for minute in range(count):
         renewals.advance_drills.run()
         if minute % 10 == 0:

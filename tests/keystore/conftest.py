@@ -45,7 +45,9 @@ def postgres_socket() -> Iterator[str]:
 def shared_database(
     request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any
 ) -> Iterator[str]:
-    """A migrated database of its own that several threads may use at once, as in production; its vendor."""
+    """A migrated database of its own that several threads may use at once, as in production; its
+    vendor.
+    """
     before, settings = connections["default"], connections.settings["default"]
     connections.settings["default"] = settings | _database(request, tmp_path)
     connections["default"] = connections.create_connection("default")

@@ -40,7 +40,9 @@ class Killed(BaseException):
 
 
 class KilledAfter:
-    """Let so many calls of a function through, then die: before the next one, or right after the last."""
+    """Let so many calls of a function through, then die: before the next one, or right after the
+    last.
+    """
 
     def __init__(self, monkeypatch, where, name: str, calls: int, effect: bool = False) -> None:
         self.calls, self.effect, self.real = calls, effect, getattr(where, name)

@@ -1,4 +1,6 @@
-"""The byte formats do not change: what was sealed years ago, here or for a machine in the field, still opens."""
+"""The byte formats do not change: what was sealed years ago, here or for a machine in the field,
+still opens.
+"""
 
 import base64
 import json

@@ -36,7 +36,9 @@ class Proxy:
         return "https://" + urlsplit(self.directory_url).netloc
 
     def change(self, **document: Any) -> None:
-        """Other faults, windows or limits from now on. AssertionError when the proxy does not understand them."""
+        """Other faults, windows or limits from now on. AssertionError when the proxy does not
+        understand them.
+        """
         self._call("POST", "", document)
 
     @property
@@ -98,7 +100,9 @@ def running(
 
 
 def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
-    """The proxy in front of a running Pebble, with the lab's TLS certificate; the lab's zone is a public suffix."""
+    """The proxy in front of a running Pebble, with the lab's TLS certificate; the lab's zone is a
+    public suffix.
+    """
     pem, key = str(lab.folder / "tls.pem"), str(lab.folder / "tls.key")
     return running(lab.folder, lab.directory_url, pem, key, suffixes=[lab.zone], **config)
 

@@ -176,7 +176,9 @@ def test_a_ca_without_renewal_information_stays_without(proxy_of):
 
 
 def test_the_identifier_is_that_of_the_rfc(ca):
-    """The example of RFC 9773, section 4.1: its key identifier, and a serial number whose first bit is set."""
+    """The example of RFC 9773, section 4.1: its key identifier, and a serial number whose first bit
+    is set.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.one.test")])
     issuer = bytes.fromhex("69885B6B87464041E1B37B847BA0AE2CDE01C8D4")

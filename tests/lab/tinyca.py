@@ -1,4 +1,6 @@
-"""A CA that is nothing but answers: whatever the fault proxy asks it, and a record of what that was."""
+"""A CA that is nothing but answers: whatever the fault proxy asks it, and a record of what that
+was.
+"""
 
 import base64
 import json
@@ -20,7 +22,9 @@ PATHS = {"newNonce": "/nonce", "newAccount": "/account", "newOrder": "/order"}
 
 
 def signed(path: str, payload: Any = None, account: str = ACCOUNT) -> Request:
-    """A POST as clients send it, but for a signature, which the proxy does not look at. Without a payload it reads."""
+    """A POST as clients send it, but for a signature, which the proxy does not look at. Without a
+    payload it reads.
+    """
     jws = {
         "protected": packed({"kid": account, "url": HERE + path}),
         "payload": packed(payload),
@@ -45,7 +49,9 @@ def packed(document: Any) -> str:
 
 
 class TinyCA:
-    """Stands for `lab.upstream.Upstream`. `answers` are by path, and go before what it says otherwise."""
+    """Stands for `lab.upstream.Upstream`. `answers` are by path, and go before what it says
+    otherwise.
+    """
 
     place = urlsplit(f"{HERE}/dir")
 

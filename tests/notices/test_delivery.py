@@ -1,4 +1,6 @@
-"""A delivery is tried by its own table, given up at its end, and survives the worker that has it in hand."""
+"""A delivery is tried by its own table, given up at its end, and survives the worker that has it in
+hand.
+"""
 
 from contextvars import Context
 from datetime import UTC, datetime, timedelta

@@ -87,7 +87,9 @@ def _revocations(simulation: "Simulation") -> list[str]:
 
 
 def _orders(simulation: "Simulation") -> list[str]:
-    """An attempt orders once; once more where a fault hid the answer, or where it was sent back to order."""
+    """An attempt orders once; once more where a fault hid the answer, or where it was sent back to
+    order.
+    """
     attempts = Issuance.objects.count()
     anew = sum(Issuance.objects.values_list("orders", flat=True))
     unclear = simulation.outside.struck["ca.new_order"] + simulation.between_statements

@@ -1,4 +1,6 @@
-"""Which faults a seed has, and how often. Each seed leaves some kinds out, so that no fault hides another."""
+"""Which faults a seed has, and how often. Each seed leaves some kinds out, so that no fault hides
+another.
+"""
 
 import random
 from dataclasses import dataclass, fields, replace
@@ -40,8 +42,9 @@ class Profile:
 
     @property
     def lateness(self) -> float:
-        """How late an effect may be after its call began. The engine trusts that a call is over a lease after its
-        intent; what clocks disagree by and what listings lag by comes off."""
+        """How late an effect may be after its call began. The engine trusts that a call is over a
+        lease after its intent; what clocks disagree by and what listings lag by comes off.
+        """
         return LEASE - 2 * self.skew - self.listing_lag - 15
 
     def __str__(self) -> str:
@@ -113,8 +116,9 @@ class Faults:
         )
 
     def of_a_call(self, name: str) -> str:
-        """One of KINDS, or "" for a call that goes well. Those that change something are struck three times as often
-        as those that only read."""
+        """One of KINDS, or "" for a call that goes well. Those that change something are struck
+        three times as often as those that only read.
+        """
         at = self.rng.random() / (3 if name in CHANGES else 1)
         if self.stopped:
             return ""

@@ -1,4 +1,6 @@
-"""Outside calls on the simulated clock: each takes time, others run meanwhile, and faults strike in the middle."""
+"""Outside calls on the simulated clock: each takes time, others run meanwhile, and faults strike in
+the middle.
+"""
 
 import dataclasses
 from collections import Counter
@@ -177,7 +179,9 @@ def refusal(name: str, faults: Faults) -> Trouble:
 
 
 class SimulatedZone(FakeZone):
-    """`values` is what is in the zone; name servers show it, and the provider's listing has it, somewhat later."""
+    """`values` is what is in the zone; name servers show it, and the provider's listing has it,
+    somewhat later.
+    """
 
     outside: SimulatedOutside
 

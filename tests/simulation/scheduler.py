@@ -1,7 +1,9 @@
-"""One thread, many actors, one clock: an actor runs until it pauses, then whoever is next in simulated time runs.
+"""One thread, many actors, one clock: an actor runs until it pauses, then whoever is next in
+simulated time runs.
 
-Actors are greenlets, so the engine's own code is paused in the middle of an outside call without knowing it. Events at
-the same moment run in the order in which they were planned: the same seed gives the same run.
+Actors are greenlets, so the engine's own code is paused in the middle of an outside call without
+knowing it. Events at the same moment run in the order in which they were planned: the same seed
+gives the same run.
 """
 
 import heapq
@@ -17,7 +19,9 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 
 @dataclass(eq=False)
 class Actor:
-    """Whoever acts: a worker, the clock, a person. `skew` is by how many seconds its wall clock is wrong."""
+    """Whoever acts: a worker, the clock, a person. `skew` is by how many seconds its wall clock is
+    wrong.
+    """
 
     name: str
     skew: float = 0.0

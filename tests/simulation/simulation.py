@@ -1,4 +1,5 @@
-"""One seed: a world, the faults that the seed draws, and a run to the end. `run(seed)` is the way in.
+"""One seed: a world, the faults that the seed draws, and a run to the end. `run(seed)` is the way
+in.
 
 Wants an empty, migrated database and a transaction around it that is rolled back afterwards.
 """
@@ -269,7 +270,9 @@ class Simulation(World):
     # --- switching ---
 
     def switch(self) -> None:
-        """Before a statement outside of a transaction: others may go first, or whoever acts dies or is held here."""
+        """Before a statement outside of a transaction: others may go first, or whoever acts dies or
+        is held here.
+        """
         actor = self.scheduler.actor
         if not actor or self.watch.is_asking or len(connection.savepoint_ids) > self.depth:
             return

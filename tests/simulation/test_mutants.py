@@ -1,4 +1,6 @@
-"""The simulator finds the engine broken wherever it was broken on purpose, and finds the same runs well otherwise."""
+"""The simulator finds the engine broken wherever it was broken on purpose, and finds the same runs
+well otherwise.
+"""
 
 import pytest
 from django.db import DatabaseError, transaction

@@ -1,4 +1,6 @@
-"""Whatever happens while the faults last: everything is issued in the end, and nothing is left behind."""
+"""Whatever happens while the faults last: everything is issued in the end, and nothing is left
+behind.
+"""
 
 import pytest
 

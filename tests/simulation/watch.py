@@ -1,7 +1,8 @@
-"""What no moment of a run may show. Sees every UPDATE of a row that workers take turns on, and every outside call.
+"""What no moment of a run may show. Sees every UPDATE of a row that workers take turns on, and
+every outside call.
 
-It asks the database before the UPDATE, whatever the engine's own conditions are: so a fence that has a hole is seen at
-the first write through it, not only where that write does harm.
+It asks the database before the UPDATE, whatever the engine's own conditions are: so a fence that
+has a hole is seen at the first write through it, not only where that write does harm.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ TABLES: tuple[type[Turns], ...] = (
     RenewalInfo,
 )
 
-# Columns that may be written without holding the row: the marks of messages, waking, and what a person or another row
+# Columns that may be written without holding the row: the marks of messages, waking, and what a
+# person or another row
 # decides. With `idle` the row must be one that nobody holds.
 MARKS = {"queued_at"}
 REOPENS = {"cleaned_at", "unsure_until", "wake_at", "queued_at"}
@@ -182,7 +184,9 @@ class Watch:
             self.broken(f"{record} is presented before it is written down that it is meant to be")
 
     def removes(self, record: TxtRecord) -> None:
-        """Nobody takes a record away from an attempt that has it in the zone, but for a call that came late."""
+        """Nobody takes a record away from an attempt that has it in the zone, but for a call that
+        came late.
+        """
         if (record.name, record.value) in self.excused or (
             self.scheduler.actor and self.scheduler.actor.was_held
         ):

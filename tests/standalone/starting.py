@@ -32,7 +32,9 @@ def free_port() -> int:
 
 
 def processes() -> Iterator[tuple[int, str]]:
-    """Each living process, by its pid, with the environment's DATA_DIR or the command line that tells whose it is."""
+    """Each living process, by its pid, with the environment's DATA_DIR or the command line that
+    tells whose it is.
+    """
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             yield (

@@ -1,4 +1,6 @@
-"""Files of the data folder that a power loss has damaged: what is not needed is set aside, the rest is a sentence."""
+"""Files of the data folder that a power loss has damaged: what is not needed is set aside, the rest
+is a sentence.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""What `manage.py up` makes ready before it starts anything: folder, lock, ports, secrets, Redis, lab."""
+"""What `manage.py up` makes ready before it starts anything: folder, lock, ports, secrets, Redis,
+lab.
+"""
 
 import socket
 import stat

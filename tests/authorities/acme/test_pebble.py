@@ -1,4 +1,6 @@
-"""A whole order against Debian's Pebble, strict, a fifth of all nonces refused, with a real name server."""
+"""A whole order against Debian's Pebble, strict, a fifth of all nonces refused, with a real name
+server.
+"""
 
 import threading
 

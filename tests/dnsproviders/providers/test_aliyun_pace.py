@@ -1,5 +1,6 @@
-"""Many names in one zone of Aliyun, which takes one change at a time and throttles: what was refused goes on after a
-second, and what was published stays."""
+"""Many names in one zone of Aliyun, which takes one change at a time and throttles: what was
+refused goes on after a second, and what was published stays.
+"""
 
 import pytest
 import responses

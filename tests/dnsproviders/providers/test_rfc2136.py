@@ -299,7 +299,9 @@ ODD_ANSWERS = {
 def test_a_server_that_answers_no_signed_question_is_asked_unsigned(
     server: NameServer, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signed updates work there. It is one of the real servers, but for what it says to signed questions."""
+    """Signed updates work there. It is one of the real servers, but for what it says to signed
+    questions.
+    """
     monkeypatch.setattr(rfc2136, "PATIENCE", 0.5)
 
     def make(wire: bytes) -> bytes | None:
@@ -372,7 +374,9 @@ def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(
 
 @contextmanager
 def answering(make: object) -> Iterator[NameServer]:
-    """A server that answers each TCP query with what `make` makes of its bytes; None: it says nothing."""
+    """A server that answers each TCP query with what `make` makes of its bytes; None: it says
+    nothing.
+    """
 
     held: list[socket.socket] = []
 

@@ -10,7 +10,9 @@ CERTIFICATES = "certificates"
 
 
 class Caller:
-    """One person's requests below one prefix: `api.post("certificates", {...}, HTTP_IDEMPOTENCY_KEY="k")`."""
+    """One person's requests below one prefix: `api.post("certificates", {...},
+    HTTP_IDEMPOTENCY_KEY="k")`.
+    """
 
     def __init__(self, client: JSONClient, prefix: str = "/apiv1/me") -> None:
         self.client = client
@@ -38,7 +40,9 @@ def rows() -> dict[str, int]:
 
 
 def refused(response: Any, status: int, field: str | None = None) -> str:
-    """The sentence of an error in the contract's shape (section 1), after checking all of its shape."""
+    """The sentence of an error in the contract's shape (section 1), after checking all of its
+    shape.
+    """
     assert response.status_code == status, response.content
     assert set(response.body) == {"error"}
     error = response.error

@@ -1,4 +1,6 @@
-"""Alice has an account and a credential; what she asks for is issued by the fake CA when a test delivers messages."""
+"""Alice has an account and a credential; what she asks for is issued by the fake CA when a test
+delivers messages.
+"""
 
 from collections.abc import Callable
 from typing import Any

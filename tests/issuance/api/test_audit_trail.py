@@ -219,7 +219,9 @@ def routes(patterns, before=""):
 
 
 def writing_operations():
-    """`post me/certificates`: every method that may write, of every path of the API; users/… is the same as me/…."""
+    """`post me/certificates`: every method that may write, of every path of the API; users/… is the
+    same as me/….
+    """
     for route, view in routes(get_resolver().url_patterns):
         methods = (
             getattr(view, "actions", None) or getattr(view, "view_class", SimpleNamespace).__dict__

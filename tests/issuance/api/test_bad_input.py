@@ -1,4 +1,6 @@
-"""Bad input: a 4xx in the contract's shape, a sentence that says what to do, and no row left behind."""
+"""Bad input: a 4xx in the contract's shape, a sentence that says what to do, and no row left
+behind.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Profile, chain, pinned key and fallback account over HTTP: shown, changed, and refused in a sentence."""
+"""Profile, chain, pinned key and fallback account over HTTP: shown, changed, and refused in a
+sentence.
+"""
 
 import pytest
 

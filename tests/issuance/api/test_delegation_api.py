@@ -1,4 +1,6 @@
-"""The CNAMEs that a certificate without a DNS credential needs: shown, verified, and no credential demanded."""
+"""The CNAMEs that a certificate without a DNS credential needs: shown, verified, and no credential
+demanded.
+"""
 
 import pytest
 

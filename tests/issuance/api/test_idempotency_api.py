@@ -1,4 +1,6 @@
-"""Idempotency-Key: the same request again answers with what the first one made; another under its key is 409."""
+"""Idempotency-Key: the same request again answers with what the first one made; another under its
+key is 409.
+"""
 
 import pytest
 

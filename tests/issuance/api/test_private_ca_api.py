@@ -399,7 +399,9 @@ def test_a_private_cas_certificate_keeps_no_dns_credential(world, api, self_ca, 
 
 @pytest.fixture
 def asked(api, root, self_ca):
-    """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes it."""
+    """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes
+    it.
+    """
     return {
         "create": lambda **more: api.post(
             "certificates", {"domain": "a.example.com", "acct_id": self_ca} | more

@@ -1,5 +1,7 @@
-"""A hundred and twenty days of two hundred certificates: the real scan, rows and retries, on a clock that jumps from
-one thing that is due to the next. The CA is down for two days and the DNS provider fails one call in twenty."""
+"""A hundred and twenty days of two hundred certificates: the real scan, rows and retries, on a
+clock that jumps from one thing that is due to the next. The CA is down for two days and the DNS
+provider fails one call in twenty.
+"""
 
 import random
 from datetime import datetime, timedelta
@@ -26,7 +28,9 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def fleet(world, account, credential, monkeypatch):
-    """Ten certificates live six days, the others 45 or 90; none has a renewal window, which `test_ari` is about."""
+    """Ten certificates live six days, the others 45 or 90; none has a renewal window, which
+    `test_ari` is about.
+    """
     monkeypatch.setattr(pki, "ari_id", lambda leaf: "")
     sign = fake_ca.sign
     monkeypatch.setattr(fake_ca, "sign", lambda csr_pem, life: sign(csr_pem, life_of(csr_pem)))

@@ -1,4 +1,6 @@
-"""The wall clock was ahead and was put right: nothing stands still for longer than its own rule says."""
+"""The wall clock was ahead and was put right: nothing stands still for longer than its own rule
+says.
+"""
 
 from datetime import timedelta
 

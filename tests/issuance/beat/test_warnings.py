@@ -1,4 +1,6 @@
-"""The hourly look for what ends soon without a successor, and for records that could not be removed."""
+"""The hourly look for what ends soon without a successor, and for records that could not be
+removed.
+"""
 
 from datetime import timedelta
 

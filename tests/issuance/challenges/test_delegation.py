@@ -1,5 +1,6 @@
-"""Certificates without a DNS credential of their own: proved in the service zone, by the operator's credential, which
-writes at the certificate's own place and nowhere else."""
+"""Certificates without a DNS credential of their own: proved in the service zone, by the operator's
+credential, which writes at the certificate's own place and nowhere else.
+"""
 
 import os
 import subprocess
@@ -40,7 +41,9 @@ def operators(world, settings):
 
 @pytest.fixture
 def make(world, account, operators):
-    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt, not run yet."""
+    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt,
+    not run yet.
+    """
     return lambda *names: world.create(account, None, *(names or ("example.com", "*.example.com")))
 
 
@@ -60,7 +63,9 @@ def blind(monkeypatch) -> None:
 
 
 def is_refused(world, issuance: Issuance) -> str:
-    """The attempt ended because its challenge leads elsewhere, and not even the intent to write there was written."""
+    """The attempt ended because its challenge leads elsewhere, and not even the intent to write
+    there was written.
+    """
     deliver(world, issuance)
     assert (issuance.state, issuance.error_code) == (State.FAILED, "delegation_missing")
     assert not TxtRecord.objects.exists()
@@ -171,7 +176,9 @@ def test_it_is_exactly_its_own_place(world, make, monkeypatch, elsewhere):
 def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(
     world, make, credential, monkeypatch
 ):
-    """The attempt goes on with the operator's credential, so it stays bound to the certificate's place."""
+    """The attempt goes on with the operator's credential, so it stays bound to the certificate's
+    place.
+    """
     blind(monkeypatch)
     certificate, issuance = make()
     services.update_certificate(certificate, {"credential": credential})

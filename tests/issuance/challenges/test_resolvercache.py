@@ -1,4 +1,6 @@
-"""A CA's resolver keeps a record set for its TTL: a value that was added meanwhile is waited with, and told."""
+"""A CA's resolver keeps a record set for its TTL: a value that was added meanwhile is waited with,
+and told.
+"""
 
 from datetime import timedelta
 

@@ -1,4 +1,6 @@
-"""`manage.py export NAME --to DIR --then COMMAND`: the operator's files, whole, with the key for nobody else."""
+"""`manage.py export NAME --to DIR --then COMMAND`: the operator's files, whole, with the key for
+nobody else.
+"""
 
 import stat
 from io import StringIO

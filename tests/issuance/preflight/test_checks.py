@@ -1,5 +1,6 @@
 """When the preflight of an attempt runs, what it costs, and what its end means. Which fault is which:
-test_preflight_zones, test_findings, test_caa."""
+test_preflight_zones, test_findings, test_caa.
+"""
 
 from datetime import timedelta
 

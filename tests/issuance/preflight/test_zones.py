@@ -1,5 +1,6 @@
-"""Broken zones, looked at over real sockets by the real preflight of the real order step: each fault is named, and no
-order reaches the CA."""
+"""Broken zones, looked at over real sockets by the real preflight of the real order step: each
+fault is named, and no order reaches the CA.
+"""
 
 import time
 from collections.abc import Iterator

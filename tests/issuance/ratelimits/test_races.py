@@ -1,4 +1,6 @@
-"""Workers that take from one bucket at once, over a real PostgreSQL: as many as there are tokens, and no deadlock."""
+"""Workers that take from one bucket at once, over a real PostgreSQL: as many as there are tokens,
+and no deadlock.
+"""
 
 import threading
 from datetime import timedelta

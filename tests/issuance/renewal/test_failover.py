@@ -31,7 +31,9 @@ def certificate(world, account, credential, fallback) -> Certificate:
 
 
 def fail_for(world, time: timedelta) -> None:
-    """Failures of the own account, the last one so long after the first that the next attempt is due after it."""
+    """Failures of the own account, the last one so long after the first that the next attempt is
+    due after it.
+    """
     fail(world, 1)
     began = world.time
     Certificate.objects.update(renew_at=began + time)

@@ -1,4 +1,6 @@
-"""A renewal's order says which certificate it replaces, and goes without where the CA does not take that."""
+"""A renewal's order says which certificate it replaces, and goes without where the CA does not take
+that.
+"""
 
 from datetime import timedelta
 
@@ -188,7 +190,9 @@ def test_asking_what_an_order_replaces_costs_one_query(
 
 
 def renewing(world, certificate: Certificate, settings) -> None:
-    """The window is moved into the past; sweeps and scans until the new version is there and everything is quiet."""
+    """The window is moved into the past; sweeps and scans until the new version is there and
+    everything is quiet.
+    """
     world.ca.windows[certificate.current.ari_id] = (
         world.time - timedelta(days=2),
         world.time - timedelta(days=1),

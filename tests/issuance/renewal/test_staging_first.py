@@ -1,4 +1,6 @@
-"""After three failures in a row an attempt is proved at the CA's staging before production sees it again."""
+"""After three failures in a row an attempt is proved at the CA's staging before production sees it
+again.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""Nothing new refers to what is deleted meanwhile, and nothing is deleted that something new refers to."""
+"""Nothing new refers to what is deleted meanwhile, and nothing is deleted that something new refers
+to.
+"""
 
 import threading
 from collections.abc import Callable
@@ -119,7 +121,9 @@ def somebody_waits() -> bool:
 
 
 def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
-    """`second` begins after `first` acted and before it commits; answers what both answered or raised."""
+    """`second` begins after `first` acted and before it commits; answers what both answered or
+    raised.
+    """
     acted, over = threading.Event(), threading.Event()
 
     def hold_up() -> Any:

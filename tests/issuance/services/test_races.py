@@ -1,4 +1,6 @@
-"""Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved here."""
+"""Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved
+here.
+"""
 
 import threading
 

@@ -1,4 +1,6 @@
-"""A renewal that cannot be missed: whatever a person changes, and whatever else fails in the same scan."""
+"""A renewal that cannot be missed: whatever a person changes, and whatever else fails in the same
+scan.
+"""
 
 from datetime import timedelta
 

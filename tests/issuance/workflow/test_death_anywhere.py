@@ -1,4 +1,6 @@
-"""Whatever a worker dies of, before or after any call that an undisturbed run makes: the end is the same."""
+"""Whatever a worker dies of, before or after any call that an undisturbed run makes: the end is the
+same.
+"""
 
 import pytest
 
@@ -17,7 +19,9 @@ def undisturbed(world, account, credential) -> list[str]:
 
 
 def calls_of_an_undisturbed_run() -> list[str]:
-    """As the fakes record them for apex plus wildcard; `test_the_list_is_what_a_run_makes` proves it."""
+    """As the fakes record them for apex plus wildcard; `test_the_list_is_what_a_run_makes` proves
+    it.
+    """
     return [
         "zone.zone_of",  # the preflight
         "ca.new_order",

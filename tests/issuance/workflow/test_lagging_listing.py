@@ -1,4 +1,6 @@
-"""A provider's listing may deny for a while what was just written: cleanup looks again before it believes that."""
+"""A provider's listing may deny for a while what was just written: cleanup looks again before it
+believes that.
+"""
 
 import pytest
 from django.conf import settings

@@ -1,4 +1,6 @@
-"""A call that failed for us may be carried out all the same, later: whatever it writes is cleaned up."""
+"""A call that failed for us may be carried out all the same, later: whatever it writes is cleaned
+up.
+"""
 
 from datetime import timedelta
 
@@ -47,7 +49,9 @@ def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
 def test_a_record_that_is_reopened_while_it_is_cleaned_up_stays_open_as_long_as_that_asks(
     world, record, monkeypatch
 ):
-    """The cleanup under way must not shorten the time for which a zombie's call may still take effect."""
+    """The cleanup under way must not shorten the time for which a zombie's call may still take
+    effect.
+    """
     records.publish(record.pk)
     soon = world.time + timedelta(seconds=10)
     TxtRecord.objects.filter(pk=record.pk).update(unsure_until=soon)

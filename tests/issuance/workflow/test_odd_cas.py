@@ -1,4 +1,5 @@
-"""CAs as they are: nodes that lag, answers that lack something, URLs and chains that are written otherwise.
+"""CAs as they are: nodes that lag, answers that lack something, URLs and chains that are written
+otherwise.
 
 Each is a report of somebody's: the fake CA speaks HTTP here, and behaves so on purpose.
 """
@@ -305,7 +306,9 @@ def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_say
 def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
     world, wire, account, credential
 ):
-    """RFC 8555, section 8.2: an error is added after each try, and the challenge stays `processing`."""
+    """RFC 8555, section 8.2: an error is added after each try, and the challenge stays
+    `processing`.
+    """
     world.ca.validation_reads = 40
     issue(world, account, credential)
     wire.change("/order/0/authz/0", challenge(status="processing", error=REFUSAL), times=5)

@@ -1,4 +1,6 @@
-"""Orders that came to nothing are given up, whatever happens meanwhile; and order URLs are each account's own."""
+"""Orders that came to nothing are given up, whatever happens meanwhile; and order URLs are each
+account's own.
+"""
 
 import pytest
 
@@ -128,7 +130,9 @@ def test_a_ca_that_hands_out_the_urls_of_another_cas_orders_disturbs_nobody(
 
 
 def test_an_order_of_another_account_is_no_earlier_one_of_this(world, account, credential, owner):
-    """An invalid order that an earlier attempt had is ordered anew; whose URL is the same by chance is not."""
+    """An invalid order that an earlier attempt had is ordered anew; whose URL is the same by chance
+    is not.
+    """
     stranger = User.objects.create_user("stranger@example.com")
     theirs = world.account(stranger, ca_provider="zerossl", directory_url="https://theirs.test/dir")
     world.cas["zerossl"] = FakeCA(world.outside, world.zone)

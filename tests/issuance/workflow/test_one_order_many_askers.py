@@ -1,4 +1,6 @@
-"""A CA hands out the same order, and the same authorizations, to whoever asks for the same names with one account."""
+"""A CA hands out the same order, and the same authorizations, to whoever asks for the same names
+with one account.
+"""
 
 import pytest
 
@@ -60,7 +62,9 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
 def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_it(
     world, account, credential
 ):
-    """PostgreSQL hands out ids before it commits: the younger one may have its order before the older one is seen."""
+    """PostgreSQL hands out ids before it commits: the younger one may have its order before the
+    older one is seen.
+    """
     world.create(account, credential)
     world.create(account, credential, key_size=384)
     world.messages.clear()

@@ -1,4 +1,6 @@
-"""`reuse_key`: renewals keep the key, for those who pin it, as long as it fits and is in nobody else's hands."""
+"""`reuse_key`: renewals keep the key, for those who pin it, as long as it fits and is in nobody
+else's hands.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""A profile is ordered where the CA lists it; of the chains that it offers the preferred one is taken."""
+"""A profile is ordered where the CA lists it; of the chains that it offers the preferred one is
+taken.
+"""
 
 from datetime import timedelta
 

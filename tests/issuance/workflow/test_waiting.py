@@ -1,4 +1,6 @@
-"""Two hundred attempts wait for records that do not come: what that costs in messages, queries and calls."""
+"""Two hundred attempts wait for records that do not come: what that costs in messages, queries and
+calls.
+"""
 
 from collections import Counter
 from datetime import timedelta
@@ -25,7 +27,9 @@ REPUBLISHED = 3  # times, at most
 
 @pytest.fixture
 def crowd(world, account, credential):
-    """So many attempts, each with a record that is in the zone and that no server shows; they were looked at once."""
+    """So many attempts, each with a record that is in the zone and that no server shows; they were
+    looked at once.
+    """
 
     def wait(rows):
         world.zone.hides = True
