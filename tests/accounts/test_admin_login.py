@@ -134,3 +134,14 @@ def test_the_api_forgets_no_failures_for_an_empty_member(client_of, staff, body)
         assert ask(password="wrong").status_code == 401
     ask(**body)
     assert ask(password=PASSWORD).status_code == 429
+
+
+@pytest.mark.parametrize("limit", ["MAX_FAILURES_OF_ADDRESS", "MAX_FAILURES_ANYWHERE"])
+def test_a_try_that_another_limit_refuses_does_not_count_for_the_account(
+    client, staff, monkeypatch, limit
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(services, limit, 0)
+        for _ in range(services.MAX_FAILURES):
+            assert log_in(client, "wrong").status_code == 429
+    assert log_in(client, PASSWORD).status_code == 302
