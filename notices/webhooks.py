@@ -60,7 +60,7 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
         fields |= _address(webhook.owner, given)
         Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
         if "url" in given:
-            Envelope.objects.filter(pk=row.address_id).delete()
+            Envelope.objects.filter(pk__in=[row.address_id]).delete()
         webhook = Webhook.objects.get(pk=webhook.pk)
         _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
     return webhook

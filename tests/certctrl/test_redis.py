@@ -179,7 +179,7 @@ def test_a_password_in_the_url_is_right_or_refused_without_being_shown(given):
 
 @pytest.mark.parametrize("scheme", ["redis+socket", "unix"])
 def test_a_socket_path_with_an_at_sign_is_refused_with_its_encoding(given, scheme):
-    with pytest.raises(ImproperlyConfigured, match="path of a socket, write it.*: %40"):
+    with pytest.raises(ImproperlyConfigured, match=r"path of a socket, write it.*: %40"):
         given(REDIS_URL=f"{scheme}:///run/redis@1.sock")
     assert given(REDIS_URL=f"{scheme}:///run/redis%401.sock").location == "/run/redis%401.sock"
 
