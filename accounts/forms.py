@@ -32,8 +32,13 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
         except ValidationError:
             note_failure(self.request, str(self.data.get("username", "")))
             raise
+        user = self.get_user()
+        if user is None:
+            # Django calls clean() even if a field is missing. Then no password was checked.
+            attempts.take_back()
+            return cleaned
         attempts.forget()
-        note_login(self.request, self.get_user())
+        note_login(self.request, user)
         return cleaned
 
 

@@ -138,6 +138,8 @@ class Attempts:
             log.warning("login.uncounted", error=type(exc).__name__)
             return
         if pause:
+            # Tries refused by the other two counters must not use up the account's own tries.
+            self.take_back()
             raise errors.RateLimited(
                 f"Too many attempts; try again in {pause} seconds.", retry_after=pause
             )
@@ -179,9 +181,10 @@ class Attempts:
     def take_back(self) -> None:
         """Remove this try from the counters.
 
-        Call this method if the password was right, or was not checked.
+        Call this method if the password was right, or was not checked. A second call does nothing.
         """
-        for key in self.counted:
+        counted, self.counted = self.counted, []
+        for key in counted:
             try:
                 cache.decr(key)
             except ValueError:  # the counter has expired

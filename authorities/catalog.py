@@ -129,6 +129,11 @@ def known() -> dict[str, CAInfo]:
     found = {ca.name: ca for ca in CAS}
     for name, overrides in settings.ACME_CAS.items():
         found[name] = _overridden(found.get(name) or CAInfo(name, name), overrides)
+    for name in settings.ACME_CAS:
+        if found[name].staging and found[name].staging not in found:
+            raise ImproperlyConfigured(
+                f"ACME_CAS: staging of {name} names an unknown CA. It is one of {', '.join(found)}."
+            )
     return found
 
 
@@ -138,6 +143,11 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
         raise ImproperlyConfigured(
             f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else."
         )
+    for name in ("caa_identities", "hosts"):
+        if not _is_list_of_names(overrides.get(name, [])):
+            raise ImproperlyConfigured(
+                f'ACME_CAS: {name} of {ca.name} is a list, such as ["ca.example.com"].'
+            )
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
         overrides = {**overrides, "key_sizes": sizes}
@@ -151,6 +161,10 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
             "hosts": tuple(host.strip().rstrip(".").lower() for host in overrides["hosts"]),
         }
     return replace(ca, **overrides)
+
+
+def _is_list_of_names(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
 
 
 def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:

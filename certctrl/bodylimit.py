@@ -88,7 +88,7 @@ class BodyLimit:
         The client is authenticated only when the number depends on it. Raise Unavailable.
         """
         most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        if not limit < length <= most:
+        if length <= limit or limit >= most:
             return limit
         try:
             return (

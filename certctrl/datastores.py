@@ -93,6 +93,12 @@ def encoded(name: str, url: str) -> str:
     scheme, _, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user_info, at, _ = authority.rpartition("@")
+    if not authority and "@" in rest:
+        raise ImproperlyConfigured(
+            f"{name}_URL has no host and has the character @. In the path of a socket, write it "
+            f"percent-encoded: %40. If it ends a password, set {name}_PASSWORD to the password "
+            f"and leave it out of {name}_URL."
+        )
     is_cut = "#" in rest or "@" in rest[len(authority) :]
     if is_cut or STRAY_PERCENT.search(user_info) or "[" in user_info or "]" in user_info:
         raise ImproperlyConfigured(

@@ -26,11 +26,12 @@ from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
 from certctrl.errors import Refusal
-from certctrl.turns import Trouble, Wait
+from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
 
 DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry
+LOST_TURN_PAUSE = 2  # seconds until a request that lost its row is worth a retry
 
 
 class ErrorResponse(Response):
@@ -130,6 +131,9 @@ def refusal_of(exc: Exception) -> Refusal | None:
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         case Wait() if exc.asked:
             return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
+        case Wait() | LostTurn():
+            pause = math.ceil(exc.seconds) if isinstance(exc, Wait) else LOST_TURN_PAUSE
+            return held(max(1, pause))
         case SuspiciousOperation():
             return disk.note(exc) or not_understood()
         case Trouble():
@@ -137,6 +141,15 @@ def refusal_of(exc: Exception) -> Refusal | None:
         case exceptions.APIException() if exc.status_code < 500:
             return errors.Invalid(str(exc.detail))
     return None
+
+
+def held(pause: int) -> Refusal:
+    """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
+    return errors.Unavailable(
+        "A worker is busy with it, so the request was not completed; send it again in "
+        f"{pause} seconds.",
+        retry_after=pause,
+    )
 
 
 def not_understood() -> Refusal:

@@ -4,7 +4,7 @@ from django.http import HttpRequest
 
 from accounts import audit
 from certctrl.admin import ReadOnlyAdmin
-from certctrl.turns import Wait
+from certctrl.turns import LostTurn, Wait
 from dnsproviders import records
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 
@@ -42,6 +42,13 @@ class TxtRecordAdmin(ReadOnlyAdmin):
             except Wait:
                 self.message_user(
                     request, f"{record} is in a worker's hands; try again.", messages.WARNING
+                )
+                continue
+            except LostTurn:
+                self.message_user(
+                    request,
+                    f"{record} was not marked, because a worker took it; try again.",
+                    messages.WARNING,
                 )
                 continue
             audit.note(record.credential.owner, "record.removed_by_hand", str(record))

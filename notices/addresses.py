@@ -75,7 +75,9 @@ def confirm(owner: User, code: str) -> NoticeSettings:
         wanted = _locked(owner)
         refused = _refusal(wanted, code)
         if not refused:
-            wanted.confirmed_email, wanted.made_up_email = wanted.unconfirmed, ""
+            wanted.confirmed_email = wanted.unconfirmed
+            if wanted.confirmed_email.lower() == wanted.made_up_email.lower():
+                wanted.made_up_email = ""
             wanted.forget_code()
             audit.note(
                 owner, "notices.address_confirmed", f"user:{owner.pk}", email=wanted.confirmed_email

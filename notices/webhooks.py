@@ -44,18 +44,23 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
 def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
     """Change the given members. Raise Invalid for a URL that this server does not post to.
 
-    `enabled` true enables a disabled webhook again.
+    Raise Conflict if the webhook was removed. `enabled` true enables a disabled webhook again and
+    clears its last error.
     """
     if "url" in given:
         _refuse_url(webhook.owner, given["url"])
     fields = _columns(given)
-    if webhook.disabled_at and not given.get("enabled", True):
-        del fields["disabled_at"]  # it is disabled already, so keep that time
     with transaction.atomic():
-        old = _locked(webhook).address_id if "url" in given else None
+        row = _locked(webhook)
+        if row.disabled_at and "enabled" in given:
+            if given["enabled"]:
+                fields["last_error"] = ""
+            else:
+                del fields["disabled_at"]  # it is disabled already, so keep that time
         fields |= _address(webhook.owner, given)
         Webhook.objects.filter(pk=webhook.pk).update(**fields, updated_at=clock.now())
-        Envelope.objects.filter(pk__in=[old]).delete()
+        if "url" in given:
+            Envelope.objects.filter(pk__in=[row.address_id]).delete()
         webhook = Webhook.objects.get(pk=webhook.pk)
         _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
     return webhook

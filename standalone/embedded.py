@@ -102,8 +102,12 @@ class Embedded:
         self.state.once("master_key_made", True)
 
     def note_database(self) -> None:
-        """Record that the database exists. An empty database file is a damaged one from now on."""
-        self.state.once("database_made", True)
+        """Record that the database file exists. From now on, an empty file is a damaged one.
+
+        Do nothing if the database is another one.
+        """
+        if uses_database_file(os.environ):
+            self.state.once("database_made", True)
 
     def children(self) -> list[Child]:
         """Return web, clock, worker and beat, in the order of starting."""
@@ -176,7 +180,7 @@ def prepare() -> Embedded:
     lock = take_lock(folder)
     taken = take_port(listen, wanted, folder)
     state = State(folder / STATE_FILE)
-    if not given(os.environ, "DATABASE_URL"):
+    if uses_database_file(os.environ):
         refuse_emptied(folder / DATABASE_FILE, state)
     before = dict(os.environ)
     provide_secrets(os.environ, folder, state)
@@ -210,6 +214,11 @@ def data_folder() -> Path:
 def given(env: MutableMapping[str, str], name: str) -> bool:
     """Return whether the setting is in the environment, as NAME or as NAME_FILE."""
     return bool(env.get(name) or env.get(f"{name}_FILE"))
+
+
+def uses_database_file(env: MutableMapping[str, str]) -> bool:
+    """Return whether the database is the file in the data folder."""
+    return not given(env, "DATABASE_URL") and not given(env, "DATABASE_HOST")
 
 
 def port_of(text: str) -> int:

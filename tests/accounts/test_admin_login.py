@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from accounts import passwords, services
-from accounts.models import User
+from accounts.models import AuditEvent, User
 
 PASSWORD = "a-long-password-1A"
 
@@ -100,4 +100,48 @@ def test_a_page_that_waits_for_too_long_says_when_to_come_back(client, staff, mo
         page = log_in(client, PASSWORD)
     assert (page.status_code, page.headers["Retry-After"]) == (503, str(passwords.PAUSE))
     assert "Too many log-ins" in page.content.decode()
+    assert log_in(client, PASSWORD).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("username", "password"), [("root@example.org", ""), ("", PASSWORD), ("", "")]
+)
+def test_a_login_without_a_user_name_or_password_forgets_no_failures(
+    client, staff, username, password
+):
+    for _ in range(services.MAX_FAILURES - 1):
+        log_in(client, "wrong")
+    page = log_in(client, password, username)
+    assert page.status_code == 200
+    assert "This field is required" in page.content.decode()
+    assert not AuditEvent.objects.filter(action="user.logged_in").exists()
+    assert log_in(client, "wrong").status_code == 200
+    assert log_in(client, PASSWORD).status_code == 429
+
+
+def test_a_login_without_a_password_is_not_counted(client, staff):
+    for _ in range(services.MAX_FAILURES + 1):
+        log_in(client, "")
+    assert log_in(client, PASSWORD).status_code == 302
+
+
+@pytest.mark.parametrize("body", [{"password": ""}, {}, {"email": "", "password": PASSWORD}])
+def test_the_api_forgets_no_failures_for_an_empty_member(client_of, staff, body):
+    def ask(**more):
+        return client_of().post("/auth/general", {"email": "root@example.org"} | more)
+
+    for _ in range(services.MAX_FAILURES):
+        assert ask(password="wrong").status_code == 401
+    ask(**body)
+    assert ask(password=PASSWORD).status_code == 429
+
+
+@pytest.mark.parametrize("limit", ["MAX_FAILURES_OF_ADDRESS", "MAX_FAILURES_ANYWHERE"])
+def test_a_try_that_another_limit_refuses_does_not_count_for_the_account(
+    client, staff, monkeypatch, limit
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(services, limit, 0)
+        for _ in range(services.MAX_FAILURES):
+            assert log_in(client, "wrong").status_code == 429
     assert log_in(client, PASSWORD).status_code == 302

@@ -91,6 +91,22 @@ def test_an_entry_of_the_settings_that_is_no_entry_is_refused(settings, entry):
         catalog.known()
 
 
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"caa_identities": "ca.example.com"}, "caa_identities of letsencrypt is a list"),
+        ({"caa_identities": [1]}, "caa_identities of letsencrypt is a list"),
+        ({"hosts": "ca.example.com"}, "hosts of letsencrypt is a list"),
+        ({"hosts": None}, "hosts of letsencrypt is a list"),
+        ({"staging": "letsencript"}, "staging of letsencrypt names an unknown CA"),
+    ],
+)
+def test_a_wrong_value_in_an_entry_is_refused_by_its_name(settings, entry, sentence):
+    settings.ACME_CAS = {"letsencrypt": entry}
+    with pytest.raises(ImproperlyConfigured, match=f"ACME_CAS: {sentence}"):
+        catalog.known()
+
+
 # --- opened ---
 
 

@@ -15,6 +15,8 @@ from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
 from authorities.models import AcmeAccount, Exchange
 from authorities.privateca import create_private_ca
+from certctrl.turns import LostTurn
+from dnsproviders import records
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 from issuance import services
 from issuance.models import (
@@ -245,6 +247,18 @@ def told(client, action: str, issuance: Issuance) -> str:
     data = {"action": action, "_selected_action": [issuance.pk]}
     page = client.post(reverse("admin:issuance_issuance_changelist"), data, follow=True)
     return " ".join(str(message) for message in page.context["messages"])
+
+
+def test_a_record_that_a_worker_took_from_the_page_is_a_sentence(client, rows, monkeypatch):
+    def lost(record):
+        raise LostTurn
+
+    monkeypatch.setattr(records, "mark_removed_by_hand", lost)
+    record = TxtRecord.objects.order_by("pk").first()
+    data = {"action": "mark_removed_by_hand", "_selected_action": [record.pk]}
+    page = client.post(reverse("admin:dnsproviders_txtrecord_changelist"), data, follow=True)
+    assert "was not marked" in " ".join(map(str, page.context["messages"]))
+    assert not AuditEvent.objects.filter(action="record.removed_by_hand").exists()
 
 
 def test_a_record_that_was_left_behind_is_marked_as_removed_by_hand(client, rows):

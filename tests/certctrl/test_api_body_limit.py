@@ -190,3 +190,11 @@ def test_a_valid_key_and_a_valid_session_are_known_and_no_others(client_of, alic
     alice.save()
     assert not is_known(scope_with(authorization=f"Bearer {token}"))
     assert not is_known(scope_with(cookie=f"cjj365={session}"))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_length_over_the_limit_is_refused_with_the_limit_of_this_client(is_known):
+    headers = [(b"content-length", str(MIB + 1).encode())]
+    _, body, _ = run(Inner(), [b"x"], headers, lambda scope: is_known)
+    limit = MIB if is_known else STRANGERS
+    assert body["error"]["what"].startswith(f"The body is larger than {limit} bytes")

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from accounts import services
 from certctrl import errors, errorshape
+from certctrl.turns import LostTurn, Wait
 
 pytestmark = pytest.mark.django_db
 
@@ -163,3 +164,12 @@ def test_codes_and_keys_are_distinct_where_they_are_ours():
 
 def test_the_root_leads_to_the_admin(client_of):
     assert client_of().get("/").headers["Location"] == "/admin/"
+
+
+@pytest.mark.parametrize(
+    ("exc", "pause"), [(Wait(2, "another worker has it in hand"), 2), (Wait(0), 1), (LostTurn(), 2)]
+)
+def test_a_row_that_a_worker_holds_is_503_with_the_time_of_the_next_try(exc, pause):
+    response = errorshape.exception_handler(exc, {})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, str(pause))
+    assert response.data["error"]["what"].endswith(f"send it again in {pause} seconds.")

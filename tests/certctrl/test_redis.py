@@ -177,6 +177,13 @@ def test_a_password_in_the_url_is_right_or_refused_without_being_shown(given):
         assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
+@pytest.mark.parametrize("scheme", ["redis+socket", "unix"])
+def test_a_socket_path_with_an_at_sign_is_refused_with_its_encoding(given, scheme):
+    with pytest.raises(ImproperlyConfigured, match=r"path of a socket, write it.*: %40"):
+        given(REDIS_URL=f"{scheme}:///run/redis@1.sock")
+    assert given(REDIS_URL=f"{scheme}:///run/redis%401.sock").location == "/run/redis%401.sock"
+
+
 def test_a_socket_serves_both(given, tmp_path):
     socket = tmp_path / "a b,c;d.sock"
     with realredis.running(tmp_path, "port {port}", f'unixsocket "{socket}"', quoted(ODD)):

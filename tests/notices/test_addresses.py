@@ -235,6 +235,22 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
     assert mailbox.recipients[1:] == ["root@example.com"]
 
 
+@pytest.mark.parametrize(("email", "is_own"), [(OPS, False), ("", True)])
+def test_a_code_confirms_a_made_up_address_only_if_it_went_there(
+    world, mailbox, tmp_path, email, is_own
+):
+    made_up = administrator.first_user(State(tmp_path / "a"), "", "")
+    user = User.objects.get(email=made_up.email)
+    addresses.change(user, {"email": email})
+    if not email:
+        addresses.send_code(user)
+    world.sweep()
+    addresses.confirm(user, code_in(mailbox.texts()[-1]))
+    wanted = addresses.change(user, {"email": ""})
+    assert (wanted.own_email == user.email) is is_own
+    assert bool(wanted.unconfirmed) is not is_own
+
+
 # --- how many ---
 
 

@@ -3,8 +3,10 @@
 import pytest
 import standardwebhooks
 
+from certctrl.errors import Conflict
 from keystore import envelope
 from keystore.models import Envelope
+from notices import webhooks
 from notices.api import NoticeTestThrottle
 from notices.models import Delivery, Notice, NoticeSettings, Webhook
 from notices.webhooks import MOST
@@ -191,6 +193,25 @@ def test_a_webhook_is_disabled_and_enabled(api, world, tell):
     assert api.put(f"webhooks/{pk}", {"enabled": True}).data_member["disabled_at"] is None
     tell("heard.example.com")
     assert Delivery.objects.get().notice.subject.startswith("heard")
+
+
+def test_a_webhook_that_is_enabled_again_has_no_old_error(api):
+    pk = api.post("webhooks", HOOK | {"enabled": False}).data_member["id"]
+    Webhook.objects.update(last_error="hooks.example.com responded with 410.")
+    assert api.put(f"webhooks/{pk}", {"name": "other"}).data_member["last_error"]
+    assert api.put(f"webhooks/{pk}", {"enabled": True}).data_member["last_error"] == ""
+    Webhook.objects.update(last_error="hooks.example.com responded with 500.")
+    assert api.put(f"webhooks/{pk}", {"enabled": True}).data_member["last_error"]
+
+
+@pytest.mark.parametrize("given", [{"name": "other"}, {"enabled": True}])
+def test_a_webhook_that_was_deleted_meanwhile_is_not_changed(api, given):
+    api.post("webhooks", HOOK)
+    webhook = Webhook.objects.get()
+    webhooks.retire_webhook(Webhook.objects.get())
+    with pytest.raises(Conflict, match="was deleted"):
+        webhooks.update_webhook(webhook, given)
+    assert Webhook.objects.get().name == webhook.name
 
 
 def test_an_address_is_sealed_and_that_of_before_destroyed(api):

@@ -217,7 +217,9 @@ def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
 # --- the database ---
 
 
-def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path) -> None:
+def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path, monkeypatch) -> None:
+    for name in ("DATABASE_URL", "DATABASE_HOST"):
+        monkeypatch.delenv(name, raising=False)
     state = State(tmp_path / embedded.STATE_FILE)
     path = tmp_path / embedded.DATABASE_FILE
     path.touch()
@@ -227,6 +229,25 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path) -> None:
         embedded.refuse_emptied(path, State(state.path))
     path.write_bytes(b"x")
     embedded.refuse_emptied(path, state)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_HOST", "DATABASE_HOST_FILE"])
+def test_with_another_database_an_empty_file_does_not_matter(tmp_path, monkeypatch, name) -> None:
+    for each in ("DATABASE_URL", "DATABASE_HOST"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "db.example.com")
+    state = State(tmp_path / embedded.STATE_FILE)
+    server(tmp_path, state).note_database()
+    assert not state.get("database_made")
+    state.once("database_made", True)
+    (tmp_path / embedded.DATABASE_FILE).touch()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    for skipped in ("take_port", "take_lock", "own_redis", "own_lab"):
+        monkeypatch.setattr(embedded, skipped, lambda *args: None)
+    monkeypatch.setattr(embedded, "_prepared", None)
+    monkeypatch.setattr(embedded.os, "umask", lambda mask: 0)
+    monkeypatch.setattr(embedded.os, "environ", dict(embedded.os.environ) | {"REDIS_URL": "x"})
+    embedded.prepare()
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="about SQLite's file")
