@@ -152,7 +152,7 @@ def _check_ours_alone(status: os.stat_result) -> None:
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. "
+            f"{WHERE} has mode {mode:04o} and must have 0600 or 0400: others may have read it. "
             "Run chmod 600."
         )
 

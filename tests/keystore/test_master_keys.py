@@ -125,7 +125,7 @@ def test_two_that_generate_at_once_end_with_one_key(tmp_path):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o700])
 def test_a_file_that_others_may_read_is_refused(key_file, mode):
     key_file.chmod(mode)
-    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o}"):
+    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o} and must have 0600 or 0400"):
         masterkeys.current()
 
 
