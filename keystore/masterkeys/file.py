@@ -29,8 +29,16 @@ class FileKeys:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()  # the rename must not replace a link to the file
+        self._given = Path(path).absolute()
         self._seen: tuple[Signature, dict[str, AESKey]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Return the file itself, because the rename must not replace a link to it.
+
+        The link is resolved each time. Kubernetes changes the link `..data` for a new version.
+        """
+        return self._given.resolve()
 
     def keys(self) -> dict[str, AESKey]:
         """Return the keys by id, the wrapping key first. Raise MasterKeyProblem.

@@ -192,6 +192,18 @@ def test_a_link_to_the_file_stays_a_link(key_file, tmp_path):
     assert key_file.read_text().startswith("2:")
 
 
+def test_a_link_that_leads_to_another_file_is_followed_at_the_next_read(key_file, tmp_path):
+    file.generate(tmp_path / "new.keys")
+    file.FileKeys(tmp_path / "new.keys").put_first(aes.generate("2"))
+    link = tmp_path / "link"
+    link.symlink_to(key_file)
+    keys = file.FileKeys(link)
+    assert list(keys.keys()) == ["1"]
+    link.unlink()
+    link.symlink_to(tmp_path / "new.keys")
+    assert list(keys.keys()) == ["2", "1"]
+
+
 def test_a_full_disk_leaves_the_old_file(key_file, monkeypatch):
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
