@@ -29,8 +29,16 @@ class FileKeys:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()  # the rename must not replace a link to the file
+        self._given = Path(path).absolute()
         self._seen: tuple[Signature, dict[str, AESKey]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Return the file itself, because the rename must not replace a link to it.
+
+        The link is resolved each time. Kubernetes changes the link `..data` for a new version.
+        """
+        return self._given.resolve()
 
     def keys(self) -> dict[str, AESKey]:
         """Return the keys by id, the wrapping key first. Raise MasterKeyProblem.
@@ -152,7 +160,7 @@ def _check_ours_alone(status: os.stat_result) -> None:
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o} and must have 0600: others may have read it. "
+            f"{WHERE} has mode {mode:04o} and must have 0600 or 0400: others may have read it. "
             "Run chmod 600."
         )
 

@@ -125,7 +125,7 @@ def test_two_that_generate_at_once_end_with_one_key(tmp_path):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o700])
 def test_a_file_that_others_may_read_is_refused(key_file, mode):
     key_file.chmod(mode)
-    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o}"):
+    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o} and must have 0600 or 0400"):
         masterkeys.current()
 
 
@@ -190,6 +190,18 @@ def test_a_link_to_the_file_stays_a_link(key_file, tmp_path):
 
     assert link.is_symlink()
     assert key_file.read_text().startswith("2:")
+
+
+def test_a_link_that_leads_to_another_file_is_followed_at_the_next_read(key_file, tmp_path):
+    file.generate(tmp_path / "new.keys")
+    file.FileKeys(tmp_path / "new.keys").put_first(aes.generate("2"))
+    link = tmp_path / "link"
+    link.symlink_to(key_file)
+    keys = file.FileKeys(link)
+    assert list(keys.keys()) == ["1"]
+    link.unlink()
+    link.symlink_to(tmp_path / "new.keys")
+    assert list(keys.keys()) == ["2", "1"]
 
 
 def test_a_full_disk_leaves_the_old_file(key_file, monkeypatch):
