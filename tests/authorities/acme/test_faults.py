@@ -204,6 +204,22 @@ def test_an_order_that_is_not_there_is_asked_for_again(ca, stub):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "Order does not exist",
+        "The order doesn't exist",
+        "The order doesn\u2019t exist yet",
+        "order couldn't be found",
+        "We can't find this order",
+        "The order could not be found",
+    ],
+)
+def test_an_order_is_absent_in_any_of_these_words(ca, stub, words):
+    stub.tell("/order/1", problem("malformed", words, 400))
+    assert isinstance(trouble(ca.read_order, f"{stub.url}/order/1"), NotYet)
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         Reply(410, b"gone"),
