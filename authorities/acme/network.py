@@ -30,11 +30,12 @@ from certctrl.turns import Trouble
 from dnsclient.names import registered_domain, shown
 
 KEPT_CONNECTIONS = 16  # for each thread
+KEPT_NONCES = 8  # for each connection; some CAs also send one with each GET, which uses none
 
 
 @dataclass
 class Connection:
-    """A thread's data about a CA: its directory, and unused nonces from it.
+    """A thread's data about a CA: its directory, and unused nonces, the newest last.
 
     `certctrl.outgoing` keeps the sockets.
     """
@@ -195,6 +196,7 @@ class Network(client.ClientNetwork):
         response.encoding = "utf-8"
         if nonce := _nonce_of(response):
             self.connection.nonces.append(nonce)
+            del self.connection.nonces[:-KEPT_NONCES]
         exchanges.record(method, url, sent, began, response)
         return response
 

@@ -424,6 +424,15 @@ def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
     assert len(acme.connection_to(stub.directory_url).nonces) == 1
 
 
+def test_nonces_that_come_with_gets_are_kept_up_to_a_few_the_newest(ca, stub):
+    stub.sends_nonces_on_get = True
+    for _ in range(30):
+        ca.network.read_directory()
+    assert acme.connection_to(stub.directory_url).nonces == stub.issued_nonces[-8:]
+    ca.read_order(f"{stub.url}/order/1")
+    assert nonces_used(stub) == [stub.issued_nonces[29]], "the newest at that time"
+
+
 PAGE = Reply(500, b"<html>Internal Server Error</html>", nonce=False)
 
 
