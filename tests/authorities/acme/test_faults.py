@@ -849,6 +849,58 @@ def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(
     assert (code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
 
 
+def redirect_to(url: str) -> Reply:
+    return Reply(302, b"", {"Location": url})
+
+
+def test_a_redirect_out_of_the_cas_domain_is_not_followed(ca, stub):
+    stub.tell("/dir", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/elsewhere"))
+    refused = trouble(ca.network.read_directory)
+    assert refused.code == "ca_bad_url"
+    assert "hands out an address at localhost" in refused.what
+    assert stub.paths() == ["GET /dir"]
+
+
+def test_every_hop_of_a_redirect_is_checked(ca, stub):
+    """The second hop leaves the domain, and would lead back into it."""
+    stub.tell("/ari", redirect_to("/ari/2"))
+    stub.tell("/ari/2", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/ari/3"))
+    stub.tell("/ari/3", redirect_to(f"{stub.url}/ari/4"))
+    assert trouble(ca.network.read_renewal_info, f"{stub.url}/ari").code == "ca_bad_url"
+    assert stub.paths() == ["GET /ari", "GET /ari/2"]
+
+
+def test_a_redirect_to_a_host_of_the_list_is_followed(ca, stub, settings):
+    settings.ALLOW_PRIVATE = ["127.0.0.1", "localhost"]
+    ca.network.reach = base.Reach(hosts=("localhost",))
+    stub.tell("/dir", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/moved"))
+    stub.tell("/moved", stub.usual("/dir"))
+    assert ca.network.read_directory()["newOrder"] == f"{stub.url}/newOrder"
+
+
+@pytest.mark.parametrize(
+    ("directory", "url", "called"),
+    [
+        ("https://acme.ca.example/dir", "http://acme.ca.example/order/1", False),
+        ("https://acme.ca.example/dir", "HTTP://certs.ca.example/order/1", False),
+        ("http://acme.ca.example/dir", "http://acme.ca.example/order/1", True),
+        ("http://acme.ca.example/dir", "https://acme.ca.example/order/1", True),
+    ],
+)
+def test_an_https_ca_is_not_called_by_http(directory, url, called, monkeypatch):
+    ca = acme.AcmeCA(directory, acme.new_account_key())
+    sent = []
+
+    def send(self, method, url, **kwargs):
+        sent.append(url)
+        raise requests.ConnectionError("nobody is there")
+
+    monkeypatch.setattr("certctrl.outgoing.OutgoingSession.request", send)
+    refused = trouble(ca.network._send_request, "POST", url)
+    assert (refused.code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
+    assert called or "http address" in refused.what
+
+
 def test_no_secret_is_in_a_repr_or_a_message(stub):
     external = acme.ExternalAccount("kid-1", "c2VjcmV0LWhtYWMta2V5LXNlY3JldC1obWFjLWtleQ")
     ca = acme.AcmeCA(stub.directory_url, acme.new_account_key(), external=external)
