@@ -12,6 +12,7 @@ import http.client
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
@@ -267,9 +268,14 @@ class OutgoingSession(requests.Session):
     `timeout` may shorten a call. The caller cannot choose `verify`, `stream` and `proxies`.
     Sessions share their connections, but not their headers and cookies.
 
-    Raises only subclasses of requests.RequestException. Their messages are sentences. They contain
-    no query, no user name and no header of the request.
+    `check_redirect` gets the URL of each redirect before it is called. An error that it raises ends
+    the call.
+
+    Raises only subclasses of requests.RequestException, and the errors of `check_redirect`. Their
+    messages are sentences. They contain no query, no user name and no header of the request.
     """
+
+    check_redirect: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -307,6 +313,8 @@ class OutgoingSession(requests.Session):
                 ):
                     what = f"{_host_of(request)} redirects away from https, which is refused."
                     raise requests.exceptions.InvalidSchema(what)
+                if self.check_redirect:
+                    self.check_redirect(str(response.next.url))
                 response = self._send_once(response.next)
         response.history = history
         return response

@@ -26,6 +26,9 @@ PROVIDERS = {
     "httpreq": "dnsproviders.providers.httpreq.HttpReq",
 }
 ALIASES = {"ali": "aliyun"}
+# Most calls and most seconds, a year, in DNS_API_LIMITS. Python's times cannot hold much larger
+# numbers, and JSON also allows Infinity.
+MOST_OF_A_LIMIT = 366 * 24 * 3600
 
 
 def provider_id(name: str) -> str:
@@ -97,7 +100,7 @@ def _is_limit(given: Any) -> bool:
         [int, int],
         [int, float],
     )
-    return numbers and all(each > 0 for each in given)
+    return numbers and all(0 < each <= MOST_OF_A_LIMIT for each in given)
 
 
 def catalog() -> list[dict[str, Any]]:

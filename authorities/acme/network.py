@@ -30,11 +30,12 @@ from certctrl.turns import Trouble
 from dnsclient.names import registered_domain, shown
 
 KEPT_CONNECTIONS = 16  # for each thread
+KEPT_NONCES = 8  # for each connection; some CAs also send one with each GET, which uses none
 
 
 @dataclass
 class Connection:
-    """A thread's data about a CA: its directory, and unused nonces from it.
+    """A thread's data about a CA: its directory, and unused nonces, the newest last.
 
     `certctrl.outgoing` keeps the sockets.
     """
@@ -183,9 +184,12 @@ class Network(client.ClientNetwork):
         try:
             # A new session is cheap. It follows changed settings and survives a fork.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
-                response = outgoing.session().request(
-                    method, url, allow_redirects=method == "GET", **kwargs
-                )
+                session = outgoing.session()
+                session.check_redirect = self._refuse_elsewhere
+                response = session.request(method, url, allow_redirects=method == "GET", **kwargs)
+        except Refused as refused:  # the URL of a redirect
+            exchanges.record(method, url, sent, began, error=refused.what)
+            raise
         except requests.RequestException as exc:
             self.connection.directory = None
             self.connection.nonces.clear()
@@ -195,12 +199,23 @@ class Network(client.ClientNetwork):
         response.encoding = "utf-8"
         if nonce := _nonce_of(response):
             self.connection.nonces.append(nonce)
+            del self.connection.nonces[:-KEPT_NONCES]
         exchanges.record(method, url, sent, began, response)
         return response
 
     def _refuse_elsewhere(self, url: str) -> None:
-        """Raise Refused when the CA gives a URL on a host that is not the CA's."""
-        host, home = hosts = [_host_of(each) for each in (url, self.connection.directory_url)]
+        """Raise Refused when the CA gives a URL on a host that is not the CA's.
+
+        Raise it also for http when the directory is https.
+        """
+        directory_url = self.connection.directory_url
+        host, home = hosts = [_host_of(each) for each in (url, directory_url)]
+        if host and _is_https(directory_url) and not _is_https(url):
+            what = (
+                f"{self.label} hands out an http address at {shown(host)}, although its directory"
+                " is https, so it is not called."
+            )
+            raise Refused(errors.BAD_URL, what)
         if not host or host == home or host in self.reach.hosts:
             return
         if not any(map(outgoing.literal, hosts)) and registered_domain(host) == registered_domain(
@@ -269,6 +284,10 @@ def _host_of(url: str) -> str:
         return (urlsplit(url).hostname or "").lower().rstrip(".")
     except ValueError:  # a URL that does not parse cannot be requested
         return ""
+
+
+def _is_https(url: str) -> bool:
+    return url[:6].lower() == "https:"
 
 
 def directory_of(network: Network) -> messages.Directory:

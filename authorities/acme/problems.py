@@ -68,9 +68,10 @@ ENDS_ATTEMPT = frozenset(
 AGAIN = {"serverInternal": ERROR, "accountDoesNotExist": UNKNOWN_ACCOUNT, "badNonce": BAD_NONCE}
 # Words by which CAs say that a resource does not exist, when the status is not 404.
 OWN = r"(order|authori[sz]ation|authz|challenge|certificate|resource|object)s?"
+NOT = r"(not|[a-z]+n['\u2019]t)"  # "not", and the end of "doesn't" and "couldn't"
 ABSENT = (
-    r"(not (yet )?(be )?(found|exist)|no such|unknown|n(o|')t exist|unable to find"
-    r"|(could ?n[o']t|cannot) find)"
+    rf"({NOT} (yet )?(be )?(found|exist)|no such|unknown|unable to find"
+    r"|(could ?n[o'\u2019]t|can(not|['\u2019]t)) find)"
 )
 NOT_THERE = re.compile(rf"\b{OWN}\b.*\b{ABSENT}|\b{ABSENT}\b.*\b{OWN}\b", re.I | re.S)
 NOT_THERE_TYPE = re.compile(r"not_?found|not_?exist", re.I)

@@ -37,7 +37,7 @@ from dnsproviders.base import (
     unquoted,
 )
 from dnsproviders.models import TxtRecord
-from dnsproviders.ratelimit import ApiLimit, Gate
+from dnsproviders.ratelimit import LONGEST_PAUSE, ApiLimit, Gate
 
 One = TypeVar("One")
 
@@ -48,7 +48,8 @@ PAGE = 100  # records
 MOST_PAGES = 50
 RECORD_EXISTS = {"DomainRecordDuplicate"}
 RECORD_ABSENT = {"DomainRecordNotBelongToUser", "InvalidRR.NoExist"}
-# The call came too soon. It is not a failure. The same call is made again after a second.
+# The call came too soon. It is not a failure. The same call is made again after a second, or after
+# the Retry-After of the answer.
 # https://www.alibabacloud.com/en/notice/notice_on_api_throttling_of_alibaba_cloud_dns_444
 TOO_SOON = ("Throttling", "LastOperationNotFinished")
 A_SECOND = 1.0
@@ -241,12 +242,14 @@ class Aliyun(Provider):
 
     def refusal(self, response: requests.Response) -> ProviderError:
         """Return the error of an answer. Raise Wait when the call came too soon."""
-        seconds, words = outgoing.wait_of(response), self.words(response)
-        if seconds is None and any(f"({code}" in words for code in TOO_SOON):
+        words = self.words(response)
+        if any(f"({code}" in words for code in TOO_SOON):
+            asked = outgoing.wait_of(response) or 0.0
+            seconds = min(max(asked, A_SECOND), LONGEST_PAUSE)
             # Throttling is about the user, and not about the zone.
             if "(Throttling" in words:
-                self.pace.pause(A_SECOND)
-            raise Wait(A_SECOND, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
+                self.pace.pause(seconds)
+            raise Wait(seconds, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
         return super().refusal(response)
 
     def _signed(self, action: str, host: str, query: str) -> dict[str, str]:

@@ -52,6 +52,7 @@ class Stub:
         self.issued_nonces: list[str] = []
         self.connections = 0
         self.directory = ["newNonce", "newAccount", "newOrder", "revokeCert"]
+        self.sends_nonces_on_get = False
 
     @property
     def directory_url(self) -> str:
@@ -152,7 +153,7 @@ def running(made: Callable[[str], "Stub"] = Stub) -> Iterator[Stub]:
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             kind = "text/html" if isinstance(reply.body, bytes) else "application/json"
             headers = {"Content-Type": kind, "Content-Length": str(len(body))} | dict(reply.headers)
-            if reply.nonce and self.command != "GET":
+            if reply.nonce and (self.command != "GET" or stub.sends_nonces_on_get):
                 headers["Replay-Nonce"] = stub.new_nonce()
             self.send_response(reply.status)
             for name, value in headers.items():

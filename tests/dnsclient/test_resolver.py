@@ -9,7 +9,7 @@ import pytest
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsclient import resolver
+from dnsclient import queries, resolver
 from dnsproviders.propagation import final_name
 from lab.nameserver import NameServer
 from tests.fakes.internet import NS1, RESOLVER, internet, zone
@@ -177,3 +177,17 @@ def test_a_resolver_that_is_no_address_is_told(world: NameServer, settings: Any)
     settings.DNS_RESOLVERS = ["dns.example.com"]
     with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
         final_name("example.com")
+
+
+def test_the_small_internet_puts_everything_back_after_an_error(settings: Any) -> None:
+    def fail() -> None:
+        with internet(settings, {"example.com": zone(ns1=NS1)}, patience=0.1):
+            resolver.servers_of("example.com")
+            raise RuntimeError
+
+    before = queries.PATIENCE
+    with pytest.raises(RuntimeError):
+        fail()
+    after = queries.PATIENCE
+    assert after == before
+    assert not resolver._zones._kept

@@ -207,6 +207,10 @@ NONSENSE = (
     {"cloudflare": [True, 300]},
     {"cloudflare": [1200, -1]},
     {"cloudflare": {}},
+    {"cloudflare": [1200, float("inf")]},
+    {"cloudflare": [1200, float("nan")]},
+    {"cloudflare": [1200, 1e300]},
+    {"cloudflare": [10**30, 300]},
 )
 
 

@@ -42,15 +42,18 @@ def internet(
 
     `patience` is the time in seconds for an answer. It is shorter than in production.
     """
-    monkeypatch = pytest.MonkeyPatch()
-    with NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server:
-        settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
-        settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
-        monkeypatch.setattr(queries, "PATIENCE", patience)
+    try:
+        with (
+            pytest.MonkeyPatch.context() as monkeypatch,
+            NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server,
+        ):
+            settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
+            settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
+            monkeypatch.setattr(queries, "PATIENCE", patience)
+            resolver.forget()
+            yield server
+    finally:
         resolver.forget()
-        yield server
-    monkeypatch.undo()
-    resolver.forget()
 
 
 @contextmanager

@@ -204,6 +204,22 @@ def test_an_order_that_is_not_there_is_asked_for_again(ca, stub):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "Order does not exist",
+        "The order doesn't exist",
+        "The order doesn\u2019t exist yet",
+        "order couldn't be found",
+        "We can't find this order",
+        "The order could not be found",
+    ],
+)
+def test_an_order_is_absent_in_any_of_these_words(ca, stub, words):
+    stub.tell("/order/1", problem("malformed", words, 400))
+    assert isinstance(trouble(ca.read_order, f"{stub.url}/order/1"), NotYet)
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         Reply(410, b"gone"),
@@ -406,6 +422,15 @@ def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
     stub.tell("/order/1", problem("badNonce"))
     ca.read_order(f"{stub.url}/order/1")
     assert len(acme.connection_to(stub.directory_url).nonces) == 1
+
+
+def test_nonces_that_come_with_gets_are_kept_up_to_a_few_the_newest(ca, stub):
+    stub.sends_nonces_on_get = True
+    for _ in range(30):
+        ca.network.read_directory()
+    assert acme.connection_to(stub.directory_url).nonces == stub.issued_nonces[-8:]
+    ca.read_order(f"{stub.url}/order/1")
+    assert nonces_used(stub) == [stub.issued_nonces[29]], "the newest at that time"
 
 
 PAGE = Reply(500, b"<html>Internal Server Error</html>", nonce=False)
@@ -822,6 +847,58 @@ def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(
     monkeypatch.setattr("certctrl.outgoing.OutgoingSession.request", send)
     code = trouble(ca.network._send_request, "GET", url).code
     assert (code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
+
+
+def redirect_to(url: str) -> Reply:
+    return Reply(302, b"", {"Location": url})
+
+
+def test_a_redirect_out_of_the_cas_domain_is_not_followed(ca, stub):
+    stub.tell("/dir", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/elsewhere"))
+    refused = trouble(ca.network.read_directory)
+    assert refused.code == "ca_bad_url"
+    assert "hands out an address at localhost" in refused.what
+    assert stub.paths() == ["GET /dir"]
+
+
+def test_every_hop_of_a_redirect_is_checked(ca, stub):
+    """The second hop leaves the domain, and would lead back into it."""
+    stub.tell("/ari", redirect_to("/ari/2"))
+    stub.tell("/ari/2", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/ari/3"))
+    stub.tell("/ari/3", redirect_to(f"{stub.url}/ari/4"))
+    assert trouble(ca.network.read_renewal_info, f"{stub.url}/ari").code == "ca_bad_url"
+    assert stub.paths() == ["GET /ari", "GET /ari/2"]
+
+
+def test_a_redirect_to_a_host_of_the_list_is_followed(ca, stub, settings):
+    settings.ALLOW_PRIVATE = ["127.0.0.1", "localhost"]
+    ca.network.reach = base.Reach(hosts=("localhost",))
+    stub.tell("/dir", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/moved"))
+    stub.tell("/moved", stub.usual("/dir"))
+    assert ca.network.read_directory()["newOrder"] == f"{stub.url}/newOrder"
+
+
+@pytest.mark.parametrize(
+    ("directory", "url", "called"),
+    [
+        ("https://acme.ca.example/dir", "http://acme.ca.example/order/1", False),
+        ("https://acme.ca.example/dir", "HTTP://certs.ca.example/order/1", False),
+        ("http://acme.ca.example/dir", "http://acme.ca.example/order/1", True),
+        ("http://acme.ca.example/dir", "https://acme.ca.example/order/1", True),
+    ],
+)
+def test_an_https_ca_is_not_called_by_http(directory, url, called, monkeypatch):
+    ca = acme.AcmeCA(directory, acme.new_account_key())
+    sent = []
+
+    def send(self, method, url, **kwargs):
+        sent.append(url)
+        raise requests.ConnectionError("nobody is there")
+
+    monkeypatch.setattr("certctrl.outgoing.OutgoingSession.request", send)
+    refused = trouble(ca.network._send_request, "POST", url)
+    assert (refused.code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
+    assert called or "http address" in refused.what
 
 
 def test_no_secret_is_in_a_repr_or_a_message(stub):

@@ -273,6 +273,18 @@ def test_a_call_that_came_too_soon_is_made_again_after_a_second(
     assert KEY not in caught.value.what
 
 
+@pytest.mark.parametrize("code", ["Throttling.User", "LastOperationNotFinished"])
+@pytest.mark.parametrize(("asked", "waited"), [("0", 1.0), ("9", 9.0), ("999999", 3600.0)])
+def test_a_call_that_came_too_soon_waits_as_long_as_the_answer_says(
+    code: str, asked: str, waited: float
+) -> None:
+    body = error(400, code, "Refused.")[2]
+    answer_always(API, status=400, body=body, headers={"Retry-After": asked})
+    with pytest.raises(Wait) as caught:
+        provider().present(record_of(ZONE, APEX))
+    assert caught.value.seconds == waited
+
+
 def test_a_change_is_one_call_and_no_name_with_an_underscore_is_asked_for(fake: FakeAlidns) -> None:
     provider().present(record_of(ZONE, APEX))
     provider().zone_of("_acme-challenge.www.example.com")
