@@ -192,7 +192,10 @@ class Provider(ABC):
 
     @abstractmethod
     def present(self, record: TxtRecord) -> None:
-        """Add the record to its zone, and keep all other records. Do nothing if it exists."""
+        """Add the record to its zone, and keep all other records. Do nothing if it exists.
+
+        After a call that writes, do not raise NotSent. It would mean that nothing was written.
+        """
 
     @abstractmethod
     def cleanup(self, record: TxtRecord) -> int:
@@ -227,7 +230,7 @@ class Provider(ABC):
         """Make one HTTP call. Return the response, also that of most errors.
 
         Redirects are not followed, because a POST would become a GET and seem to succeed.
-        Raise Wait while the API limit is used up. Raise ProviderError in these cases:
+        Raise NotSent while the API limit is used up. Raise ProviderError in these cases:
 
         - dns_unreachable: there is no response.
         - dns_credential_refused: status 401.

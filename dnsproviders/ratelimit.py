@@ -28,6 +28,10 @@ LONGEST_SPREAD = timedelta(minutes=1)  # most random delay that is added to a wa
 ROUND = timedelta(minutes=10)  # the time in the sentence of a wait is rounded up to this
 
 
+class NotSent(Wait):
+    """A Wait that is raised before a call goes out. The call changed nothing."""
+
+
 @dataclass(frozen=True)
 class ApiLimit:
     """A limit of `calls` in any window of `seconds`."""
@@ -76,7 +80,7 @@ class Gate:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Enter the gate, and open it at the end. Raise Wait while another worker is inside.
+        """Enter the gate, and open it at the end. Raise NotSent while another worker is inside.
 
         A Wait that leaves the body keeps the gate closed for its `seconds`.
         """
@@ -98,7 +102,8 @@ class Gate:
         if gate.filter(full_at__lte=now).update(full_at=until):
             return until
         if gate.exists():
-            raise Wait(1 + random.random(), self.what, asked=True)  # noqa: S311  (spreads load, protects nothing)
+            pause = 1 + random.random()  # noqa: S311  (spreads load, protects nothing)
+            raise NotSent(pause, self.what, asked=True)
         ApiBucket.objects.bulk_create([ApiBucket(key=self.key, full_at=now)], ignore_conflicts=True)
         return self._enter()
 
@@ -115,7 +120,7 @@ class Pace:
     limit: ApiLimit | None
 
     def take(self, needs: int = 1) -> None:
-        """Take one token if the bucket has at least `needs`. Raise Wait if it has fewer."""
+        """Take one token if the bucket has at least `needs`. Raise NotSent if it has fewer."""
         if self.limit is None or self._taken(self.limit, needs):
             return None
         bucket = self._bucket().first()
@@ -150,8 +155,8 @@ class Pace:
         full_at = Case(When(too_far, then=Value(now)), default=Greatest(F("full_at"), Value(now)))
         return bool(enough.update(full_at=full_at + Value(limit.each)))
 
-    def _wait(self, limit: ApiLimit, at: datetime) -> Wait:
-        """Return a Wait until `at`, plus a random delay.
+    def _wait(self, limit: ApiLimit, at: datetime) -> NotSent:
+        """Return a NotSent until `at`, plus a random delay.
 
         The delay is there so that the waiting turns do not all come back for one token.
         """
@@ -163,7 +168,7 @@ class Pace:
             f"{self.name} takes {limit} from one user, and they are used up; this goes on by"
             f" {by:%H:%M} UTC."
         )
-        return Wait((until - now).total_seconds(), what, asked=True)
+        return NotSent((until - now).total_seconds(), what, asked=True)
 
 
 def pace_of(name: str, credential: DnsCredential, limit: ApiLimit | None) -> Pace:

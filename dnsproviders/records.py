@@ -15,11 +15,14 @@ from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import TxtRecord
+from dnsproviders.ratelimit import NotSent
 
 REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
 ONCE_A_DAY = 24 * 3600.0
+# The columns that store the intent.
+INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
 
 def publish(record_id: int) -> None:
@@ -42,20 +45,25 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     # An earlier call may have written the record to the stored zone. The zone must not change until
     # the cleanup has removed the record there.
     zone = provider.zone_of(record.name) if first else record.zone
-    unsure_before, unsure_until = (
-        record.unsure_until,
-        clock.now() + timedelta(seconds=settings.LEASE),
-    )
-    # Stored before the call. If this process dies in the call, cleanup still knows of the record.
-    record.write(
-        zone=zone,
-        intent_at=clock.now(),
-        presented_at=None,
-        cleaned_at=None,
-        unsure_until=unsure_until,
-    )
+    unsure_until = clock.now() + timedelta(seconds=settings.LEASE)
+    with record.fence():
+        # Read again, because `reopen` may have changed the row since the claim.
+        before = TxtRecord.objects.values(*INTENT).get(pk=record.pk)
+        # Stored before the call. If this process dies in the call, cleanup still knows of it.
+        record.write(
+            zone=zone,
+            intent_at=clock.now(),
+            presented_at=None,
+            cleaned_at=None,
+            unsure_until=unsure_until,
+        )
+    unsure_before = before["unsure_until"]
     try:
         provider.present(record)
+    except NotSent:
+        # Nothing was written. `reopen` may have changed the row in this turn. Its values stay.
+        record.mine().filter(unsure_until=unsure_until).update(**before)
+        raise
     except ProviderError as error:
         if error.permanent and first and not unsure_before:
             # The provider refused the call, so that nothing was written.

@@ -16,6 +16,7 @@ from certctrl.turns import Wait
 from dnsproviders import credentials, records, registry
 from dnsproviders.base import ProviderError
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
+from dnsproviders.providers.cloudflare import Cloudflare
 from dnsproviders.ratelimit import VISIT, ApiLimit, Pace
 from dnsproviders.registry import open_credential
 from issuance.models import Issuance
@@ -247,6 +248,41 @@ def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, set
     assert calls() == 4
 
 
+def test_a_record_whose_call_had_to_wait_has_no_intent(cloudflare, credential, settings):
+    """The search for the zone takes the tokens, so that the call that writes is never made."""
+    settings.DNS_API_LIMITS = FEW
+    record = record_of(credential)
+    use_up(credential.owner, but=VISIT)
+    bucket = ApiBucket.objects.get()
+    limit = ApiLimit(*FEW["cloudflare"])
+
+    def takes_the_rest(self, name):
+        ApiBucket.objects.filter(pk=bucket.pk).update(full_at=clock.now() + limit.each * 10)
+        return "zone1"
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Cloudflare, "zone_of", takes_the_rest)
+        with pytest.raises(Wait):
+            records.publish(record.pk)
+    record.refresh_from_db()
+    assert (calls(), record.holder) == (0, "")
+    assert (record.zone, record.intent_at, record.unsure_until) == ("", None, None)
+
+
+def test_a_record_whose_second_call_had_to_wait_keeps_its_first_intent(
+    cloudflare, credential, settings
+):
+    settings.DNS_API_LIMITS = FEW
+    at = clock.now() - timedelta(hours=1)
+    record = record_of(credential)
+    TxtRecord.objects.update(zone="zone1", intent_at=at, unsure_until=at, wake_at=at)
+    use_up(credential.owner)
+    with pytest.raises(Wait):
+        records.publish(record.pk)
+    record.refresh_from_db()
+    assert (record.zone, record.intent_at, record.unsure_until) == ("zone1", at, at)
+
+
 def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare, alice, settings):
     first, second = of_cloudflare(alice), of_cloudflare(alice)
     responses.reset()
@@ -297,10 +333,8 @@ def test_a_record_that_must_wait_rests_without_a_stumble_and_is_published_later(
     assert record.is_published
 
 
-def test_an_intent_that_had_no_token_left_to_be_carried_out_is_carried_out_later(
-    world, cloudflare, credential, settings
-):
-    """The zone was found, the intent is written, and the bucket is empty then."""
+def test_a_record_that_had_no_token_left_is_written_later(world, cloudflare, credential, settings):
+    """The zone was found, and the bucket is empty then. So no intent is left."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
 
@@ -315,7 +349,7 @@ def test_an_intent_that_had_no_token_left_to_be_carried_out_is_carried_out_later
     with pytest.raises(Wait):
         records.publish(record.pk)
     record.refresh_from_db()
-    assert record.intent_at
+    assert not record.intent_at
     assert not record.is_published
     responses.reset()
     again = FakeCloudflare()

@@ -55,6 +55,15 @@ def go_on(world: World, seconds: int) -> None:
         world.sweep()
 
 
+def test_a_record_at_a_closed_gate_has_no_intent(world, alidns, credential):
+    record = record_of(credential)
+    with open_credential(credential)._gate("example.com").alone(), pytest.raises(Wait):
+        records.publish(record.pk)
+    record.refresh_from_db()
+    assert ADD not in alidns.asked
+    assert (record.holder, record.intent_at, record.unsure_until) == ("", None, None)
+
+
 def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(
     world, alidns, alice, credential
 ):
