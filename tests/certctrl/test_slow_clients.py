@@ -178,9 +178,13 @@ def test_a_head_that_begins_behind_a_whole_request_is_timed_too(connect, short, 
     ids=["silent", "dripping"],
 )
 def test_a_body_that_does_not_come_is_408_in_the_shape_of_every_error(connect, short, head, part):
-    client = connect()
-    got = drip(client, head, part)
-    got += rest(client)
+    got = b""
+    for _ in range(5):  # a byte that arrives after the close resets the connection and the answer
+        client = connect()
+        got = drip(client, head, part)
+        got += rest(client)
+        if got:
+            break
     assert got.startswith(b"HTTP/1.1 408 ")
     assert json.loads(got.partition(b"\r\n\r\n")[2])["error"]["code"] == errors.TooSlow.code
 
