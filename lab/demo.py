@@ -40,7 +40,14 @@ class Issued:
 
 def dns_provider(lab: Lab) -> dict[str, Any]:
     key = {"key_name": KEY_NAME, "algorithm": KEY_ALGORITHM, "secret": lab.secret}
-    return {"provider": "rfc2136", "name": NAME, "server": HOST, "port": lab.dns_port, **key}
+    return {
+        "provider": "rfc2136",
+        "name": NAME,
+        "server": HOST,
+        "port": lab.dns_port,
+        "ttl": 1,
+        **key,
+    }
 
 
 def acme_account(lab: Lab, email: str) -> dict[str, Any]:

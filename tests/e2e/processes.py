@@ -275,6 +275,7 @@ class Site:
             "provider": "rfc2136",
             "server": "127.0.0.1",
             "port": lab.ports["dns"],
+            "ttl": 1,
             **key,
             **fields,
         }
