@@ -145,10 +145,10 @@ def _extended(chain: Chain, hop: _Hop) -> Chain:
         shown = " → ".join([*chain.names, target][:4])
         what = (
             f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others"
-            f" ({shown}): mend them."
+            f" ({shown}): fix them."
         )
         return replace(chain, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
-        what = f"{chain.final} is a CNAME to a name that no TXT record can be written at: mend it."
+        what = f"{chain.final} is a CNAME to a name that no TXT record can be written at: fix it."
         return replace(chain, trouble=Trouble("dns_cname_target", what))
     return replace(chain, names=(*chain.names, target))

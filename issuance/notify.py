@@ -139,7 +139,7 @@ def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble
     body = (
         f"There is no certificate for {domain}, and it is not tried again by itself."
         f" {trouble.what}\n\n"
-        "Mend what this says, then start another attempt (renew)."
+        "Fix what this says, then start another attempt (renew)."
     )
     data = _facts(
         certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble)
@@ -180,7 +180,7 @@ def _next_try(certificate: Certificate) -> str:
 
 def _person(trouble: Trouble) -> str:
     return (
-        " That will not help until somebody mends what is said above." if trouble.permanent else ""
+        " That will not help until somebody fixes what is said above." if trouble.permanent else ""
     )
 
 

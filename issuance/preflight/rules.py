@@ -127,7 +127,7 @@ def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
         return Finding("no_zone", name, f"{name} NS", what, blocks=False)
     before = chain.names[-2]
     what = (
-        f"{before} is a CNAME to {chain.final}, and no such domain exists: mend the CNAME, or"
+        f"{before} is a CNAME to {chain.final}, and no such domain exists: fix the CNAME, or"
         " remove it."
     )
     return Finding("cname_nowhere", name, f"{before} CNAME", what)
@@ -156,7 +156,7 @@ def of_zones(survey: Survey) -> Iterator[Finding]:
 def _of_dead(name: str, each: Unanswered) -> Finding:
     what = (
         f"No name server answers for {each.name}: resolvers say SERVFAIL, with DNSSEC checking"
-        " disabled too. Mend the servers of its zone, or its NS records."
+        " disabled too. Fix the servers of its zone, or its NS records."
     )
     return Finding("no_server", name, f"{each.name} NS", what)
 
@@ -196,7 +196,7 @@ def _of_deserted(name: str, zone: Zone) -> Finding:
         )
         return Finding("delegation_lame", name, f"{zone.name} NS", what)
     what = (
-        f"No name server answers for {zone.name} ({servers}): mend the servers, or the zone's NS"
+        f"No name server answers for {zone.name} ({servers}): fix the servers, or the zone's NS"
         " records."
     )
     return Finding("no_server", name, f"{zone.name} NS", what)
@@ -214,7 +214,7 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     if zone.silent:
         what = (
             f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}),"
-            " and a CA may meet the same: mend them, or take them out of the NS records."
+            " and a CA may meet the same: fix them, or take them out of the NS records."
         )
         yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
     if zone.skipped:
@@ -228,7 +228,7 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
             [f"{label} has serial {serial}" for label, serial in zone.serials.items()]
         )
         what = (
-            f"The name servers of {zone.name} disagree: {serials}. Mend the transfer, if it stays"
+            f"The name servers of {zone.name} disagree: {serials}. Fix the transfer, if it stays"
             " so."
         )
         yield Finding("servers_disagree", name, f"{zone.name} SOA", what, blocks=False)

@@ -131,7 +131,7 @@ def test_a_permanent_failure_of_a_renewal_asks_for_a_person_the_first_time_it_is
         world.advance(60)
     notices = told(Kind.RENEWAL_FAILED)
     assert [each.data["failures"] for each in notices] == [1, 2, 3]
-    assert "until somebody mends what is said above" in notices[1].body
+    assert "until somebody fixes what is said above" in notices[1].body
     assert notices[1].data["permanent"] is True
 
 
