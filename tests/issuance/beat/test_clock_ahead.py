@@ -5,6 +5,7 @@ says.
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.core.cache import cache
 
 from authorities.models import AcmeAccount, PrivateCA
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 AHEAD = [timedelta(hours=2), timedelta(days=30)]
 ahead = pytest.mark.parametrize("by", AHEAD, ids=["two hours", "thirty days"])
 DAY = timedelta(days=1)
+LEASE = timedelta(seconds=settings.LEASE)
 
 
 def put_back(world, by: timedelta) -> None:
@@ -103,6 +105,26 @@ def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule
     sweep.sweep.run()
     assert world.sent[-2:] == ["chain", "issuance.register"]
     assert Issuance.objects.get().deadline_at <= world.time + timedelta(hours=6)
+
+
+@pytest.mark.parametrize("state", ["presented", "validated", "finalized"])
+def test_a_deadline_of_a_day_stays_where_a_step_may_have_one(world, account, credential, state):
+    """A credential waits a day for its records, a sent CSR a day for the CA."""
+    world.create(account, credential)
+    until = world.time + DAY
+    Issuance.objects.update(state=state, csr_sent_at=world.time, deadline_at=until)
+    pruning.prune.run()
+    assert Issuance.objects.get().deadline_at == until
+
+
+def test_two_clocks_that_differ_by_ninety_seconds_correct_nothing(world, account, credential):
+    world.create(account, credential)
+    seen = world.time + timedelta(seconds=90)
+    Issuance.objects.update(preflighted_at=seen, holder="7-other", wake_at=seen + LEASE)
+    pruning.prune.run()
+    sweep.sweep.run()
+    attempt = Issuance.objects.get()
+    assert (attempt.preflighted_at, attempt.wake_at) == (seen, seen + LEASE)
 
 
 def test_pauses_within_their_rule_stay_as_they_are(world, account, credential):
