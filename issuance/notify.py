@@ -18,8 +18,7 @@ from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Issuance
-from issuance.renewal import lifetime
-from issuance.renewal.schedule import SHORT_LIFE
+from issuance.renewal import lifetime, schedule
 from notices.models import Notice
 from notices.moments import for_people, for_programs
 from notices.raising import raise_once
@@ -212,7 +211,7 @@ def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None
     certificate has the warning at 1 day, and one of 45 days has all four. Without automatic
     renewal, warnings in the second half of the life count.
     """
-    renewal_at = life / 2 if life < SHORT_LIFE or not renews else life / 3
+    renewal_at = life / 2 if life < schedule.SHORT_LIFE or not renews else life / 3
     reached = [days for days in WARN_DAYS if left <= timedelta(days=days) < renewal_at]
     return min(reached, default=None)
 

@@ -10,7 +10,7 @@ from nacl.public import PublicKey, SealedBox  # noqa: TID251
 
 from certctrl.errors import Invalid
 from keystore import masterkeys
-from keystore.masterkeys.aes import AESKey
+from keystore.masterkeys import AESKey
 from keystore.models import Envelope, KeyWrap, RecipientKey
 
 

@@ -13,8 +13,7 @@ from django.db import connection, transaction
 
 from keystore import masterkeys
 from keystore.envelope import CannotOpen, rewrap
-from keystore.masterkeys import aes
-from keystore.masterkeys.file import FileKeys, Intent
+from keystore.masterkeys import FileKeys, Intent, aes
 from keystore.models import KeyWrap
 
 BATCH = 500

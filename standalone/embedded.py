@@ -75,8 +75,8 @@ class Embedded:
 
         A new key cannot open old secrets. Raise Refused when the key is gone or cannot be used.
         """
-        from keystore.masterkeys.errors import MasterKeyProblem  # these need Django's settings
-        from keystore.masterkeys.file import FileKeys, generate
+        # The import needs Django's settings.
+        from keystore.masterkeys import FileKeys, MasterKeyProblem, create_file
 
         path = self.folder / MASTER_KEY_FILE
         if os.environ.get("MASTER_KEYS_PATH") != str(path):
@@ -95,7 +95,7 @@ class Embedded:
                 "none was made."
             )
         try:
-            generate(path)
+            create_file(path)
             FileKeys(path).keys()
         except MasterKeyProblem as exc:
             raise Refused(f"{path} cannot be used. {exc}") from None

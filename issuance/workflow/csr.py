@@ -11,7 +11,7 @@ from authorities.base import NotYet
 from authorities.errors import Refused
 from certctrl import clock
 from issuance.models import Certificate, CertificateVersion, Issuance
-from issuance.renewal.lifetime import GAINS_NOTHING
+from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
 from keystore.envelope import CannotOpen
@@ -22,7 +22,7 @@ ACTOR = "this server"
 # After this many troubles in a row, an earlier order that the CA does not show is ignored.
 PATIENCE = 5
 # With these errors the result of the order is known, and it is of no use.
-NO_USE = ("ca_bad_certificate", "ca_not_found", GAINS_NOTHING)
+NO_USE = ("ca_bad_certificate", "ca_not_found", lifetime.GAINS_NOTHING)
 
 
 def ensure_key_and_csr(issuance: Issuance) -> None:

@@ -15,7 +15,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from issuance import notify, ratelimits
-from issuance.challenges.dns01 import records_of
+from issuance.challenges import dns01
 from issuance.models import TOO_LONG, Issuance
 from issuance.renewal import retry
 from issuance.workflow import oldorders
@@ -176,7 +176,7 @@ def after_losing(issuance: Issuance) -> None:
     """
     logger.info("turn.lost", issuance=issuance.pk)
     if not Issuance.objects.open().filter(pk=issuance.pk).exists():
-        records_of(issuance).wake()
+        dns01.records_of(issuance).wake()
 
 
 def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
@@ -217,7 +217,7 @@ def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
         waits_for=issuance.waits_for if publishes_again else "",
     )
     if to == State.VALIDATED:
-        records_of(issuance).wake()
+        dns01.records_of(issuance).wake()
 
 
 def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
@@ -367,4 +367,4 @@ def close(issuance: Issuance, state: str, **fields: object) -> None:
         None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields
     )
     ratelimits.release(issuance)
-    records_of(issuance).wake()
+    dns01.records_of(issuance).wake()

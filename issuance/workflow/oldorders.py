@@ -12,7 +12,7 @@ from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance.models import Authorization, Issuance
-from issuance.renewal.failover import STUCK
+from issuance.renewal import failover
 
 logger = structlog.get_logger()
 
@@ -120,7 +120,7 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
             f"{told}. It gives no other order for these names {until}:"
             " wait, or set a fallback account."
         )
-        raise Refused(STUCK, what)
+        raise Refused(failover.STUCK, what)
     give_up(issuance)
     with issuance.fence():
         forget(issuance)

@@ -11,15 +11,19 @@ from django import conf  # the name `settings` would be the module in this packa
 
 from keystore.masterkeys.aes import AESKey
 from keystore.masterkeys.errors import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
-from keystore.masterkeys.file import FileKeys
+from keystore.masterkeys.file import FileKeys, Intent, create_file
 from keystore.masterkeys.settings import SettingsKeys
 
 __all__ = [
+    "AESKey",
+    "FileKeys",
+    "Intent",
     "MasterKeyProblem",
     "UnknownMasterKey",
     "WrongMasterKey",
     "all_keys",
     "by_id",
+    "create_file",
     "current",
     "file_keys",
     "knows",

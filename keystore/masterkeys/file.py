@@ -137,7 +137,7 @@ class Intent:
         os.fsync(self._descriptor)
 
 
-def generate(path: str | Path) -> None:
+def create_file(path: str | Path) -> None:
     """Create the file with one new key, mode 0600. Do nothing if the file exists."""
     file = FileKeys(path)
     with file.locked(wait=True):

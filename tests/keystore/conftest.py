@@ -19,7 +19,7 @@ from keystore.recipients import fingerprint
 def key_file(tmp_path: Path, settings: Any) -> Path:
     """A file with one master key of id 1, in use."""
     path = tmp_path / "master.keys"
-    file.generate(path)
+    file.create_file(path)
     settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(path)
     return path
 

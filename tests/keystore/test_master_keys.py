@@ -93,7 +93,7 @@ def test_a_key_never_shows_its_bytes(setting):
 
 
 def test_a_generated_file_is_ours_alone_and_holds_one_fresh_key(key_file, tmp_path):
-    file.generate(tmp_path / "another")
+    file.create_file(tmp_path / "another")
 
     assert key_file.stat().st_mode & 0o777 == 0o600
     assert masterkeys.current().id == "1"
@@ -103,7 +103,7 @@ def test_a_generated_file_is_ours_alone_and_holds_one_fresh_key(key_file, tmp_pa
 
 def test_generating_again_leaves_the_file_as_it_is(key_file):
     before = key_file.read_text()
-    file.generate(key_file)
+    file.create_file(key_file)
     assert key_file.read_text() == before
 
 
@@ -111,7 +111,7 @@ def test_two_that_generate_at_once_end_with_one_key(tmp_path):
     texts: set[str] = set()
 
     def generate() -> None:
-        file.generate(tmp_path / "keys")
+        file.create_file(tmp_path / "keys")
         texts.add((tmp_path / "keys").read_text())
 
     threads = [threading.Thread(target=generate) for _ in range(8)]
@@ -193,7 +193,7 @@ def test_a_link_to_the_file_stays_a_link(key_file, tmp_path):
 
 
 def test_a_link_that_leads_to_another_file_is_followed_at_the_next_read(key_file, tmp_path):
-    file.generate(tmp_path / "new.keys")
+    file.create_file(tmp_path / "new.keys")
     file.FileKeys(tmp_path / "new.keys").put_first(aes.generate("2"))
     link = tmp_path / "link"
     link.symlink_to(key_file)

@@ -8,8 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
 from keystore import masterkeys, rotation
-from keystore.masterkeys import MasterKeyProblem
-from keystore.masterkeys.file import FileKeys, Intent
+from keystore.masterkeys import FileKeys, Intent, MasterKeyProblem
 
 
 class Command(BaseCommand):
