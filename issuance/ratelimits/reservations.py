@@ -36,7 +36,7 @@ Kind = LimitKind
 State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used within this time is given back
-OWN_LOOK = 30.0  # seconds after its slot, when the attempt wakes by itself
+WAKES_AFTER = 30.0  # seconds after its slot, when the attempt wakes by itself
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back if the order led to no certificate
 
 
@@ -77,7 +77,7 @@ def refuse_far_slot(issuance: Issuance) -> None:
     """
     if Reservation.objects.filter(issuance=issuance).exists():
         return
-    ledger = Ledger(needed := buckets_of(issuance), look=True)
+    ledger = Ledger(needed := buckets_of(issuance), lock=False)
     costly = [pk for pk, cost in needed.items() if cost]
     if not costly:
         return
@@ -267,7 +267,7 @@ def _wait(
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
     # The sweep wakes the attempt at its slot. This later time only helps if the sweep did not.
-    return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
+    return Wait(min(seconds + WAKES_AFTER, TOO_LONG.total_seconds()), what, imposed=True)
 
 
 # --- all reservations ---

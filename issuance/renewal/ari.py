@@ -14,7 +14,7 @@ from authorities import clients, errors, exchanges
 from authorities.base import RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.turns import A_DAY, MOST_LOOKED_AT, Trouble
+from certctrl.turns import A_DAY, MOST_CONSIDERED, Trouble
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import schedule
 
@@ -91,7 +91,7 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     for of in filter(is_full, tuple(busy)):
         due = due.exclude(**dict(zip(CA, of, strict=True)))
     chosen = []
-    for pk, provider, directory in due.order_by("wake_at").values_list("pk", *CA)[:MOST_LOOKED_AT]:
+    for pk, provider, directory in due.order_by("wake_at").values_list("pk", *CA)[:MOST_CONSIDERED]:
         if not is_full((provider, directory)):
             busy[provider, directory] += 1
             chosen.append(pk)
