@@ -54,7 +54,7 @@ def where(secret: str | bytes) -> list[str]:
     ]
 
 
-def test_what_is_written_in_clear_would_be_found(alice):
+def test_a_plain_text_value_would_be_found(alice):
     assert where(alice.email) == ["accounts_user.email"]
 
 

@@ -188,7 +188,7 @@ def test_zerossl_gives_a_binding_for_an_email_address(stub):
 
 
 @pytest.mark.django_db
-def test_an_api_key_that_is_sealed_with_the_account_is_used_before_the_address(stub):
+def test_an_api_key_of_the_account_is_preferred_to_the_mail_address(stub):
     owner = User.objects.create(email="owner@example.com")
     account = make_account(
         ca_provider="zerossl",
@@ -221,7 +221,7 @@ def test_no_other_ca_is_asked_for_a_binding():
         (Reply(drop=True), "ca_unreachable", False),
     ],
 )
-def test_what_zerossl_answers_else_is_told_without_the_key(stub, reply, code, refused):
+def test_other_answers_of_zerossl_are_reported_without_the_key(stub, reply, code, refused):
     stub.tell("/acme/eab-credentials", reply)
     with pytest.raises(Trouble) as caught:
         zerossl.fetch_eab(api_key="the-api-key")
@@ -238,7 +238,7 @@ def test_an_override_of_one_limit_keeps_the_others_and_null_takes_one_away(setti
 
 
 @pytest.mark.parametrize("given", [300, [300], [300, 0], ["300", 36], [True, 1], "30"])
-def test_limits_that_nobody_understands_are_told_at_the_start(settings, given):
+def test_invalid_limits_are_reported_at_the_start(settings, given):
     settings.ACME_CAS = {"custom": {"limits": {"account": given}}}
     with pytest.raises(ImproperlyConfigured, match="limits of custom are such as"):
         apps.get_app_config("issuance").ready()
@@ -279,9 +279,7 @@ def test_a_directory_is_the_operators_where_the_table_or_staff_named_it(
         "https://acme-v02.api.letsencrypt.org./directory",
     ],
 )
-def test_a_directory_has_one_bucket_and_the_limits_of_its_ca_however_it_is_spelled(
-    world, owner, spelling
-):
+def test_spellings_of_a_directory_share_one_bucket_and_its_limits(world, owner, spelling):
     account = world.account(owner, ca_provider="custom", directory_url=spelling)
     assert catalog.directory_of(account) == catalog.info("letsencrypt").directory_url
     assert (

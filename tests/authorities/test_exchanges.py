@@ -113,7 +113,7 @@ def test_an_attempts_exchanges_are_kept_with_the_step_that_made_them(stub, issua
     }
 
 
-def test_every_step_that_talks_to_the_ca_is_told(stub, issuance):
+def test_exchanges_name_the_step_that_talked_to_the_ca(stub, issuance):
     order = stub.usual("/order/1").body
     chain = sign(take("order", issuance).csr_pem, timedelta(days=90))
     stub.tell("/order/1", Reply(body=order), Reply(body=order | {"status": "ready"}))
@@ -379,7 +379,7 @@ def test_a_worker_that_is_killed_before_the_insert_loses_the_line_alone(
     assert kept("/newOrder")
 
 
-def test_what_is_older_than_14_days_is_pruned_in_batches(
+def test_exchanges_older_than_14_days_are_pruned_in_batches(
     account, monkeypatch, django_assert_max_num_queries
 ):
     monkeypatch.setattr(exchanges, "BATCH", 10)

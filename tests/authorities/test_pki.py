@@ -99,9 +99,7 @@ def test_the_key_of_an_envelope_is_the_key_that_was_sealed(kind, size):
         ("ecdsa", 256, {}, False),
     ],
 )
-def test_a_request_is_compared_with_the_key_and_the_subject_that_are_wanted(
-    key, kind, size, subject, same
-):
+def test_a_csr_is_compared_with_the_expected_key_and_subject(key, kind, size, subject, same):
     request = pki.csr(key, NAMES, {"country": "SE", "organization": "Home"})
     assert pki.is_csr_for(request, kind, size, subject) is same
 
@@ -135,7 +133,7 @@ def test_a_leaf_that_lacks_a_name_is_refused(key, authority):
         pki.check_chain(issued(key, authority, NAMES[:1]), pki.csr(key, NAMES), NAMES)
 
 
-def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
+def test_a_name_that_the_ca_added_is_accepted_and_reported(key, authority):
     chain = issued(key, authority, [*NAMES, "www.example.com"])
     assert pki.check_chain(chain, pki.csr(key, NAMES), NAMES).added == ("www.example.com",)
     assert pki.check_chain(issued(key, authority), pki.csr(key, NAMES), NAMES).added == ()
@@ -256,7 +254,7 @@ def test_a_chain_whose_issuer_did_not_sign_is_refused(key, authority):
 @pytest.mark.parametrize(
     "text", ["", "<html>", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_what_is_not_certificates_is_refused(key, text):
+def test_a_pem_without_certificates_is_refused(key, text):
     with pytest.raises(pki.BadChain, match="not PEM"):
         pki.check_chain(text, pki.csr(key, NAMES), NAMES)
 

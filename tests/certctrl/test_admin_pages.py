@@ -179,7 +179,7 @@ def test_nothing_is_made_changed_or_deleted_by_hand(client, every_table, model):
     assert model._default_manager.count() == count
 
 
-def test_who_is_no_staff_is_sent_to_the_login(client, db):
+def test_a_user_who_is_not_staff_is_sent_to_the_login(client, db):
     client.force_login(User.objects.create_user("bob@example.org"))
     page = client.get(reverse("admin:issuance_issuance_changelist"))
     assert page.status_code == 302

@@ -77,7 +77,7 @@ def test_the_guides_lines_let_people_into_admin_and_api_on_any_port(site, proxie
         assert "Secure" in answer.headers["Set-Cookie"]
 
 
-def test_a_proxy_that_loses_the_port_is_told_so_in_admin_and_api(site, proxied):
+def test_a_proxy_that_drops_the_port_is_named_in_admin_and_api(site, proxied):
     lines = replaced(
         guide()[0], "proxy_set_header Host $http_host;", "proxy_set_header Host $host;"
     )
@@ -94,7 +94,7 @@ def test_a_proxy_that_loses_the_port_is_told_so_in_admin_and_api(site, proxied):
         assert answer.json()["error"]["params"] == {"origin": origin, "host": "localhost"}
 
 
-def test_a_server_that_does_not_know_that_it_is_behind_a_proxy_names_the_setting(site, proxied):
+def test_a_server_unaware_of_its_proxy_names_the_setting(site, proxied):
     with proxied(guide()[0], site.unprepared) as origin:
         page = Browser(origin).log_in_to_the_admin(origin)
         assert page.status_code == 403
@@ -145,7 +145,7 @@ def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
         assert {browser.get(origin + script).status_code for script in scripts} == {200}
 
 
-def test_a_proxy_that_strips_the_prefix_is_told_so(site, proxied):
+def test_a_proxy_that_strips_the_prefix_is_named(site, proxied):
     lines = replaced(below_a_path(), "proxy_pass http://certctrl;", "proxy_pass http://certctrl/;")
     with proxied(lines, site.prefixed) as origin:
         for path in ("/", "/admin/", "/health", "/apiv1/me/apikeys", "/static/admin/css/base.css"):

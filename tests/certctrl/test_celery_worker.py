@@ -30,5 +30,5 @@ def test_a_forked_child_whose_worker_died_before_it_began_leaves(monkeypatch):
     assert ended_with(monkeypatch, os.getpid() + 1) == 1
 
 
-def test_a_solo_worker_which_forks_nobody_works_on(monkeypatch):
+def test_a_solo_worker_that_forks_no_process_works(monkeypatch):
     assert ended_with(monkeypatch, None) == 0

@@ -49,7 +49,7 @@ def test_every_secret_is_a_file_and_none_is_a_value(composed, secrets):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-def test_its_redis_asks_for_the_password_of_the_file_and_its_server_knows_it(
+def test_redis_requires_the_password_of_the_file_and_the_server_uses_it(
     composed, secrets, tmp_path, monkeypatch, end
 ):
     (secrets / "redis_password").write_bytes(f"{ODD}{end}".encode())

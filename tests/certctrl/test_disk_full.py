@@ -99,7 +99,7 @@ print(json.dumps(told))
 
 
 @needs_root
-def test_sqlite_on_a_full_disk_refuses_to_write_says_why_and_goes_on_when_there_is_room(small):
+def test_sqlite_on_a_full_disk_says_why_and_recovers_when_there_is_room(small):
     if connection.vendor != "sqlite":
         pytest.skip("it is SQLite's file that is on the small disk")
     file = small / "certctrl.sqlite3"
@@ -175,7 +175,7 @@ class FullDatabase(Exception):
     sqlstate = "53100"
 
 
-def test_postgresql_out_of_space_is_told(client_of, alice, monkeypatch):
+def test_postgresql_out_of_space_is_reported(client_of, alice, monkeypatch):
     def full(*args, **kwargs):
         raise OperationalError("could not extend file") from FullDatabase()
 

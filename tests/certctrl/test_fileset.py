@@ -134,7 +134,7 @@ def test_a_disk_with_room_for_some_of_the_files_changes_none(
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("name", ["private.key", "fullchain.pem", "certificate.der"])
-def test_a_file_that_is_a_mount_of_its_own_is_refused_before_anything_is_changed(
+def test_a_mounted_file_is_refused_before_anything_is_changed(
     renewed, folder, tmp_path, mounted, name
 ):
     elsewhere = tmp_path / "elsewhere"
@@ -147,7 +147,7 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused_before_anything_is_changed
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("name", ["private.key", "fullchain.pem"])
-def test_what_was_is_put_back_when_a_rename_fails(
+def test_the_old_files_are_restored_when_a_rename_fails(
     renewed, folder, tmp_path, mounted, monkeypatch, name
 ):
     """A mount that the look beforehand did not see: made meanwhile, or in a system without /proc."""
@@ -159,7 +159,7 @@ def test_what_was_is_put_back_when_a_rename_fails(
     assert is_accepted_by_nginx(folder)
 
 
-def test_a_new_file_is_taken_away_again_when_a_rename_fails(renewed, folder, monkeypatch):
+def test_a_new_file_is_removed_when_a_rename_fails(renewed, folder, monkeypatch):
     (folder / "private.key").unlink()
 
     def full(path, target):
@@ -178,7 +178,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(renewed, folder, name):
     refused(folder, "is no file")
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(certificate, tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(certificate, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CommandError, match="Nothing was changed"):
         run(tmp_path / "file")
@@ -186,7 +186,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(certificate, tmp_path):
 
 
 @needs_root
-def test_a_folder_that_is_read_only_is_told(renewed, folder, mounted):
+def test_a_read_only_folder_is_reported(renewed, folder, mounted):
     mounted(folder, "--bind", str(folder))
     subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
     refused(folder, "Read-only file system")

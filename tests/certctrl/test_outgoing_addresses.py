@@ -206,7 +206,7 @@ def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
     assert server.connections == 0
 
 
-def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_is_called_at_the_first(
+def test_a_name_that_rebinds_to_loopback_is_called_at_its_first_address(
     serve, monkeypatch, connected
 ):
     server, resolver = (
@@ -222,9 +222,7 @@ def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_i
     assert (connected, resolver.calls) == (["93.184.216.34"], 2)
 
 
-def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_refused(
-    serve, monkeypatch, connected
-):
+def test_a_name_with_a_public_and_a_loopback_address_is_refused(serve, monkeypatch, connected):
     server = serve(whole())
     for addresses in (["93.184.216.34", "127.0.0.1"], ["127.0.0.1", "93.184.216.34"]):
         monkeypatch.setattr(socket, "getaddrinfo", answers(addresses))
@@ -277,7 +275,7 @@ def test_a_literal_address_is_refused_before_a_proxy_gets_it(host, serve, monkey
     assert proxy.connections == 0
 
 
-def test_a_proxy_may_stand_at_a_private_address_and_resolves_names_itself(serve, monkeypatch):
+def test_a_proxy_may_have_a_private_address_and_resolves_names_itself(serve, monkeypatch):
     proxy = serve(whole(b"through the proxy"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
@@ -326,7 +324,7 @@ def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(serve, settin
     assert (len(outside.requests), inside.connections) == (1, 0)
 
 
-def test_the_name_and_not_the_address_is_what_the_other_side_is_told(
+def test_the_other_side_receives_the_name_and_not_the_address(
     serve, settings, monkeypatch, tmp_path, connected
 ):
     context, root = certificate_for(tmp_path, "ca.example")
@@ -351,7 +349,7 @@ def test_resolve_refuses_what_is_not_public(monkeypatch):
         outgoing.resolve("ns.example", 53)
 
 
-def test_a_name_without_an_address_is_told_as_that(monkeypatch):
+def test_a_name_without_an_address_is_reported_as_such(monkeypatch):
     def unknown(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -386,7 +384,7 @@ def absent(serve, tmp_path, settings):
     }
 
 
-def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_something_else(
+def test_a_tenant_cannot_distinguish_closed_and_silent_ports(
     absent,
 ):
     with outgoing.named_by_tenant(True):
@@ -394,14 +392,14 @@ def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_so
     assert words == {outgoing.UNTOLD.format(host="127.0.0.1")}
 
 
-def test_the_operator_is_told_what_is_wrong_at_each(absent):
+def test_the_operator_reads_the_fault_of_each_address(absent):
     words = [said(absent[kind], 0.5) for kind in ("closed", "untrusted", "silent")]
     assert "Connection refused" in words[0]
     assert "is not trusted" in words[1]
     assert "did not answer in the time" in words[2]
 
 
-def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monkeypatch):
+def test_an_internal_name_reads_like_one_that_does_not_exist(monkeypatch):
     def unknown(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

@@ -250,9 +250,7 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
-def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(
-    bare, monkeypatch, junk
-):
+def test_foreign_values_in_redis_break_neither_health_nor_login_counts(bare, monkeypatch, junk):
     cache, stranger = bare
     for module in (health, services):
         monkeypatch.setattr(module, "cache", cache)

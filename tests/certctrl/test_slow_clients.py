@@ -216,9 +216,7 @@ def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     assert answer(client) == (200, b"hello")
 
 
-def test_the_time_in_which_this_server_looks_up_the_client_is_not_the_bodys(
-    connect, short, application
-):
+def test_the_body_timeout_excludes_the_time_the_server_itself_needs(connect, short, application):
     application.may_answer.clear()
     client = connect()
     client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -44,7 +44,7 @@ def judged(
         (3600, 0, (), (A, B, C), False),
     ],
 )
-def test_at_first_all_servers_must_show_it_then_those_that_answer_then_half_of_them(
+def test_all_servers_must_show_it_then_those_that_answer_then_half(
     age: float, shown: int, missing: tuple[str, ...], silent: tuple[str, ...], is_visible: bool
 ) -> None:
     assert judged(age, shown, missing, silent).visible is is_visible
@@ -123,7 +123,7 @@ def test_it_is_nowhere_when_those_that_answer_all_lack_it() -> None:
     assert not judged(70, 0, (), (A, B, C)).nowhere
 
 
-def test_a_look_that_could_not_be_taken_tells_why_and_blames_nobody() -> None:
+def test_a_look_that_could_not_be_taken_says_why() -> None:
     found = judged(3600, 0, note="The zone could not be found")
     assert (found.visible, found.what, found.nowhere) == (
         False,

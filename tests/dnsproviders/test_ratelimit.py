@@ -110,7 +110,7 @@ def test_without_a_limit_nothing_is_asked(django_assert_num_queries):
         Pace("The API", "api 1", None).take()
 
 
-def test_who_finds_none_waits_until_there_is_one_with_a_sentence(world):
+def test_a_record_without_a_token_waits_with_a_sentence(world):
     pace = Pace("The API", "api 1", ApiLimit(20, 600))
     for _ in range(10):
         pace.take()
@@ -139,7 +139,7 @@ def test_a_crowd_that_waits_does_not_come_back_at_the_same_moment():
     assert max(waits) - min(waits) > 20
 
 
-def test_the_sentence_stays_the_same_for_minutes_so_that_waiting_is_one_event(world):
+def test_the_sentence_is_stable_for_minutes_so_waiting_is_one_event(world):
     pace = Pace("The API", "api 1", ApiLimit(1200, 300))
     ApiBucket.objects.create(key="api 1", full_at=clock.now() + timedelta(hours=1))
     said = set()
@@ -299,7 +299,7 @@ def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare,
 
 
 @pytest.mark.parametrize(("said", "seconds"), [({}, 300), ({"Retry-After": "604800"}, 3600)])
-def test_a_429_that_names_no_moment_or_a_foolish_one_stops_everybody_for_a_while(
+def test_a_429_without_a_usable_time_closes_the_bucket_for_a_while(
     world, cloudflare, credential, said, seconds
 ):
     responses.reset()
@@ -316,7 +316,7 @@ def test_a_429_that_names_no_moment_or_a_foolish_one_stops_everybody_for_a_while
 # --- who waits ---
 
 
-def test_a_record_that_must_wait_rests_without_a_stumble_and_is_published_later(
+def test_a_record_that_must_wait_counts_no_failure_and_is_published_later(
     world, cloudflare, credential, settings
 ):
     settings.DNS_API_LIMITS = FEW
@@ -360,7 +360,9 @@ def test_a_record_that_had_no_token_left_is_written_later(world, cloudflare, cre
     assert len(again.records) == 1
 
 
-def test_a_half_done_cleanup_goes_on_and_counts_no_stumble(world, cloudflare, credential, settings):
+def test_a_half_done_cleanup_continues_and_counts_no_failure(
+    world, cloudflare, credential, settings
+):
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     records.publish(record.pk)
@@ -419,7 +421,7 @@ def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(
     assert max(sum(1 for each in made if start <= each < start + window) for start in made) <= 24
 
 
-def test_a_person_who_checks_a_credential_is_told_to_come_back(
+def test_a_throttled_check_by_a_person_says_when_to_retry(
     cloudflare, client_of, alice, credential, settings
 ):
     settings.DNS_API_LIMITS = FEW

@@ -52,7 +52,7 @@ def replace(ca: Limited, count: int) -> None:
     ca.until_issued(2 * count, 600)
 
 
-def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_they_replace(
+def test_200_windows_in_the_past_make_200_orders_with_replaces(
     tmp_path,
 ):
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
@@ -71,7 +71,7 @@ def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_th
         assert ca.lab.left_over() == {}
 
 
-def test_what_the_ca_calls_replaced_already_is_renewed_without_saying_so(tmp_path):
+def test_after_already_replaced_the_order_is_sent_without_replaces(tmp_path):
     few, refusals = 10, 4
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, few)

@@ -185,9 +185,7 @@ class Gate:
 
 
 @pytest.mark.parametrize("moment", ["before_work", "before_answer"])
-def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_again(
-    up, outside, moment
-) -> None:
+def test_killing_everything_while_cloudflare_writes_loses_nothing(up, outside, moment) -> None:
     strangers = [
         outside.cloudflare.add(ZONE_ID, CHALLENGE, f'"of somebody else {number}"')
         for number in range(3)

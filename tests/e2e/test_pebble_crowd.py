@@ -20,7 +20,7 @@ CERTIFICATES = 50
 WITH_WILDCARD = 10
 
 
-def test_fifty_certificates_requested_at_once_are_issued_and_leave_nothing_in_the_zone(tmp_path):
+def test_50_certificates_at_once_are_issued_and_the_zone_is_clean_after(tmp_path):
     with (
         pebble.running(tmp_path, nonce_reject=20, validation_delay=True) as lab,
         processes.running(lab, concurrency=8, LEASE="180", TURN="80", RESEND="120") as site,

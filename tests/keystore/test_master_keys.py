@@ -148,7 +148,7 @@ def test_a_file_of_another_user_is_refused(key_file, monkeypatch):
         masterkeys.current()
 
 
-def test_a_missing_file_is_told(settings, tmp_path):
+def test_a_missing_file_is_reported(settings, tmp_path):
     settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path / "nowhere")
     with pytest.raises(MasterKeyProblem, match="cannot be read: No such file"):
         masterkeys.current()
@@ -234,6 +234,6 @@ def test_the_start_checks_find_unusable_keys(key_file):
     assert "chmod 600" in master_keys_are_usable()[0].msg
 
 
-def test_the_start_checks_leave_a_missing_file_to_whoever_makes_it(settings, tmp_path: Path):
+def test_the_start_checks_accept_a_missing_key_file(settings, tmp_path: Path):
     settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path / "later")
     assert master_keys_are_usable() == []

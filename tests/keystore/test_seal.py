@@ -31,7 +31,7 @@ def reread(envelope: Envelope) -> Envelope:
     plaintext=st.binary(max_size=5000),
     purpose=st.sampled_from(["certificate_key", "account_key", "dns_credential"]),
 )
-def test_what_was_sealed_comes_back_whole(alice, plaintext, purpose):
+def test_a_sealed_secret_opens_unchanged(alice, plaintext, purpose):
     envelope = reread(seal(alice, purpose, plaintext))
 
     assert unseal(envelope) == plaintext
@@ -144,7 +144,7 @@ def test_a_missing_master_key_is_named(alice, settings):
     assert not failure.value.permanent  # a person puts it back, and work goes on
 
 
-def test_another_key_under_the_same_id_is_told(alice, settings):
+def test_another_key_under_the_same_id_is_reported(alice, settings):
     envelope = seal(alice, "account_key", SECRET)
     settings.MASTER_KEYS = "1:" + "B" * 42 + "A="
 

@@ -136,13 +136,13 @@ def test_two_who_ask_at_once_for_the_last_token_do_not_both_get_it(line, asked):
     assert sorted(found) == [201] + [429] * 15
 
 
-def test_what_has_several_lines_in_an_answer_arrives_whole(line, asked):
+def test_a_header_on_several_lines_of_a_response_arrives_whole(line, asked):
     line.ca.answers["/x"] = Answer(200, {"Link": '<a>;rel="up"', "link": '<b>;rel="index"'}, b"")
     response, _ = send(line.connect(), signed("/x"))
     assert response.headers["Link"] == '<a>;rel="up", <b>;rel="index"'
 
 
-def test_a_client_that_speaks_no_tls_hurts_nobody(line, asked):
+def test_a_client_without_tls_does_not_disturb_others(line, asked):
     with socket.create_connection(
         ("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=10
     ) as plain:
@@ -194,7 +194,7 @@ def ca(lab, settings):
 
 @pytest.mark.e2e
 @needs_pebble
-def test_a_client_issues_through_it_until_a_limit_and_its_certificate_gets_a_window(lab, ca):
+def test_a_client_issues_until_a_limit_and_its_certificate_has_a_window(lab, ca):
     with faulty.before(lab, limits={"domain": [2, 600]}) as proxy:
         client = ca(proxy)
         for name in ("a.one.co.uk", "b.one.co.uk"):

@@ -71,7 +71,7 @@ def test_in_the_long_run_the_rate_is_what_the_data_says():
     assert len(accepted) == 3 + 99
 
 
-def test_what_is_refused_costs_nothing_in_any_bucket():
+def test_a_refused_order_costs_nothing_in_any_bucket():
     found = limits(domain=[1, 100])
     found.take(order("a.one.co.uk"), NOW)
     before = found.level(Bucket("account", "me"), NOW)
@@ -79,14 +79,14 @@ def test_what_is_refused_costs_nothing_in_any_bucket():
     assert found.level(Bucket("account", "me"), NOW) == before == 2
 
 
-def test_of_several_limits_the_one_that_lasts_longest_is_told():
+def test_of_several_limits_the_longest_is_reported():
     found = limits(domain=[1, 100])
     found.take(order("a.one.co.uk"), NOW)
     refusal = found.take(order("a.one.co.uk"), NOW)
     assert (refused(refusal), refusal.seconds) == ("set", 1000)
 
 
-def test_what_is_given_back_can_be_taken_again():
+def test_returned_tokens_can_be_taken_again():
     found = limits()
     charged = found.take(order("a.one.co.uk"), NOW)
     found.give_back(charged)

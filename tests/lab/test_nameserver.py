@@ -91,7 +91,7 @@ def test_cnames_in_a_circle_end(server: NameServer) -> None:
     assert ask(server, "a.lab.test").answer
 
 
-def test_a_wildcard_stands_for_names_that_are_not_there(server: NameServer) -> None:
+def test_a_wildcard_answers_for_missing_names(server: NameServer) -> None:
     server.add("*.lab.test", "TXT", "wild")
     server.add("real.lab.test", "A", "192.0.2.1")
     assert str(ask(server, "any.where.lab.test").answer[0].name) == "any.where.lab.test."
@@ -165,7 +165,7 @@ def test_our_adapter_finds_the_zone_writes_beside_and_removes_one(server: NameSe
     [(SECRET.replace("AAEC", "BBEC"), "lab"), (SECRET, "another")],
     ids=["secret", "name"],
 )
-def test_a_wrong_key_changes_nothing_and_is_told(
+def test_a_wrong_key_changes_nothing_and_is_reported(
     server: NameServer, secret: str, key_name: str
 ) -> None:
     with pytest.raises(ProviderError) as caught:
@@ -302,7 +302,7 @@ def test_the_key_may_come_from_the_environment(tmp_path: Path) -> None:
         process.wait(10)
 
 
-def test_a_key_that_is_none_is_told_without_printing_it(tmp_path: Path) -> None:
+def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
     key = tmp_path / "tsig.key"
     key.write_text(f"lab hmac-sha256 {SECRET}")
     process, _ = start("--listen", f"{HERE}:0", "--zone", "lab.test", "--tsig-file", str(key))
@@ -313,7 +313,7 @@ def test_a_key_that_is_none_is_told_without_printing_it(tmp_path: Path) -> None:
     assert SECRET not in said
 
 
-def test_a_port_that_is_taken_is_told(server: NameServer) -> None:
+def test_a_port_in_use_is_reported(server: NameServer) -> None:
     process, line = start("--listen", f"{HERE}:{server.port}", "--zone", "lab.test")
     assert line.startswith(f"The name server cannot listen on port {server.port}")
     assert process.wait(10) == 1

@@ -77,7 +77,7 @@ def test_an_exchange_with_the_mail_server_takes_no_longer_than_a_turn():
         (SMTP | {"EMAIL_USE_TLS": "true", "EMAIL_USE_SSL": "true"}, "EMAIL_USE_TLS"),
     ],
 )
-def test_what_cannot_work_is_said_at_the_start(environment, name):
+def test_unusable_settings_are_reported_at_the_start(environment, name):
     started = started_with(**environment)
     assert started.returncode != 0
     assert f"ImproperlyConfigured: Set {name}" in started.stderr

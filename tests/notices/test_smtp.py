@@ -132,9 +132,7 @@ def test_a_mail_server_without_starttls_names_the_settings_of_tls(mailbox, why, 
     assert "EMAIL_USE_TLS" in named(what)
 
 
-def test_plain_smtp_where_tls_is_spoken_from_the_start_and_the_other_way_round(
-    mailbox, why, settings
-):
+def test_tls_from_the_start_at_a_plain_smtp_port_names_the_setting(mailbox, why, settings):
     settings.EMAIL_USE_SSL = True
     what = why()
     assert what.startswith("TLS with the mail server failed")
@@ -157,7 +155,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
         assert not box.mails
 
 
-def test_a_host_that_nobody_knows_names_its_settings(mailbox, why, settings):
+def test_an_unknown_host_names_its_settings(mailbox, why, settings):
     settings.EMAIL_HOST = "mail.invalid"
     what = why()
     assert what.startswith("The name of the mail server is not known.")

@@ -291,7 +291,7 @@ NAMES = ["lab-root.pem", "issuing.pem", "issuing.key", "tls.pem", "tls.key", "ac
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lab_ca_with_a_damaged_file_begins_anew(tmp_path, name) -> None:
+def test_a_lab_ca_with_a_damaged_file_is_made_again(tmp_path, name) -> None:
     data = tmp_path / "ca"
     lab_ca.prepare(data, "127.0.0.1:1", "127.0.0.1:2")
     before = (data / "lab-root.pem").read_bytes()
@@ -311,7 +311,7 @@ def test_a_lab_ca_that_is_sound_stays(tmp_path) -> None:
     assert (data / "lab-root.pem").read_bytes() == before
 
 
-def test_a_lab_ca_that_was_made_while_the_clock_was_ahead_begins_anew(tmp_path) -> None:
+def test_a_lab_ca_made_with_a_clock_ahead_is_made_again(tmp_path) -> None:
     import time_machine
 
     data = tmp_path / "ca"
@@ -341,7 +341,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 @linux
 @pytest.mark.e2e
-def test_make_run_starts_after_a_power_loss_and_says_what_it_cannot_do_without(up) -> None:
+def test_make_run_starts_after_a_power_loss_unless_a_needed_file_is_bad(up) -> None:
     first = up().wait()
     assert first.end() == 0
     zeros_at_the_end(first.folder / "redis")

@@ -107,7 +107,7 @@ def test_the_alternate_with_the_issuer_is_fetched_by_post_as_get(ca, stub, defau
     assert {each.headers["accept"] for each in asked} == {"application/pem-certificate-chain"}
 
 
-def test_no_alternate_is_fetched_where_none_is_preferred_or_the_default_has_it(ca, stub, default):
+def test_an_alternate_is_not_fetched_when_the_default_chain_will_do(ca, stub, default):
     for preferred in ("", "fake CA"):
         stub.tell("/cert/1", chain(default, f"{stub.url}/cert/1/1"))
         assert ca.download(f"{stub.url}/cert/1", preferred_chain=preferred) == default

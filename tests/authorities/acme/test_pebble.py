@@ -154,7 +154,7 @@ def test_a_certificate_is_revoked_and_revoking_it_again_is_success(ca, lab):
     ca.revoke(chain, 1)
 
 
-def test_an_account_that_the_ca_does_not_know_is_told_apart(ca, lab):
+def test_an_account_unknown_to_the_ca_has_an_error_of_its_own(ca, lab):
     ca.url = ca.url + "0"
     with pytest.raises(Trouble) as caught:
         ca.new_order([f"a.{lab.zone}"])

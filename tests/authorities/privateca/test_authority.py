@@ -64,7 +64,7 @@ def test_it_signs_what_the_request_holds_and_openssl_verifies_it(owner, algorith
     )
 
 
-def test_two_orders_have_different_urls_and_two_certificates_different_serials(owner):
+def test_orders_have_different_urls_and_certificates_different_serials(owner):
     private_ca = privateca.create_private_ca(owner, {"name": "Home"})
     authority = privateca.PrivateAuthority(private_ca)
     assert authority.new_order(NAMES).url != authority.new_order(NAMES).url

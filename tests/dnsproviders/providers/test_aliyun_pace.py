@@ -111,9 +111,7 @@ def test_without_a_refusal_twenty_names_need_no_pause(world, alidns, alice, cred
     assert alidns.asked.count(ADD) == 20
 
 
-def test_a_record_that_was_refused_sleeps_for_a_second_and_counts_no_stumble(
-    world, alidns, credential
-):
+def test_a_throttled_record_waits_a_second_and_counts_no_failure(world, alidns, credential):
     record = record_of(credential)
     alidns.refuses = lambda action: "LastOperationNotFinished" if action == ADD else ""
     with pytest.raises(Wait):

@@ -93,7 +93,7 @@ def test_an_internationalised_zone_is_found_by_its_a_label(fake: FakeCloudflare)
     assert cloudflare().zone_of("_acme-challenge.xn--bcher-kva.example") == "idn"
 
 
-def test_an_unseen_zone_is_permanent_and_the_message_lists_those_that_are_seen(
+def test_an_unseen_zone_is_permanent_and_the_seen_ones_are_listed(
     fake: FakeCloudflare,
 ) -> None:
     with pytest.raises(ProviderError) as caught:
@@ -134,7 +134,7 @@ def test_a_given_zone_that_does_not_exist_is_not_found(fake: FakeCloudflare) -> 
     assert caught.value.code == "dns_zone_not_found"
 
 
-def test_without_the_right_to_read_zones_the_message_says_which_right_is_missing(
+def test_without_the_zone_read_permission_the_error_names_it(
     fake: FakeCloudflare,
 ) -> None:
     fake.zone_reading = False
@@ -198,7 +198,7 @@ def test_a_check_of_a_token_that_sees_no_zone_says_so(fake: FakeCloudflare) -> N
         ({"body": requests.ReadTimeout()}, "dns_unreachable", False),
     ],
 )
-def test_ways_to_fail_are_told_apart_and_never_show_the_token(
+def test_failures_have_different_codes_and_never_show_the_token(
     answer: dict[str, Any], code: str, permanent: bool
 ) -> None:
     answer_always(API, **answer)
@@ -253,9 +253,7 @@ def test_a_chain_of_nonsense_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), CODES.items())
-def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(
-    number: int, kind: Kind
-) -> None:
+def test_every_documented_error_has_its_class_alone_and_in_a_chain(number: int, kind: Kind) -> None:
     alone = {"code": number, "message": "as documented"}
     chained = {"code": 1, "message": "outer", "error_chain": [alone]}
     for status, found in ((400, alone), (403, alone), (400, chained)):
@@ -318,7 +316,7 @@ def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> No
     assert provider.doubt(zone, name, Zone("deep.example.com")) == ""
 
 
-def test_the_providers_own_words_are_quoted_short_on_one_line_and_without_the_token() -> None:
+def test_the_providers_words_are_quoted_on_one_line_without_the_token() -> None:
     answer_always(API, status=400, body=error(400, 9999, f"no\n\x1b[31m {TOKEN} " + "x" * 900)[2])
     with pytest.raises(ProviderError) as caught:
         cloudflare().present(record_of(ZONE, APEX))

@@ -139,7 +139,7 @@ def test_a_check_proves_the_key_where_the_server_looks_at_it(server: NameServer)
     assert raised_by(server.provider(key_name="unknown.key").check).code == known
 
 
-def test_a_clock_that_is_off_is_told_apart_from_a_wrong_key(
+def test_a_wrong_clock_and_a_wrong_key_have_different_codes(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -150,7 +150,7 @@ def test_a_clock_that_is_off_is_told_apart_from_a_wrong_key(
         assert (error.code, error.permanent) == ("dns_refused", False)
 
 
-def test_nobody_there_is_unreachable() -> None:
+def test_a_port_without_a_server_is_unreachable() -> None:
     assert (
         raised_by(NameServer("none", free_port()).provider().zone_of, NAME).code
         == "dns_unreachable"
@@ -243,7 +243,7 @@ def test_a_server_that_answers_nobody_but_the_key_is_asked_with_the_key(
     goes_through(secretive, secretive, "127.0.0.2")
 
 
-def test_a_server_that_answers_no_question_shows_its_zones_by_the_updates_that_it_takes(
+def test_a_server_that_answers_no_query_shows_its_zones_by_updates(
     server: NameServer,
 ) -> None:
     def make(wire: bytes) -> bytes:
@@ -342,7 +342,7 @@ def test_a_server_that_authorizes_by_address_needs_no_key(by_address: NameServer
     assert "this address" in error.what
 
 
-def test_a_view_that_only_the_key_sees_is_told(views: NameServer) -> None:
+def test_a_view_that_only_the_key_sees_is_reported(views: NameServer) -> None:
     provider = views.provider()
     assert provider.zone_of(NAME) == ZONE
     public = Zone(ZONE, origins=frozenset(["ns1.lab.test. hostmaster.lab.test."]))
@@ -362,7 +362,7 @@ def test_a_zone_of_another_view_is_not_written_to(views: NameServer) -> None:
     assert "another view" in error.what
 
 
-def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(
+def test_a_server_without_updates_is_permanent_and_says_what_to_do(
     secondary: NameServer,
 ) -> None:
     assert secondary.provider(key_name="").zone_of(NAME) == ZONE

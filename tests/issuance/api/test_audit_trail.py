@@ -252,7 +252,7 @@ def test_a_writing_operation_leaves_its_event(do, operation):
 
 
 @pytest.mark.parametrize("operation", READS)
-def test_what_only_reads_is_on_a_path_that_is_there(operation):
+def test_exempt_operations_exist_in_the_schema(operation):
     assert operation in set(writing_operations())
 
 
@@ -284,7 +284,7 @@ def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, is
     assert found["certificate.changed"].detail["domain"] == "example.com"
 
 
-def test_what_is_sent_and_changes_nothing_is_no_change(do, issued):
+def test_a_request_that_changes_nothing_is_not_audited_as_a_change(do, issued):
     before = actions()
     assert (
         do.api.put(do.certificate, {"server_decrypt_export": True, "auto_renew": True}).status_code
@@ -310,13 +310,13 @@ def test_debugging_has_an_event_when_it_is_switched(do, issued):
     assert switched[0].detail["save_requests"] is True
 
 
-def test_what_an_api_key_did_is_said_to_be_its_doing(do, keyed, alice):
+def test_an_event_names_the_api_key_that_acted(do, keyed, alice):
     keyed("dns_providers:*[write]").post("dns-providers", do.credential)
     event = AuditEvent.objects.get(action="dns_credential.created")
     assert event.actor == f"alice@example.org with {ApiKey.objects.get()}"
 
 
-def test_a_signature_of_a_private_ca_names_what_it_signed_even_where_it_fails(world, do, alice):
+def test_an_audit_event_names_the_certificate_even_if_signing_fails(world, do, alice):
     do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"})
     event = AuditEvent.objects.get(action="private_ca.used")
     assert (event.owner, event.detail) == (alice, {"name": "Home", "names": ["in.example.com"]})
@@ -343,7 +343,7 @@ def closed(issued):
     return f"certificates/{issued.pk}"
 
 
-def test_a_session_that_logged_in_too_long_ago_does_not_switch_the_export_on(api, closed, settings):
+def test_an_old_session_cannot_enable_the_export(api, closed, settings):
     age_login(api, settings.EXPORT_LOGIN_AGE + 60)
     assert "log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
     assert not Certificate.objects.get().server_decrypt_export

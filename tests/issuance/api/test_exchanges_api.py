@@ -130,7 +130,7 @@ def test_another_level_is_refused(api, given):
     refused(api.post("acme-accounts", ACCOUNT | given), 400, next(iter(given)))
 
 
-def test_what_is_pruned_is_not_shown_any_more(world, api, attempt):
+def test_pruned_exchanges_are_not_shown(world, api, attempt):
     keep(world, attempt.account, attempt, "order")
     Exchange.objects.update(at=world.time - timedelta(days=15))
     pruning.prune.run()

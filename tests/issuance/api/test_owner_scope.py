@@ -72,9 +72,7 @@ def test_lists_hold_ones_own_rows_only(api, bobs, issued, credential):
         assert bobs.get(path).data_member == []
 
 
-def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(
-    world, api, bob, issued
-):
+def test_a_certificate_cannot_use_a_strangers_account_or_credential(world, api, bob, issued):
     theirs, zone = world.account(bob), world.credential(bob)
     refused(
         api.put(f"certificates/{issued.pk}", {"acme_account_id": theirs.pk}), 404, "acme_account_id"

@@ -129,7 +129,7 @@ def test_answers_about_certificates_fit(world, api, guide, reference):
     api.delete(f"certificates/{unissued}")
 
 
-def test_what_a_ca_is_asked_for_is_told_with_its_validity(schema):
+def test_the_schema_describes_a_private_ca_with_its_validity(schema):
     body = operation_of(schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"][
         "application/json"
     ]["schema"]

@@ -18,5 +18,5 @@ def test_a_chain_that_cannot_be_sent_is_no_error():
     tasks.start(1)
 
 
-def test_a_message_that_cannot_be_sent_is_told_to_the_caller():
+def test_a_message_that_cannot_be_sent_is_reported_to_the_caller():
     assert dispatch.nudge(tasks.look) is False

@@ -84,7 +84,7 @@ def test_a_pass_over_a_hundred_thousand_reads_the_thousand_that_are_due(world: W
 
 
 @pytest.mark.django_db
-def test_what_is_due_is_found_by_the_index_on_sqlite_too(world, certificate):
+def test_due_renewals_are_found_by_the_index_on_sqlite_too(world, certificate):
     made = queries_of(renewals.scan_renewals.run)
     assert len(made) == 1
     plan = plan_of(made[0])
@@ -136,7 +136,7 @@ def test_an_attempt_of_a_batch_is_the_same_as_one_that_is_opened_alone(world, is
 
 
 @pytest.mark.django_db
-def test_what_must_not_renew_is_cleared_and_not_opened(world, issued):
+def test_a_certificate_that_must_not_renew_is_cleared_and_not_opened(world, issued):
     wanted, unwanted, retired, keyless, busy = issued(5)
     Certificate.objects.filter(pk=unwanted.pk).update(auto_renew=False)
     Certificate.objects.filter(pk=retired.pk).update(retired_at=world.time)
@@ -156,9 +156,7 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
 
 
 @pytest.mark.django_db
-def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(
-    world, issued, monkeypatch
-):
+def test_one_broken_renewal_does_not_stop_the_others(world, issued, monkeypatch):
     monkeypatch.setattr(renewals, "SCAN_BATCH", 2)
     bad, *good = issued(5)
     new_issuance = services.new_issuance

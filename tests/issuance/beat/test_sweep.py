@@ -90,7 +90,7 @@ def test_those_that_wait_for_their_records_share_one_look(world, account, creden
     assert "chain" not in world.sent
 
 
-def test_records_that_are_needed_go_back_to_rest_in_one_update(
+def test_records_still_in_use_go_back_to_sleep_in_one_update(
     world, account, credential, django_assert_num_queries
 ):
     world.zone.hides = True

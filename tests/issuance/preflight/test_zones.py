@@ -112,9 +112,7 @@ def test_a_zone_whose_caa_records_name_the_ca_is_healthy(ask, dns):
     ask().goes_on_with()
 
 
-def test_a_challenge_that_leads_into_another_zone_is_healthy_before_anything_is_there(
-    ask, dns, world
-):
+def test_a_delegated_challenge_is_healthy_before_its_record_exists(ask, dns, world):
     dns.add(CHALLENGE, "CNAME", "a1b2.auth.net.")
     world.zone.cnames[CHALLENGE] = "a1b2.auth.net"  # as the fake CA sees it
     ask().goes_on_with()
@@ -131,7 +129,7 @@ def test_caa_records_that_name_another_ca(ask, dns):
     assert "one more name" in found.what  # the wildcard
 
 
-def test_caa_records_that_let_nobody_issue(ask, dns):
+def test_caa_records_that_allow_no_ca(ask, dns):
     dns.add("example.com", "CAA", '0 issue ";"')
     assert "nobody" in ask().is_blocked_by("caa_forbids", "example.com CAA").what
 
@@ -161,7 +159,7 @@ def test_caa_records_for_another_method(ask, dns):
     assert "dns-01" in ask().is_blocked_by("caa_method", "example.com CAA").what
 
 
-def test_a_critical_caa_tag_that_nobody_knows(ask, dns):
+def test_an_unknown_critical_caa_tag(ask, dns):
     dns.add("example.com", "CAA", '0 issue "ca.test"', '128 tbs "unknown"')
     assert '128 tbs "unknown"' in ask().is_blocked_by("caa_critical", "example.com CAA").what
 
@@ -206,7 +204,7 @@ def test_a_challenge_label_that_is_delegated_to_a_lame_server(ask, dns):
     assert f"lame.example.com ({NS3}, answers REFUSED)" in found.what
 
 
-def test_a_wildcard_cname_is_told_and_in_nobodys_way(ask, dns):
+def test_a_wildcard_cname_is_reported_without_blocking(ask, dns):
     dns.add("*.example.com", "CNAME", "www.auth.net.")
     (found,) = ask("example.com").goes_on_with("wildcard_cname")
     assert found.record == "*.example.com CNAME"
@@ -232,7 +230,7 @@ def test_a_zone_whose_servers_have_no_address(ask, dns):
     )
 
 
-def test_resolvers_that_reach_nobody_are_no_fault_of_the_zone(ask, dns):
+def test_resolvers_that_reach_no_server_are_no_fault_of_the_zone(ask, dns):
     dns.at(RESOLVER).dead, dns.at(RESOLVER).cached = frozenset(["com"]), frozenset(["com"])
     dns.at(NS3).silent = True
     asked = ask("www.dead.com")
@@ -240,7 +238,7 @@ def test_resolvers_that_reach_nobody_are_no_fault_of_the_zone(ask, dns):
     assert [each.code for each in asked.found() if each.blocks] == []
 
 
-def test_one_lame_server_among_others_is_told_and_in_nobodys_way(ask, dns):
+def test_one_lame_server_among_others_is_reported_without_blocking(ask, dns):
     dns.at(NS2).refuses = True
     (found,) = ask().goes_on_with("lame_server")
     assert found.record == "example.com NS"
@@ -257,14 +255,14 @@ def test_a_server_is_lame_in_several_ways(ask, dns, switch, says):
     assert says in found.what
 
 
-def test_servers_that_disagree_are_told_and_in_nobodys_way(ask, dns):
+def test_servers_that_disagree_are_reported_without_blocking(ask, dns):
     dns.at(NS2).lags = 3
     (found,) = ask().goes_on_with("servers_disagree")
     assert found.record == "example.com SOA"
     assert all(server in found.what for server in (NS1, NS2))
 
 
-def test_a_server_without_address_and_a_silent_one_are_told(ask, dns):
+def test_a_server_without_address_and_a_silent_one_are_reported(ask, dns):
     dns.add("example.com", "NS", "gone.example.com.")
     dns.at(NS2).silent = True
     asked = ask()
@@ -323,7 +321,7 @@ def test_a_certificate_in_the_service_zone_without_its_cname(delegated):
     assert f"CNAME {delegated.certificate.public_id}.auth.net." in found.what
 
 
-def test_a_wildcards_cname_into_the_service_zone_is_followed_by_no_challenge(delegated, dns):
+def test_a_wildcard_cname_into_the_service_zone_blocks(delegated, dns):
     dns.add("*.example.com", "CNAME", f"{delegated.certificate.public_id}.auth.net.")
     assert (
         "wildcard" in run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME").what
@@ -377,7 +375,7 @@ def test_resolvers_that_fail_for_everything_block_nothing(ask, world, dns):
     assert [(each.code, each.blocks) for each in asked.found()] == [("unanswered", False)]
 
 
-def test_servers_that_do_not_answer_this_machine_block_nothing_while_the_resolvers_answer(ask, dns):
+def test_unreachable_servers_do_not_block_while_the_resolvers_answer(ask, dns):
     dns.at(NS1).silent = dns.at(NS2).silent = True
     (found,) = ask().goes_on_with("servers_unreachable")
     assert "port 53" in found.what

@@ -93,7 +93,7 @@ def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(
     assert set(buckets) == {f"home{number}.dedyn.io" for number in range(1, 6)}
 
 
-def test_each_of_many_names_under_a_private_suffix_counts_in_its_own_bucket(account):
+def test_each_name_under_a_private_suffix_has_its_own_bucket(account):
     names = [f"home{number}.dedyn.io" for number in range(1, 52)]
     found = ratelimits.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
     assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
@@ -138,7 +138,7 @@ def test_the_api_shows_what_is_left_of_an_accounts_limits(
     )
 
 
-def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
+def test_all_are_issued_at_the_rate_of_the_limits_and_none_is_refused(
     world, account, credential, limited
 ):
     limiter = limited(account=[10, 2], domain=[5, 2])
@@ -157,9 +157,7 @@ def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
     )
 
 
-def test_a_slot_that_is_days_away_ends_the_attempt_which_comes_again_then(
-    world, account, credential, limited
-):
+def test_a_slot_days_away_ends_the_attempt_and_is_retried_then(world, account, credential, limited):
     limited(set=[1, 86400.0])
     world.create(account, credential, "a.example.com")
     world.deliver()
@@ -212,7 +210,7 @@ def test_failed_validations_close_a_name_for_an_account(world, account, credenti
     assert waits.slot_at == world.time + timedelta(seconds=600)
 
 
-def test_an_attempt_that_came_to_nothing_gives_its_certificates_back_but_not_its_order(
+def test_a_failed_attempt_returns_certificate_tokens_but_not_the_order(
     world, account, credential, limited
 ):
     limited(account=[10, 600], domain=[5, 600], set=[2, 600])
@@ -235,7 +233,7 @@ def test_an_order_that_the_ca_refused_counts_nothing(world, account, credential,
 # --- what the CA says ---
 
 
-def test_a_refusal_with_its_moment_holds_up_the_other_orders_of_the_account_too(
+def test_a_refusal_with_retry_after_delays_all_orders_of_the_account(
     world, account, credential, limited
 ):
     limited()
@@ -354,7 +352,7 @@ def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential,
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_whoever_dies_in_the_order_has_spent_the_token(
+def test_a_worker_that_dies_while_ordering_has_spent_the_token(
     world, account, credential, limited, settings, monkeypatch, when
 ):
     limiter = limited(account=[2, 600])
@@ -380,9 +378,7 @@ def test_whoever_dies_in_the_order_has_spent_the_token(
     )
 
 
-def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(
-    world, account, credential, limited
-):
+def test_an_unused_slot_is_returned_after_five_seconds(world, account, credential, limited):
     limited(account=[1, 60])
     for name in domains(2):
         world.create(account, credential, name)
@@ -517,7 +513,7 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
     assert granted[3:] == domains(5)
 
 
-def test_one_owner_with_many_orders_holds_up_nobody_elses(world, account, credential, limited):
+def test_one_owner_with_many_orders_delays_no_other_owner(world, account, credential, limited):
     limiter = limited(domain=[1, 10])
     for name in domains(50):
         world.create(account, credential, name)
@@ -598,7 +594,9 @@ def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
     assert granted.pk in [args[0] for _, *args in world.messages if args]
 
 
-def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, credential, limited):
+def test_an_attempt_that_waits_after_trouble_is_not_woken_for_a_slot(
+    world, account, credential, limited
+):
     limited(account=[1, 60])
     for name in domains(2):
         world.create(account, credential, name, profile="classic")
@@ -613,7 +611,9 @@ def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, cred
     )  # by the retry table; a slot comes each 15 s
 
 
-def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
+def test_an_attempt_far_too_early_makes_no_key_and_sends_no_request(
+    world, account, credential, limited
+):
     limited(account=[1, 7 * 3600])
     world.create(account, credential, "a.example.com")
     world.deliver()
@@ -652,7 +652,7 @@ def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(
     assert issued() == 2
 
 
-def test_every_name_that_failed_is_counted_and_the_first_is_told(
+def test_every_name_that_failed_is_counted_and_the_first_is_reported(
     world, account, credential, limited
 ):
     limited(failures=[3, 60])
@@ -670,7 +670,7 @@ def test_every_name_that_failed_is_counted_and_the_first_is_told(
     assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
 
 
-def test_settings_that_nobody_understands_keep_nothing_else_waiting(
+def test_invalid_settings_of_one_bucket_delay_no_other(
     world, account, credential, limited, settings
 ):
     limited(account=[1, 600])

@@ -82,7 +82,7 @@ def test_an_expired_certificate_is_tried_there_at_once(world, certificate, fallb
     assert try_again(world).account == fallback
 
 
-def test_what_the_fallback_issued_is_its_own_and_the_next_renewal_begins_with_the_own_account(
+def test_after_a_fallback_the_next_renewal_begins_with_the_own_account(
     world, certificate, account, fallback
 ):
     fail_for(world, 24 * HOUR)
@@ -97,7 +97,7 @@ def test_what_the_fallback_issued_is_its_own_and_the_next_renewal_begins_with_th
     assert read(certificate).account == account
 
 
-def test_what_the_fallback_issued_is_revoked_there(world, certificate, fallback):
+def test_a_version_of_the_fallback_is_revoked_at_the_fallback(world, certificate, fallback):
     fail_for(world, 24 * HOUR)
     try_again(world)
     services.revoke(read(certificate))
@@ -115,7 +115,7 @@ def test_a_first_issuance_is_tried_there_too(world, account, credential, fallbac
     assert read(certificate).status == "active"
 
 
-def test_what_the_fallback_refuses_for_good_does_not_end_a_first_issuance(
+def test_a_refusal_by_the_fallback_does_not_end_a_first_issuance(
     world, account, credential, fallback
 ):
     world.ca.problems["new_order"] = [CAA]

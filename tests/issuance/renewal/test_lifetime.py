@@ -70,9 +70,7 @@ def told(kind: str) -> list[Notice]:
 # --- the warnings ---
 
 
-def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(
-    world, owner, make_ca
-):
+def test_a_private_ca_that_ends_is_warned_about_at_90_30_14_and_7_days(world, owner, make_ca):
     home = make_ca(120)
     live(world, 130)
     notices = told(Kind.CA_EXPIRING)
@@ -112,7 +110,7 @@ def test_a_ca_that_was_deleted_is_not_warned_of(world, make_ca):
 
 
 @pytest.mark.postgres
-def test_a_ca_that_ended_while_the_server_was_down_is_told_once(world, make_ca):
+def test_a_ca_that_ended_while_the_server_was_down_makes_one_notice(world, make_ca):
     make_ca(40)
     world.advance(75 * DAY)
     warnings.warn_expiry.run()
@@ -141,9 +139,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
 
 
 @pytest.mark.postgres
-def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(
-    world, make_ca, issue
-):
+def test_a_renewal_that_gains_no_time_fails_and_the_certificate_stays(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 62)
     before = Certificate.objects.get().current
@@ -158,7 +154,7 @@ def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_
     assert len(told(Kind.RENEWED)) == 1
 
 
-def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(world, make_ca, issue):
+def test_until_its_ca_ends_a_certificate_is_tried_only_a_few_times(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 119)
     assert certificate.issuances.count() <= 8
@@ -166,7 +162,7 @@ def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(worl
     assert told(Kind.EXPIRING), "the person is warned that it will stop"
 
 
-def test_with_an_account_of_a_new_ca_it_goes_on(world, owner, make_ca, issue):
+def test_with_an_account_of_a_new_ca_renewal_continues(world, owner, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 110)
     account = accounts.create_account(owner, {"ca_id": make_ca(3650, "Home 2").pk})
@@ -177,7 +173,7 @@ def test_with_an_account_of_a_new_ca_it_goes_on(world, owner, make_ca, issue):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
-def test_what_a_person_asks_for_is_stored_and_told_as_what_it_is(world, make_ca, issue):
+def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, make_ca, issue):
     certificate = issue(make_ca(60))
     world.advance(10 * DAY)
     first = certificate.current
@@ -191,7 +187,7 @@ def test_what_a_person_asks_for_is_stored_and_told_as_what_it_is(world, make_ca,
     assert "could not be longer" in issuance.events.get(step="download").what
 
 
-def test_what_was_revoked_is_replaced_though_nothing_is_gained(world, make_ca, issue):
+def test_a_revoked_version_is_replaced_without_gaining_time(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.revoke(certificate, "keyCompromise")
     live(world, 45)
@@ -272,7 +268,7 @@ def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     assert told(Kind.EXPIRING)
 
 
-def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
+def test_when_the_ca_signs_with_another_certificate_renewal_continues(world, capped):
     settle_for(world, 105)
     world.ca.ends = None
     settle_for(world, 14)
@@ -282,7 +278,7 @@ def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
-def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
+def test_an_attempt_after_one_that_gained_nothing_orders_again(world, capped):
     settle_for(world, 62)
     Certificate.objects.update(renew_at=world.time)
     settle_for(world, 1)
@@ -306,9 +302,7 @@ def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     assert told(Kind.RENEWAL_FAILED) == []
 
 
-def test_what_the_ca_is_going_to_revoke_is_replaced_though_nothing_is_gained(
-    world, account, credential
-):
+def test_a_version_about_to_be_revoked_is_replaced_without_gaining_time(world, account, credential):
     world.ca.offers_renewal_info = True
     world.ca.ends = world.time.replace(microsecond=0) + timedelta(days=60)
     certificate, _ = world.create(account, credential, "example.com")

@@ -127,7 +127,7 @@ def test_a_limit_of_production_after_a_proof_only_puts_it_off(world, account, cr
     assert not try_again(world).proves
 
 
-def test_what_is_refused_for_good_is_not_proved(world, account, credential):
+def test_a_certificate_refused_for_good_is_not_proved_at_staging(world, account, credential):
     issued(world, account, credential)
     fail(world, 2)
     fail(world, 1, FOR_GOOD)
@@ -154,7 +154,7 @@ def test_a_first_issuance_is_proved_too(world, account, credential):
     assert read(certificate).status == "active"
 
 
-def test_what_staging_refuses_for_good_does_not_end_a_first_issuance(world, account, credential):
+def test_a_refusal_by_staging_does_not_end_a_first_issuance(world, account, credential):
     world.ca.problems["new_order"] = [CAA]
     certificate, _ = world.create(account, credential)
     world.deliver()

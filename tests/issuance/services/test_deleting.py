@@ -191,12 +191,12 @@ PAIRS = [
 class TestBothAtOnce:
     pytestmark = both_at_once
 
-    def test_what_is_referred_to_first_is_not_deleted(self, acts, refer, delete):
+    def test_a_row_that_is_referred_to_first_is_not_deleted(self, acts, refer, delete):
         referred, deleted = overlapping(acts[refer], acts[delete])
         assert not isinstance(referred, Exception), referred
         assert isinstance(deleted, Conflict), deleted
 
-    def test_what_is_deleted_first_is_not_referred_to(self, acts, refer, delete):
+    def test_a_row_that_is_deleted_first_is_not_referred_to(self, acts, refer, delete):
         deleted, referred = overlapping(acts[delete], acts[refer])
         assert deleted is None
         assert isinstance(referred, NotFound), referred
@@ -239,7 +239,7 @@ class TestAStagingAccountThatGoesWithItsAccount:
         assert proves == staging
         assert isinstance(deleted, Conflict), deleted
 
-    def test_is_made_anew_when_it_was_deleted_first(self, switch_on, staging):
+    def test_it_is_made_again_when_it_was_deleted_first(self, switch_on, staging):
         _, proves = overlapping(lambda: accounts.retire_account(staging), switch_on)
         assert proves not in (None, staging)
         assert proves.retired_at is None

@@ -45,7 +45,7 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
     assert len(taken) == 60, "those that came second took none, and left rows to nobody"
 
 
-def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(
+def test_simultaneous_equal_creates_make_one_certificate_and_one_attempt(
     world, account, credential
 ):
     at_once(*[lambda: world.create(account, credential)] * THREADS)
@@ -111,9 +111,7 @@ def test_two_chains_of_one_attempt_store_one_version(world, account, credential)
     assert world.zone.txt() == []
 
 
-def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(
-    world, account, credential
-):
+def test_one_of_eight_cancels_ends_the_attempt_and_the_rest_find_none(world, account, credential):
     certificate, _ = world.create(account, credential)
     canceled = at_once(
         *[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS
@@ -208,9 +206,7 @@ def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
     assert Issuance.objects.get(pk=issuance.pk).is_open
 
 
-def test_the_same_drill_started_at_once_runs_once_and_two_beats_of_it_bring_each_certificate_forward_once(
-    world, account, credential
-):
+def test_simultaneous_equal_drills_run_once_and_renew_each_once(world, account, credential):
     for number in range(6):
         world.create(account, credential, f"host{number}.example.com")
     world.deliver()

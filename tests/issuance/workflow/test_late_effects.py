@@ -25,9 +25,7 @@ def withdraw(world, record: TxtRecord) -> None:
     records.withdraw(record.pk, lambda each: False)
 
 
-def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
-    world, record, monkeypatch
-):
+def test_a_request_sent_long_after_its_intent_is_waited_for(world, record, monkeypatch):
     """Found by the simulator: nobody else took the record, so that it still was the held worker's."""
 
     def sent_late(each: TxtRecord) -> None:
@@ -46,9 +44,7 @@ def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
     assert world.zone.txt() == []
 
 
-def test_a_record_that_is_reopened_while_it_is_cleaned_up_stays_open_as_long_as_that_asks(
-    world, record, monkeypatch
-):
+def test_a_record_reopened_during_its_cleanup_stays_open(world, record, monkeypatch):
     """The cleanup under way must not shorten the time for which a zombie's call may still take
     effect.
     """

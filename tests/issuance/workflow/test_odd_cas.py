@@ -95,7 +95,7 @@ NOT_FOUNDS = (
         "/order/0/cert",
     ],
 )
-def test_what_the_ca_named_itself_may_be_missing_for_a_while(
+def test_a_resource_that_the_ca_named_may_be_missing_for_a_while(
     world, wire, account, credential, path
 ):
     wire.tell(path, *NOT_FOUNDS)
@@ -161,9 +161,7 @@ def with_stale(statuses: Iterator[str]) -> Callable[[Reply], Reply]:
     )
 
 
-def test_an_order_that_reads_ready_after_the_csr_is_not_given_up_for_a_csr_too_many(
-    world, wire, account, credential
-):
+def test_an_order_ready_after_the_csr_survives_a_second_csr(world, wire, account, credential):
     world.ca.processing_reads = 3
     wire.change("/order/0", with_(status="ready"), times=2)
     wire.change("/order/0/finalize", lambda reply: reply, times=1)
@@ -205,7 +203,7 @@ def test_an_order_that_does_not_list_its_authorizations_is_read_again(
     assert wire.paths().count("POST /newOrder") == 1
 
 
-def test_an_order_that_lists_only_some_of_its_authorizations_at_first_is_issued(
+def test_an_order_that_first_lists_some_authorizations_only_is_issued(
     world, wire, account, credential
 ):
     wire.change(
@@ -287,7 +285,7 @@ def challenge(**members) -> Callable[[Reply], Reply]:
         {"status": "pending", "error": REFUSAL},
     ],
 )
-def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_says(
+def test_a_failed_challenge_ends_the_attempt_at_any_authorization_status(
     world, wire, account, credential, members
 ):
     world.ca.validation_reads = 10**6
@@ -303,7 +301,7 @@ def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_say
     assert said in last().error_what
 
 
-def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
+def test_a_challenge_still_processing_is_waited_for_in_the_cas_words(
     world, wire, account, credential
 ):
     """RFC 8555, section 8.2: an error is added after each try, and the challenge stays
@@ -319,7 +317,7 @@ def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
     assert last().state == State.ISSUED
 
 
-def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(
+def test_a_challenge_that_failed_before_the_response_ends_the_attempt(
     world, wire, account, credential
 ):
     wire.change("/order/0/authz/0", challenge(status="invalid", error=REFUSAL))
@@ -329,16 +327,12 @@ def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(
     assert world.zone.removed == [] == world.zone.txt()
 
 
-def test_an_old_error_of_a_challenge_that_nobody_answered_yet_ends_nothing(
-    world, wire, account, credential
-):
+def test_an_old_error_of_an_unanswered_challenge_ends_nothing(world, wire, account, credential):
     wire.change("/order/0/authz/0", challenge(error=REFUSAL), times=1)
     assert issue(world, account, credential).state == State.ISSUED
 
 
-def test_an_error_that_the_order_carries_is_told_while_it_is_waited_for(
-    world, wire, account, credential
-):
+def test_an_error_in_a_pending_order_is_reported_while_it_waits(world, wire, account, credential):
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     issue(world, account, credential)
@@ -496,7 +490,9 @@ def ready(world: World) -> Callable[[Reply], Reply]:
 # --- names and chains ---
 
 
-def test_a_name_that_the_ca_adds_is_taken_and_told(world, wire, account, credential, client_of):
+def test_a_name_that_the_ca_adds_is_accepted_and_reported(
+    world, wire, account, credential, client_of
+):
     world.ca.adds_names = ("www.example.com",)
     attempt = issue(world, account, credential)
     assert attempt.state == State.ISSUED

@@ -112,9 +112,7 @@ def test_an_order_of_a_csr_that_was_sent_is_not_given_up(world, account, credent
 # --- order URLs ---
 
 
-def test_a_ca_that_hands_out_the_urls_of_another_cas_orders_disturbs_nobody(
-    world, account, credential
-):
+def test_equal_order_urls_of_two_cas_do_not_disturb_each_other(world, account, credential):
     """Somebody's own CA answers with the order numbers of everybody else's."""
     world.ca.validation_reads = 10**6
     world.create(account, credential)

@@ -16,7 +16,7 @@ def states() -> list[str]:
     return list(Issuance.objects.order_by("pk").values_list("state", flat=True))
 
 
-def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_after_the_second(
+def test_two_certificates_of_equal_names_are_issued_and_cleaned_up_once(
     world, account, credential, settings
 ):
     world.ca.reuses_authorizations = True
@@ -35,7 +35,7 @@ def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_
     assert CertificateVersion.objects.count() == 2
 
 
-def test_an_order_that_was_used_is_ordered_anew_once(world, account, credential):
+def test_a_used_order_is_replaced_by_a_new_order_once(world, account, credential):
     world.create(account, credential)
     world.deliver()
     world.ca.hands_out_used_orders = 1
@@ -59,9 +59,7 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
     assert issuance.error_what == f"example.com was {what}"
 
 
-def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_it(
-    world, account, credential
-):
+def test_an_older_attempt_waits_for_a_younger_one_that_ordered_first(world, account, credential):
     """PostgreSQL hands out ids before it commits: the younger one may have its order before the
     older one is seen.
     """

@@ -86,7 +86,7 @@ def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
     assert Issuance.objects.get().state == Issuance.State.ISSUED
 
 
-def test_a_round_before_anybody_is_due_looks_at_nothing(crowd):
+def test_a_round_before_any_record_is_due_asks_nothing(crowd):
     world = crowd(ROWS)
     a_round(world)
     world.sent.clear()
@@ -129,7 +129,7 @@ def test_those_that_wait_long_are_looked_at_in_step(crowd):
     assert timedelta(seconds=28) <= moment - world.time <= timedelta(seconds=34)
 
 
-def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(crowd):
+def test_in_ten_minutes_each_record_is_republished_three_times_at_most(crowd):
     world = crowd(ROWS)
     for _ in range(60):
         a_round(world, seconds=10)
@@ -161,7 +161,7 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     assert world.outside.calls.count("zone.present") == rows
 
 
-def test_a_new_order_does_not_stand_behind_those_that_publish_again(
+def test_a_new_order_does_not_wait_behind_republished_records(
     crowd, account, credential, monkeypatch
 ):
     monkeypatch.setattr(sweep, "AGAIN", 10)
@@ -180,7 +180,7 @@ def test_a_new_order_does_not_stand_behind_those_that_publish_again(
     )
 
 
-def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, monkeypatch):
+def test_an_attempt_claimed_by_another_worker_is_not_moved_back(crowd, monkeypatch):
     world = crowd(2)
     world.advance(130)
     taken = Issuance.objects.order_by("pk").first()
@@ -223,7 +223,7 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     assert Issuance.objects.filter(state=Issuance.State.PRESENTED).count() == 9
 
 
-def test_a_row_that_kills_its_worker_does_not_fail_those_that_share_its_batch(
+def test_a_row_that_kills_its_worker_does_not_fail_its_batch(
     world, account, credential, monkeypatch
 ):
     world.zone.hides = True
