@@ -132,7 +132,8 @@ def _read(reply: Reply, name: str) -> _Hop:
 
 
 def _extended(chain: Chain, hop: _Hop) -> Chain:
-    start, target = chain.names[0], hop.target
+    start = chain.names[0]
+    target = hop.target
     if hop.why:
         return replace(
             chain, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)

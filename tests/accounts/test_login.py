@@ -418,7 +418,8 @@ def test_a_place_that_gets_free_is_taken_by_who_waits(login, alice):
 
 def test_two_passwords_are_hashed_at_a_time_and_the_others_wait(monkeypatch):
     monkeypatch.setattr(passwords, "PATIENCE", 60.0)
-    begun, go_on = threading.Semaphore(0), threading.Event()
+    begun = threading.Semaphore(0)
+    go_on = threading.Event()
 
     def hash_one(number):
         with passwords.hashing(lambda: None):

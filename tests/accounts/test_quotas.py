@@ -240,7 +240,8 @@ def test_an_invalid_quota_is_reported_to_staff(root, alice, wrong):
 def test_many_at_once_do_not_pass_it(settings):
     settings.QUOTAS = {"dns_credentials": 3}
     owner = User.objects.create_user("owner@example.com")
-    start, refused = threading.Barrier(8), []
+    start = threading.Barrier(8)
+    refused = []
 
     def one():
         try:

@@ -135,7 +135,8 @@ def test_a_thread_unseals_an_account_key_once(stub, monkeypatch):
 def test_a_thread_keeps_so_many_clients_and_no_more(stub):
     accounts = [make_account(directory_url=stub.directory_url) for _ in range(3)]
     clients._clients().clear()
-    kept, clients.KEPT_CLIENTS = clients.KEPT_CLIENTS, 2
+    kept = clients.KEPT_CLIENTS
+    clients.KEPT_CLIENTS = 2
     try:
         opened = [clients.client_for(account) for account in accounts]
         assert clients.client_for(accounts[2]) is opened[2]
@@ -146,7 +147,8 @@ def test_a_thread_keeps_so_many_clients_and_no_more(stub):
 
 @pytest.mark.django_db
 def test_another_thread_has_a_connection_of_its_own(stub):
-    here, there = acme.connection_to(stub.directory_url), []
+    here = acme.connection_to(stub.directory_url)
+    there = []
     thread = threading.Thread(target=lambda: there.append(acme.connection_to(stub.directory_url)))
     thread.start()
     thread.join()

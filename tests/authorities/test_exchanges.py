@@ -306,7 +306,8 @@ def test_an_exchange_costs_one_insert(account, issuance, django_assert_num_queri
 
 def test_the_file_turns_debugging_on_for_every_account(issuance, settings):
     AcmeAccount.objects.update(log_level="", save_requests=False)
-    settings.ACME_LOG_LEVEL, settings.ACME_SAVE_REQUESTS = "debug", True
+    settings.ACME_LOG_LEVEL = "debug"
+    settings.ACME_SAVE_REQUESTS = True
     take("order", issuance)
     assert kept("/newOrder").request
 
@@ -453,10 +454,8 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
         said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
         response = requests.Response()
         response.headers["Replay-Nonce"] = "another"
-        response.status_code, response._content = (
-            400,
-            json.dumps({"detail": said, "got": message}).encode(),
-        )
+        response.status_code = 400
+        response._content = json.dumps({"detail": said, "got": message}).encode()
         return response
 
     attempt = Issuance.objects.select_related("account").get()

@@ -203,10 +203,8 @@ def test_a_leaf_that_leads_nowhere_is_refused(key, tree, sent):
 def test_authorities_that_signed_each_other_end_a_path_once(key, tree):
     """A bridge: each of the two certified the other one's key."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in "12"]
-    one, two = (
-        ca_certificate("one", keys[0], "two", keys[1]),
-        ca_certificate("two", keys[1], "one", keys[0]),
-    )
+    one = ca_certificate("one", keys[0], "two", keys[1])
+    two = ca_certificate("two", keys[1], "one", keys[0])
     request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
     leaf = privateca.sign(request, one, keys[0], 3600)
     assert pki.check_chain(

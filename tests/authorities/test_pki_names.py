@@ -257,7 +257,8 @@ def test_any_text_is_either_normal_afterwards_or_refused_at_a_private_ca(text):
     try:
         (name,) = normalize_names([text], private=True)
     except Invalid as refused:
-        name, what = None, refused.what
+        name = None
+        what = refused.what
     if name is None:
         assert what.isprintable()
         return
@@ -314,7 +315,8 @@ def test_any_text_is_normalized_or_refused_in_a_printable_sentence(text):
     try:
         (name,) = normalize_names([text])
     except Invalid as refused:
-        name, what = None, refused.what
+        name = None
+        what = refused.what
     if name is None:
         assert what.isprintable()
         return

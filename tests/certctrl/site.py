@@ -17,7 +17,8 @@ from lab.ca import PROJECT
 from standalone.redisserver import RedisServer
 from tests.standalone.starting import LIMIT, free_port, until
 
-EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
+EMAIL = "owner@example.com"
+PASSWORD = "Correct-horse-1"
 OWNER = f"""
 import django
 django.setup()
@@ -32,7 +33,8 @@ class Site:
     """
 
     def __init__(self, folder: Path, code: Path = PROJECT, **settings: str) -> None:
-        self.folder, self.code = folder, code
+        self.folder = folder
+        self.code = code
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = RedisServer.found(folder, secrets.token_hex(16))
         assert self.redis

@@ -52,7 +52,8 @@ def run(inner, chunks, headers=(), is_known=lambda scope: True):
     """Send the chunks; returns the status, the parsed body if there is one, and how many chunks
     were taken.
     """
-    sent, taken = [], []
+    sent = []
+    taken = []
 
     async def receive():
         taken.append(chunks[len(taken)])

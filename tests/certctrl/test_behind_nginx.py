@@ -46,7 +46,9 @@ class Browser(requests.Session):
 
     def __init__(self, origin):
         super().__init__()
-        self.trust_env, self.verify, self.origin = False, False, origin
+        self.trust_env = False
+        self.verify = False
+        self.origin = origin
 
     def post(self, url, **kwargs):
         headers = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin", "Referer": url}
@@ -124,7 +126,8 @@ def test_below_a_path_every_link_redirect_cookie_and_file_keeps_the_prefix(site,
 
 def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
     with proxied(below_a_path(), site.prefixed) as origin:
-        base, browser = f"{origin}/certctrl", Browser(origin)
+        base = f"{origin}/certctrl"
+        browser = Browser(origin)
         assert browser.post(f"{base}/auth/general", json=LOGIN).status_code == 200
         assert browser.get(f"{base}/apiv1/me/apikeys").json() == {"data": []}
         assert browser.get(f"{base}/health").status_code == 503  # nothing sweeps here

@@ -53,7 +53,8 @@ def test_redis_requires_the_password_of_the_file_and_the_server_uses_it(
     composed, secrets, tmp_path, monkeypatch, end
 ):
     (secrets / "redis_password").write_bytes(f"{ODD}{end}".encode())
-    port, service = free_port(), composed["services"]["redis"]
+    port = free_port()
+    service = composed["services"]["redis"]
 
     def here(text: str) -> str:
         text = (

@@ -126,7 +126,8 @@ def server() -> Iterator[int]:
     folder = Path(tempfile.mkdtemp(prefix="certctrl-scram-"))
     folder.chmod(0o755)
     data, binaries, user = make_cluster(folder / "data")
-    access, port = folder / "hba.conf", free_port()
+    access = folder / "hba.conf"
+    port = free_port()
     access.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
     options = {"listen_addresses": "127.0.0.1", "port": port, "hba_file": access, "fsync": "off"}
     command = [binaries / "postgres", "-D", data, "-k", data]

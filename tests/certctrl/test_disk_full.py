@@ -120,7 +120,9 @@ def test_sqlite_on_a_full_disk_says_why_and_recovers_when_there_is_room(small):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     told = json.loads(ran.stdout.splitlines()[-1])
-    room, full, again = told[0], dict(map(split, told[1:6])), dict(map(split, told[6:]))
+    room = told[0]
+    full = dict(map(split, told[1:6]))
+    again = dict(map(split, told[6:]))
     assert room[1] == 200
     for name, status in (("create", 507), ("login", 507), ("health", 503)):
         assert full[name][0] == status, full

@@ -69,7 +69,8 @@ def renewed(world, certificate, folder):
 
 
 def run(folder, *args):
-    out, err = StringIO(), StringIO()
+    out = StringIO()
+    err = StringIO()
     call_command("export", "example.com", "--to", str(folder), *args, stdout=out, stderr=err)
     return out.getvalue() + err.getvalue()
 

@@ -30,7 +30,9 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2lnbmF0dXJlc2VzYW1l"
 def lines(capsys, settings):
     """Configures logging for one test; gives a function that returns the lines so far, parsed."""
     root = logging.getLogger()
-    kept, level, config = root.handlers[:], root.level, structlog.get_config()
+    kept = root.handlers[:]
+    level = root.level
+    config = structlog.get_config()
     levels = {name: logging.getLogger(name).level for name in log.QUIET}
     settings.LOG_LEVEL = "INFO"
     log.configure()

@@ -86,7 +86,8 @@ def answers(*lists):
 @pytest.fixture
 def connected(monkeypatch):
     """The addresses that were connected to; each connection goes to a server on loopback instead."""
-    tried, connect = [], socket.socket.connect
+    tried = []
+    connect = socket.socket.connect
 
     def record(self, address):
         tried.append(address[0])
@@ -173,7 +174,8 @@ def test_an_entry_whose_port_is_none_opens_no_port(entry, settings):
 
 
 def test_beside_a_port_that_is_allowed_no_other_one_is_called(serve, settings):
-    allowed, other = serve(whole(b"lab")), serve(whole())
+    allowed = serve(whole(b"lab"))
+    other = serve(whole())
     onward = serve(redirect(f"http://127.0.0.1:{other.port}/"))
     settings.ALLOW_PRIVATE = [f"127.0.0.1:{allowed.port}", f"127.0.0.1:{onward.port}"]
     assert outgoing.session().get(allowed.url).content == b"lab"
@@ -209,12 +211,11 @@ def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
 def test_a_name_that_rebinds_to_loopback_is_called_at_its_first_address(
     serve, monkeypatch, connected
 ):
-    server, resolver = (
-        serve(whole(b"first", "Connection: close")),
-        answers(["93.184.216.34"], ["127.0.0.1"]),
-    )
+    server = serve(whole(b"first", "Connection: close"))
+    resolver = answers(["93.184.216.34"], ["127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    http, url = outgoing.session(), f"http://rebind.example:{server.port}/"
+    http = outgoing.session()
+    url = f"http://rebind.example:{server.port}/"
     assert http.get(url).content == b"first"
     assert (connected, resolver.calls) == (["93.184.216.34"], 1)
     with pytest.raises(outgoing.AddressRefused):
@@ -373,9 +374,11 @@ def said(url, seconds=5.0):
 @pytest.fixture
 def absent(serve, tmp_path, settings):
     """Addresses at which nobody answers as they should, each in a way of its own."""
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], ["true"]
+    settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    settings.ALLOW_PRIVATE_FOR_TENANTS = ["true"]
     untrusted = serve(whole(), context=certificate_for(tmp_path, "127.0.0.1")[0])
-    no_tls, silent = serve(whole()), serve(b"")
+    no_tls = serve(whole())
+    silent = serve(b"")
     return {
         "closed": f"http://127.0.0.1:{free_port()}/",
         "untrusted": untrusted.url,
@@ -436,7 +439,8 @@ def test_an_internal_name_reads_like_one_that_does_not_exist(monkeypatch):
 def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(
     private, for_tenants, allowed, settings
 ):
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = private, for_tenants
+    settings.ALLOW_PRIVATE = private
+    settings.ALLOW_PRIVATE_FOR_TENANTS = for_tenants
     assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is bool(private)
     with outgoing.named_by_tenant(True):
         assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is allowed
@@ -445,7 +449,8 @@ def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(
 
 
 def test_no_tenant_uses_a_connection_that_the_operator_left_open(serve, settings):
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], []
+    settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    settings.ALLOW_PRIVATE_FOR_TENANTS = []
     server = serve(whole(b"the operator's"))
     assert outgoing.session().get(server.url).content == b"the operator's"
     with outgoing.named_by_tenant(True), pytest.raises(outgoing.AddressRefused):

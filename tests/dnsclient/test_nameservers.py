@@ -137,7 +137,8 @@ def test_a_silent_resolver_costs_time_in_one_look_and_not_in_the_next(
 ) -> None:
     with silence() as port:
         settings.DNS_RESOLVERS = [f"{NOBODY}:{port}", RESOLVER]
-        first, second = looked_up_in("example.com"), looked_up_in("deep.example.com")
+        first = looked_up_in("example.com")
+        second = looked_up_in("deep.example.com")
     assert first >= queries.PATIENCE > second
 
 

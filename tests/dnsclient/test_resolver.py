@@ -165,7 +165,8 @@ def test_resolvers_may_be_written_in_every_usual_way(
 
 
 def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
-    settings.DNS_RESOLVERS, settings.DNS_PORT = ["fe80::1%lo", "[fe80::2%lo]:5353"], 53
+    settings.DNS_RESOLVERS = ["fe80::1%lo", "[fe80::2%lo]:5353"]
+    settings.DNS_PORT = 53
     lo = socket.if_nametoindex("lo")
     assert resolver.resolvers() == [("fe80::1", 53, 0, lo), ("fe80::2", 5353, 0, lo)]
     settings.DNS_RESOLVERS = ["fe80::1%nosuch0"]

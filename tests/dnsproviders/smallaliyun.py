@@ -14,7 +14,8 @@ import requests
 import responses
 
 API = "https://alidns.aliyuncs.com"
-KEY_ID, KEY = "LTAI5tExample", "secret-of-the-key-never-shown"
+KEY_ID = "LTAI5tExample"
+KEY = "secret-of-the-key-never-shown"
 ZONE = "example.com"
 
 
@@ -63,7 +64,8 @@ class FakeAlidns:
             )
         found = [each for each in self.records if params.get("RRKeyWord", "") in each["RR"]]
         found = [] if self.hidden_from_listing else found
-        page, size = int(params.get("PageNumber", 1)), int(params["PageSize"])
+        page = int(params.get("PageNumber", 1))
+        size = int(params["PageSize"])
         return success(
             TotalCount=len(found),
             DomainRecords={"Record": found[(page - 1) * size : page * size]},

@@ -159,10 +159,8 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(
 @pytest.mark.parametrize("body", ALL.values(), ids=ALL)
 def test_the_response_of_a_get_may_be_sent_back_whole(api: Caller, body: Any) -> None:
     pk = api.post("dns-providers", body).data_member["id"]
-    before, secret = (
-        api.get(f"dns-providers/{pk}").data_member,
-        DnsCredential.objects.get().secret_id,
-    )
+    before = api.get(f"dns-providers/{pk}").data_member
+    secret = DnsCredential.objects.get().secret_id
     answer = api.put(f"dns-providers/{pk}", before | {"name": "renamed"})
     assert answer.status_code == 200, answer.content
     assert answer.data_member == before | {"name": "renamed"}
@@ -188,7 +186,8 @@ def test_put_and_patch_change_what_is_given(api: Caller) -> None:
 )
 def test_a_wrong_change_changes_nothing(api: Caller, changes: Any, field: str) -> None:
     pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
-    before, shown = rows(), api.get(f"dns-providers/{pk}").data_member
+    before = rows()
+    shown = api.get(f"dns-providers/{pk}").data_member
     refused(api.put(f"dns-providers/{pk}", changes | {"name": "other"}), 400, field)
     assert rows() == before
     assert api.get(f"dns-providers/{pk}").data_member == shown

@@ -317,10 +317,8 @@ def test_silent_servers_of_one_owner_do_not_delay_another_owners_names(
 ) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     monkeypatch.setattr(queries, "WINDOW", 16)  # time for a quarter of the crowd
-    names, honest = (
-        [f"_acme-challenge.n{at}.evil.test" for at in range(80)],
-        propagation.servers_of_all([CHALLENGE], 5),
-    )
+    names = [f"_acme-challenge.n{at}.evil.test" for at in range(80)]
+    honest = propagation.servers_of_all([CHALLENGE], 5)
     with silence() as port:
         silent = {
             name: Servers(

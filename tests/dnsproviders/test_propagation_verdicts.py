@@ -8,11 +8,9 @@ from dnsproviders.propagation import Asked, Look, verdict
 from tests.fakes.internet import record
 
 NAME = "_acme-challenge.example.com"
-A, B, C = (
-    "ns1.example.net (192.0.2.1)",
-    "ns2.example.net (192.0.2.2)",
-    "ns3.example.net (192.0.2.3)",
-)
+A = "ns1.example.net (192.0.2.1)"
+B = "ns2.example.net (192.0.2.2)"
+C = "ns3.example.net (192.0.2.3)"
 
 
 def judged(

@@ -83,7 +83,8 @@ def test_cloudflares_limit_is_600_at_once_and_one_back_each_half_second():
     "limit", [ApiLimit(20, 10), ApiLimit(7, 3), ApiLimit(2, 5), ApiLimit(1, 5)]
 )
 def test_no_window_ever_sees_more_calls_than_the_limit(world, limit):
-    pace, made = Pace("The API", "api 1", limit), []
+    pace = Pace("The API", "api 1", limit)
+    made = []
     for turn in range(400):
         if turn == 200:
             world.advance(10 * limit.seconds)  # what nobody used is not saved up
@@ -155,7 +156,9 @@ def test_the_sentence_is_stable_for_minutes_so_waiting_is_one_event(world):
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
 def test_of_many_workers_at_once_exactly_as_many_pass_as_there_are_tokens():
-    pace, passed, start = Pace("The API", "api 1", ApiLimit(20, 36000)), [], threading.Barrier(8)
+    pace = Pace("The API", "api 1", ApiLimit(20, 36000))
+    passed = []
+    start = threading.Barrier(8)
 
     def work() -> None:
         start.wait()
@@ -194,7 +197,8 @@ def test_settings_override_a_limit_take_it_away_and_set_one(credential, settings
     settings.DNS_API_LIMITS = {"cloudflare": None}
     assert open_credential(credential).pace.limit is None
     settings.DNS_API_LIMITS = {"httpreq": [5, 1]}
-    credential.provider, credential.public = "httpreq", {"endpoint": "https://dns.example.com"}
+    credential.provider = "httpreq"
+    credential.public = {"endpoint": "https://dns.example.com"}
     assert open_credential(credential).pace.limit == ApiLimit(5, 1)
 
 
@@ -284,7 +288,8 @@ def test_a_record_whose_second_call_had_to_wait_keeps_its_first_intent(
 
 
 def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare, alice, settings):
-    first, second = of_cloudflare(alice), of_cloudflare(alice)
+    first = of_cloudflare(alice)
+    second = of_cloudflare(alice)
     responses.reset()
     responses.add(responses.GET, f"{API}/zones", status=429, headers={"Retry-After": "120"})
     with pytest.raises(ProviderError, match="slow down"):
@@ -404,7 +409,8 @@ def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(
     world, cloudflare, alice, credential, settings
 ):
     settings.DNS_API_LIMITS = {"cloudflare": [24, 60]}
-    account, made = world.account(alice), []
+    account = world.account(alice)
+    made = []
     for number in range(6):
         world.create(account, credential, f"host{number}.example.com")
     counted = calls()

@@ -24,10 +24,12 @@ from lab.zones import apex
 from tests.fakes.cloudflare import Cloudflare, Primary
 from tests.standalone.starting import free_port, until
 
-DOMAIN, OTHER = "example.com", "lab.test"
+DOMAIN = "example.com"
+OTHER = "lab.test"
 ZONE_ID = "023e105f4ecef8ad9ca31a8372d0c353"
 TOKEN = "v1.0-only-for-this-test-0123456789"
-EMAIL, PASSWORD = "reader@example.com", "Correct-horse-1"
+EMAIL = "reader@example.com"
+PASSWORD = "Correct-horse-1"
 TSIG_SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 

@@ -152,7 +152,8 @@ class Pebble:
 
     def wait_for(self, port: int, name: str) -> None:
         """Until somebody listens on the port; the log's end when the process has died instead."""
-        pause, end = threading.Event(), datetime.now(UTC) + timedelta(seconds=START_LIMIT)
+        pause = threading.Event()
+        end = datetime.now(UTC) + timedelta(seconds=START_LIMIT)
         while datetime.now(UTC) < end and self.processes[name].poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

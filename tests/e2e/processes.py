@@ -34,7 +34,8 @@ from tests.e2e import pebble
 from tests.lab import faulty
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
-EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
+EMAIL = "owner@example.com"
+PASSWORD = "Correct-horse-1"
 START_LIMIT = 60.0  # seconds, on a machine that does much else
 CELERY = [sys.executable, "-m", "celery", "-A", "certctrl"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
@@ -61,7 +62,8 @@ def until(check: Callable[[], Any], seconds: float, what: str, every: float = 0.
     """What the check answers as soon as that is true. AssertionError when it does not come within
     so many seconds.
     """
-    pause, end = threading.Event(), clock.monotonic() + seconds
+    pause = threading.Event()
+    end = clock.monotonic() + seconds
     while not (found := check()):
         assert clock.monotonic() < end, f"{what} did not come within {seconds:g} s"
         pause.wait(every)
@@ -182,7 +184,8 @@ class Site:
 
     def _new_database(self, url: str) -> tuple[str, str]:
         """Its conninfo and its URL; `stop` drops it."""
-        name, server = f"certctrl_e2e_{secrets.token_hex(6)}", url.partition("?")
+        name = f"certctrl_e2e_{secrets.token_hex(6)}"
+        server = url.partition("?")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         self.drop = (url, f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -256,7 +259,8 @@ class Site:
         except requests.ConnectionError:
             return False
         answer.raise_for_status()
-        self.session, self.user = session, answer.json()["data"]["user"]["id"]
+        self.session = session
+        self.user = answer.json()["data"]["user"]["id"]
         return True
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -60,7 +60,8 @@ def test_200_windows_in_the_past_make_200_orders_with_replaces(
         assert len(first) == CERTIFICATES
         assert ca.site.states() == {"issued": CERTIFICATES}  # windows that lie ahead renew nothing
         replace(ca, CERTIFICATES)
-        orders, tally = ca.proxy.accepted[CERTIFICATES:], ca.proxy.tally
+        orders = ca.proxy.accepted[CERTIFICATES:]
+        tally = ca.proxy.tally
         print(tally)
 
         assert sorted(order["replaces"] for order in orders) == sorted(first)
@@ -72,7 +73,8 @@ def test_200_windows_in_the_past_make_200_orders_with_replaces(
 
 
 def test_after_already_replaced_the_order_is_sent_without_replaces(tmp_path):
-    few, refusals = 10, 4
+    few = 10
+    refusals = 4
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, few)
         ca.proxy.change(faults=[{"do": "already_replaced", "times": refusals}])

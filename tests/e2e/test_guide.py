@@ -176,7 +176,8 @@ class Gate:
 
     def __init__(self, method: str) -> None:
         self.method = method
-        self.reached, self.opened = threading.Event(), threading.Event()
+        self.reached = threading.Event()
+        self.opened = threading.Event()
 
     def __call__(self, method: str, path: str) -> None:
         if method == self.method and not self.reached.is_set():

@@ -27,7 +27,8 @@ CERTIFICATES = 40
 WORKERS = 3
 KILLS = 20
 EACH = 2  # kills in each of the six states; twelve that hold a row, at the least
-FLUSH_AT, BEAT_AT = 7, 14  # before which kill
+FLUSH_AT = 7  # Redis is emptied before this kill
+BEAT_AT = 14  # beat is killed before this kill
 MOST_DEATHS = 3  # five in a row end an attempt, as they should; nobody here is that unlucky
 
 
@@ -37,7 +38,8 @@ class Reaper:
     """
 
     def __init__(self, site: Site, lab: pebble.Pebble) -> None:
-        self.site, self.lab = site, lab
+        self.site = site
+        self.lab = lab
         self.ids = (site.account(lab), site.credential(lab))
         self.asked = 0
         self.kills: list[list[str]] = []  # of each: the states of the rows that the victim held

@@ -18,7 +18,9 @@ pytestmark = [
 ]
 
 LIMITS = {"account": [30, 0.4], "domain": [5, 2], "set": [3, 12], "failures": [5, 720]}
-ORDERS, SETS, ASKERS = 200, 5, 8
+ORDERS = 200
+SETS = 5
+ASKERS = 8
 KILLED_AT = (70, 120)  # orders
 
 
@@ -40,7 +42,8 @@ def test_workers_that_are_killed_in_the_middle_send_no_burst_afterwards(tmp_path
             ca.stop_workers()
             ca.start_workers()
         ca.until_issued(ORDERS, 600)
-        waited, tally = ca.waited(), ca.proxy.tally
+        waited = ca.waited()
+        tally = ca.proxy.tally
         print(
             f"waited: {waited}; {tally}; {limited.pace(ca.proxy.accepted, LIMITS):.0%} of what the limits allow"
         )

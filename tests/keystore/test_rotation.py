@@ -45,7 +45,9 @@ class KilledAfter:
     """
 
     def __init__(self, monkeypatch, where, name: str, calls: int, effect: bool = False) -> None:
-        self.calls, self.effect, self.real = calls, effect, getattr(where, name)
+        self.calls = calls
+        self.effect = effect
+        self.real = getattr(where, name)
         killer = self
 
         def run(*args, **kwargs):
@@ -258,7 +260,8 @@ class TestBeside:
         seal_some(alice, 3)
         free = KeyWrap.objects.order_by("pk")[0].pk
         Envelope.objects.get(wraps=free).delete()
-        real, late = rotation.rewrap, []
+        real = rotation.rewrap
+        late = []
 
         def rewrap_beside_a_slow_writer(wrap: KeyWrap) -> bool:
             if not late:
@@ -337,7 +340,10 @@ class Workers:
     """Threads that seal and open all the time, as a server does, until they are told to stop."""
 
     def __init__(self, owner: User, count: int = 3) -> None:
-        self.owner, self.stop, self.sealed, self.errors = owner, threading.Event(), [], []
+        self.owner = owner
+        self.stop = threading.Event()
+        self.sealed = []
+        self.errors = []
         self.opened = 0
         self.threads = [threading.Thread(target=self._work, args=(n,)) for n in range(count)]
 
@@ -388,7 +394,9 @@ def test_nothing_is_lost_when_the_key_is_rotated_and_dropped_under_load(shared_d
 def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key_file):
     """A seal inside a long transaction, under a key that is dropped meanwhile, loses nothing."""
     alice = User.objects.create_user("alice@example.test")
-    sealed, go_on, dropped = threading.Event(), threading.Event(), []
+    sealed = threading.Event()
+    go_on = threading.Event()
+    dropped = []
     envelopes: list[Envelope] = []
 
     def slow_writer() -> None:

@@ -41,7 +41,8 @@ def test_a_sealed_secret_opens_unchanged(alice, plaintext, purpose):
 
 
 def test_the_same_secret_sealed_twice_looks_different(alice):
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", SECRET)
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", SECRET)
 
     assert one.nonce != two.nonce
     assert one.ciphertext != two.ciphertext
@@ -49,15 +50,18 @@ def test_the_same_secret_sealed_twice_looks_different(alice):
 
 
 def test_each_envelope_has_a_data_key_of_its_own(alice):
-    one, two = seal(alice, "certificate_key", SECRET), seal(alice, "certificate_key", SECRET)
-    one.nonce, one.ciphertext = two.nonce, two.ciphertext
+    one = seal(alice, "certificate_key", SECRET)
+    two = seal(alice, "certificate_key", SECRET)
+    one.nonce = two.nonce
+    one.ciphertext = two.ciphertext
 
     with pytest.raises(CannotOpen):
         unseal(one)
 
 
 def test_contents_swapped_between_two_rows_with_their_wraps_do_not_open(alice):
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", b"other")
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", b"other")
     swapped = two.nonce, two.ciphertext, two.wraps.get().wrapped_dek
     Envelope.objects.filter(pk=one.pk).update(nonce=swapped[0], ciphertext=swapped[1])
     one.wraps.update(wrapped_dek=swapped[2])
@@ -68,15 +72,18 @@ def test_contents_swapped_between_two_rows_with_their_wraps_do_not_open(alice):
 
 def test_a_content_that_was_put_under_another_rows_data_key_does_not_open(alice, monkeypatch):
     monkeypatch.setattr("keystore.envelope.AESGCM.generate_key", lambda bits: bytes(32))
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", b"other")
-    one.nonce, one.ciphertext = two.nonce, two.ciphertext
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", b"other")
+    one.nonce = two.nonce
+    one.ciphertext = two.ciphertext
 
     with pytest.raises(CannotOpen, match="content was altered"):
         unseal(one)
 
 
 def test_a_wrap_moved_to_another_row_does_not_open(alice):
-    one, two = seal(alice, "certificate_key", SECRET), seal(alice, "certificate_key", b"other")
+    one = seal(alice, "certificate_key", SECRET)
+    two = seal(alice, "certificate_key", b"other")
     wrapped = one.wraps.get().wrapped_dek
     two.wraps.update(wrapped_dek=wrapped)
 

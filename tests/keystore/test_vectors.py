@@ -61,7 +61,8 @@ def test_an_envelope_is_bound_by_the_known_context():
 
 @pytest.mark.django_db
 def test_a_stored_envelope_of_the_vectors_opens(settings):
-    known, wrap = vector("envelope"), vector("master_wrap")
+    known = vector("envelope")
+    wrap = vector("master_wrap")
     settings.MASTER_KEYS = (
         f"{wrap['master_key_id']}:{base64.b64encode(wrap['master_key']).decode()}"
     )
@@ -82,7 +83,8 @@ def test_a_stored_envelope_of_the_vectors_opens(settings):
 
 
 def test_a_master_wrap_of_the_vectors_opens():
-    known, row = vector("master_wrap"), vector("envelope")
+    known = vector("master_wrap")
+    row = vector("envelope")
     envelope = Envelope(uuid=UUID(row["uuid"]), purpose=row["purpose"], owner_id=row["owner"])
     wrap = KeyWrap(
         envelope=envelope, master_key_id=known["master_key_id"], wrapped_dek=known["wrapped"]

@@ -103,7 +103,8 @@ def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
     """The proxy in front of a running Pebble, with the lab's TLS certificate; the lab's zone is a
     public suffix.
     """
-    pem, key = str(lab.folder / "tls.pem"), str(lab.folder / "tls.key")
+    pem = str(lab.folder / "tls.pem")
+    key = str(lab.folder / "tls.key")
     return running(lab.folder, lab.directory_url, pem, key, suffixes=[lab.zone], **config)
 
 

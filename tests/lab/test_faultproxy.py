@@ -213,7 +213,8 @@ def test_windows_can_be_moved_and_put_back(issued, which):
     def window():
         return proxy.answer(get(f"/renewal-info/{certificate}")).document["suggestedWindow"]
 
-    before, key = window(), certificate if which == "itself" else which
+    before = window()
+    key = certificate if which == "itself" else which
     change(proxy, windows={key: PAST})
     assert window() == {"start": PAST[0], "end": PAST[1]}
     change(proxy, windows={key: None})

@@ -50,12 +50,16 @@ class Line:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory) -> Iterator[Line]:
-    folder, ca, seen = tmp_path_factory.mktemp("line"), TinyCA(), set()
-    root, key = Authority("wire"), ec.generate_private_key(ec.SECP256R1())
+    folder = tmp_path_factory.mktemp("line")
+    ca = TinyCA()
+    seen = set()
+    root = Authority("wire")
+    key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / "tls.key", key)
     write_certificate(folder / "tls.pem", root.server_certificate(key))
     write_certificate(folder / "root.pem", root.certificate)
-    pem, private = str(folder / "tls.pem"), str(folder / "tls.key")
+    pem = str(folder / "tls.pem")
+    private = str(folder / "tls.key")
     context = ssl.create_default_context(cafile=folder / "root.pem")
     with (
         serving("127.0.0.1:0", ca.forward, seen) as port,
@@ -108,7 +112,8 @@ def test_the_host_that_the_client_called_reaches_the_ca(line, asked):
 def test_connections_are_kept_on_both_sides(line, asked):
     connection = line.connect()
     send(connection, signed("/x"))
-    before, kept = len(line.connections), connection.sock
+    before = len(line.connections)
+    kept = connection.sock
     for _ in range(5):
         response, _ = send(connection, signed("/x"))
         assert response.status == 404

@@ -238,7 +238,8 @@ def test_the_apex_keeps_its_soa_and_its_servers(server: NameServer) -> None:
 
 
 def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> None:
-    nsupdate, dig = program("nsupdate"), program("dig")
+    nsupdate = program("nsupdate")
+    dig = program("dig")
     key = tmp_path / "key"
     key.write_text(KEY_FILE)
     lines = f'server {HERE} {server.port}\nupdate add {NAME} 60 TXT "one" "more"\nupdate add {NAME} 60 TXT two\nsend\n'
@@ -268,7 +269,8 @@ def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]",
 
 
 def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: Path) -> None:
-    key, port = tmp_path / "tsig.key", free_port(HERE)
+    key = tmp_path / "tsig.key"
+    port = free_port(HERE)
     key.write_text(KEY_FILE)
     run = [
         "--listen",

@@ -23,7 +23,8 @@ def mailbox(settings: Any) -> Iterator[Mailbox]:
     """Mails are set up, and arrive here."""
     with Mailbox() as mailbox:
         settings.EMAIL_BACKEND = settings.SMTP_BACKEND
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", mailbox.port
+        settings.EMAIL_HOST = "127.0.0.1"
+        settings.EMAIL_PORT = mailbox.port
         settings.NOTICE_FROM = "certctrl <notices@example.com>"
         settings.MAIL_IS_SET_UP = True
         yield mailbox

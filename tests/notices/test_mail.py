@@ -66,7 +66,8 @@ def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
     world, mailbox, tell, settings
 ):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
+        settings.EMAIL_PORT = silent.getsockname()[1]
+        settings.EMAIL_TIMEOUT = 0.1
         tell()
         world.sweep()
     assert only().error_what == "The mail server hung up, or did not answer in time."
@@ -80,7 +81,8 @@ def test_a_refused_address_is_reported_in_the_servers_words(world, mailbox, tell
 
 
 def test_a_wrong_password_is_reported_without_showing_it(world, mailbox, tell, settings, caplog):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "hunter2-wrong"
+    settings.EMAIL_HOST_USER = "me"
+    settings.EMAIL_HOST_PASSWORD = "hunter2-wrong"
     tell()
     world.sweep()
     assert set(mailbox.logins) == {b"hunter2-wrong"}
@@ -89,7 +91,8 @@ def test_a_wrong_password_is_reported_without_showing_it(world, mailbox, tell, s
 
 
 def test_the_right_password_is_taken(world, mailbox, tell, settings):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "right"
+    settings.EMAIL_HOST_USER = "me"
+    settings.EMAIL_HOST_PASSWORD = "right"
     tell()
     world.sweep()
     assert len(mailbox.mails) == 1

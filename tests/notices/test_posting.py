@@ -126,7 +126,8 @@ def test_staff_read_why_the_port_did_not_answer(world, alice, tell):
 
 
 def test_a_receiver_may_ask_for_a_pause(world, receiver, hook, tell):
-    receiver.answers, receiver.headers = [429, 429], {"Retry-After": "900"}
+    receiver.answers = [429, 429]
+    receiver.headers = {"Retry-After": "900"}
     tell()
     world.sweep()
     assert (only().wake_at - world.time).total_seconds() == 900
@@ -157,7 +158,8 @@ def test_410_disables_the_webhook_and_what_waits_for_it_is_given_up(world, recei
 
 def test_a_redirect_is_not_followed(world, hook, receiver, tell):
     with Receiver() as elsewhere:
-        receiver.answers, receiver.headers = [302], {"Location": elsewhere.url}
+        receiver.answers = [302]
+        receiver.headers = {"Location": elsewhere.url}
         tell()
         world.sweep()
         assert elsewhere.posted == []

@@ -104,7 +104,8 @@ def test_a_refused_sender_names_its_setting(mailbox, why):
 
 
 def test_a_refused_log_in_names_user_and_password_and_shows_neither(mailbox, why, settings, caplog):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "certctrl", "hunter2"
+    settings.EMAIL_HOST_USER = "certctrl"
+    settings.EMAIL_HOST_PASSWORD = "hunter2"
     what = why()
     assert named(what) == {"EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD"}
     assert "hunter2" not in what + caplog.text
@@ -113,7 +114,8 @@ def test_a_refused_log_in_names_user_and_password_and_shows_neither(mailbox, why
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 def test_a_password_beyond_ascii_arrives_as_written(mailbox, why, settings, monkeypatch, mechanism):
     mailbox.password = " pä$s#'\"€ ".encode()
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "ü", mailbox.password.decode()
+    settings.EMAIL_HOST_USER = "ü"
+    settings.EMAIL_HOST_PASSWORD = mailbox.password.decode()
     other = "auth_login" if mechanism == "PLAIN" else "auth_plain"
     monkeypatch.setattr(smtplib.SMTP, other, refuse)
     assert why() == ""
@@ -144,7 +146,8 @@ def test_an_unknown_certificate_is_said_to_be_one(
     tmp_path: Path, world, tell, settings, mailbox, from_the_start
 ):
     context, _ = dripping.certificate_for(tmp_path, "127.0.0.1")
-    settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS = from_the_start, not from_the_start
+    settings.EMAIL_USE_SSL = from_the_start
+    settings.EMAIL_USE_TLS = not from_the_start
     with Mailbox(context, tls=from_the_start) as box:
         settings.EMAIL_PORT = box.port
         tell()
@@ -164,5 +167,6 @@ def test_an_unknown_host_names_its_settings(mailbox, why, settings):
 
 @pytest.mark.parametrize("service", ["postmark", "nobody"])
 def test_a_mail_service_that_is_not_set_up_names_its_settings(mailbox, why, settings, service):
-    settings.EMAIL_BACKEND, settings.ANYMAIL = f"anymail.backends.{service}.EmailBackend", {}
+    settings.EMAIL_BACKEND = f"anymail.backends.{service}.EmailBackend"
+    settings.ANYMAIL = {}
     assert why().endswith("The operator must check EMAIL_BACKEND and ANYMAIL.")

@@ -93,7 +93,8 @@ def _orders(simulation: "Simulation") -> list[str]:
     attempts = Issuance.objects.count()
     anew = sum(Issuance.objects.values_list("orders", flat=True))
     unclear = simulation.outside.struck["ca.new_order"] + simulation.between_statements
-    made, most = len(simulation.ca.orders), attempts + anew + unclear
+    made = len(simulation.ca.orders)
+    most = attempts + anew + unclear
     return (
         [f"{made} orders at the CA for {attempts} attempts, {most} at most"] if made > most else []
     )

@@ -6,7 +6,9 @@ import random
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-LEASE, TURN, CALL = 180.0, 80.0, 20.0
+LEASE = 180.0
+TURN = 80.0
+CALL = 20.0
 
 
 @dataclass(frozen=True)

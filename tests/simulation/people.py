@@ -26,7 +26,8 @@ class People:
 
     def script(self) -> list[tuple[float, Callable[[], None]]]:
         """(seconds, what somebody does then)."""
-        profile, rng = self.simulation.profile, self.rng
+        profile = self.simulation.profile
+        rng = self.rng
         span = profile.minutes * 60
         first = rng.choice(NAMES)
         creations = [
@@ -64,7 +65,8 @@ class People:
     def creates_again(self) -> None:
         certificate = self.pick()
         if certificate:
-            sim, other = self.simulation, 384 if certificate.key_size == 256 else 256
+            sim = self.simulation
+            other = 384 if certificate.key_size == 256 else 256
             key_size = self.rng.choice((certificate.key_size, other))
             sim.create(
                 sim.account_row, certificate.credential, *certificate.names, key_size=key_size

@@ -33,7 +33,9 @@ class Actor:
 
     def forget(self) -> None:
         """It starts on something new, or starts anew."""
-        self.turns, self.calling, self.was_held = [], "", False
+        self.turns = []
+        self.calling = ""
+        self.was_held = False
 
 
 class Scheduler:

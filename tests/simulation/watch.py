@@ -67,7 +67,8 @@ class Watch:
         self.violations.append(what)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real, real_begin = QuerySet.update, Turns.begin
+        real = QuerySet.update
+        real_begin = Turns.begin
 
         def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
             if queryset.model not in TABLES or not self.scheduler.actor:

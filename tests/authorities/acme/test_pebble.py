@@ -37,7 +37,8 @@ def ca(lab, settings):
 
 def until(read, *statuses):
     """Read again until the status is one of those, as the steps do over many turns."""
-    pause, end = threading.Event(), clock.monotonic() + 30
+    pause = threading.Event()
+    end = clock.monotonic() + 30
     while clock.monotonic() < end:
         found = read()
         if found.status in statuses:

@@ -15,7 +15,8 @@ from tests.authorities.stub import Reply, problem
 
 ARI_ID = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
 PATH = f"/renewalInfo/{ARI_ID}"
-START, END = datetime(2030, 3, 1, 4, tzinfo=UTC), datetime(2030, 3, 2, 4, tzinfo=UTC)
+START = datetime(2030, 3, 1, 4, tzinfo=UTC)
+END = datetime(2030, 3, 2, 4, tzinfo=UTC)
 
 
 def document(

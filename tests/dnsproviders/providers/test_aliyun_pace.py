@@ -17,7 +17,8 @@ from tests.fakes.world import World
 
 pytestmark = pytest.mark.django_db
 
-ADD, DELETE = "AddDomainRecord", "DeleteDomainRecord"
+ADD = "AddDomainRecord"
+DELETE = "DeleteDomainRecord"
 
 
 @pytest.fixture

@@ -308,7 +308,8 @@ def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str,
 
 
 def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> None:
-    provider, name = cloudflare(), "_acme-challenge.www.deep.example.com"
+    provider = cloudflare()
+    name = "_acme-challenge.www.deep.example.com"
     zone = provider.zone_of(name)
     assert "resolvers see it in the zone example.com" in provider.doubt(
         zone, name, Zone("example.com")

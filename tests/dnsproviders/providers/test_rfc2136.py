@@ -38,7 +38,8 @@ from tests.dnsproviders.nameserver import (
     running,
 )
 
-ZONE, NAME = "lab.test", "_acme-challenge.lab.test"
+ZONE = "lab.test"
+NAME = "_acme-challenge.lab.test"
 
 
 @pytest.fixture(params=["knotd", "named", "pdns_server"], scope="module")
@@ -264,7 +265,8 @@ def unsigned(
 ) -> bytes:
     answer = dns.message.make_response(query)
     answer.set_rcode(rcode)
-    answer.tsig, asked = None, query.tsig
+    answer.tsig = None
+    asked = query.tsig
     if error is not None and asked is not None:
         rdata = (asked[0].algorithm, asked[0].time_signed, 300, b"", query.id, error, b"")
         answer.tsig = dns.renderer._make_tsig(query.keyname, *rdata)  # type: ignore[no-untyped-call]

@@ -172,7 +172,8 @@ NEED_NO_BODY = [
 @pytest.mark.parametrize("body", [b'{"a":', b"[]", b"\xff"])
 @pytest.mark.parametrize("path", NEED_NO_BODY)
 def test_a_broken_body_is_refused_also_where_none_is_needed(world, api, issued, path, body):
-    before, sent = rows(), list(world.sent)
+    before = rows()
+    sent = list(world.sent)
     refused(api.post(path.format(issued=issued), body, content_type="application/json"), 400)
     assert (rows(), world.sent) == (before, sent)
 

@@ -258,7 +258,9 @@ def test_a_create_that_differs_makes_another_certificate(api, guide):
 
 
 def test_an_account_with_a_failing_registration_waits_and_says_so(world, api, guide, account):
-    account.url, account.status, account.error_what = "", "pending", "The CA is away."
+    account.url = ""
+    account.status = "pending"
+    account.error_what = "The CA is away."
     account.save()
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()

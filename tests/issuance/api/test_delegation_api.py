@@ -22,7 +22,8 @@ CHALLENGE = "_acme-challenge.example.com"
 def operators(world, settings):
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     credential = world.credential(operator)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = ZONE, credential.pk
+    settings.SERVICE_ZONE = ZONE
+    settings.SERVICE_DNS_CREDENTIAL = credential.pk
     return credential
 
 

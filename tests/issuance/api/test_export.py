@@ -67,7 +67,8 @@ def test_the_members_are_the_contracts(exported, issued):
 
 
 def test_the_one_time_password_opens_the_pfx_and_is_not_in_the_zip(exported):
-    files, password = members(exported), exported.headers["X-Export-Password"].encode()
+    files = members(exported)
+    password = exported.headers["X-Export-Password"].encode()
     assert 36 <= len(password) <= 44
     bundle = pkcs12.load_pkcs12(files["bundle.pfx"], password)
     assert bundle.cert.friendly_name == b"example.com"

@@ -66,7 +66,8 @@ def test_a_finding_that_does_not_block_is_ok(api, world, pk):
 
 
 def test_an_account_that_the_ca_does_not_know_yet_is_no_obstacle(api, world, pk, account):
-    account.url, account.status = "", "pending"
+    account.url = ""
+    account.status = "pending"
     account.save()
     assert api.post(f"certificates/{pk}/preflight").data_member["ok"] is True
 

@@ -381,7 +381,8 @@ def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
 def test_a_private_ca_refuses_another_owners_dns_credential_too(
     world, api, root, self_ca, bob, given, status
 ):
-    theirs, before = world.credential(bob).pk, rows()
+    theirs = world.credential(bob).pk
+    before = rows()
     for each, expected in ((given, status), (theirs, 404)):
         body = {"domain": "a.example.com", "acct_id": self_ca, "dns_provider_id": each}
         refused(api.post("certificates", body), expected, "dns_provider_id")

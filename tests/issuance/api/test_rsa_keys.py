@@ -14,7 +14,8 @@ from tests.fakes.world import World
 @pytest.fixture
 def loads(monkeypatch):
     """Whether OpenSSL's check was left out, of each private key that is loaded from now on."""
-    real, seen = serialization.load_der_private_key, []
+    real = serialization.load_der_private_key
+    seen = []
 
     def load(*args, **kwargs):
         seen.append(kwargs.get("unsafe_skip_rsa_key_validation", False))
@@ -82,7 +83,9 @@ class TestLoads:
 
 def test_one_owner_has_one_turn_at_a_time_and_a_short_line(monkeypatch):
     monkeypatch.setattr(keyturns, "LONGEST_WAIT", 60.0)
-    at_once, most, done = [], [], threading.Semaphore(0)
+    at_once = []
+    most = []
+    done = threading.Semaphore(0)
 
     def make() -> None:
         with turn_of(1):

@@ -103,7 +103,8 @@ def test_another_key_size_is_used_from_the_next_issuance_on(world, api, put, iss
 def test_a_wrong_change_is_refused_by_its_member_and_changes_nothing(
     api, put, issued, changes, status, field
 ):
-    before, shown = rows(), api.get(f"certificates/{issued.pk}").data_member
+    before = rows()
+    shown = api.get(f"certificates/{issued.pk}").data_member
     refused(put(**changes), status, field)
     assert rows() == before
     assert api.get(f"certificates/{issued.pk}").data_member == shown

@@ -19,7 +19,8 @@ from tests.fakes import ca as fake_ca
 
 pytestmark = pytest.mark.django_db
 
-COUNT, SHORT = 200, 10
+COUNT = 200
+SHORT = 10
 DAYS = 120
 DOWN = (timedelta(days=47), timedelta(days=49))
 SCAN = timedelta(minutes=10)
@@ -34,7 +35,8 @@ def fleet(world, account, credential, monkeypatch):
     monkeypatch.setattr(pki, "ari_id", lambda leaf: "")
     sign = fake_ca.sign
     monkeypatch.setattr(fake_ca, "sign", lambda csr_pem, life: sign(csr_pem, life_of(csr_pem)))
-    chance, present = random.Random(1), world.zone.present
+    chance = random.Random(1)
+    present = world.zone.present
 
     def sometimes_present(name, value):
         if chance.random() < 0.05:
@@ -42,7 +44,8 @@ def fleet(world, account, credential, monkeypatch):
         present(name, value)
 
     monkeypatch.setattr(world.zone, "present", sometimes_present)
-    call, began = world.ca.call, world.time
+    call = world.ca.call
+    began = world.time
 
     def call_unless_down(name, effect):
         if DOWN[0] <= world.time - began < DOWN[1]:
@@ -74,7 +77,8 @@ def next_moment() -> datetime:
 
 
 def test_no_certificate_expires(fleet):
-    world, end = fleet, fleet.time + DAYS * DAY
+    world = fleet
+    end = fleet.time + DAYS * DAY
     world.deliver()
     while (moment := next_moment()) < end:
         world.advance((moment - world.time).total_seconds())

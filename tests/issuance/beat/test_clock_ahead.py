@@ -290,7 +290,8 @@ def test_record_times_in_the_future_are_set_back_to_now(world, account, credenti
     )
     Issuance.objects.update(state_since=world.time + by, preflighted_at=world.time + by)
     clockstep.correct(world.time)
-    record, issuance = TxtRecord.objects.first(), Issuance.objects.get()
+    record = TxtRecord.objects.first()
+    issuance = Issuance.objects.get()
     assert (record.intent_at, record.presented_at) == (world.time, world.time)
     assert issuance.state_since == issuance.preflighted_at == world.time
 

@@ -16,7 +16,8 @@ from tests.issuance.racing import at_once
 
 TABLE = Certificate._meta.db_table
 QUERIES = 5  # for a batch: what is due, the lock, the attempts before, the UPDATE, the INSERT
-NOT_DUE, DUE = 100_000, 1_000
+NOT_DUE = 100_000
+DUE = 1_000
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ def test_no_more_than_the_limit_is_on_its_way(world, account, credential, small)
 
 
 def test_a_credential_gets_a_quarter_while_others_wait(world, account, owner, small):
-    dead, alive = world.credential(owner), world.credential(owner)
+    dead = world.credential(owner)
+    alive = world.credential(owner)
     due(world, world.account(owner), dead, 60, names="dead")
     due(world, world.account(owner), alive, 10, names="alive")
     sweep.sweep.run()

@@ -35,7 +35,8 @@ def operators(world, settings):
     """The operator's credential, and a service zone that it writes."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     credential = world.credential(operator, name="service zone")
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = ZONE, credential.pk
+    settings.SERVICE_ZONE = ZONE
+    settings.SERVICE_DNS_CREDENTIAL = credential.pk
     return credential
 
 
@@ -236,7 +237,8 @@ def test_a_credential_of_a_user_who_is_not_staff_is_not_used(world, make, accoun
 def test_the_operators_credential_is_not_deleted_while_it_serves(operators, settings):
     with pytest.raises(Conflict, match=f"service zone writes the service zone {ZONE}"):
         credentials.retire_credential(operators)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = "", 0
+    settings.SERVICE_ZONE = ""
+    settings.SERVICE_DNS_CREDENTIAL = 0
     credentials.retire_credential(operators)
     assert operators.retired_at
 

@@ -113,7 +113,8 @@ def test_the_ttl_begins_with_the_second_while_the_ca_validates_the_first(
 
 def test_a_value_that_the_ca_saw_already_waits_for_nothing(world, account, credential):
     """The CA hands out the authorization of a challenge that it looked at before."""
-    world.ca.reuses_authorizations, world.ca.validation_reads = True, 100
+    world.ca.reuses_authorizations = True
+    world.ca.validation_reads = 100
     world.create(account, credential, "example.com")
     world.deliver()
     _, again = world.create(account, credential, "example.com", "www.example.com")

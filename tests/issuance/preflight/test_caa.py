@@ -5,7 +5,8 @@ import pytest
 from dnsclient.survey import CAARecord, Policy
 from issuance import preflight
 
-US, ACCOUNT = ("ca.test", "other-name-of-ca.test"), "https://ca.test/acct/1"
+US = ("ca.test", "other-name-of-ca.test")
+ACCOUNT = "https://ca.test/acct/1"
 
 
 def denied(

@@ -203,7 +203,8 @@ def test_the_directory_names_the_ca_else_what_is_known_of_it(
     world, account, credential, certificate, surveyed, provider, said, code
 ):
     surveyed(POLICY)
-    account.ca_provider, world.ca.caa_identities = provider, said
+    account.ca_provider = provider
+    world.ca.caa_identities = said
     assert codes_of(certificate, account, credential, world.ca.client_for(account)) == code
 
 

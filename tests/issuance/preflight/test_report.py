@@ -10,8 +10,11 @@ from dnsclient.survey import CAARecord, Chain, Doubt, Fault, Policy, Survey, Una
 from issuance import preflight
 from issuance.preflight import Finding
 
-NAME, CHALLENGE = "www.example.com", "_acme-challenge.www.example.com"
-DEAD, BOGUS, UNKNOWN = Doubt(Fault.DEAD), Doubt(Fault.BOGUS, "example.com"), Doubt(Fault.UNKNOWN)
+NAME = "www.example.com"
+CHALLENGE = "_acme-challenge.www.example.com"
+DEAD = Doubt(Fault.DEAD)
+BOGUS = Doubt(Fault.BOGUS, "example.com")
+UNKNOWN = Doubt(Fault.UNKNOWN)
 SERIALS = {"ns1.example.com (192.0.2.1)": 7}
 
 

@@ -25,7 +25,9 @@ from tests.fakes.world import World
 pytestmark = pytest.mark.django_db
 State = Issuance.State
 
-SURVEY, FOLLOW, FINAL_NAME = survey.survey, cnames.follow, propagation.final_name
+SURVEY = survey.survey
+FOLLOW = cnames.follow
+FINAL_NAME = propagation.final_name
 NAMES = ("example.com", "*.example.com")
 CHALLENGE = "_acme-challenge.example.com"
 DEAD = {"com": zone(ns1=NS1) + f"dead 60 NS ns1.dead\nns1.dead 60 A {NS3}\n"}
@@ -52,7 +54,9 @@ class Asked:
     """A certificate that was asked for, and what became of its attempt."""
 
     def __init__(self, world: World, certificate: Certificate, issuance: Issuance) -> None:
-        self.world, self.certificate, self.issuance = world, certificate, issuance
+        self.world = world
+        self.certificate = certificate
+        self.issuance = issuance
 
     def is_blocked_by(self, code: str, record: str) -> Finding:
         """The one finding that blocks: in the attempt, in the preflight alone, and at no price."""
@@ -231,7 +235,8 @@ def test_a_zone_whose_servers_have_no_address(ask, dns):
 
 
 def test_resolvers_that_reach_no_server_are_no_fault_of_the_zone(ask, dns):
-    dns.at(RESOLVER).dead, dns.at(RESOLVER).cached = frozenset(["com"]), frozenset(["com"])
+    dns.at(RESOLVER).dead = frozenset(["com"])
+    dns.at(RESOLVER).cached = frozenset(["com"])
     dns.at(NS3).silent = True
     asked = ask("www.dead.com")
     assert asked.issuance.is_open, asked.issuance.error_what
@@ -303,10 +308,8 @@ def test_a_servfail_that_stays_without_checking_is_no_fault_of_dnssec(ask, dns):
 def delegated(world, account, dns, settings):
     """A certificate that relies on the service zone auth.net, before its attempt's first turn."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = (
-        "auth.net",
-        world.credential(operator).pk,
-    )
+    settings.SERVICE_ZONE = "auth.net"
+    settings.SERVICE_DNS_CREDENTIAL = world.credential(operator).pk
     return Asked(world, *world.create(account, None, "example.com", "*.example.com"))
 
 

@@ -63,7 +63,9 @@ def test_the_ca_never_counts_more_than_its_limit_at_any_delay(seed):
     """Tokens are taken here, the order arrives up to 20 seconds later, and its answer later still."""
     chance = random.Random(seed)
     limit = Limit(chance.choice([1, 3, 20]), chance.choice([0.2, 2.0, 36.0]))
-    level, now, arrival = Level(limit.capacity, NOW), 0.0, 0.0
+    level = Level(limit.capacity, NOW)
+    now = 0.0
+    arrival = 0.0
     under_way: list[tuple[float, float]] = []  # when each arrives, and when its answer is there
     arrivals: list[float] = []
     for _ in range(2000):

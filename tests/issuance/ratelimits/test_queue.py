@@ -70,7 +70,8 @@ def test_order_not_ready_is_asked_ever_rarer(world, account, credential):
 
 def test_the_cas_own_pause_moves_the_deadline(world, account, credential, monkeypatch):
     _, issuance = world.create(account, credential)
-    read_order, pauses = FakeClient.read_order, []
+    read_order = FakeClient.read_order
+    pauses = []
 
     def pending_for_long(client, url):
         resource = read_order(client, url)

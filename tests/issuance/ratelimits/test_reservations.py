@@ -274,7 +274,8 @@ def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
         world.create(account, credential, name)
     world.deliver()
     if is_open:
-        begun, ends = world.time - timedelta(hours=1), world.time + timedelta(days=1)
+        begun = world.time - timedelta(hours=1)
+        ends = world.time + timedelta(days=1)
         RenewalInfo.objects.update(window_start=begun, window_end=ends)
     orders = world.outside.calls.count("ca.new_order")
     world.ca.problems["new_order"] = [busy()]
@@ -442,7 +443,8 @@ def test_workers_that_die_anywhere_are_never_refused(
 ):
     import random
 
-    chance, limiter = random.Random(seed), limited(account=[6, 5], domain=[4, 20], set=[2, 40])
+    chance = random.Random(seed)
+    limiter = limited(account=[6, 5], domain=[4, 20], set=[2, 40])
     world.ca.reuses_orders = False
     for name in domains(12):
         world.create(account, credential, name)
@@ -519,7 +521,8 @@ def test_one_owner_with_many_orders_delays_no_other_owner(world, account, creden
         world.create(account, credential, name)
     world.deliver()
     other = User.objects.create_user("other@example.com")
-    theirs, zone = world.account(other, url="https://ca.test/acct/2"), world.credential(other)
+    theirs = world.account(other, url="https://ca.test/acct/2")
+    zone = world.credential(other)
     for number in range(5):
         world.create(theirs, zone, f"theirs{number}.example.com")
     for _ in range(130):
@@ -617,7 +620,8 @@ def test_an_attempt_far_too_early_makes_no_key_and_sends_no_request(
     limited(account=[1, 7 * 3600])
     world.create(account, credential, "a.example.com")
     world.deliver()
-    calls, keys = len(world.outside.calls), Envelope.objects.count()
+    calls = len(world.outside.calls)
+    keys = Envelope.objects.count()
     _, early = world.create(account, credential, "b.example.com")
     world.deliver()
     early.refresh_from_db()
@@ -656,7 +660,8 @@ def test_every_name_that_failed_is_counted_and_the_first_is_reported(
     world, account, credential, limited
 ):
     limited(failures=[3, 60])
-    shows, failing = world.zone.shows, ("host8", "host9")
+    shows = world.zone.shows
+    failing = ("host8", "host9")
     world.ca.zone = SimpleNamespace(
         shows=lambda name, value: not any(f in name for f in failing) and shows(name, value)
     )

@@ -16,7 +16,8 @@ from tests.issuance.failing import CAA, FOR_GOOD, fail, issued, last, limit, rea
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture

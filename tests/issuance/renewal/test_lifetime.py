@@ -13,7 +13,9 @@ from issuance.models import Certificate, Issuance, RenewalInfo
 from notices.models import Notice
 
 pytestmark = pytest.mark.django_db
-Kind, State, Reason = Notice.Kind, Issuance.State, Issuance.Reason
+Kind = Notice.Kind
+State = Issuance.State
+Reason = Issuance.Reason
 DAY = 86400
 
 

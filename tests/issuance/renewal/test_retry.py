@@ -11,9 +11,11 @@ from issuance.models import Certificate, Issuance
 from issuance.renewal import retry, schedule
 from tests.issuance.failing import CAA, FOR_GOOD, fail, issued, last, limit, read, try_again
 
-State, Failure = Issuance.State, Issuance.Failure
+State = Issuance.State
+Failure = Issuance.Failure
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 def begin(world, account, credential, problem: Exception) -> Certificate:
@@ -262,7 +264,8 @@ def test_a_persons_renew_never_opens_a_second_attempt(world, account, credential
 
 
 def test_an_expired_certificate_is_tried_hourly_unless_a_person_is_needed():
-    expired, began = NOW - timedelta(minutes=1), NOW - timedelta(days=3)
+    expired = NOW - timedelta(minutes=1)
+    began = NOW - timedelta(days=3)
     often = schedule.retry_at(NOW, 8, expired, first_tried_at=began)
     seldom = schedule.retry_at(NOW, 8, expired, first_tried_at=began, permanent=True)
     assert (often - NOW, seldom - NOW) == (timedelta(hours=1), timedelta(hours=24))

@@ -307,6 +307,7 @@ def test_production_is_next_when_caa_lets_only_its_account_issue(
         )
 
     monkeypatch.setattr(survey, "survey", with_caa)
-    proof, attempt = try_again(world), try_again(world)
+    proof = try_again(world)
+    attempt = try_again(world)
     assert (proof.proves, proof.error_code) == (True, "preflight_caa_account")
     assert (attempt.proves, attempt.state) == (False, State.ISSUED)

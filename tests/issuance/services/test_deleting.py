@@ -124,7 +124,8 @@ def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any
     """`second` begins after `first` acted and before it commits; answers what both answered or
     raised.
     """
-    acted, over = threading.Event(), threading.Event()
+    acted = threading.Event()
+    over = threading.Event()
 
     def hold_up() -> Any:
         with transaction.atomic():

@@ -114,7 +114,8 @@ def test_the_same_create_ten_minutes_after_issuance_makes_another(world, account
 
 
 def test_an_idempotency_key_answers_with_what_it_made(world, account, credential):
-    ask, key = world.ask(account, credential, "example.com"), Idempotency("k", "digest")
+    ask = world.ask(account, credential, "example.com")
+    key = Idempotency("k", "digest")
     first = services.create_certificate(account.owner, ask, issue=True, idempotency=key)
     world.deliver()
     assert (

@@ -70,7 +70,8 @@ def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owne
 
 
 def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
-    ask, key = world.ask(account, credential, "example.com"), services.Idempotency("k", "digest")
+    ask = world.ask(account, credential, "example.com")
+    key = services.Idempotency("k", "digest")
     made = at_once(
         *[
             lambda: (
@@ -152,8 +153,12 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
     held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(
         issuance.pk
     )
-    has_attempt, has_certificate = threading.Event(), threading.Event()
-    event, fail, cancel, deadlocks = workflow.event, workflow.fail, services.cancel_attempt, []
+    has_attempt = threading.Event()
+    has_certificate = threading.Event()
+    event = workflow.event
+    fail = workflow.fail
+    cancel = services.cancel_attempt
+    deadlocks = []
 
     def meet_in_the_worker(*args, **kwargs):
         has_attempt.set()

@@ -65,7 +65,8 @@ def test_a_death_there_changes_nothing(world: World, account, credential, settin
         try:
             world.sweep()
         except Died:
-            died, world.outside.die_at = True, None
+            died = True
+            world.outside.die_at = None
             world.messages.clear()
         world.advance(settings.LEASE)
     assert died

@@ -210,7 +210,8 @@ def test_an_internal_error_is_reported_and_retried(world, account, credential, m
 
 
 def fails_once(monkeypatch, name: str) -> None:
-    real, errors = getattr(machine, name), [OperationalError("deadlock detected")]
+    real = getattr(machine, name)
+    errors = [OperationalError("deadlock detected")]
 
     def fail(*args, **kwargs):
         if errors:
@@ -299,7 +300,8 @@ def next_attempt(world, certificate) -> None:
 def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(
     world, account, credential, monkeypatch
 ):
-    sign, signed = ca.sign, []
+    sign = ca.sign
+    signed = []
 
     def sign_badly_once(csr_pem, life):
         chain = sign(csr_pem, life)

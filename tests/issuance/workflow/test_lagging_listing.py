@@ -22,7 +22,8 @@ def record(world, credential) -> TxtRecord:
 @pytest.fixture
 def deny(monkeypatch: pytest.MonkeyPatch, world) -> None:
     """The listing does not have the record yet, for the next cleanup only."""
-    real, denials = world.zone.cleanup, iter([True])
+    real = world.zone.cleanup
+    denials = iter([True])
     monkeypatch.setattr(
         world.zone, "cleanup", lambda name, value: 0 if next(denials, False) else real(name, value)
     )

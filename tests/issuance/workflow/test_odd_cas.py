@@ -425,7 +425,8 @@ def test_then_the_fallback_account_is_next(world, wire, account, owner, two_name
 def test_authorizations_that_another_open_attempt_has_are_left_alone(
     world, wire, account, credential
 ):
-    world.ca.validation_reads, world.ca.reuses_authorizations = 10**6, True
+    world.ca.validation_reads = 10**6
+    world.ca.reuses_authorizations = True
     world.create(account, credential, "a.example.com", "b.example.com")
     world.create(account, credential, "a.example.com", "c.example.com")
     world.deliver()

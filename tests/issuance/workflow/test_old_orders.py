@@ -21,7 +21,8 @@ def last() -> Issuance:
 @pytest.fixture
 def failing(world, account, credential):
     """The CA has not found one of three records, and looks for the others for ever."""
-    world.ca.keeps_pending, world.ca.validation_reads = True, 10**6
+    world.ca.keeps_pending = True
+    world.ca.validation_reads = 10**6
     world.create(account, credential, "a.example.com", "b.example.com", "c.example.com")
     world.deliver()
     (order,) = world.ca.orders.values()

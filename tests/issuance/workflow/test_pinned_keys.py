@@ -144,7 +144,8 @@ def test_an_earlier_order_with_such_a_key_is_not_taken_over(world, pinned):
 
 def test_a_proof_at_staging_has_a_key_of_its_own(world, pinned, account, owner):
     staging = world.account(owner, name="sandbox", ca_provider="letsencrypt_staging")
-    account.staging_first, account.staging_account = True, staging
+    account.staging_first = True
+    account.staging_account = staging
     account.save()
     fail(world, 3, CAA)
     opened = AuditEvent.objects.count()

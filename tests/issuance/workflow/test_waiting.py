@@ -69,7 +69,8 @@ def test_the_queries_of_a_round_do_not_grow_with_the_rows(crowd, rows):
 def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
     world, account, credential
 ):
-    world.zone.hides, world.zone.denied = True, 7200
+    world.zone.hides = True
+    world.zone.denied = 7200
     world.create(account, credential)
     world.deliver()
     for _ in range(100):
@@ -97,7 +98,8 @@ def test_a_round_before_any_record_is_due_asks_nothing(crowd):
 
 def test_looks_become_rare_as_the_wait_grows(crowd):
     world = crowd(ROWS)
-    shows, looked_at = world.zone.shows, []
+    shows = world.zone.shows
+    looked_at = []
     world.zone.shows = lambda name, value: looked_at.append(name) or shows(name, value)
     for _ in range(55):
         a_round(world, seconds=1)
@@ -108,10 +110,8 @@ def test_looks_become_rare_as_the_wait_grows(crowd):
 def test_those_that_wait_long_are_looked_at_in_step(crowd):
     world = crowd(ROWS)
     Issuance.objects.update(presents=REPUBLISHED, state_since=world.time - timedelta(minutes=10))
-    early, late = (
-        Issuance.objects.order_by("pk")[: ROWS // 2],
-        Issuance.objects.order_by("-pk")[: ROWS // 2],
-    )
+    early = Issuance.objects.order_by("pk")[: ROWS // 2]
+    late = Issuance.objects.order_by("-pk")[: ROWS // 2]
     world.advance((1 - world.time.timestamp()) % 5)  # a second after a fifth one
     moments = set()
     for half in (early, late):
@@ -215,7 +215,8 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     for number in range(10):
         world.create(account, credential, f"host{number}.example.com")
     world.deliver()
-    shows, name = world.zone.shows, "_acme-challenge.host7.example.com"
+    shows = world.zone.shows
+    name = "_acme-challenge.host7.example.com"
     world.zone.shows = lambda at, value: at == name or shows(at, value)
     a_round(world)
     seen = Issuance.objects.get(certificate__domain="host7.example.com")
