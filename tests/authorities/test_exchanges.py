@@ -1,4 +1,4 @@
-"""Debug mode: every exchange with a CA is kept, for its owner to read, and nothing in it is secret."""
+"""Debug mode keeps every exchange with a CA for its owner, without secrets."""
 
 import json
 from datetime import timedelta
@@ -470,7 +470,8 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
 
 
 def test_text_is_masked_as_in_the_log(stub, issuance):
-    said = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY----- Bearer abcdef0123456789"
+    pem = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----"
+    said = f"{pem} Bearer abcdef0123456789"
     challenge = {"type": "dns-01", "keyAuthorization": "token.thumbprint"}
     stub.tell(
         "/newOrder", Reply(500, said.encode()), problem("malformed", said, challenges=[challenge])

@@ -77,7 +77,8 @@ mount -t tmpfs -o mode=755 tmpfs $root/run
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
 rm -rf $root/etc/systemd/system
 cp -rT --no-preserve=ownership files $root
-echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id  # without one, every installed service is enabled
+# Without a machine id, every installed service is enabled.
+echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id
 rm -rf $root/usr/lib/systemd/system-generators
 cp setup $root/run/setup
 mkdir $root/run/old
@@ -86,7 +87,8 @@ pivot_root . run/old
 umount -l /run/old
 sh -eu /run/setup
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  "$2" --system --log-target=journal-or-kmsg --show-status=no systemd.unit=multi-user.target </dev/null >/dev/null 2>&1
+  "$2" --system --log-target=journal-or-kmsg --show-status=no systemd.unit=multi-user.target \
+  </dev/null >/dev/null 2>&1
 """
 
 

@@ -1,4 +1,4 @@
-"""Bodies are read strictly: what is malformed is refused with a sentence, and leaves no row behind."""
+"""A malformed body is refused with a sentence and leaves no row."""
 
 import gzip
 import json
@@ -147,9 +147,9 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(client_of, 
     )
     assert said in what
     assert (
-        "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, certificates"
-        in what
-    )
+        "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas,"
+        " certificates"
+    ) in what
 
 
 class Compared(str):

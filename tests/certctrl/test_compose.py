@@ -1,4 +1,4 @@
-"""What deploy/compose.yaml runs and hands over, tried with the real programs where they are here."""
+"""The services and settings of deploy/compose.yaml, with the real programs where installed."""
 
 import subprocess
 from pathlib import Path

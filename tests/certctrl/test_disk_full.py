@@ -80,7 +80,8 @@ def tell(name, answer):
 
 def ask():
     tell("create", client.post("/apiv1/me/dns-providers", body))
-    tell("login", client.post("/auth", {"email": "alice@example.org", "password": factories.PASSWORD}))
+    login = {"email": "alice@example.org", "password": factories.PASSWORD}
+    tell("login", client.post("/auth", login))
     tell("list", client.get("/apiv1/me/dns-providers"))
     tell("list by key", script.get("/apiv1/me/dns-providers"))
     tell("health", client.get("/health"))
@@ -215,7 +216,8 @@ def test_a_postgresql_whose_disk_is_full_is_known_by_its_error(small):
             cursor.execute("CREATE TABLE filler (words text) TABLESPACE small")
             with pytest.raises(OperationalError) as error:
                 cursor.execute(
-                    "INSERT INTO filler SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i"
+                    "INSERT INTO filler"
+                    " SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i"
                 )
             assert "database" in disk.refusal_of(error.value).what
         finally:

@@ -78,7 +78,8 @@ def test_the_settings_read_every_secret_so(tmp_path):
         import json
         from certctrl import settings as s
         from certctrl.environment import Environment
-        found = [s.SECRET_KEY, s.EMAIL_HOST_PASSWORD, s.ANYMAIL["TOKEN"], s.DATABASES["default"]["PASSWORD"],
+        found = [s.SECRET_KEY, s.EMAIL_HOST_PASSWORD, s.ANYMAIL["TOKEN"],
+                 s.DATABASES["default"]["PASSWORD"],
                  s.CACHES["default"]["OPTIONS"]["password"], Environment().str("ADMIN_PASSWORD")]
         print(json.dumps(found))
     """
@@ -107,7 +108,8 @@ def test_the_settings_read_every_secret_so(tmp_path):
 
 def test_quotes_around_a_whole_value_of_env_are_taken_off(tmp_path):
     (tmp_path / ".env").write_text(
-        "\ufeff# comment\n  # another\n\nexport A=' a$b\\'\r\nB=\"a\\\"b\\\\c\\n\"\nC='\nD=\nE=1\nE=2\n"
+        "\ufeff# comment\n  # another\n\n"
+        "export A=' a$b\\'\r\nB=\"a\\\"b\\\\c\\n\"\nC='\nD=\nE=1\nE=2\n"
     )
     read_env(tmp_path / ".env")
     assert [os.environ[name] for name in "ABCDE"] == [" a$b\\", 'a"b\\c\\n', "'", "", "2"]

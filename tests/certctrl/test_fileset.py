@@ -83,7 +83,8 @@ def is_accepted_by_nginx(folder):
     """Whether nginx would start with the pair that is in the folder."""
     config = folder.parent / "nginx.conf"
     config.write_text(
-        f"pid {folder.parent}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; server {{"
+        f"pid {folder.parent}/nginx.pid; error_log stderr; events {{}}"
+        f" http {{ access_log off; server {{"
         f" listen 127.0.0.1:1 ssl; ssl_certificate {folder}/fullchain.pem;"
         f" ssl_certificate_key {folder}/private.key; }} }}"
     )
@@ -151,7 +152,7 @@ def test_a_mounted_file_is_refused_before_anything_is_changed(
 def test_the_old_files_are_restored_when_a_rename_fails(
     renewed, folder, tmp_path, mounted, monkeypatch, name
 ):
-    """A mount that the look beforehand did not see: made meanwhile, or in a system without /proc."""
+    """The mount is made after the check, or the system has no /proc."""
     monkeypatch.setattr(fileset, "MOUNTS", tmp_path / "nothing")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes((folder / name).read_bytes())

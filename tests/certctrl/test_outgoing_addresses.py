@@ -85,7 +85,7 @@ def answers(*lists):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """The addresses that were connected to; each connection goes to a server on loopback instead."""
+    """The addresses of all connections. Each connection goes to a server on loopback instead."""
     tried = []
     connect = socket.socket.connect
 
@@ -109,7 +109,8 @@ def test_an_address_that_is_not_public_is_refused_and_never_shown(ip):
     with pytest.raises(outgoing.AddressRefused) as caught:
         outgoing.check_address(ip, "ca.example", 443)
     assert str(caught.value) == (
-        "ca.example is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE."
+        "ca.example is not a public address. This server calls it only if its operator names it"
+        " in ALLOW_PRIVATE."
     )
 
 
@@ -417,8 +418,8 @@ def test_an_internal_name_reads_like_one_that_does_not_exist(monkeypatch):
         with outgoing.named_by_tenant(True):
             words.add(said("http://vm/"))
     assert words == {
-        "vm is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE and"
-        " ALLOW_PRIVATE_FOR_TENANTS."
+        "vm is not a public address. This server calls it only if its operator names it"
+        " in ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS."
     }
 
 

@@ -100,7 +100,8 @@ class TestOnPostgreSQL:
         """A web process of its own over the tests' database, with five connections."""
         port = free_port()
         database = connection.settings_dict
-        url = f"postgres://{database['USER']}@/{database['NAME']}?host={quote(database['HOST'], safe='')}"
+        host = quote(database["HOST"], safe="")
+        url = f"postgres://{database['USER']}@/{database['NAME']}?host={host}"
         settings = {
             "DJANGO_SETTINGS_MODULE": "certctrl.settings",
             "DATABASE_URL": url,

@@ -297,7 +297,7 @@ def test_requests_that_are_being_answered_keep_their_place(connect, settings, ap
 
 
 def test_a_connection_is_kept_for_as_long_as_the_setting_says(connect):
-    """uvicorn's own 5 seconds are shorter than a proxy keeps a connection, which then answers 502."""
+    """A proxy keeps a connection longer than uvicorn's default of 5 seconds, and then sends 502."""
     client = connect(timeout_keep_alive=1)
     client.sendall(GET)
     assert answer(client) == (200, b"hello")

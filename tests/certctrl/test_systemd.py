@@ -130,7 +130,10 @@ def test_a_database_that_comes_late_is_waited_for_and_each_start_migrates(booted
 
 
 def answered(booted: machine.Machine) -> str:
-    code = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080); c.request('GET', '/health'); "
+    code = (
+        "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080);"
+        " c.request('GET', '/health'); "
+    )
     run = ["env", "LD_LIBRARY_PATH=/opt/python/lib", "/opt/certctrl/.venv/bin/python", "-c"]
     return booted.run(*run, f"{code}print(c.getresponse().status)").stdout.strip()
 

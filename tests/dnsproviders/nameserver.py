@@ -73,24 +73,27 @@ zone:
 BIND = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
 key "readonly.key" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
-zone "lab.test" {{ type primary; file "lab.zone"; update-policy {{ grant {key} subdomain lab.test. TXT; }}; }};
-zone "deep.lab.test" {{ type primary; file "deep.zone"; update-policy {{ grant {key} zonesub TXT; }}; }};
+zone "lab.test" {{ type primary; file "lab.zone";
+                   update-policy {{ grant {key} subdomain lab.test. TXT; }}; }};
+zone "deep.lab.test" {{ type primary; file "deep.zone";
+                        update-policy {{ grant {key} zonesub TXT; }}; }};
 """
 # BIND that answers the key and nobody else; 127.0.0.2 is where the test looks from.
 BIND_WITHOUT_QUERIES = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; allow-query {{ key {key}; 127.0.0.2; }}; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none;
+           allow-query {{ key {key}; 127.0.0.2; }}; }};
 controls {{ }};
 zone "lab.test" {{ type primary; file "lab.zone"; allow-update {{ key {key}; }}; }};
 zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ key {key}; }}; }};
 """
 BIND_BY_ADDRESS = """
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
 zone "lab.test" {{ type primary; file "lab.zone"; allow-update {{ 127.0.0.1; }}; }};
 zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ 127.0.0.2; }}; }};
@@ -98,8 +101,8 @@ zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ 127.0.0.
 # The key's view has another lab.test than everybody's, and no deep.lab.test.
 BIND_VIEWS = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
 view "inside" {{ match-clients {{ key {key}; }};
   zone "lab.test" {{ type primary; file "inside.zone"; allow-update {{ key {key}; }}; }}; }};

@@ -121,4 +121,5 @@ def expected_authorization(request: requests.PreparedRequest) -> str:
     canonical += "\n" + ";".join(signed) + "\n" + lower["x-acs-content-sha256"]
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     signature = hmac.new(KEY.encode(), f"ACS3-HMAC-SHA256\n{digest}".encode(), "sha256").hexdigest()
-    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={';'.join(signed)},Signature={signature}"
+    headers = ";".join(signed)
+    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={headers},Signature={signature}"

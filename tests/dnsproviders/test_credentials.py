@@ -55,9 +55,14 @@ def certificate_with(credential: DnsCredential) -> Certificate:
         terms_accepted_at=clock.now(),
     )
     return Certificate.objects.create(
-        owner=credential.owner, domain="example.com", names=["example.com"], names_key="k", account=account,
-        credential=credential, ask="a",
-    )  # fmt: skip
+        owner=credential.owner,
+        domain="example.com",
+        names=["example.com"],
+        names_key="k",
+        account=account,
+        credential=credential,
+        ask="a",
+    )
 
 
 # --- Creating ---

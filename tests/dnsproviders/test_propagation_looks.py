@@ -1,4 +1,4 @@
-"""One look at many records: every authoritative server is asked, and none can hold the others up."""
+"""One look at many records asks every authoritative server, and no server delays another."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -58,14 +58,15 @@ def test_the_sentence_says_for_how_long_resolvers_repeat_what_they_said() -> Non
     asked = {"asked": Asked.RESOLVERS, "denied": 1700, "denial": 1800}
     assert judged(90, 0, ("192.0.2.53",), **asked).denied == 1700
     assert judged(90, 0, ("192.0.2.53",), **asked).what == (
-        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may repeat that for 1800 s, "
-        "the last number of the zone's SOA record"
+        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may"
+        " repeat that for 1800 s, the last number of the zone's SOA record"
     )
 
 
 def test_the_sentence_names_who_is_silent_while_that_counts() -> None:
     assert judged(5, 1, (A,), (B,)).what == (
-        f"1 of 3 name servers of example.com does not show {NAME} yet: {A}; no usable answer for {NAME} from {B}"
+        f"1 of 3 name servers of example.com does not show {NAME} yet: {A};"
+        f" no usable answer for {NAME} from {B}"
     )
     assert B not in judged(65, 1, (A,), (B,)).what
 
@@ -77,7 +78,8 @@ def test_the_sentence_of_success_says_who_no_longer_counts() -> None:
         f"shown by all 2 name servers of example.com that answer; not counted: {C}"
     )
     assert judged(300, 1, (B,)).what == (
-        f"shown by 1 of the 2 name servers of example.com that answer, which is enough after 5 minutes; not by {B}"
+        "shown by 1 of the 2 name servers of example.com that answer,"
+        f" which is enough after 5 minutes; not by {B}"
     )
 
 

@@ -56,7 +56,7 @@ class Limited:
     accounts: list[int] = field(default_factory=list)
 
     def register(self, accounts: int) -> None:
-        """A credential that asks no name server, which is dear here, and accounts that are valid."""
+        """Make valid accounts, and a credential without the expensive propagation check."""
         self.credential = self.site.credential(self.lab, propagation_check="off")
         self.accounts = [self.site.account(self.proxy) for _ in range(accounts)]
         count = "SELECT count(*) FROM authorities_acmeaccount WHERE status = 'valid'"

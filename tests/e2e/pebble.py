@@ -254,7 +254,8 @@ options {{
 }};
 controls {{ }};
 logging {{ channel e {{ stderr; severity warning; }}; category default {{ e; }}; }};
-zone "{lab.zone}" {{ type primary; file "zone"; update-policy {{ grant {lab.key_name} zonesub TXT; }}; }};
+zone "{lab.zone}" {{ type primary; file "zone";
+                     update-policy {{ grant {lab.key_name} zonesub TXT; }}; }};
 """)
     config.chmod(0o600)
     return ["named", "-f", "-c", str(config), "-n", "1"]

@@ -32,7 +32,10 @@ SETTINGS = {**LEFT_ALONE, "SCAN_EVERY": "2"}
 
 VERSIONS = "SELECT certificate_id, ari_id FROM issuance_certificateversion ORDER BY id"
 POLLED = "SELECT count(*) FROM issuance_renewalinfo WHERE window_start IS NOT NULL"
-WAKE = "UPDATE issuance_renewalinfo SET wake_at = now() - interval '1 minute' WHERE wake_at IS NOT NULL RETURNING id"
+WAKE = (
+    "UPDATE issuance_renewalinfo SET wake_at = now() - interval '1 minute'"
+    " WHERE wake_at IS NOT NULL RETURNING id"
+)
 
 
 def issue(ca: Limited, count: int) -> dict[str, int]:

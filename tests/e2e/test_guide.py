@@ -172,7 +172,7 @@ def check_no_txt(outside: Outside) -> None:
 
 
 class Gate:
-    """Holds up the first call of a method until it is opened. `reached`: a call stands before it."""
+    """Hold up the first call of a method until it is opened. `reached`: a call waits."""
 
     def __init__(self, method: str) -> None:
         self.method = method

@@ -139,13 +139,15 @@ def test_killing_workers_that_hold_rows_changes_nothing_at_the_end(pool, tmp_pat
         until(lambda: not site.uncleaned(), ZONE_LAG.total_seconds() + 60, "the last cleanup")
         inside_order = sum(states.count("queued") for states in reaper.kills)
         print(
-            f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders, {inside_order} turns died inside order"
+            f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders,"
+            f" {inside_order} turns died inside order"
         )
 
         assert set(reaper.hit) == set(STATES)
         assert len([states for states in reaper.kills if states]) >= 12
         stored = site.rows(
-            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion"
+            " GROUP BY certificate_id"
         )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
         assert CERTIFICATES <= orders_at(lab) <= CERTIFICATES + inside_order

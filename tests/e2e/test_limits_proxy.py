@@ -44,9 +44,8 @@ def test_workers_that_are_killed_in_the_middle_send_no_burst_afterwards(tmp_path
         ca.until_issued(ORDERS, 600)
         waited = ca.waited()
         tally = ca.proxy.tally
-        print(
-            f"waited: {waited}; {tally}; {limited.pace(ca.proxy.accepted, LIMITS):.0%} of what the limits allow"
-        )
+        pace = limited.pace(ca.proxy.accepted, LIMITS)
+        print(f"waited: {waited}; {tally}; {pace:.0%} of what the limits allow")
 
         assert tally["refused"] == {}
         assert sum(waited.values()) > 0, (

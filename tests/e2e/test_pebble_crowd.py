@@ -36,7 +36,8 @@ def test_50_certificates_at_once_are_issued_and_the_zone_is_clean_after(tmp_path
         until(lambda: not site.uncleaned(), 60, "the last cleanup")
 
         stored = site.rows(
-            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion"
+            " GROUP BY certificate_id"
         )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
         assert (

@@ -39,7 +39,7 @@ def issued(world, account, credential) -> Certificate:
 
 @pytest.fixture
 def renew(world, issued):
-    """`renew(problem)`: the next attempt, which fails so (or does not); the certificate afterwards."""
+    """`renew(problem)` runs an attempt that fails with `problem`, and returns the certificate."""
 
     def build(problem: Exception | None = None, call: str = "finalize") -> Certificate:
         world.ca.problems[call] = [problem] if problem else []

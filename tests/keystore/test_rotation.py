@@ -1,4 +1,4 @@
-"""The master key is rotated while the server runs, and nothing is lost, wherever the rotation dies."""
+"""The master key is rotated while the server runs. A rotation that dies loses nothing."""
 
 import threading
 from io import StringIO

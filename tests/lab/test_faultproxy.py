@@ -1,4 +1,4 @@
-"""The fault proxy: what it learns from the answers that pass, what it refuses, and what it breaks."""
+"""The fault proxy: its record of responses, its refusals, and its faults."""
 
 import json
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The fault proxy as a process: TLS, connections that are kept and dropped, and Pebble behind it."""
+"""The fault proxy as a process: TLS, kept and dropped connections, and Pebble behind it."""
 
 import http.client
 import json

@@ -118,19 +118,23 @@ def test_failed_validations_hold_up_only_the_name_and_account_that_failed():
     [
         (
             "account",
-            "too many new orders (3) from this account in the last 30s, retry after 2026-11-25 09:46:50 UTC: see ",
+            "too many new orders (3) from this account in the last 30s,"
+            " retry after 2026-11-25 09:46:50 UTC: see ",
         ),
         (
             "domain",
-            'too many certificates (2) already issued for "a.co.uk" in the last 3m20s, retry after 2026-11-25 ',
+            'too many certificates (2) already issued for "a.co.uk" in the last 3m20s,'
+            " retry after 2026-11-25 ",
         ),
         (
             "set",
-            "too many certificates (1) already issued for this exact set of identifiers in the last 16m40s, retry ",
+            "too many certificates (1) already issued for this exact set of identifiers"
+            " in the last 16m40s, retry ",
         ),
         (
             "failures",
-            'too many failed authorizations (2) for "a.co.uk" in the last 1m40s, retry after 2026-11-25 09:4',
+            'too many failed authorizations (2) for "a.co.uk" in the last 1m40s,'
+            " retry after 2026-11-25 09:4",
         ),
     ],
 )

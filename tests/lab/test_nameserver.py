@@ -1,4 +1,4 @@
-"""The lab's name server, asked and updated by the programs that people use, and by our own adapter."""
+"""The lab's name server, with dig, nsupdate and our own RFC 2136 provider."""
 
 import os
 import shutil
@@ -242,7 +242,12 @@ def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> N
     dig = program("dig")
     key = tmp_path / "key"
     key.write_text(KEY_FILE)
-    lines = f'server {HERE} {server.port}\nupdate add {NAME} 60 TXT "one" "more"\nupdate add {NAME} 60 TXT two\nsend\n'
+    lines = (
+        f"server {HERE} {server.port}\n"
+        f'update add {NAME} 60 TXT "one" "more"\n'
+        f"update add {NAME} 60 TXT two\n"
+        "send\n"
+    )
     subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=30)
     run = [dig, f"@{HERE}", "-p", str(server.port), "+short", NAME, "TXT"]
     shown = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout

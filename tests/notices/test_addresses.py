@@ -276,7 +276,10 @@ SAID = (
 
 
 def test_words_of_a_third_party_are_a_quotation_cut_off_and_without_links(world, mailbox, alice):
-    body = f"The certificate for example.com could not be renewed. {SAID}\n\nIt failed for the first time."
+    body = (
+        f"The certificate for example.com could not be renewed. {SAID}"
+        "\n\nIt failed for the first time."
+    )
     raising.raise_once(
         alice, "renewal_failed", "a", "example.com could not be renewed", body, {"what": SAID}
     )

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SHOW = """
 import json
 from certctrl import settings
-print(json.dumps({name: value for name, value in vars(settings).items() if "MAIL" in name or name == "NOTICE_FROM"}))
+found = {name for name in vars(settings) if "MAIL" in name or name == "NOTICE_FROM"}
+print(json.dumps({name: getattr(settings, name) for name in found}))
 """
 SMTP = {"EMAIL_HOST": "smtp.example.com", "NOTICE_FROM": "certctrl@example.com"}
 

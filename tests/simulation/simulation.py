@@ -372,7 +372,7 @@ TO_POLL = f"SELECT wake_at, stumbles FROM {RenewalInfo._meta.db_table} WHERE wak
 
 
 def _rows(sql: str) -> list[Any]:
-    """Rows of plain SQL, which takes a tenth of the time; SQLite's times come without their zone."""
+    """Return the rows of plain SQL, which is ten times as fast. Times get their zone here."""
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(sql)
         return [[_moment(each) for each in row] for row in cursor.fetchall()]

@@ -167,7 +167,8 @@ class Watch:
             for row, until in _held(other):
                 if row in mine and not self._may_have_lost(other, until):
                     self.broken(
-                        f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}"
+                        f"{actor.name} calls {name} for {row!r}"
+                        f" while {other.name} calls {other.calling}"
                     )
         self.inside.append(actor)
 
@@ -241,7 +242,8 @@ class Watch:
             )
             if self.scheduler.passed - since > longest:
                 self.broken(
-                    f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s while it was needed"
+                    f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s"
+                    " while it was needed"
                 )
 
 

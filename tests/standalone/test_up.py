@@ -64,7 +64,10 @@ def test_nothing_outlives_a_killed_supervisor_with_prefork_workers(up) -> None:
 def test_other_commands_find_the_secrets_of_the_embedded_server(up) -> None:
     server = up(LAB="0", ADMIN_PASSWORD="the Given pass-word 1").wait()
     assert "the Given" not in server.said
-    code = "from accounts.models import User; print(User.objects.get(pk=1).check_password('the Given pass-word 1'))"
+    code = (
+        "from accounts.models import User;"
+        " print(User.objects.get(pk=1).check_password('the Given pass-word 1'))"
+    )
     assert server.manage("shell", "-v", "0", "-c", code).strip() == "True"
 
 

@@ -1,4 +1,4 @@
-"""Profiles and alternate chains over the wire (RFC 8555, section 7.4.2; draft-ietf-acme-profiles)."""
+"""Profiles (draft-ietf-acme-profiles) and alternate chains (RFC 8555, section 7.4.2)."""
 
 from datetime import timedelta
 

@@ -350,7 +350,8 @@ def test_a_download_without_a_chain_is_trouble(ca, stub):
 
 def test_a_rate_limit_has_the_time_that_the_ca_says(ca, stub):
     at = clock.now() + timedelta(minutes=30)
-    words = f"too many certificates, retry after {clock.now() + timedelta(hours=2):%Y-%m-%d %H:%M:%S} UTC: see the docs"
+    later = clock.now() + timedelta(hours=2)
+    words = f"too many certificates, retry after {later:%Y-%m-%d %H:%M:%S} UTC: see the docs"
     stub.tell(
         "/newOrder",
         problem("rateLimited", "slowly", 429, headers={"Retry-After": "90"}),

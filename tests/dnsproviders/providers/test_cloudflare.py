@@ -211,8 +211,10 @@ def test_failures_have_different_codes_and_never_show_the_token(
         assert caught.value.retry_after == 17
 
 
-CHAINED = """{"success": false, "errors": [{"code": 6003, "message": "Invalid request headers", "error_chain":
-    [{"code": 6111, "message": "Invalid format for Authorization header"}]}], "messages": [], "result": null}"""
+CHAINED = """{"success": false, "errors": [
+    {"code": 6003, "message": "Invalid request headers", "error_chain":
+    [{"code": 6111, "message": "Invalid format for Authorization header"}]}
+    ], "messages": [], "result": null}"""
 
 
 def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
@@ -227,7 +229,10 @@ def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
 
 
 def test_the_messages_are_shown_of_an_answer_without_errors() -> None:
-    body = '{"success": false, "errors": [], "messages": [{"code": 10, "message": "Under maintenance"}], "result": null}'
+    body = (
+        '{"success": false, "errors": [], "messages":'
+        ' [{"code": 10, "message": "Under maintenance"}], "result": null}'
+    )
     answer_always(API, status=500, body=body)
     with pytest.raises(ProviderError, match=r"answered 500: Under maintenance \(10\)"):
         cloudflare().check()

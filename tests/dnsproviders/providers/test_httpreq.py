@@ -179,8 +179,8 @@ def test_an_endpoint_is_an_http_url(good: str) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["ftp://x", "https://", "dns.example.net", "https://u:p@x", "https://x/?token=1", "https://x/#a", "https://x:99999",
-     "https://x y/", "https://bücher.example", "https://[::1", "https://a\\b/"],
+    ["ftp://x", "https://", "dns.example.net", "https://u:p@x", "https://x/?token=1",
+     "https://x/#a", "https://x:99999", "https://x y/", "https://bücher.example", "https://[::1", "https://a\\b/"],
 )  # fmt: skip
 def test_any_other_endpoint_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="must"):

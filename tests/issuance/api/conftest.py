@@ -38,7 +38,7 @@ def keyed(key_client: Callable[..., Any], alice: User) -> Callable[..., Caller]:
 
 @pytest.fixture
 def guide(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict[str, Any]]:
-    """The guide's create call: `guide(domain="example.org")` changes it, None leaves a member out."""
+    """Build the guide's create request: `guide(domain="example.org")`. None omits a member."""
 
     def build(**changes: Any) -> dict[str, Any]:
         body = {

@@ -1,4 +1,4 @@
-"""ACME accounts: every CA by its name, what each asks for, registering, what the CA says about it."""
+"""ACME accounts: the CAs and what each requires, registration, and the CA's errors."""
 
 import pytest
 import responses

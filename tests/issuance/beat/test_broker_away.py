@@ -1,4 +1,4 @@
-"""When Redis is away a request still succeeds: the row is the queue, and the sweep sends it later."""
+"""A request succeeds without Redis, because the row is the queue and the sweep sends it later."""
 
 import pytest
 

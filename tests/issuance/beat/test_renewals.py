@@ -1,4 +1,4 @@
-"""The scan for renewals: by its index alone, a few queries for a batch, once for each certificate."""
+"""The scan for renewals reads only its index, in few queries, and renews each certificate once."""
 
 from collections.abc import Callable
 from datetime import timedelta

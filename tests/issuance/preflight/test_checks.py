@@ -1,5 +1,6 @@
-"""When the preflight of an attempt runs, what it costs, and what its end means. Which fault is which:
-test_preflight_zones, test_findings, test_caa.
+"""The preflight of an attempt: when it runs, what it costs, and how it ends.
+
+`test_zones`, `test_report` and `test_caa` test each fault.
 """
 
 from datetime import timedelta

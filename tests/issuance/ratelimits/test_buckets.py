@@ -60,7 +60,7 @@ def test_the_period_of_a_limit_is_what_people_know_it_by():
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_ca_never_counts_more_than_its_limit_at_any_delay(seed):
-    """Tokens are taken here, the order arrives up to 20 seconds later, and its answer later still."""
+    """An order arrives up to 20 seconds after its token was taken; its response arrives later."""
     chance = random.Random(seed)
     limit = Limit(chance.choice([1, 3, 20]), chance.choice([0.2, 2.0, 36.0]))
     level = Level(limit.capacity, NOW)

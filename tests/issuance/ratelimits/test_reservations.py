@@ -1,4 +1,4 @@
-"""The ledger of the CAs' limits: what would be refused waits, whoever dies, and everybody in turn."""
+"""An order that a CA would refuse waits for its slot, in turn, even when workers die."""
 
 from datetime import timedelta
 from types import SimpleNamespace
@@ -237,7 +237,10 @@ def test_a_refusal_with_retry_after_delays_all_orders_of_the_account(
     world, account, credential, limited
 ):
     limited()
-    words = "The CA refused the order: too many new orders (300) from this account in the last 3h0m0s, retry later"
+    words = (
+        "The CA refused the order: too many new orders (300) from this account"
+        " in the last 3h0m0s, retry later"
+    )
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=120)]
     for name in domains(3):
         world.create(account, credential, name)
@@ -336,7 +339,10 @@ def test_a_ca_without_known_limits_is_believed_as_well(world, account, credentia
 
 def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential, limited):
     limited()
-    words = 'The CA refused: too many certificates (50) already issued for "example.com" in the last 168h, retry later'
+    words = (
+        'The CA refused: too many certificates (50) already issued for "example.com"'
+        " in the last 168h, retry later"
+    )
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=3600)]
     world.create(account, credential, "a.example.com", "b.example.org")
     world.deliver()

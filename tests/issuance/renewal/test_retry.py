@@ -1,4 +1,4 @@
-"""The class of a failure, and what it means for the next attempt: a renewal never stops for good."""
+"""The class of a failure sets the time of the next attempt. A renewal never stops for good."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -115,7 +115,8 @@ def somebody_waits() -> bool:
             "SELECT pg_stat_clear_snapshot()"
         )  # else a transaction sees what it saw first
         cursor.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
         )
         return cursor.fetchone() is not None
 

@@ -43,7 +43,7 @@ def test_a_record_that_the_listing_denies_is_looked_for_again(world, record, den
 
 
 def test_so_is_one_whose_earlier_call_has_just_become_certain(world, record, deny):
-    """`unsure_until` of a call that died is over by then; the record was written anew a moment ago."""
+    """`unsure_until` of a call that died has passed, and the record was just written again."""
     records.publish(record.pk)
     TxtRecord.objects.filter(pk=record.pk).update(unsure_until=world.time)
     world.advance(1)

@@ -26,7 +26,7 @@ def withdraw(world, record: TxtRecord) -> None:
 
 
 def test_a_request_sent_long_after_its_intent_is_waited_for(world, record, monkeypatch):
-    """Found by the simulator: nobody else took the record, so that it still was the held worker's."""
+    """Found by the simulator: no other worker took the record, so the held worker still had it."""
 
     def sent_late(each: TxtRecord) -> None:
         world.advance(3 * settings.LEASE)  # held; only then is the request sent, and it times out

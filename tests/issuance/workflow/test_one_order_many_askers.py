@@ -55,7 +55,10 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
     issuance.refresh_from_db()
     assert issuance.state == State.FAILED
     assert issuance.error_code == "ca_order_used"
-    what = "ordered anew once already, and it happened again: the CA handed out an order that had been used."
+    what = (
+        "ordered anew once already, and it happened again:"
+        " the CA handed out an order that had been used."
+    )
     assert issuance.error_what == f"example.com was {what}"
 
 

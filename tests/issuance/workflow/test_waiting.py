@@ -21,7 +21,9 @@ from tests.fakes.outside import Died
 pytestmark = pytest.mark.django_db
 
 ROWS = 200
-QUERIES = 25  # for one sweep (one look at each table that has turns) and one look, at most, however many rows wait
+# At most, for one sweep (which reads each table that has turns) and one look.
+# The number of rows makes no difference.
+QUERIES = 25
 REPUBLISHED = 3  # times, at most
 
 
