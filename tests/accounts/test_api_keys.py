@@ -1,4 +1,4 @@
-"""API keys are made, listed and revoked with a session: contract, section 6."""
+"""API keys are made, listed and revoked with a session."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The record of what was done is only ever added to."""
+"""Audit events are added, and never changed or deleted."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Who logged in, who failed to, and what staff changed of users."""
+"""Audit events of logins, failed logins, and changes of users by staff."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Logging in, status, profile, logging out: contract, section 5."""
+"""Login, status, profile and logout."""
 
 import json
 import threading
@@ -291,7 +291,7 @@ def test_others_are_not_kept_waiting(login, client_of, alice, bob):
 
 
 def try_from_everywhere(client_of, email, times=services.MAX_FAILURES_ANYWHERE):
-    """Wrong passwords, each from an address of its own; the latest answer."""
+    """Send wrong passwords, each from another address. Return the last response."""
     wrong = {"email": email, "password": "Wrong-horse-1"}
     return [
         client_of().post("/auth/general", wrong, REMOTE_ADDR=f"203.0.113.{n}") for n in range(times)

@@ -1,6 +1,4 @@
-"""The session cookie needs no CSRF token: who may send an unsafe request is read from where it says
-it comes from.
-"""
+"""The session cookie needs no CSRF token, because unsafe requests must name a trusted origin."""
 
 import json
 

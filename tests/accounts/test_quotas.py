@@ -1,4 +1,4 @@
-"""What one owner may have: told before it is too much, shown, and raised by staff."""
+"""Quotas of an owner: checked before a row is made, shown, and raised by staff."""
 
 import threading
 
@@ -41,7 +41,7 @@ def api(world, client_of, alice):
 
 @pytest.fixture
 def limited(settings):
-    """Two of everything."""
+    """Two rows of everything."""
     settings.QUOTAS = dict.fromkeys(quotas.QUOTAS, 2)
 
 

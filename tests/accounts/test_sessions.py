@@ -1,4 +1,4 @@
-"""What the database holds of a session, and that Django's own ways with sessions go on."""
+"""Sessions in the database, and Django's own functions for sessions."""
 
 from datetime import timedelta
 from typing import Any

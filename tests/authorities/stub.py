@@ -62,7 +62,7 @@ class Stub:
         self.told[path].extend(replies)
 
     def offers(self, *names: str) -> None:
-        """Its directory has these too."""
+        """Add these entries to the directory."""
         self.directory += names
 
     def paths(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which CAs there are, what they sign, and the client that an account gets."""
+"""The known CAs, their keys and limits, and the client for an account."""
 
 import threading
 

@@ -39,7 +39,7 @@ def stub():
 
 @pytest.fixture
 def account(stub, owner) -> AcmeAccount:
-    """An account of the stub's, debugged with requests."""
+    """An account at the stub, with debugging of requests."""
     return AcmeAccount.objects.create(
         owner=owner,
         name="an account",
@@ -56,7 +56,7 @@ def account(stub, owner) -> AcmeAccount:
 
 @pytest.fixture
 def issuance(account, owner, monkeypatch) -> Issuance:
-    """An attempt at example.com that nobody has touched."""
+    """An attempt at example.com before its first turn."""
     monkeypatch.setattr(propagation, "final_name", lambda name: name)
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
@@ -66,7 +66,7 @@ def issuance(account, owner, monkeypatch) -> Issuance:
 
 
 def take(name: str, issuance: Issuance) -> Issuance:
-    """One turn of that step, whatever the attempt's state."""
+    """Take one turn of the step, in any state of the attempt."""
     step = next(each for each in workflow.STEPS if each.name == name)
     Issuance.objects.filter(pk=issuance.pk).update(
         state=step.state, wake_at=clock.now() - timedelta(minutes=1)
@@ -77,7 +77,7 @@ def take(name: str, issuance: Issuance) -> Issuance:
 
 
 def seen() -> list[tuple[str, str, str]]:
-    """(step, method, path) of what was kept."""
+    """Return (step, method, path) of the stored exchanges."""
     rows = Exchange.objects.order_by("pk")
     return [
         (row.step, row.method, row.url.partition("/")[2].partition("/")[2].partition("/")[2])
@@ -86,7 +86,7 @@ def seen() -> list[tuple[str, str, str]]:
 
 
 def everything() -> str:
-    """All that the rows hold, as one text."""
+    """Return all values of the rows as one text."""
     return json.dumps(list(Exchange.objects.values()), default=str)
 
 
@@ -444,7 +444,7 @@ def test_no_key_no_nonce_no_signature_and_no_binding_is_kept(stub, account, issu
 
 
 def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, monkeypatch):
-    """A message as JSON, as text, and the nonce alone, as CAs do that refuse it."""
+    """The CA quotes the message as JSON, as text, or the nonce alone."""
     quoted: list[str] = []
 
     def answer(session: Any, method: str, url: str, **kwargs: Any) -> requests.Response:

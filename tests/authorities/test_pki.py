@@ -1,6 +1,4 @@
-"""Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked
-at.
-"""
+"""Keys, requests and chains: made as requested, and checked when the CA sends them."""
 
 import shutil
 import subprocess
@@ -144,9 +142,7 @@ def test_a_name_that_the_ca_added_is_accepted_and_reported(key, authority):
 
 @pytest.fixture(scope="module")
 def tree(key):
-    """A leaf, its issuer, the root over it, another root that cross-signed that one, and a
-    stranger.
-    """
+    """A leaf, its issuer, the root, a root that cross-signed that root, and an unrelated root."""
     keys = {
         name: ec.generate_private_key(ec.SECP256R1())
         for name in ("issuing", "root", "older", "stranger")
@@ -201,7 +197,7 @@ def test_a_leaf_that_leads_nowhere_is_refused(key, tree, sent):
 
 
 def test_authorities_that_signed_each_other_end_a_path_once(key, tree):
-    """A bridge: each of the two certified the other one's key."""
+    """A bridge: each of the two certified the key of the other."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in "12"]
     one = ca_certificate("one", keys[0], "two", keys[1])
     two = ca_certificate("two", keys[1], "one", keys[0])

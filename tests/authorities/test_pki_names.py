@@ -1,4 +1,4 @@
-"""Names that a person may ask for, and those that are refused before an order is spent."""
+"""Names that may be requested, and names that are refused before an order."""
 
 import pytest
 from hypothesis import given

@@ -16,7 +16,7 @@ LIMIT = 20.0
 
 @contextmanager
 def running(folder: Path, *lines: str) -> Iterator[int]:
-    """Its port, once it listens. `lines` of its configuration have {port} where that belongs."""
+    """Start Redis and return its port. Lines of the configuration have {port} for the port."""
     port = free_port()
     server = RedisServer.found(folder, "")
     assert server, "install redis-server"

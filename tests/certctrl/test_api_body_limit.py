@@ -1,5 +1,6 @@
-"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is
-cut off. A client without a valid credential has 64 KiB.
+"""A body over 1 MiB is 413, with a length or in chunks, and an endless body is cut off.
+
+A client without a valid credential has 64 KiB.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ def test_a_body_of_just_1_mib_is_read():
 
 
 class Inner:
-    """An application that reads its whole body and says what it was."""
+    """An application that reads its whole body and keeps it."""
 
     body = None
     headers = ()
@@ -49,9 +50,7 @@ class Inner:
 
 
 def run(inner, chunks, headers=(), is_known=lambda scope: True):
-    """Send the chunks; returns the status, the parsed body if there is one, and how many chunks
-    were taken.
-    """
+    """Send the chunks. Return the status, the parsed body, and how many chunks were read."""
     sent = []
     taken = []
 

@@ -1,6 +1,4 @@
-"""Whatever goes wrong, the answer has the shape of the contract: {"error": {"code", "key", "what",
-"params"}}.
-"""
+"""Every error has the shape {"error": {"code", "key", "what", "params"}}."""
 
 import json
 

@@ -85,7 +85,7 @@ def test_pem_is_a_text_of_its_own_name_without_other_control_characters(body):
 
 @pytest.mark.parametrize("value", ["[]", "{}", '"",1'])
 def test_a_crowd_of_values_is_refused_before_it_is_parsed(monkeypatch, value):
-    """A megabyte of empty lists cost seconds."""
+    """A megabyte of empty lists took seconds to parse."""
     monkeypatch.setattr(jsonbody, "parse", None)
     body = '{"a": [' + ",".join([value] * (jsonbody.MAX_VALUES // 2 + 1)) + "]}"
     with pytest.raises(errors.MalformedJSON, match=f"more than {jsonbody.MAX_VALUES} "):

@@ -1,4 +1,4 @@
-"""The OpenAPI schema tells what is really answered, and its page asks nobody else for anything."""
+"""The OpenAPI schema matches the responses, and its page loads nothing from other hosts."""
 
 import re
 

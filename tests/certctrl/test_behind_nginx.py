@@ -1,6 +1,4 @@
-"""The guide's lines in a real nginx, on a port other than 443 and below a path, before a real web
-process.
-"""
+"""The guide's lines in a real nginx with a port and a path, in front of a real web process."""
 
 import re
 from pathlib import Path
@@ -37,12 +35,12 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def proxied(tmp_path):
-    """Starts nginx with lines of the guide before a port."""
+    """Start nginx with lines of the guide in front of a port."""
     return lambda lines, port: nginx(tmp_path / "nginx", lines, port)
 
 
 class Browser(requests.Session):
-    """Says where it is, as browsers do."""
+    """Sends its origin, as browsers do."""
 
     def __init__(self, origin):
         super().__init__()
@@ -64,7 +62,7 @@ class Browser(requests.Session):
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """requests warns of the self-signed certificate."""
+    """Hide the warning of requests about the self-signed certificate."""
 
 
 def test_the_guides_lines_let_people_into_admin_and_api_on_any_port(site, proxied):
@@ -168,7 +166,7 @@ def test_a_server_without_the_setting_below_a_path_names_it(site, proxied):
 
 
 def test_a_connection_of_the_proxy_serves_one_request_after_another(site, proxied):
-    """The guide's `keepalive` needs HTTP/1.1 and no `Connection: close` of nginx's own."""
+    """The guide's `keepalive` needs HTTP/1.1, and nginx must not send `Connection: close`."""
     with proxied(guide()[0], site.port) as origin:
         before = connections_to(site.port)
         for _ in range(5):
@@ -177,7 +175,7 @@ def test_a_connection_of_the_proxy_serves_one_request_after_another(site, proxie
 
 
 def connections_to(port):
-    """The local ports of established connections to a port of loopback, from /proc."""
+    """Return the local ports of established connections to a loopback port, from /proc."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split()[1:4] for line in lines]
     return {

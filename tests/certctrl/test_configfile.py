@@ -1,6 +1,4 @@
-"""The file that CERTCTRL_CONFIG names: debugging as the guide has it, a sentence at the start when
-it is wrong.
-"""
+"""The file that CERTCTRL_CONFIG names: the guide's debugging, and a sentence for a wrong file."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""How the database is named: by a URL, or by its parts, whose password may have any character."""
+"""The database is named by a URL, or by its parts. A password may have any character."""
 
 import secrets
 import shutil
@@ -26,7 +26,7 @@ POSTGRESQL = {"ENGINE": "django.db.backends.postgresql"}
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`given(DATABASE_URL=...)` is what Django is told then."""
+    """`given(DATABASE_URL=...)` returns the settings that Django gets."""
 
     def read(**settings: object) -> dict[str, Any]:
         for part in ("URL", *datastores.PARTS, "PASSWORD_FILE"):
@@ -121,7 +121,7 @@ def test_an_invalid_database_url_is_refused_without_being_shown(given, settings,
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """The port of a PostgreSQL at which the role certctrl logs in with ODD."""
+    """A PostgreSQL where the role certctrl logs in with ODD. Return its port."""
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="certctrl-scram-"))
     folder.chmod(0o755)

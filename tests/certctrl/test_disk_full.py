@@ -1,4 +1,4 @@
-"""A full disk is said to be full, on the side where it is; what only reads goes on."""
+"""A full disk is reported as full, for the server or the database. Reads still work."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def test_manage_py_on_a_full_disk_says_so_without_a_traceback(small):
 
 
 class FullDatabase(Exception):
-    """As psycopg.errors.DiskFull, PostgreSQL's error 53100."""
+    """Like psycopg.errors.DiskFull, PostgreSQL's error 53100."""
 
     sqlstate = "53100"
 
@@ -254,7 +254,7 @@ def test_a_file_that_could_not_be_written_is_this_servers_disk(number):
 
 @pytest.fixture
 def full_redis(tmp_path, settings, request):
-    """A Redis that takes no write, and the settings that use it: `memory` or `disk`."""
+    """A Redis that accepts no write, for lack of `memory` or `disk`, and its settings."""
     folder = tmp_path / "redis"
     folder.mkdir()
     if request.param == "disk":
@@ -327,6 +327,6 @@ def test_a_message_that_a_full_redis_does_not_take_is_left_to_the_sweep(full_red
 
     @app.task
     def nothing():
-        """Never run."""
+        """Do nothing; it is never run."""
 
     assert dispatch.send(lambda: nothing.apply_async()) is False

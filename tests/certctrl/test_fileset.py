@@ -1,6 +1,4 @@
-"""The files of an export fit each other whatever happens, and those that are there keep whose they
-are.
-"""
+"""The files of an export always match each other, and existing files keep their owner."""
 
 import os
 import shutil
@@ -38,7 +36,7 @@ def certificate(world, account, credential):
 
 @pytest.fixture
 def mounted():
-    """`mounted(folder, ...)` mounts until the end of the test."""
+    """`mounted(folder, ...)` mounts a file system until the end of the test."""
     places = []
 
     def mount(place: Path, *options: str) -> Path:
@@ -53,7 +51,7 @@ def mounted():
 
 @pytest.fixture
 def folder(certificate, tmp_path):
-    """A folder that holds the first version; the certificate has been renewed since."""
+    """A folder with the first version of a certificate that was renewed later."""
     made = tmp_path / "pair"
     run(made)
     return made
@@ -80,7 +78,7 @@ def contents(folder):
 
 
 def is_accepted_by_nginx(folder):
-    """Whether nginx would start with the pair that is in the folder."""
+    """Return whether nginx would start with the pair in the folder."""
     config = folder.parent / "nginx.conf"
     config.write_text(
         f"pid {folder.parent}/nginx.pid; error_log stderr; events {{}}"

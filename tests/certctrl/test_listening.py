@@ -1,4 +1,4 @@
-"""Where the server listens it can be called, whatever the spelling of LISTEN."""
+"""The server can be called where it listens, for every spelling of LISTEN."""
 
 import os
 import re

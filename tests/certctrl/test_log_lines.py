@@ -1,4 +1,4 @@
-"""Every line is JSON with a UTC time, the keys that are bound, and no secret in it."""
+"""Every log line is JSON with a UTC time and the bound fields, and without secrets."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2lnbmF0dXJlc2VzYW1l"
 
 @pytest.fixture
 def lines(capsys, settings):
-    """Configures logging for one test; gives a function that returns the lines so far, parsed."""
+    """Configure logging for one test. Return a function that returns the parsed lines so far."""
     root = logging.getLogger()
     kept = root.handlers[:]
     level = root.level

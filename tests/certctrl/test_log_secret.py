@@ -1,4 +1,4 @@
-"""A Secret shows nowhere but where it is revealed."""
+"""A Secret shows its value only where it is revealed."""
 
 import copy
 import json

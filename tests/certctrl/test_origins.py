@@ -1,4 +1,4 @@
-"""A refused form or call says what was compared and what to set, whatever the headers hold."""
+"""A refused form or call names the compared values and the setting to change."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which addresses are called: public ones, and those that ALLOW_PRIVATE names."""
+"""Public addresses are called, and others only if ALLOW_PRIVATE names them."""
 
 import socket
 
@@ -69,7 +69,7 @@ def allow_nothing(settings):
 
 
 def answers(*lists):
-    """A resolver that gives these lists in turn, the last one for ever, and counts."""
+    """Return a resolver that gives these lists in turn, repeats the last one, and counts."""
     given = list(lists)
 
     def getaddrinfo(host, port, *args, **kwargs):
@@ -374,7 +374,7 @@ def said(url, seconds=5.0):
 
 @pytest.fixture
 def absent(serve, tmp_path, settings):
-    """Addresses at which nobody answers as they should, each in a way of its own."""
+    """Addresses without a proper server, each with another fault."""
     settings.ALLOW_PRIVATE = ["127.0.0.1"]
     settings.ALLOW_PRIVATE_FOR_TENANTS = ["true"]
     untrusted = serve(whole(), context=certificate_for(tmp_path, "127.0.0.1")[0])

@@ -1,6 +1,4 @@
-"""What comes back: bodies up to 1 MiB, redirects within limits, sentences without secrets, and how
-long to wait.
-"""
+"""Responses: bodies up to 1 MiB, limited redirects, errors without secrets, and Retry-After."""
 
 import email.utils
 import gzip
@@ -239,7 +237,7 @@ def test_an_unreadable_ca_bundle_is_reported(content, settings, tmp_path):
         outgoing.session().get("https://ca.example/")
 
 
-# --- What is told ---
+# --- Error sentences ---
 
 
 def refused(serve):

@@ -1,4 +1,4 @@
-"""However slowly the other side drips, a request ends when its time is over."""
+"""A request ends at its deadline, even if the other side sends its bytes slowly."""
 
 import gzip
 import socket
@@ -16,9 +16,7 @@ HANGS = 5.0  # a call that takes so long did not keep its deadline
 
 @pytest.fixture
 def ends_in_time():
-    """What a call took must be near its limit, and it must have taken it: a refusal at once proves
-    nothing.
-    """
+    """A call must take nearly its whole limit, because a refusal at once proves nothing."""
     began = clock.monotonic()
     yield
     assert LIMIT * 0.5 < clock.monotonic() - began < HANGS

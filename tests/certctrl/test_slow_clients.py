@@ -1,7 +1,6 @@
-"""A client that says nothing, drips, or does not read loses its connection; one whose answer takes
-long keeps it.
+"""A client that is silent, slow or does not read loses its connection.
 
-A real uvicorn with short times, on a thread.
+One whose response takes long keeps it. A real uvicorn with short times runs on a thread.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ LARGE = 16 * 1024 * 1024
 
 
 class Application:
-    """Answers what `body` is, once `may_answer` is set."""
+    """Responds with `body` once `may_answer` is set."""
 
     def __init__(self):
         self.body = b"hello"
@@ -56,9 +55,7 @@ def application():
 
 @pytest.fixture
 def connect(application, monkeypatch):
-    """Connects to a server whose patience is short, but for what a test gives it; the options are
-    uvicorn's.
-    """
+    """Connect to a server with short timeouts. Options for uvicorn may change them."""
     opened = contextlib.ExitStack()
     servers = []
 
@@ -94,14 +91,14 @@ def connect(application, monkeypatch):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Hurry: every patience is a fifth of a second."""
+    """Every timeout is a fifth of a second."""
     monkeypatch.setattr(connections, "HEAD_WITHIN", 0.2)
     monkeypatch.setattr(connections, "READER_EVERY", 0.2)
     monkeypatch.setattr(bodylimit, "WITHIN", 0.2)
 
 
 def rest(client):
-    """All that comes until the server closes; a connection that it resets ends too."""
+    """Return all bytes until the server closes or resets the connection."""
     got = b""
     with contextlib.suppress(ConnectionResetError):
         while more := client.recv(65536):
@@ -110,9 +107,7 @@ def rest(client):
 
 
 def drip(client, *parts):
-    """Send part after part with pauses shorter than any patience, the last one again and again,
-    until it is refused.
-    """
+    """Send part after part with short pauses, and repeat the last one until it is refused."""
     pause = threading.Event()
     parts = list(parts)
     with contextlib.suppress(ConnectionError):
@@ -129,7 +124,7 @@ def drip(client, *parts):
 
 
 def answer(client):
-    """One answer with a Content-Length, as (status, body)."""
+    """Return one response with a Content-Length as (status, body)."""
     got = b""
     while b"\r\n\r\n" not in got:
         more = client.recv(65536)

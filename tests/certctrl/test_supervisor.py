@@ -1,6 +1,4 @@
-"""The supervisor with real processes: it starts the dead again, stops in order, and leaves no
-orphan.
-"""
+"""The supervisor with real processes: it restarts the dead, stops in order, leaves no orphan."""
 
 import os
 import signal
@@ -56,7 +54,7 @@ class Running:
         return dict(self.pids())
 
     def end(self, number: int) -> str:
-        """Send the signal; what it said until it was gone."""
+        """Send the signal. Return the output until the end."""
         self.process.send_signal(number)
         return self.process.communicate(timeout=LIMIT)[0]
 

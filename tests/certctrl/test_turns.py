@@ -1,6 +1,4 @@
-"""Turns: who has a row, for how long, and what is written once it is lost. Shown on an attempt's
-row.
-"""
+"""Turns: which worker has a row, for how long, and that a lost turn writes nothing."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Which servers hold a name: those of the zone that really has it."""
+"""The servers of a name are the servers of the zone that contains it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -123,7 +123,7 @@ def test_the_next_server_is_asked_for_a_future_name_after_a_silent_one(
 def test_answers_without_authority_do_not_count_for_a_future_name(
     world: NameServer,
 ) -> None:
-    """As one that refers to the servers of a delegated name."""
+    """A server that refers to the servers of a delegated name gives such answers."""
     for address in (NS1, NS2, NS6):
         world.at(address).without_aa = True
     assert found("_acme-challenge.www.example.com")[0] == "example.com"

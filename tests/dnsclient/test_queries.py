@@ -1,6 +1,4 @@
-"""The engine below the looks: many questions, one socket for each family, nothing that waits in
-turn.
-"""
+"""The engine below the looks sends many questions at once, on one socket per address family."""
 
 import socket
 import struct
@@ -144,7 +142,7 @@ def test_no_file_is_left_open(server: NameServer) -> None:
 
 
 def forger(answers_of: Callable[[bytes], list[bytes]]) -> tuple[socket.socket, int]:
-    """Answers each question with what `answers_of` makes of it."""
+    """A server that sends the result of `answers_of` for each question."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((NS1, 0))
 

@@ -1,4 +1,4 @@
-"""Where a challenge's record must be written: CNAMEs are followed, a wildcard's are not."""
+"""A challenge's record is written where its CNAMEs lead. Those of wildcards are not followed."""
 
 import itertools
 import socket
@@ -119,7 +119,7 @@ def test_a_failing_resolver_is_reported_with_the_name_and_what_to_do(
 
 
 def test_no_resolver_is_asked_for_a_name_that_is_to_come(world: NameServer) -> None:
-    """It would go on to deny it when somebody looks for the record (RFC 2308)."""
+    """A resolver would cache the negative answer until after the record exists (RFC 2308)."""
     world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
     assert final_name("example.com") == "mine.auth.example.net"
     assert resolver.servers_of("mine.auth.example.net").zone == "auth.example.net"

@@ -1,6 +1,4 @@
-"""What a survey reads: chains in batches, CAA records upwards, servers, and what is behind a
-SERVFAIL.
-"""
+"""A survey reads CNAME chains, CAA records, servers, and the cause of a SERVFAIL."""
 
 from collections.abc import Iterator
 from typing import Any

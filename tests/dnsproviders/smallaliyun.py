@@ -1,6 +1,4 @@
-"""A small Alidns that keeps records and checks every signature, for the `responses` library: no
-socket is opened.
-"""
+"""A small Alidns for the `responses` library: it keeps records and checks every signature."""
 
 import hashlib
 import hmac
@@ -104,9 +102,7 @@ def error(status: int, code: str, message: str) -> tuple[int, dict[str, str], st
 
 
 def expected_authorization(request: requests.PreparedRequest) -> str:
-    """Computed from the request as it leaves, by the steps of the vendor's page, not by the
-    adapter's functions.
-    """
+    """Compute the signature by the vendor's page, without code of the provider."""
     url = urlsplit(str(request.url))
     assert request.headers["host"] == url.netloc
     pairs = sorted(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))

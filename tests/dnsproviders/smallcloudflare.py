@@ -1,4 +1,4 @@
-"""A small Cloudflare that keeps records, for the `responses` library: no socket is opened."""
+"""A small Cloudflare for the `responses` library: it keeps records."""
 
 import json
 import re

@@ -1,6 +1,4 @@
-"""DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never
-come out.
-"""
+"""DNS credentials over HTTP: catalogue, create, change, check, delete. Secrets are never shown."""
 
 import re
 import socket
@@ -273,9 +271,7 @@ def test_a_check_reports_an_unreachable_provider(api: Caller) -> None:
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, int]]:
-    """Where no DNS server is: nobody, somebody who hangs up, and somebody who speaks something
-    else.
-    """
+    """Ports without a DNS server: closed, hanging up, and with another protocol."""
 
     def answer(listener: socket.socket, what: bytes) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a look means depends on how long the record has been meant to be there."""
+"""The result of a look depends on the age of the record."""
 
 from datetime import timedelta
 

@@ -1,6 +1,4 @@
-"""The limit of a DNS provider's API: kept by all workers together, and whoever must wait waits
-well.
-"""
+"""All workers together keep the limit of a DNS provider's API. Records over it wait."""
 
 import threading
 from datetime import timedelta
@@ -37,7 +35,7 @@ def world(monkeypatch) -> World:
 
 @pytest.fixture
 def cloudflare(world, monkeypatch):
-    """The real adapter in place of the world's fake zone, whose name servers show everything."""
+    """The real provider instead of the world's fake zone. Its name servers show every record."""
     monkeypatch.setattr(registry, "open_credential", open_credential)
     monkeypatch.setattr(world.zone, "shows", lambda name, value: True)
     with responses.mock:
@@ -58,7 +56,7 @@ def record_of(credential: DnsCredential, value: str = "v" * 43) -> TxtRecord:
 
 
 def use_up(owner, but: int = 0) -> None:
-    """Leave so many tokens of the limit FEW in the owner's bucket."""
+    """Leave `but` tokens of the limit FEW in the owner's bucket."""
     limit = ApiLimit(*FEW["cloudflare"])
     ApiBucket.objects.update_or_create(
         key=f"cloudflare {owner.pk}",
@@ -87,7 +85,7 @@ def test_no_window_ever_sees_more_calls_than_the_limit(world, limit):
     made = []
     for turn in range(400):
         if turn == 200:
-            world.advance(10 * limit.seconds)  # what nobody used is not saved up
+            world.advance(10 * limit.seconds)  # unused tokens are not saved up
         try:
             pace.take()
             made.append(world.time)
@@ -238,9 +236,7 @@ def test_every_http_call_takes_a_token(cloudflare, credential, settings):
 
 
 def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, settings):
-    """A thousand that look, and have no token left to write, would keep each other from ever
-    writing.
-    """
+    """Otherwise a thousand records that search the zone would leave no token to write."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     use_up(credential.owner, but=VISIT - 1)
@@ -253,7 +249,7 @@ def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, set
 
 
 def test_a_record_whose_call_had_to_wait_has_no_intent(cloudflare, credential, settings):
-    """The search for the zone takes the tokens, so that the call that writes is never made."""
+    """The search for the zone takes the tokens, so the call that writes is never made."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     use_up(credential.owner, but=VISIT)
@@ -339,7 +335,7 @@ def test_a_record_that_must_wait_counts_no_failure_and_is_published_later(
 
 
 def test_a_record_that_had_no_token_left_is_written_later(world, cloudflare, credential, settings):
-    """The zone was found, and the bucket is empty then. So no intent is left."""
+    """The zone was found and then the bucket was empty, so no intent is left."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
 

@@ -1,4 +1,4 @@
-"""Finding a provider, opening a credential, and what the catalogue shows."""
+"""Find a provider, open a credential, and show the catalogue."""
 
 import json
 

@@ -1,8 +1,7 @@
-"""The CA moves two hundred windows into the past: each certificate is replaced, once, by an order
-that says so.
+"""The CA moves 200 windows into the past. Each certificate is replaced once, with `replaces`.
 
-Debian's Pebble has no renewal information; the proxy before it has, and judges each `replaces` (RFC
-9773).
+Debian's Pebble has no renewal information. The proxy in front of it has, and judges each `replaces`
+(RFC 9773).
 """
 
 import pytest
@@ -61,7 +60,7 @@ def test_200_windows_in_the_past_make_200_orders_with_replaces(
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, CERTIFICATES)
         assert len(first) == CERTIFICATES
-        assert ca.site.states() == {"issued": CERTIFICATES}  # windows that lie ahead renew nothing
+        assert ca.site.states() == {"issued": CERTIFICATES}  # windows in the future renew nothing
         replace(ca, CERTIFICATES)
         orders = ca.proxy.accepted[CERTIFICATES:]
         tally = ca.proxy.tally

@@ -1,4 +1,4 @@
-"""The guide's own calls, to the letter, against real processes; only the two base URLs are ours."""
+"""The guide's own calls, unchanged except for two base URLs, against real processes."""
 
 import io
 import signal
@@ -148,7 +148,7 @@ def check_export(reader: Reader, certificate_id: int, leaf: x509.Certificate) ->
 
 
 def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, folder: Path) -> None:
-    """The lab's CA gives no subject, so that its names are critical: Java reads nothing else."""
+    """Java reads the chain. The lab's CA gives no subject, so its names are critical."""
     assert list(leaf.subject) == []
     assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
     for pfx in ("modern", "legacy"):
@@ -161,9 +161,7 @@ def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, fold
 
 
 def check_no_txt(outside: Outside) -> None:
-    """Neither Cloudflare nor the name server has a TXT record; the removal may come a moment after
-    the success.
-    """
+    """Neither Cloudflare nor the name server keeps a TXT record, soon after the success."""
     until(lambda: not outside.dns.txt(), f"no TXT record left: {outside.dns.txt()}")
     assert outside.cloudflare.records == {}
     query = dns.message.make_query(CHALLENGE, "TXT")

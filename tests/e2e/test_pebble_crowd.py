@@ -1,6 +1,4 @@
-"""Fifty at once, at a strict Pebble that refuses a fifth of all nonces and takes its time to
-validate.
-"""
+"""Fifty certificates at once, at a strict Pebble that validates slowly and refuses many nonces."""
 
 from concurrent.futures import ThreadPoolExecutor
 

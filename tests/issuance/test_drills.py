@@ -1,6 +1,4 @@
-"""A drill replaces everything that an issuer, or an account, issued: paced, resumable, and nothing
-twice.
-"""
+"""A drill replaces all certificates of an issuer or account: paced, resumable, each once."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,7 +24,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 def issued(
     world: World, account: AcmeAccount, credential: Any, count: int, issuer: str
 ) -> list[Certificate]:
-    """Certificates that are in use and were signed by that issuer."""
+    """Return certificates in use that the issuer signed."""
     start = Certificate.objects.count()
     made = [
         world.create(account, credential, f"host{number}.example.com")[0]
@@ -40,9 +38,7 @@ def issued(
 
 
 def minutes(world: World, count: int) -> None:
-    """So many minutes of the beat: the drill each minute, the scan each ten, the sweep often
-    enough.
-    """
+    """Run beat for `count` minutes: the drill each minute, the scan every ten, and sweeps."""
     for minute in range(count):
         renewals.advance_drills.run()
         if minute % 10 == 0:
@@ -52,7 +48,7 @@ def minutes(world: World, count: int) -> None:
 
 
 def versions(certificates: list[Certificate]) -> set[int]:
-    """How many versions each of them has, as a set."""
+    """Return how many versions the certificates have, as a set."""
     return {CertificateVersion.objects.filter(certificate=each).count() for each in certificates}
 
 

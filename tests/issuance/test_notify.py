@@ -1,4 +1,4 @@
-"""What owners are told of renewals, failures and refused credentials, and how often."""
+"""The notices about renewals, failures and refused credentials, and how often they are sent."""
 
 from datetime import timedelta
 
@@ -275,7 +275,7 @@ def test_each_refused_credential_makes_a_notice(world, account, credential, owne
 def test_a_credential_refused_at_cleanup_makes_a_notice_at_once(
     world, account, credential, code, times
 ):
-    world.time = world.time.replace(hour=12)  # it is told once a day, of UTC
+    world.time = world.time.replace(hour=12)  # once a day, in UTC
     world.create(account, credential, "example.com")
     world.deliver()
     world.zone.refuses = [ProviderError(code, "Refused.", permanent=True)] * 4

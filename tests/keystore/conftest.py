@@ -1,4 +1,4 @@
-"""A key file, and databases that threads can really share."""
+"""A key file, and databases that threads can share."""
 
 import tempfile
 from collections.abc import Iterator
@@ -46,9 +46,7 @@ def postgres_socket() -> Iterator[str]:
 def shared_database(
     request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any
 ) -> Iterator[str]:
-    """A migrated database of its own that several threads may use at once, as in production; its
-    vendor.
-    """
+    """A migrated database that several threads may use at once. Return its vendor."""
     before = connections["default"]
     settings = connections.settings["default"]
     connections.settings["default"] = settings | _database(request, tmp_path)

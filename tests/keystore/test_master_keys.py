@@ -1,4 +1,4 @@
-"""Where master keys come from, and what is told when they cannot be used."""
+"""The sources of master keys, and the errors of unusable keys."""
 
 import base64
 import os

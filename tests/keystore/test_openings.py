@@ -1,4 +1,4 @@
-"""Who opened a certificate's key is on record before they have it."""
+"""The opening of a certificate's key is audited before the key is returned."""
 
 import pytest
 from django.db import transaction

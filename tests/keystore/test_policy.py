@@ -1,4 +1,4 @@
-"""Who can open a certificate's key, for each policy."""
+"""The recipients of a certificate's key, for each policy."""
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251, as a machine opens it
@@ -34,7 +34,7 @@ def recipients_of(envelope: Envelope) -> set[object]:
 
 
 def opened_by(machine: PrivateKey, envelope: Envelope, device) -> bytes:
-    """What a machine does: section 6 of the agents' protocol."""
+    """Open an envelope as a device does."""
     wrapped = bytes(envelope.wraps.get(recipient_key=device).wrapped_dek)
     assert len(wrapped) == 80
     nonce, ciphertext, tag = parts(envelope)

@@ -36,13 +36,11 @@ def ids_in_use() -> set[str]:
 
 
 class Killed(BaseException):
-    """Death at a chosen moment."""
+    """The death of the process at a chosen call."""
 
 
 class KilledAfter:
-    """Let so many calls of a function through, then die: before the next one, or right after the
-    last.
-    """
+    """Let `calls` calls of a function pass, then die: before the next call, or after the last."""
 
     def __init__(self, monkeypatch, where, name: str, calls: int, effect: bool = False) -> None:
         self.calls = calls
@@ -238,7 +236,7 @@ class TestKilled:
 
 @pytest.mark.django_db
 class TestBeside:
-    """What the running server does between two steps of a rotation."""
+    """Actions of the running server between two steps of a rotation."""
 
     def test_a_late_wrap_under_the_old_key_opens_and_moves_in_the_next_pass(self, alice, key_file):
         late = seal_some(alice, 1)
@@ -337,7 +335,7 @@ class TestBeside:
 
 
 class Workers:
-    """Threads that seal and open all the time, as a server does, until they are told to stop."""
+    """Threads that seal and open secrets until they are stopped."""
 
     def __init__(self, owner: User, count: int = 3) -> None:
         self.owner = owner
@@ -392,7 +390,7 @@ def test_nothing_is_lost_when_the_key_is_rotated_and_dropped_under_load(shared_d
 
 
 def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key_file):
-    """A seal inside a long transaction, under a key that is dropped meanwhile, loses nothing."""
+    """A seal in a long transaction loses nothing when its key is dropped at the same time."""
     alice = User.objects.create_user("alice@example.test")
     sealed = threading.Event()
     go_on = threading.Event()

@@ -1,4 +1,4 @@
-"""Sealing and opening: what comes back, what is bound to its row, what never shows."""
+"""Seal and open: the plain text, the binding to the row, and secrets that are never shown."""
 
 import traceback
 
@@ -181,7 +181,7 @@ DATA_KEY = b"a data key of thirty-two bytes!!"
 
 
 def reported(failure: pytest.ExceptionInfo[Exception]) -> str:
-    """All that a log or an error page could show of it, but for this file's own frames."""
+    """Return all that a log or an error page could show, without this file's frames."""
     trace = failure.tb.tb_next
     reporter = ExceptionReporter(None, failure.type, failure.value, trace)
     told = traceback.format_exception(failure.type, failure.value, trace)

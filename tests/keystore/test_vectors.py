@@ -1,6 +1,4 @@
-"""The byte formats do not change: what was sealed years ago, here or for a machine in the field,
-still opens.
-"""
+"""The byte formats do not change, so old envelopes still open, here and on devices."""
 
 import base64
 import json

@@ -33,7 +33,7 @@ needs_pebble = pytest.mark.skipif(
 
 @dataclass
 class Line:
-    """A proxy on the wire in front of a tiny CA on the wire."""
+    """A proxy in front of a tiny CA, both on real sockets."""
 
     proxy: faulty.Proxy
     ca: TinyCA
@@ -72,7 +72,7 @@ def line(tmp_path_factory) -> Iterator[Line]:
 
 @contextmanager
 def serving(place: str, serve: Serve, seen: set[tuple[str, int]] | None = None) -> Iterator[int]:
-    """A CA at HOST:PORT; its port, and whoever has connected in `seen`."""
+    """A CA at HOST:PORT. Return its port, and the clients that connected in `seen`."""
     server = Server(place, serve)
     server.verify_request = lambda request, client: seen is None or seen.add(client) is None
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -83,7 +83,7 @@ def serving(place: str, serve: Serve, seen: set[tuple[str, int]] | None = None) 
 
 @pytest.fixture
 def asked(line):
-    """What the CA is asked in this test."""
+    """The requests that the CA got in this test."""
     line.proxy.change(faults=[], limits={"set": [1, 600]})
     line.ca.asked.clear()
     line.ca.answers.clear()

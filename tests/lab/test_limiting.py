@@ -1,4 +1,4 @@
-"""A CA's limits: what an order costs, when it is refused, and in whose words."""
+"""The limits of a CA: the cost of an order, its refusal, and the sentence."""
 
 import pytest
 

@@ -261,7 +261,7 @@ def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> N
 
 
 def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]", str]:
-    """The process, and the line that it prints when it answers."""
+    """Return the process, and the line that it prints when it is ready."""
     run = [sys.executable, "-m", "lab.nameserver", *arguments]
     environ = {
         name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ

@@ -1,4 +1,4 @@
-"""An address gets a code by mail, and nothing else before the code came back."""
+"""A new address gets only a code by mail, until the code is confirmed."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def api(client_of: Any, alice: User) -> Caller:
 
 @pytest.fixture
 def wish(api: Caller, world: Any, mailbox: Any) -> Any:
-    """`wish("ops@example.net")`: alice names the address; the code that came there is answered."""
+    """`wish("ops@example.net")` sets alice's new address, and returns the code that was mailed."""
 
     def ask(email: str = OPS) -> str:
         assert api.put("notice-settings", {"email": email}).status_code == 200

@@ -1,6 +1,4 @@
-"""A delivery is tried by its own table, given up at its end, and survives the worker that has it in
-hand.
-"""
+"""A delivery has its own retry table, is given up at its end, and survives a dead worker."""
 
 from contextvars import Context
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Twenty mails a day, and one digest a day for the rest."""
+"""Twenty mails a day, and one daily digest of the others."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ HOUR = 3600
 
 @pytest.fixture
 def crowd(world, mailbox, tell):
-    """`crowd(23)`: so many events, one after the other, each swept."""
+    """`crowd(23)` makes 23 notices, and sweeps after each."""
 
     def build(count: int, name: str = "host") -> None:
         for number in range(count):

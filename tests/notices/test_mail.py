@@ -1,4 +1,4 @@
-"""Mails as a real mail server gets them."""
+"""Mails at a real mail server."""
 
 import smtplib
 import socket

@@ -1,4 +1,4 @@
-"""Webhooks as a receiver on loopback gets them, read by the public library."""
+"""Webhooks at a receiver on loopback, read by the public library."""
 
 import json
 

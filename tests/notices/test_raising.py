@@ -1,4 +1,4 @@
-"""An event becomes a notice once, with a delivery for each way that its owner wants."""
+"""An event makes one notice, with a delivery for each channel of its owner."""
 
 import pytest
 from django.db import transaction

@@ -1,4 +1,4 @@
-"""How the environment says where mails go."""
+"""The mail settings in the environment."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a mail server refuses, each on purpose, and which setting or address is named for it."""
+"""Each refusal of a mail server names the setting or address to change."""
 
 import smtplib
 from pathlib import Path
@@ -25,7 +25,7 @@ SETTINGS = (
 
 @pytest.fixture
 def why(world: Any, tell: Any) -> Any:
-    """Why a mail was not sent."""
+    """Return why a mail was not sent."""
 
     def sent() -> str:
         tell()

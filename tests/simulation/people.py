@@ -1,4 +1,4 @@
-"""People who change their minds, at moments that the seed draws."""
+"""People who change their minds, at times that the seed draws."""
 
 import random
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class People:
         self.rng = rng
 
     def script(self) -> list[tuple[float, Callable[[], None]]]:
-        """(seconds, what somebody does then)."""
+        """Return (seconds, action) pairs of a person."""
         profile = self.simulation.profile
         rng = self.rng
         span = profile.minutes * 60
@@ -100,7 +100,7 @@ class People:
         self._with_one(services.revoke)
 
     def its_moment_comes(self) -> None:
-        """Renewal is due now."""
+        """Make the renewal due now."""
         certificate = self.pick()
         if certificate:
             Certificate.objects.filter(pk=certificate.pk, current__isnull=False).update(
@@ -108,7 +108,7 @@ class People:
             )
 
     def its_window_moves(self) -> None:
-        """The CA is going to revoke."""
+        """The CA is about to revoke."""
         certificate = self.pick()
         if certificate and certificate.current:
             now = self.simulation.scheduler.true_now()
@@ -124,7 +124,7 @@ class People:
 
 
 def refused_or_done(act: Callable[[], None]) -> str:
-    """How it went; refusals are answers."""
+    """Return how the action ended. A refusal is a normal end."""
     try:
         act()
     except Refusal as refusal:

@@ -1,4 +1,4 @@
-"""A seed is a run: what failed once can be watched again."""
+"""A seed gives the same run again, so a failure can be replayed."""
 
 import pytest
 from django.db import transaction

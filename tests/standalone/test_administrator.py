@@ -1,4 +1,4 @@
-"""The administrator of the embedded server: made once, its password shown once."""
+"""The administrator of the embedded server is made once, and its password is shown once."""
 
 from pathlib import Path
 

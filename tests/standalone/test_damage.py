@@ -1,6 +1,4 @@
-"""Files of the data folder that a power loss has damaged: what is not needed is set aside, the rest
-is a sentence.
-"""
+"""Data files that a power loss damaged: dispensable ones are set aside, others are an error."""
 
 import os
 import re
@@ -37,7 +35,7 @@ ZEROS = b"\0" * 4096
 
 
 def started(binary: str, folder: Path, use: Callable[[redis.Redis], object]) -> str:
-    """Start as `make run` does, use it, stop it; what was said."""
+    """Start as `make run` does, use the server and stop it. Return the output."""
     said: list[str] = []
     our = RedisServer(binary, folder / "redis", "secret")
     with Supervisor(said.append) as supervisor:
@@ -60,7 +58,7 @@ def fill(client: redis.Redis) -> None:
 
 
 def newest_log(folder: Path) -> Path:
-    """The file that Redis appends to: one of the folder of Redis 7, or the only one of Redis 6."""
+    """Return Redis's append-only file: the newest of Redis 7, or the only one of Redis 6."""
     parts = sorted((folder / "appendonlydir").glob("*.incr.aof"))
     return parts[-1] if parts else folder / "appendonly.aof"
 

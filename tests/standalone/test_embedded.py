@@ -1,6 +1,4 @@
-"""What `manage.py up` makes ready before it starts anything: folder, lock, ports, secrets, Redis,
-lab.
-"""
+"""`manage.py up` prepares folder, lock, ports, secrets, Redis and lab before the processes."""
 
 import socket
 import stat
@@ -146,7 +144,7 @@ def test_without_any_redis_the_sentence_says_what_to_install(tmp_path, state, mo
 
 @pytest.fixture
 def lab_environment(tmp_path, monkeypatch) -> None:
-    """As if `make lab` had been run, with nothing set."""
+    """The environment of `make lab` with nothing set."""
     (tmp_path / "python").touch()
     monkeypatch.setattr(loopback, "PYTHON", tmp_path / "python")
     for name in ("ALLOW_PRIVATE", "ACME_CA_BUNDLE", "DNS_RESOLVERS"):

@@ -1,4 +1,4 @@
-"""Two servers that start at the same moment have nothing in common: ports, name server, CA."""
+"""Two servers that start at the same time share nothing: ports, name server, CA."""
 
 import re
 import signal
@@ -32,7 +32,7 @@ TAKE = (
 
 @linux
 def test_processes_that_choose_at_once_choose_different_ports(tmp_path) -> None:
-    """None of them listens yet."""
+    """No process listens at its port yet."""
     run = [sys.executable, "-c", TAKE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     choosing = [

@@ -1,4 +1,4 @@
-"""`manage.py up` as a person starts it: real processes in a data folder of their own."""
+"""`manage.py up` as a person starts it, with real processes and a new data folder."""
 
 import json
 import re

@@ -150,7 +150,7 @@ def test_a_default_that_cannot_be_had_is_trouble(ca, stub):
 
 
 def test_when_the_turn_is_over_the_default_is_taken(ca, stub, default, monkeypatch):
-    """The chain that is there is worth more than the one that might be."""
+    """A chain in hand is worth more than a possible better one."""
     stub.tell("/cert/1", chain(default, "/cert/1/1"))
     stub.tell("/cert/1/1", chain(under(default, "Root YE")))
     ask = ca.network.ask

@@ -1,4 +1,4 @@
-"""What a CA says when it says no, when it stammers, and when it is not there at all."""
+"""Refusals of a CA, its malformed responses, and a CA that does not respond."""
 
 import base64
 import hashlib
@@ -517,7 +517,7 @@ def test_an_old_nonce_may_be_refused_in_words(ca, stub, reply):
     "nonce", ["AAAB", "AB", "a-b_c", "YWJj=", "a+b/c==", "42", "{fe12-34}", "x" * 300]
 )
 def test_a_nonce_is_sent_back_as_it_came(ca, stub, nonce):
-    """Whether it is the one way to write its bytes as base64url, or no base64url at all."""
+    """The nonce may be non-canonical base64url, or not base64url at all."""
     stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
     ca.new_order(["example.com"])
     assert nonces_used(stub) == [nonce]
@@ -861,7 +861,7 @@ def test_a_redirect_out_of_the_cas_domain_is_not_followed(ca, stub):
 
 
 def test_every_hop_of_a_redirect_is_checked(ca, stub):
-    """The second hop leaves the domain, and would lead back into it."""
+    """The second hop leaves the domain, and the third would lead back into it."""
     stub.tell("/ari", redirect_to("/ari/2"))
     stub.tell("/ari/2", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/ari/3"))
     stub.tell("/ari/3", redirect_to(f"{stub.url}/ari/4"))

@@ -1,6 +1,4 @@
-"""A whole order against Debian's Pebble, strict, a fifth of all nonces refused, with a real name
-server.
-"""
+"""A whole order at a strict Pebble that refuses a fifth of all nonces, with a real name server."""
 
 import threading
 
@@ -36,7 +34,7 @@ def ca(lab, settings):
 
 
 def until(read, *statuses):
-    """Read again until the status is one of those, as the steps do over many turns."""
+    """Read again until the status is one of `statuses`, as the steps do over many turns."""
     pause = threading.Event()
     end = clock.monotonic() + 30
     while clock.monotonic() < end:

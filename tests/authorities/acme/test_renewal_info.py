@@ -1,4 +1,4 @@
-"""What goes to a CA, and comes from it, about renewals (RFC 9773)."""
+"""Renewal information at a CA (RFC 9773): requests and responses."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

@@ -1,4 +1,4 @@
-"""A private CA signs in the request itself, by the same calls as any other CA."""
+"""A private CA signs during the request, with the same calls as any other CA."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ def owner():
 
 
 def walk(private_ca: PrivateCA, csr_pem: str, seconds: int | None = None) -> str:
-    """The six calls that the steps make."""
+    """Make the six calls of the steps."""
     authority = privateca.PrivateAuthority(private_ca)
     assert authority.register().status == "valid"
     order = authority.new_order(NAMES)

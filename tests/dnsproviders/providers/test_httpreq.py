@@ -1,4 +1,4 @@
-"""The httpreq adapter against a service of the twenty lines that its contract asks for."""
+"""The httpreq provider against a service of the twenty lines that its page asks for."""
 
 import base64
 import json

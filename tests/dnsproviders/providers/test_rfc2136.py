@@ -128,9 +128,8 @@ def test_a_key_that_may_not_update_is_refused(server: NameServer) -> None:
 
 def test_a_check_proves_the_key_where_the_server_looks_at_it(server: NameServer) -> None:
     good = {"key_name": "certctrl.key", "server": "localhost"}
-    if (
-        server.kind == "knotd"
-    ):  # looks at keys only within its zones, and no name tells which they are
+    # Knot checks keys only within its zones, and the check has no name in them.
+    if server.kind == "knotd":
         assert raised_by(server.provider(**good).check).code == "dns_refused"
     else:
         server.provider(**good).check()
@@ -168,7 +167,7 @@ def test_a_server_that_stays_silent_is_dropped_at_the_deadline() -> None:
 
 
 def at(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """The server's name has an address for each of these ports."""
+    """Give the server's name an address for each of these ports."""
     monkeypatch.setattr(
         outgoing, "resolve", lambda host, port: [("127.0.0.1", each) for each in ports]
     )
@@ -301,9 +300,7 @@ ODD_ANSWERS = {
 def test_a_server_that_answers_no_signed_question_is_asked_unsigned(
     server: NameServer, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signed updates work there. It is one of the real servers, but for what it says to signed
-    questions.
-    """
+    """Signed updates work. Signed questions get no proper answer; all else is a real server."""
     monkeypatch.setattr(rfc2136, "PATIENCE", 0.5)
 
     def make(wire: bytes) -> bytes | None:
@@ -376,9 +373,7 @@ def test_a_server_without_updates_is_permanent_and_says_what_to_do(
 
 @contextmanager
 def answering(make: object) -> Iterator[NameServer]:
-    """A server that answers each TCP query with what `make` makes of its bytes; None: it says
-    nothing.
-    """
+    """A server that sends the result of `make` for each TCP query, or nothing for None."""
 
     held: list[socket.socket] = []
 

@@ -1,4 +1,4 @@
-"""Attempts as their owner follows them: start, poll, history, events, cancel, revoke."""
+"""Attempts for their owner: start, poll, history, events, cancel, revoke."""
 
 import pytest
 

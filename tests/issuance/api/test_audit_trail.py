@@ -34,7 +34,7 @@ READS = {
 
 @pytest.fixture
 def do(world, api, guide, issued, client_of, settings):
-    """Callers, and the rows that the operations need."""
+    """Clients, and the rows that the operations need."""
     world.cas["SELF_CA"] = SimpleNamespace(
         client_for=lambda account: privateca.PrivateAuthority(account.private_ca)
     )
@@ -62,7 +62,7 @@ def open_attempt(do):
 
 
 def ask_for_address(do) -> str:
-    """The code that is mailed to a new address of the caller's."""
+    """Return the code that is mailed to a new address of the caller."""
     do.settings.MAIL_IS_SET_UP = True
     do.api.put("notice-settings", {"email": "other@example.org"})
     return addresses.code_of(settings_of(do.owner.pk))
@@ -219,8 +219,9 @@ def routes(patterns, before=""):
 
 
 def writing_operations():
-    """`post me/certificates`: every method that may write, of every path of the API; users/… is the
-    same as me/….
+    """Yield every writing operation, for example `post me/certificates`.
+
+    users/{id} has the same operations as me.
     """
     for route, view in routes(get_resolver().url_patterns):
         methods = (

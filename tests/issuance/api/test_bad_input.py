@@ -1,6 +1,4 @@
-"""Bad input: a 4xx in the contract's shape, a sentence that says what to do, and no row left
-behind.
-"""
+"""Bad input is a 4xx error that says what to do, and leaves no row."""
 
 import json
 

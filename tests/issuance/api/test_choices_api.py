@@ -1,6 +1,4 @@
-"""Profile, chain, pinned key and fallback account over HTTP: shown, changed, and refused in a
-sentence.
-"""
+"""Profile, chain, reused key and fallback account over HTTP: shown, changed and refused."""
 
 import pytest
 
@@ -46,7 +44,7 @@ def create(api, guide, letsencrypt):
 
 
 def many(count: int) -> list[str]:
-    """So many names besides the domain."""
+    """Return `count` names beside the domain."""
     return [f"host{number}.example.com" for number in range(count)]
 
 

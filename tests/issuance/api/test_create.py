@@ -1,4 +1,4 @@
-"""Creating a certificate: both spellings, what is normalised, what the answer shows."""
+"""Create a certificate: both spellings, normalized values, and the response."""
 
 import pytest
 

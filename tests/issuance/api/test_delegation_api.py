@@ -1,6 +1,4 @@
-"""The CNAMEs that a certificate without a DNS credential needs: shown, verified, and no credential
-demanded.
-"""
+"""The CNAMEs of a certificate without a DNS credential are shown and verified."""
 
 import pytest
 
@@ -29,7 +27,7 @@ def operators(world, settings):
 
 @pytest.fixture
 def made(api, guide, operators):
-    """A certificate that relies on the service zone, as the create call answered it."""
+    """The create response of a certificate that uses the service zone."""
     return api.post(
         "certificates", guide(sans=["*.example.com", "www.example.org"], dns_provider_id=None)
     ).data_member

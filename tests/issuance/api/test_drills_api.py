@@ -1,4 +1,4 @@
-"""Drills over HTTP are for staff with a session; nobody else gets in."""
+"""Drills over HTTP are only for staff with a session."""
 
 import pytest
 

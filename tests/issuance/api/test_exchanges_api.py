@@ -1,4 +1,4 @@
-"""Debugging over HTTP: an account's owner turns it on, and reads what was said to the CA."""
+"""Debugging over HTTP: the owner of an account turns it on and reads the exchanges."""
 
 from datetime import timedelta
 

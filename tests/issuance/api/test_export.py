@@ -1,4 +1,4 @@
-"""The export: what is in the ZIP, who gets it, what is written down about it."""
+"""The export: the content of the ZIP, its permissions, and its audit event."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""HEAD asks what GET would answer, and does nothing; OPTIONS does nothing either."""
+"""HEAD returns the headers of GET and changes nothing. OPTIONS changes nothing either."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""Somebody else's rows are not there; an API key reaches what it was granted."""
+"""Rows of other owners are 404, and an API key reaches only the rows it was granted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`POST certificates/{id}/preflight`: what would make the CA refuse, without an order."""
+"""`POST certificates/{id}/preflight` finds what would make the CA refuse, without an order."""
 
 import pytest
 from django.core.cache import cache

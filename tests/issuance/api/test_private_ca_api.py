@@ -1,4 +1,4 @@
-"""Private CAs over HTTP: made at once, issuing in the request itself."""
+"""Private CAs over HTTP are made at once and issue during the request."""
 
 import io
 import json
@@ -35,7 +35,7 @@ ROOT = {
 
 @pytest.fixture(autouse=True)
 def _real_authority(monkeypatch, request):
-    """The fake CA stands for ACME CAs only: a private CA signs for itself."""
+    """The fake CA replaces ACME CAs only, and a private CA signs for itself."""
     from authorities import clients
 
     real = clients.client_for
@@ -400,9 +400,7 @@ def test_a_private_cas_certificate_keeps_no_dns_credential(world, api, self_ca, 
 
 @pytest.fixture
 def asked(api, root, self_ca):
-    """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes
-    it.
-    """
+    """The same request in both ways. `asked(validity_seconds=3600)` changes it."""
     return {
         "create": lambda **more: api.post(
             "certificates", {"domain": "a.example.com", "acct_id": self_ca} | more

@@ -1,4 +1,4 @@
-"""When a certificate is renewed, and why then, as its owner reads it."""
+"""The renewal time of a certificate and its reason, as its owner reads them."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""RSA keys: made one at a time for each owner, and loaded no oftener than they are used."""
+"""RSA keys are made one at a time for each owner, and are loaded only when used."""
 
 import threading
 
@@ -13,7 +13,7 @@ from tests.fakes.world import World
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Whether OpenSSL's check was left out, of each private key that is loaded from now on."""
+    """Return, for each private key loaded from now on, whether OpenSSL's check was skipped."""
     real = serialization.load_der_private_key
     seen = []
 

@@ -1,4 +1,4 @@
-"""Certificates as they are listed and shown: the five statuses, pages, all there is but the key."""
+"""Certificates in lists and alone: five statuses, pages, and every field except the key."""
 
 import base64
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""`staging_first` over HTTP: the account at staging that comes with it, and what may be deleted."""
+"""`staging_first` over HTTP: the staging account, and which rows may be deleted."""
 
 import pytest
 

@@ -1,6 +1,7 @@
-"""A hundred and twenty days of two hundred certificates: the real scan, rows and retries, on a
-clock that jumps from one thing that is due to the next. The CA is down for two days and the DNS
-provider fails one call in twenty.
+"""120 days of 200 certificates, with the real scan, rows and retries.
+
+The clock jumps from one due row to the next. The CA is down for two days, and the DNS provider
+fails one call in twenty.
 """
 
 import random
@@ -67,7 +68,7 @@ def life_of(csr_pem: str) -> timedelta:
 
 
 def next_moment() -> datetime:
-    """When anything is due: a scan, an attempt or a record."""
+    """Return when the next scan, attempt or record is due."""
     now = clock.now()
     renewal = Certificate.objects.aggregate(at=Min("renew_at"))["at"]
     moments = [max(renewal, now) + SCAN] if renewal else []

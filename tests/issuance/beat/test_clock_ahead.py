@@ -1,6 +1,4 @@
-"""The wall clock was ahead and was put right: nothing stands still for longer than its own rule
-says.
-"""
+"""After a wall clock was ahead and was corrected, no row waits longer than its own rule says."""
 
 from datetime import timedelta
 
@@ -96,7 +94,7 @@ def test_a_message_of_a_machine_that_is_a_minute_ahead_is_on_its_way(world, acco
 def test_without_the_time_of_the_last_sweep_no_row_waits_beyond_its_rule(
     world, account, credential
 ):
-    """Redis lost everything, and a clock that nobody saw was ahead by a month."""
+    """Redis lost everything, and nobody noticed a clock that was ahead by a month."""
     world.create(account, credential)
     world.messages.clear()
     Issuance.objects.update(wake_at=world.time + 30 * DAY, deadline_at=world.time + 31 * DAY)
@@ -109,7 +107,7 @@ def test_without_the_time_of_the_last_sweep_no_row_waits_beyond_its_rule(
 
 @pytest.mark.parametrize("state", ["presented", "validated", "finalized"])
 def test_a_deadline_of_a_day_stays_where_a_step_may_have_one(world, account, credential, state):
-    """A credential waits a day for its records, a sent CSR a day for the CA."""
+    """A record may wait a day for its credential, and a sent CSR a day for the CA."""
     world.create(account, credential)
     until = world.time + DAY
     Issuance.objects.update(state=state, csr_sent_at=world.time, deadline_at=until)
@@ -149,7 +147,7 @@ def test_a_minute_of_skew_between_machines_corrects_nothing(world, account, cred
 def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(
     world, account, credential, by, monkeypatch
 ):
-    """A slot that lies unused takes room, and the tokens of its buckets."""
+    """An unused slot takes room, and the tokens of its buckets."""
     for number in range(12):
         _, issuance = world.create(account, credential, f"host{number}.example.com")
         Reservation.objects.create(
@@ -310,7 +308,7 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(
 
 
 def test_a_first_issuance_given_up_by_a_wrong_clock_is_retried(world, account, credential):
-    """After a week without success a person is asked, and thirty days seemed to have passed."""
+    """An issuance is given up after a week, and thirty days seemed to have passed."""
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
     sweep.sweep.run()

@@ -31,7 +31,7 @@ def certificate(world, account, credential) -> Certificate:
 
 @pytest.fixture
 def issued(world, account, credential) -> Callable[..., list[Certificate]]:
-    """So many certificates that are due."""
+    """Make `count` certificates that are due."""
 
     def make(count: int, **fields) -> list[Certificate]:
         made = [
@@ -47,7 +47,7 @@ def issued(world, account, credential) -> Callable[..., list[Certificate]]:
 
 
 def queries_of(act: Callable[[], object]) -> list[str]:
-    """Those that it makes, without what begins and ends its transactions."""
+    """Return the queries of the call, without those that begin and end transactions."""
     with CaptureQueriesContext(connection) as captured:
         act()
     ends = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")

@@ -1,4 +1,4 @@
-"""The sweep is the only admission: what it sends, for whom, and how much at once."""
+"""Only the sweep admits work: which messages it sends, for whom, and how many at once."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def due(world, account, credential, count: int, state: str = "queued", names: str = "host") -> None:
-    """Attempts that are due, made straight as rows."""
+    """Attempts that are due, written directly as rows."""
     certificates = [
         services.new_certificate(
             account.owner, world.ask(account, credential, f"{names}{number}.example.com")

@@ -1,6 +1,4 @@
-"""The hourly look for what ends soon without a successor, and for records that could not be
-removed.
-"""
+"""The hourly search for certificates that end soon, and for records that could not be removed."""
 
 from datetime import timedelta
 
@@ -22,7 +20,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def issue(world, account, credential):
-    """`issue(90)`: a certificate with a life of so many days, which nothing renews meanwhile."""
+    """`issue(90)` makes a certificate of 90 days that nothing renews."""
 
     def build(days: float, domain: str = "example.com", **fields) -> Certificate:
         world.ca.life = timedelta(days=days)
@@ -41,14 +39,14 @@ def subjects(kind: str = Kind.EXPIRING) -> list[str]:
 
 
 def look_for(world, days: float) -> None:
-    """The task, every four hours for so many days."""
+    """Run the task every four hours for `days` days."""
     for _ in range(round(days * 6)):
         world.advance(4 * 3600)
         warnings.warn_expiry.run()
 
 
 def look_for_a_life(world, days: float) -> None:
-    """At its birth, and all through the second half of so many days."""
+    """Run the task at the birth, and during the second half of `days` days."""
     warnings.warn_expiry.run()
     assert subjects() == []
     world.advance(days / 2 * 86400 - 60)
@@ -203,7 +201,7 @@ def test_certificates_near_expiry_are_found_by_the_index(world, issue):
 
 @pytest.fixture
 def stuck(world, account, credential):
-    """A record that its provider does not let go."""
+    """A record that its provider does not remove."""
     world.create(account, credential, "example.com")
     world.deliver()
     world.zone.refuses = [ProviderError("dns_unreachable", "The API does not answer.")] * 1000

@@ -32,7 +32,7 @@ CHALLENGE = "_acme-challenge.example.com"
 
 @pytest.fixture
 def operators(world, settings):
-    """The operator's credential, and a service zone that it writes."""
+    """The operator's credential, and the service zone that it writes."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     credential = world.credential(operator, name="service zone")
     settings.SERVICE_ZONE = ZONE
@@ -42,9 +42,7 @@ def operators(world, settings):
 
 @pytest.fixture
 def make(world, account, operators):
-    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt,
-    not run yet.
-    """
+    """`make("example.com", ...)` makes a certificate for the service zone, and its attempt."""
     return lambda *names: world.create(account, None, *(names or ("example.com", "*.example.com")))
 
 
@@ -59,14 +57,12 @@ def deliver(world, issuance: Issuance) -> Issuance:
 
 
 def blind(monkeypatch) -> None:
-    """The preflight sees nothing: what it would find arises after it."""
+    """The preflight finds nothing, as if the fault arose after it."""
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])
 
 
 def is_refused(world, issuance: Issuance) -> str:
-    """The attempt ended because its challenge leads elsewhere, and not even the intent to write
-    there was written.
-    """
+    """The attempt ended because its challenge leads elsewhere, before an intent was written."""
     deliver(world, issuance)
     assert (issuance.state, issuance.error_code) == (State.FAILED, "delegation_missing")
     assert not TxtRecord.objects.exists()
@@ -179,9 +175,7 @@ def test_it_is_exactly_its_own_place(world, make, monkeypatch, elsewhere):
 def test_an_own_credential_set_during_the_attempt_is_not_opened(
     world, make, credential, monkeypatch
 ):
-    """The attempt goes on with the operator's credential, so it stays bound to the certificate's
-    place.
-    """
+    """The attempt continues with the operator's credential at the certificate's place."""
     blind(monkeypatch)
     certificate, issuance = make()
     services.update_certificate(certificate, {"credential": credential})

@@ -1,6 +1,4 @@
-"""A CA's resolver keeps a record set for its TTL: a value that was added meanwhile is waited with,
-and told.
-"""
+"""A CA's resolver caches a record set for its TTL, and a later value waits for that."""
 
 from datetime import timedelta
 
@@ -77,7 +75,7 @@ def test_it_is_known_of_another_owner_and_of_another_credential(
 
 
 def test_a_ca_that_never_looked_has_nothing_to_keep(world, account, credential):
-    """The first attempt is canceled before it answers its challenge."""
+    """The first attempt is canceled before it responds to its challenge."""
     world.zone.hides = True
     certificate, first = world.create(account, credential, "example.com")
     world.deliver()
@@ -112,7 +110,7 @@ def test_the_ttl_begins_with_the_second_while_the_ca_validates_the_first(
 
 
 def test_a_value_that_the_ca_saw_already_waits_for_nothing(world, account, credential):
-    """The CA hands out the authorization of a challenge that it looked at before."""
+    """The CA returns the authorization of a challenge that it has validated before."""
     world.ca.reuses_authorizations = True
     world.ca.validation_reads = 100
     world.create(account, credential, "example.com")

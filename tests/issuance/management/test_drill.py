@@ -1,4 +1,4 @@
-"""`manage.py drill`: the operator's way to a drill, on the server itself."""
+"""`manage.py drill` controls a drill on the server itself."""
 
 from io import StringIO
 from typing import Any

@@ -1,6 +1,4 @@
-"""`manage.py export NAME --to DIR --then COMMAND`: the operator's files, whole, with the key for
-nobody else.
-"""
+"""`manage.py export NAME --to DIR --then COMMAND` writes whole files with a private key file."""
 
 import stat
 from io import StringIO

@@ -1,4 +1,4 @@
-"""Which certificate `manage.py export NAME` means, where several owners have one of that name."""
+"""The certificate that `manage.py export NAME` chooses when several owners have the name."""
 
 from io import StringIO
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def real(world, owner, credential):
 
 
 def bare(world, owner):
-    """A record that was never issued."""
+    """Make a record that was never issued."""
     ask = world.ask(world.account(owner), None, "example.com", server_decrypt_export=True)
     return services.create_certificate(owner, ask, issue=False)[0]
 
@@ -52,7 +52,7 @@ def of_own_ca(world, owner):
 
 
 def of_named_ca(world, owner):
-    """Of an ACME CA that the owner named: it may sign anything."""
+    """Make a certificate of an ACME CA that the owner named, which may sign anything."""
     made, _ = world.create(
         world.account(owner), world.credential(owner), server_decrypt_export=True
     )

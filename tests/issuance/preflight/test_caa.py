@@ -1,4 +1,4 @@
-"""CAA records as RFC 8659 and RFC 8657 have them."""
+"""CAA records by RFC 8659 and RFC 8657."""
 
 import pytest
 

@@ -31,7 +31,7 @@ WARNS = Finding("lame_server", "example.com", "example.com NS", "One server is l
 
 @pytest.fixture
 def finds(monkeypatch):
-    """`finds(*findings)`: what every look finds from now on; answers the list of looks."""
+    """`finds(*findings)` sets the findings of all later looks, and returns these looks."""
     looks = []
 
     def build(*findings):
@@ -47,7 +47,7 @@ def finds(monkeypatch):
 
 @pytest.fixture
 def surveyed(monkeypatch):
-    """`surveyed(Survey(...))`: what DNS has."""
+    """`surveyed(Survey(...))` sets what DNS has."""
     return lambda seen: monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
 
 

@@ -1,4 +1,4 @@
-"""What a survey means, where a small internet cannot be broken just so."""
+"""The findings from a survey, for faults that the small internet cannot have."""
 
 import re
 

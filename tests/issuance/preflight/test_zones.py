@@ -1,6 +1,4 @@
-"""Broken zones, looked at over real sockets by the real preflight of the real order step: each
-fault is named, and no order reaches the CA.
-"""
+"""The real preflight names each fault of a broken zone over real sockets, before any order."""
 
 import time
 from collections.abc import Iterator
@@ -51,7 +49,7 @@ def dns(world: World, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 class Asked:
-    """A certificate that was asked for, and what became of its attempt."""
+    """A requested certificate and its attempt."""
 
     def __init__(self, world: World, certificate: Certificate, issuance: Issuance) -> None:
         self.world = world
@@ -59,7 +57,7 @@ class Asked:
         self.issuance = issuance
 
     def is_blocked_by(self, code: str, record: str) -> Finding:
-        """The one finding that blocks: in the attempt, in the preflight alone, and at no price."""
+        """Attempt and preflight have one blocking finding, and nothing was charged."""
         assert self.issuance.state == State.FAILED, self.issuance.waits_for
         assert self.issuance.error_code == f"preflight_{code}"
         blocking = [each for each in self.found() if each.blocks]
@@ -73,7 +71,7 @@ class Asked:
         return blocking[0]
 
     def goes_on_with(self, *codes: str) -> list[Finding]:
-        """It is issued, and an event tells of what was found."""
+        """The attempt is issued, and an event has the findings."""
         assert self.issuance.state == State.ISSUED, (
             self.issuance.waits_for,
             self.issuance.error_what,
@@ -306,7 +304,7 @@ def test_a_servfail_that_stays_without_checking_is_no_fault_of_dnssec(ask, dns):
 
 @pytest.fixture
 def delegated(world, account, dns, settings):
-    """A certificate that relies on the service zone auth.net, before its attempt's first turn."""
+    """A certificate that uses the service zone auth.net, before its attempt's first turn."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     settings.SERVICE_ZONE = "auth.net"
     settings.SERVICE_DNS_CREDENTIAL = world.credential(operator).pk

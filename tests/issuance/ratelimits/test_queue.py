@@ -1,4 +1,4 @@
-"""Nothing spins: whatever the other side answers, calls and messages grow rarer and end."""
+"""For every response of the other side, calls and messages become rarer and end."""
 
 import dataclasses
 from datetime import timedelta

@@ -1,6 +1,4 @@
-"""Workers that take from one bucket at once, over a real PostgreSQL: as many as there are tokens,
-and no deadlock.
-"""
+"""Workers take from one bucket at once, without deadlock and never more than its tokens."""
 
 import threading
 from datetime import timedelta

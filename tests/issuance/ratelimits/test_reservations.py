@@ -34,7 +34,7 @@ SMALL = {"account": [10, 2], "domain": [5, 10], "set": [2, 30], "failures": [3, 
 
 @pytest.fixture
 def limited(world, settings):
-    """The fake CA counts, by the same data as the server."""
+    """The fake CA counts with the same limits as the server."""
 
     def limit(**kinds):
         settings.ACME_CAS = {"custom": {"limits": kinds or SMALL}}
@@ -45,7 +45,7 @@ def limited(world, settings):
 
 
 def run(world, seconds=1, most=600):
-    """Sweeps, one each so many seconds, until nothing is open; answers how many it took."""
+    """Sweep every `seconds` seconds until nothing is open. Return the number of sweeps."""
     for count in range(most):
         world.sweep()
         if not Issuance.objects.open().exists():
@@ -436,7 +436,7 @@ def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, li
     world.deliver()
     for _ in range(20):
         sweep.sweep.run()
-        world.messages.clear()  # killed, all of them, with what they were told
+        world.messages.clear()  # all workers are killed, with the responses they got
         world.advance(180)
     run(world, 1, most=2000)
     assert issued() == 40
@@ -638,7 +638,7 @@ def test_an_attempt_far_too_early_makes_no_key_and_sends_no_request(
 def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(
     world, account, credential, limited
 ):
-    """Boulder exempts an order with `replaces` only inside of the window."""
+    """Boulder exempts an order with `replaces` only inside the window."""
     world.ca.offers_renewal_info = True
     limiter = limited(account=[300, 36], set=[2, 86400])
     place = world.ca.new_order

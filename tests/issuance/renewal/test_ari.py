@@ -1,4 +1,4 @@
-"""The CA says when it wants a certificate renewed: asked, kept, and followed (RFC 9773)."""
+"""The renewal window of a CA is read, stored and followed (RFC 9773)."""
 
 from datetime import timedelta
 
@@ -47,7 +47,7 @@ def window(world) -> tuple:
 
 
 def poll(world) -> RenewalInfo:
-    """Let its moment come."""
+    """Advance to the next poll and run it."""
     world.advance(max(0.0, (info().wake_at - world.time).total_seconds()))
     world.sweep()
     return info()
@@ -221,7 +221,7 @@ def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certif
         assert read(certificate).renew_at == before
 
 
-# --- when nobody asks any more ---
+# --- when the window is no longer polled ---
 
 
 def test_a_version_that_was_replaced_is_asked_about_no_more(world, certificate):

@@ -1,4 +1,4 @@
-"""When the certificate's own account has failed for long, a second one is tried in turn with it."""
+"""When the own account has failed for long, a second one is tried in turn with it."""
 
 from datetime import timedelta
 
@@ -32,9 +32,7 @@ def certificate(world, account, credential, fallback) -> Certificate:
 
 
 def fail_for(world, time: timedelta) -> None:
-    """Failures of the own account, the last one so long after the first that the next attempt is
-    due after it.
-    """
+    """Fail once at the own account. The next attempt is due after `time`."""
     fail(world, 1)
     began = world.time
     Certificate.objects.update(renew_at=began + time)
@@ -137,7 +135,7 @@ def test_an_account_that_is_of_no_use_is_passed_over(world, certificate, account
 
 
 def test_a_queue_at_the_own_account_is_no_failing(world, certificate, account):
-    """What the limits put off for weeks is ordered where its slot is."""
+    """An attempt that the limits delay for weeks is ordered at its slot."""
     world.advance(3600)
     services.issue(certificate)
     world.ca.problems["new_order"] = [limit(5 * 24, "ca_limit_wait")]
@@ -201,7 +199,7 @@ def test_production_comes_after_its_proof_before_the_fallback(
 def test_a_scan_of_many_asks_no_more_for_those_that_do_not_fail(
     world, account, credential, fallback, django_assert_max_num_queries
 ):
-    """The choice costs a query where a certificate is failing, and nothing else."""
+    """The choice costs a query only for a certificate that is failing."""
     certificate = issued(
         world, account, credential, "a.example.com", fallback_account_id=fallback.pk
     )

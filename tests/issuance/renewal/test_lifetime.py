@@ -1,4 +1,4 @@
-"""A CA that ends: its owner is warned, and no renewal that gains no time is called a success."""
+"""The owner of a CA that ends is warned, and a renewal that gains no time is a failure."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ DAY = 86400
 
 @pytest.fixture(autouse=True)
 def _real_authority(monkeypatch, world):
-    """The fake CA stands for ACME CAs only: a private CA signs for itself."""
+    """The fake CA replaces ACME CAs only, and a private CA signs for itself."""
 
     def client_for(account):
         return (
@@ -35,7 +35,7 @@ def _real_authority(monkeypatch, world):
 
 @pytest.fixture
 def make_ca(world, owner):
-    """`make_ca(120)`: a private CA that is valid for so many days."""
+    """`make_ca(120)` makes a private CA that is valid for 120 days."""
 
     def build(days: int, name: str = "Home") -> PrivateCA:
         return privateca.create_private_ca(owner, {"name": name, "valid_days": days})
@@ -45,7 +45,7 @@ def make_ca(world, owner):
 
 @pytest.fixture
 def issue(world, owner):
-    """`issue(private_ca, "nas.local")`: a certificate of it, for 90 days."""
+    """`issue(private_ca, "nas.local")` issues a certificate of 90 days."""
 
     def build(private_ca: PrivateCA, domain: str = "nas.local", **fields) -> Certificate:
         account = accounts.create_account(owner, {"ca_id": private_ca.pk})
@@ -57,7 +57,7 @@ def issue(world, owner):
 
 
 def live(world, days: int) -> None:
-    """The scan, the sweep and the look for what ends, every day for so many days."""
+    """Run the scan, the sweep and the warnings every day for `days` days."""
     for _ in range(days):
         world.advance(DAY)
         renewals.scan_renewals.run()
@@ -235,7 +235,7 @@ def test_a_ca_that_has_ended_says_what_to_do(world, make_ca, issue):
 
 @pytest.fixture
 def capped(world, account, credential) -> Certificate:
-    """Of a CA whose own certificate ends in 120 days."""
+    """A certificate of a CA whose own certificate ends in 120 days."""
     world.ca.ends = world.time.replace(microsecond=0) + timedelta(days=120)
     certificate, _ = world.create(account, credential, "example.com")
     world.settle()
@@ -244,7 +244,7 @@ def capped(world, account, credential) -> Certificate:
 
 
 def settle_for(world, days: int) -> None:
-    """The same, where a renewal takes more than a sweep; windows are polled now and then."""
+    """Like `live`, for renewals that take several sweeps. Windows are polled sometimes."""
     for day in range(days):
         world.advance(DAY)
         warnings.warn_expiry.run()

@@ -1,6 +1,4 @@
-"""A renewal's order says which certificate it replaces, and goes without where the CA does not take
-that.
-"""
+"""A renewal's order names the old certificate in `replaces`, unless the CA refuses that."""
 
 from datetime import timedelta
 
@@ -46,7 +44,7 @@ def renewed(world, certificate: Certificate) -> Issuance:
 
 
 def ordered(world) -> list[str]:
-    """What each order at the CA replaces."""
+    """Return what each order at the CA replaces."""
     return [order.replaces for order in world.ca.orders.values()]
 
 
@@ -188,9 +186,7 @@ def test_asking_what_an_order_replaces_costs_one_query(
 
 
 def renewing(world, certificate: Certificate, settings) -> None:
-    """The window is moved into the past; sweeps and scans until the new version is there and
-    everything is quiet.
-    """
+    """Move the window into the past. Sweep and scan until the new version exists."""
     world.ca.windows[certificate.current.ari_id] = (
         world.time - timedelta(days=2),
         world.time - timedelta(days=1),
@@ -209,12 +205,12 @@ def renewing(world, certificate: Certificate, settings) -> None:
 
 @pytest.fixture
 def in_step(monkeypatch):
-    """The new version's own poll comes as late as it may."""
+    """The new version's own poll is as late as possible."""
     monkeypatch.setattr(schedule, "draw", lambda: 1.0)
 
 
 def calls_of_a_renewal() -> list[str]:
-    """`test_the_list_is_what_a_renewal_makes` proves it."""
+    """Return the outside calls. `test_the_list_is_what_a_renewal_makes` checks them."""
     validation = ["ca.answer", "ca.read_order", "ca.read_order", "ca.finalize", "ca.download"]
     presenting = ["zone.zone_of", "zone.present", "zone.look"]
     return [

@@ -45,7 +45,7 @@ def begin(world, account, credential, problem: Exception) -> Certificate:
     ],
 )
 def test_the_failure_class_follows_from_the_code_and_the_retry_time(trouble, hours, failure):
-    """By the table it would be tried again in an hour."""
+    """By the retry table it would be retried in an hour."""
     asked_for = None if hours is None else NOW + hours * HOUR
     assert retry.class_of(trouble, asked_for, NOW + HOUR) == failure
 
@@ -200,7 +200,7 @@ def test_another_account_did_not_fail_yet(world, account, credential, owner):
     ids=["transient", "permanent", "ledger", "Retry-After", "DNS limit"],
 )
 def test_a_renewal_never_stops_for_good(world, account, credential, problem):
-    """Thirty failures lead beyond the end of the certificate, and it goes on."""
+    """Thirty failures last beyond the end of the certificate, and the retries continue."""
     certificate = issued(world, account, credential)
     Certificate.objects.update(renew_at=certificate.expires_at - 3 * DAY)
     for _ in range(30):

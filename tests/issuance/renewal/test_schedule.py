@@ -1,4 +1,4 @@
-"""When a certificate is renewed and its window asked for again: times in, times out."""
+"""The renewal time of a certificate, and the next read of its window, as pure functions."""
 
 from datetime import UTC, datetime, timedelta
 

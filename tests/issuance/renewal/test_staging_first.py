@@ -1,6 +1,4 @@
-"""After three failures in a row an attempt is proved at the CA's staging before production sees it
-again.
-"""
+"""After three consecutive failures an attempt is first proved at the CA's staging."""
 
 from dataclasses import replace
 
@@ -34,7 +32,7 @@ def account(world, owner, staging) -> AcmeAccount:
 
 
 def orders(world) -> tuple[int, int]:
-    """At production, at staging."""
+    """Return the numbers of orders at production and at staging."""
     calls = world.outside.calls
     return calls.count("ca.new_order"), calls.count("staging.new_order")
 
@@ -250,7 +248,7 @@ def test_a_deleted_certificate_is_not_ordered_after_its_proof(world, account, cr
 @pytest.mark.postgres
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_death_anywhere_in_a_proof_changes_nothing(world, account, credential, settings, moment):
-    """One death at each outside call of one proof, so many proofs as it makes calls."""
+    """Each run dies at another outside call of one proof."""
     certificate = issued(world, account, credential, "example.com")
     fail(world, 3)
     world.staging.problems.clear()

@@ -1,6 +1,4 @@
-"""Nothing new refers to what is deleted meanwhile, and nothing is deleted that something new refers
-to.
-"""
+"""A row that is being deleted gets no new reference, and a row with a new one is not deleted."""
 
 import threading
 from collections.abc import Callable
@@ -109,11 +107,10 @@ both_at_once = [
 
 
 def somebody_waits() -> bool:
-    """Does another connection of this database wait for a lock?"""
+    """Return whether another connection of this database waits for a lock."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_stat_clear_snapshot()"
-        )  # else a transaction sees what it saw first
+        # Without this a transaction keeps its first snapshot.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(
             "SELECT 1 FROM pg_stat_activity"
             " WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
@@ -122,9 +119,7 @@ def somebody_waits() -> bool:
 
 
 def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
-    """`second` begins after `first` acted and before it commits; answers what both answered or
-    raised.
-    """
+    """Begin `second` after `first` acted and before it commits. Return both results."""
     acted = threading.Event()
     over = threading.Event()
 
@@ -150,7 +145,7 @@ def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any
 
 @pytest.fixture
 def acts(world, account, credential, private_ca, certificate, monkeypatch):
-    """What is done at once, by name, with rows as they were read before."""
+    """The concurrent actions by name, with rows that were read before."""
     monkeypatch.setattr(accounts, "_private_ca", lambda owner, ca_id: private_ca)
     return {
         "create with the account": lambda: create(world, account, None),

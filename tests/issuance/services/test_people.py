@@ -1,4 +1,4 @@
-"""People change their minds: cancel, renew, another credential, the same request twice."""
+"""People change their minds: cancel, renew, change the credential, repeat a request."""
 
 import pytest
 

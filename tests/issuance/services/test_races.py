@@ -1,6 +1,4 @@
-"""Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved
-here.
-"""
+"""Two calls at once, on threads over a real PostgreSQL, because SQLite would hide the races."""
 
 import threading
 
@@ -58,7 +56,7 @@ def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owne
         clients, "client_for", lambda account: privateca.PrivateAuthority(private_ca)
     )
     account = accounts.create_account(owner, {"ca_id": private_ca.pk})
-    many = 3 * THREADS  # so many that the first is issued before the last has asked
+    many = 3 * THREADS  # enough that the first is issued before the last request
     answers = at_once(*[lambda: world.create(account, None)] * many)
     assert answers == [answers[0]] * many
     assert (

@@ -1,6 +1,4 @@
-"""A renewal that cannot be missed: whatever a person changes, and whatever else fails in the same
-scan.
-"""
+"""A renewal is never missed, after any change by a person and any failure in the same scan."""
 
 from datetime import timedelta
 

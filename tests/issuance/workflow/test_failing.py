@@ -1,4 +1,4 @@
-"""What an attempt does when something fails, and what its owner is told."""
+"""An attempt that fails: its retries, its end, and its events."""
 
 from datetime import timedelta
 
@@ -349,7 +349,7 @@ def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(
 def test_an_attempt_whose_end_cannot_be_written_ends_at_its_deadline(
     world, account, credential, monkeypatch
 ):
-    """As PostgreSQL does with a sentence that it cannot store."""
+    """PostgreSQL refuses a sentence that it cannot store."""
     world.ca.problems["new_order"] = [Trouble("ca_error", "unwritable")] * 1000
     write = workflow.event
 

@@ -1,6 +1,4 @@
-"""A provider's listing may deny for a while what was just written: cleanup looks again before it
-believes that.
-"""
+"""A provider's listing may miss a new record for a while, so cleanup looks again."""
 
 import pytest
 from django.conf import settings
@@ -21,7 +19,7 @@ def record(world, credential) -> TxtRecord:
 
 @pytest.fixture
 def deny(monkeypatch: pytest.MonkeyPatch, world) -> None:
-    """The listing does not have the record yet, for the next cleanup only."""
+    """The listing misses the record, for the next cleanup only."""
     real = world.zone.cleanup
     denials = iter([True])
     monkeypatch.setattr(

@@ -1,6 +1,4 @@
-"""A call that failed for us may be carried out all the same, later: whatever it writes is cleaned
-up.
-"""
+"""A call that failed here may take effect later, and its record is still cleaned up."""
 
 from datetime import timedelta
 
@@ -45,9 +43,7 @@ def test_a_request_sent_long_after_its_intent_is_waited_for(world, record, monke
 
 
 def test_a_record_reopened_during_its_cleanup_stays_open(world, record, monkeypatch):
-    """The cleanup under way must not shorten the time for which a zombie's call may still take
-    effect.
-    """
+    """The cleanup must not shorten the time in which a late call may take effect."""
     records.publish(record.pk)
     soon = world.time + timedelta(seconds=10)
     TxtRecord.objects.filter(pk=record.pk).update(unsure_until=soon)

@@ -1,7 +1,6 @@
-"""CAs as they are: nodes that lag, answers that lack something, URLs and chains that are written
-otherwise.
+"""CAs with lagging nodes, incomplete responses, and unusual URLs and chains.
 
-Each is a report of somebody's: the fake CA speaks HTTP here, and behaves so on purpose.
+Each case was reported for a real CA. The fake CA repeats it over HTTP.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ def last() -> Issuance:
 
 
 def pass_time(world: World, seconds: float, step: float = 5) -> None:
-    """Sweep every few seconds, until the attempt ends or the time is over."""
+    """Sweep every few seconds until the attempt ends or the time is over."""
     until = world.passed + seconds
     while world.passed < until and last().is_open:
         world.advance(step)
@@ -150,7 +149,7 @@ def test_an_account_that_one_node_does_not_know_yet_is_kept(world, wire, account
 
 
 def test_an_order_that_reads_pending_again_is_waited_for(world, wire, account, credential):
-    """It was ready a moment ago: another node tells of an older state."""
+    """It was ready a moment ago, and another node shows an older status."""
     wire.change("/order/0", with_stale(iter(["ready", "pending", "pending", "ready"])))
     assert issue(world, account, credential, 120).state == State.ISSUED
 
@@ -344,7 +343,7 @@ def test_an_error_in_a_pending_order_is_reported_while_it_waits(world, wire, acc
 
 @pytest.fixture
 def two_names(world, account, credential) -> Certificate:
-    """One of its names is never proved, and the CA keeps the order pending."""
+    """One name is never proved, and the CA keeps the order pending."""
     world.ca.keeps_pending = True
     certificate, _ = world.create(account, credential, "a.example.com", "b.example.com")
     return certificate

@@ -1,6 +1,4 @@
-"""A CA hands out the same order, and the same authorizations, to whoever asks for the same names
-with one account.
-"""
+"""A CA returns the same order and authorizations for the same names of one account."""
 
 import pytest
 
@@ -63,9 +61,7 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
 
 
 def test_an_older_attempt_waits_for_a_younger_one_that_ordered_first(world, account, credential):
-    """PostgreSQL hands out ids before it commits: the younger one may have its order before the
-    older one is seen.
-    """
+    """PostgreSQL assigns ids before the commit, so the younger attempt may be seen first."""
     world.create(account, credential)
     world.create(account, credential, key_size=384)
     world.messages.clear()

@@ -1,6 +1,4 @@
-"""`reuse_key`: renewals keep the key, for those who pin it, as long as it fits and is in nobody
-else's hands.
-"""
+"""With `reuse_key` renewals keep the key, while it fits and is not compromised."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""A profile is ordered where the CA lists it; of the chains that it offers the preferred one is
-taken.
-"""
+"""A profile is ordered if the CA lists it, and the preferred chain is stored if it is offered."""
 
 from datetime import timedelta
 
@@ -113,7 +111,7 @@ def default() -> str:
 
 
 def broken(default: str) -> str:
-    """The leaf under somebody who did not sign it."""
+    """Return the leaf with an issuer that did not sign it."""
     other = sign(pki.csr(pki.new_key("ecdsa", 256), ["example.com"]), LIFE)
     return pki.split_chain(default).leaf + pki.split_chain(other).leaf
 

@@ -1,6 +1,4 @@
-"""Two hundred attempts wait for records that do not come: what that costs in messages, queries and
-calls.
-"""
+"""Two hundred attempts wait for missing records: the cost in messages, queries and calls."""
 
 from collections import Counter
 from datetime import timedelta
@@ -29,9 +27,7 @@ REPUBLISHED = 3  # times, at most
 
 @pytest.fixture
 def crowd(world, account, credential):
-    """So many attempts, each with a record that is in the zone and that no server shows; they were
-    looked at once.
-    """
+    """Make attempts whose records are in the zone and on no server. They were looked for once."""
 
     def wait(rows):
         world.zone.hides = True
@@ -47,7 +43,7 @@ def crowd(world, account, credential):
 
 
 def a_round(world, seconds=2.0):
-    """One sweep and what it sends, some time later; answers the queries that it took."""
+    """Advance, sweep, and run the messages. Return the number of queries."""
     world.advance(seconds)
     with CaptureQueriesContext(
         connection,
