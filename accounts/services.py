@@ -183,7 +183,8 @@ class Attempts:
 
         Call this method if the password was right, or was not checked. A second call does nothing.
         """
-        counted, self.counted = self.counted, []
+        counted = self.counted
+        self.counted = []
         for key in counted:
             try:
                 cache.decr(key)

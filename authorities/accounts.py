@@ -251,10 +251,8 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
     _refuse_other_ca(account, given)
     _refuse_staging(account.ca_provider, given)
     debugging = account.log_level, account.save_requests
-    account.name, account.email = (
-        given.get("name") or account.name,
-        given.get("email", account.email),
-    )
+    account.name = given.get("name") or account.name
+    account.email = given.get("email", account.email)
     account.defaults = _kept_defaults(account.defaults, given) | given.get("defaults", {})
     account.log_level = given.get("log_level", account.log_level)
     account.save_requests = given.get("save_requests", account.save_requests)

@@ -121,7 +121,8 @@ class RenewalInfoResource:
         Raise ValueError, TypeError, KeyError or AttributeError when it is not a valid one.
         """
         window = document["suggestedWindow"]
-        start, end = _moment(window["start"]), _moment(window["end"])
+        start = _moment(window["start"])
+        end = _moment(window["end"])
         if start >= end:
             raise ValueError("the window ends before it begins")
         return cls(start, end, _link(document.get("explanationURL")), retry_after)

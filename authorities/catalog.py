@@ -74,7 +74,8 @@ class CAInfo:
     staging: str = ""  # name of the CA that serves as staging for this one
 
 
-HOUR, WEEK = 3600, 7 * 86400
+HOUR = 3600
+WEEK = 7 * 86400
 # https://letsencrypt.org/docs/rate-limits/ and https://letsencrypt.org/docs/staging-environment/
 LETSENCRYPT_LIMITS = {
     "account": (300, 3 * HOUR / 300),

@@ -37,7 +37,8 @@ ROOM_IS_MADE_EVERY = 100  # exchanges of all accounts, between two calls of _mak
 # Exchanges, about. A custom CA may send as many large responses as it likes.
 MOST_OF_ACCOUNT = 2000
 # Of a document that is too large: the number of its members, and the characters of a name.
-MOST_MEMBERS, SHORT = 20, 100
+MOST_MEMBERS = 20
+SHORT = 100
 DEEPEST = 20  # levels of nested values
 # Characters. A shorter text is not masked: {} is "e30", which occurs everywhere.
 LEAST = 16
@@ -89,10 +90,8 @@ def record(
         if is_on(account):
             took = clock.monotonic() - began
             exchange = Exchange(account=account, attempt_id=attempt_id, step=step, method=method)
-            exchange.at, exchange.took_ms = (
-                clock.now() - timedelta(seconds=took),
-                round(took * 1000),
-            )
+            exchange.at = clock.now() - timedelta(seconds=took)
+            exchange.took_ms = round(took * 1000)
             _tell(exchange, url, sent, answer, error)
             exchange.save(force_insert=True)
             if exchange.pk % ROOM_IS_MADE_EVERY == 0:
@@ -128,7 +127,8 @@ def _tell(
     payload, hidden = _read(sent)
     if settings.ACME_SAVE_REQUESTS or exchange.account.save_requests:
         exchange.request = _small(_clean(payload, hidden))
-    exchange.url, exchange.error = _text(url, hidden)[:500], _text(error, hidden)[:MOST_SAID]
+    exchange.url = _text(url, hidden)[:500]
+    exchange.error = _text(error, hidden)[:MOST_SAID]
     if answer is None:
         return
     document = _json(answer.text)

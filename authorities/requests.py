@@ -81,8 +81,10 @@ class AccountRequest(serializers.Serializer[Any]):
 
 def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """Return the default key of an account's certificates. Raise Invalid for an unknown key."""
-    algorithm, curve = given.get("leaf_key_algorithm", "").lower(), given.get("leaf_ec_curve", "")
-    bits, seconds = given.get("leaf_rsa_bits"), given.get("cert_valid_seconds")
+    algorithm = given.get("leaf_key_algorithm", "").lower()
+    curve = given.get("leaf_ec_curve", "")
+    bits = given.get("leaf_rsa_bits")
+    seconds = given.get("cert_valid_seconds")
     if algorithm not in ("", *pki.KEY_SIZES):
         raise Invalid("leaf_key_algorithm is RSA or ECDSA.", field="leaf_key_algorithm")
     if curve and curve not in privateca.CURVE_SIZES:

@@ -32,7 +32,8 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
         kind = type(exc).__name__
         raise Trouble(UNREACHABLE, f"ZeroSSL could not be asked for an EAB ({kind}).") from None
     answer = _answer_of(response)
-    kid, hmac_key = answer.get("eab_kid"), answer.get("eab_hmac_key")
+    kid = answer.get("eab_kid")
+    hmac_key = answer.get("eab_hmac_key")
     if isinstance(kid, str) and isinstance(hmac_key, str) and kid and hmac_key:
         return kid, hmac_key
     whose = "API key" if api_key else "e-mail address"
@@ -43,7 +44,8 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
 
 
 def _answer_of(response: requests.Response) -> dict[str, Any]:
-    status, pause = response.status_code, outgoing.wait_of(response)
+    status = response.status_code
+    pause = outgoing.wait_of(response)
     if status == 429:
         raise Trouble(
             RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300

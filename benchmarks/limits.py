@@ -38,10 +38,12 @@ LIMITS = {"account": [100, 0.2], "domain": [20, 2], "set": [5, 80], "failures": 
 IN_FIVE_DOMAINS = (140, 110, 90, 80, 80)
 # The number of sets of names, and of accounts that each order all sets. Pebble asks by UDP without
 # EDNS, so it sees at most eight TXT values.
-SETS, ASKERS = 40, 8
+SETS = 40
+ASKERS = 8
 RENEWED = 30
 ALONE = 1000 - sum(IN_FIVE_DOMAINS) - SETS * ASKERS - RENEWED
-LEAST_WAITING, LEAST_PACE = 50, 0.9
+LEAST_WAITING = 50
+LEAST_PACE = 0.9
 
 
 def order_all(ca: Limited) -> list[dict[str, object]]:
@@ -68,7 +70,9 @@ def run() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         with limited.running(pathlib.Path(folder), LIMITS, accounts=1 + ASKERS, **LEFT_ALONE) as ca:
             accepted = order_all(ca)
-            waited, tally, left = ca.waited(), ca.proxy.tally, ca.lab.left_over()
+            waited = ca.waited()
+            tally = ca.proxy.tally
+            left = ca.lab.left_over()
         reached = limited.pace(accepted, LIMITS)
     tell(
         orders=len(accepted),

@@ -36,7 +36,8 @@ class Use(NamedTuple):
 def use_of(pid: int, processes: dict[int, Stat] | None = None) -> Use:
     """Return CPU and memory of a process and its descendants."""
     processes = processes or stats()
-    family, new = {pid}, {pid}
+    family = {pid}
+    new = {pid}
     while new := {each for each, stat in processes.items() if stat.parent in new} - family:
         family |= new
     mine = [processes[each] for each in family if each in processes]

@@ -70,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=PROCESSES)
     options = parser.parse_args(arguments)
-    began, failed, total = time.monotonic(), [], Counter()
+    began = time.monotonic()
+    failed = []
+    total = Counter()
     for each in outcomes(range(options.first, options.first + options.seeds), options.processes):
         total.update(seeds=1, calls=each.calls, days=round(each.days), **each.counts)
         if each.violations:

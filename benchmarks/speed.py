@@ -104,7 +104,8 @@ def measure_certctrl(lab: Lab, names: Sequence[str], clients: int, workers: int,
 
 def issue(site: Site, ids: tuple[int, int], names: Sequence[str], clients: int) -> float:
     """Return the seconds until all names are issued and every record is removed."""
-    began, had = time.perf_counter(), site.states().get("issued", 0)
+    began = time.perf_counter()
+    had = site.states().get("issued", 0)
     with ThreadPoolExecutor(clients) as people:
         list(people.map(lambda name: site.request(*ids, name), names))
     until(
@@ -212,9 +213,11 @@ def measure_command(peer: str, lab: Lab, names: Sequence[str], clients: int) -> 
 
         with ThreadPoolExecutor(clients) as people:
             list(people.map(one, [f"warm-{name}" for name in names[:clients]]))
-            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            began = time.perf_counter()
             list(people.map(one, names))
-            wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall = time.perf_counter() - began
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     report(peer, clients, len(names), wall, cpu * 1000 / len(names))
 

@@ -105,7 +105,10 @@ def measure(
     """
     from certctrl import clock
 
-    pause, end, before, took = threading.Event(), clock.monotonic() + seconds, uses(site), []
+    pause = threading.Event()
+    end = clock.monotonic() + seconds
+    before = uses(site)
+    took = []
     while (left := end - clock.monotonic()) > 0:
         pause.wait(min(EVERY, left))
         took.append(new_order(site, ids, f"new{len(took)}.{zone}"))
@@ -145,7 +148,8 @@ def report(
 ) -> bool:
     fine = still
     for name, use in after.items():
-        share, growth = (use.cpu - before[name].cpu) / seconds, use.rss - before[name].rss
+        share = (use.cpu - before[name].cpu) / seconds
+        growth = use.rss - before[name].rss
         tell(process=name, cpu_of_a_core=share, rss_mb=use.rss, rss_growth_mb=growth)
         if name.startswith("worker"):
             fine = fine and share < MOST_CPU and growth < MOST_GROWTH

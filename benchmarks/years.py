@@ -32,7 +32,8 @@ DOWN = timedelta(days=2)  # downtime of the CA, once a year
 GIVES_UP = timedelta(hours=6)  # the time after which an attempt fails when the CA is away
 FAILS = 0.05  # share of the calls to the DNS provider
 CALLS = 2  # per attempt
-OF_AN_ACCOUNT, OF_A_DOMAIN = 500, 20
+OF_AN_ACCOUNT = 500
+OF_A_DOMAIN = 20
 
 
 def limits() -> dict[str, Limit]:
@@ -76,7 +77,8 @@ class Counted:
 
     def order(self, wanted: list[tuple[str, int]], now: datetime) -> None:
         for key in wanted:
-            limit, arrival = self.limits[key[0]], max(now, self.arrivals.get(key, now))
+            limit = self.limits[key[0]]
+            arrival = max(now, self.arrivals.get(key, now))
             if arrival - now > timedelta(seconds=(limit.capacity - 1) * limit.each + 1e-3):
                 self.refused += 1
             self.arrivals[key] = arrival + timedelta(seconds=limit.each)
@@ -156,7 +158,8 @@ class Years:
     def store(self, each: Managed, now: datetime) -> datetime:
         if each.not_after and each.not_after <= now:
             self.expired += 1
-        each.not_after, each.failures = now + each.life, 0
+        each.not_after = now + each.life
+        each.failures = 0
         return schedule.renew_at(now, each.not_after, None, self.chance.random())
 
 
@@ -168,7 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--days", type=float, default=1096)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
-    years, began = Years(given.certificates, given.days, given.seed), time.monotonic()
+    years = Years(given.certificates, given.days, given.seed)
+    began = time.monotonic()
     years.run()
     tell(
         certificates=given.certificates,

@@ -78,7 +78,9 @@ class DeadlineExceeded(requests.Timeout):
 @lru_cache(maxsize=8)
 def _allowance(entries: tuple[str, ...]) -> tuple[bool, frozenset[str], tuple[Network, ...]]:
     """Return ALLOW_PRIVATE as (everything, hosts, networks)."""
-    everything, hosts, networks = False, set(), []
+    everything = False
+    hosts = set()
+    networks = []
     for entry in (each.strip().lower().strip("[]") for each in entries):
         try:
             networks.append(ipaddress.ip_network(entry, strict=False))

@@ -69,7 +69,8 @@ class BodyLimit:
             if b"expect" not in dict(scope["headers"]):
                 await drain(receive)
             raise too_large(limit)
-        body, more = b"", True
+        body = b""
+        more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -139,7 +140,8 @@ def with_length(scope: Message, first: Message) -> Message:
 
 async def drain(receive: Timed, more: bool = True) -> None:
     """Read and discard up to DRAIN bytes."""
-    left, receive.is_refused = DRAIN, True
+    left = DRAIN
+    receive.is_refused = True
     with contextlib.suppress(errors.TooSlow):
         while more and left > 0:
             message = await receive()

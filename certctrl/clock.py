@@ -28,7 +28,8 @@ def monotonic() -> float:
 @contextmanager
 def limit(seconds: float) -> Iterator[None]:
     """Set a deadline: the body ends within `seconds`, or earlier at an outer limit."""
-    end, outer = monotonic() + seconds, _ends.get()
+    end = monotonic() + seconds
+    outer = _ends.get()
     token = _ends.set(end if outer is None else min(end, outer))
     try:
         yield

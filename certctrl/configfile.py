@@ -19,7 +19,8 @@ def acme_log(path: str) -> tuple[str, bool]:
         return "", False
     acme = _members(path, _read(path), "the file", ("acme",)).get("acme", {})
     found = _members(path, acme, "acme", ("log_level", "save_requests"))
-    log_level, save_requests = found.get("log_level", ""), found.get("save_requests", False)
+    log_level = found.get("log_level", "")
+    save_requests = found.get("save_requests", False)
     if log_level not in ("", "debug"):
         raise _wrong(path, 'acme.log_level is "debug", or empty')
     if not isinstance(save_requests, bool):

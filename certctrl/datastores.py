@@ -16,7 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 from certctrl.environment import Environment
 
 STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-SQLITE, POSTGRESQL = "django.db.backends.sqlite3", "django.db.backends.postgresql"
+SQLITE = "django.db.backends.sqlite3"
+POSTGRESQL = "django.db.backends.postgresql"
 POSTGRES_SCHEMES = ("postgres", "postgresql", "pgsql", "psql")
 UNRESERVED = "%!$&'()*+,;=:@-._~"  # left as they are in a user name and a password
 UNREADABLE = (
@@ -162,7 +163,8 @@ def redis(env: Environment) -> Redis:
         )
     try:
         parts = urlsplit("redis" + encoded("REDIS", url).removeprefix(scheme))
-        host, port = parts.hostname or "127.0.0.1", parts.port or 6379
+        host = parts.hostname or "127.0.0.1"
+        port = parts.port or 6379
     except ValueError:  # its message quotes a part of the URL
         raise ImproperlyConfigured(UNREADABLE.format("REDIS_URL")) from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -224,7 +226,8 @@ def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str
 
 
 def _refuse_unusable(files: dict[str, str]) -> None:
-    context, option = ssl.create_default_context(), ""
+    context = ssl.create_default_context()
+    option = ""
     try:
         for option, path in files.items():
             Path(path).open("rb").close()

@@ -42,7 +42,8 @@ class ErrorResponse(Response):
 
     @property
     def rendered_content(self) -> Any:
-        self.accepted_renderer, self.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
+        self.accepted_renderer = JSONRenderer()
+        self.accepted_media_type = JSONRenderer.media_type
         return super().rendered_content
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 MOUNTS = Path("/proc/self/mountinfo")  # field 5 is the mount point: proc_pid_mountinfo(5)
 ACL = "system.posix_acl_access"
 OTHERS = 0o007
-PRIVATE, PUBLIC = 0o600, 0o644
+PRIVATE = 0o600
+PUBLIC = 0o644
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -289,7 +289,8 @@ class RequestContext:
 def _told(request: HttpRequest) -> Iterator[Callable[[HttpResponse], HttpResponse]]:
     given = request.headers.get("X-Request-Id", "")
     request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-    status, began = 500, clock.monotonic()
+    status = 500
+    began = clock.monotonic()
 
     def answered(response: HttpResponse) -> HttpResponse:
         nonlocal status

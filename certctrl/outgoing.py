@@ -200,7 +200,8 @@ class GuardedAdapter(HTTPAdapter):
         return response
 
     def _body_of(self, response: requests.Response) -> bytes:
-        size, chunks = response.raw.length_remaining or 0, []
+        size = response.raw.length_remaining or 0
+        chunks = []
         for chunk in response.iter_content(64 * 1024) if size <= MAX_BODY else ():
             chunks.append(chunk)
             size = sum(map(len, chunks))
@@ -297,7 +298,8 @@ class OutgoingSession(requests.Session):
             raise _told(exc, "") from None
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        follow, timeout = kwargs.pop("allow_redirects", True), kwargs.pop("timeout", None)
+        follow = kwargs.pop("allow_redirects", True)
+        timeout = kwargs.pop("timeout", None)
         seconds = timeout if isinstance(timeout, int | float) else clock.time_left()
         with clock.limit(min(seconds, clock.time_left())):
             response = self._send_once(request)
@@ -321,7 +323,8 @@ class OutgoingSession(requests.Session):
 
     def _send_once(self, request: requests.PreparedRequest) -> requests.Response:
         """Send one request and return its response. A redirect is in the `next` of the response."""
-        host, began = _host_of(request), clock.monotonic()
+        host = _host_of(request)
+        began = clock.monotonic()
         url = str(request.url)
         proxies = _proxies_for(url)
         address = literal(host) if select_proxy(url, proxies) else None
@@ -347,7 +350,8 @@ class OutgoingSession(requests.Session):
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
         """Remove every header that may be a credential when the redirect goes to another host."""
-        old, new = str(response.request.url), str(prepared_request.url)
+        old = str(response.request.url)
+        new = str(prepared_request.url)
         if self.should_strip_auth(old, new):  # type: ignore[no-untyped-call]
             for name in [name for name in prepared_request.headers if name.lower() not in CARRIED]:
                 del prepared_request.headers[name]

@@ -21,7 +21,9 @@ from types import FrameType, TracebackType
 from certctrl import clock
 
 PR_SET_PDEATHSIG = 1
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a dead child is restarted; each one doubles
+# Seconds before a dead child is restarted; each pause is twice the one before.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
 SETTLED = 60.0  # seconds after which a child restarts with the first pause
 # Seconds. Closer signals count as one, because `timeout` and some terminals send two.
 AGAIN = 1.0
@@ -61,7 +63,8 @@ class Child:
         """Return the seconds until the child may restart. They grow while it dies early."""
         if now - self.started_at >= SETTLED:
             self.pause = FIRST_PAUSE
-        pause, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
+        pause = self.pause
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
         return pause
 
 
@@ -111,7 +114,8 @@ class Supervisor:
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if clock.monotonic() - self._asked_at >= AGAIN:
-            self.asked_to_stop, self._asked_at = self.asked_to_stop + 1, clock.monotonic()
+            self.asked_to_stop += 1
+            self._asked_at = clock.monotonic()
 
     def start(self, child: Child) -> None:
         """Start a child, and keep it alive from now on."""
@@ -220,7 +224,8 @@ class Supervisor:
             self._read.recv(4096)
 
     def _spawn(self, child: Child) -> None:
-        child.due_at, child.started_at = None, clock.monotonic()
+        child.due_at = None
+        child.started_at = clock.monotonic()
         output = open_log(child.log) if child.log else None
         try:
             child.process = subprocess.Popen(  # noqa: S603 - our own command lines

@@ -179,7 +179,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
         Return None when the row is not due, does not match `needs`, or is held by another worker.
         With `due=False`, a row that nobody holds is claimed before its `wake_at`.
         """
-        at, token = clock.now(), new_token()
+        at = clock.now()
+        token = new_token()
         rows = self.filter(pk=pk, **needs)
         rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
         if not rows.update(holder=token, **self.claim_fields(at)):
@@ -193,7 +194,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
 
         `turn` is the length of the turn in seconds. `lease` is the length of the lease in seconds.
         """
-        at, token = clock.now(), new_token()
+        at = clock.now()
+        token = new_token()
         due = self.filter(**needs).due(at)
         fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
         with transaction.atomic():

@@ -132,7 +132,8 @@ def _read(reply: Reply, name: str) -> _Hop:
 
 
 def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
-    start, target = path.names[0], hop.target
+    start = path.names[0]
+    target = hop.target
     if hop.why:
         return replace(
             path, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)

@@ -18,7 +18,8 @@ from dnsclient.names import is_inside, suffixes
 from dnsclient.queries import Answers, Query
 from dnsclient.resolver import ADDRESSES, Server, Servers, text_of
 
-NS, SOA = dns.rdatatype.NS, dns.rdatatype.SOA
+NS = dns.rdatatype.NS
+SOA = dns.rdatatype.SOA
 MOST_ASKED_ABOVE = 4  # servers of the zone above that are asked about a delegation
 
 

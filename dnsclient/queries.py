@@ -347,7 +347,8 @@ class _Batch:
             if is_deaf:
                 self.todo[server].clear()
             if flight.tries < TRIES and not is_deaf and self._send(flight.wire, server):
-                flight.tries, flight.due = flight.tries + 1, now + PATIENCE
+                flight.tries += 1
+                flight.due = now + PATIENCE
                 self.flying.move_to_end((server, ident))
             elif (server, ident) in self.flying:
                 self._land(server, ident)

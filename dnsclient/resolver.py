@@ -38,7 +38,9 @@ KEPT = 10_000  # most entries of a cache
 # Most hosts, and most addresses, of one zone. The root zone has 13 servers. A zone that lists more
 # would make this server ask more than necessary.
 MOST_ADDRESSES = 13
-SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
+SOA = dns.rdatatype.SOA
+NS = dns.rdatatype.NS
+CNAME = dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 NO_TIME = "there was no time left to ask"
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)

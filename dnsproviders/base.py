@@ -282,7 +282,8 @@ class Provider(ABC):
 
     def refusal(self, response: requests.Response) -> ProviderError:
         """Return the error of an unsuccessful answer, with the provider's own words."""
-        status, said = response.status_code, self.said(response)
+        status = response.status_code
+        said = self.said(response)
         if status in (401, 403):
             return ProviderError(
                 "dns_credential_refused",

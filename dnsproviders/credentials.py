@@ -70,7 +70,8 @@ def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
     A new destination for the secrets (`Field.gets_secrets`) needs the secrets again.
     Raise Invalid or MissingField. Raise Conflict for a retired credential.
     """
-    data, provider = _members(data), registry.provider_class(credential.provider)
+    data = _members(data)
+    provider = registry.provider_class(credential.provider)
     if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
         raise errors.Invalid(
             "The provider cannot be changed: create another credential.", field="provider"
@@ -102,7 +103,8 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     _check_destination(provider, row.public, whole, given.secret)
     old = row.secret
     if (whole.public, whole.secret) != (row.public, old_secret):
-        row.checked_at, row.last_error = None, ""
+        row.checked_at = None
+        row.last_error = ""
     row.public = _default_public(provider) | whole.public
     if whole.secret != old_secret:
         row.secret = envelope.seal(row.owner, PURPOSE, json.dumps(whole.secret).encode())
@@ -191,7 +193,8 @@ def _failure(error: ProviderError) -> CheckFailed:
 
 
 def _note(credential: DnsCredential, what: str) -> None:
-    credential.checked_at, credential.last_error = clock.now(), what
+    credential.checked_at = clock.now()
+    credential.last_error = what
     credential.save(update_fields=["checked_at", "last_error"])
 
 

@@ -62,7 +62,8 @@ FINDING_SERVERS = 0.5  # most of the other time, for finding the servers
 
 Check = DnsCredential.PropagationCheck
 TXT = dns.rdatatype.TXT
-SILENT, NO_ROUTE = "silent", "no route from here"
+SILENT = "silent"
+NO_ROUTE = "no route from here"
 
 
 class Asked(Enum):
@@ -261,8 +262,13 @@ def _seen(
     asked: Asked,
 ) -> Look:
     """Return the Look of one record, from the answers of its servers."""
-    heard, useless, missing = set(), [], []
-    note, denied, denial, ttl = "", 0, 0, 0
+    heard = set()
+    useless = []
+    missing = []
+    note = ""
+    denied = 0
+    denial = 0
+    ttl = 0
     for server, each in sent:
         if each in answers.no_time:
             note = (

@@ -46,7 +46,8 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
     """
     if not certificate.current_id:
         return
-    domain, subject = certificate.domain, f"{certificate.domain} was renewed"
+    domain = certificate.domain
+    subject = f"{certificate.domain} was renewed"
     nothing_else = (
         "Nothing is to be done where it is fetched by itself. Install it where that is done by"
         " hand."
@@ -115,7 +116,8 @@ def _renewal_failed(
     )
     if counts and is_told(certificate.failures):
         keys.append(f"renewal_failed:{issuance.pk}")
-    domain, times = certificate.domain, certificate.failures
+    domain = certificate.domain
+    times = certificate.failures
     body = (
         f"The certificate for {domain} could not be renewed. {trouble.what}\n\n"
         f"{_count(times)} {_validity(certificate)} {_next_try(certificate)}{_person(trouble)}"
@@ -195,12 +197,15 @@ def near_expiry(now: datetime) -> Iterator[Certificate]:
     soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by(
         "expires_at", "pk"
     )
-    soon, after, pk = soon.select_related("owner", "current"), now, 0
+    soon = soon.select_related("owner", "current")
+    after = now
+    pk = 0
     while batch := list(
         soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]
     ):
         yield from batch
-        pk, after = batch[-1].pk, batch[-1].expires_at or last
+        pk = batch[-1].pk
+        after = batch[-1].expires_at or last
 
 
 def warned_days(left: timedelta, life: timedelta, *, renews: bool) -> int | None:
@@ -228,7 +233,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     days = warned_days(version.not_after - now, life, renews=certificate.auto_renew)
     if days is None:
         return
-    domain, what = certificate.domain, _last_failure(certificate)
+    domain = certificate.domain
+    what = _last_failure(certificate)
     last = f"The last attempt failed. {what} " if what else ""
     body = (
         f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there"
@@ -285,12 +291,11 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
     """
     left = private_ca.not_after - now
     days = min(days for days in WARN_CA_DAYS if left <= timedelta(days=days))
-    name, ends = private_ca.name, for_people(private_ca.not_after)
+    name = private_ca.name
+    ends = for_people(private_ca.not_after)
     signed = Certificate.objects.filter(retired_at=None, account__private_ca=private_ca)
-    count, domains = (
-        signed.count(),
-        signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED],
-    )
+    count = signed.count()
+    domains = signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED]
     used = (
         f"Certificates in use with an account of it: {count}"
         f" ({', '.join(domains)}{', …' * (count > NAMED)})."
@@ -355,7 +360,8 @@ def nobody_writes_the_service_zone() -> None:
 
     Certificates that rely on the service zone fail, and only staff can fix this.
     """
-    zone, wanted = settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL
+    zone = settings.SERVICE_ZONE
+    wanted = settings.SERVICE_DNS_CREDENTIAL
     body = (
         f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS"
         f" credential {wanted}.\n\n"

@@ -24,7 +24,8 @@ from keystore.models import CERTIFICATE_KEY, Envelope, KeyWrap, RecipientKey
 from keystore.policy import Policy, recipients_for
 from keystore.recipients import DeviceKey, MasterKey
 
-NONCE, TAG = 12, 16
+NONCE = 12
+TAG = 16
 PURPOSE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 

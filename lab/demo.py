@@ -104,7 +104,10 @@ class Demo:
     """
 
     def __init__(self, api: Api, lab: Lab, email: str, wait: Callable[[float], None]) -> None:
-        self.api, self.lab, self.email, self.wait = api, lab, email, wait
+        self.api = api
+        self.lab = lab
+        self.email = email
+        self.wait = wait
 
     def issue(self) -> Issued:
         """Return the ids and the chain.

@@ -189,7 +189,8 @@ class FaultProxy:
                 judged.replaces, str(answer.document.get("finalize", "")) if answer.is_ok else ""
             )
         if answer.is_ok:
-            judged.url, judged.charged = url, charged
+            judged.url = url
+            judged.charged = charged
             self.judged.append(judged)
             self.tally["reused"] += is_reused
 
@@ -228,7 +229,8 @@ class FaultProxy:
 
     def _order(self, request: Request, answer: Answer) -> Answer:
         """Show a valid order as processing when a fault makes the CA slow."""
-        order, status = str(answer.document["finalize"]), answer.document.get("status")
+        order = str(answer.document["finalize"])
+        status = answer.document.get("status")
         if status == "invalid":
             self.infos.give_up(order)
         if status != "valid" or not self._is_slow(order, request):

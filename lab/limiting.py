@@ -165,7 +165,8 @@ def registered_domain(name: str, more: Set[str] = frozenset()) -> str:
     wildcard right below a suffix. See Boulder's `coveringIdentifier`, which uses
     weppos/publicsuffix-go.
     """
-    rules, labels = listed_rules(), name.lower().split(".")
+    rules = listed_rules()
+    labels = name.lower().split(".")
     start = len(labels) - 1  # of the suffix; without a rule the suffix is the last label
     for at in range(len(labels)):
         rest = ".".join(labels[at:])

@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 ZONE = "lab.test"
-KEY_NAME, KEY_ALGORITHM = "lab", "hmac-sha256"
+KEY_NAME = "lab"
+KEY_ALGORITHM = "hmac-sha256"
 # Below the range of ports for outgoing connections.
-DNS_PORTS, CA_PORTS = (
-    range(15353, 15453),
-    range(15454, 15554),
-)
+DNS_PORTS = range(15353, 15453)
+CA_PORTS = range(15454, 15554)
 INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 
 

@@ -282,12 +282,15 @@ class NameServer:
             self._fill(address, query, response)
             if udp and manners.truncates:
                 response.flags |= dns.flags.TC
-                response.answer, response.authority, response.additional = [], [], []
+                response.answer = []
+                response.authority = []
+                response.additional = []
 
     def _fill(
         self, address: str, query: dns.message.Message, response: dns.message.Message
     ) -> None:
-        question, manners = query.question[0], self._behaviours[address]
+        question = query.question[0]
+        manners = self._behaviours[address]
         with self._lock:
             self.seen.append(
                 (
@@ -306,11 +309,9 @@ class NameServer:
         if manners.lags:
             found.answer = [behind(each, manners.lags) for each in found.answer]
         response.set_rcode(found.rcode)
-        response.answer, response.authority, response.additional = (
-            found.answer,
-            found.authority,
-            found.additional,
-        )
+        response.answer = found.answer
+        response.authority = found.authority
+        response.additional = found.additional
         if found.authoritative and not manners.without_aa:
             response.flags |= dns.flags.AA
 

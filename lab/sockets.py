@@ -52,7 +52,8 @@ class UDPServer(socketserver.UDPServer):
     max_packet_size = 65535
 
     def __init__(self, place: tuple[str, int], owner: Answering) -> None:
-        self.address, self.owner = place[0], owner
+        self.address = place[0]
+        self.owner = owner
         self.address_family = family_of(self.address)
         super().__init__(place, UDPHandler)
 
@@ -67,6 +68,7 @@ class TCPServer(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, place: tuple[str, int], owner: Answering) -> None:
-        self.address, self.owner = place[0], owner
+        self.address = place[0]
+        self.owner = owner
         self.address_family = family_of(self.address)
         super().__init__(place, TCPHandler)

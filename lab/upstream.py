@@ -161,7 +161,8 @@ class Upstream:
         return connection
 
     def _new(self) -> http.client.HTTPConnection:
-        host, port = self.place.hostname or "", self.place.port
+        host = self.place.hostname or ""
+        port = self.place.port
         if self.place.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self.context)
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT)

@@ -55,14 +55,16 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, listen: str, serve: Serve, context: ssl.SSLContext | None = None) -> None:
-        self.serve, self.context = serve, context
+        self.serve = serve
+        self.context = context
         host, _, port = listen.rpartition(":")
         super().__init__((host, int(port)), Handler)
 
     def server_bind(self) -> None:
         # HTTPServer's own method asks the DNS for our name
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "localhost", self.server_address[1]
+        self.server_name = "localhost"
+        self.server_port = self.server_address[1]
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make the TLS handshake on the connection's thread, so that a slow one delays nobody."""

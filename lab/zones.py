@@ -17,8 +17,12 @@ import dns.rrset
 import dns.update
 import dns.zone
 
-IN, ANY, NONE = dns.rdataclass.IN, dns.rdataclass.ANY, dns.rdataclass.NONE
-SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
+IN = dns.rdataclass.IN
+ANY = dns.rdataclass.ANY
+NONE = dns.rdataclass.NONE
+SOA = dns.rdatatype.SOA
+NS = dns.rdatatype.NS
+CNAME = dns.rdatatype.CNAME
 LONGEST_PATH = 10  # CNAMEs that are followed within the server's zones
 
 

@@ -108,7 +108,8 @@ def code_ends_at(wanted: NoticeSettings) -> datetime | None:
 
 def note_of(wanted: NoticeSettings) -> str:
     """Return a sentence for the reader of the settings, or an empty string."""
-    address, limit = wanted.unconfirmed, settings.MAILS_A_DAY
+    address = wanted.unconfirmed
+    limit = settings.MAILS_A_DAY
     if not address:
         told = (
             f"This server mails {limit} notices a day to each owner; "
@@ -158,7 +159,8 @@ def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
 
 
 def _mail_code(wanted: NoticeSettings) -> None:
-    now, address = clock.now(), wanted.unconfirmed
+    now = clock.now()
+    address = wanted.unconfirmed
     today = Notice.objects.filter(
         kind=Notice.Kind.CONFIRM_ADDRESS, raised_at__gt=now - A_DAY
     ).order_by("-raised_at")
@@ -170,6 +172,7 @@ def _mail_code(wanted: NoticeSettings) -> None:
                 f"{CODES_A_DAY} codes were mailed within a day; the next may be in {pause} seconds."
             )
             raise RateLimited(what, retry_after=pause)
-    wanted.code_seed, wanted.code_tries = secrets.token_hex(16), 0
+    wanted.code_seed = secrets.token_hex(16)
+    wanted.code_tries = 0
     wanted.code_sent_at = raising.raise_code(wanted.owner, address).raised_at
     wanted.save()

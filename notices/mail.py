@@ -61,9 +61,11 @@ def send(delivery: Delivery) -> None:
 
 def message_of(delivery: Delivery) -> EmailMessage:
     """Return the mail of a delivery. Its Message-ID is the same at each try."""
-    wanted, notice = settings_of(delivery.owner_id), delivery.notice
+    wanted = settings_of(delivery.owner_id)
+    notice = delivery.notice
     if notice and notice.kind == Notice.Kind.CONFIRM_ADDRESS:
-        to, (subject, body) = notice.data["email"], _code(wanted, notice)
+        to = notice.data["email"]
+        subject, body = _code(wanted, notice)
     else:
         to = _address(wanted)
         subject, body = _digest(delivery) if notice is None else (notice.subject, quoting(notice))

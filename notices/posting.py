@@ -71,7 +71,8 @@ def payload(delivery: Delivery) -> bytes:
 def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
     """Return the headers of one try: the delivery's id, the time of the try, the signature."""
     assert webhook.secret, "only a webhook that was removed has none"
-    now, message_id = clock.now(), f"msg_{delivery.uuid.hex}"
+    now = clock.now()
+    message_id = f"msg_{delivery.uuid.hex}"
     signer = standardwebhooks.Webhook(envelope.unseal(webhook.secret).decode())
     return {
         "Content-Type": "application/json",

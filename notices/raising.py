@@ -77,7 +77,8 @@ def _deliveries(notice: Notice) -> list[Delivery]:
 
     Muting, and the kinds that a webhook selects, have no effect on a test.
     """
-    wanted, is_test = settings_of(notice.owner_id), notice.kind == Kind.TEST
+    wanted = settings_of(notice.owner_id)
+    is_test = notice.kind == Kind.TEST
     if notice.kind in wanted.muted and not is_test:
         return []
     common = {"owner_id": notice.owner_id, "notice": notice, "wake_at": notice.raised_at}

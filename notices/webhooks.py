@@ -148,7 +148,8 @@ def _refuse_named(url: str, setting: str) -> None:
             "such as https://hooks.example.com/certctrl."
         )
         raise Invalid(what, field="url")
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
         what = (
             f"url must be https; http is for hosts that the setting {setting} names, "

@@ -53,7 +53,8 @@ def administrator(state: StateFile) -> Administrator:
 
 
 def first_user(state: StateFile, email: str, given: str) -> Administrator:
-    is_made_up, email = not email, email or EMAIL
+    is_made_up = not email
+    email = email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
     # Stored before the user is created, so that a password that was never shown is replaced at the

@@ -113,7 +113,8 @@ class Embedded:
         """Return web, clock, worker and beat, in the order of starting."""
         from django.conf import settings
 
-        python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "certctrl"]
+        python = sys.executable
+        celery = [sys.executable, "-m", "celery", "-A", "certctrl"]
         quiet = [
             "--without-gossip",
             "--without-mingle",
@@ -173,7 +174,8 @@ def prepare() -> Embedded:
     """
     global _prepared
     folder = data_folder()
-    listen, port = listen_of(os.environ.get("LISTEN", "")), os.environ.get("PORT", "")
+    listen = listen_of(os.environ.get("LISTEN", ""))
+    port = os.environ.get("PORT", "")
     wanted = port_of(port) if port else None
     os.umask(0o077)  # only the owner may read the files, SQLite's too
     make_folder(folder)

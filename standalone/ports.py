@@ -7,7 +7,8 @@ import socket
 import sys
 from collections.abc import Iterable
 
-TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+TCP = socket.SOCK_STREAM
+UDP = socket.SOCK_DGRAM
 
 _held: dict[tuple[str, int], tuple[object, socket.socket]] = {}
 

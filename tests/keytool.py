@@ -1,4 +1,4 @@
-"""Java's own look at a PKCS#12 file."""
+"""Java's own reading of a PKCS#12 file."""
 
 import os
 import shutil
@@ -14,9 +14,7 @@ needs_keytool = pytest.mark.skipif(
 
 
 def listed(bundle: bytes, password: str, folder: Path) -> str:
-    """What `keytool -list -v` says of the file. AssertionError with its words when it cannot read
-    it.
-    """
+    """Return the output of `keytool -list -v`. Raise AssertionError for an invalid file."""
     path = folder / "bundle.pfx"
     path.write_bytes(bundle)
     command = [

@@ -1,4 +1,4 @@
-"""Settings of the tests: known secrets, no service unless a test starts it."""
+"""The settings of the tests: known secrets, and no service unless a test starts it."""
 
 import os
 

@@ -1,6 +1,4 @@
-"""The tests' settings over a real PostgreSQL: DATABASE_URL's, else one of its own that the tests
-start and stop.
-"""
+"""The tests' settings with a real PostgreSQL: that of DATABASE_URL, or one that the tests start."""
 
 import logging
 import os

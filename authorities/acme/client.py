@@ -340,7 +340,8 @@ class AcmeCA:
                 " no DNS name has."
             )
             raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
-        listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
+        listed = document.get("challenges") or ()
+        status = _texts([document["status"]])[0]
         offered = [each for each in listed if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
         if status == "pending" and not listed:

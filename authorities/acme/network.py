@@ -135,7 +135,8 @@ class Network(client.ClientNetwork):
             refusal = refusal_of(response)
             if refusal is None:
                 return response
-            bad, brought_one = is_bad_nonce(refusal), bool(_nonce_of(response))
+            bad = is_bad_nonce(refusal)
+            brought_one = bool(_nonce_of(response))
             if bad or not brought_one:
                 # Kept nonces are as old as the refused one.
                 del self.connection.nonces[: -1 if brought_one else None]
@@ -180,7 +181,8 @@ class Network(client.ClientNetwork):
         It replaces the library's method, which logs the messages that it sends.
         """
         self._refuse_elsewhere(url)
-        sent, began = kwargs.get("data"), clock.monotonic()
+        sent = kwargs.get("data")
+        began = clock.monotonic()
         try:
             # A new session is cheap. It follows changed settings and survives a fork.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):

@@ -261,7 +261,8 @@ class Aliyun(Provider):
             "x-acs-signature-nonce": uuid.uuid4().hex,
             "x-acs-version": VERSION,
         }
-        key_id, key = str(self.public["access_key_id"]), self.secret["access_key_secret"].reveal()
+        key_id = str(self.public["access_key_id"])
+        key = self.secret["access_key_secret"].reveal()
         return headers | {"Authorization": authorization("POST", query, headers, key_id, key)}
 
     def _raise_unless_done(
@@ -274,7 +275,8 @@ class Aliyun(Provider):
     def _error(self, answer: Mapping[str, Any]) -> ProviderError:
         code = str(answer.get("Code"))
         said = self.quote(f"{answer.get('Message')} ({code})")
-        kind, hint = _kind(code), _by_code(HINTS, code)
+        kind = _kind(code)
+        hint = _by_code(HINTS, code)
         verb = "refused the key" if kind == CREDENTIAL else "answered"
         what = f"Aliyun {verb}: {said}{f'; {hint}' if hint else ''}."
         return ProviderError(kind.code, what, permanent=kind.permanent)

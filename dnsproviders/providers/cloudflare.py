@@ -81,7 +81,8 @@ INACTIVE = {
     " name Cloudflare's, or use a credential for those name servers",
     "deactivated": "is deactivated at Cloudflare: activate it there",
 }
-AUTO_TTL, LEAST_TTL = 1, 60
+AUTO_TTL = 1
+LEAST_TTL = 60
 MOST_PAGES = 50
 
 
@@ -257,7 +258,8 @@ class Cloudflare(Provider):
         return body
 
     def refusal(self, response: requests.Response) -> ProviderError:
-        kind, said = self._kind(response), self.said(response)
+        kind = self._kind(response)
+        said = self.said(response)
         if kind is None or not said:
             return super().refusal(response)
         if kind == CREDENTIAL:

@@ -253,7 +253,8 @@ class RFC2136(Provider):
             try:
                 answer, is_proper = self._answer_to(_query(asked, dns.rdatatype.SOA))
             except NoAnswer as nothing:
-                silence, hidden = nothing, suffixes(name, shortest=1)
+                silence = nothing
+                hidden = suffixes(name, shortest=1)
                 break
             if answer.rcode() not in (*KNOWN, dns.rcode.SERVFAIL):
                 hidden.append(suffix)
@@ -368,7 +369,8 @@ class RFC2136(Provider):
         try:
             answer, is_proper = self._answer_to(_query(_owner(record), dns.rdatatype.TXT))
         except NoAnswer:
-            answer, is_proper = dns.message.Message(), False
+            answer = dns.message.Message()
+            is_proper = False
             answer.set_rcode(dns.rcode.REFUSED)
         is_told = answer.rcode() in KNOWN
         is_there = is_told and any(

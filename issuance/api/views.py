@@ -244,7 +244,8 @@ class CertificateViewSet(
     @action(detail=True, methods=["get"], url_path="issue-result")
     def issue_result(self, request: Request, **kwargs: Any) -> Response:
         """Return the state of one attempt: the newest, or the one of `issue_history_id`."""
-        certificate, wanted = self.get_object(), request.query_params.get("issue_history_id", "")
+        certificate = self.get_object()
+        wanted = request.query_params.get("issue_history_id", "")
         return Response(IssueResultSerializer(attempt_of(certificate, wanted)).data)
 
     @extend_schema(

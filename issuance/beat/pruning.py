@@ -40,7 +40,8 @@ def prune_keys() -> None:
     An attempt whose CSR was sent keeps its key until its order expires. Until then the next
     attempt may take over key and order. An order that became valid at staging is never taken over.
     """
-    now, State = clock.now(), Issuance.State
+    now = clock.now()
+    State = Issuance.State
     is_over = Q(csr_sent_at=None) | Q(order_expires_at=None) | Q(order_expires_at__lt=now)
     failed = Q(
         is_over, state__in=[State.FAILED, State.CANCELED], ended_at__lt=now - KEPT_AFTER_FAILURE

@@ -29,7 +29,9 @@ from issuance.preflight.report import Finding
 STEP = "preflight"  # the step that its event names
 EVERY = timedelta(hours=1)
 ALONE = 18.0  # seconds, when a person waits for it
-FOR_DIRECTORY, FOR_ZONES = 1 / 3, 2 / 3  # of the time that is left then
+# Fractions of the time that is left then.
+FOR_DIRECTORY = 1 / 3
+FOR_ZONES = 2 / 3
 MOST_ZONES = 10  # zones that the provider is asked about
 FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
 
@@ -57,7 +59,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
         deaf = [propagation.server_of(label) for each in found for label in each.servers]
         issuance.write(preflighted_at=clock.now(), deaf=deaf)
         if found and not blocking:
-            what, done = report.text_of(found), IssuanceEvent.Outcome.DONE
+            what = report.text_of(found)
+            done = IssuanceEvent.Outcome.DONE
             IssuanceEvent.objects.create(
                 issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
             )
@@ -73,7 +76,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
 
 def run(certificate: Certificate) -> list[Finding]:
     """Run the preflight alone, within 20 seconds and without an order."""
-    account, credential = certificate.account, delegation.credential_for(certificate)
+    account = certificate.account
+    credential = delegation.credential_for(certificate)
     with clock.limit(ALONE):
         found = check(certificate, account, credential, clients.client_for(account))
     if not credential and not account.is_private:
@@ -147,7 +151,8 @@ def _identities(account: AcmeAccount, client: CA) -> Sequence[str]:
 
 
 def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Finding]:
-    info, count = catalog.known().get(account.ca_provider), len(certificate.names)
+    info = catalog.known().get(account.ca_provider)
+    count = len(certificate.names)
     if info and count > (most := most_names(info, certificate.profile)):
         profile = f" of the profile {certificate.profile}" if certificate.profile else ""
         what = (

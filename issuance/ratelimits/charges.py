@@ -19,7 +19,8 @@ def buckets_of(issuance: Issuance) -> dict[int, int]:
     The keys are the ids of the bucket rows. Missing rows are created as full buckets.
     """
     directory = catalog.directory_of(issuance.account)
-    known, wanted = catalog.limits_at(directory), of_order(issuance)
+    known = catalog.limits_at(directory)
+    wanted = of_order(issuance)
     found = find(directory, wanted)
     missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
     if missing:

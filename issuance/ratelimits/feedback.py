@@ -43,7 +43,8 @@ def learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
         or refused
         or [charges.busy(issuance.account)]
     )
-    directory, now = catalog.directory_of(issuance.account), clock.now()
+    directory = catalog.directory_of(issuance.account)
+    now = clock.now()
     rows = [
         LimitBucket(
             ca=directory,

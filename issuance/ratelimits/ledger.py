@@ -108,14 +108,13 @@ class Ledger:
         With `emptied` the CA's own bucket was empty, and the bucket has at most one token then.
         Otherwise it has all tokens that come back until then.
         """
-        row, limit = self.rows[pk], self.limit(pk)
+        row = self.rows[pk]
+        limit = self.limit(pk)
         filled = buckets.level_at(
             Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk]
         )
-        row.level, row.at = (
-            min(1.0, filled) if emptied else min(filled, MOST_TOKENS),
-            max(until, row.at),
-        )
+        row.level = min(1.0, filled) if emptied else min(filled, MOST_TOKENS)
+        row.at = max(until, row.at)
         self._changed.add(pk)
 
     def _change(self, pk: int, tokens: float) -> None:
@@ -123,7 +122,8 @@ class Ledger:
         level = buckets.take(
             Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens
         )
-        row.level, row.at = level.tokens, level.at
+        row.level = level.tokens
+        row.at = level.at
         self._changed.add(pk)
 
     def save(self) -> None:

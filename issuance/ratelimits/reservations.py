@@ -97,7 +97,8 @@ def wait_while_busy(issuance: Issuance) -> None:
     rows = LimitBucket.objects.filter(
         ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
     )
-    bucket, now = rows.first(), clock.now()
+    bucket = rows.first()
+    now = clock.now()
     at = bucket.at if bucket and bucket.at > now else None
     if at != issuance.slot_at:
         issuance.write(slot_at=at)
@@ -263,7 +264,8 @@ def _wait(
     issuance: Issuance, bucket: LimitBucket, asked_at: datetime, at: datetime
 ) -> Wait | Refused:
     now = clock.now()
-    what, seconds = sentence(issuance, bucket, at), max(1.0, (at - now).total_seconds())
+    what = sentence(issuance, bucket, at)
+    seconds = max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
     # The sweep wakes the attempt at its slot. This later time only helps if the sweep did not.

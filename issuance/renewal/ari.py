@@ -80,10 +80,8 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     Only a few of each CA are polled at a time, and only two of a CA that gives trouble.
     """
     on_their_way = RenewalInfo.objects.on_their_way()
-    busy, in_trouble = (
-        Counter(on_their_way.values_list(*CA)),
-        _in_trouble(on_their_way) | _in_trouble(due),
-    )
+    busy = Counter(on_their_way.values_list(*CA))
+    in_trouble = _in_trouble(on_their_way) | _in_trouble(due)
 
     def is_full(of: tuple[str, str]) -> bool:
         return busy[of] >= (AT_ONCE_IN_TROUBLE if of in in_trouble else AT_ONCE)
@@ -193,7 +191,8 @@ def _moment_of(version: CertificateVersion) -> datetime | None:
     a day, the time is one day from now.
     """
     info: RenewalInfo | None = getattr(version, "renewal_info", None)
-    moment, now = (info.moment if info else None), clock.now()
+    moment = info.moment if info else None
+    now = clock.now()
     if moment and moment <= now and _versions_of_a_day(version, now) >= MOST_A_DAY:
         return now + A_DAY
     return moment

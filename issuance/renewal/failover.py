@@ -43,10 +43,12 @@ def why(issuance: Issuance) -> str:
 
     Return an empty string when there is nothing to explain.
     """
-    certificate, tried = issuance.certificate, issuance.account
+    certificate = issuance.certificate
+    tried = issuance.account
     if not certificate.failing_since or issuance.reason == Issuance.Reason.MANUAL:
         return ""
-    own, since = certificate.account.name, f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
+    own = certificate.account.name
+    since = f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
     if issuance.proves:
         row = f"{certificate.domain} failed {certificate.failures} times in a row"
         return (

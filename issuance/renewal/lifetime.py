@@ -35,7 +35,8 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
     A certificate that a person asked for is stored. So is one that replaces another for a different
     reason than its end.
     """
-    certificate, current = issuance.certificate, issuance.certificate.current
+    certificate = issuance.certificate
+    current = issuance.certificate.current
     if not current or issuance.reason != Issuance.Reason.RENEWAL:
         return
     if not gains_no_time(current, chain_pem) or _has_another_reason(certificate, current):
@@ -60,7 +61,8 @@ def _is_replaced_early(current: CertificateVersion) -> bool:
 
     A CA that is going to revoke sends such a window (RFC 9773, section 4.2).
     """
-    info, now = RenewalInfo.objects.filter(version=current).first(), clock.now()
+    info = RenewalInfo.objects.filter(version=current).first()
+    now = clock.now()
     ours = schedule.renew_at(current.not_before, current.not_after, None, jitter=1)
     return bool(info and info.window_end and info.window_end <= now < ours)
 

@@ -61,7 +61,8 @@ def gains_no_time(current: Span, new: Span, *, capped: bool) -> bool:
     not count. `capped` says that the new certificate ends because its CA ends. Otherwise the CA may
     have begun to issue for a shorter life. Then only an end that has not moved counts.
     """
-    (began, ends), (begins, new_ends) = current, new
+    began, ends = current
+    begins, new_ends = new
     nothing = (ends - began) / 100
     if capped:
         return new_ends - ends <= nothing

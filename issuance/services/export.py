@@ -82,7 +82,8 @@ def bundle(
     version = current_version(certificate)
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
     key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
-    files, password = files_of(version, key), secrets.token_urlsafe(30)
+    files = files_of(version, key)
+    password = secrets.token_urlsafe(30)
     files["bundle.pfx"] = pki.pkcs12(
         key, version.chain_pem, certificate.domain, password, legacy=pfx == "legacy"
     )

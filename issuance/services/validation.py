@@ -80,7 +80,8 @@ def _refuse_profile(wanted: Wanted) -> None:
     Any profile is accepted for a CA whose profiles the catalog does not know. It is sent when the
     CA's directory lists it.
     """
-    profile, info = wanted.columns.get("profile"), catalog.info(wanted.account.ca_provider)
+    profile = wanted.columns.get("profile")
+    info = catalog.info(wanted.account.ca_provider)
     if profile and info.profiles and profile not in info.profiles:
         known = ", ".join(info.profiles)
         raise Invalid(f"{info.label} has no profile {profile}; it has {known}.", field="profile")
@@ -88,8 +89,10 @@ def _refuse_profile(wanted: Wanted) -> None:
 
 
 def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
-    profile, info = wanted.columns.get("profile"), catalog.info(account.ca_provider)
-    most, count = info.profiles.get(profile or "", info.max_names), len(wanted.names)
+    profile = wanted.columns.get("profile")
+    info = catalog.info(account.ca_provider)
+    most = info.profiles.get(profile or "", info.max_names)
+    count = len(wanted.names)
     if count > most:
         of = f"the profile {profile} of {info.label}" if profile in info.profiles else info.label
         raise Invalid(
@@ -98,7 +101,8 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
 
 
 def _fallback(wanted: Wanted) -> AcmeAccount:
-    pk, owner = wanted.columns["fallback_account_id"], wanted.account.owner_id
+    pk = wanted.columns["fallback_account_id"]
+    owner = wanted.account.owner_id
     account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
     if not account:
         raise accounts.no_account(pk, "fallback_account_id")
@@ -106,7 +110,8 @@ def _fallback(wanted: Wanted) -> AcmeAccount:
 
 
 def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
-    field, info = "fallback_account_id", catalog.info(fallback.ca_provider)
+    field = "fallback_account_id"
+    info = catalog.info(fallback.ca_provider)
     if fallback.pk == wanted.account.pk:
         raise Invalid(
             f"{fallback.name} orders already: the fallback account is another one.", field=field

@@ -1,4 +1,4 @@
-"""A key may be granted ids that no row can have."""
+"""An API key may be granted ids that no row can have."""
 
 
 def test_a_granted_id_beyond_what_a_row_can_have_lists_nothing(alice, key_client):

@@ -1,4 +1,4 @@
-"""API keys are made, listed and revoked with a session: contract, section 6."""
+"""API keys are made, listed and revoked with a session."""
 
 import re
 from datetime import timedelta
@@ -140,7 +140,7 @@ def test_everything_in_the_catalogue_can_be_granted(client_of, alice):
     )
 
 
-def test_the_catalogue_is_told_to_everybody(client_of, db):
+def test_everybody_may_read_the_catalogue(client_of, db):
     told = client_of().get("/apiv1/permissions/catalog").data_member
     assert {row["obtype"]: tuple(row["actions"]) for row in told} == {
         obtype: actions for obtype, (_, actions) in PERMISSIONS.items()

@@ -1,4 +1,4 @@
-"""The record of what was done is only ever added to."""
+"""Audit events are added, and never changed or deleted."""
 
 from types import SimpleNamespace
 
@@ -53,7 +53,7 @@ def test_an_address_is_kept_without_its_port_and_nothing_else_is(said, ip):
 
 
 @pytest.mark.postgres
-def test_what_a_proxy_hands_on_unchecked_is_not_stored(client_of, alice):
+def test_an_unchecked_header_of_a_proxy_is_not_stored(client_of, alice):
     key = {
         "name": "ci",
         "expires_in_seconds": 60,
@@ -82,7 +82,7 @@ def test_an_event_is_neither_changed_nor_removed(event, attempt):
     assert list(AuditEvent.objects.values_list("action", flat=True)) == ["key.exported"]
 
 
-def test_who_has_events_is_not_removed(event, alice):
+def test_a_user_with_audit_events_is_not_deleted(event, alice):
     with pytest.raises(ProtectedError):
         alice.delete()
 

@@ -1,4 +1,4 @@
-"""Who logged in, who failed to, and what staff changed of users."""
+"""Audit events of logins, failed logins, and changes of users by staff."""
 
 import json
 
@@ -43,14 +43,14 @@ def test_a_login_is_kept_with_its_address(login, alice):
     assert event.ip == "203.0.113.9"
 
 
-def test_a_failed_login_is_the_accounts_however_it_was_spelled_and_without_the_guess(login, alice):
+def test_a_failed_login_is_audited_for_the_account_without_the_password(login, alice):
     assert login("ALICE@example.org", GUESS).status_code == 401
     (event,) = events("user.login_failed")
     assert (event.owner, event.object, event.ip) == (alice, f"user:{alice.pk}", "203.0.113.9")
     assert GUESS not in json.dumps([event.actor, event.object, event.detail])
 
 
-def test_an_address_that_nobody_has_is_not_kept(login, alice):
+def test_the_address_of_an_unknown_login_is_not_stored(login, alice):
     assert login("my-password-by-mistake@example.org", GUESS).status_code == 401
     assert not AuditEvent.objects.exists()
 
@@ -86,7 +86,7 @@ def test_a_logout_is_kept_where_somebody_was_logged_in(client_of, login, alice):
     assert len(events("user.logged_out")) == 1
 
 
-def test_what_staff_change_of_a_user_is_kept(client_of, root, alice):
+def test_changes_of_a_user_by_staff_are_audited(client_of, root, alice):
     page = f"/admin/accounts/user/{alice.pk}/change/"
     fields = {"email": alice.email, "name": "alice", "kind": "person", "country_of_residence": ""}
     answer = client_of(root).post(

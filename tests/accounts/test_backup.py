@@ -1,4 +1,4 @@
-"""A backup of the database opens nothing: no column of any table has a secret that is in use."""
+"""A backup of the database opens nothing, because no column has a usable secret."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ TOKEN = "cloudflare-t0ken-that-is-used"
 
 
 def columns() -> dict[str, str]:
-    """What each column of each table holds, bytes in hex too."""
+    """Return the values of each column of each table. Bytes are in hex too."""
     found: dict[str, str] = {}
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
@@ -38,7 +38,7 @@ def spelled(value: Any) -> str:
 
 
 def spellings(secret: str | bytes) -> set[str]:
-    """As it is, in hex and in base64."""
+    """Return the value itself, in hex and in base64."""
     raw = secret.encode() if isinstance(secret, str) else secret
     return {
         raw.decode("latin-1"),
@@ -54,14 +54,12 @@ def where(secret: str | bytes) -> list[str]:
     ]
 
 
-def test_what_is_written_in_clear_would_be_found(alice):
+def test_a_plain_text_value_would_be_found(alice):
     assert where(alice.email) == ["accounts_user.email"]
 
 
 def test_a_backup_of_the_database_holds_no_secret_that_is_in_use(client_of, alice):
-    """Each way to come in, and each secret that is handed in: log-in, API key, DNS credential, EAB,
-    webhook, CA key.
-    """
+    """Passwords, API keys, DNS credentials, EAB, webhooks and CA keys."""
     client = client_of()
     client.post("/auth/general", {"email": alice.email, "password": PASSWORD})
     api = Caller(client)

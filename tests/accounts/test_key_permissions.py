@@ -1,4 +1,4 @@
-"""What a key may do: what the view declares and the key was granted, nothing else."""
+"""An API key may do what the view declares and the key was granted, and nothing else."""
 
 import pytest
 

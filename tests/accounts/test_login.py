@@ -1,4 +1,4 @@
-"""Logging in, status, profile, logging out: contract, section 5."""
+"""Login, status, profile and logout."""
 
 import json
 import threading
@@ -168,7 +168,7 @@ def test_an_endless_action_is_not_repeated_whole(login, alice):
     assert len(login(action="x" * 100_000).error["what"]) < 200
 
 
-def test_status_tells_who_is_logged_in(client_of, login, alice):
+def test_status_names_the_user_that_is_logged_in(client_of, login, alice):
     client = client_of()
     with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False):
         login(client=client)
@@ -257,7 +257,7 @@ def test_the_wait_ends_when_it_said(login, alice):
 
 
 @pytest.mark.parametrize("ahead", [7200, 30 * 86400])
-def test_failures_that_were_counted_by_a_clock_that_was_ahead_are_counted_anew(login, alice, ahead):
+def test_failures_counted_by_a_clock_that_was_ahead_expire(login, alice, ahead):
     with time_machine.travel("2030-01-01T00:00:00+00:00", tick=False) as traveller:
         traveller.shift(ahead)
         for _ in range(services.MAX_FAILURES):
@@ -291,7 +291,7 @@ def test_others_are_not_kept_waiting(login, client_of, alice, bob):
 
 
 def try_from_everywhere(client_of, email, times=services.MAX_FAILURES_ANYWHERE):
-    """Wrong passwords, each from an address of its own; the latest answer."""
+    """Send wrong passwords, each from another address. Return the last response."""
     wrong = {"email": email, "password": "Wrong-horse-1"}
     return [
         client_of().post("/auth/general", wrong, REMOTE_ADDR=f"203.0.113.{n}") for n in range(times)
@@ -366,9 +366,7 @@ def test_an_address_is_one_however_it_is_spelled(client_of, db, spellings, other
     assert guess(client_of, 99, other).status_code == 401
 
 
-def test_an_owner_logs_in_from_an_address_that_is_known_while_strangers_there_are_throttled(
-    client_of, alice
-):
+def test_a_known_address_logs_in_while_strangers_there_are_throttled(client_of, alice):
     right = {"email": alice.email, "password": PASSWORD}
     assert guess(client_of, 0, **right).status_code == 200
     for number in range(services.MAX_FAILURES_OF_ADDRESS + 1):
@@ -398,7 +396,7 @@ def test_where_the_address_is_not_known_only_the_account_counts(client_of, db):
 # --- Passwords are hashed a few at a time ---
 
 
-def test_who_finds_no_place_is_told_when_to_come_back_and_is_not_counted(login, alice, monkeypatch):
+def test_a_login_without_a_free_place_says_when_to_retry(login, alice, monkeypatch):
     monkeypatch.setattr(passwords, "PATIENCE", 0.01)
     with passwords.hashing(lambda: None), passwords.hashing(lambda: None):
         for _ in range(services.MAX_FAILURES + 1):
@@ -420,7 +418,8 @@ def test_a_place_that_gets_free_is_taken_by_who_waits(login, alice):
 
 def test_two_passwords_are_hashed_at_a_time_and_the_others_wait(monkeypatch):
     monkeypatch.setattr(passwords, "PATIENCE", 60.0)
-    begun, go_on = threading.Semaphore(0), threading.Event()
+    begun = threading.Semaphore(0)
+    go_on = threading.Event()
 
     def hash_one(number):
         with passwords.hashing(lambda: None):

@@ -1,6 +1,4 @@
-"""The session cookie needs no CSRF token: who may send an unsafe request is read from where it says
-it comes from.
-"""
+"""The session cookie needs no CSRF token, because unsafe requests must name a trusted origin."""
 
 import json
 
@@ -128,7 +126,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("content_type", FORMS + OTHERS)
 @pytest.mark.parametrize("body", [BODY, ""])
-def test_what_is_not_json_is_415(send, content_type, body):
+def test_a_body_that_is_not_json_is_415(send, content_type, body):
     response = send("POST", KEYS, body, {}, content_type=content_type)
     assert (response.status_code, response.error["code"]) == (415, 20008)
     assert not ApiKey.objects.exists()

@@ -1,4 +1,4 @@
-"""What one owner may have: told before it is too much, shown, and raised by staff."""
+"""Quotas of an owner: checked before a row is made, shown, and raised by staff."""
 
 import threading
 
@@ -41,7 +41,7 @@ def api(world, client_of, alice):
 
 @pytest.fixture
 def limited(settings):
-    """Two of everything."""
+    """Two rows of everything."""
     settings.QUOTAS = dict.fromkeys(quotas.QUOTAS, 2)
 
 
@@ -98,7 +98,7 @@ def test_one_too_many_is_refused_with_the_limit_and_who_can_raise_it(
 
 
 @pytest.mark.parametrize("name", CREATES)
-def test_what_is_deleted_makes_room(limited, api, world, alice, name):
+def test_deleted_rows_make_room(limited, api, world, alice, name):
     pks = [create(api, world, alice, name, number).data_member["id"] for number in range(2)]
     assert api.delete(f"/apiv1/me/{CREATES[name][0]}/{pks[0]}").status_code == 204
     assert create(api, world, alice, name, 3).status_code == 201
@@ -106,7 +106,7 @@ def test_what_is_deleted_makes_room(limited, api, world, alice, name):
 
 
 @pytest.mark.parametrize("name", CREATES)
-def test_what_others_have_does_not_count(limited, api, client_of, world, alice, bob, name):
+def test_rows_of_other_owners_do_not_count(limited, api, client_of, world, alice, bob, name):
     for number in range(2):
         create(api, world, alice, name, number)
     assert create(client_of(bob), world, bob, name, 1).status_code == 201
@@ -187,7 +187,7 @@ def test_a_key_that_may_read_quotas_sees_them(key_client, alice):
         ({"webhooks": "9"}, "whole"),
     ],
 )
-def test_what_the_setting_has_wrong_is_told_at_the_start(settings, wrong, words):
+def test_an_invalid_quota_setting_is_reported_at_the_start(settings, wrong, words):
     settings.QUOTAS = wrong
     with pytest.raises(ImproperlyConfigured, match=words):
         quotas.check_setting()
@@ -223,7 +223,7 @@ def test_staff_see_what_is_used_and_raise_it(root, alice):
 
 
 @pytest.mark.parametrize("wrong", ['{"certs": 1}', '{"webhooks": "many"}', "[]5", "[1]"])
-def test_a_quota_that_is_none_is_told_to_staff(root, alice, wrong):
+def test_an_invalid_quota_is_reported_to_staff(root, alice, wrong):
     answer = change(root, alice, quotas=wrong)
     assert answer.status_code == 200
     assert "errorlist" in answer.content.decode() or "error" in answer.content.decode()
@@ -240,7 +240,8 @@ def test_a_quota_that_is_none_is_told_to_staff(root, alice, wrong):
 def test_many_at_once_do_not_pass_it(settings):
     settings.QUOTAS = {"dns_credentials": 3}
     owner = User.objects.create_user("owner@example.com")
-    start, refused = threading.Barrier(8), []
+    start = threading.Barrier(8)
+    refused = []
 
     def one():
         try:

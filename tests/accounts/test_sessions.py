@@ -1,4 +1,4 @@
-"""What the database holds of a session, and that Django's own ways with sessions go on."""
+"""Sessions in the database, and Django's own functions for sessions."""
 
 from datetime import timedelta
 from typing import Any
@@ -72,7 +72,7 @@ def test_flush_removes_the_row_and_the_data(db):
     assert store.session_key is None
 
 
-def test_an_unknown_and_an_expired_session_are_empty_and_clearsessions_removes_the_latter(db):
+def test_an_expired_session_is_empty_and_clearsessions_removes_it(db):
     store = made(a=1)
     assert dict(SessionStore("x" * 32).items()) == {}
     Session.objects.update(expire_date=timezone.now() - timedelta(days=1))

@@ -1,4 +1,4 @@
-"""A CA on loopback that answers what the test tells it, however wrong, and notes what it was asked."""
+"""A CA on loopback: it sends the replies of the test, right or wrong, and keeps the requests."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def problem(
 
 
 class Stub:
-    """`tell(path, *replies)` queues answers for a path; without any it answers as a CA that agrees."""
+    """A CA that grants every request, except where `tell(path, *replies)` queued other replies."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,7 +62,7 @@ class Stub:
         self.told[path].extend(replies)
 
     def offers(self, *names: str) -> None:
-        """Its directory has these too."""
+        """Add these entries to the directory."""
         self.directory += names
 
     def paths(self) -> list[str]:

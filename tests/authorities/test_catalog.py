@@ -1,4 +1,4 @@
-"""Which CAs there are, what they sign, and the client that an account gets."""
+"""The known CAs, their keys and limits, and the client for an account."""
 
 import threading
 
@@ -135,7 +135,8 @@ def test_a_thread_unseals_an_account_key_once(stub, monkeypatch):
 def test_a_thread_keeps_so_many_clients_and_no_more(stub):
     accounts = [make_account(directory_url=stub.directory_url) for _ in range(3)]
     clients._clients().clear()
-    kept, clients.KEPT_CLIENTS = clients.KEPT_CLIENTS, 2
+    kept = clients.KEPT_CLIENTS
+    clients.KEPT_CLIENTS = 2
     try:
         opened = [clients.client_for(account) for account in accounts]
         assert clients.client_for(accounts[2]) is opened[2]
@@ -146,7 +147,8 @@ def test_a_thread_keeps_so_many_clients_and_no_more(stub):
 
 @pytest.mark.django_db
 def test_another_thread_has_a_connection_of_its_own(stub):
-    here, there = acme.connection_to(stub.directory_url), []
+    here = acme.connection_to(stub.directory_url)
+    there = []
     thread = threading.Thread(target=lambda: there.append(acme.connection_to(stub.directory_url)))
     thread.start()
     thread.join()
@@ -188,7 +190,7 @@ def test_zerossl_gives_a_binding_for_an_email_address(stub):
 
 
 @pytest.mark.django_db
-def test_an_api_key_that_is_sealed_with_the_account_is_used_before_the_address(stub):
+def test_an_api_key_of_the_account_is_preferred_to_the_mail_address(stub):
     owner = User.objects.create(email="owner@example.com")
     account = make_account(
         ca_provider="zerossl",
@@ -221,7 +223,7 @@ def test_no_other_ca_is_asked_for_a_binding():
         (Reply(drop=True), "ca_unreachable", False),
     ],
 )
-def test_what_zerossl_answers_else_is_told_without_the_key(stub, reply, code, refused):
+def test_other_answers_of_zerossl_are_reported_without_the_key(stub, reply, code, refused):
     stub.tell("/acme/eab-credentials", reply)
     with pytest.raises(Trouble) as caught:
         zerossl.fetch_eab(api_key="the-api-key")
@@ -238,7 +240,7 @@ def test_an_override_of_one_limit_keeps_the_others_and_null_takes_one_away(setti
 
 
 @pytest.mark.parametrize("given", [300, [300], [300, 0], ["300", 36], [True, 1], "30"])
-def test_limits_that_nobody_understands_are_told_at_the_start(settings, given):
+def test_invalid_limits_are_reported_at_the_start(settings, given):
     settings.ACME_CAS = {"custom": {"limits": {"account": given}}}
     with pytest.raises(ImproperlyConfigured, match="limits of custom are such as"):
         apps.get_app_config("issuance").ready()
@@ -279,9 +281,7 @@ def test_a_directory_is_the_operators_where_the_table_or_staff_named_it(
         "https://acme-v02.api.letsencrypt.org./directory",
     ],
 )
-def test_a_directory_has_one_bucket_and_the_limits_of_its_ca_however_it_is_spelled(
-    world, owner, spelling
-):
+def test_spellings_of_a_directory_share_one_bucket_and_its_limits(world, owner, spelling):
     account = world.account(owner, ca_provider="custom", directory_url=spelling)
     assert catalog.directory_of(account) == catalog.info("letsencrypt").directory_url
     assert (

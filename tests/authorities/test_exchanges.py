@@ -1,4 +1,4 @@
-"""Debug mode: every exchange with a CA is kept, for its owner to read, and nothing in it is secret."""
+"""Debug mode keeps every exchange with a CA for its owner, without secrets."""
 
 import json
 from datetime import timedelta
@@ -39,7 +39,7 @@ def stub():
 
 @pytest.fixture
 def account(stub, owner) -> AcmeAccount:
-    """An account of the stub's, debugged with requests."""
+    """An account at the stub, with debugging of requests."""
     return AcmeAccount.objects.create(
         owner=owner,
         name="an account",
@@ -56,7 +56,7 @@ def account(stub, owner) -> AcmeAccount:
 
 @pytest.fixture
 def issuance(account, owner, monkeypatch) -> Issuance:
-    """An attempt at example.com that nobody has touched."""
+    """An attempt at example.com before its first turn."""
     monkeypatch.setattr(propagation, "final_name", lambda name: name)
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
@@ -66,7 +66,7 @@ def issuance(account, owner, monkeypatch) -> Issuance:
 
 
 def take(name: str, issuance: Issuance) -> Issuance:
-    """One turn of that step, whatever the attempt's state."""
+    """Take one turn of the step, in any state of the attempt."""
     step = next(each for each in workflow.STEPS if each.name == name)
     Issuance.objects.filter(pk=issuance.pk).update(
         state=step.state, wake_at=clock.now() - timedelta(minutes=1)
@@ -77,7 +77,7 @@ def take(name: str, issuance: Issuance) -> Issuance:
 
 
 def seen() -> list[tuple[str, str, str]]:
-    """(step, method, path) of what was kept."""
+    """Return (step, method, path) of the stored exchanges."""
     rows = Exchange.objects.order_by("pk")
     return [
         (row.step, row.method, row.url.partition("/")[2].partition("/")[2].partition("/")[2])
@@ -86,7 +86,7 @@ def seen() -> list[tuple[str, str, str]]:
 
 
 def everything() -> str:
-    """All that the rows hold, as one text."""
+    """Return all values of the rows as one text."""
     return json.dumps(list(Exchange.objects.values()), default=str)
 
 
@@ -113,7 +113,7 @@ def test_an_attempts_exchanges_are_kept_with_the_step_that_made_them(stub, issua
     }
 
 
-def test_every_step_that_talks_to_the_ca_is_told(stub, issuance):
+def test_exchanges_name_the_step_that_talked_to_the_ca(stub, issuance):
     order = stub.usual("/order/1").body
     chain = sign(take("order", issuance).csr_pem, timedelta(days=90))
     stub.tell("/order/1", Reply(body=order), Reply(body=order | {"status": "ready"}))
@@ -306,7 +306,8 @@ def test_an_exchange_costs_one_insert(account, issuance, django_assert_num_queri
 
 def test_the_file_turns_debugging_on_for_every_account(issuance, settings):
     AcmeAccount.objects.update(log_level="", save_requests=False)
-    settings.ACME_LOG_LEVEL, settings.ACME_SAVE_REQUESTS = "debug", True
+    settings.ACME_LOG_LEVEL = "debug"
+    settings.ACME_SAVE_REQUESTS = True
     take("order", issuance)
     assert kept("/newOrder").request
 
@@ -379,7 +380,7 @@ def test_a_worker_that_is_killed_before_the_insert_loses_the_line_alone(
     assert kept("/newOrder")
 
 
-def test_what_is_older_than_14_days_is_pruned_in_batches(
+def test_exchanges_older_than_14_days_are_pruned_in_batches(
     account, monkeypatch, django_assert_max_num_queries
 ):
     monkeypatch.setattr(exchanges, "BATCH", 10)
@@ -443,7 +444,7 @@ def test_no_key_no_nonce_no_signature_and_no_binding_is_kept(stub, account, issu
 
 
 def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, monkeypatch):
-    """A message as JSON, as text, and the nonce alone, as CAs do that refuse it."""
+    """The CA quotes the message as JSON, as text, or the nonce alone."""
     quoted: list[str] = []
 
     def answer(session: Any, method: str, url: str, **kwargs: Any) -> requests.Response:
@@ -453,10 +454,8 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
         said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
         response = requests.Response()
         response.headers["Replay-Nonce"] = "another"
-        response.status_code, response._content = (
-            400,
-            json.dumps({"detail": said, "got": message}).encode(),
-        )
+        response.status_code = 400
+        response._content = json.dumps({"detail": said, "got": message}).encode()
         return response
 
     attempt = Issuance.objects.select_related("account").get()
@@ -471,7 +470,8 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
 
 
 def test_text_is_masked_as_in_the_log(stub, issuance):
-    said = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY----- Bearer abcdef0123456789"
+    pem = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----"
+    said = f"{pem} Bearer abcdef0123456789"
     challenge = {"type": "dns-01", "keyAuthorization": "token.thumbprint"}
     stub.tell(
         "/newOrder", Reply(500, said.encode()), problem("malformed", said, challenges=[challenge])

@@ -1,6 +1,4 @@
-"""Keys, requests and chains: what is made is what was asked for, and what the CA sends is looked
-at.
-"""
+"""Keys, requests and chains: made as requested, and checked when the CA sends them."""
 
 import shutil
 import subprocess
@@ -99,9 +97,7 @@ def test_the_key_of_an_envelope_is_the_key_that_was_sealed(kind, size):
         ("ecdsa", 256, {}, False),
     ],
 )
-def test_a_request_is_compared_with_the_key_and_the_subject_that_are_wanted(
-    key, kind, size, subject, same
-):
+def test_a_csr_is_compared_with_the_expected_key_and_subject(key, kind, size, subject, same):
     request = pki.csr(key, NAMES, {"country": "SE", "organization": "Home"})
     assert pki.is_csr_for(request, kind, size, subject) is same
 
@@ -135,7 +131,7 @@ def test_a_leaf_that_lacks_a_name_is_refused(key, authority):
         pki.check_chain(issued(key, authority, NAMES[:1]), pki.csr(key, NAMES), NAMES)
 
 
-def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
+def test_a_name_that_the_ca_added_is_accepted_and_reported(key, authority):
     chain = issued(key, authority, [*NAMES, "www.example.com"])
     assert pki.check_chain(chain, pki.csr(key, NAMES), NAMES).added == ("www.example.com",)
     assert pki.check_chain(issued(key, authority), pki.csr(key, NAMES), NAMES).added == ()
@@ -146,9 +142,7 @@ def test_a_name_that_the_ca_added_is_taken_and_told(key, authority):
 
 @pytest.fixture(scope="module")
 def tree(key):
-    """A leaf, its issuer, the root over it, another root that cross-signed that one, and a
-    stranger.
-    """
+    """A leaf, its issuer, the root, a root that cross-signed that root, and an unrelated root."""
     keys = {
         name: ec.generate_private_key(ec.SECP256R1())
         for name in ("issuing", "root", "older", "stranger")
@@ -203,12 +197,10 @@ def test_a_leaf_that_leads_nowhere_is_refused(key, tree, sent):
 
 
 def test_authorities_that_signed_each_other_end_a_path_once(key, tree):
-    """A bridge: each of the two certified the other one's key."""
+    """A bridge: each of the two certified the key of the other."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in "12"]
-    one, two = (
-        ca_certificate("one", keys[0], "two", keys[1]),
-        ca_certificate("two", keys[1], "one", keys[0]),
-    )
+    one = ca_certificate("one", keys[0], "two", keys[1])
+    two = ca_certificate("two", keys[1], "one", keys[0])
     request = x509.load_pem_x509_csr(pki.csr(key, NAMES).encode())
     leaf = privateca.sign(request, one, keys[0], 3600)
     assert pki.check_chain(
@@ -256,7 +248,7 @@ def test_a_chain_whose_issuer_did_not_sign_is_refused(key, authority):
 @pytest.mark.parametrize(
     "text", ["", "<html>", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_what_is_not_certificates_is_refused(key, text):
+def test_a_pem_without_certificates_is_refused(key, text):
     with pytest.raises(pki.BadChain, match="not PEM"):
         pki.check_chain(text, pki.csr(key, NAMES), NAMES)
 

@@ -1,4 +1,4 @@
-"""Names that a person may ask for, and those that are refused before an order is spent."""
+"""Names that may be requested, and names that are refused before an order."""
 
 import pytest
 from hypothesis import given
@@ -128,7 +128,7 @@ def test_the_name_of_the_challenge_record_must_fit_too():
     assert "leaves 237" in refusal("c" + fits).what
 
 
-def test_a_name_that_a_wildcard_in_the_request_covers_is_refused_in_either_order():
+def test_a_name_covered_by_a_wildcard_is_refused_in_either_order():
     first = refusal("*.example.com", "www.example.com")
     assert "www.example.com is already covered by *.example.com" in first.what
     assert (first.params["field"], first.params["name"]) == ("sans", "www.example.com")
@@ -153,7 +153,7 @@ def test_no_name_at_all_is_refused():
     assert refusal().params["field"] == "domain"
 
 
-def test_what_is_not_a_string_is_refused():
+def test_a_value_that_is_not_a_string_is_refused():
     assert "string" in refusal("example.com", 7).what
 
 
@@ -234,7 +234,7 @@ def test_a_private_ca_takes_addresses_and_names_of_a_local_network(name, normal)
         ("*." + ".".join(["a" * 63] * 3 + ["b" * 60]), "253 characters"),
     ],
 )
-def test_what_no_certificate_can_hold_is_refused_at_a_private_ca_too(name, words):
+def test_a_name_that_no_certificate_can_hold_is_refused_by_a_private_ca(name, words):
     with pytest.raises(Invalid) as caught:
         normalize_names([name], private=True)
     assert words in caught.value.what
@@ -257,7 +257,8 @@ def test_any_text_is_either_normal_afterwards_or_refused_at_a_private_ca(text):
     try:
         (name,) = normalize_names([text], private=True)
     except Invalid as refused:
-        name, what = None, refused.what
+        name = None
+        what = refused.what
     if name is None:
         assert what.isprintable()
         return
@@ -310,11 +311,12 @@ def test_a_private_suffix_may_be_asked_for_since_it_is_somebodys_own(name):
 
 
 @given(st.text(max_size=80) | st.from_regex(r"(\*\.)?[a-zA-Z0-9._*:-]{1,80}", fullmatch=True))
-def test_any_text_is_either_normal_afterwards_or_refused_in_a_printable_sentence(text):
+def test_any_text_is_normalized_or_refused_in_a_printable_sentence(text):
     try:
         (name,) = normalize_names([text])
     except Invalid as refused:
-        name, what = None, refused.what
+        name = None
+        what = refused.what
     if name is None:
         assert what.isprintable()
         return

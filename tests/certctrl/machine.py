@@ -1,8 +1,8 @@
-"""A machine that boots: a real systemd as process 1, in namespaces of its own, over this machine's
+"""A machine that boots a real systemd as process 1, in its own namespaces, over this machine's
 files.
 
-Nothing that it writes is kept: `/` is an overlay in memory. It has no network but its own loopback,
-and no devices but the usual ones. Needs root, a cgroup2 and Linux' overlays.
+Nothing that it writes is kept, because `/` is an overlay in memory. It has only its own loopback
+network and the usual devices. It needs root, a cgroup2 and Linux overlays.
 """
 
 import contextlib
@@ -77,7 +77,8 @@ mount -t tmpfs -o mode=755 tmpfs $root/run
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
 rm -rf $root/etc/systemd/system
 cp -rT --no-preserve=ownership files $root
-echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id  # without one, every installed service is enabled
+# Without a machine id, every installed service is enabled.
+echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id
 rm -rf $root/usr/lib/systemd/system-generators
 cp setup $root/run/setup
 mkdir $root/run/old
@@ -86,12 +87,13 @@ pivot_root . run/old
 umount -l /run/old
 sh -eu /run/setup
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  "$2" --system --log-target=journal-or-kmsg --show-status=no systemd.unit=multi-user.target </dev/null >/dev/null 2>&1
+  "$2" --system --log-target=journal-or-kmsg --show-status=no systemd.unit=multi-user.target \
+  </dev/null >/dev/null 2>&1
 """
 
 
 def cgroup2() -> Path | None:
-    """The folder of our own cgroup in the unified hierarchy."""
+    """Return the folder of our own cgroup in the unified hierarchy."""
     places = [
         line.split()[1]
         for line in Path("/proc/mounts").read_text().splitlines()
@@ -106,7 +108,7 @@ def cgroup2() -> Path | None:
 
 
 def missing() -> str:
-    """Why no machine can be booted here; empty when it can."""
+    """Return why no machine can be booted here, or ""."""
     if sys.platform != "linux" or os.getuid() != 0:
         return "needs Linux and root"
     lacking = [
@@ -125,8 +127,9 @@ def missing() -> str:
 
 
 class Machine:
-    """`mounts` are folders of this machine by their place there, `files` the contents of files,
-    `setup` a script that runs before systemd.
+    """`mounts` are folders of this machine by their place in the booted one.
+
+    `files` are the contents of files. `setup` is a script that runs before systemd.
     """
 
     def __init__(
@@ -175,7 +178,7 @@ class Machine:
         assert self.process.poll() is None, (self.folder / "enter.log").read_text()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command there."""
+        """Run a command in the machine."""
         pid = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         if not pid:
             return NOTHING
@@ -192,7 +195,7 @@ class Machine:
         return subprocess.run(inside, capture_output=True, text=True, timeout=60)
 
     def call(self, *arguments: str) -> str:
-        """What systemctl says."""
+        """Return the output of systemctl."""
         return self.run("systemctl", "--no-pager", *arguments).stdout.strip()
 
     def state(self, *units: str) -> list[str]:

@@ -39,7 +39,7 @@ http {{
 
 
 def guide() -> tuple[str, str]:
-    """The guide's lines: the upstream with its server, and the location for a path."""
+    """Return the guide's lines: the upstream with its server, and the location for a path."""
     whole, location = re.findall(
         r"```nginx\n(.*?)```", (PROJECT / "docs/guides/production.md").read_text(), re.DOTALL
     )
@@ -47,7 +47,7 @@ def guide() -> tuple[str, str]:
 
 
 def below_a_path() -> str:
-    """The guide's server with the location for a path instead of its own."""
+    """Return the guide's server with the location for a path."""
     whole, location = guide()
     return replaced(
         whole, re.search(r"    location / \{.*?\n    \}\n", whole, re.DOTALL)[0], location
@@ -61,9 +61,7 @@ def replaced(text: str, old: str, new: str) -> str:
 
 @contextlib.contextmanager
 def nginx(folder: Path, lines: str, web: int) -> Iterator[str]:
-    """Start it before the web process on this port, with the guide's lines; the origin that people
-    see.
-    """
+    """Start nginx with the guide's lines before a web process. Return the origin for browsers."""
     folder.mkdir()
     port = free_port()
     make_certificate(folder / "certificate.pem", folder / "key.pem")
@@ -98,7 +96,7 @@ def listens(port: int) -> bool:
 
 
 def make_certificate(chain: Path, key_file: Path) -> None:
-    """A self-signed certificate for localhost."""
+    """Make a self-signed certificate for localhost."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
@@ -112,5 +110,6 @@ def make_certificate(chain: Path, key_file: Path) -> None:
     builder = builder.not_valid_after(now + timedelta(days=1))
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     chain.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
     key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))

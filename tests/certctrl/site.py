@@ -1,6 +1,4 @@
-"""A site for tests of what surrounds the server: its secrets, a real Redis, and the processes that
-a test starts.
-"""
+"""A site for tests of the server's surroundings: secrets, a real Redis, and processes."""
 
 import base64
 import os
@@ -17,7 +15,8 @@ from lab.ca import PROJECT
 from standalone.redisserver import RedisServer
 from tests.standalone.starting import LIMIT, free_port, until
 
-EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
+EMAIL = "owner@example.com"
+PASSWORD = "Correct-horse-1"
 OWNER = f"""
 import django
 django.setup()
@@ -27,12 +26,11 @@ User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})
 
 
 class Site:
-    """Processes in a data folder of their own. They end with `stop`, and with the process that
-    started them.
-    """
+    """Processes in their own data folder, which end with `stop` and with their parent."""
 
     def __init__(self, folder: Path, code: Path = PROJECT, **settings: str) -> None:
-        self.folder, self.code = folder, code
+        self.folder = folder
+        self.code = code
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = RedisServer.found(folder, secrets.token_hex(16))
         assert self.redis
@@ -86,7 +84,7 @@ class Site:
         self.until("redis", self.redis.answers, "answers")
 
     def release(self) -> None:
-        """The database, and its owner."""
+        """Create the database and its owner."""
         for name, command in (
             ("release", ["manage.py", "migrate", "-v", "0"]),
             ("owner", ["-c", OWNER]),
@@ -94,7 +92,7 @@ class Site:
             assert self.spawn(name, [sys.executable, *command]).wait(LIMIT) == 0, self.said(name)
 
     def start_web(self, name: str = "web", **settings: str) -> int:
-        """The port of a web process with these settings."""
+        """Start a web process with these settings. Return its port."""
         port = free_port()
         web = [sys.executable, "-m", "certctrl.webserver"]
         self.spawn(name, web, PORT=str(port), **settings)
@@ -113,7 +111,7 @@ def answers(url: str) -> bool:
 
 
 def status(url: str) -> int:
-    """What a GET is answered; 0 when nobody listens."""
+    """Return the status of a GET, or 0 when no server listens."""
     with requests.Session() as session:
         session.trust_env = False
         try:

@@ -1,7 +1,6 @@
-"""Runs a supervisor in a process of its own, for tests that kill it: `python supervised.py FOLDER
-WHAT`.
+"""Run a supervisor in its own process, for tests that kill it: `python supervised.py FOLDER WHAT`.
 
-Each child writes its name and pid to FOLDER/pids and, when it is asked to stop, its name to
+Each child writes its name and pid to FOLDER/pids. When it is asked to stop, it writes its name to
 FOLDER/stopped.
 """
 

@@ -1,6 +1,4 @@
-"""The admin shows every table, searchable and without secrets; attempts are retried and canceled
-there.
-"""
+"""The admin shows every table without secrets. Staff search, retry and cancel there."""
 
 import base64
 import html
@@ -64,7 +62,7 @@ def staff(client) -> User:
 
 @pytest.fixture
 def rows(world, staff):
-    """A waiting attempt, and with it a row of most tables."""
+    """A waiting attempt, and a row of most other tables."""
     world.zone.hides = True
     certificate, _ = world.create(world.account(staff), world.credential(staff))
     world.deliver()
@@ -73,7 +71,7 @@ def rows(world, staff):
 
 @pytest.fixture
 def every_table(rows, world, staff) -> list[str]:
-    """A row of every table; answers what none of the pages may show."""
+    """Make a row of every table. Return the texts that no page may show."""
     world.zone.hides = False
     spec = world.spec(rows.account, rows.credential, "own.example.com")
     services.create_certificate(
@@ -103,7 +101,7 @@ def every_table(rows, world, staff) -> list[str]:
 
 
 def ledger_and_log(world, staff) -> None:
-    """A row of what the engine keeps beside the attempts."""
+    """Make a row of each table that the engine keeps beside the attempts."""
     issuance = Issuance.objects.filter(state="issued").get()
     RenewalInfo.objects.get_or_create(version=issuance.version, defaults={"fraction": 0.5})
     bucket = LimitBucket.objects.create(
@@ -121,7 +119,7 @@ def ledger_and_log(world, staff) -> None:
 
 
 def notices(staff) -> list[str]:
-    """A row of what people are told, and how; answers what is secret in it."""
+    """Make rows of notices and their delivery. Return their secrets."""
     NoticeSettings.objects.create(owner=staff)
     _, secret = webhooks.create_webhook(
         staff, {"url": "https://hooks.example.com/a-token-in-the-path?key=sesame"}
@@ -179,7 +177,7 @@ def test_nothing_is_made_changed_or_deleted_by_hand(client, every_table, model):
     assert model._default_manager.count() == count
 
 
-def test_who_is_no_staff_is_sent_to_the_login(client, db):
+def test_a_user_who_is_not_staff_is_sent_to_the_login(client, db):
     client.force_login(User.objects.create_user("bob@example.org"))
     page = client.get(reverse("admin:issuance_issuance_changelist"))
     assert page.status_code == 302
@@ -243,7 +241,7 @@ def test_an_attempt_that_issued_is_not_retried(client, rows, world):
 
 
 def told(client, action: str, issuance: Issuance) -> str:
-    """What the page says after an action."""
+    """Return the message of the page after an action."""
     data = {"action": action, "_selected_action": [issuance.pk]}
     page = client.post(reverse("admin:issuance_issuance_changelist"), data, follow=True)
     return " ".join(str(message) for message in page.context["messages"])

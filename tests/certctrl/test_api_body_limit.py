@@ -1,5 +1,6 @@
-"""A body over 1 MiB is 413, whether it says its length or comes in chunks, and one without end is
-cut off. A client without a valid credential has 64 KiB.
+"""A body over 1 MiB is 413, with a length or in chunks, and an endless body is cut off.
+
+A client without a valid credential has 64 KiB.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ def test_a_body_of_just_1_mib_is_read():
 
 
 class Inner:
-    """An application that reads its whole body and says what it was."""
+    """An application that reads its whole body and keeps it."""
 
     body = None
     headers = ()
@@ -49,10 +50,9 @@ class Inner:
 
 
 def run(inner, chunks, headers=(), is_known=lambda scope: True):
-    """Send the chunks; returns the status, the parsed body if there is one, and how many chunks
-    were taken.
-    """
-    sent, taken = [], []
+    """Send the chunks. Return the status, the parsed body, and how many chunks were read."""
+    sent = []
+    taken = []
 
     async def receive():
         taken.append(chunks[len(taken)])
@@ -93,7 +93,7 @@ def test_a_body_without_end_is_cut_off():
     assert taken == 17 + DRAIN // 65536
 
 
-def test_a_length_over_the_limit_is_refused_before_a_client_that_asks_first_sends_anything():
+def test_a_length_over_the_limit_is_refused_before_the_body_is_sent():
     headers = [(b"content-length", str(MIB + 1).encode()), (b"expect", b"100-continue")]
     status, _, taken = run(Inner(), [b"x"], headers=headers)
     assert (status, taken) == (413, 0)
@@ -104,7 +104,7 @@ def test_a_length_over_the_limit_is_refused_whatever_is_sent():
     assert (status, taken) == (413, 1)
 
 
-def test_a_length_that_lies_is_corrected():
+def test_a_wrong_length_is_corrected():
     inner = Inner()
     run(inner, [b"{}"], headers=[(b"content-length", b"1")])
     assert inner.headers[b"content-length"] == b"2"
@@ -143,7 +143,7 @@ def broken(scope):
     raise OperationalError("away")
 
 
-def test_a_stranger_may_send_what_a_login_needs_and_nobody_asks_who_it_is():
+def test_a_body_of_login_size_is_accepted_without_authentication():
     assert run(Inner(), [b"x" * STRANGERS], is_known=unasked)[0] == 200
 
 

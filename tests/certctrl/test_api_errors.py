@@ -1,6 +1,4 @@
-"""Whatever goes wrong, the answer has the shape of the contract: {"error": {"code", "key", "what",
-"params"}}.
-"""
+"""Every error has the shape {"error": {"code", "key", "what", "params"}}."""
 
 import json
 
@@ -64,7 +62,7 @@ def test_a_wrong_method_is_405_for_a_key_too(key_client, alice, method):
 @pytest.mark.parametrize("path", ["/apiv1/docs", "/apiv1/schema"])
 @pytest.mark.parametrize("method", ["options", "post"])
 @pytest.mark.parametrize("accept", ["*/*", "text/html", "application/vnd.oai.openapi"])
-def test_a_wrong_method_is_405_in_json_where_the_view_renders_something_else(
+def test_a_wrong_method_is_405_in_json_even_in_a_view_that_renders_files(
     client_of, path, method, accept
 ):
     response = getattr(client_of(), method)(path, HTTP_ACCEPT=accept)
@@ -72,7 +70,7 @@ def test_a_wrong_method_is_405_in_json_where_the_view_renders_something_else(
     assert response.headers["Content-Type"] == "application/json"
 
 
-def test_more_query_parameters_than_anybody_needs_are_400(client_of, alice):
+def test_too_many_query_parameters_are_400(client_of, alice):
     query = "&".join(f"a{number}=1" for number in range(1001))
     response = client_of(alice).get(f"/apiv1/me/apikeys?{query}")
     assert_shape(response, 400, 5000)
@@ -112,7 +110,7 @@ def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(
     assert str(error) not in response.content.decode()
 
 
-def test_a_fault_outside_of_any_view_is_told_the_same_way():
+def test_an_error_outside_of_any_view_has_the_same_shape():
     try:
         raise RuntimeError("in a middleware")
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""/health is 200 while sweeps end, 503 when none ended for a minute."""
+"""/health is 200 while sweeps end, and 503 when none ended for a minute."""
 
 import pytest
 import time_machine

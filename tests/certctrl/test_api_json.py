@@ -1,4 +1,4 @@
-"""Bodies are read strictly: what is malformed is refused with a sentence, and leaves no row behind."""
+"""A malformed body is refused with a sentence and leaves no row."""
 
 import gzip
 import json
@@ -85,7 +85,7 @@ def test_pem_is_a_text_of_its_own_name_without_other_control_characters(body):
 
 @pytest.mark.parametrize("value", ["[]", "{}", '"",1'])
 def test_a_crowd_of_values_is_refused_before_it_is_parsed(monkeypatch, value):
-    """A megabyte of empty lists cost seconds."""
+    """A megabyte of empty lists took seconds to parse."""
     monkeypatch.setattr(jsonbody, "parse", None)
     body = '{"a": [' + ",".join([value] * (jsonbody.MAX_VALUES // 2 + 1)) + "]}"
     with pytest.raises(errors.MalformedJSON, match=f"more than {jsonbody.MAX_VALUES} "):
@@ -147,9 +147,9 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(client_of, 
     )
     assert said in what
     assert (
-        "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, certificates"
-        in what
-    )
+        "give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas,"
+        " certificates"
+    ) in what
 
 
 class Compared(str):
@@ -163,7 +163,7 @@ class Compared(str):
         return str.__eq__(self, other)
 
 
-def test_a_member_that_occurs_twice_is_found_without_comparing_each_with_all(monkeypatch):
+def test_a_duplicate_member_is_found_in_linear_time(monkeypatch):
     monkeypatch.setattr(Compared, "count", 0)
     pairs = [(Compared(number), 0) for number in [*range(2000), 1999]]
     with pytest.raises(errors.MalformedJSON, match="The member 1999 occurs twice"):
@@ -203,7 +203,7 @@ def test_a_byte_order_mark_is_passed_over(client_of, alice, charset):
 @pytest.mark.parametrize(
     "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 )
-def test_utf_16_and_utf_32_are_told_by_name(client_of, alice, encoding):
+def test_utf_16_and_utf_32_are_named_in_the_error(client_of, alice, encoding):
     answer = send(client_of(alice), json.dumps(GOOD).encode(encoding))
     assert (answer.status_code, answer.error["code"]) == (400, 9000)
     assert answer.error["what"] == "The body is UTF-16 or UTF-32; send UTF-8."
@@ -232,7 +232,7 @@ def test_a_compressed_body_is_415(client_of, alice, coding, path):
     assert "compressed" in answer.error["what"]
 
 
-def test_a_compressed_body_without_its_header_is_told_to_be_sent_plain(client_of, alice):
+def test_a_compressed_body_is_refused_with_the_advice_to_send_it_plain(client_of, alice):
     answer = send(client_of(alice), gzip.compress(json.dumps(GOOD).encode()))
     assert (answer.status_code, answer.error["code"]) == (400, 9000)
     assert "not compressed" in answer.error["what"]
@@ -265,7 +265,7 @@ def test_identity_is_no_encoding(client_of, alice):
         ("\ufeff\ufeff{}", "a second byte order mark is there"),
     ],
 )
-def test_what_is_wrong_with_json_is_said_in_our_words_with_its_place(body, words):
+def test_a_json_error_is_explained_in_plain_words_with_its_place(body, words):
     with pytest.raises(errors.MalformedJSON) as refused:
         jsonbody.read(body.encode())
     assert words in refused.value.what

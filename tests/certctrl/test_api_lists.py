@@ -29,7 +29,7 @@ def test_offset_and_limit_cut_a_slice(client_of, alice, five):
     assert names(client_of(alice).get(PATH, {"offset": 100})) == []
 
 
-def test_the_total_is_told_only_when_it_is_asked_for(client_of, alice, five):
+def test_the_total_is_sent_only_on_request(client_of, alice, five):
     response = client_of(alice).get(PATH, {"limit": 2, "total": 1})
     assert response.headers["X-Total-Count"] == "5"
     assert len(response.data_member) == 2
@@ -56,7 +56,7 @@ def test_a_bad_number_is_400_and_named(client_of, alice, query):
     assert response.error["params"]["field"] == query.partition("=")[0]
 
 
-def test_what_is_left_empty_counts_as_left_out(client_of, alice, five):
+def test_an_empty_parameter_counts_as_omitted(client_of, alice, five):
     response = client_of(alice).get(f"{PATH}?limit=&offset=&total=")
     assert len(names(response)) == 5
     assert "X-Total-Count" not in response.headers

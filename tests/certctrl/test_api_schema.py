@@ -1,4 +1,4 @@
-"""The OpenAPI schema tells what is really answered, and its page asks nobody else for anything."""
+"""The OpenAPI schema matches the responses, and its page loads nothing from other hosts."""
 
 import re
 
@@ -15,7 +15,7 @@ def schema(client_of):
     return yaml.safe_load(response.content)
 
 
-def test_answers_stand_in_the_data_envelope(schema):
+def test_responses_are_in_the_data_envelope(schema):
     answer = schema["paths"]["/apiv1/me/apikeys"]["get"]["responses"]["200"]["content"][
         "application/json"
     ]["schema"]
@@ -30,7 +30,7 @@ def test_every_operation_may_answer_the_error_shape(schema):
     assert all("$ref" in str(each["responses"]["default"]) for each in operations)
 
 
-def test_both_credentials_are_told(schema):
+def test_the_schema_names_both_ways_to_authenticate(schema):
     assert set(schema["components"]["securitySchemes"]) == {"session", "api_key"}
 
 

@@ -1,6 +1,4 @@
-"""Whose rows: /apiv1/users/{id} takes only the own id, /apiv1/me is the same, what is not yours is
-not there.
-"""
+"""/apiv1/users/{id} accepts only the caller's id, /apiv1/me is the same, and other rows are 404."""
 
 import re
 

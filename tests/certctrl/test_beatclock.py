@@ -1,4 +1,4 @@
-"""beat sends every job again after the wall clock was ahead and was put right."""
+"""beat sends every job again after the wall clock was ahead and was corrected."""
 
 import os
 import shelve
@@ -24,7 +24,7 @@ JOBS = {"sweep", "scan renewals", "advance drills", "warn of expiry", "prune"}
 
 
 class Recording(BeatScheduler):
-    """Keeps the names of what it would send."""
+    """Keeps the names of the tasks that it would send."""
 
     def __init__(self, **kwargs: object) -> None:
         self.sent: list[str] = []
@@ -36,7 +36,7 @@ class Recording(BeatScheduler):
     producer = None
 
     def run_all(self) -> set[str]:
-        """Ticks until nothing is due; the jobs that were sent."""
+        """Tick until nothing is due. Return the jobs that were sent."""
         self.sent.clear()
         while not self.tick():
             assert len(self.sent) < 20, "it never rests"
@@ -87,7 +87,7 @@ def test_a_clock_that_is_put_back_by_some_seconds_delays_no_sweep() -> None:
 
 
 def schedule_of_the_future(path: Path) -> None:
-    """As Celery's own scheduler writes it while the clock is thirty days ahead."""
+    """Write the file as Celery's own scheduler does while the clock is thirty days ahead."""
     ran_at = datetime.now(UTC) + timedelta(days=30)
     with shelve.open(str(path), writeback=True) as store:
         entries = {

@@ -1,6 +1,4 @@
-"""The guide's lines in a real nginx, on a port other than 443 and below a path, before a real web
-process.
-"""
+"""The guide's lines in a real nginx with a port and a path, in front of a real web process."""
 
 import re
 from pathlib import Path
@@ -37,16 +35,18 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def proxied(tmp_path):
-    """Starts nginx with lines of the guide before a port."""
+    """Start nginx with lines of the guide in front of a port."""
     return lambda lines, port: nginx(tmp_path / "nginx", lines, port)
 
 
 class Browser(requests.Session):
-    """Says where it is, as browsers do."""
+    """Sends its origin, as browsers do."""
 
     def __init__(self, origin):
         super().__init__()
-        self.trust_env, self.verify, self.origin = False, False, origin
+        self.trust_env = False
+        self.verify = False
+        self.origin = origin
 
     def post(self, url, **kwargs):
         headers = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin", "Referer": url}
@@ -62,7 +62,7 @@ class Browser(requests.Session):
 
 @pytest.fixture(autouse=True)
 def _quiet(recwarn):
-    """requests warns of the self-signed certificate."""
+    """Hide the warning of requests about the self-signed certificate."""
 
 
 def test_the_guides_lines_let_people_into_admin_and_api_on_any_port(site, proxied):
@@ -77,7 +77,7 @@ def test_the_guides_lines_let_people_into_admin_and_api_on_any_port(site, proxie
         assert "Secure" in answer.headers["Set-Cookie"]
 
 
-def test_a_proxy_that_loses_the_port_is_told_so_in_admin_and_api(site, proxied):
+def test_a_proxy_that_drops_the_port_is_named_in_admin_and_api(site, proxied):
     lines = replaced(
         guide()[0], "proxy_set_header Host $http_host;", "proxy_set_header Host $host;"
     )
@@ -94,7 +94,7 @@ def test_a_proxy_that_loses_the_port_is_told_so_in_admin_and_api(site, proxied):
         assert answer.json()["error"]["params"] == {"origin": origin, "host": "localhost"}
 
 
-def test_a_server_that_does_not_know_that_it_is_behind_a_proxy_names_the_setting(site, proxied):
+def test_a_server_unaware_of_its_proxy_names_the_setting(site, proxied):
     with proxied(guide()[0], site.unprepared) as origin:
         page = Browser(origin).log_in_to_the_admin(origin)
         assert page.status_code == 403
@@ -124,7 +124,8 @@ def test_below_a_path_every_link_redirect_cookie_and_file_keeps_the_prefix(site,
 
 def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
     with proxied(below_a_path(), site.prefixed) as origin:
-        base, browser = f"{origin}/certctrl", Browser(origin)
+        base = f"{origin}/certctrl"
+        browser = Browser(origin)
         assert browser.post(f"{base}/auth/general", json=LOGIN).status_code == 200
         assert browser.get(f"{base}/apiv1/me/apikeys").json() == {"data": []}
         assert browser.get(f"{base}/health").status_code == 503  # nothing sweeps here
@@ -145,7 +146,7 @@ def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
         assert {browser.get(origin + script).status_code for script in scripts} == {200}
 
 
-def test_a_proxy_that_strips_the_prefix_is_told_so(site, proxied):
+def test_a_proxy_that_strips_the_prefix_is_named(site, proxied):
     lines = replaced(below_a_path(), "proxy_pass http://certctrl;", "proxy_pass http://certctrl/;")
     with proxied(lines, site.prefixed) as origin:
         for path in ("/", "/admin/", "/health", "/apiv1/me/apikeys", "/static/admin/css/base.css"):
@@ -165,7 +166,7 @@ def test_a_server_without_the_setting_below_a_path_names_it(site, proxied):
 
 
 def test_a_connection_of_the_proxy_serves_one_request_after_another(site, proxied):
-    """The guide's `keepalive` needs HTTP/1.1 and no `Connection: close` of nginx's own."""
+    """The guide's `keepalive` needs HTTP/1.1, and nginx must not send `Connection: close`."""
     with proxied(guide()[0], site.port) as origin:
         before = connections_to(site.port)
         for _ in range(5):
@@ -174,7 +175,7 @@ def test_a_connection_of_the_proxy_serves_one_request_after_another(site, proxie
 
 
 def connections_to(port):
-    """The local ports of established connections to a port of loopback, from /proc."""
+    """Return the local ports of established connections to a loopback port, from /proc."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split()[1:4] for line in lines]
     return {

@@ -1,4 +1,4 @@
-"""What a worker does around its tasks."""
+"""The work of a Celery worker before, between and after its tasks."""
 
 import os
 
@@ -8,8 +8,9 @@ from certctrl import celery
 
 
 def ended_with(monkeypatch, worker: int | None) -> int:
-    """How a forked child of this process ends that was started by a worker with that pid, or is
-    that worker itself; 0: it works on.
+    """Return the exit status of a forked child whose worker has the pid `worker`. 0: it continues.
+
+    Without `worker` the child is the worker itself.
     """
     monkeypatch.setenv("CERTCTRL_WORKER", str(worker))
     child = os.fork()
@@ -30,5 +31,5 @@ def test_a_forked_child_whose_worker_died_before_it_began_leaves(monkeypatch):
     assert ended_with(monkeypatch, os.getpid() + 1) == 1
 
 
-def test_a_solo_worker_which_forks_nobody_works_on(monkeypatch):
+def test_a_solo_worker_that_forks_no_process_works(monkeypatch):
     assert ended_with(monkeypatch, None) == 0

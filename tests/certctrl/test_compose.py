@@ -1,4 +1,4 @@
-"""What deploy/compose.yaml runs and hands over, tried with the real programs where they are here."""
+"""The services and settings of deploy/compose.yaml, with the real programs where installed."""
 
 import subprocess
 from pathlib import Path
@@ -49,11 +49,12 @@ def test_every_secret_is_a_file_and_none_is_a_value(composed, secrets):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-def test_its_redis_asks_for_the_password_of_the_file_and_its_server_knows_it(
+def test_redis_requires_the_password_of_the_file_and_the_server_uses_it(
     composed, secrets, tmp_path, monkeypatch, end
 ):
     (secrets / "redis_password").write_bytes(f"{ODD}{end}".encode())
-    port, service = free_port(), composed["services"]["redis"]
+    port = free_port()
+    service = composed["services"]["redis"]
 
     def here(text: str) -> str:
         text = (

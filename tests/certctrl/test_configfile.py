@@ -1,6 +1,4 @@
-"""The file that CERTCTRL_CONFIG names: debugging as the guide has it, a sentence at the start when
-it is wrong.
-"""
+"""The file that CERTCTRL_CONFIG names: the guide's debugging, and a sentence for a wrong file."""
 
 import os
 import subprocess
@@ -74,10 +72,13 @@ def test_a_file_that_is_missing_or_no_text_is_refused_with_a_sentence(tmp_path):
         acme_log(str(tmp_path / "binary"))
 
 
-def test_the_server_does_not_start_with_such_a_file_and_starts_with_a_right_one(tmp_path):
+def test_the_server_starts_only_with_a_valid_file(tmp_path):
     def start(text: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"CERTCTRL_CONFIG": written(tmp_path, text)}
-        code = "from tests import settings; print(settings.ACME_LOG_LEVEL, settings.ACME_SAVE_REQUESTS)"
+        code = (
+            "from tests import settings;"
+            " print(settings.ACME_LOG_LEVEL, settings.ACME_SAVE_REQUESTS)"
+        )
         run = [sys.executable, "-c", code]
         return subprocess.run(
             run, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False

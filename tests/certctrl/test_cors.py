@@ -1,4 +1,4 @@
-"""Pages of trusted origins may read the API's answers in a browser; pages of other origins may not."""
+"""A browser shows the API's responses to pages of trusted origins only."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How the database is named: by a URL, or by its parts, whose password may have any character."""
+"""The database is named by a URL, or by its parts. A password may have any character."""
 
 import secrets
 import shutil
@@ -26,7 +26,7 @@ POSTGRESQL = {"ENGINE": "django.db.backends.postgresql"}
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`given(DATABASE_URL=...)` is what Django is told then."""
+    """`given(DATABASE_URL=...)` returns the settings that Django gets."""
 
     def read(**settings: object) -> dict[str, Any]:
         for part in ("URL", *datastores.PARTS, "PASSWORD_FILE"):
@@ -38,7 +38,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     return read
 
 
-def test_without_a_name_it_is_sqlite_in_the_data_folder_whatever_that_is_called(given):
+def test_the_default_database_is_sqlite_in_a_data_folder_of_any_name(given):
     assert given() == {"ENGINE": datastores.SQLITE, "NAME": "/data folder?+/certctrl.sqlite3"}
     assert given(URL="sqlite:////srv/a@b.sqlite3")["NAME"] == "/srv/a@b.sqlite3"
 
@@ -110,7 +110,7 @@ def test_one_that_the_url_cuts_is_refused_without_being_shown(given, password):
         ({"HOST": "h", "PORT": "s3cret"}, "DATABASE_PORT is not a whole number"),
     ],
 )
-def test_what_names_no_database_is_refused_without_being_shown(given, settings, what):
+def test_an_invalid_database_url_is_refused_without_being_shown(given, settings, what):
     with pytest.raises(ImproperlyConfigured, match=what) as refused:
         given(**settings)
     assert "s3cret" not in str(refused.value)
@@ -121,12 +121,13 @@ def test_what_names_no_database_is_refused_without_being_shown(given, settings, 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """The port of a PostgreSQL at which the role certctrl logs in with ODD."""
+    """A PostgreSQL where the role certctrl logs in with ODD. Return its port."""
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="certctrl-scram-"))
     folder.chmod(0o755)
     data, binaries, user = make_cluster(folder / "data")
-    access, port = folder / "hba.conf", free_port()
+    access = folder / "hba.conf"
+    port = free_port()
     access.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
     options = {"listen_addresses": "127.0.0.1", "port": port, "hba_file": access, "fsync": "off"}
     command = [binaries / "postgres", "-D", data, "-k", data]
@@ -163,9 +164,7 @@ def logs_in(config: dict[str, Any]) -> bool:
     return True
 
 
-def test_a_real_server_takes_the_password_from_its_setting_and_from_the_url(
-    given, server, tmp_path
-):
+def test_a_real_server_accepts_the_password_from_setting_and_url(given, server, tmp_path):
     assert logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD=ODD))
     assert logs_in(
         given(URL=f"postgres://certctrl:{quote(ODD, safe='')}@127.0.0.1:{server}/certctrl")

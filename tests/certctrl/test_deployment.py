@@ -1,6 +1,4 @@
-"""What is deployed is what there is: lists that are kept twice agree, and the image's files are
-enough to run.
-"""
+"""Lists that are kept twice agree, and the files of the image are enough to run."""
 
 import ast
 import importlib.metadata
@@ -32,14 +30,12 @@ def read(name: str) -> str:
 
 
 def first_party() -> set[str]:
-    """The packages of the project."""
+    """Return the packages of the project."""
     return {each.parent.name for each in PROJECT.glob("*/__init__.py")} - NOT_DEPLOYED
 
 
 def copied() -> list[tuple[str, str]]:
-    """(source, destination) of each line by which the Dockerfile's last stage copies from the
-    project.
-    """
+    """Return (source, destination) of each COPY from the project in the last stage."""
     lines = read("deploy/Dockerfile").rpartition("\nFROM ")[2].splitlines()
     words = [
         line.split()[1:] for line in lines if line.startswith("COPY ") and "--from" not in line
@@ -49,7 +45,7 @@ def copied() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A folder with what the image has in /opt/certctrl."""
+    """A folder with the files of /opt/certctrl in the image."""
     folder = tmp_path / "image"
     folder.mkdir()
     for source, target in copied():
@@ -74,7 +70,7 @@ def test_the_image_the_wheel_and_the_checks_have_every_package(settings) -> None
 
 
 def imports(folder: Path) -> set[str]:
-    """The top-level names that the Python files of a folder import, anywhere in them."""
+    """Return the top-level names that the Python files of a folder import."""
     found = set()
     for path in [*folder.glob("*.py"), *folder.glob("[a-z]*/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -86,7 +82,7 @@ def imports(folder: Path) -> set[str]:
 
 
 def test_everything_that_the_image_imports_is_in_it(image) -> None:
-    """From the project, from Python, or from the lock that the image installs."""
+    """Imports are from the project, from Python, or from the lock file of the image."""
     in_the_lock = set(
         re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", read("requirements/run.txt"), re.MULTILINE)
     )
@@ -120,9 +116,7 @@ def test_every_list_of_the_processes_has_all_of_them() -> None:
 @pytest.mark.e2e
 @pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server")
 def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:
-    """The sweep that `/health` waits for needs beat, clock, Redis and the database; the worker says
-    it is ready.
-    """
+    """/health waits for a sweep, which needs beat, clock, Redis and the database."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     site = Site(data, image, LISTEN="127.0.0.1", PORT=str(free_port()), LOG_LEVEL="INFO")

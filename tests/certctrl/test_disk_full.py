@@ -1,4 +1,4 @@
-"""A full disk is said to be full, on the side where it is; what only reads goes on."""
+"""A full disk is reported as full, for the server or the database. Reads still work."""
 
 import json
 import os
@@ -80,7 +80,8 @@ def tell(name, answer):
 
 def ask():
     tell("create", client.post("/apiv1/me/dns-providers", body))
-    tell("login", client.post("/auth", {"email": "alice@example.org", "password": factories.PASSWORD}))
+    login = {"email": "alice@example.org", "password": factories.PASSWORD}
+    tell("login", client.post("/auth", login))
     tell("list", client.get("/apiv1/me/dns-providers"))
     tell("list by key", script.get("/apiv1/me/dns-providers"))
     tell("health", client.get("/health"))
@@ -99,7 +100,7 @@ print(json.dumps(told))
 
 
 @needs_root
-def test_sqlite_on_a_full_disk_refuses_to_write_says_why_and_goes_on_when_there_is_room(small):
+def test_sqlite_on_a_full_disk_says_why_and_recovers_when_there_is_room(small):
     if connection.vendor != "sqlite":
         pytest.skip("it is SQLite's file that is on the small disk")
     file = small / "certctrl.sqlite3"
@@ -120,7 +121,9 @@ def test_sqlite_on_a_full_disk_refuses_to_write_says_why_and_goes_on_when_there_
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     told = json.loads(ran.stdout.splitlines()[-1])
-    room, full, again = told[0], dict(map(split, told[1:6])), dict(map(split, told[6:]))
+    room = told[0]
+    full = dict(map(split, told[1:6]))
+    again = dict(map(split, told[6:]))
     assert room[1] == 200
     for name, status in (("create", 507), ("login", 507), ("health", 503)):
         assert full[name][0] == status, full
@@ -170,12 +173,12 @@ def test_manage_py_on_a_full_disk_says_so_without_a_traceback(small):
 
 
 class FullDatabase(Exception):
-    """As psycopg.errors.DiskFull, PostgreSQL's error 53100."""
+    """Like psycopg.errors.DiskFull, PostgreSQL's error 53100."""
 
     sqlstate = "53100"
 
 
-def test_postgresql_out_of_space_is_told(client_of, alice, monkeypatch):
+def test_postgresql_out_of_space_is_reported(client_of, alice, monkeypatch):
     def full(*args, **kwargs):
         raise OperationalError("could not extend file") from FullDatabase()
 
@@ -213,7 +216,8 @@ def test_a_postgresql_whose_disk_is_full_is_known_by_its_error(small):
             cursor.execute("CREATE TABLE filler (words text) TABLESPACE small")
             with pytest.raises(OperationalError) as error:
                 cursor.execute(
-                    "INSERT INTO filler SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i"
+                    "INSERT INTO filler"
+                    " SELECT repeat(i::text, 200) FROM generate_series(1, 50000) i"
                 )
             assert "database" in disk.refusal_of(error.value).what
         finally:
@@ -250,7 +254,7 @@ def test_a_file_that_could_not_be_written_is_this_servers_disk(number):
 
 @pytest.fixture
 def full_redis(tmp_path, settings, request):
-    """A Redis that takes no write, and the settings that use it: `memory` or `disk`."""
+    """A Redis that accepts no write, for lack of `memory` or `disk`, and its settings."""
     folder = tmp_path / "redis"
     folder.mkdir()
     if request.param == "disk":
@@ -323,6 +327,6 @@ def test_a_message_that_a_full_redis_does_not_take_is_left_to_the_sweep(full_red
 
     @app.task
     def nothing():
-        """Never run."""
+        """Do nothing; it is never run."""
 
     assert dispatch.send(lambda: nothing.apply_async()) is False

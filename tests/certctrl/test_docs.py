@@ -1,4 +1,4 @@
-"""What the reference says is what the code has."""
+"""The reference pages match the code."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,10 @@ def test_every_setting_is_listed():
 
 
 def test_the_settings_page_has_the_defaults_of_the_example():
-    """A row `| `NAME` | `value` |` for each line `#NAME=value`; an empty value is said in words."""
+    """The page has a row `| `NAME` | `value` |` for each line `#NAME=value`.
+
+    For an empty value the page has words.
+    """
     page = (ROOT / "docs/reference/settings.md").read_text()
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE))
     named = set(re.findall(r"^\| `([A-Z_]+)`", page, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""A setting arrives as it was written, from wherever, and no error repeats it."""
+"""A setting has the value that was written, from every source, and no error repeats it."""
 
 import json
 import os
@@ -73,12 +73,13 @@ def test_of_a_file_one_line_end_is_dropped_and_nothing_else(tmp_path, name, writ
 
 
 def test_the_settings_read_every_secret_so(tmp_path):
-    """The whole settings module, as a process has it."""
+    """The settings module is imported whole, in its own process."""
     show = """if True:
         import json
         from certctrl import settings as s
         from certctrl.environment import Environment
-        found = [s.SECRET_KEY, s.EMAIL_HOST_PASSWORD, s.ANYMAIL["TOKEN"], s.DATABASES["default"]["PASSWORD"],
+        found = [s.SECRET_KEY, s.EMAIL_HOST_PASSWORD, s.ANYMAIL["TOKEN"],
+                 s.DATABASES["default"]["PASSWORD"],
                  s.CACHES["default"]["OPTIONS"]["password"], Environment().str("ADMIN_PASSWORD")]
         print(json.dumps(found))
     """
@@ -107,7 +108,8 @@ def test_the_settings_read_every_secret_so(tmp_path):
 
 def test_quotes_around_a_whole_value_of_env_are_taken_off(tmp_path):
     (tmp_path / ".env").write_text(
-        "\ufeff# comment\n  # another\n\nexport A=' a$b\\'\r\nB=\"a\\\"b\\\\c\\n\"\nC='\nD=\nE=1\nE=2\n"
+        "\ufeff# comment\n  # another\n\n"
+        "export A=' a$b\\'\r\nB=\"a\\\"b\\\\c\\n\"\nC='\nD=\nE=1\nE=2\n"
     )
     read_env(tmp_path / ".env")
     assert [os.environ[name] for name in "ABCDE"] == [" a$b\\", 'a"b\\c\\n', "'", "", "2"]
@@ -173,7 +175,7 @@ def test_a_missing_or_empty_secret_is_asked_for(tmp_path):
     ],
 )
 def test_a_process_ends_with_a_sentence_and_shows_no_value(tmp_path, name, value):
-    """Of a value that is too long for the environment a file holds it."""
+    """A value that is too long for the environment is in a file."""
     (tmp_path / "value").write_text(value)
     environment = {
         "PATH": os.environ["PATH"],

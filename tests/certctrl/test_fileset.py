@@ -1,6 +1,4 @@
-"""The files of an export fit each other whatever happens, and those that are there keep whose they
-are.
-"""
+"""The files of an export always match each other, and existing files keep their owner."""
 
 import os
 import shutil
@@ -38,7 +36,7 @@ def certificate(world, account, credential):
 
 @pytest.fixture
 def mounted():
-    """`mounted(folder, ...)` mounts until the end of the test."""
+    """`mounted(folder, ...)` mounts a file system until the end of the test."""
     places = []
 
     def mount(place: Path, *options: str) -> Path:
@@ -53,7 +51,7 @@ def mounted():
 
 @pytest.fixture
 def folder(certificate, tmp_path):
-    """A folder that holds the first version; the certificate has been renewed since."""
+    """A folder with the first version of a certificate that was renewed later."""
     made = tmp_path / "pair"
     run(made)
     return made
@@ -69,7 +67,8 @@ def renewed(world, certificate, folder):
 
 
 def run(folder, *args):
-    out, err = StringIO(), StringIO()
+    out = StringIO()
+    err = StringIO()
     call_command("export", "example.com", "--to", str(folder), *args, stdout=out, stderr=err)
     return out.getvalue() + err.getvalue()
 
@@ -79,10 +78,11 @@ def contents(folder):
 
 
 def is_accepted_by_nginx(folder):
-    """Whether nginx would start with the pair that is in the folder."""
+    """Return whether nginx would start with the pair in the folder."""
     config = folder.parent / "nginx.conf"
     config.write_text(
-        f"pid {folder.parent}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; server {{"
+        f"pid {folder.parent}/nginx.pid; error_log stderr; events {{}}"
+        f" http {{ access_log off; server {{"
         f" listen 127.0.0.1:1 ssl; ssl_certificate {folder}/fullchain.pem;"
         f" ssl_certificate_key {folder}/private.key; }} }}"
     )
@@ -134,7 +134,7 @@ def test_a_disk_with_room_for_some_of_the_files_changes_none(
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("name", ["private.key", "fullchain.pem", "certificate.der"])
-def test_a_file_that_is_a_mount_of_its_own_is_refused_before_anything_is_changed(
+def test_a_mounted_file_is_refused_before_anything_is_changed(
     renewed, folder, tmp_path, mounted, name
 ):
     elsewhere = tmp_path / "elsewhere"
@@ -147,10 +147,10 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused_before_anything_is_changed
 @needs_root
 @needs_nginx
 @pytest.mark.parametrize("name", ["private.key", "fullchain.pem"])
-def test_what_was_is_put_back_when_a_rename_fails(
+def test_the_old_files_are_restored_when_a_rename_fails(
     renewed, folder, tmp_path, mounted, monkeypatch, name
 ):
-    """A mount that the look beforehand did not see: made meanwhile, or in a system without /proc."""
+    """The mount is made after the check, or the system has no /proc."""
     monkeypatch.setattr(fileset, "MOUNTS", tmp_path / "nothing")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes((folder / name).read_bytes())
@@ -159,7 +159,7 @@ def test_what_was_is_put_back_when_a_rename_fails(
     assert is_accepted_by_nginx(folder)
 
 
-def test_a_new_file_is_taken_away_again_when_a_rename_fails(renewed, folder, monkeypatch):
+def test_a_new_file_is_removed_when_a_rename_fails(renewed, folder, monkeypatch):
     (folder / "private.key").unlink()
 
     def full(path, target):
@@ -178,7 +178,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(renewed, folder, name):
     refused(folder, "is no file")
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(certificate, tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(certificate, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CommandError, match="Nothing was changed"):
         run(tmp_path / "file")
@@ -186,7 +186,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(certificate, tmp_path):
 
 
 @needs_root
-def test_a_folder_that_is_read_only_is_told(renewed, folder, mounted):
+def test_a_read_only_folder_is_reported(renewed, folder, mounted):
     mounted(folder, "--bind", str(folder))
     subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
     refused(folder, "Read-only file system")

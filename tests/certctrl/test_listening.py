@@ -1,4 +1,4 @@
-"""Where the server listens it can be called, whatever the spelling of LISTEN."""
+"""The server can be called where it listens, for every spelling of LISTEN."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
     assert "localhost" in listening.allowed_hosts(listen)
 
 
-def test_the_zone_of_a_link_local_address_is_kept_and_left_out_of_the_host_header() -> None:
+def test_the_zone_of_a_link_local_address_is_not_in_the_host_header() -> None:
     assert listening.host_of("[fe80::1%lo]") == "fe80::1%lo"
     assert listening.in_url("fe80::1%lo") == "[fe80::1%25lo]"
     assert "[fe80::1]" in listening.allowed_hosts("fe80::1%lo")

@@ -1,4 +1,4 @@
-"""Every line is JSON with a UTC time, the keys that are bound, and no secret in it."""
+"""Every log line is JSON with a UTC time and the bound fields, and without secrets."""
 
 import json
 import logging
@@ -28,9 +28,11 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2lnbmF0dXJlc2VzYW1l"
 
 @pytest.fixture
 def lines(capsys, settings):
-    """Configures logging for one test; gives a function that returns the lines so far, parsed."""
+    """Configure logging for one test. Return a function that returns the parsed lines so far."""
     root = logging.getLogger()
-    kept, level, config = root.handlers[:], root.level, structlog.get_config()
+    kept = root.handlers[:]
+    level = root.level
+    config = structlog.get_config()
     levels = {name: logging.getLogger(name).level for name in log.QUIET}
     settings.LOG_LEVEL = "INFO"
     log.configure()
@@ -75,7 +77,7 @@ def test_warnings_are_lines_too(lines):
     assert "DeprecationWarning: old" in lines()[0]["event"]
 
 
-def test_what_is_bound_stands_on_every_line_inside(lines):
+def test_bound_fields_are_on_every_line_inside(lines):
     with log.bind(issuance=7, step="order"):
         structlog.get_logger().info("inside")
         logging.getLogger("acme").warning("inside too")
@@ -95,7 +97,7 @@ def test_levels_below_the_setting_are_left_out(lines, settings):
     assert [line["event"] for line in lines()] == ["outgoing"]
 
 
-def test_libraries_that_tell_whole_addresses_stay_quiet_at_debug(lines, settings):
+def test_libraries_that_log_whole_urls_stay_quiet_at_debug(lines, settings):
     settings.LOG_LEVEL = "DEBUG"
     log.configure()
     logging.getLogger("urllib3.connectionpool").debug(
@@ -220,7 +222,7 @@ def test_other_names_show_their_values(name, lines):
     assert lines()[0][name] == "plain"
 
 
-def test_whether_there_is_a_secret_may_be_told(lines):
+def test_the_presence_of_a_secret_may_be_logged(lines):
     structlog.get_logger().info("called", token=None, has_password=True)
     (line,) = lines()
     assert (line["token"], line["has_password"]) == (None, True)
@@ -255,7 +257,7 @@ def test_a_value_is_masked_by_its_looks(text, secret, lines):
     assert "***" in found[0]["what"]
 
 
-def test_what_stands_around_a_secret_is_kept():
+def test_the_text_around_a_secret_is_kept():
     assert log.mask("GET https://host/path?key=1 failed") == "GET https://host/path?*** failed"
     assert log.mask("{'api_token': 'sesame', 'zone': 'x'}") == "{'api_token': ***, 'zone': 'x'}"
     assert log.mask("zone=x&secret=sesame&y=1") == "zone=x&secret=***&y=1"

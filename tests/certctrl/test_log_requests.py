@@ -1,4 +1,4 @@
-"""One line for each request, under an id that the caller may choose and is told."""
+"""Each request has one log line. Its id may come from the caller, and is in the response."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A Secret shows nowhere but where it is revealed."""
+"""A Secret shows its value only where it is revealed."""
 
 import copy
 import json
@@ -52,7 +52,7 @@ def test_three_stars_are_what_is_shown():
 
 
 @pytest.mark.parametrize("use", RAISES.values(), ids=RAISES)
-def test_what_would_read_the_value_raises_and_does_not_tell(use):
+def test_operations_that_would_read_the_value_raise_without_showing_it(use):
     with pytest.raises(TypeError) as caught:
         use(Secret(SESAME))
     assert SESAME not in "".join(traceback.format_exception(caught.value))

@@ -1,4 +1,4 @@
-"""A refused form or call says what was compared and what to set, whatever the headers hold."""
+"""A refused form or call names the compared values and the setting to change."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_tls_that_ended_at_a_proxy_names_the_setting():
     assert origins.advice(request(Origin=f"https://{HOST}", secure=True)) == ""
 
 
-def test_what_the_headers_hold_is_escaped():
+def test_header_values_are_escaped():
     page = origins.csrf_failure(request(Origin="https://<script>alert(1)</script>"))
     assert page.status_code == 403
     assert b"<script>" not in page.content
@@ -81,7 +81,7 @@ def test_cookies_for_https_only_over_http_are_named(settings):
 
 
 @pytest.mark.django_db
-def test_the_admin_answers_a_form_without_its_token_with_a_page_that_says_so():
+def test_the_admin_explains_a_form_without_its_csrf_token():
     page = Client(enforce_csrf_checks=True).post(
         "/admin/login/", {"username": "a"}, headers={"Host": HOST}
     )

@@ -1,4 +1,4 @@
-"""Which addresses are called: public ones, and those that ALLOW_PRIVATE names."""
+"""Public addresses are called, and others only if ALLOW_PRIVATE names them."""
 
 import socket
 
@@ -69,7 +69,7 @@ def allow_nothing(settings):
 
 
 def answers(*lists):
-    """A resolver that gives these lists in turn, the last one for ever, and counts."""
+    """Return a resolver that gives these lists in turn, repeats the last one, and counts."""
     given = list(lists)
 
     def getaddrinfo(host, port, *args, **kwargs):
@@ -85,8 +85,9 @@ def answers(*lists):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """The addresses that were connected to; each connection goes to a server on loopback instead."""
-    tried, connect = [], socket.socket.connect
+    """The addresses of all connections. Each connection goes to a server on loopback instead."""
+    tried = []
+    connect = socket.socket.connect
 
     def record(self, address):
         tried.append(address[0])
@@ -108,7 +109,8 @@ def test_an_address_that_is_not_public_is_refused_and_never_shown(ip):
     with pytest.raises(outgoing.AddressRefused) as caught:
         outgoing.check_address(ip, "ca.example", 443)
     assert str(caught.value) == (
-        "ca.example is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE."
+        "ca.example is not a public address. This server calls it only if its operator names it"
+        " in ALLOW_PRIVATE."
     )
 
 
@@ -173,7 +175,8 @@ def test_an_entry_whose_port_is_none_opens_no_port(entry, settings):
 
 
 def test_beside_a_port_that_is_allowed_no_other_one_is_called(serve, settings):
-    allowed, other = serve(whole(b"lab")), serve(whole())
+    allowed = serve(whole(b"lab"))
+    other = serve(whole())
     onward = serve(redirect(f"http://127.0.0.1:{other.port}/"))
     settings.ALLOW_PRIVATE = [f"127.0.0.1:{allowed.port}", f"127.0.0.1:{onward.port}"]
     assert outgoing.session().get(allowed.url).content == b"lab"
@@ -206,15 +209,14 @@ def test_a_name_that_resolves_to_loopback_is_refused(serve, monkeypatch):
     assert server.connections == 0
 
 
-def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_is_called_at_the_first(
+def test_a_name_that_rebinds_to_loopback_is_called_at_its_first_address(
     serve, monkeypatch, connected
 ):
-    server, resolver = (
-        serve(whole(b"first", "Connection: close")),
-        answers(["93.184.216.34"], ["127.0.0.1"]),
-    )
+    server = serve(whole(b"first", "Connection: close"))
+    resolver = answers(["93.184.216.34"], ["127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    http, url = outgoing.session(), f"http://rebind.example:{server.port}/"
+    http = outgoing.session()
+    url = f"http://rebind.example:{server.port}/"
     assert http.get(url).content == b"first"
     assert (connected, resolver.calls) == (["93.184.216.34"], 1)
     with pytest.raises(outgoing.AddressRefused):
@@ -222,9 +224,7 @@ def test_a_name_that_resolves_to_a_public_address_first_and_to_loopback_second_i
     assert (connected, resolver.calls) == (["93.184.216.34"], 2)
 
 
-def test_a_name_that_resolves_to_a_public_address_and_to_loopback_at_once_is_refused(
-    serve, monkeypatch, connected
-):
+def test_a_name_with_a_public_and_a_loopback_address_is_refused(serve, monkeypatch, connected):
     server = serve(whole())
     for addresses in (["93.184.216.34", "127.0.0.1"], ["127.0.0.1", "93.184.216.34"]):
         monkeypatch.setattr(socket, "getaddrinfo", answers(addresses))
@@ -277,7 +277,7 @@ def test_a_literal_address_is_refused_before_a_proxy_gets_it(host, serve, monkey
     assert proxy.connections == 0
 
 
-def test_a_proxy_may_stand_at_a_private_address_and_resolves_names_itself(serve, monkeypatch):
+def test_a_proxy_may_have_a_private_address_and_resolves_names_itself(serve, monkeypatch):
     proxy = serve(whole(b"through the proxy"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setattr(socket, "getaddrinfo", answers(["127.0.0.1"]))
@@ -326,7 +326,7 @@ def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(serve, settin
     assert (len(outside.requests), inside.connections) == (1, 0)
 
 
-def test_the_name_and_not_the_address_is_what_the_other_side_is_told(
+def test_the_other_side_receives_the_name_and_not_the_address(
     serve, settings, monkeypatch, tmp_path, connected
 ):
     context, root = certificate_for(tmp_path, "ca.example")
@@ -351,7 +351,7 @@ def test_resolve_refuses_what_is_not_public(monkeypatch):
         outgoing.resolve("ns.example", 53)
 
 
-def test_a_name_without_an_address_is_told_as_that(monkeypatch):
+def test_a_name_without_an_address_is_reported_as_such(monkeypatch):
     def unknown(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -374,10 +374,12 @@ def said(url, seconds=5.0):
 
 @pytest.fixture
 def absent(serve, tmp_path, settings):
-    """Addresses at which nobody answers as they should, each in a way of its own."""
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], ["true"]
+    """Addresses without a proper server, each with another fault."""
+    settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    settings.ALLOW_PRIVATE_FOR_TENANTS = ["true"]
     untrusted = serve(whole(), context=certificate_for(tmp_path, "127.0.0.1")[0])
-    no_tls, silent = serve(whole()), serve(b"")
+    no_tls = serve(whole())
+    silent = serve(b"")
     return {
         "closed": f"http://127.0.0.1:{free_port()}/",
         "untrusted": untrusted.url,
@@ -386,7 +388,7 @@ def absent(serve, tmp_path, settings):
     }
 
 
-def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_something_else(
+def test_a_tenant_cannot_distinguish_closed_and_silent_ports(
     absent,
 ):
     with outgoing.named_by_tenant(True):
@@ -394,14 +396,14 @@ def test_a_tenant_cannot_tell_a_closed_port_from_one_that_is_silent_or_speaks_so
     assert words == {outgoing.UNTOLD.format(host="127.0.0.1")}
 
 
-def test_the_operator_is_told_what_is_wrong_at_each(absent):
+def test_the_operator_reads_the_fault_of_each_address(absent):
     words = [said(absent[kind], 0.5) for kind in ("closed", "untrusted", "silent")]
     assert "Connection refused" in words[0]
     assert "is not trusted" in words[1]
     assert "did not answer in the time" in words[2]
 
 
-def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monkeypatch):
+def test_an_internal_name_reads_like_one_that_does_not_exist(monkeypatch):
     def unknown(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -416,8 +418,8 @@ def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monk
         with outgoing.named_by_tenant(True):
             words.add(said("http://vm/"))
     assert words == {
-        "vm is not a public address. This server calls it only if its operator names it in ALLOW_PRIVATE and"
-        " ALLOW_PRIVATE_FOR_TENANTS."
+        "vm is not a public address. This server calls it only if its operator names it"
+        " in ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS."
     }
 
 
@@ -438,7 +440,8 @@ def test_a_name_that_exists_in_here_only_reads_like_one_that_does_not_exist(monk
 def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(
     private, for_tenants, allowed, settings
 ):
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = private, for_tenants
+    settings.ALLOW_PRIVATE = private
+    settings.ALLOW_PRIVATE_FOR_TENANTS = for_tenants
     assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is bool(private)
     with outgoing.named_by_tenant(True):
         assert outgoing.is_allowed("ca.corp", "10.0.0.5", 443) is allowed
@@ -447,7 +450,8 @@ def test_a_private_address_is_a_tenants_only_where_both_settings_name_it(
 
 
 def test_no_tenant_uses_a_connection_that_the_operator_left_open(serve, settings):
-    settings.ALLOW_PRIVATE, settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"], []
+    settings.ALLOW_PRIVATE = ["127.0.0.1"]
+    settings.ALLOW_PRIVATE_FOR_TENANTS = []
     server = serve(whole(b"the operator's"))
     assert outgoing.session().get(server.url).content == b"the operator's"
     with outgoing.named_by_tenant(True), pytest.raises(outgoing.AddressRefused):

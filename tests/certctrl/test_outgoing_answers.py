@@ -1,6 +1,4 @@
-"""What comes back: bodies up to 1 MiB, redirects within limits, sentences without secrets, and how
-long to wait.
-"""
+"""Responses: bodies up to 1 MiB, limited redirects, errors without secrets, and Retry-After."""
 
 import email.utils
 import gzip
@@ -213,7 +211,8 @@ def test_a_certificate_for_another_name_is_refused(serve, settings, tmp_path):
 
 def test_a_bundle_that_changed_is_read_again(serve, settings, tmp_path):
     context, root = certificate_for(tmp_path, "127.0.0.1")
-    server, bundle = serve(whole(), context=context), tmp_path / "bundle.pem"
+    server = serve(whole(), context=context)
+    bundle = tmp_path / "bundle.pem"
     _, other = certificate_for(tmp_path_of(tmp_path, "other"), "127.0.0.1")
     settings.ACME_CA_BUNDLE = str(bundle)
     bundle.write_bytes(other.read_bytes())
@@ -229,7 +228,7 @@ def tmp_path_of(folder, name):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_bundle_that_cannot_be_read_is_told(content, settings, tmp_path):
+def test_an_unreadable_ca_bundle_is_reported(content, settings, tmp_path):
     bundle = tmp_path / "bundle.pem"
     if content is not None:
         bundle.write_bytes(content)
@@ -238,7 +237,7 @@ def test_a_bundle_that_cannot_be_read_is_told(content, settings, tmp_path):
         outgoing.session().get("https://ca.example/")
 
 
-# --- What is told ---
+# --- Error sentences ---
 
 
 def refused(serve):
@@ -317,7 +316,7 @@ def test_a_failure_is_a_sentence_without_secrets(trouble, serve):
     assert not any(secret in whole_story.replace(url, "") for secret in ("sesame", "hunter2"))
 
 
-def test_what_refuses_a_connection_is_told_by_name():
+def test_a_refused_connection_is_reported_with_its_cause():
     with pytest.raises(
         outgoing.Unreachable, match=r"^127\.0\.0\.1 could not be reached: Connection refused"
     ):
@@ -371,7 +370,7 @@ def test_retry_after_as_a_date(ahead, seconds, time_machine):
 
 
 @responses.activate
-def test_the_responses_library_stands_in_for_the_network():
+def test_the_responses_library_replaces_the_network():
     responses.get("https://api.example/zones", json={"result": [1]}, headers={"Retry-After": "3"})
     response = outgoing.session().get("https://api.example/zones", params={"name": "x"})
     assert response.json() == {"result": [1]}

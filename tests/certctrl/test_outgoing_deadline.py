@@ -1,4 +1,4 @@
-"""However slowly the other side drips, a request ends when its time is over."""
+"""A request ends at its deadline, even if the other side sends its bytes slowly."""
 
 import gzip
 import socket
@@ -16,9 +16,7 @@ HANGS = 5.0  # a call that takes so long did not keep its deadline
 
 @pytest.fixture
 def ends_in_time():
-    """What a call took must be near its limit, and it must have taken it: a refusal at once proves
-    nothing.
-    """
+    """A call must take nearly its whole limit, because a refusal at once proves nothing."""
     began = clock.monotonic()
     yield
     assert LIMIT * 0.5 < clock.monotonic() - began < HANGS
@@ -163,7 +161,8 @@ def test_a_silent_address_leaves_time_for_the_next(serve, monkeypatch):
 
 
 def test_threads_have_deadlines_of_their_own(serve):
-    slow, ends = serve(OK, drip=b"x"), []
+    slow = serve(OK, drip=b"x")
+    ends = []
 
     def call(limit: float) -> None:
         began = clock.monotonic()

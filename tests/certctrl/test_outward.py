@@ -1,6 +1,4 @@
-"""Requests that wait for somebody else: without a database connection, a few at once, and everybody
-else is served.
-"""
+"""Requests that wait for another server hold no database connection and do not block the others."""
 
 import os
 import socket
@@ -75,8 +73,9 @@ class TestOnPostgreSQL:
 
     @pytest.fixture
     def silent(self) -> Iterator[SimpleNamespace]:
-        """Takes every connection and answers nothing, until it is closed."""
-        listener, taken = socket.create_server(("127.0.0.1", 0), backlog=MANY), []
+        """A server that accepts every connection and sends nothing."""
+        listener = socket.create_server(("127.0.0.1", 0), backlog=MANY)
+        taken = []
 
         def take() -> None:
             with suppress(OSError):
@@ -96,16 +95,18 @@ class TestOnPostgreSQL:
 
     @pytest.fixture
     def site(self, tmp_path):
-        """A web process of its own over the tests' database, with five connections."""
-        port, database = free_port(), connection.settings_dict
-        url = f"postgres://{database['USER']}@/{database['NAME']}?host={quote(database['HOST'], safe='')}"
+        """A web process over the tests' database, with five connections."""
+        port = free_port()
+        database = connection.settings_dict
+        host = quote(database["HOST"], safe="")
+        url = f"postgres://{database['USER']}@/{database['NAME']}?host={host}"
         settings = {
             "DJANGO_SETTINGS_MODULE": "certctrl.settings",
             "DATABASE_URL": url,
             "DATA_DIR": str(tmp_path),
             "SECRET_KEY": "tests-only-" + "x" * 40,
             "MASTER_KEYS": os.environ["MASTER_KEYS"],
-            "REDIS_URL": "redis://127.0.0.1:1/0",  # nobody is there
+            "REDIS_URL": "redis://127.0.0.1:1/0",  # no server listens there
             "ALLOW_PRIVATE": "127.0.0.0/8",
             "ALLOW_PRIVATE_FOR_TENANTS": "true",
             "WORKER_CONCURRENCY": "1",

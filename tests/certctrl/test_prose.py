@@ -39,7 +39,7 @@ PLACES = ("", "issuance", "authorities", "dnsproviders")  # below which a page m
 
 
 def blanked(pattern: re.Pattern[str], text: str) -> str:
-    """The text with its matches replaced by as many lines, so that line numbers stay right."""
+    """Replace each match with as many lines, so that line numbers stay right."""
     return pattern.sub(lambda found: "x" + "\n" * found[0].count("\n"), text)
 
 
@@ -48,7 +48,7 @@ def whole(words: str) -> re.Pattern[str]:
 
 
 def lines_of(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
-    """(line number, match) of each match."""
+    """Return (line number, match) of each match."""
     return [
         (text.count("\n", 0, found.start()) + 1, " ".join(found[0].split()))
         for found in pattern.finditer(text)

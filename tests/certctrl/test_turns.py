@@ -1,6 +1,4 @@
-"""Turns: who has a row, for how long, and what is written once it is lost. Shown on an attempt's
-row.
-"""
+"""Turns: which worker has a row, for how long, and that a lost turn writes nothing."""
 
 from datetime import timedelta
 
@@ -43,7 +41,7 @@ def test_a_row_in_another_state_is_not_claimed(row):
     assert Issuance.objects.claim(row.pk, state="ordered") is None
 
 
-def test_a_row_that_nobody_holds_is_taken_before_it_is_due_when_that_is_asked_for(row):
+def test_a_free_row_can_be_claimed_before_it_is_due_on_request(row):
     Issuance.objects.update(wake_at=row.world.time + timedelta(hours=1))
     assert Issuance.objects.claim(row.pk, due=False)
     assert Issuance.objects.claim(row.pk, due=False) is None
@@ -86,7 +84,7 @@ def test_nothing_is_written_after_the_turn_was_given_back(row):
         held.write(order_url="late")
 
 
-def test_what_a_fence_did_not_write_is_not_in_the_object_either(row):
+def test_a_value_that_a_fence_did_not_write_is_not_in_the_object(row):
     held = Issuance.objects.claim(row.pk)
     token = held.holder
 
@@ -147,7 +145,7 @@ def test_a_row_sleeps_for_a_day_at_most_whatever_the_other_side_asks(row):
     assert again(row).wake_at == row.world.time + timedelta(days=1)
 
 
-def test_a_sentence_quotes_no_character_that_nobody_can_read():
+def test_unprintable_characters_are_not_quoted_in_a_sentence():
     assert Trouble("x", "te\x00xt").what == Wait(1, "te\x00xt").what == "te xt"
 
 
@@ -171,7 +169,7 @@ def test_the_token_says_which_process_has_the_row(row):
 
 
 @pytest.mark.parametrize("kind", [lambda what: Trouble("x", what), lambda what: Wait(1, what)])
-def test_a_sentence_is_kept_no_longer_than_anybody_reads(kind):
+def test_a_long_sentence_is_shortened(kind):
     assert kind("w" * MOST_SAID).what == "w" * MOST_SAID
     assert len(kind("w" * 900_000).what) == MOST_SAID
     assert kind("w" * 900_000).what.endswith("w…")

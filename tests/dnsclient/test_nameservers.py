@@ -1,4 +1,4 @@
-"""Which servers hold a name: those of the zone that really has it."""
+"""The servers of a name are the servers of the zone that contains it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_a_wildcard_cname_over_the_name_does_not_hide_the_zone(world: NameServer
     assert found("_acme-challenge.deep.example.com")[0] == "deep.example.com"
 
 
-def test_a_resolver_that_keeps_the_authority_section_to_itself_is_asked_upwards(
+def test_a_resolver_without_authority_section_is_asked_for_each_parent(
     world: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reply = resolver._reply
@@ -95,7 +95,7 @@ def test_a_resolver_that_keeps_the_authority_section_to_itself_is_asked_upwards(
     assert found("_acme-challenge.www.deep.example.com") == ("deep.example.com", [NS3])
 
 
-def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
+def test_a_name_in_no_zone_is_reported(world: NameServer) -> None:
     with pytest.raises(
         Trouble, match=r"The zone of _acme-challenge\.example\.org could not be found"
     ) as caught:
@@ -103,12 +103,12 @@ def test_a_name_in_no_zone_is_told(world: NameServer) -> None:
     assert (caught.value.code, caught.value.permanent) == ("dns_lookup_failed", False)
 
 
-def test_a_server_without_an_address_is_told(world: NameServer) -> None:
+def test_a_server_without_an_address_is_reported(world: NameServer) -> None:
     world.add("example.com", "NS", "gone.example.com.")
     assert servers_of(CHALLENGE).skipped == ("gone.example.com (no address)",)
 
 
-def test_the_next_server_of_a_zone_is_asked_for_a_name_that_is_to_come_when_the_first_is_silent(
+def test_the_next_server_is_asked_for_a_future_name_after_a_silent_one(
     world: NameServer,
 ) -> None:
     world.at(NS1).silent = True
@@ -120,10 +120,10 @@ def test_the_next_server_of_a_zone_is_asked_for_a_name_that_is_to_come_when_the_
     assert RESOLVER not in asked
 
 
-def test_servers_that_are_not_authoritative_tell_nothing_of_a_name_that_is_to_come(
+def test_answers_without_authority_do_not_count_for_a_future_name(
     world: NameServer,
 ) -> None:
-    """As one that refers to the servers of a delegated name."""
+    """A server that refers to the servers of a delegated name gives such answers."""
     for address in (NS1, NS2, NS6):
         world.at(address).without_aa = True
     assert found("_acme-challenge.www.example.com")[0] == "example.com"
@@ -132,12 +132,13 @@ def test_servers_that_are_not_authoritative_tell_nothing_of_a_name_that_is_to_co
     }
 
 
-def test_a_resolver_that_is_silent_takes_its_time_from_one_look_and_not_from_the_next(
+def test_a_silent_resolver_costs_time_in_one_look_and_not_in_the_next(
     world: NameServer, settings: Any
 ) -> None:
     with silence() as port:
         settings.DNS_RESOLVERS = [f"{NOBODY}:{port}", RESOLVER]
-        first, second = looked_up_in("example.com"), looked_up_in("deep.example.com")
+        first = looked_up_in("example.com")
+        second = looked_up_in("deep.example.com")
     assert first >= queries.PATIENCE > second
 
 
@@ -147,7 +148,7 @@ def looked_up_in(zone: str) -> float:
     return clock.monotonic() - began
 
 
-def test_servers_whose_addresses_no_resolver_tells_are_not_taken_for_none(
+def test_servers_of_unknown_address_do_not_count_as_no_servers(
     world: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve = resolver.resolve
@@ -181,7 +182,7 @@ def test_of_a_zone_with_too_many_servers_some_of_each_host_are_asked(settings: A
     }
 
 
-def test_a_zone_with_a_hundred_hosts_costs_as_many_look_ups_as_one_with_thirteen(
+def test_a_zone_with_100_servers_costs_as_many_lookups_as_one_with_13(
     settings: Any,
 ) -> None:
     many = {f"ns{host}": NS1 for host in range(100)}
@@ -216,7 +217,7 @@ def test_servers_are_kept_for_a_minute_and_the_zone_of_a_name_for_five(
     assert {kind for _, _, kind in world.seen} == asked_again
 
 
-def test_whoever_asks_for_it_gets_the_zone_as_it_is_now(world: NameServer) -> None:
+def test_a_fresh_lookup_bypasses_the_cache(world: NameServer) -> None:
     servers_of(CHALLENGE)
     world.seen.clear()
     resolver.servers_of_all(iter([CHALLENGE]), 5, fresh=True)
@@ -237,7 +238,7 @@ def test_another_guard_is_another_truth(world: NameServer, settings: Any) -> Non
     assert not servers_of(CHALLENGE).servers
 
 
-def test_what_is_kept_is_bounded(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded(world: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "KEPT", 5)
     for number in range(8):
         servers_of(f"_acme-challenge.host{number}.example.com")

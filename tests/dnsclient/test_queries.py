@@ -1,6 +1,4 @@
-"""The engine below the looks: many questions, one socket for each family, nothing that waits in
-turn.
-"""
+"""The engine below the looks sends many questions at once, on one socket per address family."""
 
 import socket
 import struct
@@ -59,7 +57,7 @@ def test_names_are_compared_without_their_case(server: NameServer) -> None:
     assert queries.ask([asked], 5).got[asked].answer
 
 
-def test_what_there_was_no_time_for_is_told_apart_from_silence(server: NameServer) -> None:
+def test_a_question_without_time_left_differs_from_silence(server: NameServer) -> None:
     server.at(NS1).silent = True
     batch = queries_to(server, 200)
     answers = queries.ask(batch, 0.2)
@@ -87,7 +85,7 @@ def test_many_silent_servers_are_waited_for_together(
     assert clock.monotonic() - start < 2
 
 
-def test_a_crowd_of_silent_servers_leaves_time_for_those_that_come_after_it(
+def test_many_silent_servers_leave_time_for_the_servers_behind_them(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 1)
@@ -101,7 +99,7 @@ def test_a_crowd_of_silent_servers_leaves_time_for_those_that_come_after_it(
     assert not answers.no_time
 
 
-def test_a_slow_answer_counts_though_its_place_in_the_window_went_to_others(
+def test_a_slow_answer_counts_after_it_lost_its_place_in_the_window(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "WINDOW", 4)
@@ -144,7 +142,7 @@ def test_no_file_is_left_open(server: NameServer) -> None:
 
 
 def forger(answers_of: Callable[[bytes], list[bytes]]) -> tuple[socket.socket, int]:
-    """Answers each question with what `answers_of` makes of it."""
+    """A server that sends the result of `answers_of` for each question."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((NS1, 0))
 
@@ -190,7 +188,9 @@ def another_id(wire: bytes) -> bytes:
         pytest.param(lambda wire: b"", id="nothing"),
     ],
 )
-def test_what_is_no_answer_to_the_question_is_passed_over(forge: Callable[[bytes], bytes]) -> None:
+def test_a_packet_that_does_not_answer_the_question_is_ignored(
+    forge: Callable[[bytes], bytes],
+) -> None:
     sock, port = forger(lambda wire: [forge(wire), answer_to(wire, "right")])
     asked = Query((NS1, port), "host.example.com", TXT)
     try:

@@ -1,4 +1,4 @@
-"""Where a challenge's record must be written: CNAMEs are followed, a wildcard's are not."""
+"""A challenge's record is written where its CNAMEs lead. Those of wildcards are not followed."""
 
 import itertools
 import socket
@@ -62,7 +62,7 @@ def test_a_wildcard_address_is_no_cname(world: NameServer) -> None:
     assert final_name("example.com") == "_acme-challenge.example.com"
 
 
-def test_cnames_in_a_circle_are_told(world: NameServer) -> None:
+def test_cnames_in_a_circle_are_reported(world: NameServer) -> None:
     world.add("_acme-challenge.example.com", "CNAME", "one.auth.example.net.")
     world.add("one.auth.example.net", "CNAME", "_acme-challenge.example.com.")
     with pytest.raises(Trouble) as caught:
@@ -106,7 +106,7 @@ def test_a_cname_to_a_strange_name_is_not_written_at(world: NameServer) -> None:
 @pytest.mark.parametrize(
     ("switch", "said"), [("fails", "answered SERVFAIL"), ("silent", "did not answer")]
 )
-def test_a_resolver_that_fails_is_told_with_the_name_and_what_to_do(
+def test_a_failing_resolver_is_reported_with_the_name_and_what_to_do(
     world: NameServer, switch: str, said: str
 ) -> None:
     setattr(world.at(RESOLVER), switch, True)
@@ -119,7 +119,7 @@ def test_a_resolver_that_fails_is_told_with_the_name_and_what_to_do(
 
 
 def test_no_resolver_is_asked_for_a_name_that_is_to_come(world: NameServer) -> None:
-    """It would go on to deny it when somebody looks for the record (RFC 2308)."""
+    """A resolver would cache the negative answer until after the record exists (RFC 2308)."""
     world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
     assert final_name("example.com") == "mine.auth.example.net"
     assert resolver.servers_of("mine.auth.example.net").zone == "auth.example.net"
@@ -134,7 +134,7 @@ def test_no_resolver_is_asked_for_a_name_that_is_to_come(world: NameServer) -> N
     }
 
 
-def test_resolvers_tell_where_no_server_can_be_reached(world: NameServer) -> None:
+def test_resolvers_are_asked_where_no_server_can_be_reached(world: NameServer) -> None:
     world.add("_acme-challenge.example.com", "CNAME", "mine.auth.example.net.")
     world.at(NS1).silent = True
     assert final_name("example.com") == "mine.auth.example.net"
@@ -165,7 +165,8 @@ def test_resolvers_may_be_written_in_every_usual_way(
 
 
 def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
-    settings.DNS_RESOLVERS, settings.DNS_PORT = ["fe80::1%lo", "[fe80::2%lo]:5353"], 53
+    settings.DNS_RESOLVERS = ["fe80::1%lo", "[fe80::2%lo]:5353"]
+    settings.DNS_PORT = 53
     lo = socket.if_nametoindex("lo")
     assert resolver.resolvers() == [("fe80::1", 53, 0, lo), ("fe80::2", 5353, 0, lo)]
     settings.DNS_RESOLVERS = ["fe80::1%nosuch0"]
@@ -173,7 +174,7 @@ def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
         resolver.resolvers()
 
 
-def test_a_resolver_that_is_no_address_is_told(world: NameServer, settings: Any) -> None:
+def test_a_resolver_that_is_not_an_address_is_reported(world: NameServer, settings: Any) -> None:
     settings.DNS_RESOLVERS = ["dns.example.com"]
     with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
         final_name("example.com")

@@ -1,6 +1,4 @@
-"""What a survey reads: chains in batches, CAA records upwards, servers, and what is behind a
-SERVFAIL.
-"""
+"""A survey reads CNAME chains, CAA records, servers, and the cause of a SERVFAIL."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -88,19 +86,21 @@ def behind(name: str) -> Doubt:
     return doubts([(name, SOA)], soon())[name, SOA]
 
 
-def test_what_a_resolver_answers_only_unchecked_is_the_fault_of_dnssec(world: NameServer) -> None:
+def test_a_name_that_resolves_only_unchecked_has_a_dnssec_fault(world: NameServer) -> None:
     world.at(RESOLVER).bogus = frozenset(["example.com"])
     assert behind("www.example.com") == Doubt(Fault.BOGUS, "example.com")
     assert behind("www.auth.net") == Doubt(None)
 
 
-def test_what_it_does_not_answer_unchecked_either_is_not(world: NameServer) -> None:
+def test_a_name_that_fails_unchecked_too_has_no_dnssec_fault(world: NameServer) -> None:
     world.at(RESOLVER).dead = frozenset(["example.com"])
     assert behind("www.example.com") == Doubt(Fault.DEAD)
 
 
 @pytest.mark.parametrize("switch", ["silent", "refuses"])
-def test_a_resolver_that_says_nothing_or_no_tells_nothing(world: NameServer, switch: str) -> None:
+def test_a_resolver_that_is_silent_or_refuses_proves_nothing(
+    world: NameServer, switch: str
+) -> None:
     setattr(world.at(RESOLVER), switch, True)
     assert behind("www.example.com") == Doubt(Fault.UNKNOWN)
 
@@ -113,7 +113,7 @@ def test_one_resolver_that_validates_says_more_than_one_that_does_not(
     assert behind("example.com") == Doubt(Fault.BOGUS, "example.com")
 
 
-def test_a_servfail_of_one_resolver_and_an_answer_of_another_are_no_servfail(
+def test_one_answer_outweighs_a_servfail_of_another_resolver(
     world: NameServer, settings: Any
 ) -> None:
     settings.DNS_RESOLVERS = [OTHER, RESOLVER]
@@ -121,7 +121,7 @@ def test_a_servfail_of_one_resolver_and_an_answer_of_another_are_no_servfail(
     assert behind("example.com") == Doubt(None)
 
 
-def test_a_servfail_of_one_resolver_stands_where_the_other_is_silent(
+def test_a_servfail_of_one_resolver_counts_if_the_other_is_silent(
     world: NameServer, settings: Any
 ) -> None:
     settings.DNS_RESOLVERS = [OTHER, RESOLVER]

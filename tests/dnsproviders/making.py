@@ -1,6 +1,4 @@
-"""Providers and records that are in no database, and an HTTP service that does not answer as it
-should.
-"""
+"""Providers and records that are not in a database, and an HTTP service that fails."""
 
 import re
 from typing import Any
@@ -29,6 +27,6 @@ def record_of(
 
 
 def answer_always(base: str, **kwargs: Any) -> None:
-    """Every request below `base` gets this answer."""
+    """Send this response to every request below `base`."""
     for method in (responses.GET, responses.POST, responses.DELETE):
         responses.add(method, re.compile(re.escape(base)), **kwargs)

@@ -73,24 +73,27 @@ zone:
 BIND = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
 key "readonly.key" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
-zone "lab.test" {{ type primary; file "lab.zone"; update-policy {{ grant {key} subdomain lab.test. TXT; }}; }};
-zone "deep.lab.test" {{ type primary; file "deep.zone"; update-policy {{ grant {key} zonesub TXT; }}; }};
+zone "lab.test" {{ type primary; file "lab.zone";
+                   update-policy {{ grant {key} subdomain lab.test. TXT; }}; }};
+zone "deep.lab.test" {{ type primary; file "deep.zone";
+                        update-policy {{ grant {key} zonesub TXT; }}; }};
 """
-# BIND that answers the key and nobody else; 127.0.0.2 is where the test looks from.
+# BIND that answers the key only, and 127.0.0.2, from which the test asks.
 BIND_WITHOUT_QUERIES = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; allow-query {{ key {key}; 127.0.0.2; }}; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none;
+           allow-query {{ key {key}; 127.0.0.2; }}; }};
 controls {{ }};
 zone "lab.test" {{ type primary; file "lab.zone"; allow-update {{ key {key}; }}; }};
 zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ key {key}; }}; }};
 """
 BIND_BY_ADDRESS = """
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
 zone "lab.test" {{ type primary; file "lab.zone"; allow-update {{ 127.0.0.1; }}; }};
 zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ 127.0.0.2; }}; }};
@@ -98,8 +101,8 @@ zone "deep.lab.test" {{ type primary; file "deep.zone"; allow-update {{ 127.0.0.
 # The key's view has another lab.test than everybody's, and no deep.lab.test.
 BIND_VIEWS = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
-options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;
-           pid-file none; session-keyfile none; }};
+options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+           recursion no; pid-file none; session-keyfile none; }};
 controls {{ }};
 view "inside" {{ match-clients {{ key {key}; }};
   zone "lab.test" {{ type primary; file "inside.zone"; allow-update {{ key {key}; }}; }}; }};
@@ -169,7 +172,7 @@ class NameServer:
         return found
 
     def txt(self, name: str, source: str = "127.0.0.1") -> set[str]:
-        """The values at a name, asked without a key as everybody asks."""
+        """Return the values at a name, asked without a key."""
         query = dns.message.make_query(name, "TXT")
         answer = dns.query.tcp(query, "127.0.0.1", timeout=5, port=self.port, source=source)
         rrsets = [each for each in answer.answer if each.rdtype == dns.rdatatype.TXT]
@@ -180,7 +183,7 @@ class NameServer:
 def running(
     kind: str, home: Path, config_text: str = "", source: str = "127.0.0.1"
 ) -> Iterator[NameServer]:
-    """Start a name server in a folder of its own; skips the test where the package is absent."""
+    """Start a name server in its own folder. Skip the test when its package is missing."""
     binary = shutil.which(kind, path=PATH)
     if not binary:
         pytest.skip(f"{kind} is absent: apt-get install {PACKAGES[kind]}")
@@ -209,7 +212,7 @@ def running(
 
 
 def _fill_powerdns(home: Path) -> None:
-    """Its two zones, and the key that may update them."""
+    """Create the two zones, and the key that may update them."""
     with sqlite3.connect(home / "pdns.sqlite") as database:
         database.executescript(SCHEMA.read_text())
     for zone, file in (("lab.test", "lab.zone"), ("deep.lab.test", "deep.zone")):
@@ -236,7 +239,7 @@ def free_port() -> int:
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path, source: str) -> None:
-    """Until both zones are served."""
+    """Wait until both zones are served."""
     end = clock.monotonic() + 30
     while clock.monotonic() < end:
         try:

@@ -1,6 +1,4 @@
-"""A small Alidns that keeps records and checks every signature, for the `responses` library: no
-socket is opened.
-"""
+"""A small Alidns for the `responses` library: it keeps records and checks every signature."""
 
 import hashlib
 import hmac
@@ -14,7 +12,8 @@ import requests
 import responses
 
 API = "https://alidns.aliyuncs.com"
-KEY_ID, KEY = "LTAI5tExample", "secret-of-the-key-never-shown"
+KEY_ID = "LTAI5tExample"
+KEY = "secret-of-the-key-never-shown"
 ZONE = "example.com"
 
 
@@ -63,7 +62,8 @@ class FakeAlidns:
             )
         found = [each for each in self.records if params.get("RRKeyWord", "") in each["RR"]]
         found = [] if self.hidden_from_listing else found
-        page, size = int(params.get("PageNumber", 1)), int(params["PageSize"])
+        page = int(params.get("PageNumber", 1))
+        size = int(params["PageSize"])
         return success(
             TotalCount=len(found),
             DomainRecords={"Record": found[(page - 1) * size : page * size]},
@@ -102,9 +102,7 @@ def error(status: int, code: str, message: str) -> tuple[int, dict[str, str], st
 
 
 def expected_authorization(request: requests.PreparedRequest) -> str:
-    """Computed from the request as it leaves, by the steps of the vendor's page, not by the
-    adapter's functions.
-    """
+    """Compute the signature by the vendor's page, without code of the provider."""
     url = urlsplit(str(request.url))
     assert request.headers["host"] == url.netloc
     pairs = sorted(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
@@ -119,4 +117,5 @@ def expected_authorization(request: requests.PreparedRequest) -> str:
     canonical += "\n" + ";".join(signed) + "\n" + lower["x-acs-content-sha256"]
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     signature = hmac.new(KEY.encode(), f"ACS3-HMAC-SHA256\n{digest}".encode(), "sha256").hexdigest()
-    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={';'.join(signed)},Signature={signature}"
+    headers = ";".join(signed)
+    return f"ACS3-HMAC-SHA256 Credential={KEY_ID},SignedHeaders={headers},Signature={signature}"

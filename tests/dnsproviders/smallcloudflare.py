@@ -1,4 +1,4 @@
-"""A small Cloudflare that keeps records, for the `responses` library: no socket is opened."""
+"""A small Cloudflare for the `responses` library: it keeps records."""
 
 import json
 import re
@@ -89,7 +89,8 @@ class FakeCloudflare:
     def listing(self, query: dict[str, str]) -> tuple[int, dict[str, str], str]:
         found = [each for each in self.records if each["name"] == query.get("name", each["name"])]
         found = [] if self.hidden_from_listing else found
-        page, size = int(query.get("page", 1)), self.page_size
+        page = int(query.get("page", 1))
+        size = self.page_size
         pages = max(1, -(-len(found) // size))
         return success(found[(page - 1) * size : page * size], total_pages=pages)
 

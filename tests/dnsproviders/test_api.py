@@ -1,6 +1,4 @@
-"""DNS credentials over HTTP: the catalogue, create, change, check, delete; secrets go in and never
-come out.
-"""
+"""DNS credentials over HTTP: catalogue, create, change, check, delete. Secrets are never shown."""
 
 import re
 import socket
@@ -47,7 +45,7 @@ def api(client_of: Any, alice: Any) -> Caller:
 
 
 @pytest.mark.parametrize("body", ALL.values(), ids=ALL)
-def test_a_credential_of_each_provider_is_stored_and_its_secrets_are_never_shown(
+def test_credentials_of_each_provider_are_stored_and_secrets_never_shown(
     api: Caller, body: Any
 ) -> None:
     made = api.post("dns-providers", body)
@@ -96,7 +94,7 @@ def test_updates_without_a_key_are_taken_and_marked_as_weak(api: Caller) -> None
     assert (keyed.data_member["algorithm"], keyed.data_member["note"]) == ("hmac-sha512", "")
 
 
-def test_a_key_can_be_taken_away_and_not_by_halves(api: Caller) -> None:
+def test_key_name_and_secret_are_removed_only_together(api: Caller) -> None:
     pk = api.post("dns-providers", RFC2136).data_member["id"]
     assert "secret" in refused(api.put(f"dns-providers/{pk}", {"key_name": None}), 400)
     gone = api.put(f"dns-providers/{pk}", {"key_name": None, "secret": None})
@@ -157,12 +155,10 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("body", ALL.values(), ids=ALL)
-def test_what_a_get_answered_may_be_sent_back_whole(api: Caller, body: Any) -> None:
+def test_the_response_of_a_get_may_be_sent_back_whole(api: Caller, body: Any) -> None:
     pk = api.post("dns-providers", body).data_member["id"]
-    before, secret = (
-        api.get(f"dns-providers/{pk}").data_member,
-        DnsCredential.objects.get().secret_id,
-    )
+    before = api.get(f"dns-providers/{pk}").data_member
+    secret = DnsCredential.objects.get().secret_id
     answer = api.put(f"dns-providers/{pk}", before | {"name": "renamed"})
     assert answer.status_code == 200, answer.content
     assert answer.data_member == before | {"name": "renamed"}
@@ -188,7 +184,8 @@ def test_put_and_patch_change_what_is_given(api: Caller) -> None:
 )
 def test_a_wrong_change_changes_nothing(api: Caller, changes: Any, field: str) -> None:
     pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
-    before, shown = rows(), api.get(f"dns-providers/{pk}").data_member
+    before = rows()
+    shown = api.get(f"dns-providers/{pk}").data_member
     refused(api.put(f"dns-providers/{pk}", changes | {"name": "other"}), 400, field)
     assert rows() == before
     assert api.get(f"dns-providers/{pk}").data_member == shown
@@ -245,7 +242,7 @@ def test_a_credential_in_use_is_not_deleted_and_says_by_what(api: Caller) -> Non
     ],
 )
 @responses.activate
-def test_a_check_tells_apart_what_the_provider_answers(
+def test_a_check_distinguishes_the_answers_of_the_provider(
     api: Caller, status: int, answer: Any, shown: int, code: str
 ) -> None:
     body = {"json": answer} if isinstance(answer, dict) else {"body": answer}
@@ -265,7 +262,7 @@ def test_a_check_tells_apart_what_the_provider_answers(
 
 
 @responses.activate
-def test_a_provider_that_cannot_be_reached_is_told_apart_too(api: Caller) -> None:
+def test_a_check_reports_an_unreachable_provider(api: Caller) -> None:
     pk = api.post("dns-providers", CLOUDFLARE).data_member["id"]
     checked = api.post(f"dns-providers/{pk}/check")
     refused(checked, 502)
@@ -274,9 +271,7 @@ def test_a_provider_that_cannot_be_reached_is_told_apart_too(api: Caller) -> Non
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, int]]:
-    """Where no DNS server is: nobody, somebody who hangs up, and somebody who speaks something
-    else.
-    """
+    """Ports without a DNS server: closed, hanging up, and with another protocol."""
 
     def answer(listener: socket.socket, what: bytes) -> None:
         with suppress(OSError):
@@ -310,13 +305,15 @@ def words_of_checks(api: Caller, ports: dict[str, int]) -> set[str]:
     return words
 
 
-def test_a_tenants_check_does_not_tell_what_is_at_a_port_where_no_dns_server_is(
+def test_a_tenants_check_does_not_reveal_the_service_at_a_port(
     api: Caller, ports: dict[str, int]
 ) -> None:
     assert len(words_of_checks(api, ports)) == 1
 
 
-def test_a_check_by_staff_tells(api: Caller, alice: Any, ports: dict[str, int]) -> None:
+def test_a_check_by_staff_reveals_the_service_at_a_port(
+    api: Caller, alice: Any, ports: dict[str, int]
+) -> None:
     alice.is_staff = True
     alice.save()
     assert len(words_of_checks(api, ports)) > 1

@@ -55,9 +55,14 @@ def certificate_with(credential: DnsCredential) -> Certificate:
         terms_accepted_at=clock.now(),
     )
     return Certificate.objects.create(
-        owner=credential.owner, domain="example.com", names=["example.com"], names_key="k", account=account,
-        credential=credential, request_digest="a",
-    )  # fmt: skip
+        owner=credential.owner,
+        domain="example.com",
+        names=["example.com"],
+        names_key="k",
+        account=account,
+        credential=credential,
+        request_digest="a",
+    )
 
 
 # --- Creating ---
@@ -87,7 +92,7 @@ def test_the_alias_is_stored_as_the_provider_and_names_it(owner: User) -> None:
     assert credential.public == {"access_key_id": "LTAI5t"}
 
 
-def test_what_is_left_out_has_its_default(owner: User) -> None:
+def test_an_omitted_field_has_its_default(owner: User) -> None:
     assert credentials.create_credential(owner, RFC2136).public == {
         "server": "ns1.example.com",
         "port": 53,
@@ -167,7 +172,7 @@ def test_bad_input_is_refused_by_field_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("data", [[], "cloudflare", None, 7])
-def test_what_is_no_object_is_refused(owner: User, data: object) -> None:
+def test_a_value_that_is_not_an_object_is_refused(owner: User, data: object) -> None:
     with pytest.raises(errors.Invalid, match="JSON object"):
         credentials.create_credential(owner, data)
 
@@ -175,7 +180,7 @@ def test_what_is_no_object_is_refused(owner: User, data: object) -> None:
 # --- Changing ---
 
 
-def test_what_is_not_given_stays(owner: User) -> None:
+def test_an_omitted_field_keeps_its_value(owner: User) -> None:
     credential = credentials.create_credential(owner, CLOUDFLARE | {"ttl": 300})
     sealed = credential.secret_id
     credentials.update_credential(credential, {"name": "other", "provider": "Cloudflare"})
@@ -202,7 +207,7 @@ def test_a_new_secret_replaces_the_envelope_and_forgets_the_last_check(owner: Us
     assert not KeyWrap.objects.filter(envelope=old).exists()
 
 
-def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_moving_it(
+def test_a_new_endpoint_requires_the_password_again(
     owner: User,
 ) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
@@ -221,7 +226,7 @@ def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_movi
 
 
 @pytest.mark.parametrize("has_the_envelope", [False, True])
-def test_a_turn_that_read_it_before_it_was_changed_goes_to_the_new_place_with_the_new_secret(
+def test_a_stale_credential_opens_with_the_new_endpoint_and_secret(
     owner: User, has_the_envelope: bool
 ) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
@@ -235,7 +240,7 @@ def test_a_turn_that_read_it_before_it_was_changed_goes_to_the_new_place_with_th
     assert provider.public["endpoint"] == "https://new.example"
 
 
-def test_a_secret_that_nobody_can_open_is_still_told(owner: User) -> None:
+def test_the_presence_of_a_secret_that_cannot_be_opened_is_shown(owner: User) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
     KeyWrap.objects.all().delete()
     with pytest.raises(CannotOpen):
@@ -330,7 +335,7 @@ def test_a_good_check_is_noted(owner: User) -> None:
     [(401, 400, "dns_credential_refused"), (502, 502, "dns_bad_answer")],
 )
 @responses.activate
-def test_a_failed_check_is_told_and_noted_without_the_secret(
+def test_a_failed_check_is_reported_and_stored_without_the_secret(
     owner: User, status: int, shown: int, code: str
 ) -> None:
     responses.get(

@@ -1,4 +1,4 @@
-"""One look at many records: every authoritative server is asked, and none can hold the others up."""
+"""One look at many records asks every authoritative server, and no server delays another."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -160,7 +160,7 @@ def test_a_late_answer_to_an_earlier_look_is_not_taken_for_this_one(world: NameS
     assert look().shown == 3
 
 
-def test_a_family_without_a_route_does_not_spoil_a_server_that_answers_over_the_other(
+def test_a_server_counts_when_one_address_family_has_no_route(
     world: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_ipv6(monkeypatch)
@@ -169,7 +169,7 @@ def test_a_family_without_a_route_does_not_spoil_a_server_that_answers_over_the_
     assert (seen.shown, seen.silent) == (2, ())
 
 
-def test_a_server_of_a_family_without_a_route_is_told(
+def test_a_server_of_an_address_family_without_a_route_is_reported(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS6)}) as world:
@@ -232,7 +232,7 @@ def test_a_recursive_check_asks_the_resolvers_only(world: NameServer) -> None:
     assert [(address, kind) for address, _, kind in world.seen] == [(RESOLVER, "TXT")]
 
 
-def test_a_resolver_tells_for_how_long_it_will_deny_the_record(world: NameServer) -> None:
+def test_a_resolver_shows_for_how_long_it_will_deny_the_record(world: NameServer) -> None:
     seen = look(record(check="recursive"))
     assert (seen.shown, seen.denied, seen.denial) == (0, 5, 5)
     assert look(record()).denied == 0, "servers do not repeat themselves"
@@ -249,7 +249,7 @@ def test_when_no_server_answers_for_a_minute_the_resolvers_decide(world: NameSer
     assert (seen.shown, seen.asked, len(seen.silent)) == (1, Asked.INSTEAD, 3)
 
 
-def test_where_the_resolver_shows_no_soa_record_it_is_asked_for_the_record_itself(
+def test_without_a_soa_record_the_resolver_is_asked_for_the_record(
     settings: Any,
 ) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1), "com": zone(ns1=NS1)}) as world:
@@ -269,7 +269,7 @@ def test_where_the_resolver_shows_no_soa_record_it_is_asked_for_the_record_itsel
 
 
 @pytest.mark.parametrize(("fails", "least"), [(False, 11), (True, 61)], ids=["refuses", "fails"])
-def test_a_resolver_that_refuses_the_question_does_so_for_good_and_one_that_fails_is_given_a_minute(
+def test_a_resolver_that_refuses_is_final_and_one_that_fails_has_a_minute(
     world: NameServer, fails: bool, least: float
 ) -> None:
     name = "_acme-challenge.elsewhere.org"
@@ -278,7 +278,7 @@ def test_a_resolver_that_refuses_the_question_does_so_for_good_and_one_that_fail
     assert look(record(name, age=least)).asked is Asked.INSTEAD
 
 
-def test_a_server_without_an_address_is_told_and_not_waited_for(settings: Any) -> None:
+def test_a_server_without_an_address_is_reported_and_not_waited_for(settings: Any) -> None:
     zones = {"example.com": zone(ns1=NS1) + "@ 60 NS nowhere\n"}
     with internet(settings, zones) as world:
         world.add(CHALLENGE, "TXT", VALUE)
@@ -312,15 +312,13 @@ def test_the_ttl_of_the_record_set_is_seen(world: NameServer) -> None:
     assert look(record("_acme-challenge.www.example.com")).ttl == 0
 
 
-def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
+def test_silent_servers_of_one_owner_do_not_delay_another_owners_names(
     world: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add(CHALLENGE, "TXT", VALUE)
     monkeypatch.setattr(queries, "WINDOW", 16)  # time for a quarter of the crowd
-    names, honest = (
-        [f"_acme-challenge.n{at}.evil.test" for at in range(80)],
-        propagation.servers_of_all([CHALLENGE], 5),
-    )
+    names = [f"_acme-challenge.n{at}.evil.test" for at in range(80)]
+    honest = propagation.servers_of_all([CHALLENGE], 5)
     with silence() as port:
         silent = {
             name: Servers(
@@ -335,7 +333,7 @@ def test_the_silent_servers_of_one_owner_do_not_hold_up_the_names_of_another(
     assert "no time left" in looks[81].note
 
 
-def test_there_is_time_for_the_resolvers_when_port_53_is_closed_to_the_outside(
+def test_resolvers_still_have_time_when_outbound_port_53_is_closed(
     settings: Any,
 ) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS2)}, patience=2) as world:

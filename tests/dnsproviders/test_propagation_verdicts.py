@@ -1,4 +1,4 @@
-"""What a look means depends on how long the record has been meant to be there."""
+"""The result of a look depends on the age of the record."""
 
 from datetime import timedelta
 
@@ -8,11 +8,9 @@ from dnsproviders.propagation import Asked, Look, verdict
 from tests.fakes.internet import record
 
 NAME = "_acme-challenge.example.com"
-A, B, C = (
-    "ns1.example.net (192.0.2.1)",
-    "ns2.example.net (192.0.2.2)",
-    "ns3.example.net (192.0.2.3)",
-)
+A = "ns1.example.net (192.0.2.1)"
+B = "ns2.example.net (192.0.2.2)"
+C = "ns3.example.net (192.0.2.3)"
 
 
 def judged(
@@ -44,7 +42,7 @@ def judged(
         (3600, 0, (), (A, B, C), False),
     ],
 )
-def test_at_first_all_servers_must_show_it_then_those_that_answer_then_half_of_them(
+def test_all_servers_must_show_it_then_those_that_answer_then_half(
     age: float, shown: int, missing: tuple[str, ...], silent: tuple[str, ...], is_visible: bool
 ) -> None:
     assert judged(age, shown, missing, silent).visible is is_visible
@@ -60,14 +58,15 @@ def test_the_sentence_says_for_how_long_resolvers_repeat_what_they_said() -> Non
     asked = {"asked": Asked.RESOLVERS, "denied": 1700, "denial": 1800}
     assert judged(90, 0, ("192.0.2.53",), **asked).denied == 1700
     assert judged(90, 0, ("192.0.2.53",), **asked).what == (
-        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may repeat that for 1800 s, "
-        "the last number of the zone's SOA record"
+        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may"
+        " repeat that for 1800 s, the last number of the zone's SOA record"
     )
 
 
 def test_the_sentence_names_who_is_silent_while_that_counts() -> None:
     assert judged(5, 1, (A,), (B,)).what == (
-        f"1 of 3 name servers of example.com does not show {NAME} yet: {A}; no usable answer for {NAME} from {B}"
+        f"1 of 3 name servers of example.com does not show {NAME} yet: {A};"
+        f" no usable answer for {NAME} from {B}"
     )
     assert B not in judged(65, 1, (A,), (B,)).what
 
@@ -79,7 +78,8 @@ def test_the_sentence_of_success_says_who_no_longer_counts() -> None:
         f"shown by all 2 name servers of example.com that answer; not counted: {C}"
     )
     assert judged(300, 1, (B,)).what == (
-        f"shown by 1 of the 2 name servers of example.com that answer, which is enough after 5 minutes; not by {B}"
+        "shown by 1 of the 2 name servers of example.com that answer,"
+        f" which is enough after 5 minutes; not by {B}"
     )
 
 
@@ -123,7 +123,7 @@ def test_it_is_nowhere_when_those_that_answer_all_lack_it() -> None:
     assert not judged(70, 0, (), (A, B, C)).nowhere
 
 
-def test_a_look_that_could_not_be_taken_tells_why_and_blames_nobody() -> None:
+def test_a_look_that_could_not_be_taken_says_why() -> None:
     found = judged(3600, 0, note="The zone could not be found")
     assert (found.visible, found.what, found.nowhere) == (
         False,

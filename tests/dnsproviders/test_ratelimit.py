@@ -1,6 +1,4 @@
-"""The limit of a DNS provider's API: kept by all workers together, and whoever must wait waits
-well.
-"""
+"""All workers together keep the limit of a DNS provider's API. Records over it wait."""
 
 import threading
 from datetime import timedelta
@@ -37,7 +35,7 @@ def world(monkeypatch) -> World:
 
 @pytest.fixture
 def cloudflare(world, monkeypatch):
-    """The real adapter in place of the world's fake zone, whose name servers show everything."""
+    """The real provider instead of the world's fake zone. Its name servers show every record."""
     monkeypatch.setattr(registry, "open_credential", open_credential)
     monkeypatch.setattr(world.zone, "shows", lambda name, value: True)
     with responses.mock:
@@ -58,7 +56,7 @@ def record_of(credential: DnsCredential, value: str = "v" * 43) -> TxtRecord:
 
 
 def use_up(owner, but: int = 0) -> None:
-    """Leave so many tokens of the limit FEW in the owner's bucket."""
+    """Leave `but` tokens of the limit FEW in the owner's bucket."""
     limit = ApiLimit(*FEW["cloudflare"])
     ApiBucket.objects.update_or_create(
         key=f"cloudflare {owner.pk}",
@@ -83,10 +81,11 @@ def test_cloudflares_limit_is_600_at_once_and_one_back_each_half_second():
     "limit", [ApiLimit(20, 10), ApiLimit(7, 3), ApiLimit(2, 5), ApiLimit(1, 5)]
 )
 def test_no_window_ever_sees_more_calls_than_the_limit(world, limit):
-    pace, made = Pace("The API", "api 1", limit), []
+    pace = Pace("The API", "api 1", limit)
+    made = []
     for turn in range(400):
         if turn == 200:
-            world.advance(10 * limit.seconds)  # what nobody used is not saved up
+            world.advance(10 * limit.seconds)  # unused tokens are not saved up
         try:
             pace.take()
             made.append(world.time)
@@ -110,7 +109,7 @@ def test_without_a_limit_nothing_is_asked(django_assert_num_queries):
         Pace("The API", "api 1", None).take()
 
 
-def test_who_finds_none_waits_until_there_is_one_with_a_sentence(world):
+def test_a_record_without_a_token_waits_with_a_sentence(world):
     pace = Pace("The API", "api 1", ApiLimit(20, 600))
     for _ in range(10):
         pace.take()
@@ -139,7 +138,7 @@ def test_a_crowd_that_waits_does_not_come_back_at_the_same_moment():
     assert max(waits) - min(waits) > 20
 
 
-def test_the_sentence_stays_the_same_for_minutes_so_that_waiting_is_one_event(world):
+def test_the_sentence_is_stable_for_minutes_so_waiting_is_one_event(world):
     pace = Pace("The API", "api 1", ApiLimit(1200, 300))
     ApiBucket.objects.create(key="api 1", full_at=clock.now() + timedelta(hours=1))
     said = set()
@@ -155,7 +154,9 @@ def test_the_sentence_stays_the_same_for_minutes_so_that_waiting_is_one_event(wo
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
 def test_of_many_workers_at_once_exactly_as_many_pass_as_there_are_tokens():
-    pace, passed, start = Pace("The API", "api 1", ApiLimit(20, 36000)), [], threading.Barrier(8)
+    pace = Pace("The API", "api 1", ApiLimit(20, 36000))
+    passed = []
+    start = threading.Barrier(8)
 
     def work() -> None:
         start.wait()
@@ -194,7 +195,8 @@ def test_settings_override_a_limit_take_it_away_and_set_one(credential, settings
     settings.DNS_API_LIMITS = {"cloudflare": None}
     assert open_credential(credential).pace.limit is None
     settings.DNS_API_LIMITS = {"httpreq": [5, 1]}
-    credential.provider, credential.public = "httpreq", {"endpoint": "https://dns.example.com"}
+    credential.provider = "httpreq"
+    credential.public = {"endpoint": "https://dns.example.com"}
     assert open_credential(credential).pace.limit == ApiLimit(5, 1)
 
 
@@ -234,9 +236,7 @@ def test_every_http_call_takes_a_token(cloudflare, credential, settings):
 
 
 def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, settings):
-    """A thousand that look, and have no token left to write, would keep each other from ever
-    writing.
-    """
+    """Otherwise a thousand records that search the zone would leave no token to write."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     use_up(credential.owner, but=VISIT - 1)
@@ -249,7 +249,7 @@ def test_a_visit_begins_only_where_it_can_go_through(cloudflare, credential, set
 
 
 def test_a_record_whose_call_had_to_wait_has_no_intent(cloudflare, credential, settings):
-    """The search for the zone takes the tokens, so that the call that writes is never made."""
+    """The search for the zone takes the tokens, so the call that writes is never made."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     use_up(credential.owner, but=VISIT)
@@ -284,7 +284,8 @@ def test_a_record_whose_second_call_had_to_wait_keeps_its_first_intent(
 
 
 def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare, alice, settings):
-    first, second = of_cloudflare(alice), of_cloudflare(alice)
+    first = of_cloudflare(alice)
+    second = of_cloudflare(alice)
     responses.reset()
     responses.add(responses.GET, f"{API}/zones", status=429, headers={"Retry-After": "120"})
     with pytest.raises(ProviderError, match="slow down"):
@@ -299,7 +300,7 @@ def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare,
 
 
 @pytest.mark.parametrize(("said", "seconds"), [({}, 300), ({"Retry-After": "604800"}, 3600)])
-def test_a_429_that_names_no_moment_or_a_foolish_one_stops_everybody_for_a_while(
+def test_a_429_without_a_usable_time_closes_the_bucket_for_a_while(
     world, cloudflare, credential, said, seconds
 ):
     responses.reset()
@@ -316,7 +317,7 @@ def test_a_429_that_names_no_moment_or_a_foolish_one_stops_everybody_for_a_while
 # --- who waits ---
 
 
-def test_a_record_that_must_wait_rests_without_a_stumble_and_is_published_later(
+def test_a_record_that_must_wait_counts_no_failure_and_is_published_later(
     world, cloudflare, credential, settings
 ):
     settings.DNS_API_LIMITS = FEW
@@ -334,7 +335,7 @@ def test_a_record_that_must_wait_rests_without_a_stumble_and_is_published_later(
 
 
 def test_a_record_that_had_no_token_left_is_written_later(world, cloudflare, credential, settings):
-    """The zone was found, and the bucket is empty then. So no intent is left."""
+    """The zone was found and then the bucket was empty, so no intent is left."""
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
 
@@ -360,7 +361,9 @@ def test_a_record_that_had_no_token_left_is_written_later(world, cloudflare, cre
     assert len(again.records) == 1
 
 
-def test_a_half_done_cleanup_goes_on_and_counts_no_stumble(world, cloudflare, credential, settings):
+def test_a_half_done_cleanup_continues_and_counts_no_failure(
+    world, cloudflare, credential, settings
+):
     settings.DNS_API_LIMITS = FEW
     record = record_of(credential)
     records.publish(record.pk)
@@ -402,7 +405,8 @@ def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(
     world, cloudflare, alice, credential, settings
 ):
     settings.DNS_API_LIMITS = {"cloudflare": [24, 60]}
-    account, made = world.account(alice), []
+    account = world.account(alice)
+    made = []
     for number in range(6):
         world.create(account, credential, f"host{number}.example.com")
     counted = calls()
@@ -419,7 +423,7 @@ def test_a_crowd_is_issued_in_the_end_and_never_faster_than_the_limit(
     assert max(sum(1 for each in made if start <= each < start + window) for start in made) <= 24
 
 
-def test_a_person_who_checks_a_credential_is_told_to_come_back(
+def test_a_throttled_check_by_a_person_says_when_to_retry(
     cloudflare, client_of, alice, credential, settings
 ):
     settings.DNS_API_LIMITS = FEW

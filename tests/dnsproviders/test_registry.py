@@ -1,4 +1,4 @@
-"""Finding a provider, opening a credential, and what the catalogue shows."""
+"""Find a provider, open a credential, and show the catalogue."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_no_provider_has_a_field_of_the_common_names() -> None:
 
 
 @pytest.mark.django_db
-def test_an_opened_credential_has_its_secret_wrapped_and_the_guarded_session() -> None:
+def test_an_opened_credential_has_a_wrapped_secret_and_guarded_session() -> None:
     owner = User.objects.create_user("a@example.com")
     credential = create_credential(
         owner, {"provider": "cloudflare", "api_token": "tok-never-shown"}

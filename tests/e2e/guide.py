@@ -1,6 +1,4 @@
-"""What the guide's reader has, on loopback: a domain at "Cloudflare", "Let's Encrypt", and a
-client.
-"""
+"""The surroundings of the guide on loopback: Cloudflare, Let's Encrypt, and a client."""
 
 import json
 import os
@@ -24,16 +22,18 @@ from lab.zones import apex
 from tests.fakes.cloudflare import Cloudflare, Primary
 from tests.standalone.starting import free_port, until
 
-DOMAIN, OTHER = "example.com", "lab.test"
+DOMAIN = "example.com"
+OTHER = "lab.test"
 ZONE_ID = "023e105f4ecef8ad9ca31a8372d0c353"
 TOKEN = "v1.0-only-for-this-test-0123456789"
-EMAIL, PASSWORD = "reader@example.com", "Correct-horse-1"
+EMAIL = "reader@example.com"
+PASSWORD = "Correct-horse-1"
 TSIG_SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 @dataclass
 class Outside:
-    """Everything that the server calls: name server, CA, Cloudflare."""
+    """The servers that certctrl calls: name server, CA, Cloudflare."""
 
     folder: Path
     dns: NameServer
@@ -41,7 +41,7 @@ class Outside:
     cloudflare: Cloudflare
 
     def settings(self, **more: str) -> dict[str, str]:
-        """The two base URLs, what must be trusted for them, and turns short enough to wait for."""
+        """Return the two base URLs, their trust settings, and settings for short turns."""
         directory = f"https://127.0.0.1:{self.ca_port}/directory"
         return {
             "LAB": "0",
@@ -64,13 +64,13 @@ class Outside:
         return self.folder / "lab-root.pem"
 
     def issued(self) -> int:
-        """How many certificates the CA has signed."""
+        """Return how many certificates the CA has signed."""
         return len(list((self.folder / "issued").iterdir()))
 
 
 @contextmanager
 def outside(folder: Path) -> Iterator[Outside]:
-    """A name server for both zones, the lab's CA and the look-alike, until the body ends."""
+    """Run a name server for both zones, the lab's CA and the fake Cloudflare."""
     key = dns.tsig.Key("lab", TSIG_SECRET, "hmac-sha256")
     with NameServer({zone: apex() for zone in (DOMAIN, OTHER)}, [key]) as names:
         zones = {ZONE_ID: DOMAIN, "372e67954025e0ba6aaa6d586b9e0b59": OTHER}
@@ -111,7 +111,7 @@ def accepts(port: int, root: Path) -> bool:
 
 
 class Reader:
-    """Sends the guide's calls as they stand there, with the cookie of the login."""
+    """Send the guide's calls unchanged, with the cookie of the login."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -123,7 +123,7 @@ class Reader:
         self.user_id = answer["user"]["id"]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The member `data` of a success."""
+        """Return the member `data` of a success."""
         answer = self.raw(method, path, body)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()["data"]
@@ -135,7 +135,7 @@ class Reader:
         return self.call(method, f"/apiv1/users/{self.user_id}/{path}", body)
 
     def three_calls(self, **besides: Any) -> dict[str, Any]:
-        """The guide's credential, account and certificate; answers the last one's object."""
+        """Create the guide's credential, account and certificate. Return the certificate."""
         credential = {"provider": "cloudflare", "api_token": TOKEN, "zone_id": ZONE_ID}
         account = {"ca_provider": "letsencrypt", "email": EMAIL, "terms_accepted": True}
         certificate = {
@@ -152,7 +152,7 @@ class Reader:
         return made
 
     def until_success(self, certificate_id: int, attempt: int) -> dict[str, Any]:
-        """Polls issue-result as the guide says; answers its last answer."""
+        """Poll issue-result as the guide says. Return the last response."""
         path = f"certificates/{certificate_id}/issue-result?issue_history_id={attempt}"
         until(lambda: self.mine("GET", path)["status"] in {"SUCCESS", "FAILED", "CANCELLED"}, path)
         result: dict[str, Any] = self.mine("GET", path)
@@ -161,7 +161,7 @@ class Reader:
 
 
 def verified(pem: str, root: Path) -> x509.Certificate:
-    """The leaf of a chain that leads to the root, checked by `openssl verify`."""
+    """Return the leaf of a chain, checked with `openssl verify`."""
     chain = root.with_name("to-verify.pem")
     chain.write_text(pem)
     run = ["openssl", "verify", "-CAfile", str(root), "-untrusted", str(chain), str(chain)]

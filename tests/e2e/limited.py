@@ -1,5 +1,4 @@
-"""A site before a CA that enforces limits, which both were told by the same data, and what can be
-read of it after.
+"""A site at a CA that enforces limits. Both have the same limits, and tests read both afterwards.
 
 The CA is Pebble behind the fault proxy. Its zone is a public suffix, so that each name below it is
 a registered domain.
@@ -20,7 +19,7 @@ from tests.lab import faulty
 ZONE = "co.uk"
 WORKERS = 2
 THREADS = 4  # the cheapest on two cores
-LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where nobody is killed
+LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where no worker is killed
 # How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a
 # domain that many
 # names share, a set that many accounts ask for.
@@ -56,24 +55,24 @@ class Limited:
     accounts: list[int] = field(default_factory=list)
 
     def register(self, accounts: int) -> None:
-        """A credential that asks no name server, which is dear here, and accounts that are valid."""
+        """Make valid accounts, and a credential without the expensive propagation check."""
         self.credential = self.site.credential(self.lab, propagation_check="off")
         self.accounts = [self.site.account(self.proxy) for _ in range(accounts)]
         count = "SELECT count(*) FROM authorities_acmeaccount WHERE status = 'valid'"
         until(lambda: self.site.rows(count)[0]["count"] == accounts, 60, "the last account")
 
     def request(self, name: str, account: int = 0) -> int:
-        """Ask for a certificate with the nth account; its id."""
+        """Request a certificate with the nth account. Return its id."""
         return self.site.request(self.accounts[account], self.credential, name)
 
     def until_issued(self, attempts: int, seconds: float) -> None:
-        """Until so many attempts have ended well, and their records are gone."""
+        """Wait until all `attempts` are issued and their records are gone."""
         what = f"the last of {attempts} certificates"
         until(lambda: self.site.states() == {"issued": attempts}, seconds, what, every=0.5)
         until(lambda: not self.site.uncleaned(), 120, "the last cleanup", every=0.5)
 
     def stop_workers(self) -> None:
-        """By SIGKILL, whatever they are doing."""
+        """Kill the workers by SIGKILL."""
         for name in [name for name in self.site.processes if name.startswith("worker")]:
             self.site.kill(name)
 
@@ -82,9 +81,7 @@ class Limited:
             self.site.start_worker(f"worker{number}")
 
     def waited(self) -> dict[str, int]:
-        """How many attempts waited for a bucket of each kind, as their owners read it in the
-        events.
-        """
+        """Return how many attempts waited for each kind of bucket, by their events."""
         query = (
             "SELECT count(DISTINCT issuance_id) FROM issuance_issuanceevent "
             "WHERE step = 'order' AND outcome = 'wait' AND what LIKE %s"
@@ -93,7 +90,7 @@ class Limited:
 
 
 def in_domains(*counts: int) -> list[tuple[str, int]]:
-    """Names of a few registered domains, all of the first account's."""
+    """Return names of a few registered domains, all of the first account."""
     return [
         (f"host{number}.shared{at}.{ZONE}", 0)
         for at, count in enumerate(counts)
@@ -102,31 +99,30 @@ def in_domains(*counts: int) -> list[tuple[str, int]]:
 
 
 def same_names(sets: int, askers: int) -> list[tuple[str, int]]:
-    """Each of the other accounts asks for each of the sets."""
+    """Return `sets` names for each of `askers` other accounts."""
     return [
         (f"www.same{number}.{ZONE}", 1 + asker) for asker in range(askers) for number in range(sets)
     ]
 
 
 def alone(count: int) -> list[tuple[str, int]]:
-    """Names that share their registered domains with nobody."""
+    """Return names that each have their own registered domain."""
     return [(f"www.alone{number}.{ZONE}", 0) for number in range(count)]
 
 
 def issued_before(ca: Limited, count: int) -> list[int]:
-    """Certificates that there are already."""
+    """Issue certificates before the test. Return their ids."""
     ids = [ca.request(f"www.renewed{number}.{ZONE}") for number in range(count)]
     ca.until_issued(count, 300)
     return ids
 
 
 def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
-    """How close the orders came to the rate that the limits allow after the first burst; 1 is as
-    fast as can be.
+    """Return the rate of the orders as a part of the rate that the limits allow. 1 is the maximum.
 
-    After its burst a bucket gives out one token each so many seconds. So all orders take at least
-    as long as the slowest bucket does with those beyond its burst; how long they took is read from
-    the first order to the last.
+    After its burst a bucket gives one token per interval. So all orders take at least as long as
+    the slowest bucket needs for its orders beyond the burst. The duration is from the first order
+    to the last.
     """
     charged = Counter(tuple(bucket) for order in accepted for bucket in order["charged"])
     beyond = {bucket: count - limits[bucket[0]][0] for bucket, count in charged.items()}
@@ -137,7 +133,7 @@ def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
 
 
 def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The (name, account) of all kinds, each kind spread evenly over the whole."""
+    """Return (name, account) of all kinds, each kind spread evenly."""
     placed = []
     for kind in kinds:
         orders = list(kind)
@@ -149,8 +145,9 @@ def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 def running(
     folder: pathlib.Path, limits: Limits, *, accounts: int = 1, **settings: str
 ) -> Iterator[Limited]:
-    """Everything up, and the accounts registered. `limits` are {kind: [capacity, seconds for one
-    back]}.
+    """Start the site and register the accounts.
+
+    `limits` are {kind: [capacity, seconds until one token is back]}.
     """
     known = {"custom": {"label": "The lab's CA", "limits": limits}}
     with (

@@ -1,7 +1,6 @@
-"""Debian's Pebble with a real name server on loopback: an ACME CA that is strict, and says no a
-lot.
+"""Debian's Pebble, a strict ACME CA, with a real name server on loopback.
 
-One request at a time goes into Pebble, through haproxy: this old version deadlocks under parallel
+haproxy sends one request at a time to Pebble, because this old version deadlocks under parallel
 clients.
 """
 
@@ -41,22 +40,20 @@ START_LIMIT = 20.0  # seconds
 
 
 def missing() -> str:
-    """The Debian packages that are not installed; empty when Pebble can be started."""
+    """Return the Debian packages that Pebble needs and that are not installed, or ""."""
     return " ".join(
         package for program, package in PROGRAMS.items() if not shutil.which(program, path=path())
     )
 
 
 def path() -> str:
-    """Where daemons are, which an ordinary user's PATH leaves out."""
+    """Return a PATH with the folders of daemons, which an ordinary user's PATH omits."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
 @dataclass
 class Pebble:
-    """What a client needs to know of a running lab. The zone takes TXT updates by RFC 2136 with the
-    TSIG key.
-    """
+    """How to use a running lab. The zone accepts TXT updates by RFC 2136 with the TSIG key."""
 
     folder: pathlib.Path
     zone: str = ZONE
@@ -73,11 +70,11 @@ class Pebble:
 
     @property
     def ca_bundle(self) -> str:
-        """What ACME_CA_BUNDLE must name for this server's TLS certificate."""
+        """Return the value of ACME_CA_BUNDLE for this server's TLS certificate."""
         return str(self.folder / "tls.pem")
 
     def root_pem(self) -> str:
-        """The root that Pebble's certificates lead to; it makes another one at each start."""
+        """Return the root of Pebble's certificates. Pebble makes another one at each start."""
         context = ssl.create_default_context(cafile=self.ca_bundle)
         url = f"https://localhost:{self.ports['management']}/roots/0"
         with urllib.request.urlopen(url, context=context, timeout=5) as answer:
@@ -98,7 +95,7 @@ class Pebble:
         return {b"".join(each.strings).decode() for rrset in answer.answer for each in rrset}
 
     def left_over(self) -> dict[str, set[str]]:
-        """Every TXT record in the zone, read by a zone transfer."""
+        """Return every TXT record in the zone, by a zone transfer."""
         found: dict[str, set[str]] = {}
         keyring = dns.tsigkeyring.from_text({self.key_name: self.secret})
         transfer = dns.query.xfr(
@@ -151,8 +148,9 @@ class Pebble:
                 process.wait()
 
     def wait_for(self, port: int, name: str) -> None:
-        """Until somebody listens on the port; the log's end when the process has died instead."""
-        pause, end = threading.Event(), datetime.now(UTC) + timedelta(seconds=START_LIMIT)
+        """Wait until the port is open. Fail with the end of the log when the process died."""
+        pause = threading.Event()
+        end = datetime.now(UTC) + timedelta(seconds=START_LIMIT)
         while datetime.now(UTC) < end and self.processes[name].poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -253,7 +251,8 @@ options {{
 }};
 controls {{ }};
 logging {{ channel e {{ stderr; severity warning; }}; category default {{ e; }}; }};
-zone "{lab.zone}" {{ type primary; file "zone"; update-policy {{ grant {lab.key_name} zonesub TXT; }}; }};
+zone "{lab.zone}" {{ type primary; file "zone";
+                     update-policy {{ grant {lab.key_name} zonesub TXT; }}; }};
 """)
     config.chmod(0o600)
     return ["named", "-f", "-c", str(config), "-n", "1"]

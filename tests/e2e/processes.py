@@ -1,8 +1,7 @@
-"""A whole certctrl in processes of its own: PostgreSQL, Redis, web, workers, clock and beat, in a
-folder of its own.
+"""A whole certctrl in processes: PostgreSQL, Redis, web, workers, clock and beat, in a new folder.
 
-Everything dies with the process that started it, even when that is killed. What happens is read
-from outside: over the HTTP API, and from the database.
+All processes die with the process that started them, even when that is killed. The tests read the
+HTTP API and the database.
 """
 
 import base64
@@ -34,8 +33,9 @@ from tests.e2e import pebble
 from tests.lab import faulty
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
-EMAIL, PASSWORD = "owner@example.com", "Correct-horse-1"
-START_LIMIT = 60.0  # seconds, on a machine that does much else
+EMAIL = "owner@example.com"
+PASSWORD = "Correct-horse-1"
+START_LIMIT = 60.0  # seconds, on a busy machine
 CELERY = [sys.executable, "-m", "celery", "-A", "certctrl"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
 SHORT_TURNS = {"LEASE": "12", "TURN": "5", "RESEND": "4"}
@@ -52,16 +52,15 @@ User.objects.create_user({email!r}, {password!r})
 
 
 def missing() -> str:
-    """What this machine lacks; empty when everything can be started."""
+    """Return what this machine lacks, or "" when everything can be started."""
     lacking = [] if RedisServer.found(pathlib.Path(), "") else ["redis-server"]
     return " ".join([*lacking, *([pebble.missing()] if pebble.missing() else [])])
 
 
 def until(check: Callable[[], Any], seconds: float, what: str, every: float = 0.05) -> Any:
-    """What the check answers as soon as that is true. AssertionError when it does not come within
-    so many seconds.
-    """
-    pause, end = threading.Event(), clock.monotonic() + seconds
+    """Return the check's result once it is true. Raise AssertionError after `seconds`."""
+    pause = threading.Event()
+    end = clock.monotonic() + seconds
     while not (found := check()):
         assert clock.monotonic() < end, f"{what} did not come within {seconds:g} s"
         pause.wait(every)
@@ -129,7 +128,7 @@ class Site:
         return self.folder / f"{name}.log"
 
     def start(self, workers: int) -> None:
-        """Everything that `make run` starts, and so many workers."""
+        """Start everything that `make run` starts, with `workers` workers."""
         self.start_redis()
         self.start_postgres()
         release = self.spawn(
@@ -160,9 +159,7 @@ class Site:
         self.until_up("redis", self.redis.answers)
 
     def start_postgres(self) -> None:
-        """A new database at DATABASE_URL's server, else a server from its wheel in the site's
-        folder.
-        """
+        """Create a database at DATABASE_URL's server, or start a server from its wheel."""
         given = os.environ.get("DATABASE_URL", "")
         if given.startswith("postgres"):
             self.database, self.environment["DATABASE_URL"] = self._new_database(given)
@@ -182,7 +179,8 @@ class Site:
 
     def _new_database(self, url: str) -> tuple[str, str]:
         """Its conninfo and its URL; `stop` drops it."""
-        name, server = f"certctrl_e2e_{secrets.token_hex(6)}", url.partition("?")
+        name = f"certctrl_e2e_{secrets.token_hex(6)}"
+        server = url.partition("?")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         self.drop = (url, f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -256,7 +254,8 @@ class Site:
         except requests.ConnectionError:
             return False
         answer.raise_for_status()
-        self.session, self.user = session, answer.json()["data"]["user"]["id"]
+        self.session = session
+        self.user = answer.json()["data"]["user"]["id"]
         return True
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -312,9 +311,7 @@ class Site:
         return self.rows(f"SELECT * FROM dnsproviders_txtrecord WHERE {where}")
 
     def complaints(self) -> list[str]:
-        """Lines of the logs that tell of a fault of ours: errors, and exceptions that no step
-        expected.
-        """
+        """Return the log lines about internal errors and unexpected exceptions."""
         lines = [
             line
             for path in self.folder.glob("*.log")
@@ -327,9 +324,7 @@ class Site:
         ]
 
     def tell(self) -> None:
-        """Print what a person wants to read after a failure: the end of each log, and where the
-        attempts stand.
-        """
+        """Print the end of each log and the states of the attempts."""
         for path in sorted(self.folder.glob("*.log")):
             with open(path, errors="replace") as lines:
                 print(
@@ -358,7 +353,7 @@ def make_cluster(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, str 
 
 
 def lab_settings(lab: pebble.Pebble) -> dict[str, str]:
-    """What the settings must say to use a running Pebble."""
+    """Return the settings for a running Pebble."""
     return {
         "ACME_CA_BUNDLE": lab.ca_bundle,
         "DNS_RESOLVERS": "127.0.0.1",

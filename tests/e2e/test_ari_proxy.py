@@ -1,8 +1,7 @@
-"""The CA moves two hundred windows into the past: each certificate is replaced, once, by an order
-that says so.
+"""The CA moves 200 windows into the past. Each certificate is replaced once, with `replaces`.
 
-Debian's Pebble has no renewal information; the proxy before it has, and judges each `replaces` (RFC
-9773).
+Debian's Pebble has no renewal information. The proxy in front of it has, and judges each `replaces`
+(RFC 9773).
 """
 
 import pytest
@@ -32,7 +31,10 @@ SETTINGS = {**LEFT_ALONE, "SCAN_EVERY": "2"}
 
 VERSIONS = "SELECT certificate_id, ari_id FROM issuance_certificateversion ORDER BY id"
 POLLED = "SELECT count(*) FROM issuance_renewalinfo WHERE window_start IS NOT NULL"
-WAKE = "UPDATE issuance_renewalinfo SET wake_at = now() - interval '1 minute' WHERE wake_at IS NOT NULL RETURNING id"
+WAKE = (
+    "UPDATE issuance_renewalinfo SET wake_at = now() - interval '1 minute'"
+    " WHERE wake_at IS NOT NULL RETURNING id"
+)
 
 
 def issue(ca: Limited, count: int) -> dict[str, int]:
@@ -52,15 +54,16 @@ def replace(ca: Limited, count: int) -> None:
     ca.until_issued(2 * count, 600)
 
 
-def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_they_replace(
+def test_200_windows_in_the_past_make_200_orders_with_replaces(
     tmp_path,
 ):
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, CERTIFICATES)
         assert len(first) == CERTIFICATES
-        assert ca.site.states() == {"issued": CERTIFICATES}  # windows that lie ahead renew nothing
+        assert ca.site.states() == {"issued": CERTIFICATES}  # windows in the future renew nothing
         replace(ca, CERTIFICATES)
-        orders, tally = ca.proxy.accepted[CERTIFICATES:], ca.proxy.tally
+        orders = ca.proxy.accepted[CERTIFICATES:]
+        tally = ca.proxy.tally
         print(tally)
 
         assert sorted(order["replaces"] for order in orders) == sorted(first)
@@ -71,8 +74,9 @@ def test_two_hundred_windows_in_the_past_are_two_hundred_orders_that_say_what_th
         assert ca.lab.left_over() == {}
 
 
-def test_what_the_ca_calls_replaced_already_is_renewed_without_saying_so(tmp_path):
-    few, refusals = 10, 4
+def test_after_already_replaced_the_order_is_sent_without_replaces(tmp_path):
+    few = 10
+    refusals = 4
     with limited.running(tmp_path, LIMITS, **SETTINGS) as ca:
         first = issue(ca, few)
         ca.proxy.change(faults=[{"do": "already_replaced", "times": refusals}])

@@ -1,4 +1,4 @@
-"""The guide's own calls, to the letter, against real processes; only the two base URLs are ours."""
+"""The guide's own calls, unchanged except for two base URLs, against real processes."""
 
 import io
 import signal
@@ -148,7 +148,7 @@ def check_export(reader: Reader, certificate_id: int, leaf: x509.Certificate) ->
 
 
 def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, folder: Path) -> None:
-    """The lab's CA gives no subject, so that its names are critical: Java reads nothing else."""
+    """Java reads the chain. The lab's CA gives no subject, so its names are critical."""
     assert list(leaf.subject) == []
     assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
     for pfx in ("modern", "legacy"):
@@ -161,9 +161,7 @@ def check_java(reader: Reader, certificate_id: int, leaf: x509.Certificate, fold
 
 
 def check_no_txt(outside: Outside) -> None:
-    """Neither Cloudflare nor the name server has a TXT record; the removal may come a moment after
-    the success.
-    """
+    """Neither Cloudflare nor the name server keeps a TXT record, soon after the success."""
     until(lambda: not outside.dns.txt(), f"no TXT record left: {outside.dns.txt()}")
     assert outside.cloudflare.records == {}
     query = dns.message.make_query(CHALLENGE, "TXT")
@@ -172,11 +170,12 @@ def check_no_txt(outside: Outside) -> None:
 
 
 class Gate:
-    """Holds up the first call of a method until it is opened. `reached`: a call stands before it."""
+    """Hold up the first call of a method until it is opened. `reached`: a call waits."""
 
     def __init__(self, method: str) -> None:
         self.method = method
-        self.reached, self.opened = threading.Event(), threading.Event()
+        self.reached = threading.Event()
+        self.opened = threading.Event()
 
     def __call__(self, method: str, path: str) -> None:
         if method == self.method and not self.reached.is_set():
@@ -185,9 +184,7 @@ class Gate:
 
 
 @pytest.mark.parametrize("moment", ["before_work", "before_answer"])
-def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_again(
-    up, outside, moment
-) -> None:
+def test_killing_everything_while_cloudflare_writes_loses_nothing(up, outside, moment) -> None:
     strangers = [
         outside.cloudflare.add(ZONE_ID, CHALLENGE, f'"of somebody else {number}"')
         for number in range(3)

@@ -1,6 +1,4 @@
-"""Workers die by SIGKILL while they hold rows, Redis forgets all, beat starts anew: nothing changes
-at the end.
-"""
+"""Kill workers while they hold rows, empty Redis, and restart beat. The result is the same."""
 
 import os
 import re
@@ -27,17 +25,17 @@ CERTIFICATES = 40
 WORKERS = 3
 KILLS = 20
 EACH = 2  # kills in each of the six states; twelve that hold a row, at the least
-FLUSH_AT, BEAT_AT = 7, 14  # before which kill
-MOST_DEATHS = 3  # five in a row end an attempt, as they should; nobody here is that unlucky
+FLUSH_AT = 7  # Redis is emptied before this kill
+BEAT_AT = 14  # beat is killed before this kill
+MOST_DEATHS = 3  # per attempt; five in a row would end it
 
 
 class Reaper:
-    """Asks for certificates a few at a time, and kills whoever holds a row in a state that is still
-    wanted.
-    """
+    """Requests certificates a few at a time, and kills a worker with a row in a wanted state."""
 
     def __init__(self, site: Site, lab: pebble.Pebble) -> None:
-        self.site, self.lab = site, lab
+        self.site = site
+        self.lab = lab
         self.ids = (site.account(lab), site.credential(lab))
         self.asked = 0
         self.kills: list[list[str]] = []  # of each: the states of the rows that the victim held
@@ -70,7 +68,7 @@ class Reaper:
         self.site.start_worker(name.partition(".")[0] + f".{len(self.kills)}")
 
     def _kill(self, wanted: set[str]) -> str:
-        """The name of the worker that was killed; empty when nobody held what is wanted."""
+        """Return the name of the killed worker, or "" when no worker has such a row."""
         self.ask()
         for name, rows in self._held().items():
             if not fits(rows, wanted):
@@ -86,7 +84,7 @@ class Reaper:
         return ""
 
     def _held(self) -> dict[str, list[dict[str, Any]]]:
-        """What each living worker holds. A turn's token begins with the pid of its process."""
+        """Return the rows that each living worker holds. A turn's token begins with the pid."""
         workers = {
             process.pid: name
             for name, process in self.site.processes.items()
@@ -137,13 +135,15 @@ def test_killing_workers_that_hold_rows_changes_nothing_at_the_end(pool, tmp_pat
         until(lambda: not site.uncleaned(), ZONE_LAG.total_seconds() + 60, "the last cleanup")
         inside_order = sum(states.count("queued") for states in reaper.kills)
         print(
-            f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders, {inside_order} turns died inside order"
+            f"{pool}: kills {dict(reaper.hit)}, {orders_at(lab)} orders,"
+            f" {inside_order} turns died inside order"
         )
 
         assert set(reaper.hit) == set(STATES)
         assert len([states for states in reaper.kills if states]) >= 12
         stored = site.rows(
-            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion"
+            " GROUP BY certificate_id"
         )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
         assert CERTIFICATES <= orders_at(lab) <= CERTIFICATES + inside_order

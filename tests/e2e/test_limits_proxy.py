@@ -1,7 +1,7 @@
-"""Orders at a CA that enforces its limits and breaks now and then: they wait, and none is refused.
+"""Orders at a CA with limits and faults wait, and none is refused.
 
-The proxy before Pebble and the server were given the same data. What was refused for a limit is the
-proxy's to count. A thousand of them, and how fast they go, are `benchmarks.limits`.
+The proxy in front of Pebble and the server have the same limits. The proxy counts the refused
+orders. `benchmarks.limits` measures a thousand orders and their pace.
 """
 
 import pytest
@@ -18,12 +18,14 @@ pytestmark = [
 ]
 
 LIMITS = {"account": [30, 0.4], "domain": [5, 2], "set": [3, 12], "failures": [5, 720]}
-ORDERS, SETS, ASKERS = 200, 5, 8
+ORDERS = 200
+SETS = 5
+ASKERS = 8
 KILLED_AT = (70, 120)  # orders
 
 
 def test_workers_that_are_killed_in_the_middle_send_no_burst_afterwards(tmp_path):
-    """Whatever they had reserved, or had sent without reading the answer."""
+    """This is true for orders that were reserved, and for those sent without a read response."""
     shared = in_domains(20, 20, 20, 20, 20)
     same = same_names(SETS, ASKERS)
     with limited.running(tmp_path, LIMITS, accounts=1 + ASKERS) as ca:
@@ -40,10 +42,10 @@ def test_workers_that_are_killed_in_the_middle_send_no_burst_afterwards(tmp_path
             ca.stop_workers()
             ca.start_workers()
         ca.until_issued(ORDERS, 600)
-        waited, tally = ca.waited(), ca.proxy.tally
-        print(
-            f"waited: {waited}; {tally}; {limited.pace(ca.proxy.accepted, LIMITS):.0%} of what the limits allow"
-        )
+        waited = ca.waited()
+        tally = ca.proxy.tally
+        pace = limited.pace(ca.proxy.accepted, LIMITS)
+        print(f"waited: {waited}; {tally}; {pace:.0%} of what the limits allow")
 
         assert tally["refused"] == {}
         assert sum(waited.values()) > 0, (

@@ -1,6 +1,4 @@
-"""Fifty at once, at a strict Pebble that refuses a fifth of all nonces and takes its time to
-validate.
-"""
+"""Fifty certificates at once, at a strict Pebble that validates slowly and refuses many nonces."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +18,7 @@ CERTIFICATES = 50
 WITH_WILDCARD = 10
 
 
-def test_fifty_certificates_requested_at_once_are_issued_and_leave_nothing_in_the_zone(tmp_path):
+def test_50_certificates_at_once_are_issued_and_the_zone_is_clean_after(tmp_path):
     with (
         pebble.running(tmp_path, nonce_reject=20, validation_delay=True) as lab,
         processes.running(lab, concurrency=8, LEASE="180", TURN="80", RESEND="120") as site,
@@ -36,7 +34,8 @@ def test_fifty_certificates_requested_at_once_are_issued_and_leave_nothing_in_th
         until(lambda: not site.uncleaned(), 60, "the last cleanup")
 
         stored = site.rows(
-            "SELECT certificate_id, count(*) FROM issuance_certificateversion GROUP BY certificate_id"
+            "SELECT certificate_id, count(*) FROM issuance_certificateversion"
+            " GROUP BY certificate_id"
         )
         assert [row["count"] for row in stored] == [1] * CERTIFICATES
         assert (

@@ -183,7 +183,8 @@ class FakeCA:
             raise Refused("ca_already_replaced", "The certificate was replaced already.")
 
     def authorization(self, order: FakeOrder, name: str, at: int) -> FakeAuthorization:
-        identifier, wildcard = name.removeprefix("*."), name.startswith("*.")
+        identifier = name.removeprefix("*.")
+        wildcard = name.startswith("*.")
         if self.reuses_authorizations:
             for each in self.authorizations():
                 same = (each.identifier, each.wildcard, each.account) == (
@@ -322,7 +323,8 @@ class FakeClient:
         if self.ca.unheard:
             return self.ca.unheard.pop(0)
         if not found.answered:
-            found.answered, found.reads_left = True, self.ca.validation_reads
+            found.answered = True
+            found.reads_left = self.ca.validation_reads
         return ""
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
@@ -334,7 +336,8 @@ class FakeClient:
             raise Wait(2, "The order is not ready.")
         ends = [self.ca.ends] if self.ca.ends else []
         more = {"more": self.ca.adds_names} if self.ca.adds_names else {}
-        order.csr_pem, order.chain_pem = csr_pem, sign(csr_pem, self.ca.life, *ends, **more)
+        order.csr_pem = csr_pem
+        order.chain_pem = sign(csr_pem, self.ca.life, *ends, **more)
         self.ca.open_window(order)
         order.reads_left = self.ca.processing_reads
         return self._shape(order)

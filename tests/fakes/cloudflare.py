@@ -31,7 +31,9 @@ class Refused(Exception):
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status = status
+        self.code = code
+        self.message = message
 
 
 NO_TOKEN = Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
@@ -159,10 +161,8 @@ class Cloudflare:
         return {"id": zone_id, "name": self.zones[zone_id], "status": "active", "type": "full"}
 
     def _page(self, found: list[dict[str, Any]], params: Params) -> dict[str, Any]:
-        page, size = (
-            int(params.get("page", 1)),
-            min(int(params.get("per_page", 20)), self.most_per_page),
-        )
+        page = int(params.get("page", 1))
+        size = min(int(params.get("per_page", 20)), self.most_per_page)
         rows = found[(page - 1) * size : page * size]
         counts = {
             "count": len(rows),
@@ -172,7 +172,8 @@ class Cloudflare:
         return {"result": rows, "result_info": {"page": page, "per_page": size, **counts}}
 
     def _post(self, zone_id: str, body: Any) -> dict[str, Any]:
-        zone, name = self.zones[zone_id], body["name"]
+        zone = self.zones[zone_id]
+        name = body["name"]
         if body["type"] != "TXT" or not re.fullmatch(r'"[^"]*"', body["content"]):
             raise Refused(400, 9207, "Content for TXT record must be in quotation marks.")
         if name != zone and not name.endswith(f".{zone}"):

@@ -39,7 +39,9 @@ class Server:
         context: ssl.SSLContext | None = None,
         host: str = "127.0.0.1",
     ) -> None:
-        self.answers, self.drip, self.context = list(answers), drip, context
+        self.answers = list(answers)
+        self.drip = drip
+        self.context = context
         self.requests: list[bytes] = []
         self.connections = 0
         self.names: list[str | None] = []
@@ -130,7 +132,8 @@ def certificate_for(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    root, chain = folder / "root.pem", folder / "server.pem"
+    root = folder / "root.pem"
+    chain = folder / "server.pem"
     root.write_bytes(certificate)
     chain.write_bytes(private + certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

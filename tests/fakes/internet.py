@@ -18,7 +18,10 @@ from lab.nameserver import NameServer
 from lab.zones import apex
 
 RESOLVER = "127.0.0.1"
-NS1, NS2, NS3, NS6 = "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1"
+NS1 = "127.0.0.2"
+NS2 = "127.0.0.3"
+NS3 = "127.0.0.4"
+NS6 = "::1"
 NOBODY = "127.0.0.99"  # no server listens there
 CHALLENGE = "_acme-challenge.example.com"
 VALUE = "value-value-value-value-value-value-value-0"
@@ -47,7 +50,8 @@ def internet(
             pytest.MonkeyPatch.context() as monkeypatch,
             NameServer(zones, addresses=[RESOLVER, NS1, NS2, NS3, NS6]) as server,
         ):
-            settings.DNS_RESOLVERS, settings.DNS_PORT = [RESOLVER], server.port
+            settings.DNS_RESOLVERS = [RESOLVER]
+            settings.DNS_PORT = server.port
             settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
             monkeypatch.setattr(queries, "PATIENCE", patience)
             resolver.forget()

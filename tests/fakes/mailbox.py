@@ -26,7 +26,8 @@ class Mailbox:
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, tls: bool = False) -> None:
-        self.context, self.tls = context, tls
+        self.context = context
+        self.tls = tls
         self.greetings: list[str] = []
         self.to_greeting = self.to_sender = ""
         self.password = b"right"

@@ -36,7 +36,9 @@ class WireCA(Stub):
 
     def serves(self, ca: FakeCA, key: bytes) -> None:
         """Answer for `ca`. `key` is the key of the only account."""
-        self.ca, ca.base_url, ca.thumbprint = ca, self.url, acme.thumbprint(key)
+        self.ca = ca
+        ca.base_url = self.url
+        ca.thumbprint = acme.thumbprint(key)
 
     def change(self, path: str, change: Callable[[Reply], Reply], times: int = 1_000_000) -> None:
         self.changes.setdefault(path, []).append((change, times))
@@ -53,7 +55,8 @@ class WireCA(Stub):
     def _usual(self, path: str) -> Reply:
         if self.ca is None or path in ("/dir", "/newNonce", "/newAccount"):
             return super().usual(path)
-        client, payload = FakeClient(self.ca, ACCOUNT), self.asked[-1].payload
+        client = FakeClient(self.ca, ACCOUNT)
+        payload = self.asked[-1].payload
         if path == "/newOrder":
             names = [each["value"] for each in payload["identifiers"]]
             return self._order(self.ca.orders[client.new_order(names).url], 201)

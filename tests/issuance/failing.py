@@ -1,4 +1,4 @@
-"""Attempts that fail, one after the other, each at the moment that the one before it set."""
+"""Attempts that fail, one after the other, each at the retry time of the one before."""
 
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
@@ -31,9 +31,7 @@ def issued(world: World, account: AcmeAccount, credential, *names: str, **fields
 
 
 def try_again(world: World, *problems: Exception, at: str = "new_order") -> Issuance:
-    """The next attempt that the scan opens, when its moment has come: it meets these problems, at
-    whichever CA.
-    """
+    """Run the next attempt of the scan at its time, with these problems at any CA."""
     for each in (world.ca, *world.cas.values()):
         each.problems = {at: list(problems)} if problems else {}
     moment = Certificate.objects.values_list("renew_at", flat=True).get()

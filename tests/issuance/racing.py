@@ -1,4 +1,4 @@
-"""Two or more at once, each on a thread and a connection of its own."""
+"""Two or more calls at once, each on its own thread and connection."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from django.db import connection
 
 
 def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """Run them in threads that start together; answers what each answered or raised."""
+    """Run the calls in threads that start together. Return the result or exception of each."""
     results: list[Any] = [None] * len(acts)
     start = threading.Barrier(len(acts))
 

@@ -1,6 +1,4 @@
-"""A drill replaces everything that an issuer, or an account, issued: paced, resumable, and nothing
-twice.
-"""
+"""A drill replaces all certificates of an issuer or account: paced, resumable, each once."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,7 +24,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 def issued(
     world: World, account: AcmeAccount, credential: Any, count: int, issuer: str
 ) -> list[Certificate]:
-    """Certificates that are in use and were signed by that issuer."""
+    """Return certificates in use that the issuer signed."""
     start = Certificate.objects.count()
     made = [
         world.create(account, credential, f"host{number}.example.com")[0]
@@ -40,9 +38,7 @@ def issued(
 
 
 def minutes(world: World, count: int) -> None:
-    """So many minutes of the beat: the drill each minute, the scan each ten, the sweep often
-    enough.
-    """
+    """Run beat for `count` minutes: the drill each minute, the scan every ten, and sweeps."""
     for minute in range(count):
         renewals.advance_drills.run()
         if minute % 10 == 0:
@@ -52,7 +48,7 @@ def minutes(world: World, count: int) -> None:
 
 
 def versions(certificates: list[Certificate]) -> set[int]:
-    """How many versions each of them has, as a set."""
+    """Return how many versions the certificates have, as a set."""
     return {CertificateVersion.objects.filter(certificate=each).count() for each in certificates}
 
 
@@ -129,9 +125,7 @@ def test_only_so_many_are_under_way_at_once(world, owner, account, credential, m
     assert due.count() == 3
 
 
-def test_what_was_deleted_or_never_issued_is_none_of_its_business(
-    world, owner, account, credential
-):
+def test_deleted_and_unissued_certificates_are_not_in_the_drill(world, owner, account, credential):
     gone, *kept = issued(world, account, credential, 3, "R11")
     services.retire(gone)
     world.create(account, credential, "never.example.com")
@@ -158,7 +152,7 @@ def test_an_open_attempt_counts_as_left_and_is_not_opened_again(world, owner, ac
 # --- nothing is lost, nothing is done twice ---
 
 
-def test_killed_and_stopped_in_the_middle_it_goes_on_and_renews_none_twice(
+def test_after_a_kill_and_a_stop_it_continues_and_renews_none_twice(
     world, owner, account, credential, monkeypatch
 ):
     monkeypatch.setattr(drills, "BATCH", 3)
@@ -203,7 +197,7 @@ def test_two_beats_are_as_good_as_one(world, owner, account, credential):
     assert versions(theirs) == {2}
 
 
-def test_what_is_replaced_while_it_is_chosen_is_not_renewed_once_more(
+def test_a_certificate_replaced_while_it_is_chosen_is_not_renewed_again(
     world, owner, account, credential
 ):
     first, second = issued(world, account, credential, 2, "R11")
@@ -267,7 +261,7 @@ def test_one_drill_that_breaks_does_not_stop_the_others(
 # --- whom it leaves alone ---
 
 
-def test_where_renewal_is_switched_off_nothing_is_replaced_but_told(
+def test_with_auto_renew_off_nothing_is_replaced_but_it_is_reported(
     world, owner, account, credential
 ):
     off, on = issued(world, account, credential, 2, "R11")
@@ -281,7 +275,7 @@ def test_where_renewal_is_switched_off_nothing_is_replaced_but_told(
     assert list(drills.skipped(running)) == [off]
 
 
-def test_what_fails_waits_for_its_retry_and_does_not_spin(world, owner, account, credential):
+def test_a_failed_renewal_waits_for_its_retry(world, owner, account, credential):
     (certificate,) = issued(world, account, credential, 1, "R11")
     running = drills.start(owner, issuer="R11")
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
@@ -300,7 +294,7 @@ def test_what_fails_waits_for_its_retry_and_does_not_spin(world, owner, account,
     assert Drill.objects.get().ended_at
 
 
-def test_what_a_person_canceled_is_left_for_a_day(world, owner, account, credential):
+def test_a_renewal_canceled_by_a_person_is_left_for_a_day(world, owner, account, credential):
     (certificate,) = issued(world, account, credential, 1, "R11")
     drills.start(owner, issuer="R11")
     world.advance(3600)
@@ -323,9 +317,7 @@ def test_both_or_neither_are_refused(owner, account):
             drills.start(owner, issuer=issuer, account=of)
 
 
-def test_an_issuer_that_nobody_has_is_refused_with_those_there_are(
-    world, owner, account, credential
-):
+def test_an_unused_issuer_is_refused_with_the_list_of_issuers(world, owner, account, credential):
     issued(world, account, credential, 1, "R11")
     issued(world, account, credential, 1, "R12")
     with pytest.raises(NotFound) as refused:
@@ -371,7 +363,7 @@ def test_stopping_and_resuming_twice_is_the_same_as_once(world, owner, account, 
     assert list(actions) == ["drill.started", "drill.stopped", "drill.resumed"]
 
 
-def test_what_is_over_is_neither_stopped_nor_resumed(world, owner, account, credential):
+def test_a_finished_drill_is_neither_stopped_nor_resumed(world, owner, account, credential):
     issued(world, account, credential, 1, "R11")
     running = drills.start(owner, issuer="R11")
     minutes(world, 12)
@@ -380,7 +372,7 @@ def test_what_is_over_is_neither_stopped_nor_resumed(world, owner, account, cred
             act(running, owner)
 
 
-def test_who_started_it_and_why_is_audited(world, owner, account, credential):
+def test_the_user_and_reason_of_a_drill_are_audited(world, owner, account, credential):
     issued(world, account, credential, 1, "R11")
     drills.start(owner, issuer="R11", why="R11 is distrusted", ip="192.0.2.1")
     event = AuditEvent.objects.get(action="drill.started")
@@ -405,7 +397,9 @@ def test_a_preview_counts_and_starts_nothing(world, owner, account, credential):
 # --- what a limit holds up ---
 
 
-def test_what_the_ca_puts_off_is_not_brought_forward_again(world, owner, account, credential):
+def test_a_renewal_that_the_ca_put_off_is_not_brought_forward_again(
+    world, owner, account, credential
+):
     world.ca.offers_renewal_info = True  # so that renewals are counted nowhere
     (certificate,) = issued(world, account, credential, 1, "R11")
     orders = world.outside.calls.count("ca.new_order")
@@ -418,7 +412,7 @@ def test_what_the_ca_puts_off_is_not_brought_forward_again(world, owner, account
     assert moment > world.time + timedelta(hours=18)
 
 
-def test_what_waits_long_for_a_slot_waits_for_it(world, owner, account, credential, settings):
+def test_a_renewal_with_a_distant_slot_waits_for_it(world, owner, account, credential, settings):
     (certificate,) = issued(world, account, credential, 1, "R11")
     settings.ACME_CAS = {"custom": {"limits": {"set": [1, 34 * 3600]}}}
     services.issue(Certificate.objects.get())

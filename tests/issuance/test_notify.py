@@ -1,4 +1,4 @@
-"""What owners are told of renewals, failures and refused credentials, and how often."""
+"""The notices about renewals, failures and refused credentials, and how often they are sent."""
 
 from datetime import timedelta
 
@@ -39,7 +39,7 @@ def issued(world, account, credential) -> Certificate:
 
 @pytest.fixture
 def renew(world, issued):
-    """`renew(problem)`: the next attempt, which fails so (or does not); the certificate afterwards."""
+    """`renew(problem)` runs an attempt that fails with `problem`, and returns the certificate."""
 
     def build(problem: Exception | None = None, call: str = "finalize") -> Certificate:
         world.ca.problems[call] = [problem] if problem else []
@@ -53,11 +53,11 @@ def renew(world, issued):
     return build
 
 
-def test_a_first_issuance_is_not_told(issued):
+def test_a_first_issuance_makes_no_notice(issued):
     assert told() == []
 
 
-def test_a_renewal_is_told_with_the_new_end(world, renew, issued):
+def test_a_renewal_makes_a_notice_with_the_new_end(world, renew, issued):
     world.advance(60 * 86400)
     before = issued.expires_at
     after = renew()
@@ -78,14 +78,14 @@ def test_a_renewal_is_told_with_the_new_end(world, renew, issued):
     }
 
 
-def test_a_renewal_that_a_person_asked_for_is_told_too(world, issued):
+def test_a_renewal_that_a_person_asked_for_makes_a_notice_too(world, issued):
     services.issue(issued)
     world.sweep()
     assert [each.kind for each in told()] == [Kind.RENEWED]
 
 
 @pytest.mark.postgres
-def test_a_version_that_is_not_stored_is_not_told(world, renew, monkeypatch):
+def test_a_version_that_is_not_stored_makes_no_notice(world, renew, monkeypatch):
     monkeypatch.setattr(notify, "raise_once", lambda *told: 1 / 0)
     renew()
     assert Issuance.objects.last().state == Issuance.State.FINALIZED
@@ -93,7 +93,7 @@ def test_a_version_that_is_not_stored_is_not_told(world, renew, monkeypatch):
 
 
 @pytest.mark.postgres
-def test_failures_in_a_row_are_told_at_growing_distance(world, renew):
+def test_consecutive_failures_make_notices_at_growing_intervals(world, renew):
     for _ in range(15):
         renew(REFUSED)
         world.advance(60)
@@ -105,7 +105,7 @@ def test_failures_in_a_row_are_told_at_growing_distance(world, renew):
     assert told()[-1].data["failures"] == 1
 
 
-def test_a_failure_is_told_in_the_cas_words_with_what_comes_next(world, renew):
+def test_a_failure_notice_has_the_cas_words_and_the_next_attempt(world, renew):
     certificate = renew(REFUSED)
     (notice,) = told()
     assert notice.subject == "example.com could not be renewed"
@@ -125,7 +125,7 @@ def test_a_failure_is_told_in_the_cas_words_with_what_comes_next(world, renew):
     assert notice.data["next_try_at"] == f"{certificate.renew_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_a_permanent_failure_of_a_renewal_asks_for_a_person_the_first_time_it_is_met(world, renew):
+def test_a_permanent_failure_of_a_renewal_asks_for_a_person_at_once(world, renew):
     for problem in (REFUSED, REJECTED, REJECTED, REJECTED):
         renew(problem)
         world.advance(60)
@@ -135,14 +135,14 @@ def test_a_permanent_failure_of_a_renewal_asks_for_a_person_the_first_time_it_is
     assert notices[1].data["permanent"] is True
 
 
-def test_a_first_failure_that_is_permanent_is_told_once(world, renew):
+def test_a_first_failure_that_is_permanent_makes_one_notice(world, renew):
     for _ in range(2):
         renew(REJECTED)
         world.advance(60)
     assert [each.data["failures"] for each in told(Kind.RENEWAL_FAILED)] == [1]
 
 
-def test_a_failed_renewal_without_automatic_renewal_says_that_nothing_comes(world, issued):
+def test_a_failed_renewal_without_auto_renew_says_that_no_retry_follows(world, issued):
     Certificate.objects.update(auto_renew=False)
     world.ca.problems["finalize"] = [REFUSED]
     services.issue(Certificate.objects.get())
@@ -151,13 +151,13 @@ def test_a_failed_renewal_without_automatic_renewal_says_that_nothing_comes(worl
     assert notice.body.endswith("Automatic renewal is off: start one (renew).")
 
 
-def test_a_renewal_that_can_wait_for_a_limit_is_not_told(world, renew):
+def test_a_renewal_that_can_wait_for_a_limit_makes_no_notice(world, renew):
     world.advance(60 * 86400)
     renew(Trouble("ca_rate_limited", "too many new orders", retry_after=7 * 3600))
     assert told(Kind.RENEWAL_FAILED) == []
 
 
-def test_a_renewal_that_cannot_wait_for_a_limit_is_told_once(world, renew, issued):
+def test_a_renewal_that_cannot_wait_for_a_limit_makes_one_notice(world, renew, issued):
     world.advance((issued.expires_at - world.time).total_seconds() - 86400)
     for _ in range(2):
         renew(Trouble("ca_rate_limited", "too many new orders", retry_after=7 * 86400))
@@ -166,7 +166,7 @@ def test_a_renewal_that_cannot_wait_for_a_limit_is_told_once(world, renew, issue
     assert "too many new orders" in notice.body
 
 
-def test_a_ca_that_is_busy_for_days_is_told_at_growing_distance(world, issued):
+def test_a_ca_busy_for_days_makes_notices_at_growing_intervals(world, issued):
     busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=3600)
     world.ca.problems["new_order"] = [busy] * 10_000
     Certificate.objects.update(renew_at=world.time)
@@ -193,7 +193,7 @@ def test_a_certificate_that_is_out_of_date_says_so(world, renew, issued):
     )
 
 
-def test_a_first_issuance_that_fails_and_is_tried_again_is_not_told(world, account, credential):
+def test_a_first_issuance_that_fails_and_is_retried_makes_no_notice(world, account, credential):
     world.ca.problems["finalize"] = [REFUSED]
     world.create(account, credential)
     world.deliver()
@@ -213,9 +213,7 @@ def test_a_permanent_failure_of_a_first_issuance_asks_for_a_person(world, accoun
     assert notice.data["certificate_id"] == certificate.pk
 
 
-def test_a_first_issuance_that_is_given_up_after_its_week_asks_for_a_person(
-    world, account, credential
-):
+def test_a_first_issuance_given_up_after_a_week_asks_for_a_person(world, account, credential):
     world.ca.problems["new_order"] = [REFUSED]
     world.create(account, credential, "example.com")
     Certificate.objects.update(failing_since=world.time - timedelta(days=8))
@@ -223,7 +221,7 @@ def test_a_first_issuance_that_is_given_up_after_its_week_asks_for_a_person(
     assert [each.kind for each in told()] == [Kind.ACTION_NEEDED]
 
 
-def test_a_retired_certificate_is_told_of_no_more(world, account, credential):
+def test_a_retired_certificate_makes_no_more_notices(world, account, credential):
     world.ca.problems["new_order"] = [REJECTED]
     world.create(account, credential)
     Certificate.objects.update(retired_at=world.time)
@@ -248,9 +246,7 @@ def test_growing_distance():
 
 
 @pytest.mark.postgres
-def test_a_refused_credential_is_told_once_a_day_however_many_attempts_it_fails(
-    world, account, credential
-):
+def test_a_refused_credential_makes_one_notice_a_day(world, account, credential):
     for number in range(4):
         world.zone.refuses = [NO_CREDENTIAL]
         world.create(account, credential, f"host{number}.example.com")
@@ -267,7 +263,7 @@ def test_a_refused_credential_is_told_once_a_day_however_many_attempts_it_fails(
     assert len(told(Kind.CREDENTIAL_REFUSED)) == 2
 
 
-def test_each_credential_is_told_of(world, account, credential, owner):
+def test_each_refused_credential_makes_a_notice(world, account, credential, owner):
     for each in (credential, world.credential(owner, name="another")):
         world.zone.refuses = [NO_CREDENTIAL]
         world.create(account, each, f"{each.name[0]}.example.com")
@@ -276,10 +272,10 @@ def test_each_credential_is_told_of(world, account, credential, owner):
 
 
 @pytest.mark.parametrize(("code", "times"), [("dns_credential_refused", 1), ("dns_unreachable", 0)])
-def test_a_credential_that_is_refused_at_cleanup_is_told_at_once(
+def test_a_credential_refused_at_cleanup_makes_a_notice_at_once(
     world, account, credential, code, times
 ):
-    world.time = world.time.replace(hour=12)  # it is told once a day, of UTC
+    world.time = world.time.replace(hour=12)  # once a day, in UTC
     world.create(account, credential, "example.com")
     world.deliver()
     world.zone.refuses = [ProviderError(code, "Refused.", permanent=True)] * 4
@@ -297,7 +293,7 @@ def test_other_troubles_blame_no_credential(world, account, credential):
     assert [each.kind for each in told()] == [Kind.ACTION_NEEDED]
 
 
-def test_trouble_that_passes_is_not_told(world, renew):
+def test_trouble_that_passes_makes_no_notice(world, renew):
     renew(Trouble("ca_unreachable", "The CA could not be reached."), call="new_order")
     world.advance(10)
     world.sweep()

@@ -1,4 +1,4 @@
-"""A message walks its chain only as far as the row is."""
+"""A message runs the steps of its chain only up to the state of the row."""
 
 import pytest
 from celery import signature
@@ -21,7 +21,7 @@ def sent(monkeypatch):
 
 
 def run_first_link(issuance_id):
-    """As a worker runs the message of a chain whose second link is `present`."""
+    """Run the first message of a chain as a worker does. The second link is `present`."""
     order = tasks.STEP_TASKS["order"]
     rest = [signature("issuance.present", args=(issuance_id,), immutable=True, app=app)]
     trace = build_tracer(order.name, order, app=app, propagate=True)

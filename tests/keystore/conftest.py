@@ -1,4 +1,4 @@
-"""A key file, and databases that threads can really share."""
+"""A key file, and databases that threads can share."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ def key_file(tmp_path: Path, settings: Any) -> Path:
     """A file with one master key of id 1, in use."""
     path = tmp_path / "master.keys"
     file.create_file(path)
-    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(path)
+    settings.MASTER_KEYS = ""
+    settings.MASTER_KEYS_PATH = str(path)
     return path
 
 
@@ -45,10 +46,9 @@ def postgres_socket() -> Iterator[str]:
 def shared_database(
     request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any
 ) -> Iterator[str]:
-    """A migrated database of its own that several threads may use at once, as in production; its
-    vendor.
-    """
-    before, settings = connections["default"], connections.settings["default"]
+    """A migrated database that several threads may use at once. Return its vendor."""
+    before = connections["default"]
+    settings = connections.settings["default"]
     connections.settings["default"] = settings | _database(request, tmp_path)
     connections["default"] = connections.create_connection("default")
     with django_db_blocker.unblock():
@@ -57,7 +57,8 @@ def shared_database(
             yield request.param
         finally:
             connections["default"].close()
-            connections["default"], connections.settings["default"] = before, settings
+            connections["default"] = before
+            connections.settings["default"] = settings
 
 
 def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where master keys come from, and what is told when they cannot be used."""
+"""The sources of master keys, and the errors of unusable keys."""
 
 import base64
 import os
@@ -19,7 +19,8 @@ A, B = (base64.b64encode(letter * 32).decode() for letter in (b"a", b"b"))
 @pytest.fixture
 def setting(settings):
     def put(text: str) -> None:
-        settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = text, ""
+        settings.MASTER_KEYS = text
+        settings.MASTER_KEYS_PATH = ""
 
     return put
 
@@ -148,14 +149,16 @@ def test_a_file_of_another_user_is_refused(key_file, monkeypatch):
         masterkeys.current()
 
 
-def test_a_missing_file_is_told(settings, tmp_path):
-    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path / "nowhere")
+def test_a_missing_file_is_reported(settings, tmp_path):
+    settings.MASTER_KEYS = ""
+    settings.MASTER_KEYS_PATH = str(tmp_path / "nowhere")
     with pytest.raises(MasterKeyProblem, match="cannot be read: No such file"):
         masterkeys.current()
 
 
 def test_a_folder_is_not_a_key_file(settings, tmp_path):
-    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path)
+    settings.MASTER_KEYS = ""
+    settings.MASTER_KEYS_PATH = str(tmp_path)
     with pytest.raises(MasterKeyProblem):
         masterkeys.current()
 
@@ -234,6 +237,7 @@ def test_the_start_checks_find_unusable_keys(key_file):
     assert "chmod 600" in master_keys_are_usable()[0].msg
 
 
-def test_the_start_checks_leave_a_missing_file_to_whoever_makes_it(settings, tmp_path: Path):
-    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path / "later")
+def test_the_start_checks_accept_a_missing_key_file(settings, tmp_path: Path):
+    settings.MASTER_KEYS = ""
+    settings.MASTER_KEYS_PATH = str(tmp_path / "later")
     assert master_keys_are_usable() == []

@@ -1,4 +1,4 @@
-"""Who opened a certificate's key is on record before they have it."""
+"""The opening of a certificate's key is audited before the key is returned."""
 
 import pytest
 from django.db import transaction
@@ -55,7 +55,7 @@ def test_a_key_that_did_not_open_is_not_recorded_as_opened(alice, settings):
     assert not AuditEvent.objects.exists()
 
 
-def test_what_workers_open_all_day_is_not_recorded(alice):
+def test_routine_openings_by_workers_are_not_audited(alice):
     unseal(seal(alice, "account_key", SECRET))
     assert not AuditEvent.objects.exists()
 

@@ -1,4 +1,4 @@
-"""Who can open a certificate's key, for each policy."""
+"""The recipients of a certificate's key, for each policy."""
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251, as a machine opens it
@@ -34,7 +34,7 @@ def recipients_of(envelope: Envelope) -> set[object]:
 
 
 def opened_by(machine: PrivateKey, envelope: Envelope, device) -> bytes:
-    """What a machine does: section 6 of the agents' protocol."""
+    """Open an envelope as a device does."""
     wrapped = bytes(envelope.wraps.get(recipient_key=device).wrapped_dek)
     assert len(wrapped) == 80
     nonce, ciphertext, tag = parts(envelope)
@@ -92,7 +92,7 @@ def test_a_key_named_twice_is_wrapped_for_once(alice, device):
     assert envelope.wraps.count() == 2
 
 
-def test_nothing_is_wrapped_for_somebody_elses_machine(alice, bob):
+def test_nothing_is_wrapped_for_another_owners_device(alice, bob):
     bobs = public_key_of(bob, bytes(PrivateKey.generate().public_key))
     with pytest.raises(ValueError, match="somebody else"):
         seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[bobs])
@@ -100,7 +100,7 @@ def test_nothing_is_wrapped_for_somebody_elses_machine(alice, bob):
 
 
 @pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
-def test_what_the_server_must_use_itself_is_always_master_only(alice, device, policy):
+def test_secrets_that_the_server_itself_uses_are_always_master_only(alice, device, policy):
     with pytest.raises(ValueError, match="always MASTER_ONLY"):
         seal(alice, "account_key", SECRET, policy=policy, public_keys=[device])
 
@@ -160,7 +160,7 @@ def test_the_server_cannot_give_itself_back_what_only_devices_open(alice, device
     assert Envelope.objects.get(pk=envelope.pk).policy == "DEVICE_REQUIRED"
 
 
-def test_the_last_device_of_device_required_cannot_be_taken_away(alice, device):
+def test_the_last_device_of_device_required_cannot_be_removed(alice, device):
     envelope = seal(
         alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED", public_keys=[device]
     )

@@ -1,4 +1,4 @@
-"""The master key is rotated while the server runs, and nothing is lost, wherever the rotation dies."""
+"""The master key is rotated while the server runs. A rotation that dies loses nothing."""
 
 import threading
 from io import StringIO
@@ -36,16 +36,16 @@ def ids_in_use() -> set[str]:
 
 
 class Killed(BaseException):
-    """Death at a chosen moment."""
+    """The death of the process at a chosen call."""
 
 
 class KilledAfter:
-    """Let so many calls of a function through, then die: before the next one, or right after the
-    last.
-    """
+    """Let `calls` calls of a function pass, then die: before the next call, or after the last."""
 
     def __init__(self, monkeypatch, where, name: str, calls: int, effect: bool = False) -> None:
-        self.calls, self.effect, self.real = calls, effect, getattr(where, name)
+        self.calls = calls
+        self.effect = effect
+        self.real = getattr(where, name)
         killer = self
 
         def run(*args, **kwargs):
@@ -121,7 +121,7 @@ class TestRotate:
         rotate()
         assert masterkeys.current().id == "10"
 
-    def test_a_wrap_under_an_unknown_key_is_told_and_no_key_is_dropped(self, alice, key_file):
+    def test_a_wrap_under_an_unknown_key_is_reported_and_no_key_is_dropped(self, alice, key_file):
         lost, *_ = seal_some(alice)
         lost.wraps.update(master_key_id="lost")
 
@@ -132,7 +132,7 @@ class TestRotate:
         assert ids_in_use() == {"2", "lost"}
         assert list(masterkeys.all_keys()) == ["2", "1"]
 
-    def test_wraps_that_cannot_move_do_not_stand_in_the_way_of_those_behind_them(
+    def test_wraps_that_cannot_move_do_not_block_the_wraps_behind_them(
         self, alice, key_file, monkeypatch
     ):
         monkeypatch.setattr(rotation, "BATCH", 1)
@@ -153,9 +153,7 @@ class TestRotate:
         with pytest.raises(CommandError, match="chmod 600"):
             rotate()
 
-    def test_keys_of_the_settings_are_rotated_by_the_operator_and_this_moves_the_rest(
-        self, alice, settings
-    ):
+    def test_with_keys_in_settings_the_command_moves_the_wraps_only(self, alice, settings):
         envelopes = seal_some(alice)
         settings.MASTER_KEYS = f"{aes.generate('2').line()},{settings.MASTER_KEYS}"
 
@@ -210,7 +208,7 @@ class TestKilled:
         assert ids_in_use() == set(masterkeys.all_keys())
         assert key_file.stat().st_mode & 0o777 == 0o600
 
-    def test_a_rotation_killed_as_soon_as_its_key_is_in_place_makes_no_second_one(
+    def test_a_rotation_killed_after_it_made_its_key_makes_no_second_key(
         self, alice, key_file, monkeypatch
     ):
         seal_some(alice)
@@ -221,7 +219,7 @@ class TestKilled:
 
         assert "Wrapped 5 data keys with master key 2." in rotate()
 
-    def test_a_rotation_killed_half_way_goes_on_with_its_own_new_key(
+    def test_a_rotation_killed_half_way_continues_with_its_own_new_key(
         self, alice, key_file, monkeypatch
     ):
         envelopes = seal_some(alice)
@@ -238,11 +236,9 @@ class TestKilled:
 
 @pytest.mark.django_db
 class TestBeside:
-    """What the running server does between two steps of a rotation."""
+    """Actions of the running server between two steps of a rotation."""
 
-    def test_a_wrap_written_late_with_the_old_key_opens_and_moves_with_the_next_pass(
-        self, alice, key_file
-    ):
+    def test_a_late_wrap_under_the_old_key_opens_and_moves_in_the_next_pass(self, alice, key_file):
         late = seal_some(alice, 1)
         rotate()
         old = masterkeys.by_id("1")
@@ -262,7 +258,8 @@ class TestBeside:
         seal_some(alice, 3)
         free = KeyWrap.objects.order_by("pk")[0].pk
         Envelope.objects.get(wraps=free).delete()
-        real, late = rotation.rewrap, []
+        real = rotation.rewrap
+        late = []
 
         def rewrap_beside_a_slow_writer(wrap: KeyWrap) -> bool:
             if not late:
@@ -318,7 +315,7 @@ class TestBeside:
         )
         assert unseal(envelope) == SECRET + b"\x00"
 
-    def test_an_envelope_removed_meanwhile_is_passed_over(self, alice, key_file):
+    def test_an_envelope_removed_during_rotation_is_skipped(self, alice, key_file):
         envelope, *_ = seal_some(alice, 3)
         wrap = KeyWrap.objects.select_related("envelope").get(envelope=envelope)
         FileKeys(key_file).put_first(aes.generate("2"))
@@ -328,7 +325,7 @@ class TestBeside:
         rotate("--no-new-key")
         assert ids_in_use() == {"2"}
 
-    def test_a_wrap_that_was_moved_meanwhile_is_left_alone(self, alice, key_file):
+    def test_a_wrap_moved_by_another_rotation_is_left_alone(self, alice, key_file):
         envelope = seal_some(alice, 1)[0]
         wrap = KeyWrap.objects.select_related("envelope").get(envelope=envelope)
         rotate()
@@ -338,10 +335,13 @@ class TestBeside:
 
 
 class Workers:
-    """Threads that seal and open all the time, as a server does, until they are told to stop."""
+    """Threads that seal and open secrets until they are stopped."""
 
     def __init__(self, owner: User, count: int = 3) -> None:
-        self.owner, self.stop, self.sealed, self.errors = owner, threading.Event(), [], []
+        self.owner = owner
+        self.stop = threading.Event()
+        self.sealed = []
+        self.errors = []
         self.opened = 0
         self.threads = [threading.Thread(target=self._work, args=(n,)) for n in range(count)]
 
@@ -390,9 +390,11 @@ def test_nothing_is_lost_when_the_key_is_rotated_and_dropped_under_load(shared_d
 
 
 def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key_file):
-    """A seal inside a long transaction, under a key that is dropped meanwhile, loses nothing."""
+    """A seal in a long transaction loses nothing when its key is dropped at the same time."""
     alice = User.objects.create_user("alice@example.test")
-    sealed, go_on, dropped = threading.Event(), threading.Event(), []
+    sealed = threading.Event()
+    go_on = threading.Event()
+    dropped = []
     envelopes: list[Envelope] = []
 
     def slow_writer() -> None:

@@ -1,4 +1,4 @@
-"""Sealing and opening: what comes back, what is bound to its row, what never shows."""
+"""Seal and open: the plain text, the binding to the row, and secrets that are never shown."""
 
 import traceback
 
@@ -31,7 +31,7 @@ def reread(envelope: Envelope) -> Envelope:
     plaintext=st.binary(max_size=5000),
     purpose=st.sampled_from(["certificate_key", "account_key", "dns_credential"]),
 )
-def test_what_was_sealed_comes_back_whole(alice, plaintext, purpose):
+def test_a_sealed_secret_opens_unchanged(alice, plaintext, purpose):
     envelope = reread(seal(alice, purpose, plaintext))
 
     assert unseal(envelope) == plaintext
@@ -41,7 +41,8 @@ def test_what_was_sealed_comes_back_whole(alice, plaintext, purpose):
 
 
 def test_the_same_secret_sealed_twice_looks_different(alice):
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", SECRET)
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", SECRET)
 
     assert one.nonce != two.nonce
     assert one.ciphertext != two.ciphertext
@@ -49,15 +50,18 @@ def test_the_same_secret_sealed_twice_looks_different(alice):
 
 
 def test_each_envelope_has_a_data_key_of_its_own(alice):
-    one, two = seal(alice, "certificate_key", SECRET), seal(alice, "certificate_key", SECRET)
-    one.nonce, one.ciphertext = two.nonce, two.ciphertext
+    one = seal(alice, "certificate_key", SECRET)
+    two = seal(alice, "certificate_key", SECRET)
+    one.nonce = two.nonce
+    one.ciphertext = two.ciphertext
 
     with pytest.raises(CannotOpen):
         unseal(one)
 
 
 def test_contents_swapped_between_two_rows_with_their_wraps_do_not_open(alice):
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", b"other")
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", b"other")
     swapped = two.nonce, two.ciphertext, two.wraps.get().wrapped_dek
     Envelope.objects.filter(pk=one.pk).update(nonce=swapped[0], ciphertext=swapped[1])
     one.wraps.update(wrapped_dek=swapped[2])
@@ -68,15 +72,18 @@ def test_contents_swapped_between_two_rows_with_their_wraps_do_not_open(alice):
 
 def test_a_content_that_was_put_under_another_rows_data_key_does_not_open(alice, monkeypatch):
     monkeypatch.setattr("keystore.envelope.AESGCM.generate_key", lambda bits: bytes(32))
-    one, two = seal(alice, "account_key", SECRET), seal(alice, "account_key", b"other")
-    one.nonce, one.ciphertext = two.nonce, two.ciphertext
+    one = seal(alice, "account_key", SECRET)
+    two = seal(alice, "account_key", b"other")
+    one.nonce = two.nonce
+    one.ciphertext = two.ciphertext
 
     with pytest.raises(CannotOpen, match="content was altered"):
         unseal(one)
 
 
 def test_a_wrap_moved_to_another_row_does_not_open(alice):
-    one, two = seal(alice, "certificate_key", SECRET), seal(alice, "certificate_key", b"other")
+    one = seal(alice, "certificate_key", SECRET)
+    two = seal(alice, "certificate_key", b"other")
     wrapped = one.wraps.get().wrapped_dek
     two.wraps.update(wrapped_dek=wrapped)
 
@@ -144,7 +151,7 @@ def test_a_missing_master_key_is_named(alice, settings):
     assert not failure.value.permanent  # a person puts it back, and work goes on
 
 
-def test_another_key_under_the_same_id_is_told(alice, settings):
+def test_another_key_under_the_same_id_is_reported(alice, settings):
     envelope = seal(alice, "account_key", SECRET)
     settings.MASTER_KEYS = "1:" + "B" * 42 + "A="
 
@@ -174,7 +181,7 @@ DATA_KEY = b"a data key of thirty-two bytes!!"
 
 
 def reported(failure: pytest.ExceptionInfo[Exception]) -> str:
-    """All that a log or an error page could show of it, but for this file's own frames."""
+    """Return all that a log or an error page could show, without this file's frames."""
     trace = failure.tb.tb_next
     reporter = ExceptionReporter(None, failure.type, failure.value, trace)
     told = traceback.format_exception(failure.type, failure.value, trace)

@@ -1,6 +1,4 @@
-"""The byte formats do not change: what was sealed years ago, here or for a machine in the field,
-still opens.
-"""
+"""The byte formats do not change, so old envelopes still open, here and on devices."""
 
 import base64
 import json
@@ -61,7 +59,8 @@ def test_an_envelope_is_bound_by_the_known_context():
 
 @pytest.mark.django_db
 def test_a_stored_envelope_of_the_vectors_opens(settings):
-    known, wrap = vector("envelope"), vector("master_wrap")
+    known = vector("envelope")
+    wrap = vector("master_wrap")
     settings.MASTER_KEYS = (
         f"{wrap['master_key_id']}:{base64.b64encode(wrap['master_key']).decode()}"
     )
@@ -82,7 +81,8 @@ def test_a_stored_envelope_of_the_vectors_opens(settings):
 
 
 def test_a_master_wrap_of_the_vectors_opens():
-    known, row = vector("master_wrap"), vector("envelope")
+    known = vector("master_wrap")
+    row = vector("envelope")
     envelope = Envelope(uuid=UUID(row["uuid"]), purpose=row["purpose"], owner_id=row["owner"])
     wrap = KeyWrap(
         envelope=envelope, master_key_id=known["master_key_id"], wrapped_dek=known["wrapped"]

@@ -1,4 +1,4 @@
-"""The fault proxy as a process of its own, and its control port."""
+"""The fault proxy in its own process, and its control port."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ START_LIMIT = 20.0  # seconds
 
 @dataclass
 class Proxy:
-    """How to reach a running proxy, and what it has counted."""
+    """The URLs of a running proxy, and its counts."""
 
     directory_url: str
     control_url: str
@@ -36,9 +36,7 @@ class Proxy:
         return "https://" + urlsplit(self.directory_url).netloc
 
     def change(self, **document: Any) -> None:
-        """Other faults, windows or limits from now on. AssertionError when the proxy does not
-        understand them.
-        """
+        """Set faults, windows or limits. Raise AssertionError when the proxy refuses them."""
         self._call("POST", "", document)
 
     @property
@@ -57,7 +55,7 @@ class Proxy:
 
     @property
     def accepted(self) -> list[dict[str, Any]]:
-        """Those of them that the CA took, the earliest first."""
+        """Return the orders that the CA accepted, the earliest first."""
         return sorted((each for each in self.judged if each["url"]), key=lambda each: each["at"])
 
     def _call(self, method: str, path: str = "", document: Any = None) -> Any:
@@ -70,7 +68,7 @@ class Proxy:
 def running(
     folder: pathlib.Path, upstream: str, certificate: str, key: str, **config: Any
 ) -> Iterator[Proxy]:
-    """Start it in front of a CA's directory; `config` is the rest of `lab.faultproxy.Config`."""
+    """Start the proxy for a CA's directory. `config` has members of `lab.faultproxy.Config`."""
     ports = pebble.free_ports("listen", "control")
     places = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     document = {
@@ -100,10 +98,12 @@ def running(
 
 
 def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
-    """The proxy in front of a running Pebble, with the lab's TLS certificate; the lab's zone is a
-    public suffix.
+    """A proxy in front of a running Pebble, with the lab's TLS certificate.
+
+    The lab's zone is a public suffix.
     """
-    pem, key = str(lab.folder / "tls.pem"), str(lab.folder / "tls.key")
+    pem = str(lab.folder / "tls.pem")
+    key = str(lab.folder / "tls.key")
     return running(lab.folder, lab.directory_url, pem, key, suffixes=[lab.zone], **config)
 
 

@@ -1,4 +1,4 @@
-"""The fault proxy: what it learns from the answers that pass, what it refuses, and what it breaks."""
+"""The fault proxy: its record of responses, its refusals, and its faults."""
 
 import json
 from datetime import datetime
@@ -69,7 +69,7 @@ def change(proxy, **document):
 # --- Limits ---
 
 
-def test_an_order_over_a_limit_is_refused_in_the_cas_words_and_never_reaches_the_ca(proxy_of, ca):
+def test_an_order_over_a_limit_is_refused_and_never_reaches_the_ca(proxy_of, ca):
     proxy = proxy_of(limits=LIMITS)
     with time_machine.travel("2026-11-25T10:00:00Z", tick=False):
         for _ in range(2):
@@ -101,9 +101,7 @@ def test_an_order_that_the_ca_refuses_costs_nothing(proxy_of, ca):
 
 
 @pytest.mark.parametrize(("cost", "orders"), [(True, 2), (False, 5)])
-def test_an_order_that_the_ca_hands_out_again_costs_what_the_configuration_says(
-    proxy_of, ca, cost, orders
-):
+def test_an_order_returned_again_costs_what_the_configuration_says(proxy_of, ca, cost, orders):
     proxy = proxy_of(limits={"set": [2, 6000]}, reused_orders_cost=cost)
     again = json_answer(ca.order("pending"), Location=f"{HERE}/orders/1")
     ca.answers["/order"] = again
@@ -111,7 +109,7 @@ def test_an_order_that_the_ca_hands_out_again_costs_what_the_configuration_says(
     assert statuses.count(200) == orders
 
 
-def test_the_same_names_again_are_free_of_account_and_domain_once_they_were_issued(proxy_of, ca):
+def test_renewals_cost_neither_the_account_nor_the_domain_limit(proxy_of, ca):
     proxy = proxy_of(limits=LIMITS | {"set": [9, 60]})
     ca.issues(CERTIFICATE, "a.one.test")
     accepted(proxy.answer(new_order("a.one.test")))
@@ -121,7 +119,7 @@ def test_the_same_names_again_are_free_of_account_and_domain_once_they_were_issu
     assert kinds == [["account", "domain", "set"], ["set"]]
 
 
-def test_a_failed_validation_is_counted_once_and_refuses_the_next_order_for_the_name(proxy_of, ca):
+def test_a_failed_validation_counts_once_and_refuses_the_next_order(proxy_of, ca):
     proxy = proxy_of(limits=LIMITS)
     invalid = {
         "status": "invalid",
@@ -160,7 +158,7 @@ def issued(proxy_of, ca):
     return proxy, ari_id(leaf), leaf
 
 
-def test_the_directory_offers_renewal_information_and_profiles_where_the_client_believes_the_ca_to_be(
+def test_the_directory_offers_renewal_info_and_profiles_at_the_proxys_url(
     proxy_of,
 ):
     document = proxy_of(profiles={"short": "six days"}).answer(get("/dir")).document
@@ -192,7 +190,7 @@ def test_the_identifier_is_that_of_the_rfc(ca):
     assert ari_id(leaf) == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
 
 
-def test_a_window_begins_with_a_third_of_the_life_left_and_says_when_to_ask_again(issued):
+def test_a_window_begins_with_a_third_of_the_life_left_and_a_retry_time(issued):
     proxy, certificate, leaf = issued
     answer = proxy.answer(get(f"/renewal-info/{certificate}"))
     window = answer.document["suggestedWindow"]
@@ -215,7 +213,8 @@ def test_windows_can_be_moved_and_put_back(issued, which):
     def window():
         return proxy.answer(get(f"/renewal-info/{certificate}")).document["suggestedWindow"]
 
-    before, key = window(), certificate if which == "itself" else which
+    before = window()
+    key = certificate if which == "itself" else which
     change(proxy, windows={key: PAST})
     assert window() == {"start": PAST[0], "end": PAST[1]}
     change(proxy, windows={key: None})
@@ -266,7 +265,7 @@ def test_when_the_order_that_replaces_becomes_invalid_another_may_replace(issued
     accepted(proxy.answer(new_order("a.one.test", replaces=certificate)))
 
 
-def test_nobody_replaces_what_is_unknown_anothers_or_about_other_names(issued):
+def test_replaces_is_refused_for_unknown_foreign_or_unrelated_certificates(issued):
     proxy, certificate, _ = issued
     refused(proxy.answer(new_order("a.one.test", replaces="AAAA.AAAA")), 404, "malformed")
     other = new_order("a.one.test", replaces=certificate, account=f"{HERE}/account/2")
@@ -299,9 +298,7 @@ def test_a_server_that_sheds_load_answers_instead_of_the_ca(proxy_of, ca):
     assert of(proxy)["tally"]["faults"] == {"429": 1, "503": 1}
 
 
-def test_a_connection_may_be_dropped_before_the_ca_hears_of_it_or_after_it_has_done_it(
-    proxy_of, ca
-):
+def test_a_connection_may_be_dropped_before_or_after_the_ca_acts(proxy_of, ca):
     proxy = proxy_of(faults=[{"do": "drop_before", "times": 1}, {"do": "drop_after", "times": 1}])
     assert proxy.answer(new_order("a.one.test")) is None
     assert (ca.paths(), of(proxy)["tally"]["orders"]) == ([], 0)
@@ -310,9 +307,7 @@ def test_a_connection_may_be_dropped_before_the_ca_hears_of_it_or_after_it_has_d
     accepted(proxy.answer(new_order("a.one.test")))
 
 
-def test_a_storm_of_bad_nonces_has_a_fresh_one_each_time_and_hits_signed_requests_only(
-    proxy_of, ca
-):
+def test_bad_nonce_faults_bring_fresh_nonces_to_signed_requests_only(proxy_of, ca):
     proxy = proxy_of(faults=[{"do": "bad_nonce", "times": 1, "run": 3}])
     assert proxy.answer(get("/dir")).status == 200
     nonces = {
@@ -368,7 +363,7 @@ def test_a_fault_hits_as_often_as_its_probability_says(proxy_of):
     assert 150 < statuses.count(503) < 250
 
 
-def test_rules_are_replaced_while_it_runs_and_told(proxy_of):
+def test_rules_can_be_replaced_while_it_runs_and_are_shown(proxy_of):
     proxy = proxy_of(faults=[{"do": "answer"}])
     change(proxy, faults=[{"do": "drop_before", "times": 2}])
     assert proxy.answer(get("/dir")) is None
@@ -384,7 +379,7 @@ def test_rules_are_replaced_while_it_runs_and_told(proxy_of):
         [1],
     ],
 )
-def test_what_the_control_port_does_not_understand_changes_nothing(proxy_of, document):
+def test_an_invalid_control_request_changes_nothing(proxy_of, document):
     proxy = proxy_of(faults=[{"do": "answer"}])
     answer = proxy.control(Request("POST", "/_faults", {}, json.dumps(document).encode()))
     assert answer.status == 400

@@ -1,4 +1,4 @@
-"""The fault proxy as a process: TLS, connections that are kept and dropped, and Pebble behind it."""
+"""The fault proxy as a process: TLS, kept and dropped connections, and Pebble behind it."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ needs_pebble = pytest.mark.skipif(
 
 @dataclass
 class Line:
-    """A proxy on the wire in front of a tiny CA on the wire."""
+    """A proxy in front of a tiny CA, both on real sockets."""
 
     proxy: faulty.Proxy
     ca: TinyCA
@@ -50,12 +50,16 @@ class Line:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory) -> Iterator[Line]:
-    folder, ca, seen = tmp_path_factory.mktemp("line"), TinyCA(), set()
-    root, key = Authority("wire"), ec.generate_private_key(ec.SECP256R1())
+    folder = tmp_path_factory.mktemp("line")
+    ca = TinyCA()
+    seen = set()
+    root = Authority("wire")
+    key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / "tls.key", key)
     write_certificate(folder / "tls.pem", root.server_certificate(key))
     write_certificate(folder / "root.pem", root.certificate)
-    pem, private = str(folder / "tls.pem"), str(folder / "tls.key")
+    pem = str(folder / "tls.pem")
+    private = str(folder / "tls.key")
     context = ssl.create_default_context(cafile=folder / "root.pem")
     with (
         serving("127.0.0.1:0", ca.forward, seen) as port,
@@ -68,7 +72,7 @@ def line(tmp_path_factory) -> Iterator[Line]:
 
 @contextmanager
 def serving(place: str, serve: Serve, seen: set[tuple[str, int]] | None = None) -> Iterator[int]:
-    """A CA at HOST:PORT; its port, and whoever has connected in `seen`."""
+    """A CA at HOST:PORT. Return its port, and the clients that connected in `seen`."""
     server = Server(place, serve)
     server.verify_request = lambda request, client: seen is None or seen.add(client) is None
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -79,7 +83,7 @@ def serving(place: str, serve: Serve, seen: set[tuple[str, int]] | None = None) 
 
 @pytest.fixture
 def asked(line):
-    """What the CA is asked in this test."""
+    """The requests that the CA got in this test."""
     line.proxy.change(faults=[], limits={"set": [1, 600]})
     line.ca.asked.clear()
     line.ca.answers.clear()
@@ -108,7 +112,8 @@ def test_the_host_that_the_client_called_reaches_the_ca(line, asked):
 def test_connections_are_kept_on_both_sides(line, asked):
     connection = line.connect()
     send(connection, signed("/x"))
-    before, kept = len(line.connections), connection.sock
+    before = len(line.connections)
+    kept = connection.sock
     for _ in range(5):
         response, _ = send(connection, signed("/x"))
         assert response.status == 404
@@ -136,13 +141,13 @@ def test_two_who_ask_at_once_for_the_last_token_do_not_both_get_it(line, asked):
     assert sorted(found) == [201] + [429] * 15
 
 
-def test_what_has_several_lines_in_an_answer_arrives_whole(line, asked):
+def test_a_header_on_several_lines_of_a_response_arrives_whole(line, asked):
     line.ca.answers["/x"] = Answer(200, {"Link": '<a>;rel="up"', "link": '<b>;rel="index"'}, b"")
     response, _ = send(line.connect(), signed("/x"))
     assert response.headers["Link"] == '<a>;rel="up", <b>;rel="index"'
 
 
-def test_a_client_that_speaks_no_tls_hurts_nobody(line, asked):
+def test_a_client_without_tls_does_not_disturb_others(line, asked):
     with socket.create_connection(
         ("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=10
     ) as plain:
@@ -194,7 +199,7 @@ def ca(lab, settings):
 
 @pytest.mark.e2e
 @needs_pebble
-def test_a_client_issues_through_it_until_a_limit_and_its_certificate_gets_a_window(lab, ca):
+def test_a_client_issues_until_a_limit_and_its_certificate_has_a_window(lab, ca):
     with faulty.before(lab, limits={"domain": [2, 600]}) as proxy:
         client = ca(proxy)
         for name in ("a.one.co.uk", "b.one.co.uk"):

@@ -1,4 +1,4 @@
-"""A CA's limits: what an order costs, when it is refused, and in whose words."""
+"""The limits of a CA: the cost of an order, its refusal, and the sentence."""
 
 import pytest
 
@@ -71,7 +71,7 @@ def test_in_the_long_run_the_rate_is_what_the_data_says():
     assert len(accepted) == 3 + 99
 
 
-def test_what_is_refused_costs_nothing_in_any_bucket():
+def test_a_refused_order_costs_nothing_in_any_bucket():
     found = limits(domain=[1, 100])
     found.take(order("a.one.co.uk"), NOW)
     before = found.level(Bucket("account", "me"), NOW)
@@ -79,14 +79,14 @@ def test_what_is_refused_costs_nothing_in_any_bucket():
     assert found.level(Bucket("account", "me"), NOW) == before == 2
 
 
-def test_of_several_limits_the_one_that_lasts_longest_is_told():
+def test_of_several_limits_the_longest_is_reported():
     found = limits(domain=[1, 100])
     found.take(order("a.one.co.uk"), NOW)
     refusal = found.take(order("a.one.co.uk"), NOW)
     assert (refused(refusal), refusal.seconds) == ("set", 1000)
 
 
-def test_what_is_given_back_can_be_taken_again():
+def test_returned_tokens_can_be_taken_again():
     found = limits()
     charged = found.take(order("a.one.co.uk"), NOW)
     found.give_back(charged)
@@ -118,19 +118,23 @@ def test_failed_validations_hold_up_only_the_name_and_account_that_failed():
     [
         (
             "account",
-            "too many new orders (3) from this account in the last 30s, retry after 2026-11-25 09:46:50 UTC: see ",
+            "too many new orders (3) from this account in the last 30s,"
+            " retry after 2026-11-25 09:46:50 UTC: see ",
         ),
         (
             "domain",
-            'too many certificates (2) already issued for "a.co.uk" in the last 3m20s, retry after 2026-11-25 ',
+            'too many certificates (2) already issued for "a.co.uk" in the last 3m20s,'
+            " retry after 2026-11-25 ",
         ),
         (
             "set",
-            "too many certificates (1) already issued for this exact set of identifiers in the last 16m40s, retry ",
+            "too many certificates (1) already issued for this exact set of identifiers"
+            " in the last 16m40s, retry ",
         ),
         (
             "failures",
-            'too many failed authorizations (2) for "a.co.uk" in the last 1m40s, retry after 2026-11-25 09:4',
+            'too many failed authorizations (2) for "a.co.uk" in the last 1m40s,'
+            " retry after 2026-11-25 09:4",
         ),
     ],
 )

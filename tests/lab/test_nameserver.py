@@ -1,4 +1,4 @@
-"""The lab's name server, asked and updated by the programs that people use, and by our own adapter."""
+"""The lab's name server, with dig, nsupdate and our own RFC 2136 provider."""
 
 import os
 import shutil
@@ -91,7 +91,7 @@ def test_cnames_in_a_circle_end(server: NameServer) -> None:
     assert ask(server, "a.lab.test").answer
 
 
-def test_a_wildcard_stands_for_names_that_are_not_there(server: NameServer) -> None:
+def test_a_wildcard_answers_for_missing_names(server: NameServer) -> None:
     server.add("*.lab.test", "TXT", "wild")
     server.add("real.lab.test", "A", "192.0.2.1")
     assert str(ask(server, "any.where.lab.test").answer[0].name) == "any.where.lab.test."
@@ -165,7 +165,7 @@ def test_our_adapter_finds_the_zone_writes_beside_and_removes_one(server: NameSe
     [(SECRET.replace("AAEC", "BBEC"), "lab"), (SECRET, "another")],
     ids=["secret", "name"],
 )
-def test_a_wrong_key_changes_nothing_and_is_told(
+def test_a_wrong_key_changes_nothing_and_is_reported(
     server: NameServer, secret: str, key_name: str
 ) -> None:
     with pytest.raises(ProviderError) as caught:
@@ -238,10 +238,16 @@ def test_the_apex_keeps_its_soa_and_its_servers(server: NameServer) -> None:
 
 
 def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> None:
-    nsupdate, dig = program("nsupdate"), program("dig")
+    nsupdate = program("nsupdate")
+    dig = program("dig")
     key = tmp_path / "key"
     key.write_text(KEY_FILE)
-    lines = f'server {HERE} {server.port}\nupdate add {NAME} 60 TXT "one" "more"\nupdate add {NAME} 60 TXT two\nsend\n'
+    lines = (
+        f"server {HERE} {server.port}\n"
+        f'update add {NAME} 60 TXT "one" "more"\n'
+        f"update add {NAME} 60 TXT two\n"
+        "send\n"
+    )
     subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=30)
     run = [dig, f"@{HERE}", "-p", str(server.port), "+short", NAME, "TXT"]
     shown = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -255,7 +261,7 @@ def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> N
 
 
 def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]", str]:
-    """The process, and the line that it prints when it answers."""
+    """Return the process, and the line that it prints when it is ready."""
     run = [sys.executable, "-m", "lab.nameserver", *arguments]
     environ = {
         name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ
@@ -268,7 +274,8 @@ def start(*arguments: str, **environment: str) -> tuple["subprocess.Popen[str]",
 
 
 def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: Path) -> None:
-    key, port = tmp_path / "tsig.key", free_port(HERE)
+    key = tmp_path / "tsig.key"
+    port = free_port(HERE)
     key.write_text(KEY_FILE)
     run = [
         "--listen",
@@ -302,7 +309,7 @@ def test_the_key_may_come_from_the_environment(tmp_path: Path) -> None:
         process.wait(10)
 
 
-def test_a_key_that_is_none_is_told_without_printing_it(tmp_path: Path) -> None:
+def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
     key = tmp_path / "tsig.key"
     key.write_text(f"lab hmac-sha256 {SECRET}")
     process, _ = start("--listen", f"{HERE}:0", "--zone", "lab.test", "--tsig-file", str(key))
@@ -313,7 +320,7 @@ def test_a_key_that_is_none_is_told_without_printing_it(tmp_path: Path) -> None:
     assert SECRET not in said
 
 
-def test_a_port_that_is_taken_is_told(server: NameServer) -> None:
+def test_a_port_in_use_is_reported(server: NameServer) -> None:
     process, line = start("--listen", f"{HERE}:{server.port}", "--zone", "lab.test")
     assert line.startswith(f"The name server cannot listen on port {server.port}")
     assert process.wait(10) == 1

@@ -1,6 +1,4 @@
-"""A CA that is nothing but answers: whatever the fault proxy asks it, and a record of what that
-was.
-"""
+"""A CA of fixed responses for the fault proxy. It keeps the requests."""
 
 import base64
 import json
@@ -22,9 +20,7 @@ PATHS = {"newNonce": "/nonce", "newAccount": "/account", "newOrder": "/order"}
 
 
 def signed(path: str, payload: Any = None, account: str = ACCOUNT) -> Request:
-    """A POST as clients send it, but for a signature, which the proxy does not look at. Without a
-    payload it reads.
-    """
+    """Return a POST as clients send it, without a valid signature. Without a payload it reads."""
     jws = {
         "protected": packed({"kid": account, "url": HERE + path}),
         "payload": packed(payload),
@@ -49,9 +45,7 @@ def packed(document: Any) -> str:
 
 
 class TinyCA:
-    """Stands for `lab.upstream.Upstream`. `answers` are by path, and go before what it says
-    otherwise.
-    """
+    """Replaces `lab.upstream.Upstream`. `answers` by path replace the usual responses."""
 
     place = urlsplit(f"{HERE}/dir")
 
@@ -61,7 +55,7 @@ class TinyCA:
         self.authority = Authority("tiny CA")
 
     def paths(self) -> list[str]:
-        """What it was asked, the directory and nonces aside."""
+        """Return the paths of the requests, without the directory and nonces."""
         return [
             request.path
             for request in self.asked
@@ -95,14 +89,14 @@ class TinyCA:
         return document | ({"certificate": f"{HERE}/certificate/1"} if status == "valid" else {})
 
     def shows(self, path: str, document: dict[str, Any]) -> None:
-        """From now on."""
+        """Show `document` at the path from now on."""
         self.answers[path] = json_answer(document)
 
     def refuses(self, path: str, status: int, kind: str) -> None:
         self.answers[path] = problem(status, kind, "no")
 
     def issues(self, path: str, *names: str) -> x509.Certificate:
-        """A chain for these names can be downloaded there; its leaf."""
+        """Offer a chain for these names at the URL. Return its leaf."""
         key = ec.generate_private_key(ec.SECP256R1()).public_key()
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
         listed = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])

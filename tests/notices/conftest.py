@@ -20,10 +20,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def mailbox(settings: Any) -> Iterator[Mailbox]:
-    """Mails are set up, and arrive here."""
+    """A mail server that gets all mails of the test."""
     with Mailbox() as mailbox:
         settings.EMAIL_BACKEND = settings.SMTP_BACKEND
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", mailbox.port
+        settings.EMAIL_HOST = "127.0.0.1"
+        settings.EMAIL_PORT = mailbox.port
         settings.NOTICE_FROM = "certctrl <notices@example.com>"
         settings.MAIL_IS_SET_UP = True
         yield mailbox
@@ -43,7 +44,7 @@ def hook(alice: User, receiver: Receiver) -> tuple[Webhook, str]:
 
 @pytest.fixture
 def tell(alice: User) -> Callable[..., bool]:
-    """`tell("example.com")`: alice's certificate for it was renewed."""
+    """`tell("example.com")` makes a notice that alice's certificate was renewed."""
 
     def build(domain: str = "example.com", kind: str = Kind.RENEWED, owner: User = alice) -> bool:
         data = {"domain": domain, "certificate_id": 7}

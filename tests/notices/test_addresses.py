@@ -1,4 +1,4 @@
-"""An address gets a code by mail, and nothing else before the code came back."""
+"""A new address gets only a code by mail, until the code is confirmed."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def api(client_of: Any, alice: User) -> Caller:
 
 @pytest.fixture
 def wish(api: Caller, world: Any, mailbox: Any) -> Any:
-    """`wish("ops@example.net")`: alice names the address; the code that came there is answered."""
+    """`wish("ops@example.net")` sets alice's new address, and returns the code that was mailed."""
 
     def ask(email: str = OPS) -> str:
         assert api.put("notice-settings", {"email": email}).status_code == 200
@@ -45,9 +45,7 @@ def wrong(code: str) -> str:
     return f"{(int(code) + 1) % 10**8:08d}"
 
 
-def test_notices_go_to_the_owner_until_the_code_came_back_and_then_to_the_address(
-    api, world, mailbox, wish, tell
-):
+def test_notices_go_to_the_owner_until_the_address_is_confirmed(api, world, mailbox, wish, tell):
     code = wish()
     assert mailbox.subjects == ["A code for notices of certctrl"]
     shown = api.get("notice-settings").data_member
@@ -203,7 +201,7 @@ def test_a_key_confirms_only_with_its_permission(key_client, alice, wish):
 @pytest.mark.parametrize(
     "body", [{}, {"code": ""}, {"code": None}, {"code": "1" * 33}, {"code": []}]
 )
-def test_what_is_no_code_is_refused_by_name(api, wish, body):
+def test_an_invalid_code_is_refused_by_name(api, wish, body):
     wish()
     refused(api.post("notice-settings/confirm", body), 400, "code")
 
@@ -214,9 +212,7 @@ def test_without_a_mail_server_no_code_is_promised(api, settings):
     refused(api.post("notice-settings/code"), 409)
 
 
-def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
-    world, mailbox, tmp_path
-):
+def test_the_administrator_gets_mails_only_at_an_address_the_operator_set(world, mailbox, tmp_path):
     made_up = administrator.first_user(State(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     raising.raise_test(user)
@@ -254,9 +250,7 @@ def test_a_code_confirms_a_made_up_address_only_if_it_went_there(
 # --- how many ---
 
 
-def test_the_operator_bounds_the_mails_of_each_owner_and_the_rest_is_told_in_the_digest(
-    api, world, mailbox, tell, settings
-):
+def test_mails_over_the_operators_bound_go_into_the_digest(api, world, mailbox, tell, settings):
     settings.MAILS_A_DAY = 3
     note = api.put("notice-settings", {"digest_over": 1000}).data_member["note"]
     assert "mails 3 notices a day" in note
@@ -282,7 +276,10 @@ SAID = (
 
 
 def test_words_of_a_third_party_are_a_quotation_cut_off_and_without_links(world, mailbox, alice):
-    body = f"The certificate for example.com could not be renewed. {SAID}\n\nIt failed for the first time."
+    body = (
+        f"The certificate for example.com could not be renewed. {SAID}"
+        "\n\nIt failed for the first time."
+    )
     raising.raise_once(
         alice, "renewal_failed", "a", "example.com could not be renewed", body, {"what": SAID}
     )

@@ -82,12 +82,12 @@ ASKED = {
 }
 
 
-def test_whoever_set_nothing_has_the_defaults_and_no_row(api):
+def test_a_user_without_settings_has_the_defaults_and_no_row(api):
     assert api.get("notice-settings").data_member == DEFAULTS
     assert not NoticeSettings.objects.exists()
 
 
-def test_what_is_given_changes_and_what_is_left_out_stays(api, alice):
+def test_given_fields_change_and_omitted_fields_stay(api, alice):
     wanted = {"email": "ops@example.net", "muted": ["renewed", "renewed"], "digest_over": 5}
     assert api.put("notice-settings", wanted).data_member == DEFAULTS | wanted | ASKED | {
         "muted": ["renewed"]
@@ -121,7 +121,7 @@ def test_wrong_settings_are_refused_by_name(api, body, field):
 # --- test button ---
 
 
-def test_the_test_button_tells_by_mail_and_webhook_and_answers_the_notice(
+def test_the_test_button_sends_mail_and_webhook_and_returns_the_notice(
     api, world, mailbox, hook, receiver
 ):
     api.put("notice-settings", {"muted": Kind.values})
@@ -205,7 +205,7 @@ def test_a_webhook_that_is_enabled_again_has_no_old_error(api):
 
 
 @pytest.mark.parametrize("given", [{"name": "other"}, {"enabled": True}])
-def test_a_webhook_that_was_deleted_meanwhile_is_not_changed(api, given):
+def test_a_webhook_that_was_just_deleted_is_not_changed(api, given):
     api.post("webhooks", HOOK)
     webhook = Webhook.objects.get()
     webhooks.retire_webhook(Webhook.objects.get())

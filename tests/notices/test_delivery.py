@@ -1,6 +1,4 @@
-"""A delivery is tried by its own table, given up at its end, and survives the worker that has it in
-hand.
-"""
+"""A delivery has its own retry table, is given up at its end, and survives a dead worker."""
 
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -43,7 +41,7 @@ def test_it_is_given_up_after_the_last_try_of_the_table(world, receiver, hook, t
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("way", ["email", "webhook"])
-def test_a_worker_killed_between_sending_and_our_commit_sends_again_under_the_same_id(
+def test_a_worker_killed_between_send_and_commit_resends_with_the_same_id(
     world, mailbox, receiver, hook, tell, settings, monkeypatch, way
 ):
     sends = {"email": (mail, "send"), "webhook": (posting, "post")}
@@ -116,7 +114,7 @@ def test_one_owner_has_four_on_their_way_and_the_next_owner_too(world, mailbox, 
     [{"wake_at": None}, {"given_up_at": "now"}, {"channel": "webhook"}, {"sent_at": "now"}],
     ids=str,
 )
-def test_the_table_refuses_a_delivery_that_nobody_would_end(world, mailbox, tell, fields):
+def test_the_table_refuses_a_delivery_that_would_never_end(world, mailbox, tell, fields):
     tell()
     fields = {name: world.time if value == "now" else value for name, value in fields.items()}
     with pytest.raises(IntegrityError), transaction.atomic():

@@ -1,4 +1,4 @@
-"""Twenty mails a day, and one digest a day for the rest."""
+"""Twenty mails a day, and one daily digest of the others."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ HOUR = 3600
 
 @pytest.fixture
 def crowd(world, mailbox, tell):
-    """`crowd(23)`: so many events, one after the other, each swept."""
+    """`crowd(23)` makes 23 notices, and sweeps after each."""
 
     def build(count: int, name: str = "host") -> None:
         for number in range(count):
@@ -157,9 +157,7 @@ def test_two_digests_of_an_owner_never_collect_at_once(world, mailbox, crowd, al
 
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
-def test_workers_that_send_at_once_send_twenty_and_hold_the_others_in_one_digest(
-    world, mailbox, tell
-):
+def test_concurrent_workers_send_twenty_and_hold_the_rest_in_one_digest(world, mailbox, tell):
     for number in range(30):
         tell(f"host{number}.example.com")
     acts = [
@@ -176,7 +174,7 @@ def test_workers_that_send_at_once_send_twenty_and_hold_the_others_in_one_digest
     connection.close()
 
 
-def test_what_is_pressing_does_not_wait_behind_what_went_well(world, mailbox, crowd, tell):
+def test_urgent_notices_do_not_wait_behind_good_news(world, mailbox, crowd, tell):
     crowd(21)
     tell("shop.example.com", kind=Notice.Kind.EXPIRING)
     world.sweep()
@@ -184,7 +182,7 @@ def test_what_is_pressing_does_not_wait_behind_what_went_well(world, mailbox, cr
     assert Delivery.objects.get(notice__kind=Notice.Kind.EXPIRING).sent_at == world.time
 
 
-def test_a_crowd_of_pressing_ones_is_told_in_a_digest_too(world, mailbox, tell):
+def test_many_urgent_notices_are_sent_in_a_digest_too(world, mailbox, tell):
     for number in range(23):
         tell(f"host{number}.example.com", kind=Notice.Kind.EXPIRING)
     for _ in range(23):

@@ -1,4 +1,4 @@
-"""Mails as a real mail server gets them."""
+"""Mails at a real mail server."""
 
 import smtplib
 import socket
@@ -53,7 +53,7 @@ def test_a_mail_server_that_is_away_is_tried_again_by_the_table(world, mailbox, 
     assert (len(mailbox.mails), only().state, only().error_what) == (1, "sent", "")
 
 
-def test_nobody_at_the_port_is_a_failure_like_others(world, mailbox, tell, settings):
+def test_a_port_without_a_server_is_a_failure_like_others(world, mailbox, tell, settings):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         settings.EMAIL_PORT = unused.getsockname()[1]
     tell()
@@ -66,21 +66,23 @@ def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
     world, mailbox, tell, settings
 ):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
+        settings.EMAIL_PORT = silent.getsockname()[1]
+        settings.EMAIL_TIMEOUT = 0.1
         tell()
         world.sweep()
     assert only().error_what == "The mail server hung up, or did not answer in time."
 
 
-def test_an_address_that_is_refused_is_told_with_the_servers_words(world, mailbox, tell):
+def test_a_refused_address_is_reported_in_the_servers_words(world, mailbox, tell):
     mailbox.says = "550 no such user"
     tell()
     world.sweep()
     assert only().error_what == "The mail server refused the address (550): no such user"
 
 
-def test_a_wrong_password_is_told_without_it(world, mailbox, tell, settings, caplog):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "hunter2-wrong"
+def test_a_wrong_password_is_reported_without_showing_it(world, mailbox, tell, settings, caplog):
+    settings.EMAIL_HOST_USER = "me"
+    settings.EMAIL_HOST_PASSWORD = "hunter2-wrong"
     tell()
     world.sweep()
     assert set(mailbox.logins) == {b"hunter2-wrong"}
@@ -89,7 +91,8 @@ def test_a_wrong_password_is_told_without_it(world, mailbox, tell, settings, cap
 
 
 def test_the_right_password_is_taken(world, mailbox, tell, settings):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "right"
+    settings.EMAIL_HOST_USER = "me"
+    settings.EMAIL_HOST_PASSWORD = "right"
     tell()
     world.sweep()
     assert len(mailbox.mails) == 1
@@ -108,7 +111,7 @@ def test_a_mail_that_was_accepted_is_not_sent_again_for_a_bad_good_bye(
     assert (len(mailbox.mails), only().state) == (1, "sent")
 
 
-def test_mails_that_were_turned_off_meanwhile_are_given_up(world, mailbox, tell, alice):
+def test_pending_mails_are_given_up_when_mails_are_turned_off(world, mailbox, tell, alice):
     tell()
     NoticeSettings.objects.create(owner=alice, email_on=False)
     world.sweep()
@@ -152,7 +155,7 @@ def test_a_mail_service_of_anymail_is_called_through_the_guarded_session(world, 
 
 
 @responses.activate
-def test_a_mail_service_that_refuses_is_told_without_its_token(world, postmark, tell, caplog):
+def test_a_refusal_of_the_mail_service_is_reported_without_its_token(world, postmark, tell, caplog):
     responses.post(
         "https://mail.example.com/email", status=401, json={"Message": "token-of-postmark is wrong"}
     )

@@ -1,4 +1,4 @@
-"""Webhooks as a receiver on loopback gets them, read by the public library."""
+"""Webhooks at a receiver on loopback, read by the public library."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_a_receiver_that_was_down_gets_it_once_when_it_is_up(world, receiver, ho
     receiver.posted[0].verified(secret)
 
 
-def test_nobody_at_the_port_is_tried_again(world, alice, tell):
+def test_a_port_without_a_server_is_retried(world, alice, tell):
     with Receiver() as gone:
         webhooks.create_webhook(alice, {"url": gone.url})
     tell()
@@ -115,7 +115,7 @@ def test_nobody_at_the_port_is_tried_again(world, alice, tell):
     )
 
 
-def test_staff_read_why_nobody_is_at_the_port(world, alice, tell):
+def test_staff_read_why_the_port_did_not_answer(world, alice, tell):
     alice.is_staff = True
     alice.save()
     with Receiver() as gone:
@@ -126,7 +126,8 @@ def test_staff_read_why_nobody_is_at_the_port(world, alice, tell):
 
 
 def test_a_receiver_may_ask_for_a_pause(world, receiver, hook, tell):
-    receiver.answers, receiver.headers = [429, 429], {"Retry-After": "900"}
+    receiver.answers = [429, 429]
+    receiver.headers = {"Retry-After": "900"}
     tell()
     world.sweep()
     assert (only().wake_at - world.time).total_seconds() == 900
@@ -157,7 +158,8 @@ def test_410_disables_the_webhook_and_what_waits_for_it_is_given_up(world, recei
 
 def test_a_redirect_is_not_followed(world, hook, receiver, tell):
     with Receiver() as elsewhere:
-        receiver.answers, receiver.headers = [302], {"Location": elsewhere.url}
+        receiver.answers = [302]
+        receiver.headers = {"Location": elsewhere.url}
         tell()
         world.sweep()
         assert elsewhere.posted == []
@@ -181,7 +183,7 @@ def test_a_private_address_is_not_called_unless_the_setting_names_it(
     assert len(receiver.posted) == 1
 
 
-def test_a_webhook_that_was_removed_meanwhile_gets_nothing(world, receiver, hook, tell):
+def test_a_removed_webhook_gets_no_pending_delivery(world, receiver, hook, tell):
     webhook, _ = hook
     tell()
     webhooks.retire_webhook(webhook)
@@ -206,7 +208,7 @@ def test_a_secret_that_got_into_a_line_of_the_log_is_masked(hook):
     assert mask(f"posted with {secret}") == "posted with whsec_***"
 
 
-def test_the_secret_stands_in_no_line_of_the_log_and_in_no_error(
+def test_the_secret_is_in_no_log_line_and_in_no_error(
     world, receiver, hook, tell, caplog, monkeypatch
 ):
     caplog.set_level("DEBUG")

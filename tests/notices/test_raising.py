@@ -1,4 +1,4 @@
-"""An event becomes a notice once, with a delivery for each way that its owner wants."""
+"""An event makes one notice, with a delivery for each channel of its owner."""
 
 import pytest
 from django.db import transaction
@@ -41,7 +41,7 @@ def test_the_same_key_of_another_owner_is_another_event(mailbox, tell, bob):
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_what_its_transaction_takes_back_was_never_told(mailbox, tell):
+def test_a_notice_of_a_transaction_rolled_back_is_never_sent(mailbox, tell):
     def fail() -> None:
         with transaction.atomic():
             assert tell()
@@ -67,7 +67,7 @@ def test_without_a_mail_server_no_mail_is_made(hook, tell, settings):
     assert Notice.objects.count() == 1
 
 
-def test_who_turned_mails_off_gets_none(mailbox, hook, alice, tell):
+def test_an_owner_who_turned_mails_off_gets_none(mailbox, hook, alice, tell):
     NoticeSettings.objects.create(owner=alice, email_on=False)
     tell()
     assert ways() == ["webhook"]

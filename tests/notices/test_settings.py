@@ -1,4 +1,4 @@
-"""How the environment says where mails go."""
+"""The mail settings in the environment."""
 
 import json
 import os
@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SHOW = """
 import json
 from certctrl import settings
-print(json.dumps({name: value for name, value in vars(settings).items() if "MAIL" in name or name == "NOTICE_FROM"}))
+found = {name for name in vars(settings) if "MAIL" in name or name == "NOTICE_FROM"}
+print(json.dumps({name: getattr(settings, name) for name in found}))
 """
 SMTP = {"EMAIL_HOST": "smtp.example.com", "NOTICE_FROM": "certctrl@example.com"}
 
@@ -77,7 +78,7 @@ def test_an_exchange_with_the_mail_server_takes_no_longer_than_a_turn():
         (SMTP | {"EMAIL_USE_TLS": "true", "EMAIL_USE_SSL": "true"}, "EMAIL_USE_TLS"),
     ],
 )
-def test_what_cannot_work_is_said_at_the_start(environment, name):
+def test_unusable_settings_are_reported_at_the_start(environment, name):
     started = started_with(**environment)
     assert started.returncode != 0
     assert f"ImproperlyConfigured: Set {name}" in started.stderr

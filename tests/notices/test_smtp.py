@@ -1,4 +1,4 @@
-"""What a mail server refuses, each on purpose, and which setting or address is named for it."""
+"""Each refusal of a mail server names the setting or address to change."""
 
 import smtplib
 from pathlib import Path
@@ -25,7 +25,7 @@ SETTINGS = (
 
 @pytest.fixture
 def why(world: Any, tell: Any) -> Any:
-    """Why a mail was not sent."""
+    """Return why a mail was not sent."""
 
     def sent() -> str:
         tell()
@@ -104,7 +104,8 @@ def test_a_refused_sender_names_its_setting(mailbox, why):
 
 
 def test_a_refused_log_in_names_user_and_password_and_shows_neither(mailbox, why, settings, caplog):
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "certctrl", "hunter2"
+    settings.EMAIL_HOST_USER = "certctrl"
+    settings.EMAIL_HOST_PASSWORD = "hunter2"
     what = why()
     assert named(what) == {"EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD"}
     assert "hunter2" not in what + caplog.text
@@ -113,7 +114,8 @@ def test_a_refused_log_in_names_user_and_password_and_shows_neither(mailbox, why
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 def test_a_password_beyond_ascii_arrives_as_written(mailbox, why, settings, monkeypatch, mechanism):
     mailbox.password = " pä$s#'\"€ ".encode()
-    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "ü", mailbox.password.decode()
+    settings.EMAIL_HOST_USER = "ü"
+    settings.EMAIL_HOST_PASSWORD = mailbox.password.decode()
     other = "auth_login" if mechanism == "PLAIN" else "auth_plain"
     monkeypatch.setattr(smtplib.SMTP, other, refuse)
     assert why() == ""
@@ -132,9 +134,7 @@ def test_a_mail_server_without_starttls_names_the_settings_of_tls(mailbox, why, 
     assert "EMAIL_USE_TLS" in named(what)
 
 
-def test_plain_smtp_where_tls_is_spoken_from_the_start_and_the_other_way_round(
-    mailbox, why, settings
-):
+def test_tls_from_the_start_at_a_plain_smtp_port_names_the_setting(mailbox, why, settings):
     settings.EMAIL_USE_SSL = True
     what = why()
     assert what.startswith("TLS with the mail server failed")
@@ -146,7 +146,8 @@ def test_an_unknown_certificate_is_said_to_be_one(
     tmp_path: Path, world, tell, settings, mailbox, from_the_start
 ):
     context, _ = dripping.certificate_for(tmp_path, "127.0.0.1")
-    settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS = from_the_start, not from_the_start
+    settings.EMAIL_USE_SSL = from_the_start
+    settings.EMAIL_USE_TLS = not from_the_start
     with Mailbox(context, tls=from_the_start) as box:
         settings.EMAIL_PORT = box.port
         tell()
@@ -157,7 +158,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
         assert not box.mails
 
 
-def test_a_host_that_nobody_knows_names_its_settings(mailbox, why, settings):
+def test_an_unknown_host_names_its_settings(mailbox, why, settings):
     settings.EMAIL_HOST = "mail.invalid"
     what = why()
     assert what.startswith("The name of the mail server is not known.")
@@ -166,5 +167,6 @@ def test_a_host_that_nobody_knows_names_its_settings(mailbox, why, settings):
 
 @pytest.mark.parametrize("service", ["postmark", "nobody"])
 def test_a_mail_service_that_is_not_set_up_names_its_settings(mailbox, why, settings, service):
-    settings.EMAIL_BACKEND, settings.ANYMAIL = f"anymail.backends.{service}.EmailBackend", {}
+    settings.EMAIL_BACKEND = f"anymail.backends.{service}.EmailBackend"
+    settings.ANYMAIL = {}
     assert why().endswith("The operator must check EMAIL_BACKEND and ANYMAIL.")

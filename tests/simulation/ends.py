@@ -1,4 +1,4 @@
-"""What a run must have come to when the faults have stopped and the sweeps have run."""
+"""The checks at the end of a run, after the faults have stopped and the sweeps have run."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ State = Issuance.State
 
 
 def unfinished() -> list[Certificate]:
-    """Certificates that nobody canceled or deleted, and whose last attempt was not issued."""
+    """Return kept certificates whose last attempt was neither issued nor canceled."""
     alive = Certificate.objects.filter(retired_at=None)
     return [each for each in alive if not _is_finished(each)]
 
@@ -35,7 +35,7 @@ def what_is_left() -> str:
 
 
 def violations(simulation: "Simulation") -> list[str]:
-    """Everything that is wrong at the end, in sentences."""
+    """Return everything that is wrong at the end, in sentences."""
     return [
         *(f"attempt {each.pk} has not ended: {each.state}" for each in Issuance.objects.open()),
         *(f"certificate {each.pk} is not issued" for each in unfinished()),
@@ -73,7 +73,7 @@ def _versions() -> list[str]:
 
 
 def _windows() -> list[str]:
-    """Each certificate is asked about, and nobody has one in hand for ever."""
+    """Each certificate's window is polled, and no worker holds one for ever."""
     held = [f"{each!r} is still held" for each in RenewalInfo.objects.exclude(holder="")]
     alive = Certificate.objects.filter(retired_at=None, current__isnull=False)
     unasked = alive.exclude(current__renewal_info__wake_at__isnull=False)
@@ -87,19 +87,18 @@ def _revocations(simulation: "Simulation") -> list[str]:
 
 
 def _orders(simulation: "Simulation") -> list[str]:
-    """An attempt orders once; once more where a fault hid the answer, or where it was sent back to
-    order.
-    """
+    """An attempt orders once, and again only if a fault hid the response or sent it back."""
     attempts = Issuance.objects.count()
     anew = sum(Issuance.objects.values_list("orders", flat=True))
     unclear = simulation.outside.struck["ca.new_order"] + simulation.between_statements
-    made, most = len(simulation.ca.orders), attempts + anew + unclear
+    made = len(simulation.ca.orders)
+    most = attempts + anew + unclear
     return (
         [f"{made} orders at the CA for {attempts} attempts, {most} at most"] if made > most else []
     )
 
 
 def counts(simulation: "Simulation") -> dict[str, int]:
-    """What happened, in figures."""
+    """Return the figures of the run."""
     states = Issuance.objects.values_list("state").annotate(Count("pk"))
     return {**dict(states), "orders": len(simulation.ca.orders)}

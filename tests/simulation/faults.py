@@ -1,12 +1,12 @@
-"""Which faults a seed has, and how often. Each seed leaves some kinds out, so that no fault hides
-another.
-"""
+"""The faults of a seed and their rates. A seed omits some kinds, so that no fault hides another."""
 
 import random
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-LEASE, TURN, CALL = 180.0, 80.0, 20.0
+LEASE = 180.0
+TURN = 80.0
+CALL = 20.0
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,19 @@ class Profile:
     processing: int = 0  # how often an order reads `processing`
     reuses_orders: bool = True
     reuses_authorizations: bool = False
-    used_orders: int = 0  # how often newOrder answers with an order that was used
+    used_orders: int = 0  # how often newOrder returns a used order
     registers: bool = False  # the account is still to be registered
     renewal_info: bool = False  # the CA says when to renew, and takes back what it said
     beats: int = 1
     certificates: int = 2
-    people: int = 4  # how often somebody changes their mind
+    people: int = 4  # how often a person changes their mind
 
     @property
     def lateness(self) -> float:
-        """How late an effect may be after its call began. The engine trusts that a call is over a
-        lease after its intent; what clocks disagree by and what listings lag by comes off.
+        """Return the largest delay in seconds between a call and its effect.
+
+        The engine assumes that a call is over one lease after its intent. The error of the clocks
+        and the lag of listings are subtracted.
         """
         return LEASE - 2 * self.skew - self.listing_lag - 15
 
@@ -102,7 +104,7 @@ KINDS = ("die", "hold", "late", "fail", "refuse")
 
 
 class Faults:
-    """Draws the fault of each call, until it is told to stop."""
+    """Draws the fault of each call, until it is stopped."""
 
     def __init__(self, profile: Profile, rng: random.Random) -> None:
         self.profile = profile
@@ -116,8 +118,9 @@ class Faults:
         )
 
     def of_a_call(self, name: str) -> str:
-        """One of KINDS, or "" for a call that goes well. Those that change something are struck
-        three times as often as those that only read.
+        """Return one of KINDS, or "" for a call without a fault.
+
+        Calls that change something fail three times as often as calls that only read.
         """
         at = self.rng.random() / (3 if name in CHANGES else 1)
         if self.stopped:
@@ -132,7 +135,7 @@ class Faults:
         return not self.stopped and chance > 0 and self.rng.random() < chance
 
     def pause(self) -> float:
-        """How long one way of a call takes."""
+        """Return the seconds of one way of a call."""
         if self.rng.random() < self.profile.slow:
             return self.rng.uniform(1.0, 9.0)
         return self.rng.uniform(0.01, 0.3)

@@ -1,4 +1,4 @@
-"""The engine, broken on purpose in the places that carry it. Each is a patch for one run."""
+"""Deliberate bugs in the important places of the engine. Each is a patch for one run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The intent is written down after the record was presented."""
+    """The intent is written after the record was presented."""
 
     def present(record: TxtRecord, provider: Provider) -> None:
         zone = provider.zone_of(record.name)
@@ -53,7 +53,7 @@ def the_due_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cleanup does not ask who needs the record."""
+    """Cleanup does not check whether an attempt needs the record."""
     monkeypatch.setattr(dns01, "is_needed", lambda record: False)
     monkeypatch.setattr(dns01, "needed_records", lambda rows: rows.none())
 

@@ -1,6 +1,4 @@
-"""Outside calls on the simulated clock: each takes time, others run meanwhile, and faults strike in
-the middle.
-"""
+"""Outside calls on the simulated clock: each takes time, others run meanwhile, and faults occur."""
 
 import dataclasses
 from collections import Counter
@@ -162,7 +160,7 @@ def timed_out(name: str) -> Trouble:
 
 
 def refusal(name: str, faults: Faults) -> Trouble:
-    """What a CA says no with."""
+    """Return a refusal of a CA."""
     pick = faults.rng.choice(("rate", "caa", "unknown"))
     if pick == "caa" and name in ("ca.new_order", "ca.finalize"):
         return Refused("ca_caa", "The CA says: CAA forbids it (caa)")
@@ -179,9 +177,7 @@ def refusal(name: str, faults: Faults) -> Trouble:
 
 
 class SimulatedZone(FakeZone):
-    """`values` is what is in the zone; name servers show it, and the provider's listing has it,
-    somewhat later.
-    """
+    """`values` is the zone's content. Name servers and the provider's listing show it later."""
 
     outside: SimulatedOutside
 
@@ -209,7 +205,7 @@ class SimulatedZone(FakeZone):
         return self.outside.scheduler.passed - self.written_at.get((name, value), float("-inf"))
 
     def look(self, records: Any, seconds: float | None = None) -> Any:
-        """A look that fails saw nothing: it never raises."""
+        """Look at the zone. A look that fails saw nothing, and never raises."""
         try:
             return super().look(records, seconds)
         except ProviderError:
@@ -248,7 +244,7 @@ class SimulatedProvider(FakeProvider):
 
 
 class SimulatedCA(FakeCA):
-    """Validates by itself some time after the answer, as CAs do, not when somebody reads."""
+    """Validates by itself some time after the response to the challenge, as CAs do."""
 
     outside: SimulatedOutside
     zone: SimulatedZone
@@ -285,7 +281,7 @@ class SimulatedClient(FakeClient):
             )
 
     def _renewal_info(self, ari_id: str) -> RenewalInfoResource:
-        """It is in a hurry as long as there are faults."""
+        """The CA asks for frequent polls while there are faults."""
         is_quiet = self.ca.outside.faults.stopped
         return dataclasses.replace(
             super()._renewal_info(ari_id), retry_after=None if is_quiet else 120.0

@@ -1,4 +1,4 @@
-"""People who change their minds, at moments that the seed draws."""
+"""People who change their minds, at times that the seed draws."""
 
 import random
 from collections.abc import Callable
@@ -25,8 +25,9 @@ class People:
         self.rng = rng
 
     def script(self) -> list[tuple[float, Callable[[], None]]]:
-        """(seconds, what somebody does then)."""
-        profile, rng = self.simulation.profile, self.rng
+        """Return (seconds, action) pairs of a person."""
+        profile = self.simulation.profile
+        rng = self.rng
         span = profile.minutes * 60
         first = rng.choice(NAMES)
         creations = [
@@ -64,7 +65,8 @@ class People:
     def creates_again(self) -> None:
         certificate = self.pick()
         if certificate:
-            sim, other = self.simulation, 384 if certificate.key_size == 256 else 256
+            sim = self.simulation
+            other = 384 if certificate.key_size == 256 else 256
             key_size = self.rng.choice((certificate.key_size, other))
             sim.create(
                 sim.account_row, certificate.credential, *certificate.names, key_size=key_size
@@ -98,7 +100,7 @@ class People:
         self._with_one(services.revoke)
 
     def its_moment_comes(self) -> None:
-        """Renewal is due now."""
+        """Make the renewal due now."""
         certificate = self.pick()
         if certificate:
             Certificate.objects.filter(pk=certificate.pk, current__isnull=False).update(
@@ -106,7 +108,7 @@ class People:
             )
 
     def its_window_moves(self) -> None:
-        """The CA is going to revoke."""
+        """The CA is about to revoke."""
         certificate = self.pick()
         if certificate and certificate.current:
             now = self.simulation.scheduler.true_now()
@@ -122,7 +124,7 @@ class People:
 
 
 def refused_or_done(act: Callable[[], None]) -> str:
-    """How it went; refusals are answers."""
+    """Return how the action ended. A refusal is a normal end."""
     try:
         act()
     except ApiError as refusal:

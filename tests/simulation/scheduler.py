@@ -1,9 +1,8 @@
-"""One thread, many actors, one clock: an actor runs until it pauses, then whoever is next in
-simulated time runs.
+"""One thread, many actors, one clock. An actor runs until it pauses, then the next in time runs.
 
-Actors are greenlets, so the engine's own code is paused in the middle of an outside call without
-knowing it. Events at the same moment run in the order in which they were planned: the same seed
-gives the same run.
+Actors are greenlets, so the engine's own code pauses in the middle of an outside call and does not
+notice. Events at the same time run in the order in which they were planned, so the same seed gives
+the same run.
 """
 
 import heapq
@@ -19,9 +18,7 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 
 @dataclass(eq=False)
 class Actor:
-    """Whoever acts: a worker, the clock, a person. `skew` is by how many seconds its wall clock is
-    wrong.
-    """
+    """A worker, the clock or a person. `skew` is the error of its wall clock in seconds."""
 
     name: str
     skew: float = 0.0
@@ -32,8 +29,10 @@ class Actor:
     was_held: bool = False  # since its message began
 
     def forget(self) -> None:
-        """It starts on something new, or starts anew."""
-        self.turns, self.calling, self.was_held = [], "", False
+        """Reset the actor for a new task."""
+        self.turns = []
+        self.calling = ""
+        self.was_held = False
 
 
 class Scheduler:
@@ -51,7 +50,7 @@ class Scheduler:
         return START + timedelta(seconds=self.passed)
 
     def now(self) -> datetime:
-        """The wall clock of whoever acts."""
+        """Return the wall clock of the running actor."""
         return START + timedelta(seconds=self.passed + (self.actor.skew if self.actor else 0.0))
 
     def monotonic(self) -> float:
@@ -66,25 +65,25 @@ class Scheduler:
         return actor
 
     def pause(self, seconds: float) -> None:
-        """The actor that runs goes on so many seconds later."""
+        """Continue the running actor after `seconds` seconds."""
         assert self.actor
         self.wake(self.actor, seconds)
         self.park()
 
     def park(self) -> None:
-        """The actor that runs goes on when somebody wakes it."""
+        """Stop the running actor until another one wakes it."""
         assert self.actor
         self.actor.greenlet.parent.switch()
 
     def wake(self, actor: Actor, seconds: float) -> None:
-        """It goes on so many seconds from now, or when it was going to, the sooner."""
+        """Continue the actor after `seconds` seconds, or at its planned time if that is earlier."""
         at = self.passed + seconds
         if actor.planned is None or at < actor.planned:
             actor.planned = at
             self._plan(seconds, actor, lambda: self._resume(actor))
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Something happens then, by itself: an effect that arrives late, what the CA does."""
+        """Run an effect later without an actor, for example a late request or an act of the CA."""
         self._plan(seconds, None, act)
 
     def _plan(self, seconds: float, actor: Actor | None, act: Callable[[], None]) -> None:
@@ -102,7 +101,7 @@ class Scheduler:
     # --- the run ---
 
     def step(self) -> bool:
-        """The next event. False when there is none."""
+        """Run the next event. Return False when there is none."""
         while self._events:
             at, _, actor, act = heapq.heappop(self._events)
             if actor and actor.planned != at:
@@ -113,7 +112,7 @@ class Scheduler:
         return False
 
     def has_loose_ends(self) -> bool:
-        """Whether something is still to happen that no actor waits for."""
+        """Return whether an event is left that no actor waits for."""
         return any(actor is None for _, _, actor, _ in self._events)
 
     def note(self, what: str) -> None:
@@ -121,7 +120,7 @@ class Scheduler:
         self.trace.append(f"{self.passed:10.1f} {who:7} {what}")
 
     def close(self) -> None:
-        """End every actor where it stands."""
+        """End every actor at its current place."""
         for actor in self._actors:
             if actor.greenlet and not actor.greenlet.dead:
                 self.actor = actor

@@ -1,7 +1,6 @@
-"""One seed: a world, the faults that the seed draws, and a run to the end. `run(seed)` is the way
-in.
+"""One seed: a world, the faults that the seed draws, and a run to the end. Start with `run(seed)`.
 
-Wants an empty, migrated database and a transaction around it that is rolled back afterwards.
+It needs an empty, migrated database and a transaction that is rolled back afterwards.
 """
 
 import logging
@@ -48,7 +47,7 @@ RESEND = timedelta(seconds=settings.RESEND)
 
 
 class Logger:
-    """Exceptions that the engine met are told, whatever else it logs is not."""
+    """Reports exceptions of the engine, and drops all other log lines."""
 
     def __init__(self, met: Callable[..., None]) -> None:
         self.exception = met
@@ -63,7 +62,7 @@ class Message(NamedTuple):
 
 @dataclass
 class Report:
-    """How a seed went. `violations` is empty when it went well."""
+    """The result of a seed. `violations` is empty when it went well."""
 
     seed: int
     profile: Profile
@@ -127,7 +126,7 @@ class Simulation(World):
         self.idle: list[Actor] = []
         self.people_about = 0
         self.next_scan = 0.0
-        self.between_statements = 0  # how often somebody died or was held there
+        self.between_statements = 0  # how often a worker died or was held there
         self.depth = len(connection.savepoint_ids)
         self._patch(monkeypatch)
         cache.clear()
@@ -210,7 +209,7 @@ class Simulation(World):
     # --- those who act ---
 
     def work(self, actor: Actor) -> None:
-        """A worker: one message after the other; it may die of any."""
+        """A worker takes one message after the other, and may die at any of them."""
         while True:
             message = self._take()
             if not message:
@@ -234,7 +233,7 @@ class Simulation(World):
         actor.forget()
 
     def tick(self, actor: Actor) -> None:
-        """The clock: the sweep, and now and then the scan and the pruning."""
+        """The clock runs the sweep, and sometimes the scan and the pruning."""
         while True:
             actor.forget()
             self._survive(actor, self._sweep)
@@ -250,7 +249,7 @@ class Simulation(World):
             pruning.prune.run()
 
     def wake_beats(self) -> None:
-        """The next sweep that is worth its while: when a row is due."""
+        """Schedule the next useful sweep, when a row is due."""
         at = next_due(self.scheduler.true_now())
         if at is not None:
             for each in self.beats:
@@ -270,9 +269,7 @@ class Simulation(World):
     # --- switching ---
 
     def switch(self) -> None:
-        """Before a statement outside of a transaction: others may go first, or whoever acts dies or
-        is held here.
-        """
+        """Before a statement without transaction, let others run, or the worker die or pause."""
         actor = self.scheduler.actor
         if not actor or self.watch.is_asking or len(connection.savepoint_ids) > self.depth:
             return
@@ -351,7 +348,7 @@ class Simulation(World):
 
 
 def next_due(now: datetime) -> datetime | None:
-    """When the first row is due for a message, or the first certificate for another attempt."""
+    """Return when the first row is due for a message, or the first certificate for an attempt."""
     moments = [
         max(wake_at, queued_at + RESEND) if queued_at else wake_at
         for wake_at, queued_at in _rows(DUE)
@@ -372,7 +369,7 @@ TO_POLL = f"SELECT wake_at, stumbles FROM {RenewalInfo._meta.db_table} WHERE wak
 
 
 def _rows(sql: str) -> list[Any]:
-    """Rows of plain SQL, which takes a tenth of the time; SQLite's times come without their zone."""
+    """Return the rows of plain SQL, which is ten times as fast. Times get their zone here."""
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(sql)
         return [[_moment(each) for each in row] for row in cursor.fetchall()]
@@ -385,7 +382,7 @@ def _moment(value: Any) -> Any:
 
 
 def restart_ids() -> None:
-    """PostgreSQL does not roll back its sequences; the same seed is to meet the same ids."""
+    """Restart the sequences. PostgreSQL does not roll them back, and a seed needs the same ids."""
     if connection.vendor != "postgresql":
         return
     with connection.cursor() as cursor:
@@ -396,7 +393,7 @@ def restart_ids() -> None:
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """A run tells its trace, not its log lines, of which there are too many."""
+    """A run shows its trace and no log lines, because there are too many."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:

@@ -1,6 +1,4 @@
-"""The simulator finds the engine broken wherever it was broken on purpose, and finds the same runs
-well otherwise.
-"""
+"""The simulator finds every deliberate bug of the engine, and passes the same runs without it."""
 
 import pytest
 from django.db import DatabaseError, transaction
@@ -15,7 +13,7 @@ PROFILES: dict[str, Profile | None] = {"the need": SHARERS, "the reopening": ZOM
 
 
 def ends_badly(seed: int, profile: Profile | None) -> bool:
-    """By what the watch saw, or since the database itself refused what was written."""
+    """Return whether the watch found a violation or the database refused a write."""
     try:
         with transaction.atomic():
             report = run(seed, profile)

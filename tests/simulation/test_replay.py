@@ -1,4 +1,4 @@
-"""A seed is a run: what failed once can be watched again."""
+"""A seed gives the same run again, so a failure can be replayed."""
 
 import pytest
 from django.db import transaction
@@ -30,7 +30,7 @@ def test_watching_changes_nothing() -> None:
     assert play(9).trace == play(9, watching=False).trace
 
 
-def test_a_failing_run_tells_its_seed_what_happened_and_how_to_replay_it(
+def test_a_failing_run_prints_its_seed_its_history_and_how_to_replay_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     MUTANTS["the reopening"](monkeypatch)

@@ -1,6 +1,4 @@
-"""Whatever happens while the faults last: everything is issued in the end, and nothing is left
-behind.
-"""
+"""After any faults, every certificate is issued in the end and no record is left."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""What no moment of a run may show. Sees every UPDATE of a row that workers take turns on, and
-every outside call.
+"""The rules for every moment of a run.
 
-It asks the database before the UPDATE, whatever the engine's own conditions are: so a fence that
-has a hole is seen at the first write through it, not only where that write does harm.
+The watch sees every outside call, and every UPDATE of a row that workers take turns on. It reads
+the database before the UPDATE and ignores the engine's own conditions. So it sees the first write
+through a broken fence, even if that write does no harm.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,9 +30,8 @@ TABLES: tuple[type[Turns], ...] = (
     RenewalInfo,
 )
 
-# Columns that may be written without holding the row: the marks of messages, waking, and what a
-# person or another row
-# decides. With `idle` the row must be one that nobody holds.
+# Columns that may be written without holding the row: the marks of messages, the wake-up time, and
+# decisions of a person or another row. With `idle` no worker may hold the row.
 MARKS = {"queued_at"}
 REOPENS = {"cleaned_at", "unsure_until", "wake_at", "queued_at"}
 IDLE = {"wake_at", "queued_at", "presented_at"}
@@ -52,7 +51,7 @@ class Watch:
         self.switch = switch
         self.violations: list[str] = []
         self.is_off = False  # only the end is judged
-        self.is_asking = False  # nobody else goes while it asks and the UPDATE runs
+        self.is_asking = False  # no other actor runs while it asks and the UPDATE runs
         self.inside: list[Actor] = []
         self.owners: dict[str, list[Any]] = {}  # token -> the turns of the incarnation that drew it
         self.excused: set[tuple[str, str]] = (
@@ -67,7 +66,8 @@ class Watch:
         self.violations.append(what)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real, real_begin = QuerySet.update, Turns.begin
+        real = QuerySet.update
+        real_begin = Turns.begin
 
         def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
             if queryset.model not in TABLES or not self.scheduler.actor:
@@ -153,7 +153,7 @@ class Watch:
     # --- outside calls ---
 
     def excuse(self, record: TxtRecord | None) -> None:
-        """A fault made it unsure what this call does, and when."""
+        """A fault makes the effect and the time of this call uncertain."""
         if record:
             self.excused.add((record.name, record.value))
 
@@ -166,7 +166,8 @@ class Watch:
             for row, until in _held(other):
                 if row in mine and not self._may_have_lost(other, until):
                     self.broken(
-                        f"{actor.name} calls {name} for {row!r} while {other.name} calls {other.calling}"
+                        f"{actor.name} calls {name} for {row!r}"
+                        f" while {other.name} calls {other.calling}"
                     )
         self.inside.append(actor)
 
@@ -175,7 +176,7 @@ class Watch:
         return actor.was_held or self.scheduler.passed >= until - 2 * self.profile.skew
 
     def presents(self, record: TxtRecord) -> None:
-        """Intent before effect."""
+        """The intent is written before the effect."""
         with self.asking():
             row = TxtRecord.objects.get(pk=record.pk)
         if row.holder == record.holder and not (
@@ -184,9 +185,7 @@ class Watch:
             self.broken(f"{record} is presented before it is written down that it is meant to be")
 
     def removes(self, record: TxtRecord) -> None:
-        """Nobody takes a record away from an attempt that has it in the zone, but for a call that
-        came late.
-        """
+        """A record that an attempt needs in the zone is removed only by a late call."""
         if (record.name, record.value) in self.excused or (
             self.scheduler.actor and self.scheduler.actor.was_held
         ):
@@ -204,7 +203,7 @@ class Watch:
             self.broken(f"{record} is removed while attempt {needs.issuance_id} relies on it")
 
     def not_found(self, url: str, name: str, value: str) -> None:
-        """The CA looked for a record that we said is there."""
+        """The CA did not find a record that certctrl said is there."""
         if (name, value) in self.excused:
             return
         with self.asking():
@@ -221,7 +220,7 @@ class Watch:
         )
 
     def looks_around(self, is_in: Callable[[str, str], bool]) -> None:
-        """No record that an attempt waits for is missing for longer than it takes to see that."""
+        """A record that an attempt waits for is missing only until a look can see that."""
         columns = ("record__name", "record__value", "issuance__presents")
         with self.asking():
             waited_for = list(
@@ -240,10 +239,11 @@ class Watch:
             )
             if self.scheduler.passed - since > longest:
                 self.broken(
-                    f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s while it was needed"
+                    f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s"
+                    " while it was needed"
                 )
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:
-    """The rows that the actor believes it holds, and until when its lease runs."""
+    """Return the rows that the actor believes it holds, with the end of each lease."""
     return [(row, until) for row, until in actor.turns if row.holder]

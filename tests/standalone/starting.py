@@ -1,4 +1,4 @@
-"""`manage.py up` as a person starts it: real processes in a data folder of their own."""
+"""`manage.py up` as a person starts it, with real processes and a new data folder."""
 
 import os
 import signal
@@ -32,9 +32,7 @@ def free_port() -> int:
 
 
 def processes() -> Iterator[tuple[int, str]]:
-    """Each living process, by its pid, with the environment's DATA_DIR or the command line that
-    tells whose it is.
-    """
+    """Yield the pid of each living process, with its command line and environment."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             yield (
@@ -46,7 +44,7 @@ def processes() -> Iterator[tuple[int, str]]:
 
 
 class Up:
-    """One start. `said` is everything that it has printed so far."""
+    """One start. `said` is its output so far."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -86,7 +84,7 @@ class Up:
         return self.process.wait(LIMIT)
 
     def living(self) -> list[int]:
-        """Processes that belong to this data folder."""
+        """Return the processes of this data folder."""
         return [pid for pid, told in processes() if str(self.folder) in told and pid != os.getpid()]
 
     def manage(self, *command: str, **settings: str) -> str:

@@ -1,4 +1,4 @@
-"""The administrator of the embedded server: made once, its password shown once."""
+"""The administrator of the embedded server is made once, and its password is shown once."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def can_log_in(email: str, password: str) -> bool:
     return authenticate(username=email, password=password) is not None
 
 
-def test_the_first_start_makes_an_administrator_whose_password_keeps_the_policy(state) -> None:
+def test_the_first_administrators_password_satisfies_the_policy(state) -> None:
     admin = administrator(state)
     assert admin.generated
     assert can_log_in("admin@lab.test", admin.password)
@@ -50,7 +50,7 @@ def test_once_shown_it_is_not_shown_again_and_not_changed(state) -> None:
     assert can_log_in(first.email, first.password)
 
 
-def test_a_password_that_nobody_saw_is_replaced_by_one_that_is_shown(state) -> None:
+def test_a_password_that_was_never_shown_is_replaced(state) -> None:
     administrator(state)  # and here the first start was killed
     second = administrator(StateFile(state.path))
     assert second.generated
@@ -65,9 +65,7 @@ def test_address_and_password_may_be_given(state, monkeypatch) -> None:
     assert can_log_in("ops@example.com", "a Given pass-word 1")
 
 
-def test_a_password_given_later_changes_nothing_and_helps_only_when_it_is_right(
-    state, monkeypatch
-) -> None:
+def test_a_password_set_after_the_first_start_changes_nothing(state, monkeypatch) -> None:
     first = administrator(state)
     shown(state)
     monkeypatch.setenv("ADMIN_PASSWORD", "another Pass-word 1")
@@ -80,7 +78,7 @@ def test_a_password_given_later_changes_nothing_and_helps_only_when_it_is_right(
     ("name", "value"),
     [("ADMIN_EMAIL", "admin"), ("ADMIN_PASSWORD", "short"), ("ADMIN_PASSWORD", "password1234")],
 )
-def test_what_cannot_be_used_is_refused_before_there_is_a_user(
+def test_an_unusable_setting_is_refused_before_a_user_is_made(
     state, monkeypatch, name, value
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -1,6 +1,4 @@
-"""Files of the data folder that a power loss has damaged: what is not needed is set aside, the rest
-is a sentence.
-"""
+"""Data files that a power loss damaged: dispensable ones are set aside, others are an error."""
 
 import os
 import re
@@ -37,7 +35,7 @@ ZEROS = b"\0" * 4096
 
 
 def started(binary: str, folder: Path, use: Callable[[redis.Redis], object]) -> str:
-    """Start as `make run` does, use it, stop it; what was said."""
+    """Start as `make run` does, use the server and stop it. Return the output."""
     said: list[str] = []
     our = RedisServer(binary, folder / "redis", "secret")
     with Supervisor(said.append) as supervisor:
@@ -60,7 +58,7 @@ def fill(client: redis.Redis) -> None:
 
 
 def newest_log(folder: Path) -> Path:
-    """The file that Redis appends to: one of the folder of Redis 7, or the only one of Redis 6."""
+    """Return Redis's append-only file: the newest of Redis 7, or the only one of Redis 6."""
     parts = sorted((folder / "appendonlydir").glob("*.incr.aof"))
     return parts[-1] if parts else folder / "appendonly.aof"
 
@@ -291,7 +289,7 @@ NAMES = ["lab-root.pem", "issuing.pem", "issuing.key", "tls.pem", "tls.key", "ac
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lab_ca_with_a_damaged_file_begins_anew(tmp_path, name) -> None:
+def test_a_lab_ca_with_a_damaged_file_is_made_again(tmp_path, name) -> None:
     data = tmp_path / "ca"
     lab_ca.prepare(data, "127.0.0.1:1", "127.0.0.1:2")
     before = (data / "lab-root.pem").read_bytes()
@@ -311,7 +309,7 @@ def test_a_lab_ca_that_is_sound_stays(tmp_path) -> None:
     assert (data / "lab-root.pem").read_bytes() == before
 
 
-def test_a_lab_ca_that_was_made_while_the_clock_was_ahead_begins_anew(tmp_path) -> None:
+def test_a_lab_ca_made_with_a_clock_ahead_is_made_again(tmp_path) -> None:
     import time_machine
 
     data = tmp_path / "ca"
@@ -341,7 +339,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 @linux
 @pytest.mark.e2e
-def test_make_run_starts_after_a_power_loss_and_says_what_it_cannot_do_without(up) -> None:
+def test_make_run_starts_after_a_power_loss_unless_a_needed_file_is_bad(up) -> None:
     first = up().wait()
     assert first.end() == 0
     zeros_at_the_end(first.folder / "redis")

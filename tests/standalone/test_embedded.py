@@ -1,6 +1,4 @@
-"""What `manage.py up` makes ready before it starts anything: folder, lock, ports, secrets, Redis,
-lab.
-"""
+"""`manage.py up` prepares folder, lock, ports, secrets, Redis and lab before the processes."""
 
 import socket
 import stat
@@ -30,7 +28,7 @@ def listening():
         yield server.getsockname()[1]
 
 
-def test_the_data_folder_is_for_its_owner_only_even_when_it_was_open_before(tmp_path) -> None:
+def test_the_data_folder_is_for_its_owner_only_even_if_it_was_open(tmp_path) -> None:
     tmp_path.chmod(0o755)
     embedded.make_folder(tmp_path)
     assert mode(tmp_path) == 0o700
@@ -146,7 +144,7 @@ def test_without_any_redis_the_sentence_says_what_to_install(tmp_path, state, mo
 
 @pytest.fixture
 def lab_environment(tmp_path, monkeypatch) -> None:
-    """As if `make lab` had been run, with nothing set."""
+    """The environment of `make lab` with nothing set."""
     (tmp_path / "python").touch()
     monkeypatch.setattr(loopback, "PYTHON", tmp_path / "python")
     for name in ("ALLOW_PRIVATE", "ACME_CA_BUNDLE", "DNS_RESOLVERS"):
@@ -183,7 +181,7 @@ def test_the_lab_opens_the_way_to_its_own_ports_and_to_nothing_else(tmp_path, st
 
 
 @pytest.mark.usefixtures("lab_environment")
-def test_what_the_operator_allows_and_trusts_stays_beside_the_labs(
+def test_the_operators_trust_settings_stay_beside_those_of_the_lab(
     tmp_path, state, monkeypatch
 ) -> None:
     (tmp_path / "corp.pem").write_text("corp root\n")

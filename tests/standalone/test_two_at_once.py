@@ -1,4 +1,4 @@
-"""Two servers that start at the same moment have nothing in common: ports, name server, CA."""
+"""Two servers that start at the same time share nothing: ports, name server, CA."""
 
 import re
 import signal
@@ -32,7 +32,7 @@ TAKE = (
 
 @linux
 def test_processes_that_choose_at_once_choose_different_ports(tmp_path) -> None:
-    """None of them listens yet."""
+    """No process listens at its port yet."""
     run = [sys.executable, "-c", TAKE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     choosing = [
@@ -103,10 +103,8 @@ def lab_at(folder: Path, port: int, secret: str) -> Lab:
 
 
 def test_the_name_server_of_another_lab_is_not_taken_for_ours(tmp_path) -> None:
-    ours, others = (
-        "b3VyIHNlY3JldCBrZXkgb2YgMzIgYnl0ZXMhIQ==",
-        "YW5vdGhlciBrZXkgdGhhdCBoYXMgMzIgYnl0ZXM=",
-    )
+    ours = "b3VyIHNlY3JldCBrZXkgb2YgMzIgYnl0ZXMhIQ=="
+    others = "YW5vdGhlciBrZXkgdGhhdCBoYXMgMzIgYnl0ZXM="
     key = key_of(f'key "lab" {{ algorithm hmac-sha256; secret "{ours}"; }};')
     zone = {ZONE: "@ 60 SOA ns1 hostmaster 1 3600 600 86400 5\n@ 60 NS ns1\n"}
     with NameServer(zone, [key]) as server:

@@ -1,4 +1,4 @@
-"""`manage.py up` as a person starts it: real processes in a data folder of their own."""
+"""`manage.py up` as a person starts it, with real processes and a new data folder."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
     assert server.living() == []
 
 
-def test_nothing_outlives_a_supervisor_that_was_killed_with_prefork_workers(up) -> None:
+def test_nothing_outlives_a_killed_supervisor_with_prefork_workers(up) -> None:
     server = up(LAB="0", WORKER_POOL="prefork", WORKER_CONCURRENCY="2").wait()
     until(
         lambda: len(server.living()) >= 8,
@@ -64,7 +64,10 @@ def test_nothing_outlives_a_supervisor_that_was_killed_with_prefork_workers(up) 
 def test_other_commands_find_the_secrets_of_the_embedded_server(up) -> None:
     server = up(LAB="0", ADMIN_PASSWORD="the Given pass-word 1").wait()
     assert "the Given" not in server.said
-    code = "from accounts.models import User; print(User.objects.get(pk=1).check_password('the Given pass-word 1'))"
+    code = (
+        "from accounts.models import User;"
+        " print(User.objects.get(pk=1).check_password('the Given pass-word 1'))"
+    )
     assert server.manage("shell", "-v", "0", "-c", code).strip() == "True"
 
 
@@ -89,7 +92,7 @@ def printed_calls(said: str) -> list[tuple[str, dict[str, object]]]:
 
 
 @needs_lab
-def test_the_lab_issues_a_certificate_once_and_the_printed_calls_issue_another(up) -> None:
+def test_the_lab_issues_one_certificate_and_the_printed_calls_another(up) -> None:
     server = up().wait()
     assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in [\d.]+ s", server.said), (
         server.said

@@ -77,7 +77,8 @@ class Command(BaseCommand):
         return self.watch(drill) if options["watch"] else None
 
     def begin(self, options: dict[str, Any]) -> Drill:
-        by, actor = self.person(options["by"]), f"operator {getpass.getuser()}"
+        by = self.person(options["by"])
+        actor = f"operator {getpass.getuser()}"
         if options["stop"] is not None:
             return drills.stop(self.find(options["stop"]), by, actor)
         if options["resume"] is not None:

@@ -1,4 +1,4 @@
-"""Profiles and alternate chains over the wire (RFC 8555, section 7.4.2; draft-ietf-acme-profiles)."""
+"""Profiles (draft-ietf-acme-profiles) and alternate chains (RFC 8555, section 7.4.2)."""
 
 from datetime import timedelta
 
@@ -107,7 +107,7 @@ def test_the_alternate_with_the_issuer_is_fetched_by_post_as_get(ca, stub, defau
     assert {each.headers["accept"] for each in asked} == {"application/pem-certificate-chain"}
 
 
-def test_no_alternate_is_fetched_where_none_is_preferred_or_the_default_has_it(ca, stub, default):
+def test_an_alternate_is_not_fetched_when_the_default_chain_will_do(ca, stub, default):
     for preferred in ("", "fake CA"):
         stub.tell("/cert/1", chain(default, f"{stub.url}/cert/1/1"))
         assert ca.download(f"{stub.url}/cert/1", preferred_chain=preferred) == default
@@ -150,7 +150,7 @@ def test_a_default_that_cannot_be_had_is_trouble(ca, stub):
 
 
 def test_when_the_turn_is_over_the_default_is_taken(ca, stub, default, monkeypatch):
-    """The chain that is there is worth more than the one that might be."""
+    """A chain in hand is worth more than a possible better one."""
     stub.tell("/cert/1", chain(default, "/cert/1/1"))
     stub.tell("/cert/1/1", chain(under(default, "Root YE")))
     ask = ca.network.ask

@@ -1,4 +1,4 @@
-"""What a CA says when it says no, when it stammers, and when it is not there at all."""
+"""Refusals of a CA, its malformed responses, and a CA that does not respond."""
 
 import base64
 import hashlib
@@ -68,7 +68,7 @@ def trouble(call, *args) -> Trouble:
 
 
 @pytest.mark.parametrize(("kind", "code"), PERMANENT.items())
-def test_what_only_a_person_can_mend_is_permanent(ca, stub, kind, code):
+def test_an_error_that_only_a_person_can_fix_is_permanent(ca, stub, kind, code):
     stub.tell("/newOrder", problem(kind, "Go and mend it.", 403))
     refused = trouble(ca.new_order, ["example.com"])
     assert isinstance(refused, Refused)
@@ -78,7 +78,7 @@ def test_what_only_a_person_can_mend_is_permanent(ca, stub, kind, code):
 
 
 @pytest.mark.parametrize(("kind", "code"), ATTEMPT_ENDS.items())
-def test_what_may_be_different_tomorrow_ends_the_attempt_only(ca, stub, kind, code):
+def test_an_error_that_may_be_gone_tomorrow_ends_the_attempt_only(ca, stub, kind, code):
     stub.tell("/newOrder", problem(kind, status=403))
     refused = trouble(ca.new_order, ["example.com"])
     assert isinstance(refused, Refused)
@@ -100,7 +100,7 @@ def test_what_may_be_different_tomorrow_ends_the_attempt_only(ca, stub, kind, co
         (Reply(drop=True), "ca_unreachable"),
     ],
 )
-def test_what_may_work_a_moment_later_is_tried_again(ca, stub, reply, code):
+def test_an_error_that_may_pass_in_a_moment_is_retried(ca, stub, reply, code):
     stub.tell("/newOrder", reply)
     again = trouble(ca.new_order, ["example.com"])
     assert not isinstance(again, Refused)
@@ -245,7 +245,7 @@ def test_order_not_ready_is_to_wait(ca, stub):
 @pytest.mark.parametrize(
     "words", ['Account is not valid, has status "deactivated"', "The account has been deactivated."]
 )
-def test_a_deactivated_account_is_told_apart_from_other_refusals(ca, stub, words):
+def test_a_deactivated_account_differs_from_other_refusals(ca, stub, words):
     stub.tell("/newOrder", problem("unauthorized", words, 403))
     refused = trouble(ca.new_order, ["example.com"])
     assert (refused.code, refused.permanent) == ("ca_account_deactivated", True)
@@ -258,7 +258,7 @@ def test_a_deactivated_account_is_told_apart_from_other_refusals(ca, stub, words
         "No TXT record found at _acme-challenge.account.revoked.example.com",
     ],
 )
-def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, stub, words):
+def test_an_error_of_a_challenge_or_order_never_disables_the_account(ca, stub, words):
     error = {"type": stubs.PREFIX + "unauthorized", "detail": words, "status": 403}
     challenge = {
         "type": "dns-01",
@@ -291,14 +291,14 @@ def test_what_a_challenge_or_an_order_says_never_switches_the_account_off(ca, st
         problem("unauthorized", "The authorization is not pending", 403),
     ],
 )
-def test_whatever_the_ca_says_to_an_answer_the_order_will_tell(ca, stub, reply):
+def test_an_error_on_answering_a_challenge_is_left_to_the_order(ca, stub, reply):
     stub.tell("/chall/1", reply)
     assert ca.answer(f"{stub.url}/chall/1") == ""
     assert stub.asked[-1].payload == {}
 
 
 @pytest.mark.parametrize("reply", [Reply(403, b"<html>"), Reply(404, b"<html>"), Reply(409, b"")])
-def test_a_refusal_that_may_not_be_the_cas_says_that_the_answer_may_not_have_come(ca, stub, reply):
+def test_a_refusal_by_a_proxy_says_that_the_ca_may_not_have_the_answer(ca, stub, reply):
     stub.tell("/chall/1", reply)
     assert f"refused the answer to the challenge (HTTP {reply.status})." in ca.answer(
         f"{stub.url}/chall/1"
@@ -337,7 +337,7 @@ def self_signed() -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_what_is_no_chain_is_trouble(ca, stub):
+def test_a_download_without_a_chain_is_trouble(ca, stub):
     stub.tell("/cert/1", Reply(body=b"<html>"), Reply(body=b"-----BEGIN CERTIFICATE-----\nAA==\n"))
     assert trouble(ca.download, f"{stub.url}/cert/1").code == "ca_error"
     assert "BEGIN" in ca.download(f"{stub.url}/cert/1")
@@ -350,7 +350,8 @@ def test_what_is_no_chain_is_trouble(ca, stub):
 
 def test_a_rate_limit_has_the_time_that_the_ca_says(ca, stub):
     at = clock.now() + timedelta(minutes=30)
-    words = f"too many certificates, retry after {clock.now() + timedelta(hours=2):%Y-%m-%d %H:%M:%S} UTC: see the docs"
+    later = clock.now() + timedelta(hours=2)
+    words = f"too many certificates, retry after {later:%Y-%m-%d %H:%M:%S} UTC: see the docs"
     stub.tell(
         "/newOrder",
         problem("rateLimited", "slowly", 429, headers={"Retry-After": "90"}),
@@ -459,7 +460,7 @@ def test_a_refusal_without_a_nonce_is_met_once_with_a_fresh_one_at_once(ca, stub
     assert "old" not in nonces_used(stub)
 
 
-def test_a_ca_whose_errors_never_bring_a_nonce_is_asked_once_more_and_not_for_ever(ca, stub):
+def test_errors_without_a_nonce_are_retried_once_only(ca, stub):
     ca.new_order(["example.com"])
     stub.tell("/order/1", *[PAGE] * 9)
     again = trouble(ca.read_order, f"{stub.url}/order/1")
@@ -516,14 +517,14 @@ def test_an_old_nonce_may_be_refused_in_words(ca, stub, reply):
     "nonce", ["AAAB", "AB", "a-b_c", "YWJj=", "a+b/c==", "42", "{fe12-34}", "x" * 300]
 )
 def test_a_nonce_is_sent_back_as_it_came(ca, stub, nonce):
-    """Whether it is the one way to write its bytes as base64url, or no base64url at all."""
+    """The nonce may be non-canonical base64url, or not base64url at all."""
     stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
     ca.new_order(["example.com"])
     assert nonces_used(stub) == [nonce]
 
 
 @pytest.mark.parametrize("nonce", ["", "two words", "ü", "x" * 2000])
-def test_what_can_be_no_nonce_is_none(ca, stub, nonce):
+def test_an_invalid_nonce_is_not_used(ca, stub, nonce):
     stub.tell("/newNonce", Reply(headers={"Replay-Nonce": nonce}, nonce=False))
     assert "no nonces" in trouble(ca.new_order, ["example.com"]).what
 
@@ -734,7 +735,7 @@ def test_why_a_challenge_failed_and_why_an_order_is_invalid_are_handed_on(ca, st
 # --- words ---
 
 
-def test_every_subproblem_is_told_with_its_name(ca, stub):
+def test_every_subproblem_is_reported_with_its_name(ca, stub):
     subproblems = [
         {
             "type": stubs.PREFIX + "caa",
@@ -754,7 +755,7 @@ def test_every_subproblem_is_told_with_its_name(ca, stub):
     assert (refused.code, refused.permanent) == ("ca_rejected_identifier", True)
 
 
-def test_the_page_that_a_person_must_visit_is_told(ca, stub):
+def test_the_page_that_a_person_must_visit_is_named(ca, stub):
     reply = problem(
         "userActionRequired", "Agree to the new terms", 403, instance="https://ca.example/agree/7"
     )
@@ -832,9 +833,7 @@ def test_an_address_that_is_not_the_cas_own_is_not_called(ca, stub, host):
         ("https://10.0.0.5/dir", "https://169.254.169.254/1", False),
     ],
 )
-def test_a_ca_leads_within_the_domain_of_its_directory_and_to_hosts_of_its_list(
-    directory, url, called, monkeypatch
-):
+def test_urls_of_a_ca_stay_in_its_domain_or_its_listed_hosts(directory, url, called, monkeypatch):
     ca = acme.AcmeCA(
         directory, acme.new_account_key(), reach=base.Reach(hosts=("certs.ca-example.net",))
     )
@@ -862,7 +861,7 @@ def test_a_redirect_out_of_the_cas_domain_is_not_followed(ca, stub):
 
 
 def test_every_hop_of_a_redirect_is_checked(ca, stub):
-    """The second hop leaves the domain, and would lead back into it."""
+    """The second hop leaves the domain, and the third would lead back into it."""
     stub.tell("/ari", redirect_to("/ari/2"))
     stub.tell("/ari/2", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/ari/3"))
     stub.tell("/ari/3", redirect_to(f"{stub.url}/ari/4"))

@@ -1,4 +1,4 @@
-"""A CA that asks for what nobody ordered gets nothing written."""
+"""A CA that asks for records of unordered names gets nothing written."""
 
 import pytest
 

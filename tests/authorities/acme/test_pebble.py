@@ -1,6 +1,4 @@
-"""A whole order against Debian's Pebble, strict, a fifth of all nonces refused, with a real name
-server.
-"""
+"""A whole order at a strict Pebble that refuses a fifth of all nonces, with a real name server."""
 
 import threading
 
@@ -36,8 +34,9 @@ def ca(lab, settings):
 
 
 def until(read, *statuses):
-    """Read again until the status is one of those, as the steps do over many turns."""
-    pause, end = threading.Event(), clock.monotonic() + 30
+    """Read again until the status is one of `statuses`, as the steps do over many turns."""
+    pause = threading.Event()
+    end = clock.monotonic() + 30
     while clock.monotonic() < end:
         found = read()
         if found.status in statuses:
@@ -154,7 +153,7 @@ def test_a_certificate_is_revoked_and_revoking_it_again_is_success(ca, lab):
     ca.revoke(chain, 1)
 
 
-def test_an_account_that_the_ca_does_not_know_is_told_apart(ca, lab):
+def test_an_account_unknown_to_the_ca_has_an_error_of_its_own(ca, lab):
     ca.url = ca.url + "0"
     with pytest.raises(Trouble) as caught:
         ca.new_order([f"a.{lab.zone}"])

@@ -1,4 +1,4 @@
-"""What goes to a CA, and comes from it, about renewals (RFC 9773)."""
+"""Renewal information at a CA (RFC 9773): requests and responses."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -15,7 +15,8 @@ from tests.authorities.stub import Reply, problem
 
 ARI_ID = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
 PATH = f"/renewalInfo/{ARI_ID}"
-START, END = datetime(2030, 3, 1, 4, tzinfo=UTC), datetime(2030, 3, 2, 4, tzinfo=UTC)
+START = datetime(2030, 3, 1, 4, tzinfo=UTC)
+END = datetime(2030, 3, 2, 4, tzinfo=UTC)
 
 
 def document(
@@ -105,7 +106,7 @@ def test_a_page_that_is_no_link_is_left_out(ca, stub, link):
         b"<html>log in first</html>",
     ],
 )
-def test_what_is_no_window_is_refused_in_a_sentence(ca, stub, body):
+def test_an_invalid_window_is_refused_in_a_sentence(ca, stub, body):
     with pytest.raises(
         Refused, match=r"^The CA at 127\.0\.0\.1:\d+ answered no window in which to renew"
     ):
@@ -120,7 +121,7 @@ def test_what_is_no_window_is_refused_in_a_sentence(ca, stub, body):
         problem("orderNotReady", status=403),
     ],
 )
-def test_what_the_ca_would_say_again_is_refused(ca, stub, reply):
+def test_a_response_that_would_not_change_is_refused(ca, stub, reply):
     with pytest.raises(Refused, match="does not say when to renew"):
         answered(ca, stub, reply)
 
@@ -134,14 +135,14 @@ def test_what_the_ca_would_say_again_is_refused(ca, stub, reply):
         (Reply(drop=True), None),
     ],
 )
-def test_what_may_pass_is_trouble(ca, stub, reply, pause):
+def test_a_response_that_may_change_is_trouble(ca, stub, reply, pause):
     with pytest.raises(Trouble) as caught:
         answered(ca, stub, reply)
     assert not isinstance(caught.value, Refused)
     assert caught.value.retry_after == pause
 
 
-def test_a_certificate_that_the_ca_does_not_know_does_not_have_the_directory_read_again(ca, stub):
+def test_a_certificate_unknown_to_the_ca_does_not_reload_the_directory(ca, stub):
     for _ in range(2):
         with pytest.raises(Refused):
             answered(ca, stub, Reply(404, b"not found"))
@@ -196,7 +197,7 @@ def test_an_order_that_replaces_nothing_does_not_say_so(ca, stub):
     assert "replaces" not in sent(stub)
 
 
-def test_what_was_replaced_already_is_a_refusal_with_the_cas_words(ca, stub):
+def test_an_already_replaced_certificate_is_refused_in_the_cas_words(ca, stub):
     stub.tell("/newOrder", problem("alreadyReplaced", "Replaced by order 7.", 409))
     with pytest.raises(Refused, match=r"Replaced by order 7\.") as caught:
         ca.new_order(["example.com"], replaces=ARI_ID)

@@ -1,4 +1,4 @@
-"""A private CA signs in the request itself, by the same calls as any other CA."""
+"""A private CA signs during the request, with the same calls as any other CA."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ def owner():
 
 
 def walk(private_ca: PrivateCA, csr_pem: str, seconds: int | None = None) -> str:
-    """The six calls that the steps make."""
+    """Make the six calls of the steps."""
     authority = privateca.PrivateAuthority(private_ca)
     assert authority.register().status == "valid"
     order = authority.new_order(NAMES)
@@ -64,7 +64,7 @@ def test_it_signs_what_the_request_holds_and_openssl_verifies_it(owner, algorith
     )
 
 
-def test_two_orders_have_different_urls_and_two_certificates_different_serials(owner):
+def test_orders_have_different_urls_and_certificates_different_serials(owner):
     private_ca = privateca.create_private_ca(owner, {"name": "Home"})
     authority = privateca.PrivateAuthority(private_ca)
     assert authority.new_order(NAMES).url != authority.new_order(NAMES).url

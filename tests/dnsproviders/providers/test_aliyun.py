@@ -102,7 +102,7 @@ def test_a_record_that_vanishes_between_find_and_delete_counts_none(
     assert provider().cleanup(record_of(ZONE, APEX)) == 0
 
 
-def test_a_name_that_idna_does_not_know_is_somebody_elses(fake: FakeAlidns) -> None:
+def test_a_record_of_a_name_invalid_in_idna_is_left_alone(fake: FakeAlidns) -> None:
     provider().present(record_of(ZONE, APEX))
     provider().present(record_of(ZONE, APEX, name=f"_acme-challenge.\N{PILE OF POO}.{ZONE}"))
     assert provider().cleanup(record_of(ZONE, APEX)) == 1
@@ -173,7 +173,7 @@ def test_a_domain_that_resolvers_do_not_see_as_a_zone_is_doubted() -> None:
     assert provider().doubt("bücher.example", name, Zone("xn--bcher-kva.example")) == ""
 
 
-def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen(
+def test_an_unseen_domain_is_permanent_and_the_seen_ones_are_listed(
     fake: FakeAlidns,
 ) -> None:
     with pytest.raises(ProviderError, match=r"it sees example\.com, deep\.example\.com") as caught:
@@ -181,7 +181,7 @@ def test_an_unseen_domain_is_permanent_and_the_message_lists_those_that_are_seen
     assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
 
 
-def test_a_key_without_the_right_to_the_domain_is_refused_with_the_vendors_words(
+def test_a_key_without_rights_to_the_domain_is_refused_in_vendor_words(
     fake: FakeAlidns,
 ) -> None:
     fake.forbidden = {"DescribeDomainRecords"}
@@ -227,7 +227,7 @@ def test_a_check_of_an_account_without_domains_says_so(fake: FakeAlidns) -> None
         ({"body": requests.ConnectionError(KEY)}, "dns_unreachable", False),
     ],
 )
-def test_ways_to_fail_are_told_apart_and_never_show_the_key(
+def test_failures_have_different_codes_and_never_show_the_key(
     answer: dict[str, Any], code: str, permanent: bool
 ) -> None:
     answer_always(API, **answer)

@@ -1,5 +1,6 @@
-"""Many names in one zone of Aliyun, which takes one change at a time and throttles: what was
-refused goes on after a second, and what was published stays.
+"""Many names in one zone of Aliyun, which makes one change at a time and throttles.
+
+A refused record is retried after a second, and published records stay.
 """
 
 import pytest
@@ -17,7 +18,8 @@ from tests.fakes.world import World
 
 pytestmark = pytest.mark.django_db
 
-ADD, DELETE = "AddDomainRecord", "DeleteDomainRecord"
+ADD = "AddDomainRecord"
+DELETE = "DeleteDomainRecord"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def world(monkeypatch) -> World:
 
 @pytest.fixture
 def alidns(world, monkeypatch):
-    """The real adapter in place of the world's fake zone, whose name servers show everything."""
+    """The real provider instead of the world's fake zone. Its name servers show every record."""
     monkeypatch.setattr(registry, "open_credential", open_credential)
     monkeypatch.setattr(world.zone, "shows", lambda name, value: True)
     with responses.mock:
@@ -70,7 +72,7 @@ def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(
     last_change = world.time
 
     def refuses(action: str) -> str:
-        """A change less than a second after another one, and every fourth call of all."""
+        """Refuse every fourth call, and a change less than a second after another one."""
         nonlocal last_change
         if len(alidns.asked) % 4 == 0:
             return "Throttling.User"
@@ -111,9 +113,7 @@ def test_without_a_refusal_twenty_names_need_no_pause(world, alidns, alice, cred
     assert alidns.asked.count(ADD) == 20
 
 
-def test_a_record_that_was_refused_sleeps_for_a_second_and_counts_no_stumble(
-    world, alidns, credential
-):
+def test_a_throttled_record_waits_a_second_and_counts_no_failure(world, alidns, credential):
     record = record_of(credential)
     alidns.refuses = lambda action: "LastOperationNotFinished" if action == ADD else ""
     with pytest.raises(Wait):

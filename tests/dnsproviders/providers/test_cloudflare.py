@@ -93,7 +93,7 @@ def test_an_internationalised_zone_is_found_by_its_a_label(fake: FakeCloudflare)
     assert cloudflare().zone_of("_acme-challenge.xn--bcher-kva.example") == "idn"
 
 
-def test_an_unseen_zone_is_permanent_and_the_message_lists_those_that_are_seen(
+def test_an_unseen_zone_is_permanent_and_the_seen_ones_are_listed(
     fake: FakeCloudflare,
 ) -> None:
     with pytest.raises(ProviderError) as caught:
@@ -134,7 +134,7 @@ def test_a_given_zone_that_does_not_exist_is_not_found(fake: FakeCloudflare) -> 
     assert caught.value.code == "dns_zone_not_found"
 
 
-def test_without_the_right_to_read_zones_the_message_says_which_right_is_missing(
+def test_without_the_zone_read_permission_the_error_names_it(
     fake: FakeCloudflare,
 ) -> None:
     fake.zone_reading = False
@@ -198,7 +198,7 @@ def test_a_check_of_a_token_that_sees_no_zone_says_so(fake: FakeCloudflare) -> N
         ({"body": requests.ReadTimeout()}, "dns_unreachable", False),
     ],
 )
-def test_ways_to_fail_are_told_apart_and_never_show_the_token(
+def test_failures_have_different_codes_and_never_show_the_token(
     answer: dict[str, Any], code: str, permanent: bool
 ) -> None:
     answer_always(API, **answer)
@@ -211,8 +211,10 @@ def test_ways_to_fail_are_told_apart_and_never_show_the_token(
         assert caught.value.retry_after == 17
 
 
-CHAINED = """{"success": false, "errors": [{"code": 6003, "message": "Invalid request headers", "error_chain":
-    [{"code": 6111, "message": "Invalid format for Authorization header"}]}], "messages": [], "result": null}"""
+CHAINED = """{"success": false, "errors": [
+    {"code": 6003, "message": "Invalid request headers", "error_chain":
+    [{"code": 6111, "message": "Invalid format for Authorization header"}]}
+    ], "messages": [], "result": null}"""
 
 
 def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
@@ -227,7 +229,10 @@ def test_the_reason_in_the_chain_of_errors_is_shown() -> None:
 
 
 def test_the_messages_are_shown_of_an_answer_without_errors() -> None:
-    body = '{"success": false, "errors": [], "messages": [{"code": 10, "message": "Under maintenance"}], "result": null}'
+    body = (
+        '{"success": false, "errors": [], "messages":'
+        ' [{"code": 10, "message": "Under maintenance"}], "result": null}'
+    )
     answer_always(API, status=500, body=body)
     with pytest.raises(ProviderError, match=r"answered 500: Under maintenance \(10\)"):
         cloudflare().check()
@@ -253,7 +258,7 @@ def test_a_chain_of_nonsense_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), CODES.items())
-def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(
+def test_every_documented_error_has_its_class_alone_and_in_a_chain(
     number: int, kind: ErrorKind
 ) -> None:
     alone = {"code": number, "message": "as documented"}
@@ -310,7 +315,8 @@ def test_a_zone_that_is_not_active_is_doubted(fake: FakeCloudflare, status: str,
 
 
 def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> None:
-    provider, name = cloudflare(), "_acme-challenge.www.deep.example.com"
+    provider = cloudflare()
+    name = "_acme-challenge.www.deep.example.com"
     zone = provider.zone_of(name)
     assert "resolvers see it in the zone example.com" in provider.doubt(
         zone, name, Zone("example.com")
@@ -318,7 +324,7 @@ def test_a_zone_that_resolvers_do_not_see_is_doubted(fake: FakeCloudflare) -> No
     assert provider.doubt(zone, name, Zone("deep.example.com")) == ""
 
 
-def test_the_providers_own_words_are_quoted_short_on_one_line_and_without_the_token() -> None:
+def test_the_providers_words_are_quoted_on_one_line_without_the_token() -> None:
     answer_always(API, status=400, body=error(400, 9999, f"no\n\x1b[31m {TOKEN} " + "x" * 900)[2])
     with pytest.raises(ProviderError) as caught:
         cloudflare().present(record_of(ZONE, APEX))

@@ -1,4 +1,4 @@
-"""The httpreq adapter against a service of the twenty lines that its contract asks for."""
+"""The httpreq provider against a service of the twenty lines that its page asks for."""
 
 import base64
 import json
@@ -109,7 +109,7 @@ def test_without_a_password_nothing_is_sent(service: FakeService) -> None:
     assert "Authorization" not in responses.calls[0].request.headers
 
 
-def test_a_check_writes_nothing_and_is_content_with_any_answer_from_somebody(
+def test_a_check_writes_nothing_and_accepts_any_answer(
     service: FakeService,
 ) -> None:
     httpreq().check()
@@ -148,7 +148,7 @@ def test_a_check_with_a_wrong_password_is_refused(status: int) -> None:
         ({"body": requests.ConnectionError(PASSWORD)}, "dns_unreachable", False),
     ],
 )
-def test_ways_to_fail_are_told_apart_and_never_show_the_password(
+def test_failures_have_different_codes_and_never_show_the_password(
     answer: dict[str, Any], code: str, permanent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
@@ -179,8 +179,8 @@ def test_an_endpoint_is_an_http_url(good: str) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["ftp://x", "https://", "dns.example.net", "https://u:p@x", "https://x/?token=1", "https://x/#a", "https://x:99999",
-     "https://x y/", "https://bücher.example", "https://[::1", "https://a\\b/"],
+    ["ftp://x", "https://", "dns.example.net", "https://u:p@x", "https://x/?token=1",
+     "https://x/#a", "https://x:99999", "https://x y/", "https://bücher.example", "https://[::1", "https://a\\b/"],
 )  # fmt: skip
 def test_any_other_endpoint_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -1,4 +1,4 @@
-"""What a provider says is quoted without what we sent it."""
+"""The words of a provider are quoted without the secrets that we sent."""
 
 import base64
 

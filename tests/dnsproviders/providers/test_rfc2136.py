@@ -38,7 +38,8 @@ from tests.dnsproviders.nameserver import (
     running,
 )
 
-ZONE, NAME = "lab.test", "_acme-challenge.lab.test"
+ZONE = "lab.test"
+NAME = "_acme-challenge.lab.test"
 
 
 @pytest.fixture(params=["knotd", "named", "pdns_server"], scope="module")
@@ -127,9 +128,8 @@ def test_a_key_that_may_not_update_is_refused(server: NameServer) -> None:
 
 def test_a_check_proves_the_key_where_the_server_looks_at_it(server: NameServer) -> None:
     good = {"key_name": "certctrl.key", "server": "localhost"}
-    if (
-        server.kind == "knotd"
-    ):  # looks at keys only within its zones, and no name tells which they are
+    # Knot checks keys only within its zones, and the check has no name in them.
+    if server.kind == "knotd":
         assert raised_by(server.provider(**good).check).code == "dns_refused"
     else:
         server.provider(**good).check()
@@ -139,7 +139,7 @@ def test_a_check_proves_the_key_where_the_server_looks_at_it(server: NameServer)
     assert raised_by(server.provider(key_name="unknown.key").check).code == known
 
 
-def test_a_clock_that_is_off_is_told_apart_from_a_wrong_key(
+def test_a_wrong_clock_and_a_wrong_key_have_different_codes(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -150,7 +150,7 @@ def test_a_clock_that_is_off_is_told_apart_from_a_wrong_key(
         assert (error.code, error.permanent) == ("dns_refused", False)
 
 
-def test_nobody_there_is_unreachable() -> None:
+def test_a_port_without_a_server_is_unreachable() -> None:
     assert (
         raised_by(NameServer("none", free_port()).provider().zone_of, NAME).code
         == "dns_unreachable"
@@ -167,7 +167,7 @@ def test_a_server_that_stays_silent_is_dropped_at_the_deadline() -> None:
 
 
 def at(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """The server's name has an address for each of these ports."""
+    """Give the server's name an address for each of these ports."""
     monkeypatch.setattr(
         outgoing, "resolve", lambda host, port: [("127.0.0.1", each) for each in ports]
     )
@@ -243,7 +243,7 @@ def test_a_server_that_answers_nobody_but_the_key_is_asked_with_the_key(
     goes_through(secretive, secretive, "127.0.0.2")
 
 
-def test_a_server_that_answers_no_question_shows_its_zones_by_the_updates_that_it_takes(
+def test_a_server_that_answers_no_query_shows_its_zones_by_updates(
     server: NameServer,
 ) -> None:
     def make(wire: bytes) -> bytes:
@@ -264,7 +264,8 @@ def unsigned(
 ) -> bytes:
     answer = dns.message.make_response(query)
     answer.set_rcode(rcode)
-    answer.tsig, asked = None, query.tsig
+    answer.tsig = None
+    asked = query.tsig
     if error is not None and asked is not None:
         rdata = (asked[0].algorithm, asked[0].time_signed, 300, b"", query.id, error, b"")
         answer.tsig = dns.renderer._make_tsig(query.keyname, *rdata)  # type: ignore[no-untyped-call]
@@ -299,9 +300,7 @@ ODD_ANSWERS = {
 def test_a_server_that_answers_no_signed_question_is_asked_unsigned(
     server: NameServer, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signed updates work there. It is one of the real servers, but for what it says to signed
-    questions.
-    """
+    """Signed updates work. Signed questions get no proper answer; all else is a real server."""
     monkeypatch.setattr(rfc2136, "PATIENCE", 0.5)
 
     def make(wire: bytes) -> bytes | None:
@@ -342,7 +341,7 @@ def test_a_server_that_authorizes_by_address_needs_no_key(by_address: NameServer
     assert "this address" in error.what
 
 
-def test_a_view_that_only_the_key_sees_is_told(views: NameServer) -> None:
+def test_a_view_that_only_the_key_sees_is_reported(views: NameServer) -> None:
     provider = views.provider()
     assert provider.zone_of(NAME) == ZONE
     public = Zone(ZONE, origins=frozenset(["ns1.lab.test. hostmaster.lab.test."]))
@@ -362,7 +361,7 @@ def test_a_zone_of_another_view_is_not_written_to(views: NameServer) -> None:
     assert "another view" in error.what
 
 
-def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(
+def test_a_server_without_updates_is_permanent_and_says_what_to_do(
     secondary: NameServer,
 ) -> None:
     assert secondary.provider(key_name="").zone_of(NAME) == ZONE
@@ -374,9 +373,7 @@ def test_a_server_that_takes_no_updates_is_refused_for_good_with_what_to_do(
 
 @contextmanager
 def answering(make: object) -> Iterator[NameServer]:
-    """A server that answers each TCP query with what `make` makes of its bytes; None: it says
-    nothing.
-    """
+    """A server that sends the result of `make` for each TCP query, or nothing for None."""
 
     held: list[socket.socket] = []
 

@@ -1,4 +1,4 @@
-"""How the tests of the API call it, and what they count afterwards."""
+"""Calls and counts for the tests of the API."""
 
 from typing import Any
 
@@ -35,14 +35,12 @@ class Caller:
 
 
 def rows() -> dict[str, int]:
-    """How many rows each table has."""
+    """Return how many rows each table has."""
     return {model._meta.label: model._default_manager.count() for model in apps.get_models()}
 
 
 def refused(response: Any, status: int, field: str | None = None) -> str:
-    """The sentence of an error in the contract's shape (section 1), after checking all of its
-    shape.
-    """
+    """Check the shape of an error. Return its sentence."""
     assert response.status_code == status, response.content
     assert set(response.body) == {"error"}
     error = response.error

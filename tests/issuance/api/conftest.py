@@ -1,6 +1,4 @@
-"""Alice has an account and a credential; what she asks for is issued by the fake CA when a test
-delivers messages.
-"""
+"""Alice has an account and a credential. The fake CA issues when a test delivers messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,13 +30,13 @@ def bobs(client_of: Callable[..., Any], bob: User) -> Caller:
 
 @pytest.fixture
 def keyed(key_client: Callable[..., Any], alice: User) -> Callable[..., Caller]:
-    """`keyed("certificates:*[read]")`: a script of alice's with such a key."""
+    """`keyed("certificates:*[read]")` returns a client with such an API key of alice."""
     return lambda *scopes: Caller(key_client(alice, *scopes))
 
 
 @pytest.fixture
 def guide(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict[str, Any]]:
-    """The guide's create call: `guide(domain="example.org")` changes it, None leaves a member out."""
+    """Build the guide's create request: `guide(domain="example.org")`. None omits a member."""
 
     def build(**changes: Any) -> dict[str, Any]:
         body = {
@@ -53,7 +51,7 @@ def guide(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict
 
 @pytest.fixture
 def reference(account: AcmeAccount, credential: DnsCredential) -> Callable[..., dict[str, Any]]:
-    """The reference's create call."""
+    """Build the create request of the reference."""
 
     def build(**changes: Any) -> dict[str, Any]:
         body = {

@@ -1,4 +1,4 @@
-"""ACME accounts: every CA by its name, what each asks for, registering, what the CA says about it."""
+"""ACME accounts: the CAs and what each requires, registration, and the CA's errors."""
 
 import pytest
 import responses
@@ -187,7 +187,7 @@ def test_an_unknown_ca_is_answered_with_those_there_are(api):
         ({}, {}),
     ],
 )
-def test_key_defaults_are_kept_as_they_were_meant(api, given, stored):
+def test_key_defaults_are_stored_as_they_were_sent(api, given, stored):
     api.post("acme-accounts", GUIDE | given)
     assert AcmeAccount.objects.get().defaults == stored
 
@@ -195,9 +195,7 @@ def test_key_defaults_are_kept_as_they_were_meant(api, given, stored):
 # --- what the CA says ---
 
 
-def test_a_refused_binding_stands_on_the_account_in_the_cas_own_words_and_can_be_tried_again(
-    world, api
-):
+def test_a_refused_binding_is_shown_in_the_cas_words_and_can_be_retried(world, api):
     world.ca.problems["register"] = [
         Refused("ca_bad_eab", "The CA refuses the binding: unknown kid.", permanent=True)
     ]
@@ -214,7 +212,7 @@ def test_a_refused_binding_stands_on_the_account_in_the_cas_own_words_and_can_be
     assert (shown["status"], shown["error_code"], shown["error_what"]) == ("valid", "", "")
 
 
-def test_a_ca_that_is_away_is_told_and_asked_again(world, api):
+def test_an_unreachable_ca_is_reported_and_retried(world, api):
     world.ca.problems["register"] = [Trouble("ca_unreachable", "The CA could not be reached.")]
     pk = api.post("acme-accounts", GUIDE).data_member["id"]
     world.deliver()
@@ -316,7 +314,7 @@ def test_zerossls_binding_is_fetched_by_what_was_given_and_replaces_it(
 
 
 @responses.activate
-def test_an_api_key_that_zerossl_refuses_is_told_without_the_key(world, api):
+def test_an_api_key_that_zerossl_refuses_is_reported_without_the_key(world, api):
     error = {"success": False, "error": {"code": 101, "type": "invalid_access_key"}}
     responses.post(f"{settings.ZEROSSL_API_URL}/acme/eab-credentials", json=error)
     body = {"ca_provider": "zerossl", "zerossl_api_key": "the-api-key", "terms_accepted": True}
@@ -376,7 +374,7 @@ def test_a_key_default_that_is_given_empty_is_taken_back(api, account, reference
     )
 
 
-def test_what_a_get_answered_may_be_sent_back_whole(api):
+def test_the_response_of_a_get_may_be_sent_back_whole(api):
     pk = api.post(
         "acme-accounts", GUIDE | {"leaf_key_algorithm": "RSA", "leaf_rsa_bits": 3072}
     ).data_member["id"]
@@ -397,7 +395,7 @@ def test_what_a_get_answered_may_be_sent_back_whole(api):
         ({"leaf_rsa_bits": 1}, "leaf_rsa_bits"),
     ],
 )
-def test_what_the_ca_knows_of_an_account_does_not_change(api, account, changes, field):
+def test_fields_that_the_ca_has_of_an_account_do_not_change(api, account, changes, field):
     path = f"acme-accounts/{account.pk}"
     before = api.get(path).data_member
     refused(api.put(path, changes | {"name": "other"}), 400, field)

@@ -1,4 +1,4 @@
-"""Attempts as their owner follows them: start, poll, history, events, cancel, revoke."""
+"""Attempts for their owner: start, poll, history, events, cancel, revoke."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_renew_starts_another_attempt_once_the_last_one_ended(world, api, issued
     ] == [2, 1]
 
 
-def test_an_open_attempt_tells_what_it_waits_for_and_when_it_looks_again(world, api, guide):
+def test_an_open_attempt_shows_its_wait_and_the_time_of_its_next_look(world, api, guide):
     world.zone.hides = True
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()
@@ -76,7 +76,7 @@ def test_an_open_attempt_tells_what_it_waits_for_and_when_it_looks_again(world, 
     )
 
 
-def test_while_a_worker_has_it_in_hand_no_moment_is_told(world, api, guide):
+def test_while_a_worker_holds_the_attempt_no_next_time_is_shown(world, api, guide):
     pk = api.post("certificates", guide()).data_member["id"]
     Issuance.objects.update(holder="somebody")
     assert api.get(f"certificates/{pk}").data_member["issuance"]["looks_again_at"] is None
@@ -100,7 +100,7 @@ def test_a_result_that_is_not_there_is_refused(api, issued, wanted, status):
     refused(api.get(f"certificates/{issued.pk}/issue-result?issue_history_id={wanted}"), status)
 
 
-def test_a_certificate_without_attempts_has_no_result_and_says_how_to_start_one(api, reference):
+def test_a_certificate_without_attempts_says_how_to_start_one(api, reference):
     pk = api.post("certificates", reference()).data_member["id"]
     what = refused(api.get(f"certificates/{pk}/issue-result"), 404)
     assert "Nothing was asked for yet" in what
@@ -270,6 +270,6 @@ def test_revoking_twice_is_revoking_once_and_audited(world, api, issued):
     assert (event.actor, event.ip, event.detail["reason"]) == ("alice@example.org", "127.0.0.1", 4)
 
 
-def test_what_was_never_issued_cannot_be_revoked(api, reference):
+def test_an_attempt_that_was_never_issued_cannot_be_revoked(api, reference):
     pk = api.post("certificates", reference()).data_member["id"]
     assert "never issued" in refused(api.post(f"certificates/{pk}/revoke", {"reason": 1}), 409)

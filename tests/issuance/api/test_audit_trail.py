@@ -34,7 +34,7 @@ READS = {
 
 @pytest.fixture
 def do(world, api, guide, issued, client_of, settings):
-    """Callers, and the rows that the operations need."""
+    """Clients, and the rows that the operations need."""
     world.cas["SELF_CA"] = SimpleNamespace(
         client_for=lambda account: privateca.PrivateAuthority(account.private_ca)
     )
@@ -62,7 +62,7 @@ def open_attempt(do):
 
 
 def ask_for_address(do) -> str:
-    """The code that is mailed to a new address of the caller's."""
+    """Return the code that is mailed to a new address of the caller."""
     do.settings.MAIL_IS_SET_UP = True
     do.api.put("notice-settings", {"email": "other@example.org"})
     return addresses.code_of(settings_of(do.owner.pk))
@@ -219,8 +219,9 @@ def routes(patterns, before=""):
 
 
 def writing_operations():
-    """`post me/certificates`: every method that may write, of every path of the API; users/… is the
-    same as me/….
+    """Yield every writing operation, for example `post me/certificates`.
+
+    users/{id} has the same operations as me.
     """
     for route, view in routes(get_resolver().url_patterns):
         methods = (
@@ -252,7 +253,7 @@ def test_a_writing_operation_leaves_its_event(do, operation):
 
 
 @pytest.mark.parametrize("operation", READS)
-def test_what_only_reads_is_on_a_path_that_is_there(operation):
+def test_exempt_operations_exist_in_the_schema(operation):
     assert operation in set(writing_operations())
 
 
@@ -284,7 +285,7 @@ def test_the_switch_of_the_export_and_the_policy_have_events_of_their_own(do, is
     assert found["certificate.changed"].detail["domain"] == "example.com"
 
 
-def test_what_is_sent_and_changes_nothing_is_no_change(do, issued):
+def test_a_request_that_changes_nothing_is_not_audited_as_a_change(do, issued):
     before = actions()
     assert (
         do.api.put(do.certificate, {"server_decrypt_export": True, "auto_renew": True}).status_code
@@ -310,13 +311,13 @@ def test_debugging_has_an_event_when_it_is_switched(do, issued):
     assert switched[0].detail["save_requests"] is True
 
 
-def test_what_an_api_key_did_is_said_to_be_its_doing(do, keyed, alice):
+def test_an_event_names_the_api_key_that_acted(do, keyed, alice):
     keyed("dns_providers:*[write]").post("dns-providers", do.credential)
     event = AuditEvent.objects.get(action="dns_credential.created")
     assert event.actor == f"alice@example.org with {ApiKey.objects.get()}"
 
 
-def test_a_signature_of_a_private_ca_names_what_it_signed_even_where_it_fails(world, do, alice):
+def test_an_audit_event_names_the_certificate_even_if_signing_fails(world, do, alice):
     do.api.post(f"{do.made('cas', {'name': 'Home'})}/issue", {"domain_name": "in.example.com"})
     event = AuditEvent.objects.get(action="private_ca.used")
     assert (event.owner, event.detail) == (alice, {"name": "Home", "names": ["in.example.com"]})
@@ -343,7 +344,7 @@ def closed(issued):
     return f"certificates/{issued.pk}"
 
 
-def test_a_session_that_logged_in_too_long_ago_does_not_switch_the_export_on(api, closed, settings):
+def test_an_old_session_cannot_enable_the_export(api, closed, settings):
     age_login(api, settings.EXPORT_LOGIN_AGE + 60)
     assert "log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
     assert not Certificate.objects.get().server_decrypt_export

@@ -1,6 +1,4 @@
-"""Bad input: a 4xx in the contract's shape, a sentence that says what to do, and no row left
-behind.
-"""
+"""Bad input is a 4xx error that says what to do, and leaves no row."""
 
 import json
 
@@ -127,7 +125,7 @@ def test_a_create_with_a_wrong_member_is_refused_by_its_name(api, guide, changes
     "member", ["domain", "sans", "organization", "key_type", "dns_provider_id", "anything"]
 )
 @pytest.mark.parametrize("character", ["\x00", "\n", "\x7f", "\x9b", "\ud800"])
-def test_control_characters_are_refused_wherever_they_stand(api, guide, member, character):
+def test_control_characters_are_refused_at_every_position(api, guide, member, character):
     before = rows()
     text = f"www{character}.example.com"
     body = json.dumps(guide(**{member: [text] if member == "sans" else text}))
@@ -153,7 +151,7 @@ def test_control_characters_are_refused_wherever_they_stand(api, guide, member, 
     ids=["cut", "form", "NaN", "twice", "list", "text", "bytes", "deep", "digits", "1 MiB"],
 )
 @pytest.mark.parametrize("path", ["certificates", "acme-accounts", "dns-providers", "cas"])
-def test_what_is_no_json_object_of_a_bearable_size_is_refused(api, path, body, status):
+def test_a_body_that_is_not_a_small_json_object_is_refused(api, path, body, status):
     before = rows()
     refused(api.post(path, body, content_type="application/json"), status)
     assert rows() == before
@@ -172,7 +170,8 @@ NEED_NO_BODY = [
 @pytest.mark.parametrize("body", [b'{"a":', b"[]", b"\xff"])
 @pytest.mark.parametrize("path", NEED_NO_BODY)
 def test_a_broken_body_is_refused_also_where_none_is_needed(world, api, issued, path, body):
-    before, sent = rows(), list(world.sent)
+    before = rows()
+    sent = list(world.sent)
     refused(api.post(path.format(issued=issued), body, content_type="application/json"), 400)
     assert (rows(), world.sent) == (before, sent)
 
@@ -228,7 +227,7 @@ def test_a_page_that_is_none_is_refused(api, query):
     refused(api.get(f"certificates?{query}"), 400)
 
 
-def test_an_unknown_method_and_an_unknown_path_answer_in_the_contracts_shape(api, client_of, alice):
+def test_unknown_methods_and_paths_are_errors_of_the_api(api, client_of, alice):
     refused(api.delete("certificates"), 405)
     assert client_of(alice).get("/apiv1/me/nothing").error["code"] == 5003
     assert client_of(alice).get("/apiv1/me/certificates/0").status_code == 404

@@ -1,6 +1,4 @@
-"""Profile, chain, pinned key and fallback account over HTTP: shown, changed, and refused in a
-sentence.
-"""
+"""Profile, chain, reused key and fallback account over HTTP: shown, changed and refused."""
 
 import pytest
 
@@ -46,11 +44,11 @@ def create(api, guide, letsencrypt):
 
 
 def many(count: int) -> list[str]:
-    """So many names besides the domain."""
+    """Return `count` names beside the domain."""
     return [f"host{number}.example.com" for number in range(count)]
 
 
-def test_what_was_chosen_is_shown(create, other):
+def test_chosen_options_are_shown(create, other):
     shown = create(**CHOICES, fallback_account_id=other.pk).data_member
     assert {name: shown[name] for name in CHOICES} == CHOICES
     assert shown["fallback_account_id"] == other.pk
@@ -112,9 +110,7 @@ def test_choices_change_and_are_taken_back(api, create, other):
         ({"fallback_account_id": "mine"}, 400, "fallback_account_id", ""),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_in_a_sentence_and_leaves_nothing(
-    api, create, body, status, field, says
-):
+def test_an_impossible_choice_is_refused_and_leaves_nothing(api, create, body, status, field, says):
     before = rows()
     assert says in refused(create(**body), status, field)
     assert rows() == before
@@ -148,9 +144,7 @@ def test_settings_say_which_profiles_a_ca_has(api, create, settings):
     assert create(profile="big", sans=many(2)).status_code == 201
 
 
-def test_a_change_of_ca_does_not_bring_a_profile_along_that_it_does_not_have(
-    api, guide, letsencrypt
-):
+def test_a_profile_that_the_new_ca_lacks_is_refused(api, guide, letsencrypt):
     pk = api.post("certificates", guide(profile="anything")).data_member["id"]
     before = rows()
     moved = {"acme_account_id": letsencrypt.pk}
@@ -186,7 +180,7 @@ def test_a_pinned_key_is_kept_by_a_private_ca_too(api):
 # --- the fallback account ---
 
 
-def test_somebody_elses_account_is_none(create, bob):
+def test_another_owners_account_is_not_found(create, bob):
     account = make_account(bob, "zerossl")
     before = rows()
     refused(create(fallback_account_id=account.pk), 404, "fallback_account_id")
@@ -269,7 +263,7 @@ def test_a_fallback_account_is_not_deleted_and_says_whose_it_is(api, create, oth
 # --- attempts ---
 
 
-def test_attempts_tell_the_class_of_their_failure_and_whether_they_prove(world, api, guide):
+def test_attempts_show_their_failure_class_and_whether_they_only_prove(world, api, guide):
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
     pk = api.post("certificates", guide()).data_member["id"]
     shown = api.get(f"certificates/{pk}").data_member

@@ -1,4 +1,4 @@
-"""Creating a certificate: both spellings, what is normalised, what the answer shows."""
+"""Create a certificate: both spellings, normalized values, and the response."""
 
 import pytest
 
@@ -92,9 +92,7 @@ def test_the_answer_has_what_clients_rely_on(api, guide, account, credential):
     assert 1_000_000_000 < made["created_at"] < 10_000_000_000, "epoch seconds"
 
 
-def test_an_issued_certificate_shows_its_serial_number_as_text_and_its_dates_in_seconds(
-    api, issued
-):
+def test_an_issued_certificate_shows_a_text_serial_and_dates_in_seconds(api, issued):
     shown = api.get(f"certificates/{issued.pk}").data_member
     assert shown["serial_number"] == issued.current.serial
     assert shown["not_after"] - shown["not_before"] == 90 * 86400
@@ -160,9 +158,7 @@ def test_subject_and_renewal_are_kept_and_the_country_is_upper_case(api, referen
     assert {name: made[name] for name in given} == given | {"country": "SE"}
 
 
-def test_the_credential_may_be_named_by_its_provider_when_there_is_just_one(
-    api, reference, credential
-):
+def test_the_provider_names_the_credential_when_there_is_only_one(api, reference, credential):
     made = api.post("certificates", reference(dns_provider_id=credential.provider)).data_member
     assert made["dns_provider_id"] == credential.pk
 
@@ -223,9 +219,7 @@ def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(api, g
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
-def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_issued_meanwhile(
-    world, api, guide
-):
+def test_a_create_repeated_after_a_timeout_returns_the_issued_one(world, api, guide):
     first = api.post("certificates", guide()).data_member
     world.deliver()
     world.advance(9 * 60)
@@ -239,9 +233,7 @@ def test_a_create_that_is_sent_again_after_a_time_out_is_answered_with_what_was_
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete", "change"])
-def test_what_was_revoked_deleted_or_changed_since_is_no_answer_to_a_create(
-    world, api, guide, verb
-):
+def test_a_create_never_returns_a_revoked_deleted_or_changed_one(world, api, guide, verb):
     first = api.post("certificates", guide()).data_member["id"]
     world.deliver()
     done = {
@@ -265,8 +257,10 @@ def test_a_create_that_differs_makes_another_certificate(api, guide):
     assert Certificate.objects.count() == 2
 
 
-def test_an_account_of_a_failing_registration_waits_and_tells_so(world, api, guide, account):
-    account.url, account.status, account.error_what = "", "pending", "The CA is away."
+def test_an_account_with_a_failing_registration_waits_and_says_so(world, api, guide, account):
+    account.url = ""
+    account.status = "pending"
+    account.error_what = "The CA is away."
     account.save()
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()

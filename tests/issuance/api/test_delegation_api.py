@@ -1,6 +1,4 @@
-"""The CNAMEs that a certificate without a DNS credential needs: shown, verified, and no credential
-demanded.
-"""
+"""The CNAMEs of a certificate without a DNS credential are shown and verified."""
 
 import pytest
 
@@ -22,13 +20,14 @@ CHALLENGE = "_acme-challenge.example.com"
 def operators(world, settings):
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     credential = world.credential(operator)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = ZONE, credential.pk
+    settings.SERVICE_ZONE = ZONE
+    settings.SERVICE_DNS_CREDENTIAL = credential.pk
     return credential
 
 
 @pytest.fixture
 def made(api, guide, operators):
-    """A certificate that relies on the service zone, as the create call answered it."""
+    """The create response of a certificate that uses the service zone."""
     return api.post(
         "certificates", guide(sans=["*.example.com", "www.example.org"], dns_provider_id=None)
     ).data_member
@@ -39,7 +38,7 @@ def verify(api, made):
     return lambda: api.put(f"certificates/{made['id']}", {"action": "verify_domain"})
 
 
-def test_the_guides_create_needs_no_credential_and_shows_one_cname_for_each_name(world, made):
+def test_a_delegated_create_needs_no_credential_and_shows_its_cnames(world, made):
     target = f"{made['public_id']}.{ZONE}"
     assert made["delegation"] == {
         "zone": ZONE,
@@ -92,9 +91,7 @@ def test_verify_domain_answers_204_once_every_cname_is_there(api, world, made, v
     assert "CNAME" not in shown["note"]
 
 
-def test_verify_domain_names_the_cname_that_is_missing_and_what_is_there_instead(
-    api, world, made, verify
-):
+def test_verify_domain_names_the_missing_cname_and_the_one_found(api, world, made, verify):
     target = made["delegation"]["target"]
     world.zone.cnames[CHALLENGE] = target
     what = refused(verify(), 400, "action")
@@ -115,7 +112,7 @@ def test_a_cname_that_went_away_is_verified_no_more(world, made, verify):
 @pytest.mark.parametrize(
     ("code", "stays"), [("dns_lookup_failed", True), ("dns_cname_loop", False)]
 )
-def test_an_outage_of_dns_is_told_and_changes_nothing(
+def test_an_outage_of_dns_is_reported_and_changes_nothing(
     world, made, verify, monkeypatch, code, stays
 ):
     Certificate.objects.update(verified=True)
@@ -131,7 +128,7 @@ def test_a_wildcards_cname_is_named_as_what_it_is(made, verify, monkeypatch):
     assert "wildcard" in refused(verify(), 400)
 
 
-def test_a_certificate_that_does_not_rely_on_the_zone_has_nothing_to_verify(api, guide, operators):
+def test_a_certificate_without_delegation_has_nothing_to_verify(api, guide, operators):
     pk = api.post("certificates", guide()).data_member["id"]
     answer = api.put(f"certificates/{pk}", {"action": "verify_domain"})
     assert "does not rely on the service zone" in refused(answer, 400, "action")

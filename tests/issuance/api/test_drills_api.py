@@ -1,4 +1,4 @@
-"""Drills over HTTP are for staff with a session; nobody else gets in."""
+"""Drills over HTTP are only for staff with a session."""
 
 import pytest
 
@@ -35,7 +35,9 @@ def call(caller: Caller, method: str, path: str):
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_who_is_no_staff_is_refused(client_of, key_client, alice, root, issued, method, path):
+def test_a_user_who_is_not_staff_is_refused(
+    client_of, key_client, alice, root, issued, method, path
+):
     refused(call(Caller(client_of(alice), "/apiv1"), method, path), 403)
     refused(call(Caller(client_of(), "/apiv1"), method, path), 401)
     key = Caller(key_client(root, "certificates:*[read,write,issue]"), "/apiv1")
@@ -106,7 +108,7 @@ def test_it_names_those_that_it_leaves_alone(staff, issued):
         ({"issuer": ["fake CA"]}, 400, "issuer"),
     ],
 )
-def test_what_makes_no_drill_is_refused_with_a_sentence(staff, issued, body, status, field):
+def test_an_invalid_drill_is_refused_with_a_sentence(staff, issued, body, status, field):
     if "issuer" in body and "acme_account_id" in body:
         body = body | {"acme_account_id": issued.account_id}
     refused(staff.post("drills", body), status, field)

@@ -1,4 +1,4 @@
-"""docs/reference/errors.md lists every error that the API shows, as it is."""
+"""docs/reference/errors.md lists every error of the API exactly."""
 
 import re
 from pathlib import Path

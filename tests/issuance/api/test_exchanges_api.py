@@ -1,4 +1,4 @@
-"""Debugging over HTTP: an account's owner turns it on, and reads what was said to the CA."""
+"""Debugging over HTTP: the owner of an account turns it on and reads the exchanges."""
 
 from datetime import timedelta
 
@@ -130,7 +130,7 @@ def test_another_level_is_refused(api, given):
     refused(api.post("acme-accounts", ACCOUNT | given), 400, next(iter(given)))
 
 
-def test_what_is_pruned_is_not_shown_any_more(world, api, attempt):
+def test_pruned_exchanges_are_not_shown(world, api, attempt):
     keep(world, attempt.account, attempt, "order")
     Exchange.objects.update(at=world.time - timedelta(days=15))
     pruning.prune.run()

@@ -1,4 +1,4 @@
-"""The export: what is in the ZIP, who gets it, what is written down about it."""
+"""The export: the content of the ZIP, its permissions, and its audit event."""
 
 import io
 import json
@@ -67,7 +67,8 @@ def test_the_members_are_the_contracts(exported, issued):
 
 
 def test_the_one_time_password_opens_the_pfx_and_is_not_in_the_zip(exported):
-    files, password = members(exported), exported.headers["X-Export-Password"].encode()
+    files = members(exported)
+    password = exported.headers["X-Export-Password"].encode()
     assert 36 <= len(password) <= 44
     bundle = pkcs12.load_pkcs12(files["bundle.pfx"], password)
     assert bundle.cert.friendly_name == b"example.com"
@@ -146,9 +147,7 @@ def test_the_policy_refuses_the_export_and_no_key_is_opened(api, issued, changes
     assert not AuditEvent.objects.filter(action="key.opened").exists()
 
 
-def test_a_key_that_was_sealed_for_devices_is_not_exported_whatever_the_certificate_says(
-    api, issued
-):
+def test_a_key_sealed_for_devices_is_never_exported(api, issued):
     Envelope.objects.filter(pk=issued.current.key_id).update(policy="DEVICE_REQUIRED")
     refused(api.get(f"certificates/{issued.pk}/export"), 403)
 
@@ -190,9 +189,7 @@ def logged_in(client_of, alice, world):
     return Caller(client)
 
 
-def test_a_session_exports_for_twelve_hours_after_its_login_and_after_another_one(
-    world, logged_in, issued, alice
-):
+def test_a_session_exports_for_twelve_hours_after_each_login(world, logged_in, issued, alice):
     path = f"certificates/{issued.pk}/export"
     world.advance(43200)
     assert logged_in.get(path).status_code == 200

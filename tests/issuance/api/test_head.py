@@ -1,4 +1,4 @@
-"""HEAD asks what GET would answer, and does nothing; OPTIONS does nothing either."""
+"""HEAD returns the headers of GET and changes nothing. OPTIONS changes nothing either."""
 
 import pytest
 from django.db import connection
@@ -48,7 +48,7 @@ def head(api, certificate):
     return api.client.head(f"/apiv1/me/certificates/{certificate.pk}/export")
 
 
-def test_the_head_of_an_export_opens_no_key_and_tells_no_password(api, issued):
+def test_the_head_of_an_export_opens_no_key_and_shows_no_password(api, issued):
     before = AuditEvent.objects.count()
     answer = head(api, issued)
     assert answer.status_code == 200

@@ -1,6 +1,4 @@
-"""Idempotency-Key: the same request again answers with what the first one made; another under its
-key is 409.
-"""
+"""A repeated request with its Idempotency-Key returns the first row. Another one is 409."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Somebody else's rows are not there; an API key reaches what it was granted."""
+"""Rows of other owners are 404, and an API key reaches only the rows it was granted."""
 
 import pytest
 
@@ -15,7 +15,8 @@ def attempt(issued):
 
 
 def test_a_strangers_certificate_is_404_whatever_is_asked_of_it(bobs, issued, attempt):
-    before, path = rows(), f"certificates/{issued.pk}"
+    before = rows()
+    path = f"certificates/{issued.pk}"
     asked = [
         ("get", path),
         ("get", f"{path}?detail=most"),
@@ -43,7 +44,8 @@ def test_a_strangers_certificate_is_404_whatever_is_asked_of_it(bobs, issued, at
 def test_a_strangers_account_credential_and_ca_cannot_be_used(
     world, bobs, bob, guide, account, credential
 ):
-    theirs, zone = world.account(bob), world.credential(bob)
+    theirs = world.account(bob)
+    zone = world.credential(bob)
     before = rows()
     refused(bobs.post("certificates", guide(dns_provider_id=zone.pk)), 404, "acme_account_id")
     refused(bobs.post("certificates", guide(acme_account_id=theirs.pk)), 404, "dns_provider_id")
@@ -72,10 +74,9 @@ def test_lists_hold_ones_own_rows_only(api, bobs, issued, credential):
         assert bobs.get(path).data_member == []
 
 
-def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(
-    world, api, bob, issued
-):
-    theirs, zone = world.account(bob), world.credential(bob)
+def test_a_certificate_cannot_use_a_strangers_account_or_credential(world, api, bob, issued):
+    theirs = world.account(bob)
+    zone = world.credential(bob)
     refused(
         api.put(f"certificates/{issued.pk}", {"acme_account_id": theirs.pk}), 404, "acme_account_id"
     )
@@ -104,7 +105,8 @@ def test_a_certificate_cannot_be_moved_to_a_strangers_account_or_credential(
 def test_a_key_does_what_its_permissions_say_and_nothing_else(
     keyed, issued, attempt, reference, scope, allowed
 ):
-    script, path = keyed(scope), f"certificates/{issued.pk}"
+    script = keyed(scope)
+    path = f"certificates/{issued.pk}"
     done = {
         "list": script.get("certificates"),
         "detail": script.get(path),
@@ -173,7 +175,8 @@ def test_a_create_that_issues_at_once_needs_both_scopes(world, keyed, guide):
 
 
 def test_a_change_of_account_issues_and_needs_both_scopes(world, keyed, owner, issued):
-    path, production = f"certificates/{issued.pk}", world.account(owner)
+    path = f"certificates/{issued.pk}"
+    production = world.account(owner)
     writer = keyed("certificates:*[write]", f"certificates:{issued.pk + 1}[issue]")
     what = refused(writer.put(path, {"acme_account_id": production.pk}), 403)
     assert f"certificates:{issued.pk}[issue]" in what

@@ -1,4 +1,4 @@
-"""`POST certificates/{id}/preflight`: what would make the CA refuse, without an order."""
+"""`POST certificates/{id}/preflight` finds what would make the CA refuse, without an order."""
 
 import pytest
 from django.core.cache import cache
@@ -58,7 +58,7 @@ def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkey
     assert "ca.new_order" not in world.outside.calls
 
 
-def test_what_does_not_block_is_ok(api, world, pk):
+def test_a_finding_that_does_not_block_is_ok(api, world, pk):
     world.zone.blinds = ProviderError("dns_unreachable", "It is away.")
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert found["ok"] is True
@@ -66,18 +66,19 @@ def test_what_does_not_block_is_ok(api, world, pk):
 
 
 def test_an_account_that_the_ca_does_not_know_yet_is_no_obstacle(api, world, pk, account):
-    account.url, account.status = "", "pending"
+    account.url = ""
+    account.status = "pending"
     account.save()
     assert api.post(f"certificates/{pk}/preflight").data_member["ok"] is True
 
 
-def test_a_certificate_without_a_credential_is_told(api, pk):
+def test_a_certificate_without_a_credential_is_reported(api, pk):
     Certificate.objects.update(credential=None)
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert (found["ok"], found["findings"][0]["code"]) == (False, "no_credential")
 
 
-def test_a_private_ca_asks_nobody(api, world):
+def test_a_private_ca_asks_no_server(api, world):
     ca = api.post("cas", {"name": "Root"}).data_member["id"]
     pk = api.post(f"cas/{ca}/issue", {"domain_name": "host.lan"})
     assert Certificate.objects.exists() or pk.status_code == 200

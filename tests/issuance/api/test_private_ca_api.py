@@ -1,4 +1,4 @@
-"""Private CAs over HTTP: made at once, issuing in the request itself."""
+"""Private CAs over HTTP are made at once and issue during the request."""
 
 import io
 import json
@@ -35,7 +35,7 @@ ROOT = {
 
 @pytest.fixture(autouse=True)
 def _real_authority(monkeypatch, request):
-    """The fake CA stands for ACME CAs only: a private CA signs for itself."""
+    """The fake CA replaces ACME CAs only, and a private CA signs for itself."""
     from authorities import clients
 
     real = clients.client_for
@@ -105,7 +105,7 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api, changes, 
     assert rows() == before
 
 
-def test_a_name_of_more_bytes_than_a_common_name_may_stand_beside_a_shorter_one(api):
+def test_a_name_too_long_for_a_common_name_is_allowed_beside_a_shorter(api):
     assert api.post("cas", {"name": "\u00e9" * 64, "common_name": "\u00e9" * 32}).status_code == 201
 
 
@@ -233,7 +233,7 @@ def test_a_private_ca_signs_for_addresses_and_local_names(world, api, self_ca, d
 
 
 @pytest.mark.postgres
-def test_the_longest_name_fits_the_database_and_has_no_room_for_a_common_name(world, api, root):
+def test_the_longest_name_fits_the_database_without_a_common_name(world, api, root):
     longest = "*." + ".".join(["a" * 63] * 3 + ["b" * 59])
     shown = api.post(f"cas/{root}/issue", {"domain_name": longest}).data_member
     assert (shown["status"], shown["domain"]) == ("SUCCESS", longest)
@@ -342,7 +342,7 @@ def test_a_validity_that_is_none_is_refused_at_an_acme_ca_too(api, issued, secon
     )
 
 
-def test_the_subject_stands_in_the_certificate(world, api, self_ca):
+def test_the_subject_is_in_the_certificate(world, api, self_ca):
     body = {
         "domain": "printer.example.com",
         "acct_id": self_ca,
@@ -378,10 +378,11 @@ def test_revoking_and_exporting_work_as_for_any_other(world, api, self_ca):
 @pytest.mark.parametrize(
     ("given", "status"), [(987654, 404), ("nobody", 400), ({"a": [1]}, 400), (0, 400)]
 )
-def test_a_dns_credential_must_be_the_callers_though_a_private_ca_needs_none(
+def test_a_private_ca_refuses_another_owners_dns_credential_too(
     world, api, root, self_ca, bob, given, status
 ):
-    theirs, before = world.credential(bob).pk, rows()
+    theirs = world.credential(bob).pk
+    before = rows()
     for each, expected in ((given, status), (theirs, 404)):
         body = {"domain": "a.example.com", "acct_id": self_ca, "dns_provider_id": each}
         refused(api.post("certificates", body), expected, "dns_provider_id")
@@ -399,9 +400,7 @@ def test_a_private_cas_certificate_keeps_no_dns_credential(world, api, self_ca, 
 
 @pytest.fixture
 def asked(api, root, self_ca):
-    """The same request, by either way to ask a private CA: `asked(validity_seconds=3600)` changes
-    it.
-    """
+    """The same request in both ways. `asked(validity_seconds=3600)` changes it."""
     return {
         "create": lambda **more: api.post(
             "certificates", {"domain": "a.example.com", "acct_id": self_ca} | more
@@ -428,7 +427,7 @@ def test_the_same_request_a_minute_later_makes_another_certificate(world, asked,
     assert Certificate.objects.count() == 2
 
 
-def test_a_record_that_is_asked_for_again_after_it_was_issued_is_that_record(world, api, self_ca):
+def test_a_record_requested_again_after_issuance_is_the_same_record(world, api, self_ca):
     body = {"domain_name": "a.example.com", "acct_id": self_ca}
     made = api.post("certificates", body).data_member
     api.post(f"certificates/{made['id']}/issues")
@@ -444,7 +443,7 @@ def test_another_validity_is_another_request(world, asked):
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete", "change"])
-def test_what_was_revoked_deleted_or_changed_is_made_anew(world, api, asked, verb):
+def test_a_revoked_deleted_or_changed_certificate_is_replaced(world, api, asked, verb):
     first = asked["create"]().data_member["id"]
     done = {
         "revoke": lambda: api.post(f"certificates/{first}/revoke"),
@@ -492,9 +491,7 @@ def test_a_ca_issues_under_the_account_of_its_own_that_is_named(world, api, root
         assert answer.data_member["acct_id"] == pk
 
 
-def test_a_ca_does_not_issue_under_an_account_of_somebody_else_or_of_another_ca(
-    world, api, bobs, root, account
-):
+def test_a_ca_refuses_an_account_of_another_owner_or_another_ca(world, api, bobs, root, account):
     bobs_ca = bobs.post("cas", {"name": "bob's"}).data_member["id"]
     bobs_account = bobs.post(
         "acme-accounts", {"ca_id": bobs_ca, "provider": "SELF_CA"}
@@ -540,7 +537,7 @@ def test_a_ca_uses_one_account_for_all_it_issues(world, api, root):
         ),
     ],
 )
-def test_what_a_ca_refuses_leaves_nothing_not_even_an_account(api, root, body, field):
+def test_a_refused_request_leaves_nothing_not_even_an_account(api, root, body, field):
     before = rows()
     refused(api.post(f"cas/{root}/issue", body), 400, field)
     assert rows() == before

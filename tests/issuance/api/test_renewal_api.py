@@ -1,4 +1,4 @@
-"""When a certificate is renewed, and why then, as its owner reads it."""
+"""The renewal time of a certificate and its reason, as its owner reads them."""
 
 import pytest
 from django.db import connection
@@ -53,7 +53,7 @@ def test_the_window_the_moment_and_the_page_that_explains_are_shown(world, api, 
     }
 
 
-def test_a_refusal_is_shown_and_the_renewal_goes_on(world, api, issued):
+def test_a_refusal_is_shown_and_the_renewal_continues(world, api, issued):
     world.ca.problems["renewal_info"] = [
         Refused("ca_not_found", "The CA does not know the certificate.")
     ]

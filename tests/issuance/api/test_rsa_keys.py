@@ -1,4 +1,4 @@
-"""RSA keys: made one at a time for each owner, and loaded no oftener than they are used."""
+"""RSA keys are made one at a time for each owner, and are loaded only when used."""
 
 import threading
 
@@ -13,8 +13,9 @@ from tests.fakes.world import World
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Whether OpenSSL's check was left out, of each private key that is loaded from now on."""
-    real, seen = serialization.load_der_private_key, []
+    """Return, for each private key loaded from now on, whether OpenSSL's check was skipped."""
+    real = serialization.load_der_private_key
+    seen = []
 
     def load(*args, **kwargs):
         seen.append(kwargs.get("unsafe_skip_rsa_key_validation", False))
@@ -82,7 +83,9 @@ class TestLoads:
 
 def test_one_owner_has_one_turn_at_a_time_and_a_short_line(monkeypatch):
     monkeypatch.setattr(keyqueue, "LONGEST_WAIT", 60.0)
-    at_once, most, done = [], [], threading.Semaphore(0)
+    at_once = []
+    most = []
+    done = threading.Semaphore(0)
 
     def make() -> None:
         with one_at_a_time(1):

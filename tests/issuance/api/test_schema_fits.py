@@ -1,4 +1,4 @@
-"""Every answer fits what the OpenAPI schema says of it."""
+"""Every response matches the OpenAPI schema."""
 
 import re
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db
 
 
 def as_json_schema(part):
-    """OpenAPI 3.0 as JSON Schema, whose way to say `nullable` is another type."""
+    """Convert OpenAPI 3.0 to JSON Schema, where `nullable` is another type."""
     if isinstance(part, list):
         return [as_json_schema(each) for each in part]
     if not isinstance(part, dict):
@@ -129,7 +129,7 @@ def test_answers_about_certificates_fit(world, api, guide, reference):
     api.delete(f"certificates/{unissued}")
 
 
-def test_what_a_ca_is_asked_for_is_told_with_its_validity(schema):
+def test_the_schema_describes_a_private_ca_with_its_validity(schema):
     body = operation_of(schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"][
         "application/json"
     ]["schema"]

@@ -1,4 +1,4 @@
-"""Certificates as they are listed and shown: the five statuses, pages, all there is but the key."""
+"""Certificates in lists and alone: five statuses, pages, and every field except the key."""
 
 import base64
 from datetime import timedelta
@@ -40,7 +40,7 @@ def test_a_failed_attempt_that_is_tried_again_is_still_pending(world, api, guide
     assert api.get(f"certificates/{pk}").data_member["renew_at"] > world.time.timestamp()
 
 
-def test_a_failure_without_a_retry_is_failed_until_somebody_starts_it_again(world, api, guide):
+def test_a_failure_without_a_retry_stays_failed_until_a_person_starts_it(world, api, guide):
     world.ca.problems["new_order"] = [Refused("ca_rejected_identifier", "Never.", permanent=True)]
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()
@@ -127,12 +127,12 @@ def test_lists_are_bare_arrays_newest_first_in_pages(api, make_many):
     assert api.get("certificates?offset=5").data_member == []
 
 
-def test_a_page_holds_a_hundred_rows_when_nobody_says(api, make_many):
+def test_a_page_holds_a_hundred_rows_by_default(api, make_many):
     make_many(101)
     assert len(api.get("certificates").data_member) == 100
 
 
-def test_the_total_is_told_when_it_is_asked_for(api, make_many):
+def test_the_total_is_sent_on_request(api, make_many):
     make_many(3)
     assert "X-Total-Count" not in api.get("certificates?limit=1").headers
     assert api.get("certificates?limit=1&total=1").headers["X-Total-Count"] == "3"
@@ -154,9 +154,7 @@ def queries_of(api, path, rows):
     return len(captured)
 
 
-def test_a_list_of_open_and_issued_certificates_costs_the_same_queries_whatever_its_length(
-    world, api, make_many
-):
+def test_a_list_of_certificates_costs_the_same_queries_at_any_length(world, api, make_many):
     make_many(1)
     one = queries_of(api, "certificates", 1)
     make_many(10)

@@ -1,4 +1,4 @@
-"""`staging_first` over HTTP: the account at staging that comes with it, and what may be deleted."""
+"""`staging_first` over HTTP: the staging account, and which rows may be deleted."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def made(api) -> dict:
     return api.post("acme-accounts", BODY | {"staging_first": True}).data_member
 
 
-def test_an_account_at_staging_is_made_with_the_same_address_and_a_key_of_its_own(made):
+def test_a_staging_account_has_the_same_address_and_its_own_key(made):
     main, staging = AcmeAccount.objects.order_by("pk")
     assert (made["staging_first"], made["staging_account_id"]) == (True, staging.pk)
     assert (staging.ca_provider, staging.email, staging.name) == (
@@ -75,7 +75,7 @@ def test_switched_off_and_on_again_it_has_the_same_account(api, made):
     assert AcmeAccount.objects.count() == 2
 
 
-def test_what_a_get_answered_may_be_sent_back_whole(api, made):
+def test_the_response_of_a_get_may_be_sent_back_whole(api, made):
     path = f"acme-accounts/{made['id']}"
     before = api.get(path).data_member
     after = api.put(path, before).data_member

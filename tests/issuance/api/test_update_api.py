@@ -14,7 +14,7 @@ def put(api, issued):
     return lambda **changes: api.put(f"certificates/{issued.pk}", changes)
 
 
-def test_settings_change_and_the_rest_stays(api, put, issued):
+def test_given_settings_change_and_the_others_stay(api, put, issued):
     before = api.get(f"certificates/{issued.pk}").data_member
     changed = put(organization="Example Ltd", renew_days_before=20)
     assert changed.status_code == 200
@@ -40,7 +40,7 @@ def test_without_auto_renew_no_renewal_is_scheduled_even_after_a_failure(put, is
 
 
 @pytest.mark.parametrize("query", ["", "?detail=most"])
-def test_what_a_get_answered_may_be_sent_back_whole(api, put, issued, query):
+def test_the_response_of_a_get_may_be_sent_back_whole(api, put, issued, query):
     before = api.get(f"certificates/{issued.pk}{query}").data_member
     assert put(**before).status_code == 200
     after = api.get(f"certificates/{issued.pk}{query}").data_member
@@ -103,7 +103,8 @@ def test_another_key_size_is_used_from_the_next_issuance_on(world, api, put, iss
 def test_a_wrong_change_is_refused_by_its_member_and_changes_nothing(
     api, put, issued, changes, status, field
 ):
-    before, shown = rows(), api.get(f"certificates/{issued.pk}").data_member
+    before = rows()
+    shown = api.get(f"certificates/{issued.pk}").data_member
     refused(put(**changes), status, field)
     assert rows() == before
     assert api.get(f"certificates/{issued.pk}").data_member == shown
@@ -144,9 +145,7 @@ def test_a_credential_can_be_changed_and_is_used_next_time(world, api, put, owne
 @pytest.mark.parametrize(
     "changes", [{"key_size": 384}, {"server_decrypt_export": True}, {"organization": "Example"}]
 )
-def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was_changed(
-    api, reference, changes
-):
+def test_a_repeated_create_returns_what_it_asks_for_and_no_changed_one(api, reference, changes):
     first = api.post("certificates", reference()).data_member
     assert api.put(f"certificates/{first['id']}", changes).status_code == 200
     second, third = (api.post("certificates", reference()).data_member for _ in range(2))
@@ -154,7 +153,7 @@ def test_the_same_create_is_answered_with_what_it_asks_for_and_not_with_what_was
     assert {name: second[name] for name in changes} == {name: first[name] for name in changes}
 
 
-def test_the_same_create_after_a_move_is_issued_by_the_account_that_it_names(
+def test_a_repeated_create_after_a_move_uses_the_account_that_it_names(
     world, api, guide, owner, account
 ):
     world.zone.hides = True
@@ -165,7 +164,7 @@ def test_the_same_create_after_a_move_is_issued_by_the_account_that_it_names(
     assert Issuance.objects.get(pk=second["issue_history_id"]).account == account
 
 
-def test_the_same_create_after_a_change_of_nothing_makes_no_other_certificate(api, reference):
+def test_a_repeated_create_after_an_empty_change_makes_no_certificate(api, reference):
     made = api.post("certificates", reference()).data_member
     assert api.put(f"certificates/{made['id']}", made | {"auto_renew": True}).status_code == 200
     assert api.post("certificates", reference()).data_member["id"] == made["id"]
@@ -174,7 +173,7 @@ def test_the_same_create_after_a_change_of_nothing_makes_no_other_certificate(ap
 # --- another account ---
 
 
-def test_another_account_issues_anew(world, api, put, owner, issued):
+def test_a_change_of_account_issues_again(world, api, put, owner, issued):
     production = world.account(owner)
     answer = put(acme_account_id=production.pk)
     assert answer.data_member["acme_account_id"] == production.pk

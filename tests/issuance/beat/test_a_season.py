@@ -1,6 +1,7 @@
-"""A hundred and twenty days of two hundred certificates: the real scan, rows and retries, on a
-clock that jumps from one thing that is due to the next. The CA is down for two days and the DNS
-provider fails one call in twenty.
+"""120 days of 200 certificates, with the real scan, rows and retries.
+
+The clock jumps from one due row to the next. The CA is down for two days, and the DNS provider
+fails one call in twenty.
 """
 
 import random
@@ -19,7 +20,8 @@ from tests.fakes import ca as fake_ca
 
 pytestmark = pytest.mark.django_db
 
-COUNT, SHORT = 200, 10
+COUNT = 200
+SHORT = 10
 DAYS = 120
 DOWN = (timedelta(days=47), timedelta(days=49))
 SCAN = timedelta(minutes=10)
@@ -34,7 +36,8 @@ def fleet(world, account, credential, monkeypatch):
     monkeypatch.setattr(pki, "ari_id", lambda leaf: "")
     sign = fake_ca.sign
     monkeypatch.setattr(fake_ca, "sign", lambda csr_pem, life: sign(csr_pem, life_of(csr_pem)))
-    chance, present = random.Random(1), world.zone.present
+    chance = random.Random(1)
+    present = world.zone.present
 
     def sometimes_present(name, value):
         if chance.random() < 0.05:
@@ -42,7 +45,8 @@ def fleet(world, account, credential, monkeypatch):
         present(name, value)
 
     monkeypatch.setattr(world.zone, "present", sometimes_present)
-    call, began = world.ca.call, world.time
+    call = world.ca.call
+    began = world.time
 
     def call_unless_down(name, effect):
         if DOWN[0] <= world.time - began < DOWN[1]:
@@ -64,7 +68,7 @@ def life_of(csr_pem: str) -> timedelta:
 
 
 def next_moment() -> datetime:
-    """When anything is due: a scan, an attempt or a record."""
+    """Return when the next scan, attempt or record is due."""
     now = clock.now()
     renewal = Certificate.objects.aggregate(at=Min("renew_at"))["at"]
     moments = [max(renewal, now) + SCAN] if renewal else []
@@ -74,7 +78,8 @@ def next_moment() -> datetime:
 
 
 def test_no_certificate_expires(fleet):
-    world, end = fleet, fleet.time + DAYS * DAY
+    world = fleet
+    end = fleet.time + DAYS * DAY
     world.deliver()
     while (moment := next_moment()) < end:
         world.advance((moment - world.time).total_seconds())

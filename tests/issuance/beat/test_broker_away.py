@@ -1,4 +1,4 @@
-"""When Redis is away a request still succeeds: the row is the queue, and the sweep sends it later."""
+"""A request succeeds without Redis, because the row is the queue and the sweep sends it later."""
 
 import pytest
 
@@ -18,5 +18,5 @@ def test_a_chain_that_cannot_be_sent_is_no_error():
     tasks.start(1)
 
 
-def test_a_message_that_cannot_be_sent_is_told_to_the_caller():
+def test_a_message_that_cannot_be_sent_is_reported_to_the_caller():
     assert dispatch.nudge(tasks.look) is False

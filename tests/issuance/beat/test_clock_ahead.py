@@ -1,6 +1,4 @@
-"""The wall clock was ahead and was put right: nothing stands still for longer than its own rule
-says.
-"""
+"""After a wall clock was ahead and was corrected, no row waits longer than its own rule says."""
 
 from datetime import timedelta
 
@@ -40,7 +38,7 @@ def put_back(world, by: timedelta) -> None:
 
 @ahead
 @pytest.mark.parametrize("sweeps", [1, 2, 4, 8])
-def test_an_attempt_that_began_while_the_clock_was_ahead_is_issued_after_it_was_put_right(
+def test_an_attempt_begun_with_a_clock_ahead_is_issued_after_correction(
     world, account, credential, by, sweeps
 ):
     sweep.sweep.run()
@@ -61,7 +59,7 @@ def test_an_attempt_that_began_while_the_clock_was_ahead_is_issued_after_it_was_
 
 
 @ahead
-def test_a_worker_that_died_while_the_clock_was_ahead_keeps_its_row_for_one_lease(
+def test_a_worker_that_died_with_a_clock_ahead_holds_its_row_one_lease(
     world, account, credential, by
 ):
     sweep.sweep.run()
@@ -93,10 +91,10 @@ def test_a_message_of_a_machine_that_is_a_minute_ahead_is_on_its_way(world, acco
     assert Issuance.objects.on_their_way().count() == 1
 
 
-def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule(
+def test_without_the_time_of_the_last_sweep_no_row_waits_beyond_its_rule(
     world, account, credential
 ):
-    """Redis lost everything, and a clock that nobody saw was ahead by a month."""
+    """Redis lost everything, and nobody noticed a clock that was ahead by a month."""
     world.create(account, credential)
     world.messages.clear()
     Issuance.objects.update(wake_at=world.time + 30 * DAY, deadline_at=world.time + 31 * DAY)
@@ -109,7 +107,7 @@ def test_without_a_mark_of_the_last_sweep_no_row_sleeps_longer_than_its_own_rule
 
 @pytest.mark.parametrize("state", ["presented", "validated", "finalized"])
 def test_a_deadline_of_a_day_stays_where_a_step_may_have_one(world, account, credential, state):
-    """A credential waits a day for its records, a sent CSR a day for the CA."""
+    """A record may wait a day for its credential, and a sent CSR a day for the CA."""
     world.create(account, credential)
     until = world.time + DAY
     Issuance.objects.update(state=state, csr_sent_at=world.time, deadline_at=until)
@@ -149,7 +147,7 @@ def test_a_minute_of_skew_between_machines_corrects_nothing(world, account, cred
 def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(
     world, account, credential, by, monkeypatch
 ):
-    """A slot that lies unused takes room, and the tokens of its buckets."""
+    """An unused slot takes room, and the tokens of its buckets."""
     for number in range(12):
         _, issuance = world.create(account, credential, f"host{number}.example.com")
         Reservation.objects.create(
@@ -281,9 +279,7 @@ def test_a_warning_that_was_given_by_the_wrong_date_is_given_again(world, owner,
 
 
 @ahead
-def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_shows_it(
-    world, account, credential, by
-):
+def test_record_times_in_the_future_are_set_back_to_now(world, account, credential, by):
     world.zone.hides = True
     world.create(account, credential)
     world.deliver()
@@ -292,7 +288,8 @@ def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_sh
     )
     Issuance.objects.update(state_since=world.time + by, preflighted_at=world.time + by)
     clockstep.correct(world.time)
-    record, issuance = TxtRecord.objects.first(), Issuance.objects.get()
+    record = TxtRecord.objects.first()
+    issuance = Issuance.objects.get()
     assert (record.intent_at, record.presented_at) == (world.time, world.time)
     assert issuance.state_since == issuance.preflighted_at == world.time
 
@@ -310,10 +307,8 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(
     assert not services._answers(certificate, spec, None)
 
 
-def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(
-    world, account, credential
-):
-    """After a week without success a person is asked, and thirty days seemed to have passed."""
+def test_a_first_issuance_given_up_by_a_wrong_clock_is_retried(world, account, credential):
+    """An issuance is given up after a week, and thirty days seemed to have passed."""
     world.zone.hides = True
     certificate, _ = world.create(account, credential)
     sweep.sweep.run()
@@ -335,7 +330,7 @@ def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(
     assert certificate.current
 
 
-def test_a_renewal_window_is_asked_for_again_where_the_version_only_seemed_to_have_expired(
+def test_a_window_is_asked_for_again_after_a_version_only_seemed_expired(
     world, account, credential
 ):
     certificate = issued(world, account, credential)

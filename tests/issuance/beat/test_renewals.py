@@ -1,4 +1,4 @@
-"""The scan for renewals: by its index alone, a few queries for a batch, once for each certificate."""
+"""The scan for renewals reads only its index, in few queries, and renews each certificate once."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +16,8 @@ from tests.issuance.racing import at_once
 
 TABLE = Certificate._meta.db_table
 QUERIES = 5  # for a batch: what is due, the lock, the attempts before, the UPDATE, the INSERT
-NOT_DUE, DUE = 100_000, 1_000
+NOT_DUE = 100_000
+DUE = 1_000
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def certificate(world, account, credential) -> Certificate:
 
 @pytest.fixture
 def issued(world, account, credential) -> Callable[..., list[Certificate]]:
-    """So many certificates that are due."""
+    """Make `count` certificates that are due."""
 
     def make(count: int, **fields) -> list[Certificate]:
         made = [
@@ -46,7 +47,7 @@ def issued(world, account, credential) -> Callable[..., list[Certificate]]:
 
 
 def queries_of(act: Callable[[], object]) -> list[str]:
-    """Those that it makes, without what begins and ends its transactions."""
+    """Return the queries of the call, without those that begin and end transactions."""
     with CaptureQueriesContext(connection) as captured:
         act()
     ends = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")
@@ -84,7 +85,7 @@ def test_a_pass_over_a_hundred_thousand_reads_the_thousand_that_are_due(world: W
 
 
 @pytest.mark.django_db
-def test_what_is_due_is_found_by_the_index_on_sqlite_too(world, certificate):
+def test_due_renewals_are_found_by_the_index_on_sqlite_too(world, certificate):
     made = queries_of(renewals.scan_renewals.run)
     assert len(made) == 1
     plan = plan_of(made[0])
@@ -136,7 +137,7 @@ def test_an_attempt_of_a_batch_is_the_same_as_one_that_is_opened_alone(world, is
 
 
 @pytest.mark.django_db
-def test_what_must_not_renew_is_cleared_and_not_opened(world, issued):
+def test_a_certificate_that_must_not_renew_is_cleared_and_not_opened(world, issued):
     wanted, unwanted, retired, keyless, busy = issued(5)
     Certificate.objects.filter(pk=unwanted.pk).update(auto_renew=False)
     Certificate.objects.filter(pk=retired.pk).update(retired_at=world.time)
@@ -156,9 +157,7 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
 
 
 @pytest.mark.django_db
-def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(
-    world, issued, monkeypatch
-):
+def test_one_broken_renewal_does_not_stop_the_others(world, issued, monkeypatch):
     monkeypatch.setattr(renewals, "SCAN_BATCH", 2)
     bad, *good = issued(5)
     new_issuance = services.new_issuance

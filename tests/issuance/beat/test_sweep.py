@@ -1,4 +1,4 @@
-"""The sweep is the only admission: what it sends, for whom, and how much at once."""
+"""Only the sweep admits work: which messages it sends, for whom, and how many at once."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def due(world, account, credential, count: int, state: str = "queued", names: str = "host") -> None:
-    """Attempts that are due, made straight as rows."""
+    """Attempts that are due, written directly as rows."""
     certificates = [
         services.new_certificate(
             account.owner, world.spec(account, credential, f"{names}{number}.example.com")
@@ -67,7 +67,8 @@ def test_no_more_than_the_limit_is_on_its_way(world, account, credential, small)
 
 
 def test_a_credential_gets_a_quarter_while_others_wait(world, account, owner, small):
-    dead, alive = world.credential(owner), world.credential(owner)
+    dead = world.credential(owner)
+    alive = world.credential(owner)
     due(world, world.account(owner), dead, 60, names="dead")
     due(world, world.account(owner), alive, 10, names="alive")
     sweep.sweep.run()
@@ -90,7 +91,7 @@ def test_those_that_wait_for_their_records_share_one_look(world, account, creden
     assert "chain" not in world.sent
 
 
-def test_records_that_are_needed_go_back_to_rest_in_one_update(
+def test_records_still_in_use_go_back_to_sleep_in_one_update(
     world, account, credential, django_assert_num_queries
 ):
     world.zone.hides = True

@@ -1,6 +1,4 @@
-"""The hourly look for what ends soon without a successor, and for records that could not be
-removed.
-"""
+"""The hourly search for certificates that end soon, and for records that could not be removed."""
 
 from datetime import timedelta
 
@@ -22,7 +20,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def issue(world, account, credential):
-    """`issue(90)`: a certificate with a life of so many days, which nothing renews meanwhile."""
+    """`issue(90)` makes a certificate of 90 days that nothing renews."""
 
     def build(days: float, domain: str = "example.com", **fields) -> Certificate:
         world.ca.life = timedelta(days=days)
@@ -41,21 +39,21 @@ def subjects(kind: str = Kind.EXPIRING) -> list[str]:
 
 
 def look_for(world, days: float) -> None:
-    """The task, every four hours for so many days."""
+    """Run the task every four hours for `days` days."""
     for _ in range(round(days * 6)):
         world.advance(4 * 3600)
         warnings.warn_expiry.run()
 
 
 def look_for_a_life(world, days: float) -> None:
-    """At its birth, and all through the second half of so many days."""
+    """Run the task at the birth, and during the second half of `days` days."""
     warnings.warn_expiry.run()
     assert subjects() == []
     world.advance(days / 2 * 86400 - 60)
     look_for(world, days / 2)
 
 
-def test_a_certificate_without_a_successor_is_warned_of_at_14_7_3_and_1_days(world, issue):
+def test_an_unrenewed_certificate_is_warned_about_at_14_7_3_and_1_days(world, issue):
     certificate = issue(90)
     world.advance(75 * 86400)
     look_for(world, 16)
@@ -72,7 +70,7 @@ def test_a_certificate_without_a_successor_is_warned_of_at_14_7_3_and_1_days(wor
     assert first.data["certificate_id"] == certificate.pk
 
 
-def test_looks_that_come_late_tell_only_the_warning_of_now(world, issue):
+def test_a_late_round_sends_only_the_current_warning(world, issue):
     issue(90)
     world.advance((90 - 2.2) * 86400)
     warnings.warn_expiry.run()
@@ -90,7 +88,7 @@ def test_a_successor_is_not_warned_of(world, issue, account, credential):
     assert subjects() == []
 
 
-def test_a_warning_says_why_there_is_no_successor_and_when_the_next_attempt_is(world, issue):
+def test_a_warning_says_why_renewal_failed_and_when_it_is_retried(world, issue):
     certificate = issue(90)
     world.advance(80 * 86400)
     at = world.time + timedelta(hours=5)
@@ -120,9 +118,7 @@ def test_short_lives_are_warned_of_after_their_normal_renewal_only(world, issue,
 
 
 @pytest.mark.parametrize(("days", "warned"), [(6, [1]), (45, [14, 7, 3, 1]), (20, [7, 3, 1])])
-def test_what_nothing_renews_is_warned_of_in_the_second_half_of_its_life(
-    world, issue, days, warned
-):
+def test_a_certificate_without_renewal_warns_in_its_second_half(world, issue, days, warned):
     issue(days, auto_renew=False)
     look_for_a_life(world, days)
     assert [each.data["days"] for each in Notice.objects.order_by("pk")] == warned
@@ -132,7 +128,7 @@ def test_what_nothing_renews_is_warned_of_in_the_second_half_of_its_life(
 @pytest.mark.parametrize(
     ("rows", "field"), [(Certificate, "retired_at"), (CertificateVersion, "revoked_at")]
 )
-def test_what_is_retired_or_revoked_is_not_warned_of(world, issue, rows, field):
+def test_retired_and_revoked_certificates_are_not_warned_about(world, issue, rows, field):
     issue(90)
     rows.objects.update(**{field: world.time})
     world.advance(85 * 86400)
@@ -140,7 +136,7 @@ def test_what_is_retired_or_revoked_is_not_warned_of(world, issue, rows, field):
     assert subjects() == []
 
 
-def test_one_that_cannot_be_told_keeps_no_other_from_it(world, issue, monkeypatch):
+def test_one_failing_warning_does_not_stop_the_others(world, issue, monkeypatch):
     broken = issue(90, "broken.example.com")
     issue(90, "whole.example.com")
     world.advance(85 * 86400)
@@ -169,7 +165,7 @@ def test_batches_reach_every_certificate_once(world, issue, monkeypatch):
 
 
 @pytest.mark.postgres
-def test_the_look_reads_by_the_index_alone_and_no_more_for_those_that_end_later(world, issue):
+def test_certificates_near_expiry_are_found_by_the_index(world, issue):
     issue(90)
     world.advance(86 * 86400)
     later = world.time + timedelta(days=60)
@@ -205,7 +201,7 @@ def test_the_look_reads_by_the_index_alone_and_no_more_for_those_that_end_later(
 
 @pytest.fixture
 def stuck(world, account, credential):
-    """A record that its provider does not let go."""
+    """A record that its provider does not remove."""
     world.create(account, credential, "example.com")
     world.deliver()
     world.zone.refuses = [ProviderError("dns_unreachable", "The API does not answer.")] * 1000
@@ -213,7 +209,7 @@ def stuck(world, account, credential):
     return TxtRecord.objects.get()
 
 
-def test_a_record_left_behind_is_told_once_after_a_day(world, stuck, credential):
+def test_a_record_left_behind_is_reported_once_after_a_day(world, stuck, credential):
     warnings.warn_expiry.run()
     look_for(world, 20 / 24)
     assert subjects(Kind.RECORD_LEFT_BEHIND) == []
@@ -231,14 +227,14 @@ def test_a_record_left_behind_is_told_once_after_a_day(world, stuck, credential)
     assert (notice.owner, notice.data["dns_provider_id"]) == (credential.owner, credential.pk)
 
 
-def test_a_record_that_was_removed_is_not_told(world, stuck):
+def test_a_removed_record_is_not_reported(world, stuck):
     world.zone.refuses = []
     world.settle()
     look_for(world, 3)
     assert subjects(Kind.RECORD_LEFT_BEHIND) == []
 
 
-def test_a_record_that_somebody_needs_is_not_left_behind(world, account, credential):
+def test_a_record_in_use_is_not_left_behind(world, account, credential):
     world.zone.hides = True
     world.create(account, credential, "example.com")
     world.deliver()

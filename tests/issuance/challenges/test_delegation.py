@@ -32,18 +32,17 @@ CHALLENGE = "_acme-challenge.example.com"
 
 @pytest.fixture
 def operators(world, settings):
-    """The operator's credential, and a service zone that it writes."""
+    """The operator's credential, and the service zone that it writes."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
     credential = world.credential(operator, name="service zone")
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = ZONE, credential.pk
+    settings.SERVICE_ZONE = ZONE
+    settings.SERVICE_DNS_CREDENTIAL = credential.pk
     return credential
 
 
 @pytest.fixture
 def make(world, account, operators):
-    """`make("example.com", ...)`: a certificate that relies on the service zone, and its attempt,
-    not run yet.
-    """
+    """`make("example.com", ...)` makes a certificate for the service zone, and its attempt."""
     return lambda *names: world.create(account, None, *(names or ("example.com", "*.example.com")))
 
 
@@ -58,14 +57,12 @@ def deliver(world, issuance: Issuance) -> Issuance:
 
 
 def blind(monkeypatch) -> None:
-    """The preflight sees nothing: what it would find arises after it."""
+    """The preflight finds nothing, as if the fault arose after it."""
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])
 
 
 def is_refused(world, issuance: Issuance) -> str:
-    """The attempt ended because its challenge leads elsewhere, and not even the intent to write
-    there was written.
-    """
+    """The attempt ended because its challenge leads elsewhere, before an intent was written."""
     deliver(world, issuance)
     assert (issuance.state, issuance.error_code) == (State.FAILED, "delegation_missing")
     assert not TxtRecord.objects.exists()
@@ -146,7 +143,9 @@ def test_a_cname_that_is_gone_when_the_order_is_there_is_refused(world, make, mo
 
 
 @pytest.mark.parametrize("is_seen_before", [True, False])
-def test_a_cname_to_somebody_elses_place_is_refused(world, make, bob, monkeypatch, is_seen_before):
+def test_a_cname_to_another_certificates_place_is_refused(
+    world, make, bob, monkeypatch, is_seen_before
+):
     account = world.account(bob)
     theirs, _ = world.create(account, None, "bob.example.net")
     world.messages.clear()
@@ -173,12 +172,10 @@ def test_it_is_exactly_its_own_place(world, make, monkeypatch, elsewhere):
     is_refused(world, issuance)
 
 
-def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(
+def test_an_own_credential_set_during_the_attempt_is_not_opened(
     world, make, credential, monkeypatch
 ):
-    """The attempt goes on with the operator's credential, so it stays bound to the certificate's
-    place.
-    """
+    """The attempt continues with the operator's credential at the certificate's place."""
     blind(monkeypatch)
     certificate, issuance = make()
     services.update_certificate(certificate, {"credential": credential})
@@ -188,7 +185,9 @@ def test_a_credential_of_ones_own_that_is_set_meanwhile_opens_nothing(
 @pytest.mark.parametrize(
     "change", [{"SERVICE_ZONE": "other.example.net"}, {"SERVICE_DNS_CREDENTIAL": 0}]
 )
-def test_other_settings_meanwhile_open_nothing(world, make, monkeypatch, settings, change):
+def test_settings_changed_during_the_attempt_open_no_credential(
+    world, make, monkeypatch, settings, change
+):
     blind(monkeypatch)
     certificate, issuance = make()
     world.zone.cnames[CHALLENGE] = (
@@ -199,9 +198,7 @@ def test_other_settings_meanwhile_open_nothing(world, make, monkeypatch, setting
     is_refused(world, issuance)
 
 
-def test_the_operators_own_certificates_are_bound_alike_unless_they_name_the_credential(
-    world, operators, monkeypatch
-):
+def test_the_operators_certificates_are_bound_unless_one_is_named(world, operators, monkeypatch):
     blind(monkeypatch)
     account = world.account(operators.owner)
     _, unnamed = world.create(account, None, "example.com")
@@ -210,7 +207,7 @@ def test_the_operators_own_certificates_are_bound_alike_unless_they_name_the_cre
     assert deliver(world, named).state == State.ISSUED
 
 
-def test_another_credential_of_the_owner_meanwhile_does_not_bind_the_attempt(
+def test_a_changed_credential_does_not_bind_the_running_attempt(
     world, account, credential, owner, make
 ):
     certificate, issuance = world.create(account, credential, "example.org")
@@ -221,7 +218,7 @@ def test_another_credential_of_the_owner_meanwhile_does_not_bind_the_attempt(
 # --- The operator's credential ---
 
 
-def test_a_credential_of_somebody_who_is_no_staff_serves_nobody(world, make, account, operators):
+def test_a_credential_of_a_user_who_is_not_staff_is_not_used(world, make, account, operators):
     certificate, _ = make()
     services.cancel(certificate)
     User.objects.filter(pk=operators.owner_id).update(is_staff=False)
@@ -234,7 +231,8 @@ def test_a_credential_of_somebody_who_is_no_staff_serves_nobody(world, make, acc
 def test_the_operators_credential_is_not_deleted_while_it_serves(operators, settings):
     with pytest.raises(Conflict, match=f"service zone writes the service zone {ZONE}"):
         credentials.retire_credential(operators)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = "", 0
+    settings.SERVICE_ZONE = ""
+    settings.SERVICE_DNS_CREDENTIAL = 0
     credentials.retire_credential(operators)
     assert operators.retired_at
 
@@ -267,9 +265,7 @@ def test_one_setting_without_the_other_is_refused_at_start(given):
     assert ("set together" in started.stderr) == bool(given)
 
 
-def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_told(
-    world, make, operators
-):
+def test_an_unwritable_service_zone_spends_no_order_and_staff_are_notified(world, make, operators):
     certificate, _ = make()
     world.zone.cnames[CHALLENGE] = target_of(certificate)
     world.deliver()
@@ -290,7 +286,7 @@ def test_when_nobody_can_write_the_service_zone_no_order_is_spent_and_staff_are_
 
 
 @pytest.mark.parametrize("seen_by", ["preflight", "present"])
-def test_what_the_provider_says_of_the_operators_zones_only_the_operator_reads(
+def test_only_the_operator_reads_provider_errors_about_the_service_zone(
     world, make, operators, monkeypatch, seen_by
 ):
     certificate, issuance = make()

@@ -1,6 +1,4 @@
-"""A CA's resolver keeps a record set for its TTL: a value that was added meanwhile is waited with,
-and told.
-"""
+"""A CA's resolver caches a record set for its TTL, and a later value waits for that."""
 
 from datetime import timedelta
 
@@ -32,9 +30,7 @@ def states(*issuances: Issuance) -> list[str]:
     return [Issuance.objects.get(pk=each.pk).state for each in issuances]
 
 
-def test_the_wildcard_after_the_apex_waits_for_the_rest_of_the_ttl_and_says_so(
-    world, account, credential
-):
+def test_the_wildcard_after_the_apex_waits_for_the_remaining_ttl(world, account, credential):
     _, apex = world.create(account, credential, "example.com")
     world.deliver()
     world.advance(20)
@@ -79,7 +75,7 @@ def test_it_is_known_of_another_owner_and_of_another_credential(
 
 
 def test_a_ca_that_never_looked_has_nothing_to_keep(world, account, credential):
-    """The first attempt is canceled before it answers its challenge."""
+    """The first attempt is canceled before it responds to its challenge."""
     world.zone.hides = True
     certificate, first = world.create(account, credential, "example.com")
     world.deliver()
@@ -100,7 +96,7 @@ def test_another_ca_has_a_resolver_of_its_own(world, account, credential, owner)
     assert states(other) == [State.ISSUED]
 
 
-def test_while_the_ca_still_looks_at_the_first_the_ttl_begins_with_the_second(
+def test_the_ttl_begins_with_the_second_while_the_ca_validates_the_first(
     world, account, credential
 ):
     world.ca.validation_reads = 100
@@ -114,8 +110,9 @@ def test_while_the_ca_still_looks_at_the_first_the_ttl_begins_with_the_second(
 
 
 def test_a_value_that_the_ca_saw_already_waits_for_nothing(world, account, credential):
-    """The CA hands out the authorization of a challenge that it looked at before."""
-    world.ca.reuses_authorizations, world.ca.validation_reads = True, 100
+    """The CA returns the authorization of a challenge that it has validated before."""
+    world.ca.reuses_authorizations = True
+    world.ca.validation_reads = 100
     world.create(account, credential, "example.com")
     world.deliver()
     _, again = world.create(account, credential, "example.com", "www.example.com")
@@ -123,9 +120,7 @@ def test_a_value_that_the_ca_saw_already_waits_for_nothing(world, account, crede
     assert states(again) == [State.PROPAGATED]
 
 
-def test_the_ttl_of_the_zone_counts_where_it_is_longer_than_the_credentials(
-    world, account, credential, monkeypatch
-):
+def test_the_longer_ttl_of_zone_and_credential_counts(world, account, credential, monkeypatch):
     look = world.zone.look
     monkeypatch.setattr(
         "dnsproviders.propagation.look",
@@ -146,7 +141,7 @@ def _with_ttl(look: Look, ttl: int) -> Look:
     return Look(look.shown, look.missing, look.silent, ttl=ttl)
 
 
-def test_nobody_waits_for_a_ttl_of_a_day_and_the_deadline_is_kept_ahead(world, account, owner):
+def test_a_ttl_of_a_day_is_not_waited_for_and_the_deadline_stays_ahead(world, account, owner):
     slow = world.credential(owner, ttl=86400, propagation_timeout=30)
     world.create(account, slow, "example.com")
     world.deliver()

@@ -1,4 +1,4 @@
-"""`manage.py drill`: the operator's way to a drill, on the server itself."""
+"""`manage.py drill` controls a drill on the server itself."""
 
 from io import StringIO
 from typing import Any
@@ -89,7 +89,7 @@ def test_watching_it_shows_it_burn_down_to_the_end(world, root, certificate, mon
     assert said[-1] == f"Drill {Drill.objects.get().pk} ended: 0 of 1 left."
 
 
-def test_who_leaves_a_watch_leaves_the_drill_running(root, certificate, monkeypatch):
+def test_a_drill_keeps_running_when_its_watch_is_left(root, certificate, monkeypatch):
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
@@ -98,7 +98,7 @@ def test_who_leaves_a_watch_leaves_the_drill_running(root, certificate, monkeypa
     assert Drill.objects.get().status == "running"
 
 
-def test_what_cannot_be_is_a_sentence(root, alice, certificate):
+def test_invalid_options_are_explained_in_a_sentence(root, alice, certificate):
     assert (
         refused("--issuer", "R11")
         == "No certificate in use has the issuer 'R11'; there are fake CA."
@@ -113,7 +113,7 @@ def test_what_cannot_be_is_a_sentence(root, alice, certificate):
     assert "required" in refused()
 
 
-def test_without_a_member_of_staff_nobody_starts_one(certificate):
+def test_a_drill_needs_a_member_of_staff(certificate):
     assert (
         refused("--issuer", "fake CA") == "There is no member of staff: a drill is started by one."
     )

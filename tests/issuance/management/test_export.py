@@ -1,6 +1,4 @@
-"""`manage.py export NAME --to DIR --then COMMAND`: the operator's files, whole, with the key for
-nobody else.
-"""
+"""`manage.py export NAME --to DIR --then COMMAND` writes whole files with a private key file."""
 
 import stat
 from io import StringIO
@@ -80,7 +78,7 @@ def test_the_command_runs_after_the_files_are_in_place(certificate, tmp_path):
     assert (tmp_path / "reloaded").exists()
 
 
-def test_a_command_that_fails_is_told_and_the_files_stay(certificate, tmp_path):
+def test_a_failing_command_is_reported_and_the_files_stay(certificate, tmp_path):
     with pytest.raises(CommandError, match="ended with 3"):
         run("example.com", "--to", tmp_path, "--then", "exit 3")
     assert (tmp_path / "private.key").exists()
@@ -112,7 +110,7 @@ def test_an_export_is_on_record_as_the_operators(certificate, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["example.org", "987654", "²", "9" * 30])
-def test_a_name_that_is_not_there_is_told_and_nothing_is_written(certificate, tmp_path, name):
+def test_a_missing_name_is_reported_and_nothing_is_written(certificate, tmp_path, name):
     with pytest.raises(CommandError, match="There is no certificate"):
         run(name, "--to", tmp_path / "folder")
     assert not (tmp_path / "folder").exists()

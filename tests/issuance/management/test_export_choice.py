@@ -1,4 +1,4 @@
-"""Which certificate `manage.py export NAME` means, where several owners have one of that name."""
+"""The certificate that `manage.py export NAME` chooses when several owners have the name."""
 
 from io import StringIO
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def real(world, owner, credential):
 
 
 def bare(world, owner):
-    """A record that was never issued."""
+    """Make a record that was never issued."""
     spec = world.spec(world.account(owner), None, "example.com", server_decrypt_export=True)
     return services.create_certificate(owner, spec, issue=False)[0]
 
@@ -52,7 +52,7 @@ def of_own_ca(world, owner):
 
 
 def of_named_ca(world, owner):
-    """Of an ACME CA that the owner named: it may sign anything."""
+    """Make a certificate of an ACME CA that the owner named, which may sign anything."""
     made, _ = world.create(
         world.account(owner), world.credential(owner), server_decrypt_export=True
     )
@@ -67,7 +67,7 @@ def exported(tmp_path, *args):
 
 
 @pytest.mark.parametrize("slip_in", [bare, of_own_ca, of_named_ca])
-def test_a_strangers_record_of_the_name_neither_breaks_nor_replaces_the_real_one(
+def test_a_strangers_record_neither_breaks_nor_replaces_the_real_one(
     world, real, stranger, tmp_path, slip_in
 ):
     slip_in(world, stranger)
@@ -85,9 +85,7 @@ def test_a_strangers_record_is_not_taken_once_the_real_one_is_deleted(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_strangers_certificate_does_not_replace_one_that_is_not_issued_yet(
-    world, owner, stranger, tmp_path
-):
+def test_a_strangers_certificate_does_not_replace_a_pending_one(world, owner, stranger, tmp_path):
     bare(world, owner)
     of_own_ca(world, stranger)
     with pytest.raises(CommandError, match="Give the id"):
@@ -95,7 +93,7 @@ def test_a_strangers_certificate_does_not_replace_one_that_is_not_issued_yet(
 
 
 @pytest.mark.parametrize("make", [of_own_ca, of_named_ca])
-def test_the_only_certificate_of_a_name_is_taken_whoever_signed_it(world, owner, tmp_path, make):
+def test_the_only_certificate_of_a_name_is_exported_for_any_ca(world, owner, tmp_path, make):
     made = make(world, owner)
     assert exported(tmp_path, "example.com") == made.current.chain_pem
 
@@ -140,7 +138,7 @@ def test_of_an_owners_own_the_issued_one_is_taken(world, real, owner, tmp_path):
         (("--id", "987654"), "There is no certificate"),
     ],
 )
-def test_what_names_no_certificate_is_told(real, tmp_path, args, words):
+def test_a_choice_without_a_certificate_is_reported(real, tmp_path, args, words):
     with pytest.raises(CommandError, match=words):
         exported(tmp_path, *args)
 

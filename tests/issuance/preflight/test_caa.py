@@ -1,11 +1,12 @@
-"""CAA records as RFC 8659 and RFC 8657 have them."""
+"""CAA records by RFC 8659 and RFC 8657."""
 
 import pytest
 
 from dnsclient.survey import CaaPolicy, CAARecord
 from issuance import preflight
 
-US, ACCOUNT = ("ca.test", "other-name-of-ca.test"), "https://ca.test/acct/1"
+US = ("ca.test", "other-name-of-ca.test")
+ACCOUNT = "https://ca.test/acct/1"
 
 
 def denied(
@@ -107,12 +108,12 @@ def test_accounts_are_not_compared_before_there_is_one():
     assert denied((0, "issue", "ca.test; accounturi=https://ca.test/acct/9"), account="") == ""
 
 
-def test_where_nobody_knows_the_cas_name_only_that_counts_which_holds_for_all():
+def test_for_a_ca_of_unknown_name_only_rules_for_all_cas_count():
     assert denied((0, "issue", "other.test; accounturi=x"), identities=()) == ""
     assert denied((0, "issue", ";"), identities=()) == "caa_forbids"
 
 
-def test_what_stands_in_dns_is_quoted_without_what_a_terminal_would_obey():
+def test_dns_contents_are_quoted_without_terminal_control_characters():
     policy = CaaPolicy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
     found = preflight.denial("example.com", policy, US, ACCOUNT)
     assert "\x1b" not in found.what

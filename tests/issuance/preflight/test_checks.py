@@ -1,5 +1,6 @@
-"""When the preflight of an attempt runs, what it costs, and what its end means. Which fault is which:
-test_preflight_zones, test_findings, test_caa.
+"""The preflight of an attempt: when it runs, what it costs, and how it ends.
+
+`test_zones`, `test_report` and `test_caa` test each fault.
 """
 
 from datetime import timedelta
@@ -30,7 +31,7 @@ WARNS = Finding("lame_server", "example.com", "example.com NS", "One server is l
 
 @pytest.fixture
 def finds(monkeypatch):
-    """`finds(*findings)`: what every look finds from now on; answers the list of looks."""
+    """`finds(*findings)` sets the findings of all later looks, and returns these looks."""
     looks = []
 
     def build(*findings):
@@ -46,16 +47,14 @@ def finds(monkeypatch):
 
 @pytest.fixture
 def surveyed(monkeypatch):
-    """`surveyed(Survey(...))`: what DNS has."""
+    """`surveyed(Survey(...))` sets what DNS has."""
     return lambda seen: monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
 
 
 # --- The attempt ---
 
 
-def test_a_finding_that_blocks_ends_the_attempt_before_an_order_and_the_certificate_is_tried_again(
-    world, account, credential, finds
-):
+def test_a_blocking_finding_ends_the_attempt_before_it_orders(world, account, credential, finds):
     finds(WARNS, BLOCKS)
     certificate, issuance = world.create(account, credential)
     world.deliver()
@@ -69,7 +68,7 @@ def test_a_finding_that_blocks_ends_the_attempt_before_an_order_and_the_certific
     assert timedelta(minutes=15) <= certificate.renew_at - world.time <= timedelta(minutes=70)
 
 
-def test_once_it_is_mended_the_next_attempt_is_issued(world, account, credential, finds):
+def test_once_the_finding_is_fixed_the_next_attempt_is_issued(world, account, credential, finds):
     finds(BLOCKS)
     certificate, _ = world.create(account, credential)
     world.deliver()
@@ -79,7 +78,9 @@ def test_once_it_is_mended_the_next_attempt_is_issued(world, account, credential
     assert Issuance.objects.latest("pk").state == State.ISSUED
 
 
-def test_what_does_not_block_is_an_event_and_the_order_goes_on(world, account, credential, finds):
+def test_a_finding_that_does_not_block_is_an_event_and_the_order_continues(
+    world, account, credential, finds
+):
     finds(WARNS)
     _, issuance = world.create(account, credential)
     world.deliver()
@@ -135,7 +136,7 @@ def test_a_worker_that_dies_in_the_preflight_leaves_it_to_the_next(
     assert Issuance.objects.get().state == State.ISSUED
 
 
-def test_a_turn_that_was_lost_meanwhile_writes_nothing(world, account, credential, monkeypatch):
+def test_a_lost_turn_writes_nothing(world, account, credential, monkeypatch):
     def canceled(*args, **kwargs):
         services.cancel(Certificate.objects.get())
         return [WARNS]
@@ -205,7 +206,8 @@ def test_the_directory_names_the_ca_else_what_is_known_of_it(
     world, account, credential, certificate, surveyed, provider, said, code
 ):
     surveyed(POLICY)
-    account.ca_provider, world.ca.caa_identities = provider, said
+    account.ca_provider = provider
+    world.ca.caa_identities = said
     assert codes_of(certificate, account, credential, world.ca.client_for(account)) == code
 
 
@@ -294,7 +296,7 @@ def test_a_renewal_does_not_ask_again_what_the_last_attempt_proved(world, accoun
     assert world.outside.calls[0] == "ca.new_order"
 
 
-def test_a_zone_that_the_public_may_not_see_is_told_and_in_nobodys_way(world, account, credential):
+def test_a_zone_hidden_from_the_public_is_reported_without_blocking(world, account, credential):
     world.zone.doubt = "The zone is pending."
     certificate, issuance = world.create(account, credential)
     world.deliver()
@@ -308,7 +310,7 @@ def test_a_zone_that_the_public_may_not_see_is_told_and_in_nobodys_way(world, ac
     )
 
 
-def test_another_credential_is_asked_anew(world, account, credential, owner):
+def test_a_changed_credential_is_checked_again(world, account, credential, owner):
     certificate, _ = world.create(account, credential)
     world.deliver()
     services.update_certificate(certificate, {"credential": world.credential(owner)})
@@ -328,7 +330,7 @@ def test_an_attempt_that_wrote_nothing_proves_nothing(world, account, credential
     assert world.outside.calls[0] == "zone.zone_of"
 
 
-def test_a_challenge_whose_place_nobody_knows_is_not_asked_about(world, certificate, surveyed):
+def test_a_challenge_of_unknown_place_is_not_asked_about(world, certificate, surveyed):
     loop = CnamePath(
         ("_acme-challenge.example.com", "a.test"), trouble=Trouble("dns_cname_loop", "A circle.")
     )
@@ -337,7 +339,7 @@ def test_a_challenge_whose_place_nobody_knows_is_not_asked_about(world, certific
     assert "zone.zone_of" not in world.outside.calls
 
 
-def test_without_a_credential_a_person_is_told(world, account):
+def test_without_a_credential_the_person_is_notified(world, account):
     world.create(account, world.credential(account.owner), "example.com")
     certificate = Certificate.objects.get()
     certificate.credential = None
@@ -380,9 +382,7 @@ def test_more_names_than_the_profile_takes_are_found(world, owner, credential, s
 # --- As many as there may be at once ---
 
 
-def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(
-    client_of, world, account, credential
-):
+def test_a_throttled_check_or_preflight_says_when_to_retry(client_of, world, account, credential):
     certificate, _ = world.create(account, credential)
     client = client_of(certificate.owner)
     with outward.for_owner(certificate.owner_id), outward.for_owner(certificate.owner_id):

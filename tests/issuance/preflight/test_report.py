@@ -1,4 +1,4 @@
-"""What a survey means, where a small internet cannot be broken just so."""
+"""The findings from a survey, for faults that the small internet cannot have."""
 
 import re
 
@@ -10,8 +10,11 @@ from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Doubt, Fault, Surv
 from issuance import preflight
 from issuance.preflight import Finding
 
-NAME, CHALLENGE = "www.example.com", "_acme-challenge.www.example.com"
-DEAD, BOGUS, UNKNOWN = Doubt(Fault.DEAD), Doubt(Fault.BOGUS, "example.com"), Doubt(Fault.UNKNOWN)
+NAME = "www.example.com"
+CHALLENGE = "_acme-challenge.www.example.com"
+DEAD = Doubt(Fault.DEAD)
+BOGUS = Doubt(Fault.BOGUS, "example.com")
+UNKNOWN = Doubt(Fault.UNKNOWN)
 SERIALS = {"ns1.example.com (192.0.2.1)": 7}
 
 
@@ -51,7 +54,7 @@ def test_servers_that_are_well_are_no_finding():
     assert not list(preflight.of_zones(survey_of(Zone("example.com", SERIALS))))
 
 
-def test_a_zone_of_many_names_is_told_once():
+def test_a_zone_of_many_names_is_reported_once():
     paths = {
         f"{label}.example.com": CnamePath((f"_acme-challenge.{label}.example.com",))
         for label in "abc"
@@ -64,7 +67,7 @@ def test_a_zone_of_many_names_is_told_once():
 # --- CNAMEs ---
 
 
-def test_a_name_whose_domain_nobody_registered_is_told_but_a_private_view_of_dns_may_have_it():
+def test_an_unregistered_domain_is_a_warning_because_it_may_be_private():
     zone = Zone("com", SERIALS)
     assert codes(preflight.of_cnames(survey_of(zone), "")) == [("no_zone", False)]
 
@@ -86,13 +89,13 @@ def test_a_suffix_of_ones_own_network_is_a_zone_like_any_other():
         ("dns_lookup_failed", []),
     ],
 )
-def test_chains_without_an_end_block_unless_nobody_knows(trouble, found):
+def test_cname_chains_without_an_end_block_unless_the_end_is_unknown(trouble, found):
     survey = Survey(paths={NAME: CnamePath((CHALLENGE,), trouble=Trouble(trouble, "A sentence."))})
     assert codes(preflight.of_cnames(survey, "")) == found
     assert codes(preflight.of_cnames(survey, "id.acme.test")) == found
 
 
-def test_a_chain_that_ends_elsewhere_than_at_the_certificates_own_place_blocks():
+def test_a_cname_chain_that_ends_at_the_wrong_place_blocks():
     survey = survey_of(Zone("acme.test", SERIALS), "id.acme.test")
     assert not list(preflight.of_cnames(survey, "id.acme.test"))
     (found,) = preflight.of_cnames(survey, "mine.acme.test")
@@ -128,7 +131,7 @@ def test_a_ca_without_caa_identities_is_not_blocked_by_caa():
 # --- All of them ---
 
 
-def test_one_record_at_fault_for_many_names_is_one_finding_and_those_that_block_come_first():
+def test_one_bad_record_is_one_finding_and_blocking_ones_are_first():
     several = [
         Finding("wildcard_cname", "a.test", "*.test CNAME", "First.", blocks=False),
         *(

@@ -1,6 +1,4 @@
-"""Broken zones, looked at over real sockets by the real preflight of the real order step: each
-fault is named, and no order reaches the CA.
-"""
+"""The real preflight names each fault of a broken zone over real sockets, before any order."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +23,9 @@ from tests.fakes.world import World
 pytestmark = pytest.mark.django_db
 State = Issuance.State
 
-SURVEY, FOLLOW, FINAL_NAME = survey.survey, cnames.follow, propagation.final_name
+SURVEY = survey.survey
+FOLLOW = cnames.follow
+FINAL_NAME = propagation.final_name
 NAMES = ("example.com", "*.example.com")
 CHALLENGE = "_acme-challenge.example.com"
 DEAD = {"com": zone(ns1=NS1) + f"dead 60 NS ns1.dead\nns1.dead 60 A {NS3}\n"}
@@ -49,13 +49,15 @@ def dns(world: World, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 class Asked:
-    """A certificate that was asked for, and what became of its attempt."""
+    """A requested certificate and its attempt."""
 
     def __init__(self, world: World, certificate: Certificate, issuance: Issuance) -> None:
-        self.world, self.certificate, self.issuance = world, certificate, issuance
+        self.world = world
+        self.certificate = certificate
+        self.issuance = issuance
 
     def is_blocked_by(self, code: str, record: str) -> Finding:
-        """The one finding that blocks: in the attempt, in the preflight alone, and at no price."""
+        """Attempt and preflight have one blocking finding, and nothing was charged."""
         assert self.issuance.state == State.FAILED, self.issuance.waits_for
         assert self.issuance.error_code == f"preflight_{code}"
         blocking = [each for each in self.found() if each.blocks]
@@ -69,7 +71,7 @@ class Asked:
         return blocking[0]
 
     def goes_on_with(self, *codes: str) -> list[Finding]:
-        """It is issued, and an event tells of what was found."""
+        """The attempt is issued, and an event has the findings."""
         assert self.issuance.state == State.ISSUED, (
             self.issuance.waits_for,
             self.issuance.error_what,
@@ -112,9 +114,7 @@ def test_a_zone_whose_caa_records_name_the_ca_is_healthy(ask, dns):
     ask().goes_on_with()
 
 
-def test_a_challenge_that_leads_into_another_zone_is_healthy_before_anything_is_there(
-    ask, dns, world
-):
+def test_a_delegated_challenge_is_healthy_before_its_record_exists(ask, dns, world):
     dns.add(CHALLENGE, "CNAME", "a1b2.auth.net.")
     world.zone.cnames[CHALLENGE] = "a1b2.auth.net"  # as the fake CA sees it
     ask().goes_on_with()
@@ -131,7 +131,7 @@ def test_caa_records_that_name_another_ca(ask, dns):
     assert "one more name" in found.what  # the wildcard
 
 
-def test_caa_records_that_let_nobody_issue(ask, dns):
+def test_caa_records_that_allow_no_ca(ask, dns):
     dns.add("example.com", "CAA", '0 issue ";"')
     assert "nobody" in ask().is_blocked_by("caa_forbids", "example.com CAA").what
 
@@ -161,7 +161,7 @@ def test_caa_records_for_another_method(ask, dns):
     assert "dns-01" in ask().is_blocked_by("caa_method", "example.com CAA").what
 
 
-def test_a_critical_caa_tag_that_nobody_knows(ask, dns):
+def test_an_unknown_critical_caa_tag(ask, dns):
     dns.add("example.com", "CAA", '0 issue "ca.test"', '128 tbs "unknown"')
     assert '128 tbs "unknown"' in ask().is_blocked_by("caa_critical", "example.com CAA").what
 
@@ -206,7 +206,7 @@ def test_a_challenge_label_that_is_delegated_to_a_lame_server(ask, dns):
     assert f"lame.example.com ({NS3}, answers REFUSED)" in found.what
 
 
-def test_a_wildcard_cname_is_told_and_in_nobodys_way(ask, dns):
+def test_a_wildcard_cname_is_reported_without_blocking(ask, dns):
     dns.add("*.example.com", "CNAME", "www.auth.net.")
     (found,) = ask("example.com").goes_on_with("wildcard_cname")
     assert found.record == "*.example.com CNAME"
@@ -232,15 +232,16 @@ def test_a_zone_whose_servers_have_no_address(ask, dns):
     )
 
 
-def test_resolvers_that_reach_nobody_are_no_fault_of_the_zone(ask, dns):
-    dns.at(RESOLVER).dead, dns.at(RESOLVER).cached = frozenset(["com"]), frozenset(["com"])
+def test_resolvers_that_reach_no_server_are_no_fault_of_the_zone(ask, dns):
+    dns.at(RESOLVER).dead = frozenset(["com"])
+    dns.at(RESOLVER).cached = frozenset(["com"])
     dns.at(NS3).silent = True
     asked = ask("www.dead.com")
     assert asked.issuance.is_open, asked.issuance.error_what
     assert [each.code for each in asked.found() if each.blocks] == []
 
 
-def test_one_lame_server_among_others_is_told_and_in_nobodys_way(ask, dns):
+def test_one_lame_server_among_others_is_reported_without_blocking(ask, dns):
     dns.at(NS2).refuses = True
     (found,) = ask().goes_on_with("lame_server")
     assert found.record == "example.com NS"
@@ -257,14 +258,14 @@ def test_a_server_is_lame_in_several_ways(ask, dns, switch, says):
     assert says in found.what
 
 
-def test_servers_that_disagree_are_told_and_in_nobodys_way(ask, dns):
+def test_servers_that_disagree_are_reported_without_blocking(ask, dns):
     dns.at(NS2).lags = 3
     (found,) = ask().goes_on_with("servers_disagree")
     assert found.record == "example.com SOA"
     assert all(server in found.what for server in (NS1, NS2))
 
 
-def test_a_server_without_address_and_a_silent_one_are_told(ask, dns):
+def test_a_server_without_address_and_a_silent_one_are_reported(ask, dns):
     dns.add("example.com", "NS", "gone.example.com.")
     dns.at(NS2).silent = True
     asked = ask()
@@ -303,12 +304,10 @@ def test_a_servfail_that_stays_without_checking_is_no_fault_of_dnssec(ask, dns):
 
 @pytest.fixture
 def delegated(world, account, dns, settings):
-    """A certificate that relies on the service zone auth.net, before its attempt's first turn."""
+    """A certificate that uses the service zone auth.net, before its attempt's first turn."""
     operator = User.objects.create_user("operator@example.net", is_staff=True)
-    settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = (
-        "auth.net",
-        world.credential(operator).pk,
-    )
+    settings.SERVICE_ZONE = "auth.net"
+    settings.SERVICE_DNS_CREDENTIAL = world.credential(operator).pk
     return Asked(world, *world.create(account, None, "example.com", "*.example.com"))
 
 
@@ -323,7 +322,7 @@ def test_a_certificate_in_the_service_zone_without_its_cname(delegated):
     assert f"CNAME {delegated.certificate.public_id}.auth.net." in found.what
 
 
-def test_a_wildcards_cname_into_the_service_zone_is_followed_by_no_challenge(delegated, dns):
+def test_a_wildcard_cname_into_the_service_zone_blocks(delegated, dns):
     dns.add("*.example.com", "CNAME", f"{delegated.certificate.public_id}.auth.net.")
     assert (
         "wildcard" in run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME").what
@@ -377,7 +376,7 @@ def test_resolvers_that_fail_for_everything_block_nothing(ask, world, dns):
     assert [(each.code, each.blocks) for each in asked.found()] == [("unanswered", False)]
 
 
-def test_servers_that_do_not_answer_this_machine_block_nothing_while_the_resolvers_answer(ask, dns):
+def test_unreachable_servers_do_not_block_while_the_resolvers_answer(ask, dns):
     dns.at(NS1).silent = dns.at(NS2).silent = True
     (found,) = ask().goes_on_with("servers_unreachable")
     assert "port 53" in found.what

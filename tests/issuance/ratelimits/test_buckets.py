@@ -32,7 +32,7 @@ def test_a_bucket_never_holds_more_than_its_capacity():
     assert ratelimits.take(Level(5, NOW), NOW, LIMIT, tokens=-3).tokens == 5
 
 
-def test_what_is_under_way_is_room_that_the_bucket_does_not_fill():
+def test_orders_under_way_keep_the_bucket_from_filling():
     assert ratelimits.level_at(Level(5, NOW), later(86400), LIMIT, under_way=2) == 3
 
 
@@ -59,11 +59,13 @@ def test_the_period_of_a_limit_is_what_people_know_it_by():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_whatever_is_late_the_ca_never_counts_more_than_it_allows(seed):
-    """Tokens are taken here, the order arrives up to 20 seconds later, and its answer later still."""
+def test_the_ca_never_counts_more_than_its_limit_at_any_delay(seed):
+    """An order arrives up to 20 seconds after its token was taken; its response arrives later."""
     chance = random.Random(seed)
     limit = Limit(chance.choice([1, 3, 20]), chance.choice([0.2, 2.0, 36.0]))
-    level, now, arrival = Level(limit.capacity, NOW), 0.0, 0.0
+    level = Level(limit.capacity, NOW)
+    now = 0.0
+    arrival = 0.0
     under_way: list[tuple[float, float]] = []  # when each arrives, and when its answer is there
     arrivals: list[float] = []
     for _ in range(2000):

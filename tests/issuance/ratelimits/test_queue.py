@@ -1,4 +1,4 @@
-"""Nothing spins: whatever the other side answers, calls and messages grow rarer and end."""
+"""For every response of the other side, calls and messages become rarer and end."""
 
 import dataclasses
 from datetime import timedelta
@@ -70,7 +70,8 @@ def test_order_not_ready_is_asked_ever_rarer(world, account, credential):
 
 def test_the_cas_own_pause_moves_the_deadline(world, account, credential, monkeypatch):
     _, issuance = world.create(account, credential)
-    read_order, pauses = FakeClient.read_order, []
+    read_order = FakeClient.read_order
+    pauses = []
 
     def pending_for_long(client, url):
         resource = read_order(client, url)
@@ -99,7 +100,7 @@ def test_cleanups_on_their_way_are_limited(world, credential):
     assert world.sent.count("issuance.cleanup") == sweep.OF_ONE
 
 
-def test_a_sweep_whose_clock_is_ahead_delays_nobody(world, account, credential):
+def test_a_sweep_with_a_clock_ahead_delays_no_attempt(world, account, credential):
     _, issuance = world.create(account, credential)
     world.messages.clear()
     now = world.time
@@ -112,7 +113,7 @@ def test_a_sweep_whose_clock_is_ahead_delays_nobody(world, account, credential):
     assert issuance.state == State.ISSUED
 
 
-def test_a_broker_that_is_away_in_mid_sweep_leaves_the_rest_to_the_next(
+def test_after_a_broker_outage_in_a_sweep_the_next_sweep_sends_the_rest(
     world, account, credential, monkeypatch
 ):
     for number in range(3):
@@ -123,7 +124,7 @@ def test_a_broker_that_is_away_in_mid_sweep_leaves_the_rest_to_the_next(
     assert not Issuance.objects.exclude(queued_at=None).exists()
 
 
-def test_a_look_that_breaks_fails_nobody(world, account, credential, monkeypatch):
+def test_a_look_that_raises_fails_no_attempt(world, account, credential, monkeypatch):
     world.zone.hides = True
     waiting.attempts(account, credential, [f"host{at}.example.com" for at in range(10)], world.time)
 
@@ -199,9 +200,7 @@ def test_a_retired_account_registers_no_more(world, owner):
     assert "ca.register" not in world.outside.calls
 
 
-def test_a_revocation_that_is_refused_for_good_is_asked_once_a_day_until_it_expired(
-    world, account, credential
-):
+def test_a_refused_revocation_is_retried_once_a_day_until_expiry(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
     world.ca.problems["revoke"] = [Refused("ca_unauthorized", "No.", permanent=True)] * 500
@@ -228,9 +227,7 @@ def test_the_key_of_a_failed_attempt_whose_order_names_no_end_is_destroyed(
 
 
 @pytest.mark.parametrize("has_it", ["an open attempt", "a version"])
-def test_a_key_that_somebody_else_has_outlives_the_failed_attempt(
-    world, account, credential, has_it
-):
+def test_a_key_used_elsewhere_outlives_the_failed_attempt(world, account, credential, has_it):
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
     certificate, failed = world.create(account, credential)
     world.deliver()
@@ -261,7 +258,7 @@ def test_a_credential_that_an_open_attempt_uses_stays(world, account, credential
         credentials.retire_credential(credential)
 
 
-def test_ordering_anew_waits_for_the_credential_once_more(world, account, owner):
+def test_ordering_again_waits_for_the_credential_once_more(world, account, owner):
     _, issuance = world.create(account, world.credential(owner, settle=60))
     world.deliver()
     issuance.refresh_from_db()
@@ -273,7 +270,7 @@ def test_ordering_anew_waits_for_the_credential_once_more(world, account, owner)
     assert issuance.settles_at is None
 
 
-def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(
+def test_an_owner_of_many_accounts_at_a_slow_ca_delays_no_other_owner(
     world, owner, django_user_model
 ):
     for _ in range(40):
@@ -285,9 +282,7 @@ def test_an_owner_of_many_accounts_at_a_slow_ca_holds_up_nobody_else(
     assert sorted(sent) == sorted([owner.pk, owner.pk, other.pk])
 
 
-def test_an_attempt_at_an_account_that_was_deleted_before_it_registered_ends(
-    world, owner, credential
-):
+def test_an_attempt_ends_when_its_unregistered_account_is_deleted(world, owner, credential):
     account = world.account(owner, url="", status=AcmeAccount.Status.PENDING)
     _, issuance = world.create(account, credential)
     AcmeAccount.objects.update(retired_at=world.time)

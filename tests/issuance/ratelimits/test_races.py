@@ -1,6 +1,4 @@
-"""Workers that take from one bucket at once, over a real PostgreSQL: as many as there are tokens,
-and no deadlock.
-"""
+"""Workers take from one bucket at once, without deadlock and never more than its tokens."""
 
 import threading
 from datetime import timedelta
@@ -42,9 +40,7 @@ def test_as_many_workers_order_as_there_are_tokens(world, account, credential, s
     assert Reservation.objects.filter(state=Reservation.State.WAITING).count() == 8
 
 
-def test_many_that_are_told_at_once_to_come_back_all_believe_it(
-    world, account, credential, monkeypatch
-):
+def test_concurrent_refusals_all_close_the_bucket(world, account, credential, monkeypatch):
     count = 8
     for number in range(count):
         world.create(account, credential, f"host{number}.example{number}.com")

@@ -1,4 +1,4 @@
-"""The ledger of the CAs' limits: what would be refused waits, whoever dies, and everybody in turn."""
+"""An order that a CA would refuse waits for its slot, in turn, even when workers die."""
 
 from datetime import timedelta
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ SMALL = {"account": [10, 2], "domain": [5, 10], "set": [2, 30], "failures": [3, 
 
 @pytest.fixture
 def limited(world, settings):
-    """The fake CA counts, by the same data as the server."""
+    """The fake CA counts with the same limits as the server."""
 
     def limit(**kinds):
         settings.ACME_CAS = {"custom": {"limits": kinds or SMALL}}
@@ -45,7 +45,7 @@ def limited(world, settings):
 
 
 def run(world, seconds=1, most=600):
-    """Sweeps, one each so many seconds, until nothing is open; answers how many it took."""
+    """Sweep every `seconds` seconds until nothing is open. Return the number of sweeps."""
     for count in range(most):
         world.sweep()
         if not Issuance.objects.open().exists():
@@ -93,7 +93,7 @@ def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(
     assert set(buckets) == {f"home{number}.dedyn.io" for number in range(1, 6)}
 
 
-def test_each_of_many_names_under_a_private_suffix_counts_in_its_own_bucket(account):
+def test_each_name_under_a_private_suffix_has_its_own_bucket(account):
     names = [f"home{number}.dedyn.io" for number in range(1, 52)]
     found = ratelimits.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
     assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
@@ -138,7 +138,7 @@ def test_the_api_shows_what_is_left_of_an_accounts_limits(
     )
 
 
-def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
+def test_all_are_issued_at_the_rate_of_the_limits_and_none_is_refused(
     world, account, credential, limited
 ):
     limiter = limited(account=[10, 2], domain=[5, 2])
@@ -157,9 +157,7 @@ def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
     )
 
 
-def test_a_slot_that_is_days_away_ends_the_attempt_which_comes_again_then(
-    world, account, credential, limited
-):
+def test_a_slot_days_away_ends_the_attempt_and_is_retried_then(world, account, credential, limited):
     limited(set=[1, 86400.0])
     world.create(account, credential, "a.example.com")
     world.deliver()
@@ -212,7 +210,7 @@ def test_failed_validations_close_a_name_for_an_account(world, account, credenti
     assert waits.slot_at == world.time + timedelta(seconds=600)
 
 
-def test_an_attempt_that_came_to_nothing_gives_its_certificates_back_but_not_its_order(
+def test_a_failed_attempt_returns_certificate_tokens_but_not_the_order(
     world, account, credential, limited
 ):
     limited(account=[10, 600], domain=[5, 600], set=[2, 600])
@@ -235,11 +233,14 @@ def test_an_order_that_the_ca_refused_counts_nothing(world, account, credential,
 # --- what the CA says ---
 
 
-def test_a_refusal_with_its_moment_holds_up_the_other_orders_of_the_account_too(
+def test_a_refusal_with_retry_after_delays_all_orders_of_the_account(
     world, account, credential, limited
 ):
     limited()
-    words = "The CA refused the order: too many new orders (300) from this account in the last 3h0m0s, retry later"
+    words = (
+        "The CA refused the order: too many new orders (300) from this account"
+        " in the last 3h0m0s, retry later"
+    )
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=120)]
     for name in domains(3):
         world.create(account, credential, name)
@@ -276,7 +277,8 @@ def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
         world.create(account, credential, name)
     world.deliver()
     if is_open:
-        begun, ends = world.time - timedelta(hours=1), world.time + timedelta(days=1)
+        begun = world.time - timedelta(hours=1)
+        ends = world.time + timedelta(days=1)
         RenewalInfo.objects.update(window_start=begun, window_end=ends)
     orders = world.outside.calls.count("ca.new_order")
     world.ca.problems["new_order"] = [busy()]
@@ -337,7 +339,10 @@ def test_a_ca_without_known_limits_is_believed_as_well(world, account, credentia
 
 def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential, limited):
     limited()
-    words = 'The CA refused: too many certificates (50) already issued for "example.com" in the last 168h, retry later'
+    words = (
+        'The CA refused: too many certificates (50) already issued for "example.com"'
+        " in the last 168h, retry later"
+    )
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", words, retry_after=3600)]
     world.create(account, credential, "a.example.com", "b.example.org")
     world.deliver()
@@ -354,7 +359,7 @@ def test_only_the_domain_that_the_ca_names_is_closed(world, account, credential,
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_whoever_dies_in_the_order_has_spent_the_token(
+def test_a_worker_that_dies_while_ordering_has_spent_the_token(
     world, account, credential, limited, settings, monkeypatch, when
 ):
     limiter = limited(account=[2, 600])
@@ -380,9 +385,7 @@ def test_whoever_dies_in_the_order_has_spent_the_token(
     )
 
 
-def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(
-    world, account, credential, limited
-):
+def test_an_unused_slot_is_returned_after_five_seconds(world, account, credential, limited):
     limited(account=[1, 60])
     for name in domains(2):
         world.create(account, credential, name)
@@ -433,7 +436,7 @@ def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, li
     world.deliver()
     for _ in range(20):
         sweep.sweep.run()
-        world.messages.clear()  # killed, all of them, with what they were told
+        world.messages.clear()  # all workers are killed, with the responses they got
         world.advance(180)
     run(world, 1, most=2000)
     assert issued() == 40
@@ -446,7 +449,8 @@ def test_workers_that_die_anywhere_are_never_refused(
 ):
     import random
 
-    chance, limiter = random.Random(seed), limited(account=[6, 5], domain=[4, 20], set=[2, 40])
+    chance = random.Random(seed)
+    limiter = limited(account=[6, 5], domain=[4, 20], set=[2, 40])
     world.ca.reuses_orders = False
     for name in domains(12):
         world.create(account, credential, name)
@@ -517,13 +521,14 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
     assert granted[3:] == domains(5)
 
 
-def test_one_owner_with_many_orders_holds_up_nobody_elses(world, account, credential, limited):
+def test_one_owner_with_many_orders_delays_no_other_owner(world, account, credential, limited):
     limiter = limited(domain=[1, 10])
     for name in domains(50):
         world.create(account, credential, name)
     world.deliver()
     other = User.objects.create_user("other@example.com")
-    theirs, zone = world.account(other, url="https://ca.test/acct/2"), world.credential(other)
+    theirs = world.account(other, url="https://ca.test/acct/2")
+    zone = world.credential(other)
     for number in range(5):
         world.create(theirs, zone, f"theirs{number}.example.com")
     for _ in range(130):
@@ -598,7 +603,9 @@ def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
     assert granted.pk in [args[0] for _, *args in world.messages if args]
 
 
-def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, credential, limited):
+def test_an_attempt_that_waits_after_trouble_is_not_woken_for_a_slot(
+    world, account, credential, limited
+):
     limited(account=[1, 60])
     for name in domains(2):
         world.create(account, credential, name, profile="classic")
@@ -613,11 +620,14 @@ def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, cred
     )  # by the retry table; a slot comes each 15 s
 
 
-def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, credential, limited):
+def test_an_attempt_far_too_early_makes_no_key_and_sends_no_request(
+    world, account, credential, limited
+):
     limited(account=[1, 7 * 3600])
     world.create(account, credential, "a.example.com")
     world.deliver()
-    calls, keys = len(world.outside.calls), Envelope.objects.count()
+    calls = len(world.outside.calls)
+    keys = Envelope.objects.count()
     _, early = world.create(account, credential, "b.example.com")
     world.deliver()
     early.refresh_from_db()
@@ -628,7 +638,7 @@ def test_who_comes_far_too_early_makes_no_key_and_asks_nobody(world, account, cr
 def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(
     world, account, credential, limited
 ):
-    """Boulder exempts an order with `replaces` only inside of the window."""
+    """Boulder exempts an order with `replaces` only inside the window."""
     world.ca.offers_renewal_info = True
     limiter = limited(account=[300, 36], set=[2, 86400])
     place = world.ca.new_order
@@ -652,11 +662,12 @@ def test_a_renewal_outside_of_its_window_counts_whatever_it_replaces(
     assert issued() == 2
 
 
-def test_every_name_that_failed_is_counted_and_the_first_is_told(
+def test_every_name_that_failed_is_counted_and_the_first_is_reported(
     world, account, credential, limited
 ):
     limited(failures=[3, 60])
-    shows, failing = world.zone.shows, ("host8", "host9")
+    shows = world.zone.shows
+    failing = ("host8", "host9")
     world.ca.zone = SimpleNamespace(
         shows=lambda name, value: not any(f in name for f in failing) and shows(name, value)
     )
@@ -670,7 +681,7 @@ def test_every_name_that_failed_is_counted_and_the_first_is_told(
     assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
 
 
-def test_settings_that_nobody_understands_keep_nothing_else_waiting(
+def test_invalid_settings_of_one_bucket_delay_no_other(
     world, account, credential, limited, settings
 ):
     limited(account=[1, 600])

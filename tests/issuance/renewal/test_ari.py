@@ -1,4 +1,4 @@
-"""The CA says when it wants a certificate renewed: asked, kept, and followed (RFC 9773)."""
+"""The renewal window of a CA is read, stored and followed (RFC 9773)."""
 
 from datetime import timedelta
 
@@ -47,7 +47,7 @@ def window(world) -> tuple:
 
 
 def poll(world) -> RenewalInfo:
-    """Let its moment come."""
+    """Advance to the next poll and run it."""
     world.advance(max(0.0, (info().wake_at - world.time).total_seconds()))
     world.sweep()
     return info()
@@ -221,7 +221,7 @@ def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certif
         assert read(certificate).renew_at == before
 
 
-# --- when nobody asks any more ---
+# --- when the window is no longer polled ---
 
 
 def test_a_version_that_was_replaced_is_asked_about_no_more(world, certificate):
@@ -260,7 +260,7 @@ def test_a_ca_without_renewal_info_is_asked_again_in_a_day(world, certificate):
     assert read(certificate).renew_at == before
 
 
-def test_trouble_follows_the_retry_table_and_is_told(world, certificate):
+def test_trouble_follows_the_retry_table_and_is_reported(world, certificate):
     world.ca.problems["renewal_info"] = [
         Trouble("ca_unreachable", "The CA could not be reached.")
     ] * 3
@@ -283,7 +283,7 @@ def test_a_rate_limit_is_kept(world, certificate):
 @pytest.mark.parametrize(
     "refusal", [Refused("ca_not_found", "No such certificate."), Trouble("x", "Shut.", True)]
 )
-def test_a_refusal_is_told_and_asked_again_by_the_usual_pause(world, certificate, refusal):
+def test_a_refusal_is_reported_and_retried_at_the_usual_interval(world, certificate, refusal):
     window = poll(world).moment
     world.ca.problems["renewal_info"] = [refusal]
     found = poll(world)
@@ -292,7 +292,7 @@ def test_a_refusal_is_told_and_asked_again_by_the_usual_pause(world, certificate
     assert (found.moment, read(certificate).renew_at) == (window, window)
 
 
-def test_a_ca_whose_windows_always_lie_in_the_past_does_not_make_a_storm(
+def test_windows_that_are_always_in_the_past_cause_no_flood_of_orders(
     world, account, credential, monkeypatch
 ):
     def open_window(order) -> None:
@@ -339,7 +339,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
     assert (sent(account), sent(other)) == (4, 4)
 
 
-def test_a_ca_that_is_away_holds_up_nobody_elses(
+def test_an_unreachable_ca_does_not_delay_other_cas(
     world, account, credential, owner, few, monkeypatch
 ):
     monkeypatch.setattr(ari, "MOST_CONSIDERED", 5)

@@ -1,4 +1,4 @@
-"""When the certificate's own account has failed for long, a second one is tried in turn with it."""
+"""When the own account has failed for long, a second one is tried in turn with it."""
 
 from datetime import timedelta
 
@@ -16,7 +16,8 @@ from tests.issuance.failing import CAA, FOR_GOOD, fail, issued, last, limit, rea
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -31,9 +32,7 @@ def certificate(world, account, credential, fallback) -> Certificate:
 
 
 def fail_for(world, time: timedelta) -> None:
-    """Failures of the own account, the last one so long after the first that the next attempt is
-    due after it.
-    """
+    """Fail once at the own account. The next attempt is due after `time`."""
     fail(world, 1)
     began = world.time
     Certificate.objects.update(renew_at=began + time)
@@ -82,7 +81,7 @@ def test_an_expired_certificate_is_tried_there_at_once(world, certificate, fallb
     assert try_again(world).account == fallback
 
 
-def test_what_the_fallback_issued_is_its_own_and_the_next_renewal_begins_with_the_own_account(
+def test_after_a_fallback_the_next_renewal_begins_with_the_own_account(
     world, certificate, account, fallback
 ):
     fail_for(world, 24 * HOUR)
@@ -97,7 +96,7 @@ def test_what_the_fallback_issued_is_its_own_and_the_next_renewal_begins_with_th
     assert read(certificate).account == account
 
 
-def test_what_the_fallback_issued_is_revoked_there(world, certificate, fallback):
+def test_a_version_of_the_fallback_is_revoked_at_the_fallback(world, certificate, fallback):
     fail_for(world, 24 * HOUR)
     try_again(world)
     services.revoke(read(certificate))
@@ -115,7 +114,7 @@ def test_a_first_issuance_is_tried_there_too(world, account, credential, fallbac
     assert read(certificate).status == "active"
 
 
-def test_what_the_fallback_refuses_for_good_does_not_end_a_first_issuance(
+def test_a_refusal_by_the_fallback_does_not_end_a_first_issuance(
     world, account, credential, fallback
 ):
     world.ca.problems["new_order"] = [CAA]
@@ -136,7 +135,7 @@ def test_an_account_that_is_of_no_use_is_passed_over(world, certificate, account
 
 
 def test_a_queue_at_the_own_account_is_no_failing(world, certificate, account):
-    """What the limits put off for weeks is ordered where its slot is."""
+    """An attempt that the limits delay for weeks is ordered at its slot."""
     world.advance(3600)
     services.issue(certificate)
     world.ca.problems["new_order"] = [limit(5 * 24, "ca_limit_wait")]
@@ -200,7 +199,7 @@ def test_production_comes_after_its_proof_before_the_fallback(
 def test_a_scan_of_many_asks_no_more_for_those_that_do_not_fail(
     world, account, credential, fallback, django_assert_max_num_queries
 ):
-    """The choice costs a query where a certificate is failing, and nothing else."""
+    """The choice costs a query only for a certificate that is failing."""
     certificate = issued(
         world, account, credential, "a.example.com", fallback_account_id=fallback.pk
     )

@@ -1,4 +1,4 @@
-"""A CA that ends: its owner is warned, and no renewal that gains no time is called a success."""
+"""The owner of a CA that ends is warned, and a renewal that gains no time is a failure."""
 
 from datetime import timedelta
 
@@ -13,13 +13,15 @@ from issuance.models import Certificate, Issuance, RenewalInfo
 from notices.models import Notice
 
 pytestmark = pytest.mark.django_db
-Kind, State, Reason = Notice.Kind, Issuance.State, Issuance.Reason
+Kind = Notice.Kind
+State = Issuance.State
+Reason = Issuance.Reason
 DAY = 86400
 
 
 @pytest.fixture(autouse=True)
 def _real_authority(monkeypatch, world):
-    """The fake CA stands for ACME CAs only: a private CA signs for itself."""
+    """The fake CA replaces ACME CAs only, and a private CA signs for itself."""
 
     def client_for(account):
         return (
@@ -33,7 +35,7 @@ def _real_authority(monkeypatch, world):
 
 @pytest.fixture
 def make_ca(world, owner):
-    """`make_ca(120)`: a private CA that is valid for so many days."""
+    """`make_ca(120)` makes a private CA that is valid for 120 days."""
 
     def build(days: int, name: str = "Home") -> PrivateCA:
         return privateca.create_private_ca(owner, {"name": name, "valid_days": days})
@@ -43,7 +45,7 @@ def make_ca(world, owner):
 
 @pytest.fixture
 def issue(world, owner):
-    """`issue(private_ca, "nas.local")`: a certificate of it, for 90 days."""
+    """`issue(private_ca, "nas.local")` issues a certificate of 90 days."""
 
     def build(private_ca: PrivateCA, domain: str = "nas.local", **fields) -> Certificate:
         account = accounts.create_account(owner, {"ca_id": private_ca.pk})
@@ -55,7 +57,7 @@ def issue(world, owner):
 
 
 def live(world, days: int) -> None:
-    """The scan, the sweep and the look for what ends, every day for so many days."""
+    """Run the scan, the sweep and the warnings every day for `days` days."""
     for _ in range(days):
         world.advance(DAY)
         renewals.scan_renewals.run()
@@ -70,9 +72,7 @@ def told(kind: str) -> list[Notice]:
 # --- the warnings ---
 
 
-def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(
-    world, owner, make_ca
-):
+def test_a_private_ca_that_ends_is_warned_about_at_90_30_14_and_7_days(world, owner, make_ca):
     home = make_ca(120)
     live(world, 130)
     notices = told(Kind.CA_EXPIRING)
@@ -112,7 +112,7 @@ def test_a_ca_that_was_deleted_is_not_warned_of(world, make_ca):
 
 
 @pytest.mark.postgres
-def test_a_ca_that_ended_while_the_server_was_down_is_told_once(world, make_ca):
+def test_a_ca_that_ended_while_the_server_was_down_makes_one_notice(world, make_ca):
     make_ca(40)
     world.advance(75 * DAY)
     warnings.warn_expiry.run()
@@ -141,9 +141,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
 
 
 @pytest.mark.postgres
-def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(
-    world, make_ca, issue
-):
+def test_a_renewal_that_gains_no_time_fails_and_the_certificate_stays(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 62)
     before = Certificate.objects.get().current
@@ -158,7 +156,7 @@ def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_
     assert len(told(Kind.RENEWED)) == 1
 
 
-def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(world, make_ca, issue):
+def test_until_its_ca_ends_a_certificate_is_tried_only_a_few_times(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 119)
     assert certificate.issuances.count() <= 8
@@ -166,7 +164,7 @@ def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(worl
     assert told(Kind.EXPIRING), "the person is warned that it will stop"
 
 
-def test_with_an_account_of_a_new_ca_it_goes_on(world, owner, make_ca, issue):
+def test_with_an_account_of_a_new_ca_renewal_continues(world, owner, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 110)
     account = accounts.create_account(owner, {"ca_id": make_ca(3650, "Home 2").pk})
@@ -177,7 +175,7 @@ def test_with_an_account_of_a_new_ca_it_goes_on(world, owner, make_ca, issue):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
-def test_what_a_person_asks_for_is_stored_and_told_as_what_it_is(world, make_ca, issue):
+def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, make_ca, issue):
     certificate = issue(make_ca(60))
     world.advance(10 * DAY)
     first = certificate.current
@@ -191,7 +189,7 @@ def test_what_a_person_asks_for_is_stored_and_told_as_what_it_is(world, make_ca,
     assert "could not be longer" in issuance.events.get(step="download").what
 
 
-def test_what_was_revoked_is_replaced_though_nothing_is_gained(world, make_ca, issue):
+def test_a_revoked_version_is_replaced_without_gaining_time(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.revoke(certificate, "keyCompromise")
     live(world, 45)
@@ -237,7 +235,7 @@ def test_a_ca_that_has_ended_says_what_to_do(world, make_ca, issue):
 
 @pytest.fixture
 def capped(world, account, credential) -> Certificate:
-    """Of a CA whose own certificate ends in 120 days."""
+    """A certificate of a CA whose own certificate ends in 120 days."""
     world.ca.ends = world.time.replace(microsecond=0) + timedelta(days=120)
     certificate, _ = world.create(account, credential, "example.com")
     world.settle()
@@ -246,7 +244,7 @@ def capped(world, account, credential) -> Certificate:
 
 
 def settle_for(world, days: int) -> None:
-    """The same, where a renewal takes more than a sweep; windows are polled now and then."""
+    """Like `live`, for renewals that take several sweeps. Windows are polled sometimes."""
     for day in range(days):
         world.advance(DAY)
         warnings.warn_expiry.run()
@@ -272,7 +270,7 @@ def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     assert told(Kind.EXPIRING)
 
 
-def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
+def test_when_the_ca_signs_with_another_certificate_renewal_continues(world, capped):
     settle_for(world, 105)
     world.ca.ends = None
     settle_for(world, 14)
@@ -282,7 +280,7 @@ def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
-def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
+def test_an_attempt_after_one_that_gained_nothing_orders_again(world, capped):
     settle_for(world, 62)
     Certificate.objects.update(renew_at=world.time)
     settle_for(world, 1)
@@ -306,9 +304,7 @@ def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     assert told(Kind.RENEWAL_FAILED) == []
 
 
-def test_what_the_ca_is_going_to_revoke_is_replaced_though_nothing_is_gained(
-    world, account, credential
-):
+def test_a_version_about_to_be_revoked_is_replaced_without_gaining_time(world, account, credential):
     world.ca.offers_renewal_info = True
     world.ca.ends = world.time.replace(microsecond=0) + timedelta(days=60)
     certificate, _ = world.create(account, credential, "example.com")

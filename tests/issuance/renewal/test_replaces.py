@@ -1,6 +1,4 @@
-"""A renewal's order says which certificate it replaces, and goes without where the CA does not take
-that.
-"""
+"""A renewal's order names the old certificate in `replaces`, unless the CA refuses that."""
 
 from datetime import timedelta
 
@@ -46,7 +44,7 @@ def renewed(world, certificate: Certificate) -> Issuance:
 
 
 def ordered(world) -> list[str]:
-    """What each order at the CA replaces."""
+    """Return what each order at the CA replaces."""
     return [order.replaces for order in world.ca.orders.values()]
 
 
@@ -65,20 +63,20 @@ def test_a_renewal_says_which_certificate_it_replaces(world, certificate):
     )
 
 
-def test_a_ca_that_offers_no_renewal_info_is_not_told(world, certificate):
+def test_a_ca_without_renewal_info_gets_no_replaces(world, certificate):
     world.ca.offers_renewal_info = False
     assert renewed(world, certificate).replaces == ""
     assert ordered(world) == ["", ""]
 
 
-def test_an_attempt_that_only_proves_is_not_told(world, certificate):
+def test_an_attempt_that_only_proves_sends_no_replaces(world, certificate):
     services.issue(certificate)
     Issuance.objects.open().update(proves=True)
     world.deliver()
     assert ordered(world) == ["", ""]
 
 
-def test_another_account_did_not_order_it_and_is_not_told(world, certificate, owner):
+def test_an_account_that_did_not_order_it_sends_no_replaces(world, certificate, owner):
     other = world.account(owner, url="https://ca.test/acct/2")
     services.update_certificate(read(certificate), {"account": other})
     world.deliver()
@@ -86,7 +84,7 @@ def test_another_account_did_not_order_it_and_is_not_told(world, certificate, ow
     assert new_orders(world) == 2
 
 
-def test_what_was_replaced_already_is_ordered_without_in_the_same_turn(world, certificate):
+def test_after_already_replaced_the_same_turn_orders_without_replaces(world, certificate):
     order = world.ca.new_order(
         certificate.account_id, ("elsewhere.test",), certificate.current.ari_id
     )
@@ -124,9 +122,7 @@ def test_any_other_refusal_is_met_by_leaving_it_out(world, certificate, refusal)
         "ca_account_deactivated",
     ],
 )
-def test_a_refusal_of_the_names_or_the_account_is_no_reason_to_leave_it_out(
-    world, certificate, code
-):
+def test_replaces_is_kept_after_a_refusal_of_names_or_account(world, certificate, code):
     world.ca.problems["new_order"] = [Refused(code, "No.")]
     issuance = renewed(world, certificate)
     assert (issuance.state, issuance.error_code, issuance.replaces_refused) == (
@@ -190,9 +186,7 @@ def test_asking_what_an_order_replaces_costs_one_query(
 
 
 def renewing(world, certificate: Certificate, settings) -> None:
-    """The window is moved into the past; sweeps and scans until the new version is there and
-    everything is quiet.
-    """
+    """Move the window into the past. Sweep and scan until the new version exists."""
     world.ca.windows[certificate.current.ari_id] = (
         world.time - timedelta(days=2),
         world.time - timedelta(days=1),
@@ -211,12 +205,12 @@ def renewing(world, certificate: Certificate, settings) -> None:
 
 @pytest.fixture
 def in_step(monkeypatch):
-    """The new version's own poll comes as late as it may."""
+    """The new version's own poll is as late as possible."""
     monkeypatch.setattr(schedule, "draw", lambda: 1.0)
 
 
 def calls_of_a_renewal() -> list[str]:
-    """`test_the_list_is_what_a_renewal_makes` proves it."""
+    """Return the outside calls. `test_the_list_is_what_a_renewal_makes` checks them."""
     validation = ["ca.answer", "ca.read_order", "ca.read_order", "ca.finalize", "ca.download"]
     presenting = ["zone.zone_of", "zone.present", "zone.look"]
     return [
@@ -256,7 +250,7 @@ def test_a_death_there_replaces_once(world, certificate, settings, in_step, inde
 # --- many ---
 
 
-def test_two_hundred_windows_moved_into_the_past_replace_each_certificate_once(
+def test_200_windows_moved_into_the_past_replace_each_certificate_once(
     world, account, credential, settings
 ):
     for number in range(200):

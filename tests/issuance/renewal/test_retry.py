@@ -1,4 +1,4 @@
-"""The class of a failure, and what it means for the next attempt: a renewal never stops for good."""
+"""The class of a failure sets the time of the next attempt. A renewal never stops for good."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,9 +11,11 @@ from issuance.models import Certificate, Issuance
 from issuance.renewal import retry, schedule
 from tests.issuance.failing import CAA, FOR_GOOD, fail, issued, last, limit, read, try_again
 
-State, Failure = Issuance.State, Issuance.Failure
+State = Issuance.State
+Failure = Issuance.Failure
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 def begin(world, account, credential, problem: Exception) -> Certificate:
@@ -42,8 +44,8 @@ def begin(world, account, credential, problem: Exception) -> Certificate:
         (Trouble("dns_rate_limited", "Slowly."), 30, Failure.LIMITED),
     ],
 )
-def test_the_class_is_told_by_the_code_and_by_whose_moment_decides(trouble, hours, failure):
-    """By the table it would be tried again in an hour."""
+def test_the_failure_class_follows_from_the_code_and_the_retry_time(trouble, hours, failure):
+    """By the retry table it would be retried in an hour."""
     asked_for = None if hours is None else NOW + hours * HOUR
     assert retry.class_of(trouble, asked_for, NOW + HOUR) == failure
 
@@ -62,9 +64,7 @@ def test_the_attempt_keeps_its_class(world, account, credential, problem, failur
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("hours", [8, 72, 21 * 24])
-def test_a_first_issuance_comes_back_at_the_moment_of_the_limit_however_far_off(
-    world, account, credential, hours
-):
+def test_a_first_issuance_is_retried_when_the_limit_allows_it(world, account, credential, hours):
     certificate = begin(world, account, credential, limit(hours, "ca_limit_wait"))
     late = certificate.renew_at - world.time - hours * HOUR
     assert timedelta(0) <= late <= schedule.LIMIT_SPREAD
@@ -96,9 +96,7 @@ def test_a_first_issuance_that_fails_for_a_week_asks_for_a_person(world, account
 
 
 @pytest.mark.django_db
-def test_a_limit_between_two_failures_neither_counts_nor_starts_the_row_anew(
-    world, account, credential
-):
+def test_a_rate_limit_between_two_failures_keeps_their_count(world, account, credential):
     certificate = issued(world, account, credential)
     fail(world, 2)
     failing_since = read(certificate).failing_since
@@ -112,9 +110,7 @@ def test_a_limit_between_two_failures_neither_counts_nor_starts_the_row_anew(
 
 
 @pytest.mark.django_db
-def test_a_certificate_that_cannot_wait_for_the_moment_is_tried_before_and_is_failing(
-    world, account, credential
-):
+def test_a_certificate_that_cannot_wait_for_the_limit_is_tried_earlier(world, account, credential):
     certificate = issued(world, account, credential)
     Certificate.objects.update(renew_at=certificate.expires_at - 4 * DAY)
     try_again(world, limit(5 * 24))
@@ -134,7 +130,7 @@ def test_a_certificate_that_cannot_wait_for_the_moment_is_tried_before_and_is_fa
         (-DAY, 8 * HOUR, HOUR),
     ],
 )
-def test_the_moment_of_a_limit_decides_alone_up_to_a_quarter_of_what_is_left(left, asked, pause):
+def test_the_limit_sets_the_retry_within_a_quarter_of_the_time_left(left, asked, pause):
     expires_at = None if left is None else NOW + left
     for failures in (1, 9):
         at = schedule.retry_at(
@@ -149,7 +145,7 @@ def test_the_moment_of_a_limit_decides_alone_up_to_a_quarter_of_what_is_left(lef
         assert at == NOW + pause
 
 
-def test_those_who_were_told_the_same_moment_do_not_come_at_once():
+def test_retries_with_the_same_retry_after_are_spread():
     moments = {
         schedule.retry_at(
             NOW, 1, None, first_tried_at=NOW, asked_for=NOW + DAY, limited=True, jitter=each
@@ -204,7 +200,7 @@ def test_another_account_did_not_fail_yet(world, account, credential, owner):
     ids=["transient", "permanent", "ledger", "Retry-After", "DNS limit"],
 )
 def test_a_renewal_never_stops_for_good(world, account, credential, problem):
-    """Thirty failures lead beyond the end of the certificate, and it goes on."""
+    """Thirty failures last beyond the end of the certificate, and the retries continue."""
     certificate = issued(world, account, credential)
     Certificate.objects.update(renew_at=certificate.expires_at - 3 * DAY)
     for _ in range(30):
@@ -220,7 +216,7 @@ def test_a_renewal_never_stops_for_good(world, account, credential, problem):
 
 
 @pytest.mark.django_db
-def test_what_a_person_must_mend_is_tried_once_a_day(world, account, credential):
+def test_a_failure_that_a_person_must_fix_is_tried_once_a_day(world, account, credential):
     certificate = issued(world, account, credential)
     for _ in range(5):
         fail(world, 1, FOR_GOOD)
@@ -267,8 +263,9 @@ def test_a_persons_renew_never_opens_a_second_attempt(world, account, credential
     assert services.issue(read(certificate)) == opened
 
 
-def test_what_has_expired_is_tried_each_hour_unless_a_person_is_needed():
-    expired, began = NOW - timedelta(minutes=1), NOW - timedelta(days=3)
+def test_an_expired_certificate_is_tried_hourly_unless_a_person_is_needed():
+    expired = NOW - timedelta(minutes=1)
+    began = NOW - timedelta(days=3)
     often = schedule.retry_at(NOW, 8, expired, first_tried_at=began)
     seldom = schedule.retry_at(NOW, 8, expired, first_tried_at=began, permanent=True)
     assert (often - NOW, seldom - NOW) == (timedelta(hours=1), timedelta(hours=24))

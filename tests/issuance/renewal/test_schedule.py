@@ -1,4 +1,4 @@
-"""When a certificate is renewed and its window asked for again: times in, times out."""
+"""The renewal time of a certificate, and the next read of its window, as pure functions."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,7 +30,7 @@ def at(
 @pytest.mark.parametrize(
     ("life", "left"), [(90, 30), (45, 15), (12, 4), (6, 3), (160 / 24, 80 / 24)]
 )
-def test_without_a_window_a_third_of_the_life_is_left_and_half_of_a_short_one(life, left):
+def test_without_a_window_a_third_of_the_life_is_left_or_half_if_short(life, left):
     assert at(days(life)) == START + days(life) - days(left)
 
 
@@ -71,13 +71,13 @@ def test_days_before_leave_a_sixth_of_the_life_too():
     assert at(days(90), 1) == START + days(75)
 
 
-def test_what_the_ca_does_not_say_is_up_to_an_hour_earlier():
+def test_without_a_window_the_renewal_is_spread_over_one_hour():
     assert at(days(90)) - at(days(90), jitter=1.0) == AN_HOUR
     assert at(days(90), 40) - at(days(90), 40, jitter=1.0) == AN_HOUR
 
 
 @given(LIVES, st.none() | st.integers(1, 3650), MOMENTS, st.floats(0, 1))
-def test_whatever_anybody_says_a_sixth_of_the_life_is_left_and_only_the_ca_renews_before_half_of_it(
+def test_a_sixth_of_the_life_is_left_and_only_the_ca_renews_before_half(
     life, days_before, moment, jitter
 ):
     found = at(life, days_before, moment, jitter)

@@ -1,6 +1,4 @@
-"""After three failures in a row an attempt is proved at the CA's staging before production sees it
-again.
-"""
+"""After three consecutive failures an attempt is first proved at the CA's staging."""
 
 from dataclasses import replace
 
@@ -34,7 +32,7 @@ def account(world, owner, staging) -> AcmeAccount:
 
 
 def orders(world) -> tuple[int, int]:
-    """At production, at staging."""
+    """Return the numbers of orders at production and at staging."""
     calls = world.outside.calls
     return calls.count("ca.new_order"), calls.count("staging.new_order")
 
@@ -127,7 +125,7 @@ def test_a_limit_of_production_after_a_proof_only_puts_it_off(world, account, cr
     assert not try_again(world).proves
 
 
-def test_what_is_refused_for_good_is_not_proved(world, account, credential):
+def test_a_certificate_refused_for_good_is_not_proved_at_staging(world, account, credential):
     issued(world, account, credential)
     fail(world, 2)
     fail(world, 1, FOR_GOOD)
@@ -154,7 +152,7 @@ def test_a_first_issuance_is_proved_too(world, account, credential):
     assert read(certificate).status == "active"
 
 
-def test_what_staging_refuses_for_good_does_not_end_a_first_issuance(world, account, credential):
+def test_a_refusal_by_staging_does_not_end_a_first_issuance(world, account, credential):
     world.ca.problems["new_order"] = [CAA]
     certificate, _ = world.create(account, credential)
     world.deliver()
@@ -250,7 +248,7 @@ def test_a_deleted_certificate_is_not_ordered_after_its_proof(world, account, cr
 @pytest.mark.postgres
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_death_anywhere_in_a_proof_changes_nothing(world, account, credential, settings, moment):
-    """One death at each outside call of one proof, so many proofs as it makes calls."""
+    """Each run dies at another outside call of one proof."""
     certificate = issued(world, account, credential, "example.com")
     fail(world, 3)
     world.staging.problems.clear()
@@ -308,6 +306,7 @@ def test_production_is_next_when_caa_lets_only_its_account_issue(
         )
 
     monkeypatch.setattr(survey, "survey", with_caa)
-    proof, attempt = try_again(world), try_again(world)
+    proof = try_again(world)
+    attempt = try_again(world)
     assert (proof.proves, proof.error_code) == (True, "preflight_caa_account")
     assert (attempt.proves, attempt.state) == (False, State.ISSUED)

@@ -30,9 +30,7 @@ def test_staging_first_set_by_many_at_once_makes_one_account(world, account):
 
 
 def test_a_person_and_the_scan_at_once_open_one_attempt(world, account, credential, owner):
-    """Whichever is first: the proof that the scan opens, or the attempt at production that the
-    person asks for.
-    """
+    """It is the scan's proof or the person's attempt at production, whichever is first."""
     staging = world.account(owner, name="sandbox", ca_provider="letsencrypt_staging")
     AcmeAccount.objects.filter(pk=account.pk).update(staging_first=True, staging_account=staging)
     certificate = issued(world, account, credential)

@@ -1,6 +1,4 @@
-"""Nothing new refers to what is deleted meanwhile, and nothing is deleted that something new refers
-to.
-"""
+"""A row that is being deleted gets no new reference, and a row with a new one is not deleted."""
 
 import threading
 from collections.abc import Callable
@@ -109,22 +107,21 @@ both_at_once = [
 
 
 def somebody_waits() -> bool:
-    """Does another connection of this database wait for a lock?"""
+    """Return whether another connection of this database waits for a lock."""
     with connection.cursor() as cursor:
+        # Without this a transaction keeps its first snapshot.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(
-            "SELECT pg_stat_clear_snapshot()"
-        )  # else a transaction sees what it saw first
-        cursor.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
         )
         return cursor.fetchone() is not None
 
 
 def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
-    """`second` begins after `first` acted and before it commits; answers what both answered or
-    raised.
-    """
-    acted, over = threading.Event(), threading.Event()
+    """Begin `second` after `first` acted and before it commits. Return both results."""
+    acted = threading.Event()
+    over = threading.Event()
 
     def hold_up() -> Any:
         with transaction.atomic():
@@ -148,7 +145,7 @@ def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any
 
 @pytest.fixture
 def acts(world, account, credential, private_ca, certificate, monkeypatch):
-    """What is done at once, by name, with rows as they were read before."""
+    """The concurrent actions by name, with rows that were read before."""
     monkeypatch.setattr(accounts, "_private_ca", lambda owner, ca_id: private_ca)
     return {
         "create with the account": lambda: create(world, account, None),
@@ -191,12 +188,12 @@ PAIRS = [
 class TestBothAtOnce:
     pytestmark = both_at_once
 
-    def test_what_is_referred_to_first_is_not_deleted(self, acts, refer, delete):
+    def test_a_row_that_is_referred_to_first_is_not_deleted(self, acts, refer, delete):
         referred, deleted = overlapping(acts[refer], acts[delete])
         assert not isinstance(referred, Exception), referred
         assert isinstance(deleted, Conflict), deleted
 
-    def test_what_is_deleted_first_is_not_referred_to(self, acts, refer, delete):
+    def test_a_row_that_is_deleted_first_is_not_referred_to(self, acts, refer, delete):
         deleted, referred = overlapping(acts[delete], acts[refer])
         assert deleted is None
         assert isinstance(referred, NotFound), referred
@@ -239,7 +236,7 @@ class TestAStagingAccountThatGoesWithItsAccount:
         assert proves == staging
         assert isinstance(deleted, Conflict), deleted
 
-    def test_is_made_anew_when_it_was_deleted_first(self, switch_on, staging):
+    def test_it_is_made_again_when_it_was_deleted_first(self, switch_on, staging):
         _, proves = overlapping(lambda: accounts.retire_account(staging), switch_on)
         assert proves not in (None, staging)
         assert proves.retired_at is None

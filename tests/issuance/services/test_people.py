@@ -1,4 +1,4 @@
-"""People change their minds: cancel, renew, another credential, the same request twice."""
+"""People change their minds: cancel, renew, change the credential, repeat a request."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_cancel_without_an_open_attempt_is_refused(world, account, credential):
     "ends",
     [lambda world, certificate: services.cancel(certificate), lambda world, _: world.deliver()],
 )
-def test_cancel_of_an_attempt_that_has_ended_meanwhile_says_so(world, account, credential, ends):
+def test_cancel_of_an_attempt_that_has_just_ended_says_so(world, account, credential, ends):
     certificate, issuance = world.create(account, credential)
     ends(world, Certificate.objects.get())
     certificate.open_issuances = [issuance]  # as it was read
@@ -105,9 +105,7 @@ def test_the_same_create_sent_twice_makes_one_certificate_and_one_attempt(
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
 
-def test_the_same_create_ten_minutes_after_it_was_issued_makes_another_certificate(
-    world, account, credential
-):
+def test_the_same_create_ten_minutes_after_issuance_makes_another(world, account, credential):
     world.create(account, credential)
     world.deliver()
     world.advance(10 * 60 + 1)
@@ -116,7 +114,8 @@ def test_the_same_create_ten_minutes_after_it_was_issued_makes_another_certifica
 
 
 def test_an_idempotency_key_answers_with_what_it_made(world, account, credential):
-    spec, key = world.spec(account, credential, "example.com"), Idempotency("k", "digest")
+    spec = world.spec(account, credential, "example.com")
+    key = Idempotency("k", "digest")
     first = services.create_certificate(account.owner, spec, issue=True, idempotency=key)
     world.deliver()
     assert (

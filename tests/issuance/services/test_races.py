@@ -1,6 +1,4 @@
-"""Two at once, on threads of their own over a real PostgreSQL: SQLite would hide what is proved
-here.
-"""
+"""Two calls at once, on threads over a real PostgreSQL, because SQLite would hide the races."""
 
 import threading
 
@@ -45,7 +43,7 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
     assert len(taken) == 60, "those that came second took none, and left rows to nobody"
 
 
-def test_the_same_create_sent_at_once_makes_one_certificate_and_one_attempt(
+def test_simultaneous_equal_creates_make_one_certificate_and_one_attempt(
     world, account, credential
 ):
     at_once(*[lambda: world.create(account, credential)] * THREADS)
@@ -58,7 +56,7 @@ def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owne
         clients, "client_for", lambda account: privateca.PrivateAuthority(private_ca)
     )
     account = accounts.create_account(owner, {"ca_id": private_ca.pk})
-    many = 3 * THREADS  # so many that the first is issued before the last has asked
+    many = 3 * THREADS  # enough that the first is issued before the last request
     answers = at_once(*[lambda: world.create(account, None)] * many)
     assert answers == [answers[0]] * many
     assert (
@@ -70,7 +68,8 @@ def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owne
 
 
 def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
-    spec, key = world.spec(account, credential, "example.com"), services.Idempotency("k", "digest")
+    spec = world.spec(account, credential, "example.com")
+    key = services.Idempotency("k", "digest")
     made = at_once(
         *[
             lambda: (
@@ -111,9 +110,7 @@ def test_two_chains_of_one_attempt_store_one_version(world, account, credential)
     assert world.zone.txt() == []
 
 
-def test_one_of_eight_cancels_ends_the_attempt_and_the_others_hear_that_nothing_is_issued(
-    world, account, credential
-):
+def test_one_of_eight_cancels_ends_the_attempt_and_the_rest_find_none(world, account, credential):
     certificate, _ = world.create(account, credential)
     canceled = at_once(
         *[lambda: services.cancel(Certificate.objects.get(pk=certificate.pk))] * THREADS
@@ -154,8 +151,12 @@ def test_a_person_and_an_attempt_that_fails_do_not_wait_for_each_other(
     held = Issuance.objects.select_related("certificate__owner", "account", "credential").claim(
         issuance.pk
     )
-    has_attempt, has_certificate = threading.Event(), threading.Event()
-    event, fail, cancel, deadlocks = workflow.event, workflow.fail, services.cancel_attempt, []
+    has_attempt = threading.Event()
+    has_certificate = threading.Event()
+    event = workflow.event
+    fail = workflow.fail
+    cancel = services.cancel_attempt
+    deadlocks = []
 
     def meet_in_the_worker(*args, **kwargs):
         has_attempt.set()
@@ -208,9 +209,7 @@ def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
     assert Issuance.objects.get(pk=issuance.pk).is_open
 
 
-def test_the_same_drill_started_at_once_runs_once_and_two_beats_of_it_bring_each_certificate_forward_once(
-    world, account, credential
-):
+def test_simultaneous_equal_drills_run_once_and_renew_each_once(world, account, credential):
     for number in range(6):
         world.create(account, credential, f"host{number}.example.com")
     world.deliver()

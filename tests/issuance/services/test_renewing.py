@@ -1,6 +1,4 @@
-"""A renewal that cannot be missed: whatever a person changes, and whatever else fails in the same
-scan.
-"""
+"""A renewal is never missed, after any change by a person and any failure in the same scan."""
 
 from datetime import timedelta
 
@@ -27,9 +25,7 @@ def read(certificate: Certificate) -> Certificate:
     return Certificate.objects.get(pk=certificate.pk)
 
 
-def test_auto_renew_switched_off_and_on_after_a_failed_renewal_renews_again(
-    world, account, credential
-):
+def test_auto_renew_off_and_on_after_a_failed_renewal_renews_again(world, account, credential):
     certificate = issued(world, account, credential)
     world.ca.problems["new_order"] = [Refused("ca_caa", "No.")]
     services.issue(certificate)
@@ -40,9 +36,7 @@ def test_auto_renew_switched_off_and_on_after_a_failed_renewal_renews_again(
     assert read(certificate).renew_at
 
 
-def test_an_update_that_was_read_before_the_download_does_not_erase_the_renewal(
-    world, account, credential
-):
+def test_a_stale_update_does_not_erase_the_renewal(world, account, credential):
     certificate, _ = world.create(account, credential)
     stale = read(certificate)
     world.deliver()
@@ -116,9 +110,7 @@ def test_a_first_attempt_long_after_the_record_was_made_is_tried_again(world, ac
     assert read(certificate).renew_at
 
 
-def test_a_person_who_asks_again_after_a_week_has_it_tried_for_another_week(
-    world, account, credential
-):
+def test_a_new_request_after_a_week_is_retried_for_another_week(world, account, credential):
     world.ca.problems["new_order"] = [Refused("ca_dns", "SERVFAIL")] * 3
     certificate, _ = world.create(account, credential)
     Certificate.objects.update(failing_since=world.time - timedelta(days=8))

@@ -1,4 +1,4 @@
-"""Answers to challenges that do not come to the CA."""
+"""Responses to challenges that do not reach the CA."""
 
 import pytest
 

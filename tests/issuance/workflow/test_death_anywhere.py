@@ -1,6 +1,4 @@
-"""Whatever a worker dies of, before or after any call that an undisturbed run makes: the end is the
-same.
-"""
+"""A worker that dies before or after any outside call does not change the result."""
 
 import pytest
 
@@ -19,9 +17,7 @@ def undisturbed(world, account, credential) -> list[str]:
 
 
 def calls_of_an_undisturbed_run() -> list[str]:
-    """As the fakes record them for apex plus wildcard; `test_the_list_is_what_a_run_makes` proves
-    it.
-    """
+    """Return the outside calls. `test_the_list_is_what_a_run_makes` checks them."""
     return [
         "zone.zone_of",  # the preflight
         "ca.new_order",
@@ -65,7 +61,8 @@ def test_a_death_there_changes_nothing(world: World, account, credential, settin
         try:
             world.sweep()
         except Died:
-            died, world.outside.die_at = True, None
+            died = True
+            world.outside.die_at = None
             world.messages.clear()
         world.advance(settings.LEASE)
     assert died

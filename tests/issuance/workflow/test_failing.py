@@ -1,4 +1,4 @@
-"""What an attempt does when something fails, and what its owner is told."""
+"""An attempt that fails: its retries, its end, and its events."""
 
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ def only() -> Issuance:
     return Issuance.objects.order_by("pk").last()
 
 
-def test_trouble_is_told_and_tried_again_by_the_table(world, account, credential):
+def test_trouble_is_reported_and_retried_by_the_retry_table(world, account, credential):
     world.ca.problems["new_order"] = [TROUBLE]
     world.create(account, credential)
     world.deliver()
@@ -66,7 +66,7 @@ def test_a_permanent_refusal_of_a_first_issuance_asks_for_a_person(world, accoun
     assert (certificate.renew_at, certificate.status) == (None, "failed")
 
 
-def test_a_permanent_refusal_of_a_renewal_goes_on_once_a_day(world, account, credential):
+def test_a_permanently_refused_renewal_is_retried_once_a_day(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
     world.advance(certificate_half_life(certificate))
@@ -96,9 +96,7 @@ def test_a_failed_attempt_is_followed_by_the_next_scan(world, account, credentia
     assert only().number == 2
 
 
-def test_a_wait_of_more_than_six_hours_ends_the_attempt_and_comes_again_then(
-    world, account, credential
-):
+def test_a_wait_over_six_hours_ends_the_attempt_and_is_retried_then(world, account, credential):
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Too many.", retry_after=8 * 3600)]
     certificate, _ = world.create(account, credential)
     world.deliver()
@@ -118,9 +116,7 @@ def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential
     assert only().deadline_at == issuance.deadline_at + timedelta(hours=3)
 
 
-def test_a_record_that_never_shows_ends_the_attempt_after_the_credentials_time(
-    world, account, owner
-):
+def test_a_record_never_shown_ends_the_attempt_at_the_credentials_timeout(world, account, owner):
     world.zone.hides = True
     credential = world.credential(owner, propagation_timeout=300)
     world.create(account, credential)
@@ -149,7 +145,7 @@ def test_a_settling_longer_than_the_credentials_time_is_waited_for(world, accoun
     assert only().state == State.ISSUED
 
 
-def test_an_outage_of_ours_fails_nobody(world, account, credential):
+def test_an_outage_of_this_server_fails_no_attempt(world, account, credential):
     world.zone.hides = True
     world.create(account, credential)
     world.deliver()
@@ -159,7 +155,7 @@ def test_an_outage_of_ours_fails_nobody(world, account, credential):
     assert only().state == State.ISSUED
 
 
-def test_a_record_that_no_server_shows_is_published_again_three_times_at_most(
+def test_a_record_that_no_server_shows_is_republished_three_times_at_most(
     world, account, credential, owner
 ):
     world.zone.hides = True
@@ -202,7 +198,7 @@ def test_a_cleanup_that_fails_is_tried_again_until_it_is_done(world, account, cr
     assert not TxtRecord.objects.exclude(left_behind="").exists()
 
 
-def test_an_error_of_ours_is_told_calmly_and_tried_again(world, account, credential, monkeypatch):
+def test_an_internal_error_is_reported_and_retried(world, account, credential, monkeypatch):
     world.ca.problems["new_order"] = [RuntimeError("secret detail")]
     world.create(account, credential)
     world.deliver()
@@ -214,7 +210,8 @@ def test_an_error_of_ours_is_told_calmly_and_tried_again(world, account, credent
 
 
 def fails_once(monkeypatch, name: str) -> None:
-    real, errors = getattr(machine, name), [OperationalError("deadlock detected")]
+    real = getattr(machine, name)
+    errors = [OperationalError("deadlock detected")]
 
     def fail(*args, **kwargs):
         if errors:
@@ -236,7 +233,7 @@ def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(
     assert only().state == State.ISSUED
 
 
-def test_a_database_error_at_the_end_of_a_failure_is_tried_again_by_the_table(
+def test_a_database_error_while_failing_is_retried_by_the_retry_table(
     world, account, credential, monkeypatch
 ):
     fails_once(monkeypatch, "close")
@@ -274,9 +271,7 @@ def test_an_account_that_the_ca_forgot_registers_once_more(world, account, crede
     assert only().state == State.ISSUED
 
 
-def test_an_attempt_that_gave_up_after_its_csr_is_taken_over_when_its_order_became_valid(
-    world, account, credential
-):
+def test_an_order_that_became_valid_after_a_failure_is_taken_over(world, account, credential):
     world.ca.processing_reads = 10**6
     _, first = world.create(account, credential)
     world.deliver()
@@ -305,7 +300,8 @@ def next_attempt(world, certificate) -> None:
 def test_a_bad_certificate_of_one_order_does_not_poison_the_next_attempt(
     world, account, credential, monkeypatch
 ):
-    sign, signed = ca.sign, []
+    sign = ca.sign
+    signed = []
 
     def sign_badly_once(csr_pem, life):
         chain = sign(csr_pem, life)
@@ -350,10 +346,10 @@ def test_an_order_for_a_key_that_is_not_wanted_any_more_is_not_taken_over(
     assert key.key_size == change.get("key_size", 256)
 
 
-def test_an_attempt_whose_end_cannot_be_written_is_given_up_at_its_deadline(
+def test_an_attempt_whose_end_cannot_be_written_ends_at_its_deadline(
     world, account, credential, monkeypatch
 ):
-    """As PostgreSQL does with a sentence that it cannot store."""
+    """PostgreSQL refuses a sentence that it cannot store."""
     world.ca.problems["new_order"] = [Trouble("ca_error", "unwritable")] * 1000
     write = workflow.event
 

@@ -1,6 +1,4 @@
-"""A provider's listing may deny for a while what was just written: cleanup checks again before it
-believes that.
-"""
+"""A provider's listing may miss a new record for a while, so cleanup looks again."""
 
 import pytest
 from django.conf import settings
@@ -21,8 +19,9 @@ def record(world, credential) -> TxtRecord:
 
 @pytest.fixture
 def deny(monkeypatch: pytest.MonkeyPatch, world) -> None:
-    """The listing does not have the record yet, for the next cleanup only."""
-    real, denials = world.zone.cleanup, iter([True])
+    """The listing misses the record, for the next cleanup only."""
+    real = world.zone.cleanup
+    denials = iter([True])
     monkeypatch.setattr(
         world.zone, "cleanup", lambda name, value: 0 if next(denials, False) else real(name, value)
     )
@@ -42,7 +41,7 @@ def test_a_record_that_the_listing_denies_is_looked_for_again(world, record, den
 
 
 def test_so_is_one_whose_earlier_call_has_just_become_certain(world, record, deny):
-    """`unsure_until` of a call that died is over by then; the record was written anew a moment ago."""
+    """`unsure_until` of a call that died has passed, and the record was just written again."""
     records.publish(record.pk)
     TxtRecord.objects.filter(pk=record.pk).update(unsure_until=world.time)
     world.advance(1)

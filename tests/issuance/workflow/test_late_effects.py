@@ -1,6 +1,4 @@
-"""A call that failed for us may be carried out all the same, later: whatever it writes is cleaned
-up.
-"""
+"""A call that failed here may take effect later, and its record is still cleaned up."""
 
 from datetime import timedelta
 
@@ -25,10 +23,8 @@ def withdraw(world, record: TxtRecord) -> None:
     records.withdraw(record.pk, lambda each: False)
 
 
-def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
-    world, record, monkeypatch
-):
-    """Found by the simulator: nobody else took the record, so that it still was the held worker's."""
+def test_a_request_sent_long_after_its_intent_is_waited_for(world, record, monkeypatch):
+    """Found by the simulator: no other worker took the record, so the held worker still had it."""
 
     def sent_late(each: TxtRecord) -> None:
         world.advance(3 * settings.LEASE)  # held; only then is the request sent, and it times out
@@ -46,12 +42,8 @@ def test_a_call_that_a_held_worker_sent_long_after_its_intent_is_waited_for(
     assert world.zone.txt() == []
 
 
-def test_a_record_that_is_reopened_while_it_is_cleaned_up_stays_open_as_long_as_that_asks(
-    world, record, monkeypatch
-):
-    """The cleanup under way must not shorten the time for which a zombie's call may still take
-    effect.
-    """
+def test_a_record_reopened_during_its_cleanup_stays_open(world, record, monkeypatch):
+    """The cleanup must not shorten the time in which a late call may take effect."""
     records.publish(record.pk)
     soon = world.time + timedelta(seconds=10)
     TxtRecord.objects.filter(pk=record.pk).update(unsure_until=soon)

@@ -1,7 +1,6 @@
-"""CAs as they are: nodes that lag, answers that lack something, URLs and chains that are written
-otherwise.
+"""CAs with lagging nodes, incomplete responses, and unusual URLs and chains.
 
-Each is a report of somebody's: the fake CA speaks HTTP here, and behaves so on purpose.
+Each case was reported for a real CA. The fake CA repeats it over HTTP.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ def last() -> Issuance:
 
 
 def pass_time(world: World, seconds: float, step: float = 5) -> None:
-    """Sweep every few seconds, until the attempt ends or the time is over."""
+    """Sweep every few seconds until the attempt ends or the time is over."""
     until = world.passed + seconds
     while world.passed < until and last().is_open:
         world.advance(step)
@@ -95,7 +94,7 @@ NOT_FOUNDS = (
         "/order/0/cert",
     ],
 )
-def test_what_the_ca_named_itself_may_be_missing_for_a_while(
+def test_a_resource_that_the_ca_named_may_be_missing_for_a_while(
     world, wire, account, credential, path
 ):
     wire.tell(path, *NOT_FOUNDS)
@@ -150,7 +149,7 @@ def test_an_account_that_one_node_does_not_know_yet_is_kept(world, wire, account
 
 
 def test_an_order_that_reads_pending_again_is_waited_for(world, wire, account, credential):
-    """It was ready a moment ago: another node tells of an older state."""
+    """It was ready a moment ago, and another node shows an older status."""
     wire.change("/order/0", with_stale(iter(["ready", "pending", "pending", "ready"])))
     assert issue(world, account, credential, 120).state == State.ISSUED
 
@@ -161,9 +160,7 @@ def with_stale(statuses: Iterator[str]) -> Callable[[Reply], Reply]:
     )
 
 
-def test_an_order_that_reads_ready_after_the_csr_is_not_given_up_for_a_csr_too_many(
-    world, wire, account, credential
-):
+def test_an_order_ready_after_the_csr_survives_a_second_csr(world, wire, account, credential):
     world.ca.processing_reads = 3
     wire.change("/order/0", with_(status="ready"), times=2)
     wire.change("/order/0/finalize", lambda reply: reply, times=1)
@@ -205,7 +202,7 @@ def test_an_order_that_does_not_list_its_authorizations_is_read_again(
     assert wire.paths().count("POST /newOrder") == 1
 
 
-def test_an_order_that_lists_only_some_of_its_authorizations_at_first_is_issued(
+def test_an_order_that_first_lists_some_authorizations_only_is_issued(
     world, wire, account, credential
 ):
     wire.change(
@@ -287,7 +284,7 @@ def challenge(**members) -> Callable[[Reply], Reply]:
         {"status": "pending", "error": REFUSAL},
     ],
 )
-def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_says(
+def test_a_failed_challenge_ends_the_attempt_at_any_authorization_status(
     world, wire, account, credential, members
 ):
     world.ca.validation_reads = 10**6
@@ -303,7 +300,7 @@ def test_a_challenge_that_failed_ends_the_attempt_whatever_its_authorization_say
     assert said in last().error_what
 
 
-def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
+def test_a_challenge_still_processing_is_waited_for_in_the_cas_words(
     world, wire, account, credential
 ):
     """RFC 8555, section 8.2: an error is added after each try, and the challenge stays
@@ -319,7 +316,7 @@ def test_a_challenge_that_the_ca_still_tries_is_waited_for_with_the_cas_words(
     assert last().state == State.ISSUED
 
 
-def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(
+def test_a_challenge_that_failed_before_the_response_ends_the_attempt(
     world, wire, account, credential
 ):
     wire.change("/order/0/authz/0", challenge(status="invalid", error=REFUSAL))
@@ -329,16 +326,12 @@ def test_a_challenge_that_failed_before_anybody_answered_it_ends_the_attempt(
     assert world.zone.removed == [] == world.zone.txt()
 
 
-def test_an_old_error_of_a_challenge_that_nobody_answered_yet_ends_nothing(
-    world, wire, account, credential
-):
+def test_an_old_error_of_an_unanswered_challenge_ends_nothing(world, wire, account, credential):
     wire.change("/order/0/authz/0", challenge(error=REFUSAL), times=1)
     assert issue(world, account, credential).state == State.ISSUED
 
 
-def test_an_error_that_the_order_carries_is_told_while_it_is_waited_for(
-    world, wire, account, credential
-):
+def test_an_error_in_a_pending_order_is_reported_while_it_waits(world, wire, account, credential):
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     wire.change("/order/0", with_(status="processing", error=REFUSAL), times=1)
     issue(world, account, credential)
@@ -350,7 +343,7 @@ def test_an_error_that_the_order_carries_is_told_while_it_is_waited_for(
 
 @pytest.fixture
 def two_names(world, account, credential) -> Certificate:
-    """One of its names is never proved, and the CA keeps the order pending."""
+    """One name is never proved, and the CA keeps the order pending."""
     world.ca.keeps_pending = True
     certificate, _ = world.create(account, credential, "a.example.com", "b.example.com")
     return certificate
@@ -431,7 +424,8 @@ def test_then_the_fallback_account_is_next(world, wire, account, owner, two_name
 def test_authorizations_that_another_open_attempt_has_are_left_alone(
     world, wire, account, credential
 ):
-    world.ca.validation_reads, world.ca.reuses_authorizations = 10**6, True
+    world.ca.validation_reads = 10**6
+    world.ca.reuses_authorizations = True
     world.create(account, credential, "a.example.com", "b.example.com")
     world.create(account, credential, "a.example.com", "c.example.com")
     world.deliver()
@@ -496,7 +490,9 @@ def ready(world: World) -> Callable[[Reply], Reply]:
 # --- names and chains ---
 
 
-def test_a_name_that_the_ca_adds_is_taken_and_told(world, wire, account, credential, client_of):
+def test_a_name_that_the_ca_adds_is_accepted_and_reported(
+    world, wire, account, credential, client_of
+):
     world.ca.adds_names = ("www.example.com",)
     attempt = issue(world, account, credential)
     assert attempt.state == State.ISSUED

@@ -1,6 +1,4 @@
-"""Orders that came to nothing are given up, whatever happens meanwhile; and order URLs are each
-account's own.
-"""
+"""Orders of ended attempts are given up, and order URLs belong to one account."""
 
 import pytest
 
@@ -20,8 +18,9 @@ def last() -> Issuance:
 
 @pytest.fixture
 def failing(world, account, credential):
-    """The CA has not found one of three records, and looks for the others for ever."""
-    world.ca.keeps_pending, world.ca.validation_reads = True, 10**6
+    """The CA refuses one of three records, and validates the others for ever."""
+    world.ca.keeps_pending = True
+    world.ca.validation_reads = 10**6
     world.create(account, credential, "a.example.com", "b.example.com", "c.example.com")
     world.deliver()
     (order,) = world.ca.orders.values()
@@ -112,10 +111,8 @@ def test_an_order_of_a_csr_that_was_sent_is_not_given_up(world, account, credent
 # --- order URLs ---
 
 
-def test_a_ca_that_hands_out_the_urls_of_another_cas_orders_disturbs_nobody(
-    world, account, credential
-):
-    """Somebody's own CA answers with the order numbers of everybody else's."""
+def test_equal_order_urls_of_two_cas_do_not_disturb_each_other(world, account, credential):
+    """An owner's own CA may use the order numbers of another CA."""
     world.ca.validation_reads = 10**6
     world.create(account, credential)
     world.deliver()

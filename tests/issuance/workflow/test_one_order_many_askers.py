@@ -1,6 +1,4 @@
-"""A CA hands out the same order, and the same authorizations, to whoever asks for the same names
-with one account.
-"""
+"""A CA returns the same order and authorizations for the same names of one account."""
 
 import pytest
 
@@ -16,7 +14,7 @@ def states() -> list[str]:
     return list(Issuance.objects.order_by("pk").values_list("state", flat=True))
 
 
-def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_after_the_second(
+def test_two_certificates_of_equal_names_are_issued_and_cleaned_up_once(
     world, account, credential, settings
 ):
     world.ca.reuses_authorizations = True
@@ -35,7 +33,7 @@ def test_two_certificates_with_the_same_names_are_both_issued_and_clean_up_once_
     assert CertificateVersion.objects.count() == 2
 
 
-def test_an_order_that_was_used_is_ordered_anew_once(world, account, credential):
+def test_a_used_order_is_replaced_by_a_new_order_once(world, account, credential):
     world.create(account, credential)
     world.deliver()
     world.ca.hands_out_used_orders = 1
@@ -55,16 +53,15 @@ def test_an_order_that_is_handed_out_used_for_ever_ends_the_attempt(world, accou
     issuance.refresh_from_db()
     assert issuance.state == State.FAILED
     assert issuance.error_code == "ca_order_used"
-    what = "ordered anew once already, and it happened again: the CA handed out an order that had been used."
+    what = (
+        "ordered anew once already, and it happened again:"
+        " the CA handed out an order that had been used."
+    )
     assert issuance.error_what == f"example.com was {what}"
 
 
-def test_an_older_attempt_that_is_seen_after_the_younger_one_ordered_waits_for_it(
-    world, account, credential
-):
-    """PostgreSQL hands out ids before it commits: the younger one may have its order before the
-    older one is seen.
-    """
+def test_an_older_attempt_waits_for_a_younger_one_that_ordered_first(world, account, credential):
+    """PostgreSQL assigns ids before the commit, so the younger attempt may be seen first."""
     world.create(account, credential)
     world.create(account, credential, key_size=384)
     world.messages.clear()

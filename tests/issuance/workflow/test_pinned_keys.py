@@ -1,6 +1,4 @@
-"""`reuse_key`: renewals keep the key, for those who pin it, as long as it fits and is in nobody
-else's hands.
-"""
+"""With `reuse_key` renewals keep the key, while it fits and is not compromised."""
 
 import pytest
 
@@ -77,7 +75,7 @@ def test_another_type_or_size_gets_a_new_key_and_the_event_says_so(world, pinned
     assert len(set(keys())) == 2, "the new one is kept from now on"
 
 
-def test_a_key_that_the_server_cannot_open_is_replaced_and_the_event_says_so(world, pinned):
+def test_a_key_that_the_server_cannot_open_is_replaced_with_an_event(world, pinned):
     pinned.current.key.wraps.all().delete()
     version = renew(world, pinned)
     assert not pki.same_key(version.chain_pem, pinned.current.chain_pem)
@@ -109,7 +107,7 @@ def test_a_key_that_an_older_version_was_revoked_for_is_not_used_either(world, p
     assert first == second != third
 
 
-def test_a_key_that_falls_into_other_hands_while_the_zone_is_waited_for_is_not_sent(world, pinned):
+def test_a_key_compromised_while_waiting_for_the_zone_is_not_sent(world, pinned):
     world.zone.hides = True
     services.issue(read(pinned))
     world.deliver()
@@ -126,7 +124,7 @@ def test_a_key_that_falls_into_other_hands_while_the_zone_is_waited_for_is_not_s
     assert pki.same_key(last().csr_pem, read(pinned).current.chain_pem)
 
 
-def test_what_an_earlier_attempt_ordered_with_such_a_key_is_not_taken_over(world, pinned):
+def test_an_earlier_order_with_such_a_key_is_not_taken_over(world, pinned):
     world.ca.processing_reads = 10**6
     services.issue(read(pinned))
     world.deliver()
@@ -144,7 +142,8 @@ def test_what_an_earlier_attempt_ordered_with_such_a_key_is_not_taken_over(world
 
 def test_a_proof_at_staging_has_a_key_of_its_own(world, pinned, account, owner):
     staging = world.account(owner, name="sandbox", ca_provider="letsencrypt_staging")
-    account.staging_first, account.staging_account = True, staging
+    account.staging_first = True
+    account.staging_account = staging
     account.save()
     fail(world, 3, CAA)
     opened = AuditEvent.objects.count()

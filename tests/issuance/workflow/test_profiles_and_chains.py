@@ -1,6 +1,4 @@
-"""A profile is ordered where the CA lists it; of the chains that it offers the preferred one is
-taken.
-"""
+"""A profile is ordered if the CA lists it, and the preferred chain is stored if it is offered."""
 
 from datetime import timedelta
 
@@ -33,9 +31,7 @@ def test_a_profile_that_the_ca_lists_is_ordered_and_stored(world, account, crede
     assert "profile" not in told("order")
 
 
-def test_a_profile_that_the_ca_does_not_list_is_left_out_and_the_event_says_so(
-    world, account, credential
-):
+def test_a_profile_that_the_ca_does_not_list_is_omitted_with_an_event(world, account, credential):
     world.ca.profiles = {"classic": ""}
     certificate = issued(world, account, credential, profile="tlsserver")
     assert (certificate.status, last().profile, world.ca.profiles_ordered) == ("active", "", [""])
@@ -48,7 +44,7 @@ def test_without_a_profile_the_directory_is_not_asked(world, account, credential
     assert world.ca.profiles_ordered == [""]
 
 
-def test_an_order_that_the_ca_stumbles_over_is_told_once(world, account, credential):
+def test_an_order_that_makes_the_ca_fail_is_reported_once(world, account, credential):
     world.ca.problems["new_order"] = [Trouble("ca_unreachable", "No answer.")] * 2
     world.create(account, credential, profile="tlsserver")
     world.deliver()
@@ -87,7 +83,7 @@ def test_a_default_that_has_it_is_taken_without_asking_for_more(world, account, 
     assert told("download") == "the certificate is stored, with the chain of fake CA"
 
 
-def test_where_nobody_offers_it_the_default_is_stored_and_the_event_says_so(
+def test_without_the_preferred_chain_the_default_is_stored_with_an_event(
     world, account, credential
 ):
     world.ca.alternates = ("Root X2",)
@@ -115,7 +111,7 @@ def default() -> str:
 
 
 def broken(default: str) -> str:
-    """The leaf under somebody who did not sign it."""
+    """Return the leaf with an issuer that did not sign it."""
     other = sign(pki.csr(pki.new_key("ecdsa", 256), ["example.com"]), LIFE)
     return pki.split_chain(default).leaf + pki.split_chain(other).leaf
 
@@ -134,7 +130,7 @@ def test_issuers_are_named_from_the_leaf_upwards(default):
 
 
 @pytest.mark.parametrize("kind", [("ecdsa", 256), ("ecdsa", 384), ("rsa", 2048)])
-def test_the_kind_of_a_key_is_told_as_it_is_asked_for(kind):
+def test_a_key_kind_is_recognized_in_the_certificate(kind):
     csr_pem = pki.csr(pki.new_key(*kind), ["example.com"])
     chain_pem = sign(csr_pem, LIFE)
     assert pki.key_kind(chain_pem) == kind

@@ -1,6 +1,4 @@
-"""Two hundred attempts wait for records that do not come: what that costs in messages, queries and
-calls.
-"""
+"""Two hundred attempts wait for missing records: the cost in messages, queries and calls."""
 
 from collections import Counter
 from datetime import timedelta
@@ -21,15 +19,15 @@ from tests.fakes.outside import Died
 pytestmark = pytest.mark.django_db
 
 ROWS = 200
-QUERIES = 25  # for one sweep (one look at each table that has turns) and one look, at most, however many rows wait
+# At most, for one sweep (which reads each table that has turns) and one look.
+# The number of rows makes no difference.
+QUERIES = 25
 REPUBLISHED = 3  # times, at most
 
 
 @pytest.fixture
 def crowd(world, account, credential):
-    """So many attempts, each with a record that is in the zone and that no server shows; they were
-    looked at once.
-    """
+    """Make attempts whose records are in the zone and on no server. They were looked for once."""
 
     def wait(rows):
         world.zone.hides = True
@@ -45,7 +43,7 @@ def crowd(world, account, credential):
 
 
 def a_round(world, seconds=2.0):
-    """One sweep and what it sends, some time later; answers the queries that it took."""
+    """Advance, sweep, and run the messages. Return the number of queries."""
     world.advance(seconds)
     with CaptureQueriesContext(
         connection,
@@ -69,7 +67,8 @@ def test_the_queries_of_a_round_do_not_grow_with_the_rows(crowd, rows):
 def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
     world, account, credential
 ):
-    world.zone.hides, world.zone.denied = True, 7200
+    world.zone.hides = True
+    world.zone.denied = 7200
     world.create(account, credential)
     world.deliver()
     for _ in range(100):
@@ -86,7 +85,7 @@ def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
     assert Issuance.objects.get().state == Issuance.State.ISSUED
 
 
-def test_a_round_before_anybody_is_due_looks_at_nothing(crowd):
+def test_a_round_before_any_record_is_due_asks_nothing(crowd):
     world = crowd(ROWS)
     a_round(world)
     world.sent.clear()
@@ -97,7 +96,8 @@ def test_a_round_before_anybody_is_due_looks_at_nothing(crowd):
 
 def test_looks_become_rare_as_the_wait_grows(crowd):
     world = crowd(ROWS)
-    shows, looked_at = world.zone.shows, []
+    shows = world.zone.shows
+    looked_at = []
     world.zone.shows = lambda name, value: looked_at.append(name) or shows(name, value)
     for _ in range(55):
         a_round(world, seconds=1)
@@ -108,10 +108,8 @@ def test_looks_become_rare_as_the_wait_grows(crowd):
 def test_those_that_wait_long_are_looked_at_in_step(crowd):
     world = crowd(ROWS)
     Issuance.objects.update(presents=REPUBLISHED, state_since=world.time - timedelta(minutes=10))
-    early, late = (
-        Issuance.objects.order_by("pk")[: ROWS // 2],
-        Issuance.objects.order_by("-pk")[: ROWS // 2],
-    )
+    early = Issuance.objects.order_by("pk")[: ROWS // 2]
+    late = Issuance.objects.order_by("-pk")[: ROWS // 2]
     world.advance((1 - world.time.timestamp()) % 5)  # a second after a fifth one
     moments = set()
     for half in (early, late):
@@ -129,7 +127,7 @@ def test_those_that_wait_long_are_looked_at_in_step(crowd):
     assert timedelta(seconds=28) <= moment - world.time <= timedelta(seconds=34)
 
 
-def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(crowd):
+def test_in_ten_minutes_each_record_is_republished_three_times_at_most(crowd):
     world = crowd(ROWS)
     for _ in range(60):
         a_round(world, seconds=10)
@@ -161,7 +159,7 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     assert world.outside.calls.count("zone.present") == rows
 
 
-def test_a_new_order_does_not_stand_behind_those_that_publish_again(
+def test_a_new_order_does_not_wait_behind_republished_records(
     crowd, account, credential, monkeypatch
 ):
     monkeypatch.setattr(sweep, "AGAIN", 10)
@@ -180,7 +178,7 @@ def test_a_new_order_does_not_stand_behind_those_that_publish_again(
     )
 
 
-def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, monkeypatch):
+def test_an_attempt_claimed_by_another_worker_is_not_moved_back(crowd, monkeypatch):
     world = crowd(2)
     world.advance(130)
     taken = Issuance.objects.order_by("pk").first()
@@ -215,7 +213,8 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     for number in range(10):
         world.create(account, credential, f"host{number}.example.com")
     world.deliver()
-    shows, name = world.zone.shows, "_acme-challenge.host7.example.com"
+    shows = world.zone.shows
+    name = "_acme-challenge.host7.example.com"
     world.zone.shows = lambda at, value: at == name or shows(at, value)
     a_round(world)
     seen = Issuance.objects.get(certificate__domain="host7.example.com")
@@ -223,7 +222,7 @@ def test_those_whose_record_is_seen_go_on_and_the_others_wait(world, account, cr
     assert Issuance.objects.filter(state=Issuance.State.PRESENTED).count() == 9
 
 
-def test_a_row_that_kills_its_worker_does_not_fail_those_that_share_its_batch(
+def test_a_row_that_kills_its_worker_does_not_fail_its_batch(
     world, account, credential, monkeypatch
 ):
     world.zone.hides = True

@@ -1,0 +1,25 @@
+"""Rules for the tests themselves."""
+
+import ast
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+LONGEST = 70
+
+
+def names_of_tests() -> list[str]:
+    trees = [ast.parse(file.read_text()) for file in sorted(TESTS.rglob("test_*.py"))]
+    functions = [
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
+    return [each.name for each in functions if each.name.startswith("test_")]
+
+
+def test_a_name_of_a_test_has_at_most_70_characters() -> None:
+    assert [name for name in names_of_tests() if len(name) > LONGEST] == []
+
+
+def test_a_name_of_a_test_has_no_question_as_its_subject() -> None:
+    subject = re.compile("test_(what|who|whatever|whoever)_")
+    assert [name for name in names_of_tests() if subject.match(name)] == []
