@@ -30,7 +30,10 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
         response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **ask)
     except requests.RequestException as exc:
         kind = type(exc).__name__
-        raise Trouble(UNREACHABLE, f"ZeroSSL could not be asked for an EAB ({kind}).") from None
+        raise Trouble(
+            UNREACHABLE,
+            f"ZeroSSL could not be asked for an EAB ({kind}). Check that this server can reach it.",
+        ) from None
     answer = _answer_of(response)
     kid, hmac_key = answer.get("eab_kid"), answer.get("eab_hmac_key")
     if isinstance(kid, str) and isinstance(hmac_key, str) and kid and hmac_key:
@@ -38,7 +41,9 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
     whose = "API key" if api_key else "e-mail address"
     reason = _reason_of(answer)
     raise Refused(
-        BAD_EAB, f"ZeroSSL gives no EAB for this {whose}{reason}: check it.", permanent=True
+        BAD_EAB,
+        f"ZeroSSL refuses an EAB for this {whose}{reason}. Check the {whose}.",
+        permanent=True,
     )
 
 
@@ -46,7 +51,9 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     status, pause = response.status_code, outgoing.wait_of(response)
     if status == 429:
         raise Trouble(
-            RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300
+            RATE_LIMITED,
+            "ZeroSSL limits the requests for EABs. It is retried later.",
+            retry_after=pause or 300,
         )
     try:
         answer = response.json()
@@ -55,7 +62,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status >= 500 or not isinstance(answer, dict):
         raise Trouble(
             ERROR,
-            f"ZeroSSL did not answer the request for an EAB (HTTP {status}).",
+            f"ZeroSSL did not answer the request for an EAB (HTTP {status}). It is retried.",
             retry_after=pause,
         )
     return answer

@@ -135,7 +135,7 @@ def _extended(chain: Chain, hop: _Hop) -> Chain:
     start, target = chain.names[0], hop.target
     if hop.why:
         return replace(
-            chain, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)
+            chain, trouble=unknown(f"The CNAMEs of {start} could not be looked up", hop.why)
         )
     if hop.is_wildcard:
         return replace(chain, wildcard=target)
@@ -144,11 +144,11 @@ def _extended(chain: Chain, hop: _Hop) -> Chain:
     if target in chain.names or len(chain.names) > LONGEST_CHAIN:
         shown = " → ".join([*chain.names, target][:4])
         what = (
-            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others"
-            f" ({shown}): fix them."
+            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others "
+            f"({shown}). Fix them."
         )
         return replace(chain, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
-        what = f"{chain.final} is a CNAME to a name that no TXT record can be written at: fix it."
+        what = f"{chain.final} is a CNAME to a name that can have no TXT record. Fix it."
         return replace(chain, trouble=Trouble("dns_cname_target", what))
     return replace(chain, names=(*chain.names, target))

@@ -91,7 +91,7 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
         return Unanswered(
             servers.zone,
             "SOA",
-            f"There was no time left to ask the name servers of {servers.zone}.",
+            f"The time was too short to ask the name servers of {servers.zone}. It is retried.",
         )
     return Zone(
         servers.zone,

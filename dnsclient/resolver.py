@@ -40,7 +40,7 @@ KEPT = 10_000  # most entries of a cache
 MOST_ADDRESSES = 13
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
-NO_TIME = "there was no time left to ask"
+NO_TIME = "the time was too short to ask"
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
@@ -89,8 +89,8 @@ def resolvers() -> list[Address]:
         return [queries.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
     except (ValueError, dns.exception.DNSException) as exc:
         what = (
-            "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in"
-            " 192.0.2.53,192.0.2.54:5353."
+            "No DNS resolver is known. Set DNS_RESOLVERS to their addresses, for example "
+            "192.0.2.53,192.0.2.54:5353."
         )
         raise Trouble("dns_lookup_failed", what) from exc
 
@@ -163,8 +163,8 @@ def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
     `what` is the sentence that says what could not be found. `why` is the reason.
     """
     advice = (
-        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see"
-        " it."
+        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can "
+        "see the zone."
     )
     return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
 

@@ -144,20 +144,21 @@ def _refuse_named(url: str, setting: str) -> None:
     parts = outgoing.called(url)
     if not parts or parts.scheme not in ("http", "https"):
         what = (
-            "url must be an https address without a user name, "
-            "such as https://hooks.example.com/certctrl."
+            "url must be an https address without a user name, for example "
+            "https://hooks.example.com/certctrl."
         )
         raise Invalid(what, field="url")
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
         what = (
-            f"url must be https; http is for hosts that the setting {setting} names, "
-            f"and {host} is none."
+            f"url must be https. http is only for hosts that the setting {setting} names, and "
+            f"it does not name {host}."
         )
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):
         raise Invalid(
-            f"{host} is not a public address, and the setting {setting} does not name it.",
+            f"{host} is not a public address, and the setting {setting} does not name it. "
+            "Give another url.",
             field="url",
         )

@@ -118,10 +118,10 @@ def sign(
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
         what = (
-            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid"
-            f" until {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its"
-            " certificate trusted, and give its certificates an account of the new one"
-            " (acme_account_id)."
+            f"The private CA {pki.name_of(issuer.subject)} expired at "
+            f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Create a new CA, and install "
+            "its certificate where the old one is trusted. Then give the certificates an "
+            "account of the new CA (acme_account_id)."
         )
         raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
@@ -190,7 +190,10 @@ def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
         with keyturns.turn_of(owner.pk):
             return pki.new_key(key_type, key_size)
     except keyturns.Busy:
-        what = f"RSA keys are being made for you already: send it again in {RETRY_AFTER} seconds."
+        what = (
+            "This server is already generating RSA keys for you. Send it again in "
+            f"{RETRY_AFTER} seconds."
+        )
         raise RateLimited(what, retry_after=RETRY_AFTER) from None
 
 
