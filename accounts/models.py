@@ -69,7 +69,7 @@ class User(AbstractUser):
         default=dict,
         blank=True,
         validators=[validate],
-        help_text='limits other than the default, as JSON: {"certificates": 200000}; null: no limit',
+        help_text='limits other than the default, as JSON: {"certificates": 9}; null: no limit',
     )
 
     USERNAME_FIELD = "email"

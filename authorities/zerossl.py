@@ -52,7 +52,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status == 429:
         raise Trouble(
             RATE_LIMITED,
-            "ZeroSSL limits the requests for EABs. It is retried later.",
+            "ZeroSSL limits the requests for EABs. Try again later.",
             retry_after=pause or 300,
         )
     try:
@@ -62,7 +62,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status >= 500 or not isinstance(answer, dict):
         raise Trouble(
             ERROR,
-            f"ZeroSSL did not answer the request for an EAB (HTTP {status}). It is retried.",
+            f"ZeroSSL did not answer the request for an EAB (HTTP {status}). Try again later.",
             retry_after=pause,
         )
     return answer

@@ -91,7 +91,7 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
         return Unanswered(
             servers.zone,
             "SOA",
-            f"The time was too short to ask the name servers of {servers.zone}. It is retried.",
+            f"The time was too short to ask the name servers of {servers.zone}. Try again later.",
         )
     return Zone(
         servers.zone,

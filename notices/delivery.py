@@ -39,9 +39,7 @@ def deliver(delivery_id: int) -> None:
             logger.exception("notice.failed", delivery=delivery.pk)
             _try_again(
                 delivery,
-                Trouble(
-                    "internal", "Internal error. It is retried; the server log has the details."
-                ),
+                Trouble("internal", "Internal error; the server log has the details."),
             )
         else:
             if was_sent:

@@ -272,7 +272,7 @@ class AcmeCA:
         ):
             raise Trouble(
                 errors.ERROR,
-                f"{self.network.label} did not send the URL of the new resource. It is retried.",
+                f"{self.network.label} did not send the URL of the new resource. Try again later.",
             )
         return self._url(location, response)
 

@@ -160,7 +160,8 @@ class Aliyun(Provider):
             self._raise_unless_done(answer, but_for=RECORD_EXISTS)
         if not answer.get("Code") and not answer.get("RecordId"):
             raise ProviderError(
-                "dns_bad_answer", "Aliyun answered without the id of the new record. It is retried."
+                "dns_bad_answer",
+                "Aliyun answered without the id of the new record. Try again later.",
             )
 
     def cleanup(self, record: TxtRecord) -> int:

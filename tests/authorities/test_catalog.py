@@ -240,7 +240,7 @@ def test_an_override_of_one_limit_keeps_the_others_and_null_takes_one_away(setti
 @pytest.mark.parametrize("given", [300, [300], [300, 0], ["300", 36], [True, 1], "30"])
 def test_limits_that_nobody_understands_are_told_at_the_start(settings, given):
     settings.ACME_CAS = {"custom": {"limits": {"account": given}}}
-    with pytest.raises(ImproperlyConfigured, match="limits of custom are such as"):
+    with pytest.raises(ImproperlyConfigured, match="limits of custom in ACME_CAS must be like"):
         apps.get_app_config("issuance").ready()
 
 

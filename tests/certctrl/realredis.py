@@ -18,7 +18,7 @@ LIMIT = 20.0
 def running(folder: Path, *lines: str) -> Iterator[int]:
     """Its port, once it listens. `lines` of its configuration have {port} where that belongs."""
     port, server = free_port(), RedisServer.found(folder, "")
-    assert server, "install redis-server"
+    assert server, "Install redis-server"
     config = folder / f"redis-{port}.conf"
     common = ["bind 127.0.0.1", f"dir {folder}", 'save ""', *(lines or ("port {port}",))]
     config.write_text("\n".join(common).replace("{port}", str(port)) + "\n")

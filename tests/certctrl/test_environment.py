@@ -133,10 +133,10 @@ def test_a_line_of_env_that_sets_nothing_is_named_and_not_shown(tmp_path, line):
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda path: None, "cannot be read: No such file"),
-        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
-        (lambda path: path.write_bytes(b"s3cret\xff"), "is not UTF-8 text"),
-        (lambda path: path.write_bytes(b"s3cret\0"), "is not text: it holds a zero byte"),
+        (lambda path: None, "cannot be read (No such file"),
+        (lambda path: path.mkdir(), "cannot be read (Is a directory"),
+        (lambda path: path.write_bytes(b"s3cret\xff"), "is not UTF-8. Save it as UTF-8."),
+        (lambda path: path.write_bytes(b"s3cret\0"), "is not text, because it has a zero byte"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path, make, why):

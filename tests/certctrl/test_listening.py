@@ -52,7 +52,9 @@ def test_the_printed_address_is_a_url_that_the_server_takes(
     "listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://here", "a b", "ü"]
 )
 def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
-    with pytest.raises(Refused, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."):
+    with pytest.raises(
+        Refused, match=r"LISTEN is .* for example LISTEN=::1\. The setting PORT has the port\."
+    ):
         embedded.listen_of(listen)
     assert "localhost" in listening.allowed_hosts(listen)
 

@@ -134,7 +134,7 @@ def test_a_dead_child_starts_again_and_people_are_told(run) -> None:
     again = supervisor.wait_for(4)["web"]
     assert again != first
     said = supervisor.end(signal.SIGTERM)
-    assert "web was ended by SIGKILL; it starts again in 0.5 s." in said
+    assert "web was ended by SIGKILL. It starts again in 0.5 s." in said
     assert not is_running(again)
 
 

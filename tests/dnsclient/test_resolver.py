@@ -99,7 +99,7 @@ def test_ten_cnames_are_followed_and_no_more(
 
 def test_a_cname_to_a_strange_name_is_not_written_at(world: NameServer) -> None:
     world.add("_acme-challenge.example.com", "CNAME", r"semi\;colon.example.net.")
-    with pytest.raises(Trouble, match="no TXT record can be written"):
+    with pytest.raises(Trouble, match="can have no TXT record"):
         final_name("example.com")
 
 

@@ -146,5 +146,5 @@ def test_the_resolvers_decide_where_no_server_answers() -> None:
 def test_a_record_that_is_not_checked_is_visible() -> None:
     assert (
         judged(0, 1, asked=Asked.NOBODY).what
-        == "whether it shows was not checked, as the DNS credential asks"
+        == "propagation was not checked, as the DNS credential says"
     )

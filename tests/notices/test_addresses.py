@@ -75,7 +75,7 @@ def test_notices_go_to_the_owner_until_the_code_came_back_and_then_to_the_addres
 
 def test_the_mail_with_the_code_has_no_words_of_a_stranger(world, mailbox, wish):
     wish()
-    assert mailbox.texts()[-1].startswith("alice@example.org wants notices of certctrl")
+    assert mailbox.texts()[-1].startswith("alice@example.org wants to receive notices of certctrl")
     assert "://" not in mailbox.texts()[-1]
 
 
@@ -222,7 +222,7 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
     raising.raise_test(user)
     world.sweep()
     assert mailbox.mails == []
-    assert "Nobody has confirmed admin@lab.test" in Delivery.objects.get().error_what
+    assert "admin@lab.test is not confirmed" in Delivery.objects.get().error_what
     user.email = "ops@example.com"  # on the admin's page
     user.save()
     raising.raise_test(user)

@@ -69,7 +69,7 @@ def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
         settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
         tell()
         world.sweep()
-    assert only().error_what == "The mail server hung up, or did not answer in time."
+    assert only().error_what == "The mail server closed the connection, or did not answer in time."
 
 
 def test_an_address_that_is_refused_is_told_with_the_servers_words(world, mailbox, tell):
@@ -84,7 +84,7 @@ def test_a_wrong_password_is_told_without_it(world, mailbox, tell, settings, cap
     tell()
     world.sweep()
     assert set(mailbox.logins) == {b"hunter2-wrong"}
-    assert only().error_what.startswith("The mail server refused to log us in (535)")
+    assert only().error_what.startswith("The mail server refused the login (535)")
     assert "hunter2" not in caplog.text + only().error_what
 
 

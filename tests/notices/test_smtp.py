@@ -152,7 +152,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
         tell()
         world.sweep()
         assert Delivery.objects.get().error_what.startswith(
-            "The mail server's certificate was refused: self"
+            "The TLS certificate of the mail server is not trusted: self"
         )
         assert not box.mails
 
@@ -160,7 +160,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
 def test_a_host_that_nobody_knows_names_its_settings(mailbox, why, settings):
     settings.EMAIL_HOST = "mail.invalid"
     what = why()
-    assert what.startswith("The name of the mail server is not known.")
+    assert what.startswith("The name of the mail server is unknown.")
     assert named(what) == {"EMAIL_HOST", "EMAIL_PORT"}
 
 

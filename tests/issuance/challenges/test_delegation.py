@@ -232,7 +232,9 @@ def test_a_credential_of_somebody_who_is_no_staff_serves_nobody(world, make, acc
 
 
 def test_the_operators_credential_is_not_deleted_while_it_serves(operators, settings):
-    with pytest.raises(Conflict, match=f"service zone writes the service zone {ZONE}"):
+    with pytest.raises(
+        Conflict, match=f"service zone is the credential of the service zone {ZONE}"
+    ):
         credentials.retire_credential(operators)
     settings.SERVICE_ZONE, settings.SERVICE_DNS_CREDENTIAL = "", 0
     credentials.retire_credential(operators)

@@ -94,7 +94,7 @@ def test_where_nobody_offers_it_the_default_is_stored_and_the_event_says_so(
     certificate = issued(world, account, credential, preferred_chain="Root YE")
     assert pki.issuers_of(certificate.current.chain_pem) == ["fake CA", "fake CA"]
     assert told("download") == (
-        "the certificate is stored, with the CA's default chain: it offered no chain of Root YE"
+        "the certificate is stored, with the CA's default chain, because it offered no chain of Root YE"
     )
 
 
