@@ -1,4 +1,4 @@
-"""What users do with their accounts: log in, log out, create and revoke API keys."""
+"""Actions of users on their accounts: log in, log out, create and revoke API keys."""
 
 import hashlib
 import secrets

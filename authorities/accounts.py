@@ -65,9 +65,10 @@ def _make(
         save_requests=given.get("save_requests", False),
         **(_registered(private_ca) if private_ca else _to_register(owner, given)),
     )
-    _audit(
+    audit.note_row(
         account,
-        "created",
+        "acme_account.created",
+        name=account.name,
         ca_provider=account.ca_provider,
         host=urlsplit(account.directory_url).hostname,
     )
@@ -78,12 +79,7 @@ def _make(
 
 def _audit_debugging(account: AcmeAccount) -> None:
     facts = {"log_level": account.log_level, "save_requests": account.save_requests}
-    _audit(account, "debugging_switched", **facts)
-
-
-def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
-    what = f"acme_account:{account.pk}"
-    audit.note(account.owner, f"acme_account.{done}", what, name=account.name, **facts)
+    audit.note_row(account, "acme_account.debugging_switched", name=account.name, **facts)
 
 
 def _prove_at_staging(account: AcmeAccount) -> None:
@@ -273,7 +269,7 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
         account.save(
             update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"]
         )
-        _audit(account, "changed", members=sorted(given))
+        audit.note_row(account, "acme_account.changed", name=account.name, members=sorted(given))
         if debugging != (account.log_level, account.save_requests):
             _audit_debugging(account)
     if "staging_first" in given:
@@ -341,7 +337,7 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
     now = clock.now()
     refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
     if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
-        _audit(account, "registration_retried")
+        audit.note_row(account, "acme_account.registration_retried", name=account.name)
         dispatch.nudge(tasks.register, account.pk)
     account.refresh_from_db()
     return account
@@ -361,10 +357,10 @@ def retire_account(account: AcmeAccount) -> None:
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
-        _audit(account, "deleted")
+        audit.note_row(account, "acme_account.deleted", name=account.name)
         if staging and not _use_of(staging):
             AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
-            _audit(staging, "deleted")
+            audit.note_row(staging, "acme_account.deleted", name=staging.name)
 
 
 def _use_of(account: AcmeAccount) -> str:
@@ -421,8 +417,7 @@ def retire_private_ca(private_ca: PrivateCA) -> None:
                 f"The CA {private_ca.name} is used by accounts ({names}). Delete them first."
             )
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
-        what = f"private_ca:{private_ca.pk}"
-        audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)
+        audit.note_row(private_ca, "private_ca.deleted", name=private_ca.name)
 
 
 def no_private_ca(pk: int) -> NotFound:

@@ -34,6 +34,7 @@ SILENCE_KEPT = 60.0
 HOLDERS_ASKED = 2  # servers of a zone that are asked, one after the other, before the resolvers
 HOLDER_PATIENCE = 1.0  # most seconds for each of these servers
 HOLDER_SHARE = 0.25  # most of the time left for each of these servers
+LEAST_PATIENCE = 0.25  # seconds after which a server that was asked counts as silent
 KEPT = 10_000  # most entries of a cache
 # Most hosts, and most addresses, of one zone. The root zone has 13 servers. A zone that lists more
 # would make this server ask more than necessary.
@@ -296,6 +297,7 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     servers = {each: _servers_in(holders.get(str(zones[above(each[0])]))) for each in questions}
     replies: dict[Question, Reply] = {}
     heard: set[object] = set()
+    waited_for: set[object] = set()
     for at in range(HOLDERS_ASKED):
         asks = {
             each: Ask(of[at].at, *each)
@@ -307,12 +309,14 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
         answers = queries.ask(asks.values(), seconds)
         for question, asked in asks.items():
-            message = answers.got.get(asked)
+            message, zone = answers.got.get(asked), zones[above(question[0])]
             if message:
-                heard.add(zones[above(question[0])])
+                heard.add(zone)
+            elif seconds >= LEAST_PATIENCE and asked not in answers.unsent:
+                waited_for.add(zone)
             if message and _is_whole(message):
                 replies[question] = message
-    for zone in hearing.keys() - heard:
+    for zone in hearing.keys() & waited_for - heard:
         _deaf.put(zone, value=True)
     return replies | resolve_until(end, [each for each in questions if each not in replies])
 

@@ -59,7 +59,9 @@ def create_credential(owner: User, data: object) -> DnsCredential:
             secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
             **(defaults | given.common),
         )
-        _audit(credential, "created", provider=provider_id)
+        audit.note_row(
+            credential, "dns_credential.created", name=credential.name, provider=provider_id
+        )
     return credential
 
 
@@ -110,9 +112,10 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     for name, value in (defaults | given.common).items():
         setattr(row, name, value)
     row.save()
-    _audit(
+    audit.note_row(
         row,
-        "changed",
+        "dns_credential.changed",
+        name=row.name,
         members=sorted(given.public | given.common) + sorted(gone),
         secrets=sorted(given.secret),
     )
@@ -158,13 +161,8 @@ def retire_credential(credential: DnsCredential) -> None:
             )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
-            _audit(row, "deleted")
+            audit.note_row(row, "dns_credential.deleted", name=row.name)
     credential.refresh_from_db()
-
-
-def _audit(credential: DnsCredential, done: str, **names: Any) -> None:
-    what = f"dns_credential:{credential.pk}"
-    audit.note(credential.owner, f"dns_credential.{done}", what, name=credential.name, **names)
 
 
 def check_credential(credential: DnsCredential) -> DnsCredential:

@@ -37,7 +37,7 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
         columns = _columns(given) | _address(owner, given)
         name = given.get("name") or columns["host"][:64]
         webhook = Webhook.objects.create(owner=owner, secret=sealed, **columns | {"name": name})
-        _audit(webhook, "created")
+        audit.note_row(webhook, "webhook.created", name=webhook.name, host=webhook.host)
     return webhook, secret
 
 
@@ -62,7 +62,14 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
         if "url" in given:
             Envelope.objects.filter(pk__in=[row.address_id]).delete()
         webhook = Webhook.objects.get(pk=webhook.pk)
-        _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
+        audit.note_row(
+            webhook,
+            "webhook.changed",
+            name=webhook.name,
+            host=webhook.host,
+            members=sorted(given),
+            enabled=webhook.enabled,
+        )
     return webhook
 
 
@@ -78,7 +85,7 @@ def rotate_secret(webhook: Webhook) -> str:
         sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
         Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
         Envelope.objects.filter(pk__in=[old]).delete()
-        _audit(webhook, "secret_rotated")
+        audit.note_row(webhook, "webhook.secret_rotated", name=webhook.name, host=webhook.host)
     return secret
 
 
@@ -93,15 +100,7 @@ def retire_webhook(webhook: Webhook) -> None:
             retired_at=clock.now(), secret=None, address=None
         )
         Envelope.objects.filter(pk__in=[row.secret_id, row.address_id]).delete()
-        _audit(webhook, "deleted")
-
-
-def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
-    """Write an audit event without the URL, because its path or query may have a token."""
-    what = f"webhook:{webhook.pk}"
-    audit.note(
-        webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts
-    )
+        audit.note_row(webhook, "webhook.deleted", name=webhook.name, host=webhook.host)
 
 
 def _locked(webhook: Webhook) -> Webhook:

@@ -1,10 +1,14 @@
-"""Find words in the pages that have a plainer word, and paths that do not exist.
+"""Find words in pages and modules that have a plainer word, and paths that do not exist.
 
 Run it as `python -m tests.prose`. It prints one line per finding, and exits 1 if there is one.
 """
 
+import ast
+import inspect
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,27 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+]
+PACKAGES = (
+    "accounts",
+    "authorities",
+    "certctrl",
+    "dnsclient",
+    "dnsproviders",
+    "issuance",
+    "keystore",
+    "lab",
+    "notices",
+    "standalone",
+)
+MODULES = [
+    ROOT / "manage.py",
+    *(
+        path
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.parent.name != "migrations"
+    ),
 ]
 # A pattern, and what to write instead. Case does not matter, and a space also matches a line break.
 REFUSED = {
@@ -85,13 +110,76 @@ def check_page(page: str) -> list[Finding]:
     return sorted([*refused_words(prose), *questions_as_subjects(prose), *missing_paths(page)])
 
 
+def check_module(source: str) -> list[Finding]:
+    """Check the docstrings, comments and messages of a module in Python."""
+    return sorted(
+        (first + line - 1, finding)
+        for texts in (docstrings(source), comments(source), messages(source))
+        for first, text in texts
+        for line, finding in (
+            *refused_words(blanked(CODE, text)),
+            *questions_as_subjects(blanked(CODE, text)),
+        )
+    )
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    for node in docstring_nodes(ast.parse(source)):
+        yield node.lineno, inspect.cleandoc(str(node.value))
+
+
+def docstring_nodes(tree: ast.Module) -> Iterator[ast.Constant]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str()) as docstring), *_]:
+                    yield docstring
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Lines of comment below each other are one text, because a sentence may go on."""
+    first, lines = 0, list[str]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        is_alone = token.line.lstrip().startswith("#")
+        if lines and not (is_alone and token.start[0] == first + len(lines)):
+            yield first, "\n".join(lines)
+            lines = []
+        first = first if lines else token.start[0]
+        lines.append(token.string.lstrip("# "))
+    if lines:
+        yield first, "\n".join(lines)
+
+
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """Texts of three words or more that are not docstrings, with an `x` for each `{...}`."""
+    tree = ast.parse(source)
+    seen: set[ast.AST] = set(docstring_nodes(tree))
+    for node in ast.walk(tree):  # an f-string comes before its parts
+        if node in seen:
+            continue
+        text = ""
+        if isinstance(node, ast.JoinedStr):
+            seen.update(part for part in node.values if isinstance(part, ast.Constant))
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        if len(text.split()) > 2:
+            yield node.lineno, text
+
+
 def main() -> int:
     findings = [
         f"{path.relative_to(ROOT)}:{line}: {finding}"
-        for path in PAGES
-        for line, finding in check_page(path.read_text())
+        for check, paths in ((check_page, PAGES), (check_module, MODULES))
+        for path in paths
+        for line, finding in check(path.read_text())
     ]
-    print("\n".join(findings) or f"{len(PAGES)} pages have no refused word.")
+    count = len(PAGES) + len(MODULES)
+    print("\n".join(findings) or f"{count} pages and modules have no refused word.")
     return 1 if findings else 0
 
 

@@ -89,7 +89,12 @@ class PrivateAuthority:
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
-        _audit(self.private_ca, "used", names=pki.names_of(request)[:MOST_NAMED])
+        audit.note_row(
+            self.private_ca,
+            "private_ca.used",
+            name=self.private_ca.name,
+            names=pki.names_of(request)[:MOST_NAMED],
+        )
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:
@@ -176,11 +181,6 @@ def _is_rsa(request: x509.CertificateSigningRequest) -> bool:
 def _key_usage(usages: set[str]) -> x509.KeyUsage:
     names = (*KEY_USAGES.values(), "encipher_only", "decipher_only")
     return x509.KeyUsage(**{name: name in usages for name in names})
-
-
-def _audit(private_ca: PrivateCA, done: str, **facts: Any) -> None:
-    what = f"private_ca:{private_ca.pk}"
-    audit.note(private_ca.owner, f"private_ca.{done}", what, name=private_ca.name, **facts)
 
 
 def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:

@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from django.db import transaction
 
-from accounts import quotas
+from accounts import audit, quotas
 from authorities import pki
 from authorities.models import PrivateCA
-from authorities.privateca.authority import BACKDATED, KEY_USAGES, _audit, _key_usage, _new_key
+from authorities.privateca.authority import BACKDATED, KEY_USAGES, _key_usage, _new_key
 from certctrl import clock
 from certctrl.errors import Invalid, MissingField
 from keystore import envelope
@@ -65,7 +65,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
             not_after=certificate.not_valid_after_utc,
             key=envelope.seal(owner, "ca_key", pki.key_der(key)),
         )
-        _audit(private_ca, "created")
+        audit.note_row(private_ca, "private_ca.created", name=private_ca.name)
     return private_ca
 
 

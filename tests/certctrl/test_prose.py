@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.prose import check_page
+from tests.prose import check_module, check_page
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,31 @@ def test_a_question_as_subject_is_found_outside_headings() -> None:
 def test_a_path_must_exist_below_the_project_or_a_main_app() -> None:
     assert check_page("See `tests/prose.py` and `workflow/`.") == []
     assert check_page("\nSee `tests/nothing.py`.") == [(2, "'tests/nothing.py': no such path")]
+
+
+MODULE = '''
+"""Look at a row.
+
+What is no row is not read.
+"""
+
+PAUSE = 2  # seconds, which is dear
+# After so many
+# seconds it comes again.
+WORDS = {"whoever": 1}
+
+
+def look(name: str) -> None:
+    """Look at `dear` rows."""
+    raise ValueError(f"The row {name} is made anew.")
+'''
+
+
+def test_docstrings_comments_and_messages_of_a_module_are_checked() -> None:
+    assert [(line, finding.partition(":")[0]) for line, finding in check_module(MODULE)] == [
+        (4, "'What is no row is not read.'"),
+        (7, "'dear'"),
+        (8, "'so many seconds'"),
+        (9, "'comes again'"),
+        (15, "'anew'"),
+    ]

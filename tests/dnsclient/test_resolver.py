@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import dns.rdatatype
 import pytest
 
 from certctrl import clock
@@ -143,6 +144,33 @@ def test_resolvers_tell_where_no_server_can_be_reached(world: NameServer) -> Non
     assert clock.monotonic() - began < resolver.HOLDER_PATIENCE, (
         "and the silent are left alone for a minute"
     )
+
+
+@pytest.mark.parametrize(("seconds", "is_asked"), [(0.4, True), (4.0, False)])
+def test_a_zone_is_deaf_only_after_a_wait_of_a_quarter_second(
+    world: NameServer, seconds: float, is_asked: bool
+) -> None:
+    question = ("_acme-challenge.example.com", dns.rdatatype.CNAME)
+    resolver.ask_holders([question], clock.monotonic() + 20)  # finds the servers of the zone
+    world.at(NS1).silent = True
+    resolver.ask_holders([question], clock.monotonic() + seconds)
+    world.at(NS1).silent = False
+    world.seen.clear()
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    assert (NS1 in {address for address, _, _ in world.seen}) == is_asked
+
+
+def test_a_zone_is_not_deaf_when_no_question_was_sent(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = ("_acme-challenge.example.com", dns.rdatatype.CNAME)
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(queries._Batch, "_channel", lambda batch, family: None)
+        resolver.ask_holders([question], clock.monotonic() + 4)
+    world.seen.clear()
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    assert NS1 in {address for address, _, _ in world.seen}
 
 
 def test_the_next_resolver_is_asked_when_the_first_one_fails(
