@@ -49,4 +49,4 @@ def _members(path: str, value: Any, where: str, known: tuple[str, ...]) -> dict[
 
 
 def _wrong(path: str, what: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"Fix the file {path} that CERTCTRL_CONFIG names: {what}.")
+    return ImproperlyConfigured(f"CERTCTRL_CONFIG names {path}, but {what}. Fix the file.")

@@ -59,7 +59,7 @@ def test_a_file_that_says_something_else_is_refused_with_a_sentence(tmp_path, te
     path = written(tmp_path, text)
     with pytest.raises(ImproperlyConfigured) as refused:
         acme_log(path)
-    assert str(refused.value) == f"CERTCTRL_CONFIG names {path}: {what}."
+    assert str(refused.value) == f"CERTCTRL_CONFIG names {path}, but {what}. Fix the file."
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused_with_a_sentence(tmp_path):
@@ -86,4 +86,4 @@ def test_the_server_does_not_start_with_such_a_file_and_starts_with_a_right_one(
     assert start('{"acme": {"log_level": "debug", "save_requests": true}}').stdout == "debug True\n"
     refused = start('{"acme": {"log_level": "loud"}}')
     assert refused.returncode
-    assert "ImproperlyConfigured: Fix the file" in refused.stderr
+    assert "ImproperlyConfigured: CERTCTRL_CONFIG names" in refused.stderr

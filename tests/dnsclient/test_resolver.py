@@ -197,13 +197,13 @@ def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
     lo = socket.if_nametoindex("lo")
     assert resolver.resolvers() == [("fe80::1", 53, 0, lo), ("fe80::2", 5353, 0, lo)]
     settings.DNS_RESOLVERS = ["fe80::1%nosuch0"]
-    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
+    with pytest.raises(Trouble, match="Set DNS_RESOLVERS"):
         resolver.resolvers()
 
 
 def test_a_resolver_that_is_no_address_is_told(world: NameServer, settings: Any) -> None:
     settings.DNS_RESOLVERS = ["dns.example.com"]
-    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
+    with pytest.raises(Trouble, match="Set DNS_RESOLVERS"):
         final_name("example.com")
 
 

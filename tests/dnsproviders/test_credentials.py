@@ -206,7 +206,7 @@ def test_a_new_endpoint_needs_the_password_again_so_that_nobody_reads_it_by_movi
     owner: User,
 ) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
-    with pytest.raises(errors.MissingField, match="needs it again") as caught:
+    with pytest.raises(errors.MissingField, match="It is needed again") as caught:
         credentials.update_credential(credential, {"endpoint": "https://evil.example"})
     assert caught.value.params == {"field": "password"}
     credentials.update_credential(
@@ -304,7 +304,7 @@ def test_a_pruned_credential_says_that_its_secret_is_gone(owner: User) -> None:
     credential = credentials.create_credential(owner, CLOUDFLARE)
     DnsCredential.objects.update(secret=None, retired_at=clock.now())
     credential.refresh_from_db()
-    with pytest.raises(credentials.CheckFailed, match="was deleted"):
+    with pytest.raises(credentials.CheckFailed, match="were deleted"):
         credentials.check_credential(credential)
 
 

@@ -388,9 +388,7 @@ def test_an_attempt_waits_with_the_sentence_and_its_deadline_moves(
     world.deliver()
     waiting = Issuance.objects.get()
     assert (waiting.state, waiting.stumbles) == (Issuance.State.ORDERED, 0)
-    assert waiting.waits_for.startswith(
-        "Cloudflare allows one user 20 calls in 120 minutes from one user"
-    )
+    assert waiting.waits_for.startswith("Cloudflare allows one user 20 calls in 120 minutes")
     assert waiting.events.filter(outcome="wait").count() == 1
     assert waiting.deadline_at == waiting.state_since + timedelta(hours=1) + (
         waiting.wake_at - world.time

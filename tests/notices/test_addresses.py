@@ -120,7 +120,7 @@ def test_a_code_counts_for_a_day_and_for_its_address_only(api, world, wish):
     refused(api.post("notice-settings/confirm", {"code": code}), 400, "code")
     code = wish("third@example.net")
     world.advance(24 * HOUR)
-    assert "still counts" in refused(
+    assert "no valid code" in refused(
         api.post("notice-settings/confirm", {"code": code}), 400, "code"
     )
     assert "POST …/notice-settings/code" in api.get("notice-settings").data_member["note"]
@@ -259,7 +259,7 @@ def test_the_operator_bounds_the_mails_of_each_owner_and_the_rest_is_told_in_the
 ):
     settings.MAILS_A_DAY = 3
     note = api.put("notice-settings", {"digest_over": 1000}).data_member["note"]
-    assert "mails 3 notices a day" in note
+    assert "mails at most 3 notices a day" in note
     for number in range(6):
         tell(f"host{number}.example.com")
     for _ in range(3):

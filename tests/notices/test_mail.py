@@ -69,7 +69,10 @@ def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
         settings.EMAIL_PORT, settings.EMAIL_TIMEOUT = silent.getsockname()[1], 0.1
         tell()
         world.sweep()
-    assert only().error_what == "The mail server closed the connection, or did not answer in time."
+    assert only().error_what == (
+        "The mail server closed the connection, or did not answer in time. "
+        "The operator must check EMAIL_HOST and EMAIL_PORT."
+    )
 
 
 def test_an_address_that_is_refused_is_told_with_the_servers_words(world, mailbox, tell):
@@ -115,7 +118,7 @@ def test_mails_that_were_turned_off_meanwhile_are_given_up(world, mailbox, tell,
     assert (mailbox.mails, only().state, only().error_what) == (
         [],
         "given_up",
-        "Mails are turned off.",
+        "Mails are turned off. Turn them on in your notice settings.",
     )
 
 

@@ -122,7 +122,10 @@ def test_staff_read_why_nobody_is_at_the_port(world, alice, tell):
         webhooks.create_webhook(alice, {"url": gone.url})
     tell()
     world.sweep()
-    assert only().error_what == "127.0.0.1 could not be reached (Connection refused)."
+    assert (
+        only().error_what
+        == "127.0.0.1 could not be reached (Connection refused). Check its name and port."
+    )
 
 
 def test_a_receiver_may_ask_for_a_pause(world, receiver, hook, tell):

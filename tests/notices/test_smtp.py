@@ -58,7 +58,7 @@ def test_a_domain_beyond_ascii_is_greeted_with_as_an_a_label(mailbox, settings):
 def test_a_refused_greeting_is_not_the_addresss_fault(mailbox, why):
     mailbox.to_greeting = "504 5.5.2 example.com: need a fully-qualified name"
     what = why()
-    assert what.startswith("The mail server refused our name example.com (504): 5.5.2")
+    assert what.startswith("The mail server refused the host name example.com (504): 5.5.2")
     assert named(what) == {"EMAIL_EHLO"}
 
 

@@ -98,7 +98,7 @@ def test_a_name_that_is_delegated_to_others_is_not_written_above_the_cut(
 ) -> None:
     error = raised_by(server.provider().zone_of, "_acme-challenge.elsewhere.lab.test")
     assert (error.code, error.permanent) == ("dns_zone_not_found", True)
-    assert "leaves" in error.what
+    assert "delegates" in error.what
 
 
 @pytest.mark.parametrize(
