@@ -268,8 +268,7 @@ if MAIL_IS_SET_UP and not NOTICE_FROM:
     )
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured(
-        "EMAIL_USE_TLS (STARTTLS) and EMAIL_USE_SSL (TLS from the start) exclude each other. "
-        "Set one."
+        "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
 # --- Quotas of one owner ---
