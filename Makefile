@@ -35,6 +35,8 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
+	$(BIN)/codespell
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@if [ -e docs/reference/openapi.yaml ]; then \
 	  $(BIN)/python manage.py spectacular | diff docs/reference/openapi.yaml - \

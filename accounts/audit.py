@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from django.http import HttpRequest, HttpResponse
 
@@ -13,6 +13,16 @@ LONGEST = 254  # characters of the columns for actor and object
 PROCESS = "certctrl"  # the actor when the action does not come from a request
 
 _current: ContextVar[HttpRequest | None] = ContextVar("_current", default=None)
+
+
+class Owned(Protocol):
+    """A row that has an owner."""
+
+    @property
+    def pk(self) -> Any: ...
+
+    @property
+    def owner(self) -> Any: ...
 
 
 class CurrentRequest:
@@ -39,6 +49,11 @@ def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
     if request is None:
         return record(owner, PROCESS, action, object, **detail)
     return record(owner, actor_of(request), action, object, ip_of(request), **detail)
+
+
+def note_row(row: Owned, action: str, **detail: Any) -> AuditEvent:
+    """Write an audit event about a row. For "webhook.created", the object is `webhook:<id>`."""
+    return note(row.owner, action, f"{action.partition('.')[0]}:{row.pk}", **detail)
 
 
 def record(

@@ -79,7 +79,7 @@ def refuse_other_sites(request: Request) -> None:
         raise errors.Forbidden(what, origin=printable(origin), host=printable(request.get_host()))
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise errors.Forbidden(
-            "This request comes from another site; TRUSTED_ORIGINS names those that may send it."
+            "This request comes from another site. To allow it, name that site in TRUSTED_ORIGINS."
         )
 
 
@@ -95,7 +95,10 @@ def refuse_forms(request: Request) -> None:
         and "Transfer-Encoding" not in request.headers
     )
     if content_type != "application/json" and (content_type or not empty):
-        raise errors.NotJSON("Send JSON, with the header Content-Type: application/json.")
+        raise errors.NotJSON(
+            "The body is not declared as JSON. Send JSON, with the header Content-Type: "
+            "application/json."
+        )
 
 
 class ApiKeyAuthentication(BaseAuthentication):
@@ -117,7 +120,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         )
         if key is None or not key.owner.is_active:
             raise errors.Unauthorized(
-                "This API key is unknown, expired or revoked; make a new one."
+                "This API key is unknown, expired or revoked. Make a new one."
             )
         note_use(key)
         return key.owner, key

@@ -69,8 +69,7 @@ class User(AbstractUser):
         default=dict,
         blank=True,
         validators=[validate],
-        help_text="more, or less, than others have, as JSON: "
-        '{"certificates": 200000}; null is no limit',
+        help_text='limits other than the default, as JSON: {"certificates": 9}; null: no limit',
     )
 
     USERNAME_FIELD = "email"
@@ -82,8 +81,7 @@ class User(AbstractUser):
             models.UniqueConstraint(
                 Lower("email"),
                 name="one_user_for_each_email",
-                violation_error_message="There is a user with this e-mail address, "
-                "whatever its case; choose another.",
+                violation_error_message="Another user has this e-mail address. Choose another.",
             ),
         )
 
@@ -137,13 +135,13 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     """Audit events can only be added. Raise TypeError for an update or a delete."""
 
     def update(self, **kwargs: Any) -> int:
-        raise TypeError("An audit event is never changed.")
+        raise TypeError("An audit event cannot be changed.")
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> int:
-        raise TypeError("An audit event is never changed.")
+        raise TypeError("An audit event cannot be changed.")
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        raise TypeError("An audit event is never removed.")
+        raise TypeError("An audit event cannot be removed.")
 
 
 class AuditEvent(models.Model):
@@ -170,8 +168,8 @@ class AuditEvent(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
-            raise TypeError("An audit event is never changed.")
+            raise TypeError("An audit event cannot be changed.")
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        raise TypeError("An audit event is never removed.")
+        raise TypeError("An audit event cannot be removed.")

@@ -11,7 +11,7 @@ from certctrl import errors
 # Type of object: (description, actions). See docs/reference/api.md.
 PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "certificates": (
-        "Certificates: see and export, change, issue and renew",
+        "Certificates (see, export, change, issue and renew)",
         ("read", "write", "issue"),
     ),
     "devices": ("Devices and what is installed on them", ("read", "write")),
@@ -22,14 +22,14 @@ PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "notices": ("Notices, and where they are sent", ("read", "write")),
     "webhooks": (
-        "Webhooks that notices are posted to; their secrets are shown once",
+        "Webhooks that receive notices; a secret is shown once",
         ("read", "write"),
     ),
-    "cas": ("Private CAs: see, change, issue from", ("read", "write", "issue")),
-    "quotas": ("How much there is of everything, and how much there may be", ("read",)),
+    "cas": ("Private CAs (see, change, issue from)", ("read", "write", "issue")),
+    "quotas": ("The number of objects of each kind, and the limits", ("read",)),
     "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
     "ForDeviceAuthenticate": (
-        "Register devices and look after their tokens",
+        "Register devices and manage their tokens",
         ("authenticate", "validate", "revoke"),
     ),
 }
@@ -62,7 +62,9 @@ def is_unknown_method(view: Any) -> bool:
 def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
     needed = view.needed_action() if hasattr(view, "needed_action") else None
     if not needed:
-        raise errors.Forbidden("API keys cannot do this; log in instead.")
+        raise errors.Forbidden(
+            "An API key cannot do this. Log in with e-mail address and password instead."
+        )
     granted = key.granted(view.obtype, needed)
     object_id = view.object_id()
     if "*" in granted or object_id in granted:
@@ -74,7 +76,7 @@ def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
 
 def lacks(obtype: str, object_id: str | None, action: str) -> errors.Forbidden:
     scope = f"{obtype}:{object_id or '*'}[{action}]"
-    return errors.Forbidden(f"This API key lacks {scope}; make one that has it.", needs=scope)
+    return errors.Forbidden(f"This API key lacks {scope}. Make one that has it.", needs=scope)
 
 
 def need(request: Request, obtype: str, object_id: str | None, action: str) -> None:

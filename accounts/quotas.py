@@ -50,20 +50,24 @@ def validate(limits: Any) -> None:
     None means no limit.
     """
     if not isinstance(limits, dict):
-        raise ValidationError('Quotas are a JSON object: {"certificates": 200000}.')
+        raise ValidationError('Quotas must be a JSON object, for example {"certificates": 200000}.')
     for name, most in limits.items():
         if name not in QUOTAS:
-            raise ValidationError(f"There is no quota {name}; there are {', '.join(QUOTAS)}.")
+            raise ValidationError(
+                f"There is no quota {name}. Known quotas are {', '.join(QUOTAS)}."
+            )
         is_number = isinstance(most, int) and not isinstance(most, bool) and 0 <= most < 2**31
         if most is not None and not is_number:
-            raise ValidationError(f"The quota {name} is a whole number, or null for no limit.")
+            raise ValidationError(f"The quota {name} must be a whole number, or null for no limit.")
 
 
 def check_setting() -> None:
     try:
         validate(settings.QUOTAS)
     except ValidationError as error:
-        raise ImproperlyConfigured(f"QUOTAS: {' '.join(error.messages)}") from None
+        raise ImproperlyConfigured(
+            f"The setting QUOTAS cannot be used. {' '.join(error.messages)}"
+        ) from None
 
 
 def most(owner: "User", name: str) -> int | None:
@@ -103,9 +107,9 @@ def refuse_more(owner: "User", name: str) -> None:
     # First count all rows of the owner, which an index does quickly. Usually this is enough.
     if getattr(owner, quota.rows).count() < limit or (count := used(owner, name)) < limit:
         return
-    what = f"You have {count} {quota.what}, and may have {limit}"
-    todo = "wait until some have ended" if name == "open_attempts" else "delete some"
+    what = f"You have {count} {quota.what}, and the limit is {limit}."
+    todo = "Wait until some have ended" if name == "open_attempts" else "Delete some"
     facts = {"quota": name, "limit": limit, "used": count}
     raise quota.refusal(
-        f"{what}: {todo}, or ask the staff of this server to raise your quota {name}.", **facts
+        f"{what} {todo}, or ask the staff of this server to raise your quota {name}.", **facts
     )

@@ -61,7 +61,9 @@ class PermissionSerializer(serializers.Serializer[Any]):
         child=serializers.CharField(max_length=32), min_length=1, max_length=10
     )
 
-    default_error_messages = {"unknown": "there is no action {action} on {obtype}, only {known}."}
+    default_error_messages = {
+        "unknown": "There is no action {action} on {obtype}. Choose one of {known}."
+    }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         _, known = PERMISSIONS[attrs["obtype"]]
@@ -106,7 +108,7 @@ class NewApiKeySerializer(ApiKeySerializer):
 class QuotaSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     used = serializers.IntegerField()
-    limit = serializers.IntegerField(allow_null=True, help_text="null: there is none")
+    limit = serializers.IntegerField(allow_null=True, help_text="null when there is none")
 
 
 class ScopeSerializer(serializers.Serializer[Any]):

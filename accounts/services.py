@@ -1,4 +1,4 @@
-"""What users do with their accounts: log in, log out, create and revoke API keys."""
+"""Actions of users on their accounts: log in, log out, create and revoke API keys."""
 
 import hashlib
 import secrets
@@ -45,7 +45,7 @@ def login(request: HttpRequest, email: str, password: str) -> User:
     if not isinstance(user, User):
         log.info("login.refused", ip=audit.ip_of(request))
         note_failure(request, email)
-        raise errors.Unauthorized("The e-mail address or the password is wrong.")
+        raise errors.Unauthorized("The e-mail address or the password is wrong. Check both.")
     attempts.forget()
     auth.login(request, user)
     note_login(request, user)
@@ -105,7 +105,7 @@ def refuse_old_login(request: Request, most: float) -> None:
     """
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not request.auth and not -SKEW.total_seconds() <= age <= most:
-        raise errors.Forbidden("You logged in too long ago for that: log in again to export.")
+        raise errors.Forbidden("Your login is too old for an export. Log in again.")
 
 
 class Attempts:
@@ -141,7 +141,7 @@ class Attempts:
             # Tries refused by the other two counters must not use up the account's own tries.
             self.take_back()
             raise errors.RateLimited(
-                f"Too many attempts; try again in {pause} seconds.", retry_after=pause
+                f"Too many attempts. Try again in {pause} seconds.", retry_after=pause
             )
 
     def pause(self) -> int:

@@ -56,7 +56,7 @@ class General(SessionView):
         if action != "login":
             given = printable(json.dumps(action, ensure_ascii=False))
             raise errors.Invalid(
-                f'There is no action {given} here; the only one is "login".', field="action"
+                f'There is no action {given} here. The only action is "login".', field="action"
             )
         return self.login(request)
 
@@ -88,7 +88,7 @@ class LogInStatus(SessionView):
     def get(self, request: Request) -> Response:
         user = request.user
         if not isinstance(user, User):
-            return error_response(errors.NobodyLoggedIn("Nobody is logged in."))
+            return error_response(errors.NobodyLoggedIn("There is no session. Log in first."))
         since = services.logged_in_at(request)
         status = {
             "user": user,

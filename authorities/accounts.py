@@ -65,9 +65,10 @@ def _make(
         save_requests=given.get("save_requests", False),
         **(_registered(private_ca) if private_ca else _to_register(owner, given)),
     )
-    _audit(
+    audit.note_row(
         account,
-        "created",
+        "acme_account.created",
+        name=account.name,
         ca_provider=account.ca_provider,
         host=urlsplit(account.directory_url).hostname,
     )
@@ -78,12 +79,7 @@ def _make(
 
 def _audit_debugging(account: AcmeAccount) -> None:
     facts = {"log_level": account.log_level, "save_requests": account.save_requests}
-    _audit(account, "debugging_switched", **facts)
-
-
-def _audit(account: AcmeAccount, done: str, **facts: Any) -> None:
-    what = f"acme_account:{account.pk}"
-    audit.note(account.owner, f"acme_account.{done}", what, name=account.name, **facts)
+    audit.note_row(account, "acme_account.debugging_switched", name=account.name, **facts)
 
 
 def _prove_at_staging(account: AcmeAccount) -> None:
@@ -142,7 +138,7 @@ def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateC
         )
     if info.name == catalog.SELF_CA and not private_ca:
         raise MissingField(
-            "Say which private CA signs: create one under /cas and give its ca_id.", field="ca_id"
+            "No private CA is given. Create one under /cas and give its ca_id.", field="ca_id"
         )
     _refuse_staging(info.name, given)
     if private_ca:
@@ -156,27 +152,33 @@ def _refuse_acme_members(given: Mapping[str, Any]) -> None:
     for field in ("directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
             raise Invalid(
-                f"A private CA has no {field}; leave it out, or leave ca_id out.", field=field
+                f"A private CA has no {field}. Leave it out, or leave ca_id out.", field=field
             )
 
 
 def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
     if given.get("staging_first") and not (info := catalog.info(ca_provider)).staging:
         have = ", ".join(each.name for each in catalog.known().values() if each.staging)
-        what = f"{info.label} has no staging to prove attempts at; staging_first is for {have}."
+        what = (
+            f"{info.label} has no staging CA for a test order. staging_first is possible with "
+            f"{have}."
+        )
         raise Invalid(what, field="staging_first")
 
 
 def _refuse_directory(info: catalog.CAInfo, url: str) -> None:
     if info.name == catalog.CUSTOM and not url:
-        raise MissingField("Give the directory_url of the ACME CA.", field="directory_url")
+        raise MissingField(
+            "directory_url is missing. Give the directory_url of the ACME CA.",
+            field="directory_url",
+        )
     if info.name != catalog.CUSTOM and url and url != info.directory_url:
-        what = f"The directory of {info.label} is known; for another one use ca_provider custom."
+        what = f"The directory of {info.label} is known. For another one, use ca_provider custom."
         raise Invalid(what, field="directory_url")
     if url and not _is_directory(url):
         what = (
-            "directory_url must be an https address without a user name, such as"
-            " https://ca.example/directory."
+            "directory_url must be an https address without a user name, for example "
+            "https://ca.example/directory."
         )
         raise Invalid(what, field="directory_url")
 
@@ -190,19 +192,24 @@ def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
     pair = [bool(given.get("eab_kid")), bool(given.get("eab_hmac_key"))]
     if any(pair) and not all(pair):
         raise MissingField(
-            "An external account binding is two: eab_kid and eab_hmac_key.", field="eab_hmac_key"
+            "An external account binding has two parts. Give both eab_kid and eab_hmac_key.",
+            field="eab_hmac_key",
         )
     if any(pair) and info.eab == "none":
         raise Invalid(
-            f"{info.label} takes no external account binding; leave eab_kid out.", field="eab_kid"
+            f"{info.label} does not use an external account binding. Leave eab_kid out.",
+            field="eab_kid",
         )
     if any(pair):
         _hmac_key(given)
     if given.get("zerossl_api_key") and not info.eab_source:
-        raise Invalid("zerossl_api_key belongs to ca_provider zerossl.", field="zerossl_api_key")
+        raise Invalid(
+            "zerossl_api_key is only for ca_provider zerossl. Leave it out.",
+            field="zerossl_api_key",
+        )
     fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
     if info.eab == "required" and not any(pair) and not fetchable:
-        what = f"{info.label} wants an external account binding: give eab_kid and eab_hmac_key"
+        what = f"{info.label} requires an external account binding. Give eab_kid and eab_hmac_key"
         raise MissingField(
             what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid"
         )
@@ -218,8 +225,8 @@ def _hmac_key(given: Mapping[str, Any]) -> str:
         key = ""
     if len(key) < LEAST_HMAC_KEY:
         what = (
-            "eab_hmac_key must be base64 or base64url of at least 16 characters, as the CA showed"
-            " it."
+            "eab_hmac_key must be base64 or base64url of at least 16 characters. Copy it from "
+            "the CA."
         )
         raise Invalid(what, field="eab_hmac_key")
     return key
@@ -260,7 +267,7 @@ def update_account(account: AcmeAccount, given: Mapping[str, Any]) -> AcmeAccoun
         account.save(
             update_fields=["name", "email", "defaults", "log_level", "save_requests", "updated_at"]
         )
-        _audit(account, "changed", members=sorted(given))
+        audit.note_row(account, "acme_account.changed", name=account.name, members=sorted(given))
         if debugging != (account.log_level, account.save_requests):
             _audit_debugging(account)
     if "staging_first" in given:
@@ -303,7 +310,7 @@ def _switch_staging(account: AcmeAccount, on: bool) -> None:
 def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     if "ca_provider" in given and catalog.info(given["ca_provider"]).name != account.ca_provider:
         raise Invalid(
-            "An account stays at its CA; create another account for another one.",
+            "An account cannot change its CA. Create another account.",
             field="ca_provider",
         )
     fixed = {
@@ -314,12 +321,12 @@ def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     for field, value in fixed.items():
         if (given.get(field) or "") not in ("", value):
             raise Invalid(
-                f"The {field} of an account does not change; create another account.", field=field
+                f"The {field} of an account cannot be changed. Create another account.", field=field
             )
     for field in ("eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
             raise Invalid(
-                f"The {field} of an account does not change; create another account.", field=field
+                f"The {field} of an account cannot be changed. Create another account.", field=field
             )
 
 
@@ -328,7 +335,7 @@ def retry_registration(account: AcmeAccount) -> AcmeAccount:
     now = clock.now()
     refused = AcmeAccount.objects.filter(pk=account.pk, url="", holder="")
     if refused.update(wake_at=now, queued_at=now, status=AcmeAccount.Status.PENDING):
-        _audit(account, "registration_retried")
+        audit.note_row(account, "acme_account.registration_retried", name=account.name)
         dispatch.nudge(tasks.register, account.pk)
     account.refresh_from_db()
     return account
@@ -348,26 +355,23 @@ def retire_account(account: AcmeAccount) -> None:
             raise Conflict(f"{account.name} {use}")
         staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
-        _audit(account, "deleted")
+        audit.note_row(account, "acme_account.deleted", name=account.name)
         if staging and not _use_of(staging):
             AcmeAccount.objects.filter(pk=staging.pk).update(retired_at=clock.now(), wake_at=None)
-            _audit(staging, "deleted")
+            audit.note_row(staging, "acme_account.deleted", name=staging.name)
 
 
 def _use_of(account: AcmeAccount) -> str:
     """Return what uses the account, and how to change that; empty when nothing uses it."""
     if names := _first(account.certificates.filter(retired_at=None), "domain"):
-        return f"is used by certificates ({names}): delete them or give them another account."
+        return f"is used by certificates ({names}). Delete them or give them another account."
     if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
-        return f"is the fallback account of certificates ({names}): give them another one, or none."
+        return f"is the fallback account of certificates ({names}). Give them another one, or none."
     proving = AcmeAccount.objects.filter(
         staging_account=account, staging_first=True, retired_at=None
     )
     if names := _first(proving, "name"):
-        return (
-            f"proves attempts at staging for {names}: set the staging_first of that account to"
-            " false."
-        )
+        return f"is the staging account of {names}. Set the staging_first of that account to false."
     return ""
 
 
@@ -390,7 +394,8 @@ def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeA
     account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
     if pk and not account:
         raise NotFound(
-            f"The CA {private_ca.name} has no account {pk} among yours.", field="acme_account_id"
+            f"The CA {private_ca.name} has no account {pk} of yours. Check the id.",
+            field="acme_account_id",
         )
     return account or create_account(
         private_ca.owner, {"ca_id": private_ca.pk, "terms_accepted": True}
@@ -407,19 +412,18 @@ def retire_private_ca(private_ca: PrivateCA) -> None:
         )
         if names:
             raise Conflict(
-                f"The CA {private_ca.name} is used by accounts ({names}): delete them first."
+                f"The CA {private_ca.name} is used by accounts ({names}). Delete them first."
             )
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
-        what = f"private_ca:{private_ca.pk}"
-        audit.note(private_ca.owner, "private_ca.deleted", what, name=private_ca.name)
+        audit.note_row(private_ca, "private_ca.deleted", name=private_ca.name)
 
 
 def no_private_ca(pk: int) -> NotFound:
-    return NotFound(f"There is no private CA {pk} among yours.", field="ca_id")
+    return NotFound(f"You have no private CA {pk}. Check the id.", field="ca_id")
 
 
 def no_account(pk: int, field: str = "acme_account_id") -> NotFound:
-    return NotFound(f"There is no ACME account {pk} among yours.", field=field)
+    return NotFound(f"You have no ACME account {pk}. Check the id.", field=field)
 
 
 # `no_key`, so that workers that write rows of attempts do not wait for this lock.

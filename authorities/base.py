@@ -135,7 +135,7 @@ def _moment(text: str) -> datetime:
     """
     at = datetime.fromisoformat(text.upper())
     if at.tzinfo is None or not 1970 < at.year < 9999:
-        raise ValueError("no moment in time")
+        raise ValueError("the time has no time zone, or its year is impossible")
     return at.astimezone(UTC)
 
 

@@ -133,7 +133,8 @@ def known() -> dict[str, CAInfo]:
     for name in settings.ACME_CAS:
         if found[name].staging and found[name].staging not in found:
             raise ImproperlyConfigured(
-                f"ACME_CAS: staging of {name} names an unknown CA. It is one of {', '.join(found)}."
+                f"The staging of {name} in ACME_CAS names an unknown CA. Choose one of "
+                f"{', '.join(found)}."
             )
     return found
 
@@ -142,12 +143,12 @@ def _overridden(ca: CAInfo, overrides: Any) -> CAInfo:
     allowed = {field.name for field in fields(CAInfo)} - {"name"}
     if not isinstance(overrides, dict) or set(overrides) - allowed:
         raise ImproperlyConfigured(
-            f"ACME_CAS: {ca.name} may set {', '.join(sorted(allowed))} and nothing else."
+            f"The CA {ca.name} in ACME_CAS may only have {', '.join(sorted(allowed))}."
         )
     for name in ("caa_identities", "hosts"):
         if not _is_list_of_names(overrides.get(name, [])):
             raise ImproperlyConfigured(
-                f'ACME_CAS: {name} of {ca.name} is a list, such as ["ca.example.com"].'
+                f'{name} of {ca.name} in ACME_CAS must be a list, for example ["ca.example.com"].'
             )
     if "key_sizes" in overrides:
         sizes = {key_type: tuple(sizes) for key_type, sizes in overrides["key_sizes"].items()}
@@ -174,7 +175,7 @@ def _limits(ca: CAInfo, given: Any) -> dict[str, tuple[float, float]]:
         _is_limit(kind, limit) for kind, limit in given.items()
     ):
         raise ImproperlyConfigured(
-            f"ACME_CAS: limits of {ca.name} are such as {LIMITS_LIKE}, or null for none."
+            f"The limits of {ca.name} in ACME_CAS must be like {LIMITS_LIKE}. Use null for none."
         )
     return {kind: limit for kind, limit in {**ca.limits, **given}.items() if limit is not None}
 
@@ -198,7 +199,7 @@ def info(ca_provider: str) -> CAInfo:
     for name, ca in cas.items():
         if name.lower() == str(ca_provider).strip().lower():
             return ca
-    what = f"There is no CA of that name; ca_provider is one of {', '.join(cas)}."
+    what = f"There is no CA of that name. ca_provider must be one of {', '.join(cas)}."
     raise Invalid(what, field="ca_provider")
 
 

@@ -76,7 +76,10 @@ def remarks(chain: pki.Chain) -> str:
         told += f"; the CA added {', '.join(chain.added[:5])}"
         told += f" and {len(chain.added) - 5} more names" if len(chain.added) > 5 else ""
     if chain.left_out:
-        told += f"; left out of the chain, to which they do not belong: {', '.join(chain.left_out)}"
+        told += (
+            "; certificates that do not belong to the chain were left out: "
+            f"{', '.join(chain.left_out)}"
+        )
     return told
 
 
@@ -86,4 +89,4 @@ def taken(chain_pem: str, preferred: str) -> str:
         return ""
     if has_issuer(chain_pem, preferred):
         return f", with the chain of {preferred}"
-    return f", with the CA's default chain: it offered no chain of {preferred}"
+    return f", with the CA's default chain, because it offered no chain of {preferred}"

@@ -62,7 +62,7 @@ class AcmeAccount(Turns):
     )
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
     thumbprint = models.CharField(
-        max_length=64, blank=True, help_text="of the account key, RFC 7638"
+        max_length=64, blank=True, help_text="of the account key (RFC 7638)"
     )
     eab_kid = models.CharField(max_length=255, blank=True)
     eab = models.ForeignKey(
@@ -79,17 +79,17 @@ class AcmeAccount(Turns):
     staging_first = models.BooleanField(
         default=False,
         help_text=(
-            "after three failures in a row the next attempt is proved at the CA's staging first"
+            "after three failures in a row, the next attempt is tested at the CA's staging first"
         ),
     )
     staging_account = models.ForeignKey(
         "self", models.PROTECT, null=True, blank=True, related_name="+"
     )
     log_level = models.CharField(
-        max_length=8, blank=True, help_text="debug: every exchange with the CA is kept"
+        max_length=8, blank=True, help_text="with debug, every exchange with the CA is stored"
     )
     save_requests = models.BooleanField(
-        default=False, help_text="with log_level debug: bodies of requests too"
+        default=False, help_text="with log_level debug, bodies of requests are stored too"
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -116,22 +116,22 @@ class Exchange(models.Model):
 
     account = models.ForeignKey(AcmeAccount, models.CASCADE, related_name="exchanges")
     attempt_id = models.BigIntegerField(
-        null=True, blank=True, db_index=True, help_text="null: none, as registering"
+        null=True, blank=True, db_index=True, help_text="null while the account is registered"
     )
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16, blank=True)
     method = models.CharField(max_length=8)
     url = models.CharField(max_length=500)
     request = models.JSONField(
-        null=True, blank=True, help_text="the payload, where requests are saved"
+        null=True, blank=True, help_text="the payload, if requests are saved"
     )
     status = models.PositiveSmallIntegerField(
-        null=True, blank=True, help_text="null: no answer came"
+        null=True, blank=True, help_text="null when there was no response"
     )
-    headers = models.JSONField(default=dict, help_text="those of the answer that matter")
+    headers = models.JSONField(default=dict, help_text="the important headers of the response")
     body = models.TextField(blank=True)
     problem = models.JSONField(null=True, blank=True)
-    error = models.TextField(blank=True, help_text="why no answer came")
+    error = models.TextField(blank=True, help_text="why there was no response")
     took_ms = models.PositiveIntegerField(default=0)
 
     def __str__(self) -> str:

@@ -213,9 +213,12 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
     try:
         chain = x509.load_pem_x509_certificates(chain_pem.encode())
     except ValueError:
-        raise BadChain("The CA sent a chain that is not PEM certificates.") from None
+        raise BadChain("The CA sent a chain that is not PEM certificates. Tell the CA.") from None
     if len(chain) > MAX_CHAIN:
-        raise BadChain(f"The CA sent a chain of {len(chain)} certificates, more than {MAX_CHAIN}.")
+        raise BadChain(
+            f"The CA sent a chain of {len(chain)} certificates. The limit is {MAX_CHAIN}. "
+            "Tell the CA."
+        )
     return chain
 
 
@@ -234,7 +237,7 @@ def check_chain(
     key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
     leaf = next((each for each in certificates if _key_of(each) == key), None)
     if leaf is None:
-        raise WrongKey("The certificate is for another key than the one that we sent.")
+        raise WrongKey("The certificate has another key than the request. Tell the CA.")
     added = _added_names(leaf, set(names))
     _check_times(leaf, at or clock.now())
     path = _path(leaf, certificates)
@@ -248,16 +251,17 @@ def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
         listed = ", ".join(missing[:5]) + (
             f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         )
-        raise BadChain(f"The certificate lacks names that were asked for: {listed}.")
+        raise BadChain(f"The certificate lacks requested names ({listed}). Tell the CA.")
     return tuple(sorted(found - names))
 
 
 def _check_times(leaf: x509.Certificate, at: datetime) -> None:
     if leaf.not_valid_before_utc >= leaf.not_valid_after_utc:
-        raise BadChain("The certificate ends before it begins.")
+        raise BadChain("The certificate ends before it begins. Tell the CA.")
     if leaf.not_valid_after_utc <= at:
         raise BadChain(
-            f"The certificate expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC already."
+            "The certificate has already expired, at "
+            f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Tell the CA."
         )
 
 
@@ -290,7 +294,10 @@ def _path(
     path = max(_paths(leaf, others), key=_worth)
     if len(path) == 1 and len(certificates) > 1 and not _signed(leaf, leaf):
         subject = _subject(next(iter(others), leaf))
-        raise BadChain(f"The chain is broken: {subject} did not sign the certificate before it.")
+        raise BadChain(
+            f"The chain is broken, because {subject} did not sign the certificate before it. "
+            "Tell the CA."
+        )
     return path
 
 

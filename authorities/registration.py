@@ -45,8 +45,8 @@ def _register(account: AcmeAccount) -> None:
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",
-            f"The CA knows the key of {account.name}, and its account is {resource.status}: create"
-            " a new account.",
+            f"The account {account.name} has the status {resource.status} at the CA. Create a "
+            "new account.",
             permanent=True,
         )
     account.release(None, url=resource.url, status=Status.VALID, error_code="", error_what="")

@@ -27,7 +27,9 @@ class AccountRequest(serializers.Serializer[Any]):
     provider = serializers.CharField(required=False, max_length=32)
     email = ContactField(required=False, allow_blank=True, max_length=254)
     name = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    terms_accepted = serializers.BooleanField(required=False, help_text="of the CA; must be true")
+    terms_accepted = serializers.BooleanField(
+        required=False, help_text="accept the CA's terms; must be true"
+    )
     directory_url = serializers.CharField(required=False, allow_blank=True, max_length=500)
     eab_kid = serializers.CharField(required=False, allow_blank=True, max_length=255)
     eab_hmac_key = serializers.CharField(
@@ -47,14 +49,14 @@ class AccountRequest(serializers.Serializer[Any]):
         ["debug"],
         required=False,
         allow_blank=True,
-        help_text="debug: every exchange with the CA is kept for 14 days",
+        help_text="with debug, every exchange with the CA is stored for 14 days",
     )
     save_requests = serializers.BooleanField(
-        required=False, help_text="with log_level debug: what was sent, too"
+        required=False, help_text="with log_level debug, request bodies are stored too"
     )
     staging_first = serializers.BooleanField(
         required=False,
-        help_text="prove the next attempt at the CA's staging after three failures in a row",
+        help_text="after three failures in a row, test the next attempt at the CA's staging",
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class AccountRequest(serializers.Serializer[Any]):
             given.setdefault("ca_provider", provider)
         if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
             raise MissingField(
-                f"Say which CA: ca_provider is one of {', '.join(catalog.known())}.",
+                f"No CA is given. ca_provider must be one of {', '.join(catalog.known())}.",
                 field="ca_provider",
             )
         if (
@@ -74,7 +76,8 @@ class AccountRequest(serializers.Serializer[Any]):
             and not given.get("ca_id")
         ):
             raise MissingField(
-                "Read the CA's terms and set terms_accepted to true.", field="terms_accepted"
+                "terms_accepted is not true. Read the CA's terms and set it to true.",
+                field="terms_accepted",
             )
         return given | {"defaults": key_defaults(given)}
 
@@ -86,11 +89,11 @@ def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
     bits = given.get("leaf_rsa_bits")
     seconds = given.get("cert_valid_seconds")
     if algorithm not in ("", *pki.KEY_SIZES):
-        raise Invalid("leaf_key_algorithm is RSA or ECDSA.", field="leaf_key_algorithm")
+        raise Invalid("leaf_key_algorithm must be RSA or ECDSA.", field="leaf_key_algorithm")
     if curve and curve not in privateca.CURVE_SIZES:
-        raise Invalid("leaf_ec_curve is prime256v1 or secp384r1.", field="leaf_ec_curve")
+        raise Invalid("leaf_ec_curve must be prime256v1 or secp384r1.", field="leaf_ec_curve")
     if bits is not None and bits not in pki.RSA_SIZES:
-        raise Invalid("leaf_rsa_bits is 2048, 3072 or 4096.", field="leaf_rsa_bits")
+        raise Invalid("leaf_rsa_bits must be 2048, 3072 or 4096.", field="leaf_rsa_bits")
     algorithm = algorithm or ("ecdsa" if curve else "rsa" if bits else "")
     size = (bits or 2048) if algorithm == "rsa" else privateca.CURVE_SIZES.get(curve, 256)
     kind = {"key_type": algorithm, "key_size": size} if algorithm else {}
@@ -127,6 +130,6 @@ def agree(given: dict[str, Any], guides: str, references: str) -> None:
         and str(given[guides]).lower() != str(given[references]).lower()
     ):
         raise Invalid(
-            f"{guides} and {references} are two spellings of one member: give one of them.",
+            f"{guides} and {references} are two names of one member. Give one of them.",
             field=guides,
         )

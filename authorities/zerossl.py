@@ -30,7 +30,10 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
         response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **arguments)
     except requests.RequestException as exc:
         kind = type(exc).__name__
-        raise Trouble(UNREACHABLE, f"ZeroSSL could not be asked for an EAB ({kind}).") from None
+        raise Trouble(
+            UNREACHABLE,
+            f"ZeroSSL could not be asked for an EAB ({kind}). Check that this server can reach it.",
+        ) from None
     answer = _answer_of(response)
     kid = answer.get("eab_kid")
     hmac_key = answer.get("eab_hmac_key")
@@ -39,7 +42,9 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
     whose = "API key" if api_key else "e-mail address"
     reason = _reason_of(answer)
     raise Refused(
-        BAD_EAB, f"ZeroSSL gives no EAB for this {whose}{reason}: check it.", permanent=True
+        BAD_EAB,
+        f"ZeroSSL refuses an EAB for this {whose}{reason}. Check the {whose}.",
+        permanent=True,
     )
 
 
@@ -48,7 +53,9 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     pause = outgoing.wait_of(response)
     if status == 429:
         raise Trouble(
-            RATE_LIMITED, "ZeroSSL is asked for EABs too often.", retry_after=pause or 300
+            RATE_LIMITED,
+            "ZeroSSL limits the requests for EABs. Try again later.",
+            retry_after=pause or 300,
         )
     try:
         answer = response.json()
@@ -57,7 +64,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status >= 500 or not isinstance(answer, dict):
         raise Trouble(
             ERROR,
-            f"ZeroSSL did not answer the request for an EAB (HTTP {status}).",
+            f"ZeroSSL did not answer the request for an EAB (HTTP {status}). Try again later.",
             retry_after=pause,
         )
     return answer

@@ -276,9 +276,9 @@ def lookup(host: str, port: int) -> list[SockAddr]:
         found = future.result(clock.time_left())
     except TimeoutError:
         raise DeadlineExceeded(
-            f"The name {host} was not resolved in the time that was left."
+            f"The name {host} did not resolve in time. Check the DNS resolver of this server."
         ) from None
     except (OSError, UnicodeError) as exc:
-        why = exc.strerror if isinstance(exc, socket.gaierror) else "it is no host name"
-        raise NameUnknown(f"The name {host} does not resolve: {why}.") from None
+        why = exc.strerror if isinstance(exc, socket.gaierror) else "it is not a host name"
+        raise NameUnknown(f"The name {host} does not resolve ({why}). Check the name.") from None
     return list(dict.fromkeys(each[4] for each in found))

@@ -83,8 +83,8 @@ class OneOf(serializers.ChoiceField):
     """A choice field whose errors list the choices."""
 
     default_error_messages = {
-        "invalid_choice": 'There is no "{input}"; give one of {known}.',
-        "null": "This may not be null; give one of {known}.",
+        "invalid_choice": 'There is no "{input}". Give one of {known}.',
+        "null": "This may not be null. Give one of {known}.",
     }
 
     def fail(self, key: str, **kwargs: Any) -> NoReturn:
@@ -169,7 +169,7 @@ class OwnedMixin(GenericAPIView[Any]):
         if kwargs.get("user_id", own) != own:
             asked = printable(kwargs["user_id"])
             raise errors.Forbidden(
-                f"User {asked} is not you; use your own id, {own}, or "
+                f"User {asked} is another user. Use your own id, {own}, or "
                 f"{settings.URL_PREFIX}/apiv1/me/."
             )
         refuse_broken_body(request)
@@ -218,7 +218,7 @@ class OwnedMixin(GenericAPIView[Any]):
             return super().get_object()
         except Http404:
             name = self.get_queryset().model._meta.verbose_name
-            raise errors.NotFound(f"There is no {name} {self.object_id()} among yours.") from None
+            raise errors.NotFound(f"You have no {name} {self.object_id()}. Check the id.") from None
 
 
 class OwnedRouter(SimpleRouter):

@@ -116,7 +116,7 @@ class Timed:
             message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
             raise errors.TooSlow(
-                "The body did not arrive in time; send it again, faster."
+                "The body did not arrive in time. Send it again over a faster connection."
             ) from None
         self.left -= clock.monotonic() - began
         if not self.is_refused:

@@ -22,9 +22,9 @@ def acme_log(path: str) -> tuple[str, bool]:
     log_level = found.get("log_level", "")
     save_requests = found.get("save_requests", False)
     if log_level not in ("", "debug"):
-        raise _wrong(path, 'acme.log_level is "debug", or empty')
+        raise _wrong(path, 'acme.log_level must be "debug" or empty')
     if not isinstance(save_requests, bool):
-        raise _wrong(path, "acme.save_requests is true or false")
+        raise _wrong(path, "acme.save_requests must be true or false")
     return log_level, save_requests
 
 
@@ -33,9 +33,9 @@ def _read(path: str) -> Any:
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except OSError as error:
-        raise _wrong(path, f"it cannot be read ({error.strerror})") from None
+        raise _wrong(path, f"the file cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise _wrong(path, "it is not JSON") from None
+        raise _wrong(path, "the file is not JSON") from None
 
 
 def _members(path: str, value: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
@@ -43,9 +43,11 @@ def _members(path: str, value: Any, where: str, known: tuple[str, ...]) -> dict[
         raise _wrong(path, f"{where} must hold a JSON object")
     unknown = [name for name in value if name not in known]
     if unknown:
-        raise _wrong(path, f"{where} has a member {unknown[0]!r}; it takes {', '.join(known)}")
+        raise _wrong(
+            path, f"{where} has the unknown member {unknown[0]!r}; allowed are {', '.join(known)}"
+        )
     return value
 
 
 def _wrong(path: str, what: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"CERTCTRL_CONFIG names {path}: {what}.")
+    return ImproperlyConfigured(f"CERTCTRL_CONFIG names {path}, but {what}. Fix the file.")

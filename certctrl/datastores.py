@@ -21,7 +21,7 @@ POSTGRESQL = "django.db.backends.postgresql"
 POSTGRES_SCHEMES = ("postgres", "postgresql", "pgsql", "psql")
 UNRESERVED = "%!$&'()*+,;=:@-._~"  # left as they are in a user name and a password
 UNREADABLE = (
-    "The host or the port of {} cannot be read: write host:port, with a port from 1 to 65535."
+    "The host or the port of {} cannot be read. Write host:port, with a port from 1 to 65535."
 )
 PARTS = ("HOST", "PORT", "NAME", "USER", "PASSWORD")
 
@@ -55,12 +55,12 @@ def database(env: Environment, folder: Path) -> dict[str, Any]:
         return {"ENGINE": SQLITE, "NAME": str(folder / "certctrl.sqlite3")}
     if not url and "HOST" not in given:
         raise ImproperlyConfigured(
-            f"DATABASE_{next(iter(given))} is set, and no server is named: set DATABASE_HOST."
+            f"DATABASE_{next(iter(given))} is set, but no server is named. Set DATABASE_HOST."
         )
     config = _of_url(url) if url else {"ENGINE": POSTGRESQL, "NAME": "certctrl", "USER": "certctrl"}
     if config["ENGINE"] == SQLITE and given:
         raise ImproperlyConfigured(
-            f"DATABASE_URL names SQLite, which has no DATABASE_{next(iter(given))}: unset one."
+            f"DATABASE_URL names SQLite, which has no DATABASE_{next(iter(given))}. Unset one."
         )
     return config | given
 
@@ -69,8 +69,8 @@ def _of_url(url: str) -> dict[str, Any]:
     scheme, is_url, _ = url.partition("://")
     if not is_url or scheme not in (*POSTGRES_SCHEMES, "sqlite"):
         raise ImproperlyConfigured(
-            "DATABASE_URL begins with postgres:// or sqlite:///. DATABASE_HOST, DATABASE_NAME, "
-            "DATABASE_USER and DATABASE_PASSWORD name a PostgreSQL without a URL."
+            "DATABASE_URL must begin with postgres:// or sqlite:///. For PostgreSQL without a "
+            "URL, set DATABASE_HOST, DATABASE_NAME, DATABASE_USER and DATABASE_PASSWORD."
         )
     if scheme == "sqlite":
         return dict(environ.Env.db_url_config(url))
@@ -96,16 +96,16 @@ def encoded(name: str, url: str) -> str:
     user_info, at, _ = authority.rpartition("@")
     if not authority and "@" in after:
         raise ImproperlyConfigured(
-            f"{name}_URL has no host and has the character @. In the path of a socket, write it "
-            f"percent-encoded: %40. If it ends a password, set {name}_PASSWORD to the password "
-            f"and leave it out of {name}_URL."
+            f"{name}_URL has no host, but has the character @. In the path of a socket, write "
+            f"it percent-encoded: %40. If it ends a password, set {name}_PASSWORD to the "
+            f"password. Then leave the password out of {name}_URL."
         )
     is_cut = "#" in after or "@" in after[len(authority) :]
     if is_cut or STRAY_PERCENT.search(user_info) or "[" in user_info or "]" in user_info:
         raise ImproperlyConfigured(
-            f"{name}_URL has a character of / ? # [ ] @ or % where it has another meaning. Set "
-            f"{name}_PASSWORD to the password and leave it out of {name}_URL, or write it "
-            "percent-encoded: %2F for /, %25 for %."
+            f"{name}_URL has a character of / ? # [ ] @ or % where it has another meaning. "
+            f"Set {name}_PASSWORD to the password and leave it out of {name}_URL. Or write "
+            "the character percent-encoded: %2F for /, %25 for %."
         )
     return f"{scheme}://{quote(user_info, safe=UNRESERVED)}{at}{after[len(user_info) + len(at) :]}"
 
@@ -159,7 +159,7 @@ def redis(env: Environment) -> Redis:
     scheme, is_url, _ = url.partition("://")
     if not is_url or scheme not in REDIS_SCHEMES:
         raise ImproperlyConfigured(
-            f"REDIS_URL begins with {', '.join(f'{each}://' for each in REDIS_SCHEMES)}."
+            f"REDIS_URL must begin with {', '.join(f'{each}://' for each in REDIS_SCHEMES)}."
         )
     try:
         parts = urlsplit("redis" + encoded("REDIS", url).removeprefix(scheme))
@@ -171,7 +171,7 @@ def redis(env: Environment) -> Redis:
     for name in options:
         if name not in REDIS_OPTIONS:
             raise ImproperlyConfigured(
-                f"REDIS_URL has an unknown option. It takes {', '.join(REDIS_OPTIONS)}."
+                f"REDIS_URL has an unknown option. Allowed are {', '.join(REDIS_OPTIONS)}."
             )
     is_socket = REDIS_SCHEMES[scheme] == "unix"
     location = parts.path if is_socket else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -189,7 +189,7 @@ def _db(options: dict[str, str], path: str) -> int:
     text = options.get("db") or options.get("virtual_host") or path.strip("/") or "0"
     if not text.isdecimal():
         raise ImproperlyConfigured(
-            "REDIS_URL: the database is a number, as in redis://127.0.0.1:6379/0."
+            "The database in REDIS_URL must be a number, as in redis://127.0.0.1:6379/0."
         )
     return int(text)
 
@@ -203,7 +203,8 @@ def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str
     if not is_tls:
         if files or is_insecure or any(name.startswith("ssl_") for name in options):
             raise ImproperlyConfigured(
-                "Settings of TLS to Redis are given, and REDIS_URL does not begin with rediss://."
+                "TLS settings for Redis are set, but REDIS_URL does not begin with rediss://. "
+                "Change REDIS_URL, or unset them."
             )
         return {}
     wanted = (
@@ -212,13 +213,13 @@ def _tls(env: Environment, options: dict[str, str], *, is_tls: bool) -> dict[str
     )
     if not is_insecure and (wanted[0] not in VERIFIES or wanted[1] in FALSE):
         raise ImproperlyConfigured(
-            "REDIS_URL asks not to verify Redis's certificate or its name. Take ssl_cert_reqs and "
-            "ssl_check_hostname out of it. REDIS_CA_BUNDLE names the CA of a private certificate; "
-            "only REDIS_TLS_INSECURE=true goes without verifying, and whoever is on the way then "
-            "reads and writes as Redis does."
+            "REDIS_URL turns off the check of Redis's certificate or of its name. Remove "
+            "ssl_cert_reqs and ssl_check_hostname from it. For a private certificate, set "
+            "REDIS_CA_BUNDLE to the file of its CA. REDIS_TLS_INSECURE=true skips the check. "
+            "Then anyone on the network path can act as Redis."
         )
     if "ssl_keyfile" in files and "ssl_certfile" not in files:
-        raise ImproperlyConfigured("REDIS_CLIENT_KEY is set without REDIS_CLIENT_CERT: set both.")
+        raise ImproperlyConfigured("REDIS_CLIENT_KEY is set without REDIS_CLIENT_CERT. Set both.")
     _refuse_unusable(files)
     if is_insecure:
         return files | {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
@@ -243,9 +244,10 @@ def _refuse_unusable(files: dict[str, str]) -> None:
             else "a certificate in PEM with its key"
         )
         raise ImproperlyConfigured(
-            f"The file of {TLS_FILES[option]} does not hold {what}."
+            f"The file of {TLS_FILES[option]} does not hold {what}. Name another file."
         ) from None
     except OSError as exc:
         raise ImproperlyConfigured(
-            f"The file of {TLS_FILES[option]} cannot be read: {exc.strerror}."
+            f"The file of {TLS_FILES[option]} cannot be read ({exc.strerror}). Check its path "
+            "and its mode."
         ) from None

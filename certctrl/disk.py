@@ -27,7 +27,7 @@ LEAST_FREE = 256 * 1024
 KEPT = "disk_full"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 DATABASE = "The disk of the database is full"
-REDIS = "Redis has no room: its memory limit is reached, or its disk is full"
+REDIS = "Redis has reached its memory limit, or its disk is full"
 SERVER = "The disk of this server is full"
 
 
@@ -38,8 +38,8 @@ class DiskFull(ApiError):
 
     def __init__(self, side: str) -> None:
         super().__init__(
-            f"{side}, so nothing can be stored, and the request was not carried out. Whoever runs "
-            "the server must make room; then send it again.",
+            f"{side}. The request was not carried out. The operator of this server must free "
+            "space. Then send it again.",
             retry_after=PAUSE,
         )
         self.side = side

@@ -69,13 +69,17 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
         try:
             return self.parse_value(value, cast)
         except (ValueError, RecursionError):  # these messages, and those of json, quote the value
-            raise ImproperlyConfigured(f"{var} is not {IS_NOT.get(cast, 'JSON')}.") from None
+            raise ImproperlyConfigured(
+                f"{var} is not {IS_NOT.get(cast, 'JSON')}. Change it."
+            ) from None
 
     def members(self, var: str) -> dict[str, Any]:
         """Return the JSON object of the setting, or {} without one. Raise ImproperlyConfigured."""
         found = self.json(var, default={})
         if not isinstance(found, dict):
-            raise ImproperlyConfigured(f'{var} is not a JSON object, such as {{"NAME": "value"}}.')
+            raise ImproperlyConfigured(
+                f'{var} is not a JSON object. Write it like {{"NAME": "value"}}.'
+            )
         return found
 
 
@@ -97,13 +101,17 @@ def read_secret(name: str, path: Path) -> str:
         text = path.read_bytes().decode()
     except OSError as exc:
         raise ImproperlyConfigured(
-            f"{name}_FILE names {path}, which cannot be read: {exc.strerror}."
+            f"{name}_FILE names {path}, which cannot be read ({exc.strerror}). Check the path "
+            "and the mode."
         ) from None
     except UnicodeDecodeError:
-        raise ImproperlyConfigured(f"{name}_FILE names {path}, which is not UTF-8 text.") from None
+        raise ImproperlyConfigured(
+            f"{name}_FILE names {path}, which is not UTF-8. Save it as UTF-8."
+        ) from None
     if "\0" in text:
         raise ImproperlyConfigured(
-            f"{name}_FILE names {path}, which is not text: it holds a zero byte."
+            f"{name}_FILE names {path}, which is not text, because it has a zero byte. Save "
+            "it as text."
         )
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
@@ -121,9 +129,11 @@ def read_env(path: Path) -> None:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as exc:
-        raise ImproperlyConfigured(f"{path} cannot be read: {exc.strerror}.") from None
+        raise ImproperlyConfigured(
+            f"{path} cannot be read ({exc.strerror}). Check its mode."
+        ) from None
     except UnicodeDecodeError:
-        raise ImproperlyConfigured(f"{path} is not UTF-8 text.") from None
+        raise ImproperlyConfigured(f"{path} is not UTF-8. Save it as UTF-8.") from None
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -131,7 +141,8 @@ def read_env(path: Path) -> None:
         match = LINE.fullmatch(line.removesuffix("\r"))
         if not match or "\0" in line:
             raise ImproperlyConfigured(
-                f"{path}, line {number}: write NAME=value, without spaces around the =."
+                f"Line {number} of {path} cannot be read. Write NAME=value, without spaces "
+                "around the =."
             )
         found[match[1]] = unquoted(match[2])
     outside = set(os.environ)

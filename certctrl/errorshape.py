@@ -88,15 +88,14 @@ def unexpected(exc: BaseException | None) -> ApiError:
         return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
-            "The database is busy or away, so the request was not carried out; send it again "
-            "in a few seconds.",
+            "The database is busy or unreachable. The request was not carried out. Send it "
+            "again in a few seconds.",
             request_id=request_id,
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "This server met an error of its own, and the request was not carried out. Send it again; "
-        "if that does not help, tell whoever runs the server: its log tells more under "
-        f"{request_id}.",
+        "Internal error. The request was not carried out. Send it again. If that fails too, "
+        f"ask the operator: the server log has the details under {request_id}.",
         request_id=request_id,
     )
 
@@ -109,9 +108,12 @@ def refusal_of(exc: Exception) -> ApiError | None:
         case exceptions.ValidationError():
             return invalid(exc.detail)
         case exceptions.ParseError() | UnreadablePostError():
-            return errors.MalformedJSON("The body could not be read.")
+            return errors.MalformedJSON("The body cannot be read. Send JSON in UTF-8.")
         case exceptions.UnsupportedMediaType():
-            return errors.NotJSON("Send JSON, with the header Content-Type: application/json.")
+            return errors.NotJSON(
+                "The body is not declared as JSON. Send JSON, with the header Content-Type: "
+                "application/json."
+            )
         case exceptions.NotAuthenticated():
             return errors.NotLoggedIn(
                 "Log in first, or send an API key: Authorization: Bearer ak_..."
@@ -119,14 +121,15 @@ def refusal_of(exc: Exception) -> ApiError | None:
         case exceptions.AuthenticationFailed():
             return errors.Unauthorized(str(exc.detail))
         case exceptions.PermissionDenied() | PermissionDenied():
-            return errors.Forbidden("You may not do that.")
+            return errors.Forbidden("You may not do that. Ask the staff of this server.")
         case exceptions.NotFound() | Http404():
-            return errors.NotFound("It does not exist, or it is not yours.")
+            return errors.NotFound("The object does not exist, or it is not yours. Check its id.")
         case exceptions.MethodNotAllowed():
             return errors.MethodNotAllowed(f"{exc.detail}")
         case exceptions.Throttled():
             return errors.RateLimited(
-                "Too many requests; try later.", retry_after=int(getattr(exc, "wait", None) or 60)
+                "Too many requests. Try again later.",
+                retry_after=int(getattr(exc, "wait", None) or 60),
             )
         case RequestDataTooBig():
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
@@ -147,8 +150,8 @@ def refusal_of(exc: Exception) -> ApiError | None:
 def held(pause: int) -> ApiError:
     """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
     return errors.Unavailable(
-        "A worker is busy with it, so the request was not completed; send it again in "
-        f"{pause} seconds.",
+        "The server is working on this object. The request was not completed. Send it again "
+        f"in {pause} seconds.",
         retry_after=pause,
     )
 
@@ -159,7 +162,7 @@ def not_understood() -> ApiError:
     Examples are a foreign host name, or a thousand query parameters.
     """
     return errors.Invalid(
-        "The request could not be understood; check its host name, its headers and its query."
+        "The request cannot be understood. Check its host name, its headers and its query."
     )
 
 
@@ -205,7 +208,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if isinstance(exception, DisallowedHost):
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
         return plain_response(
-            errors.Invalid(f"The setting ALLOWED_HOSTS does not name the host {host}.")
+            errors.Invalid(
+                f"The setting ALLOWED_HOSTS does not name the host {host}. Call this server "
+                "by a name in it."
+            )
         )
     if not is_api(request):
         return defaults.bad_request(request, exception)
@@ -219,7 +225,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not is_api(request):
         return defaults.page_not_found(request, exception)
     return plain_response(
-        errors.NotFound(f"There is nothing at this path; see {settings.URL_PREFIX}/apiv1/docs.")
+        errors.NotFound(f"There is nothing at this path. See {settings.URL_PREFIX}/apiv1/docs.")
     )
 
 

@@ -81,7 +81,9 @@ def replace(files: Mapping[Path, bytes], secret: set[Path]) -> list[Path]:
     moves = [_move(path, content, path in secret) for path, content in files.items()]
     places = [move.place for move in moves]
     if twice := next((path for path in places if places.count(path) > 1), None):
-        raise NotReplaced(f"Two of the files lead to {twice}. Nothing was changed.")
+        raise NotReplaced(
+            f"Two of the files lead to {twice}. Nothing was changed. Give each file its own path."
+        )
     for move in moves:
         _remove_leftovers(move.place)
     try:
@@ -102,7 +104,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise NotReplaced(
-            f"{path} could not be written: {_words(error)}. Nothing was changed."
+            f"{path} cannot be written ({_words(error)}). Nothing was changed. Fix that, then "
+            "run the export again."
         ) from None
 
 
@@ -115,13 +118,15 @@ def _move(path: Path, content: bytes, is_secret: bool) -> Move:
         place = Path(os.path.realpath(path))
         was = _stat(place)
     if was and not stat.S_ISREG(was.st_mode):
-        raise NotReplaced(f"{place} is there and is no file. Nothing was changed.")
+        raise NotReplaced(
+            f"{place} exists, but is not a file. Nothing was changed. Give another path."
+        )
     if place in _mount_points():
         what = (
             f"{place} is a mount of its own, and a file cannot be renamed over it."
             " Nothing was changed"
         )
-        raise NotReplaced(f"{what}: mount its folder {place.parent} instead.")
+        raise NotReplaced(f"{what} Mount its folder {place.parent} instead.")
     token = secrets.token_hex(4)
     new, old = (place.with_name(f".{place.name}.{token}{end}") for end in ("", ".old"))
     return Move(place, content, is_secret, new, old, was)
@@ -179,10 +184,10 @@ def _keep_attributes(move: Move, was: os.stat_result) -> None:
             os.chown(move.new, owner, was.st_gid)
         except PermissionError:
             what = (
-                f"{move.place} belongs to user {was.st_uid} and group {was.st_gid},"
-                " which only root can keep"
+                f"{move.place} belongs to user {was.st_uid} and group {was.st_gid}. Only root "
+                "can keep that."
             )
-            raise NotReplaced(f"{what}: run the export as root. Nothing was changed.") from None
+            raise NotReplaced(f"{what} Run the export as root. Nothing was changed.") from None
     # The new file may have the default ACL of its folder, and the old file may not have that ACL.
     # The OSError comes from a file system without ACLs.
     with suppress(OSError):
@@ -209,7 +214,7 @@ def _swap(moves: list[Move]) -> None:
                 move.is_done = True
             except OSError as error:
                 raise NotReplaced(
-                    f"{move.place} could not be replaced: {_words(error)}. {_restore(moves)}"
+                    f"{move.place} cannot be replaced ({_words(error)}). {_restore(moves)}"
                 ) from None
         for folder in {move.place.parent for move in moves}:
             _sync(folder)
@@ -257,8 +262,8 @@ def _restore(moves: list[Move]) -> str:
                 move.place.unlink(missing_ok=True)
         except OSError as error:
             kept.append(
-                f"{move.place} could not be put back: {_words(error)};"
-                f" as it was it is in {move.old}."
+                f"{move.place} cannot be restored ({_words(error)}). Its earlier content is "
+                f"in {move.old}."
             )
     for folder in {move.place.parent for move in moves}:
         _sync(folder)

@@ -38,14 +38,14 @@ def refuse_other_encodings(request: Request | None, media_type: str) -> None:
     coding = request.headers.get("Content-Encoding", "").strip().lower() if request else ""
     if coding not in ("", "identity"):
         raise errors.NotJSON(
-            "The body is compressed (Content-Encoding); send it as it is, without that header."
+            "The body is compressed (Content-Encoding). Send it uncompressed, without that header."
         )
     _, parameters = parse_header_parameters(media_type)
     charset = parameters.get("charset", "utf-8").strip().lower()
     if charset not in ("utf-8", "utf8"):
         shown = jsonbody.printable(charset)
         raise errors.NotJSON(
-            f"JSON is sent in UTF-8, and Content-Type says charset={shown}: leave the charset out."
+            f"JSON is sent in UTF-8, but Content-Type says charset={shown}. Leave the charset out."
         )
 
 
@@ -112,11 +112,11 @@ class OffsetPagination(BasePagination):
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         ranges = {
-            "offset": (0, self.max_offset, "rows to pass over"),
+            "offset": (0, self.max_offset, "number of rows to skip"),
             "limit": (
                 1,
                 self.max_offset,
-                f"rows, {self.default_limit} when left out, {self.max_limit} at most",
+                f"number of rows; {self.default_limit} when left out, at most {self.max_limit}",
             ),
             "total": (0, 1, "1 asks for the header X-Total-Count"),
         }

@@ -31,17 +31,19 @@ class Health(PublicView):
         if swept_at is None or clock.now().timestamp() - swept_at > SILENCE:
             disk.refuse_when_redis_is_full()
         if swept_at is None:
-            raise errors.Unavailable("No sweep has ended yet; are redis, clock and beat running?")
+            raise errors.Unavailable(
+                "No sweep has ended yet. Check that redis, clock and beat run."
+            )
         silent = clock.now().timestamp() - swept_at
         if silent > SILENCE:
             raise errors.Unavailable(
-                f"No sweep ended for {silent:.0f} seconds; are redis, clock and beat running?"
+                f"No sweep ended for {silent:.0f} seconds. Check that redis, clock and beat run."
             )
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
-                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was put "
-                "back, and none ended since. Are clock and beat running, and do all machines have "
-                "the same time?"
+                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was set "
+                "back, and no sweep ended since then. Check that clock and beat run, and "
+                "that all machines have the same time."
             )
         return Response("ok")
 

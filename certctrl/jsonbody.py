@@ -31,14 +31,14 @@ GZIP = b"\x1f\x8b"
 WORDS = {  # the start of json's messages, and our words for them
     "Expecting property name": "a member's name, in double quotes, is missing",
     "Expecting ':'": "a colon is missing",
-    "Expecting ','": "a comma, or the end of what was begun, is missing",
+    "Expecting ','": "a comma or a closing bracket is missing",
     "Expecting value": "a value is missing",
-    "Unterminated string": "a string is not closed that begins",
+    "Unterminated string": "no closing quote for the string that begins",
     "Invalid control character": "a string holds a line break or another control character",
     "Invalid \\": "a string holds an unknown escape",
-    "Unexpected UTF-8 BOM": "a second byte order mark is there",
-    "Extra data": "something follows the end",
-    "Illegal trailing comma": "there is a comma too many",
+    "Unexpected UTF-8 BOM": "there is a second byte order mark",
+    "Extra data": "there is text after the end",
+    "Illegal trailing comma": "there is one comma too many",
 }
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
@@ -54,15 +54,15 @@ def read(body: bytes) -> dict[str, Any]:
     refuse_crowds(body)
     value = parse(body)
     if not isinstance(value, dict):
-        raise Invalid('The body must be a JSON object: {"name": value, ...}.')
+        raise Invalid('The body is not a JSON object. Send one: {"name": value, ...}.')
     inspect(value, "", 1)
     return value
 
 
 def too_large(limit: int) -> TooLarge:
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    more = "" if limit >= most else f" With a valid session or API key it may have {most}."
-    return TooLarge(f"The body is larger than {limit} bytes; send less.{more}")
+    more = "" if limit >= most else f" With a valid session or API key, {most} are allowed."
+    return TooLarge(f"The body is larger than {limit} bytes. Send less.{more}")
 
 
 def refuse_crowds(body: bytes) -> None:
@@ -72,7 +72,7 @@ def refuse_crowds(body: bytes) -> None:
     """
     if sum(map(body.count, b"[{,")) > MAX_VALUES:
         raise MalformedJSON(
-            f"The body holds more than {MAX_VALUES} lists, objects and commas; send less."
+            f"The body has more than {MAX_VALUES} lists, objects and commas. Send less."
         )
 
 
@@ -81,7 +81,7 @@ def parse(body: bytes) -> Any:
     # none.
     is_wide = body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]
     if is_wide and not body.startswith(GZIP):
-        raise MalformedJSON("The body is UTF-16 or UTF-32; send UTF-8.")
+        raise MalformedJSON("The body is UTF-16 or UTF-32. Send UTF-8.")
     try:
         # A byte order mark may be ignored (RFC 8259, section 8.1).
         text = body.removeprefix(codecs.BOM_UTF8).decode()
@@ -93,36 +93,41 @@ def parse(body: bytes) -> Any:
         )
     except json.JSONDecodeError as exc:
         what = next(
-            (ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)), "it is wrong"
+            (ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)),
+            "it cannot be read",
         )
         raise MalformedJSON(
             f"The body is not JSON: {what} at line {exc.lineno}, column {exc.colno}."
         ) from None
     except UnicodeDecodeError:
-        raise MalformedJSON("The body is not UTF-8; send JSON in UTF-8, not compressed.") from None
+        raise MalformedJSON("The body is not UTF-8. Send JSON in UTF-8, uncompressed.") from None
     except RecursionError:
-        raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+        raise MalformedJSON(
+            f"The body is nested deeper than {MAX_DEPTH} levels. Send fewer levels."
+        ) from None
     except ValueError:  # a whole number with thousands of digits
-        raise MalformedJSON("The body holds a number that is too long.") from None
+        raise MalformedJSON("The body has a number that is too long. Send a shorter one.") from None
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise MalformedJSON(f"The member {printable(name)} occurs twice in one object.")
+            raise MalformedJSON(
+                f"The member {printable(name)} occurs twice in one object. Send it once."
+            )
         members[name] = value
     return members
 
 
 def refuse_constant(name: str) -> NoReturn:
-    raise MalformedJSON(f"{name} is not JSON.")
+    raise MalformedJSON(f"{name} is not JSON. Send a number or null.")
 
 
 def finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise MalformedJSON("The body holds a number that is too large.")
+        raise MalformedJSON("The body has a number that is too large. Send a smaller one.")
     return number
 
 
@@ -133,7 +138,9 @@ def inspect(value: Any, path: str, depth: int) -> None:
     value below it.
     """
     if depth > MAX_DEPTH:
-        raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise MalformedJSON(
+            f"The body is nested deeper than {MAX_DEPTH} levels. Send fewer levels."
+        )
     if isinstance(value, str):
         refuse_control_characters(value, path)
     elif isinstance(value, list):
@@ -151,7 +158,7 @@ def refuse_control_characters(text: str, path: str) -> None:
     if plain.isprintable() or all(map(is_text, plain)):
         return
     field = printable(path)
-    raise Invalid(f"{field} holds a control character; remove it.", field=field)
+    raise Invalid(f"{field} has a control character. Remove it.", field=field)
 
 
 def is_text(char: str) -> bool:

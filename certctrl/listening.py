@@ -25,8 +25,8 @@ def host_of(text: str) -> str:
 def _host_name(host: str, text: str) -> str:
     if not host.isascii() or not all(each.isalnum() or each in ".-_" for each in host):
         raise ValueError(
-            f"LISTEN is {text!r}: give an address or a host name alone, for example "
-            "LISTEN=::1. The port is PORT."
+            f"LISTEN is {text!r}. Give only an address or a host name, for example "
+            "LISTEN=::1. The setting PORT has the port."
         )
     return host.lower()
 

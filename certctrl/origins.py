@@ -30,17 +30,18 @@ def advice(request: HttpRequest) -> str:
     host = request.get_host()
     if not is_own(origin, request):
         return (
-            f"The browser says that it is at {printable(origin)}, but this server was called as "
-            f"{printable(host)}. If both are the same place, the proxy must pass on the host with "
-            "its port: with nginx `proxy_set_header Host $http_host;`. The pages of another site "
-            "may send requests only if the setting TRUSTED_ORIGINS names its origin."
+            f"The browser sent the origin {printable(origin)}, but this server was called as "
+            f"{printable(host)}. If both are the same site, the proxy must pass on the host "
+            "with its port. With nginx: `proxy_set_header Host $http_host;`. Pages of "
+            "another site may send requests only if the setting TRUSTED_ORIGINS names its "
+            "origin."
         )
     if origin.lower().startswith("https://") and not request.is_secure():
         return (
-            f"The browser says that it is at {printable(origin)}, but this server was called by "
-            "plain HTTP. Where a proxy ends TLS, it must send X-Forwarded-Proto (with nginx "
-            "`proxy_set_header X-Forwarded-Proto $scheme;`), and the setting BEHIND_PROXY must be "
-            "`true`."
+            f"The browser sent the origin {printable(origin)}, but this server was called by "
+            "plain HTTP. A proxy that ends TLS must send X-Forwarded-Proto. With nginx: "
+            "`proxy_set_header X-Forwarded-Proto $scheme;`. The setting BEHIND_PROXY must "
+            "then be `true`."
         )
     return ""
 
@@ -62,18 +63,18 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     what = advice(request)
     if not what and settings.CSRF_COOKIE_SECURE and not request.is_secure():
         what = (
-            "This server was called by plain HTTP, and SESSION_COOKIE_SECURE lets browsers send "
-            "cookies over HTTPS only. Come by HTTPS. Where a proxy ends TLS, it must send "
-            "X-Forwarded-Proto (with nginx `proxy_set_header X-Forwarded-Proto $scheme;`), and the "
-            "setting BEHIND_PROXY must be `true`."
+            "This server was called by plain HTTP, but SESSION_COOKIE_SECURE allows cookies "
+            "over HTTPS only. Call it by HTTPS. A proxy that ends TLS must send "
+            "X-Forwarded-Proto. With nginx: `proxy_set_header X-Forwarded-Proto $scheme;`. "
+            "The setting BEHIND_PROXY must then be `true`."
         )
     what = (
         what
-        or "The form has no token, or its cookie is missing. "
-        "Allow cookies, load the page again, and send it."
+        or "The form has no token, or its cookie is missing. Allow cookies and load the page "
+        "again. Then send the form."
     )
     page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Forbidden</title>'
-        "<h1>Forbidden (403)</h1><p>The form was not taken.</p><p>{}</p></html>"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refused</title>'
+        "<h1>Refused (403)</h1><p>The form was not accepted.</p><p>{}</p></html>"
     )
     return HttpResponse(format_html(page, what), status=403)

@@ -117,7 +117,8 @@ class _Guarded(HTTPConnection):
             raise
         except OSError as exc:
             raise Unreachable(
-                f"{self.host} could not be reached: {exc.strerror or type(exc).__name__}."
+                f"{self.host} could not be reached ({exc.strerror or type(exc).__name__}). "
+                "Check its name and port."
             ) from None
 
     def getresponse(self) -> Any:
@@ -169,7 +170,7 @@ class GuardedAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if urlsplit(proxy).scheme not in ("http", "https"):
             raise requests.exceptions.InvalidProxyURL(
-                "Only HTTP proxies are supported: see HTTPS_PROXY."
+                "HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy."
             )
         manager = super().proxy_manager_for(proxy, proxy_ssl_context=self.context, **kwargs)
         self._guard(manager)
@@ -210,7 +211,10 @@ class GuardedAdapter(HTTPAdapter):
         if size > MAX_BODY:
             response.close()
             host = _host_of(response.request)
-            raise AnswerTooLarge(f"{host} sent more than {MAX_BODY} bytes: the answer is refused.")
+            raise AnswerTooLarge(
+                f"{host} sent more than {MAX_BODY} bytes. The response is refused. Check the "
+                "address."
+            )
         return b"".join(chunks)
 
 
@@ -238,8 +242,8 @@ def _current_adapter() -> GuardedAdapter:
         return _adapter(bundle, changed_at, allowances(), os.getpid())
     except OSError as exc:
         what = (
-            "The file that the setting ACME_CA_BUNDLE names holds no certificates to read "
-            f"({type(exc).__name__})."
+            "The file that the setting ACME_CA_BUNDLE names has no readable certificates "
+            f"({type(exc).__name__}). Name a PEM file."
         )
         raise BundleUnreadable(what) from None
 
@@ -308,12 +312,16 @@ class OutgoingSession(requests.Session):
                 history.append(response)
                 if len(history) > self.max_redirects:
                     raise requests.TooManyRedirects(
-                        f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times."
+                        f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times. Give "
+                        "the final address."
                     )
                 if str(response.url).startswith("https:") and not str(response.next.url).startswith(
                     "https:"
                 ):
-                    what = f"{_host_of(request)} redirects away from https, which is refused."
+                    what = (
+                        f"{_host_of(request)} redirects from https to http, which is refused. "
+                        "Give the https address."
+                    )
                     raise requests.exceptions.InvalidSchema(what)
                 if self.check_redirect:
                     self.check_redirect(str(response.next.url))
@@ -393,11 +401,15 @@ def _host_of(request: requests.PreparedRequest) -> str:
     try:
         url = urlsplit(str(request.url))
     except ValueError:
-        raise requests.exceptions.InvalidURL("The address of the request is none.") from None
+        raise requests.exceptions.InvalidURL(
+            "The address of the request cannot be read. Check it."
+        ) from None
     if url.scheme not in ("http", "https"):
-        raise requests.exceptions.InvalidSchema("Only http and https addresses are called.")
+        raise requests.exceptions.InvalidSchema(
+            "The address of the request must begin with http:// or https://."
+        )
     if not url.hostname or not HOST.fullmatch(url.hostname):
-        raise requests.exceptions.InvalidURL("The address of the request names no host.")
+        raise requests.exceptions.InvalidURL("The address of the request has no host. Give one.")
     return url.hostname
 
 
@@ -447,15 +459,22 @@ def _cause(exc: Exception, host: str) -> requests.RequestException:
         isinstance(each, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
         for each in causes
     ):
-        return DeadlineExceeded(f"{host} did not answer in the time that was left.")
+        return DeadlineExceeded(
+            f"{host} did not answer in time. Check that it is reachable from this server."
+        )
     kind = type(exc) if isinstance(exc, requests.RequestException) else _kind_of(exc)
     for cause, sentence in SENTENCES:
         for each in causes:
             if isinstance(each, cause):
                 return kind(sentence.format(host=host, why=_why(each)))
     if not host:
-        return kind(f"The request could not be made ({type(exc).__name__}).")
-    return kind(f"The connection to {host} broke before the answer was complete.")
+        return kind(
+            f"The request cannot be sent ({type(exc).__name__}). Check its address and the "
+            "credential."
+        )
+    return kind(
+        f"The connection to {host} broke before the response was complete. Try again later."
+    )
 
 
 def _kind_of(exc: Exception) -> type[requests.RequestException]:
@@ -477,8 +496,8 @@ def _why(exc: BaseException) -> str:
 
 NOT_THERE = (requests.ConnectionError, requests.Timeout)
 UNTOLD = (
-    "{host} could not be called: it took no connection, has no TLS certificate that is trusted "
-    "here, or did not answer in time. Check its name and port; this server's log has the cause."
+    "{host} could not be called. Check its name, its port and its TLS certificate. The server "
+    "log has the cause."
 )
 OURS = (
     AddressRefused,
@@ -490,27 +509,40 @@ OURS = (
 )
 # The first cause that is found selects the sentence.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
-    (ssl.SSLCertVerificationError, "The TLS certificate of {host} is not trusted: {why}."),
-    (ssl.SSLError, "{host} did not agree on a TLS connection: {why}."),
+    (
+        ssl.SSLCertVerificationError,
+        "The TLS certificate of {host} is not trusted: {why}. Fix the certificate, or trust "
+        "its CA.",
+    ),
+    (ssl.SSLError, "{host} did not agree on a TLS connection: {why}. Check its name and port."),
     (
         requests.exceptions.InvalidProxyURL,
-        "The proxy that the environment names is not one for HTTP: see HTTPS_PROXY.",
+        "HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy.",
     ),
     (
         requests.exceptions.ProxyError,
-        "The proxy that the environment names could not be reached or refused {host}.",
+        "The proxy that HTTPS_PROXY names is unreachable, or refused {host}. Check the proxy.",
     ),
     (
         requests.exceptions.InvalidHeader,
-        "A header may not hold line breaks or such: is the credential complete?",
+        "A header has a line break or another forbidden character. Check the credential.",
     ),
-    (UnicodeEncodeError, "A header may hold Latin letters only: is the credential complete?"),
-    (requests.exceptions.ContentDecodingError, "{host} sent a body that cannot be decompressed."),
-    (ConnectionResetError, "{host} closed the connection before its answer was complete."),
-    (http.client.RemoteDisconnected, "{host} closed the connection without an answer."),
+    (UnicodeEncodeError, "A header has a character that is not Latin-1. Check the credential."),
+    (
+        requests.exceptions.ContentDecodingError,
+        "{host} sent a body that cannot be decompressed. Check the address.",
+    ),
+    (
+        ConnectionResetError,
+        "{host} closed the connection before its response was complete. Try again later.",
+    ),
+    (
+        http.client.RemoteDisconnected,
+        "{host} closed the connection without a response. Try again later.",
+    ),
     (
         requests.exceptions.InvalidURL,
-        "The address of the request cannot be called: check its host and port.",
+        "The address of the request cannot be called. Check its host and port.",
     ),
-    (ValueError, "The address of the request cannot be called: check its scheme, host and port."),
+    (ValueError, "The address of the request cannot be called. Check its scheme, host and port."),
 )

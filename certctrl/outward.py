@@ -48,14 +48,14 @@ def _take(owner_id: int) -> None:
     with _lock:
         if _under_way[owner_id] >= OF_ONE_OWNER:
             what = (
-                f"You have {OF_ONE_OWNER} checks under way, as many as there may be: wait "
-                "until one is over."
+                f"You have {OF_ONE_OWNER} checks in progress, the most that is allowed. Wait "
+                "until one has ended."
             )
             raise RateLimited(what, retry_after=PAUSE)
         if _under_way.total() >= AT_ONCE:
             what = (
-                "This server has as many checks under way as it makes at once: send it again "
-                "in a few seconds."
+                "This server has too many checks in progress. Send the request again in a few "
+                "seconds."
             )
             raise Unavailable(what, retry_after=PAUSE)
         _under_way[owner_id] += 1
@@ -76,7 +76,7 @@ def give_connection_back() -> None:
     for connection in connections.all(initialized_only=True):
         blocks: list[Any] = connection.atomic_blocks
         assert all(block._from_testcase for block in blocks), (
-            "a transaction keeps its connection: end it first"
+            "a transaction is open on this connection; end it first"
         )
         if not connection.in_atomic_block:
             connection.close()

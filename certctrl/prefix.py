@@ -39,7 +39,7 @@ class Prefix:
 def without_prefix(path: str) -> str:
     return (
         f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting "
-        "URL_PREFIX. A proxy must pass paths on whole: with nginx `proxy_pass "
+        "URL_PREFIX. A proxy must pass on the whole path. With nginx: `proxy_pass "
         "http://127.0.0.1:8080;`, without a slash or a path at its end."
     )
 
@@ -47,6 +47,6 @@ def without_prefix(path: str) -> str:
 def below_another(prefix: str) -> str:
     here = settings.URL_PREFIX
     return (
-        f"There is nothing at this path; see {here}/apiv1/docs. If a proxy offers this server "
+        f"There is nothing at this path. See {here}/apiv1/docs. If a proxy offers this server "
         f"below {printable(prefix)}, set URL_PREFIX={here}{printable(prefix)}."
     )

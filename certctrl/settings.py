@@ -36,7 +36,8 @@ CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"
 URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")
 if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
     raise ImproperlyConfigured(
-        "URL_PREFIX is a path without its last slash, of letters, digits and -._~: /certctrl"
+        "URL_PREFIX must be a path of letters, digits and -._~ without a slash at its end, "
+        "for example /certctrl."
     )
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
@@ -47,9 +48,7 @@ LEASE = env.float("LEASE", 180)
 TURN = env.float("TURN", 80)
 RESEND = env.float("RESEND", 120)
 if LEASE < 2 * TURN:
-    raise ImproperlyConfigured(
-        "LEASE must be at least twice TURN: the difference absorbs clock skew and slow resolvers."
-    )
+    raise ImproperlyConfigured("LEASE is shorter than twice TURN. Set it to at least twice TURN.")
 CALL_LIMIT = env.float("CALL_LIMIT", 20)
 
 
@@ -74,8 +73,8 @@ SERVICE_ZONE = env.str("SERVICE_ZONE", "").strip().strip(".").lower()
 SERVICE_DNS_CREDENTIAL = env.int("SERVICE_DNS_CREDENTIAL", 0)
 if bool(SERVICE_ZONE) != bool(SERVICE_DNS_CREDENTIAL):
     raise ImproperlyConfigured(
-        "SERVICE_ZONE and SERVICE_DNS_CREDENTIAL (the id of the DNS credential that writes "
-        "there) are set together."
+        "SERVICE_ZONE and SERVICE_DNS_CREDENTIAL (the id of the zone's DNS credential) belong "
+        "together. Set both, or neither."
     )
 
 # --- Django ---
@@ -265,7 +264,7 @@ NOTICE_FROM = env.str("NOTICE_FROM", "")
 MAIL_IS_SET_UP = bool(EMAIL_HOST) or EMAIL_BACKEND != SMTP_BACKEND
 if MAIL_IS_SET_UP and not NOTICE_FROM:
     raise ImproperlyConfigured(
-        "Set NOTICE_FROM, the address that notices come from: certctrl@example.com."
+        "Set NOTICE_FROM to the sender address of notices, for example certctrl@example.com."
     )
 if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured(

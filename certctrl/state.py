@@ -14,16 +14,19 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as exc:
-        raise Unreadable(f"{path} cannot be read ({exc.strerror}).") from None
+        raise Unreadable(
+            f"{path} cannot be read ({exc.strerror}). Check its mode and its owner."
+        ) from None
     except ValueError:  # not JSON, or not UTF-8
         content = None
     if not isinstance(content, dict):
         raise Unreadable(
-            f"{path} is {'damaged' if path.stat().st_size else 'empty'}. It holds what this server "
-            "made for itself: SECRET_KEY, the password of its Redis, and the ports and the key of "
-            f"its lab. Put it back from a backup. Without a backup: mv {path} {path}.damaged and "
-            "start again. Then all this is made anew, and everybody has to log in again. "
-            "Certificates and their keys are in the database and stay as they are."
+            f"{path} is {'damaged' if path.stat().st_size else 'empty'}. It has what this "
+            "server generated: SECRET_KEY, the password of its Redis, and the ports and key "
+            f"of its lab. Restore it from a backup. Without a backup, run: mv {path} "
+            f"{path}.damaged and start again. Then all of it is generated again, and all "
+            "users must log in again. Certificates and their keys are in the database and do "
+            "not change."
         )
     return content
 

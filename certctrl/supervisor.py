@@ -197,8 +197,8 @@ class Supervisor:
             pause = child.next_pause(now)
             child.due_at = now + pause
             self.say(
-                f"{child.name} cannot be started ({error.strerror}); the next attempt is in "
-                f"{pause:g} s."
+                f"{child.name} cannot be started ({error.strerror}). "
+                f"The next try is in {pause:g} s."
             )
 
     def _mourn(self, child: Child, now: float) -> None:
@@ -208,8 +208,8 @@ class Supervisor:
         child.due_at = now + pause
         where = f" Its log: {child.log}" if child.log else ""
         self.say(
-            f"{child.name} {ending(child.process.returncode)}; it starts again in {pause:g} "
-            f"s.{where}"
+            f"{child.name} {ending(child.process.returncode)}. "
+            f"It starts again in {pause:g} s.{where}"
         )
 
     def _next_start(self) -> float:

@@ -217,10 +217,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
-            raise Wait(2, "another worker has it in hand")
+            raise Wait(2, "the server is already working on it")
         if row.deaths >= MAX_DEATHS:
             row.rest(A_DAY)
-            raise Wait(A_DAY.total_seconds(), "workers died on it five times in a row")
+            raise Wait(
+                A_DAY.total_seconds(), "the server failed five times in a row while working on it"
+            )
         try:
             with clock.limit(settings.TURN):
                 yield row
@@ -236,7 +238,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             raise
         except Exception:
             if row.holder:
-                row.stumble(Trouble("internal", "an error of this server"))
+                row.stumble(Trouble("internal", "internal error; the server log has the details"))
             raise
 
 

@@ -136,7 +136,7 @@ def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
     target = hop.target
     if hop.why:
         return replace(
-            path, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)
+            path, trouble=unknown(f"The CNAMEs of {start} could not be looked up", hop.why)
         )
     if hop.is_wildcard:
         return replace(path, wildcard=target)
@@ -145,11 +145,11 @@ def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
     if target in path.names or len(path.names) > LONGEST_PATH:
         shown = " → ".join([*path.names, target][:4])
         what = (
-            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_PATH} others"
-            f" ({shown}): fix them."
+            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_PATH} others "
+            f"({shown}). Fix them."
         )
         return replace(path, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
-        what = f"{path.final} is a CNAME to a name that no TXT record can be written at: fix it."
+        what = f"{path.final} is a CNAME to a name that can have no TXT record. Fix it."
         return replace(path, trouble=Trouble("dns_cname_target", what))
     return replace(path, names=(*path.names, target))

@@ -24,7 +24,7 @@ class Fault(Enum):
 
     BOGUS = "SERVFAIL, and an answer with DNSSEC checking disabled"
     DEAD = "SERVFAIL, with DNSSEC checking disabled too"
-    UNKNOWN = "nothing that tells"
+    UNKNOWN = "no clear result"
 
 
 class Doubt(NamedTuple):

@@ -92,7 +92,7 @@ def _result(servers: Servers, sent: Mapping[Query, Server], answers: Answers) ->
         return Unanswered(
             servers.zone,
             "SOA",
-            f"There was no time left to ask the name servers of {servers.zone}.",
+            f"The time was too short to ask the name servers of {servers.zone}. Try again later.",
         )
     return Zone(
         servers.zone,

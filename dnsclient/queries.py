@@ -105,6 +105,8 @@ class Answers:
     no_route: set[Address] = field(default_factory=set)
     # Questions that the batch had no time for. The servers may well answer them.
     no_time: set[Query] = field(default_factory=set)
+    # Questions of which no datagram left this machine. Their servers are not known to be silent.
+    unsent: set[Query] = field(default_factory=set)
 
 
 def address(ip: str, port: int) -> Address:
@@ -181,6 +183,7 @@ class _Batch:
         self.todo: defaultdict[Address, deque[Query]] = defaultdict(deque)
         for each in dict.fromkeys(queries):
             self.todo[each.server].append(each)
+            self.answers.unsent.add(each)
         self.ready = deque(self.todo)  # servers that may be asked now
         # Both dicts have their oldest entry first, because each entry gets the same time.
         self.flying: OrderedDict[tuple[Address, bytes], _Flight] = OrderedDict()
@@ -236,6 +239,7 @@ class _Batch:
             return
         wire = ident + struct.pack("!HHHHH", asked.flags, 1, 0, 0, 1) + question + OPT
         if self._send(wire, asked.server):
+            self.answers.unsent.discard(asked)
             now = clock.monotonic()
             self.flying[asked.server, ident] = _Flight(asked, wire, question, 1, now + PATIENCE)
             self.young[asked.server, ident] = now + YOUNG

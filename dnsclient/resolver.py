@@ -34,6 +34,7 @@ SILENCE_KEPT = 60.0
 HOLDERS_ASKED = 2  # servers of a zone that are asked, one after the other, before the resolvers
 HOLDER_PATIENCE = 1.0  # most seconds for each of these servers
 HOLDER_SHARE = 0.25  # most of the time left for each of these servers
+LEAST_PATIENCE = 0.25  # seconds after which a server that was asked counts as silent
 KEPT = 10_000  # most entries of a cache
 # Most hosts, and most addresses, of one zone. The root zone has 13 servers. A zone that lists more
 # would make this server ask more than necessary.
@@ -42,7 +43,7 @@ SOA = dns.rdatatype.SOA
 NS = dns.rdatatype.NS
 CNAME = dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
-NO_TIME = "there was no time left to ask"
+NO_TIME = "the time was too short to ask"
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
@@ -91,8 +92,8 @@ def resolvers() -> list[Address]:
         return [queries.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
     except (ValueError, dns.exception.DNSException) as exc:
         what = (
-            "No DNS resolver is known: set DNS_RESOLVERS to the addresses of some, as in"
-            " 192.0.2.53,192.0.2.54:5353."
+            "No DNS resolver is known. Set DNS_RESOLVERS to their addresses, for example "
+            "192.0.2.53,192.0.2.54:5353."
         )
         raise Trouble("dns_lookup_failed", what) from exc
 
@@ -165,8 +166,8 @@ def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
     `what` is the sentence that says what could not be found. `why` is the reason.
     """
     advice = (
-        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can see"
-        " it."
+        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can "
+        "see the zone."
     )
     return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
 
@@ -298,6 +299,7 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     servers = {each: _servers_in(holders.get(str(zones[above(each[0])]))) for each in questions}
     replies: dict[Question, Reply] = {}
     heard: set[object] = set()
+    waited_for: set[object] = set()
     for at in range(HOLDERS_ASKED):
         sent = {
             each: Query(of[at].at, *each)
@@ -309,12 +311,14 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
         answers = queries.ask(sent.values(), seconds)
         for question, asked in sent.items():
-            message = answers.got.get(asked)
+            message, zone = answers.got.get(asked), zones[above(question[0])]
             if message:
-                heard.add(zones[above(question[0])])
+                heard.add(zone)
+            elif seconds >= LEAST_PATIENCE and asked not in answers.unsent:
+                waited_for.add(zone)
             if message and _is_whole(message):
                 replies[question] = message
-    for zone in hearing.keys() - heard:
+    for zone in hearing.keys() & waited_for - heard:
         _deaf.put(zone, value=True)
     return replies | resolve_until(end, [each for each in questions if each not in replies])
 

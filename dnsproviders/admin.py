@@ -41,13 +41,13 @@ class TxtRecordAdmin(ReadOnlyAdmin):
                 records.mark_removed_by_hand(record)
             except Wait:
                 self.message_user(
-                    request, f"{record} is in a worker's hands; try again.", messages.WARNING
+                    request, f"A cleanup is working on {record}. Try again.", messages.WARNING
                 )
                 continue
             except LostTurn:
                 self.message_user(
                     request,
-                    f"{record} was not marked, because a worker took it; try again.",
+                    f"{record} was not marked, because a cleanup has started. Try again.",
                     messages.WARNING,
                 )
                 continue

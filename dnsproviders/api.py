@@ -22,7 +22,7 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
 
     created_at = EpochSeconds()
     checked_at = EpochSeconds(allow_null=True)
-    note = serializers.SerializerMethodField(help_text="what will surprise, as a sentence")
+    note = serializers.SerializerMethodField(help_text="a warning for a person")
 
     class Meta:
         model = DnsCredential

@@ -88,7 +88,7 @@ class Field:
             raise self.invalid("must be text")
         value = self.tidy(value) if self.tidy else value
         if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
-            raise self.invalid("holds a control character; a line break at its end, perhaps")
+            raise self.invalid("has a control character, perhaps a line break at its end")
         if len(value) > most:
             raise self.invalid(f"is longer than {most} characters")
         if self.choices and value not in self.choices:
@@ -110,7 +110,7 @@ COMMON_FIELDS = (
         "Name",
         required=False,
         most=64,
-        help="Yours to choose; the provider's name when left out.",
+        help="A name of your choice; the provider's name when left out.",
     ),
     Field(
         "ttl", "TTL", required=False, default=60, integer=True, least=1, most=86400, help="Seconds."
@@ -121,7 +121,7 @@ COMMON_FIELDS = (
         required=False,
         default=DnsCredential.PropagationCheck.AUTHORITATIVE.value,
         choices=PROPAGATION_CHECKS,
-        help="Whom to ask whether a record is there: the zone's servers, the resolver, or nobody.",
+        help="Servers that are asked for the record: the zone's servers, the resolver, or none.",
     ),
     Field(
         "propagation_timeout",
@@ -131,7 +131,7 @@ COMMON_FIELDS = (
         integer=True,
         least=30,
         most=86400,
-        help="Seconds until an attempt gives up waiting for a record.",
+        help="Seconds until an attempt no longer waits for a record.",
     ),
     Field(
         "settle",
@@ -245,7 +245,7 @@ class Provider(ABC):
         except requests.RequestException as exc:
             # Exceptions of `certctrl.outgoing` are sentences.
             what = (
-                f"{self.name} could not be reached: {self.quote(str(exc) or type(exc).__name__)}."
+                f"{self.name} could not be reached. {self.quote(str(exc) or type(exc).__name__)}."
             )
             raise ProviderError("dns_unreachable", what) from None
         if response.status_code == 429:
@@ -287,16 +287,16 @@ class Provider(ABC):
         if status in (401, 403):
             return ProviderError(
                 "dns_credential_refused",
-                f"{self.name} refused the credential{said}.",
+                f"{self.name} refused the credential{said}. Check the credential.",
                 permanent=True,
             )
         if status == 429:
-            what = f"{self.name} asks us to slow down{said}."
+            what = f"{self.name} limits the rate of requests{said}."
             return ProviderError("dns_rate_limited", what, retry_after=outgoing.wait_of(response))
         if 300 <= status < 400:
             return ProviderError(
                 "dns_bad_answer",
-                f"{self.name} sent us elsewhere ({status}); give the final address.",
+                f"{self.name} redirects to another address ({status}). Give the final address.",
             )
         what = f"{self.name} answered {status}{said}."
         return ProviderError("dns_refused", what, retry_after=outgoing.wait_of(response))
@@ -309,7 +309,10 @@ class Provider(ABC):
             if is_html(response)
             else "something else"
         )
-        what = f"{self.name} answered {response.status_code} with {kind} where JSON was promised."
+        what = (
+            f"{self.name} answered {response.status_code} with {kind} instead of JSON. Check "
+            "the address and the status of the provider."
+        )
         return ProviderError("dns_bad_answer", what, retry_after=outgoing.wait_of(response))
 
     @contextmanager
@@ -318,7 +321,10 @@ class Provider(ABC):
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError):
-            what = f"{self.name} answered JSON that is not what its documentation promises."
+            what = (
+                f"{self.name} answered JSON that does not match its documentation. Report "
+                "this to the developers of certctrl."
+            )
             raise ProviderError("dns_bad_answer", what) from None
 
     def words(self, response: requests.Response) -> str:
@@ -348,9 +354,9 @@ def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
     if a_label(zone) == seen.name:
         return ""
     return (
-        f"{provider} has {name} in its zone {zone}, and resolvers see it in the zone {seen.name}:"
-        f" they may never see the TXT record. Give a credential for {seen.name}, or delegate {zone}"
-        f" to {provider} by NS records."
+        f"{provider} has {name} in its zone {zone}, but resolvers see it in the zone "
+        f"{seen.name}. They may never see the TXT record. Give a credential for {seen.name}, "
+        f"or delegate {zone} to {provider} by NS records."
     )
 
 

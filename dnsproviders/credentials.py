@@ -59,7 +59,9 @@ def create_credential(owner: User, data: object) -> DnsCredential:
             secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
             **(defaults | given.common),
         )
-        _audit(credential, "created", provider=provider_id)
+        audit.note_row(
+            credential, "dns_credential.created", name=credential.name, provider=provider_id
+        )
     return credential
 
 
@@ -74,7 +76,7 @@ def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
     provider = registry.provider_class(credential.provider)
     if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
         raise errors.Invalid(
-            "The provider cannot be changed: create another credential.", field="provider"
+            "The provider cannot be changed. Create another credential.", field="provider"
         )
     with transaction.atomic():
         row = (
@@ -112,9 +114,10 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
     for name, value in (defaults | given.common).items():
         setattr(row, name, value)
     row.save()
-    _audit(
+    audit.note_row(
         row,
-        "changed",
+        "dns_credential.changed",
+        name=row.name,
         members=sorted(given.public | given.common) + sorted(gone),
         secrets=sorted(given.secret),
     )
@@ -133,10 +136,10 @@ def retire_credential(credential: DnsCredential) -> None:
     """
     if credential.pk == settings.SERVICE_DNS_CREDENTIAL:
         what = (
-            f"{credential.name} writes the service zone {settings.SERVICE_ZONE} for every"
-            " certificate that relies on it"
+            f"{credential.name} is the credential of the service zone "
+            f"{settings.SERVICE_ZONE}, which certificates use."
         )
-        raise errors.Conflict(f"{what}: name another one in SERVICE_DNS_CREDENTIAL first.")
+        raise errors.Conflict(f"{what} Name another one in SERVICE_DNS_CREDENTIAL first.")
     with transaction.atomic():
         # Code that makes a certificate refer to the row takes this lock too. Under the lock it
         # checks that the credential is not retired.
@@ -144,29 +147,24 @@ def retire_credential(credential: DnsCredential) -> None:
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:
             raise errors.Conflict(
-                f"{used_by} uses the DNS credential {row.name}: give it another one, or delete it."
+                f"{used_by} uses the DNS credential {row.name}. Give it another one, or delete it."
             )
         busy = row.issuances.filter(wake_at__isnull=False).select_related("certificate").first()
         if busy:
             raise errors.Conflict(
-                f"An attempt at {busy.certificate} still uses {row.name}: cancel it, or try again"
-                " later."
+                f"An attempt for {busy.certificate} still uses {row.name}. Cancel it, or try "
+                "again later."
             )
         left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
         if left:
             what = (
-                f"The record {left.name} may still be in its zone: {row.name} is needed to remove"
-                " it. Try again later."
+                f"The record {left.name} may still be in its zone, and {row.name} must remove "
+                "it. Try again later."
             )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
-            _audit(row, "deleted")
+            audit.note_row(row, "dns_credential.deleted", name=row.name)
     credential.refresh_from_db()
-
-
-def _audit(credential: DnsCredential, done: str, **names: Any) -> None:
-    what = f"dns_credential:{credential.pk}"
-    audit.note(credential.owner, f"dns_credential.{done}", what, name=credential.name, **names)
 
 
 def check_credential(credential: DnsCredential) -> DnsCredential:
@@ -200,7 +198,7 @@ def _note(credential: DnsCredential, what: str) -> None:
 
 def _members(data: object) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise errors.Invalid('The body must be a JSON object: {"provider": ...}.')
+        raise errors.Invalid('The body is not a JSON object. Send one: {"provider": ...}.')
     return data
 
 
@@ -208,7 +206,7 @@ def _provider_named(data: Mapping[str, Any]) -> str:
     name = data.get("provider")
     if name is None:
         raise errors.MissingField(
-            f"provider is missing: one of {', '.join(registry.PROVIDERS)}.", field="provider"
+            f"provider is missing. Give one of {', '.join(registry.PROVIDERS)}.", field="provider"
         )
     if not isinstance(name, str):
         raise errors.Invalid(
@@ -226,7 +224,7 @@ def _given(provider: type[Provider], data: Mapping[str, Any]) -> Given:
             continue
         if name not in known:
             raise errors.Invalid(
-                f"{_shown(name)} is no field of {provider.name}: it takes {', '.join(known)}.",
+                f"{provider.name} has no field {_shown(name)}. Its fields are {', '.join(known)}.",
                 field=_shown(name),
             )
         if not _is_empty(value):
@@ -253,7 +251,7 @@ def _check_whole(provider: type[Provider], given: Given) -> None:
     for field in provider.fields:
         if field.required and not _place(given, field).get(field.name):
             raise errors.MissingField(
-                f"{field.name} is missing: {provider.name} needs it.", field=field.name
+                f"{field.name} is missing. {provider.name} needs it.", field=field.name
             )
     provider.check_together(given.public | given.secret)
 
@@ -269,7 +267,7 @@ def _check_destination(
     for name in whole.secret if moved else ():
         if name not in given_secret:
             raise errors.MissingField(
-                f"{name} is missing: a new {moved[0]} needs it again.", field=name
+                f"{name} is missing. It is needed again with a new {moved[0]}.", field=name
             )
 
 

@@ -22,7 +22,7 @@ class DnsCredential(models.Model):
     )
     name = models.CharField(max_length=64)
     provider = models.CharField(max_length=32)
-    public = models.JSONField(default=dict, help_text="the provider's fields that are no secret")
+    public = models.JSONField(default=dict, help_text="the provider's fields that are not secret")
     secret = models.ForeignKey(
         Envelope, models.PROTECT, null=True, related_name="+", editable=False
     )
@@ -61,10 +61,10 @@ class TxtRecord(Turns):
 
     credential = models.ForeignKey(DnsCredential, models.PROTECT, related_name="records")
     zone = models.CharField(
-        max_length=255, blank=True, help_text="the provider's word for the zone"
+        max_length=255, blank=True, help_text="the id of the zone at the provider"
     )
     name = models.CharField(
-        max_length=255, help_text="where it is written, after CNAMEs, without the last dot"
+        max_length=255, help_text="the name of the record after CNAMEs, without the last dot"
     )
     value = models.CharField(max_length=255)
     intent_at = models.DateTimeField(null=True, blank=True)
@@ -114,11 +114,13 @@ class ApiBucket(models.Model):
     """
 
     key = models.CharField(
-        max_length=128, unique=True, help_text="the provider, and whose calls it counts"
+        max_length=128,
+        unique=True,
+        help_text="the provider, and the account whose calls are counted",
     )
     # The theoretical arrival time of the generic cell rate algorithm. One conditional UPDATE takes
     # a token.
-    full_at = models.DateTimeField(help_text="when the bucket would be full again")
+    full_at = models.DateTimeField(help_text="when the bucket is full again")
 
     def __str__(self) -> str:
         return self.key

@@ -70,11 +70,11 @@ class Asked(Enum):
     """The servers that a look asked."""
 
     SERVERS = "the authoritative servers"
-    RESOLVERS = "the resolvers, as the credential has it"
+    RESOLVERS = "the resolvers, as the credential says"
     INSTEAD = (
-        "the resolvers, since no authoritative server can be asked, or none answers this machine"
+        "the resolvers, because no authoritative server can be asked, or none answers this machine"
     )
-    NOBODY = "nobody, as the credential has it"
+    NOBODY = "no server, as the credential says"
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,8 @@ def _seen(
     for server, each in sent:
         if each in answers.no_time:
             note = (
-                f"there was no time left to ask every server for {record.name}; they are asked"
-                " again"
+                f"the time was too short to ask every server for {record.name}; they are "
+                "asked again"
             )
             continue
         values, why = _read(answers, each)
@@ -373,7 +373,7 @@ def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str]
     """
     if look.asked is Asked.NOBODY:
         return Verdict(
-            True, "whether it shows was not checked, as the DNS credential asks", nowhere=False
+            True, "propagation was not checked, as the DNS credential says", nowhere=False
         )
     if look.note:
         return Verdict(False, look.note, nowhere=False)
@@ -411,7 +411,7 @@ def server_of(label: str) -> str:
 
 def _deserted(look: Look) -> str:
     if look.instead:
-        return f"the authoritative servers could not be asked: {look.instead}"
+        return f"the authoritative servers could not be asked ({look.instead})"
     of = f" of {look.zone}" if look.zone else ""
     return f"no name server{of} answers here ({_listed((*look.silent, *look.skipped))})"
 
@@ -463,6 +463,6 @@ def _while_denied(look: Look) -> str:
     if not look.denied:
         return ""
     return (
-        f": once asked too early they may repeat that for {look.denial} s, the last number of the"
-        " zone's SOA record"
+        f"; resolvers that were asked too early may repeat that answer for {look.denial} s "
+        "(SOA minimum of the zone)"
     )

@@ -165,8 +165,8 @@ class Pace:
         until = max(at, now) + spread * random.random()  # noqa: S311  (spreads load, protects nothing)
         by = until + (datetime.min.replace(tzinfo=until.tzinfo) - until) % ROUND
         what = (
-            f"{self.name} takes {limit} from one user, and they are used up; this goes on by"
-            f" {by:%H:%M} UTC."
+            f"{self.name} allows one user {limit}, and they are used up. Calls continue by "
+            f"{by:%H:%M} UTC."
         )
         return NotSent((until - now).total_seconds(), what, imposed=True)
 

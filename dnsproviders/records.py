@@ -82,7 +82,7 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     except LostTurn:
         # Another worker may have cleaned up before this call took effect.
         reopen(record.pk)
-        raise Wait(2, f"{record.name} went to other hands") from None
+        raise Wait(2, f"another process has taken over {record.name}") from None
 
 
 def reopen(record_id: int) -> None:
@@ -127,7 +127,8 @@ def _clean(record: TxtRecord) -> None:
         raise
     except Exception:
         record.write(
-            left_behind="An error of this server; its log has the details. It is tried again."
+            left_behind="Internal error while removing the record. It is retried; "
+            "the server log has the details."
         )
         raise
     again_at = _check_again_at(record, removed)

@@ -39,7 +39,7 @@ def provider_id(name: str) -> str:
     known = ALIASES.get(name.lower(), name.lower())
     if known not in PROVIDERS:
         raise errors.Invalid(
-            f"There is no such DNS provider; there are {', '.join(PROVIDERS)}.", field="provider"
+            f"There is no such DNS provider. Give one of {', '.join(PROVIDERS)}.", field="provider"
         )
     return known
 
@@ -74,7 +74,9 @@ def secrets_of(credential: DnsCredential) -> dict[str, str]:
 @sensitive_variables()
 def _unsealed(credential: DnsCredential) -> dict[str, str]:
     if credential.secret is None:
-        what = f"The DNS credential {credential.name} was deleted, and its secret with it."
+        what = (
+            f"The DNS credential {credential.name} and its secret were deleted. Choose another one."
+        )
         raise ProviderError("dns_credential_refused", what, permanent=True)
     opened: dict[str, str] = json.loads(envelope.unseal(credential.secret))
     return opened
@@ -89,8 +91,8 @@ def check_api_limits() -> None:
     for name, limit in given.items() if isinstance(given, dict) else [("it", given)]:
         if name not in PROVIDERS or not (limit is None or _is_limit(limit)):
             what = (
-                f"DNS_API_LIMITS: {name} must be one of {', '.join(PROVIDERS)}, with [calls,"
-                " seconds] or null."
+                f"DNS_API_LIMITS has a wrong entry {name}. Names are {', '.join(PROVIDERS)}, "
+                "values are [calls, seconds] or null."
             )
             raise ImproperlyConfigured(what)
 

@@ -90,7 +90,9 @@ def unseal(envelope: Envelope) -> bytes:
             bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope)
         )
     except (InvalidTag, ValueError):
-        raise CannotOpen(envelope, "its content was altered.", permanent=True) from None
+        raise CannotOpen(
+            envelope, "its content was altered. Restore it from a backup.", permanent=True
+        ) from None
 
 
 @sensitive_variables()
@@ -183,11 +185,13 @@ def _remove_others(envelope: Envelope, devices: Iterable[int], serves_master: bo
 
 def _check(owner: User, purpose: str, policy: str, public_keys: Iterable[RecipientKey]) -> None:
     if not PURPOSE.fullmatch(purpose):
-        raise ValueError("A purpose is a lower-case word of at most 32 letters.")
+        raise ValueError("A purpose must be a lower-case word of at most 32 letters.")
     if policy != Policy.MASTER_ONLY and purpose != CERTIFICATE_KEY:
-        raise ValueError(f"The server must be able to open a {purpose}: it is always MASTER_ONLY.")
+        raise ValueError(
+            f"The server must be able to open a {purpose}, so its policy must be MASTER_ONLY."
+        )
     if any(key.owner_id != owner.pk for key in public_keys):
-        raise ValueError("A secret is never wrapped for somebody else's machine.")
+        raise ValueError("A secret must not be wrapped for another owner's device.")
 
 
 def _content_context(envelope: Envelope) -> bytes | None:
@@ -228,7 +232,7 @@ def _master_wrap(envelope: Envelope) -> KeyWrap:
     for wrap in _master_wraps(envelope):
         return wrap
     raise CannotOpen(
-        envelope, "it is wrapped for devices only, not for a master key.", permanent=True
+        envelope, "it is wrapped for devices only. Open it on one of them.", permanent=True
     )
 
 

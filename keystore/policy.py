@@ -28,8 +28,8 @@ def recipients_for(policy: str, public_keys: Iterable[RecipientKey]) -> list[Rec
         case Policy.DEVICE_REQUIRED if devices:
             return devices
     raise Conflict(
-        "With DEVICE_REQUIRED only devices can open the key, and none is assigned: "
-        "assign a device first."
+        "With DEVICE_REQUIRED only devices can open the key, but none is assigned. Assign a "
+        "device first."
     )
 
 

@@ -62,7 +62,7 @@ class DeviceKey:
             sealed = SealedBox(PublicKey(bytes(self.recipient_key.public_key))).encrypt(data_key)
         except CryptoError:  # with a point of low order, everybody could open the box
             raise Invalid(
-                "A device's public key cannot be used: enrol the device again with a fresh key."
+                "A device's public key cannot be used. Enrol the device again with a new key."
             ) from None
         return KeyWrap(envelope=envelope, recipient_key=self.recipient_key, wrapped_dek=sealed)
 

@@ -194,7 +194,8 @@ def set_aside(data: Path) -> None:
     )
     data.rename(aside)
     print(
-        f"The lab's CA cannot be started with its files: {aside} has them now, and it begins anew.",
+        f"The lab's CA cannot start with its files. They are in {aside} now, and it starts "
+        "with new ones.",
         file=sys.stderr,
     )
 
@@ -264,8 +265,8 @@ def main() -> None:
     options = arguments()
     if not options.python.exists():
         sys.exit(
-            f"The lab CA needs an environment of its own at {options.python}: run `make lab`, "
-            "or use LAB=0."
+            f"The lab CA needs its own environment at {options.python}. Run `make lab`, or "
+            "use LAB=0."
         )
     data = options.data.absolute()
     prepare(data, options.listen, options.resolver)

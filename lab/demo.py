@@ -85,7 +85,9 @@ class Api:
             answer = self.session.request(method, self.address + path, json=body, timeout=TIMEOUT)
             content = answer.json()
         except requests.RequestException as exc:
-            raise DemoProblem(f"{method} {path} failed: {type(exc).__name__}.") from None
+            raise DemoProblem(
+                f"{method} {path} failed ({type(exc).__name__}). See the logs in log/."
+            ) from None
         if not answer.ok:
             raise DemoProblem(f"{method} {path} answered {answer.status_code}: {what_of(content)}")
         return content["data"]
@@ -137,7 +139,7 @@ class Demo:
                 break
             self.wait(0.2)
         reason = result.get("error_message") or "no reason given"
-        raise DemoProblem(f"The attempt for {DOMAIN} stands at {result['status']}: {reason}")
+        raise DemoProblem(f"The attempt for {DOMAIN} has the state {result['status']}: {reason}")
 
     def _results(self, certificate_id: int) -> Iterator[Any]:
         """Yield the attempt again and again, for PATIENCE seconds."""

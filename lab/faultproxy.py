@@ -119,7 +119,9 @@ class FaultProxy:
             return self.upstream.forward(request)
         except (OSError, http.client.HTTPException) as exc:
             return problem(
-                502, "serverInternal", f"The CA behind the proxy is away: {type(exc).__name__}."
+                502,
+                "serverInternal",
+                f"The CA behind the proxy is unreachable ({type(exc).__name__}).",
             )
 
     def _endpoint(self, path: str) -> str:
@@ -154,9 +156,7 @@ class FaultProxy:
     def _judge(self, order: Order) -> list[Bucket] | Refusal | Objection:
         """Return the buckets that were charged, or the reason against the order."""
         if order.profile and order.profile not in self.config.profiles:
-            return Objection(
-                400, "invalidProfile", f"The profile {order.profile} is not one of this CA's."
-            )
+            return Objection(400, "invalidProfile", f"This CA has no profile {order.profile}.")
         if objection := self.infos.objection(order):
             return objection
         if order.replaces:
@@ -305,7 +305,7 @@ class FaultProxy:
             self.tally["renewal_infos"] += 1
             document = self.infos.document(path.rpartition("/")[2])
         if document is None:
-            return problem(404, "malformed", "The certificate is not one of this CA's.")
+            return problem(404, "malformed", "This CA did not issue the certificate.")
         return json_answer(document, **{"Retry-After": str(self.config.ari_retry_after)})
 
     # --- The control port ---
@@ -328,7 +328,7 @@ class FaultProxy:
     def _change(self, document: Mapping[str, Any]) -> None:
         with self._lock:
             if unknown := set(document) - {"faults", "windows", "limits", "ari_retry_after"}:
-                raise ValueError(f"nothing is called {sorted(unknown)}")
+                raise ValueError(f"unknown members {sorted(unknown)}")
             if "faults" in document:
                 self.faults.set(document["faults"])
             if "windows" in document:
@@ -372,7 +372,7 @@ def order_of(request: Request) -> Order:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A fault proxy in front of an ACME CA.")
-    parser.add_argument("--config", type=Path, required=True, help="JSON: see Config")
+    parser.add_argument("--config", type=Path, required=True, help="JSON (see Config)")
     config = Config(**json.loads(parser.parse_args().config.read_text()))
     proxy = FaultProxy(config)
     front = Server(config.listen, proxy.answer, context_of(config.certificate, config.key))

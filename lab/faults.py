@@ -39,7 +39,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.do not in KINDS:
-            raise ValueError(f"there is no fault {self.do}; there are {KINDS}")
+            raise ValueError(f"there is no fault {self.do}; allowed are {KINDS}")
         self.paths = tuple(self.paths)
 
     @classmethod
@@ -47,7 +47,7 @@ class Fault:
         """Return a rule from JSON. Raise ValueError for an unknown member."""
         known = {each.name for each in fields(cls) if each.init}
         if unknown := set(document) - known:
-            raise ValueError(f"a fault has no {sorted(unknown)}; it has {sorted(known)}")
+            raise ValueError(f"a fault has no {sorted(unknown)}; allowed are {sorted(known)}")
         return cls(**document)
 
     def is_for(self, path: str, endpoint: str) -> bool:

@@ -70,7 +70,7 @@ class Limits:
 
     def __init__(self, limits: Mapping[str, Sequence[float]], suffixes: Iterable[str] = ()) -> None:
         if unknown := set(limits) - set(KINDS):
-            raise ValueError(f"unknown limits: {sorted(unknown)}; there are {KINDS}")
+            raise ValueError(f"unknown limits {sorted(unknown)}; allowed are {KINDS}")
         self.limits = {
             kind: Limit(int(capacity), float(each)) for kind, (capacity, each) in limits.items()
         }

@@ -55,13 +55,12 @@ class Lab:
         """Return the lab with its stored ports and key, or with new ones. Raise LabProblem."""
         if not PYTHON.exists():
             raise LabProblem(
-                "The lab's CA needs an environment of its own: run `make lab` first, or start "
-                "with LAB=0."
+                "The lab's CA needs its own environment. Run `make lab` first, or start with LAB=0."
             )
         if os.environ.get("DNS_RESOLVERS"):
             raise LabProblem(
-                "DNS_RESOLVERS is set, and the lab needs to be the resolver itself: start with "
-                "LAB=0."
+                "DNS_RESOLVERS is set, but the lab must be the resolver. Unset it, or start "
+                "with LAB=0."
             )
         folder.mkdir(mode=0o700, exist_ok=True)
         lab = cls(
@@ -173,8 +172,8 @@ def remembered_port(state: "StateFile", name: str, numbers: Sequence[int], owner
         return free_port(numbers, owner)
     if not ports.take(HOST, int(before), owner):
         raise LabProblem(
-            f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by "
-            "another program: stop that, or start with LAB=0."
+            f"Port {before} on {HOST}, the port of this data folder's lab, is in use by "
+            "another program. Stop that program, or start with LAB=0."
         )
     return int(before)
 
@@ -185,7 +184,7 @@ def free_port(numbers: Sequence[int], owner: Path | None = None) -> int:
         if ports.take(HOST, port, owner):
             return port
     last = max(numbers)
-    raise LabProblem(f"No port from {min(numbers)} to {last} is free on {HOST}: start with LAB=0.")
+    raise LabProblem(f"No port from {min(numbers)} to {last} is free on {HOST}. Start with LAB=0.")
 
 
 def in_rotation(numbers: range, folder: Path) -> list[int]:

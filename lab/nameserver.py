@@ -126,7 +126,8 @@ class NameServer:
             aside = self.state.with_suffix(".damaged")
             self.state.replace(aside)
             print(
-                f"The zones cannot be read: {aside} has them now, and they begin anew.",
+                f"The zones cannot be read. The file is {aside} now, and the server starts "
+                "with new zones.",
                 file=sys.stderr,
             )
             self._zones = Zones(given)
@@ -390,12 +391,12 @@ def key_of(text: str) -> dns.tsig.Key:
     parts = found.groups() if found else tuple(text.strip().split(":"))
     if len(parts) != 3:
         raise ValueError(
-            'The TSIG key must read `key "name" { algorithm …; secret …; };` or '
+            'The TSIG key must have the form `key "name" { algorithm …; secret …; };` or '
             "`name:algorithm:base64`."
         )
     name, algorithm, secret = parts
     if dns.name.from_text(algorithm) not in dns.tsig.mac_sizes:
-        raise ValueError(f"The TSIG algorithm {algorithm} is not known; hmac-sha256 is.")
+        raise ValueError(f"The TSIG algorithm {algorithm} is unknown. Use hmac-sha256.")
     return dns.tsig.Key(name, secret, algorithm)
 
 
@@ -416,12 +417,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--tsig-file",
         type=Path,
-        help="the key that may update; LAB_TSIG in the environment without it",
+        help="the TSIG key that may update; without it, LAB_TSIG in the environment",
     )
-    parser.add_argument("--state", type=Path, help="where the zones are kept over a restart")
+    parser.add_argument("--state", type=Path, help="file that keeps the zones over a restart")
     options = parser.parse_args(arguments)
     if len({port for _, port in options.listen}) > 1:
-        parser.error("every --listen must have the same port")
+        parser.error("all --listen must have the same port")
     text = options.tsig_file.read_text() if options.tsig_file else os.environ.get("LAB_TSIG", "")
     try:
         keys = [key_of(text)] if text else []
@@ -440,10 +441,14 @@ def _run(server: NameServer) -> int:
         server.start()
     except OSError as exc:
         print(
-            f"The name server cannot listen on port {server.port}: {exc.strerror}.", file=sys.stderr
+            f"The name server cannot listen on port {server.port} ({exc.strerror}). Choose "
+            "another port.",
+            file=sys.stderr,
         )
         return 1
-    print(f"Answering for {', '.join(server.zones)} on port {server.port}.", flush=True)
+    print(
+        f"The name server of {', '.join(server.zones)} listens on port {server.port}.", flush=True
+    )
     stopped.wait()
     server.stop()
     return 0

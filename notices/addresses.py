@@ -57,9 +57,9 @@ def send_code(owner: User) -> NoticeSettings:
     with transaction.atomic():
         wanted = _locked(owner)
         if not wanted.unconfirmed:
-            raise Conflict("There is no address to confirm: give one with PUT …/notice-settings.")
+            raise Conflict("There is no address to confirm. Give one with PUT …/notice-settings.")
         if not settings.MAIL_IS_SET_UP:
-            raise Conflict("This server sends no mails: the operator must set EMAIL_HOST first.")
+            raise Conflict("This server sends no mails. The operator must set EMAIL_HOST first.")
         _mail_code(wanted)
         audit.note(owner, "notices.code_sent", f"user:{owner.pk}", email=wanted.unconfirmed)
     return wanted
@@ -112,22 +112,23 @@ def note_of(wanted: NoticeSettings) -> str:
     limit = settings.MAILS_A_DAY
     if not address:
         told = (
-            f"This server mails {limit} notices a day to each owner; "
-            "what is more goes into the digest."
+            f"This server mails at most {limit} notices a day to each owner. Further notices "
+            "go into the digest."
         )
         return told if wanted.digest_over > limit else ""
     meanwhile = (
         f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
     )
     if not settings.MAIL_IS_SET_UP:
-        return f"{address} is not confirmed, since this server sends no mails."
+        return f"{address} is not confirmed, because this server sends no mails."
     if not code_ends_at(wanted):
         return (
             f"{address} is not confirmed, and {meanwhile}. "
             "POST …/notice-settings/code mails a code to it."
         )
     return (
-        f"A code was mailed to {address}. Until POST …/notice-settings/confirm has it, {meanwhile}."
+        f"A code was mailed to {address}. Until it is confirmed with POST "
+        f"…/notice-settings/confirm, {meanwhile}."
     )
 
 
@@ -142,20 +143,18 @@ def _locked(owner: User) -> NoticeSettings:
 
 def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
     if not wanted.unconfirmed:
-        return Conflict("There is no address to confirm.")
-    another = "POST …/notice-settings/code mails another."
+        return Conflict("There is no address to confirm. Give one with PUT …/notice-settings.")
+    another = "POST …/notice-settings/code mails a new code."
     if not code_ends_at(wanted):
-        return Invalid(
-            f"There is no code for {wanted.unconfirmed} that still counts: {another}", field="code"
-        )
+        return Invalid(f"There is no valid code for {wanted.unconfirmed}. {another}", field="code")
     if wanted.code_tries >= TRIES:
-        return Invalid(f"This code was tried {TRIES} times: {another}", field="code")
+        return Invalid(f"This code was tried {TRIES} times. {another}", field="code")
     wanted.code_tries += 1
     if hmac.compare_digest(code_of(wanted).encode(), "".join(code.split()).encode()):
         return None
     left = TRIES - wanted.code_tries
-    tries = f"{left} more tries are left." if left else f"it was tried {TRIES} times: {another}"
-    return Invalid(f"The code is wrong; {tries}", field="code")
+    tries = f"You have {left} more tries." if left else f"It was tried {TRIES} times. {another}"
+    return Invalid(f"The code is wrong. {tries}", field="code")
 
 
 def _mail_code(wanted: NoticeSettings) -> None:
@@ -169,7 +168,8 @@ def _mail_code(wanted: NoticeSettings) -> None:
         if len(sent) == CODES_A_DAY:
             pause = max(1, int((sent[-1] + A_DAY - now).total_seconds()))
             what = (
-                f"{CODES_A_DAY} codes were mailed within a day; the next may be in {pause} seconds."
+                f"{CODES_A_DAY} codes were mailed within a day. The next one is possible in "
+                f"{pause} seconds."
             )
             raise RateLimited(what, retry_after=pause)
     wanted.code_seed = secrets.token_hex(16)

@@ -57,9 +57,11 @@ class NoticeSettingsSerializer(serializers.ModelSerializer[NoticeSettings]):
     digest_over = serializers.IntegerField(required=False, min_value=0, max_value=1000)
 
     email_confirmed = serializers.SerializerMethodField(
-        help_text="notices go to `email`, or to the owner's without one"
+        help_text="notices go to `email`; if it is empty, to the owner's address"
     )
-    mails_go_to = serializers.CharField(read_only=True, help_text="the address of now; empty: none")
+    mails_go_to = serializers.CharField(
+        read_only=True, help_text="the current address; empty when there is none"
+    )
     note = serializers.SerializerMethodField()
 
     class Meta:

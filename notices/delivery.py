@@ -38,7 +38,8 @@ def deliver(delivery_id: int) -> None:
         except Exception:
             logger.exception("notice.failed", delivery=delivery.pk)
             _try_again(
-                delivery, Trouble("internal", "An error of this server; its log has the details.")
+                delivery,
+                Trouble("internal", "Internal error; the server log has the details."),
             )
         else:
             if was_sent:

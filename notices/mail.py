@@ -25,14 +25,16 @@ logger = structlog.get_logger()
 
 LISTED = 200  # notices listed in a digest, one line each
 QUOTED = 400  # characters of a quotation
-SAID = "What was said, in the words of the CA, the DNS provider or this server:"
+SAID = "The CA, the DNS provider or this server said:"
 LINKS = (
     (re.compile(r"://"), "[:]//"),
     (re.compile(r"\b(www|mailto|tel)([.:])", re.IGNORECASE), r"\1[\2]"),
     (re.compile(r"(\S)@(\S)"), r"\1[at]\2"),
     (re.compile(r"(\w\.\w[\w-]*)([/?#])"), r"\1[\2]"),
 )
-FOOTER = "\n\n-- \ncertctrl. What is told, and where to, is in your notice settings.\n"
+FOOTER = (
+    "\n\n-- \ncertctrl. Your notice settings say which notices are sent, and to which address.\n"
+)
 
 
 def send(delivery: Delivery) -> None:
@@ -76,10 +78,15 @@ def message_of(delivery: Delivery) -> EmailMessage:
 
 def _address(wanted: NoticeSettings) -> str:
     if not (settings.MAIL_IS_SET_UP and wanted.email_on):
-        raise Trouble("mail_off", "Mails are turned off.", permanent=True)
+        raise Trouble(
+            "mail_off",
+            "Mails are turned off. Turn them on in your notice settings.",
+            permanent=True,
+        )
     if not wanted.mails_go_to:
         what = (
-            f"Nobody has confirmed {wanted.unconfirmed}: give an address in your notice settings."
+            f"{wanted.unconfirmed} is not confirmed. Confirm it, or give another address in "
+            "your notice settings."
         )
         raise Trouble("mail_off", what, permanent=True)
     return wanted.mails_go_to
@@ -98,15 +105,14 @@ def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
     ):
         raise Trouble(
             "mail_off",
-            "The code expired, or another address or code came after it.",
+            "The code has expired, or a later address or code replaced it. Ask for a new code.",
             permanent=True,
         )
     body = (
-        f"{wanted.owner.email} wants notices of certctrl, a server for certificates, "
-        "to come to this address.\n\n"
-        f"If that is right, this code confirms it: {addresses.code_of(wanted)}\n\n"
-        f"It counts until {moments.for_people(ends_at)}. "
-        "If you know nothing of it, do nothing: no notices come then."
+        f"{wanted.owner.email} wants to receive notices of certctrl, a server for "
+        "certificates, at this address.\n\nIf that is right, confirm it with this code: "
+        f"{addresses.code_of(wanted)}\n\nThe code is valid until {moments.for_people(ends_at)}. "
+        "If you did not expect this mail, ignore it. Then no notices are sent here."
     )
     return "A code for notices of certctrl", body
 
@@ -141,8 +147,10 @@ def _digest(delivery: Delivery) -> tuple[str, str]:
     count = held.count()
     lines = [f"{moments.for_people(each.raised_at)}  {each.subject}" for each in held[:LISTED]]
     if count > LISTED:
-        lines.append(f"... and {count - LISTED} more: the list of notices in the API has them all.")
-    begin = "More happened in a day than you want single mails for. This was held:\n\n"
+        lines.append(f"... and {count - LISTED} more. All are in the list of notices in the API.")
+    begin = (
+        "More notices came in a day than your settings allow as single mails. The others are:\n\n"
+    )
     return f"{count} notice{'' if count == 1 else 's'} of certctrl", begin + "\n".join(lines)
 
 
@@ -168,7 +176,7 @@ def _close(connection: Any) -> None:
 
 def _trouble(exc: Exception) -> Trouble:
     if isinstance(exc, AnymailConfigurationError | ImportError):
-        what = "The mail service is not set up as its backend wants it."
+        what = "The settings of the mail service are incomplete or wrong."
         return Trouble("mail_failed", f"{what} The operator must check EMAIL_BACKEND and ANYMAIL.")
     if isinstance(exc.__cause__, requests.RequestException):
         return Trouble(

@@ -45,7 +45,7 @@ class Notice(models.Model):
     kind = models.CharField(max_length=20, choices=Kind)
     subject = models.CharField(max_length=320)
     body = models.TextField(help_text="plain text for people")
-    data = models.JSONField(default=dict, help_text="the same for programs")
+    data = models.JSONField(default=dict, help_text="the same facts, for programs")
     dedupe_key = models.CharField(max_length=200, editable=False)
     raised_at = models.DateTimeField()
 
@@ -71,12 +71,12 @@ class Webhook(models.Model):
         null=True,
         related_name="+",
         editable=False,
-        help_text="its path or query may be a key",
+        help_text="its path or query may be a secret",
     )
     secret = models.ForeignKey(
         Envelope, models.PROTECT, null=True, related_name="+", editable=False
     )
-    kinds = models.JSONField(default=list, blank=True, help_text="of notices; empty: all")
+    kinds = models.JSONField(default=list, blank=True, help_text="kinds of notices; empty for all")
     disabled_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
     last_error = models.TextField(blank=True)
@@ -103,18 +103,18 @@ class NoticeSettings(models.Model):
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="notice_settings"
     )
     email_on = models.BooleanField(default=True)
-    email = models.EmailField(blank=True, help_text="empty: the owner's")
+    email = models.EmailField(blank=True, help_text="empty for the owner's address")
     muted = models.JSONField(
-        default=list, blank=True, help_text="kinds of notices that are kept and not sent"
+        default=list, blank=True, help_text="kinds of notices that are stored but not sent"
     )
     digest_over = models.PositiveIntegerField(
-        default=20, help_text="mails in a day; what is more is told in a digest"
+        default=20, help_text="mails in a day; further notices go into a digest"
     )
     confirmed_email = models.EmailField(
-        blank=True, help_text="the latest address whose code came back"
+        blank=True, help_text="the last address that was confirmed with a code"
     )
     made_up_email = models.EmailField(
-        blank=True, help_text="an owner's address that nobody vouched for"
+        blank=True, help_text="an owner's address that nobody has confirmed"
     )
     code_seed = models.CharField(max_length=32, blank=True, editable=False)
     code_sent_at = models.DateTimeField(null=True, blank=True)
@@ -172,7 +172,7 @@ class Delivery(Turns):
         GIVEN_UP = "given_up"
 
     uuid = models.UUIDField(
-        default=uuid.uuid4, unique=True, editable=False, help_text="the same at each try"
+        default=uuid.uuid4, unique=True, editable=False, help_text="the same in each retry"
     )
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="deliveries")
     notice = models.ForeignKey(
@@ -181,7 +181,7 @@ class Delivery(Turns):
         null=True,
         blank=True,
         related_name="deliveries",
-        help_text="empty: a digest",
+        help_text="empty for a digest",
     )
     channel = models.CharField(max_length=8, choices=Channel)
     webhook = models.ForeignKey(
@@ -193,10 +193,12 @@ class Delivery(Turns):
         null=True,
         blank=True,
         related_name="held",
-        help_text="that tells it",
+        help_text="the digest that lists this notice",
     )
     begun_at = models.DateTimeField(
-        null=True, blank=True, help_text="a mail counts from then on, a digest collects no more"
+        null=True,
+        blank=True,
+        help_text="when the mail counts in the daily limit, or the digest takes no more notices",
     )
     sent_at = models.DateTimeField(null=True, blank=True)
     given_up_at = models.DateTimeField(null=True, blank=True)

@@ -35,7 +35,7 @@ def post(delivery: Delivery) -> None:
     webhook = delivery.webhook
     assert webhook
     if webhook.retired_at or webhook.disabled_at:
-        raise Trouble("webhook_disabled", "The webhook was disabled or removed.", permanent=True)
+        raise Trouble("webhook_disabled", "The webhook was disabled or deleted.", permanent=True)
     body = payload(delivery)
     try:
         with outgoing.named_by_tenant(not delivery.owner.is_staff):
@@ -70,9 +70,8 @@ def payload(delivery: Delivery) -> bytes:
 @sensitive_variables()
 def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
     """Return the headers of one try: the delivery's id, the time of the try, the signature."""
-    assert webhook.secret, "only a webhook that was removed has none"
-    now = clock.now()
-    message_id = f"msg_{delivery.uuid.hex}"
+    assert webhook.secret, "only a deleted webhook has none"
+    now, message_id = clock.now(), f"msg_{delivery.uuid.hex}"
     signer = standardwebhooks.Webhook(envelope.unseal(webhook.secret).decode())
     return {
         "Content-Type": "application/json",
@@ -85,10 +84,10 @@ def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
 def _refused(webhook: Webhook, response: requests.Response) -> Trouble:
     what = f"{webhook.host} answered {response.status_code}"
     if response.status_code == GONE:
-        what = f"{what}, which means that it wants no more notices: the webhook is disabled."
+        what = f"{what}, so it wants no more notices. The webhook is disabled. Change or delete it."
         return Trouble("webhook_gone", what, permanent=True)
     if 300 <= response.status_code < 400:
-        what = f"{what}: redirects are not followed, give the address that it leads to"
+        what = f"{what}. Redirects are not followed. Give the final address"
     return Trouble("webhook_refused", f"{what}.", retry_after=outgoing.wait_of(response))
 
 

@@ -37,18 +37,18 @@ def raise_once(
 def raise_test(owner: User) -> Notice:
     """Write a test notice for the owner's mail address and every webhook. Muting has no effect."""
     key = f"test:{secrets.token_hex(8)}"
-    body = "This is a test, as you asked for. Notices of your certificates reach you here."
+    body = "This is the test that you requested. Notices about your certificates arrive here."
     notice = _raise(owner, Kind.TEST, key, "A test of your notices", body, None)
-    assert notice, "the key is drawn anew each time"
+    assert notice, "the key is random"
     return notice
 
 
 def raise_code(owner: User, email: str) -> Notice:
     """Write a notice that mails a code to `email`. It is not posted to webhooks."""
     key = f"confirm_address:{secrets.token_hex(8)}"
-    body = f"A code was mailed to {email}. Notices go there once it is confirmed."
+    body = f"A code was mailed to {email}. Confirm the address with it to receive notices there."
     notice = _raise(owner, Kind.CONFIRM_ADDRESS, key, f"Confirm {email}", body, {"email": email})
-    assert notice, "the key is drawn anew each time"
+    assert notice, "the key is random"
     return notice
 
 

@@ -97,7 +97,7 @@ def trouble_of(exc: Exception) -> Trouble:
     if isinstance(exc, smtplib.SMTPAuthenticationError):
         return Trouble(
             "mail_login_refused",
-            f"The mail server refused to log us in ({exc.smtp_code}). {LOG_IN}",
+            f"The mail server refused the login ({exc.smtp_code}). {LOG_IN}",
         )
     if isinstance(exc, smtplib.SMTPHeloError):
         return _greeting_refused(exc.smtp_code, exc.smtp_error)
@@ -124,19 +124,21 @@ def _earlier(code: int, words: bytes | str) -> Trouble | None:
     if OF_GREETING.search(told):
         return _greeting_refused(code, words)
     if OF_TLS.search(told):
-        return Trouble("mail_tls", f"The mail server wants TLS ({code}): {text} {START_TLS}")
+        return Trouble("mail_tls", f"The mail server requires TLS ({code}): {text} {START_TLS}")
     if code in (530, 535) or OF_LOGIN.search(told):
         return Trouble(
-            "mail_login_refused", f"The mail server wants a log-in ({code}): {text} {LOG_IN}"
+            "mail_login_refused", f"The mail server requires a login ({code}): {text} {LOG_IN}"
         )
     return _sender_refused(code, words) if OF_SENDER.search(told) else None
 
 
 def _greeting_refused(code: int, words: bytes | str) -> Trouble:
-    what = _said("mail_greeting_refused", f"refused our name {greeting_name()}", code, words).what
+    what = _said(
+        "mail_greeting_refused", f"refused the host name {greeting_name()}", code, words
+    ).what
     return Trouble(
         "mail_greeting_refused",
-        f"{what} The operator must set EMAIL_EHLO to a host name that it takes.",
+        f"{what} The operator must set EMAIL_EHLO to a host name that the mail server accepts.",
     )
 
 
@@ -151,17 +153,24 @@ def _not_offered(words: str) -> Trouble:
     if "AUTH" in words:
         return Trouble(
             "mail_login_refused",
-            f"The mail server offers no log-in as it is called. {START_TLS} {LOG_IN}",
+            f"The mail server offers no login on this connection. {START_TLS} {LOG_IN}",
         )
-    return Trouble("mail_failed", "The mail server does not take addresses beyond ASCII.")
+    return Trouble(
+        "mail_failed", "The mail server accepts ASCII addresses only. Give another address."
+    )
 
 
 def _of_the_connection(exc: Exception) -> Trouble:
     where = "The operator must check EMAIL_HOST and EMAIL_PORT."
     if isinstance(exc, smtplib.SMTPServerDisconnected):
-        return Trouble("mail_unreachable", "The mail server hung up, or did not answer in time.")
+        return Trouble(
+            "mail_unreachable",
+            f"The mail server closed the connection, or did not answer in time. {where}",
+        )
     if isinstance(exc, ssl.SSLCertVerificationError):
-        what = f"The mail server's certificate was refused: {_words(exc.verify_message)}."
+        what = (
+            f"The TLS certificate of the mail server is not trusted: {_words(exc.verify_message)}."
+        )
         return Trouble(
             "mail_tls", f"{what} The operator must check EMAIL_HOST, or the CAs of this machine."
         )
@@ -171,11 +180,11 @@ def _of_the_connection(exc: Exception) -> Trouble:
             f"TLS with the mail server failed ({exc.reason or 'no reason'}). {START_TLS}",
         )
     if isinstance(exc, socket.gaierror):
-        return Trouble("mail_unreachable", f"The name of the mail server is not known. {where}")
+        return Trouble("mail_unreachable", f"The name of the mail server is unknown. {where}")
     if isinstance(exc, smtplib.SMTPException):
         return Trouble(
             "mail_login_refused",
-            f"The mail server offers no way to log in that is known here. {LOG_IN}",
+            f"The mail server offers no login method that this server supports. {LOG_IN}",
         )
     return Trouble(
         "mail_unreachable", f"The mail server could not be reached ({type(exc).__name__}). {where}"

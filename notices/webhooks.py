@@ -37,7 +37,7 @@ def create_webhook(owner: User, given: Mapping[str, Any]) -> tuple[Webhook, str]
         columns = _columns(given) | _address(owner, given)
         name = given.get("name") or columns["host"][:64]
         webhook = Webhook.objects.create(owner=owner, secret=sealed, **columns | {"name": name})
-        _audit(webhook, "created")
+        audit.note_row(webhook, "webhook.created", name=webhook.name, host=webhook.host)
     return webhook, secret
 
 
@@ -62,7 +62,14 @@ def update_webhook(webhook: Webhook, given: Mapping[str, Any]) -> Webhook:
         if "url" in given:
             Envelope.objects.filter(pk__in=[row.address_id]).delete()
         webhook = Webhook.objects.get(pk=webhook.pk)
-        _audit(webhook, "changed", members=sorted(given), enabled=webhook.enabled)
+        audit.note_row(
+            webhook,
+            "webhook.changed",
+            name=webhook.name,
+            host=webhook.host,
+            members=sorted(given),
+            enabled=webhook.enabled,
+        )
     return webhook
 
 
@@ -78,7 +85,7 @@ def rotate_secret(webhook: Webhook) -> str:
         sealed = envelope.seal(webhook.owner, PURPOSE, secret.encode())
         Webhook.objects.filter(pk=webhook.pk).update(secret=sealed, updated_at=clock.now())
         Envelope.objects.filter(pk__in=[old]).delete()
-        _audit(webhook, "secret_rotated")
+        audit.note_row(webhook, "webhook.secret_rotated", name=webhook.name, host=webhook.host)
     return secret
 
 
@@ -93,15 +100,7 @@ def retire_webhook(webhook: Webhook) -> None:
             retired_at=clock.now(), secret=None, address=None
         )
         Envelope.objects.filter(pk__in=[row.secret_id, row.address_id]).delete()
-        _audit(webhook, "deleted")
-
-
-def _audit(webhook: Webhook, done: str, **facts: Any) -> None:
-    """Write an audit event without the URL, because its path or query may have a token."""
-    what = f"webhook:{webhook.pk}"
-    audit.note(
-        webhook.owner, f"webhook.{done}", what, name=webhook.name, host=webhook.host, **facts
-    )
+        audit.note_row(webhook, "webhook.deleted", name=webhook.name, host=webhook.host)
 
 
 def _locked(webhook: Webhook) -> Webhook:
@@ -144,21 +143,22 @@ def _refuse_named(url: str, setting: str) -> None:
     parts = outgoing.called(url)
     if not parts or parts.scheme not in ("http", "https"):
         what = (
-            "url must be an https address without a user name, "
-            "such as https://hooks.example.com/certctrl."
+            "url must be an https address without a user name, for example "
+            "https://hooks.example.com/certctrl."
         )
         raise Invalid(what, field="url")
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
         what = (
-            f"url must be https; http is for hosts that the setting {setting} names, "
-            f"and {host} is none."
+            f"url must be https. http is only for hosts that the setting {setting} names, and "
+            f"it does not name {host}."
         )
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):
         raise Invalid(
-            f"{host} is not a public address, and the setting {setting} does not name it.",
+            f"{host} is not a public address, and the setting {setting} does not name it. "
+            "Give another url.",
             field="url",
         )

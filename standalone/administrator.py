@@ -87,7 +87,7 @@ def refuse_unusable(email: str, password: str) -> None:
             validate_password(password)
     except ValidationError as exc:
         raise CommandError(
-            f"ADMIN_EMAIL or ADMIN_PASSWORD cannot be used: {' '.join(exc.messages)}"
+            f"ADMIN_EMAIL or ADMIN_PASSWORD cannot be used. {' '.join(exc.messages)}"
         ) from None
 
 

@@ -85,14 +85,13 @@ class Embedded:
             self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)
         ):
             raise CannotStart(
-                f"{path} is gone. Put it back: without it the secrets in the database cannot "
-                "be opened."
+                f"{path} is missing. Restore it, because only its key opens the secrets in "
+                "the database."
             )
         if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
             raise CannotStart(
-                f"{path} is empty. Put it back from a backup: without the key that it held, the "
-                "secrets in the database cannot be opened. No other key can take its place, so "
-                "none was made."
+                f"{path} is empty. Restore it from a backup, because only its key opens the "
+                "secrets in the database. No new key was generated."
             )
         try:
             create_file(path)
@@ -226,7 +225,7 @@ def uses_database_file(env: MutableMapping[str, str]) -> bool:
 def port_of(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise CannotStart(
-            f"PORT is {text!r}: give a number from 1 to 65535, for example PORT=8081."
+            f"PORT is {text!r}. Give a number from 1 to 65535, for example PORT=8081."
         )
     return int(text)
 
@@ -239,7 +238,8 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
     except OSError as exc:
         raise CannotStart(
-            f"The data folder {folder} cannot be used ({exc.strerror}): choose another, DATA_DIR."
+            f"The data folder {folder} cannot be used ({exc.strerror}). Choose another with "
+            "DATA_DIR."
         ) from None
 
 
@@ -254,8 +254,8 @@ def take_lock(folder: Path) -> int:
     except BlockingIOError:
         who = os.pread(descriptor, 16, 0).decode() or "unknown"
         raise CannotStart(
-            f"Another server (process {who}) runs on the data folder {folder}: stop it, or "
-            "choose another, DATA_DIR."
+            f"Another server (process {who}) uses the data folder {folder}. Stop it, or "
+            "choose another folder with DATA_DIR."
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -292,8 +292,8 @@ def refuse_taken(listen: str, port: int) -> None:
 
 def taken(listen: str, port: int, why: str) -> CannotStart:
     return CannotStart(
-        f"The server cannot listen on {listening.in_url(listen)}:{port} ({why}). "
-        f"Choose another port: PORT={port + 1} make run"
+        f"The server cannot listen on {listening.in_url(listen)}:{port} ({why}). Choose "
+        f"another port: PORT={port + 1} make run"
     )
 
 
@@ -304,7 +304,7 @@ def refuse_emptied(path: Path, state: StateFile) -> None:
     """
     if state.get("database_made") and path.exists() and not path.stat().st_size:
         raise CannotStart(
-            f"The database {path} is empty. Put a backup of it back, or delete it to begin "
+            f"The database {path} is empty. Restore it from a backup, or delete it to begin "
             "with a new one."
         )
 
@@ -334,14 +334,14 @@ def own_redis(folder: Path, state: StateFile) -> RedisServer:
     """Return a Redis server on a Unix socket. Raise CannotStart when this machine has no Redis."""
     if given(os.environ, "REDIS_PASSWORD"):
         raise CannotStart(
-            "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of "
-            "its own."
+            "REDIS_PASSWORD is set, but REDIS_URL is not. Set both, or unset both to use a "
+            "Redis that this server starts."
         )
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
         raise CannotStart(
-            "No Redis was found: install redis-server (or valkey-server), or set REDIS_URL to "
-            "one that is running."
+            "No Redis was found. Install redis-server or valkey-server, or set REDIS_URL to a "
+            "running Redis."
         )
     return redis
 

@@ -136,6 +136,7 @@ def private_folder(path: Path) -> Path:
         or stat.S_IMODE(status.st_mode) & 0o077
     ):
         raise SystemExit(
-            f"{path} belongs to somebody else or is open to others: remove it, or set REDIS_URL."
+            f"{path} belongs to another user, or other users can open it. Remove it, or set "
+            "REDIS_URL."
         )
     return path

@@ -28,7 +28,7 @@ def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], No
         f"  lab            {DOMAIN} and *.{DOMAIN}, {told}",
         f"                 {verify(server.lab)}",
         "",
-        "Four calls that issue another one:",
+        "Four calls that issue another certificate:",
         "",
         *calls(server.address, server.lab, admin.email, password, server.state["demo"]),
     ]
@@ -44,7 +44,9 @@ def have(
     if "demo" in server.state and not admin.is_new:
         return "issued at an earlier start"
     if not admin.password:
-        raise DemoProblem("The lab has to log in for that: start once with ADMIN_PASSWORD set.")
+        raise DemoProblem(
+            "The lab needs the administrator's password once. Start with ADMIN_PASSWORD set."
+        )
     api = Api(server.address)
     api.log_in(admin.email, admin.password)
     began = clock.monotonic()

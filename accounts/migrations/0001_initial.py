@@ -58,7 +58,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(blank=True, max_length=64)),
                 ('country_of_residence', models.CharField(blank=True, max_length=2)),
                 ('kind', models.CharField(choices=[('person', 'Person'), ('team', 'Team')], default='person', max_length=8)),
-                ('quotas', models.JSONField(blank=True, default=dict, help_text='more, or less, than others have, as JSON: {"certificates": 200000}; null is no limit', validators=[accounts.quotas.validate])),
+                ('quotas', models.JSONField(blank=True, default=dict, help_text='limits other than the default, as JSON: {"certificates": 9}; null: no limit', validators=[accounts.quotas.validate])),
                 ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
                 ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
             ],
@@ -99,7 +99,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='user',
-            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='one_user_for_each_email', violation_error_message='There is a user with this e-mail address, whatever its case; choose another.'),
+            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='one_user_for_each_email', violation_error_message='Another user has this e-mail address. Choose another.'),
         ),
         migrations.AddIndex(
             model_name='auditevent',

@@ -198,7 +198,8 @@ class AcmeCA:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
             raise Trouble(
                 errors.ERROR,
-                f"{self.network.label} answered {kind} instead of a certificate chain.",
+                f"{self.network.label} answered {kind} instead of a certificate chain. It is "
+                "retried.",
             )
         return response.text, response.headers.get("Link", "")
 
@@ -220,7 +221,9 @@ class AcmeCA:
             url = directory_of(network)["revokeCert"]
         except KeyError:
             raise Refused(
-                "ca_no_revocation", f"{network.label} does not revoke certificates.", permanent=True
+                "ca_no_revocation",
+                f"{network.label} does not revoke certificates. Ask the CA.",
+                permanent=True,
             ) from None
         try:
             self._ask(
@@ -258,7 +261,7 @@ class AcmeCA:
         if not self.url:
             raise Trouble(
                 errors.UNKNOWN_ACCOUNT,
-                f"The account is not registered at {self.directory_url} yet.",
+                f"The account is not registered at {self.directory_url} yet. Wait until it is.",
             )
         return self.network.ask(url, message, what, kid=self.url, accept=accept, named=named)
 
@@ -268,7 +271,8 @@ class AcmeCA:
             ("https://", "http://")
         ):
             raise Trouble(
-                errors.ERROR, f"{self.network.label} does not say where the new resource is."
+                errors.ERROR,
+                f"{self.network.label} did not send the URL of the new resource. Try again later.",
             )
         return self._url(location, response)
 
@@ -280,8 +284,8 @@ class AcmeCA:
         url = absolute(str(response.url), _texts([found])[0])
         if len(url) > MAX_URL:
             what = (
-                f"{self.network.label} hands out a URL of {len(url)} characters; more than"
-                f" {MAX_URL} are not kept."
+                f"{self.network.label} sent a URL of {len(url)} characters. The limit is "
+                f"{MAX_URL}. Tell the CA."
             )
             raise Refused(errors.BAD_URL, what)
         return url
@@ -301,8 +305,8 @@ class AcmeCA:
             )
         except (ValueError, TypeError, JoseError):
             what = (
-                "The HMAC key of the external account binding is not base64: copy it again from"
-                " the CA."
+                "The HMAC key of the external account binding is not base64. Copy it again "
+                "from the CA."
             )
             raise Refused(errors.BAD_EAB, what, permanent=True) from None
 
@@ -336,8 +340,8 @@ class AcmeCA:
         name = _texts([document["identifier"]["value"]])[0]
         if len(name) > MAX_NAME:
             what = (
-                f"{self.network.label} wants a proof for a name of {len(name)} characters, which"
-                " no DNS name has."
+                f"{self.network.label} requires an authorization for a name of {len(name)} "
+                "characters, which no DNS name can have. Tell the CA."
             )
             raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
         listed = document.get("challenges") or ()
@@ -370,7 +374,8 @@ class AcmeCA:
         kind = type(exc).__name__
         return Trouble(
             errors.ERROR,
-            f"{self.network.label} sent an {what} that is not as RFC 8555 has it ({kind}).",
+            f"{self.network.label} sent an {what} that does not match RFC 8555 ({kind}). It "
+            "is retried.",
         )
 
 

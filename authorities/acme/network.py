@@ -168,7 +168,11 @@ class Network(client.ClientNetwork):
             if refusal := refusal_of(response):
                 raise self._trouble(refusal, "a nonce", None)
         if not connection.nonces:
-            raise Trouble(errors.ERROR, f"{self.label} hands out no nonces: it is no ACME server.")
+            raise Trouble(
+                errors.ERROR,
+                f"{self.label} sends no nonces, so it is not an ACME server. Check the "
+                "directory_url.",
+            )
         return connection.nonces.pop()
 
     @property
@@ -195,7 +199,7 @@ class Network(client.ClientNetwork):
         except requests.RequestException as exc:
             self.connection.directory = None
             self.connection.nonces.clear()
-            what = f"{self.label} could not be reached: {exc}"
+            what = f"{self.label} could not be reached. {exc}"
             exchanges.record(method, url, sent, began, error=what)
             raise Trouble(errors.UNREACHABLE, what) from None
         response.encoding = "utf-8"
@@ -214,8 +218,8 @@ class Network(client.ClientNetwork):
         host, home = hosts = [_host_of(each) for each in (url, directory_url)]
         if host and _is_https(directory_url) and not _is_https(url):
             what = (
-                f"{self.label} hands out an http address at {shown(host)}, although its directory"
-                " is https, so it is not called."
+                f"{self.label} sent an http address at {shown(host)}, although its directory "
+                "is https. It is not called."
             )
             raise Refused(errors.BAD_URL, what)
         if not host or host == home or host in self.reach.hosts:
@@ -225,9 +229,9 @@ class Network(client.ClientNetwork):
         ):
             return
         what = (
-            f"{self.label} hands out an address at {shown(host)}, which is not in the domain of"
-            " its directory, so it is not called. If it is the CA's, this server's operator can"
-            " name it in `hosts` of the CA in ACME_CAS."
+            f"{self.label} sent an address at {shown(host)}, which is not in the domain of "
+            "its directory. It is not called. If it belongs to the CA, the operator can list "
+            "it in `hosts` of the CA in ACME_CAS."
         )
         raise Refused(errors.BAD_URL, what)
 
@@ -250,7 +254,8 @@ class Network(client.ClientNetwork):
         missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
         if missing:
             what = (
-                f"{self.connection.directory_url} is not an ACME directory: it has no {missing[0]}."
+                f"{self.connection.directory_url} is not an ACME directory, because it has no "
+                f"{missing[0]}. Check the directory_url."
             )
             raise Trouble(errors.ERROR, what)
         base = str(response.url)
@@ -271,7 +276,7 @@ class Network(client.ClientNetwork):
         try:
             return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
         except (*UNREADABLE, Trouble):
-            what = f"{self.label} answered no window in which to renew, as RFC 9773 has it."
+            what = f"{self.label} sent no renewal window as in RFC 9773."
             raise Refused(errors.ERROR, what) from None
 
 

@@ -153,9 +153,11 @@ def trouble_of(
     if not 400 <= answer.status < 500 and problem.type not in PERMANENT | ENDS_ATTEMPT:
         return Trouble(ERROR, said, retry_after=answer.retry_after)
     if with_eab and problem.type in ("unauthorized", "malformed"):
-        return Refused(BAD_EAB, f"{said} Check the EAB key id and HMAC key.", permanent=True)
+        return Refused(
+            BAD_EAB, f"{said.rstrip('.')}. Check the EAB key id and HMAC key.", permanent=True
+        )
     if named and _is_not_there(answer, problem):
-        return NotYet(NOT_FOUND, f"{said} It may not be there yet.", what)
+        return NotYet(NOT_FOUND, f"{said.rstrip('.')}. It may not exist yet.", what)
     kind = Refused if answer.document else Unexplained
     if answer.status in (404, 410) and problem.type in WRAPPERS:
         return kind(NOT_FOUND, said)
@@ -224,7 +226,8 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
         kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
         raise Trouble(
             ERROR,
-            f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}).",
+            f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}). "
+            "Check the directory_url.",
         )
     return document
 

@@ -89,7 +89,12 @@ class PrivateAuthority:
         issuer = pki.load_chain(self.private_ca.certificate_pem)[0]
         key = pki.load_key(envelope.unseal(self.private_ca.key))
         request = x509.load_pem_x509_csr(csr_pem.encode())
-        _audit(self.private_ca, "used", names=pki.names_of(request)[:MOST_NAMED])
+        audit.note_row(
+            self.private_ca,
+            "private_ca.used",
+            name=self.private_ca.name,
+            names=pki.names_of(request)[:MOST_NAMED],
+        )
         return sign(request, issuer, key, validity_seconds) + self.private_ca.certificate_pem
 
     def revoke(self, chain_pem: str, reason: int) -> None:
@@ -118,10 +123,10 @@ def sign(
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
         what = (
-            f"The private CA {pki.name_of(issuer.subject)} has expired: its certificate was valid"
-            f" until {issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Make a new CA, have its"
-            " certificate trusted, and give its certificates an account of the new one"
-            " (acme_account_id)."
+            f"The private CA {pki.name_of(issuer.subject)} expired at "
+            f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Create a new CA, and install "
+            "its certificate where the old one is trusted. Then give the certificates an "
+            "account of the new CA (acme_account_id)."
         )
         raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
@@ -178,11 +183,6 @@ def _key_usage(usages: set[str]) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in usages for name in names})
 
 
-def _audit(private_ca: PrivateCA, done: str, **facts: Any) -> None:
-    what = f"private_ca:{private_ca.pk}"
-    audit.note(private_ca.owner, f"private_ca.{done}", what, name=private_ca.name, **facts)
-
-
 def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
     if key_type != "rsa":
         return pki.new_key(key_type, key_size)
@@ -190,7 +190,10 @@ def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
         with keyqueue.one_at_a_time(owner.pk):
             return pki.new_key(key_type, key_size)
     except keyqueue.Busy:
-        what = f"RSA keys are being made for you already: send it again in {RETRY_AFTER} seconds."
+        what = (
+            "This server is already generating RSA keys for you. Send it again in "
+            f"{RETRY_AFTER} seconds."
+        )
         raise RateLimited(what, retry_after=RETRY_AFTER) from None
 
 

@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from django.db import transaction
 
-from accounts import quotas
+from accounts import audit, quotas
 from authorities import pki
 from authorities.models import PrivateCA
-from authorities.privateca.authority import BACKDATED, KEY_USAGES, _audit, _key_usage, _new_key
+from authorities.privateca.authority import BACKDATED, KEY_USAGES, _key_usage, _new_key
 from certctrl import clock
 from certctrl.errors import Invalid, MissingField
 from keystore import envelope
@@ -38,7 +38,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     given = {field: value for field, value in data.items() if value not in ("", None)}
     name = _text(given, "name", 64)
     if not name:
-        raise MissingField("Give the CA a name.", field="name")
+        raise MissingField("name is missing. Give the CA a name.", field="name")
     subject = {field: _text(given, field, 64) for field in TEXT_FIELDS}
     subject["common_name"] = _common_name(subject["common_name"], name)
     subject["country"] = _country(subject["country"])
@@ -65,7 +65,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
             not_after=certificate.not_valid_after_utc,
             key=envelope.seal(owner, "ca_key", pki.key_der(key)),
         )
-        _audit(private_ca, "created")
+        audit.note_row(private_ca, "private_ca.created", name=private_ca.name)
     return private_ca
 
 
@@ -111,16 +111,18 @@ def _common_name(given: str, name: str) -> str:
     field, common_name = ("common_name", given) if given else ("name", name)
     if len(common_name.encode()) > pki.MAX_COMMON_NAME:
         what = (
-            f"{field} is longer than the {pki.MAX_COMMON_NAME} bytes that a certificate has for it"
-            " (UTF-8)"
+            f"{field} is longer than {pki.MAX_COMMON_NAME} bytes in UTF-8, the most that a "
+            "certificate can have."
         )
-        raise Invalid(f"{what}: give a shorter common_name.", field=field)
+        raise Invalid(f"{what} Give a shorter common_name.", field=field)
     return common_name
 
 
 def _country(value: str) -> str:
     if value and not re.fullmatch(r"[A-Za-z]{2}", value):
-        raise Invalid("country is the two letters of ISO 3166, such as SE.", field="country")
+        raise Invalid(
+            "country must be the two letters of ISO 3166, for example SE.", field="country"
+        )
     return value.upper()
 
 
@@ -173,9 +175,12 @@ def _usages(given: Mapping[str, Any]) -> set[str]:
     text = _text(given, "key_usage", 200) or DEFAULT_KEY_USAGE
     names = {each.strip() for each in text.split(",")}
     if not names <= set(KEY_USAGES):
-        raise Invalid(f"key_usage is a comma list of {', '.join(KEY_USAGES)}.", field="key_usage")
+        raise Invalid(
+            f"key_usage must be a comma list of {', '.join(KEY_USAGES)}.", field="key_usage"
+        )
     if "keyCertSign" not in names:
         raise Invalid(
-            "key_usage must contain keyCertSign: a CA signs certificates.", field="key_usage"
+            "key_usage must contain keyCertSign, because a CA signs certificates.",
+            field="key_usage",
         )
     return {KEY_USAGES[name] for name in names}

@@ -87,11 +87,12 @@ CODES = {
     "MissingParameter": FOR_GOOD,
 }
 HINTS = {
-    "InvalidTimeStamp": "set this server's clock: it is more than 15 minutes off",
-    "Forbidden.RAM": "the policy of the RAM user lacks the action, or names another domain",
-    "SubDomainInvalid": "Alibaba Cloud takes no such name: leave it out of the certificate, or"
-    " delegate its challenge",
-    "QuotaExceeded": "remove old records, or take a larger plan",
+    "InvalidTimeStamp": "This server's clock is wrong by more than 15 minutes. Set it",
+    "Forbidden.RAM": "The policy of the RAM user lacks the action, or names another domain. "
+    "Change the policy",
+    "SubDomainInvalid": "Alibaba Cloud does not accept this name. Leave it out of the "
+    "certificate, or delegate its challenge",
+    "QuotaExceeded": "Remove old records, or choose a larger plan",
 }
 
 
@@ -112,7 +113,7 @@ class Aliyun(Provider):
             "AccessKey ID",
             most=128,
             check=checked_key,
-            help="Of a RAM user with rights for DNS only.",
+            help="Key of a RAM user with rights for DNS only.",
         ),
         Field("access_key_secret", "AccessKey secret", secret=True, check=checked_key),
     )
@@ -139,8 +140,8 @@ class Aliyun(Provider):
         if refused:
             raise refused
         what = (
-            f"Aliyun has no domain for {name} that this key sees; it sees"
-            f" {self._visible_domains()}."
+            f"Aliyun shows this key no domain for {name}. It shows {self._visible_domains()}. "
+            "Add the domain, or use another key."
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -159,7 +160,8 @@ class Aliyun(Provider):
             self._raise_unless_done(answer, but_for=RECORD_EXISTS)
         if not answer.get("Code") and not answer.get("RecordId"):
             raise ProviderError(
-                "dns_bad_answer", "Aliyun answered without the id of the new record."
+                "dns_bad_answer",
+                "Aliyun answered without the id of the new record. Try again later.",
             )
 
     def cleanup(self, record: TxtRecord) -> int:
@@ -170,8 +172,8 @@ class Aliyun(Provider):
         answer = self._done("DescribeDomains", PageSize=1)
         if not answer.get("TotalCount"):
             what = (
-                "Aliyun takes the key, but there is no domain in its account: add the domain to"
-                " Alibaba Cloud DNS."
+                "Aliyun accepts the key, but its account has no domain. Add the domain to "
+                "Alibaba Cloud DNS."
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -208,7 +210,7 @@ class Aliyun(Provider):
         """
         key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
         return Gate(
-            key, f"Aliyun takes one change of {zone} at a time, and another one is being made."
+            key, f"Aliyun makes one change of {zone} at a time, and another one is in progress."
         )
 
     def _pages(self, **params: Any) -> Iterator[dict[str, Any]]:
@@ -249,7 +251,9 @@ class Aliyun(Provider):
             # Throttling is about the user, and not about the zone.
             if "(Throttling" in words:
                 self.pace.pause(seconds)
-            raise Wait(seconds, f"Aliyun asks us to slow down{self.said(response)}.", imposed=True)
+            raise Wait(
+                seconds, f"Aliyun limits the rate of requests{self.said(response)}.", imposed=True
+            )
         return super().refusal(response)
 
     def _signed(self, action: str, host: str, query: str) -> dict[str, str]:
@@ -278,7 +282,7 @@ class Aliyun(Provider):
         kind = _kind(code)
         hint = _by_code(HINTS, code)
         verb = "refused the key" if kind == CREDENTIAL else "answered"
-        what = f"Aliyun {verb}: {said}{f'; {hint}' if hint else ''}."
+        what = f"Aliyun {verb}: {said}{f'. {hint}' if hint else ''}."
         return ProviderError(kind.code, what, permanent=kind.permanent)
 
     def words(self, response: requests.Response) -> str:

@@ -64,22 +64,22 @@ GRAVEST = (CREDENTIAL, NO_ZONE, FOR_GOOD, LIMITED)
 DEEPEST_CAUSE = 4
 # https://developers.cloudflare.com/dns/zone-setups/
 UNSERVED = {
-    "partial": "a partial zone (CNAME setup), for which other name servers answer: convert it to a"
-    " full setup, use a credential for those name servers, or make the challenge a CNAME into a"
-    " zone that Cloudflare serves",
-    "secondary": "a secondary zone, whose records come from its primary server: use a credential"
-    " for that server",
-    "internal": "an internal zone, which the public never sees: use the public zone",
+    "partial": "a partial zone (CNAME setup), for which other name servers answer. Convert it to a "
+    "full setup, or use a credential for those name servers. Or make the challenge a "
+    "CNAME into a zone that Cloudflare serves",
+    "secondary": "a secondary zone, whose records come from its primary server. Use a "
+    "credential for that server",
+    "internal": "an internal zone, which resolvers never see. Use the public zone",
 }
 # https://developers.cloudflare.com/dns/zone-setups/reference/domain-status/
 # A paused zone is not in this list, because its name servers still answer.
 INACTIVE = {
-    "initializing": "is still being set up at Cloudflare: finish that",
-    "pending": "is pending at Cloudflare: have its registrar name the name servers that Cloudflare"
-    " assigned",
-    "moved": "is marked as moved at Cloudflare: its registrar names other name servers. Have it"
-    " name Cloudflare's, or use a credential for those name servers",
-    "deactivated": "is deactivated at Cloudflare: activate it there",
+    "initializing": "is not set up completely at Cloudflare. Finish that",
+    "pending": "is pending at Cloudflare. Enter the name servers that Cloudflare assigned at its "
+    "registrar",
+    "moved": "is marked as moved at Cloudflare, because its registrar names other name servers. "
+    "Enter Cloudflare's there, or use a credential for those name servers",
+    "deactivated": "is deactivated at Cloudflare. Activate it there",
 }
 AUTO_TTL = 1
 LEAST_TTL = 60
@@ -94,7 +94,7 @@ def checked_token(value: str) -> str:
 
 def checked_zone_id(value: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z_-]{1,64}", value):
-        raise ValueError("must be the zone's id as the zone's overview page shows it")
+        raise ValueError("must be the id of the zone, as its overview page shows it")
     return value
 
 
@@ -135,7 +135,7 @@ class Cloudflare(Provider):
         known = self._known.get(zone, {})
         if inactive := INACTIVE.get(str(known.get("status"))):
             return (
-                f"The zone of {name} {inactive}. Until then the public may not see the TXT record."
+                f"The zone of {name} {inactive}. Until then resolvers may not see the TXT record."
             )
         return elsewhere(self.name, str(known["name"]), name, seen) if known.get("name") else ""
 
@@ -163,13 +163,15 @@ class Cloudflare(Provider):
             # The token may have the right to write records, but not to read the zone.
             return zone_id
         if response.status_code in (400, 404) and self._kind(response) in (None, NO_ZONE):
-            what = f"Cloudflare knows no zone with the id {zone_id}{self.said(response)}."
+            what = (
+                f"Cloudflare has no zone with the id {zone_id}{self.said(response)}. Check zone_id."
+            )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         with self.as_documented():
             found = self._result(response)["result"]
             zone = a_label(found["name"])
         if not is_inside(a_label(name), zone):
-            what = f"{name} is not inside {zone}, the zone of the credential's zone_id."
+            what = f"{name} is not inside {zone}, the zone of zone_id. Use another credential."
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         if unserved := UNSERVED.get(found.get("type")):
             raise _unserved(zone, unserved)
@@ -193,8 +195,8 @@ class Cloudflare(Provider):
         if passed_over:
             raise passed_over
         what = (
-            f"Cloudflare has no zone for {name} that this token sees; it sees"
-            f" {self._visible_zones()}."
+            f"Cloudflare shows this token no zone for {name}. It shows "
+            f"{self._visible_zones()}. Add the zone to the token."
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -210,8 +212,8 @@ class Cloudflare(Provider):
         zones = self._get("zones", per_page=5)["result"]
         if not zones:
             what = (
-                "Cloudflare takes the token, but it sees no zone: add the zone to the token, or"
-                " give zone_id."
+                "Cloudflare accepts the token, but shows it no zone. Add the zone to the "
+                "token, or give zone_id."
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         with self.as_documented():
@@ -266,7 +268,7 @@ class Cloudflare(Provider):
             what = f"Cloudflare refused the token{said}. {self._advice()}"
         elif kind == LIMITED:
             self.pace.pause(outgoing.wait_of(response))
-            what = f"Cloudflare asks us to slow down{said}."
+            what = f"Cloudflare limits the rate of requests{said}."
         else:
             what = f"Cloudflare answered {response.status_code}{said}."
         return ProviderError(kind.code, what, kind.permanent, outgoing.wait_of(response))
@@ -282,7 +284,7 @@ class Cloudflare(Provider):
             if self.public.get("zone_id")
             else "Zone / DNS / Edit and Zone / Zone / Read"
         )
-        return f"It needs {rights}, and must not have expired."
+        return f"It needs {rights}, and it must not be expired."
 
     def _errors(self, response: requests.Response, member: str = "errors") -> list[dict[str, Any]]:
         try:
@@ -302,7 +304,7 @@ class Cloudflare(Provider):
 
 
 def _unserved(zone: str, why: str) -> ProviderError:
-    what = f"Nobody would see the TXT record: {zone} is at Cloudflare {why}."
+    what = f"Resolvers would not see the TXT record. {zone} is at Cloudflare {why}."
     return ProviderError("dns_zone_not_served", what, permanent=True)
 
 

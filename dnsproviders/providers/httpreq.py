@@ -25,10 +25,12 @@ def checked_endpoint(value: str) -> str:
     password, a query or a fragment.
     """
     if "@" in value.partition("://")[2].partition("/")[0]:
-        raise ValueError("must not hold a user or password: give username and password instead")
+        raise ValueError(
+            "must not have a user name or password; give username and password instead"
+        )
     if "?" in value or "#" in value:
         raise ValueError(
-            "must not have a query or a fragment: /present and /cleanup are added to it"
+            "must not have a query or a fragment, because /present and /cleanup are added to it"
         )
     url = outgoing.called(value)
     if not url or url.scheme not in ("http", "https") or not value.isascii():
@@ -38,7 +40,7 @@ def checked_endpoint(value: str) -> str:
 
 def checked_username(value: str) -> str:
     if ":" in value:
-        raise ValueError("must not hold a colon: basic authentication has no way to send it")
+        raise ValueError("must not have a colon, which basic authentication cannot send")
     return value
 
 
@@ -59,9 +61,15 @@ class HttpReq(Provider):
             "User name",
             required=False,
             check=checked_username,
-            help="Of basic authentication.",
+            help="User name of basic authentication.",
         ),
-        Field("password", "Password", secret=True, required=False, help="Of basic authentication."),
+        Field(
+            "password",
+            "Password",
+            secret=True,
+            required=False,
+            help="Password of basic authentication.",
+        ),
     )
 
     @classmethod
@@ -69,7 +77,7 @@ class HttpReq(Provider):
         for name, other in (("username", "password"), ("password", "username")):
             if given.get(other) and not given.get(name):
                 raise errors.MissingField(
-                    f"{name} is missing: {other} is of no use without it.", field=name
+                    f"{name} is missing, but {other} is given. Give both or neither.", field=name
                 )
 
     def zone_of(self, name: str) -> str:
@@ -103,8 +111,8 @@ class HttpReq(Provider):
     def refusal(self, response: requests.Response) -> ProviderError:
         if response.status_code in NOT_THIS_CONTRACT:
             what = (
-                f"{self.name} answered {response.status_code}{self.said(response)}: the endpoint"
-                " must take POST."
+                f"{self.name} answered {response.status_code}{self.said(response)}. The "
+                "endpoint must support POST."
             )
             return ProviderError("dns_refused", what, permanent=True)
         return super().refusal(response)
@@ -132,8 +140,8 @@ class HttpReq(Provider):
         # A login page or a parking page answers 200 to every request.
         if is_html(response):
             what = (
-                f"{self.name}: the endpoint answered {response.status_code} with an HTML page: is"
-                " the address right?"
+                f"{self.name} answered {response.status_code} with an HTML page. Check the "
+                "address of the endpoint."
             )
             raise ProviderError("dns_bad_answer", what)
 

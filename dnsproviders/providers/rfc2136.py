@@ -48,15 +48,18 @@ KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 RCODES = {
     dns.rcode.REFUSED: (
         "dns_credential_refused",
-        "the key, or this address, may not do that; see its update policy",
+        "The key, or this address, may not do that. Check the server's update policy",
     ),
     dns.rcode.NOTAUTH: (
         "dns_zone_not_found",
-        "it has no such zone, or shows it to another key only",
+        "It has no such zone, or shows it to another key only. Check zone and key",
     ),
-    dns.rcode.NOTZONE: ("dns_zone_not_found", "the name is not inside the zone"),
-    dns.rcode.NOTIMP: ("dns_refused", "it takes no updates; give the zone's primary server"),
-    dns.rcode.FORMERR: ("dns_refused", "it does not understand the update"),
+    dns.rcode.NOTZONE: ("dns_zone_not_found", "The name is not inside the zone. Check the zone"),
+    dns.rcode.NOTIMP: ("dns_refused", "It accepts no updates. Give the zone's primary server"),
+    dns.rcode.FORMERR: (
+        "dns_refused",
+        "It does not understand the update. Check the server's documentation",
+    ),
 }
 log = structlog.get_logger()
 HOST = re.compile(
@@ -71,9 +74,7 @@ def checked_server(value: str) -> str:
     except ValueError:
         host = value.removesuffix(".")
         if not HOST.fullmatch(host):
-            raise ValueError(
-                "must be a host name or an address; the port has a field of its own"
-            ) from None
+            raise ValueError("must be a host name or an address; give the port in `port`") from None
         return host
 
 
@@ -176,7 +177,7 @@ class RFC2136(Provider):
             required=False,
             tidy=unquoted,
             check=checked_zone,
-            help="Asked of the server when left out.",
+            help="The zone; the server is asked for it when left out.",
         ),
         Field(
             "key_name",
@@ -184,8 +185,7 @@ class RFC2136(Provider):
             required=False,
             tidy=unquoted,
             check=checked_key_name,
-            help="Left out, with the secret, for a server that authorizes by address, which is"
-            " weak.",
+            help="Leave key and secret out for a server that authorizes by address, which is weak.",
         ),
         Field(
             "algorithm",
@@ -215,20 +215,18 @@ class RFC2136(Provider):
         for name, other in (("key_name", "secret"), ("secret", "key_name")):
             if given.get(other) and not given.get(name):
                 raise errors.MissingField(
-                    f"{name} is missing: {other} is of no use without it.", field=name
+                    f"{name} is missing, but {other} is given. Give both or neither.", field=name
                 )
 
     @classmethod
     def note(cls, public: Mapping[str, Any]) -> str:
         if not public.get("key_name"):
             return (
-                "Updates are sent without a key, and authorized by this server's address alone:"
-                " that is weak. Use a TSIG key where the name server offers one."
+                "Updates are sent without a key, and only this server's address authorizes "
+                "them. That is weak. Use a TSIG key if the name server supports one."
             )
         if public.get("algorithm") in WEAK_ALGORITHMS:
-            return (
-                f"{public['algorithm']} is weak: use hmac-sha256 where the name server offers it."
-            )
+            return f"{public['algorithm']} is weak. Use hmac-sha256 if the name server supports it."
         return ""
 
     @property
@@ -261,7 +259,7 @@ class RFC2136(Provider):
                 continue
             # This may be the right zone. Going on to the name above could find a wrong one.
             if answer.rcode() == dns.rcode.SERVFAIL:
-                raise self._refusal(answer, f"asked which zone holds {name}")
+                raise self._refusal(answer, f"asked which zone has {name}")
             zone = _soa_owner(answer, asked)
             if zone:
                 text = zone.to_text(omit_final_dot=True).lower()
@@ -270,8 +268,8 @@ class RFC2136(Provider):
                 return text
             if _delegation(answer, asked):
                 what = (
-                    f"{self._where()} leaves {suffix} to other servers; give the primary server of"
-                    " that zone."
+                    f"{self._where()} delegates {suffix} to other servers. Give the primary "
+                    "server of that zone."
                 )
                 raise ProviderError("dns_zone_not_found", what, permanent=True)
         for suffix in hidden:
@@ -285,8 +283,8 @@ class RFC2136(Provider):
             if rcode is None and silence:
                 raise silence
         what = (
-            f"{self._where()} has no zone for {name} that it shows to this {self._who()}. Give"
-            " `zone` if it has."
+            f"{self._where()} shows this {self._who()} no zone for {name}. If it has one, "
+            "give its name in `zone`."
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -297,9 +295,9 @@ class RFC2136(Provider):
         """
         if seen.name != zone:
             return (
-                f"{self._where()} has {name} in its zone {zone} for this {self._who()}, and"
-                f" resolvers see it in the zone {seen.name}: they may never see the TXT record."
-                " Give the primary server of that zone, or a key of the view that the public sees."
+                f"{self._where()} shows {name} to this {self._who()} in its zone {zone}, but "
+                f"resolvers see it in the zone {seen.name}. They may never see the TXT "
+                "record. Give the primary server of that zone, or a key of the public view."
             )
         try:
             answer, _ = self._answer_to(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
@@ -309,17 +307,19 @@ class RFC2136(Provider):
         own = origin_of(answer)
         if own and seen.origins and own not in seen.origins:
             return (
-                f"{self._where()} shows this {self._who()} another zone {zone} than the public"
-                f" sees: its SOA record names {own}, that of resolvers"
-                f" {', '.join(sorted(seen.origins))}. They may never see the TXT record. Give a"
-                " key of the view that the public sees."
+                f"{self._where()} shows this {self._who()} another zone {zone} than resolvers "
+                f"see. Its SOA record names {own}, and that of resolvers names "
+                f"{', '.join(sorted(seen.origins))}. They may never see the TXT record. Give "
+                "a key of the public view."
             )
         return ""
 
     def _given_zone(self, name: str) -> str:
         zone = str(self.public["zone"])
         if not is_inside(a_label(name), a_label(zone)):
-            what = f"{name} is not inside {zone}, the zone of the credential."
+            what = (
+                f"{name} is not inside {zone}, the zone of the credential. Use another credential."
+            )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         return zone
 
@@ -330,8 +330,8 @@ class RFC2136(Provider):
         """
         if self.has_key and self._probe(zone) == dns.rcode.NOTAUTH:
             what = (
-                f"{self._where()} has a zone {zone}, and not for this key: the key belongs to"
-                " another view. Give a key of the view that the public sees."
+                f"{self._where()} has a zone {zone}, but not for this key, which belongs to "
+                "another view. Give a key of the public view."
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -415,8 +415,8 @@ class RFC2136(Provider):
         if silent:  # neither a question nor an update was answered
             raise silent
         what = (
-            f"{self._where()} answers, but does not say whether it knows the key; the first record"
-            " will tell."
+            f"{self._where()} answers, but does not say whether it knows the key. The first "
+            "record shows it."
         )
         raise ProviderError("dns_refused", what)
 
@@ -500,7 +500,10 @@ class RFC2136(Provider):
                 try:
                     wire = _sent(connection, message.to_wire())
                 except (OSError, EOFError) as exc:
-                    what = f"{self._where()} does not answer over TCP ({type(exc).__name__})."
+                    what = (
+                        f"{self._where()} does not answer over TCP ({type(exc).__name__}). "
+                        "Check the server and the firewall."
+                    )
                     if outgoing.is_by_tenant():
                         what = self._untold(exc).what
                     raise NoAnswer("dns_unreachable", what) from None
@@ -526,14 +529,14 @@ class RFC2136(Provider):
         """
         if answer.rcode() in (dns.rcode.NOTAUTH, dns.rcode.REFUSED):
             what = (
-                f"{self._where()} does not take the signed message"
-                f" ({dns.rcode.to_text(answer.rcode())}, unsigned): the key, its secret, its"
-                " algorithm and both clocks must fit, and the key must be allowed to update."
+                f"{self._where()} refuses the signed message "
+                f"({dns.rcode.to_text(answer.rcode())}, unsigned). Check the key, its secret, "
+                "its algorithm and both clocks. The key must be allowed to update."
             )
             return Unsigned("dns_credential_refused", what, permanent=True)
         what = (
-            f"{self._where()} did not sign its answer: it has no such zone, or knows nothing of"
-            " TSIG."
+            f"{self._where()} did not sign its answer. It has no such zone, or does not "
+            "support TSIG. Check both."
         )
         return Unsigned("dns_refused", what)
 
@@ -544,38 +547,41 @@ class RFC2136(Provider):
             yield
         except requests.RequestException as exc:
             # Exceptions of `certctrl.outgoing` are sentences.
-            what = f"{self._where()} could not be reached: {self.quote(str(exc))}."
+            what = f"{self._where()} could not be reached. {self.quote(str(exc))}."
             raise ProviderError("dns_unreachable", what) from None
         except dns.tsig.PeerBadKey:
             # Knot DNS also answers BADKEY to a key that its ACL does not allow to do this.
             what = (
-                f"{self._where()} does not take the TSIG key: it does not know it, or does not let"
-                " it do this."
+                f"{self._where()} does not know the TSIG key, or does not allow it to do "
+                "this. Check the key and the update policy."
             )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadSignature:
             what = (
-                f"{self._where()} refuses the TSIG signature: algorithm and secret must be those"
-                " of its key."
+                f"{self._where()} refuses the TSIG signature. Check the algorithm and the "
+                "secret of the key."
             )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadTime:
             what = (
-                f"{self._where()} says that the clocks differ: set this server's clock or the name"
-                " server's."
+                f"{self._where()} says that the clocks differ. Set the clock of this server "
+                "or of the name server."
             )
             raise ProviderError("dns_refused", what) from None
         except (OSError, EOFError, dns.exception.Timeout) as exc:
             if outgoing.is_by_tenant():
                 raise self._untold(exc) from None
-            what = f"{self._where()} could not be reached over TCP ({type(exc).__name__})."
+            what = (
+                f"{self._where()} could not be reached over TCP ({type(exc).__name__}). Check "
+                "the server and the firewall."
+            )
             raise ProviderError("dns_unreachable", what) from None
         except (dns.exception.DNSException, ValueError) as exc:
             if outgoing.is_by_tenant():
                 raise self._untold(exc) from None
             what = (
-                f"{self._where()} answered with something that is no signed DNS message"
-                f" ({type(exc).__name__})."
+                f"{self._where()} did not answer with a signed DNS message "
+                f"({type(exc).__name__}). Check the server and the key."
             )
             raise ProviderError("dns_bad_answer", what) from None
 
@@ -591,8 +597,7 @@ class RFC2136(Provider):
             why=type(exc).__name__,
         )
         what = (
-            f"{self._where()} could not be asked: nothing there answered over TCP as a DNS server"
-            " does. Check both."
+            f"{self._where()} did not answer over TCP as a DNS server does. Check server and port."
         )
         return ProviderError("dns_unreachable", what)
 
@@ -601,7 +606,7 @@ class RFC2136(Provider):
         said = f"{self._where()} answered {dns.rcode.to_text(rcode)} when {what}"
         if rcode in RCODES:
             code, hint = RCODES[rcode]
-            return ProviderError(code, f"{said}: {hint}.", permanent=True)
+            return ProviderError(code, f"{said}. {hint}.", permanent=True)
         return ProviderError("dns_refused", f"{said}.")
 
     def _key(self) -> dns.tsig.Key:

@@ -21,8 +21,7 @@ Reason = Issuance.Reason
 
 
 def audit_certificate(certificate: Certificate, done: str, **facts: Any) -> None:
-    what = f"certificate:{certificate.pk}"
-    audit.note(certificate.owner, f"certificate.{done}", what, domain=certificate.domain, **facts)
+    audit.note_row(certificate, f"certificate.{done}", domain=certificate.domain, **facts)
 
 
 def request_issuance(

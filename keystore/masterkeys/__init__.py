@@ -67,7 +67,8 @@ def all_keys() -> dict[str, AESKey]:
         for key in source.keys().values():
             if not keys.setdefault(key.id, key).same_as(key):
                 raise MasterKeyProblem(
-                    f"MASTER_KEYS and its file each have another master key {key.id}: rename one."
+                    "MASTER_KEYS and its file have different master keys with the id "
+                    f"{key.id}. Rename one."
                 )
     return keys
 

@@ -72,12 +72,12 @@ def parse(text: str, where: str) -> dict[str, AESKey]:
         key = _parse_entry(entry, f"Entry {place} of {where}")
         if key.id in keys:
             raise MasterKeyProblem(
-                f"{where} has two master keys with the id {key.id}: give each an id of its own."
+                f"{where} has two master keys with the id {key.id}. Give each its own id."
             )
         keys[key.id] = key
     if not keys:
         raise MasterKeyProblem(
-            f"{where} holds no master key: it takes lines of id:base64 of 32 bytes."
+            f"{where} has no master key. Add a line id:base64, with 32 bytes in base64."
         )
     return keys
 
@@ -91,6 +91,6 @@ def _parse_entry(entry: str, where: str) -> AESKey:
         value = b""
     if not match or len(value) != 32:
         raise MasterKeyProblem(
-            f"{where} is not a master key: write id:base64, where base64 stands for 32 bytes."
+            f"{where} is not a master key. Write id:base64, with 32 bytes in base64."
         )
     return AESKey(match["id"], value)

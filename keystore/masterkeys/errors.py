@@ -18,7 +18,7 @@ class UnknownMasterKey(MasterKeyProblem):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"Master key {key_id} is not known here: put it back into MASTER_KEYS or its file."
+            f"Master key {key_id} is not on this server. Restore it in MASTER_KEYS or its file."
         )
         self.key_id = key_id
 
@@ -28,6 +28,7 @@ class WrongMasterKey(MasterKeyProblem):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"Master key {key_id} of this server does not open this: it was wrapped with "
-            "another key of the same id, or its row was altered."
+            f"Master key {key_id} of this server does not open this secret. Another key of "
+            "the same id wrapped it, or its row was altered. Restore that key, or the row "
+            "from a backup."
         )

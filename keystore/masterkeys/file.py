@@ -153,20 +153,22 @@ def _signature(status: os.stat_result) -> Signature:
 def _check_ours_alone(status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
-        raise MasterKeyProblem(f"{WHERE} is not a regular file.")
+        raise MasterKeyProblem(f"{WHERE} is not a regular file. Name a regular file.")
     if status.st_uid != os.geteuid():
         raise MasterKeyProblem(
-            f"{WHERE} belongs to another user: run this as its owner, or chown it."
+            f"{WHERE} belongs to another user. Run this as its owner, or use chown."
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o} and must have 0600 or 0400: others may have read it. "
-            "Run chmod 600."
+            f"{WHERE} has mode {mode:04o}, so other users may have read it. Set 0600 or 0400 with "
+            "chmod."
         )
 
 
 def _failed(done: str, exc: OSError) -> MasterKeyProblem:
-    return MasterKeyProblem(f"{WHERE} cannot be {done}: {os.strerror(exc.errno or 0)}.")
+    return MasterKeyProblem(
+        f"{WHERE} cannot be {done} ({os.strerror(exc.errno or 0)}). Check its path and its mode."
+    )
 
 
 def _lock(descriptor: int, wait: bool) -> None:
@@ -174,7 +176,7 @@ def _lock(descriptor: int, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise MasterKeyProblem(
-            "Another rotation of the master key is running: wait until it has ended."
+            "Another rotation of the master key is in progress. Wait until it has ended."
         ) from None
 
 

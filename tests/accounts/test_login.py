@@ -160,7 +160,7 @@ def test_an_unknown_action_is_400_with_a_sentence(login, alice, action):
     assert (response.status_code, response.error["code"]) == (400, 5000)
     assert (
         response.error["what"]
-        == f'There is no action {json.dumps(action)} here; the only one is "login".'
+        == f'There is no action {json.dumps(action)} here. The only action is "login".'
     )
 
 

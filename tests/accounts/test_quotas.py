@@ -90,7 +90,7 @@ def test_one_too_many_is_refused_with_the_limit_and_who_can_raise_it(
         "GENERAL::CONFLICT" if name == "webhooks" else "GENERAL::QUOTA_EXCEEDED"
     )
     assert answer.error["params"] == {"quota": name, "limit": 2, "used": 2}
-    for words in ("You have 2 ", "may have 2", "staff"):
+    for words in ("You have 2 ", "the limit is 2", "staff"):
         assert words in answer.error["what"]
     assert CREATES[name][1].objects.filter(owner=alice).count() == 2
     assert AuditEvent.objects.count() == events

@@ -127,7 +127,7 @@ def test_a_leaf_for_another_key_is_refused(key, authority):
 
 
 def test_a_leaf_that_lacks_a_name_is_refused(key, authority):
-    with pytest.raises(pki.BadChain, match=r"lacks names that were asked for: \*\.example\.com\."):
+    with pytest.raises(pki.BadChain, match=r"lacks requested names \(\*\.example\.com\)\."):
         pki.check_chain(issued(key, authority, NAMES[:1]), pki.csr(key, NAMES), NAMES)
 
 
@@ -254,7 +254,7 @@ def test_a_pem_without_certificates_is_refused(key, text):
 
 
 def test_an_endless_chain_is_refused(key, authority):
-    with pytest.raises(pki.BadChain, match="more than 10"):
+    with pytest.raises(pki.BadChain, match="The limit is 10"):
         pki.check_chain(issued(key, authority) + pem(authority[0]) * 10, pki.csr(key, NAMES), NAMES)
 
 

@@ -16,10 +16,9 @@ LIMIT = 20.0
 
 @contextmanager
 def running(folder: Path, *lines: str) -> Iterator[int]:
-    """Start Redis and return its port. Lines of the configuration have {port} for the port."""
-    port = free_port()
-    server = RedisServer.found(folder, "")
-    assert server, "install redis-server"
+    """Its port, once it listens. `lines` of its configuration have {port} where that belongs."""
+    port, server = free_port(), RedisServer.found(folder, "")
+    assert server, "Install redis-server"
     config = folder / f"redis-{port}.conf"
     common = ["bind 127.0.0.1", f"dir {folder}", 'save ""', *(lines or ("port {port}",))]
     config.write_text("\n".join(common).replace("{port}", str(port)) + "\n")

@@ -191,7 +191,7 @@ def test_a_second_user_of_an_address_is_refused_in_a_sentence(client, staff):
         "usable_password": "true",
     }
     page = client.post(address(User, "add"), {"email": "ROOT@example.org"} | password)
-    assert "There is a user with this e-mail address" in page.content.decode()
+    assert "Another user has this e-mail address" in page.content.decode()
     assert User.objects.count() == 1
 
 

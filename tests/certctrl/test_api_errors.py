@@ -106,7 +106,7 @@ def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(
     response = client_of().post("/auth/general", {"email": "a@example.org", "password": "x"})
     assert_shape(response, 503, 20009)
     assert response.headers["Retry-After"] == "5"
-    assert "send it again" in response.error["what"]
+    assert "Send it again" in response.error["what"]
     assert str(error) not in response.content.decode()
 
 
@@ -165,9 +165,10 @@ def test_the_root_leads_to_the_admin(client_of):
 
 
 @pytest.mark.parametrize(
-    ("exc", "pause"), [(Wait(2, "another worker has it in hand"), 2), (Wait(0), 1), (LostTurn(), 2)]
+    ("exc", "pause"),
+    [(Wait(2, "the server is already working on it"), 2), (Wait(0), 1), (LostTurn(), 2)],
 )
 def test_a_row_that_a_worker_holds_is_503_with_the_time_of_the_next_try(exc, pause):
     response = errorshape.exception_handler(exc, {})
     assert (response.status_code, response.headers["Retry-After"]) == (503, str(pause))
-    assert response.data["error"]["what"].endswith(f"send it again in {pause} seconds.")
+    assert response.data["error"]["what"].endswith(f"Send it again in {pause} seconds.")

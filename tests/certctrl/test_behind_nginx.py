@@ -89,7 +89,7 @@ def test_a_proxy_that_drops_the_port_is_named_in_admin_and_api(site, proxied):
             (answer.status_code, answer.json()["error"]["what"]),
         ):
             assert status == 403
-            assert f"is at {origin}, but this server was called as localhost." in text
+            assert f"origin {origin}, but this server was called as localhost." in text
             assert "proxy_set_header Host $http_host;" in text
         assert answer.json()["error"]["params"] == {"origin": origin, "host": "localhost"}
 

@@ -38,37 +38,37 @@ def test_the_guides_file_is_read(tmp_path, text, found):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("{", "it is not JSON"),
-        ("", "it is not JSON"),
-        ("[" * 100_000, "it is not JSON"),
+        ("{", "the file is not JSON"),
+        ("", "the file is not JSON"),
+        ("[" * 100_000, "the file is not JSON"),
         ("[]", "the file must hold a JSON object"),
         ('{"acme": "debug"}', "acme must hold a JSON object"),
-        ('{"amce": {}}', "the file has a member 'amce'; it takes acme"),
+        ('{"amce": {}}', "the file has the unknown member 'amce'; allowed are acme"),
         (
             '{"acme": {"loglevel": "debug"}}',
-            "acme has a member 'loglevel'; it takes log_level, save_requests",
+            "acme has the unknown member 'loglevel'; allowed are log_level, save_requests",
         ),
-        ('{"acme": {"log_level": "loud"}}', 'acme.log_level is "debug", or empty'),
-        ('{"acme": {"log_level": ["debug"]}}', 'acme.log_level is "debug", or empty'),
-        ('{"acme": {"save_requests": "yes"}}', "acme.save_requests is true or false"),
+        ('{"acme": {"log_level": "loud"}}', 'acme.log_level must be "debug" or empty'),
+        ('{"acme": {"log_level": ["debug"]}}', 'acme.log_level must be "debug" or empty'),
+        ('{"acme": {"save_requests": "yes"}}', "acme.save_requests must be true or false"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused_with_a_sentence(tmp_path, text, what):
     path = written(tmp_path, text)
     with pytest.raises(ImproperlyConfigured) as refused:
         acme_log(path)
-    assert str(refused.value) == f"CERTCTRL_CONFIG names {path}: {what}."
+    assert str(refused.value) == f"CERTCTRL_CONFIG names {path}, but {what}. Fix the file."
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(
-        ImproperlyConfigured, match=r"it cannot be read \(No such file or directory\)"
+        ImproperlyConfigured, match=r"the file cannot be read \(No such file or directory\)"
     ):
         acme_log(str(tmp_path / "nowhere.json"))
-    with pytest.raises(ImproperlyConfigured, match=r"it cannot be read \(Is a directory\)"):
+    with pytest.raises(ImproperlyConfigured, match=r"the file cannot be read \(Is a directory\)"):
         acme_log(str(tmp_path))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ImproperlyConfigured, match="it is not JSON"):
+    with pytest.raises(ImproperlyConfigured, match="the file is not JSON"):
         acme_log(str(tmp_path / "binary"))
 
 

@@ -101,8 +101,8 @@ def test_one_that_the_url_cuts_is_refused_without_being_shown(given, password):
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"URL": "s3cret"}, "DATABASE_URL begins with postgres://"),
-        ({"URL": "mysql://u:s3cret@h/d"}, "DATABASE_URL begins with postgres://"),
+        ({"URL": "s3cret"}, "DATABASE_URL must begin with postgres://"),
+        ({"URL": "mysql://u:s3cret@h/d"}, "DATABASE_URL must begin with postgres://"),
         ({"URL": "postgres://u:s3cret"}, "The host or the port of DATABASE_URL"),
         ({"URL": "postgres://u:s3cret@h:99999/d"}, "The host or the port of DATABASE_URL"),
         ({"PASSWORD": "s3cret"}, "set DATABASE_HOST"),

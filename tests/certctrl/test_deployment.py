@@ -143,7 +143,7 @@ def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:
     site = Site(tmp_path, DATABASE_URL=f"sqlite:////{tmp_path}/nowhere/database")
     assert site.spawn("release", [str(PROJECT / "deploy/run"), "release"]).wait(LIMIT) == 1
     assert re.search(
-        r"The database could not be brought up to date: .+\. Start `release` again\.",
+        r"The database cannot be updated: .+\. Run `release` again\.",
         site.said("release"),
     )
     assert "Traceback" not in site.said("release")
@@ -151,7 +151,7 @@ def test_a_release_without_its_database_says_so_in_a_sentence(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
-    [("SECRET_KEY", None, "SECRET_KEY"), ("URL_PREFIX", "certctrl", "URL_PREFIX is a path")],
+    [("SECRET_KEY", None, "SECRET_KEY"), ("URL_PREFIX", "certctrl", "URL_PREFIX must be a path")],
 )
 def test_a_web_process_that_cannot_start_says_why_in_a_sentence(
     tmp_path, setting, value, said

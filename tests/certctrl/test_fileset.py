@@ -140,7 +140,7 @@ def test_a_mounted_file_is_refused_before_anything_is_changed(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes((folder / name).read_bytes())
     mounted(folder / name, "--bind", str(elsewhere))
-    refused(folder, "is a mount of its own.*mount its folder")
+    refused(folder, "is a mount of its own.*Mount its folder")
     assert is_accepted_by_nginx(folder)
 
 
@@ -155,7 +155,7 @@ def test_the_old_files_are_restored_when_a_rename_fails(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes((folder / name).read_bytes())
     mounted(folder / name, "--bind", str(elsewhere))
-    refused(folder, "could not be replaced: Device or resource busy")
+    refused(folder, r"cannot be replaced \(Device or resource busy\)")
     assert is_accepted_by_nginx(folder)
 
 
@@ -175,7 +175,7 @@ def test_a_new_file_is_removed_when_a_rename_fails(renewed, folder, monkeypatch)
 def test_a_folder_in_the_place_of_a_file_is_refused(renewed, folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
-    refused(folder, "is no file")
+    refused(folder, "is not a file")
 
 
 def test_a_file_in_place_of_the_folder_is_reported(certificate, tmp_path):

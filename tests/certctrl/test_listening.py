@@ -53,7 +53,7 @@ def test_the_printed_address_is_a_url_that_the_server_takes(
 )
 def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
     with pytest.raises(
-        CannotStart, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."
+        CannotStart, match=r"LISTEN is .* for example LISTEN=::1\. The setting PORT has the port\."
     ):
         embedded.listen_of(listen)
     assert "localhost" in listening.allowed_hosts(listen)

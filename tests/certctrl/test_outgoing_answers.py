@@ -144,7 +144,7 @@ def test_a_redirect_away_from_https_is_refused(target, serve, settings, tmp_path
     context, root = certificate_for(tmp_path, "127.0.0.1")
     settings.ACME_CA_BUNDLE = str(root)
     server = serve(redirect(target), context=context)
-    with pytest.raises(requests.exceptions.InvalidSchema, match="redirects away from https"):
+    with pytest.raises(requests.exceptions.InvalidSchema, match="redirects from https to http"):
         outgoing.session().get(server.url)
     assert outgoing.session().get(server.url, allow_redirects=False).status_code == 302
 
@@ -318,7 +318,7 @@ def test_a_failure_is_a_sentence_without_secrets(trouble, serve):
 
 def test_a_refused_connection_is_reported_with_its_cause():
     with pytest.raises(
-        outgoing.Unreachable, match=r"^127\.0\.0\.1 could not be reached: Connection refused"
+        outgoing.Unreachable, match=r"^127\.0\.0\.1 could not be reached \(Connection refused"
     ):
         outgoing.session().get(f"http://127.0.0.1:{NOTHING_LISTENS}/")
 

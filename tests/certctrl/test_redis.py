@@ -117,7 +117,8 @@ def test_only_the_setting_that_is_named_insecure_goes_without_verifying(tls, giv
 )
 def test_a_url_that_asks_not_to_verify_is_refused_with_what_to_do(given, asked):
     with pytest.raises(
-        ImproperlyConfigured, match=r"not to verify .* REDIS_CA_BUNDLE .* REDIS_TLS_INSECURE=true"
+        ImproperlyConfigured,
+        match=r"turns off the check .* REDIS_CA_BUNDLE .* REDIS_TLS_INSECURE=true",
     ):
         given(REDIS_URL=f"rediss://:secret@localhost/0?{asked}")
 

@@ -132,7 +132,7 @@ def test_a_dead_child_is_restarted_and_reported(run) -> None:
     again = supervisor.wait_for(4)["web"]
     assert again != first
     said = supervisor.end(signal.SIGTERM)
-    assert "web was ended by SIGKILL; it starts again in 0.5 s." in said
+    assert "web was ended by SIGKILL. It starts again in 0.5 s." in said
     assert not is_running(again)
 
 

@@ -90,7 +90,7 @@ def booted(image, tmp_path):  # noqa: F811
 
 def test_a_database_that_comes_late_is_waited_for_and_each_start_migrates(booted) -> None:
     until(
-        lambda: "could not be brought up to date" in booted.journal("-u", RELEASE),
+        lambda: "cannot be updated" in booted.journal("-u", RELEASE),
         "release has met no database",
     )
     until(

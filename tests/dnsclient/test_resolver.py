@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import dns.rdatatype
 import pytest
 
 from certctrl import clock
@@ -99,7 +100,7 @@ def test_ten_cnames_are_followed_and_no_more(
 
 def test_a_cname_to_a_strange_name_is_not_written_at(world: NameServer) -> None:
     world.add("_acme-challenge.example.com", "CNAME", r"semi\;colon.example.net.")
-    with pytest.raises(Trouble, match="no TXT record can be written"):
+    with pytest.raises(Trouble, match="can have no TXT record"):
         final_name("example.com")
 
 
@@ -145,6 +146,33 @@ def test_resolvers_are_asked_where_no_server_can_be_reached(world: NameServer) -
     )
 
 
+@pytest.mark.parametrize(("seconds", "is_asked"), [(0.4, True), (4.0, False)])
+def test_a_zone_is_deaf_only_after_a_wait_of_a_quarter_second(
+    world: NameServer, seconds: float, is_asked: bool
+) -> None:
+    question = ("_acme-challenge.example.com", dns.rdatatype.CNAME)
+    resolver.ask_holders([question], clock.monotonic() + 20)  # finds the servers of the zone
+    world.at(NS1).silent = True
+    resolver.ask_holders([question], clock.monotonic() + seconds)
+    world.at(NS1).silent = False
+    world.seen.clear()
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    assert (NS1 in {address for address, _, _ in world.seen}) == is_asked
+
+
+def test_a_zone_is_not_deaf_when_no_question_was_sent(
+    world: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = ("_acme-challenge.example.com", dns.rdatatype.CNAME)
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(queries._Batch, "_channel", lambda batch, family: None)
+        resolver.ask_holders([question], clock.monotonic() + 4)
+    world.seen.clear()
+    resolver.ask_holders([question], clock.monotonic() + 20)
+    assert NS1 in {address for address, _, _ in world.seen}
+
+
 def test_the_next_resolver_is_asked_when_the_first_one_fails(
     world: NameServer, settings: Any
 ) -> None:
@@ -170,13 +198,13 @@ def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
     lo = socket.if_nametoindex("lo")
     assert resolver.resolvers() == [("fe80::1", 53, 0, lo), ("fe80::2", 5353, 0, lo)]
     settings.DNS_RESOLVERS = ["fe80::1%nosuch0"]
-    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
+    with pytest.raises(Trouble, match="Set DNS_RESOLVERS"):
         resolver.resolvers()
 
 
 def test_a_resolver_that_is_not_an_address_is_reported(world: NameServer, settings: Any) -> None:
     settings.DNS_RESOLVERS = ["dns.example.com"]
-    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
+    with pytest.raises(Trouble, match="Set DNS_RESOLVERS"):
         final_name("example.com")
 
 

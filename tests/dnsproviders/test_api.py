@@ -85,7 +85,7 @@ def test_updates_without_a_key_are_taken_and_marked_as_weak(api: Caller) -> None
         "example.com",
         "hmac-sha256",
     )
-    assert "that is weak" in made.data_member["note"]
+    assert "That is weak" in made.data_member["note"]
     assert api.put(f"dns-providers/{made.data_member['id']}", made.data_member).status_code == 200
     keyed = api.post(
         "dns-providers", RFC2136 | {"algorithm": "HMAC-SHA512.", "secret": f'"{SECRETS[2]}";\n'}
@@ -98,7 +98,7 @@ def test_key_name_and_secret_are_removed_only_together(api: Caller) -> None:
     pk = api.post("dns-providers", RFC2136).data_member["id"]
     assert "secret" in refused(api.put(f"dns-providers/{pk}", {"key_name": None}), 400)
     gone = api.put(f"dns-providers/{pk}", {"key_name": None, "secret": None})
-    assert "that is weak" in gone.data_member["note"]
+    assert "That is weak" in gone.data_member["note"]
 
 
 def test_the_alias_of_aliyun_is_taken(api: Caller) -> None:

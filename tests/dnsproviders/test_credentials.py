@@ -115,19 +115,19 @@ def test_the_common_fields_are_kept(owner: User) -> None:
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"api_token": "x"}, "provider", "missing"),
-    ({"provider": "route54", "api_token": "x"}, "provider", "there are cloudflare"),
+    ({"provider": "route54", "api_token": "x"}, "provider", "Give one of cloudflare"),
     ({"provider": 7}, "provider", "must be one of"),
     ({"provider": "cloudflare"}, "api_token", "missing"),
     ({"provider": "cloudflare", "api_token": ""}, "api_token", "missing"),
     ({"provider": "cloudflare", "api_token": None}, "api_token", "missing"),
-    (CLOUDFLARE | {"api_key": "x"}, "api_key", "no field of Cloudflare"),
-    (CLOUDFLARE | {"secret": None}, "secret", "no field of Cloudflare"),
+    (CLOUDFLARE | {"api_key": "x"}, "api_key", "Cloudflare has no field"),
+    (CLOUDFLARE | {"secret": None}, "secret", "Cloudflare has no field"),
     (CLOUDFLARE | {"api_token": 12345}, "api_token", "text"),
     (CLOUDFLARE | {"api_token": ["x"]}, "api_token", "text"),
     (CLOUDFLARE | {"api_token": "x\n"}, "api_token", "control character"),
     (CLOUDFLARE | {"api_token": "x y"}, "api_token", "without spaces"),
     (CLOUDFLARE | {"api_token": "x" * 4097}, "api_token", "longer than 4096"),
-    (CLOUDFLARE | {"zone_id": "../accounts"}, "zone_id", "zone's id"),
+    (CLOUDFLARE | {"zone_id": "../accounts"}, "zone_id", "id of the zone"),
     (CLOUDFLARE | {"name": "x" * 65}, "name", "longer than 64"),
     (CLOUDFLARE | {"name": "a\x00b"}, "name", "control character"),
     (CLOUDFLARE | {"name": "a\ud800"}, "name", "control character"),
@@ -149,7 +149,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (RFC2136 | {"algorithm": "gss-tsig"}, "algorithm", "must be one of hmac-sha256"),
     (RFC2136 | {"server": "a b"}, "server", "host name or an address"),
     (HTTPREQ | {"endpoint": "ftp://x"}, "endpoint", "URL"),
-    (HTTPREQ | {"endpoint": "https://u:p@x"}, "endpoint", "user or password"),
+    (HTTPREQ | {"endpoint": "https://u:p@x"}, "endpoint", "user name or password"),
     (HTTPREQ | {"password": None}, "password", "missing"),
     (HTTPREQ | {"username": None}, "username", "missing"),
     ({**ALIYUN, "access_key_secret": None}, "access_key_secret", "missing"),
@@ -211,7 +211,7 @@ def test_a_new_endpoint_requires_the_password_again(
     owner: User,
 ) -> None:
     credential = credentials.create_credential(owner, HTTPREQ)
-    with pytest.raises(errors.MissingField, match="needs it again") as caught:
+    with pytest.raises(errors.MissingField, match="It is needed again") as caught:
         credentials.update_credential(credential, {"endpoint": "https://evil.example"})
     assert caught.value.params == {"field": "password"}
     credentials.update_credential(
@@ -309,7 +309,7 @@ def test_a_pruned_credential_says_that_its_secret_is_gone(owner: User) -> None:
     credential = credentials.create_credential(owner, CLOUDFLARE)
     DnsCredential.objects.update(secret=None, retired_at=clock.now())
     credential.refresh_from_db()
-    with pytest.raises(credentials.CheckFailed, match="was deleted"):
+    with pytest.raises(credentials.CheckFailed, match="were deleted"):
         credentials.check_credential(credential)
 
 

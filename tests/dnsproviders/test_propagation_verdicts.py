@@ -58,8 +58,9 @@ def test_the_sentence_says_for_how_long_resolvers_repeat_what_they_said() -> Non
     asked = {"asked": Asked.RESOLVERS, "denied": 1700, "denial": 1800}
     assert judged(90, 0, ("192.0.2.53",), **asked).denied == 1700
     assert judged(90, 0, ("192.0.2.53",), **asked).what == (
-        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53: once asked too early they may"
-        " repeat that for 1800 s, the last number of the zone's SOA record"
+        f"1 of 1 resolver does not show {NAME} yet: 192.0.2.53; "
+        "resolvers that were asked too early may repeat that answer for 1800 s "
+        "(SOA minimum of the zone)"
     )
 
 
@@ -146,5 +147,5 @@ def test_the_resolvers_decide_where_no_server_answers() -> None:
 def test_a_record_that_is_not_checked_is_visible() -> None:
     assert (
         judged(0, 1, asked=Asked.NOBODY).what
-        == "whether it shows was not checked, as the DNS credential asks"
+        == "propagation was not checked, as the DNS credential says"
     )

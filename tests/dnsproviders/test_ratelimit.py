@@ -120,7 +120,7 @@ def test_a_record_without_a_token_waits_with_a_sentence(world):
     assert 60 <= wait.seconds <= 120
     by = world.time + timedelta(seconds=wait.seconds)
     assert wait.what.startswith(
-        "The API takes 20 calls in 10 minutes from one user, and they are used up; this goes on"
+        "The API allows one user 20 calls in 10 minutes, and they are used up. Calls continue"
     )
     assert wait.what[-10:-4] >= f"{by:%H:%M}"
     world.advance(wait.seconds)
@@ -288,7 +288,7 @@ def test_a_429_stops_everybody_until_the_moment_that_it_names(world, cloudflare,
     second = of_cloudflare(alice)
     responses.reset()
     responses.add(responses.GET, f"{API}/zones", status=429, headers={"Retry-After": "120"})
-    with pytest.raises(ProviderError, match="slow down"):
+    with pytest.raises(ProviderError, match="limits the rate"):
         open_credential(first).check()
     world.advance(119)
     with pytest.raises(Wait):
@@ -391,7 +391,7 @@ def test_an_attempt_waits_with_the_sentence_and_its_deadline_moves(
     world.deliver()
     waiting = Issuance.objects.get()
     assert (waiting.state, waiting.stumbles) == (Issuance.State.ORDERED, 0)
-    assert waiting.waits_for.startswith("Cloudflare takes 20 calls in 120 minutes from one user")
+    assert waiting.waits_for.startswith("Cloudflare allows one user 20 calls in 120 minutes")
     assert waiting.events.filter(outcome="wait").count() == 1
     assert waiting.deadline_at == waiting.state_since + timedelta(hours=1) + (
         waiting.wake_at - world.time
@@ -430,7 +430,7 @@ def test_a_throttled_check_by_a_person_says_when_to_retry(
     use_up(alice)
     answer = Caller(client_of(alice)).post(f"dns-providers/{credential.pk}/check")
     what = refused(answer, 429)
-    assert what.startswith("Cloudflare takes 20 calls")
+    assert what.startswith("Cloudflare allows one user 20 calls")
     assert answer.error["key"] == "GENERAL::RATE_LIMITED"
     assert int(answer.headers["Retry-After"]) == answer.error["params"]["retry_after"] > 0
     credential.refresh_from_db()

@@ -82,7 +82,7 @@ def test_two_keys_of_one_id_are_refused(setting):
 
 def test_an_unknown_id_is_named(setting):
     setting(f"1:{A}")
-    with pytest.raises(UnknownMasterKey, match="Master key 3 is not known here"):
+    with pytest.raises(UnknownMasterKey, match="Master key 3 is not on this server"):
         masterkeys.by_id("3")
 
 
@@ -126,7 +126,7 @@ def test_two_that_generate_at_once_end_with_one_key(tmp_path):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o700])
 def test_a_file_that_others_may_read_is_refused(key_file, mode):
     key_file.chmod(mode)
-    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o} and must have 0600 or 0400"):
+    with pytest.raises(MasterKeyProblem, match=f"has mode {mode:04o}, so other users may have"):
         masterkeys.current()
 
 
@@ -150,9 +150,8 @@ def test_a_file_of_another_user_is_refused(key_file, monkeypatch):
 
 
 def test_a_missing_file_is_reported(settings, tmp_path):
-    settings.MASTER_KEYS = ""
-    settings.MASTER_KEYS_PATH = str(tmp_path / "nowhere")
-    with pytest.raises(MasterKeyProblem, match="cannot be read: No such file"):
+    settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "", str(tmp_path / "nowhere")
+    with pytest.raises(MasterKeyProblem, match=r"cannot be read \(No such file"):
         masterkeys.current()
 
 
@@ -227,7 +226,7 @@ def test_with_a_file_and_a_setting_the_file_wraps_and_both_open(key_file, settin
 
 def test_a_file_and_a_setting_that_disagree_on_an_id_are_refused(key_file, settings):
     settings.MASTER_KEYS = f"1:{A}"
-    with pytest.raises(MasterKeyProblem, match="another master key 1"):
+    with pytest.raises(MasterKeyProblem, match="different master keys with the id 1"):
         masterkeys.current()
 
 

@@ -71,7 +71,7 @@ def test_device_required_has_no_master_wrap_and_the_server_cannot_open_it(alice,
 
 
 def test_device_required_without_a_device_is_refused_and_stores_nothing(alice):
-    with pytest.raises(Conflict, match="assign a device first"):
+    with pytest.raises(Conflict, match="Assign a device first"):
         seal(alice, "certificate_key", SECRET, policy="DEVICE_REQUIRED")
     assert not Envelope.objects.exists()
 
@@ -107,7 +107,7 @@ def test_secrets_that_the_server_itself_uses_are_always_master_only(alice, devic
 
 def test_a_public_key_that_opens_to_everybody_is_refused(alice):
     useless = public_key_of(alice, bytes(32))
-    with pytest.raises(Invalid, match="enrol the device again"):
+    with pytest.raises(Invalid, match="Enrol the device again"):
         seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[useless])
     assert not Envelope.objects.exists()
 

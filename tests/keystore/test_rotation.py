@@ -79,7 +79,7 @@ class TestRotate:
         rotate()
         assert list(masterkeys.all_keys()) == ["2", "1"]
 
-        assert "Dropped from the file: master key 1." in rotate("--no-new-key", "--drop-old")
+        assert "Removed from the file: master key 1." in rotate("--no-new-key", "--drop-old")
         assert list(masterkeys.all_keys()) == ["2"]
         assert all_open(envelopes)
 
@@ -159,7 +159,7 @@ class TestRotate:
 
         out = rotate("--drop-old")
         assert "Wrapped 5 data keys with master key 2." in out
-        assert "remove them there: master key 1." in out
+        assert "Remove them there: master key 1." in out
         assert all_open(envelopes)
         assert "Wrapped 0 data keys" in rotate()
 
@@ -168,7 +168,7 @@ class TestRotate:
         (tmp_path / "keys").touch(0o600)
         (tmp_path / "keys").write_text(aes.generate("2").line())
         settings.MASTER_KEYS_PATH = str(tmp_path / "keys")
-        assert "remove them there: master key 1." in rotate("--no-new-key", "--drop-old")
+        assert "Remove them there: master key 1." in rotate("--no-new-key", "--drop-old")
 
         settings.MASTER_KEYS = ""
         assert all_open(envelopes)
@@ -287,7 +287,7 @@ class TestBeside:
 
         drop = rotation.drop_unneeded
         monkeypatch.setattr(rotation, "drop_unneeded", seal_late)
-        assert "run this once more with --no-new-key: master key 1." in rotate("--drop-old")
+        assert "with --no-new-key. The keys: master key 1." in rotate("--drop-old")
         assert unseal(late[0]) == SECRET
 
     def test_a_wrap_written_after_its_key_was_dropped_takes_the_new_one(

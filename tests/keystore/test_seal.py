@@ -145,7 +145,7 @@ def test_a_missing_master_key_is_named(alice, settings):
     settings.MASTER_KEYS = "7:" + "B" * 42 + "A="
 
     with pytest.raises(
-        CannotOpen, match="Master key 1 is not known here: put it back into MASTER_KEYS"
+        CannotOpen, match=r"Master key 1 is not on this server\. Restore it in MASTER_KEYS"
     ) as failure:
         unseal(envelope)
     assert not failure.value.permanent  # a person puts it back, and work goes on
@@ -223,4 +223,4 @@ def test_no_secret_shows_when_sealing_fails(alice, known_data_key):
     shown = reported(failure)
     assert "horse" not in shown
     assert "data key of" not in shown
-    assert "enrol the device again" in shown
+    assert "Enrol the device again" in shown

@@ -289,7 +289,7 @@ def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: P
     ]
     for values in (["one"], ["one", "two"]):
         process, line = start(*run)
-        assert line == f"Answering for lab.test on port {port}.\n"
+        assert line == f"The name server of lab.test listens on port {port}.\n"
         server = NameServer({}, port=port)
         adapter(server).present(record_of("lab.test", values[-1], name=NAME))
         assert sorted(rdata.strings[0].decode() for rdata in ask(server, NAME).answer[0]) == values
@@ -316,7 +316,7 @@ def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
     assert process.stdout
     said = process.stdout.read()
     assert process.wait(10) == 2
-    assert "The TSIG key must read" in said
+    assert "The TSIG key must have the form" in said
     assert SECRET not in said
 
 

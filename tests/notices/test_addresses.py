@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from accounts.models import User
-from certctrl.state import State
+from certctrl.state import StateFile
 from notices import addresses, raising
 from notices.models import Delivery, Notice
 from standalone import administrator
@@ -73,7 +73,7 @@ def test_notices_go_to_the_owner_until_the_address_is_confirmed(api, world, mail
 
 def test_the_mail_with_the_code_has_no_words_of_a_stranger(world, mailbox, wish):
     wish()
-    assert mailbox.texts()[-1].startswith("alice@example.org wants notices of certctrl")
+    assert mailbox.texts()[-1].startswith("alice@example.org wants to receive notices of certctrl")
     assert "://" not in mailbox.texts()[-1]
 
 
@@ -118,7 +118,7 @@ def test_a_code_counts_for_a_day_and_for_its_address_only(api, world, wish):
     refused(api.post("notice-settings/confirm", {"code": code}), 400, "code")
     code = wish("third@example.net")
     world.advance(24 * HOUR)
-    assert "still counts" in refused(
+    assert "no valid code" in refused(
         api.post("notice-settings/confirm", {"code": code}), 400, "code"
     )
     assert "POST …/notice-settings/code" in api.get("notice-settings").data_member["note"]
@@ -213,19 +213,19 @@ def test_without_a_mail_server_no_code_is_promised(api, settings):
 
 
 def test_the_administrator_gets_mails_only_at_an_address_the_operator_set(world, mailbox, tmp_path):
-    made_up = administrator.first_user(State(tmp_path / "a"), "", "")
+    made_up = administrator.first_user(StateFile(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     raising.raise_test(user)
     world.sweep()
     assert mailbox.mails == []
-    assert "Nobody has confirmed admin@lab.test" in Delivery.objects.get().error_what
+    assert "admin@lab.test is not confirmed" in Delivery.objects.get().error_what
     user.email = "ops@example.com"  # on the admin's page
     user.save()
     raising.raise_test(user)
     world.sweep()
     assert mailbox.recipients == ["ops@example.com"]
     User.objects.exclude(pk=user.pk).delete()
-    given = administrator.first_user(State(tmp_path / "b"), "root@example.com", "")
+    given = administrator.first_user(StateFile(tmp_path / "b"), "root@example.com", "")
     raising.raise_test(User.objects.get(email=given.email))
     world.sweep()
     assert mailbox.recipients[1:] == ["root@example.com"]
@@ -235,7 +235,7 @@ def test_the_administrator_gets_mails_only_at_an_address_the_operator_set(world,
 def test_a_code_confirms_a_made_up_address_only_if_it_went_there(
     world, mailbox, tmp_path, email, is_own
 ):
-    made_up = administrator.first_user(State(tmp_path / "a"), "", "")
+    made_up = administrator.first_user(StateFile(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     addresses.change(user, {"email": email})
     if not email:
@@ -253,7 +253,7 @@ def test_a_code_confirms_a_made_up_address_only_if_it_went_there(
 def test_mails_over_the_operators_bound_go_into_the_digest(api, world, mailbox, tell, settings):
     settings.MAILS_A_DAY = 3
     note = api.put("notice-settings", {"digest_over": 1000}).data_member["note"]
-    assert "mails 3 notices a day" in note
+    assert "mails at most 3 notices a day" in note
     for number in range(6):
         tell(f"host{number}.example.com")
     for _ in range(3):

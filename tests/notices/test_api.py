@@ -78,7 +78,7 @@ OWN = {"email_confirmed": True, "mails_go_to": "alice@example.org", "note": ""}
 DEFAULTS = {"email_on": True, "email": "", "muted": [], "digest_over": 20} | OWN
 ASKED = {
     "email_confirmed": False,
-    "note": "ops@example.net is not confirmed, since this server sends no mails.",
+    "note": "ops@example.net is not confirmed, because this server sends no mails.",
 }
 
 

@@ -70,7 +70,10 @@ def test_a_mail_server_that_says_nothing_costs_no_more_than_the_time_out(
         settings.EMAIL_TIMEOUT = 0.1
         tell()
         world.sweep()
-    assert only().error_what == "The mail server hung up, or did not answer in time."
+    assert only().error_what == (
+        "The mail server closed the connection, or did not answer in time. "
+        "The operator must check EMAIL_HOST and EMAIL_PORT."
+    )
 
 
 def test_a_refused_address_is_reported_in_the_servers_words(world, mailbox, tell):
@@ -86,7 +89,7 @@ def test_a_wrong_password_is_reported_without_showing_it(world, mailbox, tell, s
     tell()
     world.sweep()
     assert set(mailbox.logins) == {b"hunter2-wrong"}
-    assert only().error_what.startswith("The mail server refused to log us in (535)")
+    assert only().error_what.startswith("The mail server refused the login (535)")
     assert "hunter2" not in caplog.text + only().error_what
 
 
@@ -118,7 +121,7 @@ def test_pending_mails_are_given_up_when_mails_are_turned_off(world, mailbox, te
     assert (mailbox.mails, only().state, only().error_what) == (
         [],
         "given_up",
-        "Mails are turned off.",
+        "Mails are turned off. Turn them on in your notice settings.",
     )
 
 

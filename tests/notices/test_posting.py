@@ -122,7 +122,10 @@ def test_staff_read_why_the_port_did_not_answer(world, alice, tell):
         webhooks.create_webhook(alice, {"url": gone.url})
     tell()
     world.sweep()
-    assert only().error_what == "127.0.0.1 could not be reached: Connection refused."
+    assert (
+        only().error_what
+        == "127.0.0.1 could not be reached (Connection refused). Check its name and port."
+    )
 
 
 def test_a_receiver_may_ask_for_a_pause(world, receiver, hook, tell):
@@ -145,9 +148,7 @@ def test_410_disables_the_webhook_and_what_waits_for_it_is_given_up(world, recei
     world.sweep()
     webhook = Webhook.objects.get()
     assert webhook.disabled_at == world.time
-    assert webhook.last_error.startswith(
-        "127.0.0.1 answered 410, which means that it wants no more notices"
-    )
+    assert webhook.last_error.startswith("127.0.0.1 answered 410, so it wants no more notices")
     world.advance(5)
     world.sweep()
     assert len(receiver.posted) == 2
@@ -165,7 +166,7 @@ def test_a_redirect_is_not_followed(world, hook, receiver, tell):
         assert elsewhere.posted == []
     assert only().state == "waiting"
     assert only().error_what == (
-        "127.0.0.1 answered 302: redirects are not followed, give the address that it leads to."
+        "127.0.0.1 answered 302. Redirects are not followed. Give the final address."
     )
 
 
@@ -189,7 +190,7 @@ def test_a_removed_webhook_gets_no_pending_delivery(world, receiver, hook, tell)
     webhooks.retire_webhook(webhook)
     world.sweep()
     assert receiver.posted == []
-    assert (only().state, only().error_what) == ("given_up", "The webhook was disabled or removed.")
+    assert (only().state, only().error_what) == ("given_up", "The webhook was disabled or deleted.")
 
 
 def test_after_a_rotation_the_new_secret_signs(world, receiver, hook, tell):
@@ -219,7 +220,7 @@ def test_the_secret_is_in_no_log_line_and_in_no_error(
     monkeypatch.setattr(standardwebhooks.Webhook, "sign", lambda self, **told: 1 / 0)
     world.advance(5)
     world.sweep()
-    assert only().error_what == "An error of this server; its log has the details."
+    assert only().error_what == "Internal error; the server log has the details."
     told = caplog.text + only().error_what + Webhook.objects.get().last_error
     assert secret.removeprefix("whsec_") not in told
     assert "notice.failed" in told

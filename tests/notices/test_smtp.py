@@ -58,7 +58,7 @@ def test_a_domain_beyond_ascii_is_greeted_with_as_an_a_label(mailbox, settings):
 def test_a_refused_greeting_is_not_the_addresss_fault(mailbox, why):
     mailbox.to_greeting = "504 5.5.2 example.com: need a fully-qualified name"
     what = why()
-    assert what.startswith("The mail server refused our name example.com (504): 5.5.2")
+    assert what.startswith("The mail server refused the host name example.com (504): 5.5.2")
     assert named(what) == {"EMAIL_EHLO"}
 
 
@@ -153,7 +153,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
         tell()
         world.sweep()
         assert Delivery.objects.get().error_what.startswith(
-            "The mail server's certificate was refused: self"
+            "The TLS certificate of the mail server is not trusted: self"
         )
         assert not box.mails
 
@@ -161,7 +161,7 @@ def test_an_unknown_certificate_is_said_to_be_one(
 def test_an_unknown_host_names_its_settings(mailbox, why, settings):
     settings.EMAIL_HOST = "mail.invalid"
     what = why()
-    assert what.startswith("The name of the mail server is not known.")
+    assert what.startswith("The name of the mail server is unknown.")
     assert named(what) == {"EMAIL_HOST", "EMAIL_PORT"}
 
 

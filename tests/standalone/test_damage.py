@@ -119,7 +119,7 @@ def test_redis_starts_again_whatever_became_of_its_files(tmp_path, name, damage)
     damage(tmp_path / "redis")
     said = started(binary, tmp_path, lambda client: client.set("new", "1"))
     aside = list((tmp_path / "redis").glob("damaged-*"))
-    assert (f"Its files are in {aside[0]} now" in said) if aside else "cannot read" not in said
+    assert (f"They are in {aside[0]} now" in said) if aside else "cannot read" not in said
     kept: list[bytes] = []
     assert "cannot read" not in started(
         binary, tmp_path, lambda client: kept.append(client.get("new"))
@@ -171,7 +171,7 @@ def test_a_damaged_memory_of_the_server_is_a_sentence_and_stays(tmp_path, conten
     sentence = str(refused.value)
     assert str(path) in sentence
     assert ("empty" if not content else "damaged") in sentence
-    assert "Put it back from a backup" in sentence
+    assert "Restore it from a backup" in sentence
     assert "SECRET_KEY" in sentence
     assert f"mv {path}" in sentence
     assert "abc" not in sentence
@@ -196,7 +196,7 @@ def test_a_damaged_master_key_starts_nothing_and_is_not_replaced(
     assert "c2VjcmV0" not in str(refused.value)
     assert path.read_bytes() == content
     if not content:
-        assert "is empty. Put it back from a backup" in str(refused.value)
+        assert "is empty. Restore it from a backup" in str(refused.value)
 
 
 def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
@@ -207,7 +207,7 @@ def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
     with sqlite3.connect(tmp_path / embedded.DATABASE_FILE) as database:
         database.execute("CREATE TABLE keystore_envelope (id)")
         database.execute("INSERT INTO keystore_envelope VALUES (1)")
-    with pytest.raises(CannotStart, match=r"is gone\. Put it back"):
+    with pytest.raises(CannotStart, match=r"is missing\. Restore it"):
         server(tmp_path, StateFile(tmp_path / embedded.STATE_FILE)).make_master_key()
     assert not path.exists()
 
@@ -223,7 +223,7 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path, monkeypatch) -
     path.touch()
     embedded.refuse_emptied(path, state)
     server(tmp_path, state).note_database()
-    with pytest.raises(CannotStart, match=r"is empty\. Put a backup of it back"):
+    with pytest.raises(CannotStart, match=r"is empty\. Restore it from a backup"):
         embedded.refuse_emptied(path, StateFile(state.path))
     path.write_bytes(b"x")
     embedded.refuse_emptied(path, state)
@@ -345,7 +345,7 @@ def test_make_run_starts_after_a_power_loss_unless_a_needed_file_is_bad(up) -> N
     zeros_at_the_end(first.folder / "redis")
     again = up().wait()
     assert re.search(
-        r"Redis cannot read what it kept.* Its files are in \S+/redis/damaged-\S+ now", again.said
+        r"Redis cannot read its files.* They are in \S+/redis/damaged-\S+ now", again.said
     )
     assert again.end() == 0
 

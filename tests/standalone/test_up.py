@@ -44,7 +44,7 @@ def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
     names = ("beat", "worker", "clock", "web", "redis")
     second = up(LAB="0")
     assert second.process.wait(LIMIT) == 1
-    assert re.search(r"Another server \(process \d+\) runs on the data folder", second.said)
+    assert re.search(r"Another server \(process \d+\) uses the data folder", second.said)
     assert "Traceback" not in second.said
     assert server.end() == 0
     assert re.findall(r"Stopping (.+)\.", server.said) == list(names)

@@ -20,5 +20,5 @@ class Command(BaseCommand):
         except OperationalError as exc:
             why = str(exc).partition("\n")[0].rstrip(".")
             raise CommandError(
-                f"The database could not be brought up to date: {why}. Start `release` again."
+                f"The database cannot be updated: {why}. Run `release` again."
             ) from None

@@ -13,24 +13,23 @@ from keystore.masterkeys import FileKeys, Intent, MasterKeyProblem
 
 class Command(BaseCommand):
     help = (
-        "Rotates the master key while the server runs: makes a new key, puts it first in the file "
-        "of MASTER_KEYS_PATH, and wraps every data key with it. Killed at any moment, it can be "
-        "run again and goes on where it was. "
-        "All processes must read this same file. "
-        "With keys in MASTER_KEYS, put the new key first, restart the server, then run this."
+        "Rotate the master key while the server runs. Generate a new key, put it first in the "
+        "file of MASTER_KEYS_PATH, and wrap every data key with it. If the command is killed, "
+        "run it again. It continues. All processes must read this same file. With keys in "
+        "MASTER_KEYS, put the new key first, restart the server, then run this."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--no-new-key",
             action="store_true",
-            help="only wrap what is not under the first key yet",
+            help="only wrap the data keys that are not wrapped with the first key yet",
         )
         parser.add_argument(
             "--drop-old",
             action="store_true",
-            help="remove from the file the old keys that nothing needs any more "
-            "(backups of the database may!)",
+            help="remove unused old keys from the file (backups of the database may still need "
+            "them)",
         )
 
     def handle(self, *args: Any, no_new_key: bool, drop_old: bool, **options: Any) -> None:
@@ -43,7 +42,7 @@ class Command(BaseCommand):
             raise CommandError(problem.what) from None
         except OperationalError as exc:
             raise CommandError(
-                f"The database was busy; run this again. ({type(exc).__name__})"
+                f"The database was busy ({type(exc).__name__}). Run this command again."
             ) from exc
 
     def _rotate(
@@ -66,20 +65,22 @@ class Command(BaseCommand):
             reasons = "\n".join(sorted(set(outcome.stuck.values()))[:10])
             count = len(outcome.stuck)
             raise CommandError(
-                f"{count} data keys stay as they were; no master key was dropped.\n{reasons}"
+                f"{count} data keys were not wrapped again, and no master key was removed. "
+                f"Fix this, then run the command again:\n{reasons}"
             )
 
     def _drop_old(self, file: FileKeys | None) -> None:
         dropped = rotation.drop_unneeded(file) if file else set()
         needed = rotation.needed_ids()
         old = set(masterkeys.all_keys()) - {masterkeys.current().id}
-        self._say("Dropped from the file: {}.", dropped)
+        self._say("Removed from the file: {}.", dropped)
         self._say(
-            "Used again by a running process just now, run this once more with --no-new-key: {}.",
+            "A running process used old keys again. Run this command once more with "
+            "--no-new-key. The keys: {}.",
             old & needed,
         )
         self._say(
-            "Nothing needs these of MASTER_KEYS any more, remove them there: {}.", old - needed
+            "Nothing needs these keys of MASTER_KEYS any more. Remove them there: {}.", old - needed
         )
 
     def _say(self, sentence: str, key_ids: set[str]) -> None:

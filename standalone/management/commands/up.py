@@ -70,9 +70,9 @@ class Command(BaseCommand):
         self.supervisor.wait_for(lambda: redis.answers() or not child.alive(), START_LIMIT)
         if not child.alive() and (aside := redis.set_aside()):
             self.say(
-                f"Redis cannot read what it kept, as after a power loss. Its files are in {aside} "
-                "now, and it starts without them. Nothing is lost: what is to be done is in the "
-                "database. You may delete the folder."
+                "Redis cannot read its files, for example after a power loss. They are in "
+                f"{aside} now, and Redis starts without them. Nothing is lost, because all "
+                "open work is in the database. You may delete the folder."
             )
         self.must("redis", redis.answers)
 
@@ -95,7 +95,7 @@ class Command(BaseCommand):
     def must(self, name: str, check: Callable[[], bool]) -> None:
         if not self.supervisor.wait_for(check, START_LIMIT):
             raise CommandError(
-                f"{name} does not answer after {START_LIMIT:g} s; the logs are in "
+                f"{name} does not respond after {START_LIMIT:g} s. See the logs in "
                 f"{self.server.folder}/log."
             )
 
@@ -142,9 +142,9 @@ def readable_database() -> Iterator[None]:
         if connection.vendor != "sqlite" or not any(each in words for each in DAMAGED):
             raise
         raise CommandError(
-            f"The database {name} is damaged ({words}). Put a backup of it back. Without a backup, "
-            f"keep the file and save what can be read: sqlite3 {name} .recover | sqlite3 "
-            "recovered.sqlite3"
+            f"The database {name} is damaged ({words}). Restore it from a backup. Without a "
+            f"backup, keep the file and save the readable rows: sqlite3 {name} .recover | "
+            "sqlite3 recovered.sqlite3"
         ) from None
 
 

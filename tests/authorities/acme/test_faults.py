@@ -809,10 +809,7 @@ def test_an_address_that_is_not_the_cas_own_is_not_called(ca, stub, host):
     asked = len(stub.asked)
     refused = trouble(ca.read_authorization, order.authorizations[0])
     assert refused.code == "ca_bad_url"
-    assert (
-        f"hands out an address at {host}, which is not in the domain of its directory"
-        in refused.what
-    )
+    assert f"sent an address at {host}, which is not in the domain of its directory" in refused.what
     assert "ACME_CAS" in refused.what
     assert len(stub.asked) == asked
 
@@ -856,7 +853,7 @@ def test_a_redirect_out_of_the_cas_domain_is_not_followed(ca, stub):
     stub.tell("/dir", redirect_to(f"{stub.url.replace('127.0.0.1', 'localhost')}/elsewhere"))
     refused = trouble(ca.network.read_directory)
     assert refused.code == "ca_bad_url"
-    assert "hands out an address at localhost" in refused.what
+    assert "sent an address at localhost" in refused.what
     assert stub.paths() == ["GET /dir"]
 
 

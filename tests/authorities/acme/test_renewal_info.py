@@ -107,9 +107,7 @@ def test_a_page_that_is_no_link_is_left_out(ca, stub, link):
     ],
 )
 def test_an_invalid_window_is_refused_in_a_sentence(ca, stub, body):
-    with pytest.raises(
-        Refused, match=r"^The CA at 127\.0\.0\.1:\d+ answered no window in which to renew"
-    ):
+    with pytest.raises(Refused, match=r"^The CA at 127\.0\.0\.1:\d+ sent no renewal window"):
         answered(ca, stub, Reply(body=body))
 
 

@@ -176,7 +176,7 @@ def test_a_domain_that_resolvers_do_not_see_as_a_zone_is_doubted() -> None:
 def test_an_unseen_domain_is_permanent_and_the_seen_ones_are_listed(
     fake: FakeAlidns,
 ) -> None:
-    with pytest.raises(ProviderError, match=r"it sees example\.com, deep\.example\.com") as caught:
+    with pytest.raises(ProviderError, match=r"It shows example\.com, deep\.example\.com") as caught:
         provider().zone_of("_acme-challenge.notexample.com")
     assert (caught.value.code, caught.value.permanent) == ("dns_zone_not_found", True)
 
@@ -254,7 +254,7 @@ def test_a_label_that_it_does_not_take_is_refused_for_good_with_what_to_do(
     fake: FakeAlidns,
 ) -> None:
     fake.refuses = lambda action: "SubDomainInvalid.RR" if action == "AddDomainRecord" else ""
-    with pytest.raises(ProviderError, match="takes no such name") as caught:
+    with pytest.raises(ProviderError, match="does not accept this name") as caught:
         provider().present(record_of(ZONE, APEX))
     assert (caught.value.code, caught.value.permanent) == ("dns_refused", True)
 

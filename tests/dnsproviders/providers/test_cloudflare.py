@@ -151,7 +151,7 @@ def test_a_check_reads_and_writes_nothing(fake: FakeCloudflare) -> None:
 
 def test_a_check_of_a_token_that_sees_no_zone_says_so(fake: FakeCloudflare) -> None:
     fake.zones = {}
-    with pytest.raises(ProviderError, match="sees no zone"):
+    with pytest.raises(ProviderError, match="shows it no zone"):
         cloudflare().check()
 
 
@@ -278,7 +278,7 @@ def test_every_documented_error_has_its_class_alone_and_in_a_chain(
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("partial", "convert it to a full setup"),
+        ("partial", "Convert it to a full setup"),
         ("secondary", "primary"),
         ("internal", "public zone"),
     ],

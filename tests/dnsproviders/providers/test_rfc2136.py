@@ -99,7 +99,7 @@ def test_a_name_that_is_delegated_to_others_is_not_written_above_the_cut(
 ) -> None:
     error = raised_by(server.provider().zone_of, "_acme-challenge.elsewhere.lab.test")
     assert (error.code, error.permanent) == ("dns_zone_not_found", True)
-    assert "leaves" in error.what
+    assert "delegates" in error.what
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_server_that_answers_no_query_shows_its_zones_by_updates(
         goes_through(strange, server)
         error = raised_by(strange.provider().zone_of, "_acme-challenge.example.com")
         assert (error.code, error.permanent) == ("dns_zone_not_found", True)
-        assert "Give `zone`" in error.what
+        assert "give its name in `zone`" in error.what
 
 
 def unsigned(
@@ -345,7 +345,7 @@ def test_a_view_that_only_the_key_sees_is_reported(views: NameServer) -> None:
     provider = views.provider()
     assert provider.zone_of(NAME) == ZONE
     public = Zone(ZONE, origins=frozenset(["ns1.lab.test. hostmaster.lab.test."]))
-    assert "another zone lab.test than the public sees" in provider.doubt(ZONE, NAME, public)
+    assert "another zone lab.test than resolvers see" in provider.doubt(ZONE, NAME, public)
     assert "inside.lab.test." in provider.doubt(ZONE, NAME, public)
     same = Zone(ZONE, origins=frozenset(["inside.lab.test. hostmaster.lab.test."]))
     assert provider.doubt(ZONE, NAME, same) == ""

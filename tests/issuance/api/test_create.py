@@ -66,7 +66,7 @@ def test_an_empty_action_counts_as_left_out(api, reference):
 
 @pytest.mark.parametrize("action", ["verify_domain", "delete", ["create"]])
 def test_another_action_than_create_is_refused_with_the_one_there_is(api, reference, action):
-    assert "give one of create." in refused(
+    assert "Give one of create." in refused(
         api.post("certificates", reference(action=action)), 400, "action"
     )
     assert Certificate.objects.count() == 0

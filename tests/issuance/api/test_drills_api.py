@@ -41,7 +41,7 @@ def test_a_user_who_is_not_staff_is_refused(
     refused(call(Caller(client_of(alice), "/apiv1"), method, path), 403)
     refused(call(Caller(client_of(), "/apiv1"), method, path), 401)
     key = Caller(key_client(root, "certificates:*[read,write,issue]"), "/apiv1")
-    assert "API keys cannot do this" in refused(call(key, method, path), 403)
+    assert "An API key cannot do this" in refused(call(key, method, path), 403)
     assert not Drill.objects.exists()
 
 

@@ -87,7 +87,7 @@ def test_a_ca_without_staging_is_refused_in_a_sentence(api, ca_provider):
     before = rows()
     body = BODY | {"ca_provider": ca_provider, "staging_first": True, "directory_url": ""}
     what = refused(api.post("acme-accounts", body), 400, "staging_first")
-    assert "staging_first is for letsencrypt" in what
+    assert "staging_first is possible with letsencrypt" in what
     assert rows() == before
 
 
@@ -115,7 +115,7 @@ def test_settings_give_a_ca_its_staging(api, settings):
 
 def test_the_staging_account_stays_as_long_as_it_proves(api, made):
     path = f"acme-accounts/{made['staging_account_id']}"
-    assert "proves attempts at staging for mine" in refused(api.delete(path), 409)
+    assert "is the staging account of mine" in refused(api.delete(path), 409)
     api.put(f"acme-accounts/{made['id']}", {"staging_first": False})
     assert api.delete(path).status_code == 204
 

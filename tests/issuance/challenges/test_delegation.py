@@ -229,7 +229,9 @@ def test_a_credential_of_a_user_who_is_not_staff_is_not_used(world, make, accoun
 
 
 def test_the_operators_credential_is_not_deleted_while_it_serves(operators, settings):
-    with pytest.raises(Conflict, match=f"service zone writes the service zone {ZONE}"):
+    with pytest.raises(
+        Conflict, match=f"service zone is the credential of the service zone {ZONE}"
+    ):
         credentials.retire_credential(operators)
     settings.SERVICE_ZONE = ""
     settings.SERVICE_DNS_CREDENTIAL = 0

@@ -100,7 +100,7 @@ def test_a_resource_that_the_ca_named_may_be_missing_for_a_while(
     wire.tell(path, *NOT_FOUNDS)
     attempt = issue(world, account, credential, 300)
     assert (attempt.state, Issuance.objects.count(), len(world.ca.orders)) == (State.ISSUED, 1, 1)
-    assert "It may not be there yet." in what(attempt)
+    assert "It may not exist yet." in what(attempt)
 
 
 def test_an_order_that_never_is_there_is_an_error_after_minutes(world, wire, account, credential):
@@ -515,7 +515,9 @@ def test_certificates_that_do_not_belong_to_the_chain_are_left_out(
     )
     attempt = issue(world, account, credential)
     assert attempt.state == State.ISSUED
-    assert "left out of the chain, to which they do not belong: CN=stranger" in what(attempt)
+    assert "certificates that do not belong to the chain were left out: CN=stranger" in what(
+        attempt
+    )
     assert CertificateVersion.objects.get().chain_pem.count("BEGIN") == 2
 
 

@@ -90,7 +90,8 @@ def test_without_the_preferred_chain_the_default_is_stored_with_an_event(
     certificate = issued(world, account, credential, preferred_chain="Root YE")
     assert pki.issuers_of(certificate.current.chain_pem) == ["fake CA", "fake CA"]
     assert told("download") == (
-        "the certificate is stored, with the CA's default chain: it offered no chain of Root YE"
+        "the certificate is stored, with the CA's default chain, "
+        "because it offered no chain of Root YE"
     )
 
 
