@@ -16,7 +16,6 @@ from issuance import services
 from issuance.models import Certificate, Issuance
 from notices.models import Webhook
 from tests import factories
-from tests.fakes.world import World
 
 pytestmark = pytest.mark.django_db
 KEY = {
@@ -27,11 +26,6 @@ KEY = {
 HOOK = {"url": "https://hooks.example.com/certctrl"}
 CLOUDFLARE = {"provider": "cloudflare", "api_token": "a-token"}
 ACCOUNT = {"ca_provider": "letsencrypt", "email": "a@example.org", "terms_accepted": True}
-
-
-@pytest.fixture
-def world(monkeypatch):
-    return World(monkeypatch)
 
 
 @pytest.fixture

@@ -31,7 +31,6 @@ from keystore.models import Envelope, KeyWrap, RecipientKey
 from notices import raising, webhooks
 from notices.models import Notice, NoticeSettings, Webhook
 from tests import factories
-from tests.fakes.world import World
 
 pytestmark = pytest.mark.django_db
 TABLES = [model for model in admin.site._registry if model._meta.app_label != "auth"]
@@ -46,11 +45,6 @@ SEARCHED = {
     Notice: "test",
     Webhook: "hooks.example.com",
 }
-
-
-@pytest.fixture
-def world(monkeypatch) -> World:
-    return World(monkeypatch)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from django.urls import URLPattern, get_resolver
 from rest_framework.permissions import AllowAny
 
 from accounts.models import ApiKey
 from accounts.permissions import PERMISSIONS
 from tests import factories
+from tests.issuance.api.calling import routes
 
 
 @pytest.fixture
@@ -82,20 +82,11 @@ def test_the_scope_of_somebody_else_is_403_for_a_key(key_client, alice, bob):
     assert (response.status_code, response.error["code"]) == (403, 5022)
 
 
-def endpoints(patterns, before=""):
-    for pattern in patterns:
-        path = before + str(pattern.pattern)
-        if isinstance(pattern, URLPattern):
-            yield path, pattern.callback
-        else:
-            yield from endpoints(pattern.url_patterns, path)
-
-
 def api_endpoints():
     served_by_libraries = ("apiv1/schema", "apiv1/docs")
     return [
         (path, view)
-        for path, view in endpoints(get_resolver().url_patterns)
+        for path, view in routes()
         if path.startswith(("apiv1", "auth", "health")) and path not in served_by_libraries
     ]
 

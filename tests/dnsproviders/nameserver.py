@@ -3,7 +3,6 @@ pdns-server and nsd.
 """
 
 import shutil
-import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 from certctrl import clock
 from dnsproviders.providers.rfc2136 import RFC2136
 from tests.dnsproviders.making import provider_of
+from tests.standalone.starting import free_port
 
 KEY_NAME = "certctrl.key"
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -229,13 +229,6 @@ def _pdnsutil(home: Path, *words: str) -> None:
         capture_output=True,
         env={"PATH": PATH},
     )
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path, source: str) -> None:

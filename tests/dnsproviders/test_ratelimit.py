@@ -19,18 +19,12 @@ from dnsproviders.ratelimit import VISIT, ApiLimit, Pace
 from dnsproviders.registry import open_credential
 from issuance.models import Issuance
 from tests.dnsproviders.smallcloudflare import API, TOKEN, FakeCloudflare
-from tests.fakes.world import World
 from tests.issuance.api.calling import Caller, refused
 
 pytestmark = pytest.mark.django_db
 
 NAME = "_acme-challenge.example.com"
 FEW = {"cloudflare": [20, 7200]}  # ten at once, then one in twelve minutes
-
-
-@pytest.fixture
-def world(monkeypatch) -> World:
-    return World(monkeypatch)
 
 
 @pytest.fixture

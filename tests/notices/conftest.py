@@ -8,14 +8,8 @@ from notices import raising, webhooks
 from notices.models import Notice, Webhook
 from tests.fakes.mailbox import Mailbox
 from tests.fakes.receiver import Receiver
-from tests.fakes.world import World
 
 Kind = Notice.Kind
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
 
 
 @pytest.fixture

@@ -111,10 +111,6 @@ class Scheduler:
             return True
         return False
 
-    def has_loose_ends(self) -> bool:
-        """Return whether an event is left that no actor waits for."""
-        return any(actor is None for _, _, actor, _ in self._events)
-
     def note(self, what: str) -> None:
         who = self.actor.name if self.actor else "-"
         self.trace.append(f"{self.passed:10.1f} {who:7} {what}")

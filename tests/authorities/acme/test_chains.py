@@ -4,26 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from authorities import acme, pki
+from authorities import pki
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import Trouble
-from tests.authorities import stub as stubs
 from tests.authorities.stub import Reply, problem
 from tests.fakes.ca import sign, under
 
 LIFE = timedelta(days=90)
-
-
-@pytest.fixture
-def stub():
-    with stubs.running() as running:
-        yield running
-
-
-@pytest.fixture
-def ca(stub):
-    return acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/1")
 
 
 @pytest.fixture

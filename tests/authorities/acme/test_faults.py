@@ -46,17 +46,6 @@ ATTEMPT_ENDS = {
 }
 
 
-@pytest.fixture
-def stub():
-    with stubs.running() as running:
-        yield running
-
-
-@pytest.fixture
-def ca(stub):
-    return acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/1")
-
-
 def trouble(call, *args) -> Trouble:
     with pytest.raises(Trouble) as caught:
         call(*args)

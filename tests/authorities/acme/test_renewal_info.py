@@ -10,7 +10,6 @@ from authorities.base import RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import Trouble
-from tests.authorities import stub as stubs
 from tests.authorities.stub import Reply, problem
 
 ARI_ID = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
@@ -23,18 +22,6 @@ def document(
     start: object = "2030-03-01T04:00:00Z", end: object = "2030-03-02T04:00:00Z", **more: object
 ) -> dict:
     return {"suggestedWindow": {"start": start, "end": end}, **more}
-
-
-@pytest.fixture
-def stub():
-    with stubs.running() as running:
-        running.offers("renewalInfo")
-        yield running
-
-
-@pytest.fixture
-def ca(stub):
-    return acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/1")
 
 
 def answered(ca, stub, *replies: Reply) -> RenewalInfoResource:

@@ -23,11 +23,6 @@ DELETE = "DeleteDomainRecord"
 
 
 @pytest.fixture
-def world(monkeypatch) -> World:
-    return World(monkeypatch)
-
-
-@pytest.fixture
 def alidns(world, monkeypatch):
     """The real provider instead of the world's fake zone. Its name servers show every record."""
     monkeypatch.setattr(registry, "open_credential", open_credential)

@@ -34,9 +34,9 @@ from tests.dnsproviders.nameserver import (
     SECRET,
     WRONG,
     NameServer,
-    free_port,
     running,
 )
+from tests.standalone.starting import free_port
 
 ZONE = "lab.test"
 NAME = "_acme-challenge.lab.test"

@@ -1,8 +1,10 @@
 """Calls and counts for the tests of the API."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.apps import apps
+from django.urls import URLPattern, get_resolver
 
 from tests.conftest import JSONClient
 
@@ -32,6 +34,16 @@ class Caller:
 
     def delete(self, path: str, **extra: Any) -> Any:
         return self.client.delete(f"{self.prefix}/{path}", **extra)
+
+
+def routes(patterns: list[Any] | None = None, before: str = "") -> Iterator[tuple[str, Callable]]:
+    """Yield (route, view) of every URL of the server."""
+    for each in get_resolver().url_patterns if patterns is None else patterns:
+        route = before + str(each.pattern)
+        if isinstance(each, URLPattern):
+            yield route, each.callback
+        else:
+            yield from routes(each.url_patterns, route)
 
 
 def rows() -> dict[str, int]:

@@ -5,7 +5,6 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from django.urls import URLPattern, get_resolver
 
 from accounts.models import ApiKey, AuditEvent
 from authorities import privateca
@@ -17,7 +16,7 @@ from lab.ca import PROJECT
 from notices import addresses
 from notices.models import settings_of
 from tests import factories
-from tests.issuance.api.calling import Caller, refused
+from tests.issuance.api.calling import Caller, refused, routes
 
 pytestmark = pytest.mark.django_db
 WRITES = ("post", "put", "patch", "delete")
@@ -209,21 +208,12 @@ OPERATIONS = {
 }
 
 
-def routes(patterns, before=""):
-    for each in patterns:
-        route = before + str(each.pattern)
-        if isinstance(each, URLPattern):
-            yield route, each.callback
-        else:
-            yield from routes(each.url_patterns, route)
-
-
 def writing_operations():
     """Yield every writing operation, for example `post me/certificates`.
 
     users/{id} has the same operations as me.
     """
-    for route, view in routes(get_resolver().url_patterns):
+    for route, view in routes():
         methods = (
             getattr(view, "actions", None) or getattr(view, "view_class", SimpleNamespace).__dict__
         )

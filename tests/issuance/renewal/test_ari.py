@@ -12,6 +12,7 @@ from issuance.beat import renewals, sweep
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari, schedule
 from tests.fakes.world import World
+from tests.issuance.failing import read
 
 pytestmark = pytest.mark.django_db
 
@@ -32,10 +33,6 @@ def certificate(world, account, credential) -> Certificate:
     world.settle()
     world.advance(600)
     return read(made)
-
-
-def read(certificate: Certificate) -> Certificate:
-    return Certificate.objects.get(pk=certificate.pk)
 
 
 def info() -> RenewalInfo:

@@ -13,6 +13,7 @@ from issuance.models import Certificate, CertificateVersion, Issuance, RenewalIn
 from issuance.renewal import ari, schedule
 from tests.fakes.outside import Died
 from tests.fakes.world import World
+from tests.issuance.failing import read
 
 pytestmark = pytest.mark.django_db
 
@@ -29,10 +30,6 @@ def certificate(world, account, credential) -> Certificate:
     world.deliver()
     world.settle()
     return read(made)
-
-
-def read(certificate: Certificate) -> Certificate:
-    return Certificate.objects.get(pk=certificate.pk)
 
 
 def renewed(world, certificate: Certificate) -> Issuance:

@@ -10,19 +10,9 @@ from issuance import services
 from issuance.beat import renewals
 from issuance.models import Certificate, Issuance
 from tests.fakes.ca import FakeClient
+from tests.issuance.failing import issued, read
 
 pytestmark = pytest.mark.django_db
-
-
-def issued(world, account, credential, *names: str) -> Certificate:
-    certificate, _ = world.create(account, credential, *names)
-    world.deliver()
-    world.settle()
-    return read(certificate)
-
-
-def read(certificate: Certificate) -> Certificate:
-    return Certificate.objects.get(pk=certificate.pk)
 
 
 def test_auto_renew_off_and_on_after_a_failed_renewal_renews_again(world, account, credential):
