@@ -34,7 +34,7 @@ class CannotOpen(Trouble):
 
     def __init__(self, envelope: Envelope, why: str, permanent: bool = False) -> None:
         super().__init__(
-            "cannot_open", f"The secret ({envelope}) cannot be opened: {why}", permanent
+            "cannot_open", f"The secret ({envelope}) cannot be opened. {why}", permanent
         )
 
 
@@ -91,7 +91,7 @@ def unseal(envelope: Envelope) -> bytes:
         )
     except (InvalidTag, ValueError):
         raise CannotOpen(
-            envelope, "its content was altered. Restore it from a backup.", permanent=True
+            envelope, "Its content was altered. Restore it from a backup.", permanent=True
         ) from None
 
 
@@ -232,7 +232,7 @@ def _master_wrap(envelope: Envelope) -> KeyWrap:
     for wrap in _master_wraps(envelope):
         return wrap
     raise CannotOpen(
-        envelope, "it is wrapped for devices only. Open it on one of them.", permanent=True
+        envelope, "It is wrapped for devices only. Open it on one of them.", permanent=True
     )
 
 

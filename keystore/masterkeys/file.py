@@ -160,8 +160,7 @@ def _check_ours_alone(status: os.stat_result) -> None:
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o}, so other users may have read it. Set 0600 or 0400 with "
-            "chmod."
+            f"{WHERE} has mode {mode:04o}, so other users may have read it. Run chmod 600 on it."
         )
 
 

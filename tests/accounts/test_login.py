@@ -71,7 +71,7 @@ def test_an_administrator_has_the_role(login, db):
 def test_wrong_password_and_unknown_user_read_the_same(login, alice, wrong):
     response = login(**wrong)
     assert (response.status_code, response.error["code"]) == (401, 5018)
-    assert response.error["what"] == "The e-mail address or the password is wrong."
+    assert response.error["what"] == "The e-mail address or the password is wrong. Check both."
     assert "cjj365" not in response.cookies
 
 

@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_old_file(key_file, monkeypatch):
 
     before = key_file.read_text()
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(MasterKeyProblem, match="cannot be replaced: No space left"):
+    with pytest.raises(MasterKeyProblem, match=r"cannot be replaced \(No space left"):
         file.FileKeys(key_file).put_first(aes.generate("2"))
     assert key_file.read_text() == before
 

@@ -94,14 +94,14 @@ def test_a_key_named_twice_is_wrapped_for_once(alice, device):
 
 def test_nothing_is_wrapped_for_another_owners_device(alice, bob):
     bobs = public_key_of(bob, bytes(PrivateKey.generate().public_key))
-    with pytest.raises(ValueError, match="somebody else"):
+    with pytest.raises(ValueError, match="another owner's device"):
         seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[bobs])
     assert not Envelope.objects.exists()
 
 
 @pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
-def test_secrets_that_the_server_itself_uses_are_always_master_only(alice, device, policy):
-    with pytest.raises(ValueError, match="always MASTER_ONLY"):
+def test_what_the_server_must_use_itself_is_always_master_only(alice, device, policy):
+    with pytest.raises(ValueError, match="its policy must be MASTER_ONLY"):
         seal(alice, "account_key", SECRET, policy=policy, public_keys=[device])
 
 

@@ -155,7 +155,7 @@ def test_another_key_under_the_same_id_is_reported(alice, settings):
     envelope = seal(alice, "account_key", SECRET)
     settings.MASTER_KEYS = "1:" + "B" * 42 + "A="
 
-    with pytest.raises(CannotOpen, match="another key of the same id"):
+    with pytest.raises(CannotOpen, match="Another key of the same id"):
         unseal(envelope)
 
 
