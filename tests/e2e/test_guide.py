@@ -184,6 +184,7 @@ class Gate:
             self.opened.wait(LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before_work", "before_answer"])
 def test_everything_is_killed_while_cloudflare_writes_the_record_and_started_again(
     up, outside, moment

@@ -192,6 +192,7 @@ def ca(lab, settings):
     return register
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @needs_pebble
 def test_a_client_issues_through_it_until_a_limit_and_its_certificate_gets_a_window(lab, ca):
@@ -214,6 +215,7 @@ def test_a_client_issues_through_it_until_a_limit_and_its_certificate_gets_a_win
     assert set(window.json()["suggestedWindow"]) == {"start", "end"}
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @needs_pebble
 def test_a_client_survives_a_storm_of_nonces_and_a_slow_order(lab, ca):

@@ -339,6 +339,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             each.end(signal.SIGKILL)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.e2e
 def test_make_run_starts_after_a_power_loss_and_says_what_it_cannot_do_without(up) -> None:

@@ -41,7 +41,10 @@ from tests.dnsproviders.nameserver import (
 ZONE, NAME = "lab.test", "_acme-challenge.lab.test"
 
 
-@pytest.fixture(params=["knotd", "named", "pdns_server"], scope="module")
+RARE = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("knotd", "pdns_server")]
+
+
+@pytest.fixture(params=["named", *RARE], scope="module")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NameServer]:
