@@ -1,10 +1,11 @@
-# make run | test | lint | bench | lock
+# make run | test | test-all | lint | bench | lock
 #
-# run    the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
-# test   the test suite; ARGS="tests/keystore -k rotation" selects tests
-# lint   all checks that do not run the code
-# bench  the slow measurements
-# lock   write requirements/*.txt again from pyproject.toml
+# run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
+# test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
+# test-all  the tests that are marked slow: the rest of the suite; ARGS as above
+# lint      all checks that do not run the code
+# bench     the slow measurements
+# lock      write requirements/*.txt again from pyproject.toml
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -18,15 +19,22 @@ ifeq ($(filter $(LAB),$(OFF)),)
 LAB_ENV := .venv-lab/.installed
 endif
 
-.PHONY: run test lint bench lock lab
+TEST := $(BIN)/python -m pytest -n auto
+ON_POSTGRES := --ds tests.settings_postgres
+
+.PHONY: run test test-all lint bench lock lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
 	@exec $(BIN)/python manage.py up
 
 test: .venv/.dev .venv-lab/.installed
-	$(BIN)/python -m pytest -n auto $(ARGS)
-	$(BIN)/python -m pytest -n auto --ds tests.settings_postgres -m postgres $(ARGS)
+	$(TEST) -m "not slow" $(ARGS)
+	$(TEST) $(ON_POSTGRES) -m "postgres and not slow" $(ARGS)
+
+test-all: .venv/.dev .venv-lab/.installed
+	$(TEST) -m slow $(ARGS)
+	$(TEST) $(ON_POSTGRES) -m "postgres and slow" $(ARGS)
 
 lint: export DJANGO_SETTINGS_MODULE = tests.settings
 lint: export DATABASE_URL = sqlite://:memory:

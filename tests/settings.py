@@ -11,3 +11,4 @@ from certctrl.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 CACHES = {"default": {"BACKEND": "tests.fakes.jsonlocmem.JSONLocMemCache"}}
+WHITENOISE_AUTOREFRESH = True  # else each test client reads all static files

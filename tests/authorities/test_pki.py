@@ -305,6 +305,7 @@ def test_the_pkcs12_file_has_the_algorithms_that_were_asked_for(
     )
 
 
+@pytest.mark.slow
 @needs_keytool
 @pytest.mark.parametrize(("kind", "size"), [("rsa", 2048), ("ecdsa", 384)])
 @pytest.mark.parametrize(

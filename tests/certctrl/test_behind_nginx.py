@@ -12,6 +12,7 @@ from tests.certctrl.site import EMAIL, PASSWORD, Site
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(PROGRAM is None, reason="needs nginx (nginx-light)"),
     pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server"),
 ]

@@ -113,6 +113,7 @@ def test_every_list_of_the_processes_has_all_of_them() -> None:
     assert set(usage[1].rstrip('"').split("|")) == VERBS
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server")
 def test_every_process_runs_from_what_the_image_has(image, tmp_path) -> None:

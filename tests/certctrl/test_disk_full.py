@@ -99,6 +99,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 @needs_root
 def test_sqlite_on_a_full_disk_says_why_and_recovers_when_there_is_room(small):
     if connection.vendor != "sqlite":
@@ -147,6 +148,7 @@ def split(row):
     return name, (status, body)
 
 
+@pytest.mark.slow
 @needs_root
 def test_manage_py_on_a_full_disk_says_so_without_a_traceback(small):
     file = small / "certctrl.sqlite3"
@@ -197,6 +199,7 @@ def test_postgresql_out_of_space_is_reported(client_of, alice, monkeypatch):
     assert client.get("/health").status_code == 503, "whoever looks is told too"
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.postgres
 @pytest.mark.postgres_only

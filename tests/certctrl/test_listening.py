@@ -117,6 +117,7 @@ def answers(url: str) -> int:
             return 0
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_make_run_on_an_ipv6_address_prints_where_it_can_be_called(tmp_path) -> None:

@@ -15,6 +15,7 @@ from tests.standalone.starting import until
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(machine.missing() != "", reason=machine.missing()),
 ]
 

@@ -183,6 +183,7 @@ class Gate:
             self.opened.wait(LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before_work", "before_answer"])
 def test_killing_everything_while_cloudflare_writes_loses_nothing(up, outside, moment) -> None:
     strangers = [

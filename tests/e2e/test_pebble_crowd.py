@@ -9,6 +9,7 @@ from tests.e2e.processes import until
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(
         bool(processes.missing()), reason=f"needs Debian's {processes.missing()} (apt-get install)"
     ),

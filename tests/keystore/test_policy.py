@@ -100,7 +100,7 @@ def test_nothing_is_wrapped_for_another_owners_device(alice, bob):
 
 
 @pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
-def test_what_the_server_must_use_itself_is_always_master_only(alice, device, policy):
+def test_secrets_that_the_server_itself_uses_are_always_master_only(alice, device, policy):
     with pytest.raises(ValueError, match="its policy must be MASTER_ONLY"):
         seal(alice, "account_key", SECRET, policy=policy, public_keys=[device])
 

@@ -197,6 +197,7 @@ def ca(lab, settings):
     return register
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @needs_pebble
 def test_a_client_issues_until_a_limit_and_its_certificate_has_a_window(lab, ca):
@@ -219,6 +220,7 @@ def test_a_client_issues_until_a_limit_and_its_certificate_has_a_window(lab, ca)
     assert set(window.json()["suggestedWindow"]) == {"start", "end"}
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @needs_pebble
 def test_a_client_survives_a_storm_of_nonces_and_a_slow_order(lab, ca):

@@ -7,7 +7,7 @@ from tests.simulation.faults import CHANGERS, SHARERS, ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import run
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 SEEDS = range(40)
 PROFILES: dict[str, Profile | None] = {"the need": SHARERS, "the reopening": ZOMBIES}
 

@@ -6,6 +6,7 @@ from tests.simulation.simulation import run
 
 pytestmark = pytest.mark.django_db
 SEEDS = (*range(200), 5771)  # the last: by another's clock the short lease of a batch was over
+SHORT = range(12)  # not slow: `make test` runs these
 ON_POSTGRES = range(40)  # run once more there
 
 
@@ -16,7 +17,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(seed: int) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.postgres] if seed in ON_POSTGRES else []
+    on_postgres = [pytest.mark.postgres] if seed in ON_POSTGRES else []
+    slow = [] if seed in SHORT else [pytest.mark.slow]
+    return [*on_postgres, *slow]
 
 
 def test_a_run_ends_well(seed: int, pytestconfig: pytest.Config) -> None:

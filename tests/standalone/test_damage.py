@@ -337,6 +337,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             each.end(signal.SIGKILL)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.e2e
 def test_make_run_starts_after_a_power_loss_unless_a_needed_file_is_bad(up) -> None:

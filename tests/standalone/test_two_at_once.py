@@ -128,6 +128,7 @@ def test_the_ca_of_another_lab_is_not_taken_for_ours(tmp_path) -> None:
         server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @linux
 @pytest.mark.skipif(not PYTHON.exists(), reason="the lab's CA needs its environment: make lab")

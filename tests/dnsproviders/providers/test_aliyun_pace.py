@@ -61,6 +61,7 @@ def test_a_record_at_a_closed_gate_has_no_intent(world, alidns, credential):
     assert (record.holder, record.intent_at, record.unsure_until) == ("", None, None)
 
 
+@pytest.mark.slow
 def test_twenty_names_go_on_after_each_refusal_and_each_is_added_once(
     world, alidns, alice, credential
 ):

@@ -42,7 +42,10 @@ ZONE = "lab.test"
 NAME = "_acme-challenge.lab.test"
 
 
-@pytest.fixture(params=["knotd", "named", "pdns_server"], scope="module")
+RARE = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("knotd", "pdns_server")]
+
+
+@pytest.fixture(params=["named", *RARE], scope="module")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NameServer]:
