@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from accounts.models import User
-from certctrl.state import State
+from certctrl.state import StateFile
 from notices import addresses, raising
 from notices.models import Delivery, Notice
 from standalone import administrator
@@ -217,7 +217,7 @@ def test_without_a_mail_server_no_code_is_promised(api, settings):
 def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
     world, mailbox, tmp_path
 ):
-    made_up = administrator.first_user(State(tmp_path / "a"), "", "")
+    made_up = administrator.first_user(StateFile(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     raising.raise_test(user)
     world.sweep()
@@ -229,7 +229,7 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
     world.sweep()
     assert mailbox.recipients == ["ops@example.com"]
     User.objects.exclude(pk=user.pk).delete()
-    given = administrator.first_user(State(tmp_path / "b"), "root@example.com", "")
+    given = administrator.first_user(StateFile(tmp_path / "b"), "root@example.com", "")
     raising.raise_test(User.objects.get(email=given.email))
     world.sweep()
     assert mailbox.recipients[1:] == ["root@example.com"]
@@ -239,7 +239,7 @@ def test_of_the_administrator_only_an_address_that_the_operator_gave_gets_mails(
 def test_a_code_confirms_a_made_up_address_only_if_it_went_there(
     world, mailbox, tmp_path, email, is_own
 ):
-    made_up = administrator.first_user(State(tmp_path / "a"), "", "")
+    made_up = administrator.first_user(StateFile(tmp_path / "a"), "", "")
     user = User.objects.get(email=made_up.email)
     addresses.change(user, {"email": email})
     if not email:
