@@ -9,7 +9,7 @@ from authorities.acme.client import AcmeCA, ExternalAccount
 from authorities.acme.keys import hmac_key_of, new_account_key, thumbprint
 from authorities.acme.network import Connection, connection_to
 from authorities.acme.problems import (
-    ErrorResponse,
+    ProblemResponse,
     absolute,
     is_bad_nonce,
     json_of,
@@ -22,8 +22,8 @@ from authorities.base import Reach
 __all__ = [
     "AcmeCA",
     "Connection",
-    "ErrorResponse",
     "ExternalAccount",
+    "ProblemResponse",
     "Reach",
     "absolute",
     "connection_to",

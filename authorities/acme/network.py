@@ -16,7 +16,7 @@ from josepy.jwk import JWKEC
 
 from authorities import errors, exchanges
 from authorities.acme.problems import (
-    ErrorResponse,
+    ProblemResponse,
     absolute,
     is_bad_nonce,
     json_of,
@@ -236,7 +236,7 @@ class Network(client.ClientNetwork):
         raise Refused(errors.BAD_URL, what)
 
     def _trouble(
-        self, refusal: ErrorResponse, what: str, message: Any, *, named: bool = False
+        self, refusal: ProblemResponse, what: str, message: Any, *, named: bool = False
     ) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
             self.connection.directory = None  # the CA may have new URLs

@@ -94,7 +94,7 @@ RETRY_AFTER_IN_WORDS = re.compile(
 
 
 @dataclass(frozen=True)
-class ErrorResponse:
+class ProblemResponse:
     """A refusal as the CA sent it."""
 
     status: int
@@ -133,7 +133,7 @@ def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
 
 
 def trouble_of(
-    answer: ErrorResponse, what: str, with_eab: bool = False, *, named: bool = False
+    answer: ProblemResponse, what: str, with_eab: bool = False, *, named: bool = False
 ) -> Trouble | Wait:
     """Return the exception to raise for a refusal.
 
@@ -164,7 +164,7 @@ def trouble_of(
     return kind(problem.code, said, permanent=problem.permanent)
 
 
-def _is_not_there(answer: ErrorResponse, problem: Problem) -> bool:
+def _is_not_there(answer: ProblemResponse, problem: Problem) -> bool:
     if GONE.search(problem.detail) or problem.type in PERMANENT:
         return False
     if answer.status == 404 or NOT_THERE_TYPE.search(problem.type):
@@ -176,7 +176,7 @@ def _is_not_there(answer: ErrorResponse, problem: Problem) -> bool:
     return problem.type in WRAPPERS | {"unauthorized"} and bool(NOT_THERE.search(problem.detail))
 
 
-def is_bad_nonce(answer: ErrorResponse) -> bool:
+def is_bad_nonce(answer: ProblemResponse) -> bool:
     """Return whether the CA refused the request because of its nonce.
 
     The type is `badNonce` (RFC 8555, section 6.5), or the words say it.
@@ -187,7 +187,7 @@ def is_bad_nonce(answer: ErrorResponse) -> bool:
     return typ == "badNonce"
 
 
-def refusal_of(response: requests.Response) -> ErrorResponse | None:
+def refusal_of(response: requests.Response) -> ProblemResponse | None:
     """Return the response as a refusal; None when it is a success."""
     if response.ok and response.status_code < 300:
         return None
@@ -199,7 +199,7 @@ def refusal_of(response: requests.Response) -> ErrorResponse | None:
         document = {}
     if instance := _text(document.get("instance")):  # a page for people; the URL may be relative
         document["instance"] = absolute(str(response.url), instance)
-    return ErrorResponse(response.status_code, document, outgoing.wait_of(response))
+    return ProblemResponse(response.status_code, document, outgoing.wait_of(response))
 
 
 def absolute(base_url: str, url: str) -> str:
@@ -262,7 +262,7 @@ def _until(at: datetime) -> float:
     return min(max(0.0, (at - clock.now()).total_seconds()), outgoing.MAX_WAIT)
 
 
-def _rate_limit_pause(answer: ErrorResponse, problem: Problem) -> float:
+def _rate_limit_pause(answer: ProblemResponse, problem: Problem) -> float:
     """Return the pause after a rate limit in seconds.
 
     Let's Encrypt also gives the time in the words of the problem.
