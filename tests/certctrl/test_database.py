@@ -105,7 +105,7 @@ def test_one_that_the_url_cuts_is_refused_without_being_shown(given, password):
         ({"URL": "mysql://u:s3cret@h/d"}, "DATABASE_URL must begin with postgres://"),
         ({"URL": "postgres://u:s3cret"}, "The host or the port of DATABASE_URL"),
         ({"URL": "postgres://u:s3cret@h:99999/d"}, "The host or the port of DATABASE_URL"),
-        ({"PASSWORD": "s3cret"}, "set DATABASE_HOST"),
+        ({"PASSWORD": "s3cret"}, "Set DATABASE_HOST"),
         ({"URL": "sqlite:///x", "PASSWORD": "s3cret"}, "DATABASE_URL names SQLite"),
         ({"HOST": "h", "PORT": "s3cret"}, "DATABASE_PORT is not a whole number"),
     ],
