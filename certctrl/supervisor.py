@@ -6,7 +6,10 @@ follows the *thread* that forked. So all of this must run in the main thread.
 """
 
 import ctypes
+import gc
+import multiprocessing
 import os
+import runpy
 import select
 import signal
 import socket
@@ -21,6 +24,8 @@ from types import FrameType, TracebackType
 from certctrl import clock
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+M_ARENA_MAX = -8  # mallopt(3): pools of memory in a process; each may keep some megabytes
 # Seconds before a dead child is restarted; each pause is twice the one before.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
@@ -33,6 +38,9 @@ LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is renamed when its child st
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
+FORK = multiprocessing.get_context("fork") if sys.platform == "linux" else None
+
+
 class Stopped(Exception):
     """A signal asked the supervisor to stop (SIGTERM, SIGINT or SIGHUP)."""
 
@@ -43,6 +51,9 @@ class Child:
 
     `patience` is the time between SIGTERM and SIGKILL, in seconds. `log` is the file for its
     output. `folder` is its working directory.
+
+    `forked` is for a command `python -m MODULE ...` of our own. On Linux it is a fork of the
+    supervisor, which has imported the modules already. So all such children share their memory.
     """
 
     name: str
@@ -51,7 +62,8 @@ class Child:
     log: Path | None = None
     folder: Path | None = None
     patience: float = 5.0
-    process: subprocess.Popen[bytes] | None = None
+    forked: bool = False
+    process: "subprocess.Popen[bytes] | Fork | None" = None
     started_at: float = 0.0
     due_at: float | None = None
     pause: float = field(default=FIRST_PAUSE)
@@ -228,6 +240,9 @@ class Supervisor:
         child.started_at = clock.monotonic()
         output = open_log(child.log) if child.log else None
         try:
+            if child.forked and FORK:
+                child.process = Fork(child, output)
+                return
             child.process = subprocess.Popen(  # noqa: S603 - our own command lines
                 child.command,
                 env=child.environment,
@@ -241,6 +256,77 @@ class Supervisor:
         finally:
             if output is not None:
                 os.close(output)
+
+
+class Fork:
+    """A fork of the supervisor that runs the module of a child. It is used like a Popen."""
+
+    def __init__(self, child: Child, output: int | None) -> None:
+        assert FORK
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Collected now, and never again in the fork. A collection would write to every object, and
+        # a page that is written to is not shared any more.
+        gc.collect()
+        gc.freeze()
+        is_ready, ready = os.pipe()
+        arguments = (child, output, os.getpid(), ready)
+        self.process = FORK.Process(target=become, args=arguments, name=child.name)
+        try:
+            self.process.start()
+        finally:
+            os.close(ready)
+        os.read(is_ready, 1)  # until then, the child is in our process group and has our handlers
+        os.close(is_ready)
+        assert self.process.pid
+        self.pid: int = self.process.pid
+
+    @property
+    def returncode(self) -> int:
+        return self.process.exitcode or 0
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def wait(self) -> None:
+        self.process.join()
+
+
+def become(child: Child, output: int | None, parent: int, ready: int) -> None:
+    """Turn this fork of the supervisor into the child. Return when its module ends.
+
+    `ready` is closed when the child has its own process group and takes signals.
+    """
+    bound_to(parent)()
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if output is not None:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+    os.close(ready)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if child.folder:
+        os.chdir(child.folder)
+    name_process(child.name)
+    with suppress(AttributeError):  # the C library is not glibc
+        LIBC.mallopt(M_ARENA_MAX, 2)  # type: ignore[union-attr]
+    _, _, module, *arguments = child.command
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def name_process(name: str) -> None:
+    """Show the name of the child in `ps -o comm` and `top` (prctl(2), PR_SET_NAME)."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_NAME, f"certctrl {name}".encode()[:15])
 
 
 def bound_to(parent: int) -> Callable[[], None]:

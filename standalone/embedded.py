@@ -11,7 +11,7 @@ import secrets
 import shlex
 import sqlite3
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,7 @@ class Embedded:
             self.state.once("database_made", True)
 
     def children(self) -> list[Child]:
-        """Return web, clock, worker and beat, in the order of starting."""
+        """Return web, clock and worker, in the order of starting."""
         from django.conf import settings
 
         python = sys.executable
@@ -125,18 +125,12 @@ class Embedded:
         web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
         return [
             self._child("web", [python, "-m", *web], 8),
-            self._child(
-                "clock",
-                [*celery, "worker", "-P", "solo", "-Q", "sweep", "-n", "clock@%h", *quiet],
-                5,
-            ),
+            self._child("clock", [python, "-m", "standalone.clock", "-n", "clock@%h", *quiet], 5),
             self._child(
                 "worker",
                 [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet],
                 15,
-                {"MALLOC_ARENA_MAX": "2"} | os.environ,
             ),
-            self._child("beat", [*celery, "beat", "--max-interval", "1", "--pidfile="], 5),
         ]
 
     def _child(
@@ -144,15 +138,14 @@ class Embedded:
         name: str,
         command: list[str],
         patience: float,
-        environment: Mapping[str, str] | None = None,
     ) -> Child:
         return Child(
             name,
             command,
-            environment=environment,
             log=self.log(name),
             patience=patience,
             folder=BASE_DIR,
+            forked=True,
         )
 
 
@@ -233,7 +226,7 @@ def port_of(text: str) -> int:
 def make_folder(folder: Path) -> None:
     """Create the data folder, for its owner only."""
     try:
-        for each in (folder, folder / "log"):
+        for each in (folder, folder / "log", folder / "static"):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as exc:

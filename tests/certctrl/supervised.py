@@ -1,4 +1,7 @@
-"""Run a supervisor in its own process, for tests that kill it: `python supervised.py FOLDER WHAT`.
+"""Run a supervisor in its own process, for tests that kill it.
+
+`python supervised.py FOLDER WHAT HOW`. HOW is "executed" or "forked", which is how the children
+start.
 
 Each child writes its name and pid to FOLDER/pids. When it is asked to stop, it writes its name to
 FOLDER/stopped.
@@ -51,11 +54,14 @@ while True:
 """
 
 
-def child(folder: Path, name: str, code: str, patience: float = 5) -> Child:
-    return Child(name, [sys.executable, "-c", code, str(folder), name], patience=patience)
+def main(folder: Path, what: str, how: str) -> None:
+    def child(folder: Path, name: str, code: str, patience: float = 5) -> Child:
+        module = f"code_of_{name}"
+        (folder / f"{module}.py").write_text(code)
+        command = [sys.executable, "-m", module, str(folder), name]
+        return Child(name, command, folder=folder, patience=patience, forked=how == "forked")
 
-
-def main(folder: Path, what: str) -> None:
+    sys.path.insert(0, str(folder))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     children = {
         "three": [child(folder, name, POLITE) for name in ("redis", "web", "beat")],
@@ -73,4 +79,4 @@ def main(folder: Path, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -37,9 +37,9 @@ def is_running(pid: int) -> bool:
 class Running:
     """A supervisor in its own process."""
 
-    def __init__(self, folder: Path, what: str) -> None:
+    def __init__(self, folder: Path, what: str, how: str) -> None:
         self.folder = folder
-        command = [sys.executable, supervised.__file__, str(folder), what]
+        command = [sys.executable, supervised.__file__, str(folder), what, how]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -59,12 +59,12 @@ class Running:
         return self.process.communicate(timeout=LIMIT)[0]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[[str], Running]]:
+@pytest.fixture(params=["executed", "forked"])
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Running]]:
     started: list[Running] = []
 
     def start(what: str) -> Running:
-        started.append(Running(tmp_path, what))
+        started.append(Running(tmp_path, what, request.param))
         return started[-1]
 
     yield start

@@ -42,7 +42,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 @pytest.mark.slow
 def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
     server = up(LAB="0").wait()
-    names = ("beat", "worker", "clock", "web", "redis")
+    names = ("worker", "clock", "web", "redis")
     second = up(LAB="0")
     assert second.process.wait(LIMIT) == 1
     assert re.search(r"Another server \(process \d+\) uses the data folder", second.said)
@@ -56,8 +56,8 @@ def test_it_starts_refuses_a_second_one_and_stops_in_order(up) -> None:
 def test_nothing_outlives_a_killed_supervisor_with_prefork_workers(up) -> None:
     server = up(LAB="0", WORKER_POOL="prefork", WORKER_CONCURRENCY="2").wait()
     until(
-        lambda: len(server.living()) >= 8,
-        "supervisor, redis, web, clock, worker with two children, beat",
+        lambda: len(server.living()) >= 7,
+        "supervisor, redis, web, clock, worker with two children",
     )
     server.end(signal.SIGKILL)
     until(lambda: server.living() == [], "all are gone")

@@ -6,6 +6,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from django.conf import settings
@@ -51,6 +52,7 @@ class Command(BaseCommand):
         connections.close_all()
         self.start_redis()
         self.start_lab()
+        preload()
         children = self.server.children()
         for child in children:
             self.supervisor.start(child)
@@ -129,6 +131,19 @@ class Command(BaseCommand):
         if self.admin.generated:
             return f"{self.admin.password}  (shown this once)"
         return f"as set before; another: {self.server.manage('changepassword')} {self.admin.email}"
+
+
+def preload() -> None:
+    """Import what the children use, so that they share the memory of it after the fork."""
+    for module in (
+        "certctrl.asgi",
+        "certctrl.urls",
+        "uvicorn.main",
+        "celery.bin.celery",
+        "celery.apps.beat",
+        "celery.apps.worker",
+    ):
+        import_module(module)
 
 
 @contextmanager
