@@ -15,7 +15,7 @@ from authorities import accounts, privateca
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl.api import CREATED, NO_CONTENT, EpochMillis, EpochSeconds, OwnedMixin, parsed
-from certctrl.formats import OffsetPagination
+from certctrl.formats import ListPagination
 
 
 class AccountSerializer(serializers.ModelSerializer[AcmeAccount]):
@@ -175,7 +175,7 @@ class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
         read_only_fields = fields
 
 
-class ExchangePagination(OffsetPagination):
+class ExchangePagination(ListPagination):
     """At most 100 exchanges on a page, because each may have a body of 64 KiB."""
 
     max_limit = 100

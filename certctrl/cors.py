@@ -14,7 +14,9 @@ from certctrl.errorshape import is_api
 
 METHODS = "GET, POST, PUT, PATCH, DELETE"
 HEADERS = "Content-Type, Authorization, Idempotency-Key"
-EXPOSED = "X-Total-Count, X-Export-Password, Retry-After, Content-Disposition"
+EXPOSED = (
+    "Link, X-Total-Count, X-Total-Count-More, X-Export-Password, Retry-After, Content-Disposition"
+)
 PREFLIGHT_COUNTS_FOR = 600  # seconds
 
 

@@ -15,6 +15,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.utils.urls import remove_query_param, replace_query_param
 
 from certctrl import errors, jsonbody
 
@@ -76,34 +77,64 @@ class LenientNegotiation(DefaultContentNegotiation):
         return chosen
 
 
-class OffsetPagination(BasePagination):
-    """`?offset=0&limit=100` over a plain array.
+class ListPagination(BasePagination):
+    """`?after=ID&limit=100` over a plain array, or `?offset=0&limit=100`.
 
-    `X-Total-Count` is sent only for `?total=1`, because counting is expensive.
+    `after` is the id of the last row that the caller has. A page by `after` costs the same at any
+    depth. The query must be sorted by `pk` or by `-pk`. `Link: <...>; rel="next"` (RFC 8288) names
+    the next page, and is absent on the last one. `X-Total-Count` is sent only for `?total=1`. It
+    counts up to `most_counted` rows; then `X-Total-Count-More: true` says that there are more.
     """
 
     default_limit = 100
     max_limit = 1000
-    max_offset = 2**31 - 1
+    max_number = 2**31 - 1
+    max_offset = 10_000
+    most_counted = 10_000
+    max_id = 10**18 - 1
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        offset = self.number(request, "offset", 0, 0, self.max_offset)
-        limit = min(
-            self.number(request, "limit", self.default_limit, 1, self.max_offset), self.max_limit
-        )
-        self.total = queryset.count() if self.number(request, "total", 0, 0, 1) else None
-        return list(queryset[offset : offset + limit])
+        self.request = request
+        after = self.number(request, "after", 0, 0, self.max_id)
+        offset = self.number(request, "offset", 0, 0, self.max_number)
+        wanted = self.number(request, "limit", self.default_limit, 1, self.max_number)
+        self.limit = min(wanted, self.max_limit)
+        if offset > self.max_offset:
+            raise errors.Invalid(
+                f"offset is {self.max_offset} at most. For later rows, use"
+                " after=ID with the last id that you have.",
+                field="offset",
+            )
+        counts = self.number(request, "total", 0, 0, 1)
+        self.total = queryset.order_by()[: self.most_counted + 1].count() if counts else None
+        if after:
+            is_descending = queryset.query.order_by[0].startswith("-")
+            queryset = queryset.filter(**{"pk__lt" if is_descending else "pk__gt": after})
+        rows = list(queryset[offset : offset + self.limit + 1])
+        page = rows[: self.limit]
+        self.last_id = page[-1].pk if len(rows) > self.limit else None
+        return page
 
     def get_paginated_response(self, data: Any) -> Response:
-        return Response(
-            data, headers={} if self.total is None else {"X-Total-Count": str(self.total)}
-        )
+        headers = {}
+        if self.last_id is not None:
+            headers["Link"] = f'<{self.next_page(self.last_id)}>; rel="next"'
+        if self.total is not None:
+            headers["X-Total-Count"] = str(min(self.total, self.most_counted))
+            if self.total > self.most_counted:
+                headers["X-Total-Count-More"] = "true"
+        return Response(data, headers=headers)
+
+    def next_page(self, last_id: int) -> str:
+        """Return the URL of the page after the row `last_id`, with the other parameters kept."""
+        url = remove_query_param(self.request.build_absolute_uri(), "offset")
+        return replace_query_param(url, "after", last_id)
 
     def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
         given = request.query_params.get(name)
         if not given:
             return default
-        if given.isascii() and given.isdigit() and len(given) <= 10 and least <= int(given) <= most:
+        if given.isascii() and given.isdigit() and len(given) <= 18 and least <= int(given) <= most:
             return int(given)
         raise errors.Invalid(f"{name} must be a whole number from {least} to {most}.", field=name)
 
@@ -112,13 +143,14 @@ class OffsetPagination(BasePagination):
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         ranges = {
-            "offset": (0, self.max_offset, "number of rows to skip"),
+            "after": (0, self.max_id, "the id of the last row that you have"),
+            "offset": (0, self.max_offset, "number of rows to skip; `after` is better"),
             "limit": (
                 1,
-                self.max_offset,
+                self.max_number,
                 f"number of rows; {self.default_limit} when left out, at most {self.max_limit}",
             ),
-            "total": (0, 1, "1 asks for the header X-Total-Count"),
+            "total": (0, 1, f"1 asks for X-Total-Count, up to {self.most_counted}"),
         }
         return [
             {

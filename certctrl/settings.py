@@ -285,7 +285,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.Allowed"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "DEFAULT_PAGINATION_CLASS": "certctrl.formats.OffsetPagination",
+    "DEFAULT_PAGINATION_CLASS": "certctrl.formats.ListPagination",
     "EXCEPTION_HANDLER": "certctrl.errorshape.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
 }

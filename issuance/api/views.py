@@ -248,17 +248,12 @@ class CertificateViewSet(
         wanted = request.query_params.get("issue_history_id", "")
         return Response(IssueResultSerializer(attempt_of(certificate, wanted)).data)
 
-    @extend_schema(
-        parameters=[OpenApiParameter("after", int)], responses=EventSerializer(many=True)
-    )
+    @extend_schema(responses=EventSerializer(many=True))
     @action(detail=True, methods=["get"], url_path="issues/<id:issue_history_id>/events")
     def events(self, request: Request, issue_history_id: int, **kwargs: Any) -> Response:
         """List the events of the attempt, oldest first. With `after`, list only newer events."""
         attempt = attempt_of(self.get_object(), str(issue_history_id))
-        after = request.query_params.get("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) < 19):
-            raise Invalid("after is the id of the last event that you have.", field="after")
-        page = self.paginate_queryset(attempt.events.filter(pk__gt=int(after)).order_by("pk")) or []
+        page = self.paginate_queryset(attempt.events.order_by("pk")) or []
         return self.get_paginated_response(EventSerializer(page, many=True).data)
 
     @extend_schema(request=None, responses=PreflightSerializer)

@@ -41,7 +41,14 @@ def test_a_trusted_page_may_read_the_answer_and_its_headers(client_of, alice):
     assert response.headers["Access-Control-Allow-Origin"] == TRUSTED
     assert response.headers["Access-Control-Allow-Credentials"] == "true"
     exposed = words(response.headers["Access-Control-Expose-Headers"])
-    assert exposed == {"x-total-count", "x-export-password", "retry-after", "content-disposition"}
+    assert exposed == {
+        "link",
+        "x-total-count",
+        "x-total-count-more",
+        "x-export-password",
+        "retry-after",
+        "content-disposition",
+    }
 
 
 @pytest.mark.parametrize(
