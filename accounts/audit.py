@@ -12,21 +12,21 @@ from accounts.models import AuditEvent, User
 LONGEST = 254  # characters of the columns for actor and object
 PROCESS = "certctrl"  # the actor when the action does not come from a request
 
-_asking: ContextVar[HttpRequest | None] = ContextVar("_asking", default=None)
+_current: ContextVar[HttpRequest | None] = ContextVar("_current", default=None)
 
 
-class Asking:
+class CurrentRequest:
     """Middleware that remembers the request. `note` reads the actor and the IP address from it."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        token = _asking.set(request)
+        token = _current.set(request)
         try:
             return self.get_response(request)
         finally:
-            _asking.reset(token)
+            _current.reset(token)
 
 
 def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
@@ -35,7 +35,7 @@ def note(owner: User, action: str, object: str, **detail: Any) -> AuditEvent:
     The request gives the user, the API key and the IP address of the actor. Outside a request the
     actor is `PROCESS`.
     """
-    request = _asking.get()
+    request = _current.get()
     if request is None:
         return record(owner, PROCESS, action, object, **detail)
     return record(owner, actor_of(request), action, object, ip_of(request), **detail)

@@ -9,7 +9,7 @@ from unfold.forms import AuthenticationForm
 
 from accounts import audit, passwords
 from accounts.services import Attempts, note_failure, note_login
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from certctrl.errorshape import error_headers
 
 
@@ -26,7 +26,7 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
             attempts.begin()
             with passwords.hashing(attempts.take_back):
                 cleaned: dict[str, Any] = super().clean()
-        except Refusal as refused:
+        except ApiError as refused:
             self.request.refused = refused
             raise ValidationError(refused.what) from None
         except ValidationError:
@@ -45,7 +45,7 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
 def login_page(request: HttpRequest) -> HttpResponse:
     """Return the admin's login page. A refusal sets its status and its Retry-After header."""
     response = admin.site.login(request)
-    refused: Refusal | None = getattr(request, "refused", None)
+    refused: ApiError | None = getattr(request, "refused", None)
     if refused:
         response.status_code = refused.status
         for name, value in error_headers(refused).items():

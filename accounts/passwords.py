@@ -15,7 +15,7 @@ AT_ONCE = 2  # in each process
 MOST_WAITING = 16
 PATIENCE = 3.0  # seconds
 PAUSE = 5  # seconds, sent as Retry-After
-FULL = "Too many log-ins are under way, so this one was not looked at: try again in a few seconds."
+FULL = "Too many log-ins are under way, so this one was not checked: try again in a few seconds."
 
 _places = threading.BoundedSemaphore(AT_ONCE)
 _queue = threading.BoundedSemaphore(MOST_WAITING)

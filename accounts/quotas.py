@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 
-from certctrl.errors import Conflict, QuotaExceeded, Refusal
+from certctrl.errors import ApiError, Conflict, QuotaExceeded
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -25,7 +25,7 @@ class Quota:
     most: int
     rows: str  # the related name of the user's rows
     counts: Mapping[str, Any] = field(default_factory=dict)  # filter for the rows that count
-    refusal: type[Refusal] = QuotaExceeded
+    refusal: type[ApiError] = QuotaExceeded
 
 
 ALIVE = {"retired_at": None}

@@ -9,7 +9,7 @@ auth_urlpatterns = [
     path("", views.General.as_view()),
     path("/general", views.General.as_view()),
     path("/logout", views.Logout.as_view()),
-    path("/status", views.Status.as_view()),
+    path("/status", views.LogInStatus.as_view()),
     path("/profile", views.Profile.as_view()),
 ]
 

@@ -61,9 +61,9 @@ class General(SessionView):
         return self.login(request)
 
     def login(self, request: Request) -> Response:
-        asked = LoginSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = asked.validated_data
+        body = LoginSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
         user = services.login(request._request, given["email"], given["password"])
         return Response(
             LoggedInSerializer(
@@ -81,7 +81,7 @@ class Logout(SessionView):
         return Response(status=204)
 
 
-class Status(SessionView):
+class LogInStatus(SessionView):
     permission_classes = [AllowAny]
 
     @extend_schema(responses={200: StatusSerializer}, extensions={OR_ERROR: True})
@@ -117,12 +117,12 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
 
     @extend_schema(request=ApiKeyRequest, responses={201: NewApiKeySerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
-        asked = ApiKeyRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
+        body = ApiKeyRequest(data=request.data)
+        body.is_valid(raise_exception=True)
         key, token = services.create_api_key(
-            self.owner, **asked.validated_data, ip=audit.ip_of(request)
+            self.owner, **body.validated_data, ip=audit.ip_of(request)
         )
-        once = {"token": token, "expires_in_seconds": asked.validated_data["expires_in_seconds"]}
+        once = {"token": token, "expires_in_seconds": body.validated_data["expires_in_seconds"]}
         return Response(ApiKeySerializer(key).data | once, status=201)
 
     @extend_schema(responses={204: None})

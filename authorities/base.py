@@ -28,13 +28,13 @@ class NotYet(Trouble):
     """The CA does not show a resource that it named itself.
 
     Its nodes may lag. The resource is read again after seconds, then after minutes
-    (`issuance.workflow.machine`). This trouble never ends an attempt whose CSR was sent. `asked`
+    (`issuance.workflow.machine`). This trouble never ends an attempt whose CSR was sent. `about`
     names the request.
     """
 
-    def __init__(self, code: str, what: str, asked: str) -> None:
+    def __init__(self, code: str, what: str, about: str) -> None:
         super().__init__(code, what)
-        self.asked = asked
+        self.about = about
 
 
 @dataclass(frozen=True)

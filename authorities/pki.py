@@ -85,7 +85,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Parts:
+class ChainParts:
     """The parts of a chain for export, as PEM.
 
     `chain` is every certificate except the leaf. `root` is the last certificate when it is
@@ -320,7 +320,7 @@ def _paths(
             found = True
             key = _key_of(issuer)
             further = [each for each in others if _key_of(each) != key]
-            yield from ([certificate, *rest] for rest in _paths(issuer, further))
+            yield from ([certificate, *above] for above in _paths(issuer, further))
     if not found:
         yield [certificate]
 
@@ -433,12 +433,12 @@ def cap_of(chain_pem: str) -> Cap | None:
     return Cap(name_of(issuer.subject), issuer.not_valid_after_utc)
 
 
-def split_chain(chain_pem: str) -> Parts:
+def split_chain(chain_pem: str) -> ChainParts:
     """Split a chain into parts for export. `root` is empty when the CA did not send the root."""
     pems = [_pem(certificate) for certificate in load_chain(chain_pem)]
     last = load_chain(chain_pem)[-1]
     root = pems[-1] if len(pems) > 1 and last.subject == last.issuer else ""
-    return Parts(leaf=pems[0], chain="".join(pems[1:]), fullchain="".join(pems), root=root)
+    return ChainParts(leaf=pems[0], chain="".join(pems[1:]), fullchain="".join(pems), root=root)
 
 
 def _pem(certificate: x509.Certificate) -> str:

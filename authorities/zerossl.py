@@ -23,11 +23,11 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
     network are not quoted.
     """
     path = "/acme/eab-credentials" if api_key else "/acme/eab-credentials-email"
-    ask: dict[str, Any] = (
+    arguments: dict[str, Any] = (
         {"params": {"access_key": api_key}} if api_key else {"data": {"email": email}}
     )
     try:
-        response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **ask)
+        response = outgoing.session().post(f"{settings.ZEROSSL_API_URL}{path}", **arguments)
     except requests.RequestException as exc:
         kind = type(exc).__name__
         raise Trouble(UNREACHABLE, f"ZeroSSL could not be asked for an EAB ({kind}).") from None

@@ -238,7 +238,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
     uses mixed answers. Raise AddressRefused, NameUnknown or DeadlineExceeded.
     """
     try:
-        addresses = look_up(host, port)
+        addresses = lookup(host, port)
     except NameUnknown as unknown:
         if not is_by_tenant():
             raise
@@ -250,7 +250,7 @@ def resolve(host: str, port: int) -> list[SockAddr]:
     return addresses
 
 
-def look_up(host: str, port: int) -> list[SockAddr]:
+def lookup(host: str, port: int) -> list[SockAddr]:
     """Return the socket addresses of a name without a check.
 
     Use this only for a proxy, because the operator named it. Raise NameUnknown or DeadlineExceeded.
@@ -258,18 +258,18 @@ def look_up(host: str, port: int) -> list[SockAddr]:
     outward.let_go()
     future: Future[Any] = Future()
 
-    def ask() -> None:
+    def find() -> None:
         try:
             future.set_result(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
         except Exception as exc:
             future.set_exception(exc)
 
     if literal(host):
-        ask()
+        find()
     else:
         # The system's resolver has no deadline. Its thread is left alone and ends by its own
         # time-outs.
-        threading.Thread(target=ask, name="resolve", daemon=True).start()
+        threading.Thread(target=find, name="resolve", daemon=True).start()
     try:
         found = future.result(clock.time_left())
     except TimeoutError:

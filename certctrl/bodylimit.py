@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 
 from certctrl import clock, errors
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
 
@@ -49,7 +49,7 @@ class BodyLimit:
         timed = Timed(receive)
         try:
             first = await self.read_body(scope, timed)
-        except Refusal as refusal:
+        except ApiError as refusal:
             return await refuse(send, refusal)
         pending = [first]
 
@@ -147,7 +147,7 @@ async def drain(receive: Timed, more: bool = True) -> None:
             more = message.get("more_body", False)
 
 
-async def refuse(send: Send, refusal: Refusal) -> None:
+async def refuse(send: Send, refusal: ApiError) -> None:
     body = json.dumps(error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))  # the rest of the body is not read

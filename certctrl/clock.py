@@ -36,7 +36,7 @@ def limit(seconds: float) -> Iterator[None]:
         _ends.reset(token)
 
 
-def rest() -> float:
+def remaining() -> float:
     """Return the seconds until the innermost deadline, or infinity outside of any limit."""
     end = _ends.get()
     return float("inf") if end is None else max(0.0, end - monotonic())
@@ -45,6 +45,6 @@ def rest() -> float:
 def time_left() -> float:
     """Return the seconds that the next outward call may take.
 
-    The maximum is CALL_LIMIT, and the rest of the turn.
+    The maximum is CALL_LIMIT, and the remaining time of the turn.
     """
-    return float(min(settings.CALL_LIMIT, rest()))
+    return float(min(settings.CALL_LIMIT, remaining()))

@@ -90,14 +90,14 @@ class PatientProtocol(H11Protocol):
         self.forget_reader()
         self.unread = self.transport.get_write_buffer_size()
         if self.unread:
-            self.reader_timer = self.loop.call_later(READER_EVERY, self.look_at_reader)
+            self.reader_timer = self.loop.call_later(READER_EVERY, self.check_reader)
 
     def forget_reader(self) -> None:
         if self.reader_timer:
             self.reader_timer.cancel()
         self.reader_timer = None
 
-    def look_at_reader(self) -> None:
+    def check_reader(self) -> None:
         unread = self.transport.get_write_buffer_size()
         if unread and self.unread - unread < READER_SPEED * READER_EVERY:
             self.part(b"", "slow reader")

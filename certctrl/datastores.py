@@ -90,23 +90,23 @@ def encoded(name: str, url: str) -> str:
     Raise ImproperlyConfigured when a reserved character ends a part too early or has another
     meaning (RFC 3986, section 3.2.1).
     """
-    scheme, _, rest = url.partition("://")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    scheme, _, after = url.partition("://")
+    authority = re.split(r"[/?#]", after, maxsplit=1)[0]
     user_info, at, _ = authority.rpartition("@")
-    if not authority and "@" in rest:
+    if not authority and "@" in after:
         raise ImproperlyConfigured(
             f"{name}_URL has no host and has the character @. In the path of a socket, write it "
             f"percent-encoded: %40. If it ends a password, set {name}_PASSWORD to the password "
             f"and leave it out of {name}_URL."
         )
-    is_cut = "#" in rest or "@" in rest[len(authority) :]
+    is_cut = "#" in after or "@" in after[len(authority) :]
     if is_cut or STRAY_PERCENT.search(user_info) or "[" in user_info or "]" in user_info:
         raise ImproperlyConfigured(
             f"{name}_URL has a character of / ? # [ ] @ or % where it has another meaning. Set "
             f"{name}_PASSWORD to the password and leave it out of {name}_URL, or write it "
             "percent-encoded: %2F for /, %25 for %."
         )
-    return f"{scheme}://{quote(user_info, safe=UNRESERVED)}{at}{rest[len(user_info) + len(at) :]}"
+    return f"{scheme}://{quote(user_info, safe=UNRESERVED)}{at}{after[len(user_info) + len(at) :]}"
 
 
 # --- Redis ---

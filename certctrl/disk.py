@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 from django.core.cache import cache
 
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ REDIS = "Redis has no room: its memory limit is reached, or its disk is full"
 SERVER = "The disk of this server is full"
 
 
-class DiskFull(Refusal):
+class DiskFull(ApiError):
     """Nothing can be written. `params["retry_after"]` is a guess, in seconds."""
 
     code, key, status = 20012, "GENERAL::DISK_FULL", 507
@@ -47,7 +47,7 @@ class DiskFull(Refusal):
 
 def refusal_of(exc: BaseException | None) -> DiskFull | None:
     """Return the refusal for an error that a full disk caused, or None for another error."""
-    for each in _chain(exc):
+    for each in _causes(exc):
         if side := _side(each):
             return DiskFull(side)
     return None
@@ -105,7 +105,7 @@ def _kept() -> str:
         return ""
 
 
-def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
     """Yield the error, then its cause, and so on."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:

@@ -6,7 +6,7 @@ Codes and keys are stable. docs/reference/errors.md lists them.
 from typing import Any
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A refused request. `what` is a sentence for a person.
 
     The sentence says what is wrong, with which name, and what to do.
@@ -22,93 +22,93 @@ class Refusal(Exception):
         self.params = params
 
 
-class Invalid(Refusal):
+class Invalid(ApiError):
     """A part of the request is wrong. `params["field"]` names the part."""
 
 
-class MissingField(Refusal):
+class MissingField(ApiError):
     code, key = 5008, "GENERAL::MISSING_FIELD"
 
 
-class MalformedJSON(Refusal):
+class MalformedJSON(ApiError):
     code, key = 9000, "JSON::MALFORMED"
 
 
-class TooLarge(Refusal):
+class TooLarge(ApiError):
     code, key, status = 20007, "GENERAL::TOO_LARGE", 413
 
 
-class TooSlow(Refusal):
+class TooSlow(ApiError):
     code, key, status = 20021, "GENERAL::TOO_SLOW", 408
 
 
-class NotJSON(Refusal):
+class NotJSON(ApiError):
     code, key, status = 20008, "GENERAL::NOT_JSON", 415
 
 
-class NotFound(Refusal):
+class NotFound(ApiError):
     code, key, status = 5003, "GENERAL::NOT_FOUND", 404
 
 
-class Unauthorized(Refusal):
+class Unauthorized(ApiError):
     code, key, status = 5018, "GENERAL::UNAUTHORIZED", 401
 
 
-class NotLoggedIn(Refusal):
+class NotLoggedIn(ApiError):
     code, key, status = 5104, "GENERAL::NOT_LOGIN", 401
 
 
-class Forbidden(Refusal):
+class Forbidden(ApiError):
     code, key, status = 5022, "GENERAL::FORBIDDEN", 403
 
 
-class RateLimited(Refusal):
+class RateLimited(ApiError):
     code, key, status = 5013, "GENERAL::RATE_LIMITED", 429
 
 
-class Conflict(Refusal):
+class Conflict(ApiError):
     code, key, status = 20001, "GENERAL::CONFLICT", 409
 
 
-class QuotaExceeded(Refusal):
+class QuotaExceeded(ApiError):
     """The owner has reached a quota. `params` has quota, limit and used."""
 
     code, key, status = 20011, "GENERAL::QUOTA_EXCEEDED", 409
 
 
-class IdempotencyConflict(Refusal):
+class IdempotencyConflict(ApiError):
     code, key, status = 20002, "GENERAL::IDEMPOTENCY_KEY_REUSED", 409
 
 
-class ExportForbidden(Refusal):
+class ExportForbidden(ApiError):
     code, key, status = 20003, "CERTS::EXPORT_FORBIDDEN", 403
 
 
-class NotIssued(Refusal):
+class NotIssued(ApiError):
     code, key, status = 20004, "CERTS::NOT_ISSUED", 409
 
 
-class TooLate(Refusal):
+class TooLate(ApiError):
     code, key, status = 20006, "CERTS::TOO_LATE", 409
 
 
-class MethodNotAllowed(Refusal):
+class MethodNotAllowed(ApiError):
     code, key, status = 5000, "GENERAL::METHOD_NOT_ALLOWED", 405
 
 
-class Unavailable(Refusal):
+class Unavailable(ApiError):
     """A part of this server is away. The same request may succeed later."""
 
     code, key, status = 20009, "GENERAL::UNAVAILABLE", 503
 
 
-class Unexpected(Refusal):
+class Unexpected(ApiError):
     """An internal error. The sentence has the request id and no details of the error."""
 
     code, key, status = 5017, "GENERAL::UNEXPECTED_RESULT", 500
 
 
-class NobodyLoggedIn(Refusal):
+class NobodyLoggedIn(ApiError):
     """The response of `GET /auth/status` without a session.
 
     The body has the shape of an error, but it is not an error. See docs/reference/api.md.

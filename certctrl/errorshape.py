@@ -25,7 +25,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
@@ -46,7 +46,7 @@ class ErrorResponse(Response):
         return super().rendered_content
 
 
-def error_body(refusal: Refusal) -> dict[str, Any]:
+def error_body(refusal: ApiError) -> dict[str, Any]:
     return {
         "error": {
             "code": refusal.code,
@@ -57,7 +57,7 @@ def error_body(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def error_headers(refusal: Refusal) -> dict[str, str]:
+def error_headers(refusal: ApiError) -> dict[str, str]:
     headers = {}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="certctrl"'
@@ -66,7 +66,7 @@ def error_headers(refusal: Refusal) -> dict[str, str]:
     return headers
 
 
-def error_response(refusal: Refusal) -> ErrorResponse:
+def error_response(refusal: ApiError) -> ErrorResponse:
     return ErrorResponse(error_body(refusal), status=refusal.status, headers=error_headers(refusal))
 
 
@@ -78,7 +78,7 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
     return error_response(refusal_of(exc) or unexpected(exc))
 
 
-def unexpected(exc: BaseException | None) -> Refusal:
+def unexpected(exc: BaseException | None) -> ApiError:
     """Log an internal error or a database error, and return its refusal."""
     request_id = structlog.contextvars.get_contextvars().get("request_id") or secrets.token_hex(8)
     log.error("request.failed", request_id=request_id, exc_info=exc)
@@ -100,10 +100,10 @@ def unexpected(exc: BaseException | None) -> Refusal:
     )
 
 
-def refusal_of(exc: Exception) -> Refusal | None:
+def refusal_of(exc: Exception) -> ApiError | None:
     """Return our refusal for an exception of DRF or Django, or None for an unexpected exception."""
     match exc:
-        case Refusal():
+        case ApiError():
             return exc
         case exceptions.ValidationError():
             return invalid(exc.detail)
@@ -129,7 +129,7 @@ def refusal_of(exc: Exception) -> Refusal | None:
             )
         case RequestDataTooBig():
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
-        case Wait() if exc.asked:
+        case Wait() if exc.imposed:
             return errors.RateLimited(exc.what, retry_after=math.ceil(exc.seconds))
         case Wait() | LostTurn():
             pause = math.ceil(exc.seconds) if isinstance(exc, Wait) else LOST_TURN_PAUSE
@@ -143,7 +143,7 @@ def refusal_of(exc: Exception) -> Refusal | None:
     return None
 
 
-def held(pause: int) -> Refusal:
+def held(pause: int) -> ApiError:
     """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
     return errors.Unavailable(
         "A worker is busy with it, so the request was not completed; send it again in "
@@ -152,7 +152,7 @@ def held(pause: int) -> Refusal:
     )
 
 
-def not_understood() -> Refusal:
+def not_understood() -> ApiError:
     """Return the error for a request that Django finds suspicious.
 
     Examples are a foreign host name, or a thousand query parameters.
@@ -162,7 +162,7 @@ def not_understood() -> Refusal:
     )
 
 
-def invalid(detail: Any) -> Refusal:
+def invalid(detail: Any) -> ApiError:
     """Return the first error of a serializer, as a sentence with the name of the member."""
     field, complaint = first_complaint(detail, "")
     kind = errors.MissingField if complaint.code == "required" else errors.Invalid
@@ -196,7 +196,7 @@ def is_api(request: HttpRequest) -> bool:
     return request.path_info.startswith(API_PATHS)
 
 
-def plain_response(refusal: Refusal) -> JsonResponse:
+def plain_response(refusal: ApiError) -> JsonResponse:
     return JsonResponse(error_body(refusal), status=refusal.status, headers=error_headers(refusal))
 
 

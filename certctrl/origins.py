@@ -73,7 +73,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         "Allow cookies, load the page again, and send it."
     )
     page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refused</title>'
-        "<h1>Refused (403)</h1><p>The form was not taken.</p><p>{}</p></html>"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Forbidden</title>'
+        "<h1>Forbidden (403)</h1><p>The form was not taken.</p><p>{}</p></html>"
     )
     return HttpResponse(format_html(page, what), status=403)

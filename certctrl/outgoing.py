@@ -42,7 +42,7 @@ from certctrl.addresses import (
     is_by_tenant,
     is_named,
     literal,
-    look_up,
+    lookup,
     named_by_tenant,
     resolve,
 )
@@ -109,7 +109,7 @@ class _Guarded(HTTPConnection):
     _used_at = 0.0
 
     def _new_conn(self) -> socket.socket:
-        find = look_up if self.proxy else resolve
+        find = lookup if self.proxy else resolve
         addresses = find(self._dns_host, self.port)
         try:
             return connect_to_any(addresses, self.socket_options)
@@ -402,7 +402,7 @@ def _port_of(url: str) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _chain(exc: BaseException) -> list[BaseException]:
+def _causes(exc: BaseException) -> list[BaseException]:
     """Return an exception and the exceptions nested in it, outermost first.
 
     requests and urllib3 nest them in `args`, `reason`, `__cause__` and `__context__`.
@@ -435,18 +435,18 @@ def _told(exc: Exception, host: str) -> requests.RequestException:
 
 
 def _cause(exc: Exception, host: str) -> requests.RequestException:
-    chain = _chain(exc)
-    for each in chain:
+    causes = _causes(exc)
+    for each in causes:
         if isinstance(each, OURS):
             return each
     if any(
         isinstance(each, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
-        for each in chain
+        for each in causes
     ):
         return DeadlineExceeded(f"{host} did not answer in the time that was left.")
     kind = type(exc) if isinstance(exc, requests.RequestException) else _kind_of(exc)
     for cause, sentence in SENTENCES:
-        for each in chain:
+        for each in causes:
             if isinstance(each, cause):
                 return kind(sentence.format(host=host, why=_why(each)))
     if not host:
@@ -484,7 +484,7 @@ OURS = (
     AnswerTooLarge,
     BundleUnreadable,
 )
-# The first cause found in the chain selects the sentence.
+# The first cause that is found selects the sentence.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "The TLS certificate of {host} is not trusted: {why}."),
     (ssl.SSLError, "{host} did not agree on a TLS connection: {why}."),

@@ -21,23 +21,23 @@ PAUSE = 5  # seconds until a retry makes sense
 
 _under_way: Counter[int] = Counter()  # by owner id
 _lock = threading.Lock()
-_is_asking: ContextVar[bool] = ContextVar("_is_asking", default=False)
+_in_request: ContextVar[bool] = ContextVar("_in_request", default=False)
 
 
 @contextmanager
-def asking(owner_id: int) -> Iterator[None]:
+def for_owner(owner_id: int) -> Iterator[None]:
     """The part of a request that makes outward calls. All limits are checked before the first call.
 
     Raise RateLimited when the owner has too many such requests. Raise Unavailable when the
     process has too many.
     """
     _take(owner_id)
-    token = _is_asking.set(True)
+    token = _in_request.set(True)
     try:
         let_go()
         yield
     finally:
-        _is_asking.reset(token)
+        _in_request.reset(token)
         with _lock:
             _under_way[owner_id] -= 1
             if not _under_way[owner_id]:
@@ -67,7 +67,7 @@ def let_go() -> None:
     The next query opens it again. A worker keeps its connection, because its pool has one per
     thread.
     """
-    if _is_asking.get():
+    if _in_request.get():
         give_connection_back()
 
 

@@ -18,10 +18,10 @@ def _seconds() -> float | None:
 
     Raise TimeoutError when no time is left.
     """
-    rest = clock.rest()
-    if rest <= 0:
+    left = clock.remaining()
+    if left <= 0:
         raise TimeoutError("the deadline has passed")
-    return None if rest == float("inf") else rest
+    return None if left == float("inf") else left
 
 
 class DeadlineSocket(socket.socket):

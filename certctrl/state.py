@@ -28,7 +28,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-class State(dict[str, Any]):
+class StateFile(dict[str, Any]):
     """Secrets and ports that the next start needs, in a file of mode 0600.
 
     The file is replaced as a whole. Raises Unreadable for a damaged file.

@@ -128,7 +128,7 @@ class Supervisor:
             left = end - clock.monotonic()
             if left <= 0:
                 return
-            self._rest(min(left, self._next_start()))
+            self._sleep(min(left, self._next_start()))
 
     def wait_for(self, check: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
         """Tend until `check` returns true. Return False when `seconds` pass first."""
@@ -164,7 +164,7 @@ class Supervisor:
         while (
             child.alive() and self.asked_to_stop < enough and (left := end - clock.monotonic()) > 0
         ):
-            self._rest(left)
+            self._sleep(left)
         if child.alive():
             self.say(f"{child.name} did not stop in time and is killed.")
 
@@ -213,7 +213,7 @@ class Supervisor:
         due = [child.due_at for child in self.children if child.due_at is not None]
         return max(0.0, min(due, default=float("inf")) - clock.monotonic())
 
-    def _rest(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> None:
         """Wait for `seconds`, or until a signal: a child died, or somebody asked to stop."""
         ready, _, _ = select.select([self._read], [], [], seconds)
         if ready:

@@ -44,7 +44,7 @@ A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
 MOST_SAID = 4000  # characters of a stored sentence
-MOST_LOOKED_AT = 1000  # due rows that sendable_of_each() chooses from
+MOST_CONSIDERED = 1000  # due rows that sendable_of_each() chooses from
 
 
 class Stopping:
@@ -84,14 +84,14 @@ def printable(what: str) -> str:
 class Wait(Exception):
     """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
-    `asked` is true when the other side named the number of seconds.
+    `imposed` is true when the other side named the number of seconds.
     """
 
-    def __init__(self, seconds: float, what: str = "", *, asked: bool = False) -> None:
+    def __init__(self, seconds: float, what: str = "", *, imposed: bool = False) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = printable(what)
-        self.asked = asked
+        self.imposed = imposed
 
 
 class Trouble(Exception):
@@ -162,7 +162,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
         chosen = []
         sendable = self.sendable(at)
         others = sendable.exclude(**{f"{of}__in": full}).order_by("wake_at")
-        for pk, each in others.values_list("pk", of)[:MOST_LOOKED_AT]:
+        for pk, each in others.values_list("pk", of)[:MOST_CONSIDERED]:
             busy[each] += 1
             if busy[each] <= most:
                 chosen.append(pk)

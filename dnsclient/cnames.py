@@ -17,19 +17,19 @@ from certctrl.turns import Trouble
 from dnsclient.resolver import Reply, ask_holders, text_of, unknown
 
 CHALLENGE = "_acme-challenge"
-LONGEST_CHAIN = 10  # CNAMEs
+LONGEST_PATH = 10  # CNAMEs
 LONGEST_NAME = 253  # characters
 WRITABLE = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 CNAME = dns.rdatatype.CNAME
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The names of a chain of CNAMEs. The first is the challenge's own name.
+class CnamePath:
+    """The names that CNAMEs lead through. The first is the challenge's own name.
 
     `wildcard` is the target of a wildcard's CNAME at the last name. It is not followed, because a
     wildcard is not meant for challenges.
-    `trouble` says why the chain has no end: dns_cname_loop, dns_cname_target, dns_lookup_failed.
+    `trouble` says why the path has no end: dns_cname_loop, dns_cname_target, dns_lookup_failed.
     """
 
     names: tuple[str, ...]
@@ -63,23 +63,23 @@ def final_name(name: str) -> str:
     sibling also has belongs to a wildcard. It is not followed.
     Raise Trouble: dns_cname_loop, dns_cname_target, dns_lookup_failed.
     """
-    chain = follow([name], clock.time_left())[name]
-    if chain.trouble:
-        raise chain.trouble
-    return chain.final
+    path = follow([name], clock.time_left())[name]
+    if path.trouble:
+        raise path.trouble
+    return path.final
 
 
-def follow(names: Collection[str], seconds: float) -> dict[str, Chain]:
-    """Return the Chain of each name, within `seconds`. Failures are in `Chain.trouble`."""
+def follow(names: Collection[str], seconds: float) -> dict[str, CnamePath]:
+    """Return the CnamePath of each name, within `seconds`. Failures are in `CnamePath.trouble`."""
     end = clock.monotonic() + seconds
-    chains = {name: Chain((challenge_of(name),)) for name in names}
-    going = list(chains)
+    paths = {name: CnamePath((challenge_of(name),)) for name in names}
+    going = list(paths)
     while going:
-        hops = _hop({chains[name].final for name in going}, end)
-        longer = {name: _extended(chains[name], hops[chains[name].final]) for name in going}
-        going = [name for name in going if longer[name].names != chains[name].names]
-        chains |= longer
-    return chains
+        hops = _hop({paths[name].final for name in going}, end)
+        longer = {name: _extended(paths[name], hops[paths[name].final]) for name in going}
+        going = [name for name in going if longer[name].names != paths[name].names]
+        paths |= longer
+    return paths
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class _Hop:
 
 def _hop(names: Iterable[str], end: float) -> dict[str, _Hop]:
     """Return the CNAME at each name. For a name that has one, a random sibling is looked up too."""
-    hops = _look(set(names), end)
+    hops = _ask(set(names), end)
     siblings = {name: _sibling(name) for name, hop in hops.items() if hop.target}
-    others = _look(set(siblings.values()), end)
+    others = _ask(set(siblings.values()), end)
     for name, sibling in siblings.items():
         other = others[sibling]
         hops[name] = (
@@ -114,11 +114,11 @@ def _sibling(name: str) -> str:
 
     The random label is shorter where the parent is long.
     """
-    rest = name.partition(".")[2]
-    return f"{secrets.token_hex(8)[: LONGEST_NAME - len(rest) - 1]}.{rest}"
+    above = name.partition(".")[2]
+    return f"{secrets.token_hex(8)[: LONGEST_NAME - len(above) - 1]}.{above}"
 
 
-def _look(names: Collection[str], end: float) -> dict[str, _Hop]:
+def _ask(names: Collection[str], end: float) -> dict[str, _Hop]:
     replies = ask_holders([(name, CNAME) for name in names], end) if names else {}
     return {name: _read(replies[name, CNAME], name) for name in names}
 
@@ -131,24 +131,24 @@ def _read(reply: Reply, name: str) -> _Hop:
     return _Hop(text_of(found[0][0].target)) if found else _Hop()
 
 
-def _extended(chain: Chain, hop: _Hop) -> Chain:
-    start, target = chain.names[0], hop.target
+def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
+    start, target = path.names[0], hop.target
     if hop.why:
         return replace(
-            chain, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)
+            path, trouble=unknown(f"Whether {start} is a CNAME could not be found out", hop.why)
         )
     if hop.is_wildcard:
-        return replace(chain, wildcard=target)
+        return replace(path, wildcard=target)
     if not target:
-        return chain
-    if target in chain.names or len(chain.names) > LONGEST_CHAIN:
-        shown = " → ".join([*chain.names, target][:4])
+        return path
+    if target in path.names or len(path.names) > LONGEST_PATH:
+        shown = " → ".join([*path.names, target][:4])
         what = (
-            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_CHAIN} others"
+            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_PATH} others"
             f" ({shown}): fix them."
         )
-        return replace(chain, trouble=Trouble("dns_cname_loop", what))
+        return replace(path, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
-        what = f"{chain.final} is a CNAME to a name that no TXT record can be written at: fix it."
-        return replace(chain, trouble=Trouble("dns_cname_target", what))
-    return replace(chain, names=(*chain.names, target))
+        what = f"{path.final} is a CNAME to a name that no TXT record can be written at: fix it."
+        return replace(path, trouble=Trouble("dns_cname_target", what))
+    return replace(path, names=(*path.names, target))

@@ -15,7 +15,7 @@ import dns.rdatatype
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsclient import queries, resolver
-from dnsclient.queries import Address, Answers, Ask
+from dnsclient.queries import Address, Answers, Query
 from dnsclient.resolver import KNOWN, Question
 
 
@@ -63,13 +63,13 @@ def doubts(questions: Collection[Question], end: float) -> dict[Question, Doubt]
     if not questions:
         return {}
     servers = _resolvers()
-    asks = [
-        _ask(server, question, unchecked)
+    sent = [
+        _query(server, question, unchecked)
         for question in questions
         for server in servers
         for unchecked in (0, 1)
     ]
-    answers = queries.ask(asks, end - clock.monotonic())
+    answers = queries.ask(sent, end - clock.monotonic())
     found = {
         question: _gravest([_doubt(question, server, answers) for server in servers])
         for question in questions
@@ -94,13 +94,15 @@ def _top_levels_that_answer(
 
     When they cannot, the resolvers themselves have no connection. No zone below is then at fault.
     """
-    asks = {name: [Ask(server, *fresh(name), recurse=True) for server in servers] for name in names}
+    sent = {
+        name: [Query(server, *fresh(name), recurse=True) for server in servers] for name in names
+    }
     got = queries.ask(
-        [each for of_name in asks.values() for each in of_name], end - clock.monotonic()
+        [each for of_name in sent.values() for each in of_name], end - clock.monotonic()
     ).got
     answer = {
         name: [got[each].rcode() for each in of_name if each in got]
-        for name, of_name in asks.items()
+        for name, of_name in sent.items()
     }
     return {name for name, codes in answer.items() if any(code in KNOWN for code in codes)}
 
@@ -117,13 +119,13 @@ def _resolvers() -> list[Address]:
         return []
 
 
-def _ask(server: Address, question: Question, unchecked: int) -> Ask:
-    return Ask(server, *question, recurse=True, unchecked=bool(unchecked))
+def _query(server: Address, question: Question, unchecked: int) -> Query:
+    return Query(server, *question, recurse=True, unchecked=bool(unchecked))
 
 
 def _doubt(question: Question, server: Address, answers: Answers) -> Doubt:
     checked, unchecked = (
-        answers.got.get(_ask(server, question, unchecked)) for unchecked in (0, 1)
+        answers.got.get(_query(server, question, unchecked)) for unchecked in (0, 1)
     )
     if checked and checked.rcode() in KNOWN:
         return Doubt(None)

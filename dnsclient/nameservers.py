@@ -15,7 +15,7 @@ from certctrl.turns import Trouble
 from dnsclient import queries, resolver
 from dnsclient.diagnosis import Fault, Unanswered, doubts, fresh
 from dnsclient.names import is_inside, suffixes
-from dnsclient.queries import Answers, Ask
+from dnsclient.queries import Answers, Query
 from dnsclient.resolver import ADDRESSES, Server, Servers, text_of
 
 NS, SOA = dns.rdatatype.NS, dns.rdatatype.SOA
@@ -56,14 +56,14 @@ def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]
     found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
     lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
     behind = doubts([(name, SOA) for name in lost], end)
-    looks = _doubted(_looks(found.values(), end), end)
+    results = _doubted(_ask_all(found.values(), end), end)
     unanswered = {
         name: Unanswered(name, "SOA", what, behind[name, SOA]) for name, what in lost.items()
     }
     dead = [name for name in lost if behind[name, SOA].fault is Fault.DEAD]
     return {
         **unanswered,
-        **{name: looks[each.zone] for name, each in found.items()},
+        **{name: results[each.zone] for name, each in found.items()},
         **_dead(dead, end),
     }
 
@@ -71,23 +71,23 @@ def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]
 # --- Asking ---
 
 
-def _looks(whom: Iterable[Servers], end: float) -> dict[str, Zone | Unanswered]:
+def _ask_all(whom: Iterable[Servers], end: float) -> dict[str, Zone | Unanswered]:
     zones = {each.zone: each for each in whom}
-    asks = {
-        zone: {Ask(server.at, zone, SOA): server for server in each.servers}
+    sent = {
+        zone: {Query(server.at, zone, SOA): server for server in each.servers}
         for zone, each in zones.items()
     }
     answers = queries.ask(
-        [each for of_zone in asks.values() for each in of_zone], end - clock.monotonic()
+        [each for of_zone in sent.values() for each in of_zone], end - clock.monotonic()
     )
-    return {zone: _look(each, asks[zone], answers) for zone, each in zones.items()}
+    return {zone: _result(each, sent[zone], answers) for zone, each in zones.items()}
 
 
-def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zone | Unanswered:
-    heard = {server: answers.got[asked] for asked, server in asks.items() if asked in answers.got}
+def _result(servers: Servers, sent: Mapping[Query, Server], answers: Answers) -> Zone | Unanswered:
+    heard = {server: answers.got[asked] for asked, server in sent.items() if asked in answers.got}
     said = {server: _shortcoming(message) for server, message in heard.items()}
     serials = {str(server): _serial(heard[server]) for server, why in said.items() if not why}
-    if not serials and not answers.unasked.isdisjoint(asks):
+    if not serials and not answers.no_time.isdisjoint(sent):
         return Unanswered(
             servers.zone,
             "SOA",
@@ -98,7 +98,9 @@ def _look(servers: Servers, asks: Mapping[Ask, Server], answers: Answers) -> Zon
         serials,
         lame=tuple(server.saying(why) for server, why in said.items() if why),
         silent=_silent(
-            {asked: server for asked, server in asks.items() if server not in heard}, heard, answers
+            {asked: server for asked, server in sent.items() if server not in heard},
+            heard,
+            answers,
         ),
         skipped=servers.skipped,
         origins=frozenset(_origin(heard[server]) for server, why in said.items() if not why),
@@ -127,7 +129,7 @@ def _origin(message: dns.message.Message) -> str:
 
 
 def _silent(
-    unheard: Mapping[Ask, Server], heard: Collection[Server], answers: Answers
+    unheard: Mapping[Query, Server], heard: Collection[Server], answers: Answers
 ) -> tuple[str, ...]:
     """Return the labels of the servers that were asked and did not answer.
 
@@ -137,22 +139,22 @@ def _silent(
     return tuple(
         str(server)
         for asked, server in unheard.items()
-        if asked not in answers.unasked
+        if asked not in answers.no_time
         and not (asked.server in answers.no_route and server.name in names)
     )
 
 
-def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zone | Unanswered]:
+def _doubted(results: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zone | Unanswered]:
     """Set `fault` in the zones without any authoritative server.
 
     The resolvers are asked for a name that they cannot have cached. They may reach servers that
     this machine does not reach.
     """
-    deserted = [each for each in looks.values() if isinstance(each, Zone) and not each.serials]
+    deserted = [each for each in results.values() if isinstance(each, Zone) and not each.serials]
     questions = {each.name: fresh(each.name) for each in deserted}
     behind = doubts(questions.values(), end)
     return {
-        **looks,
+        **results,
         **{each.name: replace(each, fault=behind[questions[each.name]].fault) for each in deserted},
     }
 
@@ -163,8 +165,8 @@ def _doubted(looks: Mapping[str, Zone | Unanswered], end: float) -> dict[str, Zo
 def _dead(names: Sequence[str], end: float) -> dict[str, Zone | Unanswered]:
     """Check the delegated servers of names for which the resolvers find no server."""
     cuts = _cuts(names, end) if names else {}
-    looks = _looks([cut.servers for cut in cuts.values()], end)
-    found = {name: looks[cut.servers.zone] for name, cut in cuts.items()}
+    results = _ask_all([cut.servers for cut in cuts.values()], end)
+    found = {name: results[cut.servers.zone] for name, cut in cuts.items()}
     return {
         name: replace(each, fault=Fault.DEAD, above=cuts[name].above)
         if isinstance(each, Zone)
@@ -223,15 +225,15 @@ def _referrals(nearest: Mapping[str, Servers], end: float) -> dict[str, Referral
 
     At most MOST_ASKED_ABOVE servers of that zone are asked.
     """
-    asks = {
-        name: [Ask(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]]
+    sent = {
+        name: [Query(each.at, name, NS) for each in nearest[name].servers[:MOST_ASKED_ABOVE]]
         for name in nearest
     }
     answers = queries.ask(
-        [each for of_name in asks.values() for each in of_name], end - clock.monotonic()
+        [each for of_name in sent.values() for each in of_name], end - clock.monotonic()
     )
     heard = {
-        name: [answers.got[each] for each in asks[name] if each in answers.got] for name in nearest
+        name: [answers.got[each] for each in sent[name] if each in answers.got] for name in nearest
     }
     found = {name: _referral(name, above.zone, heard[name]) for name, above in nearest.items()}
     return {name: each for name, each in found.items() if each}

@@ -74,7 +74,7 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 One = TypeVar("One")
 
 
-class Ask(NamedTuple):
+class Query(NamedTuple):
     """One question to one server.
 
     `recurse` sets the RD bit, for a resolver. An authoritative server is asked without the RD bit.
@@ -101,10 +101,10 @@ class Answers:
     An authoritative server's answer without TXT records may lack the authority section.
     """
 
-    got: dict[Ask, dns.message.Message] = field(default_factory=dict)
+    got: dict[Query, dns.message.Message] = field(default_factory=dict)
     no_route: set[Address] = field(default_factory=set)
     # Questions that the batch had no time for. The servers may well answer them.
-    unasked: set[Ask] = field(default_factory=set)
+    no_time: set[Query] = field(default_factory=set)
 
 
 def address(ip: str, port: int) -> Address:
@@ -133,8 +133,8 @@ def _sender(found: tuple[Any, ...]) -> Address:
     return found if len(found) == 4 and found[3] else found[:2]
 
 
-def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
-    """Yield one item of each group in turn.
+def round_robin(groups: Iterable[Iterable[One]]) -> Iterator[One]:
+    """Yield one item of each group, then the next one of each.
 
     A small group then need not wait for the end of a large one.
     """
@@ -146,13 +146,13 @@ def in_turns(groups: Iterable[Iterable[One]]) -> Iterator[One]:
             waiting.append(group)
 
 
-def ask(asks: Iterable[Ask], seconds: float) -> Answers:
+def ask(queries: Iterable[Query], seconds: float) -> Answers:
     """Send all questions at once and return the answers within `seconds`.
 
     Missing and invalid answers raise no error.
     """
     outward.let_go()
-    batch = _Batch(asks, clock.monotonic() + seconds)
+    batch = _Batch(queries, clock.monotonic() + seconds)
     with contextlib.ExitStack() as sockets:
         batch.sockets = sockets
         batch.over_udp()
@@ -162,7 +162,7 @@ def ask(asks: Iterable[Ask], seconds: float) -> Answers:
 
 @dataclass(slots=True)
 class _Flight:
-    ask: Ask
+    query: Query
     wire: bytes
     question: bytes
     tries: int
@@ -174,12 +174,12 @@ class _Batch:
 
     sockets: contextlib.ExitStack
 
-    def __init__(self, asks: Iterable[Ask], end: float) -> None:
+    def __init__(self, queries: Iterable[Query], end: float) -> None:
         self.end = end
         self.answers = Answers()
-        self.too_big: list[Ask] = []
-        self.todo: defaultdict[Address, deque[Ask]] = defaultdict(deque)
-        for each in dict.fromkeys(asks):
+        self.too_big: list[Query] = []
+        self.todo: defaultdict[Address, deque[Query]] = defaultdict(deque)
+        for each in dict.fromkeys(queries):
             self.todo[each.server].append(each)
         self.ready = deque(self.todo)  # servers that may be asked now
         # Both dicts have their oldest entry first, because each entry gets the same time.
@@ -200,8 +200,10 @@ class _Batch:
                 if channel:
                     self._read(channel)
             self._expire()
-        self.answers.unasked = {each for asks in self.todo.values() for each in asks}
-        self.answers.unasked |= {flight.ask for flight in self.flying.values() if flight.tries == 1}
+        self.answers.no_time = {each for queries in self.todo.values() for each in queries}
+        self.answers.no_time |= {
+            flight.query for flight in self.flying.values() if flight.tries == 1
+        }
 
     # --- Out ---
 
@@ -210,11 +212,11 @@ class _Batch:
             if not self.ready or self._is_full():
                 return
             server = self.ready.popleft()
-            asks = self.todo[server]
-            if not asks:
+            queries = self.todo[server]
+            if not queries:
                 continue
-            self._launch(asks.popleft())
-            if asks and len(self.in_the_air[server]) < WINDOW_PER_SERVER:
+            self._launch(queries.popleft())
+            if queries and len(self.in_the_air[server]) < WINDOW_PER_SERVER:
                 self.ready.append(server)
 
     def _is_full(self) -> bool:
@@ -223,7 +225,7 @@ class _Batch:
             self.young.popitem(last=False)
         return len(self.young) >= WINDOW
 
-    def _launch(self, asked: Ask) -> None:
+    def _launch(self, asked: Query) -> None:
         ident = secrets.token_bytes(2)
         while ident in self.in_the_air[asked.server]:
             ident = secrets.token_bytes(2)
@@ -300,7 +302,7 @@ class _Batch:
 
     def _read(self, channel: socket.socket) -> None:
         # Read the error queue first. poll() returns at once while this queue has entries.
-        for server in _refusals(channel):
+        for server in _unreachable(channel):
             self._give_up(server)
         for server, wire in _datagrams(channel):
             self._take(server, wire)
@@ -313,17 +315,17 @@ class _Batch:
         flight = self.flying.get((server, wire[:2]))
         if flight is None or not _is_answer(wire, flight.question):
             return
-        message = _parsed(wire, flight.ask)
+        message = _parsed(wire, flight.query)
         truncated = bool(wire[2] & 0x02)
         if message is None and not truncated:
             return
         self._land(server, wire[:2])
         self.silent[server] = 0
         if message is not None:
-            self.answers.got[flight.ask] = message
+            self.answers.got[flight.query] = message
         # The answer did not fit, or the server does not know EDNS.
         if truncated or wire[3] & 0x0F in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
-            self.too_big.append(flight.ask)
+            self.too_big.append(flight.query)
 
     def _land(self, server: Address, ident: bytes) -> _Flight:
         flight = self.flying.pop((server, ident))
@@ -341,7 +343,7 @@ class _Batch:
             if flight.due > now:
                 return
             self.silent[server] += 1
-            is_deaf = self.silent[server] >= (DEAF_RESOLVER if flight.ask.recurse else DEAF)
+            is_deaf = self.silent[server] >= (DEAF_RESOLVER if flight.query.recurse else DEAF)
             if is_deaf:
                 self.todo[server].clear()
             if flight.tries < TRIES and not is_deaf and self._send(flight.wire, server):
@@ -362,7 +364,7 @@ class _Batch:
             self.young.pop((server, ident), None)
 
 
-def _refusals(channel: socket.socket) -> Iterator[Address]:
+def _unreachable(channel: socket.socket) -> Iterator[Address]:
     """Yield the servers that the pending ICMP errors are about."""
     while HAS_ERROR_QUEUE:
         try:
@@ -407,9 +409,9 @@ def _is_answer(wire: bytes, question: bytes) -> bool:
     return questions == b"\0\0" and wire[3] & 0x0F in WITHOUT_QUESTION
 
 
-def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
-    # Most looks for a TXT record get an answer without one. Its header is enough, and parsing only
-    # the header is half the work. A resolver's answer is parsed whole, because its authority
+def _parsed(wire: bytes, asked: Query) -> dns.message.Message | None:
+    # Most questions for a TXT record get an answer without one. Its header is enough, and parsing
+    # only the header is half the work. A resolver's answer is parsed whole, because its authority
     # section says how long the resolver caches the negative answer.
     header_only = asked.rdtype == dns.rdatatype.TXT and not asked.recurse and wire[6:8] == b"\0\0"
     try:
@@ -423,26 +425,26 @@ def _parsed(wire: bytes, asked: Ask) -> dns.message.Message | None:
 # --- TCP ---
 
 
-def _over_tcp(asks: Iterable[Ask], end: float) -> dict[Ask, dns.message.Message]:
+def _over_tcp(queries: Iterable[Query], end: float) -> dict[Query, dns.message.Message]:
     """Ask again over TCP, with at most LANES connections to each server at a time.
 
     A connection that fails ends its lane.
     """
-    lanes: defaultdict[tuple[Address, int], list[Ask]] = defaultdict(list)
-    for number, each in enumerate(asks):
+    lanes: defaultdict[tuple[Address, int], list[Query]] = defaultdict(list)
+    for number, each in enumerate(queries):
         lanes[each.server, number % LANES].append(each)
     if not lanes:
         return {}
-    got: dict[Ask, dns.message.Message] = {}
+    got: dict[Query, dns.message.Message] = {}
     with ThreadPoolExecutor(min(TCP_THREADS, len(lanes)), "dns-tcp") as pool:
         for found in pool.map(functools.partial(_lane, end=end), lanes.values()):
             got.update(found)
     return got
 
 
-def _lane(asks: list[Ask], end: float) -> dict[Ask, dns.message.Message]:
+def _lane(queries: list[Query], end: float) -> dict[Query, dns.message.Message]:
     got = {}
-    for each in asks:
+    for each in queries:
         left = min(2 * PATIENCE, end - clock.monotonic())
         if left <= 0:
             break

@@ -24,10 +24,10 @@ from certctrl import clock
 from certctrl.outgoing import is_allowed
 from certctrl.turns import Trouble
 from dnsclient import queries
-from dnsclient.queries import Address, Answers, Ask
+from dnsclient.queries import Address, Answers, Query
 
-# How long each cache keeps its values, in seconds. Several workers look at a name in turn, each of
-# them every minute or two. A zone must be kept for longer than that.
+# How long each cache keeps its values, in seconds. Several workers ask about a name, each
+# of them every minute or two. A zone must be kept for longer than that.
 ZONE_KEPT = 300.0
 SERVERS_KEPT = 60.0
 SILENCE_KEPT = 60.0
@@ -114,15 +114,15 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
     open_questions = list(replies)
     servers = sorted(resolvers(), key=lambda each: _silent.get(str(each)) or False)
     for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
-        rest = end - clock.monotonic()
-        if not open_questions or rest <= 0:
+        remaining = end - clock.monotonic()
+        if not open_questions or remaining <= 0:
             break
-        asks = {question: Ask(server, *question, recurse=True) for question in open_questions}
-        patience = max(rest / left, min(rest, 4 * queries.PATIENCE))
-        answers = queries.ask(asks.values(), patience)
+        sent = {question: Query(server, *question, recurse=True) for question in open_questions}
+        patience = max(remaining / left, min(remaining, 4 * queries.PATIENCE))
+        answers = queries.ask(sent.values(), patience)
         if not answers.got and patience >= queries.PATIENCE:
             _silent.put(str(server), value=True)
-        replies |= {question: _reply(answers, asked) for question, asked in asks.items()}
+        replies |= {question: _reply(answers, asked) for question, asked in sent.items()}
         open_questions = [
             question for question in open_questions if isinstance(replies[question], str)
         ]
@@ -140,7 +140,7 @@ def resolve_until(end: float, questions: Collection[Question]) -> dict[Question,
         return dict.fromkeys(questions, trouble.what.rstrip("."))
 
 
-def _reply(answers: Answers, asked: Ask) -> Reply:
+def _reply(answers: Answers, asked: Query) -> Reply:
     message = answers.got.get(asked)
     where = f"the resolver {asked.server[0]}"
     if message is None:
@@ -297,16 +297,16 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     replies: dict[Question, Reply] = {}
     heard: set[object] = set()
     for at in range(HOLDERS_ASKED):
-        asks = {
-            each: Ask(of[at].at, *each)
+        sent = {
+            each: Query(of[at].at, *each)
             for each, of in servers.items()
             if each not in replies and at < len(of)
         }
-        if not asks:
+        if not sent:
             break
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
-        answers = queries.ask(asks.values(), seconds)
-        for question, asked in asks.items():
+        answers = queries.ask(sent.values(), seconds)
+        for question, asked in sent.items():
             message = answers.got.get(asked)
             if message:
                 heard.add(zones[above(question[0])])
@@ -472,7 +472,7 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
     """
     servers: dict[Address, Server] = {}
     skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
-    for host, ip in queries.in_turns(
+    for host, ip in queries.round_robin(
         [[(host, ip) for ip in addresses] for host, addresses in hosts.items()]
     ):
         if is_allowed(host, ip, settings.DNS_PORT):

@@ -1,6 +1,6 @@
 """Collect from the DNS everything that a CA will see at the names of a certificate.
 
-It collects the CAA records, the CNAME chains of the challenges, and the answers of the zones' name
+It collects the CAA records, the CNAME paths of the challenges, and the answers of the zones' name
 servers. The number of batches does not grow with the number of names. This module only reads.
 `issuance.preflight` judges.
 """
@@ -13,7 +13,7 @@ import dns.rdatatype
 
 from certctrl import clock
 from dnsclient import cnames, resolver
-from dnsclient.cnames import Chain
+from dnsclient.cnames import CnamePath
 from dnsclient.diagnosis import Doubt, Fault, Unanswered, doubts
 from dnsclient.names import suffixes
 from dnsclient.nameservers import Zone, zones_of
@@ -21,10 +21,10 @@ from dnsclient.resolver import Question, Reply, text_of
 
 __all__ = [
     "CAARecord",
-    "Chain",
+    "CaaPolicy",
+    "CnamePath",
     "Doubt",
     "Fault",
-    "Policy",
     "Survey",
     "Unanswered",
     "Zone",
@@ -46,7 +46,7 @@ class CAARecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Policy:
+class CaaPolicy:
     """The CAA records that count for a name (RFC 8659, section 3).
 
     They are those of the name, or of the nearest name above it that has any. `owner` is the name
@@ -61,12 +61,12 @@ class Policy:
 class Survey:
     """The result of a survey.
 
-    The keys of `policies` and `chains` are the names. The keys of `zones` are the last names of
-    the chains. `silence` says why no question was answered.
+    The keys of `policies` and `paths` are the names. The keys of `zones` are the last names of
+    the paths. `silence` says why no question was answered.
     """
 
-    policies: Mapping[str, Policy | Unanswered] = field(default_factory=dict)
-    chains: Mapping[str, Chain] = field(default_factory=dict)
+    policies: Mapping[str, CaaPolicy | Unanswered] = field(default_factory=dict)
+    paths: Mapping[str, CnamePath] = field(default_factory=dict)
     zones: Mapping[str, Zone | Unanswered] = field(default_factory=dict)
     silence: str = ""
 
@@ -79,16 +79,16 @@ def survey(names: Collection[str], seconds: float) -> Survey:
     silent = [reply for reply in replies.values() if isinstance(reply, str)]
     if len(silent) == len(replies):
         return Survey(silence=silent[0])
-    chains = cnames.follow(names, end - clock.monotonic())
+    paths = cnames.follow(names, end - clock.monotonic())
     zones = zones_of(
-        {chain.final for chain in chains.values() if not chain.trouble or chain.is_unknown}, end
+        {path.final for path in paths.values() if not path.trouble or path.is_unknown}, end
     )
-    return Survey(_policies(names, replies, end), chains, zones)
+    return Survey(_policies(names, replies, end), paths, zones)
 
 
 def _policies(
     names: Iterable[str], replies: Mapping[Question, Reply], end: float
-) -> dict[str, Policy | Unanswered]:
+) -> dict[str, CaaPolicy | Unanswered]:
     found = {name: _policy(name, replies) for name in names}
     failed = {each.name for each in found.values() if isinstance(each, Unanswered)}
     behind = doubts([(name, CAA) for name in failed], end)
@@ -98,7 +98,7 @@ def _policies(
     }
 
 
-def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered:
+def _policy(name: str, replies: Mapping[Question, Reply]) -> CaaPolicy | Unanswered:
     for suffix in suffixes(name, shortest=1):
         reply = replies[suffix, CAA]
         if isinstance(reply, str):
@@ -111,8 +111,8 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> Policy | Unanswered
             continue
         for rrset in reply.answer:
             if rrset.rdtype == CAA:
-                return Policy(text_of(rrset.name), tuple(map(_record, rrset)))
-    return Policy()
+                return CaaPolicy(text_of(rrset.name), tuple(map(_record, rrset)))
+    return CaaPolicy()
 
 
 def _record(rdata: Any) -> CAARecord:

@@ -75,7 +75,7 @@ def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in data.items() if name not in shown_only}
 
 
-class CheckThrottle(CountedThrottle):
+class CredentialCheckThrottle(CountedThrottle):
     scope = "dns_check"
     rate = "60/hour"
 
@@ -119,14 +119,14 @@ class DnsCredentialViewSet(
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=DnsCredentialSerializer)
-    @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
+    @action(detail=True, methods=["post"], throttle_classes=[CredentialCheckThrottle])
     def check(self, request: Request, **kwargs: Any) -> Response:
         """Check that the provider accepts the credential. The check only reads.
 
         The answer is 429 when the provider's API limit is used up, or after too many checks.
         """
         credential = self.get_object()
-        with outward.asking(self.owner.pk):
+        with outward.for_owner(self.owner.pk):
             credentials.check_credential(credential)
         return Response(self.get_serializer(credential).data)
 

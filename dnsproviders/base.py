@@ -33,18 +33,18 @@ class ProviderError(Trouble):
     """
 
 
-class Kind(NamedTuple):
+class ErrorKind(NamedTuple):
     """The meaning of a provider's error: a code of ProviderError, and whether it is permanent."""
 
     code: str
     permanent: bool = False
 
 
-CREDENTIAL = Kind("dns_credential_refused", permanent=True)
-NO_ZONE = Kind("dns_zone_not_found", permanent=True)
-FOR_GOOD = Kind("dns_refused", permanent=True)  # the same record is refused again
-LIMITED = Kind("dns_rate_limited")
-PASSING = Kind("dns_refused")
+CREDENTIAL = ErrorKind("dns_credential_refused", permanent=True)
+NO_ZONE = ErrorKind("dns_zone_not_found", permanent=True)
+FOR_GOOD = ErrorKind("dns_refused", permanent=True)  # the same record is refused again
+LIMITED = ErrorKind("dns_rate_limited")
+PASSING = ErrorKind("dns_refused")
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Provider(ABC):
 
     @classmethod  # noqa: B027, most providers have nothing to say here
     def check_together(cls, given: Mapping[str, Any]) -> None:
-        """Raise a Refusal when fields do not fit together, although each of them is valid."""
+        """Raise a ApiError when fields do not fit together, although each of them is valid."""
 
     # --- For HTTP APIs ---
 

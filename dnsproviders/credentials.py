@@ -19,7 +19,7 @@ from keystore import envelope
 PURPOSE = "dns_credential"
 
 
-class CheckFailed(errors.Refusal):
+class CheckFailed(errors.ApiError):
     """The check of a credential failed.
 
     The status is 400 when the provider refused the credential. It is 502 when the provider did not

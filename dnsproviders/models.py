@@ -70,7 +70,7 @@ class TxtRecord(Turns):
     intent_at = models.DateTimeField(null=True, blank=True)
     presented_at = models.DateTimeField(null=True, blank=True)
     cleaned_at = models.DateTimeField(null=True, blank=True)
-    # Until then, a call with an unknown result may still write the record. Cleanup looks once more
+    # Until then, a call with an unknown result may still write the record. Cleanup checks once more
     # after this time.
     unsure_until = models.DateTimeField(null=True, blank=True)
     left_behind = models.TextField(blank=True, help_text="why the last cleanup failed")

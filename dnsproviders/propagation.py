@@ -20,7 +20,7 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.cnames import final_name
-from dnsclient.queries import Answers, Ask
+from dnsclient.queries import Answers, Query
 from dnsclient.resolver import (
     KNOWN,
     NO_TIME,
@@ -134,10 +134,10 @@ def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int
 
     Ends within `seconds` and within `clock.limit()`. `Look.note` has the failure of a record.
     """
-    seconds = clock.time_left() if seconds is None else min(seconds, clock.rest())
+    seconds = clock.time_left() if seconds is None else min(seconds, clock.remaining())
     end = clock.monotonic() + seconds
     by_check: defaultdict[str, list[TxtRecord]] = defaultdict(list)
-    for record in _owners_in_turns(records):
+    for record in _owners_in_rotation(records):
         by_check[record.credential.propagation_check].append(record)
     looks = {record.pk: Look(1, (), (), asked=Asked.NOBODY) for record in by_check[Check.OFF]}
     looks |= _ask_servers(by_check[Check.AUTHORITATIVE], end - seconds * FOR_RESOLVERS)
@@ -148,15 +148,15 @@ def look(records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int
     return looks
 
 
-def _owners_in_turns(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
-    """Return the records in the order in which they are asked for, one of each owner in turn.
+def _owners_in_rotation(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
+    """Return the records in the order in which they are asked for, one of each owner in rotation.
 
     When the time runs out, the owners with the most records miss the most answers.
     """
     of_owner: defaultdict[int, list[TxtRecord]] = defaultdict(list)
     for record in records:
         of_owner[record.credential.owner_id].append(record)
-    return queries.in_turns(of_owner.values())
+    return queries.round_robin(of_owner.values())
 
 
 def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
@@ -237,25 +237,25 @@ def _ask(
     asked: Asked = Asked.SERVERS,
 ) -> dict[int, Look]:
     recurse = asked is not Asked.SERVERS
-    asks = {
+    sent = {
         record.name: [
-            (server, Ask(server.at, record.name, TXT, recurse))
+            (server, Query(server.at, record.name, TXT, recurse))
             for server in whom[record.name].servers
         ]
         for record in records
     }
     answers = queries.ask(
-        (each for pairs in asks.values() for _, each in pairs), end - clock.monotonic()
+        (each for pairs in sent.values() for _, each in pairs), end - clock.monotonic()
     )
     return {
-        record.pk: _seen(record, asks[record.name], whom[record.name], answers, asked)
+        record.pk: _seen(record, sent[record.name], whom[record.name], answers, asked)
         for record in records
     }
 
 
 def _seen(
     record: TxtRecord,
-    asks: Sequence[tuple[Server, Ask]],
+    sent: Sequence[tuple[Server, Query]],
     servers: Servers,
     answers: Answers,
     asked: Asked,
@@ -263,8 +263,8 @@ def _seen(
     """Return the Look of one record, from the answers of its servers."""
     heard, useless, missing = set(), [], []
     note, denied, denial, ttl = "", 0, 0, 0
-    for server, each in asks:
-        if each in answers.unasked:
+    for server, each in sent:
+        if each in answers.no_time:
             note = (
                 f"there was no time left to ask every server for {record.name}; they are asked"
                 " again"
@@ -301,7 +301,7 @@ def _seen(
     )
 
 
-def _read(answers: Answers, asked: Ask) -> tuple[frozenset[str], str]:
+def _read(answers: Answers, asked: Query) -> tuple[frozenset[str], str]:
     """Return the values in an answer, and why the answer is not usable.
 
     A truncated answer has both. Its values count, although others may be missing.

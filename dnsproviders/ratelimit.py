@@ -85,15 +85,15 @@ class Gate:
         A Wait that leaves the body keeps the gate closed for its `seconds`.
         """
         until = self._enter()
-        rest = 0.0
+        pause = 0.0
         try:
             yield
         except Wait as wait:
-            rest = wait.seconds
+            pause = wait.seconds
             raise
         finally:
             mine = ApiBucket.objects.filter(key=self.key, full_at=until)
-            mine.update(full_at=clock.now() + timedelta(seconds=rest))
+            mine.update(full_at=clock.now() + timedelta(seconds=pause))
 
     def _enter(self) -> datetime:
         now = clock.now()
@@ -103,7 +103,7 @@ class Gate:
             return until
         if gate.exists():
             pause = 1 + random.random()  # noqa: S311  (spreads load, protects nothing)
-            raise NotSent(pause, self.what, asked=True)
+            raise NotSent(pause, self.what, imposed=True)
         ApiBucket.objects.bulk_create([ApiBucket(key=self.key, full_at=now)], ignore_conflicts=True)
         return self._enter()
 
@@ -168,7 +168,7 @@ class Pace:
             f"{self.name} takes {limit} from one user, and they are used up; this goes on by"
             f" {by:%H:%M} UTC."
         )
-        return NotSent((until - now).total_seconds(), what, asked=True)
+        return NotSent((until - now).total_seconds(), what, imposed=True)
 
 
 def pace_of(name: str, credential: DnsCredential, limit: ApiLimit | None) -> Pace:

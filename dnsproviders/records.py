@@ -17,7 +17,7 @@ from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import TxtRecord
 from dnsproviders.ratelimit import NotSent
 
-REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
+NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
 ONCE_A_DAY = 24 * 3600.0
@@ -35,7 +35,7 @@ def publish(record_id: int) -> None:
         record_id, due=False
     ) as record:
         if record.is_published:
-            record.release(clock.now() + REST)
+            record.release(clock.now() + NEEDED_REST)
         else:
             _present(record, registry.open_credential(record.credential))
 
@@ -75,7 +75,7 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     still_ours = When(unsure_until=unsure_until, then=Value(unsure_before))
     try:
         record.release(
-            clock.now() + REST,
+            clock.now() + NEEDED_REST,
             presented_at=clock.now(),
             unsure_until=Case(still_ours, default=F("unsure_until")),
         )
@@ -86,7 +86,7 @@ def _present(record: TxtRecord, provider: Provider) -> None:
 
 
 def reopen(record_id: int) -> None:
-    """Mark the record, so that cleanup looks at it again.
+    """Mark the record, so that cleanup checks it again.
 
     A call may still write the record although another worker holds its row.
     """
@@ -108,7 +108,7 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
         if not record.intent_at or record.cleaned_at:
             record.release(None)
         elif is_needed(record):
-            record.release(clock.now() + REST)
+            record.release(clock.now() + NEEDED_REST)
         else:
             _clean(record)
 
@@ -130,7 +130,7 @@ def _clean(record: TxtRecord) -> None:
             left_behind="An error of this server; its log has the details. It is tried again."
         )
         raise
-    again_at = _look_again_at(record, removed)
+    again_at = _check_again_at(record, removed)
     if again_at:
         # `reopen` may have set a later time during this turn. That time stays.
         reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))
@@ -139,10 +139,10 @@ def _clean(record: TxtRecord) -> None:
         _close(record)
 
 
-def _look_again_at(record: TxtRecord, removed: int) -> datetime | None:
-    """Return when cleanup must look once more. Return None when the record is surely gone.
+def _check_again_at(record: TxtRecord, removed: int) -> datetime | None:
+    """Return when cleanup must check once more. Return None when the record is surely gone.
 
-    Cleanup looks again when a late call may still write the record. It also does when nothing was
+    Cleanup checks again when a late call may still write the record. It also does when nothing was
     removed soon after the record was written, because the provider may show records late.
     """
     now = clock.now()

@@ -9,7 +9,7 @@ from unfold.admin import TabularInline
 
 from accounts import audit
 from certctrl.admin import ReadOnlyAdmin
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from issuance import services
 from issuance.models import (
     Authorization,
@@ -110,7 +110,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
             certificate = issuance.certificate
             try:
                 act(issuance)
-            except Refusal as refusal:
+            except ApiError as refusal:
                 self.message_user(request, refusal.what, messages.WARNING)
                 continue
             audit.note(certificate.owner, f"issuance.{done}", certificate.domain)

@@ -23,7 +23,7 @@ MAX_LABEL = 63
 CHALLENGE_PREFIX = "_acme-challenge."
 WILDCARD = "*."
 LOCAL_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
-LOOKS_LIKE_A_NUMBER = re.compile(
+NUMERIC_LABEL = re.compile(
     r"[0-9]+|0x[0-9a-f]*"
 )  # as the last label; clients take such a name for an IPv4 address
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
@@ -110,7 +110,7 @@ def _normalize_private(name: str) -> str:
         a_labels = ".".join(_local_label(label, name) for label in base.split("."))
     else:
         a_labels = _a_labels(base, name)
-    if LOOKS_LIKE_A_NUMBER.fullmatch(a_labels.rpartition(".")[2]):
+    if NUMERIC_LABEL.fullmatch(a_labels.rpartition(".")[2]):
         raise ValueError(_no_host_name(name))
     whole = WILDCARD + a_labels if text.startswith(WILDCARD) else a_labels
     _refuse_length(whole, name)

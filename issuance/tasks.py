@@ -1,7 +1,7 @@
 """The tasks that workers run.
 
 A task carries one id. The row says what is to be done, so a message that is lost or sent twice
-changes nothing. When a step must wait, the rest of its chain is dropped.
+changes nothing. When a step must wait, the steps after it are dropped.
 """
 
 from collections.abc import Iterable
@@ -39,10 +39,10 @@ STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
-    """Send the chain of the steps that an attempt in `state` still has to take.
+    """Send the steps that an attempt in `state` still has to take, as one message.
 
     With `at_once` the first step goes before all other messages, because its slot of the CA's rate
-    limits lapses. Return False when the broker is away; the sweep sends the chain later.
+    limits lapses. Return False when the broker is away; the sweep sends them later.
     """
     ahead = [
         signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
@@ -62,7 +62,7 @@ def look() -> None:
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:
-    """Send the chains of these attempts, from `validate` on."""
+    """Send the steps of these attempts, from `validate` on."""
     for issuance_id in issuance_ids:
         start(issuance_id, Issuance.State.PROPAGATED)
 

@@ -37,7 +37,7 @@ class CannotOpen(Trouble):
         )
 
 
-class Parts(NamedTuple):
+class SealedKey(NamedTuple):
     """A sealed certificate key in the format that devices read.
 
     The parts are the nonce (12 bytes), the ciphertext without its tag, and the tag (16 bytes).
@@ -116,10 +116,10 @@ def open_certificate_key(
         return unseal(envelope)
 
 
-def parts(envelope: Envelope) -> Parts:
+def parts(envelope: Envelope) -> SealedKey:
     """Return the content of a certificate key's envelope in the format that devices read."""
     sealed = bytes(envelope.ciphertext)
-    return Parts(bytes(envelope.nonce), sealed[:-TAG], sealed[-TAG:])
+    return SealedKey(bytes(envelope.nonce), sealed[:-TAG], sealed[-TAG:])
 
 
 @sensitive_variables()

@@ -20,7 +20,7 @@ BATCH = 500
 
 
 @dataclass
-class Outcome:
+class Rewrapped:
     """The number of wraps moved to the current master key, and the errors of the others by id."""
 
     moved: int = 0
@@ -41,12 +41,12 @@ def begin(file: FileKeys, intent: Intent) -> str:
     return new.id
 
 
-def rewrap_all() -> Outcome:
+def rewrap_all() -> Rewrapped:
     """Move every wrap to the current master key.
 
     The server may run meanwhile. An interrupted run can be started again.
     """
-    outcome = Outcome()
+    outcome = Rewrapped()
     # A process with the old key may write wraps during a pass. Repeat until nothing is moved.
     while _pass(outcome):
         outcome.stuck.clear()
@@ -75,7 +75,7 @@ def needed_ids() -> set[str]:
     return {str(key_id) for key_id in wraps.values_list("master_key_id", flat=True).distinct()}
 
 
-def _pass(outcome: Outcome) -> int:
+def _pass(outcome: Rewrapped) -> int:
     moved = 0
     for wrap in _stale():
         try:

@@ -26,7 +26,7 @@ from lab.ca import PROJECT, PYTHON
 from standalone import ports
 
 if TYPE_CHECKING:
-    from certctrl.state import State
+    from certctrl.state import StateFile
 
 HOST = "127.0.0.1"
 ZONE = "lab.test"
@@ -52,7 +52,7 @@ class Lab:
     trusted_too: str = ""
 
     @classmethod
-    def prepared(cls, folder: Path, state: "State") -> "Lab":
+    def prepared(cls, folder: Path, state: "StateFile") -> "Lab":
         """Return the lab with its stored ports and key, or with new ones. Raise LabProblem."""
         if not PYTHON.exists():
             raise LabProblem(
@@ -67,8 +67,8 @@ class Lab:
         folder.mkdir(mode=0o700, exist_ok=True)
         lab = cls(
             folder,
-            dns_port=remembered_port(state, "lab_dns_port", in_turn(DNS_PORTS, folder), folder),
-            ca_port=remembered_port(state, "lab_ca_port", in_turn(CA_PORTS, folder), folder),
+            dns_port=remembered_port(state, "lab_dns_port", in_rotation(DNS_PORTS, folder), folder),
+            ca_port=remembered_port(state, "lab_ca_port", in_rotation(CA_PORTS, folder), folder),
             secret=state.once(
                 "lab_tsig_secret", base64.b64encode(secrets.token_bytes(32)).decode()
             ),
@@ -164,14 +164,14 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def remembered_port(state: "State", name: str, candidates: Sequence[int], owner: Path) -> int:
+def remembered_port(state: "StateFile", name: str, numbers: Sequence[int], owner: Path) -> int:
     """Return the stored port, or else the first free one.
 
     Raise LabProblem when another program has the stored port.
     """
     before = state.get(name)
     if before is None:
-        return free_port(candidates, owner)
+        return free_port(numbers, owner)
     if not ports.take(HOST, int(before), owner):
         raise LabProblem(
             f"Port {before} on {HOST}, which the lab of this data folder has used, is taken by "
@@ -180,24 +180,22 @@ def remembered_port(state: "State", name: str, candidates: Sequence[int], owner:
     return int(before)
 
 
-def free_port(candidates: Sequence[int], owner: Path | None = None) -> int:
+def free_port(numbers: Sequence[int], owner: Path | None = None) -> int:
     """Return the first port that is free for TCP and UDP. Raise LabProblem without one."""
-    for port in candidates:
+    for port in numbers:
         if ports.take(HOST, port, owner):
             return port
-    last = max(candidates)
-    raise LabProblem(
-        f"No port from {min(candidates)} to {last} is free on {HOST}: start with LAB=0."
-    )
+    last = max(numbers)
+    raise LabProblem(f"No port from {min(numbers)} to {last} is free on {HOST}: start with LAB=0.")
 
 
-def in_turn(candidates: range, folder: Path) -> list[int]:
-    """Return the candidates, starting at a different one for each data folder.
+def in_rotation(numbers: range, folder: Path) -> list[int]:
+    """Return the numbers, starting at a different one for each data folder.
 
     Labs of different folders can then run at the same time. The folder of the project starts with
     the first port, which the documentation names.
     """
     first = 0
     if folder != PROJECT / ".data" / "lab":
-        first = int(hashlib.sha256(os.fsencode(folder)).hexdigest(), 16) % len(candidates)
-    return [*candidates[first:], *candidates[:first]]
+        first = int(hashlib.sha256(os.fsencode(folder)).hexdigest(), 16) % len(numbers)
+    return [*numbers[first:], *numbers[:first]]

@@ -19,7 +19,7 @@ import dns.zone
 
 IN, ANY, NONE = dns.rdataclass.IN, dns.rdataclass.ANY, dns.rdataclass.NONE
 SOA, NS, CNAME = dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME
-LONGEST_CHAIN = 10  # CNAMEs that are followed within the server's zones
+LONGEST_PATH = 10  # CNAMEs that are followed within the server's zones
 
 
 def apex(
@@ -82,7 +82,7 @@ class Zones:
     def find(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Found:
         """Return the answer to one question, with REFUSED for names outside of the zones."""
         found = Found()
-        for _ in range(LONGEST_CHAIN):
+        for _ in range(LONGEST_PATH):
             zone = self.holding(name)
             if zone is None:
                 found.rcode = found.rcode if found.answer else dns.rcode.REFUSED

@@ -151,11 +151,9 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
 
         A code is mailed to a new `email`. `confirm` takes this code.
         """
-        asked = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
-        asked.is_valid(raise_exception=True)
-        return Response(
-            self.get_serializer(addresses.change(self.owner, asked.validated_data)).data
-        )
+        body = self.get_serializer(settings_of(self.owner.pk), data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
+        return Response(self.get_serializer(addresses.change(self.owner, body.validated_data)).data)
 
     @extend_schema(request=None, responses=NoticeSettingsSerializer)
     def send_code(self, request: Request, **kwargs: Any) -> Response:
@@ -165,10 +163,10 @@ class NoticeSettingsViewSet(OwnedMixin, GenericViewSet[NoticeSettings]):
     @extend_schema(request=CodeSerializer, responses=NoticeSettingsSerializer)
     def confirm(self, request: Request, **kwargs: Any) -> Response:
         """Confirm the address with the code. Notices go to this address from now on."""
-        asked = CodeSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
+        body = CodeSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
         return Response(
-            self.get_serializer(addresses.confirm(self.owner, asked.validated_data["code"])).data
+            self.get_serializer(addresses.confirm(self.owner, body.validated_data["code"])).data
         )
 
 
@@ -203,19 +201,19 @@ class WebhookViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericView
 
     @extend_schema(request=WebhookSerializer, responses={201: NewWebhookSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
-        asked = self.get_serializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        webhook, secret = webhooks.create_webhook(self.owner, asked.validated_data)
+        body = self.get_serializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        webhook, secret = webhooks.create_webhook(self.owner, body.validated_data)
         return Response(self.with_secret(webhook, secret), status=status.HTTP_201_CREATED)
 
     @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:
         """Change the given members and keep the others."""
         webhook = self.get_object()
-        asked = self.get_serializer(webhook, data=request.data, partial=True)
-        asked.is_valid(raise_exception=True)
+        body = self.get_serializer(webhook, data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
         return Response(
-            self.get_serializer(webhooks.update_webhook(webhook, asked.validated_data)).data
+            self.get_serializer(webhooks.update_webhook(webhook, body.validated_data)).data
         )
 
     @extend_schema(request=WebhookSerializer, responses=WebhookSerializer)

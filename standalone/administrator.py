@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 from django.core.validators import validate_email
 
 from certctrl.environment import Environment
-from certctrl.state import State
+from certctrl.state import StateFile
 from notices.models import NoticeSettings
 
 EMAIL = "admin@lab.test"
@@ -36,7 +36,7 @@ class Administrator:
     is_new: bool = False
 
 
-def administrator(state: State) -> Administrator:
+def administrator(state: StateFile) -> Administrator:
     """Return the first user. Create it when there is none.
 
     Raise CommandError for an email address or a password that cannot be used.
@@ -52,7 +52,7 @@ def administrator(state: State) -> Administrator:
     return Administrator(str(user.get_username()), known)
 
 
-def first_user(state: State, email: str, given: str) -> Administrator:
+def first_user(state: StateFile, email: str, given: str) -> Administrator:
     is_made_up, email = not email, email or EMAIL
     refuse_unusable(email, given)
     password = given or generated_password()
@@ -73,7 +73,7 @@ def unseen_password(user: AbstractBaseUser) -> Administrator:
     return Administrator(str(user.get_username()), password, generated=True)
 
 
-def shown(state: State) -> None:
+def shown(state: StateFile) -> None:
     """Record that the password was shown on a screen."""
     if state.get(PENDING):
         state.keep(**{PENDING: False})

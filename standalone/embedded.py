@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from certctrl import listening
 from certctrl.environment import read_env
-from certctrl.state import State
+from certctrl.state import StateFile
 from certctrl.supervisor import Child
 from standalone import ports
 from standalone.redisserver import RedisServer
@@ -34,7 +34,7 @@ DATABASE_FILE = "certctrl.sqlite3"
 PORTS = range(8080, 8180)  # tried in order when PORT is not set
 
 
-class Refused(SystemExit):
+class CannotStart(SystemExit):
     """The server cannot start. The sentence says why and what to do."""
 
 
@@ -46,7 +46,7 @@ class Embedded:
     """
 
     folder: Path
-    state: State
+    state: StateFile
     listen: str
     port: int
     redis: RedisServer | None
@@ -73,7 +73,7 @@ class Embedded:
     def make_master_key(self) -> None:
         """Create the master key at the first start, and never again.
 
-        A new key cannot open old secrets. Raise Refused when the key is gone or cannot be used.
+        A new key cannot open old secrets. Raise CannotStart when the key is gone or cannot be used.
         """
         # The import needs Django's settings.
         from keystore.masterkeys import FileKeys, MasterKeyProblem, create_file
@@ -84,12 +84,12 @@ class Embedded:
         if not path.exists() and (
             self.state.get("master_key_made") or holds_secrets(self.folder / DATABASE_FILE)
         ):
-            raise Refused(
+            raise CannotStart(
                 f"{path} is gone. Put it back: without it the secrets in the database cannot "
                 "be opened."
             )
         if path.is_file() and not path.read_bytes().strip(b"\0 \t\r\n"):
-            raise Refused(
+            raise CannotStart(
                 f"{path} is empty. Put it back from a backup: without the key that it held, the "
                 "secrets in the database cannot be opened. No other key can take its place, so "
                 "none was made."
@@ -98,7 +98,7 @@ class Embedded:
             create_file(path)
             FileKeys(path).keys()
         except MasterKeyProblem as exc:
-            raise Refused(f"{path} cannot be used. {exc}") from None
+            raise CannotStart(f"{path} cannot be used. {exc}") from None
         self.state.once("master_key_made", True)
 
     def note_database(self) -> None:
@@ -160,16 +160,16 @@ _prepared: Embedded | None = None
 
 
 def prepared() -> Embedded:
-    """Return the result of prepare(). Raise Refused when manage.py did not start the command."""
+    """Return the result of prepare(). Raise CannotStart if manage.py did not start the command."""
     if _prepared is None:
-        raise Refused("Start the embedded server with `make run` or `python manage.py up`.")
+        raise CannotStart("Start the embedded server with `make run` or `python manage.py up`.")
     return _prepared
 
 
 def prepare() -> Embedded:
     """Prepare the folder, the secrets and the ports, and set the environment for the settings.
 
-    Raise Refused when one of them cannot be used.
+    Raise CannotStart when one of them cannot be used.
     """
     global _prepared
     folder = data_folder()
@@ -179,7 +179,7 @@ def prepare() -> Embedded:
     make_folder(folder)
     lock = take_lock(folder)
     taken = take_port(listen, wanted, folder)
-    state = State(folder / STATE_FILE)
+    state = StateFile(folder / STATE_FILE)
     if uses_database_file(os.environ):
         refuse_emptied(folder / DATABASE_FILE, state)
     before = dict(os.environ)
@@ -200,7 +200,7 @@ def recall() -> None:
 
     Do nothing when there is no such server.
     """
-    state = State(data_folder() / STATE_FILE)
+    state = StateFile(data_folder() / STATE_FILE)
     for name, value in state.get("environment", {}).items():
         if not given(os.environ, name):
             os.environ[name] = value
@@ -223,7 +223,9 @@ def uses_database_file(env: MutableMapping[str, str]) -> bool:
 
 def port_of(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise Refused(f"PORT is {text!r}: give a number from 1 to 65535, for example PORT=8081.")
+        raise CannotStart(
+            f"PORT is {text!r}: give a number from 1 to 65535, for example PORT=8081."
+        )
     return int(text)
 
 
@@ -234,7 +236,7 @@ def make_folder(folder: Path) -> None:
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as exc:
-        raise Refused(
+        raise CannotStart(
             f"The data folder {folder} cannot be used ({exc.strerror}): choose another, DATA_DIR."
         ) from None
 
@@ -242,14 +244,14 @@ def make_folder(folder: Path) -> None:
 def take_lock(folder: Path) -> int:
     """Lock the data folder until this process ends.
 
-    Raise Refused when another server has the lock.
+    Raise CannotStart when another server has the lock.
     """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         who = os.pread(descriptor, 16, 0).decode() or "unknown"
-        raise Refused(
+        raise CannotStart(
             f"Another server (process {who}) runs on the data folder {folder}: stop it, or "
             "choose another, DATA_DIR."
         ) from None
@@ -262,11 +264,11 @@ def listen_of(text: str) -> str:
     try:
         return listening.host_of(text)
     except ValueError as exc:
-        raise Refused(str(exc)) from None
+        raise CannotStart(str(exc)) from None
 
 
 def take_port(listen: str, wanted: int | None, folder: Path) -> int:
-    """Return the wanted port, or else the first free one of PORTS. Raise Refused without one."""
+    """Return the wanted port, or else the first free one. Raise CannotStart without one."""
     if wanted is None:
         free = (port for port in PORTS if ports.take(listen, port, folder, [ports.TCP]))
         if port := next(free, None):
@@ -286,20 +288,20 @@ def refuse_taken(listen: str, port: int) -> None:
         raise taken(listen, port, str(exc.strerror)) from None
 
 
-def taken(listen: str, port: int, why: str) -> Refused:
-    return Refused(
+def taken(listen: str, port: int, why: str) -> CannotStart:
+    return CannotStart(
         f"The server cannot listen on {listening.in_url(listen)}:{port} ({why}). "
         f"Choose another port: PORT={port + 1} make run"
     )
 
 
-def refuse_emptied(path: Path, state: State) -> None:
-    """Raise Refused for a database file that became empty.
+def refuse_emptied(path: Path, state: StateFile) -> None:
+    """Raise CannotStart for a database file that became empty.
 
     SQLite takes an empty file for a new database. All data would silently be gone.
     """
     if state.get("database_made") and path.exists() and not path.stat().st_size:
-        raise Refused(
+        raise CannotStart(
             f"The database {path} is empty. Put a backup of it back, or delete it to begin "
             "with a new one."
         )
@@ -318,7 +320,7 @@ def holds_secrets(path: Path) -> bool:
             return False
 
 
-def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -> None:
+def provide_secrets(env: MutableMapping[str, str], folder: Path, state: StateFile) -> None:
     """Set SECRET_KEY and the master keys where the environment has none."""
     if not given(env, "SECRET_KEY"):
         env["SECRET_KEY"] = state.once("secret_key", secrets.token_urlsafe(48))
@@ -326,26 +328,26 @@ def provide_secrets(env: MutableMapping[str, str], folder: Path, state: State) -
         env["MASTER_KEYS_PATH"] = str(folder / MASTER_KEY_FILE)
 
 
-def own_redis(folder: Path, state: State) -> RedisServer:
-    """Return a Redis server on a Unix socket. Raise Refused when this machine has no Redis."""
+def own_redis(folder: Path, state: StateFile) -> RedisServer:
+    """Return a Redis server on a Unix socket. Raise CannotStart when this machine has no Redis."""
     if given(os.environ, "REDIS_PASSWORD"):
-        raise Refused(
+        raise CannotStart(
             "REDIS_PASSWORD is set and REDIS_URL is not: set both, or neither for a Redis of "
             "its own."
         )
     redis = RedisServer.found(folder, state.once("redis_password", secrets.token_hex(24)))
     if redis is None:
-        raise Refused(
+        raise CannotStart(
             "No Redis was found: install redis-server (or valkey-server), or set REDIS_URL to "
             "one that is running."
         )
     return redis
 
 
-def own_lab(folder: Path, state: State) -> "Lab | None":
+def own_lab(folder: Path, state: StateFile) -> "Lab | None":
     """Return the lab, or None with LAB=0. The environment of all children gets its addresses.
 
-    Raise Refused when the lab cannot start.
+    Raise CannotStart when the lab cannot start.
     """
     if os.environ.get("LAB", "1").lower() in {"0", "no", "false", "off"}:
         return None
@@ -354,6 +356,6 @@ def own_lab(folder: Path, state: State) -> "Lab | None":
     try:
         lab = Lab.prepared(folder / "lab", state)
     except LabProblem as exc:
-        raise Refused(str(exc)) from None
+        raise CannotStart(str(exc)) from None
     os.environ.update(lab.settings(os.environ))
     return lab

@@ -9,7 +9,7 @@ from authorities.acme.client import AcmeCA, ExternalAccount
 from authorities.acme.keys import hmac_key_of, new_account_key, thumbprint
 from authorities.acme.network import Connection, connection_to
 from authorities.acme.problems import (
-    Answer,
+    ErrorResponse,
     absolute,
     is_bad_nonce,
     json_of,
@@ -21,8 +21,8 @@ from authorities.base import Reach
 
 __all__ = [
     "AcmeCA",
-    "Answer",
     "Connection",
+    "ErrorResponse",
     "ExternalAccount",
     "Reach",
     "absolute",

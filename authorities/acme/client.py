@@ -344,10 +344,10 @@ class AcmeCA:
         offered = [each for each in listed if each["type"] == "dns-01"]
         dns01 = offered[0] if offered else {}
         if status == "pending" and not listed:
-            asked = (
+            about = (
                 f"{self.network.label} shows the authorization for {name} without its challenges"
             )
-            raise NotYet(errors.ERROR, f"{asked}.", asked)
+            raise NotYet(errors.ERROR, f"{about}.", about)
         own = {"challenges": [dns01]} if status == "pending" else document
         return AuthorizationResource(
             url=url,

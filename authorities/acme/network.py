@@ -16,7 +16,7 @@ from josepy.jwk import JWKEC
 
 from authorities import errors, exchanges
 from authorities.acme.problems import (
-    Answer,
+    ErrorResponse,
     absolute,
     is_bad_nonce,
     json_of,
@@ -230,7 +230,7 @@ class Network(client.ClientNetwork):
         raise Refused(errors.BAD_URL, what)
 
     def _trouble(
-        self, refusal: Answer, what: str, message: Any, *, named: bool = False
+        self, refusal: ErrorResponse, what: str, message: Any, *, named: bool = False
     ) -> Exception:
         if refusal.status >= 500 or refusal.status in (404, 405):
             self.connection.directory = None  # the CA may have new URLs

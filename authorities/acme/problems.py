@@ -94,7 +94,7 @@ RETRY_AFTER_IN_WORDS = re.compile(
 
 
 @dataclass(frozen=True)
-class Answer:
+class ErrorResponse:
     """A refusal as the CA sent it."""
 
     status: int
@@ -133,7 +133,7 @@ def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
 
 
 def trouble_of(
-    answer: Answer, what: str, with_eab: bool = False, *, named: bool = False
+    answer: ErrorResponse, what: str, with_eab: bool = False, *, named: bool = False
 ) -> Trouble | Wait:
     """Return the exception to raise for a refusal.
 
@@ -162,7 +162,7 @@ def trouble_of(
     return kind(problem.code, said, permanent=problem.permanent)
 
 
-def _is_not_there(answer: Answer, problem: Problem) -> bool:
+def _is_not_there(answer: ErrorResponse, problem: Problem) -> bool:
     if GONE.search(problem.detail) or problem.type in PERMANENT:
         return False
     if answer.status == 404 or NOT_THERE_TYPE.search(problem.type):
@@ -174,7 +174,7 @@ def _is_not_there(answer: Answer, problem: Problem) -> bool:
     return problem.type in WRAPPERS | {"unauthorized"} and bool(NOT_THERE.search(problem.detail))
 
 
-def is_bad_nonce(answer: Answer) -> bool:
+def is_bad_nonce(answer: ErrorResponse) -> bool:
     """Return whether the CA refused the request because of its nonce.
 
     The type is `badNonce` (RFC 8555, section 6.5), or the words say it.
@@ -185,7 +185,7 @@ def is_bad_nonce(answer: Answer) -> bool:
     return typ == "badNonce"
 
 
-def refusal_of(response: requests.Response) -> Answer | None:
+def refusal_of(response: requests.Response) -> ErrorResponse | None:
     """Return the response as a refusal; None when it is a success."""
     if response.ok and response.status_code < 300:
         return None
@@ -197,7 +197,7 @@ def refusal_of(response: requests.Response) -> Answer | None:
         document = {}
     if instance := _text(document.get("instance")):  # a page for people; the URL may be relative
         document["instance"] = absolute(str(response.url), instance)
-    return Answer(response.status_code, document, outgoing.wait_of(response))
+    return ErrorResponse(response.status_code, document, outgoing.wait_of(response))
 
 
 def absolute(base_url: str, url: str) -> str:
@@ -259,7 +259,7 @@ def _until(at: datetime) -> float:
     return min(max(0.0, (at - clock.now()).total_seconds()), outgoing.MAX_WAIT)
 
 
-def _rate_limit_pause(answer: Answer, problem: Problem) -> float:
+def _rate_limit_pause(answer: ErrorResponse, problem: Problem) -> float:
     """Return the pause after a rate limit in seconds.
 
     Let's Encrypt also gives the time in the words of the problem.

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from accounts import audit
-from authorities import keyturns, pki
+from authorities import keyqueue, pki
 from authorities.base import AccountResource, AuthorizationResource, OrderResource
 from authorities.errors import Refused
 from authorities.models import PrivateCA
@@ -187,9 +187,9 @@ def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
     if key_type != "rsa":
         return pki.new_key(key_type, key_size)
     try:
-        with keyturns.turn_of(owner.pk):
+        with keyqueue.one_at_a_time(owner.pk):
             return pki.new_key(key_type, key_size)
-    except keyturns.Busy:
+    except keyqueue.Busy:
         what = f"RSA keys are being made for you already: send it again in {RETRY_AFTER} seconds."
         raise RateLimited(what, retry_after=RETRY_AFTER) from None
 

@@ -27,8 +27,8 @@ from dnsproviders.base import (
     FOR_GOOD,
     NO_ZONE,
     PASSING,
+    ErrorKind,
     Field,
-    Kind,
     Provider,
     ProviderError,
     SeenZone,
@@ -148,7 +148,7 @@ class Aliyun(Provider):
         return elsewhere(self.name, zone, name, seen)
 
     def present(self, record: TxtRecord) -> None:
-        """Add the record without a look first, which saves a call.
+        """Add the record without a check first, which saves a call.
 
         The API refuses a second record with the same name and value.
         """
@@ -249,7 +249,7 @@ class Aliyun(Provider):
             # Throttling is about the user, and not about the zone.
             if "(Throttling" in words:
                 self.pace.pause(seconds)
-            raise Wait(seconds, f"Aliyun asks us to slow down{self.said(response)}.", asked=True)
+            raise Wait(seconds, f"Aliyun asks us to slow down{self.said(response)}.", imposed=True)
         return super().refusal(response)
 
     def _signed(self, action: str, host: str, query: str) -> dict[str, str]:
@@ -287,7 +287,7 @@ class Aliyun(Provider):
             return ""
 
 
-def _kind(code: Any) -> Kind:
+def _kind(code: Any) -> ErrorKind:
     return _by_code(CODES, str(code)) or PASSING
 
 

@@ -14,8 +14,8 @@ from dnsproviders.base import (
     FOR_GOOD,
     LIMITED,
     NO_ZONE,
+    ErrorKind,
     Field,
-    Kind,
     Provider,
     ProviderError,
     SeenZone,
@@ -34,7 +34,7 @@ RECORD_EXISTS = {81057, 81058}
 # https://github.com/cloudflare-api/python-cloudflare-v4/issues/3
 CODES = {
     1000: CREDENTIAL,  # Invalid API Token
-    6003: CREDENTIAL,  # Invalid request headers; the chain says which
+    6003: CREDENTIAL,  # Invalid request headers; its cause says which
     6100: CREDENTIAL,  # Missing X-Auth-Email header
     6101: CREDENTIAL,  # Missing X-Auth-Key header
     6102: CREDENTIAL,  # Invalid format for X-Auth-Email header
@@ -49,7 +49,7 @@ CODES = {
     1001: NO_ZONE,  # Invalid zone identifier
     7000: NO_ZONE,  # No route for that URI
     7003: NO_ZONE,  # Could not route to /zones/..., perhaps your object identifier is invalid?
-    1004: FOR_GOOD,  # DNS Validation Error; the chain says of what
+    1004: FOR_GOOD,  # DNS Validation Error; its cause says of what
     9000: FOR_GOOD,  # DNS name is invalid
     9005: FOR_GOOD,  # Content is invalid
     9020: FOR_GOOD,  # Invalid TTL
@@ -61,7 +61,7 @@ CODES = {
     971: LIMITED,  # Please wait and consider throttling your request speed
 }
 GRAVEST = (CREDENTIAL, NO_ZONE, FOR_GOOD, LIMITED)
-DEEPEST_CHAIN = 4
+DEEPEST_CAUSE = 4
 # https://developers.cloudflare.com/dns/zone-setups/
 UNSERVED = {
     "partial": "a partial zone (CNAME setup), for which other name servers answer: convert it to a"
@@ -269,7 +269,7 @@ class Cloudflare(Provider):
             what = f"Cloudflare answered {response.status_code}{said}."
         return ProviderError(kind.code, what, kind.permanent, outgoing.wait_of(response))
 
-    def _kind(self, response: requests.Response) -> Kind | None:
+    def _kind(self, response: requests.Response) -> ErrorKind | None:
         """Return the kind of the most serious error. Return None without a known error code."""
         kinds = {CODES[code] for code in self._codes(response) if code in CODES}
         return next((each for each in GRAVEST if each in kinds), None)
@@ -290,12 +290,12 @@ class Cloudflare(Provider):
             return []
 
     def _codes(self, response: requests.Response) -> set[Any]:
-        """Return the codes of the errors and of their chains."""
-        found = [each for error in self._errors(response) for each in _chain(error)]
+        """Return the codes of the errors and of their causes."""
+        found = [each for error in self._errors(response) for each in _causes(error)]
         return {each.get("code") for each in found if isinstance(each.get("code"), int)}
 
     def words(self, response: requests.Response) -> str:
-        """Return each error with its chain. Without errors, return the messages."""
+        """Return each error with its causes. Without errors, return the messages."""
         return "; ".join(map(_told, self._errors(response) or self._errors(response, "messages")))
 
 
@@ -305,23 +305,23 @@ def _unserved(zone: str, why: str) -> ProviderError:
 
 
 def _behind(error: dict[str, Any]) -> list[dict[str, Any]]:
-    chain = error.get("error_chain")
-    return [each for each in chain if isinstance(each, dict)] if isinstance(chain, list) else []
+    behind = error.get("error_chain")
+    return [each for each in behind if isinstance(each, dict)] if isinstance(behind, list) else []
 
 
-def _chain(error: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
+def _causes(error: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
     yield error
-    for each in _behind(error) if depth < DEEPEST_CHAIN else []:
-        yield from _chain(each, depth + 1)
+    for each in _behind(error) if depth < DEEPEST_CAUSE else []:
+        yield from _causes(each, depth + 1)
 
 
 def _told(error: dict[str, Any], depth: int = 0) -> str:
-    """Return an error and its chain as text.
+    """Return an error and its causes as text.
 
     Example: Invalid request headers (6003): Invalid format for Authorization header (6111)
     """
     told = f"{error.get('message')} ({error.get('code')})"
-    behind = _behind(error) if depth < DEEPEST_CHAIN else []
+    behind = _behind(error) if depth < DEEPEST_CAUSE else []
     return f"{told}: {', '.join(_told(each, depth + 1) for each in behind)}" if behind else told
 
 

@@ -251,7 +251,7 @@ class RFC2136(Provider):
         for suffix in suffixes(name, shortest=1):
             asked = dns.name.from_text(suffix)
             try:
-                answer, is_proper = self._look(_query(asked, dns.rdatatype.SOA))
+                answer, is_proper = self._answer_to(_query(asked, dns.rdatatype.SOA))
             except NoAnswer as nothing:
                 silence, hidden = nothing, suffixes(name, shortest=1)
                 break
@@ -301,7 +301,7 @@ class RFC2136(Provider):
                 " Give the primary server of that zone, or a key of the view that the public sees."
             )
         try:
-            answer, _ = self._look(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
+            answer, _ = self._answer_to(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
         except ProviderError:
             # The update will report this failure.
             return ""
@@ -366,7 +366,7 @@ class RFC2136(Provider):
         Return 0 when it says that the record does not exist.
         """
         try:
-            answer, is_proper = self._look(_query(_owner(record), dns.rdatatype.TXT))
+            answer, is_proper = self._answer_to(_query(_owner(record), dns.rdatatype.TXT))
         except NoAnswer:
             answer, is_proper = dns.message.Message(), False
             answer.set_rcode(dns.rcode.REFUSED)
@@ -451,7 +451,7 @@ class RFC2136(Provider):
         if answer.rcode() != dns.rcode.NOERROR:
             raise self._refusal(answer, f"asked to change {record.name} in the zone {record.zone}")
 
-    def _look(self, query: dns.message.Message) -> tuple[dns.message.Message, bool]:
+    def _answer_to(self, query: dns.message.Message) -> tuple[dns.message.Message, bool]:
         """Return the answer to a question, and whether the answer is proper.
 
         A proper answer is for the key, or the credential has no key. When the signed question gets

@@ -117,9 +117,9 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
 
         The response is 409 while such a drill runs.
         """
-        asked = DrillRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = asked.validated_data
+        body = DrillRequest(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
         account = account_of(given.get("acme_account_id"))
         drill = drills.start(
             self.person(request),

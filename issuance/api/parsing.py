@@ -18,7 +18,7 @@ from issuance.models import Certificate
 from issuance.services import CertificateSpec
 
 
-def ask_of(
+def spec_of(
     owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None
 ) -> CertificateSpec:
     """Return the specification of a new certificate.

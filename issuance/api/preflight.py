@@ -13,7 +13,7 @@ from certctrl.errors import Unavailable
 log = structlog.get_logger()
 
 
-class CheckThrottle(UserRateThrottle):
+class PreflightThrottle(UserRateThrottle):
     """Limit preflights to 30 an hour for each user, counted in the cache.
 
     A preflight of a certificate with a hundred names sends hundreds of DNS queries. Raise

@@ -34,7 +34,7 @@ class PrivateIssueViewSet(OwnedMixin, GenericViewSet[PrivateCA]):
         certificate, issuance = services.issue_at_private_ca(
             private_ca,
             given["account"],
-            lambda account: parsing.ask_of(self.owner, given, account),
+            lambda account: parsing.spec_of(self.owner, given, account),
             validity_seconds=seconds,
             idempotency=idempotency(request),
         )

@@ -37,7 +37,7 @@ from issuance.api.certificates import (
     FullCertificateSerializer,
     IssuingSerializer,
 )
-from issuance.api.preflight import CheckThrottle, PreflightSerializer
+from issuance.api.preflight import PreflightSerializer, PreflightThrottle
 from issuance.api.requests import (
     CertificateChange,
     CertificateRequest,
@@ -146,9 +146,9 @@ class CertificateViewSet(
         given = parsed(CertificateRequest, request)
         if given["issues_at_once"]:
             need(request, self.obtype, None, "issue")
-        ask = parsing.ask_of(self.owner, given)
+        spec = parsing.spec_of(self.owner, given)
         certificate, issuance = services.create_certificate(
-            self.owner, ask, issue=given["issues_at_once"], idempotency=idempotency(request)
+            self.owner, spec, issue=given["issues_at_once"], idempotency=idempotency(request)
         )
         return Response(shown(certificate, issuance), status=CREATED)
 
@@ -162,8 +162,8 @@ class CertificateViewSet(
         certificate = self.get_object()
         given = parsed(CertificateChange, request)
         if given["action"] == "verify_domain":
-            self.count(CheckThrottle())
-            with outward.asking(self.owner.pk):
+            self.count(PreflightThrottle())
+            with outward.for_owner(self.owner.pk):
                 delegation.verify(certificate)
             return Response(status=NO_CONTENT)
         changes = parsing.changes_of(self.owner, certificate, given)
@@ -261,11 +261,11 @@ class CertificateViewSet(
         return self.get_paginated_response(EventSerializer(page, many=True).data)
 
     @extend_schema(request=None, responses=PreflightSerializer)
-    @action(detail=True, methods=["post"], throttle_classes=[CheckThrottle])
+    @action(detail=True, methods=["post"], throttle_classes=[PreflightThrottle])
     def preflight(self, request: Request, **kwargs: Any) -> Response:
         """Check now whether the CA would refuse an order. No order is sent."""
         certificate = self.get_object()
-        with outward.asking(self.owner.pk):
+        with outward.for_owner(self.owner.pk):
             found = preflight.run(certificate)
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)

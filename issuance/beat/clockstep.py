@@ -69,7 +69,7 @@ def correct(now: datetime, *, stepped: bool = False) -> None:
     the last sweep.
 
     With `stepped` the clock was ahead until a moment ago. Then a pause that ends later than now may
-    be wrong too. It ends now, which does no harm, because each step looks first.
+    be wrong too. It ends now, which does no harm, because each step checks first.
     """
     parts: tuple[Callable[[datetime, bool], None], ...] = (
         _turns,

@@ -17,7 +17,7 @@ from certctrl import clock, dispatch
 from certctrl.dispatch import admit, admit_fairly, mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders.models import TxtRecord
-from dnsproviders.records import REST
+from dnsproviders.records import NEEDED_REST
 from issuance import ratelimits, tasks, workflow
 from issuance.beat import clockstep
 from issuance.challenges import dns01
@@ -79,16 +79,17 @@ class Candidate(NamedTuple):
     def shares_a_look(self) -> bool:
         """Whether the attempt waits for its records and can share a look with others.
 
-        A row that a dead worker left behind is looked at alone. It may have killed the worker, and
-        in a batch the death would count for all rows.
+        A row that a dead worker left behind gets a look of its own. It may have killed the worker,
+        and in a batch the death would count for all rows.
         """
         return self.state == Issuance.State.PRESENTED and not self.holder
 
 
 def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
-    """Send a chain for each due attempt, and one `look` for each 500 that wait for their records.
+    """Send the next steps of each due attempt.
 
-    The attempts in `granted` have a slot and go first.
+    The attempts in `granted` have a slot and go first. Attempts that wait for their records get one
+    `look` for each 500.
     """
     due = Issuance.objects.sendable(now)
     if not due.exists():
@@ -101,10 +102,10 @@ def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
     for _ in range(0, len(waiting), workflow.BATCH):
         if not dispatch.nudge(tasks.look):
             return unmark(due, [each.id for each in chosen])
-    chains = [each for each in chosen if not each.shares_a_look]
-    for at, each in enumerate(chains):
+    alone = [each for each in chosen if not each.shares_a_look]
+    for at, each in enumerate(alone):
         if not tasks.start(each.id, each.state, at_once=each.id in granted):
-            return unmark(due, [left.id for left in chains[at:]])
+            return unmark(due, [left.id for left in alone[at:]])
     return None
 
 
@@ -184,7 +185,7 @@ def admit_cleanups(now: datetime) -> None:
     due = TxtRecord.objects.sendable(now)
     if not due.exists():
         return
-    dns01.needed_records(due).filter(holder="").update(wake_at=now + REST, queued_at=None)
+    dns01.needed_records(due).filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
     admit_fairly(TxtRecord.objects.all(), now, "credential", OF_ONE, tasks.cleanup)
 
 

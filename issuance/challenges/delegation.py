@@ -16,7 +16,7 @@ from certctrl import clock
 from certctrl.errors import Invalid
 from certctrl.turns import Trouble
 from dnsclient import cnames
-from dnsclient.cnames import Chain
+from dnsclient.cnames import CnamePath
 from dnsproviders.models import DnsCredential
 from issuance.identifiers import bases
 from issuance.models import Certificate, Issuance
@@ -140,22 +140,22 @@ def refuse_elsewhere(issuance: Issuance, name: str, final: str) -> None:
     target = only_target(issuance.certificate, issuance.credential)
     if target and final != target:
         raise Refused(
-            "delegation_missing", missing(Chain((cnames.challenge_of(name), final)), target)
+            "delegation_missing", missing(CnamePath((cnames.challenge_of(name), final)), target)
         )
 
 
-def missing(chain: Chain, target: str) -> str:
+def missing(path: CnamePath, target: str) -> str:
     """Return the sentence about a challenge that does not lead to its target.
 
     The sentence says which record to set, and what is there now.
     """
-    if chain.trouble:
-        return chain.trouble.what
-    challenge = chain.names[0]
-    if chain.final != challenge:
-        there = f"it leads to {chain.final}"
-    elif chain.wildcard:
-        there = f"there is only a wildcard's to {chain.wildcard}, which no challenge follows"
+    if path.trouble:
+        return path.trouble.what
+    challenge = path.names[0]
+    if path.final != challenge:
+        there = f"it leads to {path.final}"
+    elif path.wildcard:
+        there = f"there is only a wildcard's to {path.wildcard}, which no challenge follows"
     else:
         there = "there is none"
     return (
@@ -204,13 +204,13 @@ def verify(certificate: Certificate) -> None:
         )
         raise Invalid(what, field="action")
     target = target_of(certificate)
-    chains = cnames.follow(bases(certificate.names), clock.time_left()).values()
-    wrong = [chain for chain in chains if chain.trouble or chain.final != target]
-    surely = [chain for chain in wrong if not chain.is_unknown]
+    paths = cnames.follow(bases(certificate.names), clock.time_left()).values()
+    wrong = [path for path in paths if path.trouble or path.final != target]
+    surely = [path for path in wrong if not path.is_unknown]
     if surely or not wrong:
         certificate.verified = not wrong
         Certificate.objects.filter(pk=certificate.pk).update(
             verified=certificate.verified, updated_at=clock.now()
         )
-    for chain in surely or wrong:
-        raise Invalid(missing(chain, target), field="action")
+    for path in surely or wrong:
+        raise Invalid(missing(path, target), field="action")

@@ -17,7 +17,7 @@ from issuance.models import Authorization, Issuance
 
 # Longer TTLs count as this, because resolvers of CAs do not keep an answer for a day.
 LONGEST = timedelta(hours=1)
-LONGEST_LOOKING = timedelta(hours=1)  # from our answer to a challenge to the CA's last lookup
+LONGEST_VALIDATION = timedelta(hours=1)  # from our answer to a challenge to the CA's last lookup
 
 
 class Kept(NamedTuple):
@@ -33,7 +33,7 @@ class Kept(NamedTuple):
     @property
     def what(self) -> str:
         return (
-            f"The CA looked at {self.name} for another challenge, and its resolver may keep what"
+            f"The CA checked {self.name} for another challenge, and its resolver may keep what"
             f" it saw for {self.ttl} s, the TTL of the records: the challenge is answered at"
             f" {self.until:%H:%M:%S} UTC."
         )
@@ -45,7 +45,7 @@ def kept(
     """Return the old answer that the attempt's CA may keep longest, or None.
 
     Only challenges with other values at the same names leave old answers. Return None if the CA
-    looked at none of them within their TTL.
+    checked none of them within their TTL.
 
     Call this when every server shows the records. From then on, a resolver that asks gets them.
     Challenges of the attempt itself do not count, because they are answered later, all together.
@@ -59,7 +59,7 @@ def kept(
     answered = (
         Authorization.objects.filter(
             record__name__in=ttls,
-            answered_at__gt=now - LONGEST - LONGEST_LOOKING,
+            answered_at__gt=now - LONGEST - LONGEST_VALIDATION,
             issuance__account__directory_url__in=directory,
         )
         .exclude(issuance=issuance)
@@ -82,5 +82,5 @@ def _kept(answered: Authorization, ttls: Mapping[str, int], now: datetime) -> Ke
     record, issuance = answered.record, answered.issuance
     assert record
     ttl = min(max(ttls[record.name], record.ttl), int(LONGEST.total_seconds()))
-    looked_at = now if issuance.state == Issuance.State.PROPAGATED else issuance.state_since
-    return Kept(looked_at + timedelta(seconds=ttl), record.name, ttl)
+    checked_at = now if issuance.state == Issuance.State.PROPAGATED else issuance.state_since
+    return Kept(checked_at + timedelta(seconds=ttl), record.name, ttl)

@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('failures', models.PositiveIntegerField(default=0)),
                 ('failing_since', models.DateTimeField(blank=True, help_text='the first of the failures in a row', null=True)),
                 ('proved_at', models.DateTimeField(blank=True, help_text='staging issued it; production is tried next', null=True)),
-                ('ask', models.CharField(editable=False, help_text='digest of the request that made it', max_length=64)),
+                ('request_digest', models.CharField(editable=False, help_text='digest of the request that made it', max_length=64)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
@@ -270,7 +270,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='certificate',
-            constraint=models.UniqueConstraint(condition=models.Q(('current__isnull', True), ('retired_at__isnull', True)), fields=('owner', 'ask'), name='the_same_request_makes_one_certificate'),
+            constraint=models.UniqueConstraint(condition=models.Q(('current__isnull', True), ('retired_at__isnull', True)), fields=('owner', 'request_digest'), name='the_same_request_makes_one_certificate'),
         ),
         migrations.AddConstraint(
             model_name='drill',

@@ -195,11 +195,11 @@ class Issuance(Turns):
         return clock.now() - self.state_since
 
     def patience(self) -> float:
-        """Return the seconds until the next look.
+        """Return the seconds until the next check.
 
         The result is a quarter of the time in this state, at least 1 and at most 30.
         It is at least 5 when the records were published again, because no server showed them. It
-        varies by 20 percent, so that many attempts do not look at the same moment.
+        varies by 20 percent, so that many attempts do not check at the same moment.
         """
         spread = 0.8 + 0.4 * (self.pk * GOLDEN % 1)
         least = 5.0 if self.presents else 1.0

@@ -82,7 +82,7 @@ class Certificate(models.Model):
     proved_at = models.DateTimeField(
         null=True, blank=True, help_text="staging issued it; production is tried next"
     )
-    ask = models.CharField(
+    request_digest = models.CharField(
         max_length=64, editable=False, help_text="digest of the request that made it"
     )
     created_at = models.DateTimeField(auto_now_add=True)
@@ -107,7 +107,7 @@ class Certificate(models.Model):
         )
         constraints = (
             models.UniqueConstraint(
-                fields=["owner", "ask"],
+                fields=["owner", "request_digest"],
                 condition=Q(current__isnull=True, retired_at__isnull=True),
                 name="the_same_request_makes_one_certificate",
             ),

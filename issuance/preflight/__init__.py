@@ -3,17 +3,17 @@
 from issuance.preflight.caa import denial
 from issuance.preflight.checks import MOST_ZONES, before_order, check, run
 from issuance.preflight.report import Finding, text_of, together
-from issuance.preflight.rules import CHAIN_CODES, of_caa, of_chains, of_zones
+from issuance.preflight.rules import CNAME_CODES, of_caa, of_cnames, of_zones
 
 __all__ = [
-    "CHAIN_CODES",
+    "CNAME_CODES",
     "MOST_ZONES",
     "Finding",
     "before_order",
     "check",
     "denial",
     "of_caa",
-    "of_chains",
+    "of_cnames",
     "of_zones",
     "run",
     "text_of",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dnsclient.names import shown
-from dnsclient.survey import CAARecord, Policy
+from dnsclient.survey import CaaPolicy, CAARecord
 from issuance.identifiers import WILDCARD
 
 METHOD = "dns-01"
@@ -74,7 +74,9 @@ class Permission:
         )
 
 
-def denial(name: str, policy: Policy, identities: Sequence[str], account_url: str) -> Denial | None:
+def denial(
+    name: str, policy: CaaPolicy, identities: Sequence[str], account_url: str
+) -> Denial | None:
     """Return why a CA with these identities must not issue for the name, or None.
 
     A wildcard is written `*.name`. Without identities, only rules that hold for every CA are
@@ -107,7 +109,7 @@ def denial(name: str, policy: Policy, identities: Sequence[str], account_url: st
     return _other_method(name, policy, ours)
 
 
-def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
+def _properties(name: str, policy: CaaPolicy) -> tuple[str, list[CAARecord]]:
     """Return the tag that counts for the name, and its records.
 
     For wildcards `issuewild` overrides `issue` (RFC 8659, section 4.3).
@@ -118,7 +120,7 @@ def _properties(name: str, policy: Policy) -> tuple[str, list[CAARecord]]:
     return "issue", [each for each in policy.records if each.tag == "issue"]
 
 
-def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
+def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
     return Denial(
         "caa_critical",
         f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that"
@@ -128,7 +130,7 @@ def _unknown(name: str, policy: Policy, record: CAARecord) -> Denial:
 
 
 def _forbidden(
-    name: str, policy: Policy, tag: str, issuers: Sequence[str], identities: Sequence[str]
+    name: str, policy: CaaPolicy, tag: str, issuers: Sequence[str], identities: Sequence[str]
 ) -> Denial:
     allowed = shown(", ".join(issuers)) or "nobody"
     if not identities:
@@ -145,7 +147,7 @@ def _forbidden(
 
 
 def _other_account(
-    name: str, policy: Policy, ours: Sequence[Permission], account_url: str
+    name: str, policy: CaaPolicy, ours: Sequence[Permission], account_url: str
 ) -> Denial:
     wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
     return Denial(
@@ -156,7 +158,7 @@ def _other_account(
     )
 
 
-def _other_method(name: str, policy: Policy, ours: Sequence[Permission]) -> Denial:
+def _other_method(name: str, policy: CaaPolicy, ours: Sequence[Permission]) -> Denial:
     methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
     return Denial(
         "caa_method",

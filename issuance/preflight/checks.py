@@ -106,7 +106,7 @@ def check(
             *_of_count(certificate, account),
             *rules.of_silence(seen, certificate.domain),
             *rules.of_caa(seen, certificate.names, identities, account.url),
-            *rules.of_chains(seen, target),
+            *rules.of_cnames(seen, target),
             *rules.of_zones(seen),
             *_of_credential(certificate, credential, _places(seen, target, but)),
         ]
@@ -176,17 +176,17 @@ class Place(NamedTuple):
 def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
     """Return one place for each zone that is to be written to."""
     places: dict[str, Place] = {}
-    for name, chain in seen.chains.items():
+    for name, path in seen.paths.items():
         if (
-            (chain.trouble and not chain.is_unknown)
-            or chain.final in but
-            or (target and chain.final != target)
+            (path.trouble and not path.is_unknown)
+            or path.final in but
+            or (target and path.final != target)
         ):
             continue
-        found = seen.zones.get(chain.final)
+        found = seen.zones.get(path.final)
         zone = found if isinstance(found, Zone) else None
         places.setdefault(
-            zone.name if zone else registered_domain(chain.final), Place(name, chain.final, zone)
+            zone.name if zone else registered_domain(path.final), Place(name, path.final, zone)
         )
     return list(places.values())[:MOST_ZONES]
 

@@ -6,13 +6,13 @@ Each finding names the record at fault, and how to fix it.
 from collections.abc import Iterator, Sequence
 
 from dnsclient.cnames import CHALLENGE
-from dnsclient.survey import Chain, Fault, Survey, Unanswered, Zone
+from dnsclient.survey import CnamePath, Fault, Survey, Unanswered, Zone
 from issuance.challenges import delegation
 from issuance.identifiers import WILDCARD, is_listed_suffix
 from issuance.preflight import caa
 from issuance.preflight.report import Finding, _listed
 
-CHAIN_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwritable"}
+CNAME_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwritable"}
 
 
 # --- No answer ---
@@ -80,54 +80,54 @@ def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
 # --- CNAMEs ---
 
 
-def of_chains(survey: Survey, target: str) -> Iterator[Finding]:
+def of_cnames(survey: Survey, target: str) -> Iterator[Finding]:
     """Yield findings for challenges that lead to no place for a TXT record.
 
     If `target` is set, a challenge must lead there.
     """
-    for name, chain in survey.chains.items():
-        if chain.trouble:
-            if not chain.is_unknown:
-                code = CHAIN_CODES.get(chain.trouble.code, "cname_unwritable")
-                yield Finding(code, name, f"{chain.final} CNAME", chain.trouble.what)
-        elif target and chain.final != target:
+    for name, path in survey.paths.items():
+        if path.trouble:
+            if not path.is_unknown:
+                code = CNAME_CODES.get(path.trouble.code, "cname_unwritable")
+                yield Finding(code, name, f"{path.final} CNAME", path.trouble.what)
+        elif target and path.final != target:
             yield Finding(
                 "delegation_missing",
                 name,
-                f"{chain.names[0]} CNAME",
-                delegation.missing(chain, target),
+                f"{path.names[0]} CNAME",
+                delegation.missing(path, target),
             )
         else:
-            yield from _of_place(name, chain, survey.zones.get(chain.final))
+            yield from _of_place(name, path, survey.zones.get(path.final))
 
 
-def _of_place(name: str, chain: Chain, zone: Zone | Unanswered | None) -> Iterator[Finding]:
+def _of_place(name: str, path: CnamePath, zone: Zone | Unanswered | None) -> Iterator[Finding]:
     if isinstance(zone, Zone) and is_listed_suffix(zone.name):
-        yield _nowhere(name, chain, zone)
-    elif chain.wildcard:
-        above = chain.final.partition(".")[2]
+        yield _nowhere(name, path, zone)
+    elif path.wildcard:
+        above = path.final.partition(".")[2]
         what = (
-            f"A wildcard's CNAME (to {chain.wildcard}) answers for {chain.final}. It is not"
-            f" followed: the TXT record is written at {chain.final} and takes its place, which"
+            f"A wildcard's CNAME (to {path.wildcard}) answers for {path.final}. It is not"
+            f" followed: the TXT record is written at {path.final} and takes its place, which"
             " resolvers that kept the old answer see later."
         )
         yield Finding("wildcard_cname", name, f"*.{above} CNAME", what, blocks=False)
 
 
-def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
+def _nowhere(name: str, path: CnamePath, zone: Zone) -> Finding:
     """Return the finding for a place in no registered domain.
 
     Only the suffix above answers, and says that there is no such name.
     """
-    if len(chain.names) == 1:
+    if len(path.names) == 1:
         what = (
             f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it,"
             " or delegate it."
         )
         return Finding("no_zone", name, f"{name} NS", what, blocks=False)
-    before = chain.names[-2]
+    before = path.names[-2]
     what = (
-        f"{before} is a CNAME to {chain.final}, and no such domain exists: fix the CNAME, or"
+        f"{before} is a CNAME to {path.final}, and no such domain exists: fix the CNAME, or"
         " remove it."
     )
     return Finding("cname_nowhere", name, f"{before} CNAME", what)
@@ -139,8 +139,8 @@ def _nowhere(name: str, chain: Chain, zone: Zone) -> Finding:
 def of_zones(survey: Survey) -> Iterator[Finding]:
     """Yield findings about the servers of the zones where TXT records are written."""
     zones: dict[str, tuple[str, Zone | Unanswered]] = {}
-    for name, chain in survey.chains.items():
-        if zone := survey.zones.get(chain.final):
+    for name, path in survey.paths.items():
+        if zone := survey.zones.get(path.final):
             zones.setdefault(zone.name, (name, zone))
     for name, zone in zones.values():
         if isinstance(zone, Zone):

@@ -25,13 +25,13 @@ ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 class Ledger:
     """Buckets that are locked until the transaction ends. `save()` writes the changes.
 
-    With `look` the rows are only read, without a lock.
+    Without `lock` the rows are only read.
     """
 
-    def __init__(self, ids: Iterable[int], *, look: bool = False) -> None:
+    def __init__(self, ids: Iterable[int], *, lock: bool = True) -> None:
         wanted = sorted(set(ids))
         rows = LimitBucket.objects.filter(pk__in=wanted).order_by("pk")
-        self.rows = {row.pk: row for row in (rows if look else rows.select_for_update())}
+        self.rows = {row.pk: row for row in (rows.select_for_update() if lock else rows)}
         taken = ReservedToken.objects.filter(
             bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY
         )

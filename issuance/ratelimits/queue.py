@@ -88,7 +88,7 @@ def grant() -> list[int]:
     Return the ids of their attempts.
     """
     room = unused_room(clock.now())
-    chosen = candidates() if room > 0 else []
+    chosen = servable() if room > 0 else []
     if not chosen:
         return []
     ids = [each.pk for each in chosen]
@@ -101,7 +101,7 @@ def grant() -> list[int]:
         # changed its buckets, before the locks.
         still = set(waiting().filter(pk__in=ids).values_list("pk", flat=True))
         granted: list[Reservation] = []
-        for each in in_turn([each for each in chosen if each.pk in still], last_served(chosen)):
+        for each in in_rotation([each for each in chosen if each.pk in still], last_served(chosen)):
             if len(granted) >= room:
                 break
             costs = needed.get(each.pk, {})
@@ -130,7 +130,7 @@ def unused_room(now: datetime) -> int:
     return FEW_UNUSED + int(recent["used"]) // 2 - int(recent["unused"])
 
 
-def candidates() -> list[Reservation]:
+def servable() -> list[Reservation]:
     """Return the waiting reservations that a grant could serve now.
 
     Reservations that need an empty or closed bucket are left out. The owners are served in
@@ -140,7 +140,7 @@ def candidates() -> list[Reservation]:
     ids = list(asked.values_list("bucket", flat=True).distinct())
     if not ids:
         return []
-    ledger = Ledger(ids, look=True)
+    ledger = Ledger(ids, lock=False)
     empty = [pk for pk in ledger.rows if not ledger.may_use(pk, 1)]
     closed = [pk for pk in empty if not ledger.may_use(pk, 0)]
     lacks = Q(bucket__in=empty, cost__gt=0) | Q(bucket__in=closed)
@@ -178,7 +178,7 @@ def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:
     return dict(served.values_list("owner").annotate(Max("granted_at")))
 
 
-def in_turn(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> list[Reservation]:
+def in_rotation(chosen: Sequence[Reservation], served: Mapping[int, datetime]) -> list[Reservation]:
     """Sort reservations by who gets the next slot.
 
     Renewals come first, by soonest expiry, then new orders. Among equals the owners are served in

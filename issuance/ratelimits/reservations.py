@@ -37,7 +37,7 @@ Kind = LimitKind
 State = Reservation.State
 
 SLOT_LIFE = timedelta(seconds=5)  # a slot that is not used within this time is given back
-OWN_LOOK = 30.0  # seconds after its slot, when the attempt wakes by itself
+WAKES_AFTER = 30.0  # seconds after its slot, when the attempt wakes by itself
 COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back if the order led to no certificate
 
 
@@ -79,7 +79,7 @@ def refuse_far_slot(issuance: Issuance, charges: Charges) -> None:
     costly = [pk for pk, cost in charges.costs.items() if cost]
     if not costly or _stored(issuance):
         return
-    ledger = Ledger(costly, look=True)
+    ledger = Ledger(costly, lock=False)
     ahead = queue.ahead_of(issuance, costly)
     slots = {pk: ledger.slot(pk, 1, ahead.get(pk, 0)) for pk in costly}
     last = max(slots, key=lambda pk: slots[pk])
@@ -279,7 +279,7 @@ def _wait(
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
     # The sweep wakes the attempt at its slot. This later time only helps if the sweep did not.
-    return Wait(min(seconds + OWN_LOOK, TOO_LONG.total_seconds()), what, asked=True)
+    return Wait(min(seconds + WAKES_AFTER, TOO_LONG.total_seconds()), what, imposed=True)
 
 
 # --- all reservations ---

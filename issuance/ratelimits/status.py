@@ -37,7 +37,7 @@ def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
     The shape is that of the API (`docs/reference/api.md`). A `busy` bucket is returned only while
     it is closed.
     """
-    ledger = Ledger(ids, look=True)
+    ledger = Ledger(ids, lock=False)
     waits = ReservedToken.objects.filter(
         bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING
     )

@@ -14,7 +14,7 @@ from authorities import clients, errors, exchanges
 from authorities.base import CA, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.turns import A_DAY, MOST_LOOKED_AT, Trouble
+from certctrl.turns import A_DAY, MOST_CONSIDERED, Trouble
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import schedule
 
@@ -92,7 +92,7 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
         due = due.exclude(**dict(zip(CA_COLUMNS, of, strict=True)))
     chosen = []
     longest = due.order_by("wake_at").values_list("pk", *CA_COLUMNS)
-    for pk, provider, directory in longest[:MOST_LOOKED_AT]:
+    for pk, provider, directory in longest[:MOST_CONSIDERED]:
         if not is_full((provider, directory)):
             busy[provider, directory] += 1
             chosen.append(pk)

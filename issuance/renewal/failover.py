@@ -30,7 +30,7 @@ def account_for(certificate: Certificate, reason: str) -> tuple[AcmeAccount, boo
     if reason == Issuance.Reason.MANUAL or not certificate.failing_since or certificate.proved_at:
         return account, False
     fallback = certificate.fallback_account
-    if fallback and _is_of_use(fallback) and _is_fallbacks_turn(certificate):
+    if fallback and _is_of_use(fallback) and _is_fallback_next(certificate):
         return fallback, False
     staging = account.staging_account
     if staging and account.staging_first and _is_of_use(staging) and _must_prove(certificate):
@@ -57,7 +57,7 @@ def why(issuance: Issuance) -> str:
     if certificate.proved_at:
         return f"It succeeded at the CA's staging: {own} is tried again."
     if certificate.fallback_account_id and _failed_too_long(certificate):
-        return f"{own} has failed since {since}: it is tried in turn with the fallback account."
+        return f"{own} has failed since {since}: it alternates with the fallback account."
     return ""
 
 
@@ -79,7 +79,7 @@ def _failed_too_long(certificate: Certificate) -> bool:
     return bool(since and clock.now() - since >= patience(certificate.expires_at))
 
 
-def _is_fallbacks_turn(certificate: Certificate) -> bool:
+def _is_fallback_next(certificate: Certificate) -> bool:
     last = certificate.issuances.order_by("-pk").values_list("account_id", "error_code").first()
     account_id, code = last or (None, "")
     return account_id != certificate.fallback_account_id and (

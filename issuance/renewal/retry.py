@@ -18,13 +18,15 @@ from issuance.renewal.lifetime import GAINS_NOTHING
 Failure = Issuance.Failure
 
 
-class Verdict(NamedTuple):
+class CountedFailure(NamedTuple):
     failure: str  # a `Failure`
     counts: bool  # as one of the certificate's failures in a row
 
 
-def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | None) -> Verdict:
-    """Set when the certificate is tried again (`renew_at`), and return the Verdict.
+def count_failure(
+    issuance: Issuance, trouble: Trouble, asked_for: datetime | None
+) -> CountedFailure:
+    """Set when the certificate is tried again (`renew_at`), and return the CountedFailure.
 
     Call this in a transaction. `asked_for` is the time that the other side named. If a limit has
     room at that time, the certificate waits for it. This wait does not count as a failure. It also
@@ -39,7 +41,7 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
         certificate.failures + 1,
         certificate.expires_at,
         first_tried_at=_tried_since(certificate),
-        permanent=trouble.permanent and _asks_for_a_person(issuance, certificate),
+        permanent=trouble.permanent and _needs_a_person(issuance, certificate),
         jitter=schedule.draw(),
     )
     by_table = retry_at()
@@ -62,7 +64,7 @@ def count_failure(issuance: Issuance, trouble: Trouble, asked_for: datetime | No
     if not limited:
         fields |= {"failures": certificate.failures + 1, "proved_at": None}
     Certificate.objects.filter(pk=certificate.pk).update(**fields)
-    return Verdict(class_of(trouble, asked_for, by_table), counts=not limited)
+    return CountedFailure(class_of(trouble, asked_for, by_table), counts=not limited)
 
 
 def _tried_since(certificate: Certificate) -> datetime:
@@ -106,7 +108,7 @@ def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | 
     )
 
 
-def _asks_for_a_person(issuance: Issuance, certificate: Certificate) -> bool:
+def _needs_a_person(issuance: Issuance, certificate: Certificate) -> bool:
     """Return whether the attempt ran at the certificate's own account.
 
     The own account may still issue after the fallback account or staging refused for good.

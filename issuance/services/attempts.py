@@ -5,7 +5,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts import audit, quotas
-from authorities import keyturns
+from authorities import keyqueue
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.errors import Conflict
@@ -156,15 +156,15 @@ def run_inline(issuance: Issuance) -> bool:
     """Take the six steps in this process. Return False when the owner's line is full.
 
     Then nothing was done. The line is for RSA keys, which take seconds of a core
-    (`authorities.keyturns`).
+    (`authorities.keyqueue`).
     """
     if issuance.certificate.key_type != Certificate.KeyType.RSA:
         walk_steps(issuance)
         return True
     try:
-        with keyturns.turn_of(issuance.certificate.owner_id):
+        with keyqueue.one_at_a_time(issuance.certificate.owner_id):
             walk_steps(issuance)
-    except keyturns.Busy:
+    except keyqueue.Busy:
         return False
     return True
 

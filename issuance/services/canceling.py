@@ -7,7 +7,7 @@ from django.db.models import Case, F, Value, When
 
 from accounts import audit
 from certctrl import clock
-from certctrl.errors import Conflict, Refusal, TooLate
+from certctrl.errors import ApiError, Conflict, TooLate
 from issuance import ratelimits
 from issuance.challenges import dns01
 from issuance.models import Certificate, Issuance, IssuanceEvent
@@ -80,7 +80,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
     return held
 
 
-def _not_canceled(issuance: Issuance) -> Refusal:
+def _not_canceled(issuance: Issuance) -> ApiError:
     """Return the error for an attempt that cannot be canceled: the CA signs, or it has ended."""
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():

@@ -52,7 +52,7 @@ class CertificateSpec:
 
 
 def create_certificate(
-    owner: User, ask: CertificateSpec, *, issue: bool, idempotency: Idempotency | None = None
+    owner: User, spec: CertificateSpec, *, issue: bool, idempotency: Idempotency | None = None
 ) -> tuple[Certificate, Issuance | None]:
     """Make the certificate, and start its first attempt when `issue` is set.
 
@@ -61,13 +61,13 @@ def create_certificate(
 
     Raise Invalid, NotFound, Conflict, QuotaExceeded and IdempotencyConflict.
     """
-    certificate, issuance = make_certificate(owner, ask, issue=issue, idempotency=idempotency)
+    certificate, issuance = make_certificate(owner, spec, issue=issue, idempotency=idempotency)
     return certificate, advance(issuance)
 
 
 def make_certificate(
     owner: User,
-    ask: CertificateSpec,
+    spec: CertificateSpec,
     *,
     issue: bool,
     validity_seconds: int | None = None,
@@ -80,11 +80,13 @@ def make_certificate(
     """
 
     def make() -> tuple[Certificate, Issuance | None]:
-        fallback_id = ask.settings.get("fallback_account_id")
-        locks.hold(owner, credential=ask.credential, account=ask.account, fallback_id=fallback_id)
-        same = _same_ask(owner, ask)
+        fallback_id = spec.settings.get("fallback_account_id")
+        locks.hold(owner, credential=spec.credential, account=spec.account, fallback_id=fallback_id)
+        same = _same_request(owner, spec)
         certificate = (
-            same if same and _answers(same, ask, validity_seconds) else new_certificate(owner, ask)
+            same
+            if same and _answers(same, spec, validity_seconds)
+            else new_certificate(owner, spec)
         )
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
@@ -122,20 +124,20 @@ def issue_at_private_ca(
     return certificate, advance(issuance)
 
 
-def _same_ask(owner: User, ask: CertificateSpec) -> Certificate | None:
+def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
     """Return the newest certificate that the same request made, or None.
 
     Lock its open attempt first. So the certificate is never read between "open" and "issued".
     """
     same = Certificate.objects.filter(
-        owner=owner, domain=ask.names[0], ask=ask.digest(), retired_at=None
+        owner=owner, domain=spec.names[0], request_digest=spec.digest(), retired_at=None
     )
     if newest := same.order_by("pk").last():
         _lock_attempt(newest)
     return same.select_related("current__issuance").order_by("pk").last()
 
 
-def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: int | None) -> bool:
+def _answers(certificate: Certificate, spec: CertificateSpec, validity_seconds: int | None) -> bool:
     """Return whether the certificate is what the request would make.
 
     It is when it was never issued, or was issued in the last ten minutes. A private CA issues at
@@ -145,9 +147,9 @@ def _answers(certificate: Certificate, ask: CertificateSpec, validity_seconds: i
     version = certificate.current
     if not version or version.revoke_asked_at:
         return not version
-    if not ask.account.is_private:
+    if not spec.account.is_private:
         return _is_within(version.created_at, TEN_MINUTES)
-    seconds = validity_seconds or ask.account.defaults.get("validity_seconds")
+    seconds = validity_seconds or spec.account.defaults.get("validity_seconds")
     return (
         _is_within(certificate.created_at, A_MINUTE)
         and version.issuance.validity_seconds == seconds
@@ -162,28 +164,28 @@ def _is_within(at: datetime, span: timedelta) -> bool:
     return -SKEW < clock.now() - at < span
 
 
-def new_certificate(owner: User, ask: CertificateSpec) -> Certificate:
+def new_certificate(owner: User, spec: CertificateSpec) -> Certificate:
     """Store a new certificate and audit it. Raise Invalid, NotFound and QuotaExceeded."""
     validation.judge(
-        validation.Wanted(ask.names, ask.account, ask.key_type, ask.key_size, ask.settings)
+        validation.Wanted(spec.names, spec.account, spec.key_type, spec.key_size, spec.settings)
     )
     quotas.refuse_more(owner, "certificates")
     certificate = Certificate.objects.create(
         owner=owner,
-        domain=ask.names[0],
-        names=list(ask.names),
-        names_key=names_key(ask.account, ask.names),
-        account=ask.account,
-        credential=ask.credential,
-        key_type=ask.key_type,
-        key_size=ask.key_size,
-        ask=ask.digest(),
-        **ask.settings,
+        domain=spec.names[0],
+        names=list(spec.names),
+        names_key=names_key(spec.account, spec.names),
+        account=spec.account,
+        credential=spec.credential,
+        key_type=spec.key_type,
+        key_size=spec.key_size,
+        request_digest=spec.digest(),
+        **spec.settings,
     )
-    facts = {"account": ask.account.pk, "key_policy": certificate.key_policy}
+    facts = {"account": spec.account.pk, "key_policy": certificate.key_policy}
     export = certificate.server_decrypt_export
     audit_certificate(
-        certificate, "created", names=len(ask.names), server_decrypt_export=export, **facts
+        certificate, "created", names=len(spec.names), server_decrypt_export=export, **facts
     )
     return certificate
 
@@ -238,7 +240,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         fields = {**changes, **(ANEW if moves else {})}
         if any(getattr(certificate, name) != value for name, value in changes.items()):
             # The request that made it no longer matches, and makes another certificate.
-            fields["ask"] = digest("changed", certificate.pk)
+            fields["request_digest"] = digest("changed", certificate.pk)
         for name, value in fields.items():
             setattr(certificate, name, value)
         certificate.names_key = names_key(account, certificate.names)

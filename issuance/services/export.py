@@ -33,7 +33,7 @@ def current_version(certificate: Certificate) -> CertificateVersion:
             " set server_decrypt_export to true first."
         )
     if not certificate.current:
-        raise NotIssued(f"{certificate.domain} was not issued yet; look at its issue-result.")
+        raise NotIssued(f"{certificate.domain} was not issued yet; see its issue-result.")
     if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
             f"The key of {certificate.domain} was sealed for its devices only; renew it first."

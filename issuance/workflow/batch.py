@@ -109,7 +109,9 @@ def _end(
     """
 
     def pause_together(step: machine.Step, issuance: Issuance, wait: Wait) -> None:
-        says_the_same = wait.what == issuance.waits_for and not issuance.stumbles and not wait.asked
+        says_the_same = (
+            wait.what == issuance.waits_for and not issuance.stumbles and not wait.imposed
+        )
         if says_the_same and clock.now() < issuance.deadline_at:
             waiting[int(wait.seconds)].append(issuance)
         else:
@@ -145,7 +147,7 @@ def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
 def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
     """Send all attempts whose records no server shows back to `present`, in one transaction.
 
-    Each gets the same event as when it is looked at alone.
+    Each gets the same event as with a look of its own.
     """
     now, token = clock.now(), ends[0][0].holder
     by_id = {row.pk: (row, done) for row, done in ends}

@@ -119,7 +119,7 @@ def _take_over(issuance: Issuance, client: CA) -> bool:
     earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
     if (
         not earlier
-        or not _asks_for_the_same(earlier, issuance.certificate)
+        or not _is_still_right(earlier, issuance.certificate)
         or not _became_valid(issuance, client, earlier.order_url)
     ):
         return False
@@ -136,7 +136,7 @@ def _take_over(issuance: Issuance, client: CA) -> bool:
     return True
 
 
-def _asks_for_the_same(earlier: Issuance, certificate: Certificate) -> bool:
+def _is_still_right(earlier: Issuance, certificate: Certificate) -> bool:
     """Return whether the earlier CSR still has the wanted key type, key size and subject.
 
     A person may have changed them since, or may have revoked the key for keyCompromise.

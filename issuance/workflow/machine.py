@@ -107,7 +107,7 @@ def deadline(issuance: Issuance, state: str) -> datetime:
 
 
 def take(step: Step, issuance_id: int) -> bool:
-    """Take the step if it is due. Return True when the chain may go on.
+    """Take the step if it is due. Return True when the next step may follow.
 
     It may go on when the step is done now, or was done before.
     """
@@ -125,7 +125,7 @@ def run(
     pause: Callable[["Step", Issuance, Wait], None] | None = None,
     end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
-    """Run one turn of a claimed attempt, and write its end. Return True when the chain may go on.
+    """Run one turn of a claimed attempt, and write its end. Return True if the next may follow.
 
     A batch passes its own functions. `act` takes the step, `pause` writes a wait, and `end`
     writes the end of the step.
@@ -194,7 +194,7 @@ def after_losing(issuance: Issuance) -> None:
 
 
 def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
-    """Write the end of a step that is done. Return True when the chain may go on.
+    """Write the end of a step that is done. Return True when the next step may follow.
 
     State, event and `done.write` are one transaction. `took` is in seconds. When the turn was
     lost, write nothing and return False.
@@ -244,7 +244,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     until = now + timedelta(seconds=wait.seconds)
     if wait.seconds > TOO_LONG.total_seconds():
         return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
-    gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.asked else 0)
+    gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.imposed else 0)
     if now >= gives_up_at:
         return fail(
             step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what))
@@ -320,7 +320,7 @@ def _may_be_there_later(issuance: Issuance, trouble: Trouble) -> bool:
 
 def _is_again(issuance: Issuance, trouble: Trouble) -> bool:
     """Return whether the previous turn also ended because the CA did not show the same thing."""
-    return isinstance(trouble, NotYet) and issuance.waits_for.startswith(trouble.asked)
+    return isinstance(trouble, NotYet) and issuance.waits_for.startswith(trouble.about)
 
 
 def _forget_unknown_account(issuance: Issuance, trouble: Trouble) -> None:

@@ -46,7 +46,7 @@ class FileKeys:
         The file is read again if it has changed.
         """
         seen = self._seen
-        if seen is None or seen[0] != self._look():
+        if seen is None or seen[0] != self._signature_now():
             return self.read_again()
         return seen[1]
 
@@ -89,7 +89,7 @@ class FileKeys:
         finally:
             os.close(descriptor)
 
-    def _look(self) -> Signature:
+    def _signature_now(self) -> Signature:
         try:
             return _signature(os.stat(self.path))
         except OSError as exc:

@@ -60,8 +60,8 @@ def issuance(account, owner, monkeypatch) -> Issuance:
     monkeypatch.setattr(propagation, "final_name", lambda name: name)
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
-    ask = services.CertificateSpec(("example.com",), account, credential, "ecdsa", 256, {})
-    certificate, _ = services.create_certificate(owner, ask, issue=False)
+    spec = services.CertificateSpec(("example.com",), account, credential, "ecdsa", 256, {})
+    certificate, _ = services.create_certificate(owner, spec, issue=False)
     return services.request_issuance(certificate)
 
 

@@ -75,9 +75,9 @@ def rows(world, staff):
 def every_table(rows, world, staff) -> list[str]:
     """A row of every table; answers what none of the pages may show."""
     world.zone.hides = False
-    ask = world.ask(rows.account, rows.credential, "own.example.com")
+    spec = world.spec(rows.account, rows.credential, "own.example.com")
     services.create_certificate(
-        staff, ask, issue=True, idempotency=services.Idempotency("an example", "0" * 64)
+        staff, spec, issue=True, idempotency=services.Idempotency("an example", "0" * 64)
     )
     world.deliver()
     create_private_ca(staff, {"name": "example CA"})

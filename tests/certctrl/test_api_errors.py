@@ -148,7 +148,7 @@ def every_refusal():
     return [
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.Refusal)
+        if isinstance(kind, type) and issubclass(kind, errors.ApiError)
     ]
 
 

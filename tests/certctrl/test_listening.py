@@ -12,10 +12,10 @@ import requests
 from django.test import override_settings
 
 from certctrl import listening
-from certctrl.state import State
+from certctrl.state import StateFile
 from lab.ca import PROJECT
 from standalone import embedded
-from standalone.embedded import Embedded, Refused
+from standalone.embedded import CannotStart, Embedded
 from tests.standalone.starting import LIMIT, Up, free_port, until
 
 SPELLINGS = [
@@ -42,7 +42,7 @@ def test_the_printed_address_is_a_url_that_the_server_takes(
     tmp_path, client_of, listen, printed
 ) -> None:
     host = embedded.listen_of(listen)
-    server = Embedded(tmp_path, State(tmp_path / "state"), host, 8080, None, None, -1)
+    server = Embedded(tmp_path, StateFile(tmp_path / "state"), host, 8080, None, None, -1)
     assert server.address == f"http://{printed}:8080"
     with override_settings(ALLOWED_HOSTS=listening.allowed_hosts(listen)):
         assert client_of().get("/auth/status", HTTP_HOST=f"{printed}:8080").status_code == 200
@@ -52,7 +52,9 @@ def test_the_printed_address_is_a_url_that_the_server_takes(
     "listen", ["*", "[::1", "::1]", "127.0.0.1:8080", "[::1]:8080", "http://here", "a b", "ü"]
 )
 def test_a_listen_that_is_no_address_is_a_sentence(listen) -> None:
-    with pytest.raises(Refused, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."):
+    with pytest.raises(
+        CannotStart, match=r"LISTEN is .* for example LISTEN=::1\. The port is PORT\."
+    ):
         embedded.listen_of(listen)
     assert "localhost" in listening.allowed_hosts(listen)
 

@@ -29,13 +29,13 @@ MANY = 40
 
 
 def test_an_owner_has_two_under_way_and_no_more(alice, bob):
-    with outward.asking(alice.pk), outward.asking(alice.pk):
-        with pytest.raises(RateLimited) as refused, outward.asking(alice.pk):
+    with outward.for_owner(alice.pk), outward.for_owner(alice.pk):
+        with pytest.raises(RateLimited) as refused, outward.for_owner(alice.pk):
             pass
         assert refused.value.params == {"retry_after": outward.PAUSE}
-        with outward.asking(bob.pk):
+        with outward.for_owner(bob.pk):
             pass
-    with outward.asking(alice.pk):
+    with outward.for_owner(alice.pk):
         pass
 
 
@@ -43,7 +43,7 @@ def test_everybody_together_has_a_few_under_way():
     def nested(owners):
         if not owners:
             return
-        with outward.asking(owners[0]):
+        with outward.for_owner(owners[0]):
             nested(owners[1:])
 
     nested(range(1, outward.AT_ONCE + 1))
@@ -55,7 +55,7 @@ def test_everybody_together_has_a_few_under_way():
 
 @pytest.mark.django_db(transaction=True)
 def test_nothing_goes_out_inside_a_transaction(db):
-    with outward.asking(1), transaction.atomic(), pytest.raises(AssertionError):
+    with outward.for_owner(1), transaction.atomic(), pytest.raises(AssertionError):
         outward.let_go()
 
 
@@ -67,7 +67,7 @@ class TestOnPostgreSQL:
         connection.ensure_connection()
         outward.let_go()
         assert connection.connection, "a worker keeps its own"
-        with outward.asking(1):
+        with outward.for_owner(1):
             assert connection.connection is None
             connection.ensure_connection()
             outward.let_go()

@@ -13,7 +13,7 @@ import pytest
 
 from certctrl import clock
 from dnsclient import queries
-from dnsclient.queries import Ask
+from dnsclient.queries import Query
 from lab.nameserver import NameServer
 from tests.fakes.internet import NS1, silence, zone
 
@@ -26,9 +26,9 @@ def server() -> Iterator[NameServer]:
         yield server
 
 
-def asks(server: NameServer, count: int, address: str = NS1) -> list[Ask]:
+def queries_to(server: NameServer, count: int, address: str = NS1) -> list[Query]:
     return [
-        Ask((address, server.port), f"host{number}.example.com", TXT) for number in range(count)
+        Query((address, server.port), f"host{number}.example.com", TXT) for number in range(count)
     ]
 
 
@@ -38,7 +38,7 @@ def test_two_thousand_questions_to_one_server_all_get_their_own_answer(
 ) -> None:
     for number in (0, 700, 1999):
         server.add(f"host{number}.example.com", "TXT", f"value{number}")
-    answers = queries.ask(asks(server, 2000, address), 20)
+    answers = queries.ask(queries_to(server, 2000, address), 20)
     assert len(answers.got) == 2000
     values = {
         ask.name: str(message.answer[0][0])
@@ -49,22 +49,22 @@ def test_two_thousand_questions_to_one_server_all_get_their_own_answer(
 
 
 def test_the_same_question_asked_twice_is_sent_once(server: NameServer) -> None:
-    assert len(queries.ask(asks(server, 1) * 3, 5).got) == 1
+    assert len(queries.ask(queries_to(server, 1) * 3, 5).got) == 1
     assert len(server.seen) == 1
 
 
 def test_names_are_compared_without_their_case(server: NameServer) -> None:
     server.add("host0.example.com", "TXT", "here")
-    asked = Ask((NS1, server.port), "HOST0.Example.com", TXT)
+    asked = Query((NS1, server.port), "HOST0.Example.com", TXT)
     assert queries.ask([asked], 5).got[asked].answer
 
 
 def test_what_there_was_no_time_for_is_told_apart_from_silence(server: NameServer) -> None:
     server.at(NS1).silent = True
-    batch = asks(server, 200)
+    batch = queries_to(server, 200)
     answers = queries.ask(batch, 0.2)
     assert not answers.got
-    assert answers.unasked == set(batch)
+    assert answers.no_time == set(batch)
 
 
 def test_a_silent_server_is_not_among_the_unasked(
@@ -72,8 +72,8 @@ def test_a_silent_server_is_not_among_the_unasked(
 ) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 0.1)
     server.at(NS1).silent = True
-    answers = queries.ask(asks(server, 100), 5)
-    assert (answers.got, answers.unasked) == ({}, set())
+    answers = queries.ask(queries_to(server, 100), 5)
+    assert (answers.got, answers.no_time) == ({}, set())
 
 
 def test_many_silent_servers_are_waited_for_together(
@@ -81,7 +81,7 @@ def test_many_silent_servers_are_waited_for_together(
 ) -> None:
     monkeypatch.setattr(queries, "PATIENCE", 0.3)
     server.at("::1").silent = True
-    batch = asks(server, 400, "::1") + asks(server, 50)
+    batch = queries_to(server, 400, "::1") + queries_to(server, 50)
     start = clock.monotonic()
     assert len(queries.ask(batch, 20).got) == 50
     assert clock.monotonic() - start < 2
@@ -93,12 +93,12 @@ def test_a_crowd_of_silent_servers_leaves_time_for_those_that_come_after_it(
     monkeypatch.setattr(queries, "PATIENCE", 1)
     with silence() as port:
         crowd = [
-            Ask((f"127.1.{at // 200}.{at % 200}", port), "example.com", TXT)
+            Query((f"127.1.{at // 200}.{at % 200}", port), "example.com", TXT)
             for at in range(80 * 32)
         ]
-        answers = queries.ask([*crowd, *asks(server, 300)], 6)
+        answers = queries.ask([*crowd, *queries_to(server, 300)], 6)
     assert len(answers.got) == 300
-    assert not answers.unasked
+    assert not answers.no_time
 
 
 def test_a_slow_answer_counts_though_its_place_in_the_window_went_to_others(
@@ -107,11 +107,11 @@ def test_a_slow_answer_counts_though_its_place_in_the_window_went_to_others(
     monkeypatch.setattr(queries, "WINDOW", 4)
     monkeypatch.setattr(queries, "YOUNG", 0.05)
     server.at(NS1).delay = 0.5
-    assert len(queries.ask(asks(server, 20), 8).got) == 20
+    assert len(queries.ask(queries_to(server, 20), 8).got) == 20
 
 
 def test_one_of_each_group_comes_in_turn() -> None:
-    assert "".join(queries.in_turns(["abc", "", "d", iter("ef")])) == "adebfc"
+    assert "".join(queries.round_robin(["abc", "", "d", iter("ef")])) == "adebfc"
 
 
 @pytest.mark.skipif(
@@ -122,20 +122,20 @@ def test_closed_ports_beside_open_ones_neither_spin_nor_spoil(closed: str) -> No
     with NameServer({"example.com": zone(ns1=NS1)}, addresses=[NS1]) as server:
         batch = [
             ask
-            for pair in zip(asks(server, 200), asks(server, 200, closed), strict=True)
+            for pair in zip(queries_to(server, 200), queries_to(server, 200, closed), strict=True)
             for ask in pair
         ]
         start = clock.monotonic()
         answers = queries.ask(batch, 10)
         assert len(answers.got) == 200
-        assert not answers.unasked
+        assert not answers.no_time
         assert clock.monotonic() - start < 1.5
 
 
 def test_no_file_is_left_open(server: NameServer) -> None:
     with socket.socket() as probe:
         before = probe.fileno()
-    queries.ask(asks(server, 3) + asks(server, 3, "::1"), 5)
+    queries.ask(queries_to(server, 3) + queries_to(server, 3, "::1"), 5)
     with socket.socket() as probe:
         assert probe.fileno() == before
 
@@ -192,7 +192,7 @@ def another_id(wire: bytes) -> bytes:
 )
 def test_what_is_no_answer_to_the_question_is_passed_over(forge: Callable[[bytes], bytes]) -> None:
     sock, port = forger(lambda wire: [forge(wire), answer_to(wire, "right")])
-    asked = Ask((NS1, port), "host.example.com", TXT)
+    asked = Query((NS1, port), "host.example.com", TXT)
     try:
         assert str(queries.ask([asked], 3).got[asked].answer[0][0]) == '"right"'
     finally:

@@ -12,7 +12,7 @@ from certctrl import clock
 from dnsclient import cnames, queries, survey
 from dnsclient.diagnosis import Doubt, Fault, doubts
 from dnsclient.nameservers import zones_of
-from dnsclient.queries import Ask
+from dnsclient.queries import Query
 from dnsclient.survey import Unanswered, Zone
 from lab.nameserver import NameServer
 from tests.fakes.internet import CHALLENGE, NS1, NS2, NS3, RESOLVER, internet, zone
@@ -140,7 +140,7 @@ def test_a_question_goes_out_with_checking_disabled_over_tcp_too(world: NameServ
     world.at(RESOLVER).bogus = frozenset(["example.com"])
     world.at(RESOLVER).truncates = True
     at = RESOLVER, world.port
-    unchecked = Ask(at, "example.com", SOA, recurse=True, unchecked=True)
+    unchecked = Query(at, "example.com", SOA, recurse=True, unchecked=True)
     assert queries.ask([unchecked], 5).got[unchecked].answer
 
 
@@ -207,4 +207,4 @@ def test_a_server_over_two_families_is_heard_over_one(
 def test_a_resolver_that_knows_no_top_level_domain_is_well(settings: Any) -> None:
     with internet(settings, {"example.com": zone(ns1=NS1)}, patience=0.8):
         found = survey.survey(["www.example.com"], 5)
-    assert (found.policies, found.silence) == ({"www.example.com": survey.Policy()}, "")
+    assert (found.policies, found.silence) == ({"www.example.com": survey.CaaPolicy()}, "")

@@ -13,7 +13,7 @@ import pytest
 import responses
 from django.conf import settings
 
-from dnsproviders.api import CheckThrottle
+from dnsproviders.api import CredentialCheckThrottle
 from dnsproviders.models import DnsCredential
 from keystore import envelope
 from tests.issuance.api.calling import Caller, refused, rows
@@ -325,7 +325,7 @@ def test_a_check_by_staff_tells(api: Caller, alice: Any, ports: dict[str, int]) 
 def test_checks_of_credentials_are_limited_for_each_owner(
     api: Caller, client_of: Any, bob: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(CheckThrottle, "rate", "1/hour")
+    monkeypatch.setattr(CredentialCheckThrottle, "rate", "1/hour")
     made = api.post(
         "dns-providers", RFC2136 | {"server": "127.0.0.1", "port": free_port()}
     ).data_member["id"]

@@ -56,7 +56,7 @@ def certificate_with(credential: DnsCredential) -> Certificate:
     )
     return Certificate.objects.create(
         owner=credential.owner, domain="example.com", names=["example.com"], names_key="k", account=account,
-        credential=credential, ask="a",
+        credential=credential, request_digest="a",
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 def test_bad_input_is_refused_by_field_and_leaves_nothing_behind(
     owner: User, data: dict[str, Any], field: str, words: str
 ) -> None:
-    with pytest.raises(errors.Refusal, match=words) as caught:
+    with pytest.raises(errors.ApiError, match=words) as caught:
         credentials.create_credential(owner, data)
     assert caught.value.params == {"field": field}
     assert caught.value.status == 400

@@ -117,7 +117,7 @@ def test_who_finds_none_waits_until_there_is_one_with_a_sentence(world):
     with pytest.raises(Wait) as caught:
         pace.take()
     wait = caught.value
-    assert wait.asked
+    assert wait.imposed
     assert 60 <= wait.seconds <= 120
     by = world.time + timedelta(seconds=wait.seconds)
     assert wait.what.startswith(

@@ -11,7 +11,7 @@ DIFFERING = {
     "domain": "'n' || n || '.example.com'",
     "names_key": "md5('names' || n || random())",
     "public_id": "left(md5('public' || n || random()), 20)",
-    "ask": "md5('ask' || n || random())",
+    "request_digest": "md5('ask' || n || random())",
     "renew_at": "%(at)s + n * interval '1 second'",
     "expires_at": "%(at)s + n * interval '1 second' + interval '30 days'",
 }

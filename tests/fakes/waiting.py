@@ -44,7 +44,7 @@ def _certificate(account: AcmeAccount, credential: DnsCredential, domain: str) -
         names_key=models.names_key(account, [domain]),
         account=account,
         credential=credential,
-        ask=models.digest(domain),
+        request_digest=models.digest(domain),
     )
 
 

@@ -138,7 +138,7 @@ class World:
         }
         return DnsCredential.objects.create(owner=owner, **defaults | fields)
 
-    def ask(
+    def spec(
         self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any
     ) -> services.CertificateSpec:
         kind = {
@@ -150,7 +150,9 @@ class World:
     def create(
         self, account: AcmeAccount, credential: DnsCredential | None, *names: str, **fields: Any
     ) -> tuple[Certificate, Issuance]:
-        ask = self.ask(account, credential, *(names or ("example.com", "*.example.com")), **fields)
-        certificate, issuance = services.create_certificate(account.owner, ask, issue=True)
+        spec = self.spec(
+            account, credential, *(names or ("example.com", "*.example.com")), **fields
+        )
+        certificate, issuance = services.create_certificate(account.owner, spec, issue=True)
         assert issuance
         return certificate, issuance

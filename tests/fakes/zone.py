@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from dnsclient.cnames import Chain, challenge_of
+from dnsclient.cnames import CnamePath, challenge_of
 from dnsclient.survey import Survey, Zone
 from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.models import DnsCredential, TxtRecord
@@ -54,22 +54,22 @@ class FakeZone:
     def final_name(self, name: str) -> str:
         return self.cnames.get(name, name)
 
-    def follow(self, names: Collection[str], seconds: float) -> dict[str, Chain]:
+    def follow(self, names: Collection[str], seconds: float) -> dict[str, CnamePath]:
         starts = {name: challenge_of(name) for name in names}
         return {
-            name: Chain(tuple(dict.fromkeys((start, self.final_name(start)))))
+            name: CnamePath(tuple(dict.fromkeys((start, self.final_name(start)))))
             for name, start in starts.items()
         }
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
         """Return a survey without any fault."""
-        chains = self.follow(names, seconds)
+        paths = self.follow(names, seconds)
         zones = (
-            {each.final: Zone("example.com", {"ns1": 1}) for each in chains.values()}
+            {each.final: Zone("example.com", {"ns1": 1}) for each in paths.values()}
             if self.doubt
             else {}
         )
-        return Survey(chains=chains, zones=zones)
+        return Survey(paths=paths, zones=zones)
 
     def look(self, records: Sequence[TxtRecord], seconds: float | None = None) -> dict[int, Look]:
         if not records:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from certctrl import clock
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from issuance import services
 from issuance.models import Certificate
 
@@ -125,6 +125,6 @@ def refused_or_done(act: Callable[[], None]) -> str:
     """How it went; refusals are answers."""
     try:
         act()
-    except Refusal as refusal:
+    except ApiError as refusal:
         return f"refused: {refusal.what}"
     return "done"

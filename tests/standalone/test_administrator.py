@@ -7,7 +7,7 @@ from django.contrib.auth import authenticate
 from django.core.management.base import CommandError
 
 from accounts.models import User
-from certctrl.state import State
+from certctrl.state import StateFile
 from standalone.administrator import administrator, shown
 
 pytestmark = pytest.mark.django_db
@@ -20,8 +20,8 @@ def _nothing_given(monkeypatch) -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    return State(tmp_path / "embedded.json")
+def state(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "embedded.json")
 
 
 def can_log_in(email: str, password: str) -> bool:
@@ -52,7 +52,7 @@ def test_once_shown_it_is_not_shown_again_and_not_changed(state) -> None:
 
 def test_a_password_that_nobody_saw_is_replaced_by_one_that_is_shown(state) -> None:
     administrator(state)  # and here the first start was killed
-    second = administrator(State(state.path))
+    second = administrator(StateFile(state.path))
     assert second.generated
     assert can_log_in(second.email, second.password)
 

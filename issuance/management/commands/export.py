@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
 
 from authorities import catalog
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from issuance import services
 from issuance.identifiers import normalize_name
 from issuance.models import Certificate
@@ -25,7 +25,7 @@ def a_labels(name: str) -> str:
     """Return the name as A-labels; empty when it is not a host name."""
     try:
         return normalize_name(name, private=True)
-    except Refusal:
+    except ApiError:
         return ""
 
 
@@ -53,7 +53,7 @@ class Command(BaseCommand):
             paths, closed = services.to_folder(
                 certificate, options["to"], actor=f"operator {getpass.getuser()}"
             )
-        except (Refusal, services.NotReplaced) as refusal:
+        except (ApiError, services.NotReplaced) as refusal:
             raise CommandError(refusal.what) from None
         for path in paths:
             self.stdout.write(str(path))

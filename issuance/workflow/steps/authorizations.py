@@ -27,9 +27,7 @@ AUTHORIZATIONS_A_TURN = 5
 HEARD_WITHIN = timedelta(minutes=1)
 
 
-def look_at_answered(
-    issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN
-) -> str:
+def read_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATIONS_A_TURN) -> str:
     """Read authorizations whose challenges were answered, at most `most` of them; None reads all.
 
     Some CAs leave the order pending after an authorization has failed. Each failure is counted in
@@ -70,7 +68,7 @@ def look_at_answered(
             )
         if seen.problem and seen.status == "pending":
             said = (
-                f"The CA has not found the TXT record for {seen.name} yet, and looks again."
+                f"The CA has not found the TXT record for {seen.name} yet, and checks again."
                 f" It says: {seen.problem}"
             )
     if failed:
@@ -82,7 +80,7 @@ def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) ->
     """Return whether the CA seems to have missed the answer to the challenge.
 
     The challenge is still `pending` a minute after the answer (RFC 8555, section 7.1.6). Some CAs
-    also show `pending` while they look. For them a second answer changes nothing.
+    also show `pending` while they check. For them a second answer changes nothing.
     """
     given_at = authorization.answered_at or clock.now()
     return (seen.status, seen.challenge_status) == (

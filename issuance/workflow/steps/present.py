@@ -24,7 +24,7 @@ def present(issuance: Issuance) -> Done:
             records.publish(record_id)
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, issuance.credential, trouble) from None
-    # A record that is published again does not show at once. So leave the chain, and the next look
+    # A record that is published again does not show at once. So end the turn, and the next look
     # is part of a batch.
     return Done(
         f"{len(wanted)} TXT records are in the zone",

@@ -66,10 +66,10 @@ def judge(
         return Done(what, write=lambda: _unpublish(issuance, again), to=State.ORDERED, again=again)
     what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
     denied = max(verdict.denied for _, verdict in hidden)
-    # Resolvers deny the record for `denied` seconds. `asked` moves the deadline by the wait, so
+    # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait, so
     # that the record loses none of its time.
     if denied > issuance.patience():
-        raise Wait(min(denied + 1, LONGEST_DENIED), what, asked=True)
+        raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True)
     raise Wait(issuance.patience(), what)
 
 

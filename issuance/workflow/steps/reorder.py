@@ -6,7 +6,7 @@ from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import oldorders
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.authorizations import look_at_answered
+from issuance.workflow.steps.authorizations import read_answered
 
 State = Issuance.State
 
@@ -18,7 +18,7 @@ def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Do
     """
     if not issuance.orders and oldorders.earlier(issuance).exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
-    look_at_answered(issuance, client, most=None)
+    read_answered(issuance, client, most=None)
     what = f"The CA refused the order for {issuance.certificate.domain}."
     if resource.problem:
         raise resource.problem.refused(what)
@@ -38,7 +38,7 @@ def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
     asked = resource.retry_after or 0
     if resource.problem:
         what = f"{what} The CA says: {resource.problem}"
-    return Wait(max(asked, issuance.patience()), what, asked=bool(asked))
+    return Wait(max(asked, issuance.patience()), what, imposed=bool(asked))
 
 
 def order_anew_once(issuance: Issuance, what: str) -> Done:

@@ -5,7 +5,7 @@ from certctrl import clock
 from issuance.models import Authorization, Issuance
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps import order
-from issuance.workflow.steps.authorizations import look_at_answered
+from issuance.workflow.steps.authorizations import read_answered
 from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 
 State = Issuance.State
@@ -14,7 +14,7 @@ State = Issuance.State
 def validate(issuance: Issuance) -> Done:
     """Answer the challenges, because the records are in the zone. Then read the order.
 
-    Raise Wait while the CA looks at the records, and Refused when the order is invalid.
+    Raise Wait while the CA validates, and Refused when the order is invalid.
     """
     client = clients.client_for(issuance.account)
     pending, unheard = issuance.authorizations.filter(status=Authorization.Status.PENDING), ""
@@ -30,9 +30,9 @@ def validate(issuance: Issuance) -> Done:
         if more := order.unlisted(issuance, resource):
             what = f"the CA lists {len(more)} more authorizations than at first"
             return Done(what, write=lambda: order.note_list(issuance, more), to=State.QUEUED)
-        said = look_at_answered(issuance, client)
+        said = read_answered(issuance, client)
         raise wait_for_ca(
-            issuance, resource, unheard or said or "The CA is looking at the TXT records."
+            issuance, resource, unheard or said or "The CA is checking the TXT records."
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)

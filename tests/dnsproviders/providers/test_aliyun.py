@@ -10,7 +10,7 @@ import responses
 from certctrl import clock
 from certctrl.turns import Wait
 from dnsclient.nameservers import Zone
-from dnsproviders.base import Kind, ProviderError
+from dnsproviders.base import ErrorKind, ProviderError
 from dnsproviders.providers import aliyun
 from dnsproviders.providers.aliyun import CODES, Aliyun
 from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
@@ -242,7 +242,7 @@ def test_ways_to_fail_are_told_apart_and_never_show_the_key(
 
 @pytest.mark.parametrize(("code", "kind"), CODES.items())
 def test_every_documented_error_has_its_class_and_its_words_are_shown(
-    code: str, kind: Kind
+    code: str, kind: ErrorKind
 ) -> None:
     answer_always(API, status=400, body=error(400, code, "As documented.")[2])
     with pytest.raises(ProviderError, match=rf"As documented. \({code}\)") as caught:
@@ -268,7 +268,7 @@ def test_a_call_that_came_too_soon_is_made_again_after_a_second(
     fake.refuses = lambda action: code if action == "AddDomainRecord" else ""
     with pytest.raises(Wait) as caught:
         provider().present(record_of(ZONE, APEX))
-    assert (caught.value.seconds, caught.value.asked) == (1.0, True)
+    assert (caught.value.seconds, caught.value.imposed) == (1.0, True)
     assert code in caught.value.what
     assert KEY not in caught.value.what
 

@@ -7,7 +7,7 @@ import requests
 import responses
 
 from dnsclient.nameservers import Zone
-from dnsproviders.base import Kind, ProviderError
+from dnsproviders.base import ErrorKind, ProviderError
 from dnsproviders.models import ApiBucket
 from dnsproviders.providers.cloudflare import CODES, Cloudflare
 from tests.dnsproviders.making import APEX, WILDCARD, answer_always, provider_of, record_of
@@ -254,7 +254,7 @@ def test_a_chain_of_nonsense_does_no_harm() -> None:
 
 @pytest.mark.parametrize(("number", "kind"), CODES.items())
 def test_every_documented_error_has_its_class_with_any_status_and_in_a_chain(
-    number: int, kind: Kind
+    number: int, kind: ErrorKind
 ) -> None:
     alone = {"code": number, "message": "as documented"}
     chained = {"code": 1, "message": "outer", "error_chain": [alone]}

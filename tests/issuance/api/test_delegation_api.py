@@ -7,8 +7,8 @@ import pytest
 from accounts.models import User
 from certctrl.turns import Trouble
 from dnsclient import cnames
-from dnsclient.cnames import Chain
-from issuance.api.preflight import CheckThrottle
+from dnsclient.cnames import CnamePath
+from issuance.api.preflight import PreflightThrottle
 from issuance.models import Certificate, Issuance
 from tests.issuance.api.calling import refused
 
@@ -119,15 +119,15 @@ def test_an_outage_of_dns_is_told_and_changes_nothing(
     world, made, verify, monkeypatch, code, stays
 ):
     Certificate.objects.update(verified=True)
-    chain = Chain((CHALLENGE,), trouble=Trouble(code, "The sentence about it."))
-    monkeypatch.setattr(cnames, "follow", lambda names, seconds: dict.fromkeys(names, chain))
+    path = CnamePath((CHALLENGE,), trouble=Trouble(code, "The sentence about it."))
+    monkeypatch.setattr(cnames, "follow", lambda names, seconds: dict.fromkeys(names, path))
     assert refused(verify(), 400) == "The sentence about it."
     assert Certificate.objects.get().verified is stays
 
 
 def test_a_wildcards_cname_is_named_as_what_it_is(made, verify, monkeypatch):
-    chain = Chain((CHALLENGE,), wildcard=made["delegation"]["target"])
-    monkeypatch.setattr(cnames, "follow", lambda names, seconds: dict.fromkeys(names, chain))
+    path = CnamePath((CHALLENGE,), wildcard=made["delegation"]["target"])
+    monkeypatch.setattr(cnames, "follow", lambda names, seconds: dict.fromkeys(names, path))
     assert "wildcard" in refused(verify(), 400)
 
 
@@ -138,12 +138,12 @@ def test_a_certificate_that_does_not_rely_on_the_zone_has_nothing_to_verify(api,
 
 
 def test_verifying_is_counted(verify, monkeypatch):
-    monkeypatch.setattr(CheckThrottle, "rate", "2/hour")
+    monkeypatch.setattr(PreflightThrottle, "rate", "2/hour")
     assert [verify().status_code for _ in range(3)] == [400, 400, 429]
 
 
 def test_other_changes_are_not_counted(api, made, monkeypatch):
-    monkeypatch.setattr(CheckThrottle, "rate", "1/hour")
+    monkeypatch.setattr(PreflightThrottle, "rate", "1/hour")
     for _ in range(3):
         assert api.put(f"certificates/{made['id']}", {"organization": "Ours"}).status_code == 200
 

@@ -8,7 +8,7 @@ from django.conf import settings
 
 from certctrl import errors
 from certctrl.disk import DiskFull
-from certctrl.errors import Refusal
+from certctrl.errors import ApiError
 from dnsproviders.credentials import CheckFailed
 
 ROWS = re.findall(
@@ -17,7 +17,7 @@ ROWS = re.findall(
     re.M,
 )
 KINDS = [
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ApiError)
 ]
 KINDS += [CheckFailed, DiskFull]
 

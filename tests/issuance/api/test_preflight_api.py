@@ -4,9 +4,9 @@ import pytest
 from django.core.cache import cache
 
 from dnsclient import survey
-from dnsclient.survey import CAARecord, Chain, Policy, Survey, Zone
+from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Survey, Zone
 from dnsproviders.base import ProviderError
-from issuance.api.preflight import CheckThrottle
+from issuance.api.preflight import PreflightThrottle
 from issuance.models import Certificate, Issuance
 from tests.issuance.api.calling import refused, rows
 
@@ -26,8 +26,8 @@ def test_a_healthy_certificate_is_ok(api, pk):
 def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkeypatch):
     challenge = "_acme-challenge.example.com"
     seen = Survey(
-        {"example.com": Policy("example.com", (CAARecord(0, "issue", "other.test"),))},
-        {"example.com": Chain((challenge,))},
+        {"example.com": CaaPolicy("example.com", (CAARecord(0, "issue", "other.test"),))},
+        {"example.com": CnamePath((challenge,))},
         {
             challenge: Zone(
                 "example.com", {"ns1.example.com (192.0.2.1)": 1}, lame=("ns2.example.com",)
@@ -93,7 +93,7 @@ def test_a_key_needs_the_right_to_issue(keyed, pk, scope, status):
 
 
 def test_calls_are_counted_and_too_many_are_429(api, pk, monkeypatch):
-    monkeypatch.setattr(CheckThrottle, "rate", "2/hour")
+    monkeypatch.setattr(PreflightThrottle, "rate", "2/hour")
     answers = [api.post(f"certificates/{pk}/preflight") for _ in range(3)]
     assert [each.status_code for each in answers] == [200, 200, 429]
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 3600

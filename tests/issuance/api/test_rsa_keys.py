@@ -5,8 +5,8 @@ import threading
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from authorities import keyturns
-from authorities.keyturns import Busy, turn_of
+from authorities import keyqueue
+from authorities.keyqueue import Busy, one_at_a_time
 from issuance import tasks
 from tests.fakes.world import World
 
@@ -63,7 +63,7 @@ class TestLoads:
         assert loads == []
 
     def test_where_the_line_is_full_a_ca_is_refused_with_when_to_ask_again(self, api, monkeypatch):
-        monkeypatch.setattr(keyturns, "MOST_IN_LINE", 0)
+        monkeypatch.setattr(keyqueue, "MOST_IN_LINE", 0)
         answer = api.post("cas", {"name": "Other", "algorithm": "RSA"})
         assert (answer.status_code, answer.error["code"]) == (429, 5013)
         assert answer.headers["Retry-After"] == "5"
@@ -72,7 +72,7 @@ class TestLoads:
     def test_where_the_line_is_full_a_worker_makes_the_key(self, api, ask, monkeypatch):
         started = []
         monkeypatch.setattr(tasks, "start", lambda *attempt: started.append(attempt))
-        monkeypatch.setattr(keyturns, "MOST_IN_LINE", 0)
+        monkeypatch.setattr(keyqueue, "MOST_IN_LINE", 0)
         made = api.post("certificates", ask).data_member
         assert made["status"] == "PENDING"
         (attempt,) = started
@@ -81,25 +81,25 @@ class TestLoads:
 
 
 def test_one_owner_has_one_turn_at_a_time_and_a_short_line(monkeypatch):
-    monkeypatch.setattr(keyturns, "LONGEST_WAIT", 60.0)
+    monkeypatch.setattr(keyqueue, "LONGEST_WAIT", 60.0)
     at_once, most, done = [], [], threading.Semaphore(0)
 
     def make() -> None:
-        with turn_of(1):
+        with one_at_a_time(1):
             at_once.append(1)
             most.append(len(at_once))
             at_once.pop()
         done.release()
 
-    in_line = [threading.Thread(target=make, daemon=True) for _ in range(keyturns.MOST_IN_LINE - 1)]
-    with turn_of(1):
+    in_line = [threading.Thread(target=make, daemon=True) for _ in range(keyqueue.MOST_IN_LINE - 1)]
+    with one_at_a_time(1):
         for thread in in_line:
             thread.start()
-        while keyturns._lines[1].length < keyturns.MOST_IN_LINE:
+        while keyqueue._lines[1].length < keyqueue.MOST_IN_LINE:
             in_line[-1].join(0.01)
-        with pytest.raises(Busy), turn_of(1):
+        with pytest.raises(Busy), one_at_a_time(1):
             pass
-        with turn_of(2):
+        with one_at_a_time(2):
             pass
         assert most == []
     for _ in in_line:
@@ -107,12 +107,12 @@ def test_one_owner_has_one_turn_at_a_time_and_a_short_line(monkeypatch):
     assert most == [1, 1, 1]
     for thread in in_line:
         thread.join(60)
-    assert keyturns._lines == {}
+    assert keyqueue._lines == {}
 
 
 def test_a_line_that_does_not_move_is_left(monkeypatch):
-    monkeypatch.setattr(keyturns, "LONGEST_WAIT", 0.0)
-    with turn_of(1), pytest.raises(Busy), turn_of(1):
+    monkeypatch.setattr(keyqueue, "LONGEST_WAIT", 0.0)
+    with one_at_a_time(1), pytest.raises(Busy), one_at_a_time(1):
         pass
-    with turn_of(1):
+    with one_at_a_time(1):
         pass

@@ -301,13 +301,13 @@ def test_a_record_that_was_meant_in_the_future_is_published_again_when_nobody_sh
 def test_a_certificate_of_the_future_does_not_answer_the_same_request(
     world, account, credential, by
 ):
-    ask = world.ask(account, credential, "example.com")
-    certificate, _ = services.create_certificate(account.owner, ask, issue=True)
+    spec = world.spec(account, credential, "example.com")
+    certificate, _ = services.create_certificate(account.owner, spec, issue=True)
     world.deliver()
     world.settle()
     CertificateVersion.objects.update(created_at=world.time + by)
     certificate.refresh_from_db()
-    assert not services._answers(certificate, ask, None)
+    assert not services._answers(certificate, spec, None)
 
 
 def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(

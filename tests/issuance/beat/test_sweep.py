@@ -18,7 +18,7 @@ def due(world, account, credential, count: int, state: str = "queued", names: st
     """Attempts that are due, made straight as rows."""
     certificates = [
         services.new_certificate(
-            account.owner, world.ask(account, credential, f"{names}{number}.example.com")
+            account.owner, world.spec(account, credential, f"{names}{number}.example.com")
         )
         for number in range(count)
     ]

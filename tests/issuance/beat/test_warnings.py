@@ -180,7 +180,7 @@ def test_the_look_reads_by_the_index_alone_and_no_more_for_those_that_end_later(
             domain=f"host{number}.example.com",
             names=[],
             account=example.account,
-            ask=str(number),
+            request_digest=str(number),
             expires_at=later,
         )
         for number in range(3000)

@@ -337,7 +337,7 @@ def test_once_issued_it_is_verified_and_nothing_is_noted_of_missing_cnames(world
 def test_the_scan_reads_the_operators_credential_once_for_a_batch(world, account, operators, count):
     for number in range(count):
         services.create_certificate(
-            account.owner, world.ask(account, None, f"host{number}.example.com"), issue=False
+            account.owner, world.spec(account, None, f"host{number}.example.com"), issue=False
         )
     Certificate.objects.update(renew_at=world.time)
     with CaptureQueriesContext(connection) as queries:

@@ -41,7 +41,7 @@ def test_the_wildcard_after_the_apex_waits_for_the_rest_of_the_ttl_and_says_so(
     _, wildcard = world.create(account, credential, WILDCARD)
     world.deliver()
     assert states(apex, wildcard) == [State.ISSUED, State.PRESENTED]
-    assert "The CA looked at _acme-challenge.example.com for another challenge" in told(wildcard)
+    assert "The CA checked _acme-challenge.example.com for another challenge" in told(wildcard)
     assert "60 s, the TTL of the records" in told(wildcard)
     assert last().wake_at == world.time + timedelta(seconds=40)
     world.advance(40)

@@ -32,8 +32,8 @@ def real(world, owner, credential):
 
 def bare(world, owner):
     """A record that was never issued."""
-    ask = world.ask(world.account(owner), None, "example.com", server_decrypt_export=True)
-    return services.create_certificate(owner, ask, issue=False)[0]
+    spec = world.spec(world.account(owner), None, "example.com", server_decrypt_export=True)
+    return services.create_certificate(owner, spec, issue=False)[0]
 
 
 def of_own_ca(world, owner):
@@ -44,7 +44,7 @@ def of_own_ca(world, owner):
     fields = {"ca_provider": "SELF_CA", "directory_url": "", "private_ca": private_ca}
     account = world.account(owner, **fields)
     made, _ = services.create_certificate(
-        owner, world.ask(account, None, "example.com", server_decrypt_export=True), issue=True
+        owner, world.spec(account, None, "example.com", server_decrypt_export=True), issue=True
     )
     made.refresh_from_db()
     assert made.current

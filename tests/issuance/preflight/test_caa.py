@@ -2,7 +2,7 @@
 
 import pytest
 
-from dnsclient.survey import CAARecord, Policy
+from dnsclient.survey import CaaPolicy, CAARecord
 from issuance import preflight
 
 US, ACCOUNT = ("ca.test", "other-name-of-ca.test"), "https://ca.test/acct/1"
@@ -13,7 +13,7 @@ def denied(
 ) -> str:
     found = preflight.denial(
         name,
-        Policy("example.com", tuple(CAARecord(*each) for each in records)),
+        CaaPolicy("example.com", tuple(CAARecord(*each) for each in records)),
         identities,
         account,
     )
@@ -113,7 +113,7 @@ def test_where_nobody_knows_the_cas_name_only_that_counts_which_holds_for_all():
 
 
 def test_what_stands_in_dns_is_quoted_without_what_a_terminal_would_obey():
-    policy = Policy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
+    policy = CaaPolicy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
     found = preflight.denial("example.com", policy, US, ACCOUNT)
     assert "\x1b" not in found.what
     assert len(found.what) < 500

@@ -11,7 +11,7 @@ from authorities.models import PrivateCA
 from certctrl import clock, outward
 from certctrl.turns import Trouble, Wait
 from dnsclient import survey
-from dnsclient.survey import CAARecord, Chain, Policy, Survey
+from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Survey
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import preflight, services
@@ -162,7 +162,9 @@ def test_a_private_ca_has_no_preflight(world, owner, finds):
 def test_half_of_the_turn_is_left_for_the_order(world, account, credential, settings, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        survey, "survey", lambda names, seconds: seen.append((clock.rest(), seconds)) or Survey()
+        survey,
+        "survey",
+        lambda names, seconds: seen.append((clock.remaining(), seconds)) or Survey(),
     )
     world.create(account, credential)
     world.deliver()
@@ -174,7 +176,7 @@ def test_half_of_the_turn_is_left_for_the_order(world, account, credential, sett
 # --- The CA's name in CAA records ---
 
 POLICY = Survey(
-    policies={"example.com": Policy("example.com", (CAARecord(0, "issue", "letsencrypt.org"),))}
+    policies={"example.com": CaaPolicy("example.com", (CAARecord(0, "issue", "letsencrypt.org"),))}
 )
 
 
@@ -327,10 +329,10 @@ def test_an_attempt_that_wrote_nothing_proves_nothing(world, account, credential
 
 
 def test_a_challenge_whose_place_nobody_knows_is_not_asked_about(world, certificate, surveyed):
-    loop = Chain(
+    loop = CnamePath(
         ("_acme-challenge.example.com", "a.test"), trouble=Trouble("dns_cname_loop", "A circle.")
     )
-    surveyed(Survey(chains={"example.com": loop}))
+    surveyed(Survey(paths={"example.com": loop}))
     assert [each.code for each in preflight.run(certificate)] == ["cname_loop"]
     assert "zone.zone_of" not in world.outside.calls
 
@@ -383,7 +385,7 @@ def test_the_check_and_the_preflight_are_refused_with_a_moment_to_come_back(
 ):
     certificate, _ = world.create(account, credential)
     client = client_of(certificate.owner)
-    with outward.asking(certificate.owner_id), outward.asking(certificate.owner_id):
+    with outward.for_owner(certificate.owner_id), outward.for_owner(certificate.owner_id):
         for path in (
             f"dns-providers/{credential.pk}/check",
             f"certificates/{certificate.pk}/preflight",

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 
 from certctrl.turns import Trouble
-from dnsclient.survey import CAARecord, Chain, Doubt, Fault, Policy, Survey, Unanswered, Zone
+from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Doubt, Fault, Survey, Unanswered, Zone
 from issuance import preflight
 from issuance.preflight import Finding
 
@@ -17,7 +17,7 @@ SERIALS = {"ns1.example.com (192.0.2.1)": 7}
 
 def survey_of(zone: Zone | Unanswered, *more: str) -> Survey:
     return Survey(
-        chains={NAME: Chain((CHALLENGE, *more))}, zones={more[-1] if more else CHALLENGE: zone}
+        paths={NAME: CnamePath((CHALLENGE, *more))}, zones={more[-1] if more else CHALLENGE: zone}
     )
 
 
@@ -52,11 +52,12 @@ def test_servers_that_are_well_are_no_finding():
 
 
 def test_a_zone_of_many_names_is_told_once():
-    chains = {
-        f"{label}.example.com": Chain((f"_acme-challenge.{label}.example.com",)) for label in "abc"
+    paths = {
+        f"{label}.example.com": CnamePath((f"_acme-challenge.{label}.example.com",))
+        for label in "abc"
     }
     zone = Zone("example.com", SERIALS, lame=("ns2",))
-    survey = Survey(chains=chains, zones={chain.final: zone for chain in chains.values()})
+    survey = Survey(paths=paths, zones={path.final: zone for path in paths.values()})
     assert codes(preflight.of_zones(survey)) == [("lame_server", False)]
 
 
@@ -65,16 +66,16 @@ def test_a_zone_of_many_names_is_told_once():
 
 def test_a_name_whose_domain_nobody_registered_is_told_but_a_private_view_of_dns_may_have_it():
     zone = Zone("com", SERIALS)
-    assert codes(preflight.of_chains(survey_of(zone), "")) == [("no_zone", False)]
+    assert codes(preflight.of_cnames(survey_of(zone), "")) == [("no_zone", False)]
 
 
 def test_a_suffix_of_ones_own_network_is_a_zone_like_any_other():
     zone = Zone("lan", SERIALS)
     survey = Survey(
-        chains={"host.lan": Chain(("_acme-challenge.host.lan",))},
+        paths={"host.lan": CnamePath(("_acme-challenge.host.lan",))},
         zones={"_acme-challenge.host.lan": zone},
     )
-    assert not list(preflight.of_chains(survey, ""))
+    assert not list(preflight.of_cnames(survey, ""))
 
 
 @pytest.mark.parametrize(
@@ -86,15 +87,15 @@ def test_a_suffix_of_ones_own_network_is_a_zone_like_any_other():
     ],
 )
 def test_chains_without_an_end_block_unless_nobody_knows(trouble, found):
-    survey = Survey(chains={NAME: Chain((CHALLENGE,), trouble=Trouble(trouble, "A sentence."))})
-    assert codes(preflight.of_chains(survey, "")) == found
-    assert codes(preflight.of_chains(survey, "id.acme.test")) == found
+    survey = Survey(paths={NAME: CnamePath((CHALLENGE,), trouble=Trouble(trouble, "A sentence."))})
+    assert codes(preflight.of_cnames(survey, "")) == found
+    assert codes(preflight.of_cnames(survey, "id.acme.test")) == found
 
 
 def test_a_chain_that_ends_elsewhere_than_at_the_certificates_own_place_blocks():
     survey = survey_of(Zone("acme.test", SERIALS), "id.acme.test")
-    assert not list(preflight.of_chains(survey, "id.acme.test"))
-    (found,) = preflight.of_chains(survey, "mine.acme.test")
+    assert not list(preflight.of_cnames(survey, "id.acme.test"))
+    (found,) = preflight.of_cnames(survey, "mine.acme.test")
     assert (found.code, found.record, found.blocks) == (
         "delegation_missing",
         f"{CHALLENGE} CNAME",
@@ -119,7 +120,7 @@ def test_caa_records_that_cannot_be_had_block_only_for_their_signatures(doubt, c
 
 
 def test_a_ca_without_caa_identities_is_not_blocked_by_caa():
-    policy = Policy("example.com", (CAARecord(0, "issue", ";"), CAARecord(128, "tbs", "x")))
+    policy = CaaPolicy("example.com", (CAARecord(0, "issue", ";"), CAARecord(128, "tbs", "x")))
     survey = Survey(policies={NAME: policy})
     assert codes(preflight.of_caa(survey, [NAME], [], "")) == [("caa_critical", False)]
 
@@ -160,5 +161,5 @@ def test_the_guide_lists_every_code():
     made = {
         code for each in sources for code in re.findall(r'(?:Finding|Denial)\(\s*"([a-z_]+)"', each)
     }
-    made |= {*preflight.CHAIN_CODES.values(), "cname_unwritable", "credential_unchecked"}
+    made |= {*preflight.CNAME_CODES.values(), "cname_unwritable", "credential_unchecked"}
     assert listed - {"zone_not_found", "zone_not_served", "credential_refused"} == made

@@ -395,7 +395,7 @@ def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(
     held.refresh_from_db()
     assert held.state == Reservation.State.WAITING
     assert (
-        ratelimits.Ledger([LimitBucket.objects.get().pk], look=True).level(
+        ratelimits.Ledger([LimitBucket.objects.get().pk], lock=False).level(
             LimitBucket.objects.get().pk
         )
         == 1
@@ -583,7 +583,7 @@ def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
             domain=name,
             names=[name],
             names_key=name,
-            ask=name,
+            request_digest=name,
             account=account,
         )
         for name in domains(1100, "example.org")

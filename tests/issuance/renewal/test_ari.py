@@ -342,7 +342,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
 def test_a_ca_that_is_away_holds_up_nobody_elses(
     world, account, credential, owner, few, monkeypatch
 ):
-    monkeypatch.setattr(ari, "MOST_LOOKED_AT", 5)
+    monkeypatch.setattr(ari, "MOST_CONSIDERED", 5)
     other = world.account(
         owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
     )

@@ -164,7 +164,7 @@ def test_the_events_say_which_account_is_tried_and_why(world, certificate):
     )
     second = fail(world, 1)
     assert second.events.first().what == (
-        f"an account has failed since {since}: it is tried in turn with the fallback account."
+        f"an account has failed since {since}: it alternates with the fallback account."
     )
 
 

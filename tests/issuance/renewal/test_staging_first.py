@@ -9,7 +9,7 @@ import pytest
 from authorities.models import AcmeAccount
 from certctrl.turns import Trouble
 from dnsclient import survey
-from dnsclient.survey import CAARecord, Policy
+from dnsclient.survey import CaaPolicy, CAARecord
 from issuance import models, services
 from issuance.beat import pruning, renewals
 from issuance.models import Certificate, CertificateVersion, Issuance
@@ -303,7 +303,8 @@ def test_production_is_next_when_caa_lets_only_its_account_issue(
 
     def with_caa(names, seconds):
         return replace(
-            seen(names, seconds), policies={name: Policy("example.com", records) for name in names}
+            seen(names, seconds),
+            policies={name: CaaPolicy("example.com", records) for name in names},
         )
 
     monkeypatch.setattr(survey, "survey", with_caa)

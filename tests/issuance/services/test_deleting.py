@@ -27,13 +27,13 @@ def private_ca(owner):
 
 @pytest.fixture
 def certificate(world, owner):
-    ask = world.ask(world.account(owner), world.credential(owner), "held.example.com")
-    return services.create_certificate(owner, ask, issue=False)[0]
+    spec = world.spec(world.account(owner), world.credential(owner), "held.example.com")
+    return services.create_certificate(owner, spec, issue=False)[0]
 
 
 def create(world, account, credential):
-    ask = world.ask(account, credential, "example.com")
-    return services.create_certificate(account.owner, ask, issue=False)[0]
+    spec = world.spec(account, credential, "example.com")
+    return services.create_certificate(account.owner, spec, issue=False)[0]
 
 
 # --- It was deleted between being read and being referred to ---
@@ -76,7 +76,7 @@ def test_no_certificate_falls_back_to_a_deleted_account(
     with pytest.raises(NotFound) as created:
         services.create_certificate(
             account.owner,
-            world.ask(certificate.account, None, "example.com", **fallback),
+            world.spec(certificate.account, None, "example.com", **fallback),
             issue=False,
         )
     with pytest.raises(NotFound) as updated:
@@ -161,7 +161,7 @@ def acts(world, account, credential, private_ca, certificate, monkeypatch):
         ),
         "create with it as fallback": lambda: services.create_certificate(
             account.owner,
-            world.ask(certificate.account, None, "example.com", fallback_account_id=account.pk),
+            world.spec(certificate.account, None, "example.com", fallback_account_id=account.pk),
             issue=False,
         )[0],
         "fall back to the account": lambda: services.update_certificate(

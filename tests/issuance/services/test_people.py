@@ -116,11 +116,11 @@ def test_the_same_create_ten_minutes_after_it_was_issued_makes_another_certifica
 
 
 def test_an_idempotency_key_answers_with_what_it_made(world, account, credential):
-    ask, key = world.ask(account, credential, "example.com"), Idempotency("k", "digest")
-    first = services.create_certificate(account.owner, ask, issue=True, idempotency=key)
+    spec, key = world.spec(account, credential, "example.com"), Idempotency("k", "digest")
+    first = services.create_certificate(account.owner, spec, issue=True, idempotency=key)
     world.deliver()
     assert (
-        services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0] == first[0]
+        services.create_certificate(account.owner, spec, issue=True, idempotency=key)[0] == first[0]
     )
     assert Certificate.objects.count() == Issuance.objects.count() == 1
 
@@ -128,9 +128,11 @@ def test_an_idempotency_key_answers_with_what_it_made(world, account, credential
 def test_an_idempotency_key_with_another_body_is_refused_and_makes_nothing(
     world, account, credential
 ):
-    ask = world.ask(account, credential, "example.com")
-    services.create_certificate(account.owner, ask, issue=True, idempotency=Idempotency("k", "one"))
-    other = world.ask(account, credential, "example.org")
+    spec = world.spec(account, credential, "example.com")
+    services.create_certificate(
+        account.owner, spec, issue=True, idempotency=Idempotency("k", "one")
+    )
+    other = world.spec(account, credential, "example.org")
     with pytest.raises(IdempotencyConflict):
         services.create_certificate(
             account.owner, other, issue=True, idempotency=Idempotency("k", "two")

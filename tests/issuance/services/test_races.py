@@ -70,11 +70,11 @@ def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owne
 
 
 def test_the_same_idempotency_key_sent_at_once_makes_one_certificate(world, account, credential):
-    ask, key = world.ask(account, credential, "example.com"), services.Idempotency("k", "digest")
+    spec, key = world.spec(account, credential, "example.com"), services.Idempotency("k", "digest")
     made = at_once(
         *[
             lambda: (
-                services.create_certificate(account.owner, ask, issue=True, idempotency=key)[0].pk
+                services.create_certificate(account.owner, spec, issue=True, idempotency=key)[0].pk
             )
         ]
         * THREADS

@@ -107,8 +107,8 @@ def test_device_required_is_not_tried_without_a_device(world, account, credentia
 
 
 def test_a_first_attempt_long_after_the_record_was_made_is_tried_again(world, account, credential):
-    ask = world.ask(account, credential, "example.com")
-    certificate, _ = services.create_certificate(account.owner, ask, issue=False)
+    spec = world.spec(account, credential, "example.com")
+    certificate, _ = services.create_certificate(account.owner, spec, issue=False)
     Certificate.objects.update(created_at=world.time - timedelta(days=8))
     world.ca.problems["new_order"] = [Refused("ca_dns", "SERVFAIL")]
     services.issue(read(certificate))

@@ -1,4 +1,4 @@
-"""A provider's listing may deny for a while what was just written: cleanup looks again before it
+"""A provider's listing may deny for a while what was just written: cleanup checks again before it
 believes that.
 """
 

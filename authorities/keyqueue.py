@@ -20,7 +20,7 @@ class Busy(Exception):
 
 @dataclass
 class _Line:
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     length: int = 0
 
 
@@ -29,7 +29,7 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def turn_of(owner_id: int) -> Iterator[None]:
+def one_at_a_time(owner_id: int) -> Iterator[None]:
     """Wait until no other request of the owner makes a key in this process. Then run the block.
 
     Raise Busy when four requests are in the queue, or after a wait of 10 seconds.
@@ -40,12 +40,12 @@ def turn_of(owner_id: int) -> Iterator[None]:
             raise Busy
         line.length += 1
     try:
-        if not line.turn.acquire(timeout=LONGEST_WAIT):
+        if not line.lock.acquire(timeout=LONGEST_WAIT):
             raise Busy
         try:
             yield
         finally:
-            line.turn.release()
+            line.lock.release()
     finally:
         with _guard:
             line.length -= 1
