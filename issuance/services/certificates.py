@@ -25,7 +25,6 @@ from keystore import envelope
 from keystore.models import Envelope
 
 Reason = Issuance.Reason
-A_DAY = timedelta(days=1)
 # Written when the account changes, because the new account has not failed yet.
 ANEW = {"failures": 0, "failing_since": None, "proved_at": None}
 A_MINUTE = timedelta(minutes=1)
