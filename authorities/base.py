@@ -42,8 +42,9 @@ class OrderResource:
     """An order (RFC 8555, section 7.1.3)."""
 
     url: str
-    # Status: pending, ready, processing, valid, invalid. A URL is empty until the CA gives it.
+    # Section 7.1.6: pending, ready, processing, valid, invalid.
     status: str
+    # A URL is empty until the CA gives it.
     authorizations: tuple[str, ...] = ()
     finalize_url: str = ""
     certificate_url: str = ""
@@ -59,9 +60,10 @@ class AuthorizationResource:
     url: str
     identifier: str  # without the "*." of a wildcard
     wildcard: bool
-    status: str  # pending, valid, invalid, deactivated, expired, revoked
+    # Section 7.1.6: pending, valid, invalid, deactivated, expired, revoked.
+    status: str
     challenge_url: str = ""  # of its dns-01 challenge; empty when there is none
-    challenge_status: str = ""
+    challenge_status: str = ""  # section 7.1.6: pending, processing, valid, invalid
     # The value of the TXT record: base64url(SHA-256(key authorization)).
     txt_value: str = ""
     problem: Problem | None = None  # while it is pending: of the dns-01 challenge
@@ -100,7 +102,7 @@ class AccountResource:
     """An account (RFC 8555, section 7.1.2)."""
 
     url: str  # the kid
-    status: str  # valid, deactivated, revoked
+    status: str  # section 7.1.6: valid, deactivated, revoked
 
 
 @dataclass(frozen=True)

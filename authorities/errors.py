@@ -27,8 +27,6 @@ class Refused(Trouble):
     succeed. Examples are a TXT record that the CA did not see, or a CAA record that was changed.
     """
 
-    ends_attempt = True
-
 
 class Unexplained(Refused):
     """A refusal without a problem document.

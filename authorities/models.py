@@ -43,6 +43,8 @@ class AcmeAccount(Turns):
     """
 
     class Status(models.TextChoices):
+        """The statuses of RFC 8555, section 7.1.6, with `pending` and `refused` of this server."""
+
         PENDING = "pending"
         VALID = "valid"
         REFUSED = "refused"

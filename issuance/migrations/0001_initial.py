@@ -22,7 +22,6 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('domain', models.CharField(db_index=True, help_text='the first name, an A-label', max_length=253)),
                 ('names', models.JSONField(help_text='A-labels, the domain first')),
-                ('names_key', models.CharField(db_index=True, help_text='digest of account and sorted names', max_length=64)),
                 ('key_type', models.CharField(choices=[('ecdsa', 'Ecdsa'), ('rsa', 'Rsa')], default='ecdsa', max_length=8)),
                 ('key_size', models.PositiveIntegerField(default=256)),
                 ('key_policy', models.CharField(choices=[('MASTER_ONLY', 'Master Only'), ('HYBRID', 'Hybrid'), ('DEVICE_REQUIRED', 'Device Required')], default='HYBRID', max_length=16)),

@@ -12,6 +12,7 @@ from certctrl import clock
 from certctrl.turns import SKEW, Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
 from issuance.models.certificates import Certificate
+from issuance.models.progress import OrderAtCA, Propagation
 from keystore.models import Envelope
 
 GOLDEN = 0.618034  # fractional parts of its multiples are spread evenly
@@ -48,7 +49,7 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
         waiting.update(wake_at=clock.now(), queued_at=None)
 
 
-class Issuance(Turns):
+class Issuance(OrderAtCA, Propagation, Turns):
     """One attempt to get a certificate. It is open as long as `wake_at` is set."""
 
     class Reason(models.TextChoices):
@@ -99,38 +100,15 @@ class Issuance(Turns):
     state_since = models.DateTimeField()
     deadline_at = models.DateTimeField()
     waits_for = models.TextField(blank=True)
-    presents = models.PositiveSmallIntegerField(
-        default=0, help_text="how often its records were published anew"
-    )
-    orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
     validity_seconds = models.PositiveIntegerField(null=True, blank=True)
     csr_pem = models.TextField(blank=True)
     key = models.ForeignKey(
         Envelope, models.SET_NULL, null=True, blank=True, related_name="+", editable=False
     )
-    order_url = models.CharField(max_length=500, blank=True)
-    order_expires_at = models.DateTimeField(null=True, blank=True)
-    csr_sent_at = models.DateTimeField(null=True, blank=True)
-    settles_at = models.DateTimeField(
-        null=True, blank=True, help_text="every record was shown; the credential waits on"
-    )
-    certificate_url = models.CharField(max_length=500, blank=True)
-    profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
-    replaces = models.CharField(
-        max_length=100, blank=True, help_text="the ari_id that the order said it replaces"
-    )
-    replaces_refused = models.BooleanField(
-        default=False, help_text="the CA refused `replaces`: it is left out"
-    )
     slot_at = models.DateTimeField(
         null=True, blank=True, help_text="when the CA's limits let it order, as estimated"
     )
     preflighted_at = models.DateTimeField(null=True, blank=True)
-    deaf = models.JSONField(
-        default=list,
-        blank=True,
-        help_text="name servers that the preflight found not to answer for their zone",
-    )
     proves = models.BooleanField(
         default=False, help_text="at the CA's staging: what is issued is thrown away"
     )
@@ -245,6 +223,8 @@ class Authorization(models.Model):
     """
 
     class Status(models.TextChoices):
+        """The statuses of RFC 8555, section 7.1.6, and `unread` before the first reading."""
+
         UNREAD = "unread"
         PENDING = "pending"
         VALID = "valid"

@@ -36,9 +36,6 @@ class Certificate(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
     domain = models.CharField(max_length=253, db_index=True, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
-    names_key = models.CharField(
-        max_length=64, db_index=True, help_text="digest of account and sorted names"
-    )
     account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="certificates")
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
@@ -163,6 +160,7 @@ class CertificateVersion(Turns):
         default=list, blank=True, help_text="that the CA put in without being asked"
     )
     key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    # The revocation (RFC 8555, section 7.6).
     revoke_asked_at = models.DateTimeField(null=True, blank=True)
     revoke_reason = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text="RFC 5280, 5.3.1"

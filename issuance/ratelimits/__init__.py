@@ -4,7 +4,7 @@ An order that the CA would refuse waits for its slot.
 """
 
 from issuance.ratelimits.buckets import Level, level_at, slot, take
-from issuance.ratelimits.charges import of_names
+from issuance.ratelimits.charges import Charges, charges_of, of_names
 from issuance.ratelimits.ledger import Ledger
 from issuance.ratelimits.messages import spoken
 from issuance.ratelimits.reservations import (
@@ -20,8 +20,10 @@ from issuance.ratelimits.reservations import (
 from issuance.ratelimits.status import levels
 
 __all__ = [
+    "Charges",
     "Ledger",
     "Level",
+    "charges_of",
     "count_failed_validation",
     "grant",
     "level_at",

@@ -1,7 +1,7 @@
 """Find the buckets of a CA's limits that an order is charged in."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from authorities import catalog
@@ -12,12 +12,36 @@ from dnsclient import names
 from issuance import identifiers
 from issuance.models import Issuance, LimitBucket
 
+Kind = LimitKind
 
-def buckets_of(issuance: Issuance) -> dict[int, int]:
-    """Return the buckets that the order needs, with the cost of each in tokens.
 
-    The keys are the ids of the bucket rows. Missing rows are created as full buckets.
+@dataclass(frozen=True)
+class Charge:
+    """A bucket that an order is charged in.
+
+    With `cost` 0 the order takes no token. `Ledger.may_use` says when it may use the bucket.
     """
+
+    kind: str
+    subject: str
+    label: str
+    cost: int = 1
+
+
+@dataclass(frozen=True)
+class Charges:
+    """All charges of an order.
+
+    `costs` has the buckets that have a row. The keys are the ids of the rows, the values the costs
+    in tokens. `listed` also has the buckets without a row, which a refusal may close.
+    """
+
+    listed: Sequence[Charge]
+    costs: Mapping[int, int]
+
+
+def charges_of(issuance: Issuance) -> Charges:
+    """Return the charges of an order. Missing rows of known limits are created as full buckets."""
     directory = catalog.directory_of(issuance.account)
     known = catalog.limits_at(directory)
     wanted = of_order(issuance)
@@ -42,23 +66,8 @@ def buckets_of(issuance: Issuance) -> dict[int, int]:
         found = find(directory, wanted)
     # A kind without a known limit has a row only after the CA has refused. The row costs no token,
     # but it may be closed.
-    return {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
-
-
-Kind = LimitKind
-
-
-@dataclass(frozen=True)
-class Charge:
-    """A bucket that an order is charged in.
-
-    With `cost` 0 the order takes no token. `Ledger.may_use` says when it may use the bucket.
-    """
-
-    kind: str
-    subject: str
-    label: str
-    cost: int = 1
+    costs = {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
+    return Charges(wanted, costs)
 
 
 def of_order(issuance: Issuance) -> list[Charge]:
@@ -75,16 +84,16 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
     wanted = [
         Charge(Kind.SET, whole, _listed(domains)),
         Charge(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
-        busy(account),
+        busy_of(account),
     ]
     if not renews:
         registered = dict.fromkeys(names.registered_domain(name) for name in domains)
         wanted += [Charge(Kind.DOMAIN, domain, domain) for domain in registered]
     bases = dict.fromkeys(name.removeprefix(identifiers.WILDCARD) for name in domains)
-    return wanted + [failures(account, base) for base in bases]
+    return wanted + [failures_of(account, base) for base in bases]
 
 
-def busy(account: AcmeAccount) -> Charge:
+def busy_of(account: AcmeAccount) -> Charge:
     """Return the charge for the bucket that closes while the CA is busy.
 
     It is closed while the CA asks us to wait. Then it holds back every order of the account.
@@ -92,7 +101,7 @@ def busy(account: AcmeAccount) -> Charge:
     return Charge(Kind.BUSY, str(account.pk), account.name, cost=0)
 
 
-def failures(account: AcmeAccount, name: str) -> Charge:
+def failures_of(account: AcmeAccount, name: str) -> Charge:
     return Charge(Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
 
 

@@ -9,6 +9,7 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from issuance.models import Issuance, LimitBucket
 from issuance.ratelimits import charges
+from issuance.ratelimits.charges import Charges
 from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
@@ -23,25 +24,21 @@ WORDS = (
 )
 
 
-def learn(issuance: Issuance, trouble: Trouble, replaces: str) -> None:
+def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None:
     """Close the bucket that the CA refused for, until the time in its Retry-After.
 
     At that time the bucket holds at most one token. If the CA does not name a limit, it may only be
-    busy. The same is true for an order with `replaces`, which the CA should not count. Then the
-    `busy` bucket of the account is closed. All orders of the account wait, and no tokens are lost.
+    busy. The same is true for an order that the CA should not count. Its `counted` is None. Then
+    the `busy` bucket of the account is closed. All orders of the account wait, and no tokens are
+    lost.
     """
-    kind = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
-    if replaces:
-        kind = None
-    refused = (
-        [want for want in charges.of_order(issuance) if want.kind == kind and want.cost]
-        if kind
-        else []
-    )
+    said = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
+    kind, listed = (said, counted.listed) if counted else (None, [])
+    refused = [want for want in listed if want.cost and want.kind == kind]
     named = (
         [want for want in refused if f'"{want.label}"' in trouble.what]
         or refused
-        or [charges.busy(issuance.account)]
+        or [charges.busy_of(issuance.account)]
     )
     directory = catalog.directory_of(issuance.account)
     now = clock.now()

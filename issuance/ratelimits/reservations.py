@@ -14,6 +14,7 @@ at once is given back. So no burst of orders follows an hour without workers.
 Each change of a reservation locks the rows of its buckets, in the order of their ids.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -26,8 +27,8 @@ from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock
 from certctrl.turns import SKEW, Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits import charges, queue
-from issuance.ratelimits.charges import buckets_of
+from issuance.ratelimits import queue
+from issuance.ratelimits.charges import Charges, busy_of, failures_of
 from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import Ledger
 from issuance.ratelimits.messages import sentence
@@ -43,14 +44,14 @@ COUNTS_CERTIFICATES = (Kind.DOMAIN, Kind.SET)  # given back if the order led to 
 # --- one attempt ---
 
 
-def reserve(issuance: Issuance) -> None:
+def reserve(issuance: Issuance, charges: Charges) -> None:
     """Reserve the tokens of an order that is sent at once.
 
     Raise Wait until the slot, with a sentence that names the limit. Raise Refused `ca_limit_wait`
     if the slot is more than six hours away. Raise it also if the slot is more than twelve hours
     after the first request.
     """
-    needed = buckets_of(issuance)
+    needed = charges.costs
     if not needed:
         return
     with issuance.fence():
@@ -69,18 +70,16 @@ def reserve(issuance: Issuance) -> None:
     raise _wait(issuance, bucket, reservation.asked_at, at)
 
 
-def refuse_far_slot(issuance: Issuance) -> None:
+def refuse_far_slot(issuance: Issuance, charges: Charges) -> None:
     """Raise Refused `ca_limit_wait` if the slot is more than six hours away.
 
     Call this before any other work for the order. Of fifty thousand certificates, most come too
     early many times. This takes no token, and no place in the queue.
     """
-    if Reservation.objects.filter(issuance=issuance).exists():
+    costly = [pk for pk, cost in charges.costs.items() if cost]
+    if not costly or _stored(issuance):
         return
-    ledger = Ledger(needed := buckets_of(issuance), lock=False)
-    costly = [pk for pk, cost in needed.items() if cost]
-    if not costly:
-        return
+    ledger = Ledger(costly, lock=False)
     ahead = queue.ahead_of(issuance, costly)
     slots = {pk: ledger.slot(pk, 1, ahead.get(pk, 0)) for pk in costly}
     last = max(slots, key=lambda pk: slots[pk])
@@ -93,7 +92,7 @@ def wait_while_busy(issuance: Issuance) -> None:
 
     This is for an order with `replaces`, which is charged in no bucket.
     """
-    busy = charges.busy(issuance.account)
+    busy = busy_of(issuance.account)
     rows = LimitBucket.objects.filter(
         ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
     )
@@ -106,8 +105,17 @@ def wait_while_busy(issuance: Issuance) -> None:
         raise _wait(issuance, bucket, now, at)
 
 
-def _reservation_of(issuance: Issuance, needed: dict[int, int]) -> Reservation:
-    found = Reservation.objects.filter(issuance=issuance).first()
+def _stored(issuance: Issuance) -> Reservation | None:
+    """Return the reservation of the attempt, as it was read with the attempt's row.
+
+    Only the attempt's own turn creates it. Read it again under the locks, because `grant()` may
+    have changed it since.
+    """
+    return getattr(issuance, "reservation", None)
+
+
+def _reservation_of(issuance: Issuance, needed: Mapping[int, int]) -> Reservation:
+    found = _stored(issuance)
     if found:
         return found
     certificate = issuance.certificate
@@ -122,7 +130,7 @@ def _reservation_of(issuance: Issuance, needed: dict[int, int]) -> Reservation:
     return made
 
 
-def _note_tokens(reservation: Reservation, needed: dict[int, int]) -> None:
+def _note_tokens(reservation: Reservation, needed: Mapping[int, int]) -> None:
     ReservedToken.objects.bulk_create(
         [
             ReservedToken(reservation=reservation, bucket_id=pk, cost=cost)
@@ -131,7 +139,7 @@ def _note_tokens(reservation: Reservation, needed: dict[int, int]) -> None:
     )
 
 
-def _may_send(ledger: Ledger, reservation: Reservation, needed: dict[int, int]) -> bool:
+def _may_send(ledger: Ledger, reservation: Reservation, needed: Mapping[int, int]) -> bool:
     """Use the granted slot, or take the tokens if no other reservation waits for them.
 
     Return whether the order may be sent. The reservation is then written as sent.
@@ -173,16 +181,20 @@ def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
 
 
 def record_order_result(
-    issuance: Issuance, trouble: Trouble | None = None, *, replaces: str = ""
+    issuance: Issuance, trouble: Trouble | None = None, counted: Charges | None = None
 ) -> None:
     """Record the result of newOrder.
 
     A refused order costs no token. A Retry-After closes the bucket until then. An order that got no
-    response is charged, because the CA may have counted it.
+    response is charged, because the CA may have counted it. `counted` is None for an order that the
+    CA should not count.
     """
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
+    reservation = _stored(issuance)
+    closes = trouble is not None and trouble.code == RATE_LIMITED and trouble.retry_after
+    if not reservation and not closes:
+        return
     with issuance.fence():
-        reservation = Reservation.objects.filter(issuance=issuance).first()
         if reservation:
             ledger = Ledger(reservation.tokens.values_list("bucket", flat=True))
             reservation.refresh_from_db()
@@ -191,8 +203,8 @@ def record_order_result(
             elif not trouble:  # the order was sent without a slot
                 _leave(reservation)
             ledger.save()
-        if trouble and trouble.code == RATE_LIMITED and trouble.retry_after:
-            learn(issuance, trouble, replaces)
+        if trouble and closes:
+            learn(issuance, trouble, counted)
 
 
 def count_failed_validation(issuance: Issuance, name: str) -> None:
@@ -204,7 +216,7 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
     limit = catalog.limits_at(directory).get(Kind.FAILURES)
     if not limit:
         return
-    want = charges.failures(issuance.account, name)
+    want = failures_of(issuance.account, name)
     with transaction.atomic():
         bucket, _ = LimitBucket.objects.get_or_create(
             ca=directory,

@@ -11,7 +11,7 @@ import structlog
 from django.db.models import QuerySet
 
 from authorities import clients, errors, exchanges
-from authorities.base import RenewalInfoResource
+from authorities.base import CA, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import A_DAY, MOST_CONSIDERED, Trouble
@@ -23,7 +23,7 @@ logger = structlog.get_logger()
 FIRST_POLL = timedelta(minutes=1)  # after the version was stored
 FIRST_POLLS = timedelta(minutes=4)  # the time over which many first polls are spread
 MOST_A_DAY = 3  # versions of a certificate, before the next one waits a day
-CA = ("version__account__ca_provider", "version__account__directory_url")
+CA_COLUMNS = ("version__account__ca_provider", "version__account__directory_url")
 AT_ONCE = 25  # polls of one CA
 AT_ONCE_IN_TROUBLE = 2  # a slow CA holds a worker for the longest time of a call
 MOST_STUMBLES = 2  # internal errors of the CA; then `replaces` is left out
@@ -80,16 +80,17 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
     Only a few of each CA are polled at a time, and only two of a CA that gives trouble.
     """
     on_their_way = RenewalInfo.objects.on_their_way()
-    busy = Counter(on_their_way.values_list(*CA))
+    busy = Counter(on_their_way.values_list(*CA_COLUMNS))
     in_trouble = _in_trouble(on_their_way) | _in_trouble(due)
 
     def is_full(of: tuple[str, str]) -> bool:
         return busy[of] >= (AT_ONCE_IN_TROUBLE if of in in_trouble else AT_ONCE)
 
     for of in filter(is_full, tuple(busy)):
-        due = due.exclude(**dict(zip(CA, of, strict=True)))
+        due = due.exclude(**dict(zip(CA_COLUMNS, of, strict=True)))
     chosen = []
-    for pk, provider, directory in due.order_by("wake_at").values_list("pk", *CA)[:MOST_CONSIDERED]:
+    longest = due.order_by("wake_at").values_list("pk", *CA_COLUMNS)
+    for pk, provider, directory in longest[:MOST_CONSIDERED]:
         if not is_full((provider, directory)):
             busy[provider, directory] += 1
             chosen.append(pk)
@@ -98,7 +99,7 @@ def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
 
 def _in_trouble(infos: QuerySet[RenewalInfo]) -> set[tuple[str, str]]:
     """Return the CAs whose last poll failed for some of these rows."""
-    return set(infos.filter(stumbles__gt=0).values_list(*CA).distinct())
+    return set(infos.filter(stumbles__gt=0).values_list(*CA_COLUMNS).distinct())
 
 
 def _is_over(version: CertificateVersion) -> bool:
@@ -208,31 +209,26 @@ def _versions_of_a_day(version: CertificateVersion, now: datetime) -> int:
 # --- replaces ---
 
 
-def replaces_of(issuance: Issuance) -> str:
+def replaces_of(issuance: Issuance, client: CA) -> str:
     """Return the ari_id that the attempt's order replaces (RFC 9773, section 5).
 
     Return an empty string if there is no earlier version, or another account ordered it. Do the
     same if the CA does not take `replaces`, or has refused it. Raise Trouble when the CA's
     directory cannot be read.
     """
-    current_id = issuance.certificate.current_id
-    if not current_id or issuance.proves or issuance.replaces_refused:
+    version = issuance.certificate.current
+    if not version or issuance.proves or issuance.replaces_refused:
         return ""
-    ordered_alike = CertificateVersion.objects.filter(pk=current_id, account=issuance.account_id)
-    ari_id = ordered_alike.values_list("ari_id", flat=True).first()
-    if not ari_id or not clients.client_for(issuance.account).offers_renewal_info():
-        return ""
-    return ari_id
+    is_known = version.ari_id and version.account_id == issuance.account_id
+    return version.ari_id if is_known and client.offers_renewal_info() else ""
 
 
 def is_in_window(issuance: Issuance) -> bool:
     """Return whether the CA wants the renewal now.
 
-    Let's Encrypt exempts an order with `replaces` from limits only in the window. It checks the
-    window again when the order arrives.
+    Let's Encrypt exempts an order with `replaces` from limits only in the window.
     """
-    current_id = issuance.certificate.current_id
-    info = RenewalInfo.objects.filter(version=current_id).first() if current_id else None
+    info: RenewalInfo | None = getattr(issuance.certificate.current, "renewal_info", None)
     if not info or not info.window_start or not info.window_end:
         return False
     return info.window_start <= clock.now() < info.window_end

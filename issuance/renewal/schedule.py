@@ -6,9 +6,10 @@ The functions are pure. They take times, and return times.
 import random
 from datetime import datetime, timedelta
 
+from certctrl.turns import A_DAY
+
 SHORT_LIFE = timedelta(days=10)
 AN_HOUR = timedelta(hours=1)
-A_DAY = timedelta(days=1)
 FIRST_RETRY = AN_HOUR
 LAST_RETRY = timedelta(hours=24)
 LEAST_RETRY = timedelta(minutes=15)

@@ -12,7 +12,6 @@ from issuance.services.attempts import (
 )
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
-    A_DAY,
     CertificateSpec,
     _answers,
     create_certificate,
@@ -29,7 +28,6 @@ from issuance.services.revocation import revoke
 from issuance.services.validation import COLUMNS
 
 __all__ = [
-    "A_DAY",
     "COLUMNS",
     "PFX",
     "CertificateSpec",

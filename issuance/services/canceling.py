@@ -1,6 +1,6 @@
 """Cancel attempts, also while a worker holds them."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Case, F, Value, When
@@ -8,11 +8,10 @@ from django.db.models import Case, F, Value, When
 from accounts import audit
 from certctrl import clock
 from certctrl.errors import ApiError, Conflict, TooLate
+from certctrl.turns import A_DAY
 from issuance import ratelimits
 from issuance.challenges import dns01
 from issuance.models import Certificate, Issuance, IssuanceEvent
-
-A_DAY = timedelta(days=1)
 
 
 def cancel(certificate: Certificate) -> Issuance:

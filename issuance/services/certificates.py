@@ -16,7 +16,7 @@ from certctrl import clock
 from certctrl.errors import Conflict, TooLate
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
-from issuance.models import Certificate, Issuance, digest, names_key
+from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
 from issuance.services import canceling, locks, validation
 from issuance.services.attempts import advance, audit_certificate, request_issuance
@@ -25,7 +25,6 @@ from keystore import envelope
 from keystore.models import Envelope
 
 Reason = Issuance.Reason
-A_DAY = timedelta(days=1)
 # Written when the account changes, because the new account has not failed yet.
 ANEW = {"failures": 0, "failing_since": None, "proved_at": None}
 A_MINUTE = timedelta(minutes=1)
@@ -174,7 +173,6 @@ def new_certificate(owner: User, spec: CertificateSpec) -> Certificate:
         owner=owner,
         domain=spec.names[0],
         names=list(spec.names),
-        names_key=names_key(spec.account, spec.names),
         account=spec.account,
         credential=spec.credential,
         key_type=spec.key_type,
@@ -243,9 +241,8 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             fields["request_digest"] = digest("changed", certificate.pk)
         for name, value in fields.items():
             setattr(certificate, name, value)
-        certificate.names_key = names_key(account, certificate.names)
         _reschedule(certificate)
-        certificate.save(update_fields=[*fields, "names_key", "renew_at", "updated_at"])
+        certificate.save(update_fields=[*fields, "renew_at", "updated_at"])
         issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
     return advance(issuance)

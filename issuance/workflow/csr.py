@@ -6,8 +6,8 @@ an earlier attempt that gave up.
 
 from django.views.decorators.debug import sensitive_variables
 
-from authorities import clients, pki
-from authorities.base import NotYet
+from authorities import pki
+from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
 from issuance.models import Certificate, CertificateVersion, Issuance
@@ -25,12 +25,12 @@ PATIENCE = 5
 NO_USE = ("ca_bad_certificate", "ca_not_found", lifetime.GAINS_NOTHING)
 
 
-def ensure_key_and_csr(issuance: Issuance) -> None:
+def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
     """Give the attempt a key and a CSR when it has none.
 
     Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading an earlier order.
     """
-    if not issuance.csr_pem and not _take_over(issuance):
+    if not issuance.csr_pem and not _take_over(issuance, client):
         make(issuance)
 
 
@@ -100,7 +100,7 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     return version, "The certificate keeps its key (reuse_key)."
 
 
-def _take_over(issuance: Issuance) -> bool:
+def _take_over(issuance: Issuance, client: CA) -> bool:
     """Take key, CSR and order from an earlier attempt whose order became valid.
 
     An attempt may give up after its CSR was sent, and the CA may sign later. Return False when
@@ -120,7 +120,7 @@ def _take_over(issuance: Issuance) -> bool:
     if (
         not earlier
         or not _is_still_right(earlier, issuance.certificate)
-        or not _became_valid(issuance, earlier)
+        or not _became_valid(issuance, client, earlier.order_url)
     ):
         return False
     with issuance.fence():
@@ -147,9 +147,9 @@ def _is_still_right(earlier: Issuance, certificate: Certificate) -> bool:
     return same and not is_compromised(certificate, earlier.csr_pem)
 
 
-def _became_valid(issuance: Issuance, earlier: Issuance) -> bool:
+def _became_valid(issuance: Issuance, client: CA, order_url: str) -> bool:
     try:
-        return clients.client_for(earlier.account).read_order(earlier.order_url).status == "valid"
+        return client.read_order(order_url).status == "valid"
     except NotYet:
         if issuance.stumbles < PATIENCE:
             raise

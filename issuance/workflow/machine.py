@@ -51,7 +51,21 @@ class Step:
 
 
 STEPS = (
-    Step("order", State.QUEUED, State.ORDERED, order.order, order.LIMIT),
+    Step(
+        "order",
+        State.QUEUED,
+        State.ORDERED,
+        order.order,
+        order.LIMIT,
+        (
+            "certificate__owner",
+            "certificate__current__account",
+            "certificate__current__renewal_info",
+            "account",
+            "credential",
+            "reservation",
+        ),
+    ),
     Step(
         "present",
         State.ORDERED,

@@ -9,7 +9,6 @@ from issuance.models import Certificate
 # The columns that differ between the copies, as SQL. `n` counts from 1.
 DIFFERING = {
     "domain": "'n' || n || '.example.com'",
-    "names_key": "md5('names' || n || random())",
     "public_id": "left(md5('public' || n || random()), 20)",
     "request_digest": "md5('ask' || n || random())",
     "renew_at": "%(at)s + n * interval '1 second'",

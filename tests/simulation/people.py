@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from certctrl import clock
+from certctrl import clock, turns
 from certctrl.errors import ApiError
 from issuance import services
 from issuance.models import Certificate
@@ -113,8 +113,8 @@ class People:
         if certificate and certificate.current:
             now = self.simulation.scheduler.true_now()
             self.simulation.ca.windows[certificate.current.ari_id] = (
-                now - 2 * services.A_DAY,
-                now - services.A_DAY,
+                now - 2 * turns.A_DAY,
+                now - turns.A_DAY,
             )
 
     def _with_one(self, act: Callable[[Certificate], Any]) -> None:

@@ -21,6 +21,7 @@ from issuance.renewal import ari, failover
 from issuance.workflow import csr, oldorders
 from issuance.workflow.outcome import Done, Outcome, event
 from issuance.workflow.steps.authorizations import refused
+from issuance.workflow.steps.plan import OrderPlan, plan_order
 
 LIMIT = timedelta(hours=6)
 
@@ -34,21 +35,30 @@ def order(issuance: Issuance) -> Done:
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
-    if not issuance.order_url and (issuance.replaces_refused or not ari.is_in_window(issuance)):
-        ratelimits.refuse_far_slot(issuance)
-    csr.ensure_key_and_csr(issuance)
-    client = clients.client_for(issuance.account)
-    if not issuance.order_url:
-        preflight.before_order(issuance, client)
-        _wait_for_list(issuance, _place_order(issuance, client))
-    elif not issuance.csr_sent_at and not issuance.authorizations.exists():
-        _wait_for_list(issuance, _read_order(issuance, client))
+    client = _order_once(issuance)
     _read_authorizations(issuance, client)
-    pending = issuance.authorizations.filter(status=Authorization.Status.PENDING).count()
+    statuses = list(issuance.authorizations.values_list("status", flat=True))
+    pending = statuses.count(Authorization.Status.PENDING)
     return Done(
-        f"the CA accepted the order; {pending} of its {issuance.authorizations.count()} names"
-        " need a TXT record"
+        f"the CA accepted the order; {pending} of its {len(statuses)} names need a TXT record"
     )
+
+
+def _order_once(issuance: Issuance) -> CA:
+    """Place the order, or read it when it is placed. Return the client of the account."""
+    if issuance.order_url:
+        client = clients.client_for(issuance.account)
+        if not issuance.csr_sent_at and not issuance.authorizations.exists():
+            _wait_for_list(issuance, _read_order(issuance, client))
+        return client
+    plan = plan_order(issuance)
+    if plan.charges:
+        ratelimits.refuse_far_slot(issuance, plan.charges)
+    csr.ensure_key_and_csr(issuance, plan.client)
+    if not issuance.order_url:  # the key may have come with an order of an earlier attempt
+        preflight.before_order(issuance, plan.client)
+        _wait_for_list(issuance, _place_order(issuance, plan))
+    return plan.client
 
 
 def _say_who_is_asked(issuance: Issuance) -> None:
@@ -100,20 +110,21 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         )
 
 
-def _place_order(issuance: Issuance, client: CA) -> OrderResource:
-    profile, replaces = _profile(issuance, client), ari.replaces_of(issuance)
-    if replaces and ari.is_in_window(issuance):
-        ratelimits.wait_while_busy(issuance)
+def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
+    names, profile = issuance.certificate.names, plan.profile
+    if plan.charges:
+        ratelimits.reserve(issuance, plan.charges)
     else:
-        ratelimits.reserve(issuance)
+        ratelimits.wait_while_busy(issuance)
     try:
-        resource = client.new_order(issuance.certificate.names, profile=profile, replaces=replaces)
+        resource = plan.client.new_order(names, profile=profile, replaces=plan.replaces)
     except Trouble as trouble:
-        ratelimits.record_order_result(issuance, trouble, replaces=replaces)
-        if not replaces or not ari.is_about_replaces(trouble, issuance):
+        counted = None if plan.replaces else plan.charges
+        ratelimits.record_order_result(issuance, trouble, counted)
+        if not plan.replaces or not ari.is_about_replaces(trouble, issuance):
             raise
         _leave_out_replaces(issuance, trouble)
-        return _place_order(issuance, client)
+        return _place_order(issuance, plan_order(issuance))
     ratelimits.record_order_result(issuance)
     _refuse_too_many(issuance, resource)
     try:
@@ -122,7 +133,7 @@ def _place_order(issuance: Issuance, client: CA) -> OrderResource:
                 order_url=resource.url,
                 order_expires_at=resource.expires_at,
                 profile=profile,
-                replaces=replaces,
+                replaces=plan.replaces,
             )
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
@@ -225,15 +236,6 @@ def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
         issuance.write(replaces_refused=True)
         event(issuance, "order", Outcome.RETRY, what)
     issuance.breathe()
-
-
-def _profile(issuance: Issuance, client: CA) -> str:
-    """Return the certificate's profile when the CA lists it, else an empty string.
-
-    The CA's default profile is better than no certificate.
-    """
-    wanted = issuance.certificate.profile
-    return wanted if wanted and wanted in client.profiles() else ""
 
 
 def _without(profile: str) -> str:

