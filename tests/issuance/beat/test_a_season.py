@@ -73,6 +73,7 @@ def next_moment() -> datetime:
     return max(min(moments), now + timedelta(seconds=1))
 
 
+@pytest.mark.slow
 def test_no_certificate_expires(fleet):
     world, end = fleet, fleet.time + DAYS * DAY
     world.deliver()

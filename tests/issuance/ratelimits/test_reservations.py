@@ -138,6 +138,7 @@ def test_the_api_shows_what_is_left_of_an_accounts_limits(
     )
 
 
+@pytest.mark.slow
 def test_everything_is_issued_at_the_rate_of_the_limits_and_nothing_is_refused(
     world, account, credential, limited
 ):
@@ -402,6 +403,7 @@ def test_a_slot_that_nobody_used_is_given_back_after_five_seconds(
     )
 
 
+@pytest.mark.slow
 def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
     limited(account=[200, 1])
     for name in domains(60):
@@ -426,6 +428,7 @@ def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, cr
     assert LimitBucket.objects.get().level == 200 - queue.FEW_UNUSED
 
 
+@pytest.mark.slow
 def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, limited):
     limiter = limited(account=[5, 10], domain=[50, 1])
     for name in domains(40):
@@ -440,6 +443,7 @@ def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, li
     assert not limiter.refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_workers_that_die_anywhere_are_never_refused(
     world, account, credential, limited, settings, seed
@@ -517,6 +521,7 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
     assert granted[3:] == domains(5)
 
 
+@pytest.mark.slow
 def test_one_owner_with_many_orders_holds_up_nobody_elses(world, account, credential, limited):
     limiter = limited(domain=[1, 10])
     for name in domains(50):
@@ -560,6 +565,7 @@ def test_periods_are_said_as_people_say_them(seconds, spoken):
 # --- whose turn has come ---
 
 
+@pytest.mark.slow
 def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
     world, account, credential, limited
 ):
@@ -598,6 +604,7 @@ def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
     assert granted.pk in [args[0] for _, *args in world.messages if args]
 
 
+@pytest.mark.slow
 def test_who_sleeps_after_a_trouble_is_not_woken_for_a_slot(world, account, credential, limited):
     limited(account=[1, 60])
     for name in domains(2):
