@@ -405,6 +405,7 @@ def test_an_unused_slot_is_returned_after_five_seconds(world, account, credentia
     )
 
 
+@pytest.mark.slow
 def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
     limited(account=[200, 1])
     for name in domains(60):
@@ -429,6 +430,7 @@ def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, cr
     assert LimitBucket.objects.get().level == 200 - queue.FEW_UNUSED
 
 
+@pytest.mark.slow
 def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, limited):
     limiter = limited(account=[5, 10], domain=[50, 1])
     for name in domains(40):
@@ -443,6 +445,7 @@ def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, li
     assert not limiter.refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_workers_that_die_anywhere_are_never_refused(
     world, account, credential, limited, settings, seed
@@ -565,6 +568,7 @@ def test_periods_are_said_as_people_say_them(seconds, spoken):
 # --- whose turn has come ---
 
 
+@pytest.mark.slow
 def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
     world, account, credential, limited
 ):
