@@ -11,6 +11,7 @@ from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import LostTurn, Trouble, Wait
+from issuance.challenges import registry
 from issuance.models import Authorization, Issuance
 from issuance.renewal.failover import STUCK
 
@@ -80,7 +81,7 @@ def earlier(issuance: Issuance) -> QuerySet[Issuance]:
 
 def forget(issuance: Issuance) -> None:
     """Make the attempt forget its order, so that it orders anew. Call it inside the fence."""
-    issuance.records().wake()
+    registry.release(issuance)
     issuance.authorizations.all().delete()
     issuance.write(
         order_url="",

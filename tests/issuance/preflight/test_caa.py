@@ -16,6 +16,7 @@ def denied(
         Policy("example.com", tuple(CAARecord(*each) for each in records)),
         identities,
         account,
+        "dns-01",
     )
     assert not found or found.what.endswith(".")
     return found.code if found else ""
@@ -114,6 +115,6 @@ def test_where_nobody_knows_the_cas_name_only_that_counts_which_holds_for_all():
 
 def test_what_stands_in_dns_is_quoted_without_what_a_terminal_would_obey():
     policy = Policy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
-    found = preflight.denial("example.com", policy, US, ACCOUNT)
+    found = preflight.denial("example.com", policy, US, ACCOUNT, "dns-01")
     assert "\x1b" not in found.what
     assert len(found.what) < 500

@@ -186,9 +186,9 @@ def test_an_attempt_that_went_to_other_hands_meanwhile_is_not_sent_back(crowd, m
     taken = Issuance.objects.order_by("pk").first()
     judge = workflow.judge
 
-    def judge_slowly(issuance, records, seen):
+    def judge_slowly(issuance, seen):
         Issuance.objects.filter(pk=taken.pk).update(holder="somebody else")
-        return judge(issuance, records, seen)
+        return judge(issuance, seen)
 
     monkeypatch.setattr(propagate, "judge", judge_slowly)
     workflow.look()
