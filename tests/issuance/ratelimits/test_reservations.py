@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from authorities.errors import Refused
-from certctrl.turns import Trouble
+from certctrl.turns import LostTurn, Trouble
 from dnsproviders.models import TxtRecord
 from issuance import ratelimits, services
 from issuance.beat import renewals, sweep
@@ -23,6 +23,7 @@ from issuance.models import (
     ReservedToken,
 )
 from issuance.ratelimits import queue
+from issuance.workflow.steps import authorizations
 from keystore.models import Envelope
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Died
@@ -138,6 +139,7 @@ def test_the_api_shows_what_is_left_of_an_accounts_limits(
     )
 
 
+@pytest.mark.slow
 def test_all_are_issued_at_the_rate_of_the_limits_and_none_is_refused(
     world, account, credential, limited
 ):
@@ -524,6 +526,7 @@ def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
     assert granted[3:] == domains(5)
 
 
+@pytest.mark.slow
 def test_one_owner_with_many_orders_delays_no_other_owner(world, account, credential, limited):
     limiter = limited(domain=[1, 10])
     for name in domains(50):
@@ -683,6 +686,31 @@ def test_every_name_that_failed_is_counted_and_the_first_is_reported(
     assert "host8.example.com" in issuance.error_what
     counted = LimitBucket.objects.filter(kind="failures", level__lt=3).order_by("label")
     assert [each.label for each in counted] == ["host8.example.com", "host9.example.com"]
+
+
+def test_a_failed_validation_is_counted_once_when_its_turn_is_lost(
+    world, account, credential, limited, settings, monkeypatch
+):
+    limited(failures=[3, 10**6])
+    world.ca.zone = SimpleNamespace(shows=lambda name, value: False)
+    refused, lost = authorizations.refused, [LostTurn()]
+
+    def lose_the_turn(seen):
+        if lost:
+            raise lost.pop()
+        return refused(seen)
+
+    monkeypatch.setattr(authorizations, "refused", lose_the_turn)
+    _, issuance = world.create(account, credential, "example.com")
+    world.deliver()
+    issuance.refresh_from_db()
+    assert (issuance.state, lost) == (State.PROPAGATED, [])
+    world.advance(settings.LEASE + 1)
+    world.sweep()
+    issuance.refresh_from_db()
+    assert issuance.state == State.FAILED
+    assert "No TXT record found" in issuance.error_what
+    assert 1.9 < LimitBucket.objects.get(kind="failures").level < 2.1
 
 
 def test_invalid_settings_of_one_bucket_delay_no_other(

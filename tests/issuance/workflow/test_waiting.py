@@ -184,9 +184,9 @@ def test_an_attempt_claimed_by_another_worker_is_not_moved_back(crowd, monkeypat
     taken = Issuance.objects.order_by("pk").first()
     judge = workflow.judge
 
-    def judge_slowly(issuance, records, seen):
+    def judge_slowly(issuance, seen):
         Issuance.objects.filter(pk=taken.pk).update(holder="somebody else")
-        return judge(issuance, records, seen)
+        return judge(issuance, seen)
 
     monkeypatch.setattr(propagate, "judge", judge_slowly)
     workflow.look()
