@@ -63,6 +63,7 @@ def left(running: Drill) -> int:
 # --- what it replaces ---
 
 
+@pytest.mark.slow
 def test_only_what_the_issuer_signed_is_replaced_and_the_count_burns_down(
     world, owner, account, credential, monkeypatch
 ):
@@ -110,6 +111,7 @@ def test_renewals_are_opened_by_the_scan_soonest_expiry_first(
     assert Issuance.objects.open().get().reason == Issuance.Reason.RENEWAL
 
 
+@pytest.mark.slow
 def test_only_so_many_are_under_way_at_once(world, owner, account, credential, monkeypatch):
     monkeypatch.setattr(drills, "BATCH", 3)
     monkeypatch.setattr(drills, "MOST_UNDER_WAY", 5)
@@ -158,6 +160,7 @@ def test_an_open_attempt_counts_as_left_and_is_not_opened_again(world, owner, ac
 # --- nothing is lost, nothing is done twice ---
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_in_the_middle_it_goes_on_and_renews_none_twice(
     world, owner, account, credential, monkeypatch
 ):
@@ -227,6 +230,7 @@ def test_what_is_replaced_while_it_is_chosen_is_not_renewed_once_more(
     assert Certificate.objects.get(pk=first.pk).renew_at == later
 
 
+@pytest.mark.slow
 def test_advancing_costs_the_same_number_of_queries_however_many_there_are(
     world, owner, account, credential
 ):
@@ -405,6 +409,7 @@ def test_a_preview_counts_and_starts_nothing(world, owner, account, credential):
 # --- what a limit holds up ---
 
 
+@pytest.mark.slow
 def test_what_the_ca_puts_off_is_not_brought_forward_again(world, owner, account, credential):
     world.ca.offers_renewal_info = True  # so that renewals are counted nowhere
     (certificate,) = issued(world, account, credential, 1, "R11")
@@ -418,6 +423,7 @@ def test_what_the_ca_puts_off_is_not_brought_forward_again(world, owner, account
     assert moment > world.time + timedelta(hours=18)
 
 
+@pytest.mark.slow
 def test_what_waits_long_for_a_slot_waits_for_it(world, owner, account, credential, settings):
     (certificate,) = issued(world, account, credential, 1, "R11")
     settings.ACME_CAS = {"custom": {"limits": {"set": [1, 34 * 3600]}}}

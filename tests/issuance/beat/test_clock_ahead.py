@@ -38,6 +38,7 @@ def put_back(world, by: timedelta) -> None:
     world.time -= by
 
 
+@pytest.mark.slow
 @ahead
 @pytest.mark.parametrize("sweeps", [1, 2, 4, 8])
 def test_an_attempt_that_began_while_the_clock_was_ahead_is_issued_after_it_was_put_right(
@@ -310,6 +311,7 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(
     assert not services._answers(certificate, ask, None)
 
 
+@pytest.mark.slow
 def test_a_first_issuance_that_was_given_up_by_the_wrong_date_is_tried_again(
     world, account, credential
 ):

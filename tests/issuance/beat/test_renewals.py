@@ -92,6 +92,7 @@ def test_what_is_due_is_found_by_the_index_on_sqlite_too(world, certificate):
     assert f"SCAN {TABLE}" not in plan
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.django_db
 @pytest.mark.parametrize("count", [2, 12])
@@ -155,6 +156,7 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
     assert len(opened()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_one_that_breaks_the_transaction_keeps_nobody_from_being_renewed(
     world, issued, monkeypatch

@@ -55,6 +55,7 @@ def look_for_a_life(world, days: float) -> None:
     look_for(world, days / 2)
 
 
+@pytest.mark.slow
 def test_a_certificate_without_a_successor_is_warned_of_at_14_7_3_and_1_days(world, issue):
     certificate = issue(90)
     world.advance(75 * 86400)
@@ -80,6 +81,7 @@ def test_looks_that_come_late_tell_only_the_warning_of_now(world, issue):
     assert subjects() == ["example.com expires in 2 days"]
 
 
+@pytest.mark.slow
 def test_a_successor_is_not_warned_of(world, issue, account, credential):
     issue(90)
     world.advance(60 * 86400)
@@ -110,6 +112,7 @@ def test_a_warning_says_why_there_is_no_successor_and_when_the_next_attempt_is(w
     assert f"{at:%Y-%m-%d %H:%M} UTC" in body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("days", "warned"), [(6, [1]), (7, [3, 1]), (10, [3, 1]), (30, [7, 3, 1]), (45, [14, 7, 3, 1])]
 )
@@ -119,6 +122,7 @@ def test_short_lives_are_warned_of_after_their_normal_renewal_only(world, issue,
     assert [each.data["days"] for each in Notice.objects.order_by("pk")] == warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "warned"), [(6, [1]), (45, [14, 7, 3, 1]), (20, [7, 3, 1])])
 def test_what_nothing_renews_is_warned_of_in_the_second_half_of_its_life(
     world, issue, days, warned
@@ -168,6 +172,7 @@ def test_batches_reach_every_certificate_once(world, issue, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_the_look_reads_by_the_index_alone_and_no_more_for_those_that_end_later(world, issue):
     issue(90)

@@ -67,6 +67,7 @@ def test_a_version_is_polled_some_minutes_after_it_was_stored(world, account, cr
     assert 0 <= info().fraction < 1
 
 
+@pytest.mark.slow
 def test_a_crowd_is_polled_at_moments_that_are_spread(world, account, credential):
     for number in range(10):
         world.create(account, credential, f"host{number}.example.com")
@@ -292,6 +293,7 @@ def test_a_refusal_is_told_and_asked_again_by_the_usual_pause(world, certificate
     assert (found.moment, read(certificate).renew_at) == (window, window)
 
 
+@pytest.mark.slow
 def test_a_ca_whose_windows_always_lie_in_the_past_does_not_make_a_storm(
     world, account, credential, monkeypatch
 ):
@@ -327,6 +329,7 @@ def few(monkeypatch):
     monkeypatch.setattr(ari, "AT_ONCE", 4)
 
 
+@pytest.mark.slow
 def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, few):
     other = world.account(
         owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
@@ -339,6 +342,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
     assert (sent(account), sent(other)) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_ca_that_is_away_holds_up_nobody_elses(
     world, account, credential, owner, few, monkeypatch
 ):

@@ -70,6 +70,7 @@ def told(kind: str) -> list[Notice]:
 # --- the warnings ---
 
 
+@pytest.mark.slow
 def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(
     world, owner, make_ca
 ):
@@ -84,6 +85,7 @@ def test_the_owner_of_a_private_ca_is_warned_90_30_14_and_7_days_before_it_ends(
     assert notices[1].data["ca_id"] == home.pk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "warned"), [(60, [90, 30, 14, 7]), (20, [30, 14, 7]), (5, [7])])
 def test_a_ca_that_was_made_for_less_is_warned_of_at_once(world, make_ca, days, warned):
     make_ca(days)
@@ -93,6 +95,7 @@ def test_a_ca_that_was_made_for_less_is_warned_of_at_once(world, make_ca, days, 
     assert [each.data["days"] for each in told(Kind.CA_EXPIRING)] == warned
 
 
+@pytest.mark.slow
 def test_each_of_several_cas_is_warned_of_and_names_what_it_signed(world, make_ca, issue):
     homes = [make_ca(85, "One"), make_ca(86, "Two")]
     for number in range(7):
@@ -125,6 +128,7 @@ def test_a_ca_that_ended_while_the_server_was_down_is_told_once(world, make_ca):
 # --- a private CA's leafs ---
 
 
+@pytest.mark.slow
 def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, issue):
     home = make_ca(120)
     certificate = issue(home)
@@ -140,6 +144,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     assert "Make a new private CA" in notice.body
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_stays(
     world, make_ca, issue
@@ -158,6 +163,7 @@ def test_a_renewal_that_gains_no_time_fails_with_its_reason_and_the_certificate_
     assert len(told(Kind.RENEWED)) == 1
 
 
+@pytest.mark.slow
 def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 119)
@@ -166,6 +172,7 @@ def test_until_its_ca_ends_a_certificate_is_tried_and_told_a_few_times_only(worl
     assert told(Kind.EXPIRING), "the person is warned that it will stop"
 
 
+@pytest.mark.slow
 def test_with_an_account_of_a_new_ca_it_goes_on(world, owner, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 110)
@@ -191,6 +198,7 @@ def test_what_a_person_asks_for_is_stored_and_told_as_what_it_is(world, make_ca,
     assert "could not be longer" in issuance.events.get(step="download").what
 
 
+@pytest.mark.slow
 def test_what_was_revoked_is_replaced_though_nothing_is_gained(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.revoke(certificate, "keyCompromise")
@@ -200,6 +208,7 @@ def test_what_was_revoked_is_replaced_though_nothing_is_gained(world, make_ca, i
     assert not certificate.current.revoke_asked_at
 
 
+@pytest.mark.slow
 def test_another_key_that_a_person_chose_comes_with_the_next_renewal(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.update_certificate(certificate, {"key_size": 384})
@@ -255,6 +264,7 @@ def settle_for(world, days: int) -> None:
             world.settle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_windows", [False, True])
 def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     world.ca.offers_renewal_info = has_windows
@@ -272,6 +282,7 @@ def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     assert told(Kind.EXPIRING)
 
 
+@pytest.mark.slow
 def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     settle_for(world, 105)
     world.ca.ends = None
@@ -282,6 +293,7 @@ def test_when_the_ca_signs_with_another_certificate_it_goes_on(world, capped):
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
+@pytest.mark.slow
 def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
     settle_for(world, 62)
     Certificate.objects.update(renew_at=world.time)
@@ -297,6 +309,7 @@ def test_an_attempt_after_one_that_gained_nothing_orders_anew(world, capped):
     assert capped.expires_at > world.time + timedelta(days=80)
 
 
+@pytest.mark.slow
 def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     certificate, _ = world.create(account, credential, "example.com")
     world.settle()

@@ -95,6 +95,7 @@ def test_a_round_before_anybody_is_due_looks_at_nothing(crowd):
     assert (world.sent, world.outside.calls) == ([], [])
 
 
+@pytest.mark.slow
 def test_looks_become_rare_as_the_wait_grows(crowd):
     world = crowd(ROWS)
     shows, looked_at = world.zone.shows, []
@@ -129,6 +130,7 @@ def test_those_that_wait_long_are_looked_at_in_step(crowd):
     assert timedelta(seconds=28) <= moment - world.time <= timedelta(seconds=34)
 
 
+@pytest.mark.slow
 def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(crowd):
     world = crowd(ROWS)
     for _ in range(60):
@@ -144,6 +146,7 @@ def test_ten_minutes_of_waiting_publish_each_record_three_times_more_at_most(cro
     assert Issuance.objects.open().count() == ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS // 10, ROWS])
 def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     world = crowd(rows)
