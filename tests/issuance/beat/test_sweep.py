@@ -171,6 +171,7 @@ def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
     assert not txtrecords.is_needed(other)
 
 
+@pytest.mark.slow
 def test_a_look_that_changes_nothing_writes_no_event_and_few_queries(
     world, account, credential, django_assert_max_num_queries
 ):
