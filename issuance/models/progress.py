@@ -12,7 +12,7 @@ class OrderAtCA(models.Model):
 
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
-    orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
+    orders = models.PositiveSmallIntegerField(default=0, help_text="how often a new order was sent")
     profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
     replaces = models.CharField(
         max_length=100, blank=True, help_text="the ari_id that the order said it replaces"
@@ -34,7 +34,7 @@ class Propagation(models.Model):
     """
 
     presents = models.PositiveSmallIntegerField(
-        default=0, help_text="how often its records were published anew"
+        default=0, help_text="how often its records were published again"
     )
     settles_at = models.DateTimeField(
         null=True, blank=True, help_text="every record was shown; the credential waits on"

@@ -29,7 +29,8 @@ NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)
 # Until an account is this old, some nodes of its CA may not know it yet.
 LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
-    "internal", "It was given up: each end of its turns met an error of this server; see its log."
+    "internal",
+    "The attempt was given up after repeated internal errors. The server log has the details.",
 )
 
 
@@ -139,7 +140,8 @@ def run(
         ):
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused(
-                    "internal", "Workers died on this attempt five times in a row; it is given up."
+                    "internal",
+                    "The attempt was given up, because five workers in a row died on it.",
                 )
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
@@ -152,8 +154,8 @@ def run(
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
         what = (
-            f"The step {step.name} met an error of this server; its log has the details."
-            " It is tried again."
+            f"Internal error in the step {step.name}. It is retried; the server log has the"
+            " details."
         )
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False

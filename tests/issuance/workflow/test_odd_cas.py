@@ -180,7 +180,7 @@ def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(
     wire.change("/order/0", without("certificate"), times=5)
     attempt = issue(world, account, credential, 120)
     assert (attempt.state, attempt.certificate_url) == (State.ISSUED, f"{wire.url}/order/0/cert")
-    assert "does not say yet where the certificate is" in what(attempt)
+    assert "does not show the URL of the certificate yet" in what(attempt)
 
 
 def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(
