@@ -1,4 +1,4 @@
-"""Order anew, once, when an order is of no use."""
+"""Give up an order that cannot be used, and order again once."""
 
 from authorities.base import CA, OrderResource
 from authorities.errors import Refused
@@ -12,9 +12,9 @@ State = Issuance.State
 
 
 def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
-    """Order anew, once, when the invalid order is of an earlier attempt.
+    """Return the Done that orders again, if the invalid order comes from an earlier attempt.
 
-    Otherwise raise Refused with the CA's problem.
+    This happens once in an attempt. Otherwise raise Refused with the CA's problem.
     """
     if not issuance.orders and oldorders.earlier(issuance).exists():
         return order_anew(issuance, "the CA handed out an order that had failed before")
