@@ -297,7 +297,7 @@ class Provider(ABC):
             return ProviderError(
                 "dns_bad_answer",
                 f"{self.name} redirects to another address ({status})."
-                " Set the final address in the DNS credential.",
+                " If the credential has an endpoint, set it to the final address.",
             )
         what = f"{self.name} answered {status}{said}."
         return ProviderError("dns_refused", what, retry_after=outgoing.wait_of(response))
