@@ -30,7 +30,8 @@ class OrderAtCA(models.Model):
 class Propagation(models.Model):
     """How far the TXT records are visible.
 
-    The propagate step writes these columns, but the preflight of the order step writes `deaf`.
+    The propagate step writes all of these columns except `deaf`. The order step writes `deaf` after
+    its preflight.
     """
 
     presents = models.PositiveSmallIntegerField(

@@ -162,9 +162,10 @@ def run(
 
 
 def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None]:
-    """Return the context in which exchanges with the CA belong to this step.
+    """Return the context that stores exchanges with the CA under this step.
 
-    Other steps may not have read the account, and a batch would read it once for each row.
+    For a step that asks no CA, the context does nothing. Such a step may not have read the account,
+    and reading it here would cost a batch one query for each row.
     """
     if not step.asks_ca:
         return nullcontext()

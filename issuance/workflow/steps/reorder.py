@@ -14,7 +14,7 @@ State = Issuance.State
 def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
     """Order again, once, when the invalid order is of an earlier attempt.
 
-    Otherwise raise Refused with the CA's problem.
+    This happens once in an attempt. Otherwise raise Refused with the CA's problem.
     """
     if not issuance.orders and oldorders.earlier(issuance).exists():
         return order_again(issuance, "the CA returned an order that had failed before")
