@@ -257,8 +257,7 @@ def _change_policy(certificate: Certificate, policy: str) -> None:
         certificate.current or Issuance.objects.open_of(certificate)
     ):
         raise Conflict(
-            f"{certificate.domain} has no device that could open its key:"
-            " assign one before DEVICE_REQUIRED."
+            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
         )
     if certificate.current:
         envelope.rewrite_recipients(certificate.current.key, (), policy=policy)

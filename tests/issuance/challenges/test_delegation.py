@@ -283,7 +283,7 @@ def test_an_unwritable_service_zone_spends_no_order_and_staff_are_notified(world
     assert world.outside.calls.count("ca.new_order") == orders
     told = Notice.objects.filter(kind=Notice.Kind.ACTION_NEEDED)
     assert [(each.owner, each.subject) for each in told] == [
-        (staff, f"Nobody can write the service zone {ZONE}")
+        (staff, f"The service zone {ZONE} cannot be written")
     ]
 
 

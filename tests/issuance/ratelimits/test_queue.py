@@ -294,5 +294,5 @@ def test_an_attempt_ends_when_its_unregistered_account_is_deleted(world, owner, 
     issuance.refresh_from_db()
     assert (issuance.state, issuance.error_what) == (
         Issuance.State.FAILED,
-        "The account an account was deleted.",
+        "The account an account was deleted. Choose another account.",
     )

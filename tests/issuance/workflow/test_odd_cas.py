@@ -502,7 +502,7 @@ def test_a_name_that_the_ca_adds_is_accepted_and_reported(
         .get(f"/apiv1/me/certificates/{attempt.certificate_id}")
         .json()["data"]
     )
-    assert "The CA added names that nobody asked for: www.example.com." in shown["note"]
+    assert "The CA added names that were not requested: www.example.com." in shown["note"]
 
 
 def test_certificates_that_do_not_belong_to_the_chain_are_left_out(
