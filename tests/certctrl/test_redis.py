@@ -299,7 +299,7 @@ def queue(bare: tuple[Any, redis.Redis], settings: Any) -> Iterator[tuple[redis.
 def test_redis_has_no_copy_of_a_message_that_a_worker_has(queue):
     client, taken = queue
     assert taken.get(timeout=5).payload == 7
-    assert {name for name in client.keys() if not name.startswith(b"_kombu")} == set()
+    assert {name for name in client.scan_iter() if not name.startswith(b"_kombu")} == set()
 
 
 def test_a_worker_that_stops_gives_its_unread_messages_back(queue):
