@@ -592,7 +592,7 @@ def test_the_directory_is_kept_as_its_headers_say(ca, stub, headers, least, most
     assert least <= left <= most
 
 
-def test_threads_with_one_account_each_use_no_nonce_twice(stub):
+def test_threads_use_no_nonce_twice(stub):
     accounts = [
         acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/{number}")
         for number in range(4)
