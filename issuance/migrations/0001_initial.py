@@ -124,6 +124,7 @@ class Migration(migrations.Migration):
                 ('csr_pem', models.TextField(blank=True)),
                 ('order_url', models.CharField(blank=True, max_length=500)),
                 ('order_expires_at', models.DateTimeField(blank=True, null=True)),
+                ('finalize_url', models.CharField(blank=True, help_text='where a CSR goes, unless the order must be read first', max_length=500)),
                 ('csr_sent_at', models.DateTimeField(blank=True, null=True)),
                 ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
                 ('certificate_url', models.CharField(blank=True, max_length=500)),

@@ -7,11 +7,16 @@ class OrderAtCA(models.Model):
     """The order at the CA, and what it was sent with.
 
     The order step writes these columns. The finalize step writes `csr_sent_at` and
-    `certificate_url`.
+    `certificate_url`. The validate step empties `finalize_url` of an order that is not ready.
     """
 
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
+    finalize_url = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="where a CSR goes, unless the order must be read first",
+    )
     orders = models.PositiveSmallIntegerField(default=0, help_text="how often a new order was sent")
     profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
     replaces = models.CharField(

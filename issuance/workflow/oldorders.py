@@ -87,6 +87,7 @@ def forget(issuance: Issuance) -> None:
     issuance.write(
         order_url="",
         order_expires_at=None,
+        finalize_url="",
         csr_sent_at=None,
         certificate_url="",
         settles_at=None,

@@ -17,13 +17,13 @@ FINALIZE_LIMIT = timedelta(hours=24)
 
 
 def finalize(issuance: Issuance) -> Done:
-    """Read the order and do what its status asks for.
+    """Send the CSR, or read the order and do what its status asks for.
 
     The CA's status decides, not the row. Raise Wait while the CA signs, and Refused when the order
     is invalid.
     """
     client = clients.client_for(issuance.account)
-    resource = client.read_order(issuance.order_url)
+    resource = _ready(issuance) or client.read_order(issuance.order_url)
     if resource.status == "ready":
         if not resource.finalize_url:
             raise wait_for_ca(
@@ -31,11 +31,10 @@ def finalize(issuance: Issuance) -> Done:
                 resource,
                 "The order is ready, and the CA does not show its finalize URL yet.",
             )
-        was_sent = bool(issuance.csr_sent_at)
-        if not was_sent:
+        if not issuance.csr_sent_at:
             csr.replace_compromised(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
-        resource = _send_csr(issuance, client, resource, again=was_sent)
+        resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
     if resource.status != "valid":
@@ -51,6 +50,16 @@ def finalize(issuance: Issuance) -> Done:
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
 
 
+def _ready(issuance: Issuance) -> OrderResource | None:
+    """Return the order as ready when the step before has just seen it so.
+
+    Return None when the order must be read.
+    """
+    if issuance.csr_sent_at or issuance.waits_for or not issuance.finalize_url:
+        return None
+    return OrderResource(url=issuance.order_url, status="ready", finalize_url=issuance.finalize_url)
+
+
 def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """Return the URL of the certificate. Raise Wait while the order does not have it.
 
@@ -63,18 +72,15 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     return resource.certificate_url
 
 
-def _send_csr(
-    issuance: Issuance, client: CA, resource: OrderResource, *, again: bool
-) -> OrderResource:
-    """Send the CSR and return the order. `again` says that it was sent before.
+def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
+    """Send the CSR and return the order.
 
-    A second CSR may be refused because the order has moved on since it was read. Then read the
-    order once more.
+    It may be refused because the order has moved on. Then read the order once more.
     """
     try:
         return client.finalize(resource, issuance.csr_pem)
     except Refused:
-        seen = client.read_order(issuance.order_url) if again else resource
+        seen = client.read_order(issuance.order_url)
         if seen.status in ("processing", "valid"):
             return seen
         raise

@@ -130,6 +130,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
             issuance.write(
                 order_url=resource.url,
                 order_expires_at=resource.expires_at,
+                finalize_url=resource.finalize_url,
                 profile=profile,
                 replaces=plan.replaces,
             )

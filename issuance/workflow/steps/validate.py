@@ -36,4 +36,9 @@ def validate(issuance: Issuance) -> Done:
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
-    return Done("the CA validated every name")
+    is_ready = resource.status == "ready"
+    # Without the URL, the next step reads the order before it sends the CSR.
+    return Done(
+        "the CA validated every name",
+        write=None if is_ready else lambda: issuance.write(finalize_url=""),
+    )

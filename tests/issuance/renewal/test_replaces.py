@@ -209,7 +209,7 @@ def in_step(monkeypatch):
 
 def calls_of_a_renewal() -> list[str]:
     """Return the outside calls. `test_the_list_is_what_a_renewal_makes` checks them."""
-    validation = ["ca.answer", "ca.read_order", "ca.read_order", "ca.finalize", "ca.download"]
+    validation = ["ca.answer", "ca.read_order", "ca.finalize", "ca.download"]
     presenting = ["zone.zone_of", "zone.present", "zone.look"]
     return [
         "ca.renewal_info",
