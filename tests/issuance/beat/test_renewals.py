@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from issuance import services
 from issuance.beat import renewals
-from issuance.models import Certificate, Issuance
+from issuance.models import Certificate, Issuance, names_key
 from tests.fakes import crowd
 from tests.fakes.world import World
 from tests.issuance.racing import at_once
@@ -93,6 +93,7 @@ def test_due_renewals_are_found_by_the_index_on_sqlite_too(world, certificate):
     assert f"SCAN {TABLE}" not in plan
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.django_db
 @pytest.mark.parametrize("count", [2, 12])
@@ -130,7 +131,7 @@ def test_an_attempt_of_a_batch_is_the_same_as_one_that_is_opened_alone(world, is
     }
     assert (other.certificate, other.names_key, other.reason) == (
         together,
-        together.names_key,
+        names_key(together.account, together.names),
         "renewal",
     )
     assert (other.number, other.validity_seconds) == (2, 86400)
@@ -156,6 +157,7 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
     assert len(opened()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_one_broken_renewal_does_not_stop_the_others(world, issued, monkeypatch):
     monkeypatch.setattr(renewals, "SCAN_BATCH", 2)

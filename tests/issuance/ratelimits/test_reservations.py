@@ -267,6 +267,7 @@ def busy():
     return Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=7200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
@@ -483,6 +484,7 @@ def test_workers_that_die_anywhere_are_never_refused(
 # --- fairness ---
 
 
+@pytest.mark.slow
 def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
     world, account, credential, limited, owner
 ):

@@ -64,6 +64,7 @@ def test_a_version_is_polled_some_minutes_after_it_was_stored(world, account, cr
     assert 0 <= info().fraction < 1
 
 
+@pytest.mark.slow
 def test_a_crowd_is_polled_at_moments_that_are_spread(world, account, credential):
     for number in range(10):
         world.create(account, credential, f"host{number}.example.com")
@@ -289,6 +290,7 @@ def test_a_refusal_is_reported_and_retried_at_the_usual_interval(world, certific
     assert (found.moment, read(certificate).renew_at) == (window, window)
 
 
+@pytest.mark.slow
 def test_windows_that_are_always_in_the_past_cause_no_flood_of_orders(
     world, account, credential, monkeypatch
 ):
@@ -324,6 +326,7 @@ def few(monkeypatch):
     monkeypatch.setattr(ari, "AT_ONCE", 4)
 
 
+@pytest.mark.slow
 def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, few):
     other = world.account(
         owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
@@ -336,6 +339,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
     assert (sent(account), sent(other)) == (4, 4)
 
 
+@pytest.mark.slow
 def test_an_unreachable_ca_does_not_delay_other_cas(
     world, account, credential, owner, few, monkeypatch
 ):

@@ -94,6 +94,7 @@ def test_a_round_before_any_record_is_due_asks_nothing(crowd):
     assert (world.sent, world.outside.calls) == ([], [])
 
 
+@pytest.mark.slow
 def test_looks_become_rare_as_the_wait_grows(crowd):
     world = crowd(ROWS)
     shows = world.zone.shows
@@ -127,6 +128,7 @@ def test_those_that_wait_long_are_looked_at_in_step(crowd):
     assert timedelta(seconds=28) <= moment - world.time <= timedelta(seconds=34)
 
 
+@pytest.mark.slow
 def test_in_ten_minutes_each_record_is_republished_three_times_at_most(crowd):
     world = crowd(ROWS)
     for _ in range(60):
@@ -142,6 +144,7 @@ def test_in_ten_minutes_each_record_is_republished_three_times_at_most(crowd):
     assert Issuance.objects.open().count() == ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS // 10, ROWS])
 def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     world = crowd(rows)
