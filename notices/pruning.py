@@ -11,7 +11,7 @@ def prune() -> None:
     """Delete the notices whose event is over, and the digests that no longer list a notice.
 
     A notice with a delivery that is not sent stays, also while a digest holds it. So does the
-    notice of an event that is raised again and again, because it must be told once.
+    notice of an event that is raised again and again, because such an event raises one notice.
     KEEP_NOTICES says how long others are kept.
     """
     before = retention.before(settings.KEEP_NOTICES)
