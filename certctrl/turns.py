@@ -256,6 +256,11 @@ class Turns(models.Model):
             models.Index(
                 fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"
             ),
+            models.Index(
+                fields=["queued_at"],
+                condition=Q(queued_at__isnull=False),
+                name="%(class)s_queued_at",
+            ),
         )
 
     _breaths = 0

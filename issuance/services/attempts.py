@@ -73,7 +73,9 @@ def open_issuance(
     """Store and return a new attempt. Raise IntegrityError when one is open already."""
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, reason, credential_id, validity_seconds)
-    issuance.number = certificate.issuances.count() + 1
+    # The newest attempt is never pruned.
+    newest = certificate.issuances.order_by("-pk").values_list("number", flat=True).first()
+    issuance.number = (newest or 0) + 1
     issuance.save(force_insert=True)
     return issuance
 

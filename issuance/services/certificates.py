@@ -260,7 +260,7 @@ def _change_policy(certificate: Certificate, policy: str) -> None:
             f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
         )
     if certificate.current:
-        envelope.rewrite_recipients(certificate.current.key, (), policy=policy)
+        envelope.rewrite_recipients(certificate.current.usable_key, (), policy=policy)
 
 
 def _reschedule(certificate: Certificate) -> None:
@@ -289,7 +289,7 @@ def _lock_attempt(certificate: Certificate) -> None:
 def retire(certificate: Certificate) -> None:
     """Delete the certificate, so that it is never renewed again. Cancel its attempt if possible.
 
-    The row stays. The task `prune` destroys the keys of attempts that issued nothing.
+    The task `prune` deletes the row later, with its keys (KEEP_ATTEMPTS).
     """
     with transaction.atomic():
         _lock_attempt(certificate)

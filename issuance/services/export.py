@@ -35,7 +35,7 @@ def current_version(certificate: Certificate) -> CertificateVersion:
         )
     if not certificate.current:
         raise NotIssued(f"{certificate.domain} was not issued yet. See its issue-result.")
-    if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
+    if certificate.current.usable_key.policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
             f"The key of {certificate.domain} was sealed for its devices only. Renew it first."
         )
@@ -82,7 +82,9 @@ def bundle(
         raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
     version = current_version(certificate)
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
-    key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
+    key = pki.load_key(
+        envelope.open_certificate_key(version.usable_key, actor=actor, what=what, ip=ip)
+    )
     files = files_of(version, key)
     password = secrets.token_urlsafe(30)
     files["bundle.pfx"] = pki.pkcs12(
@@ -107,7 +109,7 @@ def to_folder(
         certificate.refresh_from_db()
         version = current_version(certificate)
         key = envelope.open_certificate_key(
-            version.key, actor=actor, what=f"{certificate.domain} exported to {folder}"
+            version.usable_key, actor=actor, what=f"{certificate.domain} exported to {folder}"
         )
         files = {
             folder / name: content for name, content in files_of(version, pki.load_key(key)).items()

@@ -10,14 +10,13 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
 from keystore.envelope import CannotOpen
 from keystore.models import Envelope
 
-KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
 # After this many troubles in a row, an earlier order that the CA does not show is ignored.
 PATIENCE = 5
@@ -61,7 +60,9 @@ def make(issuance: Issuance) -> None:
     if pinned:
         try:
             what = f"{certificate.domain} is renewed with the same key"
-            key = pki.load_key(envelope.open_certificate_key(pinned.key, actor=ACTOR, what=what))
+            key = pki.load_key(
+                envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
+            )
         except CannotOpen as cannot:
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
