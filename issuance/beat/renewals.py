@@ -12,7 +12,6 @@ from certctrl import clock
 from issuance import drills, services
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance
-from keystore.models import Envelope
 
 logger = structlog.get_logger()
 SCAN_BATCH = 500
@@ -95,9 +94,8 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
 
 def may_renew(certificate: Certificate) -> bool:
     """Return whether an attempt may be opened without a person's request."""
-    unwanted = certificate.current_id and not certificate.auto_renew
-    keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
-    return not (certificate.retired_at or unwanted or keyless)
+    is_new = not certificate.current_id
+    return certificate.may_be_issued and (is_new or certificate.auto_renew)
 
 
 @shared_task(name="issuance.advance_drills")

@@ -153,6 +153,15 @@ class Certificate(models.Model):
         over = self.failures and not self.renew_at and not self.issuances.open_of(self)
         return "failed" if over else "pending"
 
+    @property
+    def may_be_issued(self) -> bool:
+        """Whether an attempt may begin without a person. No device could open a key today."""
+        return not self.retired_at and self.key_policy != Envelope.Policy.DEVICE_REQUIRED
+
+    @property
+    def renews_itself(self) -> bool:
+        return self.may_be_issued and self.auto_renew
+
     def __str__(self) -> str:
         return self.domain
 
