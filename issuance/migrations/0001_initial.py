@@ -270,7 +270,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', '-id'], name='certificates_of_account'),
+            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'),
         ),
         migrations.AddIndex(
             model_name='certificate',
