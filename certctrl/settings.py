@@ -218,6 +218,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 5,
     "max_retries": 1,
     "interval_start": 0,
+    # Copies of unacknowledged messages would cost six commands of Redis for each message. The sweep
+    # sends a lost message again.
+    "ack_emulation": False,
 }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -40,7 +40,7 @@ def is_needed(record: TxtRecord) -> bool:
 
 
 def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
-    """Let those of the due records rest that an attempt needs. This takes one UPDATE."""
+    """Move `wake_at` of the due records that an attempt needs. This takes one UPDATE."""
     records.keep(needed_records(due), now)
 
 

@@ -25,18 +25,19 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     """Return the version to export. Raise NotIssued or ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it."
+            f"The key of {certificate.domain} cannot be exported. With DEVICE_REQUIRED"
+            " only its devices can open it."
         )
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
-            f"The export of {certificate.domain} is switched off:"
-            " set server_decrypt_export to true first."
+            f"The export of {certificate.domain} is switched off."
+            " Set server_decrypt_export to true first."
         )
     if not certificate.current:
-        raise NotIssued(f"{certificate.domain} was not issued yet; see its issue-result.")
+        raise NotIssued(f"{certificate.domain} was not issued yet. See its issue-result.")
     if certificate.current.usable_key.policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} was sealed for its devices only; renew it first."
+            f"The key of {certificate.domain} was sealed for its devices only. Renew it first."
         )
     return certificate.current
 

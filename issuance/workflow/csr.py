@@ -64,7 +64,7 @@ def make(issuance: Issuance) -> None:
                 envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
             )
         except CannotOpen as cannot:
-            told = f"The certificate gets a new key, although it is to keep its key: {cannot.what}"
+            told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     with issuance.fence():
@@ -90,13 +90,12 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
         return (
             None,
-            "The certificate gets a new key: it asks for another type or size"
-            " than that of the key it has.",
+            "The certificate gets a new key, because its key type or size was changed.",
         )
     if is_compromised(certificate, version.chain_pem):
         return (
             None,
-            "The certificate gets a new key: the one that it has was revoked for keyCompromise.",
+            "The certificate gets a new key, because the old one was revoked for keyCompromise.",
         )
     return version, "The certificate keeps its key (reuse_key)."
 
