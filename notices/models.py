@@ -41,7 +41,9 @@ class Notice(models.Model):
         each for each in Kind.choices if each[0] != "confirm_address"
     ]
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices", db_index=False
+    )
     kind = models.CharField(max_length=20, choices=Kind)
     subject = models.CharField(max_length=320)
     body = models.TextField(help_text="plain text for people")
@@ -184,6 +186,7 @@ class Delivery(Turns):
         null=True,
         blank=True,
         related_name="deliveries",
+        db_index=False,
         help_text="empty for a digest",
     )
     channel = models.CharField(max_length=8, choices=Channel)

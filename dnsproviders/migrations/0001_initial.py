@@ -58,7 +58,7 @@ class Migration(migrations.Migration):
                 ('unsure_until', models.DateTimeField(blank=True, null=True)),
                 ('left_behind', models.TextField(blank=True, help_text='why the last cleanup failed')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('credential', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='records', to='dnsproviders.dnscredential')),
+                ('credential', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='dnsproviders.dnscredential')),
             ],
             options={
                 'abstract': False,

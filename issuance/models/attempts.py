@@ -227,7 +227,9 @@ class Authorization(models.Model):
         VALID = "valid"
         INVALID = "invalid"
 
-    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="authorizations")
+    issuance = models.ForeignKey(
+        Issuance, models.CASCADE, related_name="authorizations", db_index=False
+    )
     url = models.CharField(max_length=500)
     identifier = models.CharField(max_length=253, blank=True)
     wildcard = models.BooleanField(default=False)
@@ -252,7 +254,9 @@ class Authorization(models.Model):
 class RequestKey(models.Model):
     """An Idempotency-Key from a client, and what its request made."""
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False
+    )
     key = models.CharField(max_length=255)
     digest = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
     certificate = models.ForeignKey(Certificate, models.CASCADE, null=True, related_name="+")

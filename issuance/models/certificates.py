@@ -111,7 +111,7 @@ class Certificate(models.Model):
                 name="certificates_of_owner",
             ),
             models.Index(
-                fields=["account", "-id"],
+                fields=["account", "owner", "-id"],
                 condition=Q(retired_at__isnull=True),
                 name="certificates_of_account",
             ),

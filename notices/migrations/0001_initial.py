@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
                 ('dedupe_key', models.CharField(editable=False, max_length=200)),
                 ('raised_at', models.DateTimeField()),
                 ('last_raised_at', models.DateTimeField(db_index=True, help_text='of the same event, to within half a day')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
             ],
         ),
         migrations.CreateModel(
@@ -83,7 +83,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('digest', models.ForeignKey(blank=True, help_text='the digest that lists this notice', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='held', to='notices.delivery')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to=settings.AUTH_USER_MODEL)),
-                ('notice', models.ForeignKey(blank=True, help_text='empty for a digest', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notices.notice')),
+                ('notice', models.ForeignKey(db_index=False, blank=True, help_text='empty for a digest', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notices.notice')),
                 ('webhook', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='deliveries', to='notices.webhook')),
             ],
             options={
