@@ -88,6 +88,10 @@ class TxtRecord(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["name", "value"], name="records_by_name_and_value"),
+            # The rows that `records.prune` reads.
+            models.Index(
+                fields=["created_at"], condition=Q(wake_at__isnull=True), name="records_over"
+            ),
         )
 
     @property

@@ -48,6 +48,9 @@ class Notice(models.Model):
     data = models.JSONField(default=dict, help_text="the same facts, for programs")
     dedupe_key = models.CharField(max_length=200, editable=False)
     raised_at = models.DateTimeField()
+    last_raised_at = models.DateTimeField(
+        db_index=True, help_text="of the same event, to within half a day"
+    )
 
     class Meta:
         constraints = (

@@ -172,10 +172,7 @@ def _become(reservation: Reservation, state: str, **fields: datetime) -> bool:
 
 
 def _end_slot(ledger: Ledger, reservation: Reservation, *, back: bool) -> None:
-    """End a slot that is granted or sent.
-
-    With `back` its tokens are given back. Otherwise they are spent.
-    """
+    """End a slot that is granted or sent. Its tokens are returned if `back`, else spent."""
     ledger.end(dict(reservation.tokens.values_list("bucket", "cost")), back=back)
     _become(reservation, State.WAITING if back else State.SPENT)
 

@@ -24,6 +24,7 @@ class Migration(migrations.Migration):
                 ('data', models.JSONField(default=dict, help_text='the same facts, for programs')),
                 ('dedupe_key', models.CharField(editable=False, max_length=200)),
                 ('raised_at', models.DateTimeField()),
+                ('last_raised_at', models.DateTimeField(db_index=True, help_text='of the same event, to within half a day')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
             ],
         ),
@@ -101,6 +102,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='delivery',
             index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='delivery_wake_at'),
+        ),
+        migrations.AddIndex(
+            model_name='delivery',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='delivery_queued_at'),
         ),
         migrations.AddIndex(
             model_name='delivery',

@@ -10,7 +10,7 @@ from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import csr
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.reorder import after_invalid, order_anew_once, wait_for_ca
+from issuance.workflow.steps.reorder import after_invalid, order_again_once, wait_for_ca
 
 # After the CSR is sent, the attempt gives up this much later, or when the order expires sooner.
 FINALIZE_LIMIT = timedelta(hours=24)
@@ -29,7 +29,7 @@ def finalize(issuance: Issuance) -> Done:
             raise wait_for_ca(
                 issuance,
                 resource,
-                "The order is ready, and the CA does not say yet where the CSR goes.",
+                "The order is ready, and the CA does not show its finalize URL yet.",
             )
         if not issuance.csr_sent_at:
             csr.replace_compromised(issuance)
@@ -45,7 +45,7 @@ def finalize(issuance: Issuance) -> Done:
         )
         raise wait_for_ca(issuance, resource, what)
     if not issuance.csr_sent_at:
-        return order_anew_once(issuance, "the CA handed out an order that had been used")
+        return order_again_once(issuance, "the CA returned an order that was used before")
     url = certificate_url_of(issuance, resource)
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
 
@@ -67,7 +67,7 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """
     if not resource.certificate_url:
         raise wait_for_ca(
-            issuance, resource, "The CA signed, and does not say yet where the certificate is."
+            issuance, resource, "The CA signed, and does not show the URL of the certificate yet."
         )
     return resource.certificate_url
 

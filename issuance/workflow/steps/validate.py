@@ -21,7 +21,7 @@ def validate(issuance: Issuance) -> Done:
     for authorization in pending.filter(answered_at=None):
         issuance.breathe()
         if why := client.answer(authorization.challenge_url):
-            unheard = f"{why} It is given again."
+            unheard = f"{why} The response is sent again."
             continue
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())

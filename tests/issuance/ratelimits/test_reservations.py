@@ -596,7 +596,6 @@ def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
             owner=account.owner,
             domain=name,
             names=[name],
-            names_key=name,
             request_digest=name,
             account=account,
         )

@@ -89,7 +89,7 @@ def test_after_already_replaced_the_same_turn_orders_without_replaces(world, cer
     assert (issuance.state, issuance.replaces, issuance.replaces_refused) == ("issued", "", True)
     assert new_orders(world) == 3
     told = issuance.events.get(outcome="retry")
-    assert (told.step, told.what.startswith("It is ordered without")) == ("order", True)
+    assert (told.step, told.what.startswith("The next order is sent without")) == ("order", True)
     assert "replaced already" in told.what
     assert [each for each in ordered(world) if each] == [order.replaces]
 

@@ -215,7 +215,7 @@ def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(
     wire.change("/order/0", without("certificate"), times=5)
     attempt = issue(world, account, credential, 120)
     assert (attempt.state, attempt.certificate_url) == (State.ISSUED, f"{wire.url}/order/0/cert")
-    assert "does not say yet where the certificate is" in what(attempt)
+    assert "does not show the URL of the certificate yet" in what(attempt)
 
 
 def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(
@@ -537,7 +537,7 @@ def test_a_name_that_the_ca_adds_is_accepted_and_reported(
         .get(f"/apiv1/me/certificates/{attempt.certificate_id}")
         .json()["data"]
     )
-    assert "The CA added names that nobody asked for: www.example.com." in shown["note"]
+    assert "The CA added names that were not requested: www.example.com." in shown["note"]
 
 
 def test_certificates_that_do_not_belong_to_the_chain_are_left_out(
