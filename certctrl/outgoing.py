@@ -298,6 +298,10 @@ class OutgoingSession(requests.Session):
     def close(self) -> None:
         """Do nothing, because the connections belong to the process."""
 
+    def merge_environment_settings(self, *_: Any, **__: Any) -> Any:
+        """Return no settings, because `send` takes none of them from the caller."""
+        return {}
+
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
         try:
             return super().prepare_request(request)

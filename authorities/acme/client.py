@@ -80,6 +80,7 @@ class AcmeCA:
         self.directory_url = directory_url
         self.reach = reach
         self._key = jwk_of(key)
+        self._thumbprint = thumbprint_of(self._key)
         self._bound: Network | None = None
 
     def __repr__(self) -> str:
@@ -375,7 +376,7 @@ class AcmeCA:
                 url=self._url(document["url"], response),
                 status=str(document.get("status", "")),
                 token=token,
-                key_authorization=f"{token}.{thumbprint_of(self._key)}" if token else "",
+                key_authorization=f"{token}.{self._thumbprint}" if token else "",
                 problem=problem,
             )
         except UNREADABLE as exc:
