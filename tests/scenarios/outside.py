@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from authorities.acme.problems import Answer, trouble_of
 from authorities.base import OrderResource
 from certctrl import clock
 from certctrl.turns import Trouble
@@ -14,7 +15,7 @@ from dnsproviders.base import ProviderError
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.propagation import Look
 from lab.limiting import registered_domain
-from tests.fakes.ca import FakeCA, FakeClient
+from tests.fakes.ca import FakeCA, FakeClient, FakeOrder
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Outside
 from tests.fakes.zone import FakeProvider, FakeZone
@@ -35,7 +36,7 @@ class Manner:
 
     seconds: float = 0.2
     is_done: bool = True
-    error: Trouble | None = None
+    error: Exception | None = None
 
 
 WELL = Manner()
@@ -45,12 +46,20 @@ UNREACHABLE = Manner(
     is_done=False,
     error=Trouble("ca_unreachable", "The CA could not be reached: connection refused."),
 )
-UNAVAILABLE = Manner(is_done=False, error=Trouble("ca_error", "The CA answered 503."))
 LOST = Manner(seconds=float("inf"))  # done, but the answer does not arrive
 
 
 def slow(seconds: float) -> Manner:
     return Manner(seconds=seconds)
+
+
+def refusal(status: int, words: str = "", retry_after: float | None = None) -> Exception:
+    """Return the error that the ACME client makes of such an answer."""
+    document = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": words} if words else {}
+    return trouble_of(Answer(status, document, retry_after), "The CA refused the order")
+
+
+UNAVAILABLE = Manner(is_done=False, error=refusal(503))
 
 
 class TimedOutside(Outside):
@@ -203,10 +212,14 @@ class TimedCA(FakeCA):
         super().__init__(*given, **fields)
         self.signed: dict[str, list[float]] = defaultdict(list)  # by the first name, in seconds
         self.orders_of: dict[str, list[float]] = defaultdict(list)  # also those that it refused
-        self.refuses: Callable[[tuple[str, ...]], Trouble | None] = lambda names: None
+        self.asks_back: float | None = None  # its Retry-After for a pending order, in seconds
+        self.refuses: Callable[[tuple[str, ...]], Exception | None] = lambda names: None
 
     def client_for(self, account: "AcmeAccount") -> FakeClient:
         return TimedClient(self, account)
+
+    def read(self, order: FakeOrder) -> None:
+        """Somebody reads the order while it is pending."""
 
     def new_order(self, account: int, names: tuple[str, ...], replaces: str = "") -> Any:
         self.orders_of[names[0]].append(self.outside.scheduler.passed)
@@ -217,6 +230,13 @@ class TimedCA(FakeCA):
 
 class TimedClient(FakeClient):
     ca: TimedCA
+
+    def _read_order(self, url: str) -> OrderResource:
+        resource = super()._read_order(url)
+        if resource.status != "pending":
+            return resource
+        self.ca.read(self.ca.orders[url])
+        return replace(resource, retry_after=self.ca.asks_back)
 
     def _finalize(self, url: str, csr_pem: str) -> OrderResource:
         resource = super()._finalize(url, csr_pem)
