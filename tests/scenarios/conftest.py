@@ -16,6 +16,7 @@ def scenario(monkeypatch: pytest.MonkeyPatch, settings: Any, db: None) -> Iterat
     with quiet_logs():
         try:
             yield made
+            assert not made.errors
         finally:
             made.scheduler.close()
 

@@ -115,6 +115,11 @@ class TimedZone(FakeZone):
     """A zone whose API is a party for each credential (`api 7`); the resolvers are one party."""
 
     outside: TimedOutside
+    hidden: set[int]  # credentials whose records no name server shows
+
+    def __init__(self, outside: TimedOutside) -> None:
+        super().__init__(outside)
+        self.hidden = set()
 
     def ask(self, effect: Callable[[], Any], seconds: float) -> Any:
         """Ask the resolvers. Return None when they do not answer within `seconds`."""
@@ -144,7 +149,10 @@ class TimedZone(FakeZone):
     def seen(self, records: Iterable[TxtRecord]) -> dict[int, Look]:
         missing, there = Look(0, ("ns1",), (), denial=7200), Look(1, (), ())
         return {
-            each.pk: there if self.shows(each.name, each.value) else missing for each in records
+            each.pk: there
+            if each.credential_id not in self.hidden and self.shows(each.name, each.value)
+            else missing
+            for each in records
         }
 
 

@@ -69,6 +69,8 @@ class Scenario(World):
         self.threads = [Actor(f"w{number + 1}") for number in range(threads)]
         self.idle: list[Actor] = []
         self.queue: deque[Message] = deque()
+        self.errors: list[Exception] = []  # that the engine let through; Celery would log them
+        self.sweep_every = 1.0
         self.last_act = 0.0
         self.next_scan = self.next_prune = 0.0
         self.is_cast = False
@@ -126,13 +128,27 @@ class Scenario(World):
                 names_key=models.names_key(account, [name]),
                 account=account,
                 credential=credential,
-                ask=models.digest(name),
+                ask=models.digest(account.pk, name),
                 **{"renew_at": clock.now(), "key_policy": Envelope.Policy.MASTER_ONLY} | fields,
             )
             for name in names
         )
         self.next_scan = self.scheduler.passed
         return names
+
+    def issue(self, account: AcmeAccount, credential: DnsCredential, names: Iterable[str]) -> list[str]:
+        """Get certificates for the names in a run of at most a minute."""
+        names = self.due(account, credential, names)
+        self.run_until_issued(names, self.scheduler.passed + 60)
+        self.run(self.scheduler.passed + 10)
+        return names
+
+    def renew(self, names: Collection[str], **fields: Any) -> float:
+        """Make the issued certificates due. Return the seconds since the start."""
+        issued = Certificate.objects.filter(domain__in=names, current__isnull=False)
+        issued.update(renew_at=clock.now(), **fields)
+        self.next_scan = self.scheduler.passed
+        return self.scheduler.passed
 
     # --- outside ---
 
@@ -195,14 +211,20 @@ class Scenario(World):
             while self.queue:
                 message = self.queue.popleft()
                 if message.expires_at >= self.scheduler.passed:
-                    message.act()
+                    self._survive(message.act)
                     self.last_act = self.scheduler.passed
             self.idle.append(actor)
             self.scheduler.park()
 
+    def _survive(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self.errors.append(error)
+
     def tick(self, actor: Actor) -> None:
         while True:
-            sweep.sweep.run()
+            self._survive(sweep.sweep.run)
             if self.scheduler.passed >= self.next_scan:
                 self.next_scan = self.scheduler.passed + SCAN_EVERY
                 renewals.scan_renewals.run()
@@ -213,9 +235,9 @@ class Scenario(World):
 
     def _until_next_sweep(self) -> float:
         if self.queue or len(self.idle) < len(self.threads):
-            return 1.0
+            return self.sweep_every
         nap = min(LONGEST_IDLE, (self.scheduler.passed - self.last_act) / 20)
-        return float(max(1, math.floor(min(nap, self._until_due()))))
+        return max(self.sweep_every, math.floor(min(nap, self._until_due())))
 
     def _until_due(self) -> float:
         """Return the seconds until a row, or a certificate at the next scan, is due."""
