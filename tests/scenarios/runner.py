@@ -136,7 +136,9 @@ class Scenario(World):
         self.next_scan = self.scheduler.passed
         return names
 
-    def issue(self, account: AcmeAccount, credential: DnsCredential, names: Iterable[str]) -> list[str]:
+    def issue(
+        self, account: AcmeAccount, credential: DnsCredential, names: Iterable[str]
+    ) -> list[str]:
         """Get certificates for the names in a run of at most a minute."""
         names = self.due(account, credential, names)
         self.run_until_issued(names, self.scheduler.passed + 60)
@@ -152,7 +154,9 @@ class Scenario(World):
 
     # --- outside ---
 
-    def behave(self, manner: Manner, *parties: str, begin: float = 0.0, end: float = NOT_YET) -> None:
+    def behave(
+        self, manner: Manner, *parties: str, begin: float = 0.0, end: float = NOT_YET
+    ) -> None:
         """Let the parties answer in this manner from `begin` to `end`, in seconds."""
 
         def start() -> None:
@@ -243,9 +247,7 @@ class Scenario(World):
         """Return the seconds until a row, or a certificate at the next scan, is due."""
         tables = [each for each in Turns.__subclasses__() if not each._meta.abstract]
         columns = [(table, "wake_at") for table in tables] + [(Certificate, "renew_at")]
-        moments = [
-            table._base_manager.aggregate(at=Min(column))["at"] for table, column in columns
-        ]
+        moments = [table._base_manager.aggregate(at=Min(column))["at"] for table, column in columns]
         due = [(at - self.scheduler.true_now()).total_seconds() for at in moments if at]
         return max(0.0, min(due, default=LONGEST_IDLE))
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from django.core.cache import cache
+from django.db.models.base import ModelState
 
 from authorities.models import AcmeAccount
 from certctrl.turns import SWEPT, Trouble
@@ -20,8 +21,7 @@ def copies(row, count: int, **unique: str):
     """Return unsaved copies of a row. Each value of `unique` gets a number."""
     for number in range(count):
         made = copy.copy(row)
-        made.pk, made._state = None, copy.copy(row._state)
-        made._state.adding = True
+        made.pk, made._state = None, ModelState()
         for name, value in unique.items():
             setattr(made, name, f"{value}{number}")
         yield made
@@ -48,8 +48,8 @@ def windows(scenario: Scenario, account, credential) -> list[RenewalInfo]:
         each.serial = each.fingerprint = digest(issuance.pk)[:40]
         versions.append(each)
     type(version).objects.bulk_create(versions)
-    for each in versions:
-        each.certificate.current = each
+    for certificate, each in zip(certificates, versions, strict=True):
+        certificate.current = each
         scenario.ca.windows[each.ari_id] = window
     Certificate.objects.bulk_update(certificates, ["current"])
     now = scenario.scheduler.now()

@@ -57,9 +57,7 @@ def test_eight_paused_names_that_expired(scenario: Scenario, account, credential
 
 
 @pytest.mark.parametrize("seconds", [3600, 7 * 86400])
-def test_others_after_an_unknown_429(
-    scenario: Scenario, account, credential, seconds: int
-) -> None:
+def test_others_after_an_unknown_429(scenario: Scenario, account, credential, seconds: int) -> None:
     """The CA refuses one order with 429 and unknown words. Other orders of the account go on."""
     [refused] = scenario.due(account, credential, ["www.refused.com"])
     scenario.ca.refuses = lambda names: (
@@ -91,9 +89,7 @@ def test_a_pending_order_with_a_short_retry_after(
     scenario: Scenario, account, credential, monkeypatch
 ) -> None:
     """The CA never validates, and asks to come back in a second. It is given up on time."""
-    monkeypatch.setattr(
-        "tests.scenarios.outside.TimedCA.validate", lambda ca, authorization: None
-    )
+    monkeypatch.setattr("tests.scenarios.outside.TimedCA.validate", lambda ca, authorization: None)
     scenario.ca.asks_back, scenario.sweep_every = 1.0, 5
     [name] = scenario.due(account, credential, ["www.example.com"])
     scenario.run(45 * 60, lambda: Issuance.objects.filter(state="failed").exists())

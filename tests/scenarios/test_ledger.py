@@ -53,9 +53,7 @@ def backlog(scenario: Scenario, settings, account, credential) -> list[str]:
     scenario.sweep_every = 10
     scenario.limit(settings, account=[10, 120])
     names = numbered(150)
-    expiries = {
-        name: scenario.time + timedelta(days=10, hours=at) for at, name in enumerate(names)
-    }
+    expiries = {name: scenario.time + timedelta(days=10, hours=at) for at, name in enumerate(names)}
     for name in random.Random(1).sample(names, len(names)):
         scenario.due(account, credential, [name], expires_at=expiries[name])
     return names
