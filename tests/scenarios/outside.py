@@ -34,7 +34,7 @@ class Manner:
     - `error`: the error that the caller gets, if any
     """
 
-    seconds: float = 0.2
+    seconds: float = 0.05
     is_done: bool = True
     error: Exception | None = None
 

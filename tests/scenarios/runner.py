@@ -8,8 +8,6 @@ twentieth of the idle time at most.
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing
-from datetime import timedelta
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -31,8 +29,15 @@ from issuance.beat import pruning, renewals, sweep
 from issuance.models import Certificate, Issuance
 from keystore.models import Envelope
 from tests.fakes.world import World
-from tests.scenarios.outside import IssuanceLimiter, Manner, TimedCA, TimedOutside, TimedProvider
-from tests.scenarios.outside import TimedZone, host
+from tests.scenarios.outside import (
+    IssuanceLimiter,
+    Manner,
+    TimedCA,
+    TimedOutside,
+    TimedProvider,
+    TimedZone,
+    host,
+)
 from tests.simulation.scheduler import START, Actor, Scheduler
 
 THREADS = 8  # WORKER_CONCURRENCY as shipped

@@ -58,8 +58,8 @@ def windows(scenario: Scenario, account, credential) -> list[RenewalInfo]:
     )
 
 
-def unread() -> int:
-    return RenewalInfo.objects.filter(checked_at=None).count()
+def unread(windows: list[RenewalInfo]) -> int:
+    return RenewalInfo.objects.filter(pk__gte=windows[0].pk, checked_at=None).count()
 
 
 def test_one_failed_poll_of_a_renewal_window(scenario: Scenario, windows) -> None:
@@ -67,7 +67,7 @@ def test_one_failed_poll_of_a_renewal_window(scenario: Scenario, windows) -> Non
     scenario.outside.manners["ca.renewal_info"] = slow(1)
     scenario.ca.problems["renewal_info"] = [Trouble("ca_error", "The CA answered 500.")]
     since = scenario.scheduler.passed
-    while unread() and scenario.scheduler.passed < since + 600:
+    while unread(windows) and scenario.scheduler.passed < since + 600:
         scenario.run(scenario.scheduler.passed + 5)
     assert scenario.scheduler.passed - since <= 90
 
