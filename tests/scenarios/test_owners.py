@@ -92,7 +92,7 @@ def test_one_of_many_owners(scenario: Scenario, greedy) -> None:
         name = f"www.small{number}.com"
         small += scenario.due(scenario.account(each), scenario.credential(each), [name])
     scenario.run_until_issued(small, TEN_MINUTES)
-    assert scenario.longest(small, since=5) <= 20
+    assert scenario.longest(small, since=5) <= 6
 
 
 # --- names that belong to another ---
