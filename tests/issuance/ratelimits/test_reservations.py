@@ -11,7 +11,7 @@ from accounts.models import User
 from authorities.errors import Refused
 from certctrl.turns import Trouble
 from dnsproviders.models import TxtRecord
-from issuance import ratelimits, services
+from issuance import ratelimits, services, workflow
 from issuance.beat import renewals, sweep
 from issuance.models import (
     Certificate,
@@ -23,6 +23,7 @@ from issuance.models import (
     ReservedToken,
 )
 from issuance.ratelimits import queue
+from issuance.workflow import machine
 from keystore.models import Envelope
 from tests.fakes.limiting import Limiter
 from tests.fakes.outside import Died
@@ -692,3 +693,21 @@ def test_invalid_settings_of_one_bucket_delay_no_other(
     TxtRecord.objects.update(wake_at=world.time)
     sweep.sweep.run()
     assert "issuance.cleanup" in world.sent
+
+
+# --- an attempt that orders anew ---
+
+
+def test_an_attempt_that_orders_twice_gives_back_all_that_it_took(
+    world, account, credential, limited
+):
+    limited()
+    certificate, issuance = world.create(account, credential, "example.com")
+    order = workflow.STEPS[0]
+    assert workflow.take(order, issuance.pk)
+    held = Issuance.objects.claim(issuance.pk)
+    machine.settle(workflow.STEPS[1], held, workflow.order_anew(held, "used"), 0.0)
+    assert workflow.take(order, issuance.pk)
+    services.cancel(certificate)
+    left = {each["kind"]: each["left"] for each in ratelimits.levels(account)}
+    assert (left["set"], left["domain"]) == (SMALL["set"][0], SMALL["domain"][0])

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from authorities import pki
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl.turns import Trouble
@@ -370,3 +371,37 @@ def test_a_window_that_moves_into_the_past_brings_a_failed_renewal_forward(world
     world.ca.move_windows(timedelta(days=-200))
     poll(world)
     assert read(certificate).renew_at == world.time + schedule.LEAST_RETRY
+
+
+# --- windows that cannot be right, and what a person decided ---
+
+
+def test_a_ca_whose_windows_are_always_past_renews_once(world, certificate, monkeypatch):
+    def past(ca, order) -> None:
+        order.ari_id = pki.facts(order.chain_pem).ari_id
+        ca.windows[order.ari_id] = (world.time - 2 * A_DAY, world.time - A_DAY)
+
+    monkeypatch.setattr(type(world.ca), "open_window", past)
+    world.ca.move_windows(timedelta(days=-80))
+    for _ in range(2 * 24):
+        world.advance(3600)
+        world.sweep()
+        renewals.scan_renewals.run()
+        world.settle()
+    assert CertificateVersion.objects.count() == 2
+
+
+def test_a_poll_does_not_undo_a_cancel(world, certificate):
+    poll(world)
+    services.issue(certificate)
+    services.cancel(certificate)
+    renew_at = read(certificate).renew_at
+    world.ca.move_windows(timedelta(days=-80))
+    poll(world)
+    assert read(certificate).renew_at == renew_at
+
+
+def test_a_poll_plans_no_renewal_that_no_device_could_open(world, certificate):
+    Certificate.objects.update(key_policy="DEVICE_REQUIRED", renew_at=None)
+    poll(world)
+    assert read(certificate).renew_at is None

@@ -267,3 +267,16 @@ def test_a_look_that_could_not_be_sent_is_sent_when_the_broker_is_back(crowd, mo
         sweep.sweep.run()
     a_round(world, seconds=1)
     assert world.sent == ["issuance.look"]
+
+
+def test_publishing_again_does_not_move_the_deadline(world, account, credential):
+    world.zone.hides = True
+    _, issuance = world.create(account, credential, "example.com")
+    began = world.time
+    while Issuance.objects.open().exists():
+        world.sweep()
+        world.advance(30)
+    issuance.refresh_from_db()
+    assert issuance.presents
+    limit = timedelta(seconds=credential.propagation_timeout)
+    assert issuance.ended_at - began <= limit + timedelta(minutes=5)
