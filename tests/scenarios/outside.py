@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from authorities.acme.problems import Answer, trouble_of
+from authorities.acme.problems import ProblemResponse, trouble_of
 from authorities.base import OrderResource
 from certctrl import clock
 from certctrl.turns import Trouble
@@ -56,7 +56,7 @@ def slow(seconds: float) -> Manner:
 def refusal(status: int, words: str = "", retry_after: float | None = None) -> Exception:
     """Return the error that the ACME client makes of such an answer."""
     document = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": words} if words else {}
-    return trouble_of(Answer(status, document, retry_after), "The CA refused the order")
+    return trouble_of(ProblemResponse(status, document, retry_after), "The CA refused the order")
 
 
 UNAVAILABLE = Manner(is_done=False, error=refusal(503))
