@@ -1,7 +1,7 @@
 """A CA's resources (RFC 8555, section 7.1), and the calls that every CA offers."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -54,19 +54,67 @@ class OrderResource:
 
 
 @dataclass(frozen=True)
+class ChallengeResource:
+    """A challenge (RFC 8555, sections 7.1.5 and 8).
+
+    `key_authorization` is the token with the thumbprint of the account key (section 8.1). It is
+    empty when the challenge has no token. `fault` is set when the challenge cannot be read. It only
+    matters when this challenge is chosen.
+    """
+
+    type: str
+    url: str = ""
+    status: str = ""  # pending, processing, valid, invalid
+    token: str = ""
+    key_authorization: str = ""
+    problem: Problem | None = None
+    fault: Trouble | None = None
+
+
+@dataclass(frozen=True)
 class AuthorizationResource:
-    """An authorization with its dns-01 challenge (RFC 8555, section 7.1.4)."""
+    """An authorization with the challenges that the CA offers (RFC 8555, section 7.1.4).
+
+    `chosen` is the type of the challenge that is used. Until one is chosen, it is empty.
+    """
 
     url: str
     identifier: str  # without the "*." of a wildcard
     wildcard: bool
     # Section 7.1.6: pending, valid, invalid, deactivated, expired, revoked.
     status: str
-    challenge_url: str = ""  # of its dns-01 challenge; empty when there is none
-    challenge_status: str = ""  # section 7.1.6: pending, processing, valid, invalid
-    # The value of the TXT record: base64url(SHA-256(key authorization)).
-    txt_value: str = ""
-    problem: Problem | None = None  # while it is pending: of the dns-01 challenge
+    challenges: tuple[ChallengeResource, ...] = ()
+    chosen: str = ""
+
+    def choosing(self, challenge_type: str) -> "AuthorizationResource":
+        """Return the authorization with the challenge of this type chosen.
+
+        Raise the Trouble of a challenge that cannot be read.
+        """
+        seen = replace(self, chosen=challenge_type)
+        if seen.challenge and seen.challenge.fault:
+            raise seen.challenge.fault
+        return seen
+
+    @property
+    def challenge(self) -> ChallengeResource | None:
+        """Return the chosen challenge, or None when the CA does not offer it."""
+        return next((each for each in self.challenges if each.type == self.chosen), None)
+
+    @property
+    def challenge_status(self) -> str:
+        return self.challenge.status if self.challenge else ""
+
+    @property
+    def problem(self) -> Problem | None:
+        """Return why the chosen challenge failed.
+
+        When the authorization is not pending, any other challenge may have failed it.
+        """
+        own = self.challenge.problem if self.challenge else None
+        if own or self.status == "pending":
+            return own
+        return next((each.problem for each in self.challenges if each.problem), None)
 
     @property
     def name(self) -> str:
@@ -193,7 +241,7 @@ class CA(Protocol):
         ...
 
     def answer(self, challenge_url: str) -> str:
-        """Ask the CA to check the record. A second call changes nothing.
+        """Ask the CA to check the challenge. A second call changes nothing.
 
         The order shows the result. Return an empty text, or a sentence why the CA may have missed
         the answer. After such a sentence, answer again.

@@ -6,7 +6,6 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
@@ -47,10 +46,6 @@ class TxtRecordQuerySet(TurnsQuerySet["TxtRecord"]):
     def in_the_zone(self) -> Self:
         """Return every record that is in its zone, or may be there."""
         return self.filter(intent_at__isnull=False, cleaned_at=None)
-
-    def wake(self) -> int:
-        """Make the records due for the next sweep, except those that a worker holds."""
-        return self.in_the_zone().filter(holder="").update(wake_at=clock.now(), queued_at=None)
 
 
 class TxtRecord(Turns):

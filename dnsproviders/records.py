@@ -1,20 +1,20 @@
 """Write TXT records to their zones and remove them, each in a turn of the record's row.
 
-The intent is stored before the call that writes. See `docs/architecture.md`, "The life of a
-TXT record".
+Only this module writes rows of TxtRecord. The intent is stored before the call that writes. See
+`docs/architecture.md`, "The life of a TXT record".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock
 from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
-from dnsproviders.models import TxtRecord
+from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
 from dnsproviders.ratelimit import NotSent
 
 NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
@@ -23,6 +23,42 @@ ZONE_LAG = timedelta(minutes=5)
 ONCE_A_DAY = 24 * 3600.0
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
+
+
+def note(credential: DnsCredential, name: str, value: str) -> TxtRecord:
+    """Return the row of the record, and make it if there is none. Nothing is in the zone yet."""
+    record, _ = TxtRecord.objects.get_or_create(credential=credential, name=name, value=value)
+    return record
+
+
+def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
+    """Make records due that are in a zone, except those that a worker holds.
+
+    They are due now, or at `at` if they are not due earlier.
+    """
+    wake_at: Case | datetime = clock.now()
+    if at:
+        wake_at = Case(When(wake_at__gt=at, then=Value(at)), default=F("wake_at"))
+    records.in_the_zone().filter(holder="").update(wake_at=wake_at, queued_at=None)
+
+
+def keep(needed: QuerySet[TxtRecord], now: datetime) -> None:
+    """Let records rest that are needed, except those that a worker holds."""
+    needed.filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
+
+
+def unpublish(record_ids: Sequence[int]) -> None:
+    """Mark records that no name server shows, so that `publish` writes them again."""
+    TxtRecord.objects.filter(pk__in=record_ids, holder="").update(presented_at=None)
+
+
+def correct(now: datetime, ahead: timedelta) -> None:
+    """Correct the times of records that are more than `ahead` in the future."""
+    records = TxtRecord.objects.in_the_zone()
+    for column in ("intent_at", "presented_at"):
+        records.filter(**{f"{column}__gt": now + ahead}).update(**{column: now})
+    unsure = now + timedelta(seconds=settings.LEASE)
+    records.filter(unsure_until__gt=unsure + ahead).update(unsure_until=unsure)
 
 
 def publish(record_id: int) -> None:

@@ -12,9 +12,8 @@ from django.conf import settings
 
 from certctrl.dispatch import send, under_own_turn
 from certctrl.turns import Trouble
-from dnsproviders import records
 from issuance import notify, workflow
-from issuance.challenges import dns01
+from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
 
@@ -75,7 +74,7 @@ def cleanup(record_id: int) -> None:
 def withdraw(record_id: int) -> None:
     """Remove a TXT record that no attempt needs. Notify its owner of a Trouble, and raise it."""
     try:
-        records.withdraw(record_id, dns01.is_needed)
+        txtrecords.withdraw(record_id)
     except Trouble as trouble:
         notify.cleanup_failed(record_id, trouble)
         raise

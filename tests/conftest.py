@@ -35,7 +35,7 @@ class JSONClient(APIClient):
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests for PostgreSQL on other databases.
 
-    The second run of `make test` is on PostgreSQL and includes them.
+    The second run of `make test`, and of `make test-all`, is on PostgreSQL and includes them.
     """
     if connection.vendor == "postgresql":
         return

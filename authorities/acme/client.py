@@ -1,25 +1,25 @@
 """One account at an ACME CA. It implements `authorities.base.CA`."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import requests
-from acme import challenges, messages
+from acme import messages
 from cryptography import x509
 from josepy.errors import Error as JoseError
-from josepy.json_util import encode_b64jose
+from josepy.json_util import JSONObjectWithFields
 from josepy.json_util import field as json_field
 
 from authorities import chains, errors
 from authorities.acme.keys import hmac_key_of, jwk_of, thumbprint_of
 from authorities.acme.network import UNREADABLE, Network, connection_to, directory_of
-from authorities.acme.problems import absolute, challenge_problem, json_of, problem_of
+from authorities.acme.problems import absolute, json_of, problem_of
 from authorities.base import (
     AccountResource,
     AuthorizationResource,
+    ChallengeResource,
     NotYet,
     OrderResource,
     Reach,
@@ -49,6 +49,13 @@ class NewOrder(messages.NewOrder):
     """newOrder with the `replaces` member of RFC 9773, section 5, which the library cannot send."""
 
     replaces: str | None = json_field("replaces", omitempty=True)
+
+
+class ChallengeAnswer(JSONObjectWithFields):
+    """The empty object that is the response to a challenge (RFC 8555, section 7.5.1)."""
+
+    def __bool__(self) -> bool:  # the library sends no object that is false
+        return True
 
 
 class AcmeCA:
@@ -155,9 +162,7 @@ class AcmeCA:
         happened to it. So only permanent refusals are raised.
         """
         try:
-            self._ask(
-                challenge_url, challenges.DNS01Response(), "the answer to the challenge", named=True
-            )
+            self._ask(challenge_url, ChallengeAnswer(), "the answer to the challenge", named=True)
         except (NotYet, Unexplained) as refused:
             return refused.what
         except Refused as refused:
@@ -344,31 +349,41 @@ class AcmeCA:
                 "characters, which no DNS name can have. Tell the CA."
             )
             raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
-        listed = document.get("challenges") or ()
-        status = _texts([document["status"]])[0]
-        offered = [each for each in listed if each["type"] == "dns-01"]
-        dns01 = offered[0] if offered else {}
+        listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
         if status == "pending" and not listed:
             about = (
                 f"{self.network.label} shows the authorization for {name} without its challenges"
             )
             raise NotYet(errors.ERROR, f"{about}.", about)
-        own = {"challenges": [dns01]} if status == "pending" else document
         return AuthorizationResource(
             url=url,
             identifier=name.removeprefix("*.").lower(),
             wildcard=bool(document.get("wildcard")) or name.startswith("*."),
             status=status,
-            challenge_url=self._url(dns01["url"], response) if dns01 else "",
-            challenge_status=str(dns01.get("status", "")),
-            txt_value=self._txt_value(_texts([dns01["token"]])[0]) if dns01 else "",
-            problem=challenge_problem(own),
+            challenges=tuple(self._challenge_of(each, response) for each in listed),
         )
 
-    def _txt_value(self, token: str) -> str:
-        """Return base64url(SHA-256(key authorization)): RFC 8555, 8.1 and 8.4."""
-        key_authorization = f"{token}.{thumbprint_of(self._key)}"
-        return encode_b64jose(hashlib.sha256(key_authorization.encode()).digest())
+    def _challenge_of(
+        self, document: dict[str, Any], response: requests.Response
+    ) -> ChallengeResource:
+        """Read a challenge. Note the fault of one that cannot be read, as it may not be used."""
+        kind, problem = document["type"], problem_of(document.get("error") or None)
+        try:
+            token = _texts([document["token"]])[0] if "token" in document else ""
+            return ChallengeResource(
+                type=kind,
+                url=self._url(document["url"], response),
+                status=str(document.get("status", "")),
+                token=token,
+                key_authorization=f"{token}.{thumbprint_of(self._key)}" if token else "",
+                problem=problem,
+            )
+        except UNREADABLE as exc:
+            return ChallengeResource(
+                kind, problem=problem, fault=self._unreadable("authorization", exc)
+            )
+        except Refused as refused:
+            return ChallengeResource(kind, problem=problem, fault=refused)
 
     def _unreadable(self, what: str, exc: Exception) -> Trouble:
         kind = type(exc).__name__

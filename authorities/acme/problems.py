@@ -121,17 +121,6 @@ def problem_of(document: Any, *, refused: bool = False) -> Problem | None:
     )
 
 
-def challenge_problem(authorization: Mapping[str, Any]) -> Problem | None:
-    """Return why a challenge of the authorization failed, dns-01 first; None when none failed."""
-    listed = [
-        each
-        for each in authorization.get("challenges") or ()
-        if isinstance(each, dict) and each.get("error")
-    ]
-    listed.sort(key=lambda each: each.get("type") != "dns-01")
-    return problem_of(listed[0]["error"]) if listed else None
-
-
 def trouble_of(
     answer: ProblemResponse, what: str, with_eab: bool = False, *, named: bool = False
 ) -> Trouble | Wait:

@@ -19,6 +19,7 @@ from django.db.models.functions import Concat
 from authorities.models import AcmeAccount
 from certctrl.outgoing import MAX_WAIT
 from certctrl.turns import A_DAY, SKEW, SWEPT, Turns
+from dnsproviders import records
 from dnsproviders.models import ApiBucket, TxtRecord
 from issuance import workflow
 from issuance.models import (
@@ -117,10 +118,7 @@ def _attempts(now: datetime, stepped: bool) -> None:
 
 
 def _records(now: datetime, stepped: bool) -> None:
-    records = TxtRecord.objects.in_the_zone()
-    _not_ahead(records, now, "intent_at", "presented_at")
-    unsure = now + timedelta(seconds=settings.LEASE)
-    records.filter(unsure_until__gt=unsure + AHEAD).update(unsure_until=unsure)
+    records.correct(now, AHEAD)
     if stepped:  # a pause of SKEW, because the API's own count is not known
         ApiBucket.objects.filter(full_at__gt=now + AHEAD).update(full_at=now + SKEW)
 

@@ -17,10 +17,9 @@ from certctrl import clock, dispatch
 from certctrl.dispatch import admit, admit_fairly, mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders.models import TxtRecord
-from dnsproviders.records import NEEDED_REST
 from issuance import ratelimits, tasks, workflow
 from issuance.beat import clockstep
-from issuance.challenges import dns01
+from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari
 from notices.models import AT_ONCE as DELIVERIES_AT_ONCE
@@ -185,7 +184,7 @@ def admit_cleanups(now: datetime) -> None:
     due = TxtRecord.objects.sendable(now)
     if not due.exists():
         return
-    dns01.needed_records(due).filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
+    txtrecords.keep_needed(due, now)
     admit_fairly(TxtRecord.objects.all(), now, "credential", OF_ONE, tasks.cleanup)
 
 

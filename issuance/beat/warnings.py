@@ -10,7 +10,7 @@ from celery import shared_task
 from certctrl import clock
 from dnsproviders.models import TxtRecord
 from issuance import notify
-from issuance.challenges import dns01
+from issuance.challenges import txtrecords
 
 logger = structlog.get_logger()
 
@@ -38,7 +38,7 @@ def warn_expiry() -> None:
 def left_behind(now: datetime) -> list[int]:
     """Return the ids of old records in a zone that no open attempt needs."""
     old = notify.in_the_zone_too_long(now)
-    needed = dns01.needed_records(TxtRecord.objects.filter(pk__in=old))
+    needed = txtrecords.needed_records(TxtRecord.objects.filter(pk__in=old))
     return list(old.exclude(pk__in=needed.values("pk")).values_list("pk", flat=True))
 
 

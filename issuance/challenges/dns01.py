@@ -1,38 +1,169 @@
-"""Find out which TXT records of dns-01 challenges are needed (RFC 8555, section 8.4)."""
+"""Prove names by TXT records: the dns-01 challenge (RFC 8555, section 8.4)."""
 
-from django.db.models import Exists, OuterRef, QuerySet
+import base64
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from authorities import errors
+from authorities.base import AuthorizationResource, ChallengeResource
+from authorities.errors import Refused
+from certctrl import clock
+from certctrl.turns import Trouble, Wait
+from dnsclient import cnames
+from dnsproviders import propagation, records
+from dnsproviders.models import TxtRecord
+from issuance.challenges import delegation, resolvercache, txtrecords
+from issuance.challenges.base import Challenge, Judgement
 from issuance.models import Authorization, Issuance
 
+# Seconds after which a record that no server shows is published again, plus or minus a third.
+REPUBLISH_AFTER = (90, 600, 900)
+# Seconds until the next look, at most. Another resolver behind the same address may show the
+# record sooner.
+LONGEST_DENIED = 300
+AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 
-def records_of(issuance: Issuance) -> TxtRecordQuerySet:
-    """Return the records of all attempts with the names and account of `issuance`.
 
-    The records may belong to any credential.
+class Seen(NamedTuple):
+    """The TXT records of an attempt, and a look for each, by its primary key."""
+
+    records: Sequence[TxtRecord]
+    looks: Mapping[int, propagation.Look]
+
+
+def txt_value(key_authorization: str) -> str:
+    """Return the value of the TXT record: base64url(SHA-256(key authorization))."""
+    digest = hashlib.sha256(key_authorization.encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+class Dns01(Challenge):
+    """TXT records, written with the certificate's DNS credential or the operator's."""
+
+    type = "dns-01"
+
+    def serves(self, seen: AuthorizationResource) -> bool:
+        return True
+
+    def not_offered(self, seen: AuthorizationResource) -> Refused:
+        what = f"The CA offers no {self.type} challenge for {seen.identifier}. Choose another CA."
+        return Refused("ca_no_dns01", what, permanent=True)
+
+    def prepare(
+        self, issuance: Issuance, seen: AuthorizationResource, offered: ChallengeResource
+    ) -> Callable[[], dict[str, Any]]:
+        """Return the function that notes the TXT record where the CNAMEs lead."""
+        credential = issuance.credential
+        if not credential:
+            what = (
+                f"The CA needs a TXT record for {seen.identifier}."
+                f" {delegation.lacking(issuance.certificate)}"
+            )
+            raise Refused("no_dns_credential", what, permanent=True)
+        if not offered.key_authorization:
+            what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
+            raise Trouble(errors.ERROR, what)
+        name = propagation.final_name(cnames.challenge_of(seen.identifier))
+        delegation.refuse_elsewhere(issuance, seen.identifier, name)
+        value = txt_value(offered.key_authorization)
+        return lambda: {"record": records.note(credential, name, value)}
+
+    def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
+        """Publish the TXT records. The provider's Trouble gets a text for the owner."""
+        wanted = sorted({each.record_id for each in pending if each.record_id})
+        for record_id in wanted:
+            issuance.breathe()
+            try:
+                records.publish(record_id)
+            except Trouble as trouble:
+                raise delegation.for_owner(
+                    issuance.certificate, issuance.credential, trouble
+                ) from None
+        return f"{len(wanted)} TXT records are in the zone"
+
+    def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:
+        """Ask every authoritative server for the records. This takes two queries."""
+        ids = {
+            pk: sorted({each.record_id for each in rows if each.record_id})
+            for pk, rows in pending.items()
+        }
+        found = TxtRecord.objects.prefetch_related("credential").in_bulk(
+            {record_id for each in ids.values() for record_id in each}
+        )
+        wanted = {pk: [found[record_id] for record_id in each] for pk, each in ids.items()}
+        looks = propagation.look([record for each in wanted.values() for record in each])
+        return {pk: Seen(each, looks) for pk, each in wanted.items()}
+
+    def judge(self, issuance: Issuance, seen: Seen) -> Judgement:
+        now = clock.now()
+        verdicts = [
+            (
+                record,
+                propagation.verdict(
+                    record, seen.looks[record.pk], now - (record.intent_at or now), issuance.deaf
+                ),
+            )
+            for record in seen.records
+        ]
+        hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
+        if not hidden:
+            _settle(issuance, seen)
+            texts = dict.fromkeys(verdict.what for _, verdict in verdicts)
+            return Judgement("; ".join(texts) or "no record is needed")
+        nowhere = [
+            record
+            for record, verdict in hidden
+            if verdict.nowhere and _is_published_again(issuance, record)
+        ]
+        if nowhere:
+            what = f"no name server shows {nowhere[0].name}: it is published again"
+            return Judgement(what, [each.pk for each in nowhere])
+        what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
+        denied = max(verdict.denied for _, verdict in hidden)
+        # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
+        # so that the record loses none of its time.
+        if denied > issuance.patience():
+            raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True)
+        raise Wait(issuance.patience(), what)
+
+    def present_again(self, absent: Sequence[int]) -> None:
+        records.unpublish(absent)
+
+    def release(self, issuance: Issuance, at: datetime | None = None) -> None:
+        """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
+        records.wake(txtrecords.records_of(issuance), at)
+
+
+def _settle(issuance: Issuance, seen: Seen) -> None:
+    """Raise Wait until the records have settled, once every server shows them.
+
+    They settle after the credential's `settle` seconds. They settle later when the CA's resolver
+    may keep an older answer for longer.
     """
-    authorized = Authorization.objects.filter(
-        record=OuterRef("pk"), issuance__names_key=issuance.names_key
+    pause = issuance.credential.settle if issuance.credential else 0
+    now, what = clock.now(), issuance.waits_for
+    if not issuance.settles_at:
+        until = now + timedelta(seconds=pause)
+        what = f"Every server shows the records; {pause} s more, as the DNS credential asks."
+        old = resolvercache.kept(issuance, seen.records, seen.looks)
+        if old and old.until > until:
+            until, what = old.until, old.what
+        if until > now:
+            issuance.write(
+                settles_at=until, deadline_at=max(issuance.deadline_at, until + AFTER_SETTLING)
+            )
+    if issuance.settles_at and issuance.settles_at > now:
+        raise Wait((issuance.settles_at - now).total_seconds(), what)
+
+
+def _is_published_again(issuance: Issuance, record: TxtRecord) -> bool:
+    if not record.intent_at or issuance.presents >= len(REPUBLISH_AFTER):
+        return record.intent_at is None or record.cleaned_at is not None
+    # Spread, so that a thousand attempts that began together are not published together.
+    spread = random.Random(f"{issuance.pk} {issuance.presents}").uniform(2 / 3, 4 / 3)  # noqa: S311
+    return clock.now() - record.intent_at >= timedelta(
+        seconds=REPUBLISH_AFTER[issuance.presents] * spread
     )
-    return TxtRecord.objects.filter(Exists(authorized))
-
-
-def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
-    """Return the records that an open attempt before `validated` needs.
-
-    Records are matched by name and value, with any credential. An attempt that waits for an older
-    one with the same names also needs them. The CA will give it the same authorizations.
-    """
-    # Go from record to authorization to attempt. The reverse would compare each due record with
-    # each open attempt.
-    wanting = Issuance.objects.open().filter(
-        state__in=Issuance.BEFORE_VALIDATED, names_key=OuterRef("issuance__names_key")
-    )
-    asked = Authorization.objects.filter(
-        Exists(wanting), record__name=OuterRef("name"), record__value=OuterRef("value")
-    )
-    return records.filter(Exists(asked))
-
-
-def is_needed(record: TxtRecord) -> bool:
-    return needed_records(TxtRecord.objects.filter(pk=record.pk)).exists()

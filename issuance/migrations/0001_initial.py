@@ -161,6 +161,7 @@ class Migration(migrations.Migration):
                 ('identifier', models.CharField(blank=True, max_length=253)),
                 ('wildcard', models.BooleanField(default=False)),
                 ('status', models.CharField(choices=[('unread', 'Unread'), ('pending', 'Pending'), ('valid', 'Valid'), ('invalid', 'Invalid')], default='unread', max_length=16)),
+                ('challenge', models.CharField(blank=True, help_text='its type', max_length=32)),
                 ('challenge_url', models.CharField(blank=True, max_length=500)),
                 ('seen_at', models.DateTimeField(blank=True, null=True)),
                 ('answered_at', models.DateTimeField(blank=True, null=True)),

@@ -10,7 +10,7 @@ from django.db.models import Case, F, Q, Value, When
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import SKEW, Turns, TurnsQuerySet
-from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
+from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models.certificates import Certificate
 from issuance.models.progress import OrderAtCA, Propagation
 from keystore.models import Envelope
@@ -183,15 +183,6 @@ class Issuance(OrderAtCA, Propagation, Turns):
         least = 5.0 if self.presents else 1.0
         return min(30.0, max(least, self.age().total_seconds() / 4 * spread))
 
-    def records(self) -> "TxtRecordQuerySet":
-        """Return the TXT records of all its authorizations."""
-        return TxtRecord.objects.filter(authorizations__issuance=self).distinct()
-
-    def pending_records(self) -> "TxtRecordQuerySet":
-        """Return the records that its pending authorizations need."""
-        pending = Authorization.objects.filter(issuance=self, status=Authorization.Status.PENDING)
-        return TxtRecord.objects.filter(pk__in=pending.values("record")).order_by("pk")
-
     def __str__(self) -> str:
         return f"{self.certificate_id} #{self.number}"
 
@@ -235,6 +226,7 @@ class Authorization(models.Model):
     identifier = models.CharField(max_length=253, blank=True)
     wildcard = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status, default=Status.UNREAD)
+    challenge = models.CharField(max_length=32, blank=True, help_text="its type")
     challenge_url = models.CharField(max_length=500, blank=True)
     record = models.ForeignKey(
         TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations"

@@ -1,4 +1,4 @@
-"""Judge whether CAA records let a CA issue for a name that is proved by dns-01.
+"""Judge whether CAA records let a CA issue for a name.
 
 The rules are in RFC 8659, and those of the parameters in RFC 8657.
 """
@@ -11,7 +11,6 @@ from dnsclient.names import shown
 from dnsclient.survey import CaaPolicy, CAARecord
 from issuance.identifiers import WILDCARD
 
-METHOD = "dns-01"
 CRITICAL = 128
 # Tags that CAs know, from RFC 8659, RFC 9495, and the contact tags of the Baseline Requirements.
 KNOWN_TAGS = (
@@ -66,21 +65,22 @@ class Permission:
         """
         return not url or self.values("accounturi") in ([], [url])
 
-    def is_for_method(self) -> bool:
-        """Return whether `validationmethods` permits dns-01 (RFC 8657, section 4)."""
+    def is_for_method(self, method: str) -> bool:
+        """Return whether `validationmethods` permits the method (RFC 8657, section 4)."""
         return all(
-            METHOD in [each.strip() for each in value.split(",")]
+            method in [each.strip() for each in value.split(",")]
             for value in self.values("validationmethods")
         )
 
 
 def denial(
-    name: str, policy: CaaPolicy, identities: Sequence[str], account_url: str
+    name: str, policy: CaaPolicy, identities: Sequence[str], account_url: str, method: str
 ) -> Denial | None:
     """Return why a CA with these identities must not issue for the name, or None.
 
     A wildcard is written `*.name`. Without identities, only rules that hold for every CA are
-    checked. Without `account_url`, accounts are not compared.
+    checked. Without `account_url`, accounts are not compared. `method` is the type of challenge
+    that proves the name.
     """
     for record in policy.records:
         if record.flags & CRITICAL and record.tag not in KNOWN_TAGS:
@@ -94,7 +94,7 @@ def denial(
     ]
     if not properties or (ours and not identities):
         return None
-    if any(each.is_for_account(account_url) and each.is_for_method() for each in ours):
+    if any(each.is_for_account(account_url) and each.is_for_method(method) for each in ours):
         return None
     if not ours:
         return _forbidden(
@@ -106,7 +106,7 @@ def denial(
         )
     if not any(each.is_for_account(account_url) for each in ours):
         return _other_account(name, policy, ours, account_url)
-    return _other_method(name, policy, ours)
+    return _other_method(name, policy, ours, method)
 
 
 def _properties(name: str, policy: CaaPolicy) -> tuple[str, list[CAARecord]]:
@@ -158,11 +158,11 @@ def _other_account(
     )
 
 
-def _other_method(name: str, policy: CaaPolicy, ours: Sequence[Permission]) -> Denial:
+def _other_method(name: str, policy: CaaPolicy, ours: Sequence[Permission], method: str) -> Denial:
     methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
     return Denial(
         "caa_method",
         f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after"
-        f" {methods} (validationmethods), and this server proves names by {METHOD}: add {METHOD}"
+        f" {methods} (validationmethods), and this server proves names by {method}: add {method}"
         " there.",
     )

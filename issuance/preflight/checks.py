@@ -21,6 +21,7 @@ from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
 from issuance.challenges import delegation
+from issuance.challenges import registry as challenges
 from issuance.identifiers import bases
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
@@ -104,12 +105,13 @@ def check(
         return []
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
+    method = challenges.for_certificate(certificate).type
     seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
     return report.together(
         [
             *_of_count(certificate, account),
             *rules.of_silence(seen, certificate.domain),
-            *rules.of_caa(seen, certificate.names, identities, account.url),
+            *rules.of_caa(seen, certificate.names, identities, account.url, method),
             *rules.of_cnames(seen, target),
             *rules.of_zones(seen),
             *_of_credential(certificate, credential, _places(seen, target, but)),

@@ -50,7 +50,7 @@ def _bogus(name: str, zone: str) -> Finding:
 
 
 def of_caa(
-    survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str
+    survey: Survey, names: Sequence[str], identities: Sequence[str], account_url: str, method: str
 ) -> Iterator[Finding]:
     """Yield the findings about CAA records.
 
@@ -61,7 +61,7 @@ def of_caa(
         policy = survey.policies.get(name.removeprefix(WILDCARD))
         if isinstance(policy, Unanswered):
             yield _of_caa_unanswered(name, policy)
-        elif policy and (denied := caa.denial(name, policy, identities, account_url)):
+        elif policy and (denied := caa.denial(name, policy, identities, account_url, method)):
             yield Finding(
                 denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities)
             )

@@ -3,14 +3,13 @@
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Case, F, Value, When
 
 from accounts import audit
 from certctrl import clock
 from certctrl.errors import ApiError, Conflict, TooLate
 from certctrl.turns import A_DAY
 from issuance import ratelimits
-from issuance.challenges import dns01
+from issuance.challenges import registry
 from issuance.models import Certificate, Issuance, IssuanceEvent
 
 
@@ -37,8 +36,9 @@ def cancel(certificate: Certificate) -> Issuance:
 def cancel_attempt(issuance: Issuance) -> Issuance:
     """Cancel this attempt, also while a worker holds it, and return it.
 
-    Its records wake when the lease of the interrupted turn ends. Until then a call to the provider
-    may be under way. Raise TooLate once the CA signs, and Conflict when the attempt has ended.
+    Its challenges are released when the lease of the interrupted turn ends. Until then a call of
+    that turn may be under way. Raise TooLate once the CA signs, and Conflict when the attempt has
+    ended.
     """
     now = clock.now()
     with transaction.atomic():
@@ -49,7 +49,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
         )
         if not held:
             raise _not_canceled(issuance)
-        records_wake_at = held.wake_at if held.holder and held.wake_at else now
+        released_at = held.wake_at if held.holder and held.wake_at else now
         taken = Issuance.objects.filter(pk=held.pk, state=held.state, holder=held.holder)
         if not taken.update(
             state=Issuance.State.CANCELED,
@@ -62,9 +62,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
         ):
             raise Conflict("The attempt moved on at this very moment; try again.")
         ratelimits.release(held)
-        idle = dns01.records_of(held).in_the_zone().filter(holder="")
-        later = When(wake_at__gt=records_wake_at, then=Value(records_wake_at))
-        idle.update(wake_at=Case(later, default=F("wake_at")), queued_at=None)
+        registry.release(held, released_at)
         IssuanceEvent.objects.create(
             issuance=held,
             at=now,

@@ -5,14 +5,13 @@ from issuance.workflow.machine import STEPS, UNWRITABLE, Step, fail, run, steps_
 from issuance.workflow.outcome import Done, Outcome, event
 from issuance.workflow.revocation import revoke
 from issuance.workflow.steps.order import LIMIT
-from issuance.workflow.steps.propagate import REPUBLISH_AFTER, judge
+from issuance.workflow.steps.propagate import judge
 from issuance.workflow.steps.reorder import order_anew
 
 __all__ = [
     "BATCH",
     "LEASE",
     "LIMIT",
-    "REPUBLISH_AFTER",
     "STEPS",
     "TURN",
     "UNWRITABLE",

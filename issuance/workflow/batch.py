@@ -1,4 +1,4 @@
-"""Looks in batches, for attempts that wait until their TXT records show.
+"""Looks in batches, for attempts that wait until their challenges show.
 
 The attempts of a batch are claimed together. One look serves them all, and one UPDATE puts them
 back. One message for each attempt would cost forty times as much.
@@ -7,6 +7,7 @@ back. One message for each attempt would cost forty times as much.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.db import transaction
@@ -14,9 +15,7 @@ from django.db.models import F
 
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from dnsproviders import propagation
-from dnsproviders.models import TxtRecord
-from issuance.models import Authorization, Issuance, IssuanceEvent
+from issuance.models import Issuance, IssuanceEvent
 from issuance.workflow import machine
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps import propagate
@@ -43,8 +42,7 @@ def look() -> list[int]:
         return []
     try:
         with clock.limit(TURN - 2):
-            wanted = wanted_records(rows)
-            looks = propagation.look([record for records in wanted.values() for record in records])
+            seen = propagate.look(rows)
     except Exception:
         logger.exception("look.failed", rows=len(rows))
         return _stumble(rows)
@@ -54,7 +52,7 @@ def look() -> list[int]:
     for row in rows:
         if row.turn_left() <= 0:
             waiting[0].append(row)  # no time is left; another batch takes this row
-        elif _end(row, wanted[row.pk], looks, waiting, again):
+        elif _end(row, seen[row.pk], waiting, again):
             through.append(row.pk)
     for pause, same in waiting.items():
         _put_back_together(same, pause)
@@ -71,34 +69,17 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
 
     def fail(issuance: Issuance) -> Done:
         raise Trouble(
-            "internal", "The look for the records met an error of this server; it is tried again."
+            "internal",
+            "Internal error while looking at the challenges. It is retried; the server log has the"
+            " details.",
         )
 
     return [row.pk for row in rows if machine.run(STEP, row, fail)]
 
 
-def wanted_records(rows: Sequence[Issuance]) -> dict[int, list[TxtRecord]]:
-    """Return the records of the pending authorizations, by the id of the attempt.
-
-    It takes three queries, whatever the number of rows.
-    """
-    pending = Authorization.objects.filter(
-        issuance__in=rows, status=Authorization.Status.PENDING, record__isnull=False
-    )
-    pairs = list(pending.order_by("record_id").values_list("issuance_id", "record_id").distinct())
-    records = TxtRecord.objects.prefetch_related("credential").in_bulk(
-        {record_id for _, record_id in pairs}
-    )
-    wanted: dict[int, list[TxtRecord]] = {row.pk: [] for row in rows}
-    for issuance_id, record_id in pairs:
-        wanted[issuance_id].append(records[record_id])
-    return wanted
-
-
 def _end(
     row: Issuance,
-    records: Sequence[TxtRecord],
-    looks: Mapping[int, propagation.Look],
+    seen: Mapping[str, Any],
     waiting: dict[int, list[Issuance]],
     again: list[tuple[Issuance, Done]],
 ) -> bool:
@@ -126,7 +107,7 @@ def _end(
     return machine.run(
         STEP,
         row,
-        lambda issuance: propagate.judge(issuance, records, looks),
+        lambda issuance: propagate.judge(issuance, seen),
         pause_together,
         end_together,
     )
@@ -166,8 +147,11 @@ def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
             presents=F("presents") + 1,
             settles_at=None,
         )
-        hidden = [record_id for pk in kept for record_id in by_id[pk][1].again]
-        TxtRecord.objects.filter(pk__in=hidden, holder="").update(presented_at=None)
+        absent: dict[str, list[int]] = defaultdict(list)
+        for pk in kept:
+            for kind, ids in by_id[pk][1].again.items():
+                absent[kind].extend(ids)
+        propagate.present_again(absent)
         IssuanceEvent.objects.bulk_create(
             [
                 IssuanceEvent(

@@ -15,7 +15,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from issuance import notify, ratelimits
-from issuance.challenges import dns01
+from issuance.challenges import registry
 from issuance.models import TOO_LONG, Issuance
 from issuance.renewal import retry
 from issuance.workflow import oldorders
@@ -184,13 +184,13 @@ def _unless_lost(
 
 
 def after_losing(issuance: Issuance) -> None:
-    """Log the lost turn. Wake the records of an attempt that has ended.
+    """Log the lost turn. Release the challenges of an attempt that has ended.
 
-    This turn may have published a record that no attempt needs.
+    This turn may have presented something that no attempt needs.
     """
     logger.info("turn.lost", issuance=issuance.pk)
     if not Issuance.objects.open().filter(pk=issuance.pk).exists():
-        dns01.records_of(issuance).wake()
+        registry.release(issuance)
 
 
 def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
@@ -231,7 +231,7 @@ def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
         waits_for=issuance.waits_for if publishes_again else "",
     )
     if to == State.VALIDATED:
-        dns01.records_of(issuance).wake()
+        registry.release(issuance)
 
 
 def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
@@ -371,7 +371,7 @@ def fail(
 
 
 def close(issuance: Issuance, state: str, **fields: object) -> None:
-    """End an attempt that this turn holds, and wake its records. Call it inside the fence.
+    """End an attempt that this turn holds, and release its challenges. Call it inside the fence.
 
     `state` is the last state, `fields` are more columns to write. Nothing wakes the attempt again.
     Raise LostTurn.
@@ -381,4 +381,4 @@ def close(issuance: Issuance, state: str, **fields: object) -> None:
         None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields
     )
     ratelimits.release(issuance)
-    dns01.records_of(issuance).wake()
+    registry.release(issuance)

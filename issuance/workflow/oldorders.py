@@ -11,6 +11,7 @@ from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import LostTurn, Trouble, Wait
+from issuance.challenges import registry
 from issuance.models import Authorization, Issuance
 from issuance.renewal import failover
 
@@ -51,14 +52,15 @@ def give_up(issuance: Issuance) -> None:
 
 
 def _unused(issuance: Issuance) -> QuerySet[Authorization]:
-    """Return its pending authorizations that no other open attempt of the account has.
+    """Return its authorizations that are not valid and that no other open attempt shares.
 
     CAs may share an authorization between orders.
     """
     others = Issuance.objects.open().filter(account=issuance.account_id).exclude(pk=issuance.pk)
     shared = Authorization.objects.filter(issuance__in=others).values("url")
-    pending = issuance.authorizations.filter(status__in=[Status.UNREAD, Status.PENDING])
-    return pending.exclude(url__in=shared).order_by("pk")
+    # One that failed here may still be pending at the CA.
+    unused = issuance.authorizations.exclude(status=Status.VALID)
+    return unused.exclude(url__in=shared).order_by("pk")
 
 
 def _deactivate(client: CA, url: str) -> None:
@@ -80,7 +82,7 @@ def earlier(issuance: Issuance) -> QuerySet[Issuance]:
 
 def forget(issuance: Issuance) -> None:
     """Make the attempt forget its order, so that it orders anew. Call it inside the fence."""
-    issuance.records().wake()
+    registry.release(issuance)
     issuance.authorizations.all().delete()
     issuance.write(
         order_url="",

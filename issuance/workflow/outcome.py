@@ -1,7 +1,7 @@
 """The result of a step, and the event about it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from certctrl import clock
 from issuance.models import Issuance, IssuanceEvent
@@ -29,11 +29,11 @@ class Done:
     """The result of a step that is done.
 
     `what` is the text of the event. `write` runs inside the transaction that moves the state.
-    `to` is the next state when it is not the usual one. `again` has the primary keys of the
-    records to publish again.
+    `to` is the next state when it is not the usual one. `again` has the ids of what
+    must be presented again, by the type of challenge.
     """
 
     what: str
     write: Callable[[], None] | None = None
     to: str = ""
-    again: Sequence[int] = ()
+    again: Mapping[str, Sequence[int]] = field(default_factory=dict)

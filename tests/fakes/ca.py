@@ -20,6 +20,7 @@ from authorities import chains, pki
 from authorities.base import (
     AccountResource,
     AuthorizationResource,
+    ChallengeResource,
     OrderResource,
     RenewalInfoResource,
 )
@@ -52,11 +53,13 @@ class FakeAuthorization:
         )
 
     @property
+    def key_authorization(self) -> str:
+        thumbprint = self.thumbprint or f"account-{self.account}"
+        return f"{self.token}.{thumbprint}"
+
+    @property
     def value(self) -> str:
-        said = (
-            f"{self.token}.{self.thumbprint}" if self.thumbprint else f"{self.url} {self.account}"
-        )
-        digest = hashlib.sha256(said.encode()).digest()
+        digest = hashlib.sha256(self.key_authorization.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
@@ -128,6 +131,9 @@ class FakeCA:
     # An order shows pending although one of its authorizations is invalid. newOrder returns it.
     keeps_pending: bool = False
     adds_names: tuple[str, ...] = ()  # added to each certificate
+    offers: str = "dns-01"  # the type of its challenges
+    # Key authorizations by identifier. The CA looks here when its challenges are not dns-01.
+    proofs: dict[str, str] = field(default_factory=dict)
 
     def client_for(self, account: AcmeAccount) -> "FakeClient":
         return FakeClient(self, account)
@@ -235,6 +241,10 @@ class FakeCA:
         if authorization.reads_left > 0:
             authorization.reads_left -= 1
             return
+        if self.offers != "dns-01":
+            shown = self.proofs.get(authorization.identifier) == authorization.key_authorization
+            authorization.status = "valid" if shown else "invalid"
+            return
         name = f"_acme-challenge.{authorization.identifier}"
         kept = authorization.value in self.resolve(name) if self.keeps_txt else True
         authorization.status = (
@@ -302,17 +312,20 @@ class FakeClient:
         problem = (
             Problem("unauthorized", "No TXT record found") if found.status == "invalid" else None
         )
+        challenge = ChallengeResource(
+            type=self.ca.offers,
+            url=f"{found.url}/chall",
+            status="processing" if found.answered and found.status == "pending" else found.status,
+            token=found.token,
+            key_authorization=found.key_authorization,
+            problem=problem,
+        )
         return AuthorizationResource(
             url=found.url,
             identifier=found.identifier,
             wildcard=found.wildcard,
             status=found.status,
-            challenge_url=f"{found.url}/chall",
-            challenge_status="processing"
-            if found.answered and found.status == "pending"
-            else found.status,
-            txt_value=found.value,
-            problem=problem,
+            challenges=(challenge,),
         )
 
     def answer(self, challenge_url: str) -> str:

@@ -80,6 +80,7 @@ def _authorization(issuance: Issuance, domain: str, record: TxtRecord) -> Author
         url=f"https://ca.test/authz/{domain}",
         identifier=domain,
         status=Authorization.Status.PENDING,
+        challenge="dns-01",
         challenge_url=f"https://ca.test/chall/{domain}",
         record=record,
     )

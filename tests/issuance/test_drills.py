@@ -59,6 +59,7 @@ def left(running: Drill) -> int:
 # --- what it replaces ---
 
 
+@pytest.mark.slow
 def test_only_what_the_issuer_signed_is_replaced_and_the_count_burns_down(
     world, owner, account, credential, monkeypatch
 ):
@@ -106,6 +107,7 @@ def test_renewals_are_opened_by_the_scan_soonest_expiry_first(
     assert Issuance.objects.open().get().reason == Issuance.Reason.RENEWAL
 
 
+@pytest.mark.slow
 def test_only_so_many_are_under_way_at_once(world, owner, account, credential, monkeypatch):
     monkeypatch.setattr(drills, "BATCH", 3)
     monkeypatch.setattr(drills, "MOST_UNDER_WAY", 5)
@@ -152,6 +154,7 @@ def test_an_open_attempt_counts_as_left_and_is_not_opened_again(world, owner, ac
 # --- nothing is lost, nothing is done twice ---
 
 
+@pytest.mark.slow
 def test_after_a_kill_and_a_stop_it_continues_and_renews_none_twice(
     world, owner, account, credential, monkeypatch
 ):
@@ -221,6 +224,7 @@ def test_a_certificate_replaced_while_it_is_chosen_is_not_renewed_again(
     assert Certificate.objects.get(pk=first.pk).renew_at == later
 
 
+@pytest.mark.slow
 def test_advancing_costs_the_same_number_of_queries_however_many_there_are(
     world, owner, account, credential
 ):
@@ -397,6 +401,7 @@ def test_a_preview_counts_and_starts_nothing(world, owner, account, credential):
 # --- what a limit holds up ---
 
 
+@pytest.mark.slow
 def test_a_renewal_that_the_ca_put_off_is_not_brought_forward_again(
     world, owner, account, credential
 ):
@@ -412,6 +417,7 @@ def test_a_renewal_that_the_ca_put_off_is_not_brought_forward_again(
     assert moment > world.time + timedelta(hours=18)
 
 
+@pytest.mark.slow
 def test_a_renewal_with_a_distant_slot_waits_for_it(world, owner, account, credential, settings):
     (certificate,) = issued(world, account, credential, 1, "R11")
     settings.ACME_CAS = {"custom": {"limits": {"set": [1, 34 * 3600]}}}

@@ -92,6 +92,7 @@ def test_a_version_that_is_not_stored_makes_no_notice(world, renew, monkeypatch)
     assert Certificate.objects.get().versions.count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_consecutive_failures_make_notices_at_growing_intervals(world, renew):
     for _ in range(15):
@@ -166,6 +167,7 @@ def test_a_renewal_that_cannot_wait_for_a_limit_makes_one_notice(world, renew, i
     assert "too many new orders" in notice.body
 
 
+@pytest.mark.slow
 def test_a_ca_busy_for_days_makes_notices_at_growing_intervals(world, issued):
     busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=3600)
     world.ca.problems["new_order"] = [busy] * 10_000

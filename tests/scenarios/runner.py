@@ -130,10 +130,9 @@ class Scenario(World):
                 owner=account.owner,
                 domain=name,
                 names=[name],
-                names_key=models.names_key(account, [name]),
                 account=account,
                 credential=credential,
-                ask=models.digest(account.pk, name),
+                request_digest=models.digest(account.pk, name),
                 **{"renew_at": clock.now(), "key_policy": Envelope.Policy.MASTER_ONLY} | fields,
             )
             for name in names

@@ -10,7 +10,7 @@ from certctrl.turns import Turns, TurnsQuerySet, new_token
 from dnsproviders import records
 from dnsproviders.base import Provider
 from dnsproviders.models import TxtRecord
-from issuance.challenges import dns01
+from issuance.challenges import txtrecords
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -53,9 +53,9 @@ def the_due_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cleanup does not check whether an attempt needs the record."""
-    monkeypatch.setattr(dns01, "is_needed", lambda record: False)
-    monkeypatch.setattr(dns01, "needed_records", lambda rows: rows.none())
+    """Cleanup does not ask who needs the record."""
+    monkeypatch.setattr(txtrecords, "is_needed", lambda record: False)
+    monkeypatch.setattr(txtrecords, "needed_records", lambda rows: rows.none())
 
 
 def the_reopening(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from tests.simulation.faults import ZOMBIES
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import Report, run
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def play(seed: int, **how: bool) -> Report:

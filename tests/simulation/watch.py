@@ -16,8 +16,8 @@ from django.db.models import QuerySet
 from authorities.models import AcmeAccount
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
+from issuance.challenges.dns01 import REPUBLISH_AFTER
 from issuance.models import Authorization, CertificateVersion, Issuance, RenewalInfo
-from issuance.workflow import REPUBLISH_AFTER
 from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 

@@ -1,5 +1,6 @@
 """Read an attempt's authorizations at the CA (RFC 8555, section 7.1.4)."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from authorities.base import CA, AuthorizationResource, NotYet
@@ -8,6 +9,8 @@ from certctrl import clock
 from certctrl.turns import Trouble, Wait
 from issuance import ratelimits
 from issuance.models import Authorization, Issuance
+
+Status = Authorization.Status
 
 
 def refused(seen: AuthorizationResource) -> Refused:
@@ -21,6 +24,18 @@ def refused(seen: AuthorizationResource) -> Refused:
     )
     what = f"The CA's {kind} for {seen.name} is {status}; it gives no reason."
     return Refused("ca_authorization_unusable", what)
+
+
+def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Authorization]]]:
+    """Return the pending authorizations, by type of challenge and by the id of the attempt.
+
+    This takes one query.
+    """
+    found: dict[str, dict[int, list[Authorization]]] = {}
+    pending = Authorization.objects.filter(issuance__in=issuances, status=Status.PENDING)
+    for each in pending.only("issuance", "identifier", "challenge", "record").order_by("pk"):
+        found.setdefault(each.challenge, {}).setdefault(each.issuance_id, []).append(each)
+    return found
 
 
 AUTHORIZATIONS_A_TURN = 5
@@ -38,14 +53,14 @@ def read_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATI
     and the CA's Wait and Trouble.
     """
     answered = issuance.authorizations.filter(
-        status=Authorization.Status.PENDING, answered_at__isnull=False
+        status__in=(Status.PENDING, Status.INVALID), answered_at__isnull=False
     )
     failed: list[AuthorizationResource] = []
     said = ""
     for authorization in answered.order_by("seen_at")[:most]:
         try:
             issuance.breathe()
-            seen = client.read_authorization(authorization.url)
+            seen = client.read_authorization(authorization.url).choosing(authorization.challenge)
         except NotYet as not_yet:
             said = said or not_yet.what
             continue
@@ -54,13 +69,10 @@ def read_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATI
                 break
             raise
         if seen.gave_up:
-            if seen.status != "deactivated":  # an earlier turn of this attempt gave it up, and died
-                ratelimits.count_failed_validation(issuance, seen.identifier)
+            _count(issuance, authorization, seen)
             failed.append(seen)
             continue
-        status = (
-            Authorization.Status.VALID if seen.status == "valid" else Authorization.Status.PENDING
-        )
+        status = Status.VALID if seen.status == "valid" else Status.PENDING
         fields = {"answered_at": None} if _has_not_heard(authorization, seen) else {}
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(
@@ -68,12 +80,23 @@ def read_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATI
             )
         if seen.problem and seen.status == "pending":
             said = (
-                f"The CA has not found the TXT record for {seen.name} yet, and checks again."
+                f"The CA has not validated {seen.name} yet, and checks again."
                 f" It says: {seen.problem}"
             )
     if failed:
         raise refused(next((each for each in failed if each.problem), failed[0]))
     return said
+
+
+def _count(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
+    """Store that an authorization has failed, and count it once in the rate limits.
+
+    It is not counted when this attempt gave the authorization up itself.
+    """
+    with issuance.fence():
+        rows = Authorization.objects.filter(pk=authorization.pk).exclude(status=Status.INVALID)
+        if rows.update(seen_at=clock.now(), status=Status.INVALID) and seen.status != "deactivated":
+            ratelimits.count_failed_validation(issuance, seen.identifier)
 
 
 def _has_not_heard(authorization: Authorization, seen: AuthorizationResource) -> bool:

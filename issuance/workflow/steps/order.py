@@ -1,7 +1,8 @@
-"""The first step: order within the CA's rate limits, and note the records that are needed."""
+"""The first step: order within the CA's rate limits, and prepare the challenges."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 from django.db import IntegrityError
 
@@ -11,11 +12,8 @@ from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
-from dnsclient import cnames
-from dnsproviders import propagation
-from dnsproviders.models import TxtRecord
 from issuance import preflight, ratelimits
-from issuance.challenges import delegation
+from issuance.challenges import registry
 from issuance.models import Authorization, Issuance
 from issuance.renewal import ari, failover
 from issuance.workflow import csr, oldorders
@@ -27,7 +25,7 @@ LIMIT = timedelta(hours=6)
 
 
 def order(issuance: Issuance) -> Done:
-    """Make the key and the CSR, order, and note each authorization with its TXT record.
+    """Make the key and the CSR, order, and prepare the challenge of each authorization.
 
     Raise Wait for the account's registration, an older attempt, a slot or the CA. Raise Trouble or
     Refused when the order cannot be placed.
@@ -39,9 +37,7 @@ def order(issuance: Issuance) -> Done:
     _read_authorizations(issuance, client)
     statuses = list(issuance.authorizations.values_list("status", flat=True))
     pending = statuses.count(Authorization.Status.PENDING)
-    return Done(
-        f"the CA accepted the order; {pending} of its {len(statuses)} names need a TXT record"
-    )
+    return Done(f"the CA accepted the order; {pending} of its {len(statuses)} names must be proved")
 
 
 def _order_once(issuance: Issuance) -> CA:
@@ -206,10 +202,11 @@ def _read_authorizations(issuance: Issuance, client: CA) -> None:
 
     When the CA cannot show one and the order is ready, all of them count as valid.
     """
+    challenge = registry.for_certificate(issuance.certificate)
     for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
         issuance.breathe()
         try:
-            seen = client.read_authorization(authorization.url)
+            seen = client.read_authorization(authorization.url).choosing(challenge.type)
         except Trouble as trouble:
             if not _is_ready_without(issuance, client, trouble):
                 raise
@@ -246,7 +243,7 @@ def _without(profile: str) -> str:
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
-    """Store what the CA says about an authorization. Note the TXT record of a pending one.
+    """Store what the CA says about an authorization. Prepare the challenge of a pending one.
 
     Raise Refused when the authorization is for another name, has failed, or cannot be proved. Raise
     Wait when the order is an old one and the attempt orders anew.
@@ -258,25 +255,13 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
         )
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":
-        return _store(issuance, authorization, seen, Authorization.Status.VALID, None)
+        return _store(issuance, authorization, seen, Authorization.Status.VALID)
     if seen.has_failed:
         oldorders.refuse(issuance, seen)
         raise refused(seen)
-    if not seen.challenge_url:
-        raise Refused(
-            "ca_no_dns01",
-            f"The CA offers no dns-01 challenge for {seen.identifier}; choose another CA.",
-            permanent=True,
-        )
-    if not issuance.credential:
-        what = (
-            f"The CA wants a TXT record for {seen.identifier}."
-            f" {delegation.lacking(issuance.certificate)}"
-        )
-        raise Refused("no_dns_credential", what, permanent=True)
-    name = propagation.final_name(cnames.challenge_of(seen.identifier))
-    delegation.refuse_elsewhere(issuance, seen.identifier, name)
-    return _store(issuance, authorization, seen, Authorization.Status.PENDING, name)
+    challenge = registry.of(seen.chosen)
+    note = challenge.prepare(issuance, seen, registry.offered(challenge, seen))
+    return _store(issuance, authorization, seen, Authorization.Status.PENDING, note)
 
 
 def _store(
@@ -284,19 +269,16 @@ def _store(
     authorization: Authorization,
     seen: AuthorizationResource,
     status: str,
-    name: str | None,
+    note: Callable[[], dict[str, Any]] = dict,
 ) -> None:
+    """Store what was seen, with the columns that `note` returns."""
     with issuance.fence():
-        record = None
-        if name and issuance.credential:
-            record, _ = TxtRecord.objects.get_or_create(
-                credential=issuance.credential, name=name, value=seen.txt_value
-            )
         Authorization.objects.filter(pk=authorization.pk).update(
             identifier=seen.identifier,
             wildcard=seen.wildcard,
             status=status,
-            challenge_url=seen.challenge_url,
-            record=record,
+            challenge=seen.chosen,
+            challenge_url=seen.challenge.url if seen.challenge else "",
             seen_at=clock.now(),
+            **note(),
         )

@@ -1,32 +1,24 @@
-"""The second step: write the TXT records into the zone."""
+"""The second step: make what the CA will look for."""
 
-from certctrl.turns import Trouble
-from dnsproviders import records
-from issuance.challenges import delegation
-from issuance.models import Authorization, Issuance
+from issuance.challenges import registry
+from issuance.models import Issuance
 from issuance.workflow.outcome import Done
+from issuance.workflow.steps import authorizations
 
 State = Issuance.State
 
 
 def present(issuance: Issuance) -> Done:
-    """Publish the TXT record of each pending authorization.
+    """Present the challenge of each pending authorization. Raise the challenge's Wait and Trouble.
 
-    Raise the provider's Wait and Trouble, with a text for the owner of the certificate.
+    A record that is published again does not show at once. So an attempt that presents again leaves
+    the chain, and the next look is part of a batch.
     """
-    pending = issuance.authorizations.filter(
-        status=Authorization.Status.PENDING, record__isnull=False
-    )
-    wanted = sorted(set(pending.values_list("record_id", flat=True)))
-    for record_id in wanted:
-        issuance.breathe()
-        try:
-            records.publish(record_id)
-        except Trouble as trouble:
-            raise delegation.for_owner(issuance.certificate, issuance.credential, trouble) from None
-    # A record that is published again does not show at once. So end the turn, and the next look
-    # is part of a batch.
+    pending = authorizations.pending_of([issuance])
+    said = [
+        registry.of(kind).present(issuance, rows[issuance.pk]) for kind, rows in pending.items()
+    ]
     return Done(
-        f"{len(wanted)} TXT records are in the zone",
+        "; ".join(said) or "the CA needs no proof",
         to=State.PRESENTED if issuance.presents else "",
     )

@@ -12,9 +12,9 @@ State = Issuance.State
 
 
 def validate(issuance: Issuance) -> Done:
-    """Answer the challenges, because the records are in the zone. Then read the order.
+    """Answer the challenges, because everything shows that the CA looks for. Then read the order.
 
-    Raise Wait while the CA validates, and Refused when the order is invalid.
+    Raise Wait while the CA checks the challenges, and Refused when the order is invalid.
     """
     client = clients.client_for(issuance.account)
     pending, unheard = issuance.authorizations.filter(status=Authorization.Status.PENDING), ""
@@ -32,8 +32,8 @@ def validate(issuance: Issuance) -> Done:
             return Done(what, write=lambda: order.note_list(issuance, more), to=State.QUEUED)
         said = read_answered(issuance, client)
         raise wait_for_ca(
-            issuance, resource, unheard or said or "The CA is checking the TXT records."
+            issuance, resource, unheard or said or "The CA is checking the challenges."
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
-    return Done("the CA found every TXT record")
+    return Done("the CA validated every name")

@@ -1,7 +1,6 @@
 """Refusals of a CA, its malformed responses, and a CA that does not respond."""
 
 import base64
-import hashlib
 import hmac
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -150,7 +149,8 @@ def test_a_new_resource_at_a_url_that_no_row_holds_is_refused(ca, stub, call):
 )
 def test_an_authorization_that_no_row_holds_is_refused(ca, stub, member, code):
     stub.tell("/authz/1", Reply(body=stub.usual("/authz/1").body | member))
-    assert trouble(ca.read_authorization, f"{stub.url}/authz/1").code == code
+    found = trouble(lambda: ca.read_authorization(f"{stub.url}/authz/1").choosing("dns-01"))
+    assert found.code == code
 
 
 def test_the_code_of_any_type_fits_its_column(ca, stub):
@@ -182,7 +182,8 @@ def test_the_code_of_any_type_fits_its_column(ca, stub):
 )
 def test_an_authorization_that_is_none_is_trouble_and_no_crash(ca, stub, document):
     stub.tell("/authz/1", Reply(body=document))
-    assert trouble(ca.read_authorization, f"{stub.url}/authz/1").code == "ca_error"
+    found = trouble(lambda: ca.read_authorization(f"{stub.url}/authz/1").choosing("dns-01"))
+    assert found.code == "ca_error"
 
 
 def test_an_order_that_is_not_there_is_asked_for_again(ca, stub):
@@ -529,7 +530,7 @@ def test_an_issuance_costs_one_message_for_each_call_and_two_to_begin(ca, stub):
     ca.register()
     order = ca.new_order(["example.com"])
     authorization = ca.read_authorization(order.authorizations[0])
-    ca.answer(authorization.challenge_url)
+    ca.answer(authorization.choosing("dns-01").challenge.url)
     order = ca.read_order(order.url)
     ca.finalize(order, CSR)
     assert stub.paths() == [
@@ -622,7 +623,8 @@ def test_every_url_of_an_answer_is_resolved_against_that_of_the_request(stub):
         f"{stub.url}/finalize/1",
         f"{stub.url}/cert/1",
     )
-    assert ca.read_authorization(order.authorizations[0]).challenge_url == f"{stub.url}/chall/1"
+    (read,) = ca.read_authorization(order.authorizations[0]).challenges
+    assert read.url == f"{stub.url}/chall/1"
 
 
 @pytest.mark.parametrize(
@@ -671,14 +673,14 @@ def test_a_contact_is_sent_only_when_there_is_one(stub):
     assert with_one["contact"] == ["mailto:owner@example.com"]
 
 
-def test_the_txt_value_of_any_token_is_the_digest_of_token_and_thumbprint(ca, stub):
+def test_a_key_authorization_is_the_token_and_the_thumbprint(ca, stub):
     key = acme.new_account_key()
     found = acme.AcmeCA(stub.directory_url, key, url=ca.url).read_authorization(
         f"{stub.url}/authz/1"
     )
-    digest = hashlib.sha256(f"{'t' * 43}.{acme.thumbprint(key)}".encode()).digest()
-    assert found.txt_value == base64.urlsafe_b64encode(digest).decode().rstrip("=")
-    assert (found.challenge_url, found.challenge_status) == (f"{stub.url}/chall/1", "pending")
+    (challenge,) = found.challenges
+    assert challenge.key_authorization == f"{'t' * 43}.{acme.thumbprint(key)}"
+    assert (challenge.url, challenge.status) == (f"{stub.url}/chall/1", "pending")
 
 
 def test_wildcards_expired_ones_and_unknown_challenges_are_read(ca, stub):
@@ -691,7 +693,9 @@ def test_wildcards_expired_ones_and_unknown_challenges_are_read(ca, stub):
     )
     first, second = (ca.read_authorization(f"{stub.url}/authz/1") for _ in range(2))
     assert (first.status, first.wildcard) == ("expired", True)
-    assert (second.status, second.challenge_url, second.txt_value) == ("pending", "", "")
+    (challenge,) = second.challenges
+    assert (challenge.type, challenge.key_authorization) == ("dns-persist-01", "")
+    assert second.choosing("dns-01").challenge is None
 
 
 def test_why_a_challenge_failed_and_why_an_order_is_invalid_are_handed_on(ca, stub):

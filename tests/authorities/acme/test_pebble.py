@@ -8,6 +8,7 @@ from authorities import acme, pki
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.turns import Trouble, Wait
+from issuance.challenges.dns01 import txt_value
 from tests.e2e import pebble
 
 pytestmark = [
@@ -45,10 +46,14 @@ def until(read, *statuses):
     raise AssertionError(f"still {found.status}")
 
 
+def challenge_of(authorization):
+    return authorization.choosing("dns-01").challenge
+
+
 def records_of(ca, order):
     found = [ca.read_authorization(url) for url in order.authorizations]
     return found, [
-        (f"_acme-challenge.{each.identifier}.", each.txt_value)
+        (f"_acme-challenge.{each.identifier}.", txt_value(challenge_of(each).key_authorization))
         for each in found
         if each.status == "pending"
     ]
@@ -62,7 +67,7 @@ def issue(ca, lab, names):
     for name, value in records:
         lab.publish(name, value)
     for each in authorizations:
-        ca.answer(each.challenge_url)
+        ca.answer(challenge_of(each).url)
     ready = until(lambda: ca.read_order(order.url), "ready", "invalid")
     assert ready.status == "ready", ready.problem
     ca.finalize(ready, csr_pem)
@@ -83,7 +88,7 @@ def test_apex_and_wildcard_are_issued_and_the_zone_is_clean_afterwards(ca, lab, 
         (f"a.{lab.zone}", False),
         (f"a.{lab.zone}", True),
     }
-    assert len({each.txt_value for each in authorizations}) == 2
+    assert len({txt_value(challenge_of(each).key_authorization) for each in authorizations}) == 2
     assert lab.left_over() == {}
     root = pki.load_chain(lab.root_pem())[0]
     pki.load_chain(chain)[-1].verify_directly_issued_by(root)
@@ -99,7 +104,7 @@ def test_the_same_key_registers_once(ca, lab):
 def test_a_record_that_is_not_there_ends_the_attempt_in_the_cas_words(ca, lab):
     order = ca.new_order([f"missing.{lab.zone}"])
     (authorization,), _ = records_of(ca, order)
-    ca.answer(authorization.challenge_url)
+    ca.answer(challenge_of(authorization).url)
     read = until(lambda: ca.read_authorization(authorization.url), "invalid")
     assert read.problem.type == "unauthorized"
     assert read.problem.code == "ca_unauthorized"
@@ -112,9 +117,9 @@ def test_answering_twice_changes_nothing(ca, lab):
     order = ca.new_order([f"twice.{lab.zone}"])
     (authorization,), ((name, value),) = records_of(ca, order)
     lab.publish(name, value)
-    ca.answer(authorization.challenge_url)
+    ca.answer(challenge_of(authorization).url)
     until(lambda: ca.read_order(order.url), "ready")
-    ca.answer(authorization.challenge_url)
+    ca.answer(challenge_of(authorization).url)
     assert ca.read_order(order.url).status == "ready"
     lab.withdraw(name, value)
 
@@ -131,7 +136,7 @@ def test_a_csr_for_other_names_is_refused_for_good(ca, lab):
     order = ca.new_order([f"csr.{lab.zone}"])
     (authorization,), ((name, value),) = records_of(ca, order)
     lab.publish(name, value)
-    ca.answer(authorization.challenge_url)
+    ca.answer(challenge_of(authorization).url)
     ready = until(lambda: ca.read_order(order.url), "ready")
     lab.withdraw(name, value)
     with pytest.raises(Refused) as caught:

@@ -77,6 +77,7 @@ def next_moment() -> datetime:
     return max(min(moments), now + timedelta(seconds=1))
 
 
+@pytest.mark.slow
 def test_no_certificate_expires(fleet):
     world = fleet
     end = fleet.time + DAYS * DAY

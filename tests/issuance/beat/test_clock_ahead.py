@@ -36,6 +36,7 @@ def put_back(world, by: timedelta) -> None:
     world.time -= by
 
 
+@pytest.mark.slow
 @ahead
 @pytest.mark.parametrize("sweeps", [1, 2, 4, 8])
 def test_an_attempt_begun_with_a_clock_ahead_is_issued_after_correction(
@@ -307,6 +308,7 @@ def test_a_certificate_of_the_future_does_not_answer_the_same_request(
     assert not services._answers(certificate, spec, None)
 
 
+@pytest.mark.slow
 def test_a_first_issuance_given_up_by_a_wrong_clock_is_retried(world, account, credential):
     """An issuance is given up after a week, and thirty days seemed to have passed."""
     world.zone.hides = True

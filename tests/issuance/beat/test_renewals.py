@@ -93,6 +93,7 @@ def test_due_renewals_are_found_by_the_index_on_sqlite_too(world, certificate):
     assert f"SCAN {TABLE}" not in plan
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.django_db
 @pytest.mark.parametrize("count", [2, 12])
@@ -156,6 +157,7 @@ def test_a_scan_that_runs_twice_opens_nothing_twice(world, issued):
     assert len(opened()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_one_broken_renewal_does_not_stop_the_others(world, issued, monkeypatch):
     monkeypatch.setattr(renewals, "SCAN_BATCH", 2)

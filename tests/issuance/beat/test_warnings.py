@@ -53,6 +53,7 @@ def look_for_a_life(world, days: float) -> None:
     look_for(world, days / 2)
 
 
+@pytest.mark.slow
 def test_an_unrenewed_certificate_is_warned_about_at_14_7_3_and_1_days(world, issue):
     certificate = issue(90)
     world.advance(75 * 86400)
@@ -78,6 +79,7 @@ def test_a_late_round_sends_only_the_current_warning(world, issue):
     assert subjects() == ["example.com expires in 2 days"]
 
 
+@pytest.mark.slow
 def test_a_successor_is_not_warned_of(world, issue, account, credential):
     issue(90)
     world.advance(60 * 86400)
@@ -108,6 +110,7 @@ def test_a_warning_says_why_renewal_failed_and_when_it_is_retried(world, issue):
     assert f"{at:%Y-%m-%d %H:%M} UTC" in body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("days", "warned"), [(6, [1]), (7, [3, 1]), (10, [3, 1]), (30, [7, 3, 1]), (45, [14, 7, 3, 1])]
 )
@@ -117,6 +120,7 @@ def test_short_lives_are_warned_of_after_their_normal_renewal_only(world, issue,
     assert [each.data["days"] for each in Notice.objects.order_by("pk")] == warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "warned"), [(6, [1]), (45, [14, 7, 3, 1]), (20, [7, 3, 1])])
 def test_a_certificate_without_renewal_warns_in_its_second_half(world, issue, days, warned):
     issue(days, auto_renew=False)
@@ -164,6 +168,7 @@ def test_batches_reach_every_certificate_once(world, issue, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_certificates_near_expiry_are_found_by_the_index(world, issue):
     issue(90)

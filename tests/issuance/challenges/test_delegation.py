@@ -264,7 +264,7 @@ def test_one_setting_without_the_other_is_refused_at_start(given):
     command = [sys.executable, "-c", "import certctrl.settings"]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (started.returncode == 0) == (not given), started.stderr
-    assert ("set together" in started.stderr) == bool(given)
+    assert ("belong together" in started.stderr) == bool(given)
 
 
 def test_an_unwritable_service_zone_spends_no_order_and_staff_are_notified(world, make, operators):

@@ -17,6 +17,7 @@ def denied(
         CaaPolicy("example.com", tuple(CAARecord(*each) for each in records)),
         identities,
         account,
+        "dns-01",
     )
     assert not found or found.what.endswith(".")
     return found.code if found else ""
@@ -115,6 +116,6 @@ def test_for_a_ca_of_unknown_name_only_rules_for_all_cas_count():
 
 def test_dns_contents_are_quoted_without_terminal_control_characters():
     policy = CaaPolicy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
-    found = preflight.denial("example.com", policy, US, ACCOUNT)
+    found = preflight.denial("example.com", policy, US, ACCOUNT, "dns-01")
     assert "\x1b" not in found.what
     assert len(found.what) < 500

@@ -119,13 +119,13 @@ def test_caa_records_that_cannot_be_had_block_only_for_their_signatures(doubt, c
     survey = Survey(
         policies={NAME: Unanswered("example.com", "CAA", "it answered SERVFAIL", doubt)}
     )
-    assert codes(preflight.of_caa(survey, [NAME], ["ca.test"], "")) == [(code, blocks)]
+    assert codes(preflight.of_caa(survey, [NAME], ["ca.test"], "", "dns-01")) == [(code, blocks)]
 
 
 def test_a_ca_without_caa_identities_is_not_blocked_by_caa():
     policy = CaaPolicy("example.com", (CAARecord(0, "issue", ";"), CAARecord(128, "tbs", "x")))
     survey = Survey(policies={NAME: policy})
-    assert codes(preflight.of_caa(survey, [NAME], [], "")) == [("caa_critical", False)]
+    assert codes(preflight.of_caa(survey, [NAME], [], "", "dns-01")) == [("caa_critical", False)]
 
 
 # --- All of them ---

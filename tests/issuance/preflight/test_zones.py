@@ -361,6 +361,7 @@ def test_more_names_than_the_ca_takes(ask, settings, monkeypatch):
 # --- Outages: nothing is known, so nothing is in the way ---
 
 
+@pytest.mark.slow
 def test_resolvers_that_are_silent_block_nothing(ask, world, dns):
     dns.at(RESOLVER).silent = True
     asked = ask()
@@ -376,6 +377,7 @@ def test_resolvers_that_fail_for_everything_block_nothing(ask, world, dns):
     assert [(each.code, each.blocks) for each in asked.found()] == [("unanswered", False)]
 
 
+@pytest.mark.slow
 def test_unreachable_servers_do_not_block_while_the_resolvers_answer(ask, dns):
     dns.at(NS1).silent = dns.at(NS2).silent = True
     (found,) = ask().goes_on_with("servers_unreachable")

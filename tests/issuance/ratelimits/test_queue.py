@@ -42,6 +42,7 @@ def test_retry_after_zero_is_no_hot_loop_for_a_registration(world, owner):
     assert world.outside.calls.count("ca.register") <= 5
 
 
+@pytest.mark.slow
 def test_a_short_retry_after_does_not_keep_an_attempt_open_for_ever(world, account, credential):
     world.create(account, credential)
     world.ca.problems["new_order"] = [Trouble("ca_error", "503", retry_after=30.0)] * 10000
@@ -50,6 +51,7 @@ def test_a_short_retry_after_does_not_keep_an_attempt_open_for_ever(world, accou
     assert world.outside.calls.count("ca.new_order") < 60
 
 
+@pytest.mark.slow
 def test_attempts_that_wait_for_a_registration_grow_patient(world, owner, credential):
     account = registering(world, owner)
     world.ca.problems["register"] = [Trouble("ca_unreachable", "away")] * 1000
@@ -60,6 +62,7 @@ def test_attempts_that_wait_for_a_registration_grow_patient(world, owner, creden
     assert world.sent.count("chain") < 1200 / 20
 
 
+@pytest.mark.slow
 def test_order_not_ready_is_asked_ever_rarer(world, account, credential):
     world.create(account, credential)
     world.ca.problems["finalize"] = [Wait(2.0, "Not ready.")] * 10000
@@ -159,6 +162,7 @@ def test_a_look_stops_when_its_time_is_over_and_puts_back_what_is_left(
     assert not Issuance.objects.exclude(holder="").exists()
 
 
+@pytest.mark.slow
 def test_a_cleanup_that_breaks_sleeps_by_the_retry_table_and_says_so(
     world, account, credential, monkeypatch
 ):

@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import pytest
 
-from authorities import pki
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl.turns import Trouble
@@ -65,6 +64,7 @@ def test_a_version_is_polled_some_minutes_after_it_was_stored(world, account, cr
     assert 0 <= info().fraction < 1
 
 
+@pytest.mark.slow
 def test_a_crowd_is_polled_at_moments_that_are_spread(world, account, credential):
     for number in range(10):
         world.create(account, credential, f"host{number}.example.com")
@@ -290,6 +290,7 @@ def test_a_refusal_is_reported_and_retried_at_the_usual_interval(world, certific
     assert (found.moment, read(certificate).renew_at) == (window, window)
 
 
+@pytest.mark.slow
 def test_windows_that_are_always_in_the_past_cause_no_flood_of_orders(
     world, account, credential, monkeypatch
 ):
@@ -325,6 +326,7 @@ def few(monkeypatch):
     monkeypatch.setattr(ari, "AT_ONCE", 4)
 
 
+@pytest.mark.slow
 def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, few):
     other = world.account(
         owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
@@ -337,6 +339,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
     assert (sent(account), sent(other)) == (4, 4)
 
 
+@pytest.mark.slow
 def test_an_unreachable_ca_does_not_delay_other_cas(
     world, account, credential, owner, few, monkeypatch
 ):
@@ -371,37 +374,3 @@ def test_a_window_that_moves_into_the_past_brings_a_failed_renewal_forward(world
     world.ca.move_windows(timedelta(days=-200))
     poll(world)
     assert read(certificate).renew_at == world.time + schedule.LEAST_RETRY
-
-
-# --- windows that cannot be right, and what a person decided ---
-
-
-def test_a_ca_whose_windows_are_always_past_renews_once(world, certificate, monkeypatch):
-    def past(ca, order) -> None:
-        order.ari_id = pki.facts(order.chain_pem).ari_id
-        ca.windows[order.ari_id] = (world.time - 2 * A_DAY, world.time - A_DAY)
-
-    monkeypatch.setattr(type(world.ca), "open_window", past)
-    world.ca.move_windows(timedelta(days=-80))
-    for _ in range(2 * 24):
-        world.advance(3600)
-        world.sweep()
-        renewals.scan_renewals.run()
-        world.settle()
-    assert CertificateVersion.objects.count() == 2
-
-
-def test_a_poll_does_not_undo_a_cancel(world, certificate):
-    poll(world)
-    services.issue(certificate)
-    services.cancel(certificate)
-    renew_at = read(certificate).renew_at
-    world.ca.move_windows(timedelta(days=-80))
-    poll(world)
-    assert read(certificate).renew_at == renew_at
-
-
-def test_a_poll_plans_no_renewal_that_no_device_could_open(world, certificate):
-    Certificate.objects.update(key_policy="DEVICE_REQUIRED", renew_at=None)
-    poll(world)
-    assert read(certificate).renew_at is None

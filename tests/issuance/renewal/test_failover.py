@@ -183,6 +183,7 @@ def test_staging_is_asked_when_it_is_the_own_accounts_turn(
     assert try_again(world).account == fallback
 
 
+@pytest.mark.slow
 def test_production_comes_after_its_proof_before_the_fallback(
     world, certificate, account, owner, fallback
 ):
@@ -218,6 +219,7 @@ def test_a_new_attempt_is_not_saved(world, certificate, account):
     assert last().number == 2
 
 
+@pytest.mark.slow
 def test_a_ca_that_is_busy_for_days_has_failed_too(world, account, credential, fallback):
     world.ca.life = timedelta(days=6)
     made = issued(world, account, credential, fallback_account_id=fallback.pk)

@@ -72,6 +72,7 @@ def told(kind: str) -> list[Notice]:
 # --- the warnings ---
 
 
+@pytest.mark.slow
 def test_a_private_ca_that_ends_is_warned_about_at_90_30_14_and_7_days(world, owner, make_ca):
     home = make_ca(120)
     live(world, 130)
@@ -84,6 +85,7 @@ def test_a_private_ca_that_ends_is_warned_about_at_90_30_14_and_7_days(world, ow
     assert notices[1].data["ca_id"] == home.pk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "warned"), [(60, [90, 30, 14, 7]), (20, [30, 14, 7]), (5, [7])])
 def test_a_ca_that_was_made_for_less_is_warned_of_at_once(world, make_ca, days, warned):
     make_ca(days)
@@ -93,6 +95,7 @@ def test_a_ca_that_was_made_for_less_is_warned_of_at_once(world, make_ca, days, 
     assert [each.data["days"] for each in told(Kind.CA_EXPIRING)] == warned
 
 
+@pytest.mark.slow
 def test_each_of_several_cas_is_warned_of_and_names_what_it_signed(world, make_ca, issue):
     homes = [make_ca(85, "One"), make_ca(86, "Two")]
     for number in range(7):
@@ -125,6 +128,7 @@ def test_a_ca_that_ended_while_the_server_was_down_makes_one_notice(world, make_
 # --- a private CA's leafs ---
 
 
+@pytest.mark.slow
 def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, issue):
     home = make_ca(120)
     certificate = issue(home)
@@ -140,6 +144,7 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     assert "Make a new private CA" in notice.body
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_renewal_that_gains_no_time_fails_and_the_certificate_stays(world, make_ca, issue):
     certificate = issue(make_ca(120))
@@ -156,6 +161,7 @@ def test_a_renewal_that_gains_no_time_fails_and_the_certificate_stays(world, mak
     assert len(told(Kind.RENEWED)) == 1
 
 
+@pytest.mark.slow
 def test_until_its_ca_ends_a_certificate_is_tried_only_a_few_times(world, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 119)
@@ -164,6 +170,7 @@ def test_until_its_ca_ends_a_certificate_is_tried_only_a_few_times(world, make_c
     assert told(Kind.EXPIRING), "the person is warned that it will stop"
 
 
+@pytest.mark.slow
 def test_with_an_account_of_a_new_ca_renewal_continues(world, owner, make_ca, issue):
     certificate = issue(make_ca(120))
     live(world, 110)
@@ -189,6 +196,7 @@ def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, mak
     assert "could not be longer" in issuance.events.get(step="download").what
 
 
+@pytest.mark.slow
 def test_a_revoked_version_is_replaced_without_gaining_time(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.revoke(certificate, "keyCompromise")
@@ -198,6 +206,7 @@ def test_a_revoked_version_is_replaced_without_gaining_time(world, make_ca, issu
     assert not certificate.current.revoke_asked_at
 
 
+@pytest.mark.slow
 def test_another_key_that_a_person_chose_comes_with_the_next_renewal(world, make_ca, issue):
     certificate = issue(make_ca(60))
     services.update_certificate(certificate, {"key_size": 384})
@@ -251,6 +260,7 @@ def settle_for(world, days: int) -> None:
             world.settle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_windows", [False, True])
 def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     world.ca.offers_renewal_info = has_windows
@@ -268,6 +278,7 @@ def test_an_acme_cas_cap_is_read_from_the_chain(world, capped, has_windows):
     assert told(Kind.EXPIRING)
 
 
+@pytest.mark.slow
 def test_when_the_ca_signs_with_another_certificate_renewal_continues(world, capped):
     settle_for(world, 105)
     world.ca.ends = None
@@ -278,6 +289,7 @@ def test_when_the_ca_signs_with_another_certificate_renewal_continues(world, cap
     assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
 
 
+@pytest.mark.slow
 def test_an_attempt_after_one_that_gained_nothing_orders_again(world, capped):
     settle_for(world, 62)
     Certificate.objects.update(renew_at=world.time)
@@ -293,6 +305,7 @@ def test_an_attempt_after_one_that_gained_nothing_orders_again(world, capped):
     assert capped.expires_at > world.time + timedelta(days=80)
 
 
+@pytest.mark.slow
 def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     certificate, _ = world.create(account, credential, "example.com")
     world.settle()

@@ -248,6 +248,7 @@ def test_a_death_there_replaces_once(world, certificate, settings, in_step, inde
 # --- many ---
 
 
+@pytest.mark.slow
 def test_200_windows_moved_into_the_past_replace_each_certificate_once(
     world, account, credential, settings
 ):

@@ -187,6 +187,7 @@ def test_another_account_did_not_fail_yet(world, account, credential, owner):
     ) == (0, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "problem",

@@ -246,6 +246,7 @@ def test_a_deleted_certificate_is_not_ordered_after_its_proof(world, account, cr
     assert read(certificate).renew_at is None
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_death_anywhere_in_a_proof_changes_nothing(world, account, credential, settings, moment):

@@ -12,7 +12,7 @@ from dnsproviders import records
 from dnsproviders.models import TxtRecord
 from issuance import drills, services, workflow
 from issuance.beat import renewals, sweep
-from issuance.challenges import dns01
+from issuance.challenges import txtrecords
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from issuance.services import canceling
 from issuance.workflow import machine
@@ -203,7 +203,7 @@ def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
     assert record
     with TxtRecord.objects.turn(record.pk, due=False) as held:
         sweep.admit_cleanups(world.time)
-        at_once(lambda: records.withdraw(record.pk, dns01.is_needed))
+        at_once(lambda: records.withdraw(record.pk, txtrecords.is_needed))
         held.release(world.time)
     assert len(world.zone.txt()) == 2
     assert Issuance.objects.get(pk=issuance.pk).is_open

@@ -224,7 +224,7 @@ def fails_once(monkeypatch, name: str) -> None:
 def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(
     world, account, credential, monkeypatch
 ):
-    fails_once(monkeypatch, "_move")
+    fails_once(monkeypatch, "deadline")
     world.create(account, credential)
     world.deliver()
     assert (only().holder, only().stumbles) == ("", 1)

@@ -2,10 +2,7 @@
 
 import pytest
 
-from dnsclient import cnames
-from dnsproviders import propagation
 from dnsproviders.models import TxtRecord
-from issuance import workflow
 from issuance.models import CertificateVersion, Issuance
 
 pytestmark = pytest.mark.django_db
@@ -60,22 +57,3 @@ def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, s
     world.advance(settings.RESEND + 1)
     world.sweep()
     assert Issuance.objects.get().state == Issuance.State.ISSUED
-
-
-def test_the_cnames_of_all_names_are_followed_together(world, account, credential, monkeypatch):
-    rounds = []
-
-    def final_name(name):
-        rounds.append(name)
-        return world.zone.final_name(name)
-
-    def follow(names, seconds):
-        rounds.append(names)
-        return world.zone.follow(names, seconds)
-
-    monkeypatch.setattr(propagation, "final_name", final_name)
-    monkeypatch.setattr(cnames, "follow", follow)
-    names = [f"host{number}.example.com" for number in range(20)]
-    _, issuance = world.create(account, credential, *names)
-    assert workflow.take(workflow.STEPS[0], issuance.pk)
-    assert len(rounds) <= 2

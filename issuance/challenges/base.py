@@ -1,0 +1,85 @@
+"""What a validation method must answer (RFC 8555, section 8)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, NamedTuple
+
+from authorities.base import AuthorizationResource, ChallengeResource
+from authorities.errors import Refused
+from issuance.models import Authorization, Certificate, Issuance
+
+
+class Judgement(NamedTuple):
+    """What a look means for an attempt.
+
+    `what` is the text of the event. `absent` has the ids of what must be presented again. Nothing
+    is absent when the challenges can be answered.
+    """
+
+    what: str
+    absent: Sequence[int] = ()
+
+
+class Challenge(ABC):
+    """A validation method. One object serves all attempts, so it has no state of an attempt.
+
+    `type` is the name of the challenge at the CA and in CAA records (RFC 8657, section 4).
+    """
+
+    type: ClassVar[str]
+
+    def is_for(self, certificate: Certificate) -> bool:
+        """Return whether the certificate proves its names by this method."""
+        return True
+
+    def serves(self, seen: AuthorizationResource) -> bool:
+        """Return whether the method can prove this identifier. Most cannot prove a wildcard."""
+        return not seen.wildcard
+
+    def not_offered(self, seen: AuthorizationResource) -> Refused:
+        """Return the error for a CA that does not offer this method for the identifier."""
+        what = f"The CA offers no {self.type} challenge for {seen.name}. Choose another CA."
+        return Refused("ca_no_challenge", what, permanent=True)
+
+    @abstractmethod
+    def prepare(
+        self, issuance: Issuance, seen: AuthorizationResource, offered: ChallengeResource
+    ) -> Callable[[], dict[str, Any]]:
+        """Return the function that notes what `present` must make.
+
+        Look here at what is needed, also in the network. Raise Refused when something is lacking: a
+        credential, for example. The function is called inside the fence. It returns more columns
+        of the authorization to write.
+        """
+
+    @abstractmethod
+    def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
+        """Make what the CA will look for, where it is missing. Return the text of the event.
+
+        Raise Wait and Trouble.
+        """
+
+    @abstractmethod
+    def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Any]:
+        """Look once for many attempts. Return what was seen for each, for `judge`.
+
+        `pending` has the pending authorizations by the id of their attempt.
+        """
+
+    @abstractmethod
+    def judge(self, issuance: Issuance, seen: Any) -> Judgement:
+        """Decide what was seen for one attempt. Raise Wait while it does not show yet."""
+
+    @abstractmethod
+    def present_again(self, absent: Sequence[int]) -> None:
+        """Mark what is absent, so that `present` makes it again. This is called in the fence."""
+
+    @abstractmethod
+    def release(self, issuance: Issuance, at: datetime | None = None) -> None:
+        """Have everything removed that no attempt needs, at `at` or now.
+
+        This is called when the attempt no longer needs its challenges. It is called inside a
+        transaction, so the removal itself belongs to another turn. A method that leaves its proof
+        in place does nothing.
+        """

@@ -1,0 +1,51 @@
+"""Find out which TXT records are needed."""
+
+from datetime import datetime
+
+from django.db.models import Exists, OuterRef, QuerySet
+
+from dnsproviders import records
+from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from issuance.models import Authorization, Issuance
+
+
+def records_of(issuance: Issuance) -> TxtRecordQuerySet:
+    """Return the records of all attempts with the names and account of `issuance`.
+
+    The records may belong to any credential.
+    """
+    authorized = Authorization.objects.filter(
+        record=OuterRef("pk"), issuance__names_key=issuance.names_key
+    )
+    return TxtRecord.objects.filter(Exists(authorized))
+
+
+def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
+    """Return the records that an open attempt before `validated` needs.
+
+    Records are matched by name and value, with any credential. An attempt that waits for an older
+    one with the same names also needs them. The CA will give it the same authorizations.
+    """
+    # Go from record to authorization to attempt. The reverse would compare each due record with
+    # each open attempt.
+    wanting = Issuance.objects.open().filter(
+        state__in=Issuance.BEFORE_VALIDATED, names_key=OuterRef("issuance__names_key")
+    )
+    asked = Authorization.objects.filter(
+        Exists(wanting), record__name=OuterRef("name"), record__value=OuterRef("value")
+    )
+    return records.filter(Exists(asked))
+
+
+def is_needed(record: TxtRecord) -> bool:
+    return needed_records(TxtRecord.objects.filter(pk=record.pk)).exists()
+
+
+def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
+    """Let those of the due records rest that an attempt needs. This takes one UPDATE."""
+    records.keep(needed_records(due), now)
+
+
+def withdraw(record_id: int) -> None:
+    """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble."""
+    records.withdraw(record_id, is_needed)
