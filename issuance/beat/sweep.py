@@ -1,7 +1,7 @@
 """The sweep. It sends a message for each row that is due and has none on its way."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import NamedTuple
 
@@ -34,23 +34,58 @@ REPUBLISHING = ("again", None)
 # Cleanups of one credential, or revocations of one account, that are on their way at once. Without
 # this limit, one dead API could fill the queue.
 OF_ONE = dispatch.SHARE // 4
+failures_in_a_row: "Counter[str]" = Counter()  # of the sections of the sweep
 
 
 @shared_task(name="issuance.sweep")
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way.
 
-    Only the sweep limits how many messages are on their way.
+    Only the sweep limits how many messages are on their way. A section that raises is logged and
+    counted, and the others run. The sweep counts for `/health` if any section ended.
     """
     now = clock.now()
-    clockstep.put_right(now)
+    sections = (
+        clockstep.put_right,
+        admit_attempts,
+        admit_cleanups,
+        admit_registrations,
+        admit_revocations,
+        admit_renewal_infos,
+        admit_deliveries,
+    )
+    ended = [run_section(section, now) for section in sections]
+    if any(ended):
+        cache.set(SWEPT, now.timestamp(), None)
+
+
+def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
+    """Run one section of the sweep. Return whether it ended without an error."""
+    name = section.__name__
+    try:
+        section(now)
+    except Exception:
+        failures_in_a_row[name] += 1
+        logger.exception("sweep.failed", section=name, failures=failures_in_a_row[name])
+        return False
+    failures_in_a_row.pop(name, None)
+    return True
+
+
+def admit_attempts(now: datetime) -> None:
     admit_issuances(now, granted_slots())
-    admit_cleanups(now)
+
+
+def admit_registrations(now: datetime) -> None:
     admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, register)
+
+
+def admit_revocations(now: datetime) -> None:
     admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
-    admit_renewal_infos(now)
+
+
+def admit_deliveries(now: datetime) -> None:
     admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
-    cache.set(SWEPT, now.timestamp(), None)
 
 
 def granted_slots() -> list[int]:

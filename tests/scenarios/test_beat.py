@@ -11,7 +11,6 @@ from tests.scenarios.runner import Scenario
 pytestmark = pytest.mark.django_db
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_a_section_of_the_sweep_that_raises(
     scenario: Scenario, account, credential, monkeypatch
 ) -> None:
@@ -20,7 +19,7 @@ def test_a_section_of_the_sweep_that_raises(
     def fail(*given):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr("issuance.challenges.dns01.needed_records", fail)
+    monkeypatch.setattr("issuance.challenges.txtrecords.needed_records", fail)
     TxtRecord.objects.create(credential=credential, name="n", value="v", wake_at=scenario.time)
     AcmeAccount.objects.update(url="", status=AcmeAccount.Status.PENDING, wake_at=scenario.time)
     scenario.run(10)
