@@ -58,7 +58,6 @@ def certificate_with(credential: DnsCredential) -> Certificate:
         owner=credential.owner,
         domain="example.com",
         names=["example.com"],
-        names_key="k",
         account=account,
         credential=credential,
         request_digest="a",

@@ -152,7 +152,7 @@ def test_a_redis_that_fails_for_another_reason_is_not_blamed_on_its_files(
     tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(command, "START_LIMIT", 1.0)
-    with pytest.raises(CommandError, match="redis does not answer"):
+    with pytest.raises(CommandError, match="redis does not respond"):
         started("/bin/false", tmp_path, fill)
     assert not list((tmp_path / "redis").glob("damaged-*"))
 
@@ -252,7 +252,7 @@ def test_with_another_database_an_empty_file_does_not_matter(tmp_path, monkeypat
 def test_a_damaged_database_is_a_sentence(tmp_path) -> None:
     path = tmp_path / "damaged.sqlite3"
     path.write_bytes(b"no database at all" + ZEROS)
-    sentence = r"is damaged \(file is not a database\)\. Put a backup"
+    sentence = r"is damaged \(file is not a database\)\. Restore it from a backup"
     with pytest.raises(CommandError, match=sentence), command.readable_database():
         read(path)
 
@@ -282,7 +282,7 @@ def test_damaged_zones_of_the_lab_are_set_aside(tmp_path, content, capsys) -> No
     )
     assert "lab.test." in server._zones.texts()
     assert (tmp_path / "zones.damaged").read_bytes() == content
-    assert "zones.damaged has them now" in capsys.readouterr().err
+    assert "zones.damaged now" in capsys.readouterr().err
 
 
 NAMES = ["lab-root.pem", "issuing.pem", "issuing.key", "tls.pem", "tls.key", "acme.sqlite3"]

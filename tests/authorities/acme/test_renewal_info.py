@@ -18,6 +18,11 @@ START = datetime(2030, 3, 1, 4, tzinfo=UTC)
 END = datetime(2030, 3, 2, 4, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def _offered(stub):
+    stub.offers("renewalInfo")
+
+
 def document(
     start: object = "2030-03-01T04:00:00Z", end: object = "2030-03-02T04:00:00Z", **more: object
 ) -> dict:

@@ -58,7 +58,9 @@ def test_two_spellings_of_the_ca_must_say_the_same(api, account, method):
     path = "acme-accounts" if method == "post" else f"acme-accounts/{account.pk}"
     before = rows()
     body = GUIDE | {"provider": "zerossl"}
-    assert "two spellings" in refused(getattr(api, method)(path, body), 400, "ca_provider")
+    assert "two names of one member" in refused(
+        getattr(api, method)(path, body), 400, "ca_provider"
+    )
     assert rows() == before
     assert (
         api.post("acme-accounts", GUIDE | {"provider": "LetsEncrypt"}).data_member["provider"]

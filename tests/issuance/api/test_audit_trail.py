@@ -336,7 +336,7 @@ def closed(issued):
 
 def test_an_old_session_cannot_enable_the_export(api, closed, settings):
     age_login(api, settings.EXPORT_LOGIN_AGE + 60)
-    assert "log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
+    assert "Log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
     assert not Certificate.objects.get().server_decrypt_export
     assert api.put(closed, {"auto_renew": False}).status_code == 200, "it may change all else"
 

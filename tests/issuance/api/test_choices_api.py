@@ -104,7 +104,7 @@ def test_choices_change_and_are_taken_back(api, create, other):
             {"fallback_account_id": 987654},
             404,
             "fallback_account_id",
-            "no ACME account 987654 among yours",
+            "You have no ACME account 987654.",
         ),
         ({"fallback_account_id": 0}, 400, "fallback_account_id", ""),
         ({"fallback_account_id": "mine"}, 400, "fallback_account_id", ""),

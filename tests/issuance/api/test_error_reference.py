@@ -37,7 +37,7 @@ def test_every_error_code_of_an_attempt_is_listed():
     listed = (settings.BASE_DIR / "docs/reference/errors.md").read_text()
     apps = ("authorities", "dnsclient", "dnsproviders", "issuance")
     sources = [each for app in apps for each in Path(settings.BASE_DIR / app).rglob("*.py")]
-    raised = re.compile(r'(?:Refused|Trouble|ProviderError)\(\s*"([a-z_]+)"')
+    raised = re.compile(r'(?:Refused|Trouble|ProviderError)\(\s*"([a-z0-9_]+)"')
     codes = {code for source in sources for code in raised.findall(source.read_text())}
     assert len(codes) > 10
     assert sorted(code for code in codes if f"`{code}`" not in listed) == []

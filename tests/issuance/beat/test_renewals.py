@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from issuance import services
 from issuance.beat import renewals
-from issuance.models import Certificate, Issuance
+from issuance.models import Certificate, Issuance, names_key
 from tests.fakes import crowd
 from tests.fakes.world import World
 from tests.issuance.racing import at_once
@@ -131,7 +131,7 @@ def test_an_attempt_of_a_batch_is_the_same_as_one_that_is_opened_alone(world, is
     }
     assert (other.certificate, other.names_key, other.reason) == (
         together,
-        together.names_key,
+        names_key(together.account, together.names),
         "renewal",
     )
     assert (other.number, other.validity_seconds) == (2, 86400)

@@ -9,7 +9,7 @@ from dnsproviders.models import TxtRecord
 from issuance import services, workflow
 from issuance.beat import sweep
 from issuance.challenges import txtrecords
-from issuance.models import CertificateVersion, Issuance, IssuanceEvent
+from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ def due(world, account, credential, count: int, state: str = "queued", names: st
             certificate=each,
             account=account,
             credential=credential,
-            names_key=each.names_key,
+            names_key=names_key(each.account, each.names),
             reason="new",
             state=state,
             state_since=now,

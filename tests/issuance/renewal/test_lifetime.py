@@ -122,7 +122,7 @@ def test_a_ca_that_ended_while_the_server_was_down_makes_one_notice(world, make_
     warnings.warn_expiry.run()
     (notice,) = told(Kind.CA_EXPIRING)
     assert notice.subject == "The private CA Home has expired"
-    assert "expired at" in notice.body
+    assert "was valid until" in notice.body
 
 
 # --- a private CA's leafs ---
@@ -233,7 +233,7 @@ def test_a_ca_that_has_ended_says_what_to_do(world, make_ca, issue):
     world.advance(31 * DAY)
     issuance = services.issue(certificate)
     assert (issuance.state, issuance.error_code) == (State.FAILED, "ca_expired")
-    assert "The private CA Home has expired" in issuance.error_what
+    assert "The private CA Home expired at" in issuance.error_what
     assert "give the certificates an account of the new CA (acme_account_id)" in issuance.error_what
 
 
