@@ -22,7 +22,6 @@ def pause(scenario: Scenario, paused: list[str]) -> None:
     scenario.ca.refuses = refuse
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_a_paused_name_needs_a_person(scenario: Scenario, account, credential) -> None:
     """The CA pauses one name. It is not tried again until somebody has unpaused it."""
     names = scenario.due(account, credential, ["www.paused.com"])
@@ -32,7 +31,6 @@ def test_a_paused_name_needs_a_person(scenario: Scenario, account, credential) -
     assert scenario.next_try(names[0]) is None
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_others_while_a_name_is_paused(scenario: Scenario, account, credential) -> None:
     """The CA pauses one name of an account. Twenty other names are issued at once."""
     pause(scenario, scenario.due(account, credential, ["www.paused.com"]))
