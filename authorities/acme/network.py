@@ -161,8 +161,13 @@ class Network(client.ClientNetwork):
         signed: str = _JWS.sign(payload, key=self.key, alg=self.alg, **told).json_dumps()
         return signed
 
-    def _nonce(self) -> str:
+    def prepare(self) -> None:
+        """Read the directory and fetch a nonce, unless they are kept.
+
+        Then the next request is one exchange. Raise Trouble when the CA cannot be reached.
+        """
         connection = self.connection
+        directory_of(self)
         if not connection.nonces:
             response = self._send_request("HEAD", directory_of(self)["newNonce"])
             if refusal := refusal_of(response):
@@ -173,7 +178,11 @@ class Network(client.ClientNetwork):
                 f"{self.label} sends no nonces, so it is not an ACME server. Check the "
                 "directory_url.",
             )
-        return connection.nonces.pop()
+
+    def _nonce(self) -> str:
+        if not self.connection.nonces:
+            self.prepare()
+        return self.connection.nonces.pop()
 
     @property
     def label(self) -> str:

@@ -239,6 +239,10 @@ class TimedCA(FakeCA):
 class TimedClient(FakeClient):
     ca: TimedCA
 
+    def prepare(self) -> None:
+        """Fetch a nonce, as a client does that keeps none."""
+        self.ca.call("prepare", lambda: None)
+
     def _read_order(self, url: str) -> OrderResource:
         resource = super()._read_order(url)
         if resource.status != "pending":

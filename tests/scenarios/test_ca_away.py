@@ -17,7 +17,6 @@ def test_all_is_well(scenario: Scenario, account, credential) -> None:
     assert scenario.longest(names) < 10
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 @pytest.mark.parametrize("manner", [UNREACHABLE, UNAVAILABLE], ids=["unreachable", "503"])
 def test_four_minutes_away(scenario: Scenario, account, credential, manner: Manner) -> None:
     """The CA is away for four minutes. A new name is issued within two minutes of its return."""
@@ -27,7 +26,6 @@ def test_four_minutes_away(scenario: Scenario, account, credential, manner: Mann
     assert scenario.longest(names, since=240) <= 120
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_a_minute_away_with_fifty_names(scenario: Scenario, account, credential) -> None:
     """The CA is away for a minute. Fifty new names of one domain are issued within minutes."""
     scenario.behave(UNREACHABLE, "ca", end=60)
