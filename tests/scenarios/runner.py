@@ -183,32 +183,24 @@ class Scenario(World):
 
     # --- messages ---
 
-    def _start(
-        self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False
-    ) -> bool:
-        self._send_link(issuance_id, workflow.steps_ahead(state), at_once)
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+        self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 
-    def _send_link(
-        self, issuance_id: int, ahead: Sequence[workflow.Step], at_once: bool = False
-    ) -> None:
+    def _send_link(self, issuance_id: int, ahead: Sequence[workflow.Step]) -> None:
         def link() -> None:
             if workflow.take(ahead[0], issuance_id):
                 self._send_link(issuance_id, ahead[1:])
 
         if ahead:
-            self._send(link, at_once)
+            self._send(link)
 
     def _nudge(self, task: Any, *args: int) -> bool:
         self._send(partial(task.run, *args))
         return True
 
-    def _send(self, act: Callable[[], Any], at_once: bool = False) -> None:
-        message = Message(self.scheduler.passed + settings.RESEND, act)
-        if at_once:
-            self.queue.appendleft(message)
-        else:
-            self.queue.append(message)
+    def _send(self, act: Callable[[], Any]) -> None:
+        self.queue.append(Message(self.scheduler.passed + settings.RESEND, act))
         if self.idle:
             self.scheduler.wake(self.idle.pop(), 0.0)
 

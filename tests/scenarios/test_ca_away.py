@@ -34,7 +34,6 @@ def test_a_minute_away_with_fifty_names(scenario: Scenario, account, credential)
     assert scenario.longest(names, since=60) <= 300
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_five_lost_answers(scenario: Scenario, account, credential) -> None:
     """The CA makes the order, and five answers are lost. The name is issued at the next try.
 

@@ -56,7 +56,6 @@ def test_eight_paused_names_that_expired(scenario: Scenario, account, credential
     assert max(waits) <= 60, waits
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 @pytest.mark.parametrize("seconds", [3600, 7 * 86400])
 def test_others_after_an_unknown_429(scenario: Scenario, account, credential, seconds: int) -> None:
     """The CA refuses one order with 429 and unknown words. Other orders of the account go on."""

@@ -9,7 +9,6 @@ pytestmark = pytest.mark.django_db
 AN_HOUR = 3600.0
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 @pytest.mark.parametrize("skew", [6, 60, -60])
 def test_workers_whose_clocks_are_wrong(
     scenario: Scenario, settings, account, credential, skew: int
@@ -23,7 +22,6 @@ def test_workers_whose_clocks_are_wrong(
     assert not scenario.ca.limiter.refused
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_another_certificate_waits_for_its_own_names(
     scenario: Scenario, settings, account, credential
 ) -> None:

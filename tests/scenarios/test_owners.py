@@ -21,7 +21,6 @@ def fakes_it(scenario: Scenario, greedy):
     return made
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_anothers_exact_names_ordered_five_times(
     scenario: Scenario, greedy, fakes_it, account, credential
 ) -> None:
@@ -35,7 +34,6 @@ def test_anothers_exact_names_ordered_five_times(
     assert scenario.longest(names, since=since) <= 60
 
 
-@pytest.mark.xfail(strict=True, reason="the rate limits do not do this yet")
 def test_fifty_names_of_anothers_domain(
     scenario: Scenario, greedy, fakes_it, account, credential
 ) -> None:
