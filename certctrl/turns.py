@@ -29,16 +29,9 @@ from certctrl import clock
 
 log = structlog.get_logger()
 
-RETRIES = (
-    10,
-    30,
-    60,
-    120,
-    300,
-    600,
-    1200,
-    1800,
-)  # seconds to wait after the nth Trouble in a row; the last value repeats
+# Seconds to wait after the nth Trouble in a row. The last value repeats. A pause is about half of
+# the time since the first Trouble, so a short outage ends in a short wait.
+RETRIES = (10, 20, 30, 60, 90, 120, 180, 300, 600, 1200, 1800)
 MAX_DEATHS = 5  # deaths in a row; a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind

@@ -129,6 +129,9 @@ class AcmeCA:
             {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
         )
 
+    def prepare(self) -> None:
+        self.network.prepare()
+
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:

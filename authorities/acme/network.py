@@ -130,6 +130,15 @@ class Network:
         headers = {"Content-Type": JOSE, "Accept": accept}
         return self._send_request("POST", url, data=body, headers=headers)
 
+    def prepare(self) -> None:
+        """Read the directory and fetch a nonce, unless they are kept.
+
+        Then the next request is one exchange. Raise Trouble when the CA cannot be reached.
+        """
+        directory_of(self)
+        if not self.connection.nonces:
+            self.connection.nonces.append(self._new_nonce())
+
     def _new_nonce(self) -> str:
         response = self._send_request("HEAD", directory_of(self)["newNonce"])
         if refusal := refusal_of(response):

@@ -131,9 +131,7 @@ def _limits(now: datetime, stepped: bool) -> None:
     closed = timedelta(0) if stepped else LONGEST_CLOSED
     LimitBucket.objects.filter(at__gt=now + closed + AHEAD).update(at=now)
     _not_ahead(Reservation.objects.all(), now, "asked_at")
-    # `ratelimits.grant` ends granted and sent reservations whose times are in the future.
-    over = Reservation.objects.filter(state=Reservation.State.SPENT)
-    _not_ahead(over, now, "granted_at", "sent_at")
+    _not_ahead(Reservation.objects.all(), now, "sent_at")
 
 
 def _certificates(now: datetime, stepped: bool) -> None:

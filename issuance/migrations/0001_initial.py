@@ -190,7 +190,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('account', 'Account'), ('domain', 'Domain'), ('set', 'Set'), ('failures', 'Failures'), ('busy', 'Busy')], max_length=8)),
                 ('subject', models.CharField(help_text='what is counted: an account, a domain, a digest of names', max_length=320)),
                 ('label', models.CharField(blank=True, help_text='the subject as a sentence names it', max_length=320)),
-                ('level', models.FloatField(help_text='tokens at `at`; reservations that are under way are off it')),
+                ('level', models.FloatField(help_text='tokens at `at`, without those of orders that are under way')),
                 ('at', models.DateTimeField(help_text='in the future while the CA said to come back then')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
             ],
@@ -237,14 +237,14 @@ class Migration(migrations.Migration):
             name='Reservation',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('granted', 'Granted'), ('sent', 'Sent'), ('spent', 'Spent')], default='waiting', max_length=8)),
+                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('sent', 'Sent'), ('spent', 'Spent')], default='waiting', max_length=8)),
                 ('is_renewal', models.BooleanField(default=False)),
                 ('expires_at', models.DateTimeField(blank=True, help_text='of the certificate that it renews', null=True)),
                 ('asked_at', models.DateTimeField()),
-                ('granted_at', models.DateTimeField(blank=True, null=True)),
                 ('sent_at', models.DateTimeField(blank=True, null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('issuance', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='reservation', to='issuance.issuance')),
+                ('lacks', models.ForeignKey(blank=True, db_index=False, help_text='the bucket that it waits for; empty while a trouble delays it', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='issuance.limitbucket')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
         ),
@@ -391,11 +391,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='reservation',
-            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['asked_at'], name='reservations_waiting'),
-        ),
-        migrations.AddIndex(
-            model_name='reservation',
-            index=models.Index(condition=models.Q(('state__in', ['granted', 'sent'])), fields=['granted_at'], name='reservations_open'),
+            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'),
         ),
         migrations.AddConstraint(
             model_name='reservedtoken',

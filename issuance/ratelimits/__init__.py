@@ -17,7 +17,6 @@ from issuance.ratelimits.ledger import Ledger
 from issuance.ratelimits.messages import spoken
 from issuance.ratelimits.reservations import (
     count_failed_validation,
-    grant,
     prune,
     record_order_result,
     refuse_far_slot,
@@ -33,7 +32,6 @@ __all__ = [
     "Level",
     "charges_of",
     "count_failed_validation",
-    "grant",
     "level_at",
     "levels",
     "of_names",

@@ -110,6 +110,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
 
 def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
     names, profile = issuance.certificate.names, plan.profile
+    plan.client.prepare()
     if plan.charges:
         ratelimits.reserve(issuance, plan.charges)
     else:

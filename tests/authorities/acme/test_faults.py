@@ -335,6 +335,25 @@ def test_a_download_without_a_chain_is_trouble(ca, stub):
     assert stub.asked[-1].payload is None
 
 
+def test_a_paused_name_needs_a_person(ca, stub):
+    page = "https://ca.example/unpause?jwt=token"
+    words = (
+        "Your account is temporarily prevented from requesting certificates for example.com and"
+        f" possibly others. Please visit: {page}"
+    )
+    stub.tell("/newOrder", problem("rateLimited", words, 429, headers={"Retry-After": "90"}))
+    refused = trouble(ca.new_order, ["example.com"])
+    assert (refused.code, refused.permanent) == ("ca_paused", True)
+    assert page in refused.what
+
+
+def test_a_prepared_request_is_one_exchange(ca, stub):
+    ca.prepare()
+    count = len(stub.asked)
+    ca.new_order(["example.com"])
+    assert len(stub.asked) == count + 1
+
+
 # --- how long ---
 
 

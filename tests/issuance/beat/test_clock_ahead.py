@@ -9,7 +9,7 @@ from django.core.cache import cache
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl.turns import SKEW, SWEPT
 from dnsproviders.models import TxtRecord
-from issuance import ratelimits, services
+from issuance import services
 from issuance.beat import clockstep, pruning, renewals, sweep
 from issuance.models import (
     Certificate,
@@ -18,7 +18,6 @@ from issuance.models import (
     Issuance,
     LimitBucket,
     RenewalInfo,
-    Reservation,
 )
 from keystore import envelope
 from notices import raising
@@ -142,26 +141,6 @@ def test_a_minute_of_skew_between_machines_corrects_nothing(world, account, cred
     cache.set(SWEPT, (world.time + SKEW).timestamp(), None)
     sweep.sweep.run()
     assert Issuance.objects.get().wake_at == pause
-
-
-@ahead
-def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(
-    world, account, credential, by, monkeypatch
-):
-    """An unused slot takes room, and the tokens of its buckets."""
-    for number in range(12):
-        _, issuance = world.create(account, credential, f"host{number}.example.com")
-        Reservation.objects.create(
-            issuance=issuance,
-            owner=account.owner,
-            asked_at=world.time + by,
-            granted_at=world.time + by,
-            state="sent" if number % 2 else "granted",
-            sent_at=world.time + by,
-        )
-    world.messages.clear()
-    ratelimits.grant()
-    assert not Reservation.objects.filter(state__in=["granted", "sent"]).exists()
 
 
 @ahead

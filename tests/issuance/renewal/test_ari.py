@@ -262,7 +262,7 @@ def test_trouble_follows_the_retry_table_and_is_reported(world, certificate):
     world.ca.problems["renewal_info"] = [
         Trouble("ca_unreachable", "The CA could not be reached.")
     ] * 3
-    for pause in (10, 30, 60):
+    for pause in (10, 20, 30):
         found = poll(world)
         assert found.error_what == "The CA could not be reached."
         assert found.wake_at == world.time + timedelta(seconds=pause)
