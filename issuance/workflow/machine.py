@@ -223,13 +223,13 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
 
 def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
     now = clock.now()
-    # An attempt that publishes again still waits for the same records.
+    # An attempt that publishes again still waits for the same records, until the same time.
     publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)
     issuance.release(
         now - SKEW if goes_on else now,
         state=to,
         state_since=now,
-        deadline_at=deadline(issuance, to),
+        deadline_at=issuance.deadline_at if publishes_again else deadline(issuance, to),
         queued_at=now if goes_on else None,
         waits_for=issuance.waits_for if publishes_again else "",
     )
