@@ -48,7 +48,7 @@ def finalize(issuance: Issuance) -> Done:
     if not issuance.csr_sent_at:
         return order_anew_once(issuance, "the CA handed out an order that had been used")
     url = certificate_url_of(issuance, resource)
-    return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+    return Done("the CA signed", {"certificate_url": url})
 
 
 def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:

@@ -27,7 +27,12 @@ def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Do
 
 def order_anew(issuance: Issuance, what: str) -> Done:
     """Return the Done that forgets the order and goes back to the first step."""
-    return Done(f"{what}: ordering anew", write=lambda: oldorders.forget(issuance), to=State.QUEUED)
+    return Done(
+        f"{what}: ordering anew",
+        oldorders.without_order(issuance),
+        write=lambda: oldorders.forget(issuance),
+        to=State.QUEUED,
+    )
 
 
 def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
