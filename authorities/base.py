@@ -223,6 +223,12 @@ class CA(Protocol):
     def profiles(self) -> Mapping[str, str]:
         """Return the profiles of the directory, each with its description; empty without any."""
 
+    def prepare(self) -> None:
+        """Fetch what the next request needs: the directory and a nonce, unless they are kept.
+
+        An order is charged after this call. So a CA that is away costs no token.
+        """
+
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:

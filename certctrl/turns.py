@@ -31,16 +31,9 @@ from certctrl import clock
 
 log = structlog.get_logger()
 
-RETRIES = (
-    10,
-    30,
-    60,
-    120,
-    300,
-    600,
-    1200,
-    1800,
-)  # seconds to wait after the nth Trouble in a row; the last value repeats
+# Seconds to wait after the nth Trouble in a row. The last value repeats. A pause is about half of
+# the time since the first Trouble, so a short outage ends in a short wait.
+RETRIES = (10, 20, 30, 60, 90, 120, 180, 300, 600, 1200, 1800)
 MAX_DEATHS = 5  # deaths in a row; a row that kills workers must not do so for ever
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
@@ -259,11 +252,11 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
-            raise Wait(2, "the server is already working on it")
+            raise Wait(2, "The server is already working on it.")
         if row.deaths >= MAX_DEATHS:
             row.rest(A_DAY)
             raise Wait(
-                A_DAY.total_seconds(), "the server failed five times in a row while working on it"
+                A_DAY.total_seconds(), "The server failed five times in a row while working on it."
             )
         try:
             with clock.limit(settings.TURN):
@@ -280,7 +273,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
             raise
         except Exception:
             if row.holder:
-                row.stumble(Trouble("internal", "internal error; the server log has the details"))
+                what = "Internal error. It is retried; the server log has the details."
+                row.stumble(Trouble("internal", what))
             raise
 
 
@@ -296,6 +290,11 @@ class Turns(models.Model):
         indexes: ClassVar[tuple[models.Index, ...]] = (
             models.Index(
                 fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"
+            ),
+            models.Index(
+                fields=["queued_at"],
+                condition=Q(queued_at__isnull=False),
+                name="%(class)s_queued_at",
             ),
         )
 

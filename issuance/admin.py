@@ -156,7 +156,7 @@ class LimitBucketAdmin(ReadOnlyAdmin):
 
 @admin.register(Reservation)
 class ReservationAdmin(ReadOnlyAdmin):
-    list_display = ("issuance", "owner", "state", "is_renewal", "asked_at", "granted_at", "sent_at")
+    list_display = ("issuance", "owner", "state", "is_renewal", "lacks", "asked_at", "sent_at")
     list_filter = ("state",)
     search_fields = ("issuance__certificate__domain", "owner__email")
     list_select_related = ("issuance", "owner")

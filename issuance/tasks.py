@@ -17,10 +17,6 @@ from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
 
-# With Redis, the lowest number is read first. All other messages have
-# settings.CELERY_TASK_DEFAULT_PRIORITY.
-FIRST = 0
-
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
     """Return the Celery task that takes `step` for one attempt."""
@@ -37,11 +33,10 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
-def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False) -> bool:
+def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
     """Send the steps that an attempt in `state` still has to take, as one message.
 
-    With `at_once` the first step goes before all other messages, because its slot of the CA's rate
-    limits lapses. Return False when the broker is away; the sweep sends them later.
+    Return False when the broker is away; the sweep sends them later.
     """
     ahead = [
         signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
@@ -49,8 +44,6 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool
     ]
     for each in ahead:
         each.set(expires=settings.RESEND)
-    if at_once:
-        ahead[0].set(priority=FIRST)
     return send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
 
 

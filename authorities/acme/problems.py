@@ -16,6 +16,7 @@ from authorities.errors import (
     DEACTIVATED,
     ERROR,
     NOT_FOUND,
+    PAUSED,
     RATE_LIMITED,
     UNKNOWN_ACCOUNT,
     Problem,
@@ -91,6 +92,11 @@ ACCOUNT_IS_OFF = re.compile(
 RETRY_AFTER_IN_WORDS = re.compile(
     r"retry after (\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(?:UTC|Z)", re.I
 )
+# Let's Encrypt pauses a name after many failed validations of an account:
+# https://letsencrypt.org/docs/rate-limits/#consecutive-authorization-failures-per-hostname-per-account
+PAUSED_IN_WORDS = re.compile(
+    r"temporarily prevented from requesting|\bunpause\b|\bpaused\b.{0,80}\b(identifier|name)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,13 @@ def trouble_of(
             answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet."
         )
     if problem.type == "rateLimited" or answer.status == 429:
+        if PAUSED_IN_WORDS.search(problem.detail):
+            return Refused(
+                PAUSED,
+                f"{said.rstrip('.')}. Retries do not help. Open the CA's page to unpause the name,"
+                " then request the certificate again.",
+                permanent=True,
+            )
         return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
     if problem.type in AGAIN:
         return Trouble(AGAIN[problem.type], said, retry_after=answer.retry_after)

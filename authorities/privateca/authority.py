@@ -53,6 +53,9 @@ class PrivateAuthority:
     def profiles(self) -> Mapping[str, str]:
         return {}
 
+    def prepare(self) -> None:
+        """Do nothing. A private CA has no directory and no nonces."""
+
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:

@@ -131,9 +131,7 @@ def _limits(now: datetime, stepped: bool) -> None:
     closed = timedelta(0) if stepped else LONGEST_CLOSED
     LimitBucket.objects.filter(at__gt=now + closed + AHEAD).update(at=now)
     _not_ahead(Reservation.objects.all(), now, "asked_at")
-    # `ratelimits.grant` ends granted and sent reservations whose times are in the future.
-    over = Reservation.objects.filter(state=Reservation.State.SPENT)
-    _not_ahead(over, now, "granted_at", "sent_at")
+    _not_ahead(Reservation.objects.all(), now, "sent_at")
 
 
 def _certificates(now: datetime, stepped: bool) -> None:
@@ -191,4 +189,4 @@ def _told(now: datetime, stepped: bool) -> None:
     if stepped:  # a warning that the wrong date raised too early must be raised again when due
         warned = Notice.objects.filter(kind=Notice.Kind.EXPIRING, raised_at__gt=now + AHEAD)
         warned.update(dedupe_key=Concat(F("dedupe_key"), Value(f":ahead:{now.timestamp():.0f}")))
-        _not_ahead(Notice.objects.all(), now, "raised_at")
+        _not_ahead(Notice.objects.all(), now, "raised_at", "last_raised_at")

@@ -1,7 +1,7 @@
 """The sweep. It sends a message for each row that is due and has none on its way."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from certctrl import clock, dispatch
 from certctrl.dispatch import admit, admit_fairly, mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders.models import TxtRecord
-from issuance import ratelimits, tasks, workflow
+from issuance import tasks, workflow
 from issuance.beat import clockstep
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
@@ -34,35 +34,54 @@ REPUBLISHING = ("again", None)
 # Cleanups of one credential, or revocations of one account, that are on their way at once. Without
 # this limit, one dead API could fill the queue.
 OF_ONE = dispatch.SHARE // 4
+failures_in_a_row: "Counter[str]" = Counter()  # of the sections of the sweep
 
 
 @shared_task(name="issuance.sweep")
 def sweep() -> None:
     """Send a message for every row that is due and has none on its way.
 
-    Only the sweep limits how many messages are on their way.
+    Only the sweep limits how many messages are on their way. A section that raises is logged and
+    counted, and the others run. The sweep counts for `/health` if any section ended.
     """
     now = clock.now()
-    clockstep.put_right(now)
-    admit_issuances(now, granted_slots())
-    admit_cleanups(now)
-    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, register)
-    admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
-    admit_renewal_infos(now)
-    admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
-    cache.set(SWEPT, now.timestamp(), None)
+    sections = (
+        clockstep.put_right,
+        admit_issuances,
+        admit_cleanups,
+        admit_registrations,
+        admit_revocations,
+        admit_renewal_infos,
+        admit_deliveries,
+    )
+    ended = [run_section(section, now) for section in sections]
+    if any(ended):
+        cache.set(SWEPT, now.timestamp(), None)
 
 
-def granted_slots() -> list[int]:
-    """Return the ids of the attempts that may order now, by their CA's rate limits.
-
-    An error in the rate limits is logged, so that it stops nothing else.
-    """
+def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
+    """Run one section of the sweep. Return whether it ended without an error."""
+    name = section.__name__
     try:
-        return ratelimits.grant()
+        section(now)
     except Exception:
-        logger.exception("limits.failed")
-        return []
+        failures_in_a_row[name] += 1
+        logger.exception("sweep.failed", section=name, failures=failures_in_a_row[name])
+        return False
+    failures_in_a_row.pop(name, None)
+    return True
+
+
+def admit_registrations(now: datetime) -> None:
+    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, register)
+
+
+def admit_revocations(now: datetime) -> None:
+    admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
+
+
+def admit_deliveries(now: datetime) -> None:
+    admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
 
 
 class Candidate(NamedTuple):
@@ -84,18 +103,15 @@ class Candidate(NamedTuple):
         return self.state == Issuance.State.PRESENTED and not self.holder
 
 
-def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
+def admit_issuances(now: datetime) -> None:
     """Send the next steps of each due attempt.
 
-    The attempts in `granted` have a slot and go first. Attempts that wait for their records get one
-    `look` for each 500.
+    Attempts that wait for their records get one `look` for each 500.
     """
     due = Issuance.objects.sendable(now)
     if not due.exists():
         return None
-    first = candidates(due.filter(pk__in=granted), [], set(), len(granted))
-    ids = {each.id for each in first}
-    chosen = first + [each for each in choose(now) if each.id not in ids]
+    chosen = choose(now)
     mark(due, [each.id for each in chosen])
     waiting = [each for each in chosen if each.shares_a_look]
     for _ in range(0, len(waiting), workflow.BATCH):
@@ -103,7 +119,7 @@ def admit_issuances(now: datetime, granted: Collection[int] = ()) -> None:
             return unmark(due, [each.id for each in chosen])
     alone = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(alone):
-        if not tasks.start(each.id, each.state, at_once=each.id in granted):
+        if not tasks.start(each.id, each.state):
             return unmark(due, [left.id for left in alone[at:]])
     return None
 
@@ -179,7 +195,7 @@ def candidates(
 def admit_cleanups(now: datetime) -> None:
     """Send a cleanup for each due record that no attempt needs.
 
-    One UPDATE lets the needed records rest again.
+    One UPDATE moves `wake_at` of the needed records to a later time.
     """
     due = TxtRecord.objects.sendable(now)
     if not due.exists():

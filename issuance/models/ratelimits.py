@@ -24,7 +24,7 @@ class LimitBucket(models.Model):
         max_length=320, blank=True, help_text="the subject as a sentence names it"
     )
     level = models.FloatField(
-        help_text="tokens at `at`; reservations that are under way are off it"
+        help_text="tokens at `at`, without those of orders that are under way"
     )
     at = models.DateTimeField(help_text="in the future while the CA said to come back then")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -41,14 +41,13 @@ class LimitBucket(models.Model):
 
 
 class Reservation(models.Model):
-    """An attempt's place in the queue for its CA's rate limits, then its slot.
+    """An attempt's place in the queue for its CA's rate limits, then its tokens.
 
     See `issuance.ratelimits`.
     """
 
     class State(models.TextChoices):
         WAITING = "waiting"
-        GRANTED = "granted"  # tokens are taken; the order must be sent at once
         SENT = "sent"  # the order is being sent, or its worker died then
         SPENT = "spent"  # the CA responded
 
@@ -60,19 +59,22 @@ class Reservation(models.Model):
         null=True, blank=True, help_text="of the certificate that it renews"
     )
     asked_at = models.DateTimeField()
-    granted_at = models.DateTimeField(null=True, blank=True)
+    lacks = models.ForeignKey(
+        LimitBucket,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+        help_text="the bucket that it waits for; empty while a trouble delays it",
+    )
     sent_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         indexes = (
             models.Index(
-                fields=["asked_at"], condition=Q(state="waiting"), name="reservations_waiting"
-            ),
-            models.Index(
-                fields=["granted_at"],
-                condition=Q(state__in=["granted", "sent"]),
-                name="reservations_open",
+                fields=["lacks"], condition=Q(state="waiting"), name="reservations_waiting"
             ),
         )
 

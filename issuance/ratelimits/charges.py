@@ -96,7 +96,8 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
 def busy_of(account: AcmeAccount) -> Charge:
     """Return the charge for the bucket that closes while the CA is busy.
 
-    It is closed while the CA asks us to wait. Then it holds back every order of the account.
+    It is closed after several refusals without a named limit. Then it holds back every order of the
+    account.
     """
     return Charge(Kind.BUSY, str(account.pk), account.name, cost=0)
 

@@ -10,10 +10,10 @@ from certctrl.turns import Trouble
 from issuance.models import Issuance, LimitBucket
 from issuance.ratelimits import charges
 from issuance.ratelimits.charges import Charges
-from issuance.ratelimits.ledger import Ledger
+from issuance.ratelimits.ledger import STRIKES, Ledger
 
 Kind = LimitKind
-
+LONGEST_PAUSE = timedelta(minutes=5)  # of an account, when the CA does not name a limit
 
 # The words of Let's Encrypt, https://letsencrypt.org/docs/rate-limits/
 WORDS = (
@@ -27,20 +27,18 @@ WORDS = (
 def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None:
     """Close the bucket that the CA refused for, until the time in its Retry-After.
 
-    At that time the bucket holds at most one token. If the CA does not name a limit, it may only be
-    busy. The same is true for an order that the CA should not count. Its `counted` is None. Then
-    the `busy` bucket of the account is closed. All orders of the account wait, and no tokens are
-    lost.
+    At that time the bucket holds at most one token. If the CA does not name a limit, only the
+    attempt waits. Several such refusals of different orders pause the account for a few minutes.
+    Then one order is the probe. An order that the CA should not count has `counted` None.
     """
     said = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
-    kind, listed = (said, counted.listed) if counted else (None, [])
-    refused = [want for want in listed if want.cost and want.kind == kind]
-    named = (
-        [want for want in refused if f'"{want.label}"' in trouble.what]
-        or refused
-        or [charges.busy_of(issuance.account)]
+    refused = (
+        [want for want in counted.listed if want.cost and want.kind == said] if counted else []
     )
+    named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
+    wanted = named or [charges.busy_of(issuance.account)]
     directory = catalog.directory_of(issuance.account)
+    pause = timedelta(seconds=trouble.retry_after or 0)
     now = clock.now()
     rows = [
         LimitBucket(
@@ -48,17 +46,18 @@ def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None
             kind=want.kind,
             subject=want.subject,
             label=want.label[:320],
-            level=1.0,
+            level=1.0 if named else STRIKES.capacity,
             at=now,
         )
-        for want in named
+        for want in wanted
     ]
     LimitBucket.objects.bulk_create(
         rows, ignore_conflicts=True
     )  # another worker may learn the same at the same time
-    ledger = Ledger(charges.find(directory, named).values())
+    ledger = Ledger(charges.find(directory, wanted).values(), issuance.certificate.owner_id)
     for pk in ledger.rows:
-        ledger.close(
-            pk, now + timedelta(seconds=trouble.retry_after or 0), emptied=kind is not None
-        )
+        if named:
+            ledger.close(pk, now + pause)
+        elif not issuance.stumbles or ledger.is_in_trouble(pk):
+            ledger.strike(pk, min(pause, LONGEST_PAUSE))
     ledger.save()

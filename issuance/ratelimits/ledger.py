@@ -1,10 +1,10 @@
 """Lock the rows of buckets for one transaction, and change their tokens."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from authorities import catalog
 from authorities.catalog import Limit, LimitKind
@@ -13,44 +13,63 @@ from issuance.models import LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import buckets
 from issuance.ratelimits.buckets import Level
 
-# The states in which tokens are taken here, but perhaps not yet counted by the CA.
-UNDER_WAY = (Reservation.State.GRANTED, Reservation.State.SENT)
+State = Reservation.State
+# CAs count these when they issue the certificate. Until then the tokens of an attempt are
+# provisional. They stay in the bucket, and count against other orders of the same owner only.
+COUNTED_WHEN_ISSUED = (LimitKind.DOMAIN, LimitKind.SET)
 NO_LIMIT = Limit(
     float("inf"), 1.0
 )  # of a CA with unknown limits; only its own Retry-After closes the bucket
-MOST_TOKENS = 1e9  # the stored level of a bucket without a limit
+STRIKES = Limit(3, 100.0)  # refusals without a named limit, until the account pauses
+PROBE = timedelta(minutes=1)  # for the result of the only order of an account in trouble
 ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 
 
 class Ledger:
     """Buckets that are locked until the transaction ends. `save()` writes the changes.
 
-    Without `lock` the rows are only read.
+    The levels are those for orders of `owner`. The provisional tokens of the reservation `but` are
+    not counted. Without `lock` the rows are only read.
     """
 
-    def __init__(self, ids: Iterable[int], *, lock: bool = True) -> None:
+    def __init__(
+        self,
+        ids: Iterable[int],
+        owner: int,
+        *,
+        but: Reservation | None = None,
+        lock: bool = True,
+    ) -> None:
         wanted = sorted(set(ids))
         rows = LimitBucket.objects.filter(pk__in=wanted).order_by("pk")
         self.rows = {row.pk: row for row in (rows.select_for_update() if lock else rows)}
-        taken = ReservedToken.objects.filter(
-            bucket__in=wanted, cost__gt=0, reservation__state__in=UNDER_WAY
-        )
-        self.under_way = Counter(dict(taken.values_list("bucket").annotate(Count("pk"))))
+        self.owner = owner
+        # Taken here, but perhaps not yet counted by the CA.
+        self.under_way: Counter[int] = Counter()
+        self.provisional: Counter[tuple[int, int]] = Counter()  # by bucket and owner
+        self._count_tokens(wanted, but)
         self.now = clock.now()  # after the wait for the lock
         self._changed: set[int] = set()
 
-    def kind(self, pk: int) -> str:
-        return self.rows[pk].kind
+    def _count_tokens(self, wanted: Sequence[int], but: Reservation | None) -> None:
+        tokens = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0)
+        is_provisional = Q(bucket__kind__in=COUNTED_WHEN_ISSUED)
+        sent = tokens.exclude(is_provisional).filter(reservation__state=State.SENT)
+        self.under_way.update(dict(sent.values_list("bucket").annotate(Count("pk"))))
+        held = tokens.filter(is_provisional, reservation__state__in=(State.SENT, State.SPENT))
+        counted = held.exclude(reservation=but).values_list("bucket", "reservation__owner")
+        for bucket, owner, count in counted.annotate(Count("pk")):
+            self.provisional[bucket, owner] = count
 
     def limit(self, pk: int) -> Limit:
         row = self.rows[pk]
         return catalog.limits_at(row.ca).get(row.kind, NO_LIMIT)
 
-    def level(self, pk: int) -> float:
+    def level(self, pk: int, owner: int | None = None) -> float:
         row = self.rows[pk]
-        return buckets.level_at(
-            Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk]
-        )
+        level = Level(row.level, row.at)
+        left = buckets.level_at(level, self.now, self.limit(pk), self.under_way[pk])
+        return left - self.provisional[pk, self.owner if owner is None else owner]
 
     def may_use(self, pk: int, cost: int) -> bool:
         """Return whether the order may use the bucket.
@@ -66,61 +85,94 @@ class Ledger:
     def has_tokens(self, costs: Mapping[int, int]) -> bool:
         return all(self.may_use(pk, cost) for pk, cost in costs.items())
 
-    def slot(self, pk: int, cost: int, ahead: int) -> datetime:
+    def slot(self, pk: int, cost: int, ahead: int, owner: int | None = None) -> datetime:
         """Return when an order that has `ahead` others before it may use the bucket."""
         row = self.rows[pk]
         if not cost and row.kind != LimitKind.FAILURES:
             return max(self.now, row.at)
         level = Level(row.level, row.at)
+        ahead += self.provisional[pk, self.owner if owner is None else owner]
         return buckets.slot(
             level, self.now, self.limit(pk), self.under_way[pk], ahead if cost else 0
         )
 
     def take(self, costs: Mapping[int, int]) -> None:
-        """Take the tokens of an order that is sent now, or soon.
+        """Take the tokens of an order that is sent now. They are under way until `end()`.
 
-        The tokens are under way until `end()`.
+        A provisional token is only counted. In an account in trouble this order is the probe, and
+        the others wait for its result.
         """
+        for pk in filter(self.is_in_trouble, costs):
+            self.rows[pk].at = self.now + PROBE
+            self._changed.add(pk)
         for pk in _costly(costs):
-            self._change(pk, -1)
-            self.under_way[pk] += 1
+            if self.rows[pk].kind in COUNTED_WHEN_ISSUED:
+                self.provisional[pk, self.owner] += 1
+            else:
+                self._change(pk, -1)
+                self.under_way[pk] += 1
 
     def end(self, costs: Mapping[int, int], *, back: bool) -> None:
-        """End the tokens that `take()` took.
+        """End the tokens that are under way.
 
         With `back` they are given back. Otherwise they are spent.
         """
         for pk in _costly(costs):
-            self._change(pk, 1 if back else 0)
-            self.under_way[pk] -= 1
+            if self.rows[pk].kind not in COUNTED_WHEN_ISSUED:
+                self._change(pk, 1 if back else 0)
+                self.under_way[pk] -= 1
+
+    def charge(self, costs: Mapping[int, int]) -> None:
+        """Take the provisional tokens of a certificate that the CA may have issued."""
+        for pk in _costly(costs):
+            if self.rows[pk].kind in COUNTED_WHEN_ISSUED:
+                self._change(pk, -1)
+
+    def is_in_trouble(self, pk: int) -> bool:
+        """Return whether the CA refused several orders of the account without naming a limit."""
+        return self.rows[pk].kind == LimitKind.BUSY and self.rows[pk].level < ENOUGH
+
+    def strike(self, pk: int, pause: timedelta) -> None:
+        """Note such a refusal. After three in five minutes, close the bucket for `pause`."""
+        row = self.rows[pk]
+        level = buckets.take(Level(row.level, row.at), max(self.now, row.at), STRIKES)
+        is_over = self.is_in_trouble(pk) or level.tokens < ENOUGH
+        row.level = 0.0 if is_over else level.tokens
+        row.at = self.now + pause if is_over else level.at
+        self._changed.add(pk)
+
+    def note_success(self) -> bool:
+        """Open the bucket of an account in trouble. Return whether there was one."""
+        troubled = list(filter(self.is_in_trouble, self.rows))
+        for pk in troubled:
+            self.rows[pk].level, self.rows[pk].at = STRIKES.capacity, self.now
+        self._changed.update(troubled)
+        return bool(troubled)
 
     def spend(self, pk: int) -> None:
         """Take one token, or the rest if the bucket has less than one."""
         self._change(pk, -min(1.0, max(0.0, self.level(pk))))
 
-    def refund(self, ids: Iterable[int]) -> None:
-        for pk in ids:
-            self._change(pk, 1)
+    def close(self, pk: int, until: datetime) -> None:
+        """Close the bucket until `until`, because the CA's own bucket was empty.
 
-    def close(self, pk: int, until: datetime, *, emptied: bool) -> None:
-        """Close the bucket until `until`.
-
-        With `emptied` the CA's own bucket was empty, and the bucket has at most one token then.
-        Otherwise it has all tokens that come back until then.
+        It has at most one token then.
         """
         row = self.rows[pk]
         limit = self.limit(pk)
         filled = buckets.level_at(
             Level(row.level, row.at), max(until, row.at), limit, self.under_way[pk]
         )
-        row.level = min(1.0, filled) if emptied else min(filled, MOST_TOKENS)
+        row.level = min(1.0, filled)
         row.at = max(until, row.at)
         self._changed.add(pk)
 
     def _change(self, pk: int, tokens: float) -> None:
         row = self.rows[pk]
+        # A closed bucket gets nothing back, but it can be charged.
+        now = max(self.now, row.at) if tokens < 0 else self.now
         level = buckets.take(
-            Level(row.level, row.at), self.now, self.limit(pk), self.under_way[pk], -tokens
+            Level(row.level, row.at), now, self.limit(pk), self.under_way[pk], -tokens
         )
         row.level = level.tokens
         row.at = level.at

@@ -26,18 +26,17 @@ def levels(account: AcmeAccount) -> list[dict[str, Any]]:
     )
     wanted = {want for domains in ordered[:SHOWN] for want in charges.of_names(account, domains)}
     account_itself = charges.Charge(Kind.ACCOUNT, str(account.pk), account.name)
-    return levels_of(
-        charges.find(catalog.directory_of(account), [*wanted, account_itself]).values()
-    )
+    found = charges.find(catalog.directory_of(account), [*wanted, account_itself])
+    return levels_of(found.values(), account.owner_id)
 
 
-def levels_of(ids: Iterable[int]) -> list[dict[str, Any]]:
-    """Return the level of these buckets, and how many attempts wait for each.
+def levels_of(ids: Iterable[int], owner: int) -> list[dict[str, Any]]:
+    """Return the level of these buckets for an owner, and how many attempts wait for each.
 
     The shape is that of the API (`docs/reference/api.md`). A `busy` bucket is returned only while
     it is closed.
     """
-    ledger = Ledger(ids, lock=False)
+    ledger = Ledger(ids, owner, lock=False)
     waits = ReservedToken.objects.filter(
         bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING
     )

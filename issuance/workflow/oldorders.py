@@ -83,10 +83,11 @@ def earlier(issuance: Issuance) -> QuerySet[Issuance]:
 
 
 def without_order(issuance: Issuance) -> dict[str, Any]:
-    """Return the columns of an attempt that orders anew. Write them in a fence with `forget`."""
+    """Return the columns of an attempt that orders again. Write them in a fence with `forget`."""
     return {
         "order_url": "",
         "order_expires_at": None,
+        "finalize_url": "",
         "csr_sent_at": None,
         "certificate_url": "",
         "settles_at": None,
@@ -105,7 +106,7 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
     """Reject an order of an earlier attempt that the CA handed out again.
 
     `seen` is an authorization of the order that has failed. The first time, give the order up,
-    forget it and raise Wait; the attempt then orders anew. The second time, raise Refused; the
+    forget it and raise Wait; the attempt then orders again. The second time, raise Refused; the
     certificate's fallback account is next. Return when no earlier attempt had the order.
     """
     first = earlier(issuance).order_by("pk").first()
@@ -116,20 +117,20 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
         if first.certificate_id == issuance.certificate_id
         else "an earlier attempt"
     )
-    told = f"The CA handed out the order of {whose} again, in which {seen.name} has failed"
+    told = f"The CA returned the order of {whose} again, in which {seen.name} has failed."
     if issuance.orders:
         ends = issuance.order_expires_at
         until = (
             f"until it expires at {ends:%Y-%m-%d %H:%M} UTC"
             if ends
-            else "and does not say when it expires"
+            else "until it expires, at a time that the CA does not say"
         )
         what = (
-            f"{told}. It gives no other order for these names {until}:"
-            " wait, or set a fallback account."
+            f"{told} It gives no other order for these names {until}."
+            " Wait, or set a fallback account."
         )
         raise Refused(failover.STUCK, what)
     give_up(issuance)
     with issuance.fence(**without_order(issuance)):
         forget(issuance)
-    raise Wait(issuance.patience(), f"{told}: it is given up, and another one is ordered.")
+    raise Wait(issuance.patience(), f"{told} That order is given up, and a new one is sent.")

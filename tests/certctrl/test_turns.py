@@ -126,10 +126,10 @@ def test_a_breath_after_the_row_was_lost_says_so(row, settings):
 
 def test_the_retry_table_grows_and_its_last_entry_repeats():
     trouble = Trouble("x", "x")
-    assert [retry_pause(stumbles, trouble) for stumbles in (1, 2, 3, 8, 9, 50)] == [
+    assert [retry_pause(stumbles, trouble) for stumbles in (1, 2, 3, 11, 12, 50)] == [
         10,
+        20,
         30,
-        60,
         1800,
         1800,
         1800,

@@ -282,6 +282,9 @@ class FakeClient:
     def profiles(self) -> dict[str, str]:
         return self.ca.call("profiles", lambda: self.ca.profiles)
 
+    def prepare(self) -> None:
+        """Do nothing. This CA needs no directory and no nonce."""
+
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:

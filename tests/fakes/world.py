@@ -64,9 +64,7 @@ class World:
         self.time += timedelta(seconds=seconds)
         self.passed += seconds
 
-    def _start(
-        self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False
-    ) -> bool:
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))
         return True

@@ -161,9 +161,7 @@ class Simulation(World):
 
     # --- messages ---
 
-    def _start(
-        self, issuance_id: int, state: str = Issuance.State.QUEUED, *, at_once: bool = False
-    ) -> bool:
+    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
         self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 

@@ -9,7 +9,7 @@ from django.core.cache import cache
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl.turns import SKEW, SWEPT
 from dnsproviders.models import TxtRecord
-from issuance import ratelimits, services
+from issuance import services
 from issuance.beat import clockstep, pruning, renewals, sweep
 from issuance.models import (
     Certificate,
@@ -18,7 +18,6 @@ from issuance.models import (
     Issuance,
     LimitBucket,
     RenewalInfo,
-    Reservation,
 )
 from keystore import envelope
 from notices import raising
@@ -145,26 +144,6 @@ def test_a_minute_of_skew_between_machines_corrects_nothing(world, account, cred
 
 
 @ahead
-def test_slots_that_were_given_out_in_the_future_do_not_stop_the_others(
-    world, account, credential, by, monkeypatch
-):
-    """An unused slot takes room, and the tokens of its buckets."""
-    for number in range(12):
-        _, issuance = world.create(account, credential, f"host{number}.example.com")
-        Reservation.objects.create(
-            issuance=issuance,
-            owner=account.owner,
-            asked_at=world.time + by,
-            granted_at=world.time + by,
-            state="sent" if number % 2 else "granted",
-            sent_at=world.time + by,
-        )
-    world.messages.clear()
-    ratelimits.grant()
-    assert not Reservation.objects.filter(state__in=["granted", "sent"]).exists()
-
-
-@ahead
 def test_a_limit_that_was_used_in_the_future_is_open_again(world, account, by):
     bucket = LimitBucket.objects.create(
         ca="https://ca.test/dir", kind="busy", subject="1", level=1, at=world.time + by
@@ -272,7 +251,11 @@ def test_mails_of_the_future_do_not_fill_the_day(world, owner, by):
 @ahead
 def test_a_warning_that_was_given_by_the_wrong_date_is_given_again(world, owner, by):
     Notice.objects.create(
-        owner=owner, kind="expiring", dedupe_key="expiring:1:7", raised_at=world.time + by
+        owner=owner,
+        kind="expiring",
+        dedupe_key="expiring:1:7",
+        raised_at=world.time + by,
+        last_raised_at=world.time + by,
     )
     cache.set(SWEPT, (world.time + by).timestamp(), None)
     sweep.sweep.run()
@@ -367,6 +350,7 @@ def test_one_table_that_cannot_be_corrected_keeps_no_other_from_it(world, owner,
         raise RuntimeError
 
     monkeypatch.setattr(clockstep, "_turns", broken)
-    Notice.objects.create(owner=owner, kind="expiring", dedupe_key="1", raised_at=world.time + DAY)
+    ahead = {"raised_at": world.time + DAY, "last_raised_at": world.time + DAY}
+    Notice.objects.create(owner=owner, kind="expiring", dedupe_key="1", **ahead)
     clockstep.correct(world.time, stepped=True)
     assert Notice.objects.get().raised_at == world.time

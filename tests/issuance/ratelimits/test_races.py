@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 
 from certctrl.turns import Trouble
-from issuance import ratelimits
 from issuance.beat import sweep
 from issuance.models import Issuance, LimitBucket, Reservation
 from tests.fakes.ca import FakeClient
@@ -27,9 +26,7 @@ def test_as_many_workers_order_as_there_are_tokens(world, account, credential, s
         world.create(account, credential, f"host{number}.example{number % 3}.com")
     world.messages.clear()
     ids = list(Issuance.objects.values_list("pk", flat=True))
-    results = at_once(
-        *[lambda pk=pk: world.chain(pk, "queued") for pk in ids], ratelimits.grant, ratelimits.grant
-    )
+    results = at_once(*[lambda pk=pk: world.chain(pk, "queued") for pk in ids])
     assert [each for each in results if isinstance(each, Exception)] == []
     assert not world.ca.limiter.refused
     assert len(world.ca.limiter.accepted) <= 4

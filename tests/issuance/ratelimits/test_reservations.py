@@ -11,7 +11,7 @@ from accounts.models import User
 from authorities.errors import Refused
 from certctrl.turns import LostTurn, Trouble
 from dnsproviders.models import TxtRecord
-from issuance import ratelimits, services
+from issuance import ratelimits, services, workflow
 from issuance.beat import renewals, sweep
 from issuance.models import (
     Certificate,
@@ -23,6 +23,7 @@ from issuance.models import (
     ReservedToken,
 )
 from issuance.ratelimits import queue
+from issuance.workflow import machine
 from issuance.workflow.steps import authorizations
 from keystore.models import Envelope
 from tests.fakes.limiting import Limiter
@@ -267,63 +268,70 @@ def busy():
     return Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=7200)
 
 
-@pytest.mark.slow
+def test_an_unknown_429_delays_one_attempt_alone(world, account, credential, limited):
+    limited()
+    world.ca.problems["new_order"] = [busy()]
+    for name in domains(3):
+        world.create(account, credential, name)
+    world.deliver()
+    assert issued() == 2
+
+
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("is_open", [True, False])
-def test_a_ca_that_is_busy_holds_up_renewals_that_are_counted_nowhere_too(
-    world, account, credential, limited, known, is_open
-):
+def test_three_unknown_429s_pause_the_account(world, account, credential, limited, known):
     if known:
-        limited()
+        limited(account=[100, 60])
+    world.ca.problems["new_order"] = [busy()] * 3
+    for name in domains(8):
+        world.create(account, credential, name)
+    world.deliver()
+    assert world.outside.calls.count("ca.new_order") == 3
+    waiting = Issuance.objects.open().order_by("pk").last()
+    assert waiting.slot_at == world.time + timedelta(minutes=5)
+    assert "asked us to come back later for orders of the account an account" in waiting.waits_for
+    world.advance(301)
+    run(world, 60)
+    assert issued() == 8
+
+
+def test_a_paused_account_sends_one_probe(world, account, credential, limited):
+    limited()
+    world.ca.problems["new_order"] = [busy()] * 5
+    for name in [*domains(4), *domains(4, "example.org")]:
+        world.create(account, credential, name)
+    world.deliver()
+    for count in (4, 5):
+        world.advance(301)
+        world.sweep()
+        assert world.outside.calls.count("ca.new_order") == count
+
+
+def test_a_paused_account_delays_renewals_that_count_nowhere(world, account, credential, limited):
     world.ca.offers_renewal_info = True
     for name in domains(5):
         world.create(account, credential, name)
     world.deliver()
-    if is_open:
-        begun = world.time - timedelta(hours=1)
-        ends = world.time + timedelta(days=1)
-        RenewalInfo.objects.update(window_start=begun, window_end=ends)
+    ends = world.time + timedelta(days=1)
+    RenewalInfo.objects.update(window_start=world.time - timedelta(hours=1), window_end=ends)
+    world.ca.problems["new_order"] = [busy()] * 3
     orders = world.outside.calls.count("ca.new_order")
-    world.ca.problems["new_order"] = [busy()]
     Certificate.objects.update(renew_at=world.time)
     renewals.scan_renewals.run()
     world.sweep()
-    assert world.outside.calls.count("ca.new_order") == orders + 1
-    waiting = Issuance.objects.open().order_by("pk").last()
-    assert waiting.slot_at == world.time + timedelta(hours=2)
-    assert "asked us to come back later for orders of the account an account" in waiting.waits_for
-    world.advance(7201)
-    run(world)
-    assert not Issuance.objects.open().exists()
-    assert issued() == 10
-    assert not Issuance.objects.filter(slot_at__isnull=False).exists()
+    assert world.outside.calls.count("ca.new_order") == orders + 3
 
 
-def test_while_a_ca_is_busy_nothing_that_waited_for_a_slot_before_is_sent(
-    world, account, credential, limited
-):
-    limited(account=[1, 60])
-    for name in domains(3):
-        world.create(account, credential, name)
-    world.deliver()
-    assert world.outside.calls.count("ca.new_order") == 1
-    world.ca.problems["new_order"] = [busy()]
-    for _ in range(10):
-        world.advance(60)
-        world.sweep()
-    assert world.outside.calls.count("ca.new_order") == 2
-
-
-def test_the_api_shows_that_a_ca_is_busy_while_it_is(
+def test_the_api_shows_that_an_account_is_paused(
     client_of, world, account, credential, limited, owner
 ):
     limited()
-    world.ca.problems["new_order"] = [busy()]
-    world.create(account, credential, "a.example.com")
+    world.ca.problems["new_order"] = [busy()] * 3
+    for name in domains(3):
+        world.create(account, credential, name)
     world.deliver()
     shown = client_of(owner).get(f"/apiv1/me/acme-accounts/{account.pk}/limits").data_member
     told = {each["kind"]: (each["subject"], each["next_at"]) for each in shown}
-    assert told["busy"] == ("an account", int(world.time.timestamp()) + 7200)
+    assert told["busy"] == ("an account", int(world.time.timestamp()) + 300)
 
 
 def test_a_ca_without_known_limits_is_believed_as_well(world, account, credential):
@@ -388,51 +396,6 @@ def test_a_worker_that_dies_while_ordering_has_spent_the_token(
     )
 
 
-def test_an_unused_slot_is_returned_after_five_seconds(world, account, credential, limited):
-    limited(account=[1, 60])
-    for name in domains(2):
-        world.create(account, credential, name)
-    world.deliver()
-    world.advance(61)
-    ratelimits.grant()  # and no worker comes
-    held = Reservation.objects.get(state=Reservation.State.GRANTED)
-    world.advance(6)
-    ratelimits.grant()
-    held.refresh_from_db()
-    assert held.state == Reservation.State.WAITING
-    assert (
-        ratelimits.Ledger([LimitBucket.objects.get().pk], lock=False).level(
-            LimitBucket.objects.get().pk
-        )
-        == 1
-    )
-
-
-@pytest.mark.slow
-def test_no_more_slots_are_given_out_than_workers_use_in_time(world, account, credential, limited):
-    limited(account=[200, 1])
-    for name in domains(60):
-        world.create(account, credential, name)
-    for attempt in Issuance.objects.all():  # all of them wait, as after an hour without workers
-        Reservation.objects.create(issuance=attempt, owner=account.owner, asked_at=world.time)
-    bucket = LimitBucket.objects.create(
-        ca="https://ca.test/dir", kind="account", subject=str(account.pk), level=200, at=world.time
-    )
-    for reservation in Reservation.objects.all():
-        reservation.tokens.create(bucket=bucket)
-    world.messages.clear()
-    with CaptureQueriesContext(connection) as queries:
-        ratelimits.grant()
-    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == queue.FEW_UNUSED
-    ratelimits.grant()
-    assert Reservation.objects.filter(state=Reservation.State.GRANTED).count() == queue.FEW_UNUSED
-    world.advance(6)
-    with CaptureQueriesContext(connection) as given_back:
-        ratelimits.grant()
-    assert max(len(queries), len(given_back)) <= 30, "however many there are"
-    assert LimitBucket.objects.get().level == 200 - queue.FEW_UNUSED
-
-
 @pytest.mark.slow
 def test_an_hour_without_workers_ends_in_no_burst(world, account, credential, limited):
     limiter = limited(account=[5, 10], domain=[50, 1])
@@ -486,46 +449,50 @@ def test_workers_that_die_anywhere_are_never_refused(
 
 @pytest.mark.slow
 def test_renewals_go_before_new_orders_and_the_soonest_expiry_first(
-    world, account, credential, limited, owner
+    world, account, credential, limited
 ):
     renewing = [world.create(account, credential, name)[0] for name in domains(3, "example.org")]
     world.deliver()
     for days, certificate in zip((9, 3, 6), renewing, strict=True):
         certificate.expires_at = world.time + timedelta(days=days)
         certificate.save(update_fields=["expires_at"])
-    limited(set=[1, 60], account=[1, 60])
-    LimitBucket.objects.all().delete()
-    world.ca.limiter = None
-    for name in domains(5):
-        world.create(account, credential, name, "same.example.net")
-    world.messages.clear()
-    # All of them wait for one bucket, as orders of one CA-wide limit would.
-    bucket = LimitBucket.objects.create(
-        ca="https://ca.test/dir", kind="account", subject="x", level=0, at=world.time
+    limited(domain=[1, 60])
+    LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="domain", subject="example.com", level=0, at=world.time
     )
+    bucket = LimitBucket.objects.get()
+    for name in domains(5):
+        world.create(account, credential, name)
+    world.deliver()
     for certificate in renewing:
         services.request_issuance(certificate)
-    for attempt in Issuance.objects.open():
-        reservation = Reservation.objects.create(
+    Reservation.objects.filter(state="spent").delete()
+    for attempt in Issuance.objects.open().filter(certificate__in=renewing):
+        Reservation.objects.create(
             issuance=attempt,
-            owner=owner,
-            is_renewal=attempt.certificate.current_id is not None,
+            owner=account.owner,
+            is_renewal=True,
             expires_at=attempt.certificate.expires_at,
-            asked_at=attempt.created_at,
+            asked_at=world.time,
+            state="waiting",
+            lacks=bucket,
         )
-        reservation.tokens.create(bucket=bucket)
-    granted = []
-    for _ in range(8):
-        world.advance(60)
-        Reservation.objects.filter(state=Reservation.State.GRANTED).update(
-            state=Reservation.State.SPENT
-        )
-        queue.grant()
-        granted.append(
-            Reservation.objects.get(state=Reservation.State.GRANTED).issuance.certificate.domain
-        )
-    assert granted[:3] == ["host1.example.org", "host2.example.org", "host0.example.org"]
-    assert granted[3:] == domains(5)
+    waiting = list(Reservation.objects.filter(state="waiting"))
+    ranked = [each.issuance.certificate.domain for each in queue.in_rotation(waiting)]
+    assert ranked[:3] == ["host1.example.org", "host2.example.org", "host0.example.org"]
+    assert ranked[3:] == domains(5)
+
+
+def test_a_token_that_is_free_again_wakes_the_next(world, account, credential, limited):
+    limited(domain=[2, 3600])
+    world.ca.limiter = None
+    world.zone.hides = True
+    first, *_, last = [world.create(account, credential, name)[0] for name in domains(3)]
+    world.deliver()
+    services.cancel(first)
+    world.zone.hides = False
+    world.sweep()
+    assert last.issuances.get().state != State.QUEUED
 
 
 @pytest.mark.slow
@@ -545,12 +512,6 @@ def test_one_owner_with_many_orders_delays_no_other_owner(world, account, creden
     first = [order.account for order in world.ca.orders.values()][:13]
     assert first.count(theirs.pk) == 5, "one of each owner in turn"
     assert not limiter.refused
-
-
-def test_an_idle_sweep_asks_once(world, account, credential):
-    with CaptureQueriesContext(connection) as queries:
-        ratelimits.grant()
-    assert len(queries) == 1
 
 
 # --- the sentence ---
@@ -573,45 +534,6 @@ def test_periods_are_said_as_people_say_them(seconds, spoken):
 # --- whose turn has come ---
 
 
-@pytest.mark.slow
-def test_a_granted_slot_is_sent_although_a_thousand_wait_longer(
-    world, account, credential, limited
-):
-    limited(account=[1, 60])
-    world.create(account, credential, "first.example.com")
-    _, granted = world.create(account, credential, "second.example.com")
-    world.deliver()
-    begun = {
-        "account": account,
-        "credential": credential,
-        "wake_at": world.time - timedelta(seconds=120),
-    }
-    begun |= {
-        "state_since": world.time,
-        "deadline_at": world.time + timedelta(hours=6),
-        "reason": "new",
-    }
-    crowd = Certificate.objects.bulk_create(
-        Certificate(
-            owner=account.owner,
-            domain=name,
-            names=[name],
-            names_key=name,
-            request_digest=name,
-            account=account,
-        )
-        for name in domains(1100, "example.org")
-    )
-    Issuance.objects.bulk_create(
-        Issuance(certificate=each, names_key=each.domain, **begun) for each in crowd
-    )
-    world.advance(60)
-    world.messages.clear()
-    sweep.sweep.run()
-    assert Reservation.objects.get(issuance=granted).state == Reservation.State.GRANTED
-    assert granted.pk in [args[0] for _, *args in world.messages if args]
-
-
 def test_an_attempt_that_waits_after_trouble_is_not_woken_for_a_slot(
     world, account, credential, limited
 ):
@@ -624,9 +546,8 @@ def test_an_attempt_that_waits_after_trouble_is_not_woken_for_a_slot(
     for _ in range(900):
         world.sweep()
         world.advance(1)
-    assert (
-        4 < world.outside.calls.count("ca.profiles") - calls < 9
-    )  # by the retry table; a slot comes each 15 s
+    # by the retry table; a token comes each 15 s
+    assert 4 < world.outside.calls.count("ca.profiles") - calls < 12
 
 
 def test_an_attempt_far_too_early_makes_no_key_and_sends_no_request(
@@ -726,3 +647,21 @@ def test_invalid_settings_of_one_bucket_delay_no_other(
     TxtRecord.objects.update(wake_at=world.time)
     sweep.sweep.run()
     assert "issuance.cleanup" in world.sent
+
+
+# --- an attempt that orders anew ---
+
+
+def test_an_attempt_that_orders_twice_gives_back_all_that_it_took(
+    world, account, credential, limited
+):
+    limited()
+    certificate, issuance = world.create(account, credential, "example.com")
+    order = workflow.STEPS[0]
+    assert workflow.take(order, issuance.pk)
+    held = Issuance.objects.claim(issuance.pk)
+    machine.settle(workflow.STEPS[1], held, workflow.order_anew(held, "used"), 0.0)
+    assert workflow.take(order, issuance.pk)
+    services.cancel(certificate)
+    left = {each["kind"]: each["left"] for each in ratelimits.levels(account)}
+    assert (left["set"], left["domain"]) == (SMALL["set"][0], SMALL["domain"][0])

@@ -239,7 +239,8 @@ def test_a_persons_renew_passes_the_backoff(world, account, credential, problem)
 
 @pytest.mark.django_db
 def test_a_persons_renew_does_not_pass_the_cas_limit(world, account, credential):
-    certificate = begin(world, account, credential, limit(8))
+    refusal = Trouble("ca_rate_limited", "too many new orders", retry_after=8 * 3600)
+    certificate = begin(world, account, credential, refusal)
     world.ca.problems.clear()
     ordered = world.outside.calls.count("ca.new_order")
     services.issue(certificate)

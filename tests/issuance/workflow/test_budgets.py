@@ -59,7 +59,7 @@ def count(monkeypatch) -> Callable[[], Any]:
             # SQLite sends BEGIN as a statement; the drivers of PostgreSQL send it by themselves.
             if not sql.startswith("BEGIN"):
                 cost.statements.append(sql)
-            is_read = sql.startswith("SELECT")
+            is_read = sql.startswith(("SELECT", "BEGIN"))
             cost.commits += not is_read and not connection.in_atomic_block
             return execute(sql, params, many, context)
 

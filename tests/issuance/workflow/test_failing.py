@@ -361,7 +361,7 @@ def test_an_attempt_whose_end_cannot_be_written_ends_at_its_deadline(
     monkeypatch.setattr(machine, "event", refuse)
     _, issuance = world.create(account, credential)
     world.deliver()
-    world.settle(20, step=1800)
+    world.settle(40, step=1800)
     issuance.refresh_from_db()
     assert (issuance.state, issuance.error_what) == (
         Issuance.State.FAILED,
