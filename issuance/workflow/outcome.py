@@ -37,6 +37,6 @@ class Done:
 
     what: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    write: Callable[[], None] | None = None
+    write: Callable[[], object] | None = None
     to: str = ""
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -203,14 +203,14 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
 
 def _read_authorizations(
     issuance: Issuance, client: CA, listed: Sequence[Authorization]
-) -> Callable[[], None] | None:
+) -> Callable[[], object] | None:
     """Read the authorizations that were not read yet.
 
     When the CA cannot show one and the order is ready, all of them count as valid. Each is stored
     before the next one is read. Return the function that stores the last one.
     """
     challenge = registry.for_certificate(issuance.certificate)
-    store: Callable[[], None] | None = None
+    store: Callable[[], object] | None = None
     unread = [each for each in listed if each.status == Authorization.Status.UNREAD]
     for authorization in unread:
         if store:
@@ -224,7 +224,7 @@ def _read_authorizations(
             if not _is_ready_without(issuance, client, trouble):
                 raise
             left = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
-            return lambda: left.update(status=Authorization.Status.VALID) and None
+            return lambda: left.update(status=Authorization.Status.VALID)
         store = _note(issuance, authorization, seen)
     return store
 
@@ -252,7 +252,7 @@ def _without(profile: str) -> str:
 
 def _note(
     issuance: Issuance, authorization: Authorization, seen: AuthorizationResource
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Return the function that stores what the CA says. Prepare the challenge of a pending one.
 
     Raise Refused when the authorization is for another name, has failed, or cannot be proved. Raise
@@ -279,7 +279,7 @@ def _store(
     seen: AuthorizationResource,
     status: str,
     note: Callable[[], dict[str, Any]] = dict,
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Return the function that stores what was seen, with the columns that `note` returns."""
     authorization.status = status
     authorization.identifier = seen.identifier

@@ -21,7 +21,7 @@ CREATE = 12
 STEPS = {"order": 14, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
 CLEANUP = 4
 TRANSACTIONS = 16  # of more than one statement
-COMMITS = 23  # these, and the single statements that write
+COMMITS = 24  # these, and the single statements that write
 
 
 @dataclass
