@@ -92,21 +92,27 @@ def usage(owner: "User") -> list[dict[str, Any]]:
     ]
 
 
-def refuse_more(owner: "User", name: str) -> None:
-    """Raise QuotaExceeded if the owner has reached the limit. Raise Conflict for webhooks.
+def refuse_more(owner: "User", *names: str) -> None:
+    """Raise QuotaExceeded if the owner has reached a limit. Raise Conflict for webhooks.
 
     Call this function in the transaction that creates the row. First lock the rows that the new
     row refers to. The owner's row is locked, so that a row created at the same time is counted.
     """
     users = get_user_model()._default_manager.select_for_update(no_key=True)
     owner = users.get(pk=owner.pk)
-    limit = most(owner, name)
-    if limit is None:
+    limits = {name: most(owner, name) for name in names}
+    # First count all rows of the owner, which an index does quickly. Usually this is enough.
+    counts = {rows: getattr(owner, rows).count() for rows in {QUOTAS[each].rows for each in names}}
+    for name, limit in limits.items():
+        if limit is not None and counts[QUOTAS[name].rows] >= limit:
+            _refuse_if_full(owner, name, limit)
+
+
+def _refuse_if_full(owner: "User", name: str, limit: int) -> None:
+    count = used(owner, name)
+    if count < limit:
         return
     quota = QUOTAS[name]
-    # First count all rows of the owner, which an index does quickly. Usually this is enough.
-    if getattr(owner, quota.rows).count() < limit or (count := used(owner, name)) < limit:
-        return
     what = f"You have {count} {quota.what}, and the limit is {limit}."
     todo = "Wait until some have ended" if name == "open_attempts" else "Delete some"
     facts = {"quota": name, "limit": limit, "used": count}

@@ -22,8 +22,10 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
+from django.db.models.sql import Query, UpdateQuery
+from django.db.models.sql.compiler import SQLCompiler
 
 from certctrl import clock
 
@@ -38,6 +40,7 @@ SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
 MOST_SAID = 4000  # characters of a stored sentence
 MOST_CONSIDERED = 1000  # due rows that sendable_of_each() chooses from
+CHECKED_WITHIN = 1.0  # seconds; breathe() trusts a write that is younger, once
 
 
 class Stopping:
@@ -129,6 +132,30 @@ def new_token() -> str:
 Row = TypeVar("Row", bound="Turns")
 
 
+class UpdateAndRead(Query):
+    """A SELECT of the rows that an UPDATE in the same statement changes, with their relations.
+
+    The UPDATE is a common table expression with the name of the table. So the SELECT reads the
+    changed rows only, with their new values. PostgreSQL has this, SQLite does not.
+    """
+
+    update_sql = ""
+    update_params: tuple[Any, ...] = ()
+
+    def get_compiler(self, *args: Any, **kwargs: Any) -> SQLCompiler:
+        compiler: SQLCompiler = super().get_compiler(*args, **kwargs)
+        select = compiler.as_sql
+
+        def as_sql(*args: Any, **kwargs: Any) -> tuple[str, tuple[Any, ...]]:
+            sql, params = select(*args, **kwargs)
+            table = compiler.quote_name_unless_alias(self.get_meta().db_table)
+            changed = f"WITH {table} AS ({self.update_sql} RETURNING {table}.*)"
+            return f"{changed} {sql}", (*self.update_params, *params)
+
+        compiler.as_sql = as_sql  # type: ignore[method-assign]
+        return compiler
+
+
 class TurnsQuerySet(models.QuerySet[Row]):
     def due(self, at: datetime) -> Self:
         return self.filter(wake_at__lte=at)
@@ -178,11 +205,26 @@ class TurnsQuerySet(models.QuerySet[Row]):
         token = new_token()
         rows = self.filter(pk=pk, **needs)
         rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
-        if not rows.update(holder=token, **self.claim_fields(at)):
+        fields = {"holder": token, **self.claim_fields(at)}
+        if connections[self.db].vendor == "postgresql":
+            claimed = self._update_and_read(rows, fields)
+        elif rows.update(**fields):
+            claimed = self.filter(pk=pk, holder=token)
+        else:
             return None
-        for row in self.filter(pk=pk, holder=token):  # at most one row, so no order is needed
+        for row in claimed:  # at most one row, so no order is needed
             return row.begin()
         return None
+
+    def _update_and_read(self, rows: Self, fields: dict[str, Any]) -> Self:
+        """Return `rows` as they are after the UPDATE. Reading them once runs the UPDATE."""
+        update: Any = rows.query.chain(UpdateQuery)
+        update.add_update_values(fields)
+        read = self.all()
+        query: Any = read.query.chain(UpdateAndRead)
+        query.update_sql, query.update_params = update.get_compiler(self.db).as_sql()
+        read.query = query
+        return read
 
     def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
         """Claim up to `most` due rows under one token, oldest `wake_at` first, and return them.
@@ -260,10 +302,12 @@ class Turns(models.Model):
 
     _breaths = 0
     _ends = 0.0
+    _checked = 0.0
 
     def begin(self, seconds: float | None = None) -> Self:
         """Start the clock of a claimed turn. `seconds` is its length, TURN by default."""
-        self._ends = clock.monotonic() + (settings.TURN if seconds is None else seconds)
+        self._checked = clock.monotonic()
+        self._ends = self._checked + (settings.TURN if seconds is None else seconds)
         self._breaths = 0
         return self
 
@@ -282,23 +326,46 @@ class Turns(models.Model):
 
     def write(self, **fields: Any) -> None:
         """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
-        if not self.mine().update(**fields):
+        if not self.write_unless_changed({}, fields):
             raise LostTurn
+
+    def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
+        """Update these columns if the row still has the values of `before`.
+
+        Return False when it has others. Raise LostTurn after the turn was lost.
+        """
+        if not self.mine().filter(**before).update(**fields):
+            if not self.mine().exists():
+                raise LostTurn
+            return False
+        self._checked = clock.monotonic()
         for name, value in fields.items():
             if not hasattr(value, "resolve_expression"):
                 setattr(self, name, value)
+        return True
 
     @contextmanager
-    def fence(self) -> Iterator[None]:
+    def fence(self, **fields: Any) -> Iterator[None]:
         """Open a transaction that commits only while this turn holds the row.
 
-        Raise LostTurn otherwise. After any error this object has its old values again.
+        Its first statement writes `fields`. With the columns of `ending()` it ends the turn. Raise
+        LostTurn when the turn was lost. After any error this object has its old values again.
+        """
+        with self.atomic():
+            self.write(**(fields or {"holder": self.holder}))
+            yield
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Open a transaction in which the caller calls `write`, which raises LostTurn.
+
+        It saves the first statement of `fence`. Before `write`, only insert rows. The lock of this
+        row comes first, or two transactions may wait for each other. After any error this object
+        has its old values again.
         """
         before = self._columns()
         try:
             with transaction.atomic():
-                if not self.mine().update(holder=self.holder):
-                    raise LostTurn
                 yield
         except BaseException:
             # The object must match the row, or the turn could not be ended.
@@ -310,12 +377,15 @@ class Turns(models.Model):
         names = [each.attname for each in self._meta.concrete_fields]
         return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
+    @staticmethod
+    def ending(wake_at: datetime | None, **fields: Any) -> dict[str, Any]:
+        """Return the columns that end a turn and set `wake_at`. With None the row sleeps."""
+        ended = {"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
+        return ended | fields
+
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn and set `wake_at`. With None the row sleeps for ever."""
-        self.write(
-            **{"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
-            | fields
-        )
+        self.write(**self.ending(wake_at, **fields))
 
     def rest(self, pause: timedelta, **fields: Any) -> None:
         """End the turn and sleep for `pause`. Write nothing after the turn was lost."""
@@ -335,14 +405,17 @@ class Turns(models.Model):
     def breathe(self) -> None:
         """Call this before each outward call of a loop.
 
-        Raise LostTurn when this turn no longer holds the row. Raise Wait(0) when less than a
-        quarter of TURN is left, or the worker is stopping. The first call of a turn never raises
-        Wait.
+        Raise LostTurn when this turn no longer holds the row. The row is not read when the turn
+        wrote it less than CHECKED_WITHIN ago, and made no outward call since. Raise Wait(0) when
+        less than a quarter of TURN is left, or the worker is stopping. The first call of a turn
+        never raises Wait.
         """
         if self._breaths and (stopping.is_set() or self.turn_left() < settings.TURN / 4):
             raise Wait(0)
         self._breaths += 1
-        if not self.mine().exists():
+        is_fresh = self.holder and clock.monotonic() - self._checked < CHECKED_WITHIN
+        self._checked = float("-inf")
+        if not is_fresh and not self.mine().exists():
             raise LostTurn
 
     def __str__(self) -> str:

@@ -21,13 +21,21 @@ NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that i
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
 ONCE_A_DAY = 24 * 3600.0
+KEY = ("credential", "name", "value")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
 
 def note(credential: DnsCredential, name: str, value: str) -> TxtRecord:
-    """Return the row of the record, and make it if there is none. Nothing is in the zone yet."""
-    record, _ = TxtRecord.objects.get_or_create(credential=credential, name=name, value=value)
+    """Make the row of the record if there is none. Nothing is in the zone yet.
+
+    Return an object that has the primary key of the row. Its other columns may not be as stored.
+    """
+    record = TxtRecord(credential=credential, name=name, value=value)
+    # One statement. A row that exists keeps its columns, and its primary key is returned.
+    TxtRecord.objects.bulk_create(
+        [record], update_conflicts=True, update_fields=["value"], unique_fields=KEY
+    )
     return record
 
 
@@ -82,17 +90,18 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     # the cleanup has removed the record there.
     zone = provider.zone_of(record.name) if first else record.zone
     unsure_until = clock.now() + timedelta(seconds=settings.LEASE)
-    with record.fence():
-        # Read again, because `reopen` may have changed the row since the claim.
-        before = TxtRecord.objects.values(*INTENT).get(pk=record.pk)
-        # Stored before the call. If this process dies in the call, cleanup still knows of it.
-        record.write(
-            zone=zone,
-            intent_at=clock.now(),
-            presented_at=None,
-            cleaned_at=None,
-            unsure_until=unsure_until,
-        )
+    before = {name: getattr(record, name) for name in INTENT}
+    # Stored before the call. If this process dies in the call, cleanup still knows of it.
+    intent = {
+        "zone": zone,
+        "intent_at": clock.now(),
+        "presented_at": None,
+        "cleaned_at": None,
+        "unsure_until": unsure_until,
+    }
+    # `reopen` may have changed the row since the claim. Then it is read again.
+    while not record.write_unless_changed(before, intent):
+        before = record.mine().values(*INTENT).first() or {}
     unsure_before = before["unsure_until"]
     try:
         provider.present(record)

@@ -71,7 +71,7 @@ def seal(
     envelope.ciphertext = AESGCM(data_key).encrypt(
         envelope.nonce, plaintext, _content_context(envelope)
     )
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         envelope.save()
         wraps = KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in recipients])
         _keep_up(wraps, data_key)

@@ -77,7 +77,10 @@ def shown(certificate: Certificate, issuance: Issuance | None) -> dict[str, Any]
 
     For a private CA, `status` is the status of the attempt.
     """
-    certificate.refresh_from_db()
+    if issuance and issuance.is_open:
+        certificate.open_issuances = [issuance]  # type: ignore[attr-defined]
+    else:  # a private CA has issued it
+        certificate.refresh_from_db()
     answer = dict(CertificateSerializer(certificate).data)
     if issuance:
         answer["issue_history_id"] = issuance.pk

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+
+from django.db.models import prefetch_related_objects
 
 from authorities import errors
 from authorities.base import AuthorizationResource, ChallengeResource
@@ -85,14 +87,15 @@ class Dns01(Challenge):
         return f"{len(wanted)} TXT records are in the zone"
 
     def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:
-        """Ask every authoritative server for the records. This takes two queries."""
+        """Ask every authoritative server for the records. This takes at most two queries."""
         ids = {
             pk: sorted({each.record_id for each in rows if each.record_id})
             for pk, rows in pending.items()
         }
-        found = TxtRecord.objects.prefetch_related("credential").in_bulk(
+        found = TxtRecord.objects.in_bulk(
             {record_id for each in ids.values() for record_id in each}
         )
+        _set_credentials(found.values(), [rows[0].issuance for rows in pending.values()])
         wanted = {pk: [found[record_id] for record_id in each] for pk, each in ids.items()}
         looks = propagation.look([record for each in wanted.values() for record in each])
         return {pk: Seen(each, looks) for pk, each in wanted.items()}
@@ -135,6 +138,15 @@ class Dns01(Challenge):
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
         records.wake(txtrecords.records_of(issuance), at)
+
+
+def _set_credentials(found: Collection[TxtRecord], issuances: Sequence[Issuance]) -> None:
+    """Set the credential of each record. Only those of earlier credentials are read."""
+    known = {each.credential_id: each.credential for each in issuances if each.credential}
+    for record in found:
+        if credential := known.get(record.credential_id):
+            record.credential = credential
+    prefetch_related_objects(list(found), "credential")
 
 
 def _settle(issuance: Issuance, seen: Seen) -> None:

@@ -171,6 +171,11 @@ class Issuance(OrderAtCA, Propagation, Turns):
     def is_open(self) -> bool:
         return self.wake_at is not None
 
+    @property
+    def is_first(self) -> bool:
+        """Whether the certificate had no attempt, and so no version, when this one was made."""
+        return self.number == 1
+
     def age(self) -> timedelta:
         """Return how long the attempt has been in its state."""
         return clock.now() - self.state_since

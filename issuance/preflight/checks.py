@@ -56,9 +56,8 @@ def before_order(issuance: Issuance, client: CA) -> None:
             issuance.certificate, issuance.account, issuance.credential, client, but=written
         )
     blocking = [each for each in found if each.blocks]
-    with issuance.fence():
-        deaf = [propagation.server_of(label) for each in found for label in each.servers]
-        issuance.write(preflighted_at=clock.now(), deaf=deaf)
+    deaf = [propagation.server_of(label) for each in found for label in each.servers]
+    with issuance.fence(preflighted_at=clock.now(), deaf=deaf):
         if found and not blocking:
             what = report.text_of(found)
             done = IssuanceEvent.Outcome.DONE
@@ -124,6 +123,8 @@ def _written_before(issuance: Issuance) -> list[str]:
 
     The credential can read the zones of these names.
     """
+    if issuance.is_first:
+        return []
     last = issuance.certificate.issuances.filter(pk__lt=issuance.pk).order_by("-pk").first()
     if not last:
         return []

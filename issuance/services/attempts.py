@@ -42,10 +42,23 @@ def request_issuance(
                 renew_at=None
             ):
                 raise Conflict(f"{certificate.domain} was deleted. Create it again.")
+            certificate.renew_at = None
             quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
         return Issuance.objects.open().get(certificate=certificate)
+
+
+def first_issuance(certificate: Certificate, validity_seconds: int | None = None) -> Issuance:
+    """Store and return the first attempt of a certificate that this transaction made.
+
+    The caller has checked the quota. Raise Conflict when the certificate cannot be issued.
+    """
+    refuse_issuance(certificate)
+    credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
+    issuance = new_issuance(certificate, Reason.NEW, credential_id, validity_seconds)
+    issuance.save(force_insert=True)
+    return issuance
 
 
 def refuse_issuance(certificate: Certificate) -> None:
@@ -141,15 +154,14 @@ def advance(issuance: Issuance | None) -> Issuance | None:
     """
     if not issuance or not issuance.is_open:
         return issuance
-    if (
-        not Issuance.objects.sendable(clock.now())
-        .filter(pk=issuance.pk, holder="")
-        .update(queued_at=clock.now())
-    ):
+    now = clock.now()
+    idle = Issuance.objects.sendable(now).filter(pk=issuance.pk, holder="")
+    if not idle.update(queued_at=now):
         return issuance
-    if not issuance.account.is_private or not run_inline(issuance):
+    if issuance.account.is_private and run_inline(issuance):
+        issuance.refresh_from_db()
+    else:
         tasks.start(issuance.pk, issuance.state)
-    issuance.refresh_from_db()
     return issuance
 
 

@@ -19,7 +19,12 @@ from dnsproviders.models import DnsCredential
 from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
 from issuance.services import canceling, locks, validation
-from issuance.services.attempts import advance, audit_certificate, request_issuance
+from issuance.services.attempts import (
+    advance,
+    audit_certificate,
+    first_issuance,
+    request_issuance,
+)
 from issuance.services.idempotency import Idempotency, once
 from keystore import envelope
 from keystore.models import Envelope
@@ -85,7 +90,7 @@ def make_certificate(
         certificate = (
             same
             if same and _answers(same, spec, validity_seconds)
-            else new_certificate(owner, spec)
+            else new_certificate(owner, spec, issue=issue)
         )
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
@@ -93,6 +98,8 @@ def make_certificate(
             return certificate, None
         # A person who asks again while it fails does not wait for the retry table.
         reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
+        if certificate is not same:
+            return certificate, first_issuance(certificate, validity_seconds)
         return certificate, request_issuance(certificate, reason, validity_seconds)
 
     return once(owner, idempotency, make)
@@ -131,8 +138,10 @@ def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
     same = Certificate.objects.filter(
         owner=owner, domain=spec.names[0], request_digest=spec.digest(), retired_at=None
     )
-    if newest := same.order_by("pk").last():
-        _lock_attempt(newest)
+    newest = same.order_by("-pk").values_list("pk", flat=True).first()
+    if not newest:
+        return None
+    _lock_attempt(newest)
     return same.select_related("current__issuance").order_by("pk").last()
 
 
@@ -163,12 +172,15 @@ def _is_within(at: datetime, span: timedelta) -> bool:
     return -SKEW < clock.now() - at < span
 
 
-def new_certificate(owner: User, spec: CertificateSpec) -> Certificate:
-    """Store a new certificate and audit it. Raise Invalid, NotFound and QuotaExceeded."""
+def new_certificate(owner: User, spec: CertificateSpec, *, issue: bool = False) -> Certificate:
+    """Store a new certificate and audit it. Raise Invalid, NotFound and QuotaExceeded.
+
+    With `issue`, raise QuotaExceeded also when the owner may have no more open attempts.
+    """
     validation.judge(
         validation.Wanted(spec.names, spec.account, spec.key_type, spec.key_size, spec.settings)
     )
-    quotas.refuse_more(owner, "certificates")
+    quotas.refuse_more(owner, "certificates", *(["open_attempts"] if issue else []))
     certificate = Certificate.objects.create(
         owner=owner,
         domain=spec.names[0],
@@ -222,7 +234,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             account=changes.get("account"),
             fallback_id=changes.get("fallback_account_id"),
         )
-        _lock_attempt(certificate)
+        _lock_attempt(certificate.pk)
         # Read it again, because an attempt may have ended since. Its writes must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         validation.judge(validation.changed(certificate, changes))
@@ -278,12 +290,12 @@ def _reschedule(certificate: Certificate) -> None:
     certificate.renew_at = at if certificate.auto_renew else None
 
 
-def _lock_attempt(certificate: Certificate) -> None:
+def _lock_attempt(certificate_id: int) -> None:
     """Lock the open attempt. Call it before the certificate is locked.
 
     The end of a turn locks them in the same order, so that no two wait for each other.
     """
-    Issuance.objects.open().filter(certificate=certificate).select_for_update().first()
+    Issuance.objects.open().filter(certificate=certificate_id).select_for_update().first()
 
 
 def retire(certificate: Certificate) -> None:
@@ -292,7 +304,7 @@ def retire(certificate: Certificate) -> None:
     The task `prune` deletes the row later, with its keys (KEEP_ATTEMPTS).
     """
     with transaction.atomic():
-        _lock_attempt(certificate)
+        _lock_attempt(certificate.pk)
         Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:

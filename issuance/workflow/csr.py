@@ -29,13 +29,13 @@ def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
 
     Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading an earlier order.
     """
-    if not issuance.csr_pem and not _take_over(issuance, client):
+    if not issuance.csr_pem and (issuance.is_first or not _take_over(issuance, client)):
         make(issuance)
 
 
 def replace_compromised(issuance: Issuance) -> None:
     """Make a new key and CSR when the attempt's key has been revoked for keyCompromise since."""
-    if is_compromised(issuance.certificate, issuance.csr_pem):
+    if not issuance.is_first and is_compromised(issuance.certificate, issuance.csr_pem):
         make(issuance)
 
 
@@ -67,7 +67,7 @@ def make(issuance: Issuance) -> None:
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
-    with issuance.fence():
+    with issuance.atomic():
         sealed = envelope.seal(
             certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy
         )

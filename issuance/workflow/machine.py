@@ -199,19 +199,21 @@ def after_losing(issuance: Issuance) -> None:
 def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
     """Write the end of a step that is done. Return True when the next step may follow.
 
-    State, event and `done.write` are one transaction. `took` is in seconds. When the turn was
-    lost, write nothing and return False.
+    State, event and `done.write` are one transaction, and its first statement ends the turn.
+    `took` is in seconds. When the turn was lost, write nothing and return False.
     """
     to = done.to or step.to
+    ends = to == State.ISSUED
+    columns = _last_columns(to) if ends else _next_columns(issuance, to, goes_on=not done.to)
     try:
-        with issuance.fence():
+        with issuance.fence(**{**columns, **done.fields}):
             if done.write:
                 done.write()
             event(issuance, step.name, Outcome.DONE, done.what, took)
-            if to == State.ISSUED:
-                close(issuance, to)
-            else:
-                _move(issuance, to, goes_on=not done.to)
+            if ends:
+                ratelimits.release(issuance)
+            if to == State.VALIDATED:  # from here on, the attempt needs no challenge
+                registry.release(issuance)
     except LostTurn:
         after_losing(issuance)
         return False
@@ -221,11 +223,12 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
     return not done.to
 
 
-def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
+def _next_columns(issuance: Issuance, to: str, *, goes_on: bool) -> dict[str, Any]:
+    """Return the columns that end a turn and move the attempt to the state `to`."""
     now = clock.now()
     # An attempt that publishes again still waits for the same records, until the same time.
     publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)
-    issuance.release(
+    return issuance.ending(
         now - SKEW if goes_on else now,
         state=to,
         state_since=now,
@@ -233,8 +236,6 @@ def _move(issuance: Issuance, to: str, *, goes_on: bool) -> None:
         queued_at=now if goes_on else None,
         waits_for=issuance.waits_for if publishes_again else "",
     )
-    if to == State.VALIDATED:
-        registry.release(issuance)
 
 
 def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
@@ -254,10 +255,10 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
             step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what))
         )
     what = wait.what or issuance.waits_for
-    with issuance.fence():
-        if what != issuance.waits_for:
-            event(issuance, step.name, Outcome.WAIT, what)
-        issuance.release(until, waits_for=what, deadline_at=gives_up_at)
+    if what == issuance.waits_for:
+        return issuance.release(until, deadline_at=gives_up_at)
+    with issuance.fence(**issuance.ending(until, waits_for=what, deadline_at=gives_up_at)):
+        event(issuance, step.name, Outcome.WAIT, what)
     return None
 
 
@@ -302,14 +303,14 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     gives_up_at = moved_deadline(step, issuance, max(0.0, pause - own))
     if now >= gives_up_at:
         return fail(step, issuance, trouble)
-    with issuance.fence():
+    columns = issuance.ending(
+        now + timedelta(seconds=pause),
+        stumbles=stumbles,
+        waits_for=trouble.what,
+        deadline_at=gives_up_at,
+    )
+    with issuance.fence(**columns):
         event(issuance, step.name, Outcome.RETRY, trouble.what)
-        issuance.release(
-            now + timedelta(seconds=pause),
-            stumbles=stumbles,
-            waits_for=trouble.what,
-            deadline_at=gives_up_at,
-        )
     return None
 
 
@@ -363,28 +364,18 @@ def fail(
     with issuance.fence():
         event(issuance, step.name, Outcome.FAILED, trouble.what)
         failure, counts = retry.count_failure(issuance, trouble, asked_for)
-        close(
-            issuance,
-            State.FAILED,
-            error_code=trouble.code,
-            error_what=trouble.what,
-            failure=failure,
-        )
+        columns = _last_columns(State.FAILED, error_code=trouble.code, error_what=trouble.what)
+        issuance.write(**columns, failure=failure)
+        ratelimits.release(issuance)
+        registry.release(issuance)
         notify.failed(issuance, trouble, counts=counts)
     logger.warning(
         "issuance.failed", issuance=issuance.pk, step=step.name, code=trouble.code, failure=failure
     )
 
 
-def close(issuance: Issuance, state: str, **fields: object) -> None:
-    """End an attempt that this turn holds, and release its challenges. Call it inside the fence.
-
-    `state` is the last state, `fields` are more columns to write. Nothing wakes the attempt again.
-    Raise LostTurn.
-    """
+def _last_columns(state: str, **fields: Any) -> dict[str, Any]:
+    """Return the columns that end the attempt in `state`. Nothing wakes it again."""
     now = clock.now()
-    issuance.release(
-        None, state=state, state_since=now, ended_at=now, waits_for="", slot_at=None, **fields
-    )
-    ratelimits.release(issuance)
-    registry.release(issuance)
+    last = {"state": state, "state_since": now, "ended_at": now, "waits_for": "", "slot_at": None}
+    return Issuance.ending(None, **last, **fields)

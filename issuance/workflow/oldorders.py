@@ -3,6 +3,8 @@
 They are given up at the CA. An order that a CA hands out again is recognized.
 """
 
+from typing import Any
+
 import structlog
 from django.db.models import QuerySet
 
@@ -80,20 +82,24 @@ def earlier(issuance: Issuance) -> QuerySet[Issuance]:
     return same.exclude(pk=issuance.pk)
 
 
+def without_order(issuance: Issuance) -> dict[str, Any]:
+    """Return the columns of an attempt that orders again. Write them in a fence with `forget`."""
+    return {
+        "order_url": "",
+        "order_expires_at": None,
+        "finalize_url": "",
+        "csr_sent_at": None,
+        "certificate_url": "",
+        "settles_at": None,
+        "presents": 0,
+        "orders": issuance.orders + 1,
+    }
+
+
 def forget(issuance: Issuance) -> None:
-    """Make the attempt forget its order, so that it orders again. Call it inside the fence."""
+    """Forget the authorizations of the order. Call it inside the fence."""
     registry.release(issuance)
     issuance.authorizations.all().delete()
-    issuance.write(
-        order_url="",
-        order_expires_at=None,
-        finalize_url="",
-        csr_sent_at=None,
-        certificate_url="",
-        settles_at=None,
-        presents=0,
-        orders=issuance.orders + 1,
-    )
 
 
 def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
@@ -125,6 +131,6 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
         )
         raise Refused(failover.STUCK, what)
     give_up(issuance)
-    with issuance.fence():
+    with issuance.fence(**without_order(issuance)):
         forget(issuance)
     raise Wait(issuance.patience(), f"{told} That order is given up, and a new one is sent.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from certctrl import clock
 from issuance.models import Issuance, IssuanceEvent
@@ -28,12 +29,14 @@ def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 
 class Done:
     """The result of a step that is done.
 
-    `what` is the text of the event. `write` runs inside the transaction that moves the state.
+    `what` is the text of the event. `fields` are more columns of the attempt to write. `write`
+    writes other rows, inside the transaction that moves the state.
     `to` is the next state when it is not the usual one. `again` has the ids of what
     must be presented again, by the type of challenge.
     """
 
     what: str
-    write: Callable[[], None] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    write: Callable[[], object] | None = None
     to: str = ""
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import pytest
 from django.db.models import QuerySet
 
 from authorities.models import AcmeAccount
-from certctrl.turns import Turns
+from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import TxtRecord
 from issuance.challenges.dns01 import REPUBLISH_AFTER
 from issuance.models import Authorization, CertificateVersion, Issuance, RenewalInfo
@@ -68,11 +68,25 @@ class Watch:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = QuerySet.update
         real_begin = Turns.begin
+        real_claim = TurnsQuerySet._update_and_read
 
         def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
             if queryset.model not in TABLES or not self.scheduler.actor:
                 return real(queryset, **columns)
             return self._update(real, queryset, columns)
+
+        def claim(queryset: Any, rows: Any, columns: dict[str, Any]) -> Any:
+            """Judge the claims of PostgreSQL, which do not go through QuerySet.update."""
+            if not self.scheduler.actor:
+                return real_claim(queryset, rows, columns)
+            claimed: list[Any] = []
+
+            def claim_now(rows: Any, **columns: Any) -> int:
+                claimed.extend(real_claim(queryset, rows, columns))
+                return len(claimed)
+
+            self._update(claim_now, rows, columns)
+            return claimed
 
         def begin(row: Turns, seconds: float | None = None) -> Turns:
             if self.scheduler.actor:
@@ -81,6 +95,7 @@ class Watch:
             return real_begin(row, seconds)
 
         monkeypatch.setattr(QuerySet, "update", update)
+        monkeypatch.setattr(TurnsQuerySet, "_update_and_read", claim)
         monkeypatch.setattr(Turns, "begin", begin)
 
     # --- writes ---

@@ -29,11 +29,13 @@ def refused(seen: AuthorizationResource) -> Refused:
 def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Authorization]]]:
     """Return the pending authorizations, by type of challenge and by the id of the attempt.
 
-    This takes one query.
+    This takes one query. The `issuance` of each is the given object.
     """
+    by_id = {each.pk: each for each in issuances}
     found: dict[str, dict[int, list[Authorization]]] = {}
     pending = Authorization.objects.filter(issuance__in=issuances, status=Status.PENDING)
     for each in pending.only("issuance", "identifier", "challenge", "record").order_by("pk"):
+        each.issuance = by_id[each.issuance_id]
         found.setdefault(each.challenge, {}).setdefault(each.issuance_id, []).append(each)
     return found
 

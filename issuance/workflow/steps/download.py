@@ -52,7 +52,7 @@ def download(issuance: Issuance) -> Done:
 
 def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     facts = chain.facts
-    assert issuance.key, "the key was sealed in the first step"
+    assert issuance.key_id, "the key was sealed in the first step"
     version = CertificateVersion.objects.create(
         certificate=issuance.certificate,
         issuance=issuance,
@@ -65,7 +65,7 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         ari_id=facts.ari_id,
         chain_pem=chain.pem,
         added_names=list(chain.added),
-        key=issuance.key,
+        key_id=issuance.key_id,
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)

@@ -47,7 +47,7 @@ def finalize(issuance: Issuance) -> Done:
     if not issuance.csr_sent_at:
         return order_again_once(issuance, "the CA returned an order that was used before")
     url = certificate_url_of(issuance, resource)
-    return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+    return Done("the CA signed", {"certificate_url": url})
 
 
 def _ready(issuance: Issuance) -> OrderResource | None:

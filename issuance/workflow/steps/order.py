@@ -34,10 +34,11 @@ def order(issuance: Issuance) -> Done:
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
     client = _order_once(issuance)
-    _read_authorizations(issuance, client)
-    statuses = list(issuance.authorizations.values_list("status", flat=True))
-    pending = statuses.count(Authorization.Status.PENDING)
-    return Done(f"the CA accepted the order; {pending} of its {len(statuses)} names must be proved")
+    listed = list(issuance.authorizations.order_by("pk"))
+    store = _read_authorizations(issuance, client, listed)
+    pending = sum(each.status == Authorization.Status.PENDING for each in listed)
+    what = f"the CA accepted the order; {pending} of its {len(listed)} names must be proved"
+    return Done(what, write=store)
 
 
 def _order_once(issuance: Issuance) -> CA:
@@ -127,14 +128,13 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
     ratelimits.record_order_result(issuance)
     _refuse_too_many(issuance, resource)
     try:
-        with issuance.fence():
-            issuance.write(
-                order_url=resource.url,
-                order_expires_at=resource.expires_at,
-                finalize_url=resource.finalize_url,
-                profile=profile,
-                replaces=plan.replaces,
-            )
+        with issuance.fence(
+            order_url=resource.url,
+            order_expires_at=resource.expires_at,
+            finalize_url=resource.finalize_url,
+            profile=profile,
+            replaces=plan.replaces,
+        ):
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
             _note_list(issuance, resource)
@@ -201,24 +201,32 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
         )
 
 
-def _read_authorizations(issuance: Issuance, client: CA) -> None:
+def _read_authorizations(
+    issuance: Issuance, client: CA, listed: Sequence[Authorization]
+) -> Callable[[], object] | None:
     """Read the authorizations that were not read yet.
 
-    When the CA cannot show one and the order is ready, all of them count as valid.
+    When the CA cannot show one and the order is ready, all of them count as valid. Each is stored
+    before the next one is read. Return the function that stores the last one.
     """
     challenge = registry.for_certificate(issuance.certificate)
-    for authorization in issuance.authorizations.filter(status=Authorization.Status.UNREAD):
+    store: Callable[[], object] | None = None
+    unread = [each for each in listed if each.status == Authorization.Status.UNREAD]
+    for authorization in unread:
+        if store:
+            with issuance.fence():
+                store()
+            store = None
         issuance.breathe()
         try:
             seen = client.read_authorization(authorization.url).choosing(challenge.type)
         except Trouble as trouble:
             if not _is_ready_without(issuance, client, trouble):
                 raise
-            with issuance.fence():
-                unread = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
-                unread.update(status=Authorization.Status.VALID)
-            return
-        _note(issuance, authorization, seen)
+            left = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
+            return lambda: left.update(status=Authorization.Status.VALID)
+        store = _note(issuance, authorization, seen)
+    return store
 
 
 def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
@@ -233,8 +241,7 @@ def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
 def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
     """Let the attempt order without `replaces` from now on (RFC 9773, section 5)."""
     what = f"The next order is sent without `replaces`. {trouble.what}"
-    with issuance.fence():
-        issuance.write(replaces_refused=True)
+    with issuance.fence(replaces_refused=True):
         event(issuance, "order", Outcome.RETRY, what)
     issuance.breathe()
 
@@ -243,8 +250,10 @@ def _without(profile: str) -> str:
     return f"The CA does not list the profile {profile}. The order was sent without a profile."
 
 
-def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
-    """Store what the CA says about an authorization. Prepare the challenge of a pending one.
+def _note(
+    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource
+) -> Callable[[], object]:
+    """Return the function that stores what the CA says. Prepare the challenge of a pending one.
 
     Raise Refused when the authorization is for another name, has failed, or cannot be proved. Raise
     Wait when the order is an old one and the attempt orders again.
@@ -256,30 +265,32 @@ def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationR
         )
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":
-        return _store(issuance, authorization, seen, Authorization.Status.VALID)
+        return _store(authorization, seen, Authorization.Status.VALID)
     if seen.has_failed:
         oldorders.refuse(issuance, seen)
         raise refused(seen)
     challenge = registry.of(seen.chosen)
     note = challenge.prepare(issuance, seen, registry.offered(challenge, seen))
-    return _store(issuance, authorization, seen, Authorization.Status.PENDING, note)
+    return _store(authorization, seen, Authorization.Status.PENDING, note)
 
 
 def _store(
-    issuance: Issuance,
     authorization: Authorization,
     seen: AuthorizationResource,
     status: str,
     note: Callable[[], dict[str, Any]] = dict,
-) -> None:
-    """Store what was seen, with the columns that `note` returns."""
-    with issuance.fence():
-        Authorization.objects.filter(pk=authorization.pk).update(
-            identifier=seen.identifier,
-            wildcard=seen.wildcard,
-            status=status,
-            challenge=seen.chosen,
-            challenge_url=seen.challenge.url if seen.challenge else "",
-            seen_at=clock.now(),
-            **note(),
-        )
+) -> Callable[[], object]:
+    """Return the function that stores what was seen, with the columns that `note` returns."""
+    authorization.status = status
+    authorization.identifier = seen.identifier
+    authorization.wildcard = seen.wildcard
+    authorization.challenge = seen.chosen
+    authorization.challenge_url = seen.challenge.url if seen.challenge else ""
+    authorization.seen_at = clock.now()
+
+    def store() -> None:
+        for name, value in note().items():
+            setattr(authorization, name, value)
+        authorization.save(force_update=True)
+
+    return store

@@ -1,6 +1,7 @@
 """The third step: look whether everything shows that the CA will look for."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from issuance.challenges import registry
@@ -34,7 +35,9 @@ def judge(issuance: Issuance, seen: Mapping[str, Any]) -> Done:
     again = {kind: each.absent for kind, each in judged.items() if each.absent}
     what = "; ".join(each.what for kind, each in judged.items() if not again or kind in again)
     if again:
-        return Done(what, write=lambda: _go_back(issuance, again), to=State.ORDERED, again=again)
+        fields = {"presents": issuance.presents + 1, "settles_at": None}
+        write = partial(present_again, again)
+        return Done(what, fields, write=write, to=State.ORDERED, again=again)
     return Done(what or "the CA needs no proof")
 
 
@@ -42,8 +45,3 @@ def present_again(absent: Mapping[str, Sequence[int]]) -> None:
     """Mark what is absent, by the type of challenge, so that `present` makes it again."""
     for kind, ids in absent.items():
         registry.of(kind).present_again(ids)
-
-
-def _go_back(issuance: Issuance, absent: Mapping[str, Sequence[int]]) -> None:
-    issuance.write(presents=issuance.presents + 1, settles_at=None)
-    present_again(absent)

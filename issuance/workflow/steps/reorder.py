@@ -30,7 +30,10 @@ def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Do
 def order_again(issuance: Issuance, what: str) -> Done:
     """Return the Done that forgets the order and goes back to the first step."""
     return Done(
-        f"{what}; a new order is sent", write=lambda: oldorders.forget(issuance), to=State.QUEUED
+        f"{what}; a new order is sent",
+        oldorders.without_order(issuance),
+        write=lambda: oldorders.forget(issuance),
+        to=State.QUEUED,
     )
 
 

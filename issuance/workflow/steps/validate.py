@@ -2,6 +2,7 @@
 
 from authorities import clients
 from certctrl import clock
+from certctrl.turns import LostTurn
 from issuance.models import Authorization, Issuance
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps import order
@@ -23,8 +24,9 @@ def validate(issuance: Issuance) -> Done:
         if why := client.answer(authorization.challenge_url):
             unheard = f"{why} The response is sent again."
             continue
-        with issuance.fence():
-            Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
+        mine = Authorization.objects.filter(issuance__holder=issuance.holder, pk=authorization.pk)
+        if not mine.update(answered_at=clock.now()):
+            raise LostTurn
     resource = client.read_order(issuance.order_url)
     if resource.status == "pending":
         if more := order.unlisted(issuance, resource):

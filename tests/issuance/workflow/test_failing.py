@@ -275,7 +275,7 @@ def test_a_database_error_at_the_end_of_a_step_is_tried_again_by_the_table(
 def test_a_database_error_while_failing_is_retried_by_the_retry_table(
     world, account, credential, monkeypatch
 ):
-    fails_once(monkeypatch, "close")
+    fails_once(monkeypatch, "_last_columns")
     world.ca.problems["new_order"] = [REFUSED, REFUSED]
     world.create(account, credential)
     world.deliver()
