@@ -151,7 +151,9 @@ class AuditEvent(models.Model):
     """
 
     at = models.DateTimeField(auto_now_add=True)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="audit_events")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="audit_events", db_index=False
+    )
     actor = models.CharField(max_length=254)
     action = models.CharField(max_length=64)
     object = models.CharField(max_length=254)

@@ -9,6 +9,8 @@ from typing import Any
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.utils import timezone
 
+from certctrl import retention
+
 
 def digest_of(session_key: str) -> str:
     """Return the first 40 hex digits of a SHA-256, because the column holds 40 characters.
@@ -61,3 +63,8 @@ class SessionStore(DatabaseStore):
     async def adelete(self, session_key: str | None = None) -> None:
         if key := session_key or self.session_key:
             await super().adelete(digest_of(key))
+
+
+def prune() -> None:
+    """Delete the sessions that have expired."""
+    retention.delete(SessionStore.get_model_class().objects.filter(expire_date__lt=timezone.now()))

@@ -34,10 +34,10 @@ def _absolute(base_url: str, url: str) -> str:
 
 
 def choose(default: str, others: Iterable[str], preferred: str) -> str:
-    """Return the first chain that has the preferred issuer: the default, then each of the others.
+    """Return the first chain that has the preferred issuer, or `default` when no chain has it.
 
-    Return the default when no chain has it. `others` is read one by one, only as far as needed. A
-    broken chain, or a chain of another leaf, is skipped.
+    `default` is tried first, then `others` in their order. No more of `others` is read than is
+    needed. A broken chain, or a chain of another leaf, is skipped.
     """
     if not preferred or has_issuer(default, preferred):
         return default

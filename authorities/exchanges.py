@@ -21,7 +21,7 @@ import structlog
 from django.conf import settings
 
 from authorities.models import AcmeAccount, Exchange
-from certctrl import clock
+from certctrl import clock, retention
 from certctrl.log import MASK, mask
 from certctrl.turns import MOST_SAID
 
@@ -29,7 +29,6 @@ logger = structlog.get_logger()
 
 DEBUG = "debug"
 KEPT = timedelta(days=14)
-BATCH = 500
 MOST = 64 * 1024  # bytes of a body
 MOST_OF_DOCUMENT = 16 * 1024  # characters of a payload, or of a problem
 MOST_OF_HEADER = 1000  # characters
@@ -106,10 +105,9 @@ def is_on(account: AcmeAccount) -> bool:
 
 
 def prune() -> None:
-    """Delete exchanges older than 14 days, in batches."""
-    old = Exchange.objects.filter(at__lt=clock.now() - KEPT).order_by("at")
-    while ids := list(old.values_list("pk", flat=True)[:BATCH]):
-        Exchange.objects.filter(pk__in=ids).delete()
+    """Delete exchanges older than 14 days, and those of attempts that are deleted by then."""
+    kept = min(KEPT, settings.KEEP_ATTEMPTS or KEPT)
+    retention.delete(Exchange.objects.filter(at__lt=retention.before(kept)))
 
 
 def _make_room(account: AcmeAccount) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 LINE = re.compile(r"(?:export )?([A-Za-z_][A-Za-z_0-9]*)=(.*)", re.DOTALL)
+DAYS = re.compile(r"[0-9]{1,4}")
 IS_NOT = {
     int: "a whole number",
     float: "a number",
@@ -81,6 +83,20 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
                 f'{var} is not a JSON object. Write it like {{"NAME": "value"}}.'
             )
         return found
+
+    def days(self, var: str, default: int, least: int = 1) -> timedelta | None:
+        """Return a number of days, or None for `forever`.
+
+        Raise ImproperlyConfigured for another value, and for fewer days than `least`.
+        """
+        given = self.str(var, str(default))
+        if given == "forever":
+            return None
+        if DAYS.fullmatch(given) and int(given) >= least:
+            return timedelta(days=int(given))
+        raise ImproperlyConfigured(
+            f"{var} is not a number of days. Write a whole number from {least} to 9999, or forever."
+        )
 
 
 @contextmanager

@@ -209,8 +209,8 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
         return plain_response(
             errors.Invalid(
-                f"The setting ALLOWED_HOSTS does not name the host {host}. Call this server "
-                "by a name in it."
+                f"The host {host} is not in the setting ALLOWED_HOSTS. Call this server by a host "
+                "in that setting."
             )
         )
     if not is_api(request):

@@ -110,7 +110,10 @@ class ListPagination(BasePagination):
         if after:
             is_descending = queryset.query.order_by[0].startswith("-")
             queryset = queryset.filter(**{"pk__lt" if is_descending else "pk__gt": after})
-        rows = list(queryset[offset : offset + self.limit + 1])
+        # PostgreSQL finds the ids in the index of the list alone. For whole rows it may prefer the
+        # primary key, and read the newer rows of all other owners.
+        ids = queryset.values("pk")[offset : offset + self.limit + 1]
+        rows = list(queryset.filter(pk__in=ids))
         page = rows[: self.limit]
         self.last_id = page[-1].pk if len(rows) > self.limit else None
         return page

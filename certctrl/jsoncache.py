@@ -21,9 +21,9 @@ class JSONSerializer:
 
 
 class JSONClient(RedisCacheClient):
-    """A value that is not JSON counts as missing.
+    """A Redis client that treats a value as missing when the value is not JSON.
 
-    An older version, or another program, wrote such a value.
+    Such a value was written by an older version or by another program.
     """
 
     def __init__(self, servers: Any, **options: Any) -> None:

@@ -10,6 +10,7 @@ the deadline. A name is resolved once, and the connection goes to the address th
 import email.utils
 import http.client
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -57,6 +58,7 @@ __all__ = [
     "NameUnknown",
     "OutgoingSession",
     "Unreachable",
+    "age_of",
     "called",
     "canonical_url",
     "check_address",
@@ -75,6 +77,7 @@ log = structlog.get_logger()
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 MAX_REDIRECTS = 5
 MAX_WAIT = 7 * 86400.0  # seconds: a Retry-After of more than a week is a mistake
+MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,12})")
 MAX_IDLE = 30.0  # seconds: middleboxes silently drop older connections
 KEPT_CONNECTIONS = 32  # per host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
@@ -295,6 +298,10 @@ class OutgoingSession(requests.Session):
     def close(self) -> None:
         """Do nothing, because the connections belong to the process."""
 
+    def merge_environment_settings(self, *_: Any, **__: Any) -> Any:
+        """Return no settings, because `send` takes none of them from the caller."""
+        return {}
+
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
         try:
             return super().prepare_request(request)
@@ -388,6 +395,25 @@ def wait_of(response: requests.Response) -> float | None:
         except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), MAX_WAIT)
+
+
+def age_of(response: requests.Response) -> float | None:
+    """Return the seconds for which the response may be kept, or None without a header about it.
+
+    The header is Cache-Control or Expires (RFC 9111, sections 5.2.2 and 5.3).
+    """
+    said = response.headers.get("Cache-Control", "").lower()
+    if "no-cache" in said or "no-store" in said:
+        return 0.0
+    if found := MAX_AGE.search(said):
+        return float(found[1])
+    expires = response.headers.get("Expires")
+    if expires is None:
+        return None
+    try:
+        return email.utils.parsedate_to_datetime(expires).timestamp() - clock.now().timestamp()
+    except (ValueError, OverflowError):  # an invalid date is in the past
+        return 0.0
 
 
 # --- Errors for people ---

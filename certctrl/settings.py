@@ -55,6 +55,15 @@ CALL_LIMIT = env.float("CALL_LIMIT", 20)
 # --- When a CA fails (seconds) ---
 FALLBACK_AFTER = env.float("FALLBACK_AFTER", 86400)
 
+# --- How long rows are kept (None: for ever): docs/decisions/0025-history-has-an-end.md ---
+# At least the week for which CAs keep an order.
+KEEP_ATTEMPTS = env.days("KEEP_ATTEMPTS", 90, least=7)
+KEEP_OLD_KEYS = env.days("KEEP_OLD_KEYS", 0, least=0)  # after the certificate has expired
+KEEP_NOTICES = env.days("KEEP_NOTICES", 30, least=2)
+KEEP_TXT_RECORDS = env.days("KEEP_TXT_RECORDS", 7)
+KEEP_RENEWAL_INFOS = env.days("KEEP_RENEWAL_INFOS", 7)
+KEEP_REQUEST_KEYS = env.days("KEEP_REQUEST_KEYS", 7)
+
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ALLOW_PRIVATE_FOR_TENANTS = env.list("ALLOW_PRIVATE_FOR_TENANTS", default=[])
@@ -209,6 +218,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 5,
     "max_retries": 1,
     "interval_start": 0,
+    # Copies of unacknowledged messages would cost six commands of Redis for each message. The sweep
+    # sends a lost message again.
+    "ack_emulation": False,
 }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -210,11 +210,11 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
-            raise Wait(2, "the server is already working on it")
+            raise Wait(2, "The server is already working on it.")
         if row.deaths >= MAX_DEATHS:
             row.rest(A_DAY)
             raise Wait(
-                A_DAY.total_seconds(), "the server failed five times in a row while working on it"
+                A_DAY.total_seconds(), "The server failed five times in a row while working on it."
             )
         try:
             with clock.limit(settings.TURN):
@@ -231,7 +231,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
             raise
         except Exception:
             if row.holder:
-                row.stumble(Trouble("internal", "internal error; the server log has the details"))
+                what = "Internal error. It is retried; the server log has the details."
+                row.stumble(Trouble("internal", what))
             raise
 
 
@@ -247,6 +248,11 @@ class Turns(models.Model):
         indexes: ClassVar[tuple[models.Index, ...]] = (
             models.Index(
                 fields=["wake_at"], condition=Q(wake_at__isnull=False), name="%(class)s_wake_at"
+            ),
+            models.Index(
+                fields=["queued_at"],
+                condition=Q(queued_at__isnull=False),
+                name="%(class)s_queued_at",
             ),
         )
 

@@ -296,7 +296,8 @@ class Provider(ABC):
         if 300 <= status < 400:
             return ProviderError(
                 "dns_bad_answer",
-                f"{self.name} redirects to another address ({status}). Give the final address.",
+                f"{self.name} redirects to another address ({status})."
+                " If the credential has an endpoint, set it to the final address.",
             )
         what = f"{self.name} answered {status}{said}."
         return ProviderError("dns_refused", what, retry_after=outgoing.wait_of(response))

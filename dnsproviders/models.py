@@ -54,7 +54,9 @@ class TxtRecord(Turns):
     Zone, name and value identify the record. No provider's record id is stored.
     """
 
-    credential = models.ForeignKey(DnsCredential, models.PROTECT, related_name="records")
+    credential = models.ForeignKey(
+        DnsCredential, models.PROTECT, related_name="records", db_index=False
+    )
     zone = models.CharField(
         max_length=255, blank=True, help_text="the id of the zone at the provider"
     )
@@ -88,6 +90,10 @@ class TxtRecord(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["name", "value"], name="records_by_name_and_value"),
+            # The rows that `records.prune` reads.
+            models.Index(
+                fields=["created_at"], condition=Q(wake_at__isnull=True), name="records_over"
+            ),
         )
 
     @property

@@ -87,12 +87,13 @@ class Look:
     - `skipped`: the servers that cannot be asked. They have no address, or one to which requests
       are not allowed.
     - `note`: why the look is not complete.
-    - `instead_after`: the age of the record from which the resolvers are asked instead. Set where
-      no server is known.
+    - `instead_after`: the resolvers are asked once the record has this age. It is set only when no
+      authoritative server is known.
     - `instead`: why the resolvers were asked instead.
     - `denied`: seconds for which resolvers will repeat a cached negative answer.
-    - `denial`: the zone's whole time for negative answers, in seconds (RFC 2308, section 5).
-    - `ttl`: TTL of the record set in seconds, as in the answers. 0 where no answer shows it.
+    - `denial`: seconds for which a resolver may cache a negative answer of the zone (RFC 2308,
+      section 5).
+    - `ttl`: TTL of the record set in seconds, as in the answers. It is 0 when no answer shows it.
     """
 
     shown: int

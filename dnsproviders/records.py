@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
-from certctrl import clock
+from certctrl import clock, retention
 from certctrl.turns import LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
@@ -217,3 +217,15 @@ def mark_removed_by_hand(record: TxtRecord) -> None:
     now = clock.now()
     with TxtRecord.objects.turn(record.pk, due=False) as held:
         held.release(None, cleaned_at=now, unsure_until=None, left_behind="")
+
+
+def prune() -> None:
+    """Delete the rows of records that are gone, or were never written.
+
+    A row stays while an open attempt refers to it. KEEP_TXT_RECORDS says how long others are kept.
+    """
+    before = retention.before(settings.KEEP_TXT_RECORDS)
+    if before:
+        over = TxtRecord.objects.filter(wake_at=None, created_at__lt=before)
+        gone = over.filter(Q(cleaned_at__lt=before) | Q(intent_at=None))
+        retention.delete(gone.exclude(authorizations__issuance__wake_at__isnull=False))

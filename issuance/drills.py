@@ -4,7 +4,7 @@ A drill is for the day on which a CA must be left, and for practice. It opens no
 `renew_at` to now for some hundreds of certificates at a time. The scan opens their renewals. The
 CA's rate limits and the retry table set the pace, as for all renewals.
 
-The certificates that are left are counted anew each time. So a run that is killed loses nothing,
+The certificates that are left are counted again each time. So a run that is killed loses nothing,
 and two runs at once do nothing twice.
 """
 
@@ -92,15 +92,16 @@ def resume(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Dr
 def _refuse(issuer: str, account: AcmeAccount | None, why: str) -> None:
     if bool(issuer) == bool(account):
         raise Invalid(
-            "A drill is about an issuer or about an account: give one of the two.", field="issuer"
+            "A drill is about an issuer or about an account. Give one of the two.", field="issuer"
         )
     if len(why) > 255:
-        raise Invalid("why has at most 255 characters.", field="why")
+        raise Invalid("why must have at most 255 characters.", field="why")
     if in_use(issuer, account).exists():
         return
     if account:
         raise NotFound(
-            f"The account {account} issued no certificate that is in use.", field="acme_account_id"
+            f"The account {account} has no certificate in use. Check the id.",
+            field="acme_account_id",
         )
     there_are = ", ".join(issuers()) or "none"
     raise NotFound(
@@ -112,13 +113,13 @@ def _refuse(issuer: str, account: AcmeAccount | None, why: str) -> None:
 def _runs_already(issuer: str, account: AcmeAccount | None) -> Conflict:
     other = Drill.objects.filter(RUNNING, issuer=issuer, account=account).first()
     which = f"Drill {other.pk}" if other else "A drill"
-    return Conflict(f"{which} for {account or issuer} runs already.")
+    return Conflict(f"{which} for {account or issuer} is already running. Wait for it, or stop it.")
 
 
 def _unless_over(drill: Drill) -> Drill:
     drill.refresh_from_db()
     if drill.ended_at:
-        raise Conflict(f"Drill {drill.pk} is over: start another one.")
+        raise Conflict(f"Drill {drill.pk} is over. Start another one.")
     return drill
 
 

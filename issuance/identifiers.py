@@ -45,7 +45,7 @@ def normalize_names(
         found[normalize_name(name, field="sans" if found else "domain", private=private)] = None
         if len(found) > most:
             raise Invalid(
-                f"A certificate holds at most {most} names; split the request into several.",
+                f"A certificate holds at most {most} names. Split the request into several.",
                 field="sans",
             )
     if not found:
@@ -80,8 +80,8 @@ def refuse_covered(names: Sequence[str]) -> None:
         wildcard = WILDCARD + name.partition(".")[2]
         if not name.startswith(WILDCARD) and wildcard in names:
             what = (
-                f"{name} is already covered by {wildcard} in the same request, which CAs refuse:"
-                " leave out one of them."
+                f"{name} is already covered by {wildcard} in the same request. CAs refuse"
+                " that. Leave one of them out."
             )
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
@@ -92,7 +92,7 @@ def _normalize(name: str) -> str:
     base = _without_wildcard(text, name)
     if "_" in base:
         raise ValueError(
-            f"{shown(name)} has an underscore, which no public CA certifies: use a name of"
+            f"{shown(name)} has an underscore, which no public CA certifies. Use a name of"
             " letters, digits and hyphens, or a private CA."
         )
     a_labels = _a_labels(base, name)
@@ -121,7 +121,8 @@ def _without_wildcard(text: str, name: str) -> str:
     base = text.removeprefix(WILDCARD)
     if "*" in base:
         raise ValueError(
-            f"{shown(name)}: a wildcard is a whole label and the leftmost one, as in *.example.com."
+            f"{shown(name)} has a wildcard in the wrong place. It must be the whole first"
+            " label, such as *.example.com."
         )
     return base
 
@@ -130,10 +131,10 @@ def _stripped(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError("A name must be a string, such as example.com.")
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in name):
-        raise ValueError(f"{shown(name)} contains control characters: write the name without them.")
+        raise ValueError(f"{shown(name)} contains control characters. Write the name without them.")
     text = name.strip(" ").translate(ASCII_DOTS).removesuffix(".")
     if not text:
-        raise ValueError("A name is empty: write it, or leave it out.")
+        raise ValueError("A name is empty. Write it, or leave it out.")
     if len(text) > 4 * MAX_LENGTH:
         raise ValueError(_long_name(name))
     return text
@@ -145,7 +146,7 @@ def _refuse_address(text: str, name: str) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{shown(name)} is an IP address, which DNS-01 cannot validate: ask for a host name that"
+        f"{shown(name)} is an IP address, which DNS-01 cannot validate. Ask for a host name that"
         " leads to it, or have a private CA sign it."
     )
 
@@ -164,16 +165,16 @@ def _address(text: str, name: str) -> str:
         return ""
     if "%" in bare:
         raise ValueError(
-            f"{shown(name)} has a zone id, which no certificate holds: write"
+            f"{shown(name)} has a zone id, which no certificate holds. Write"
             f" {bare.partition('%')[0]}."
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise ValueError(
-            f"{shown(name)} is an IPv4 address in IPv6 form: write {address.ipv4_mapped}."
+            f"{shown(name)} is an IPv4 address in IPv6 form. Write {address.ipv4_mapped}."
         )
     if address.is_unspecified or address.is_multicast or address == BROADCAST:
         raise ValueError(
-            f"{shown(name)} is not the address of one host: write the address that clients connect"
+            f"{shown(name)} is not the address of one host. Write the address that clients connect"
             " to."
         )
     return str(address)
@@ -183,22 +184,24 @@ def _refuse_almost_address(text: str, name: str) -> None:
     base, slash, length = text.partition("/")
     if text.startswith(WILDCARD) and _is_address(text.removeprefix(WILDCARD)):
         raise ValueError(
-            f"{shown(name)}: there are no wildcards of IP addresses. Name each address."
+            f"{shown(name)} is a wildcard of an IP address, which does not exist. Name"
+            " each address."
         )
     if slash and length.isdigit() and _is_address(base):
         raise ValueError(
-            f"{shown(name)} is a network: a certificate holds single addresses. Name each address."
+            f"{shown(name)} is a network, and a certificate holds single addresses. Name"
+            " each address."
         )
     if text.startswith("[") and "]:" in text and _is_address(text[1:].partition("]")[0]):
-        raise ValueError(f"{shown(name)} has a port: write the address without it.")
+        raise ValueError(f"{shown(name)} has a port. Write the address without it.")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv4 address: write four numbers from 0 to 255 without"
+            f"{shown(name)} is not an IPv4 address. Write four numbers from 0 to 255 without"
             " leading zeros."
         )
     if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv6 address: write one such as 2001:db8::7, without a port."
+            f"{shown(name)} is not an IPv6 address. Write one such as 2001:db8::7, without a port."
         )
 
 
@@ -272,21 +275,21 @@ def _too_long(words: str, name: str) -> str:
 
 def _long_name(name: str) -> str:
     return (
-        f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have:"
-        " shorten it."
+        f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have."
+        " Shorten it."
     )
 
 
 def _long_label(name: str) -> str:
     return (
         f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL}"
-        " characters: shorten it."
+        " characters. Shorten it."
     )
 
 
 def _no_host_name(name: str) -> str:
     return (
-        f"{shown(name)} is not a host name: write letters, digits and hyphens between dots, as in"
+        f"{shown(name)} is not a host name. Write letters, digits and hyphens between dots, as in"
         " www.example.com, without scheme, port or path."
     )
 
@@ -300,8 +303,8 @@ def _refuse_long_challenge(encoded: str, name: str) -> None:
     if len(CHALLENGE_PREFIX + encoded) > MAX_LENGTH:
         longest = MAX_LENGTH - len(CHALLENGE_PREFIX)
         raise ValueError(
-            f"{shown(name)} is too long for DNS-01: {CHALLENGE_PREFIX} goes in front of it,"
-            f" which leaves {longest} characters."
+            f"{shown(name)} is too long for DNS-01. With {CHALLENGE_PREFIX} in front,"
+            f" {longest} characters are left. Shorten it."
         )
 
 
@@ -311,13 +314,13 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
         raise ValueError(_no_host_name(name))
     if "." not in a_labels and not is_listed_suffix(a_labels):
         raise ValueError(
-            f"{shown(a_labels)} has no dot: ask for a name in a domain, such as"
+            f"{shown(a_labels)} has no dot. Ask for a name in a domain, such as"
             f" {a_labels}.example.com, or have a private CA sign it."
         )
     if suffixes().is_public(a_labels):
         raise ValueError(
-            f"{shown(name)} is a public suffix, under which names are registered, and nobody's"
-            f" own: ask for a name below it, such as example.{a_labels}."
+            f"{shown(name)} is a public suffix, which no single owner has. Ask for a name"
+            f" below it, such as example.{a_labels}."
         )
 
 

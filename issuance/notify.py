@@ -48,15 +48,12 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
         return
     domain = certificate.domain
     subject = f"{certificate.domain} was renewed"
-    nothing_else = (
-        "Nothing is to be done where it is fetched by itself. Install it where that is done by"
-        " hand."
-    )
+    nothing_else = "Machines that fetch it need nothing. Install it where that is done by hand."
     if short := lifetime.why_short(version.chain_pem):
         private = version.account.is_private
-        nothing_else = f"{short} The next renewal can gain no time. {lifetime.remedy(private)}"
+        nothing_else = f"{short} The next renewal cannot last longer. {lifetime.remedy(private)}"
     if certificate.current and lifetime.gains_no_time(certificate.current, version.chain_pem):
-        subject += ", and gained no time"
+        subject += ", but not for longer"
         nothing_else = f"It ends no later than the one before. {nothing_else}"
     body = (
         f"The certificate for {domain} was renewed; the new one is valid until"
@@ -138,9 +135,9 @@ def _renewal_failed(
 def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
     domain = certificate.domain
     body = (
-        f"There is no certificate for {domain}, and it is not tried again by itself."
+        f"There is no certificate for {domain}, and it is not retried automatically."
         f" {trouble.what}\n\n"
-        "Fix what this says, then start another attempt (renew)."
+        "Fix this, then start another attempt (renew)."
     )
     data = _facts(
         certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble)
@@ -150,7 +147,7 @@ def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble
         certificate.owner,
         Kind.ACTION_NEEDED,
         key,
-        f"{domain} has no certificate and needs you",
+        f"{domain} has no certificate and needs a person",
         body,
         data,
     )
@@ -173,16 +170,14 @@ def _next_try(certificate: Certificate) -> str:
         return "An attempt is under way."
     if not certificate.renew_at or not certificate.auto_renew:
         why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
-        return f"{why}: start one (renew)."
+        return f"{why}. Start one (renew)."
     if certificate.renew_at <= clock.now():
         return "The next attempt is due."
     return f"The next attempt is at {for_people(certificate.renew_at)}."
 
 
 def _person(trouble: Trouble) -> str:
-    return (
-        " That will not help until somebody fixes what is said above." if trouble.permanent else ""
-    )
+    return " It will fail again until this is fixed." if trouble.permanent else ""
 
 
 # --- expiry ---
@@ -302,12 +297,11 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
     )
     body = (
         f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid"
-        f" until {ends}. What it signs ends then at the latest, and after that it signs"
-        " nothing.\n\n"
+        f" until {ends}. Its certificates end then at the latest. After that it signs nothing.\n\n"
         f"{used if count else 'No certificate in use has an account of it.'}\n\n"
-        "Make a new private CA in time, have its certificate trusted wherever this one is, and"
-        " give the certificates an account of the new one (acme_account_id): they are issued anew"
-        " at once."
+        "Make a new private CA in time, and install its certificate where this one is"
+        " trusted. Then give the certificates an account of the new CA (acme_account_id)."
+        " They are issued again at once."
     )
     data = {
         "ca_id": private_ca.pk,
@@ -340,9 +334,9 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
     body = (
         f"The DNS provider {credential.provider} refused the credential {credential.name}."
         f" {what}\n\n"
-        "As long as it does, no certificate that uses it is issued or renewed, and records of the"
-        " last attempts may stay in their zones. Give the credential a secret that the provider"
-        " takes, and check it."
+        "Until this is fixed, no certificate with this credential is issued or renewed."
+        " Records of the last attempts may stay in their zones. Give the credential a"
+        " valid secret, then check it."
     )
     data = {
         "dns_provider_id": credential.pk,
@@ -365,8 +359,8 @@ def nobody_writes_the_service_zone() -> None:
     body = (
         f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS"
         f" credential {wanted}.\n\n"
-        f"As long as that is so, no certificate that relies on {zone} is issued or renewed. Set it"
-        " to the id of one that can write the zone."
+        f"Until this is fixed, no certificate that relies on {zone} is issued or renewed."
+        " Set it to the id of a credential that can write the zone."
     )
     data = {"zone": zone, "dns_provider_id": wanted}
     key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
@@ -375,7 +369,7 @@ def nobody_writes_the_service_zone() -> None:
             operator,
             Kind.ACTION_NEEDED,
             key,
-            f"Nobody can write the service zone {zone}",
+            f"The service zone {zone} cannot be written",
             body,
             data,
         )
@@ -402,10 +396,10 @@ def left_behind(record_id: int) -> None:
     credential = record.credential
     assert record.intent_at, "it was meant to be written"
     body = (
-        f"The TXT record {record.name} with the value {record.value} is needed no more, and could"
-        f" not be removed through the DNS credential {credential.name}. {record.left_behind}\n\n"
-        "It is tried again once a day. You may remove the record by hand; it does no harm but to"
-        " be there."
+        f"The TXT record {record.name} with the value {record.value} is no longer needed,"
+        f" and could not be removed through the DNS credential {credential.name}."
+        f" {record.left_behind}\n\n"
+        "It is retried once a day. You may remove the record by hand. It does no harm."
     )
     data = {
         "dns_provider_id": credential.pk,

@@ -63,7 +63,7 @@ class Envelope(models.Model):
 class KeyWrap(models.Model):
     """The data key of an envelope, wrapped for one recipient: a master key or a device's key."""
 
-    envelope = models.ForeignKey(Envelope, models.CASCADE, related_name="wraps")
+    envelope = models.ForeignKey(Envelope, models.CASCADE, related_name="wraps", db_index=False)
     master_key_id = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001, absent
     recipient_key = models.ForeignKey(
         RecipientKey, models.PROTECT, null=True, blank=True, related_name="wraps"

@@ -148,12 +148,12 @@ def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
     if not code_ends_at(wanted):
         return Invalid(f"There is no valid code for {wanted.unconfirmed}. {another}", field="code")
     if wanted.code_tries >= TRIES:
-        return Invalid(f"This code was tried {TRIES} times. {another}", field="code")
+        return Invalid(f"{TRIES} wrong codes were given. {another}", field="code")
     wanted.code_tries += 1
     if hmac.compare_digest(code_of(wanted).encode(), "".join(code.split()).encode()):
         return None
     left = TRIES - wanted.code_tries
-    tries = f"You have {left} more tries." if left else f"It was tried {TRIES} times. {another}"
+    tries = f"You have {left} more tries." if left else f"{TRIES} wrong codes were given. {another}"
     return Invalid(f"The code is wrong. {tries}", field="code")
 
 

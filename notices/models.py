@@ -41,13 +41,18 @@ class Notice(models.Model):
         each for each in Kind.choices if each[0] != "confirm_address"
     ]
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices", db_index=False
+    )
     kind = models.CharField(max_length=20, choices=Kind)
     subject = models.CharField(max_length=320)
     body = models.TextField(help_text="plain text for people")
     data = models.JSONField(default=dict, help_text="the same facts, for programs")
     dedupe_key = models.CharField(max_length=200, editable=False)
     raised_at = models.DateTimeField()
+    last_raised_at = models.DateTimeField(
+        db_index=True, help_text="of the same event, to within half a day"
+    )
 
     class Meta:
         constraints = (
@@ -181,6 +186,7 @@ class Delivery(Turns):
         null=True,
         blank=True,
         related_name="deliveries",
+        db_index=False,
         help_text="empty for a digest",
     )
     channel = models.CharField(max_length=8, choices=Channel)

@@ -5,6 +5,7 @@ This module sends nothing.
 
 import secrets
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +16,7 @@ from certctrl import clock
 from notices.models import Delivery, Notice, active_webhooks, settings_of
 
 Kind = Notice.Kind
+HALF_A_DAY = timedelta(hours=12)
 
 
 def raise_once(
@@ -57,11 +59,15 @@ def _raise(
     owner: User, kind: str, key: str, subject: str, body: str, data: Mapping[str, Any] | None
 ) -> Notice | None:
     told = {"kind": kind, "subject": one_line(subject), "body": body, "data": dict(data or {})}
+    now = clock.now()
     # If two are raised at once, the second waits here for the first commit and finds its row.
     notice, is_new = Notice.objects.get_or_create(
-        owner=owner, dedupe_key=key, defaults=told | {"raised_at": clock.now()}
+        owner=owner, dedupe_key=key, defaults=told | {"raised_at": now, "last_raised_at": now}
     )
     if not is_new:
+        # Pruning must not forget an event that goes on.
+        if notice.last_raised_at < now - HALF_A_DAY:
+            Notice.objects.filter(pk=notice.pk).update(last_raised_at=now)
         return None
     Delivery.objects.bulk_create(_deliveries(notice))
     return notice

@@ -172,7 +172,8 @@ def _of_the_connection(exc: Exception) -> Trouble:
             f"The TLS certificate of the mail server is not trusted: {_words(exc.verify_message)}."
         )
         return Trouble(
-            "mail_tls", f"{what} The operator must check EMAIL_HOST, or the CAs of this machine."
+            "mail_tls",
+            f"{what} The operator must check EMAIL_HOST, or the CAs that this machine trusts.",
         )
     if isinstance(exc, ssl.SSLError):
         return Trouble(

@@ -94,7 +94,7 @@ class Migration(migrations.Migration):
                 ('object', models.CharField(max_length=254)),
                 ('ip', models.GenericIPAddressField(blank=True, null=True)),
                 ('detail', models.JSONField(default=dict)),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='audit_events', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='audit_events', to=settings.AUTH_USER_MODEL)),
             ],
         ),
         migrations.AddConstraint(

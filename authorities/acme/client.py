@@ -80,6 +80,7 @@ class AcmeCA:
         self.directory_url = directory_url
         self.reach = reach
         self._key = jwk_of(key)
+        self._thumbprint = thumbprint_of(self._key)
         self._bound: Network | None = None
 
     def __repr__(self) -> str:
@@ -95,7 +96,7 @@ class AcmeCA:
     # --- the calls ---
 
     def caa_identities(self) -> tuple[str, ...]:
-        meta = directory_of(self.network).to_partial_json().get("meta")
+        meta = directory_of(self.network).get("meta")
         listed = meta.get("caaIdentities") if isinstance(meta, dict) else None
         return (
             tuple(each.lower() for each in listed if isinstance(each, str))
@@ -122,7 +123,7 @@ class AcmeCA:
 
     def profiles(self) -> Mapping[str, str]:
         """Return `profiles` of the directory's `meta` (draft-ietf-acme-profiles, section 3)."""
-        meta = directory_of(self.network).to_partial_json().get("meta")
+        meta = directory_of(self.network).get("meta")
         listed = meta.get("profiles") if isinstance(meta, dict) else None
         return (
             {name: str(says) for name, says in listed.items()} if isinstance(listed, dict) else {}
@@ -252,7 +253,7 @@ class AcmeCA:
         return self.network.read_renewal_info(f"{url}/{ari_id}") if url else None
 
     def _renewal_info_url(self) -> str:
-        url = directory_of(self.network).to_partial_json().get("renewalInfo")
+        url = directory_of(self.network).get("renewalInfo")
         return url.rstrip("/") if isinstance(url, str) else ""
 
     # --- sending requests, reading responses ---
@@ -305,7 +306,7 @@ class AcmeCA:
         """
         if self.external is None:
             return None
-        directory = directory_of(self.network)
+        directory = messages.Directory(directory_of(self.network))
         try:
             hmac_key = hmac_key_of(self.external.hmac_key)
             return messages.ExternalAccountBinding.from_data(
@@ -378,7 +379,7 @@ class AcmeCA:
                 url=self._url(document["url"], response),
                 status=str(document.get("status", "")),
                 token=token,
-                key_authorization=f"{token}.{thumbprint_of(self._key)}" if token else "",
+                key_authorization=f"{token}.{self._thumbprint}" if token else "",
                 problem=problem,
             )
         except UNREADABLE as exc:

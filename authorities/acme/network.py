@@ -1,20 +1,18 @@
 """Send requests to an ACME CA. They are signed and carry a nonce; refusals become exceptions."""
 
+import os
 import re
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from acme import client, jws, messages
 from josepy.errors import Error as JoseError
-from josepy.json_util import field as json_field
-from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
 from authorities import errors, exchanges
+from authorities.acme import jws
 from authorities.acme.problems import (
     ProblemResponse,
     absolute,
@@ -29,84 +27,62 @@ from certctrl import clock, outgoing
 from certctrl.turns import Trouble
 from dnsclient.names import registered_domain, shown
 
-KEPT_CONNECTIONS = 16  # for each thread
-KEPT_NONCES = 8  # for each connection; some CAs also send one with each GET, which uses none
+KEPT_CONNECTIONS = 64
+KEPT_NONCES = 32  # for each connection; some CAs also send one with each GET, which uses none
+# Seconds until the directory is read again, whatever its headers ask for. It also takes MAX_AGE
+# without such a header.
+MIN_AGE, MAX_AGE = 60.0, 3600.0
+BAD_NONCE_RETRIES = 5
+# The library raises these errors for resources that it cannot read.
+UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+NEEDED = ("newNonce", "newAccount", "newOrder")
+NONCE = re.compile(r"[!-~]{1,1000}")
+JOSE = "application/jose+json"
+Directory = dict[str, Any]  # RFC 8555, section 7.1.1
 
 
 @dataclass
 class Connection:
-    """A thread's data about a CA: its directory, and unused nonces, the newest last.
+    """Data of this process about a CA: its directory, and unused nonces, the newest last.
 
-    `certctrl.outgoing` keeps the sockets.
+    All threads and all accounts share it, because a nonce does not belong to an account. Lists
+    need no lock for this. `certctrl.outgoing` keeps the sockets.
     """
 
     directory_url: str
     nonces: list[str] = field(default_factory=list)
-    directory: Any = None  # `messages.Directory`; None: read it before the next use
-    read_at: float = 0.0
+    directory: Directory | None = None  # None: read it before the next use
+    good_until: float = 0.0  # a reading of `clock.monotonic()`
 
     @property
     def host(self) -> str:
         return urlsplit(self.directory_url).netloc.rpartition("@")[2] or self.directory_url
 
+    def kept_nonce(self) -> str:
+        """Return the newest unused nonce, which is then used; empty when there is none."""
+        try:
+            return self.nonces.pop()
+        except IndexError:
+            return ""
 
-_kept = threading.local()
 
-
+@lru_cache(maxsize=KEPT_CONNECTIONS)
 def connection_to(directory_url: str) -> Connection:
-    """Return this thread's connection to the CA.
-
-    All accounts at the CA share it, because a nonce does not belong to an account.
-    """
-    if not hasattr(_kept, "connections"):
-        _kept.connections = OrderedDict()
-    connections: OrderedDict[str, Connection] = _kept.connections
-    connection = connections.pop(directory_url, None) or Connection(directory_url)
-    connections[directory_url] = connection
-    while len(connections) > KEPT_CONNECTIONS:
-        connections.popitem(last=False)
-    return connection
+    """Return this process's connection to the CA."""
+    return Connection(directory_url)
 
 
-BAD_NONCE_RETRIES = 5
-DIRECTORY_AGE = 3600.0  # seconds until the directory is read again
-# The library raises these errors for resources that it cannot read.
-UNREADABLE = (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
-NEEDED = ("newNonce", "newAccount", "newOrder")
-NONCE = re.compile(r"[!-~]{1,1000}")
+os.register_at_fork(after_in_child=connection_to.cache_clear)  # a nonce can be used once
 
 
-class _Header(jws.Header):
-    """A header with the nonce exactly as the CA wrote it.
-
-    The library decodes base64url and encodes it again, which changes some nonces.
-    """
-
-    nonce: str | None = json_field("nonce", omitempty=True)  # type: ignore[assignment]
-
-
-class _Signature(jws.Signature):
-    __slots__ = jws.Signature._orig_slots
-    header_cls = _Header
-    header: _Header = json_field(
-        "header", omitempty=True, default=_Header(), decoder=_Header.from_json
-    )
-
-
-class _JWS(jws.JWS):
-    __slots__ = jws.JWS._orig_slots
-    signature_cls = _Signature
-
-
-class Network(client.ClientNetwork):
-    """The library's ClientNetwork over one Connection.
+class Network:
+    """Requests that are signed with one account key, over one Connection.
 
     Refusals become exceptions. A request with an old nonce is sent again at once.
     """
 
     def __init__(self, key: JWKEC, connection: Connection, reach: Reach) -> None:
-        super().__init__(key, alg=ES256)
-        self.session.close()
+        self.key = key
         self.connection = connection
         self.reach = reach
 
@@ -130,8 +106,8 @@ class Network(client.ClientNetwork):
         when the request used a kept nonce.
         """
         for retries_left in range(BAD_NONCE_RETRIES, -1, -1):
-            was_kept = bool(self.connection.nonces)
-            response = self._signed(url, message, kid, accept)
+            kept = self.connection.kept_nonce()
+            response = self._signed(url, message, kept or self._new_nonce(), kid, accept)
             refusal = refusal_of(response)
             if refusal is None:
                 return response
@@ -141,63 +117,52 @@ class Network(client.ClientNetwork):
                 # Kept nonces are as old as the refused one.
                 del self.connection.nonces[: -1 if brought_one else None]
             is_busy = refusal.retry_after is not None or refusal.status == 429
-            is_too_old = was_kept and not brought_one and not is_busy
+            is_too_old = bool(kept) and not brought_one and not is_busy
             if not retries_left or not (bad or is_too_old):
                 raise self._trouble(refusal, what, message, named=named)
         raise AssertionError("the last try returns or raises")
 
-    def _signed(self, url: str, message: Any, kid: str, accept: str) -> requests.Response:
-        self.account = (
-            messages.RegistrationResource(body=messages.Registration(), uri=kid) if kid else None
-        )
-        body = self._wrap_in_jws(message, self._nonce(), url)
-        headers = {"Content-Type": self.JOSE_CONTENT_TYPE, "Accept": accept}
+    def _signed(
+        self, url: str, message: Any, nonce: str, kid: str, accept: str
+    ) -> requests.Response:
+        payload = message.json_dumps().encode() if message else b""
+        body = jws.sign(self.key, payload, nonce=nonce, url=url, kid=kid)
+        headers = {"Content-Type": JOSE, "Accept": accept}
         return self._send_request("POST", url, data=body, headers=headers)
-
-    def _wrap_in_jws(self, obj: Any, nonce: str, url: str) -> str:
-        payload = obj.json_dumps().encode() if obj else b""
-        kid = self.account["uri"] if self.account is not None else None
-        told: Any = {"nonce": nonce, "url": url, "kid": kid}
-        signed: str = _JWS.sign(payload, key=self.key, alg=self.alg, **told).json_dumps()
-        return signed
 
     def prepare(self) -> None:
         """Read the directory and fetch a nonce, unless they are kept.
 
         Then the next request is one exchange. Raise Trouble when the CA cannot be reached.
         """
-        connection = self.connection
         directory_of(self)
-        if not connection.nonces:
-            response = self._send_request("HEAD", directory_of(self)["newNonce"])
-            if refusal := refusal_of(response):
-                raise self._trouble(refusal, "a nonce", None)
-        if not connection.nonces:
+        if not self.connection.nonces:
+            self.connection.nonces.append(self._new_nonce())
+
+    def _new_nonce(self) -> str:
+        response = self._send_request("HEAD", directory_of(self)["newNonce"])
+        if refusal := refusal_of(response):
+            raise self._trouble(refusal, "a nonce", None)
+        nonce = _nonce_of(response)
+        if not nonce:
             raise Trouble(
                 errors.ERROR,
                 f"{self.label} sends no nonces, so it is not an ACME server. Check the "
                 "directory_url.",
             )
-
-    def _nonce(self) -> str:
-        if not self.connection.nonces:
-            self.prepare()
-        return self.connection.nonces.pop()
+        return nonce
 
     @property
     def label(self) -> str:
         return f"The CA at {self.connection.host}"
 
-    def _send_request(self, method: str, url: str, *_: Any, **kwargs: Any) -> requests.Response:
-        """Send every request of this class. Raise Trouble when no response comes.
-
-        It replaces the library's method, which logs the messages that it sends.
-        """
+    def _send_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        """Send every request of this class. Raise Trouble when no response comes."""
         self._refuse_elsewhere(url)
         sent = kwargs.get("data")
         began = clock.monotonic()
         try:
-            # A new session is cheap. It follows changed settings and survives a fork.
+            # A new session costs some microseconds. It follows changed settings.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
                 session = outgoing.session()
                 session.check_redirect = self._refuse_elsewhere
@@ -212,7 +177,8 @@ class Network(client.ClientNetwork):
             exchanges.record(method, url, sent, began, error=what)
             raise Trouble(errors.UNREACHABLE, what) from None
         response.encoding = "utf-8"
-        if nonce := _nonce_of(response):
+        nonce = _nonce_of(response)
+        if nonce and method != "HEAD":  # the caller uses the nonce that it asked for
             self.connection.nonces.append(nonce)
             del self.connection.nonces[:-KEPT_NONCES]
         exchanges.record(method, url, sent, began, response)
@@ -252,8 +218,11 @@ class Network(client.ClientNetwork):
         with_eab = bool(getattr(message, "external_account_binding", None))
         return trouble_of(refusal, f"{self.label} refused {what}", with_eab, named=named)
 
-    def read_directory(self) -> messages.Directory:
-        """Return the CA's directory. Raise Trouble when the URL does not show one."""
+    def read_directory(self) -> Directory:
+        """Read the CA's directory, keep it, and return it.
+
+        Raise Trouble when the URL does not show one.
+        """
         response = self._send_request("GET", self.connection.directory_url)
         if refusal := refusal_of(response):
             said = trouble_of(refusal, f"{self.label} does not show its directory")
@@ -268,12 +237,15 @@ class Network(client.ClientNetwork):
             )
             raise Trouble(errors.ERROR, what)
         base = str(response.url)
-        return messages.Directory(
-            {
-                name: absolute(base, value) if isinstance(value, str) else value
-                for name, value in document.items()
-            }
-        )
+        directory = {
+            name: absolute(base, value) if isinstance(value, str) else value
+            for name, value in document.items()
+        }
+        asked = outgoing.age_of(response)
+        seconds = MAX_AGE if asked is None else min(max(asked, MIN_AGE), MAX_AGE)
+        self.connection.good_until = clock.monotonic() + seconds
+        self.connection.directory = directory
+        return directory
 
     def read_renewal_info(self, url: str) -> RenewalInfoResource:
         """Return the renewal window at the URL (RFC 9773). Raise Refused when there is none."""
@@ -291,7 +263,7 @@ class Network(client.ClientNetwork):
 
 def _nonce_of(response: requests.Response) -> str:
     """Return the nonce of the response unchanged; empty when there is none."""
-    nonce = response.headers.get(Network.REPLAY_NONCE_HEADER, "").strip()
+    nonce = response.headers.get("Replay-Nonce", "").strip()
     return nonce if NONCE.fullmatch(nonce) else ""
 
 
@@ -306,11 +278,9 @@ def _is_https(url: str) -> bool:
     return url[:6].lower() == "https:"
 
 
-def directory_of(network: Network) -> messages.Directory:
-    """Return the CA's directory. It is read again after an hour and after an error."""
+def directory_of(network: Network) -> Directory:
+    """Return the CA's directory. It is read again when it is too old, and after an error."""
     connection = network.connection
-    if connection.directory is None or clock.monotonic() - connection.read_at > DIRECTORY_AGE:
-        connection.directory = network.read_directory()
-        connection.read_at = clock.monotonic()
-    directory: messages.Directory = connection.directory
-    return directory
+    directory = connection.directory
+    is_old = clock.monotonic() > connection.good_until
+    return network.read_directory() if directory is None or is_old else directory

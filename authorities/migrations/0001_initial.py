@@ -101,4 +101,8 @@ class Migration(migrations.Migration):
             model_name='acmeaccount',
             index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='acmeaccount_wake_at'),
         ),
+        migrations.AddIndex(
+            model_name='acmeaccount',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='acmeaccount_queued_at'),
+        ),
     ]

@@ -58,11 +58,11 @@ class Migration(migrations.Migration):
                 ('unsure_until', models.DateTimeField(blank=True, null=True)),
                 ('left_behind', models.TextField(blank=True, help_text='why the last cleanup failed')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('credential', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='records', to='dnsproviders.dnscredential')),
+                ('credential', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='dnsproviders.dnscredential')),
             ],
             options={
                 'abstract': False,
-                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='txtrecord_wake_at'), models.Index(fields=['name', 'value'], name='records_by_name_and_value')],
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='txtrecord_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='txtrecord_queued_at'), models.Index(fields=['name', 'value'], name='records_by_name_and_value'), models.Index(condition=models.Q(('wake_at__isnull', True)), fields=['created_at'], name='records_over')],
                 'constraints': [models.UniqueConstraint(fields=('credential', 'name', 'value'), name='one_row_per_txt_record'), models.CheckConstraint(condition=models.Q(('intent_at__isnull', True), ('cleaned_at__isnull', False), ('wake_at__isnull', False), _connector='OR'), name='an_intended_record_wakes_until_it_is_cleaned')],
             },
         ),

@@ -50,7 +50,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
     waits_for = serializers.CharField()
     looks_again_at = serializers.IntegerField(allow_null=True)
     slot_at = serializers.IntegerField(
-        allow_null=True, help_text="when the CA's limits let it order, about"
+        allow_null=True, help_text="estimated time of the order, by the CA's rate limits"
     )
     started_at = serializers.IntegerField()
 
@@ -72,7 +72,7 @@ class AttemptSerializer(serializers.ModelSerializer[Issuance]):
 class StartedSerializer(AttemptSerializer):
     """The response of `issues` and `renew` at an ACME CA."""
 
-    note = serializers.CharField(required=False, help_text="what will surprise")
+    note = serializers.CharField(required=False, help_text="warnings for people")
 
     class Meta(AttemptSerializer.Meta):
         fields = (*AttemptSerializer.Meta.fields, "note")

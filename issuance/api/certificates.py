@@ -36,9 +36,7 @@ class WindowSerializer(serializers.ModelSerializer[RenewalInfo]):
 
 class RenewalSerializer(serializers.Serializer[Certificate]):
     renew_at = EpochSeconds(allow_null=True)
-    ari = serializers.SerializerMethodField(
-        help_text="null as long as the CA has said nothing of it"
-    )
+    ari = serializers.SerializerMethodField(help_text="null until the CA names it")
 
     @extend_schema_field(WindowSerializer(allow_null=True))
     def get_ari(self, certificate: Certificate) -> dict[str, Any] | None:
@@ -54,20 +52,20 @@ def note(certificate: Certificate) -> str:
         and not certificate.verified
         and not certificate.current
     )
-    told = ["Nothing is issued before every CNAME of `delegation` is set."] if waits else []
+    told = ["Nothing is issued until every CNAME of `delegation` is set."] if waits else []
     if certificate.current and (added := certificate.current.added_names):
-        told.append(f"The CA added names that nobody asked for: {', '.join(added)}.")
+        told.append(f"The CA added names that were not requested: {', '.join(added)}.")
     return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
 
 
 def _note_on_key(certificate: Certificate) -> str:
     if certificate.key_policy == "DEVICE_REQUIRED":
-        return "DEVICE_REQUIRED: nothing is issued before a device is assigned."
+        return "Nothing is issued until a device is assigned (DEVICE_REQUIRED)."
     if certificate.server_decrypt_export:
         return ""
     if certificate.key_policy == "MASTER_ONLY":
-        return "Nobody can fetch the key yet: set server_decrypt_export to true."
-    return "Nobody can fetch the key yet: assign a device, or set server_decrypt_export to true."
+        return "Nobody can fetch the key yet. Set server_decrypt_export to true."
+    return "Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true."
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):

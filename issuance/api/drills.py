@@ -58,11 +58,13 @@ class DrillSerializer(serializers.ModelSerializer[Drill]):
 
 
 class CountSerializer(serializers.Serializer[Any]):
-    total = serializers.IntegerField(help_text="when it began")
-    left = serializers.IntegerField(help_text="burns down to 0")
-    skipped = serializers.IntegerField(help_text="renewal is switched off: tell the owners")
+    total = serializers.IntegerField(help_text="certificates to replace at the start")
+    left = serializers.IntegerField(help_text="certificates that are left; 0 at the end")
+    skipped = serializers.IntegerField(
+        help_text="certificates whose renewal is switched off; notify their owners"
+    )
     failing = serializers.IntegerField(
-        help_text="of those left: the last attempt failed, and is tried again"
+        help_text="of those left: the last attempt failed, and is retried"
     )
 
 
@@ -108,7 +110,7 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if not request.user.is_staff:
-            raise Forbidden("Drills are for the staff of this server.")
+            raise Forbidden("Only staff of this server may see or start drills.")
         refuse_broken_body(request)
 
     @extend_schema(request=DrillRequest, responses={201: CountedDrillSerializer})
@@ -157,5 +159,5 @@ def account_of(pk: int | None) -> AcmeAccount | None:
     """Return the account of any owner, or None without `pk`. Raise NotFound."""
     account = AcmeAccount.objects.filter(pk=pk).first() if pk else None
     if pk and not account:
-        raise NotFound(f"There is no ACME account {pk}.", field="acme_account_id")
+        raise NotFound(f"There is no ACME account {pk}. Check the id.", field="acme_account_id")
     return account

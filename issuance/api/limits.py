@@ -20,14 +20,14 @@ class LimitSerializer(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(LimitKind.choices)
     subject = serializers.CharField(help_text="the account, domain, names or name that is counted")
     capacity = serializers.FloatField(
-        allow_null=True, help_text="tokens; null: nobody knows the CA's limit"
+        allow_null=True, help_text="tokens; null when the CA's limit is not known"
     )
     seconds_for_one = serializers.FloatField(allow_null=True)
     left = serializers.FloatField(
-        allow_null=True, help_text="tokens now; null while it is open and unlimited"
+        allow_null=True, help_text="tokens now; null when there is no limit"
     )
-    waiting = serializers.IntegerField(help_text="orders that wait for it")
-    next_at = EpochSeconds(help_text="when the next order may have a token")
+    waiting = serializers.IntegerField(help_text="orders that wait for a token")
+    next_at = EpochSeconds(help_text="time of the next free token")
 
 
 class AccountLimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):

@@ -26,7 +26,9 @@ def spec_of(
     Raise Invalid or MissingField with the `field`. Raise NotFound when a row is not the owner's.
     """
     if not given["domain"]:
-        raise MissingField("Give the name of the certificate: domain.", field="domain")
+        raise MissingField(
+            "The member domain is missing. Give the first name of the certificate.", field="domain"
+        )
     account = account or _account(owner, given["account"])
     sans = given["sans"] or []
     most = catalog.info(account.ca_provider).max_names
@@ -36,7 +38,7 @@ def spec_of(
         credential = None  # a private CA needs no TXT records
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):
         raise MissingField(
-            "Say which DNS credential publishes the records: dns_provider_id.",
+            "The member dns_provider_id is missing. Give the id of a DNS credential.",
             field="dns_provider_id",
         )
     key_type, key_size = _key(account, given)
@@ -68,7 +70,7 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
     )
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid(
-            "The names of a certificate do not change; create one with the other names.",
+            "The names of a certificate do not change. Create one with the other names.",
             field="sans",
         )
     return changes
@@ -77,7 +79,8 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
 def _account(owner: User, pk: int | None) -> AcmeAccount:
     if not pk:
         raise MissingField(
-            "Say which ACME account orders: acme_account_id.", field="acme_account_id"
+            "The member acme_account_id is missing. Give the id of an ACME account.",
+            field="acme_account_id",
         )
     account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
     if not account:
@@ -97,7 +100,9 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
     if isinstance(wanted, str) and not re.fullmatch("[0-9]{1,18}", wanted):
         return _only_one(rows, wanted)
     if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
-        raise Invalid("dns_provider_id is the id of a DNS credential.", field="dns_provider_id")
+        raise Invalid(
+            "dns_provider_id must be the id of a DNS credential.", field="dns_provider_id"
+        )
     credential = rows.filter(pk=int(wanted)).first()
     if not credential:
         raise services.no_credential(int(wanted))
@@ -109,17 +114,17 @@ def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
         provider = registry.provider_id(name)
     except Invalid as unknown:
         raise Invalid(
-            f"dns_provider_id is an id, or a provider's name. {unknown.what}",
+            f"dns_provider_id must be an id or the name of a provider. {unknown.what}",
             field="dns_provider_id",
         ) from None
     found = list(rows.filter(provider=provider)[:2])
     if not found:
         raise NotFound(
-            f"You have no DNS credential for {provider}: create one first.", field="dns_provider_id"
+            f"You have no DNS credential for {provider}. Create one first.", field="dns_provider_id"
         )
     if len(found) > 1:
         raise Invalid(
-            f"You have several credentials for {provider}: give the id of one.",
+            f"You have several credentials for {provider}. Give the id of one.",
             field="dns_provider_id",
         )
     credential: DnsCredential = found[0]
@@ -130,7 +135,7 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
     """Return key type and size (bits): from the request, or from the account, or ECDSA P-256."""
     key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
     if key_type not in pki.KEY_SIZES:
-        raise Invalid("key_type is ecdsa or rsa.", field="key_type")
+        raise Invalid("key_type must be ecdsa or rsa.", field="key_type")
     key_size = given["key_size"]
     if key_size is None:
         default = (
@@ -141,5 +146,5 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
         key_size = default or min(pki.KEY_SIZES[key_type])
     if key_size not in pki.KEY_SIZES[key_type]:
         sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])
-        raise Invalid(f"The key_size of an {key_type} key is one of {sizes}.", field="key_size")
+        raise Invalid(f"key_size must be one of {sizes} for {key_type}.", field="key_size")
     return key_type, key_size

@@ -30,7 +30,7 @@ class PreflightThrottle(UserRateThrottle):
             log.warning("preflight.uncounted", error=type(exc).__name__)
             full = disk.note(exc)
             raise full or Unavailable(
-                "Calls cannot be counted now, and without that DNS is not asked; try again later."
+                "DNS checks are not available now, because the cache is down. Try again later."
             ) from exc
 
 
@@ -41,7 +41,7 @@ class FindingSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="one of the certificate's")
     record = serializers.CharField()
     what = serializers.CharField()
-    blocks = serializers.BooleanField(help_text="an order would be refused, so none is sent")
+    blocks = serializers.BooleanField(help_text="true when the CA would refuse an order")
 
 
 class PreflightSerializer(serializers.Serializer[Any]):

@@ -43,7 +43,7 @@ class CertificateRequest(serializers.Serializer[Any]):
         r"\A[A-Za-z0-9_-]{1,64}\Z",
         required=False,
         allow_blank=True,
-        help_text="ordered where the CA's directory lists it",
+        help_text="sent if the CA's directory lists it",
         error_messages={
             "invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."
         },
@@ -60,7 +60,7 @@ class CertificateRequest(serializers.Serializer[Any]):
         allow_null=True,
         min_value=1,
         max_value=2**62,
-        help_text="the ACME account that is tried when the other one fails for long",
+        help_text="the ACME account to use when the first one keeps failing",
     )
 
     COLUMNS = (

@@ -52,7 +52,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
 )
 THE_CA_DECIDES = (
-    "validity_seconds changes nothing here: the CA decides how long a certificate lives."
+    "validity_seconds has no effect at this CA. The CA sets the lifetime of a certificate."
 )
 
 
@@ -132,7 +132,7 @@ class CertificateViewSet(
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         account = self.kwargs.get("acme_account_id")
         if account and not AcmeAccount.objects.filter(pk=account, owner=self.owner).exists():
-            raise NotFound(f"There is no ACME account {account} among yours.")
+            raise NotFound(f"You have no ACME account {account}. Check the id.")
         return super().list(request, *args, **kwargs)
 
     @extend_schema(
@@ -313,7 +313,7 @@ class CertificateViewSet(
         certificate = self.get_object()
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
-            raise Invalid("The export's format is zip.", field="format")
+            raise Invalid("format must be zip.", field="format")
         headers = services.head(certificate)
         if request.method == "HEAD":
             # Opens no key. Streamed, because otherwise the response has `Content-Length: 0`.
@@ -337,14 +337,14 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
     rows = certificate.issuances.order_by("-pk")
     if wanted:
         if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
-            raise Invalid("issue_history_id is a number.", field="issue_history_id")
+            raise Invalid("issue_history_id must be a number.", field="issue_history_id")
         rows = rows.filter(pk=int(wanted))
     attempt = rows.first()
     if attempt:
         return attempt
     if wanted:
-        raise NotFound(f"{certificate.domain} has no such attempt.")
+        raise NotFound(f"{certificate.domain} has no attempt of this id. Check issue_history_id.")
     raise NotFound(
-        f"Nothing was asked for yet for {certificate.domain}; POST"
-        f" .../certificates/{certificate.pk}/issues starts it."
+        f"{certificate.domain} has no attempt yet. Start one with POST"
+        f" .../certificates/{certificate.pk}/issues."
     )

@@ -189,4 +189,4 @@ def _told(now: datetime, stepped: bool) -> None:
     if stepped:  # a warning that the wrong date raised too early must be raised again when due
         warned = Notice.objects.filter(kind=Notice.Kind.EXPIRING, raised_at__gt=now + AHEAD)
         warned.update(dedupe_key=Concat(F("dedupe_key"), Value(f":ahead:{now.timestamp():.0f}")))
-        _not_ahead(Notice.objects.all(), now, "raised_at")
+        _not_ahead(Notice.objects.all(), now, "raised_at", "last_raised_at")

@@ -6,13 +6,12 @@ from datetime import datetime
 import structlog
 from celery import shared_task
 from django.db import transaction
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, Max, Q
 
 from certctrl import clock
 from issuance import drills, services
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance
-from keystore.models import Envelope
 
 logger = structlog.get_logger()
 SCAN_BATCH = 500
@@ -78,26 +77,25 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
     """Return an attempt that is not stored for each certificate that may have one."""
     attempts = Issuance.objects.filter(certificate__in=certificates).values("certificate")
     counted = attempts.annotate(
-        count=Count("pk"), opens=Count("pk", filter=Q(wake_at__isnull=False))
+        last=Max("number"), opens=Count("pk", filter=Q(wake_at__isnull=False))
     )
     found = {each["certificate"]: each for each in counted}
     credential_ids = delegation.credential_ids_for(certificates)
     made = []
     for certificate in certificates:
-        before = found.get(certificate.pk, {"count": 0, "opens": 0})
+        before = found.get(certificate.pk, {"last": 0, "opens": 0})
         if may_renew(certificate) and not before["opens"]:
             reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
             issuance = services.new_issuance(certificate, reason, credential_ids[certificate.pk])
-            issuance.number = before["count"] + 1
+            issuance.number = before["last"] + 1
             made.append(issuance)
     return made
 
 
 def may_renew(certificate: Certificate) -> bool:
     """Return whether an attempt may be opened without a person's request."""
-    unwanted = certificate.current_id and not certificate.auto_renew
-    keyless = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED  # no device could open it
-    return not (certificate.retired_at or unwanted or keyless)
+    is_new = not certificate.current_id
+    return certificate.may_be_issued and (is_new or certificate.auto_renew)
 
 
 @shared_task(name="issuance.advance_drills")

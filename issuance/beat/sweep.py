@@ -195,7 +195,7 @@ def candidates(
 def admit_cleanups(now: datetime) -> None:
     """Send a cleanup for each due record that no attempt needs.
 
-    One UPDATE lets the needed records rest again.
+    One UPDATE moves `wake_at` of the needed records to a later time.
     """
     due = TxtRecord.objects.sendable(now)
     if not due.exists():

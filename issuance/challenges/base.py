@@ -1,4 +1,4 @@
-"""What a validation method must answer (RFC 8555, section 8)."""
+"""The interface of a validation method (RFC 8555, section 8)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from issuance.models import Authorization, Certificate, Issuance
 
 
 class Judgement(NamedTuple):
-    """What a look means for an attempt.
+    """The meaning of a look for an attempt.
 
     `what` is the text of the event. `absent` has the ids of what must be presented again. Nothing
     is absent when the challenges can be answered.

@@ -76,13 +76,13 @@ def lacking(certificate: Certificate) -> str:
     """Return the sentence about a certificate whose TXT records no credential can write."""
     if is_delegated(certificate):
         return (
-            f"The service zone {settings.SERVICE_ZONE} cannot be written: SERVICE_DNS_CREDENTIAL"
-            " names no credential of this server's staff. Ask its operator, or give"
-            f" {certificate.domain} a DNS credential: dns_provider_id."
+            f"The service zone {settings.SERVICE_ZONE} cannot be written, because"
+            " SERVICE_DNS_CREDENTIAL names no credential of this server's staff. Ask the operator,"
+            f" or set dns_provider_id of {certificate.domain}."
         )
     return (
-        f"{certificate.domain} has no DNS credential, which the CA's challenge needs: set"
-        " dns_provider_id."
+        f"{certificate.domain} has no DNS credential, which the CA's challenge needs."
+        " Set dns_provider_id."
     )
 
 
@@ -94,11 +94,12 @@ class OperatorsTrouble(Trouble):
     """
 
     def __init__(self, trouble: Trouble) -> None:
-        tried = "" if trouble.permanent else " It is tried again."
+        tried = "" if trouble.permanent else " It is retried."
         super().__init__(
             trouble.code,
-            f"The service zone {settings.SERVICE_ZONE} could not be written, through no fault of"
-            f" yours; this server's operator can see why at the DNS credential.{tried}",
+            f"The service zone {settings.SERVICE_ZONE} could not be written. This is no fault of"
+            " yours. The operator of this server can see the reason at the DNS credential."
+            f"{tried}",
             trouble.permanent,
             trouble.retry_after,
         )
@@ -153,14 +154,14 @@ def missing(path: CnamePath, target: str) -> str:
         return path.trouble.what
     challenge = path.names[0]
     if path.final != challenge:
-        there = f"it leads to {path.final}"
+        there = f"It leads to {path.final} now"
     elif path.wildcard:
-        there = f"there is only a wildcard's to {path.wildcard}, which no challenge follows"
+        there = f"A wildcard leads to {path.wildcard} now, and no challenge follows a wildcard"
     else:
-        there = "there is none"
+        there = "It has no CNAME now"
     return (
-        f"{challenge} must be a CNAME to {target}, and {there}: set the record {challenge}. CNAME"
-        f" {target}."
+        f"{challenge} must be a CNAME to {target}. {there}. Set the record"
+        f" {challenge}. CNAME {target}."
     )
 
 
@@ -195,13 +196,11 @@ def verify(certificate: Certificate) -> None:
     """
     if not is_offered():
         raise Invalid(
-            "This server has no service zone: give the certificate a DNS credential.",
+            "This server has no service zone. Set dns_provider_id of the certificate.",
             field="action",
         )
     if not is_delegated(certificate):
-        what = (
-            f"{certificate.domain} does not rely on the service zone: there is no CNAME to verify."
-        )
+        what = f"{certificate.domain} does not use the service zone, so it has no CNAME to verify."
         raise Invalid(what, field="action")
     target = target_of(certificate)
     paths = cnames.follow(bases(certificate.names), clock.time_left()).values()

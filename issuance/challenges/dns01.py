@@ -119,7 +119,7 @@ class Dns01(Challenge):
             if verdict.nowhere and _is_published_again(issuance, record)
         ]
         if nowhere:
-            what = f"no name server shows {nowhere[0].name}: it is published again"
+            what = f"no name server shows {nowhere[0].name}, so it is published again"
             return Judgement(what, [each.pk for each in nowhere])
         what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
         denied = max(verdict.denied for _, verdict in hidden)
@@ -147,7 +147,7 @@ def _settle(issuance: Issuance, seen: Seen) -> None:
     now, what = clock.now(), issuance.waits_for
     if not issuance.settles_at:
         until = now + timedelta(seconds=pause)
-        what = f"Every server shows the records; {pause} s more, as the DNS credential asks."
+        what = f"Every server shows the records. The DNS credential adds a pause of {pause} s."
         old = resolvercache.kept(issuance, seen.records, seen.looks)
         if old and old.until > until:
             until, what = old.until, old.what

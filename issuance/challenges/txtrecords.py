@@ -14,10 +14,8 @@ def records_of(issuance: Issuance) -> TxtRecordQuerySet:
 
     The records may belong to any credential.
     """
-    authorized = Authorization.objects.filter(
-        record=OuterRef("pk"), issuance__names_key=issuance.names_key
-    )
-    return TxtRecord.objects.filter(Exists(authorized))
+    authorized = Authorization.objects.filter(issuance__names_key=issuance.names_key)
+    return TxtRecord.objects.filter(pk__in=authorized.values("record"))
 
 
 def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
@@ -42,7 +40,7 @@ def is_needed(record: TxtRecord) -> bool:
 
 
 def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
-    """Let those of the due records rest that an attempt needs. This takes one UPDATE."""
+    """Move `wake_at` of the due records that an attempt needs. This takes one UPDATE."""
     records.keep(needed_records(due), now)
 
 

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
             name='Certificate',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('domain', models.CharField(db_index=True, help_text='the first name, an A-label', max_length=253)),
+                ('domain', models.CharField(help_text='the first name, an A-label', max_length=253)),
                 ('names', models.JSONField(help_text='A-labels, the domain first')),
                 ('key_type', models.CharField(choices=[('ecdsa', 'Ecdsa'), ('rsa', 'Rsa')], default='ecdsa', max_length=8)),
                 ('key_size', models.PositiveIntegerField(default=256)),
@@ -47,7 +47,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='certificates', to='authorities.acmeaccount')),
+                ('account', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='certificates', to='authorities.acmeaccount')),
                 ('credential', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='certificates', to='dnsproviders.dnscredential')),
                 ('fallback_account', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='fallback_certificates', to='authorities.acmeaccount')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='certificates', to=settings.AUTH_USER_MODEL)),
@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
                 ('not_before', models.DateTimeField()),
                 ('not_after', models.DateTimeField()),
                 ('fingerprint', models.CharField(help_text='SHA-256 of the leaf, hex', max_length=64)),
-                ('issuer', models.CharField(blank=True, db_index=True, help_text='common name of who signed it', max_length=255)),
+                ('issuer', models.CharField(blank=True, help_text='common name of who signed it', max_length=255)),
                 ('ari_id', models.CharField(blank=True, help_text='its identifier at the CA: RFC 9773, section 4.1', max_length=100)),
                 ('chain_pem', models.TextField(help_text='leaf first')),
                 ('added_names', models.JSONField(blank=True, default=list, help_text='that the CA put in without being asked')),
@@ -77,7 +77,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='authorities.acmeaccount')),
                 ('certificate', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='issuance.certificate')),
-                ('key', models.ForeignKey(editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keystore.envelope')),
+                ('key', models.ForeignKey(editable=False, help_text='null once it is destroyed', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keystore.envelope')),
             ],
             options={
                 'abstract': False,
@@ -111,6 +111,18 @@ class Migration(migrations.Migration):
                 ('queued_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('stumbles', models.PositiveSmallIntegerField(default=0, editable=False)),
                 ('deaths', models.PositiveSmallIntegerField(default=0, editable=False)),
+                ('order_url', models.CharField(blank=True, max_length=500)),
+                ('order_expires_at', models.DateTimeField(blank=True, null=True)),
+                ('finalize_url', models.CharField(blank=True, help_text='where a CSR goes, unless the order must be read first', max_length=500)),
+                ('orders', models.PositiveSmallIntegerField(default=0, help_text='how often a new order was sent')),
+                ('profile', models.CharField(blank=True, help_text='that the order was sent with', max_length=64)),
+                ('replaces', models.CharField(blank=True, help_text='the ari_id that the order said it replaces', max_length=100)),
+                ('replaces_refused', models.BooleanField(default=False, help_text='the CA refused `replaces`: it is left out')),
+                ('csr_sent_at', models.DateTimeField(blank=True, null=True)),
+                ('certificate_url', models.CharField(blank=True, max_length=500)),
+                ('presents', models.PositiveSmallIntegerField(default=0, help_text='how often its records were published again')),
+                ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
+                ('deaf', models.JSONField(blank=True, default=list, help_text='name servers that the preflight found not to answer for their zone')),
                 ('names_key', models.CharField(editable=False, max_length=64)),
                 ('number', models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")),
                 ('reason', models.CharField(choices=[('new', 'New'), ('renewal', 'Renewal'), ('manual', 'Manual')], max_length=8)),
@@ -118,21 +130,10 @@ class Migration(migrations.Migration):
                 ('state_since', models.DateTimeField()),
                 ('deadline_at', models.DateTimeField()),
                 ('waits_for', models.TextField(blank=True)),
-                ('presents', models.PositiveSmallIntegerField(default=0, help_text='how often its records were published anew')),
-                ('orders', models.PositiveSmallIntegerField(default=0, help_text='how often it was ordered anew')),
                 ('validity_seconds', models.PositiveIntegerField(blank=True, null=True)),
                 ('csr_pem', models.TextField(blank=True)),
-                ('order_url', models.CharField(blank=True, max_length=500)),
-                ('order_expires_at', models.DateTimeField(blank=True, null=True)),
-                ('csr_sent_at', models.DateTimeField(blank=True, null=True)),
-                ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
-                ('certificate_url', models.CharField(blank=True, max_length=500)),
-                ('profile', models.CharField(blank=True, help_text='that the order was sent with', max_length=64)),
-                ('replaces', models.CharField(blank=True, help_text='the ari_id that the order said it replaces', max_length=100)),
-                ('replaces_refused', models.BooleanField(default=False, help_text='the CA refused `replaces`: it is left out')),
                 ('slot_at', models.DateTimeField(blank=True, help_text="when the CA's limits let it order, as estimated", null=True)),
                 ('preflighted_at', models.DateTimeField(blank=True, null=True)),
-                ('deaf', models.JSONField(blank=True, default=list, help_text='name servers that the preflight found not to answer for their zone')),
                 ('proves', models.BooleanField(default=False, help_text="at the CA's staging: what is issued is thrown away")),
                 ('error_code', models.CharField(blank=True, max_length=64)),
                 ('error_what', models.TextField(blank=True)),
@@ -140,7 +141,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
                 ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='authorities.acmeaccount')),
-                ('certificate', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='issuance.certificate')),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='issuance.certificate')),
                 ('credential', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='dnsproviders.dnscredential')),
                 ('key', models.ForeignKey(blank=True, editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='keystore.envelope')),
             ],
@@ -166,19 +167,19 @@ class Migration(migrations.Migration):
                 ('seen_at', models.DateTimeField(blank=True, null=True)),
                 ('answered_at', models.DateTimeField(blank=True, null=True)),
                 ('record', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='authorizations', to='dnsproviders.txtrecord')),
-                ('issuance', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='authorizations', to='issuance.issuance')),
+                ('issuance', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='authorizations', to='issuance.issuance')),
             ],
         ),
         migrations.CreateModel(
             name='IssuanceEvent',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField()),
+                ('at', models.DateTimeField(db_index=True)),
                 ('step', models.CharField(max_length=16)),
                 ('outcome', models.CharField(choices=[('done', 'Done'), ('wait', 'Wait'), ('retry', 'Retry'), ('failed', 'Failed')], max_length=8)),
                 ('what', models.TextField()),
                 ('took_ms', models.PositiveIntegerField(default=0)),
-                ('issuance', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='issuance.issuance')),
+                ('issuance', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='issuance.issuance')),
             ],
         ),
         migrations.CreateModel(
@@ -226,10 +227,10 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.CharField(max_length=255)),
                 ('digest', models.CharField(help_text='SHA-256 of method, path and body', max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
                 ('certificate', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.certificate')),
                 ('issuance', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.issuance')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
         ),
         migrations.CreateModel(
@@ -266,7 +267,19 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
-            index=models.Index(fields=['owner', '-id'], name='certificates_of_owner'),
+            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', '-id'], name='certificates_of_owner'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(fields=['domain'], name='certificates_by_domain'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('retired_at__isnull', False)), fields=['retired_at'], name='certificates_retired'),
         ),
         migrations.AddConstraint(
             model_name='certificate',
@@ -290,6 +303,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='issuance',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'),
+        ),
+        migrations.AddIndex(
+            model_name='issuance',
             index=models.Index(fields=['names_key'], name='issuances_by_names'),
         ),
         migrations.AddIndex(
@@ -298,7 +315,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='issuance',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuances_on_their_way'),
+            index=models.Index(fields=['certificate', '-id'], name='issuances_of_certificate'),
+        ),
+        migrations.AddIndex(
+            model_name='issuance',
+            index=models.Index(fields=['state', 'ended_at'], name='issuances_by_end'),
+        ),
+        migrations.AddIndex(
+            model_name='issuance',
+            index=models.Index(condition=models.Q(('proves', True)), fields=['ended_at'], name='issuances_at_staging'),
         ),
         migrations.AddConstraint(
             model_name='issuance',
@@ -316,6 +341,22 @@ class Migration(migrations.Migration):
             model_name='certificateversion',
             index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='certificateversion_wake_at'),
         ),
+        migrations.AddIndex(
+            model_name='certificateversion',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='certificateversion_queued_at'),
+        ),
+        migrations.AddIndex(
+            model_name='certificateversion',
+            index=models.Index(fields=['issuer'], name='versions_by_issuer'),
+        ),
+        migrations.AddIndex(
+            model_name='certificateversion',
+            index=models.Index(condition=models.Q(('key__isnull', False)), fields=['not_after'], name='versions_with_key'),
+        ),
+        migrations.AddIndex(
+            model_name='certificateversion',
+            index=models.Index(condition=models.Q(('key__isnull', True)), fields=['not_after'], name='versions_without_key'),
+        ),
         migrations.AddConstraint(
             model_name='certificateversion',
             constraint=models.CheckConstraint(condition=models.Q(('revoke_asked_at__isnull', True), ('revoked_at__isnull', False), ('wake_at__isnull', False), _connector='OR'), name='a_revocation_that_was_asked_for_wakes_until_it_is_done'),
@@ -325,8 +366,24 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(fields=('issuance', 'url'), name='one_row_per_authorization'),
         ),
         migrations.AddIndex(
+            model_name='issuanceevent',
+            index=models.Index(fields=['issuance', 'id'], name='events_of_issuance'),
+        ),
+        migrations.AddIndex(
             model_name='renewalinfo',
             index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='renewalinfo_wake_at'),
+        ),
+        migrations.AddIndex(
+            model_name='renewalinfo',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='renewalinfo_queued_at'),
+        ),
+        migrations.AddIndex(
+            model_name='renewalinfo',
+            index=models.Index(fields=['stumbles', 'wake_at'], name='renewal_infos_in_trouble'),
+        ),
+        migrations.AddIndex(
+            model_name='renewalinfo',
+            index=models.Index(condition=models.Q(('wake_at__isnull', True)), fields=['created_at'], name='renewal_infos_over'),
         ),
         migrations.AddConstraint(
             model_name='requestkey',

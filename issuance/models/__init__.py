@@ -9,6 +9,7 @@ from issuance.models.attempts import (
     RequestKey,
 )
 from issuance.models.certificates import (
+    KEY_COMPROMISE,
     Certificate,
     CertificateVersion,
     RenewalInfo,
@@ -20,6 +21,7 @@ from issuance.models.drills import Drill
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
+    "KEY_COMPROMISE",
     "TOO_LONG",
     "Authorization",
     "Certificate",

@@ -85,7 +85,9 @@ class Issuance(OrderAtCA, Propagation, Turns):
     )
     BEFORE_VALIDATED = OPEN[:4]  # here a person may cancel, and the TXT records are needed
 
-    certificate = models.ForeignKey(Certificate, models.PROTECT, related_name="issuances")
+    certificate = models.ForeignKey(
+        Certificate, models.PROTECT, related_name="issuances", db_index=False
+    )
     # Account and credential at the start of the attempt. The certificate's may change later.
     account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
     credential = models.ForeignKey(
@@ -129,10 +131,11 @@ class Issuance(OrderAtCA, Propagation, Turns):
                 condition=~Q(order_url=""),
                 name="issuances_by_order",
             ),
+            models.Index(fields=["certificate", "-id"], name="issuances_of_certificate"),
+            # The rows that prune_attempts reads.
+            models.Index(fields=["state", "ended_at"], name="issuances_by_end"),
             models.Index(
-                fields=["queued_at"],
-                condition=Q(queued_at__isnull=False),
-                name="issuances_on_their_way",
+                fields=["ended_at"], condition=Q(proves=True), name="issuances_at_staging"
             ),
         )
         constraints: ClassVar = (
@@ -196,12 +199,15 @@ class IssuanceEvent(models.Model):
         RETRY = "retry"
         FAILED = "failed"
 
-    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="events")
-    at = models.DateTimeField()
+    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="events", db_index=False)
+    at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16)
     outcome = models.CharField(max_length=8, choices=Outcome)
     what = models.TextField()
     took_ms = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = (models.Index(fields=["issuance", "id"], name="events_of_issuance"),)
 
     def __str__(self) -> str:
         return f"{self.step} {self.outcome}"
@@ -221,7 +227,9 @@ class Authorization(models.Model):
         VALID = "valid"
         INVALID = "invalid"
 
-    issuance = models.ForeignKey(Issuance, models.CASCADE, related_name="authorizations")
+    issuance = models.ForeignKey(
+        Issuance, models.CASCADE, related_name="authorizations", db_index=False
+    )
     url = models.CharField(max_length=500)
     identifier = models.CharField(max_length=253, blank=True)
     wildcard = models.BooleanField(default=False)
@@ -246,12 +254,14 @@ class Authorization(models.Model):
 class RequestKey(models.Model):
     """An Idempotency-Key from a client, and what its request made."""
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False
+    )
     key = models.CharField(max_length=255)
     digest = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
     certificate = models.ForeignKey(Certificate, models.CASCADE, null=True, related_name="+")
     issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
 
     class Meta:
         constraints = (

@@ -17,6 +17,8 @@ from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential
 from keystore.models import Envelope
 
+KEY_COMPROMISE = 1  # the reason of a revocation: RFC 5280, section 5.3.1
+
 
 def new_public_id() -> str:
     """Return a random id of 20 hex digits."""
@@ -34,9 +36,11 @@ class Certificate(models.Model):
         RSA = "rsa"
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
-    domain = models.CharField(max_length=253, db_index=True, help_text="the first name, an A-label")
+    domain = models.CharField(max_length=253, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
-    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="certificates")
+    account = models.ForeignKey(
+        AcmeAccount, models.PROTECT, related_name="certificates", db_index=False
+    )
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
     )
@@ -100,7 +104,24 @@ class Certificate(models.Model):
                 condition=Q(expires_at__isnull=False, retired_at__isnull=True),
                 name="certificates_by_expiry",
             ),
-            models.Index(fields=["owner", "-id"], name="certificates_of_owner"),
+            # The lists of an owner, and of an account.
+            models.Index(
+                fields=["owner", "-id"],
+                condition=Q(retired_at__isnull=True),
+                name="certificates_of_owner",
+            ),
+            models.Index(
+                fields=["account", "owner", "-id"],
+                condition=Q(retired_at__isnull=True),
+                name="certificates_of_account",
+            ),
+            models.Index(fields=["domain"], name="certificates_by_domain"),
+            # The rows that prune_retired_certificates reads.
+            models.Index(
+                fields=["retired_at"],
+                condition=Q(retired_at__isnull=False),
+                name="certificates_retired",
+            ),
         )
         constraints = (
             models.UniqueConstraint(
@@ -132,6 +153,15 @@ class Certificate(models.Model):
         over = self.failures and not self.renew_at and not self.issuances.open_of(self)
         return "failed" if over else "pending"
 
+    @property
+    def may_be_issued(self) -> bool:
+        """Whether an attempt may begin without a person. No device could open a key today."""
+        return not self.retired_at and self.key_policy != Envelope.Policy.DEVICE_REQUIRED
+
+    @property
+    def renews_itself(self) -> bool:
+        return self.may_be_issued and self.auto_renew
+
     def __str__(self) -> str:
         return self.domain
 
@@ -149,9 +179,7 @@ class CertificateVersion(Turns):
     not_before = models.DateTimeField()
     not_after = models.DateTimeField()
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the leaf, hex")
-    issuer = models.CharField(
-        max_length=255, blank=True, db_index=True, help_text="common name of who signed it"
-    )
+    issuer = models.CharField(max_length=255, blank=True, help_text="common name of who signed it")
     ari_id = models.CharField(
         max_length=100, blank=True, help_text="its identifier at the CA: RFC 9773, section 4.1"
     )
@@ -159,7 +187,14 @@ class CertificateVersion(Turns):
     added_names = models.JSONField(
         default=list, blank=True, help_text="that the CA put in without being asked"
     )
-    key = models.ForeignKey(Envelope, models.PROTECT, related_name="+", editable=False)
+    key = models.ForeignKey(
+        Envelope,
+        models.PROTECT,
+        null=True,
+        related_name="+",
+        editable=False,
+        help_text="null once it is destroyed",
+    )
     # The revocation (RFC 8555, section 7.6).
     revoke_asked_at = models.DateTimeField(null=True, blank=True)
     revoke_reason = models.PositiveSmallIntegerField(
@@ -172,6 +207,17 @@ class CertificateVersion(Turns):
     objects = TurnsQuerySet["CertificateVersion"].as_manager()
 
     class Meta(Turns.Meta):
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            models.Index(fields=["issuer"], name="versions_by_issuer"),
+            # The rows that prune_version_keys and prune_versions read.
+            models.Index(
+                fields=["not_after"], condition=Q(key__isnull=False), name="versions_with_key"
+            ),
+            models.Index(
+                fields=["not_after"], condition=Q(key__isnull=True), name="versions_without_key"
+            ),
+        )
         constraints: ClassVar = (
             models.CheckConstraint(
                 condition=Q(revoke_asked_at__isnull=True)
@@ -180,6 +226,12 @@ class CertificateVersion(Turns):
                 name="a_revocation_that_was_asked_for_wakes_until_it_is_done",
             ),
         )
+
+    @property
+    def usable_key(self) -> Envelope:
+        """Return the key of a version in use. Pruning destroys only the keys of others."""
+        assert self.key, "the key of a version in use is never destroyed"
+        return self.key
 
     def __str__(self) -> str:
         return f"{self.certificate_id} {self.serial}"
@@ -205,6 +257,17 @@ class RenewalInfo(Turns):
 
     class Meta(Turns.Meta):
         verbose_name_plural = "renewal infos"
+        indexes: ClassVar = (
+            *Turns.Meta.indexes,
+            # The rows whose last poll failed.
+            models.Index(fields=["stumbles", "wake_at"], name="renewal_infos_in_trouble"),
+            # The rows that prune_renewal_infos reads.
+            models.Index(
+                fields=["created_at"],
+                condition=Q(wake_at__isnull=True),
+                name="renewal_infos_over",
+            ),
+        )
 
     @property
     def moment(self) -> datetime | None:

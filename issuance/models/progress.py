@@ -7,12 +7,17 @@ class OrderAtCA(models.Model):
     """The order at the CA, and what it was sent with.
 
     The order step writes these columns. The finalize step writes `csr_sent_at` and
-    `certificate_url`.
+    `certificate_url`. The validate step empties `finalize_url` of an order that is not ready.
     """
 
     order_url = models.CharField(max_length=500, blank=True)
     order_expires_at = models.DateTimeField(null=True, blank=True)
-    orders = models.PositiveSmallIntegerField(default=0, help_text="how often it was ordered anew")
+    finalize_url = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="where a CSR goes, unless the order must be read first",
+    )
+    orders = models.PositiveSmallIntegerField(default=0, help_text="how often a new order was sent")
     profile = models.CharField(max_length=64, blank=True, help_text="that the order was sent with")
     replaces = models.CharField(
         max_length=100, blank=True, help_text="the ari_id that the order said it replaces"
@@ -30,11 +35,12 @@ class OrderAtCA(models.Model):
 class Propagation(models.Model):
     """How far the TXT records are visible.
 
-    The propagate step writes these columns, but the preflight of the order step writes `deaf`.
+    The propagate step writes all of these columns except `deaf`. The order step writes `deaf` after
+    its preflight.
     """
 
     presents = models.PositiveSmallIntegerField(
-        default=0, help_text="how often its records were published anew"
+        default=0, help_text="how often its records were published again"
     )
     settles_at = models.DateTimeField(
         null=True, blank=True, help_text="every record was shown; the credential waits on"

@@ -124,7 +124,7 @@ def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
     return Denial(
         "caa_critical",
         f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that"
-        f" does not know the tag {shown(record.tag)} must not issue for {name}: remove the record,"
+        f" does not know the tag {shown(record.tag)} must not issue for {name}. Remove the record,"
         " or set its flags to 0.",
     )
 
@@ -136,7 +136,7 @@ def _forbidden(
     if not identities:
         return Denial(
             "caa_forbids",
-            f"The CAA records of {policy.owner} let nobody issue for {name}: remove them.",
+            f"The CAA records of {policy.owner} let nobody issue for {name}. Remove them.",
         )
     return Denial(
         "caa_forbids",
@@ -153,7 +153,7 @@ def _other_account(
     return Denial(
         "caa_account",
         f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account"
-        f" {wanted} only (accounturi), and this certificate's account is {account_url}: name that"
+        f" {wanted} only (accounturi), and this certificate's account is {account_url}. Name that"
         " one there, or use the other one.",
     )
 
@@ -163,6 +163,6 @@ def _other_method(name: str, policy: CaaPolicy, ours: Sequence[Permission], meth
     return Denial(
         "caa_method",
         f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after"
-        f" {methods} (validationmethods), and this server proves names by {method}: add {method}"
+        f" {methods} (validationmethods), and this server proves names by {method}. Add {method}"
         " there.",
     )

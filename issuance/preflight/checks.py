@@ -159,7 +159,7 @@ def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Findin
         profile = f" of the profile {certificate.profile}" if certificate.profile else ""
         what = (
             f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a"
-            f" certificate{profile}: split it into several."
+            f" certificate{profile}. Split it into several."
         )
         yield Finding("too_many_names", certificate.domain, "", what)
 

@@ -21,8 +21,8 @@ CNAME_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwrit
 def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
     if survey.silence:
         what = (
-            f"Nothing could be looked up in DNS for {name} ({survey.silence}): what the CA will"
-            " find is not known."
+            f"DNS could not be asked about {name} ({survey.silence}), so the answers for the"
+            " CA are not known."
         )
         yield Finding("unanswered", name, "", what, blocks=False)
 
@@ -39,9 +39,8 @@ def _of_unanswered(name: str, each: Unanswered) -> Finding:
 
 def _bogus(name: str, zone: str) -> Finding:
     what = (
-        f"The DNSSEC signatures of {zone} do not validate: resolvers answer SERVFAIL for it, and"
-        " answer with checking disabled. CAs validate: sign the zone anew, or set the DS record"
-        " at its registrar right."
+        f"The DNSSEC signatures of {zone} do not validate. Resolvers return SERVFAIL, and CAs"
+        " validate too. Sign the zone again, or correct the DS record at its registrar."
     )
     return Finding("dnssec", name, f"{zone} DS", what)
 
@@ -71,8 +70,8 @@ def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
     if policy.doubt.fault is not Fault.DEAD:
         return _of_unanswered(name, policy)
     what = (
-        f"The resolvers answer SERVFAIL for the CAA records of {policy.name}, and CAs refuse then:"
-        " its name servers must answer that question too, if only with nothing."
+        f"The resolvers return SERVFAIL for the CAA records of {policy.name}, and CAs refuse"
+        " then. Its name servers must answer this question, even with an empty answer."
     )
     return Finding("caa_unanswered", name, f"{policy.name} CAA", what, blocks=False)
 
@@ -108,8 +107,8 @@ def _of_place(name: str, path: CnamePath, zone: Zone | Unanswered | None) -> Ite
         above = path.final.partition(".")[2]
         what = (
             f"A wildcard's CNAME (to {path.wildcard}) answers for {path.final}. It is not"
-            f" followed: the TXT record is written at {path.final} and takes its place, which"
-            " resolvers that kept the old answer see later."
+            f" followed. The TXT record is written at {path.final} and takes its place."
+            " Resolvers that kept the old answer see it later."
         )
         yield Finding("wildcard_cname", name, f"*.{above} CNAME", what, blocks=False)
 
@@ -121,13 +120,13 @@ def _nowhere(name: str, path: CnamePath, zone: Zone) -> Finding:
     """
     if len(path.names) == 1:
         what = (
-            f"DNS knows no zone for {name}: nothing below {zone.name} answers for it. Register it,"
+            f"DNS has no zone for {name}. Nothing below {zone.name} answers for it. Register it,"
             " or delegate it."
         )
         return Finding("no_zone", name, f"{name} NS", what, blocks=False)
     before = path.names[-2]
     what = (
-        f"{before} is a CNAME to {path.final}, and no such domain exists: fix the CNAME, or"
+        f"{before} is a CNAME to {path.final}, and no such domain exists. Fix the CNAME, or"
         " remove it."
     )
     return Finding("cname_nowhere", name, f"{before} CNAME", what)
@@ -155,8 +154,8 @@ def of_zones(survey: Survey) -> Iterator[Finding]:
 
 def _of_dead(name: str, each: Unanswered) -> Finding:
     what = (
-        f"No name server answers for {each.name}: resolvers say SERVFAIL, with DNSSEC checking"
-        " disabled too. Fix the servers of its zone, or its NS records."
+        f"No name server answers for {each.name}. Resolvers return SERVFAIL, even without"
+        " DNSSEC checking. Fix the servers of its zone, or its NS records."
     )
     return Finding("no_server", name, f"{each.name} NS", what)
 
@@ -168,8 +167,8 @@ def _of_servers(name: str, zone: Zone) -> Iterator[Finding]:
         yield _of_deserted(name, zone)
     elif zone.fault is Fault.DEAD:
         what = (
-            f"The resolvers find nobody who answers for {zone.name}, though its servers answer"
-            " this machine."
+            f"The resolvers find no server that answers for {zone.name}, although its servers"
+            " answer this machine."
         )
         yield Finding("unanswered", name, f"{zone.name} NS", what, blocks=False)
     else:
@@ -184,19 +183,19 @@ def _of_deserted(name: str, zone: Zone) -> Finding:
     servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or "it has none"
     if zone.fault is not Fault.DEAD:
         what = (
-            f"No name server of {zone.name} answers this machine for the zone ({servers}), while"
-            " the resolvers answer: port 53 may be closed or redirected here. TXT records are"
-            " looked for through the resolvers then."
+            f"No name server of {zone.name} answers this machine for the zone ({servers}),"
+            " while the resolvers answer. Port 53 may be closed or redirected here. TXT"
+            " records are then checked through the resolvers."
         )
         return Finding("servers_unreachable", name, f"{zone.name} NS", what, blocks=False)
     if zone.name.startswith(f"{CHALLENGE}."):
         what = (
             f"{zone.name} is delegated by NS records to servers that do not answer for it"
-            f" ({servers}): remove the NS records, or have the servers serve that zone."
+            f" ({servers}). Remove the NS records, or have the servers serve that zone."
         )
         return Finding("delegation_lame", name, f"{zone.name} NS", what)
     what = (
-        f"No name server answers for {zone.name} ({servers}): fix the servers, or the zone's NS"
+        f"No name server answers for {zone.name} ({servers}). Fix the servers, or the zone's NS"
         " records."
     )
     return Finding("no_server", name, f"{zone.name} NS", what)
@@ -206,7 +205,7 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     record = f"{zone.name} NS"
     if zone.lame:
         what = (
-            f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}): have"
+            f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}). Have"
             " them serve it"
         )
         what = f"{what}, or take them out of the NS records."
@@ -214,12 +213,12 @@ def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     if zone.silent:
         what = (
             f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}),"
-            " and a CA may meet the same: fix them, or take them out of the NS records."
+            " and a CA may meet the same. Fix them, or take them out of the NS records."
         )
         yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
     if zone.skipped:
         what = (
-            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}): give"
+            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}). Give"
             " each an address that the public can reach, or take it out of the NS records."
         )
         yield Finding("server_not_asked", name, record, what, blocks=False)

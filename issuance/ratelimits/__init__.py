@@ -1,6 +1,14 @@
 """Respect the rate limits of CAs.
 
 An order that the CA would refuse waits for its slot.
+
+- `charges`: the buckets that an order takes tokens from, for example one for each registered
+  domain. The size of each bucket is in `authorities.catalog`.
+- `reservations`: an order takes its tokens or waits. The result of newOrder is recorded.
+- `queue`: the reservation that gets the next slot.
+- `ledger`, `buckets`: the tokens.
+- `feedback`: a refusal of the CA closes a bucket.
+- `messages`, `status`: sentences and figures for people.
 """
 
 from issuance.ratelimits.buckets import Level, level_at, slot, take

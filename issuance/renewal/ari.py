@@ -22,7 +22,7 @@ logger = structlog.get_logger()
 
 FIRST_POLL = timedelta(minutes=1)  # after the version was stored
 FIRST_POLLS = timedelta(minutes=4)  # the time over which many first polls are spread
-MOST_A_DAY = 3  # versions of a certificate, before the next one waits a day
+A_WEEK = timedelta(days=7)
 CA_COLUMNS = ("version__account__ca_provider", "version__account__directory_url")
 AT_ONCE = 25  # polls of one CA
 AT_ONCE_IN_TROUBLE = 2  # a slow CA holds a worker for the longest time of a call
@@ -147,15 +147,13 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     Without a moved window `renew_at` stays, because its jitter would change it at each poll. A
     renewal that is due stays due. An open attempt sets `renew_at` at its end. A failed attempt has
     set the time of its retry. The retry is soon if the window moved into the past, because the CA
-    may be about to revoke.
+    may be about to revoke. A cancel by a person has set a time too, which stays.
     """
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
-    is_wanted = (
-        certificate.current_id == info.version_id
-        and certificate.auto_renew
-        and not certificate.retired_at
-    )
+    is_wanted = certificate.current_id == info.version_id and certificate.renews_itself
     if not is_wanted or Issuance.objects.open_of(certificate):
+        return
+    if certificate.renew_at and _was_canceled(certificate):
         return
     if certificate.failures:
         soon = clock.now() + schedule.LEAST_RETRY
@@ -168,6 +166,12 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
         at = renew_at(info.version, certificate.renew_days_before)
         Certificate.objects.filter(pk=certificate.pk).update(renew_at=at, updated_at=clock.now())
         logger.info("renewal.moved", certificate=certificate.pk, to=at.isoformat())
+
+
+def _was_canceled(certificate: Certificate) -> bool:
+    """Return whether a person canceled the latest attempt."""
+    states = certificate.issuances.order_by("-pk").values_list("state", flat=True)
+    return states.first() == Issuance.State.CANCELED
 
 
 def _has_come(info: RenewalInfo) -> bool:
@@ -188,22 +192,34 @@ def renew_at(version: CertificateVersion, days_before: int | None) -> datetime:
 def _moment_of(version: CertificateVersion) -> datetime | None:
     """Return the time that was drawn in the version's window, or None if no window is known.
 
-    A CA whose windows are always in the past would cause endless renewals. After a few versions in
-    a day, the time is one day from now.
+    A CA whose windows are always over when they are read would cause endless renewals. After the
+    first such renewal, the window of the new version is not believed.
     """
     info: RenewalInfo | None = getattr(version, "renewal_info", None)
     moment = info.moment if info else None
-    now = clock.now()
-    if moment and moment <= now and _versions_of_a_day(version, now) >= MOST_A_DAY:
-        return now + A_DAY
-    return moment
+    return None if moment and _is_over_again(version) else moment
 
 
-def _versions_of_a_day(version: CertificateVersion, now: datetime) -> int:
-    issued = Issuance.objects.filter(
-        certificate=version.certificate_id, state=Issuance.State.ISSUED, proves=False
+def _is_over_again(version: CertificateVersion) -> bool:
+    """Return whether the window is over, as that of the version before was within a week."""
+    if not _window_is_over(version):
+        return False
+    before = (
+        CertificateVersion.objects.filter(
+            certificate=version.certificate_id,
+            pk__lt=version.pk,
+            created_at__gt=version.created_at - A_WEEK,
+        )
+        .select_related("renewal_info")
+        .order_by("-pk")
+        .first()
     )
-    return issued.filter(ended_at__gt=now - A_DAY).count()
+    return before is not None and _window_is_over(before)
+
+
+def _window_is_over(version: CertificateVersion) -> bool:
+    info: RenewalInfo | None = getattr(version, "renewal_info", None)
+    return bool(info and info.window_end and info.window_end <= clock.now())
 
 
 # --- replaces ---

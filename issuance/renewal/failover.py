@@ -52,14 +52,14 @@ def why(issuance: Issuance) -> str:
     if issuance.proves:
         row = f"{certificate.domain} failed {certificate.failures} times in a row"
         return (
-            f"{row}: {tried.name}, at the CA's staging, is to issue it before {own} is asked again."
+            f"{row}. {tried.name}, at the CA's staging, must issue it before {own} is asked again."
         )
     if tried.pk != certificate.account_id:
-        return f"{own} has failed since {since}: the fallback account {tried.name} is tried."
+        return f"{own} has failed since {since}, so the fallback account {tried.name} is tried."
     if certificate.proved_at:
-        return f"It succeeded at the CA's staging: {own} is tried again."
+        return f"It succeeded at the CA's staging, so {own} is tried again."
     if certificate.fallback_account_id and _failed_too_long(certificate):
-        return f"{own} has failed since {since}: it alternates with the fallback account."
+        return f"{own} has failed since {since}, so it alternates with the fallback account."
     return ""
 
 

@@ -84,7 +84,7 @@ def why_short(chain_pem: str) -> str:
     if not cap:
         return ""
     return (
-        f"The certificate could not be longer: its CA, {cap.issuer}, ends at"
+        f"The certificate could not last longer, because its CA, {cap.issuer}, ends at"
         f" {for_people(cap.ends)}."
     )
 
@@ -93,12 +93,12 @@ def remedy(private: bool) -> str:
     """Return what a person must do so that the next certificate is longer."""
     if private:
         return (
-            "Make a new private CA, have its certificate trusted, and give the certificate an"
-            " account of it (acme_account_id)."
+            "Make a new private CA, install its certificate where it must be trusted, and"
+            " give the certificate an account of it (acme_account_id)."
         )
     return (
-        "This ends when the CA signs with another certificate; until then only another account"
-        " (acme_account_id, or fallback_account_id) helps."
+        "Wait until the CA signs with another certificate, or use another account"
+        " (acme_account_id or fallback_account_id)."
     )
 
 
@@ -112,6 +112,6 @@ def notes(certificate: Certificate) -> list[str]:
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(
             f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days,"
-            " a private CA's too: set a shorter validity_seconds where they are to connect."
+            " a private CA's too. Set a shorter validity_seconds where they are to connect."
         )
     return told

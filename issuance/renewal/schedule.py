@@ -32,13 +32,15 @@ def renew_at(
     jitter: float,
     ari_moment: datetime | None = None,
 ) -> datetime:
-    """Return the time of renewal, when at least a sixth of the life is left.
+    """Return the time of renewal. It leaves at least a sixth of the life.
 
-    `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2), and is not
-    changed. It is in the past when the CA is going to revoke. `days_before` is set by a person. It
-    makes the renewal earlier, but not before half of the life. Without both, a third of the life is
-    left, or half when the life is under ten days. A time that was not drawn from a window is up to
-    an hour earlier by `jitter` (0 to 1).
+    - `ari_moment` was drawn in the window that the CA suggests (RFC 9773, section 4.2). `jitter`
+      does not change it. It is in the past when the CA is going to revoke the certificate.
+    - `days_before` is the wish of a person. It only makes the renewal earlier, but not earlier than
+      half of the life.
+    - Without both, the renewal is when a third of the life is left. When the life is under ten
+      days, it is when half is left.
+    - `jitter` (0 to 1) is the part of an hour by which a time without a window is earlier.
     """
     life = not_after - not_before
     half = not_before + life / 2

@@ -41,7 +41,7 @@ def request_issuance(
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(
                 renew_at=None
             ):
-                raise Conflict(f"{certificate.domain} was deleted; create it again.")
+                raise Conflict(f"{certificate.domain} was deleted. Create it again.")
             quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
     except IntegrityError:
@@ -52,16 +52,16 @@ def refuse_issuance(certificate: Certificate) -> None:
     """Raise Conflict when the certificate cannot be issued."""
     account = certificate.account
     if certificate.retired_at:
-        raise Conflict(f"{certificate.domain} was deleted; create it again.")
+        raise Conflict(f"{certificate.domain} was deleted. Create it again.")
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Conflict(
-            f"The account {account.name} was deactivated at its CA;"
-            " give the certificate another account."
+            f"The account {account.name} was deactivated at its CA."
+            " Give the certificate another account."
         )
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise Conflict(
-            f"{certificate.domain} is DEVICE_REQUIRED and has no device:"
-            " assign one first, or its key would be lost."
+            f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
+            " device first."
         )
     if not delegation.credential_for(certificate) and not account.is_private:
         raise Conflict(delegation.lacking(certificate))
@@ -73,7 +73,9 @@ def open_issuance(
     """Store and return a new attempt. Raise IntegrityError when one is open already."""
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, reason, credential_id, validity_seconds)
-    issuance.number = certificate.issuances.count() + 1
+    # The newest attempt is never pruned.
+    newest = certificate.issuances.order_by("-pk").values_list("number", flat=True).first()
+    issuance.number = (newest or 0) + 1
     issuance.save(force_insert=True)
     return issuance
 
@@ -206,12 +208,11 @@ def retry_attempt(issuance: Issuance) -> Issuance:
     certificate = issuance.certificate
     if issuance.state == State.ISSUED:
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} has issued;"
-            " there is nothing to retry."
+            f"Attempt {issuance.number} of {certificate.domain} succeeded, so it cannot be retried."
         )
     if certificate.issuances.filter(pk__gt=issuance.pk).exists():
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} was followed by another;"
-            " retry the latest."
+            f"Attempt {issuance.number} of {certificate.domain} is not the latest attempt."
+            " Retry the latest one."
         )
     return issue(certificate)

@@ -20,7 +20,9 @@ def cancel(certificate: Certificate) -> Issuance:
     """
     open_one = Issuance.objects.open_of(certificate)
     if not open_one:
-        raise Conflict(f"Nothing is being issued for {certificate.domain}.")
+        raise Conflict(
+            f"{certificate.domain} has no attempt in progress, so there is nothing to cancel."
+        )
     with transaction.atomic():
         canceled = cancel_attempt(open_one)
         facts = {"domain": certificate.domain, "issue_history_id": canceled.pk}
@@ -60,7 +62,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
             queued_at=None,
             slot_at=None,
         ):
-            raise Conflict("The attempt moved on at this very moment; try again.")
+            raise Conflict("The attempt changed at the same moment. Try again.")
         ratelimits.release(held)
         registry.release(held, released_at)
         IssuanceEvent.objects.create(
@@ -81,10 +83,11 @@ def _not_canceled(issuance: Issuance) -> ApiError:
     """Return the error for an attempt that cannot be canceled: the CA signs, or it has ended."""
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():
-        return TooLate(f"It is too late to cancel: the CA is signing the certificate of {domain}.")
-    return Conflict(
-        f"Attempt {issuance.number} of {domain} has ended; nothing of it can be canceled."
-    )
+        return TooLate(
+            "It is too late to cancel, because the CA is signing the certificate of"
+            f" {domain}. Revoke it later."
+        )
+    return Conflict(f"Attempt {issuance.number} of {domain} has ended, so it cannot be canceled.")
 
 
 def _after_cancel(certificate: Certificate) -> datetime | None:

@@ -209,11 +209,11 @@ def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None
 def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
     """Change settings of the certificate. `changes` has the new values by column.
 
-    With another account, for example production after staging, the open attempt is canceled. Then
-    the certificate is issued at the new account. Return that attempt, else None.
+    A new account, for example production after staging, cancels the open attempt. Then the
+    certificate is issued at the new account. Return this new attempt, or None if there is none.
 
-    Raise TooLate while the old account's CA signs. Raise Invalid, NotFound, Conflict and
-    QuotaExceeded.
+    Raise TooLate when the CA of the old account is signing already. Raise Invalid, NotFound,
+    Conflict and QuotaExceeded.
     """
     with transaction.atomic():
         locks.hold(
@@ -257,11 +257,10 @@ def _change_policy(certificate: Certificate, policy: str) -> None:
         certificate.current or Issuance.objects.open_of(certificate)
     ):
         raise Conflict(
-            f"{certificate.domain} has no device that could open its key:"
-            " assign one before DEVICE_REQUIRED."
+            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
         )
     if certificate.current:
-        envelope.rewrite_recipients(certificate.current.key, (), policy=policy)
+        envelope.rewrite_recipients(certificate.current.usable_key, (), policy=policy)
 
 
 def _reschedule(certificate: Certificate) -> None:
@@ -290,7 +289,7 @@ def _lock_attempt(certificate: Certificate) -> None:
 def retire(certificate: Certificate) -> None:
     """Delete the certificate, so that it is never renewed again. Cancel its attempt if possible.
 
-    The row stays. The task `prune` destroys the keys of attempts that issued nothing.
+    The task `prune` deletes the row later, with its keys (KEEP_ATTEMPTS).
     """
     with transaction.atomic():
         _lock_attempt(certificate)

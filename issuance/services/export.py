@@ -25,18 +25,19 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     """Return the version to export. Raise NotIssued or ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} is DEVICE_REQUIRED: only its devices can open it."
+            f"The key of {certificate.domain} cannot be exported. With DEVICE_REQUIRED"
+            " only its devices can open it."
         )
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
-            f"The export of {certificate.domain} is switched off:"
-            " set server_decrypt_export to true first."
+            f"The export of {certificate.domain} is switched off."
+            " Set server_decrypt_export to true first."
         )
     if not certificate.current:
-        raise NotIssued(f"{certificate.domain} was not issued yet; see its issue-result.")
-    if certificate.current.key.policy == Envelope.Policy.DEVICE_REQUIRED:
+        raise NotIssued(f"{certificate.domain} was not issued yet. See its issue-result.")
+    if certificate.current.usable_key.policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} was sealed for its devices only; renew it first."
+            f"The key of {certificate.domain} was sealed for its devices only. Renew it first."
         )
     return certificate.current
 
@@ -81,7 +82,9 @@ def bundle(
         raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
     version = current_version(certificate)
     what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
-    key = pki.load_key(envelope.open_certificate_key(version.key, actor=actor, what=what, ip=ip))
+    key = pki.load_key(
+        envelope.open_certificate_key(version.usable_key, actor=actor, what=what, ip=ip)
+    )
     files = files_of(version, key)
     password = secrets.token_urlsafe(30)
     files["bundle.pfx"] = pki.pkcs12(
@@ -106,7 +109,7 @@ def to_folder(
         certificate.refresh_from_db()
         version = current_version(certificate)
         key = envelope.open_certificate_key(
-            version.key, actor=actor, what=f"{certificate.domain} exported to {folder}"
+            version.usable_key, actor=actor, what=f"{certificate.domain} exported to {folder}"
         )
         files = {
             folder / name: content for name, content in files_of(version, pki.load_key(key)).items()

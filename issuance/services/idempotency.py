@@ -58,12 +58,11 @@ def _once(
 def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
     if key.digest != idempotency.digest:
         raise IdempotencyConflict(
-            f"The Idempotency-Key {key.key} was used for another request; choose a new one."
+            f"The Idempotency-Key {key.key} was used for another request. Choose a new one."
         )
     assert key.certificate
     if key.certificate.retired_at:
         raise Conflict(
-            f"{key.certificate.domain} was deleted since;"
-            " choose another Idempotency-Key to ask for it anew."
+            f"{key.certificate.domain} was deleted. Use another Idempotency-Key to create it again."
         )
     return key.certificate, key.issuance

@@ -15,7 +15,7 @@ from dnsproviders.models import DnsCredential
 
 
 def no_credential(pk: int) -> NotFound:
-    return NotFound(f"There is no DNS credential {pk} among yours.", field="dns_provider_id")
+    return NotFound(f"You have no DNS credential {pk}. Check the id.", field="dns_provider_id")
 
 
 def hold(

@@ -26,10 +26,10 @@ def revoke(
     number = REASONS.get(reason) if isinstance(reason, str) else reason
     if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
         known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
-        raise Invalid(f"That is no reason for a revocation; give one of {known}.", field="reason")
+        raise Invalid(f"The reason is not known. Give one of {known}.", field="reason")
     version = certificate.current
     if not version:
-        raise Conflict(f"{certificate.domain} was never issued; there is nothing to revoke.")
+        raise Conflict(f"{certificate.domain} was never issued, so there is nothing to revoke.")
     unasked = CertificateVersion.objects.filter(pk=version.pk, revoke_asked_at=None)
     now = clock.now()
     if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):

@@ -54,14 +54,14 @@ def _refuse_policy(wanted: Wanted) -> None:
         return
     if wanted.columns.get("server_decrypt_export"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key:"
-            " leave server_decrypt_export out, or choose HYBRID.",
+            "Under DEVICE_REQUIRED the server cannot open the key."
+            " Leave server_decrypt_export out, or choose HYBRID.",
             field="server_decrypt_export",
         )
     if wanted.columns.get("reuse_key"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key to keep it:"
-            " leave reuse_key out, or choose HYBRID.",
+            "Under DEVICE_REQUIRED the server cannot open the key to keep it."
+            " Leave reuse_key out, or choose HYBRID.",
             field="reuse_key",
         )
 
@@ -70,7 +70,9 @@ def _refuse_key(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     if not catalog.signs(account.ca_provider, wanted.key_type, wanted.key_size):
         what = f"{account.name} signs {catalog.key_sizes(account.ca_provider)}"
         raise Invalid(
-            f"{what}; {wanted.key_type} {wanted.key_size} is not among them.", field=field
+            f"{what}, not {wanted.key_type} {wanted.key_size}. Choose another key_type or"
+            " key_size.",
+            field=field,
         )
 
 
@@ -84,7 +86,9 @@ def _refuse_profile(wanted: Wanted) -> None:
     info = catalog.info(wanted.account.ca_provider)
     if profile and info.profiles and profile not in info.profiles:
         known = ", ".join(info.profiles)
-        raise Invalid(f"{info.label} has no profile {profile}; it has {known}.", field="profile")
+        raise Invalid(
+            f"{info.label} has no profile {profile}. Choose one of {known}.", field="profile"
+        )
     _refuse_count(wanted.account, wanted, "profile")
 
 
@@ -96,7 +100,9 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     if count > most:
         of = f"the profile {profile} of {info.label}" if profile in info.profiles else info.label
         raise Invalid(
-            f"A certificate by {of} has at most {most} names; this one has {count}.", field=field
+            f"A certificate by {of} has at most {most} names, and this one has {count}."
+            " Split it into several.",
+            field=field,
         )
 
 
@@ -114,15 +120,17 @@ def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
     info = catalog.info(fallback.ca_provider)
     if fallback.pk == wanted.account.pk:
         raise Invalid(
-            f"{fallback.name} orders already: the fallback account is another one.", field=field
+            f"{fallback.name} is already the account of this certificate. Choose another"
+            " fallback account.",
+            field=field,
         )
     if fallback.is_private or wanted.account.is_private:
         raise Invalid(
-            "A private CA neither has a fallback account nor is one: it signs at once.", field=field
+            "A private CA signs at once. It cannot have a fallback account, or be one.", field=field
         )
     _refuse_key(fallback, wanted, field)
     _refuse_count(fallback, wanted, field)
     if not info.wildcards and any(name.startswith("*.") for name in wanted.names):
         raise Invalid(
-            f"{info.label} issues no wildcards: choose another fallback account.", field=field
+            f"{info.label} issues no wildcards. Choose another fallback account.", field=field
         )

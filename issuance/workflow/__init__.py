@@ -6,7 +6,7 @@ from issuance.workflow.outcome import Done, Outcome, event
 from issuance.workflow.revocation import revoke
 from issuance.workflow.steps.order import LIMIT
 from issuance.workflow.steps.propagate import judge
-from issuance.workflow.steps.reorder import order_anew
+from issuance.workflow.steps.reorder import order_again
 
 __all__ = [
     "BATCH",
@@ -22,7 +22,7 @@ __all__ = [
     "fail",
     "judge",
     "look",
-    "order_anew",
+    "order_again",
     "revoke",
     "run",
     "steps_ahead",

@@ -10,14 +10,13 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
 from keystore.envelope import CannotOpen
 from keystore.models import Envelope
 
-KEY_COMPROMISE = 1  # RFC 5280, section 5.3.1
 ACTOR = "this server"
 # After this many troubles in a row, an earlier order that the CA does not show is ignored.
 PATIENCE = 5
@@ -61,9 +60,11 @@ def make(issuance: Issuance) -> None:
     if pinned:
         try:
             what = f"{certificate.domain} is renewed with the same key"
-            key = pki.load_key(envelope.open_certificate_key(pinned.key, actor=ACTOR, what=what))
+            key = pki.load_key(
+                envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
+            )
         except CannotOpen as cannot:
-            told = f"The certificate gets a new key, although it is to keep its key: {cannot.what}"
+            told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     with issuance.fence():
@@ -89,13 +90,12 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
         return (
             None,
-            "The certificate gets a new key: it asks for another type or size"
-            " than that of the key it has.",
+            "The certificate gets a new key, because its key type or size was changed.",
         )
     if is_compromised(certificate, version.chain_pem):
         return (
             None,
-            "The certificate gets a new key: the one that it has was revoked for keyCompromise.",
+            "The certificate gets a new key, because the old one was revoked for keyCompromise.",
         )
     return version, "The certificate keeps its key (reuse_key)."
 

@@ -29,7 +29,8 @@ NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)
 # Until an account is this old, some nodes of its CA may not know it yet.
 LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
-    "internal", "It was given up: each end of its turns met an error of this server; see its log."
+    "internal",
+    "The attempt was given up after repeated internal errors. The server log has the details.",
 )
 
 
@@ -139,7 +140,8 @@ def run(
         ):
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused(
-                    "internal", "Workers died on this attempt five times in a row; it is given up."
+                    "internal",
+                    "The attempt was given up, because five workers in a row died on it.",
                 )
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
@@ -152,17 +154,18 @@ def run(
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
         what = (
-            f"The step {step.name} met an error of this server; its log has the details."
-            " It is tried again."
+            f"Internal error in the step {step.name}. It is retried; the server log has the"
+            " details."
         )
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
 
 
 def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None]:
-    """Return the context in which exchanges with the CA belong to this step.
+    """Return the context that stores exchanges with the CA under this step.
 
-    Other steps may not have read the account, and a batch would read it once for each row.
+    For a step that asks no CA, the context does nothing. Such a step may not have read the account,
+    and reading it here would cost a batch one query for each row.
     """
     if not step.asks_ca:
         return nullcontext()

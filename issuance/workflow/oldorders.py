@@ -81,12 +81,13 @@ def earlier(issuance: Issuance) -> QuerySet[Issuance]:
 
 
 def forget(issuance: Issuance) -> None:
-    """Make the attempt forget its order, so that it orders anew. Call it inside the fence."""
+    """Make the attempt forget its order, so that it orders again. Call it inside the fence."""
     registry.release(issuance)
     issuance.authorizations.all().delete()
     issuance.write(
         order_url="",
         order_expires_at=None,
+        finalize_url="",
         csr_sent_at=None,
         certificate_url="",
         settles_at=None,
@@ -99,7 +100,7 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
     """Reject an order of an earlier attempt that the CA handed out again.
 
     `seen` is an authorization of the order that has failed. The first time, give the order up,
-    forget it and raise Wait; the attempt then orders anew. The second time, raise Refused; the
+    forget it and raise Wait; the attempt then orders again. The second time, raise Refused; the
     certificate's fallback account is next. Return when no earlier attempt had the order.
     """
     first = earlier(issuance).order_by("pk").first()
@@ -110,20 +111,20 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
         if first.certificate_id == issuance.certificate_id
         else "an earlier attempt"
     )
-    told = f"The CA handed out the order of {whose} again, in which {seen.name} has failed"
+    told = f"The CA returned the order of {whose} again, in which {seen.name} has failed."
     if issuance.orders:
         ends = issuance.order_expires_at
         until = (
             f"until it expires at {ends:%Y-%m-%d %H:%M} UTC"
             if ends
-            else "and does not say when it expires"
+            else "until it expires, at a time that the CA does not say"
         )
         what = (
-            f"{told}. It gives no other order for these names {until}:"
-            " wait, or set a fallback account."
+            f"{told} It gives no other order for these names {until}."
+            " Wait, or set a fallback account."
         )
         raise Refused(failover.STUCK, what)
     give_up(issuance)
     with issuance.fence():
         forget(issuance)
-    raise Wait(issuance.patience(), f"{told}: it is given up, and another one is ordered.")
+    raise Wait(issuance.patience(), f"{told} That order is given up, and a new one is sent.")

@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('master_key_id', models.CharField(blank=True, max_length=32, null=True)),
                 ('wrapped_dek', models.BinaryField()),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('envelope', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='wraps', to='keystore.envelope')),
+                ('envelope', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='wraps', to='keystore.envelope')),
                 ('recipient_key', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='wraps', to='keystore.recipientkey')),
             ],
         ),

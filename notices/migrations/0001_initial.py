@@ -24,7 +24,8 @@ class Migration(migrations.Migration):
                 ('data', models.JSONField(default=dict, help_text='the same facts, for programs')),
                 ('dedupe_key', models.CharField(editable=False, max_length=200)),
                 ('raised_at', models.DateTimeField()),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
+                ('last_raised_at', models.DateTimeField(db_index=True, help_text='of the same event, to within half a day')),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
             ],
         ),
         migrations.CreateModel(
@@ -82,7 +83,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('digest', models.ForeignKey(blank=True, help_text='the digest that lists this notice', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='held', to='notices.delivery')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to=settings.AUTH_USER_MODEL)),
-                ('notice', models.ForeignKey(blank=True, help_text='empty for a digest', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notices.notice')),
+                ('notice', models.ForeignKey(db_index=False, blank=True, help_text='empty for a digest', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notices.notice')),
                 ('webhook', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='deliveries', to='notices.webhook')),
             ],
             options={
@@ -101,6 +102,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='delivery',
             index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='delivery_wake_at'),
+        ),
+        migrations.AddIndex(
+            model_name='delivery',
+            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='delivery_queued_at'),
         ),
         migrations.AddIndex(
             model_name='delivery',

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 
+from authorities.acme import connection_to
+
 PREFIX = "urn:ietf:params:acme:error:"
 NOW = "2030-01-01T00:00:00Z"
 
@@ -165,6 +167,7 @@ def running(made: Callable[[str], "Stub"] = Stub) -> Iterator[Stub]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
+    connection_to.cache_clear()  # an earlier CA may have had the same port
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     stub = made(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(

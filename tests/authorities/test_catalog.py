@@ -1,5 +1,6 @@
 """The known CAs, their keys and limits, and the client for an account."""
 
+import os
 import threading
 
 import pytest
@@ -148,15 +149,23 @@ def test_a_thread_keeps_so_many_clients_and_no_more(stub):
         clients.KEPT_CLIENTS = kept
 
 
-@pytest.mark.django_db
-def test_another_thread_has_a_connection_of_its_own(stub):
+def test_the_threads_of_a_process_share_a_connection(stub):
     here = acme.connection_to(stub.directory_url)
     there = []
     thread = threading.Thread(target=lambda: there.append(acme.connection_to(stub.directory_url)))
     thread.start()
     thread.join()
-    assert there[0] is not here
-    assert acme.connection_to(stub.directory_url) is here
+    assert there == [here]
+    assert there[0] is here
+
+
+def test_a_forked_child_uses_no_nonce_of_its_parent(stub):
+    acme.connection_to(stub.directory_url).nonces.append("of the parent")
+    child = os.fork()
+    if child == 0:
+        os._exit(len(acme.connection_to(stub.directory_url).nonces))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert acme.connection_to(stub.directory_url).nonces == ["of the parent"]
 
 
 @pytest.mark.django_db

@@ -222,7 +222,7 @@ def test_an_attempt_that_was_canceled_is_followed_by_a_new_one_once(client, rows
     ended = Issuance.objects.get()
     services.cancel(rows)
     assert "retried" in told(client, "retry", ended)
-    assert "retry the latest" in told(client, "retry", ended)
+    assert "Retry the latest" in told(client, "retry", ended)
     assert Issuance.objects.count() == 2
 
 
@@ -230,7 +230,7 @@ def test_an_attempt_that_issued_is_not_retried(client, rows, world):
     world.zone.hides = False
     world.advance(3600)
     world.sweep()
-    assert "nothing to retry" in told(client, "retry", Issuance.objects.get())
+    assert "cannot be retried" in told(client, "retry", Issuance.objects.get())
     assert Issuance.objects.count() == 1
 
 

@@ -166,7 +166,7 @@ def test_the_root_leads_to_the_admin(client_of):
 
 @pytest.mark.parametrize(
     ("exc", "pause"),
-    [(Wait(2, "the server is already working on it"), 2), (Wait(0), 1), (LostTurn(), 2)],
+    [(Wait(2, "The server is already working on it."), 2), (Wait(0), 1), (LostTurn(), 2)],
 )
 def test_a_row_that_a_worker_holds_is_503_with_the_time_of_the_next_try(exc, pause):
     response = errorshape.exception_handler(exc, {})

@@ -133,7 +133,7 @@ def test_below_a_path_the_api_and_its_description_are_there(site, proxied):
         assert (
             browser.get(f"{base}/apiv1/none")
             .json()["error"]["what"]
-            .endswith("see /certctrl/apiv1/docs.")
+            .endswith("See /certctrl/apiv1/docs.")
         )
         schema = browser.get(f"{base}/apiv1/schema").text
         assert "url: /certctrl\n" in schema

@@ -195,3 +195,22 @@ def test_a_process_ends_with_a_sentence_and_shows_no_value(tmp_path, name, value
     assert name in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [("", 90), ("7", 7), ("9999", 9999), ("forever", None)],
+)
+def test_days_are_a_number_or_forever(written, kept):
+    os.environ["KEPT"] = written
+    found = Environment().days("KEPT", 90, least=7)
+    assert (found and found.days) == kept
+
+
+@pytest.mark.parametrize("written", ["0", "6", "-1", "1.5", "10000", "never", "s3cret", "٩٩"])
+def test_other_days_are_refused_and_not_shown(written):
+    os.environ["KEPT"] = written
+    what = r"KEPT is not a number of days\. Write a whole number from 7 to 9999, or forever\."
+    with pytest.raises(ImproperlyConfigured, match=what) as refused:
+        Environment().days("KEPT", 90, least=7)
+    assert "s3cret" not in str(refused.value)

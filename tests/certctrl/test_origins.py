@@ -105,6 +105,6 @@ def test_a_host_that_is_not_named_is_400_and_names_the_setting(path):
     assert answer.status_code == 400
     assert (
         json.loads(answer.content)["error"]["what"]
-        == "The setting ALLOWED_HOSTS does not name the host 10.0.0.7. "
-        "Call this server by a name in it."
+        == "The host 10.0.0.7 is not in the setting ALLOWED_HOSTS. "
+        "Call this server by a host in that setting."
     )

@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 from django.core.cache import CacheHandler
 from django.core.exceptions import ImproperlyConfigured
+from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from accounts import services
@@ -281,3 +282,29 @@ def test_celery_takes_json_only_and_listens_to_no_remote_control(settings):
     assert settings.CELERY_ACCEPT_CONTENT == app.conf.accept_content == ["json"]
     assert app.conf.task_serializer == "json"
     assert app.conf.worker_enable_remote_control is False
+
+
+@pytest.fixture
+def queue(bare: tuple[Any, redis.Redis], settings: Any) -> Iterator[tuple[redis.Redis, Any]]:
+    """A client of Redis, and a queue to which one message was sent as Celery sends it."""
+    _, client = bare
+    port = client.connection_pool.connection_kwargs["port"]
+    options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
+    with Connection(f"redis://127.0.0.1:{port}/0", transport_options=options) as connection:
+        queue = connection.SimpleQueue("celery")
+        queue.put(7)
+        yield client, queue
+
+
+def test_redis_has_no_copy_of_a_message_that_a_worker_has(queue):
+    client, taken = queue
+    assert taken.get(timeout=5).payload == 7
+    assert {name for name in client.scan_iter() if not name.startswith(b"_kombu")} == set()
+
+
+def test_a_worker_that_stops_gives_its_unread_messages_back(queue):
+    client, taken = queue
+    taken.get(timeout=5)
+    assert client.llen("celery") == 0
+    taken.channel.close()
+    assert client.llen("celery") == 1

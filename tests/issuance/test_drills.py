@@ -317,7 +317,7 @@ def test_a_renewal_canceled_by_a_person_is_left_for_a_day(world, owner, account,
 
 def test_both_or_neither_are_refused(owner, account):
     for issuer, of in (("", None), ("R11", account)):
-        with pytest.raises(Invalid, match="give one of the two"):
+        with pytest.raises(Invalid, match="Give one of the two"):
             drills.start(owner, issuer=issuer, account=of)
 
 
@@ -328,9 +328,7 @@ def test_an_unused_issuer_is_refused_with_the_list_of_issuers(world, owner, acco
         drills.start(owner, issuer="R10")
     assert refused.value.what == "No certificate in use has the issuer 'R10'; there are R11, R12."
     empty = world.account(owner, name="an empty one", url="https://ca.test/acct/9")
-    with pytest.raises(
-        NotFound, match="The account an empty one issued no certificate that is in use"
-    ):
+    with pytest.raises(NotFound, match="The account an empty one has no certificate in use"):
         drills.start(owner, account=empty)
     assert not Drill.objects.exists()
 
@@ -341,11 +339,11 @@ def test_a_second_drill_for_the_same_is_refused_while_the_first_runs(
     issued(world, account, credential, 1, "R11")
     for what in ({"issuer": "R11"}, {"account": account}):
         first = drills.start(owner, **what)
-        with pytest.raises(Conflict, match=f"Drill {first.pk} for .* runs already"):
+        with pytest.raises(Conflict, match=f"Drill {first.pk} for .* is already running"):
             drills.start(owner, **what)
         drills.stop(first, owner)
         second = drills.start(owner, **what)
-        with pytest.raises(Conflict, match=f"Drill {second.pk} for .* runs already"):
+        with pytest.raises(Conflict, match=f"Drill {second.pk} for .* is already running"):
             drills.resume(first, owner)
         drills.stop(second, owner)
     assert set(Drill.objects.exclude(stopped_at=None)) == set(Drill.objects.all())

@@ -132,7 +132,7 @@ def test_a_permanent_failure_of_a_renewal_asks_for_a_person_at_once(world, renew
         world.advance(60)
     notices = told(Kind.RENEWAL_FAILED)
     assert [each.data["failures"] for each in notices] == [1, 2, 3]
-    assert "until somebody fixes what is said above" in notices[1].body
+    assert "It will fail again until this is fixed" in notices[1].body
     assert notices[1].data["permanent"] is True
 
 
@@ -149,7 +149,7 @@ def test_a_failed_renewal_without_auto_renew_says_that_no_retry_follows(world, i
     services.issue(Certificate.objects.get())
     world.sweep()
     (notice,) = told()
-    assert notice.body.endswith("Automatic renewal is off: start one (renew).")
+    assert notice.body.endswith("Automatic renewal is off. Start one (renew).")
 
 
 def test_a_renewal_that_can_wait_for_a_limit_makes_no_notice(world, renew):
@@ -209,7 +209,7 @@ def test_a_permanent_failure_of_a_first_issuance_asks_for_a_person(world, accoun
     (notice,) = told()
     assert (notice.kind, notice.subject) == (
         Kind.ACTION_NEEDED,
-        "example.com has no certificate and needs you",
+        "example.com has no certificate and needs a person",
     )
     assert "The CA does not issue for example.com." in notice.body
     assert notice.data["certificate_id"] == certificate.pk

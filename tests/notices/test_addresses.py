@@ -94,7 +94,7 @@ def test_a_wrong_code_is_counted_and_five_end_it(api, wish):
         what = refused(api.post("notice-settings/confirm", {"code": wrong(code)}), 400, "code")
         assert f"{left} more tries" in what
     refused(api.post("notice-settings/confirm", {"code": wrong(code)}), 400, "code")
-    assert "tried 5 times" in refused(
+    assert "5 wrong codes" in refused(
         api.post("notice-settings/confirm", {"code": code}), 400, "code"
     )
     assert not api.get("notice-settings").data_member["email_confirmed"]

@@ -46,11 +46,12 @@ class Command(BaseCommand):
             "--stop", type=int, metavar="ID", help="bring no more certificates forward"
         )
         what.add_argument(
-            "--resume", type=int, metavar="ID", help="go on with a drill that was stopped"
+            "--resume", type=int, metavar="ID", help="resume a drill that was stopped"
         )
         parser.add_argument("--why", default="", help="a note for those who read it later")
         parser.add_argument(
-            "--by", help="e-mail address of who starts it; the first member of staff when left out"
+            "--by",
+            help="e-mail address of the member of staff who starts it; by default the first one",
         )
         parser.add_argument("--dry-run", action="store_true", help="count, and start nothing")
         parser.add_argument(
@@ -120,14 +121,14 @@ class Command(BaseCommand):
             try:
                 never.wait(SECONDS)
             except KeyboardInterrupt:
-                return self.stdout.write("It goes on without you.")
+                return self.stdout.write("The drill continues without this command.")
             drill.refresh_from_db()
         return self.stdout.write(f"Drill {drill.pk} {drill.status}: {told(drills.count(drill))}.")
 
     def find(self, pk: int) -> Drill:
         drill = Drill.objects.select_related("account").filter(pk=pk).first()
         if not drill:
-            raise CommandError(f"There is no drill {pk}.")
+            raise CommandError(f"There is no drill {pk}. See --status.")
         return drill
 
     def account(self, options: dict[str, Any]) -> AcmeAccount | None:
@@ -135,7 +136,7 @@ class Command(BaseCommand):
             return None
         account = AcmeAccount.objects.filter(pk=options["account"]).first()
         if not account:
-            raise CommandError(f"There is no ACME account {options['account']}.")
+            raise CommandError(f"There is no ACME account {options['account']}. Check the id.")
         return account
 
     def person(self, email: str | None) -> User:
@@ -143,5 +144,5 @@ class Command(BaseCommand):
         found = staff.filter(email__iexact=email).first() if email else staff.first()
         if not found:
             who = f"{email} is no member of staff" if email else "There is no member of staff"
-            raise CommandError(f"{who}: a drill is started by one.")
+            raise CommandError(f"{who}. Give --by the address of a member of staff.")
         return found

@@ -59,7 +59,7 @@ class Command(BaseCommand):
             self.stdout.write(str(path))
         for path in closed:
             self.stderr.write(
-                f"Every user of this machine could read {path}: its mode is 0600 now."
+                f"Every user of this machine could read {path}. Its mode is 0600 now."
             )
         if options["then"]:
             self.run(options["then"])
@@ -71,7 +71,7 @@ class Command(BaseCommand):
         certificate with it. Raise CommandError.
         """
         if bool(name) == bool(pk):
-            raise CommandError("Name the certificate: by its domain, or with --id.")
+            raise CommandError("No certificate is named. Give its domain, or --id.")
         wanted = pk or name
         rows = Certificate.objects.select_related("owner", "account", "current").order_by("pk")
         if ID.fullmatch(wanted):
@@ -88,7 +88,7 @@ class Command(BaseCommand):
             )
         there = list(rows.filter(retired_at=None))
         if not there:
-            raise CommandError(f"There is no certificate {wanted}.")
+            raise CommandError(f"There is no certificate {wanted}. Check the id or the domain.")
         if len(there) == 1 and (owner or ID.fullmatch(wanted)):
             return there[0]
         return self.only(name, there, rows)
@@ -111,8 +111,7 @@ class Command(BaseCommand):
             return (issued or there)[0]
         lines = [f"  {described(each)}" for each in there[:MOST_NAMED]]
         head = (
-            f"The name {name} does not say which certificate is meant. Give the id of one (--id),"
-            " or its --owner:"
+            f"Several certificates have the name {name}. Give the id of one (--id), or its --owner:"
         )
         raise CommandError("\n".join([head, *lines]))
 
@@ -121,7 +120,7 @@ class Command(BaseCommand):
         code = subprocess.run(command, shell=True, check=False).returncode  # noqa: S602
         if code:
             raise CommandError(
-                f"The files are in place, and the command ended with {code}: {command}",
+                f"The files are in place, but the command ended with {code}: {command}",
                 returncode=code,
             )
 

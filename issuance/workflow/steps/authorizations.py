@@ -22,7 +22,7 @@ def refused(seen: AuthorizationResource) -> Refused:
         if seen.status != "pending"
         else ("challenge", seen.challenge_status)
     )
-    what = f"The CA's {kind} for {seen.name} is {status}; it gives no reason."
+    what = f"The CA's {kind} for {seen.name} is {status}. The CA gives no reason."
     return Refused("ca_authorization_unusable", what)
 
 

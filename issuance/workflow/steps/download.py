@@ -9,13 +9,13 @@ from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import certificate_url_of
-from issuance.workflow.steps.reorder import order_anew_once
+from issuance.workflow.steps.reorder import order_again_once
 
 
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version.
 
-    A chain from staging is thrown away. A chain for another key makes the attempt order anew,
+    A chain from staging is thrown away. A chain for another key makes the attempt order again,
     once. Raise Refused for a wrong chain, and for a renewal that gains no time.
     """
     client = clients.client_for(issuance.account)
@@ -32,7 +32,7 @@ def download(issuance: Issuance) -> Done:
     try:
         chain = pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
     except pki.WrongKey:
-        return order_anew_once(issuance, "the CA's certificate is for a key of another request")
+        return order_again_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
         raise Refused(
             "ca_bad_certificate",
@@ -40,7 +40,7 @@ def download(issuance: Issuance) -> Done:
         ) from None
     if issuance.proves:
         return Done(
-            "staging issued it: it is thrown away, and production is next",
+            "staging issued a test certificate, which is discarded; production is next",
             write=lambda: retry.note_proof(issuance),
         )
     lifetime.refuse_useless(issuance, chain.pem)

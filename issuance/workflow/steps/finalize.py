@@ -10,32 +10,31 @@ from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import csr
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.reorder import after_invalid, order_anew_once, wait_for_ca
+from issuance.workflow.steps.reorder import after_invalid, order_again_once, wait_for_ca
 
 # After the CSR is sent, the attempt gives up this much later, or when the order expires sooner.
 FINALIZE_LIMIT = timedelta(hours=24)
 
 
 def finalize(issuance: Issuance) -> Done:
-    """Read the order and do what its status asks for.
+    """Send the CSR, or read the order and do what its status asks for.
 
     The CA's status decides, not the row. Raise Wait while the CA signs, and Refused when the order
     is invalid.
     """
     client = clients.client_for(issuance.account)
-    resource = client.read_order(issuance.order_url)
+    resource = _ready(issuance) or client.read_order(issuance.order_url)
     if resource.status == "ready":
         if not resource.finalize_url:
             raise wait_for_ca(
                 issuance,
                 resource,
-                "The order is ready, and the CA does not say yet where the CSR goes.",
+                "The order is ready, and the CA does not show its finalize URL yet.",
             )
-        was_sent = bool(issuance.csr_sent_at)
-        if not was_sent:
+        if not issuance.csr_sent_at:
             csr.replace_compromised(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
-        resource = _send_csr(issuance, client, resource, again=was_sent)
+        resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
     if resource.status != "valid":
@@ -46,9 +45,19 @@ def finalize(issuance: Issuance) -> Done:
         )
         raise wait_for_ca(issuance, resource, what)
     if not issuance.csr_sent_at:
-        return order_anew_once(issuance, "the CA handed out an order that had been used")
+        return order_again_once(issuance, "the CA returned an order that was used before")
     url = certificate_url_of(issuance, resource)
     return Done("the CA signed", write=lambda: issuance.write(certificate_url=url))
+
+
+def _ready(issuance: Issuance) -> OrderResource | None:
+    """Return the order as ready when the step before has just seen it so.
+
+    Return None when the order must be read.
+    """
+    if issuance.csr_sent_at or issuance.waits_for or not issuance.finalize_url:
+        return None
+    return OrderResource(url=issuance.order_url, status="ready", finalize_url=issuance.finalize_url)
 
 
 def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
@@ -58,23 +67,20 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """
     if not resource.certificate_url:
         raise wait_for_ca(
-            issuance, resource, "The CA signed, and does not say yet where the certificate is."
+            issuance, resource, "The CA signed, and does not show the URL of the certificate yet."
         )
     return resource.certificate_url
 
 
-def _send_csr(
-    issuance: Issuance, client: CA, resource: OrderResource, *, again: bool
-) -> OrderResource:
-    """Send the CSR and return the order. `again` says that it was sent before.
+def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
+    """Send the CSR and return the order.
 
-    A second CSR may be refused because the order has moved on since it was read. Then read the
-    order once more.
+    It may be refused because the order has moved on. Then read the order once more.
     """
     try:
         return client.finalize(resource, issuance.csr_pem)
     except Refused:
-        seen = client.read_order(issuance.order_url) if again else resource
+        seen = client.read_order(issuance.order_url)
         if seen.status in ("processing", "valid"):
             return seen
         raise

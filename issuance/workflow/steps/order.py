@@ -76,12 +76,14 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Trouble(
             "ca_account_deactivated",
-            f"The account {account.name} was deactivated at its CA.",
+            f"The account {account.name} was deactivated at its CA. Choose another account.",
             permanent=True,
         )
     if not account.url and account.retired_at:  # a deleted account is not registered any more
         raise Trouble(
-            "ca_account_refused", f"The account {account.name} was deleted.", permanent=True
+            "ca_account_refused",
+            f"The account {account.name} was deleted. Choose another account.",
+            permanent=True,
         )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
@@ -102,7 +104,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
     if older.exists():
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
-            issuance.patience(), "An older request for the same names and account goes first."
+            issuance.patience(), "An older attempt for the same names and account goes first."
         )
 
 
@@ -129,6 +131,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
             issuance.write(
                 order_url=resource.url,
                 order_expires_at=resource.expires_at,
+                finalize_url=resource.finalize_url,
                 profile=profile,
                 replaces=plan.replaces,
             )
@@ -138,7 +141,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
     except IntegrityError:
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
-            issuance.patience(), "Another attempt has the order that the CA handed out."
+            issuance.patience(), "The CA returned an order that another attempt has."
         ) from None
     return resource
 
@@ -156,7 +159,7 @@ def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
     if len(resource.authorizations) > len(issuance.certificate.names):
         raise Refused(
             "ca_bad_order",
-            f"The CA wants more authorizations than {issuance.certificate.domain} has names.",
+            f"The CA requires more authorizations than {issuance.certificate.domain} has names.",
         )
 
 
@@ -229,7 +232,7 @@ def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
 
 def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
     """Let the attempt order without `replaces` from now on (RFC 9773, section 5)."""
-    what = f"It is ordered without saying which certificate it replaces. {trouble.what}"
+    what = f"The next order is sent without `replaces`. {trouble.what}"
     with issuance.fence():
         issuance.write(replaces_refused=True)
         event(issuance, "order", Outcome.RETRY, what)
@@ -237,22 +240,19 @@ def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
 
 
 def _without(profile: str) -> str:
-    return (
-        f"The CA does not list the profile {profile}: it was ordered without one,"
-        " and gets the CA's default."
-    )
+    return f"The CA does not list the profile {profile}. The order was sent without a profile."
 
 
 def _note(issuance: Issuance, authorization: Authorization, seen: AuthorizationResource) -> None:
     """Store what the CA says about an authorization. Prepare the challenge of a pending one.
 
     Raise Refused when the authorization is for another name, has failed, or cannot be proved. Raise
-    Wait when the order is an old one and the attempt orders anew.
+    Wait when the order is an old one and the attempt orders again.
     """
     if seen.identifier not in {name.removeprefix("*.") for name in issuance.certificate.names}:
         what = (
-            f"The CA wants a proof for a name that {issuance.certificate.domain} does not have;"
-            " nothing was written."
+            f"The CA requires an authorization for a name that is not in the certificate of"
+            f" {issuance.certificate.domain}. No TXT record was written."
         )
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":

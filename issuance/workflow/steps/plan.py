@@ -12,7 +12,7 @@ from issuance.renewal import ari
 
 @dataclass(frozen=True)
 class OrderPlan:
-    """What an order is sent with, and what it is charged.
+    """The members of an order, and its charges.
 
     `replaces` is the ari_id of the old certificate, or empty (RFC 9773, section 5). `profile` is
     empty for the CA's default profile. `charges` is None for an order that no rate limit counts.

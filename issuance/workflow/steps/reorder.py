@@ -1,4 +1,4 @@
-"""Order anew, once, when an order is of no use."""
+"""Send a new order, once, when an order is of no use."""
 
 from authorities.base import CA, OrderResource
 from authorities.errors import Refused
@@ -12,22 +12,26 @@ State = Issuance.State
 
 
 def after_invalid(issuance: Issuance, client: CA, resource: OrderResource) -> Done:
-    """Order anew, once, when the invalid order is of an earlier attempt.
+    """Order again, once, when the invalid order is of an earlier attempt.
 
-    Otherwise raise Refused with the CA's problem.
+    This happens once in an attempt. Otherwise raise Refused with the CA's problem.
     """
     if not issuance.orders and oldorders.earlier(issuance).exists():
-        return order_anew(issuance, "the CA handed out an order that had failed before")
+        return order_again(issuance, "the CA returned an order that had failed before")
     read_answered(issuance, client, most=None)
     what = f"The CA refused the order for {issuance.certificate.domain}."
     if resource.problem:
         raise resource.problem.refused(what)
-    raise Refused("ca_order_invalid", f"{what} It gives no reason.")
+    raise Refused(
+        "ca_order_invalid", f"{what} It gives no reason. A new attempt sends a new order."
+    )
 
 
-def order_anew(issuance: Issuance, what: str) -> Done:
+def order_again(issuance: Issuance, what: str) -> Done:
     """Return the Done that forgets the order and goes back to the first step."""
-    return Done(f"{what}: ordering anew", write=lambda: oldorders.forget(issuance), to=State.QUEUED)
+    return Done(
+        f"{what}; a new order is sent", write=lambda: oldorders.forget(issuance), to=State.QUEUED
+    )
 
 
 def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
@@ -41,12 +45,9 @@ def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
     return Wait(max(asked, issuance.patience()), what, imposed=bool(asked))
 
 
-def order_anew_once(issuance: Issuance, what: str) -> Done:
-    """Return `order_anew`. Raise Refused when the attempt ordered anew before."""
+def order_again_once(issuance: Issuance, what: str) -> Done:
+    """Return `order_again`. Raise Refused when the attempt has ordered again before."""
     if issuance.orders:
-        what = (
-            f"{issuance.certificate.domain} was ordered anew once already,"
-            f" and it happened again: {what}."
-        )
+        what = f"A second order for {issuance.certificate.domain} failed in the same way: {what}."
         raise Refused("ca_order_used", what)
-    return order_anew(issuance, what)
+    return order_again(issuance, what)

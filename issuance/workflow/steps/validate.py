@@ -21,7 +21,7 @@ def validate(issuance: Issuance) -> Done:
     for authorization in pending.filter(answered_at=None):
         issuance.breathe()
         if why := client.answer(authorization.challenge_url):
-            unheard = f"{why} It is given again."
+            unheard = f"{why} The response is sent again."
             continue
         with issuance.fence():
             Authorization.objects.filter(pk=authorization.pk).update(answered_at=clock.now())
@@ -36,4 +36,9 @@ def validate(issuance: Issuance) -> Done:
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
-    return Done("the CA validated every name")
+    is_ready = resource.status == "ready"
+    # Without the URL, the next step reads the order before it sends the CSR.
+    return Done(
+        "the CA validated every name",
+        write=None if is_ready else lambda: issuance.write(finalize_url=""),
+    )

@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -435,11 +436,11 @@ def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
 
 def test_nonces_that_come_with_gets_are_kept_up_to_a_few_the_newest(ca, stub):
     stub.sends_nonces_on_get = True
-    for _ in range(30):
+    for _ in range(50):
         ca.network.read_directory()
-    assert acme.connection_to(stub.directory_url).nonces == stub.issued_nonces[-8:]
+    assert acme.connection_to(stub.directory_url).nonces == stub.issued_nonces[-32:]
     ca.read_order(f"{stub.url}/order/1")
-    assert nonces_used(stub) == [stub.issued_nonces[29]], "the newest at that time"
+    assert nonces_used(stub) == [stub.issued_nonces[49]], "the newest at that time"
 
 
 PAGE = Reply(500, b"<html>Internal Server Error</html>", nonce=False)
@@ -584,6 +585,45 @@ def test_the_directory_is_read_again_after_an_hour_and_after_an_error(ca, stub, 
     monkeypatch.setattr(clock, "monotonic", lambda: ahead)
     ca.new_order(["example.com"])
     assert stub.paths().count("GET /dir") == 3
+
+
+EXPIRES = format_datetime(clock.now() + timedelta(minutes=30), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Cache-Control": "public, max-age=600"}, 595, 600),
+        ({"Cache-Control": "max-age=600", "Expires": "0"}, 595, 600),
+        ({"Cache-Control": "public, max-age=0, no-cache"}, 55, 60),
+        ({"Cache-Control": "no-store, max-age=600"}, 55, 60),
+        ({"Cache-Control": "max-age=86400"}, 3595, 3600),
+        ({"Cache-Control": "s-maxage=600"}, 3595, 3600),
+        ({"Expires": EXPIRES}, 1200, 1800),
+        ({"Expires": "0"}, 55, 60),
+        ({}, 3595, 3600),
+    ],
+)
+def test_the_directory_is_kept_as_its_headers_say(ca, stub, headers, least, most):
+    stub.tell("/dir", Reply(body=stub.usual("/dir").body, headers=headers))
+    ca.profiles()
+    left = acme.connection_to(stub.directory_url).good_until - clock.monotonic()
+    assert least <= left <= most
+
+
+def test_threads_use_no_nonce_twice(stub):
+    accounts = [
+        acme.AcmeCA(stub.directory_url, acme.new_account_key(), url=f"{stub.url}/account/{number}")
+        for number in range(4)
+    ]
+    with ThreadPoolExecutor(len(accounts)) as threads:
+        list(
+            threads.map(
+                lambda ca: [ca.read_order(f"{stub.url}/order/1") for _ in range(10)], accounts
+            )
+        )
+    used = nonces_used(stub)
+    assert len(set(used)) == len(used)
 
 
 @pytest.mark.parametrize(

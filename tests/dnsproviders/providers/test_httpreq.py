@@ -165,7 +165,7 @@ def test_failures_have_different_codes_and_never_show_the_password(
 
 def test_a_redirect_is_not_followed_since_a_post_would_become_a_get() -> None:
     answer_always(ENDPOINT, status=302, headers={"Location": "https://other.example/"})
-    with pytest.raises(ProviderError):
+    with pytest.raises(ProviderError, match="set it to the final address"):
         httpreq().present(record_of("", APEX))
     assert len(responses.calls) == 1
 

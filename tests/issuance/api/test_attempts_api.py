@@ -103,8 +103,8 @@ def test_a_result_that_is_not_there_is_refused(api, issued, wanted, status):
 def test_a_certificate_without_attempts_says_how_to_start_one(api, reference):
     pk = api.post("certificates", reference()).data_member["id"]
     what = refused(api.get(f"certificates/{pk}/issue-result"), 404)
-    assert "Nothing was asked for yet" in what
-    assert f"certificates/{pk}/issues starts it" in what
+    assert "has no attempt yet" in what
+    assert f"Start one with POST .../certificates/{pk}/issues." in what
     assert api.get(f"certificates/{pk}/issues").data_member == []
 
 
@@ -208,7 +208,7 @@ def test_cancel_ends_the_open_attempt(world, api, guide):
 
 def test_cancel_is_409_when_nothing_is_open(api, issued):
     answer = api.post(f"certificates/{issued.pk}/cancel")
-    assert "Nothing is being issued for example.com" in refused(answer, 409)
+    assert "example.com has no attempt in progress" in refused(answer, 409)
 
 
 def test_cancel_is_409_once_the_ca_signs(world, api, guide):

@@ -17,11 +17,11 @@ BAD_NAMES = {
     "an underscore": ("_dmarc.example.com", "underscore"),
     "a hyphen first": ("-www.example.com", "is not a host name"),
     "an empty label": ("www..example.com", "is not a host name"),
-    "a wildcard inside": ("www.*.example.com", "leftmost"),
-    "half a wildcard": ("w*.example.com", "leftmost"),
-    "no dot": ("localhost", "has no dot: ask for a name in a domain"),
-    "a public suffix": ("co.uk", "ask for a name below it"),
-    "a wildcard of a public suffix": ("*.com", "ask for a name below it"),
+    "a wildcard inside": ("www.*.example.com", "whole first label"),
+    "half a wildcard": ("w*.example.com", "whole first label"),
+    "no dot": ("localhost", "has no dot. Ask for a name in a domain"),
+    "a public suffix": ("co.uk", "Ask for a name below it"),
+    "a wildcard of a public suffix": ("*.com", "Ask for a name below it"),
     "an over-long label": (LABEL, "more than 63 characters"),
     "an over-long name": (".".join(["a" * 60] * 5) + ".com", "longer than the 253"),
     "a name too long for the challenge": (".".join(["a" * 59] * 4) + ".com", "too long for DNS-01"),
@@ -56,7 +56,7 @@ def test_a_name_that_a_wildcard_of_the_request_covers_is_refused_by_name(api, gu
         api.post("certificates", guide(sans=["*.example.com", "www.example.com"])), 400, "sans"
     )
     assert "www.example.com is already covered by *.example.com" in what
-    assert "leave out one" in what
+    assert "Leave one of them out" in what
     assert rows() == before
 
 

@@ -81,13 +81,13 @@ def test_choices_change_and_are_taken_back(api, create, other):
             {"profile": "tlsserver", "sans": many(25)},
             400,
             "profile",
-            "at most 25 names; this one has 26",
+            "at most 25 names, and this one has 26",
         ),
         (
             {"profile": "shortlived", "sans": many(30)},
             400,
             "profile",
-            "at most 25 names; this one has 31",
+            "at most 25 names, and this one has 31",
         ),
         ({"preferred_chain": "r" * 201}, 400, "preferred_chain", "200"),
         ({"preferred_chain": "ISRG\nRoot"}, 400, "preferred_chain", "control character"),
@@ -139,7 +139,7 @@ def test_of_a_ca_whose_profiles_are_not_known_any_is_taken(api, guide):
 
 def test_settings_say_which_profiles_a_ca_has(api, create, settings):
     settings.ACME_CAS = {"letsencrypt": {"profiles": {"big": 3}}}
-    assert "it has big" in refused(create(profile="classic"), 400, "profile")
+    assert "Choose one of big" in refused(create(profile="classic"), 400, "profile")
     assert "at most 3 names" in refused(create(profile="big", sans=many(3)), 400, "profile")
     assert create(profile="big", sans=many(2)).status_code == 201
 
@@ -193,7 +193,7 @@ def test_an_account_that_was_deleted_is_none(api, create, other):
 
 
 def test_the_account_is_not_its_own_fallback(api, create, letsencrypt, other):
-    assert "another one" in refused(
+    assert "another fallback account" in refused(
         create(fallback_account_id=letsencrypt.pk), 400, "fallback_account_id"
     )
     pk = create(fallback_account_id=other.pk).data_member["id"]
@@ -218,8 +218,8 @@ def test_a_private_ca_neither_is_a_fallback_nor_has_one(api, create, other):
 @pytest.mark.parametrize(
     ("entry", "body", "says"),
     [
-        ({"key_sizes": {"rsa": [2048]}}, {}, "signs rsa 2048; ecdsa 256 is not among them"),
-        ({"max_names": 2}, {"sans": many(2)}, "at most 2 names; this one has 3"),
+        ({"key_sizes": {"rsa": [2048]}}, {}, "signs rsa 2048, not ecdsa 256"),
+        ({"max_names": 2}, {"sans": many(2)}, "at most 2 names, and this one has 3"),
         (
             {"profiles": {"tlsserver": 2}},
             {"sans": many(2), "profile": "tlsserver"},

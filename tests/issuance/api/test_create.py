@@ -175,7 +175,7 @@ def test_of_several_credentials_of_a_provider_the_id_is_asked_for(
     what = refused(
         api.post("certificates", reference(dns_provider_id="httpreq")), 400, "dns_provider_id"
     )
-    assert "give the id" in what
+    assert "Give the id" in what
 
 
 def test_a_record_may_wait_for_its_credential(world, api, reference, credential):
@@ -191,9 +191,9 @@ def test_a_record_may_wait_for_its_credential(world, api, reference, credential)
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "assign a device, or set server_decrypt_export"),
-        ({"key_dist_policy": "MASTER_ONLY"}, "set server_decrypt_export"),
-        ({"key_dist_policy": "DEVICE_REQUIRED"}, "nothing is issued before a device is assigned"),
+        ({}, "Assign a device, or set server_decrypt_export"),
+        ({"key_dist_policy": "MASTER_ONLY"}, "Set server_decrypt_export"),
+        ({"key_dist_policy": "DEVICE_REQUIRED"}, "Nothing is issued until a device is assigned"),
         ({"server_decrypt_export": True}, ""),
     ],
 )

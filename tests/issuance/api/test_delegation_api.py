@@ -96,10 +96,10 @@ def test_verify_domain_names_the_missing_cname_and_the_one_found(api, world, mad
     world.zone.cnames[CHALLENGE] = target
     what = refused(verify(), 400, "action")
     assert what.startswith(
-        f"_acme-challenge.www.example.org must be a CNAME to {target}, and there is none"
+        f"_acme-challenge.www.example.org must be a CNAME to {target}. It has no CNAME now"
     )
     world.zone.cnames["_acme-challenge.www.example.org"] = f"somebody-else.{ZONE}"
-    assert f"it leads to somebody-else.{ZONE}" in refused(verify(), 400, "action")
+    assert f"It leads to somebody-else.{ZONE}" in refused(verify(), 400, "action")
     assert not Certificate.objects.get().verified
 
 
@@ -131,7 +131,7 @@ def test_a_wildcards_cname_is_named_as_what_it_is(made, verify, monkeypatch):
 def test_a_certificate_without_delegation_has_nothing_to_verify(api, guide, operators):
     pk = api.post("certificates", guide()).data_member["id"]
     answer = api.put(f"certificates/{pk}", {"action": "verify_domain"})
-    assert "does not rely on the service zone" in refused(answer, 400, "action")
+    assert "does not use the service zone" in refused(answer, 400, "action")
 
 
 def test_verifying_is_counted(verify, monkeypatch):

@@ -121,7 +121,7 @@ def test_an_unknown_issuer_is_answered_with_those_there_are(staff, issued):
 
 def test_a_second_one_for_the_same_is_409(staff, issued):
     staff.post("drills", {"issuer": "fake CA"})
-    assert "runs already" in refused(staff.post("drills", {"issuer": "fake CA"}), 409)
+    assert "is already running" in refused(staff.post("drills", {"issuer": "fake CA"}), 409)
 
 
 def test_a_drill_that_there_is_not_is_404(staff):

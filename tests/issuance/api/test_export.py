@@ -164,7 +164,7 @@ def test_both_policies_of_the_server_allow_it_with_the_flag(world, api, guide, p
 def test_the_flag_may_be_set_after_the_issuance(world, api, guide):
     pk = api.post("certificates", guide()).data_member["id"]
     world.deliver()
-    assert "set server_decrypt_export to true" in refused(api.get(f"certificates/{pk}/export"), 403)
+    assert "Set server_decrypt_export to true" in refused(api.get(f"certificates/{pk}/export"), 403)
     assert api.put(f"certificates/{pk}", {"server_decrypt_export": True}).status_code == 200
     assert api.get(f"certificates/{pk}/export").status_code == 200
 

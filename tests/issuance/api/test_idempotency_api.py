@@ -26,7 +26,7 @@ def test_another_body_under_the_key_is_409_and_leaves_nothing(api, guide):
     api.post("certificates", guide(), **KEY)
     before = rows()
     answer = api.post("certificates", guide(domain="example.org"), **KEY)
-    assert "choose a new one" in refused(answer, 409)
+    assert "Choose a new one" in refused(answer, 409)
     assert answer.error["key"] == "GENERAL::IDEMPOTENCY_KEY_REUSED"
     assert rows() == before
 

@@ -316,7 +316,10 @@ def test_a_certificate_that_could_not_be_longer_says_why(world, api):
     root = api.post("cas", {"name": "Short", "valid_days": 30}).data_member
     shown = api.post(f"cas/{root['id']}/issue", {"domain_name": "nas.local"}).data_member
     ends = f"{datetime.fromtimestamp(root['not_after'] / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    assert f"The certificate could not be longer: its CA, Short, ends at {ends}." in shown["note"]
+    assert (
+        f"The certificate could not last longer, because its CA, Short, ends at {ends}."
+        in shown["note"]
+    )
     assert "Make a new private CA" in shown["note"]
     shorter = api.post(
         f"cas/{root['id']}/issue", {"domain_name": "b.local", "validity_seconds": 86400}
@@ -327,7 +330,7 @@ def test_a_certificate_that_could_not_be_longer_says_why(world, api):
 @pytest.mark.parametrize("verb", ["issues", "renew"])
 def test_an_acme_ca_decides_the_validity_itself_and_the_answer_says_so(world, api, issued, verb):
     started = api.post(f"certificates/{issued.pk}/{verb}", {"validity_seconds": 3600}).data_member
-    assert "the CA decides" in started.pop("note")
+    assert "The CA sets the lifetime" in started.pop("note")
     assert started == {"issue_history_id": Issuance.objects.open_of(issued).pk, "status": "PENDING"}
     world.deliver()
     assert issued.issuances.get(pk=started["issue_history_id"]).validity_seconds is None

@@ -63,7 +63,7 @@ def test_the_response_of_a_get_may_be_sent_back_whole(api, put, issued, query):
 )
 def test_other_names_are_another_certificate(put, changes):
     before = rows()
-    assert "create one with the other names" in refused(put(**changes), 400)
+    assert "Create one with the other names" in refused(put(**changes), 400)
     assert rows() == before
 
 
@@ -121,7 +121,7 @@ def test_device_required_and_export_exclude_each_other(api, reference):
 
 def test_an_issued_key_is_not_shut_away_from_everybody(put, issued):
     put(server_decrypt_export=False)
-    assert "assign one" in refused(put(key_dist_policy="DEVICE_REQUIRED"), 409)
+    assert "Assign one" in refused(put(key_dist_policy="DEVICE_REQUIRED"), 409)
     assert KeyWrap.objects.filter(envelope=issued.current.key).count() == 1
 
 
@@ -218,4 +218,4 @@ def test_while_the_old_ca_signs_the_account_stays(world, api, guide, owner):
 
 
 def test_verify_domain_says_that_there_is_no_service_zone(put):
-    assert "DNS credential" in refused(put(action="verify_domain"), 400, "action")
+    assert "dns_provider_id" in refused(put(action="verify_domain"), 400, "action")

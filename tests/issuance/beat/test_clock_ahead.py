@@ -251,7 +251,11 @@ def test_mails_of_the_future_do_not_fill_the_day(world, owner, by):
 @ahead
 def test_a_warning_that_was_given_by_the_wrong_date_is_given_again(world, owner, by):
     Notice.objects.create(
-        owner=owner, kind="expiring", dedupe_key="expiring:1:7", raised_at=world.time + by
+        owner=owner,
+        kind="expiring",
+        dedupe_key="expiring:1:7",
+        raised_at=world.time + by,
+        last_raised_at=world.time + by,
     )
     cache.set(SWEPT, (world.time + by).timestamp(), None)
     sweep.sweep.run()
@@ -346,6 +350,7 @@ def test_one_table_that_cannot_be_corrected_keeps_no_other_from_it(world, owner,
         raise RuntimeError
 
     monkeypatch.setattr(clockstep, "_turns", broken)
-    Notice.objects.create(owner=owner, kind="expiring", dedupe_key="1", raised_at=world.time + DAY)
+    ahead = {"raised_at": world.time + DAY, "last_raised_at": world.time + DAY}
+    Notice.objects.create(owner=owner, kind="expiring", dedupe_key="1", **ahead)
     clockstep.correct(world.time, stepped=True)
     assert Notice.objects.get().raised_at == world.time

@@ -122,7 +122,7 @@ def test_a_credential_of_its_own_takes_over_from_the_next_attempt_on(
 def test_without_its_cname_no_order_is_spent(world, make):
     certificate, issuance = make()
     assert deliver(world, issuance).error_code == "preflight_delegation_missing"
-    assert f"set the record {CHALLENGE}. CNAME {target_of(certificate)}." in issuance.error_what
+    assert f"Set the record {CHALLENGE}. CNAME {target_of(certificate)}." in issuance.error_what
     assert "ca.new_order" not in world.outside.calls
     assert (
         "zone.zone_of" not in world.outside.calls
@@ -139,7 +139,7 @@ def test_once_the_cname_is_set_it_is_issued(world, make):
 def test_a_cname_that_is_gone_when_the_order_is_there_is_refused(world, make, monkeypatch):
     blind(monkeypatch)
     _, issuance = make()
-    assert "there is none" in is_refused(world, issuance)
+    assert "It has no CNAME now" in is_refused(world, issuance)
 
 
 @pytest.mark.parametrize("is_seen_before", [True, False])
@@ -157,7 +157,7 @@ def test_a_cname_to_another_certificates_place_is_refused(
     else:
         blind(monkeypatch)
         is_refused(world, issuance)
-    assert f"it leads to {target_of(theirs)}" in issuance.error_what
+    assert f"It leads to {target_of(theirs)}" in issuance.error_what
     assert not TxtRecord.objects.exists()
 
 
@@ -249,7 +249,7 @@ def test_a_private_ca_needs_no_delegation(world, account, operators):
 
 def test_without_a_service_zone_a_credential_is_asked_for(world, account):
     certificate = Certificate(account=account, domain="example.com", names=["example.com"])
-    with pytest.raises(Conflict, match="set dns_provider_id"):
+    with pytest.raises(Conflict, match="Set dns_provider_id"):
         services.refuse_issuance(certificate)
 
 
@@ -279,11 +279,11 @@ def test_an_unwritable_service_zone_spends_no_order_and_staff_are_notified(world
     world.sweep()
     failed = Issuance.objects.latest("pk")
     assert (failed.error_code, failed.failure) == ("preflight_no_credential", "permanent")
-    assert "Ask its operator" in failed.error_what
+    assert "Ask the operator" in failed.error_what
     assert world.outside.calls.count("ca.new_order") == orders
     told = Notice.objects.filter(kind=Notice.Kind.ACTION_NEEDED)
     assert [(each.owner, each.subject) for each in told] == [
-        (staff, f"Nobody can write the service zone {ZONE}")
+        (staff, f"The service zone {ZONE} cannot be written")
     ]
 
 
@@ -317,7 +317,7 @@ def test_a_provider_that_is_away_for_long_has_refused_nothing(world, make, opera
         world.advance(60)
     issuance.refresh_from_db()
     assert (issuance.state, issuance.error_code) == (State.FAILED, "dns_unreachable")
-    assert "It is tried again" in issuance.error_what
+    assert "It is retried" in issuance.error_what
     assert not Notice.objects.filter(kind=Notice.Kind.CREDENTIAL_REFUSED).exists()
 
 

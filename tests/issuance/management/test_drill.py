@@ -94,7 +94,9 @@ def test_a_drill_keeps_running_when_its_watch_is_left(root, certificate, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command.never, "wait", interrupted)
-    assert drilled("--issuer", "fake CA", "--watch").endswith("It goes on without you.\n")
+    assert drilled("--issuer", "fake CA", "--watch").endswith(
+        "The drill continues without this command.\n"
+    )
     assert Drill.objects.get().status == "running"
 
 
@@ -104,16 +106,17 @@ def test_invalid_options_are_explained_in_a_sentence(root, alice, certificate):
         == "No certificate in use has the issuer 'R11'; there are fake CA."
     )
     assert refused("--issuer", "R11", "--dry-run") == refused("--issuer", "R11")
-    assert refused("--account", 987654) == "There is no ACME account 987654."
-    assert refused("--stop", 987654) == "There is no drill 987654."
+    assert refused("--account", 987654) == "There is no ACME account 987654. Check the id."
+    assert refused("--stop", 987654) == "There is no drill 987654. See --status."
     assert refused("--issuer", "fake CA", "--by", alice.email) == (
-        "alice@example.org is no member of staff: a drill is started by one."
+        "alice@example.org is no member of staff. Give --by the address of a member of staff."
     )
-    assert "give one of the two" in refused("--issuer", "")
+    assert "Give one of the two" in refused("--issuer", "")
     assert "required" in refused()
 
 
 def test_a_drill_needs_a_member_of_staff(certificate):
     assert (
-        refused("--issuer", "fake CA") == "There is no member of staff: a drill is started by one."
+        refused("--issuer", "fake CA")
+        == "There is no member of staff. Give --by the address of a member of staff."
     )

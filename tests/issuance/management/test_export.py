@@ -119,7 +119,7 @@ def test_a_missing_name_is_reported_and_nothing_is_written(certificate, tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"server_decrypt_export": False}, "set server_decrypt_export"),
+        ({"server_decrypt_export": False}, "Set server_decrypt_export"),
         ({"key_policy": "DEVICE_REQUIRED"}, "only its devices"),
         ({"current": None}, "not issued yet"),
     ],

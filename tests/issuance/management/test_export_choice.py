@@ -131,8 +131,8 @@ def test_of_an_owners_own_the_issued_one_is_taken(world, real, owner, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "Name the certificate"),
-        (("example.com", "--id", "1"), "Name the certificate"),
+        ((), "No certificate is named"),
+        (("example.com", "--id", "1"), "No certificate is named"),
         (("--id", "example.com"), "--id is a number"),
         (("example.com", "--owner", "nobody@example.net"), "There is no certificate"),
         (("--id", "987654"), "There is no certificate"),

@@ -104,8 +104,8 @@ def test_a_cname_chain_that_ends_at_the_wrong_place_blocks():
         f"{CHALLENGE} CNAME",
         True,
     )
-    assert "it leads to id.acme.test" in found.what
-    assert f"set the record {CHALLENGE}. CNAME mine.acme.test." in found.what
+    assert "It leads to id.acme.test" in found.what
+    assert f"Set the record {CHALLENGE}. CNAME mine.acme.test." in found.what
 
 
 # --- CAA ---

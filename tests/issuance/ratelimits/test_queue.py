@@ -269,7 +269,7 @@ def test_ordering_again_waits_for_the_credential_once_more(world, account, owner
     assert issuance.settles_at
     world.advance(61)
     held = Issuance.objects.claim(issuance.pk)
-    workflow.order_anew(held, "used").write()
+    workflow.order_again(held, "used").write()
     issuance.refresh_from_db()
     assert issuance.settles_at is None
 
@@ -294,5 +294,5 @@ def test_an_attempt_ends_when_its_unregistered_account_is_deleted(world, owner, 
     issuance.refresh_from_db()
     assert (issuance.state, issuance.error_what) == (
         Issuance.State.FAILED,
-        "The account an account was deleted.",
+        "The account an account was deleted. Choose another account.",
     )

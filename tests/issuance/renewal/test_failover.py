@@ -159,11 +159,11 @@ def test_the_events_say_which_account_is_tried_and_why(world, certificate):
     since = f"{read(certificate).failing_since:%Y-%m-%d %H:%M} UTC"
     assert (
         first.events.first().what
-        == f"an account has failed since {since}: the fallback account other is tried."
+        == f"an account has failed since {since}, so the fallback account other is tried."
     )
     second = fail(world, 1)
     assert second.events.first().what == (
-        f"an account has failed since {since}: it alternates with the fallback account."
+        f"an account has failed since {since}, so it alternates with the fallback account."
     )
 
 

@@ -191,9 +191,9 @@ def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, mak
     assert issuance.state == State.ISSUED
     assert certificate.current != first
     (notice,) = told(Kind.RENEWED)
-    assert notice.subject == "nas.local was renewed, and gained no time"
+    assert notice.subject == "nas.local was renewed, but not for longer"
     assert "Nothing is to be done" not in notice.body
-    assert "could not be longer" in issuance.events.get(step="download").what
+    assert "could not last longer" in issuance.events.get(step="download").what
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_after_already_replaced_the_same_turn_orders_without_replaces(world, cer
     assert (issuance.state, issuance.replaces, issuance.replaces_refused) == ("issued", "", True)
     assert new_orders(world) == 3
     told = issuance.events.get(outcome="retry")
-    assert (told.step, told.what.startswith("It is ordered without")) == ("order", True)
+    assert (told.step, told.what.startswith("The next order is sent without")) == ("order", True)
     assert "replaced already" in told.what
     assert [each for each in ordered(world) if each] == [order.replaces]
 
@@ -209,7 +209,7 @@ def in_step(monkeypatch):
 
 def calls_of_a_renewal() -> list[str]:
     """Return the outside calls. `test_the_list_is_what_a_renewal_makes` checks them."""
-    validation = ["ca.answer", "ca.read_order", "ca.read_order", "ca.finalize", "ca.download"]
+    validation = ["ca.answer", "ca.read_order", "ca.finalize", "ca.download"]
     presenting = ["zone.zone_of", "zone.present", "zone.look"]
     return [
         "ca.renewal_info",

@@ -208,7 +208,7 @@ def test_the_events_say_that_it_is_a_proof(world, account, credential):
     proof = try_again(world)
     assert "failed 3 times in a row" in told(proof)
     assert "sandbox" in told(proof)
-    assert "thrown away" in told(proof)
+    assert "discarded" in told(proof)
     assert "main is tried again" in told(try_again(world))
 
 

@@ -38,7 +38,7 @@ def test_cancel_is_too_late_once_the_ca_signs(world, account, credential):
 def test_cancel_without_an_open_attempt_is_refused(world, account, credential):
     certificate, _ = world.create(account, credential)
     world.deliver()
-    with pytest.raises(Conflict, match="Nothing is being issued"):
+    with pytest.raises(Conflict, match="has no attempt in progress"):
         services.cancel(certificate)
 
 

@@ -19,7 +19,7 @@ def test_an_answer_that_something_in_between_refused_is_given_again(world, accou
     issuance.refresh_from_db()
     assert (issuance.state, issuance.waits_for) == (
         Issuance.State.PROPAGATED,
-        f"{FIREWALL} It is given again.",
+        f"{FIREWALL} The response is sent again.",
     )
     world.settle()
     assert Issuance.objects.get().state == Issuance.State.ISSUED

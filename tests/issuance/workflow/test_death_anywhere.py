@@ -31,7 +31,6 @@ def calls_of_an_undisturbed_run() -> list[str]:
         "ca.answer",
         "ca.answer",
         "ca.read_order",
-        "ca.read_order",
         "ca.finalize",
         "ca.download",
         "zone.cleanup",

@@ -71,6 +71,41 @@ def test_over_the_wire_it_issues(world, wire, account, credential):
     assert (attempt.state, attempt.error_what) == (State.ISSUED, "")
 
 
+def test_one_name_takes_six_requests_and_the_first_two_more(world, wire, account, credential):
+    issue(world, account, credential)
+    assert wire.paths() == [
+        "GET /dir",
+        "HEAD /newNonce",
+        "POST /newOrder",
+        "POST /order/0/authz/0",
+        "POST /order/0/authz/0/chall",
+        "POST /order/0",
+        "POST /order/0/finalize",
+        "POST /order/0/cert",
+    ]
+    wire.asked.clear()
+    issue(world, account, credential, 0, "example.net")
+    assert len(wire.asked) == 6
+
+
+def test_a_ca_that_takes_its_time_gets_nine_requests(world, wire, account, credential):
+    issue(world, account, credential)
+    wire.asked.clear()
+    world.ca.validation_reads = world.ca.processing_reads = 1
+    attempt = issue(world, account, credential, 60, "example.net")
+    assert attempt.state == State.ISSUED
+    assert len(wire.asked) <= 9, wire.paths()
+
+
+def test_an_order_that_was_changed_before_the_csr_is_read(world, wire, account, credential):
+    wire.tell("/order/0/finalize", problem("malformed", "The order is not open.", 400))
+    wire.change("/order/0", lambda reply: reply, times=1)
+    wire.change("/order/0", with_(status="processing"), times=1)
+    issue(world, account, credential)
+    assert wire.paths()[-2:] == ["POST /order/0/finalize", "POST /order/0"]
+    assert (last().state, last().waits_for) == (State.VALIDATED, "The CA is signing.")
+
+
 NOT_FOUND = problem("malformed", "No such resource", 404)
 NOT_FOUNDS = (
     NOT_FOUND,
@@ -180,7 +215,7 @@ def test_a_valid_order_that_does_not_name_its_certificate_is_read_again(
     wire.change("/order/0", without("certificate"), times=5)
     attempt = issue(world, account, credential, 120)
     assert (attempt.state, attempt.certificate_url) == (State.ISSUED, f"{wire.url}/order/0/cert")
-    assert "does not say yet where the certificate is" in what(attempt)
+    assert "does not show the URL of the certificate yet" in what(attempt)
 
 
 def test_an_attempt_that_has_no_certificate_url_asks_the_order_for_it(
@@ -502,7 +537,7 @@ def test_a_name_that_the_ca_adds_is_accepted_and_reported(
         .get(f"/apiv1/me/certificates/{attempt.certificate_id}")
         .json()["data"]
     )
-    assert "The CA added names that nobody asked for: www.example.com." in shown["note"]
+    assert "The CA added names that were not requested: www.example.com." in shown["note"]
 
 
 def test_certificates_that_do_not_belong_to_the_chain_are_left_out(

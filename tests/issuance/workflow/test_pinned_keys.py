@@ -70,7 +70,7 @@ def test_another_type_or_size_gets_a_new_key_and_the_event_says_so(world, pinned
     services.update_certificate(read(pinned), kind)
     renew(world, pinned)
     assert len(set(keys())) == 2
-    assert "another type or size" in told()
+    assert "key type or size was changed" in told()
     renew(world, pinned)
     assert len(set(keys())) == 2, "the new one is kept from now on"
 

@@ -1,0 +1,230 @@
+"""The statements that run every second, and those of each list page, read only what they need.
+
+The database explains each statement that a test ran. A scan of a whole table fails the test, and so
+does the scan of a whole index that is not partial.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import connection
+
+from authorities.models import AcmeAccount, Exchange
+from dnsproviders.models import TxtRecord
+from issuance import services
+from issuance.beat import pruning, renewals, sweep
+from issuance.models import (
+    Certificate,
+    CertificateVersion,
+    Issuance,
+    IssuanceEvent,
+    RenewalInfo,
+    RequestKey,
+)
+from notices import raising
+from notices.models import Delivery, Notice
+from tests.issuance.failing import issued, read
+
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
+
+# The tables that grow.
+GROWING = (
+    AcmeAccount,
+    Certificate,
+    CertificateVersion,
+    Delivery,
+    Exchange,
+    Issuance,
+    IssuanceEvent,
+    Notice,
+    RenewalInfo,
+    RequestKey,
+    TxtRecord,
+)
+TABLES = {each._meta.db_table for each in GROWING}
+PARTIAL = {
+    index.name: model._meta.db_table
+    for model in apps.get_models()
+    for index in model._meta.indexes
+    if index.condition is not None
+}
+
+ALIAS = re.compile(r'"(\w+)" (\w+)\b')
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def statements() -> Iterator[list[Statement]]:
+    """Collect the statements of the body, with their parameters."""
+    ran: list[Statement] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if not many and re.match("SELECT|UPDATE|DELETE", sql):
+            ran.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        yield ran
+
+
+def scans(ran: list[Statement]) -> set[str]:
+    """Return the scans of whole tables and whole indexes, each with its statement."""
+    explain = {"sqlite": _sqlite_scans, "postgresql": _postgres_scans}[connection.vendor]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            # In tables of a few rows, the planner would read all of them.
+            for way in ("seqscan", "hashjoin", "mergejoin", "material"):
+                cursor.execute(f"SET LOCAL enable_{way} = off")
+        return {f"{scan}: {sql}" for sql, params in ran for scan in explain(cursor, sql, params)}
+
+
+def _sqlite_scans(cursor: Any, sql: str, params: Any) -> Iterator[str]:
+    cursor.execute(f"EXPLAIN QUERY PLAN {sql}", params)
+    named = TABLES | {alias for table, alias in ALIAS.findall(sql) if table in TABLES}
+    for *_, detail in cursor.fetchall():
+        found = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", detail)
+        if found and found[1] in named and found[2] not in PARTIAL:
+            yield detail
+
+
+def _postgres_scans(cursor: Any, sql: str, params: Any) -> Iterator[str]:
+    cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
+    found = cursor.fetchone()[0]
+    todo = [(json.loads(found) if isinstance(found, str) else found)[0]["Plan"]]
+    while todo:
+        node = todo.pop()
+        todo += node.get("Plans", [])
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in TABLES:
+            yield f"Seq Scan of {node['Relation Name']}"
+        index = node.get("Index Name")
+        if index and "Index Cond" not in node and index not in PARTIAL:
+            yield f"{node['Node Type']} of {index}"
+
+
+@pytest.fixture
+def rows(world, account, credential, owner) -> Certificate:
+    """A certificate, and a row of each kind that the sweep serves, each due now."""
+    world.ca.offers_renewal_info = True
+    certificate = issued(world, account, credential)
+    world.create(account, credential, "due.example.com")
+    world.create(account, credential, "fresh.example.com")
+    services.revoke(certificate)
+    raising.raise_once(owner, Notice.Kind.RENEWED, "renewed:1", "It was renewed", "All is well.")
+    notice = Notice.objects.get()
+    Delivery.objects.create(owner=owner, notice=notice, channel="email", wake_at=world.time)
+    world.messages.clear()
+    now = world.time
+    AcmeAccount.objects.update(wake_at=now)
+    RenewalInfo.objects.update(wake_at=now, stumbles=1)
+    CertificateVersion.objects.update(wake_at=now)
+    Issuance.objects.open().update(wake_at=now, queued_at=None)
+    TxtRecord.objects.update(cleaned_at=None, wake_at=now)
+    return certificate
+
+
+def test_a_detected_scan_fails(rows):
+    with statements() as ran:
+        list(Certificate.objects.filter(failures=7))
+    assert scans(ran)
+
+
+def test_the_sweep_reads_only_what_is_due(rows, world):
+    with statements() as ran:
+        sweep.sweep.run()
+    assert len(ran) > 20
+    assert not scans(ran)
+
+
+def test_a_second_sweep_reads_only_what_is_on_its_way(rows, world, account, credential):
+    sweep.sweep.run()
+    world.create(account, credential, "late.example.com")
+    with statements() as ran:
+        sweep.sweep.run()
+    assert not scans(ran)
+
+
+def test_the_steps_of_an_attempt_read_no_table(world, account, credential):
+    issued(world, account, credential)
+    world.create(account, credential, "next.example.com")
+    with statements() as ran:
+        world.deliver()
+        world.sweep()
+    assert len(ran) > 50
+    assert not scans(ran)
+
+
+def test_the_scan_for_renewals_reads_only_what_is_due(rows, world):
+    Certificate.objects.update(renew_at=world.time - timedelta(days=1))
+    with statements() as ran:
+        renewals.scan_renewals.run()
+    assert not scans(ran)
+
+
+def test_a_new_certificate_reads_no_table(rows, world, account, credential):
+    with statements() as ran:
+        world.create(account, credential, "new.example.com")
+    assert not scans(ran)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pruning.prune_keys,
+        pruning.prune_version_keys,
+        pruning.prune_versions,
+        pruning.prune_attempts,
+        pruning.prune_events,
+        pruning.prune_retired_certificates,
+        pruning.prune_renewal_infos,
+        pruning.prune_request_keys,
+        pruning.records.prune,
+        pruning.notices.pruning.prune,
+        pruning.exchanges.prune,
+    ],
+    ids=lambda part: f"{part.__module__}.{part.__name__}",
+)
+def test_pruning_reads_only_what_may_be_old(rows, world, part):
+    Issuance.objects.open().update(wake_at=None, state="failed", ended_at=world.time)
+    world.advance(400 * 86400.0)
+    with statements() as ran:
+        part()
+    assert ran
+    assert not scans(ran)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "certificates",
+        "certificates?after=999999",
+        "acme-accounts/{account}/certificates?after=999999",
+        "certificates/{certificate}",
+        "certificates/{certificate}/issues",
+        "certificates/{certificate}/issues?after=999999",
+        "certificates/{certificate}/issue-result",
+        "certificates/{certificate}/issues/{attempt}/events",
+        "certificates/{certificate}/issues/{attempt}/events?after=1",
+        "certificates/{certificate}/issues/{attempt}/exchanges?after=1",
+        "notices",
+        "notices?after=999999",
+    ],
+)
+def test_a_list_page_reads_only_its_rows(rows, client_of, owner, account, path):
+    certificate = read(rows)
+    ids = {
+        "account": account.pk,
+        "certificate": certificate.pk,
+        "attempt": certificate.current.issuance_id,
+    }
+    client = client_of(owner)
+    with statements() as ran:
+        response = client.get(f"/apiv1/me/{path.format(**ids)}")
+    assert response.status_code == 200
+    assert not scans(ran)
