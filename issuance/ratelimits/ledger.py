@@ -52,14 +52,17 @@ class Ledger:
         self._changed: set[int] = set()
 
     def _count_tokens(self, wanted: Sequence[int], but: Reservation | None) -> None:
-        tokens = ReservedToken.objects.filter(bucket__in=wanted, cost__gt=0)
-        is_provisional = Q(bucket__kind__in=COUNTED_WHEN_ISSUED)
-        sent = tokens.exclude(is_provisional).filter(reservation__state=State.SENT)
-        self.under_way.update(dict(sent.values_list("bucket").annotate(Count("pk"))))
-        held = tokens.filter(is_provisional, reservation__state__in=(State.SENT, State.SPENT))
-        counted = held.exclude(reservation=but).values_list("bucket", "reservation__owner")
-        for bucket, owner, count in counted.annotate(Count("pk")):
-            self.provisional[bucket, owner] = count
+        names = Q(bucket__kind__in=COUNTED_WHEN_ISSUED)
+        is_taken = Q(reservation__state=State.SENT) | names & Q(reservation__state=State.SPENT)
+        tokens = ReservedToken.objects.filter(is_taken, bucket__in=wanted, cost__gt=0)
+        if but:
+            tokens = tokens.exclude(names, reservation=but)
+        counted = tokens.values_list("bucket", "reservation__owner").annotate(Count("pk"))
+        for bucket, owner, count in counted:
+            if self.rows[bucket].kind in COUNTED_WHEN_ISSUED:
+                self.provisional[bucket, owner] = count
+            else:
+                self.under_way[bucket] += count
 
     def limit(self, pk: int) -> Limit:
         row = self.rows[pk]

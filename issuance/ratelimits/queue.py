@@ -31,15 +31,20 @@ def waiting_for(ledger: Ledger) -> QuerySet[Reservation]:
     return waits.exclude(issuance__stumbles__gt=0, issuance__wake_at__gt=ledger.now)
 
 
-def lacking(ledger: Ledger, reservation: Reservation, costs: Mapping[int, int]) -> list[int]:
+def lacking(
+    ledger: Ledger,
+    reservation: Reservation,
+    costs: Mapping[int, int],
+    waits: Iterable[Reservation],
+) -> list[int]:
     """Return the buckets that the order may not use now.
 
-    In each bucket it needs a token for each reservation that goes before it, and one more.
+    In each bucket it needs a token for each of the `waits` that goes before it, and one more.
     """
     lacked = [pk for pk, cost in costs.items() if not ledger.may_use(pk, cost)]
     if lacked:
         return lacked
-    for pk, rows in by_bucket(waiting_for(ledger).exclude(pk=reservation.pk)).items():
+    for pk, rows in by_bucket(waits).items():
         before = ranked(ledger, pk, [*rows, reservation]).index(reservation)
         if costs.get(pk) and ledger.level(pk) < before + ENOUGH:
             lacked.append(pk)
@@ -51,9 +56,12 @@ def ranked(ledger: Ledger, pk: int, rows: Sequence[Reservation]) -> list[Reserva
     return sorted(in_rotation(rows), key=lambda each: ledger.level(pk, each.owner_id) < ENOUGH)
 
 
-def call_next(ledger: Ledger) -> None:
-    """Wake the attempts that are next in each bucket, at the time when it has a token for them."""
-    for pk, rows in by_bucket(waiting_for(ledger).filter(issuance__holder="")).items():
+def call_next(ledger: Ledger, waits: Iterable[Reservation] | None = None) -> None:
+    """Wake the attempts that are next in each bucket, at the time when it has a token for them.
+
+    `waits` are the reservations that wait for the buckets, if they were read before.
+    """
+    for pk, rows in by_bucket(waiting_for(ledger) if waits is None else waits).items():
         called: dict[datetime, list[int]] = defaultdict(list)
         for place, each in enumerate(ranked(ledger, pk, rows)[: _room(ledger, pk)]):
             called[ledger.slot(pk, 1, place, each.owner_id)].append(each.issuance_id)
@@ -71,7 +79,7 @@ def _room(ledger: Ledger, pk: int) -> int | None:
     return max(1, math.floor(level)) if level < math.inf else None
 
 
-def by_bucket(waits: QuerySet[Reservation]) -> dict[int, list[Reservation]]:
+def by_bucket(waits: Iterable[Reservation]) -> dict[int, list[Reservation]]:
     found: dict[int, list[Reservation]] = defaultdict(list)
     for each in waits:
         if each.lacks_id:

@@ -60,20 +60,21 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
         if _costs(reservation) != needed:
             reservation.tokens.all().delete()
             _note_tokens(reservation, needed)
-        lacked = queue.lacking(ledger, reservation, needed)
+        waits = queue.waiting_for(ledger).exclude(pk=reservation.pk)  # read when first needed
+        lacked = queue.lacking(ledger, reservation, needed, waits)
         if not lacked:
             ledger.take(needed)
             ledger.save()
             _become(reservation, State.SENT, sent_at=ledger.now)
             if issuance.slot_at:
                 issuance.write(slot_at=None)
-            return queue.call_next(ledger)
+            return queue.call_next(ledger, waits)
         ledger.save()
         bucket, at = queue.estimate(ledger, reservation, {pk: needed[pk] for pk in lacked})
         _become(reservation, State.WAITING, lacks=bucket)
         issuance.write(slot_at=at)
         if ledger.has_tokens(needed):  # they are for others
-            queue.call_next(ledger)
+            queue.call_next(ledger, waits)
     raise _wait(issuance, bucket, reservation.asked_at, at)
 
 
