@@ -262,7 +262,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
 
 
 def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
-    """Return the deadline, moved by the `seconds` that the other side asked for beyond our own pause.
+    """Return the deadline, moved by `seconds`: what was asked for beyond our own pause.
 
     It moves to six hours past the limit of the step at most. Otherwise the other side could ask for
     ever.
