@@ -379,10 +379,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='renewalinfo',
-            index=models.Index(fields=['stumbles', 'wake_at'], name='renewal_infos_in_trouble'),
-        ),
-        migrations.AddIndex(
-            model_name='renewalinfo',
             index=models.Index(condition=models.Q(('wake_at__isnull', True)), fields=['created_at'], name='renewal_infos_over'),
         ),
         migrations.AddConstraint(

@@ -259,8 +259,6 @@ class RenewalInfo(Turns):
         verbose_name_plural = "renewal infos"
         indexes: ClassVar = (
             *Turns.Meta.indexes,
-            # The rows whose last poll failed.
-            models.Index(fields=["stumbles", "wake_at"], name="renewal_infos_in_trouble"),
             # The rows that prune_renewal_infos reads.
             models.Index(
                 fields=["created_at"],

@@ -350,13 +350,27 @@ def test_an_unreachable_ca_does_not_delay_other_cas(
     many(world, account, credential, 6)
     many(world, other, credential, 3)
     world.advance(600)
-    RenewalInfo.objects.filter(version__account=account).update(
-        stumbles=1, wake_at=world.time - A_DAY
-    )
+    world.ca.problems["renewal_info"] = [Trouble("ca_unreachable", "The CA is away.")]
+    with pytest.raises(Trouble):
+        ari.poll(RenewalInfo.objects.filter(version__account=account).first().pk)
+    RenewalInfo.objects.filter(version__account=account).update(wake_at=world.time - A_DAY)
     for _ in range(3):
         sweep.sweep.run()
     assert sent(account) == ari.AT_ONCE_IN_TROUBLE
     assert sent(other) == 3
+
+
+@pytest.mark.slow
+def test_the_newest_answer_of_a_ca_says_how_many_are_polled(world, account, credential, few):
+    many(world, account, credential, 6)
+    world.advance(600)
+    failed, well = RenewalInfo.objects.order_by("pk")[:2]
+    world.ca.problems["renewal_info"] = [Trouble("ca_error", "The CA answered 500.")]
+    with pytest.raises(Trouble):
+        ari.poll(failed.pk)
+    ari.poll(well.pk)
+    sweep.sweep.run()
+    assert sent(account) == 4
 
 
 def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(
