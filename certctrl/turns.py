@@ -111,12 +111,14 @@ class LostTurn(Exception):
     """The turn was lost: the lease ran out, or a person canceled. Write nothing more."""
 
 
-def retry_pause(stumbles: int, trouble: Trouble) -> float:
+def retry_pause(stumbles: int, trouble: Trouble | None = None) -> float:
     """Return the seconds until the next try. `stumbles` counts Troubles in a row, with this one.
 
-    The pause comes from RETRIES. It is longer when the other side asked for more.
+    The pause comes from RETRIES. It is longer when `trouble` says that the other side asked for
+    more.
     """
-    return max(RETRIES[min(stumbles, len(RETRIES)) - 1], trouble.retry_after or 0)
+    asked = trouble.retry_after if trouble else None
+    return max(RETRIES[min(stumbles, len(RETRIES)) - 1], asked or 0)
 
 
 def new_token() -> str:

@@ -191,6 +191,14 @@ class Issuance(OrderAtCA, Propagation, Turns):
         least = 5.0 if self.presents else 1.0
         return min(30.0, max(least, self.age().total_seconds() / 4 * spread))
 
+    def spread(self, seconds: float) -> float:
+        """Return up to a quarter more than `seconds`, always the same for the same attempt.
+
+        A CA may name the same number of seconds to many attempts. They must not all come back at
+        the same moment.
+        """
+        return seconds * (1 + self.pk * GOLDEN % 1 / 4)
+
     def __str__(self) -> str:
         return f"{self.certificate_id} #{self.number}"
 

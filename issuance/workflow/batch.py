@@ -143,7 +143,6 @@ def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
             wake_at=now,
             state=Issuance.State.ORDERED,
             state_since=now,
-            deadline_at=machine.deadline(ends[0][0], Issuance.State.ORDERED),
             presents=F("presents") + 1,
             settles_at=None,
         )

@@ -226,13 +226,13 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
 def _next_columns(issuance: Issuance, to: str, *, goes_on: bool) -> dict[str, Any]:
     """Return the columns that end a turn and move the attempt to the state `to`."""
     now = clock.now()
-    # An attempt that publishes again still waits for the same records.
+    # An attempt that publishes again still waits for the same records, until the same time.
     publishes_again = not goes_on and to in (State.ORDERED, State.PRESENTED)
     return issuance.ending(
         now - SKEW if goes_on else now,
         state=to,
         state_since=now,
-        deadline_at=deadline(issuance, to),
+        deadline_at=issuance.deadline_at if publishes_again else deadline(issuance, to),
         queued_at=now if goes_on else None,
         waits_for=issuance.waits_for if publishes_again else "",
     )
@@ -248,7 +248,8 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     until = now + timedelta(seconds=wait.seconds)
     if wait.seconds > TOO_LONG.total_seconds():
         return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
-    gives_up_at = moved_deadline(step, issuance, wait.seconds if wait.imposed else 0)
+    beyond = max(0.0, wait.seconds - issuance.patience()) if wait.imposed else 0
+    gives_up_at = moved_deadline(step, issuance, beyond)
     if now >= gives_up_at:
         return fail(
             step, issuance, Trouble(f"{step.name}_timed_out", _gave_up(step, issuance, wait.what))
@@ -262,7 +263,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
 
 
 def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
-    """Return the deadline, moved by the `seconds` that the other side asked for.
+    """Return the deadline, moved by the `seconds` that the other side asked for beyond ours.
 
     It moves to six hours past the limit of the step at most. Otherwise the other side could ask for
     ever.
@@ -285,7 +286,7 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     """
     _forget_unknown_account(issuance, trouble)
     now, stumbles = clock.now(), issuance.stumbles + 1
-    pause = retry_pause(stumbles, trouble)
+    pause, own = retry_pause(stumbles, trouble), retry_pause(stumbles)
     if _may_be_there_later(issuance, trouble):
         stumbles = (
             stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1
@@ -295,16 +296,18 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
             return fail(step, issuance, trouble)
     elif trouble.permanent or isinstance(trouble, Refused):
         return fail(step, issuance, trouble)
-    seconds = timedelta(seconds=pause)
-    if seconds > TOO_LONG:
-        return fail(step, issuance, trouble, asked_for=now + seconds)
-    gives_up_at = moved_deadline(
-        step, issuance, seconds.total_seconds() if trouble.retry_after else 0
-    )
+    if pause > TOO_LONG.total_seconds():
+        return fail(step, issuance, trouble, asked_for=now + timedelta(seconds=pause))
+    if pause > own:
+        pause = issuance.spread(pause)
+    gives_up_at = moved_deadline(step, issuance, max(0.0, pause - own))
     if now >= gives_up_at:
         return fail(step, issuance, trouble)
     columns = issuance.ending(
-        now + seconds, stumbles=stumbles, waits_for=trouble.what, deadline_at=gives_up_at
+        now + timedelta(seconds=pause),
+        stumbles=stumbles,
+        waits_for=trouble.what,
+        deadline_at=gives_up_at,
     )
     with issuance.fence(**columns):
         event(issuance, step.name, Outcome.RETRY, trouble.what)

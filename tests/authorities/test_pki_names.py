@@ -56,7 +56,7 @@ def test_duplicates_are_folded_and_the_order_stays():
         ("", "empty"),
         ("  ", "empty"),
         (".", "empty"),
-        ("localhost", "has no dot: ask for a name in a domain"),
+        ("localhost", "has no dot. Ask for a name in a domain"),
         ("com", "public suffix"),
         ("co.uk", "public suffix"),
         ("CO.UK.", "public suffix"),
@@ -125,7 +125,7 @@ def test_the_name_of_the_challenge_record_must_fit_too():
     fits = ".".join([*labels, "com"])
     assert len(fits) == 237
     assert normalize_names([fits]) == [fits]
-    assert "leaves 237" in refusal("c" + fits).what
+    assert "237 characters are left" in refusal("c" + fits).what
 
 
 def test_a_name_covered_by_a_wildcard_is_refused_in_either_order():
@@ -209,12 +209,12 @@ def test_a_private_ca_takes_addresses_and_names_of_a_local_network(name, normal)
         ("ff02::1", "not the address of one host"),
         ("192.168.001.010", "without leading zeros"),
         ("10.0.0.256", "four numbers from 0 to 255"),
-        ("fe80::1%eth0", "zone id, which no certificate holds: write fe80::1."),
+        ("fe80::1%eth0", "zone id, which no certificate holds. Write fe80::1."),
         ("10.0.0.0/8", "is a network"),
         ("fd00::/64", "is a network"),
-        ("::ffff:10.0.0.7", "write 10.0.0.7"),
-        ("*.10.0.0.7", "no wildcards of IP addresses"),
-        ("*.[::1]", "no wildcards of IP addresses"),
+        ("::ffff:10.0.0.7", "Write 10.0.0.7"),
+        ("*.10.0.0.7", "wildcard of an IP address"),
+        ("*.[::1]", "wildcard of an IP address"),
         ("[::1]:443", "has a port"),
         ("2001:db8::7::1", "not an IPv6 address"),
         ("10.1", "not a host name"),

@@ -42,10 +42,11 @@ def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
 
     The longer of the two counts. The text includes a problem that the order carries.
     """
-    asked = resource.retry_after or 0
+    asked = issuance.spread(resource.retry_after or 0)
+    patience = issuance.patience()
     if resource.problem:
         what = f"{what} The CA says: {resource.problem}"
-    return Wait(max(asked, issuance.patience()), what, imposed=bool(asked))
+    return Wait(max(asked, patience), what, imposed=asked > patience)
 
 
 def order_again_once(issuance: Issuance, what: str) -> Done:

@@ -1,5 +1,6 @@
 """An attempt that fails: its retries, its end, and its events."""
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from django.db import DataError, OperationalError
 from authorities import pki
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
-from certctrl.turns import Trouble, Wait
+from certctrl.turns import RETRIES, Trouble, Wait
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import services, workflow
@@ -113,7 +114,45 @@ def test_a_shorter_wait_of_the_cas_moves_the_deadline(world, account, credential
     world.ca.problems["new_order"] = [Trouble("ca_rate_limited", "Too many.", retry_after=3 * 3600)]
     _, issuance = world.create(account, credential)
     world.deliver()
-    assert only().deadline_at == issuance.deadline_at + timedelta(hours=3)
+    own = timedelta(seconds=RETRIES[0])
+    pause = only().wake_at - world.time
+    assert timedelta(hours=3) <= pause <= 1.25 * timedelta(hours=3)
+    assert only().deadline_at == issuance.deadline_at + pause - own
+
+
+def pending(world, account, credential, monkeypatch, count: int, retry_after: float) -> None:
+    """Let the CA validate nothing, and ask to come back after `retry_after` seconds."""
+    read_order = ca.FakeClient.read_order
+
+    def read(client, url):
+        resource = read_order(client, url)
+        return dataclasses.replace(resource, status="pending", retry_after=retry_after)
+
+    for number in range(count):
+        world.create(account, credential, f"host{number}.example.com")
+    monkeypatch.setattr(ca.FakeClient, "read_order", read)
+    world.deliver()
+
+
+def test_a_short_wait_of_the_cas_does_not_move_the_deadline(
+    world, account, credential, monkeypatch
+):
+    pending(world, account, credential, monkeypatch, 1, retry_after=1)
+    while Issuance.objects.open().exists():
+        world.advance(10)
+        world.sweep()
+    assert only().error_code == "validate_timed_out"
+    assert only().ended_at - only().created_at <= timedelta(minutes=32)
+
+
+def test_those_that_a_ca_asks_back_come_spread(world, account, credential, monkeypatch):
+    pending(world, account, credential, monkeypatch, 10, retry_after=120)
+    pauses = {
+        round((each.wake_at - world.time).total_seconds()) for each in Issuance.objects.open()
+    }
+    assert min(pauses) >= 120
+    assert max(pauses) <= 150
+    assert len(pauses) == 10
 
 
 def test_a_record_never_shown_ends_the_attempt_at_the_credentials_timeout(world, account, owner):

@@ -77,7 +77,7 @@ def test_the_time_in_which_resolvers_repeat_themselves_is_not_the_records(
         world.zone.denied -= 60
     issuance = Issuance.objects.get()
     assert issuance.state == Issuance.State.PRESENTED, "the credential gives it half an hour"
-    assert issuance.deadline_at - world.time > timedelta(minutes=25)
+    assert issuance.deadline_at - world.time > timedelta(minutes=20)
     assert issuance.events.filter(outcome=IssuanceEvent.Outcome.WAIT).count() <= 4
     assert world.outside.calls.count("zone.look") <= 30
     world.zone.hides = False
@@ -270,3 +270,16 @@ def test_a_look_that_could_not_be_sent_is_sent_when_the_broker_is_back(crowd, mo
         sweep.sweep.run()
     a_round(world, seconds=1)
     assert world.sent == ["issuance.look"]
+
+
+def test_publishing_again_does_not_move_the_deadline(world, account, credential):
+    world.zone.hides = True
+    _, issuance = world.create(account, credential, "example.com")
+    began = world.time
+    while Issuance.objects.open().exists():
+        world.sweep()
+        world.advance(30)
+    issuance.refresh_from_db()
+    assert issuance.presents
+    limit = timedelta(seconds=credential.propagation_timeout)
+    assert issuance.ended_at - began <= limit + timedelta(minutes=5)
