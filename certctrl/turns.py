@@ -80,14 +80,18 @@ def printable(what: str) -> str:
 class Wait(Exception):
     """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
-    `imposed` is true when the other side named the number of seconds.
+    `imposed` is true when the other side named the number of seconds. `own` is the number of
+    seconds that the turn would have waited without that.
     """
 
-    def __init__(self, seconds: float, what: str = "", *, imposed: bool = False) -> None:
+    def __init__(
+        self, seconds: float, what: str = "", *, imposed: bool = False, own: float = 0.0
+    ) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = printable(what)
         self.imposed = imposed
+        self.own = own
 
 
 class Trouble(Exception):

@@ -248,7 +248,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     until = now + timedelta(seconds=wait.seconds)
     if wait.seconds > TOO_LONG.total_seconds():
         return fail(step, issuance, Trouble("wait_too_long", wait.what), asked_for=until)
-    beyond = max(0.0, wait.seconds - issuance.patience()) if wait.imposed else 0
+    beyond = wait.seconds - wait.own if wait.imposed else 0
     gives_up_at = moved_deadline(step, issuance, beyond)
     if now >= gives_up_at:
         return fail(

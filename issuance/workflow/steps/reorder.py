@@ -46,7 +46,7 @@ def wait_for_ca(issuance: Issuance, resource: OrderResource, what: str) -> Wait:
     patience = issuance.patience()
     if resource.problem:
         what = f"{what} The CA says: {resource.problem}"
-    return Wait(max(asked, patience), what, imposed=asked > patience)
+    return Wait(max(asked, patience), what, imposed=asked > patience, own=patience)
 
 
 def order_again_once(issuance: Issuance, what: str) -> Done:
