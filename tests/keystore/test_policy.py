@@ -2,6 +2,7 @@
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251, as a machine opens it
+from django.db import transaction
 from nacl.public import PrivateKey, SealedBox  # noqa: TID251
 
 from certctrl.errors import Conflict, Invalid
@@ -107,7 +108,7 @@ def test_secrets_that_the_server_itself_uses_are_always_master_only(alice, devic
 
 def test_a_public_key_that_opens_to_everybody_is_refused(alice):
     useless = public_key_of(alice, bytes(32))
-    with pytest.raises(Invalid, match="Enrol the device again"):
+    with pytest.raises(Invalid, match="Enrol the device again"), transaction.atomic():
         seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[useless])
     assert not Envelope.objects.exists()
 

@@ -105,7 +105,7 @@ def test_an_attempt_that_waits_for_its_ca_looks_once_an_hour(world, account, cre
     ]
     world.create(account, credential)
     world.deliver()
-    for minutes, expected in ((21, 1), (21, 1), (21, 2), (21, 2)):
+    for minutes, expected in ((26, 1), (26, 1), (26, 2), (26, 2)):
         world.advance(minutes * 60)
         world.sweep()
         assert len(looks) == expected

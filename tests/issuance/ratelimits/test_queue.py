@@ -269,7 +269,7 @@ def test_ordering_again_waits_for_the_credential_once_more(world, account, owner
     assert issuance.settles_at
     world.advance(61)
     held = Issuance.objects.claim(issuance.pk)
-    workflow.order_again(held, "used").write()
+    machine.settle(workflow.STEPS[3], held, workflow.order_again(held, "used"), 0.0)
     issuance.refresh_from_db()
     assert issuance.settles_at is None
 

@@ -649,7 +649,7 @@ def test_invalid_settings_of_one_bucket_delay_no_other(
     assert "issuance.cleanup" in world.sent
 
 
-# --- an attempt that orders anew ---
+# --- an attempt that orders again ---
 
 
 def test_an_attempt_that_orders_twice_gives_back_all_that_it_took(
@@ -660,7 +660,7 @@ def test_an_attempt_that_orders_twice_gives_back_all_that_it_took(
     order = workflow.STEPS[0]
     assert workflow.take(order, issuance.pk)
     held = Issuance.objects.claim(issuance.pk)
-    machine.settle(workflow.STEPS[1], held, workflow.order_anew(held, "used"), 0.0)
+    machine.settle(workflow.STEPS[1], held, workflow.order_again(held, "used"), 0.0)
     assert workflow.take(order, issuance.pk)
     services.cancel(certificate)
     left = {each["kind"]: each["left"] for each in ratelimits.levels(account)}
