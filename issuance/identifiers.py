@@ -310,7 +310,7 @@ def _refuse_long_challenge(encoded: str, name: str) -> None:
 
 def _refuse_suffix(a_labels: str, name: str) -> None:
     labels = a_labels.split(".")
-    if labels[-1].isdigit():
+    if NUMERIC_LABEL.fullmatch(labels[-1]):
         raise ValueError(_no_host_name(name))
     if "." not in a_labels and not is_listed_suffix(a_labels):
         raise ValueError(

@@ -186,14 +186,16 @@ def _person(trouble: Trouble) -> str:
 def near_expiry(now: datetime) -> Iterator[Certificate]:
     """Yield the certificates to check in `expiring`, soonest expiry first.
 
-    They are read in batches, with the index for them.
+    Certificates that ended while this server was down are included. They are read in batches,
+    with the index for them.
     """
-    last = now + timedelta(days=max(WARN_DAYS))
+    span = timedelta(days=max(WARN_DAYS))
+    last = now + span
     soon = Certificate.objects.filter(retired_at=None, expires_at__lte=last).order_by(
         "expires_at", "pk"
     )
     soon = soon.select_related("owner", "current")
-    after = now
+    after = now - span
     pk = 0
     while batch := list(
         soon.filter(expires_at__gte=after).exclude(expires_at=after, pk__lte=pk)[:BATCH]
@@ -232,8 +234,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     what = _last_failure(certificate)
     last = f"The last attempt failed. {what} " if what else ""
     body = (
-        f"The certificate for {domain} is valid until {for_people(version.not_after)}, and there"
-        " is no new one yet.\n\n"
+        f"The certificate for {domain} {'is' if version.not_after > now else 'was'} valid until"
+        f" {for_people(version.not_after)}, and there is no new one yet.\n\n"
         f"{last}{_next_try(certificate)}"
     )
     facts = _facts(
@@ -244,6 +246,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
     )
     facts |= {"what": what} if what else {}
     subject = f"{domain} expires in {_span(version.not_after - now)}"
+    if version.not_after <= now:
+        subject = f"{domain} has expired"
     raise_once(
         certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts
     )

@@ -106,7 +106,8 @@ def denial(
         )
     if not any(each.is_for_account(account_url) for each in ours):
         return _other_account(name, policy, ours, account_url)
-    return _other_method(name, policy, ours, method)
+    own = [each for each in ours if each.is_for_account(account_url)]
+    return _other_method(name, policy, own, method)
 
 
 def _properties(name: str, policy: CaaPolicy) -> tuple[str, list[CAARecord]]:

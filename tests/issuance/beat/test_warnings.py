@@ -246,3 +246,12 @@ def test_a_record_in_use_is_not_left_behind(world, account, credential):
     TxtRecord.objects.update(intent_at=world.time - 2 * DAY, left_behind="an older attempt's words")
     warnings.warn_expiry.run()
     assert subjects(Kind.RECORD_LEFT_BEHIND) == []
+
+
+def test_a_certificate_that_ended_while_the_server_was_down_makes_one_notice(world, issue):
+    issue(90)
+    world.advance(92 * 86400)
+    warnings.warn_expiry.run()
+    warnings.warn_expiry.run()
+    assert subjects() == ["example.com has expired"]
+    assert "was valid until" in Notice.objects.get(kind=Kind.EXPIRING).body

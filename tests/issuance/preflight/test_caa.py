@@ -119,3 +119,16 @@ def test_dns_contents_are_quoted_without_terminal_control_characters():
     found = preflight.denial("example.com", policy, US, ACCOUNT, "dns-01")
     assert "\x1b" not in found.what
     assert len(found.what) < 500
+
+
+def test_a_denied_method_names_no_method_of_another_account():
+    own = (0, "issue", f"ca.test; accounturi={ACCOUNT}; validationmethods=http-01")
+    other = (
+        0,
+        "issue",
+        "ca.test; accounturi=https://ca.test/acct/2; validationmethods=tls-alpn-01",
+    )
+    policy = CaaPolicy("example.com", (CAARecord(*own), CAARecord(*other)))
+    found = preflight.denial("example.com", policy, US, ACCOUNT, "dns-01")
+    assert found.code == "caa_method"
+    assert "tls-alpn-01" not in found.what
