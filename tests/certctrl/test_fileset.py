@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -278,6 +279,15 @@ def test_after_a_kill_between_two_renames_the_next_run_replaces_all(renewed, fol
     assert is_accepted_by_nginx(folder)
 
 
+@pytest.fixture
+def _hears_sigint() -> Iterator[None]:
+    """Restore Python's handler, because a shell may start its background jobs deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_hears_sigint")
 def test_a_stop_is_heard_after_the_files_are_in_place(renewed, folder, monkeypatch):
     replace = Path.replace
 

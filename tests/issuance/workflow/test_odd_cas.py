@@ -3,6 +3,7 @@
 Each case was reported for a real CA. The fake CA repeats it over HTTP.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -30,6 +31,8 @@ client_for = clients.client_for
 def wire(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[WireCA]:
     with wireca.running() as running:
         monkeypatch.setattr(clients, "client_for", client_for)
+        # A kept client may have the key of an earlier test, whose CA had the same port.
+        monkeypatch.setattr(clients, "_kept", threading.local())
         yield running
 
 
