@@ -172,7 +172,7 @@ def test_a_ca_busy_for_days_makes_notices_at_growing_intervals(world, issued):
     busy = Trouble("ca_rate_limited", "Service busy; retry later.", retry_after=3600)
     world.ca.problems["new_order"] = [busy] * 10_000
     Certificate.objects.update(renew_at=world.time)
-    for _ in range(48):
+    for _ in range(96):
         renewals.scan_renewals.run()
         world.sweep()
         world.advance(3600)

@@ -136,9 +136,9 @@ def test_the_notice_of_a_renewal_that_the_ca_cut_short_says_so(world, make_ca, i
     (notice,) = told(Kind.RENEWED)
     certificate.refresh_from_db()
     assert certificate.expires_at == home.not_after
-    assert "Nothing is to be done" not in notice.body
+    assert "Machines that fetch it need nothing" not in notice.body
     assert (
-        f"could not be longer: its CA, Home, ends at {home.not_after:%Y-%m-%d %H:%M} UTC"
+        f"could not last longer, because its CA, Home, ends at {home.not_after:%Y-%m-%d %H:%M} UTC"
         in notice.body
     )
     assert "Make a new private CA" in notice.body
@@ -179,7 +179,7 @@ def test_with_an_account_of_a_new_ca_renewal_continues(world, owner, make_ca, is
     certificate.refresh_from_db()
     assert certificate.current.issuer == "Home 2"
     assert certificate.expires_at > world.time + timedelta(days=89)
-    assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
+    assert "Machines that fetch it need nothing" in told(Kind.RENEWED)[-1].body
 
 
 def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, make_ca, issue):
@@ -192,7 +192,7 @@ def test_a_requested_renewal_that_gains_no_time_is_stored_and_says_so(world, mak
     assert certificate.current != first
     (notice,) = told(Kind.RENEWED)
     assert notice.subject == "nas.local was renewed, but not for longer"
-    assert "Nothing is to be done" not in notice.body
+    assert "Machines that fetch it need nothing" not in notice.body
     assert "could not last longer" in issuance.events.get(step="download").what
 
 
@@ -286,7 +286,7 @@ def test_when_the_ca_signs_with_another_certificate_renewal_continues(world, cap
     capped.refresh_from_db()
     assert capped.expires_at > world.time + timedelta(days=60)
     assert capped.failures == 0
-    assert "Nothing is to be done" in told(Kind.RENEWED)[-1].body
+    assert "Machines that fetch it need nothing" in told(Kind.RENEWED)[-1].body
 
 
 @pytest.mark.slow
