@@ -21,7 +21,8 @@ class Beat(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="beat", daemon=True)
-        self.service = Service(app, max_interval=1)
+        # Without the name, the service would take Celery's scheduler, which keeps a file.
+        self.service = Service(app, max_interval=1, scheduler_cls=app.conf.beat_scheduler)
 
     def run(self) -> None:
         try:
