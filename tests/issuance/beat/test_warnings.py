@@ -248,7 +248,7 @@ def test_a_record_in_use_is_not_left_behind(world, account, credential):
     assert subjects(Kind.RECORD_LEFT_BEHIND) == []
 
 
-def test_a_certificate_that_ended_while_the_server_was_down_makes_one_notice(world, issue):
+def test_a_certificate_that_ended_during_an_outage_makes_one_notice(world, issue):
     issue(90)
     world.advance(92 * 86400)
     warnings.warn_expiry.run()
