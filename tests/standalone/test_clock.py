@@ -1,13 +1,14 @@
 """The clock of the embedded server: beat in a thread of the sweeping worker."""
 
 import pytest
+from kombu.utils.imports import symbol_by_name
 
 from certctrl.beatclock import BeatScheduler
 from standalone import clock
 
 
 def test_beat_keeps_no_file_that_a_wrong_clock_could_spoil() -> None:
-    assert isinstance(clock.Beat().service.get_scheduler(), BeatScheduler)
+    assert symbol_by_name(clock.Beat().service.scheduler_cls) is BeatScheduler
 
 
 def test_the_process_is_stopped_when_beat_ends(monkeypatch: pytest.MonkeyPatch) -> None:
