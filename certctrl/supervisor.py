@@ -303,7 +303,7 @@ def become(child: Child, output: int | None, parent: int, ready: int) -> None:
     bound_to(parent)()
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -330,7 +330,7 @@ def name_process(name: str) -> None:
 
 
 def bound_to(parent: int) -> Callable[[], None]:
-    """Return the function that a child runs before exec.
+    """Return the function that a child runs after the fork.
 
     The child asks to be killed with its parent. It ends when the parent is already dead.
     """

@@ -17,7 +17,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PACKAGES = (
+APPS = (
     "accounts",
     "authorities",
     "certctrl",
@@ -25,10 +25,10 @@ PACKAGES = (
     "dnsproviders",
     "issuance",
     "keystore",
-    "lab",
     "notices",
     "standalone",
 )
+PACKAGES = (*APPS, "lab")
 MODULES = [
     ROOT / "manage.py",
     *(

@@ -183,7 +183,7 @@ def _unless_lost(
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
         if clock.now() >= issuance.deadline_at and why is not UNWRITABLE:
             return _unless_lost(fail, step, issuance, UNWRITABLE)
-        issuance.stumble(Trouble("internal", "an error of this server"))
+        issuance.stumble(Trouble("internal", "Internal error."))  # the text is not stored
 
 
 def after_losing(issuance: Issuance) -> None:

@@ -7,17 +7,8 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
-PACKAGES = (
-    "accounts",
-    "authorities",
-    "certctrl",
-    "dnsclient",
-    "dnsproviders",
-    "issuance",
-    "keystore",
-    "notices",
-    "standalone",
-)
+from tests.prose import APPS
+
 # Django finds these classes by their names.
 DJANGOS = {"Command", "Meta", "Migration"}
 GLOSSARY = settings.BASE_DIR / "docs/glossary.md"
@@ -25,7 +16,7 @@ GLOSSARY = settings.BASE_DIR / "docs/glossary.md"
 
 def classes() -> Iterator[tuple[str, str, bool]]:
     """Yield the name, the file and the place of each class. It may be inside another class."""
-    for package in PACKAGES:
+    for package in APPS:
         for path in sorted((settings.BASE_DIR / package).rglob("*.py")):
             tree = ast.parse(path.read_text())
             outer = {id(each) for each in tree.body}

@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-APPS = (
-    "certctrl",
-    "standalone",
-    "accounts",
-    "keystore",
-    "dnsclient",
-    "dnsproviders",
-    "notices",
-    "authorities",
-    "issuance",
-)
+from tests.prose import APPS, ROOT
+
 # Django imports these by their path.
 BY_PATH = ("migrations", "management", "commands")
 

@@ -81,7 +81,7 @@ zone "lab.test" {{ type primary; file "lab.zone";
 zone "deep.lab.test" {{ type primary; file "deep.zone";
                         update-policy {{ grant {key} zonesub TXT; }}; }};
 """
-# BIND that answers the key only, and 127.0.0.2, from which the test asks.
+# BIND that serves the key only, and 127.0.0.2, from which the test asks.
 BIND_WITHOUT_QUERIES = """
 key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
 options {{ directory "{home}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
