@@ -144,3 +144,47 @@ def select(build: Callable[..., QuerySet[M, Any]]) -> Callable[..., list[Any]]:
         return kept[vendor](**values)
 
     return execute
+
+
+def update(build: Callable[..., tuple[QuerySet[Any, Any], dict[str, Any]]]) -> Callable[..., int]:
+    """Return a function that executes an UPDATE. It is compiled at the first call.
+
+    `build` returns the rows and their new columns. It gets a Parameter for each of its names.
+    """
+    names = list(inspect.signature(build).parameters)
+    kept: dict[str, Update] = {}
+
+    def execute(**values: Any) -> int:
+        vendor = connections[DEFAULT_DB_ALIAS].vendor
+        if vendor not in kept:
+            kept[vendor] = Update(*build(**{name: Parameter(name) for name in names}))
+        return kept[vendor](**values)
+
+    return execute
+
+
+_inserts: dict[Any, str] = {}
+
+
+def insert(row: M, conflict: str = "") -> M:
+    """Store a new row as `save(force_insert=True)` does, without signals, and return it.
+
+    `conflict` is the clause ON CONFLICT, which both databases have.
+    """
+    connection = connections[DEFAULT_DB_ALIAS]
+    model = type(row)
+    fields = [each for each in model._meta.concrete_fields if not each.primary_key]
+    key = (model, connection.vendor, conflict)
+    if key not in _inserts:
+        quote: Any = connection.ops.quote_name
+        columns = ", ".join(quote(each.column) for each in fields)
+        slots = ", ".join("%s" for _ in fields)
+        into = f"{quote(model._meta.db_table)} ({columns}) VALUES ({slots})"
+        _inserts[key] = f"INSERT INTO {into} {conflict} RETURNING {quote(model._meta.pk.column)}"
+    values = [each.get_db_prep_save(each.pre_save(row, True), connection) for each in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(_inserts[key], values)
+        row.pk = cursor.fetchone()[0]
+    row._state.adding = False
+    row._state.db = DEFAULT_DB_ALIAS
+    return row

@@ -361,10 +361,11 @@ class Turns(models.Model):
 
         Return the number of rows.
         """
-        rows = self.mine()
+        if not self.holder:
+            raise LostTurn
         if any(hasattr(value, "resolve_expression") for value in fields.values()):
-            return rows.filter(**before).update(**fields)
-        model, vendor = type(self), connections[rows.db].vendor
+            return self.mine().filter(**before).update(**fields)
+        model, vendor = type(self), connections[DEFAULT_DB_ALIAS].vendor
         unset = frozenset(name for name, value in before.items() if value is None)
         key = (model, vendor, tuple(before), unset, tuple(fields))
         if key not in _updates:

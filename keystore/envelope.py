@@ -17,6 +17,7 @@ from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import AuditEvent, User
+from certctrl.statements import insert
 from certctrl.turns import Trouble
 from keystore import masterkeys
 from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
@@ -72,8 +73,8 @@ def seal(
         envelope.nonce, plaintext, _content_context(envelope)
     )
     with transaction.atomic(savepoint=False):
-        envelope.save()
-        wraps = KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in recipients])
+        insert(envelope)
+        wraps = [insert(each.wrap(envelope, data_key)) for each in recipients]
         _keep_up(wraps, data_key)
     return envelope
 

@@ -7,9 +7,12 @@ from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
+from accounts.models import AuditEvent
 from authorities.models import AcmeAccount
 from certctrl import clock
-from certctrl.statements import Parameter, Select, Update, select
+from certctrl.statements import Parameter, Select, Update, insert, select, update
+from dnsproviders import records
+from dnsproviders.models import TxtRecord
 from tests import factories
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -79,3 +82,28 @@ def test_a_function_compiles_its_query_set_once(row):
 
     assert [named(name=row.name), named(name="another")] == [[row], []]
     assert len(built) == 1
+
+
+def test_a_row_is_inserted_as_save_does(row):
+    made = insert(AuditEvent(owner=row.owner, actor="a", action="b", object="c", detail={"d": [1]}))
+    read = AuditEvent.objects.get(pk=made.pk)
+    assert (read.owner, read.detail, read.at) == (row.owner, {"d": [1]}, made.at)
+    made.refresh_from_db()
+    assert not made._state.adding
+
+
+def test_a_row_that_exists_keeps_its_columns_when_it_is_inserted(credential):
+    kept = insert(TxtRecord(credential=credential, name="a", value="b", zone="test"))
+    again = insert(TxtRecord(credential=credential, name="a", value="b"), records.KEPT)
+    assert again.pk == kept.pk
+    assert TxtRecord.objects.get().zone == "test"
+
+
+def test_an_update_of_a_function_takes_other_values(row):
+    @update
+    def rename(pk: Parameter, name: Parameter):
+        return AcmeAccount.objects.filter(pk=pk), {"name": name}
+
+    assert [rename(pk=row.pk, name="b"), rename(pk=row.pk + 1, name="c")] == [1, 0]
+    row.refresh_from_db()
+    assert row.name == "b"
