@@ -138,7 +138,7 @@ class Crowd:
         )
 
     def new_orders(self) -> Iterator[float]:
-        """Order certificates, EVERY seconds apart, while all others wait. Yield the seconds of each."""
+        """Order certificates while all others wait. Yield the seconds of each."""
         pause = threading.Event()
         for number in range(self.sizes.new_orders):
             pause.wait(EVERY)
