@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 
 from benchmarks import crowd, embedded, machine, ours, page, peers
 from benchmarks.page import Line
+from tests.e2e import processes
 
 PARTS = {"ours": ours.ROWS, "peers": peers.ROWS, "crowd": crowd.ROWS, "embedded": embedded.ROWS}
 ROWS = tuple(dict.fromkeys(row for rows in PARTS.values() for row in rows))
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = given.rows.split(",")
     if unknown := sorted(set(rows) - set(ROWS)):
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if missing := processes.missing():
+        parser.error(f"install the packages {missing}, for example with apt-get")
     path = given.page or (None if given.quick else page.PAGE)
     lines = measure(rows, given.quick, path)
     print(page.table(lines))

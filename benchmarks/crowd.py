@@ -106,6 +106,9 @@ class Crowd:
     def count(self, query: str, *values: str) -> int:
         return int(self.site.rows(query, *values)[0]["count"])
 
+    def issued(self) -> int:
+        return self.site.states().get("issued", 0)
+
     def until_looked_at(self, number: int) -> int:
         """Wait until `number` attempts had a look, or for PATIENCE. Return how many had one."""
         with contextlib.suppress(AssertionError):
@@ -148,10 +151,10 @@ class Crowd:
         """Kill every process while all wait and some are on their way, and start again."""
         if not self.count("SELECT count(*) FROM issuance_issuance WHERE order_url LIKE %s", ORDER):
             self.write()
-        issued = self.site.states().get("issued", 0)
-        names = [f"flight{number}.{self.lab.zone}" for number in range(self.sizes.in_flight)]
+        issued = self.issued()
+        names = [f"under-way{number}.{self.lab.zone}" for number in range(self.sizes.on_their_way)]
         sites.create(self.site, self.ids, names)
-        until(lambda: self.site.states().get("issued", 0) > issued, sites.LIMIT, "one certificate")
+        until(lambda: self.issued() > issued, sites.LIMIT, "the first certificate")
         meter = Meter({})
         kill_all(self.site)
         self.start_again()
@@ -160,8 +163,8 @@ class Crowd:
         looked = self.until_looked_at(self.sizes.waiting)
         every_look = meter.seconds
         issued += len(names)
-        until(lambda: self.site.states().get("issued", 0) == issued, sites.LIMIT, "those in flight")
-        orders = orders_at(self.lab)
+        with contextlib.suppress(AssertionError):
+            until(lambda: self.issued() == issued, PATIENCE, "those on their way", every=0.5)
         tell(
             row="killed",
             who="certctrl",
@@ -170,9 +173,10 @@ class Crowd:
             every_look_s=every_look,
             lost=self.sizes.waiting - looked,
             ordered_twice=self.count(ORDERED_AGAIN, ORDER),
-            in_flight=len(names),
+            on_their_way=len(names),
+            never_issued=issued - self.issued(),
             issued_twice=self.count(ISSUED_TWICE),
-            orders_without_certificate=orders - issued,
+            orders_without_certificate=orders_at(self.lab) - issued,
         )
 
     def start_again(self) -> None:

@@ -90,7 +90,7 @@ TABLE = (
     Row("killed", "· attempts ordered twice", "ordered_twice", goal=most(0)),
     Row(
         "killed",
-        "· of {in_flight} on their way, issued twice",
+        "· of {on_their_way} on their way, issued twice",
         "issued_twice",
         goal=most(0),
     ),

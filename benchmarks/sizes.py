@@ -18,7 +18,7 @@ class Sizes:
     pages: int = 50  # reads of the same list page
     waiting: int = 100_000
     new_orders: int = 10  # while the others wait
-    in_flight: int = 40  # certificates that are on their way when everything is killed
+    on_their_way: int = 40  # certificates that are on their way when everything is killed
     rest: float = 60.0  # seconds in which the embedded server has nothing to do
 
 
@@ -33,7 +33,7 @@ QUICK = Sizes(
     pages=10,
     waiting=4_000,
     new_orders=2,
-    in_flight=10,
+    on_their_way=10,
     rest=10.0,
 )
 

@@ -21,6 +21,7 @@ OLD = {"row": "create", "part": "ours", "run": "then", "commit": "abc", "quick":
 def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.machine, "versions", lambda: {"Machine": "of the test"})
     monkeypatch.setattr(bench.machine, "commit", lambda: "abc1234")
+    monkeypatch.setattr(bench.processes, "missing", lambda: "")
 
 
 def answering(lines: dict[str, list[dict[str, Any]]], asked: list[tuple[str, list[str], bool]]):
@@ -63,6 +64,13 @@ def test_an_unknown_row_is_refused_with_the_names_of_all(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--rows", "idle,sped"])
     assert "no row sped; there are idle, speed, create" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(bench.processes, "missing", lambda: "redis-server haproxy")
+    with pytest.raises(SystemExit):
+        bench.main([])
+    assert "install the packages redis-server haproxy" in capsys.readouterr().err
 
 
 def test_a_quick_run_is_smaller_in_everything():
