@@ -32,7 +32,7 @@ ROWS = ("waiting", "killed")
 TURNS = {"LEASE": "45", "TURN": "20", "RESEND": "30"}
 ORDER = "https://ca.test/order/%"  # the orders of the attempts that were written
 EVERY = 3.0  # seconds between new orders meanwhile
-PATIENCE = 240.0  # seconds until an attempt that has no look counts as lost
+PATIENCE = 360.0  # seconds until an attempt that has no look counts as lost
 WAITED = timedelta(minutes=2)
 PRESENTS = 3  # an attempt publishes its records again three times at most
 ALL_DUE = (
