@@ -1,6 +1,5 @@
 """Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elsewhere = [item for item in items if item.get_closest_marker("postgres_only")]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
-
-
-def pytest_collection_finish() -> None:
-    """Keep what was imported out of the garbage collector's work."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
