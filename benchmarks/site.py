@@ -86,13 +86,16 @@ def until_cleaned(site: Site, issued: int) -> None:
     until(lambda: not site.uncleaned(), LIMIT, "the last cleanup", every=0.1)
 
 
-def one(site: Site, ids: tuple[int, int], name: str) -> float:
-    """Return the seconds from the request to the stored certificate."""
+def one(site: Site, ids: tuple[int, int], name: str, limit: float = LIMIT) -> float:
+    """Return the seconds from the request to the stored certificate.
+
+    Raise AssertionError when it is not stored within `limit` seconds.
+    """
     from certctrl import clock
 
     began = clock.monotonic()
     certificate = site.request(*ids, name)
-    until(lambda: site.rows(VERSION, certificate), LIMIT, name, every=0.01)
+    until(lambda: site.rows(VERSION, certificate), limit, name, every=0.01)
     return clock.monotonic() - began
 
 
