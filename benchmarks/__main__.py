@@ -61,22 +61,25 @@ def lines_of(part: str, rows: Sequence[str], quick: bool) -> Iterator[Line]:
             yield {"row": row, "error": f"exit status {process.returncode}"}
 
 
+def text_of(path: pathlib.Path | None) -> str:
+    return path.read_text() if path and path.exists() else EMPTY
+
+
 def measure(rows: Sequence[str], quick: bool, path: pathlib.Path | None) -> list[Line]:
     """Measure the rows and write the page after each part. Return all lines of the page."""
-    text = path.read_text() if path and path.exists() else EMPTY
     stamp = {
         "run": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "commit": machine.commit(),
         "quick": quick,
     }
     about = {"row": "machine", "part": "machine", "is": machine.versions()}
-    lines = page.replaced(page.raw_lines(text), [about])
+    lines = page.replaced(page.raw_lines(text_of(path)), [about])
     for part, own in chosen(rows).items():
         print(f"== {part}: {', '.join(own)}", flush=True)
         new = [line | {"part": part} | stamp for line in lines_of(part, own, quick)]
         lines = page.replaced(lines, new)
         if path:
-            path.write_text(page.written(text, lines))
+            path.write_text(page.written(text_of(path), lines))
     return lines
 
 
