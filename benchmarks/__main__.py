@@ -24,7 +24,7 @@ from tests.e2e import processes
 
 PARTS = {"ours": ours.ROWS, "peers": peers.ROWS, "crowd": crowd.ROWS, "embedded": embedded.ROWS}
 ROWS = tuple(dict.fromkeys(row for rows in PARTS.values() for row in rows))
-LIMIT = 900.0  # seconds for one part
+LIMIT = 1200.0  # seconds for one part
 EMPTY = f"# Performance\n\n{page.BEGIN}\n{page.END}\n"
 
 
