@@ -12,7 +12,7 @@ from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock, retention
 from certctrl.statements import insert
-from certctrl.turns import LostTurn, Trouble, Wait
+from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
@@ -21,7 +21,6 @@ from dnsproviders.ratelimit import NotSent
 NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
-ONCE_A_DAY = 24 * 3600.0
 KEPT = "ON CONFLICT (credential_id, name, value) DO UPDATE SET value = EXCLUDED.value"
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
@@ -164,7 +163,7 @@ def _clean(record: TxtRecord) -> None:
         record.write(left_behind=error.what)
         # After the end of the retry table: once a day, without end.
         if record.stumbles >= 8:
-            error.retry_after = max(error.retry_after or 0, ONCE_A_DAY)
+            error.retry_after = max(error.retry_after or 0, A_DAY.total_seconds())
         raise
     except Exception:
         record.write(
