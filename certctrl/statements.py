@@ -132,7 +132,8 @@ class Select(Statement, Generic[M]):
 def select(build: Callable[..., QuerySet[M, Any]]) -> Callable[..., list[Any]]:
     """Return a function that executes the query set of `build`. It is compiled at the first call.
 
-    `build` gets a Parameter for each of its names. The function gets the values by these names.
+    `build` gets a Parameter for each of its names. The function gets the values by these names. All
+    other values are those of the first call, so `build` must not read the clock or a setting.
     """
     names = list(inspect.signature(build).parameters)
     kept: dict[str, Select[M]] = {}
@@ -149,7 +150,7 @@ def select(build: Callable[..., QuerySet[M, Any]]) -> Callable[..., list[Any]]:
 def update(build: Callable[..., tuple[QuerySet[Any, Any], dict[str, Any]]]) -> Callable[..., int]:
     """Return a function that executes an UPDATE. It is compiled at the first call.
 
-    `build` returns the rows and their new columns. It gets a Parameter for each of its names.
+    `build` returns the rows and their new columns. Its parameters are as in `select`.
     """
     names = list(inspect.signature(build).parameters)
     kept: dict[str, Update] = {}

@@ -22,6 +22,8 @@ NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that i
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
 KEPT = "ON CONFLICT (credential_id, name, value) DO UPDATE SET value = EXCLUDED.value"
+# The relations that a call to the provider needs.
+READS = ("credential__secret", "credential__owner")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
@@ -71,9 +73,7 @@ def publish(record_id: int) -> None:
     Raise Wait while another worker holds the record, or while the provider's API limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
-    with TxtRecord.objects.select_related("credential__secret").turn(
-        record_id, due=False
-    ) as record:
+    with TxtRecord.objects.select_related(*READS).turn(record_id, due=False) as record:
         if record.is_published:
             record.release(clock.now() + NEEDED_REST)
         else:
@@ -144,7 +144,7 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
     Raise Wait while another worker holds the record, or while the provider's API limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
-    with TxtRecord.objects.select_related("credential__secret").turn(record_id) as record:
+    with TxtRecord.objects.select_related(*READS).turn(record_id) as record:
         if not record.intent_at or record.cleaned_at:
             record.release(None)
         elif is_needed(record):
