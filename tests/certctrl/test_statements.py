@@ -107,3 +107,14 @@ def test_an_update_of_a_function_takes_other_values(row):
     assert [rename(pk=row.pk, name="b"), rename(pk=row.pk + 1, name="c")] == [1, 0]
     row.refresh_from_db()
     assert row.name == "b"
+
+
+@pytest.mark.postgres_only
+def test_postgresql_keeps_the_plan_of_a_statement(row):
+    read = Select(AcmeAccount.objects.filter(pk=Parameter("pk")))
+    for _ in range(4):
+        read(pk=row.pk)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        kept = [statement for (statement,) in cursor.fetchall()]
+    assert any('FROM "authorities_acmeaccount"' in each and "$1" in each for each in kept)
