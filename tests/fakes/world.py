@@ -44,7 +44,6 @@ class World:
             registry, "open_credential", lambda credential: FakeProvider(self.zone, credential)
         )
         monkeypatch.setattr(propagation, "look", self.zone.look)
-        monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)
         monkeypatch.setattr(survey, "survey", self.zone.survey)
         monkeypatch.setattr(resolvercache, "kept", self.kept)

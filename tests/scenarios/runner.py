@@ -89,7 +89,6 @@ class Scenario(World):
             registry, "open_credential", lambda credential: TimedProvider(self.zone, credential)
         )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
-        monkeypatch.setattr("dnsproviders.propagation.final_name", self.zone.look_up)
         monkeypatch.setattr("dnsclient.cnames.follow", self.zone.follow)
         monkeypatch.setattr("dnsclient.survey.survey", self.zone.survey)
 
