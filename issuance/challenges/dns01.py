@@ -12,12 +12,14 @@ from django.db.models import prefetch_related_objects
 from authorities import errors
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
-from certctrl import clock
+from certctrl import clock, lanes
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
 from dnsclient.cnames import CnamePath
+from dnsclient.resolver import RESOLVERS
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
+from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
 from issuance.challenges.base import Challenge, Judgement
 from issuance.identifiers import bases
@@ -58,7 +60,11 @@ class Dns01(Challenge):
 
     def look_up(self, issuance: Issuance) -> Mapping[str, CnamePath]:
         """Follow the CNAMEs of all names in one batch."""
-        return cnames.follow(bases(issuance.certificate.names), clock.time_left())
+        with lanes.hold(RESOLVERS, issuance.account.owner_id):
+            paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
+            if not any(path.trouble for path in paths.values()):
+                lanes.note(RESOLVERS.key, lanes.Answer.WELL)
+        return paths
 
     def prepare(
         self,
@@ -88,14 +94,15 @@ class Dns01(Challenge):
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
         wanted = sorted({each.record_id for each in pending if each.record_id})
-        for record_id in wanted:
-            issuance.breathe()
-            try:
-                records.publish(record_id)
-            except Trouble as trouble:
-                raise delegation.for_owner(
-                    issuance.certificate, issuance.credential, trouble
-                ) from None
+        credential = issuance.credential
+        lane = lane_of_credential(credential) if credential else None
+        try:
+            with lanes.hold(lane, issuance.account.owner_id):
+                for record_id in wanted:
+                    issuance.breathe()
+                    records.publish(record_id)
+        except Trouble as trouble:
+            raise delegation.for_owner(issuance.certificate, credential, trouble) from None
         return f"{len(wanted)} TXT records are in the zone"
 
     def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:

@@ -43,6 +43,11 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
             return prefetched[0] if prefetched else None
         return self.open().filter(certificate=certificate).first()
 
+    def put_looks_back(self) -> None:
+        """Let the sweep send looks again for the attempts that wait for their records."""
+        waiting = self.open().filter(state=Issuance.State.PRESENTED, holder="")
+        waiting.exclude(queued_at=None).update(queued_at=None)
+
     def wake_queued(self) -> None:
         """Wake the queued attempts that no worker holds."""
         waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")

@@ -63,7 +63,13 @@ class World:
         self.time += timedelta(seconds=seconds)
         self.passed += seconds
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    def _start(
+        self,
+        issuance_id: int,
+        state: str = Issuance.State.QUEUED,
+        *,
+        goes_first: bool = True,
+    ) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))
         return True

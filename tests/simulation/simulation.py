@@ -161,7 +161,13 @@ class Simulation(World):
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    def _start(
+        self,
+        issuance_id: int,
+        state: str = Issuance.State.QUEUED,
+        *,
+        goes_first: bool = True,
+    ) -> bool:
         self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 

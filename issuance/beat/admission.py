@@ -1,0 +1,179 @@
+"""Which due attempts get a message, and in which order.
+
+An attempt counts for the lanes that its next steps call, and for its owner. A lane in trouble has
+two attempts on their way, until it answers well. Otherwise a lane or an owner has at most a
+quarter of all while others wait.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
+
+from django.db.models import Q, QuerySet
+
+from authorities import catalog
+from certctrl import dispatch
+from certctrl.dispatch import Hand, Parties
+from dnsproviders import registry
+from issuance.models import Issuance
+
+State = Issuance.State
+# Attempts that publish again and are on their way at once. So attempts that wait for lagging
+# servers hold up no others.
+AGAIN = 100
+# Attempts of one owner that go first. The others come after those of owners who ask for little.
+FEW = 8
+COLUMNS = (
+    "state",
+    "credential_id",
+    "credential__provider",
+    "credential__party",
+    "account__ca_provider",
+    "account__directory_url",
+    "account__owner_id",
+)
+CALL_THE_CA = (State.QUEUED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
+CALL_THE_DNS = (State.QUEUED, State.ORDERED)  # the preflight also calls the DNS API
+
+
+class Columns(NamedTuple):
+    """The values of COLUMNS."""
+
+    state: str
+    credential: int | None
+    provider: str | None
+    party: str | None
+    ca_provider: str
+    directory_url: str
+    owner: int
+
+    @property
+    def is_at_ca(self) -> Q:
+        return Q(
+            state__in=CALL_THE_CA,
+            account__ca_provider=self.ca_provider,
+            account__directory_url=self.directory_url,
+        )
+
+    @property
+    def is_at_dns(self) -> Q:
+        where = Q(credential__party=self.party) if self.party else Q(credential=self.credential)
+        same = Q(state__in=CALL_THE_DNS, credential__provider=self.provider)
+        return same & (Q() if self._has_one_api else where)
+
+    @property
+    def _has_one_api(self) -> bool:
+        return not registry.provider_class(self.provider or "").is_named_by_owner
+
+    def api_lane(self) -> str:
+        if self.state not in CALL_THE_DNS or not self.credential or not self.provider:
+            return ""
+        return registry.lane_of(self.provider, self.party or "", self.credential).key
+
+    def ca_lane(self) -> str:
+        lane = catalog.lane_of(self.ca_provider, self.directory_url)
+        return lane.key if lane and self.state in CALL_THE_CA else ""
+
+    def parties(self) -> Parties:
+        return Parties(tuple(filter(None, (self.api_lane(), self.ca_lane()))), self.owner)
+
+
+class Candidate(NamedTuple):
+    """A due attempt that may get a message."""
+
+    id: int
+    holder: str
+    columns: Columns
+    is_one_of_few: bool = True
+
+    @property
+    def state(self) -> str:
+        return self.columns.state
+
+    @property
+    def shares_a_look(self) -> bool:
+        """Whether the attempt waits for its records and can share a look with others.
+
+        A row that a dead worker left behind gets a look of its own. It may have killed the worker,
+        and in a batch the death would count for all rows.
+        """
+        return self.state == State.PRESENTED and not self.holder
+
+
+class Choice:
+    """The attempts that get a message in one sweep."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[int, Candidate] = {}
+        self.hand = Hand(dispatch.SHARE)
+        self.parties = cache(Columns.parties)
+        self.again = 0
+        sent = Issuance.objects.on_their_way().values_list("presents", *COLUMNS)
+        for presents, *values in sent:
+            columns = Columns(*values)
+            self.hand.add(self.parties(columns))
+            self.again += bool(presents and columns.state == State.ORDERED)
+        self.room = dispatch.MOST_ON_THEIR_WAY - self.hand.owners.total()
+
+    def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
+        """Choose up to `most` of the attempts `due`, the longest waiting first.
+
+        `fairly`: no lane and no owner gets more than its share.
+        """
+        most = min(most, self.room)
+        while most > 0:
+            found = list(_candidates(due.exclude(pk__in=self.chosen), most))
+            full = Q()
+            for each in found:
+                parties = self.parties(each.columns)
+                if self._has_room(parties, fairly=fairly):
+                    self._add(each, parties)
+                    most -= 1
+                else:
+                    full |= self._full(each.columns, parties, fairly=fairly)
+            if not full or not found:
+                return
+            due = due.exclude(full)
+
+    def _has_room(self, parties: Parties, *, fairly: bool) -> bool:
+        if fairly:
+            return self.hand.has_room(parties)
+        return all(
+            self.hand.lane_has_room(each, dispatch.MOST_ON_THEIR_WAY) for each in parties.lanes
+        )
+
+    def _full(self, columns: Columns, parties: Parties, *, fairly: bool) -> Q:
+        """Return the attempts for which there is no room either."""
+        share = self.hand.share if fairly else dispatch.MOST_ON_THEIR_WAY
+        if fairly and self.hand.owners[parties.owner] >= share:
+            return Q(account__owner=columns.owner)
+        if (lane := columns.ca_lane()) and not self.hand.lane_has_room(lane, share):
+            return columns.is_at_ca
+        return columns.is_at_dns
+
+    def _add(self, each: Candidate, parties: Parties) -> None:
+        is_one_of_few = self.hand.owners[parties.owner] < FEW
+        self.chosen[each.id] = each._replace(is_one_of_few=is_one_of_few)
+        self.hand.add(parties)
+        self.room -= 1
+
+
+def choose(now: datetime) -> list[Candidate]:
+    """Return the due attempts that get a message now, the longest waiting first.
+
+    At most 1,000 are on their way at once. Attempts that publish again come last.
+    """
+    again = Q(state=State.ORDERED, presents__gt=0)
+    every = Issuance.objects.sendable(now)
+    due = every.exclude(again)
+    choice = Choice()
+    choice.take(due, choice.room, fairly=True)
+    choice.take(due, choice.room, fairly=False)
+    choice.take(every.filter(again), AGAIN - choice.again, fairly=True)
+    return list(choice.chosen.values())
+
+
+def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
+    for pk, holder, *values in due.order_by("wake_at").values_list("id", "holder", *COLUMNS)[:most]:
+        yield Candidate(pk, holder, Columns(*values))
