@@ -20,8 +20,8 @@ from certctrl import clock, disk, lanes
 from certctrl.turns import SKEW, LostTurn, Trouble, TurnsQuerySet, Wait
 
 MOST_ON_THEIR_WAY = 1000
-SHARE = MOST_ON_THEIR_WAY // 4  # of one lane or owner, while others wait
-OF_ONE = SHARE // 4  # cleanups, revocations and the like of one lane or owner
+SHARE = MOST_ON_THEIR_WAY // 4  # cleanups, and each of the other kinds
+OF_ONE = SHARE // 4  # of one owner, or of one lane that answers late
 MOST_CONSIDERED = 1000  # due rows that are chosen from
 
 
@@ -33,7 +33,11 @@ class Parties(NamedTuple):
 
 
 class Hand:
-    """Counts the rows that are on their way, by lane and by owner. No one has more than `share`."""
+    """Counts the rows that are on their way, by lane and by owner.
+
+    `share` is for each owner, and for each lane that answers late. A lane in trouble has two
+    probes, and a lane that answers well has no limit here.
+    """
 
     def __init__(self, share: int) -> None:
         self.share = share
@@ -45,13 +49,18 @@ class Hand:
         self.owners[parties.owner] += 1
 
     def has_room(self, parties: Parties) -> bool:
-        is_over = self.owners[parties.owner] >= self.share
-        return not is_over and all(self.lane_has_room(each, self.share) for each in parties.lanes)
+        return self.owner_has_room(parties.owner) and all(map(self.lane_has_room, parties.lanes))
 
-    def lane_has_room(self, lane: str, share: int) -> bool:
-        """Return whether another row of the lane may be sent. In trouble it has two probes."""
-        is_in_trouble = lanes.answer_of(lane) == lanes.Answer.TROUBLE
-        return self.lanes[lane] < (lanes.PROBES if is_in_trouble else share)
+    def owner_has_room(self, owner: int | None) -> bool:
+        return self.owners[owner] < self.share
+
+    def lane_has_room(self, lane: str) -> bool:
+        match lanes.answer_of(lane):
+            case lanes.Answer.TROUBLE:
+                return self.lanes[lane] < lanes.PROBES
+            case lanes.Answer.SLOW:
+                return self.lanes[lane] < self.share
+        return True
 
 
 def admit(
@@ -64,7 +73,7 @@ def admit(
     """Send the task for sendable rows, oldest `wake_at` first.
 
     `parties_of` gets the values of `columns`. Afterwards at most SHARE messages are on their way,
-    and at most OF_ONE of one lane or owner.
+    and at most OF_ONE of one owner. Lanes have room as in `Hand`.
     """
     due = rows.sendable(now)
     if not due.exists():

@@ -1,8 +1,7 @@
 """Which due attempts get a message, and in which order.
 
 An attempt counts for the lanes that its next steps call, and for its owner. A lane in trouble has
-two attempts on their way, until it answers well. Otherwise a lane or an owner has at most a
-quarter of all while others wait.
+two attempts on their way, until it answers well. An owner has a part of all while others wait.
 """
 
 from collections.abc import Iterator
@@ -106,7 +105,7 @@ class Choice:
 
     def __init__(self) -> None:
         self.chosen: dict[int, Candidate] = {}
-        self.hand = Hand(dispatch.SHARE)
+        self.hand = Hand(dispatch.OF_ONE)
         self.parties = cache(Columns.parties)
         self.again = 0
         sent = Issuance.objects.on_their_way().values_list("presents", *COLUMNS)
@@ -119,36 +118,34 @@ class Choice:
     def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
         """Choose up to `most` of the attempts `due`, the longest waiting first.
 
-        `fairly`: no lane and no owner gets more than its share.
+        `fairly`: no owner gets more than its share.
         """
         most = min(most, self.room)
         while most > 0:
             found = list(_candidates(due.exclude(pk__in=self.chosen), most))
-            full = Q()
+            full: dict[Columns, Q] = {}
             for each in found:
                 parties = self.parties(each.columns)
                 if self._has_room(parties, fairly=fairly):
                     self._add(each, parties)
                     most -= 1
                 else:
-                    full |= self._full(each.columns, parties, fairly=fairly)
-            if not full or not found:
+                    full[each.columns] = self._full(each.columns, parties, fairly=fairly)
+            if not full:
                 return
-            due = due.exclude(full)
+            for rows in set(full.values()):
+                due = due.exclude(rows)
 
     def _has_room(self, parties: Parties, *, fairly: bool) -> bool:
         if fairly:
             return self.hand.has_room(parties)
-        return all(
-            self.hand.lane_has_room(each, dispatch.MOST_ON_THEIR_WAY) for each in parties.lanes
-        )
+        return all(map(self.hand.lane_has_room, parties.lanes))
 
     def _full(self, columns: Columns, parties: Parties, *, fairly: bool) -> Q:
         """Return the attempts for which there is no room either."""
-        share = self.hand.share if fairly else dispatch.MOST_ON_THEIR_WAY
-        if fairly and self.hand.owners[parties.owner] >= share:
+        if fairly and not self.hand.owner_has_room(parties.owner):
             return Q(account__owner=columns.owner)
-        if (lane := columns.ca_lane()) and not self.hand.lane_has_room(lane, share):
+        if (lane := columns.ca_lane()) and not self.hand.lane_has_room(lane):
             return columns.is_at_ca
         return columns.is_at_dns
 

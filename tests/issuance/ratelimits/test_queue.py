@@ -7,6 +7,7 @@ import pytest
 
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
+from certctrl import dispatch
 from certctrl.errors import Conflict
 from certctrl.turns import Trouble, Wait
 from dnsproviders import credentials, propagation
@@ -100,7 +101,7 @@ def test_cleanups_on_their_way_are_limited(world, credential):
     for _ in range(5):
         sweep.sweep.run()
         world.advance(1)
-    assert world.sent.count("issuance.cleanup") == sweep.OF_ONE
+    assert world.sent.count("issuance.cleanup") == dispatch.OF_ONE
 
 
 def test_a_sweep_with_a_clock_ahead_delays_no_attempt(world, account, credential):
