@@ -89,15 +89,13 @@ def note(lane: str, answer: Answer) -> None:
         _read[lane] = answer, clock.monotonic()
 
 
-def most(lane: str, threads: int) -> int:
+def most(lane: Lane, threads: int) -> int:
     """Return how many of `threads` the lane may have."""
     half = max(1, threads // 2)
-    match answer_of(lane):
-        case Answer.WELL:
-            return threads
-        case Answer.TROUBLE:
-            return min(PROBES, half)
-    return half
+    answer = answer_of(lane.key)
+    if answer == Answer.TROUBLE:
+        return min(PROBES, half)
+    return threads if answer == Answer.WELL or not lane.is_judged else half
 
 
 @contextmanager
@@ -163,10 +161,10 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     slow = [each for each in held if each.is_slow]
     half = max(1, shown.threads // 2)
     answer = answer_of(lane.key)
-    may_have = most(lane.key, shown.threads)
+    may_have = most(lane, shown.threads)
     if lane.is_judged and any(each.is_slow for each in same):
         may_have = min(may_have, half)
-    is_well = answer == Answer.WELL and may_have == shown.threads
+    is_well = may_have == shown.threads
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
         raise Full(
             PAUSES[answer == Answer.TROUBLE],

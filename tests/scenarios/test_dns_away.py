@@ -20,6 +20,17 @@ def sick_api(scenario: Scenario, owner):
     return scenario.credential(owner, name="sick")
 
 
+def test_one_while_a_dns_api_is_dead(scenario: Scenario, account, sick_api, credential) -> None:
+    """A DNS API is dead, with 12 attempts on it. One on another API notices nothing."""
+    scenario.behave(NEVER, f"api {sick_api.pk}")
+    scenario.due(account, sick_api, [f"www.sick{number}.com" for number in range(12)])
+    scenario.run(5)
+    healthy = scenario.due(account, credential, numbered(1))
+    scenario.run_until_issued(healthy, HALF_AN_HOUR)
+    assert scenario.longest(healthy, since=5) <= 20
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", [NEVER, slow(19)], ids=["never answers", "answers after 19 s"])
 def test_others_while_a_dns_api_is_sick(
     scenario: Scenario, account, sick_api, credential, manner: Manner
@@ -44,6 +55,7 @@ def test_others_while_a_crowd_waits_for_an_api(
     assert scenario.longest(healthy) <= 60
 
 
+@pytest.mark.slow
 def test_the_dns_api_returns(scenario: Scenario, account, credential) -> None:
     """A DNS API is dead for five minutes. All 40 names are issued within ten minutes after."""
     scenario.behave(NEVER, f"api {credential.pk}", end=300)
@@ -52,6 +64,7 @@ def test_the_dns_api_returns(scenario: Scenario, account, credential) -> None:
     assert scenario.longest(names, since=300) <= 600
 
 
+@pytest.mark.slow
 def test_the_resolver_returns(scenario: Scenario, account, credential) -> None:
     """No resolver answers for five minutes. All 40 names are issued within ten minutes after."""
     scenario.behave(NEVER, RESOLVER, end=300)
@@ -60,6 +73,7 @@ def test_the_resolver_returns(scenario: Scenario, account, credential) -> None:
     assert scenario.longest(names, since=300) <= 600
 
 
+@pytest.mark.slow
 def test_orders_past_the_dns_while_the_resolver_is_dead(
     scenario: Scenario, account, credential
 ) -> None:

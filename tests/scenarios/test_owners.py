@@ -30,6 +30,7 @@ def later(scenario: Scenario, account, credential, at: float, name: str) -> floa
     return scenario.longest(names, since=at)
 
 
+@pytest.mark.slow
 def test_another_owners_dead_endpoint(scenario: Scenario, greedy, account, credential) -> None:
     """An owner has 120 certificates over a dead HTTP endpoint. Another owner notices nothing."""
     dead = scenario.credential(greedy)
@@ -38,6 +39,7 @@ def test_another_owners_dead_endpoint(scenario: Scenario, greedy, account, crede
     assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
 
 
+@pytest.mark.slow
 def test_another_owners_many_dead_endpoints(
     scenario: Scenario, greedy, account, credential
 ) -> None:
@@ -50,6 +52,7 @@ def test_another_owners_many_dead_endpoints(
     assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
 
 
+@pytest.mark.slow
 def test_another_owner_who_deletes_everything(
     scenario: Scenario, greedy, account, credential
 ) -> None:
@@ -64,6 +67,7 @@ def test_another_owner_who_deletes_everything(
     assert later(scenario, account, credential, 150, "www.healthy.com") <= 30
 
 
+@pytest.mark.slow
 def test_another_owners_webhook(
     scenario: Scenario, greedy, account, credential, monkeypatch
 ) -> None:
@@ -82,6 +86,7 @@ def test_another_owners_webhook(
     assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
 
 
+@pytest.mark.slow
 def test_one_of_many_owners(scenario: Scenario, greedy) -> None:
     """An owner asks for 200 certificates. Ten others ask for one each, and are served in turn."""
     scenario.due(scenario.account(greedy), scenario.credential(greedy), names_of(200))
@@ -119,6 +124,7 @@ def test_anothers_exact_names_ordered_five_times(
     assert scenario.longest(names, since=since) <= 60
 
 
+@pytest.mark.slow
 def test_fifty_names_of_anothers_domain(
     scenario: Scenario, greedy, fakes_it, account, credential
 ) -> None:
