@@ -35,7 +35,7 @@ def register(account_id: int) -> None:
 def _register(account: AcmeAccount) -> None:
     _fetch_eab(account)
     with (
-        lanes.hold(catalog.lane_of_account(account), account.owner_id),
+        lanes.enter(catalog.lane_of_account(account), account.owner_id),
         exchanges.about(account, "register"),
     ):
         resource = clients.client_for(account).register()

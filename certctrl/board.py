@@ -1,7 +1,7 @@
 """Shows which thread of this worker is in a call, to whom, for whom and since when.
 
-The board is shared memory, because the threads of a worker may be forked children. Each has a slot
-of its own. A slot of a killed child stays until the child that replaces it takes the slot.
+The board is shared memory, because the threads of a worker may be forked children. Each has a place
+of its own. A place of a killed child stays until the child that replaces it takes the place.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from certctrl import clock
 SLOW = 3.0  # seconds; a call that takes longer holds up others
 
 
-class Held(NamedTuple):
+class Call(NamedTuple):
     """One thread in a call. `lane` and `owner` are numbers, `since` is in monotonic seconds."""
 
     lane: int
@@ -43,7 +43,7 @@ def number_of(lane: str) -> int:
 
 
 class Board:
-    """The slots of `threads` threads, or forked children."""
+    """The places of `threads` threads, or forked children."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -53,28 +53,28 @@ class Board:
         self._sick = RawArray("b", threads)
         self._lock = threading.Lock()
 
-    def held(self, but: int | None = None) -> list[Held]:
-        """Return what the threads are in, without that of the slot `but`."""
+    def calls(self, but: int | None = None) -> list[Call]:
+        """Return the calls of all threads, without that of the place `but`."""
         return [
             self.read(each) for each in range(self.threads) if self._lanes[each] and each != but
         ]
 
-    def read(self, slot: int) -> Held:
-        return Held(
-            self._lanes[slot], self._owners[slot], self._since[slot], bool(self._sick[slot])
+    def read(self, place: int) -> Call:
+        return Call(
+            self._lanes[place], self._owners[place], self._since[place], bool(self._sick[place])
         )
 
     def take(self) -> int | None:
-        """Return a free slot. Return None when there is none, so that this thread is not shown."""
+        """Return a free place. Return None when there is none, so that this thread is not shown."""
         with self._lock:
-            for slot in self._slots():
-                if not self._lanes[slot]:
-                    self._lanes[slot] = 1
-                    return slot
+            for place in self._places():
+                if not self._lanes[place]:
+                    self.write(place, Call(1, 0, clock.monotonic(), False))
+                    return place
         return None
 
-    def _slots(self) -> Sequence[int]:
-        """Return the slots that this process may take: one for a forked child."""
+    def _places(self) -> Sequence[int]:
+        """Return the places that this process may take: one for a forked child."""
         index = getattr(current_process(), "index", None)
         if index is None:
             return range(self.threads)
@@ -82,23 +82,23 @@ class Board:
         self._lanes[own] = 0  # a killed child may have left it
         return (own,)
 
-    def write(self, slot: int, held: Held) -> None:
-        self._lanes[slot] = held.lane
-        self._owners[slot] = held.owner
-        self._since[slot] = held.since
-        self._sick[slot] = held.is_sick
+    def write(self, place: int, call: Call) -> None:
+        self._owners[place] = call.owner
+        self._since[place] = call.since
+        self._sick[place] = call.is_sick
+        self._lanes[place] = call.lane
 
-    def free(self, slot: int) -> None:
-        self._lanes[slot] = 0
+    def free(self, place: int) -> None:
+        self._lanes[place] = 0
 
-    def begin_again(self, slot: int) -> None:
+    def begin_again(self, place: int) -> None:
         """Note that the thread begins another call to the same party."""
-        self._since[slot] = clock.monotonic()
+        self._since[place] = clock.monotonic()
 
 
 # The board of this worker. None in a process that is no worker.
 board: Board | None = None
-slot: ContextVar[int | None] = ContextVar("slot", default=None)
+place: ContextVar[int | None] = ContextVar("place", default=None)
 
 
 def open_board(threads: int) -> None:
@@ -109,6 +109,6 @@ def open_board(threads: int) -> None:
 
 def begin_again() -> None:
     """Note that this thread begins another call."""
-    own = slot.get()
+    own = place.get()
     if board and own is not None:
         board.begin_again(own)

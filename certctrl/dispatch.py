@@ -32,11 +32,11 @@ class Parties(NamedTuple):
     owner: int | None
 
 
-class Hand:
+class Shares:
     """Counts the rows that are on their way, by lane and by owner.
 
     `share` is for each owner, and for each lane that answers late. A lane in trouble has two
-    probes, and a lane that answers well has no limit here.
+    rows, and a lane that answers well has no limit here.
     """
 
     def __init__(self, share: int) -> None:
@@ -57,7 +57,7 @@ class Hand:
     def lane_has_room(self, lane: str) -> bool:
         match lanes.answer_of(lane):
             case lanes.Answer.TROUBLE:
-                return self.lanes[lane] < lanes.PROBES
+                return self.lanes[lane] < lanes.IN_TROUBLE
             case lanes.Answer.SLOW:
                 return self.lanes[lane] < self.share
         return True
@@ -73,25 +73,25 @@ def admit(
     """Send the task for sendable rows, oldest `wake_at` first.
 
     `parties_of` gets the values of `columns`. Afterwards at most SHARE messages are on their way,
-    and at most OF_ONE of one owner. Lanes have room as in `Hand`.
+    and at most OF_ONE of one owner. Lanes have room as in `Shares`.
     """
     due = rows.sendable(now)
     if not due.exists():
         return
     parties_of = cache(parties_of)
-    hand = Hand(OF_ONE)
+    shares = Shares(OF_ONE)
     sent = Counter(rows.on_their_way().values_list(*columns))
     for values in sent.elements():
-        hand.add(parties_of(*values))
+        shares.add(parties_of(*values))
     left = due
     for values in sent:
-        if not hand.has_room(parties_of(*values)):
+        if not shares.has_room(parties_of(*values)):
             left = left.exclude(**dict(zip(columns, values, strict=True)))
     chosen: list[int] = []
     for pk, *values in left.order_by("wake_at").values_list("pk", *columns)[:MOST_CONSIDERED]:
         parties = parties_of(*values)
-        if len(chosen) + sent.total() < SHARE and hand.has_room(parties):
-            hand.add(parties)
+        if len(chosen) + sent.total() < SHARE and shares.has_room(parties):
+            shares.add(parties)
             chosen.append(pk)
     mark(due, chosen)
     for at, pk in enumerate(chosen):

@@ -1,7 +1,7 @@
 """Lanes: how many threads of a worker may be in calls to one outside party.
 
 A lane is one outside party: a CA, a DNS API, the resolvers, a receiver of webhooks. Every call
-that leaves goes through `hold()`. A party that answers well may have all threads. One that does
+that leaves goes through `enter()`. A party that answers well may have all threads. One that does
 not answer has two, so a dead party costs two threads and not all. One that answers slowly has half.
 An owner whose calls are slow has half as well, over all lanes.
 
@@ -17,10 +17,10 @@ from typing import NamedTuple
 from django.core.cache import cache
 
 from certctrl import board, clock
-from certctrl.board import Held
+from certctrl.board import Call
 from certctrl.turns import Trouble, Wait
 
-PROBES = 2  # calls at a time to a party that is in trouble
+IN_TROUBLE = 2  # calls at a time to a party that is in trouble
 KEPT = 3600  # seconds for which an answer counts, without a newer one
 FRESH = 1.0  # seconds for which a process believes what it read
 PAUSES = {True: 10.0, False: 2.0}  # seconds until the next try, by whether the lane is in trouble
@@ -49,7 +49,7 @@ class Answer(StrEnum):
 class Lane(NamedTuple):
     """One outside party. `name` is for people.
 
-    `is_judged`: what ends the body of `hold()` is the party's answer. It is false for the
+    `is_judged`: what ends the body of `enter()` is the party's answer. It is false for the
     resolvers, because an owner's own name servers may be what is silent. Then the caller notes.
     """
 
@@ -94,12 +94,12 @@ def most(lane: Lane, threads: int) -> int:
     half = max(1, threads // 2)
     answer = answer_of(lane.key)
     if answer == Answer.TROUBLE:
-        return min(PROBES, half)
+        return min(IN_TROUBLE, half)
     return threads if answer == Answer.WELL or not lane.is_judged else half
 
 
 @contextmanager
-def hold(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
+def enter(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
     """Hold a thread for calls to one party, on behalf of an owner (an id).
 
     The end of the body is the party's answer. Raise Full, before any call, when the lane or the
@@ -108,7 +108,7 @@ def hold(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
     if lane is None:
         yield
         return
-    with _slot_for(lane, owner):
+    with _place_for(lane, owner):
         try:
             yield
         except Trouble as trouble:
@@ -120,20 +120,20 @@ def hold(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
 
 
 def _speed() -> Answer:
-    own = board.slot.get()
+    own = board.place.get()
     if board.board is None or own is None:
         return Answer.WELL
     return Answer.SLOW if board.board.read(own).is_late else Answer.WELL
 
 
 @contextmanager
-def _slot_for(lane: Lane, owner: int | None) -> Iterator[None]:
+def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
     """Show on the board that this thread is in the lane. Inside another lane, it leaves that."""
     shown = board.board
     if shown is None:
         yield
         return
-    outer = board.slot.get()
+    outer = board.place.get()
     number = board.number_of(lane.key)
     _refuse_more(shown, lane, number, owner or 0, outer)
     own = shown.take() if outer is None else outer
@@ -142,12 +142,12 @@ def _slot_for(lane: Lane, owner: int | None) -> Iterator[None]:
         return
     before = shown.read(own) if outer is not None else None
     is_sick = answer_of(lane.key) in (Answer.TROUBLE, Answer.SLOW)
-    shown.write(own, Held(number, owner or 0, clock.monotonic(), is_sick))
-    token = board.slot.set(own)
+    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick))
+    token = board.place.set(own)
     try:
         yield
     finally:
-        board.slot.reset(token)
+        board.place.reset(token)
         if before is None:
             shown.free(own)
         else:
@@ -156,9 +156,9 @@ def _slot_for(lane: Lane, owner: int | None) -> Iterator[None]:
 
 def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: int | None) -> None:
     """Raise Full when this lane, or this owner, has all the threads that it may have."""
-    held = shown.held(but)
-    same = [each for each in held if each.lane == number]
-    slow = [each for each in held if each.is_slow]
+    calls = shown.calls(but)
+    same = [each for each in calls if each.lane == number]
+    slow = [each for each in calls if each.is_slow]
     half = max(1, shown.threads // 2)
     answer = answer_of(lane.key)
     may_have = most(lane, shown.threads)

@@ -160,7 +160,7 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 def _clean(record: TxtRecord) -> None:
     try:
         credential = record.credential
-        with lanes.hold(registry.lane_of_credential(credential), credential.owner_id):
+        with lanes.enter(registry.lane_of_credential(credential), credential.owner_id):
             removed = registry.open_credential(credential).cleanup(record)
     except Wait:
         # Part of the records may be removed already. The next turn removes the others.

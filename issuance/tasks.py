@@ -59,7 +59,7 @@ def look() -> None:
     Looks that last long leave threads for others. The sweep then sends this one again.
     """
     try:
-        with lanes.hold(LOOKS):
+        with lanes.enter(LOOKS):
             shown = workflow.look()
     except lanes.Full:
         Issuance.objects.put_looks_back()

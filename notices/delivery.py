@@ -54,10 +54,10 @@ def _send(delivery: Delivery) -> bool:
     """Send the delivery. Return False if it is held for a digest instead."""
     if delivery.channel == Delivery.Channel.WEBHOOK:
         host = delivery.webhook.host if delivery.webhook else ""
-        with lanes.hold(lane_of_webhook(host), delivery.owner_id):
+        with lanes.enter(lane_of_webhook(host), delivery.owner_id):
             posting.post(delivery)
     elif digest.goes_out(delivery):
-        with lanes.hold(MAIL, delivery.owner_id):
+        with lanes.enter(MAIL, delivery.owner_id):
             mail.send(delivery)
     else:
         return False

@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 
 from authorities import catalog
 from certctrl import dispatch
-from certctrl.dispatch import Hand, Parties
+from certctrl.dispatch import Parties, Shares
 from dnsproviders import registry
 from issuance.models import Issuance
 
@@ -105,15 +105,15 @@ class Choice:
 
     def __init__(self) -> None:
         self.chosen: dict[int, Candidate] = {}
-        self.hand = Hand(dispatch.OF_ONE)
+        self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Columns.parties)
         self.again = 0
         sent = Issuance.objects.on_their_way().values_list("presents", *COLUMNS)
         for presents, *values in sent:
             columns = Columns(*values)
-            self.hand.add(self.parties(columns))
+            self.shares.add(self.parties(columns))
             self.again += bool(presents and columns.state == State.ORDERED)
-        self.room = dispatch.MOST_ON_THEIR_WAY - self.hand.owners.total()
+        self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
         """Choose up to `most` of the attempts `due`, the longest waiting first.
@@ -138,21 +138,21 @@ class Choice:
 
     def _has_room(self, parties: Parties, *, fairly: bool) -> bool:
         if fairly:
-            return self.hand.has_room(parties)
-        return all(map(self.hand.lane_has_room, parties.lanes))
+            return self.shares.has_room(parties)
+        return all(map(self.shares.lane_has_room, parties.lanes))
 
     def _full(self, columns: Columns, parties: Parties, *, fairly: bool) -> Q:
         """Return the attempts for which there is no room either."""
-        if fairly and not self.hand.owner_has_room(parties.owner):
+        if fairly and not self.shares.owner_has_room(parties.owner):
             return Q(account__owner=columns.owner)
-        if (lane := columns.ca_lane()) and not self.hand.lane_has_room(lane):
+        if (lane := columns.ca_lane()) and not self.shares.lane_has_room(lane):
             return columns.is_at_ca
         return columns.is_at_dns
 
     def _add(self, each: Candidate, parties: Parties) -> None:
-        is_one_of_few = self.hand.owners[parties.owner] < FEW
+        is_one_of_few = self.shares.owners[parties.owner] < FEW
         self.chosen[each.id] = each._replace(is_one_of_few=is_one_of_few)
-        self.hand.add(parties)
+        self.shares.add(parties)
         self.room -= 1
 
 

@@ -60,7 +60,7 @@ class Dns01(Challenge):
 
     def look_up(self, issuance: Issuance) -> Mapping[str, CnamePath]:
         """Follow the CNAMEs of all names in one batch."""
-        with lanes.hold(RESOLVERS, issuance.account.owner_id):
+        with lanes.enter(RESOLVERS, issuance.account.owner_id):
             paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
             if not any(path.trouble for path in paths.values()):
                 lanes.note(RESOLVERS.key, lanes.Answer.WELL)
@@ -97,7 +97,7 @@ class Dns01(Challenge):
         credential = issuance.credential
         lane = lane_of_credential(credential) if credential else None
         try:
-            with lanes.hold(lane, issuance.account.owner_id):
+            with lanes.enter(lane, issuance.account.owner_id):
                 for record_id in wanted:
                     issuance.breathe()
                     records.publish(record_id)

@@ -106,7 +106,7 @@ def check(
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
     method = challenges.for_certificate(certificate).type
-    with lanes.hold(RESOLVERS, account.owner_id):
+    with lanes.enter(RESOLVERS, account.owner_id):
         seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
     answer = lanes.Answer.TROUBLE if seen.silence else lanes.Answer.WELL
     lanes.note(RESOLVERS.key, answer)
@@ -214,7 +214,7 @@ def _of_credential(
         return
     for name, final, seen in places:
         try:
-            with lanes.hold(registry.lane_of_credential(credential), certificate.owner_id):
+            with lanes.enter(registry.lane_of_credential(credential), certificate.owner_id):
                 provider = registry.open_credential(credential)
                 zone = provider.zone_of(final)
             doubt = provider.doubt(zone, final, seen) if seen else ""

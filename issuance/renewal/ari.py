@@ -63,7 +63,7 @@ def poll(renewal_info_id: int) -> None:
         lane = lane_of(account.ca_provider, account.directory_url)
         try:
             with (
-                lanes.hold(lane, account.owner_id),
+                lanes.enter(lane, account.owner_id),
                 exchanges.about(account, "renewal_info", version.issuance_id),
             ):
                 seen = clients.client_for(account).renewal_info(version.ari_id)

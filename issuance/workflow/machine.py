@@ -173,7 +173,7 @@ def _calls_of(step: Step, issuance: Issuance) -> Iterator[None]:
         return
     account = issuance.account
     with (
-        lanes.hold(catalog.lane_of_account(account), account.owner_id),
+        lanes.enter(catalog.lane_of_account(account), account.owner_id),
         exchanges.about(account, step.name, issuance.pk),
     ):
         yield

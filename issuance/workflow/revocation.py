@@ -26,7 +26,7 @@ def revoke(version_id: int) -> None:
         account = version.account
         try:
             with (
-                lanes.hold(catalog.lane_of_account(account), account.owner_id),
+                lanes.enter(catalog.lane_of_account(account), account.owner_id),
                 exchanges.about(account, "revoke", version.issuance_id),
             ):
                 clients.client_for(account).revoke(version.chain_pem, version.revoke_reason or 0)

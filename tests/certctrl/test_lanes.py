@@ -27,23 +27,23 @@ class Worker:
         """Let threads begin calls that do not end. Close the stack to end them."""
         stack = ExitStack()
         for _ in range(threads):
-            token = board.slot.set(None)  # another thread has no slot yet
-            stack.enter_context(lanes.hold(lane, owner))
-            board.slot.reset(token)
+            token = board.place.set(None)  # another thread has no place yet
+            stack.enter_context(lanes.enter(lane, owner))
+            board.place.reset(token)
         self.hanging.append(stack)
         return stack
 
     def call(self, lane: Lane, owner: int = 1, seconds: float = 0.1, error=None) -> None:
-        token = board.slot.set(None)
+        token = board.place.set(None)
         try:
-            with lanes.hold(lane, owner):
+            with lanes.enter(lane, owner):
                 self.passed += seconds
                 if error:
                     raise error
         except Trouble:
             pass
         finally:
-            board.slot.reset(token)
+            board.place.reset(token)
 
     def is_refused(self, lane: Lane, owner: int = 1) -> bool:
         try:
@@ -110,12 +110,12 @@ def test_a_call_that_lasts_counts_before_it_ends(worker):
 
 
 def test_many_short_calls_in_one_turn_are_not_late(worker):
-    token = board.slot.set(None)
-    with lanes.hold(CA):
+    token = board.place.set(None)
+    with lanes.enter(CA):
         for _ in range(10):
             board.begin_again()
             worker.passed += 1
-    board.slot.reset(token)
+    board.place.reset(token)
     assert lanes.answer_of(CA.key) == Answer.WELL
 
 
@@ -155,16 +155,16 @@ def test_the_caller_judges_the_resolvers(worker):
 
 def test_a_call_inside_another_counts_for_the_inner_party(worker):
     lanes.note(CA.key, Answer.TROUBLE)
-    with lanes.hold(CA), lanes.hold(API):
+    with lanes.enter(CA), lanes.enter(API):
         worker.hang(CA, threads=2)
         assert worker.is_refused(CA)
-        assert [each.lane for each in board.board.held()].count(board.number_of(API.key)) == 1
+        assert [each.lane for each in board.board.calls()].count(board.number_of(API.key)) == 1
 
 
 def test_a_thread_that_leaves_is_free_for_others(worker):
     lanes.note(CA.key, Answer.TROUBLE)
     worker.hang(CA, threads=2).close()
-    assert board.board.held() == []
+    assert board.board.calls() == []
     assert not worker.is_refused(CA)
 
 
@@ -196,5 +196,5 @@ def test_other_processes_learn_of_the_trouble_within_a_second(worker):
 
 
 def test_without_a_lane_nothing_is_held(worker):
-    with lanes.hold(None):
-        assert board.board.held() == []
+    with lanes.enter(None):
+        assert board.board.calls() == []
