@@ -1,7 +1,9 @@
 """A party that does not answer holds two threads of a worker, and never all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -198,3 +200,24 @@ def test_other_processes_learn_of_the_trouble_within_a_second(worker):
 def test_without_a_lane_nothing_is_held(worker):
     with lanes.enter(None):
         assert board.board.calls() == []
+
+
+def test_forked_children_see_each_others_calls():
+    shared = board.Board(2)
+    is_shown, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        place = shared.take()
+        shared.write(place, board.Call(board.number_of("ca:a"), 7, clock.monotonic(), False))
+        os.write(tell, b"1")
+        os._exit(0)
+    os.read(is_shown, 1)
+    os.waitpid(child, 0)
+    assert [(each.lane, each.owner) for each in shared.calls()] == [(board.number_of("ca:a"), 7)]
+
+
+def test_a_child_takes_the_place_of_the_one_that_was_killed(monkeypatch):
+    shared = board.Board(2)
+    monkeypatch.setattr(board, "current_process", lambda: SimpleNamespace(index=1))
+    assert [shared.take(), shared.take()] == [1, 1]
+    assert len(shared.calls()) == 1
