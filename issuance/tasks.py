@@ -12,12 +12,13 @@ from django.conf import settings
 
 from certctrl import lanes
 from certctrl.dispatch import send, under_own_turn
-from certctrl.turns import Trouble
+from certctrl.turns import Trouble, stopping
 from issuance import notify, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
 
+MOST_LOOKS = 20  # batches of one message
 FIRST, LATER = 0, 9  # priorities of Celery's transport for Redis, where 0 goes first
 
 
@@ -54,17 +55,21 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, goes_first: b
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look once for a batch of attempts. Send on those whose records every server shows.
+    """Look for batches of attempts. Send on those whose records every server shows.
 
-    Looks that last long leave threads for others. The sweep then sends this one again.
+    While more are due, the next batch follows at once. Looks that last long leave threads for
+    others. The sweep then sends this one again.
     """
-    try:
-        with lanes.enter(LOOKS):
-            shown = workflow.look()
-    except lanes.Full:
-        Issuance.objects.put_looks_back()
-        return
-    start_all(shown)
+    for _ in range(MOST_LOOKS):
+        try:
+            with lanes.enter(LOOKS):
+                shown = workflow.look()
+        except lanes.Full:
+            return Issuance.objects.put_looks_back()
+        start_all(shown)
+        if stopping.is_set() or not Issuance.objects.needs_look().exists():
+            return None
+    return None
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

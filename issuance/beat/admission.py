@@ -2,6 +2,8 @@
 
 An attempt counts for the lanes that its next steps call, and for its owner. A lane in trouble has
 two attempts on their way, until it answers well. An owner has a part of all while others wait.
+
+Attempts that wait for their records are looked at in batches. They take no room of the others.
 """
 
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ State = Issuance.State
 # Attempts that publish again and are on their way at once. So attempts that wait for lagging
 # servers hold up no others.
 AGAIN = 100
+# Attempts that wait for a look and are on their way at once.
+LOOKED_AT = 2000
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
 COLUMNS = (
@@ -108,8 +112,8 @@ class Choice:
         self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Columns.parties)
         self.again = 0
-        sent = Issuance.objects.on_their_way().values_list("presents", *COLUMNS)
-        for presents, *values in sent:
+        sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
+        for presents, *values in sent.values_list("presents", *COLUMNS):
             columns = Columns(*values)
             self.shares.add(self.parties(columns))
             self.again += bool(presents and columns.state == State.ORDERED)
@@ -162,13 +166,20 @@ def choose(now: datetime) -> list[Candidate]:
     At most 1,000 are on their way at once. Attempts that publish again come last.
     """
     again = Q(state=State.ORDERED, presents__gt=0)
-    every = Issuance.objects.sendable(now)
+    every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
     due = every.exclude(again)
     choice = Choice()
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=True)
-    return list(choice.chosen.values())
+    return [*choice.chosen.values(), *to_look_at(now)]
+
+
+def to_look_at(now: datetime) -> list[Candidate]:
+    """Return the due attempts that wait for their records, the longest waiting first."""
+    waiting = Issuance.objects.filter(state=State.PRESENTED)
+    most = LOOKED_AT - waiting.on_their_way().count()
+    return list(_candidates(waiting.sendable(now), max(0, most)))
 
 
 def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:

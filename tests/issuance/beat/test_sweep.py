@@ -10,9 +10,10 @@ from certctrl.lanes import Answer
 from dnsproviders.models import TxtRecord
 from dnsproviders.registry import lane_of_credential
 from issuance import services, tasks, workflow
-from issuance.beat import sweep
+from issuance.beat import admission, sweep
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
+from issuance.workflow import batch
 
 pytestmark = pytest.mark.django_db
 
@@ -233,3 +234,23 @@ def test_a_look_that_changes_nothing_writes_no_event_and_few_queries(
         workflow.look()
     assert IssuanceEvent.objects.count() == events
     assert Issuance.objects.filter(wake_at__gt=world.time, holder="").count() == 20
+
+
+def test_a_crowd_that_waits_for_its_records_delays_no_new_order(
+    world, account, credential, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "MOST_ON_THEIR_WAY", 10)
+    monkeypatch.setattr(admission, "LOOKED_AT", 20)
+    due(world, account, credential, 60, state="presented", names="waits")
+    due(world, account, credential, 3, names="new")
+    sweep.sweep.run()
+    assert world.sent.count("chain") == 3
+    assert Issuance.objects.filter(state="presented", queued_at=world.time).count() == 20
+
+
+def test_one_look_follows_another_while_more_are_due(world, account, credential, monkeypatch):
+    monkeypatch.setattr(batch, "BATCH", 5)
+    world.zone.hides = True
+    due(world, account, credential, 12, state="presented")
+    tasks.look.run()
+    assert not Issuance.objects.needs_look().exists()
