@@ -16,12 +16,12 @@ from django.core.cache import cache
 from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from authorities.models import AcmeAccount
 from certctrl.outgoing import MAX_WAIT
-from certctrl.turns import A_DAY, SKEW, SWEPT, Turns
+from certctrl.turns import A_DAY, SKEW, SWEPT
 from dnsproviders import records
-from dnsproviders.models import ApiBucket, TxtRecord
+from dnsproviders.models import ApiBucket
 from issuance import workflow
+from issuance.beat.due import WITH_TURNS
 from issuance.models import (
     TOO_LONG,
     Authorization,
@@ -42,14 +42,6 @@ LONGEST_SETTLE = timedelta(hours=1)
 # A credential may wait a day for its records. An attempt whose CSR was sent waits a day for the CA.
 UP_TO_A_DAY = (Issuance.State.PRESENTED, Issuance.State.VALIDATED, Issuance.State.FINALIZED)
 LONGEST_CLOSED = timedelta(seconds=MAX_WAIT)
-WITH_TURNS: tuple[type[Turns], ...] = (
-    Issuance,
-    TxtRecord,
-    AcmeAccount,
-    CertificateVersion,
-    RenewalInfo,
-    Delivery,
-)
 
 
 def put_right(now: datetime) -> None:
