@@ -19,7 +19,7 @@ from django.db.models.functions import Concat
 from certctrl.outgoing import MAX_WAIT
 from certctrl.turns import A_DAY, SKEW, SWEPT
 from dnsproviders import records
-from dnsproviders.models import ApiBucket
+from dnsproviders.models import ApiBucket, TxtRecord
 from issuance import workflow
 from issuance.beat.due import WITH_TURNS
 from issuance.models import (
@@ -91,8 +91,10 @@ def _turns(now: datetime, stepped: bool) -> None:
         rows = model._base_manager.all()
         held = rows.exclude(holder="")
         held.filter(wake_at__gt=now + lease + AHEAD).update(wake_at=now + lease)
-        # Nothing waits for a renewal window that is asked for some hours late.
-        pause = timedelta(0) if stepped and model is not RenewalInfo else A_DAY
+        # Other servers may ask for a pause of a week (Retry-After). An attempt ends in that case.
+        longest = A_DAY if model in (Issuance, TxtRecord) else LONGEST_CLOSED
+        # Nothing waits for a renewal window that is asked for some days late.
+        pause = timedelta(0) if stepped and model is not RenewalInfo else longest
         rows.filter(holder="", wake_at__gt=now + pause + AHEAD).update(wake_at=now, queued_at=None)
         rows.filter(wake_at__isnull=False, queued_at__gt=now + AHEAD).update(queued_at=None)
 
