@@ -19,7 +19,7 @@ ifeq ($(filter $(LAB),$(OFF)),)
 LAB_ENV := .venv-lab/.installed
 endif
 
-TEST := $(BIN)/python -m pytest -n auto
+TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
 .PHONY: run test test-all lint bench lock lab
