@@ -20,6 +20,7 @@ from dnsproviders.models import TxtRecord
 from issuance import tasks, workflow
 from issuance.beat import clockstep
 from issuance.beat.admission import choose
+from issuance.beat.due import any_is_due
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari
@@ -36,11 +37,12 @@ def sweep() -> None:
     """Send a message for every row that is due and has none on its way.
 
     Only the sweep limits how many messages are on their way. A section that raises is logged and
-    counted, and the others run. The sweep counts for `/health` if any section ended.
+    counted, and the others run. The sweep counts for `/health` if any section ended, or if no row
+    is due.
     """
     now = clock.now()
+    run_section(clockstep.put_right, now)
     sections = (
-        clockstep.put_right,
         admit_issuances,
         admit_cleanups,
         admit_registrations,
@@ -48,7 +50,7 @@ def sweep() -> None:
         admit_renewal_infos,
         admit_deliveries,
     )
-    ended = [run_section(section, now) for section in sections]
+    ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
     if any(ended):
         cache.set(SWEPT, now.timestamp(), None)
 

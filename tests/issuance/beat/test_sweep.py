@@ -3,14 +3,17 @@
 from datetime import timedelta
 
 import pytest
+from django.apps import apps
 
 from authorities import catalog
 from certctrl import dispatch, lanes
 from certctrl.lanes import Answer
+from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
 from dnsproviders.registry import lane_of_credential
 from issuance import services, tasks, workflow
 from issuance.beat import admission, sweep
+from issuance.beat.due import WITH_TURNS
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
 from issuance.workflow import batch
@@ -197,10 +200,14 @@ def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(
     assert sorted(sent) == [account.pk, account.pk, other.pk]
 
 
-def test_a_sweep_that_finds_nothing_to_do_asks_little(world, credential, django_assert_num_queries):
+def test_a_sweep_without_due_rows_asks_once(world, credential, django_assert_num_queries):
     TxtRecord.objects.create(credential=credential, name="example.com", value="v")
-    with django_assert_num_queries(6):  # one for each table
+    with django_assert_num_queries(1):
         sweep.sweep.run()
+
+
+def test_every_table_that_workers_act_on_is_asked():
+    assert set(WITH_TURNS) == {each for each in apps.get_models() if issubclass(each, Turns)}
 
 
 def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
