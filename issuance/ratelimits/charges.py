@@ -27,6 +27,10 @@ class Charge:
     label: str
     cost: int = 1
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.kind, self.subject
+
 
 @dataclass(frozen=True)
 class Charges:
@@ -41,12 +45,45 @@ class Charges:
 
 
 def charges_of(issuance: Issuance) -> Charges:
-    """Return the charges of an order. Missing rows of known limits are created as full buckets."""
-    directory = catalog.directory_of(issuance.account)
+    """Return the charges of an order."""
+    return charges_of_all([issuance])[0]
+
+
+def charges_of_all(issuances: Sequence[Issuance]) -> list[Charges]:
+    """Return the charges of each order, in the same order."""
+    wanted = [of_order(each) for each in issuances]
+    directories = [catalog.directory_of(each.account) for each in issuances]
+    of_each = list(zip(directories, wanted, strict=True))
+    rows = {}
+    for directory in set(directories):
+        rows[directory] = _rows(
+            directory, [want for at, wants in of_each if at == directory for want in wants]
+        )
+    # A kind without a known limit has a row only after the CA has refused. The row costs no token,
+    # but it may be closed.
+    known = {directory: catalog.limits_at(directory) for directory in rows}
+    return [
+        Charges(
+            wants,
+            {
+                rows[at][want.key]: want.cost if want.kind in known[at] else 0
+                for want in wants
+                if want.key in rows[at]
+            },
+        )
+        for at, wants in of_each
+    ]
+
+
+def _rows(directory: str, wanted: Sequence[Charge]) -> dict[tuple[str, str], int]:
+    """Return the ids of the buckets. Missing rows of known limits are created as full buckets."""
     known = catalog.limits_at(directory)
-    wanted = of_order(issuance)
     found = find(directory, wanted)
-    missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
+    missing = {
+        want.key: want
+        for want in wanted
+        if want.cost and want.kind in known and want.key not in found
+    }
     if missing:
         now = clock.now()
         LimitBucket.objects.bulk_create(
@@ -59,15 +96,12 @@ def charges_of(issuance: Issuance) -> Charges:
                     level=known[want.kind].capacity,
                     at=now,
                 )
-                for want in missing
+                for want in missing.values()
             ],
             ignore_conflicts=True,
         )
         found = find(directory, wanted)
-    # A kind without a known limit has a row only after the CA has refused. The row costs no token,
-    # but it may be closed.
-    costs = {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
-    return Charges(wanted, costs)
+    return found
 
 
 def of_order(issuance: Issuance) -> list[Charge]:
@@ -121,11 +155,9 @@ def _listed(domains: Sequence[str]) -> str:
     return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
 
 
-def find(directory: str, wanted: Sequence[Charge]) -> dict[Charge, int]:
-    by_subject = {(want.kind, want.subject): want for want in wanted}
-    rows = LimitBucket.objects.filter(ca=directory, subject__in=[want.subject for want in wanted])
-    return {
-        by_subject[kind, subject]: pk
-        for pk, kind, subject in rows.values_list("pk", "kind", "subject")
-        if (kind, subject) in by_subject
-    }
+def find(directory: str, wanted: Sequence[Charge]) -> dict[tuple[str, str], int]:
+    """Return the ids of the rows that exist, by the keys of the charges."""
+    keys = {want.key for want in wanted}
+    rows = LimitBucket.objects.filter(ca=directory, subject__in={subject for _, subject in keys})
+    found = {(kind, subject): pk for pk, kind, subject in rows.values_list("pk", "kind", "subject")}
+    return {key: pk for key, pk in found.items() if key in keys}

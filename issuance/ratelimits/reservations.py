@@ -19,11 +19,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 
 from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
-from certctrl import clock
+from certctrl import clock, retention
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import queue
@@ -59,7 +60,7 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
             reservation.asked_at = ledger.now
         if _costs(reservation) != needed:
             reservation.tokens.all().delete()
-            _note_tokens(reservation, needed)
+            note_tokens([(reservation, needed)])
         waits = queue.waiting_for(ledger).exclude(pk=reservation.pk)  # read when first needed
         lacked = queue.lacking(ledger, reservation, needed, waits)
         if not lacked:
@@ -81,18 +82,16 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
 def refuse_far_slot(issuance: Issuance, charges: Charges) -> None:
     """Raise Refused `ca_limit_wait` if the slot is more than six hours away.
 
-    Call this before any other work for the order. Of fifty thousand certificates, most come too
-    early many times. This takes no token, and no place in the queue.
+    Call this before any other work for the order, because a person may ask for thousands. This
+    takes no token, and no place in the queue.
     """
-    costly = [pk for pk, cost in charges.costs.items() if cost]
+    costly = {pk: cost for pk, cost in charges.costs.items() if cost}
     if not costly or _stored(issuance):
         return
     ledger = Ledger(costly, issuance.certificate.owner_id, lock=False)
-    ahead = queue.ahead_of(issuance, costly)
-    slots = {pk: ledger.slot(pk, 1, ahead.get(pk, 0)) for pk in costly}
-    last = max(slots, key=lambda pk: slots[pk])
-    if slots[last] - ledger.now > TOO_LONG:
-        raise _wait(issuance, ledger.rows[last], ledger.now, slots[last])
+    bucket, at = queue.estimate(ledger, queue.place_of(issuance.certificate), costly)
+    if at - ledger.now > TOO_LONG:
+        raise _wait(issuance, bucket, ledger.now, at)
 
 
 def wait_while_busy(issuance: Issuance) -> None:
@@ -125,24 +124,19 @@ def _reservation_of(issuance: Issuance, needed: Mapping[int, int]) -> Reservatio
     found = _stored(issuance)
     if found:
         return found
-    certificate = issuance.certificate
-    made = Reservation.objects.create(
-        issuance=issuance,
-        owner=certificate.owner,
-        is_renewal=certificate.current_id is not None,
-        expires_at=certificate.expires_at,
-        asked_at=clock.now(),
-    )
-    _note_tokens(made, needed)
+    made = queue.place_of(issuance.certificate)
+    made.issuance = issuance
+    made.save(force_insert=True)
+    note_tokens([(made, needed)])
     return made
 
 
-def _note_tokens(reservation: Reservation, needed: Mapping[int, int]) -> None:
+def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None:
+    """Store the buckets that each reservation needs, with the costs."""
     ReservedToken.objects.bulk_create(
-        [
-            ReservedToken(reservation=reservation, bucket_id=pk, cost=cost)
-            for pk, cost in needed.items()
-        ]
+        ReservedToken(reservation=each, bucket_id=pk, cost=cost)
+        for each, costs in places
+        for pk, cost in costs.items()
     )
 
 
@@ -253,15 +247,19 @@ def _leave(reservation: Reservation) -> None:
 
 
 def prune() -> None:
-    """Delete the reservations of attempts that ended more than a day ago.
+    """Delete the reservations of attempts that ended more than a day ago, and unused buckets.
 
-    An order that was under way when its attempt ended has reached the CA after LEASE, or never.
+    An order that was under way when its attempt ended has reached the CA after LEASE, or never. A
+    bucket in which nothing has changed for twice its period is full.
     """
     now = clock.now()
-    ended = Reservation.objects.filter(issuance__wake_at=None)
-    ended.filter(issuance__ended_at__lt=now - timedelta(days=1)).delete()
-    arrived = now - timedelta(seconds=settings.LEASE)
-    ended.filter(state=State.SENT, issuance__ended_at__lt=arrived).delete()
+    attempt = Issuance.objects.filter(pk=OuterRef("issuance"), wake_at=None)
+    old = attempt.filter(ended_at__lt=now - timedelta(days=1))
+    retention.delete(Reservation.objects.filter(Exists(old)))
+    arrived = attempt.filter(ended_at__lt=now - timedelta(seconds=settings.LEASE))
+    retention.delete(Reservation.objects.filter(Exists(arrived), state=State.SENT))
+    full = LimitBucket.objects.filter(at__lt=now - 2 * catalog.longest_period())
+    retention.delete(full.filter(~Exists(ReservedToken.objects.filter(bucket=OuterRef("pk")))))
 
 
 # --- the wait ---

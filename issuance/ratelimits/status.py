@@ -8,8 +8,8 @@ from django.db.models import Count
 from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
-from issuance.models import LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits import charges
+from issuance.models import Certificate, LimitBucket
+from issuance.ratelimits import charges, queue
 from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
@@ -31,20 +31,19 @@ def levels(account: AcmeAccount) -> list[dict[str, Any]]:
 
 
 def levels_of(ids: Iterable[int], owner: int) -> list[dict[str, Any]]:
-    """Return the level of these buckets for an owner, and how many attempts wait for each.
+    """Return the level of these buckets for an owner, and how many orders wait for each.
 
     The shape is that of the API (`docs/reference/api.md`). A `busy` bucket is returned only while
     it is closed.
     """
     ledger = Ledger(ids, owner, lock=False)
-    waits = ReservedToken.objects.filter(
-        bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING
-    )
-    waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
+    held = Certificate.objects.filter(lacks__in=ledger.rows)
+    waits = queue.count_waits(ledger.rows)
+    waits.update(dict(held.values_list("lacks").annotate(Count("pk"))))
     shown = [
         row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at
     ]
-    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
+    return [_level(ledger, row, waits[row.pk]) for row in shown]
 
 
 def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:
