@@ -24,7 +24,6 @@ from issuance.ratelimits.reservations import (
     refuse_far_slot,
     release,
     reserve,
-    wait_while_busy,
 )
 from issuance.ratelimits.status import levels
 
@@ -49,5 +48,4 @@ __all__ = [
     "slot_of",
     "spoken",
     "take",
-    "wait_while_busy",
 ]

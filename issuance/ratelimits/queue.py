@@ -20,7 +20,6 @@ from certctrl import clock
 from issuance.models import Certificate, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits.ledger import ENOUGH, Ledger
 
-ALL = Q()
 NOBODY = 0  # an owner who has no provisional tokens
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -111,18 +110,18 @@ def estimate(
     if reservation.pk:
         earlier |= Q(reservation__asked_at=asked_at, reservation__lt=reservation.pk)
     equal = Q(reservation__is_renewal=is_renewal, reservation__expires_at=reservation.expires_at)
-    before = count_waits(costs, sooner | equal & earlier)
+    ahead = waits_of(costs).filter(sooner | equal & earlier)
+    before = Counter(dict(ahead.values_list("bucket").annotate(Count("pk"))))
     slots = {pk: ledger.slot(pk, cost, before[pk]) for pk, cost in costs.items()}
     last = max(slots, key=lambda pk: (slots[pk], before[pk]))
     return ledger.rows[last], slots[last]
 
 
-def count_waits(buckets: Iterable[int], those: Q = ALL) -> "Counter[int]":
-    """Return how many of `those` reservations wait for a token of each bucket."""
-    waits = ReservedToken.objects.filter(
-        those, bucket__in=list(buckets), cost__gt=0, reservation__state=Reservation.State.WAITING
+def waits_of(buckets: Iterable[int]) -> QuerySet[ReservedToken]:
+    """Return the tokens of these buckets that reservations wait for."""
+    return ReservedToken.objects.filter(
+        bucket__in=list(buckets), cost__gt=0, reservation__state=Reservation.State.WAITING
     )
-    return Counter(dict(waits.values_list("bucket").annotate(Count("pk"))))
 
 
 def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:

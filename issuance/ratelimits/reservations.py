@@ -27,8 +27,8 @@ from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock, retention
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits import queue
-from issuance.ratelimits.charges import Charges, busy_of, failures_of
+from issuance.ratelimits import charges, queue
+from issuance.ratelimits.charges import Charges
 from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
@@ -40,14 +40,13 @@ State = Reservation.State
 # --- one attempt ---
 
 
-def reserve(issuance: Issuance, charges: Charges) -> None:
+def reserve(issuance: Issuance, needed: Mapping[int, int]) -> None:
     """Reserve the tokens of an order that is sent at once.
 
     Raise Wait until the slot, with a sentence that names the limit. Raise Refused `ca_limit_wait`
     if the slot is more than six hours away. Raise it also if the slot is more than twelve hours
     after the first request.
     """
-    needed = charges.costs
     if not needed:
         return None
     with issuance.fence():
@@ -79,37 +78,19 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
     raise _wait(issuance, bucket, reservation.asked_at, at)
 
 
-def refuse_far_slot(issuance: Issuance, charges: Charges) -> None:
+def refuse_far_slot(issuance: Issuance, needed: Mapping[int, int]) -> None:
     """Raise Refused `ca_limit_wait` if the slot is more than six hours away.
 
     Call this before any other work for the order, because a person may ask for thousands. This
     takes no token, and no place in the queue.
     """
-    costly = {pk: cost for pk, cost in charges.costs.items() if cost}
+    costly = {pk: cost for pk, cost in needed.items() if cost}
     if not costly or _stored(issuance):
         return
     ledger = Ledger(costly, issuance.certificate.owner_id, lock=False)
     bucket, at = queue.estimate(ledger, queue.place_of(issuance.certificate), costly)
     if at - ledger.now > TOO_LONG:
         raise _wait(issuance, bucket, ledger.now, at)
-
-
-def wait_while_busy(issuance: Issuance) -> None:
-    """Raise as `reserve` does, while the CA asks all orders of the account to wait.
-
-    This is for an order with `replaces`, which is charged in no bucket.
-    """
-    busy = busy_of(issuance.account)
-    rows = LimitBucket.objects.filter(
-        ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
-    )
-    bucket = rows.first()
-    now = clock.now()
-    at = bucket.at if bucket and bucket.at > now else None
-    if at != issuance.slot_at:
-        issuance.write(slot_at=at)
-    if bucket and at:
-        raise _wait(issuance, bucket, now, at)
 
 
 def _stored(issuance: Issuance) -> Reservation | None:
@@ -200,20 +181,13 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
 
     After too many failures in an hour, the CA refuses orders for the name.
     """
-    directory = catalog.directory_of(issuance.account)
-    limit = catalog.limits_at(directory).get(Kind.FAILURES)
-    if not limit:
+    want = charges.failures_of(issuance.account, name)
+    if want.kind not in catalog.limits_at(want.ca):
         return
-    want = failures_of(issuance.account, name)
     with transaction.atomic():
-        bucket, _ = LimitBucket.objects.get_or_create(
-            ca=directory,
-            kind=want.kind,
-            subject=want.subject,
-            defaults={"label": want.label, "level": limit.capacity, "at": clock.now()},
-        )
-        ledger = Ledger([bucket.pk], issuance.certificate.owner_id)
-        ledger.spend(bucket.pk)
+        [bucket] = charges.make([want]).values()
+        ledger = Ledger([bucket], issuance.certificate.owner_id)
+        ledger.spend(bucket)
         ledger.save()
 
 

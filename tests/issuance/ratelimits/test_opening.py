@@ -155,13 +155,14 @@ def test_one_that_expires_sooner_goes_before_those_held_back(world, due):
     assert held() == names(4)[2:]
 
 
-def test_owners_of_one_domain_are_served_in_rotation(world, due, settings):
+def test_an_owner_of_many_names_of_a_domain_delays_no_other_owner(world, due, settings):
     settings.ACME_CAS = {"custom": {"limits": {"domain": [2, 7200]}}}
     due(*names(5, "shared.com"))
     theirs = world.account(User.objects.create_user("x@example.com"), url="https://ca.test/a/2")
     due("theirs.shared.com", account=theirs)
     renewals.scan_renewals.run()
-    assert opened() == ["host0.shared.com", "theirs.shared.com"]
+    assert opened() == ["host0.shared.com", "theirs.shared.com", "host1.shared.com"]
+    assert len(held()) == 3
 
 
 def test_an_order_in_its_renewal_window_is_not_held_back(world, renewable, no_tokens):
