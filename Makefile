@@ -1,10 +1,11 @@
-# make run | test | test-all | lint | bench | lock
+# make run | test | test-all | lint | bench | bench-quick | lock
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
 # test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
 # test-all  the tests that are marked slow: the rest of the suite; ARGS as above
 # lint      all checks that do not run the code
-# bench     the slow measurements
+# bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
+#           measures some rows again. bench-quick does less of everything, and prints the table
 # lock      write requirements/*.txt again from pyproject.toml
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
@@ -19,10 +20,10 @@ ifeq ($(filter $(LAB),$(OFF)),)
 LAB_ENV := .venv-lab/.installed
 endif
 
-TEST := $(BIN)/python -m pytest -n auto
+TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
-.PHONY: run test test-all lint bench lock lab
+.PHONY: run test test-all lint bench bench-quick lock lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
@@ -50,8 +51,11 @@ lint: .venv/.dev
 	  $(BIN)/python manage.py spectacular | diff docs/reference/openapi.yaml - \
 	  || { echo "docs/reference/openapi.yaml is not what the code offers: manage.py spectacular writes it."; exit 1; }; fi
 
-bench: .venv/.dev .venv-lab/.installed
+bench: .venv/.dev
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: .venv/.dev
+	@exec $(BIN)/python -m benchmarks --quick $(ARGS)
 
 lock: .venv/.dev
 	$(LOCK) pyproject.toml -o requirements/run.txt

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock, retention
-from certctrl.turns import LostTurn, Trouble, Wait
+from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
 from dnsproviders.models import DnsCredential, TxtRecord, TxtRecordQuerySet
@@ -20,7 +20,6 @@ from dnsproviders.ratelimit import NotSent
 NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
-ONCE_A_DAY = 24 * 3600.0
 KEY = ("credential", "name", "value")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
@@ -168,7 +167,7 @@ def _clean(record: TxtRecord) -> None:
         record.write(left_behind=error.what)
         # After the end of the retry table: once a day, without end.
         if record.stumbles >= 8:
-            error.retry_after = max(error.retry_after or 0, ONCE_A_DAY)
+            error.retry_after = max(error.retry_after or 0, A_DAY.total_seconds())
         raise
     except Exception:
         record.write(

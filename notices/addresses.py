@@ -19,6 +19,7 @@ from accounts import audit
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, RateLimited
+from certctrl.turns import A_DAY
 from notices import raising
 from notices.models import Notice, NoticeSettings
 
@@ -26,7 +27,6 @@ VALID_FOR = timedelta(days=1)  # mail servers may delay a mail for hours
 TRIES = 5  # for each code
 DIGITS = 8
 CODES_A_DAY = 5  # for each owner, and for each address from all owners together
-A_DAY = timedelta(days=1)
 
 
 def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from django.conf import settings
 
 from certctrl import clock
+from certctrl.turns import A_DAY
 from notices.models import Delivery, Notice, NoticeSettings
 
-A_DAY = timedelta(days=1)
 # Notices often come many at once. The first digest waits for the rest of them.
 GATHER = timedelta(hours=1)
 

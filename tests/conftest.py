@@ -1,6 +1,7 @@
 """Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,11 +33,22 @@ class JSONClient(APIClient):
         return response
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests for PostgreSQL on other databases.
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m postgres`, import only the files that have the mark. Importing all takes long."""
+    if not config.option.markexpr.startswith("postgres"):
+        return None
+    if not collection_path.match("test_*.py") or "mark.postgres" in collection_path.read_text():
+        return None
+    return True
 
-    The second run of `make test`, and of `make test-all`, is on PostgreSQL and includes them.
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the end-to-end tests first, and deselect the tests for PostgreSQL on other databases.
+
+    End-to-end tests take long, so that at the end one worker would wait for another.
+    The second run of `make test`, and of `make test-all`, is on PostgreSQL and includes the others.
     """
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
     if connection.vendor == "postgresql":
         return
     elsewhere = [item for item in items if item.get_closest_marker("postgres_only")]
@@ -96,6 +108,12 @@ def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
+
+
+@pytest.fixture
+def ari_offered(world: World) -> None:
+    """Let the CA offer renewal windows (RFC 9773)."""
+    world.ca.offers_renewal_info = True
 
 
 @pytest.fixture

@@ -48,7 +48,9 @@ def test_every_secret_is_a_file_and_none_is_a_value(composed, secrets):
     assert "PASSWORD:" not in (ROOT / "deploy" / "compose.yaml").read_text()
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize(
+    "end", ["\r\n", *(pytest.param(end, marks=pytest.mark.slow) for end in ("\n", ""))]
+)
 def test_redis_requires_the_password_of_the_file_and_the_server_uses_it(
     composed, secrets, tmp_path, monkeypatch, end
 ):

@@ -5,6 +5,7 @@ Thousands are written in a second.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 
@@ -17,17 +18,22 @@ from issuance.models import Authorization, Certificate, Issuance
 # In one transaction, because an attempt without authorizations looks as if it needs no record.
 @transaction.atomic
 def attempts(
-    account: AcmeAccount, credential: DnsCredential, domains: Sequence[str], at: datetime
+    account: AcmeAccount,
+    credential: DnsCredential,
+    domains: Sequence[str],
+    at: datetime,
+    **fields: Any,
 ) -> list[Issuance]:
     """Write one attempt for each domain, in the state `presented` since `at`.
 
-    Its TXT record says that it was written at `at`. The zone itself is not changed.
+    Its TXT record says that it was written at `at`. The zone itself is not changed. `fields` are
+    other values of the attempts.
     """
     certificates = Certificate.objects.bulk_create(
         _certificate(account, credential, name) for name in domains
     )
     issuances = Issuance.objects.bulk_create(
-        _issuance(certificate, at) for certificate in certificates
+        _issuance(certificate, at, **fields) for certificate in certificates
     )
     records = TxtRecord.objects.bulk_create(_record(credential, name, at) for name in domains)
     Authorization.objects.bulk_create(
@@ -47,18 +53,21 @@ def _certificate(account: AcmeAccount, credential: DnsCredential, domain: str) -
     )
 
 
-def _issuance(certificate: Certificate, at: datetime) -> Issuance:
+def _issuance(certificate: Certificate, at: datetime, **fields: Any) -> Issuance:
+    usual = {
+        "names_key": models.names_key(certificate.account, certificate.names),
+        "reason": Issuance.Reason.NEW,
+        "state": Issuance.State.PRESENTED,
+        "state_since": at,
+        "deadline_at": at + timedelta(minutes=30),
+        "order_url": f"https://ca.test/order/{certificate.domain}",
+        "wake_at": at,
+    }
     return Issuance(
         certificate=certificate,
         account=certificate.account,
         credential=certificate.credential,
-        names_key=models.names_key(certificate.account, certificate.names),
-        reason=Issuance.Reason.NEW,
-        state=Issuance.State.PRESENTED,
-        state_since=at,
-        deadline_at=at + timedelta(minutes=30),
-        order_url=f"https://ca.test/order/{certificate.domain}",
-        wake_at=at,
+        **usual | fields,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from notices import delivery, mail, raising
-from notices.models import Delivery, Notice, NoticeSettings
+from notices.models import AT_ONCE, Delivery, Notice, NoticeSettings
 from tests.fakes.outside import Died
 from tests.issuance.services.test_races import at_once
 
@@ -16,12 +16,12 @@ HOUR = 3600
 
 @pytest.fixture
 def crowd(world, mailbox, tell):
-    """`crowd(23)` makes 23 notices, and sweeps after each."""
+    """`crowd(23)` makes 23 notices, and sweeps until each mail and call had its turn."""
 
     def build(count: int, name: str = "host") -> None:
         for number in range(count):
             tell(f"{name}{number}.example.com")
-        for _ in range(count):
+        for _ in range(2 * count // AT_ONCE + 1):
             world.sweep()
 
     return build

@@ -26,6 +26,7 @@ def test_four_minutes_away(scenario: Scenario, account, credential, manner: Mann
     assert scenario.longest(names, since=240) <= 120
 
 
+@pytest.mark.slow
 def test_a_minute_away_with_fifty_names(scenario: Scenario, account, credential) -> None:
     """The CA is away for a minute. Fifty new names of one domain are issued within minutes."""
     scenario.behave(UNREACHABLE, "ca", end=60)

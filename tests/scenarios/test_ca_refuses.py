@@ -56,7 +56,7 @@ def test_eight_paused_names_that_expired(scenario: Scenario, account, credential
     assert max(waits) <= 60, waits
 
 
-@pytest.mark.parametrize("seconds", [3600, 7 * 86400])
+@pytest.mark.parametrize("seconds", [3600, pytest.param(7 * 86400, marks=pytest.mark.slow)])
 def test_others_after_an_unknown_429(scenario: Scenario, account, credential, seconds: int) -> None:
     """The CA refuses one order with 429 and unknown words. Other orders of the account go on."""
     [refused] = scenario.due(account, credential, ["www.refused.com"])
@@ -69,6 +69,7 @@ def test_others_after_an_unknown_429(scenario: Scenario, account, credential, se
     assert scenario.longest(names, since=20) <= 60
 
 
+@pytest.mark.slow
 def test_an_unknown_429_for_all_orders(scenario: Scenario, account, credential) -> None:
     """The CA refuses all orders of an account for ten minutes, without a time to come back.
 

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.django_db
 AN_HOUR = 3600.0
 
 
-@pytest.mark.parametrize("skew", [6, 60, -60])
+@pytest.mark.parametrize(
+    "skew", [6, *(pytest.param(skew, marks=pytest.mark.slow) for skew in (60, -60))]
+)
 def test_workers_whose_clocks_are_wrong(
     scenario: Scenario, settings, account, credential, skew: int
 ) -> None:

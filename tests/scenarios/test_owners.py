@@ -34,6 +34,7 @@ def test_anothers_exact_names_ordered_five_times(
     assert scenario.longest(names, since=since) <= 60
 
 
+@pytest.mark.slow
 def test_fifty_names_of_anothers_domain(
     scenario: Scenario, greedy, fakes_it, account, credential
 ) -> None:

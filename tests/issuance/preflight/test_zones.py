@@ -384,7 +384,14 @@ def test_unreachable_servers_do_not_block_while_the_resolvers_answer(ask, dns):
     assert "Port 53" in found.what
 
 
-@pytest.mark.parametrize("silent", [{RESOLVER}, {NS1, NS2}, {RESOLVER, NS1, NS2}])
+@pytest.mark.parametrize(
+    "silent",
+    [
+        pytest.param({RESOLVER}, marks=pytest.mark.slow),
+        pytest.param({NS1, NS2}, marks=pytest.mark.slow),
+        {RESOLVER, NS1, NS2},
+    ],
+)
 def test_a_preflight_ends_in_time_whatever_servers_do(ask, dns, monkeypatch, silent):
     asked = ask()
     monkeypatch.setattr(queries, "PATIENCE", 2.0)

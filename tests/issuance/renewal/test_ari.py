@@ -11,19 +11,12 @@ from issuance import services
 from issuance.beat import renewals, sweep
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari, schedule
-from tests.fakes.world import World
 from tests.issuance.failing import read
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ari_offered")]
 
 SIX_HOURS = 6 * 3600
 A_DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.ca.offers_renewal_info = True
-    return world
 
 
 @pytest.fixture

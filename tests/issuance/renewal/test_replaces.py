@@ -12,16 +12,9 @@ from issuance.beat import renewals
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari, schedule
 from tests.fakes.outside import Died
-from tests.fakes.world import World
 from tests.issuance.failing import read
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.ca.offers_renewal_info = True
-    return world
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ari_offered")]
 
 
 @pytest.fixture

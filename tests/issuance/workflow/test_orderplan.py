@@ -14,16 +14,10 @@ from issuance.ratelimits import charges
 from issuance.renewal import ari
 from tests.fakes.world import World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ari_offered")]
 
 ORDER = workflow.STEPS[0]
 IN_ONE_CLAIM = connection.vendor == "postgresql"  # one statement updates and reads the row
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.ca.offers_renewal_info = True
-    return world
 
 
 @pytest.fixture

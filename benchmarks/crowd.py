@@ -1,0 +1,235 @@
+"""Attempts that wait for records which do not come, and the death of every process meanwhile.
+
+    python -m benchmarks.crowd [--rows waiting,killed] [--quick]
+
+The attempts are written directly into the tables, because a CA would take longer to order them
+than the wait lasts. From then on everything is real. Each has waited for a while already, so it was
+published again as often as an attempt is, and its next look will say what the last one said.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import statistics
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from benchmarks import site as sites
+from benchmarks.measuring import Meter, family, rss_of, stats, tell
+from benchmarks.sizes import Sizes, asked
+from tests.e2e import pebble
+from tests.e2e.processes import Site, until
+
+ROWS = ("waiting", "killed")
+# Shorter than in production. A killed step is started again after its lease, and only that is
+# shorter. The lease of a look is the same.
+TURNS = {"LEASE": "45", "TURN": "20", "RESEND": "30"}
+ORDER = "https://ca.test/order/%"  # the orders of the attempts that were written
+EVERY = 3.0  # seconds between new orders meanwhile
+NEW_LIMIT = 60.0  # seconds for one of them
+PATIENCE = 360.0  # seconds until an attempt that has no look counts as lost
+WAITED = timedelta(minutes=2)
+PRESENTS = 3  # an attempt publishes its records again three times at most
+ALL_DUE = (
+    "UPDATE issuance_issuance SET waits_for = replace(%s, %s, domain), wake_at = now()"
+    " FROM issuance_certificate AS certificate"
+    " WHERE certificate.id = certificate_id AND order_url LIKE %s"
+)
+SNAPSHOT = "CREATE TABLE seen AS SELECT id, wake_at FROM issuance_issuance WHERE order_url LIKE %s"
+LOOKED_AT = (
+    "SELECT count(*) FROM issuance_issuance AS now JOIN seen USING (id)"
+    " WHERE now.holder = '' AND now.wake_at > seen.wake_at"
+)
+ORDERED_AGAIN = (
+    "SELECT count(*) FROM issuance_issuance JOIN seen USING (id) WHERE order_url NOT LIKE %s"
+)
+ISSUED_TWICE = (
+    "SELECT count(*) FROM (SELECT FROM issuance_certificateversion"
+    " GROUP BY certificate_id HAVING count(*) > 1) AS twice"
+)
+
+
+class Crowd:
+    def __init__(self, lab: pebble.Pebble, site: Site, sizes: Sizes) -> None:
+        self.lab = lab
+        self.site = site
+        self.sizes = sizes
+        self.ids = (site.account(lab), site.credential(lab))
+        self.credential = site.credential(lab)  # of those that wait
+        names = [f"warm{number}.{lab.zone}" for number in range(sizes.warm)]
+        sites.create(site, self.ids, names)
+        sites.until_cleaned(site, len(names))
+
+    def memory(self) -> dict[str, float]:
+        """Return the resident memory of each worker, in MB."""
+        running = sites.pids(self.site)
+        return {name: rss_of(pid) for name, pid in running.items() if name.startswith("worker")}
+
+    def write(self) -> None:
+        """Write all attempts. They are due at once, when this returns."""
+        from authorities.models import AcmeAccount
+        from certctrl import clock
+        from dnsproviders.models import DnsCredential
+        from tests.fakes import waiting
+
+        now = clock.now()
+        first, *_ = waiting.attempts(
+            AcmeAccount.objects.get(pk=self.ids[0]),
+            DnsCredential.objects.get(pk=self.credential),
+            [f"waiting{number}.{self.lab.zone}" for number in range(self.sizes.waiting)],
+            now - WAITED,
+            presents=PRESENTS,
+            deadline_at=now + timedelta(hours=1),
+            wake_at=now + timedelta(hours=1),
+        )
+        self.execute(("UPDATE issuance_issuance SET wake_at = now() WHERE id = %s", (first.pk,)))
+        said = "SELECT waits_for FROM issuance_issuance WHERE id = %s AND waits_for <> ''"
+        (row,) = until(lambda: self.site.rows(said, first.pk), sites.LIMIT, "the first look")
+        all_due = (ALL_DUE, (row["waits_for"], f"waiting0.{self.lab.zone}", ORDER))
+        self.execute(all_due, (SNAPSHOT, (ORDER,)))
+
+    def take_snapshot(self) -> None:
+        """Note when each of the attempts is due."""
+        self.execute(("DROP TABLE IF EXISTS seen", ()), (SNAPSHOT, (ORDER,)))
+
+    def execute(self, *commands: tuple[str, tuple[Any, ...]]) -> None:
+        """Execute commands with their values in one transaction."""
+        with psycopg.connect(self.site.database, cursor_factory=psycopg.ClientCursor) as connection:
+            for command, values in commands:
+                connection.execute(command, values)
+
+    def count(self, query: str, *values: str) -> int:
+        return int(self.site.rows(query, *values)[0]["count"])
+
+    def issued(self) -> int:
+        return self.site.states().get("issued", 0)
+
+    def until_looked_at(self, number: int) -> int:
+        """Wait until `number` attempts had a look, or for PATIENCE. Return how many had one."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: self.count(LOOKED_AT) >= number, PATIENCE, "the looks", every=0.5)
+        return self.count(LOOKED_AT)
+
+    def waiting(self) -> None:
+        """Time the first look at each attempt, and new orders after that."""
+        before = self.memory()
+        self.write()
+        meter = Meter(sites.pids(self.site))
+        looked = self.until_looked_at(self.sizes.waiting)
+        pace = looked / meter.seconds
+        took = list(self.new_orders())
+        growth = {name: size - before[name] for name, size in self.memory().items()}
+        wall = meter.seconds
+        cpu, foreign = meter.read()
+        tell(
+            row="waiting",
+            who="certctrl",
+            n=self.sizes.waiting,
+            looked_at=looked,
+            looks_per_s=pace,
+            growth_mb=max(growth.values()),
+            rss_mb=max(self.memory().values()),
+            new_p50_s=statistics.median(took),
+            new_slowest_s=max(took),
+            new_orders=len(took),
+            cores={name: used / wall for name, used in sites.grouped(cpu).items()},
+            foreign_cores=foreign,
+        )
+
+    def new_orders(self) -> Iterator[float]:
+        """Order certificates while all others wait. Yield the seconds of each.
+
+        One that is not issued within NEW_LIMIT counts with NEW_LIMIT, and is the last.
+        """
+        pause = threading.Event()
+        for number in range(self.sizes.new_orders):
+            pause.wait(EVERY)
+            name = f"new{number}.{self.lab.zone}"
+            try:
+                yield sites.one(self.site, self.ids, name, NEW_LIMIT)
+            except AssertionError:
+                yield NEW_LIMIT
+                return
+
+    def killed(self) -> None:
+        """Kill every process while all wait and some are on their way, and start again."""
+        if not self.count("SELECT count(*) FROM issuance_issuance WHERE order_url LIKE %s", ORDER):
+            self.write()
+        others = sum(self.site.states().values()) - self.sizes.waiting
+        orders = orders_at(self.lab)
+        names = [f"under-way{number}.{self.lab.zone}" for number in range(self.sizes.on_their_way)]
+        sites.create(self.site, self.ids, names)
+        with contextlib.suppress(AssertionError):
+            until(lambda: orders_at(self.lab) >= orders + len(names) / 2, NEW_LIMIT, "the orders")
+        meter = Meter({})
+        kill_all(self.site)
+        self.start_again()
+        self.until_looked_at(1)
+        next_look = meter.seconds
+        looked = self.until_looked_at(self.sizes.waiting)
+        every_look = meter.seconds
+        others += len(names)
+        with contextlib.suppress(AssertionError):
+            until(lambda: self.issued() == others, PATIENCE, "those on their way", every=0.5)
+        tell(
+            row="killed",
+            who="certctrl",
+            n=self.sizes.waiting,
+            next_look_s=next_look,
+            every_look_s=every_look,
+            lost=self.sizes.waiting - looked,
+            ordered_twice=self.count(ORDERED_AGAIN, ORDER),
+            on_their_way=len(names),
+            never_issued=others - self.issued(),
+            issued_twice=self.count(ISSUED_TWICE),
+            orders_without_certificate=orders_at(self.lab) - others,
+        )
+
+    def start_again(self) -> None:
+        """Start everything. Note when each attempt is due, before any worker runs."""
+        self.site.start_redis()
+        self.site.start_postgres()
+        self.take_snapshot()
+        self.site.start_web()
+        self.site.start_clock()
+        for number in range(1, sites.WORKERS + 1):
+            self.site.start_worker(f"worker{number}")
+        self.site.start_beat()
+
+
+def kill_all(site: Site) -> None:
+    """Send SIGKILL to every process of the site, and wait until all are gone."""
+    processes = stats()
+    everyone = {each for pid in sites.pids(site).values() for each in family(pid, processes)}
+    for pid in everyone:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    sites.stop_all_but(site)
+    until(lambda: not everyone & set(stats()), sites.LIMIT, "the end of every process")
+
+
+def orders_at(lab: pebble.Pebble) -> int:
+    log = (lab.folder / "pebble.log").read_text()
+    return int(re.findall(r"There are now (\d+) orders in the db", log)[-1])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    rows, sizes = asked(ROWS, arguments)
+    with sites.lab() as lab, sites.at(lab, **TURNS) as site:
+        sites.use_database(site)
+        crowd = Crowd(lab, site, sizes)
+        if "waiting" in rows:
+            crowd.waiting()
+        if "killed" in rows:
+            crowd.killed()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
