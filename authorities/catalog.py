@@ -233,6 +233,12 @@ def limits_at(directory_url: str) -> Mapping[str, Limit]:
     return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
 
 
+def longest_period() -> timedelta:
+    """Return the longest time in which any known limit gets all its tokens back."""
+    limits = [Limit(*limit) for ca in known().values() for limit in ca.limits.values()]
+    return max((limit.period for limit in limits), default=timedelta(0))
+
+
 def fetches_eab(account: AcmeAccount) -> bool:
     """Return whether the CA can create the external account binding for the account."""
     return bool(info(account.ca_provider).eab_source)

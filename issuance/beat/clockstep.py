@@ -133,7 +133,9 @@ def _certificates(now: datetime, stepped: bool) -> None:
     # A wait for a rate limit is no failure. It moves `failing_since` by its own length at most.
     wait = timedelta(0) if stepped else LONGEST_CLOSED
     Certificate.objects.filter(failing_since__gt=now + wait + AHEAD).update(failing_since=now)
-    planned = Certificate.objects.filter(renew_at__gt=now + AHEAD)
+    # A certificate that seemed due may be held back by a rate limit.
+    Certificate.objects.filter(lacks__isnull=False, renew_at__gt=now + AHEAD).update(lacks=None)
+    planned = Certificate.objects.filter(renew_at__gt=now + AHEAD, lacks=None)
     # No rule plans a renewal after the expiry. Before the first version, none plans it later than
     # in a week.
     after_the_end = Q(renew_at__gt=F("expires_at")) & Q(renew_at__gt=now + 2 * A_DAY)

@@ -132,6 +132,8 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     may be about to revoke. A cancel by a person has set a time too, which stays.
     """
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
+    if has_moved and certificate.lacks_id:  # the order may be in no bucket now
+        Certificate.objects.filter(pk=certificate.pk).update(lacks=None)
     is_wanted = certificate.current_id == info.version_id and certificate.renews_itself
     if not is_wanted or Issuance.objects.open_of(certificate):
         return
@@ -214,11 +216,16 @@ def replaces_of(issuance: Issuance, client: CA) -> str:
     same if the CA does not take `replaces`, or has refused it. Raise Trouble when the CA's
     directory cannot be read.
     """
+    ari_id = known_id(issuance)
+    return ari_id if ari_id and client.offers_renewal_info() else ""
+
+
+def known_id(issuance: Issuance) -> str:
+    """Return the ari_id that `replaces_of` returns if the CA offers renewal windows."""
     version = issuance.certificate.current
     if not version or issuance.proves or issuance.replaces_refused:
         return ""
-    is_known = version.ari_id and version.account_id == issuance.account_id
-    return version.ari_id if is_known and client.offers_renewal_info() else ""
+    return version.ari_id if version.account_id == issuance.account_id else ""
 
 
 def is_in_window(issuance: Issuance) -> bool:

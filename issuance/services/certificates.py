@@ -313,7 +313,9 @@ def retire(certificate: Certificate) -> None:
     """
     with transaction.atomic():
         _lock_attempt(certificate.pk)
-        Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
+        Certificate.objects.filter(pk=certificate.pk).update(
+            retired_at=clock.now(), renew_at=None, lacks=None
+        )
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             # The CA may sign meanwhile. Then the version is stored, and not renewed.

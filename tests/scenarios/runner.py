@@ -253,8 +253,9 @@ class Scenario(World):
     def _until_due(self) -> float:
         """Return the seconds until a row, or a certificate at the next scan, is due."""
         tables = [each for each in Turns.__subclasses__() if not each._meta.abstract]
-        columns = [(table, "wake_at") for table in tables] + [(Certificate, "renew_at")]
-        moments = [table._base_manager.aggregate(at=Min(column))["at"] for table, column in columns]
+        moments = [table._base_manager.aggregate(at=Min("wake_at"))["at"] for table in tables]
+        considered = Certificate.objects.filter(lacks=None)
+        moments.append(considered.aggregate(at=Min("renew_at"))["at"])
         due = [(at - self.scheduler.true_now()).total_seconds() for at in moments if at]
         return max(0.0, min(due, default=LONGEST_IDLE))
 

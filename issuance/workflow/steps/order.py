@@ -50,8 +50,7 @@ def _order_once(issuance: Issuance) -> CA:
             _wait_for_list(issuance, _read_order(issuance, client))
         return client
     plan = plan_order(issuance)
-    if plan.charges:
-        ratelimits.refuse_far_slot(issuance, plan.charges)
+    ratelimits.refuse_far_slot(issuance, plan.charges.costs)
     csr.ensure_key_and_csr(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
         preflight.before_order(issuance, plan.client)
@@ -113,10 +112,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
 def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
     names, profile = issuance.certificate.names, plan.profile
     plan.client.prepare()
-    if plan.charges:
-        ratelimits.reserve(issuance, plan.charges)
-    else:
-        ratelimits.wait_while_busy(issuance)
+    ratelimits.reserve(issuance, plan.charges.costs)
     try:
         resource = plan.client.new_order(names, profile=profile, replaces=plan.replaces)
     except Trouble as trouble:
