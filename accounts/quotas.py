@@ -100,11 +100,12 @@ def refuse_more(owner: "User", *names: str) -> None:
     """
     users = get_user_model()._default_manager.select_for_update(no_key=True)
     owner = users.get(pk=owner.pk)
-    limits = {name: most(owner, name) for name in names}
-    # First count all rows of the owner, which an index does quickly. Usually this is enough.
-    counts = {rows: getattr(owner, rows).count() for rows in {QUOTAS[each].rows for each in names}}
+    known = {name: most(owner, name) for name in names}
+    limits = {name: limit for name, limit in known.items() if limit is not None}
+    # First see in an index whether the owner has so many rows at all. Usually this is enough.
     for name, limit in limits.items():
-        if limit is not None and counts[QUOTAS[name].rows] >= limit:
+        rows = getattr(owner, QUOTAS[name].rows)
+        if limit == 0 or rows.order_by()[limit - 1 : limit].exists():
             _refuse_if_full(owner, name, limit)
 
 

@@ -140,18 +140,12 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
     made = []
     for certificate in certificates:
         before = found.get(certificate.pk, {"last": 0, "opens": 0})
-        if may_renew(certificate) and not before["opens"]:
+        if certificate.is_wanted and not before["opens"]:
             reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
             issuance = services.new_issuance(certificate, reason, credential_ids[certificate.pk])
             issuance.number = before["last"] + 1
             made.append(issuance)
     return made
-
-
-def may_renew(certificate: Certificate) -> bool:
-    """Return whether an attempt may be opened without a person's request."""
-    is_new = not certificate.current_id
-    return certificate.may_be_issued and (is_new or certificate.auto_renew)
 
 
 @shared_task(name="issuance.advance_drills")

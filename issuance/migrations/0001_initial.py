@@ -317,6 +317,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='issuance',
+            index=models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'),
+        ),
+        migrations.AddIndex(
+            model_name='issuance',
             index=models.Index(fields=['names_key'], name='issuances_by_names'),
         ),
         migrations.AddIndex(

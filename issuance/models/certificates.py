@@ -176,6 +176,11 @@ class Certificate(models.Model):
     def renews_itself(self) -> bool:
         return self.may_be_issued and self.auto_renew
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether an attempt may begin without a person, for the first version or a renewal."""
+        return self.may_be_issued and (self.auto_renew or not self.current_id)
+
     def __str__(self) -> str:
         return self.domain
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.db import IntegrityError
@@ -206,6 +207,7 @@ def _read_authorizations(
     before the next one is read. Return the function that stores the last one.
     """
     challenge = registry.for_certificate(issuance.certificate)
+    found = cache(lambda: challenge.look_up(issuance))
     store: Callable[[], object] | None = None
     unread = [each for each in listed if each.status == Authorization.Status.UNREAD]
     for authorization in unread:
@@ -221,7 +223,7 @@ def _read_authorizations(
                 raise
             left = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
             return lambda: left.update(status=Authorization.Status.VALID)
-        store = _note(issuance, authorization, seen)
+        store = _note(issuance, authorization, seen, found)
     return store
 
 
@@ -247,7 +249,10 @@ def _without(profile: str) -> str:
 
 
 def _note(
-    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource
+    issuance: Issuance,
+    authorization: Authorization,
+    seen: AuthorizationResource,
+    found: Callable[[], Any],
 ) -> Callable[[], object]:
     """Return the function that stores what the CA says. Prepare the challenge of a pending one.
 
@@ -266,7 +271,7 @@ def _note(
         oldorders.refuse(issuance, seen)
         raise refused(seen)
     challenge = registry.of(seen.chosen)
-    note = challenge.prepare(issuance, seen, registry.offered(challenge, seen))
+    note = challenge.prepare(issuance, seen, registry.offered(challenge, seen), found)
     return _store(authorization, seen, Authorization.Status.PENDING, note)
 
 

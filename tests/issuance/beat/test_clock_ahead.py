@@ -366,3 +366,14 @@ def test_one_table_that_cannot_be_corrected_keeps_no_other_from_it(world, owner,
     Notice.objects.create(owner=owner, kind="expiring", dedupe_key="1", **ahead)
     clockstep.correct(world.time, stepped=True)
     assert Notice.objects.get().raised_at == world.time
+
+
+def test_a_pause_that_the_ca_asked_for_is_kept(world, account, credential):
+    info, _ = RenewalInfo.objects.update_or_create(
+        version=issued(world, account, credential).current, defaults={"fraction": 0.5}
+    )
+    pause = world.time + 5 * DAY
+    RenewalInfo.objects.update(wake_at=pause)
+    pruning.prune.run()
+    info.refresh_from_db()
+    assert info.wake_at == pause
