@@ -106,12 +106,15 @@ def refuse_more(owner: "User", *names: str) -> None:
     row refers to. The owner's row is locked, so that a row created at the same time is counted.
     """
     [owner] = _locked(pk=owner.pk)
-    limits = {name: most(owner, name) for name in names}
-    # First count all rows of the owner, which an index does quickly. Usually this is enough.
-    counts = {rows: getattr(owner, rows).count() for rows in {QUOTAS[each].rows for each in names}}
-    for name, limit in limits.items():
-        if limit is not None and counts[QUOTAS[name].rows] >= limit:
-            _refuse_if_full(owner, name, limit)
+    known = {name: most(owner, name) for name in names}
+    limits = {name: limit for name, limit in known.items() if limit is not None}
+    # First see in an index whether the owner has so many rows at all. Usually this is enough.
+    for rows in {QUOTAS[name].rows: None for name in limits}:
+        same = {name: limit for name, limit in limits.items() if QUOTAS[name].rows == rows}
+        least = min(same.values())
+        if least == 0 or getattr(owner, rows).order_by()[least - 1 : least].exists():
+            for name, limit in same.items():
+                _refuse_if_full(owner, name, limit)
 
 
 def _refuse_if_full(owner: "User", name: str, limit: int) -> None:

@@ -105,7 +105,7 @@ def refuse_old_login(request: Request, most: float) -> None:
     """
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not request.auth and not -SKEW.total_seconds() <= age <= most:
-        raise errors.Forbidden("Your login is too old for an export. Log in again.")
+        raise errors.Forbidden("Your login is too old for this request. Log in again.")
 
 
 class Attempts:

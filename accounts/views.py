@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import extend_schema
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.permissions import AllowAny
@@ -119,6 +120,7 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def create(self, request: Request, **kwargs: Any) -> Response:
         body = ApiKeyRequest(data=request.data)
         body.is_valid(raise_exception=True)
+        services.refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         key, token = services.create_api_key(
             self.owner, **body.validated_data, ip=audit.ip_of(request)
         )

@@ -10,7 +10,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts import audit, quotas
 from accounts.models import User
-from authorities import acme, catalog, registration, tasks
+from authorities import acme, catalog, tasks
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock, dispatch, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
@@ -125,9 +125,7 @@ def _registered(private_ca: PrivateCA) -> dict[str, Any]:
 
 def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
     now = clock.now()
-    # None: the sweep sends the message when fewer accounts of the owner are registering.
-    queued_at = now if registration.has_room(owner) else None
-    return {"wake_at": now, "queued_at": queued_at} | _sealed_eab(owner, given)
+    return {"wake_at": now, "queued_at": now} | _sealed_eab(owner, given)
 
 
 def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -18,6 +19,7 @@ from authorities import pki
 from authorities.models import AcmeAccount
 from certctrl import outgoing
 from certctrl.errors import Invalid
+from certctrl.lanes import Lane
 
 
 class LimitKind(TextChoices):
@@ -231,9 +233,32 @@ def limits_at(directory_url: str) -> Mapping[str, Limit]:
     return {kind: Limit(capacity, each) for kind, (capacity, each) in entry.limits.items()}
 
 
+def longest_period() -> timedelta:
+    """Return the longest time in which any known limit gets all its tokens back."""
+    limits = [Limit(*limit) for ca in known().values() for limit in ca.limits.values()]
+    return max((limit.period for limit in limits), default=timedelta(0))
+
+
 def fetches_eab(account: AcmeAccount) -> bool:
     """Return whether the CA can create the external account binding for the account."""
     return bool(info(account.ca_provider).eab_source)
+
+
+def lane_of(ca_provider: str, directory_url: str) -> Lane | None:
+    """Return the lane of calls to the CA of an account, given the columns of its row.
+
+    Return None for a private CA, which is not called over the network.
+    """
+    if ca_provider == SELF_CA:
+        return None
+    ca = known().get(ca_provider)
+    url = outgoing.canonical_url(directory_url or (ca.directory_url if ca else ""))
+    host = urlsplit(url).netloc
+    return Lane(f"ca:{host}", ca.label if ca and not directory_url else f"the CA {host}")
+
+
+def lane_of_account(account: AcmeAccount) -> Lane | None:
+    return lane_of(account.ca_provider, account.directory_url)
 
 
 def directory_of(account: AcmeAccount) -> str:

@@ -2,16 +2,15 @@
 
 import structlog
 
-from accounts.models import User
 from authorities import catalog, clients, exchanges
 from authorities.models import AcmeAccount
+from certctrl import lanes
 from certctrl.turns import Trouble
 from keystore import envelope
 from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
-AT_ONCE = 2  # accounts of one owner; a slow CA holds one worker for each
 
 
 def register(account_id: int) -> None:
@@ -33,14 +32,12 @@ def register(account_id: int) -> None:
     return None
 
 
-def has_room(owner: User) -> bool:
-    """Return whether another account of the owner may register now."""
-    return AcmeAccount.objects.on_their_way().filter(owner=owner).count() < AT_ONCE
-
-
 def _register(account: AcmeAccount) -> None:
     _fetch_eab(account)
-    with exchanges.about(account, "register"):
+    with (
+        lanes.enter(catalog.lane_of_account(account), account.owner_id),
+        exchanges.about(account, "register"),
+    ):
         resource = clients.client_for(account).register()
     if resource.status != "valid":
         raise Trouble(

@@ -8,6 +8,7 @@ Our jobs may run twice without harm, so nothing is stored. Each job runs when be
 its interval.
 """
 
+from datetime import datetime
 from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
@@ -21,21 +22,30 @@ class Entry(ScheduleEntry):
 
     def is_due(self) -> tuple[bool, float]:
         schedule: Any = self.schedule
-        if self.total_run_count and not ran_in_the_future(self):
+        if self.total_run_count and not ran_after(self, self.default_now()):
             is_due, pause = schedule.is_due(self.last_run_at)
             return is_due, pause
         return True, schedule.seconds
 
 
-def ran_in_the_future(entry: Any) -> bool:
-    """Return whether the clock was put back since the last run."""
-    return bool(entry.last_run_at > entry.default_now())
+def ran_after(entry: Any, now: datetime) -> bool:
+    """Return whether the last run is after `now`, because the clock was put back."""
+    return bool(entry.last_run_at > now)
 
 
 class BeatScheduler(Scheduler):
     Entry = Entry
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        if any(ran_in_the_future(entry) for entry in self.schedule.values()):
+        now = self.app.now()
+        if any(ran_after(entry, now) for entry in self.schedule.values()):
             self.populate_heap()  # the times in the heap are in the future too
         return float(super().tick(*args, **kwargs))
+
+    def adjust(self, n: float, drift: float = 0.0) -> float:
+        """Return the pause as it is.
+
+        Celery's own pause is 10 ms shorter. Then no job is due at its end, and beat asks again in a
+        busy loop.
+        """
+        return n

@@ -32,6 +32,14 @@ def keep_what_is_loaded(**kwargs: Any) -> None:
     gc.freeze()
 
 
+@signals.celeryd_after_setup.connect
+def count_the_threads(instance: Any, **kwargs: Any) -> None:
+    """Open the board with a slot for each thread, before the pool of this worker starts."""
+    from certctrl import board
+
+    board.open_board(instance.concurrency)
+
+
 @signals.worker_init.connect
 def know_the_worker(**kwargs: Any) -> None:
     os.environ["CERTCTRL_WORKER"] = str(os.getpid())

@@ -3,9 +3,11 @@
 A message carries one id. A lost or doubled message changes nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import structlog
 from celery import Task
@@ -14,35 +16,88 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Least
 from kombu.exceptions import OperationalError
 
-from certctrl import clock, disk
+from certctrl import clock, disk, lanes
 from certctrl.turns import SKEW, LostTurn, Trouble, TurnsQuerySet, Wait
 
 MOST_ON_THEIR_WAY = 1000
-SHARE = MOST_ON_THEIR_WAY // 4  # of one credential or account, while others wait
+SHARE = MOST_ON_THEIR_WAY // 4  # cleanups, and each of the other kinds
+OF_ONE = SHARE // 4  # of one owner, or of one lane that answers late
+MOST_CONSIDERED = 1000  # due rows that are chosen from
 
 
-def admit(rows: TurnsQuerySet[Any], task: "Task[Any, Any]", most: int = SHARE) -> None:
-    """Send the task for these rows, oldest `wake_at` first.
+class Parties(NamedTuple):
+    """Whom a row calls, by the keys of the lanes, and for whom, by the owner's id."""
 
-    At most `most` messages are on their way afterwards.
+    lanes: tuple[str, ...]
+    owner: int | None
+
+
+class Shares:
+    """Counts the rows that are on their way, by lane and by owner.
+
+    `share` is for each owner, and for each lane that answers late. A lane in trouble has two
+    rows, and a lane that answers well has no limit here.
     """
-    ids = list(rows.order_by("wake_at").values_list("pk", flat=True)[:most])
-    if not ids:
-        return None
-    ids = ids[: max(0, most - rows.model._default_manager.on_their_way().count())]
-    mark(rows, ids)
-    for at, pk in enumerate(ids):
-        if not nudge(task, pk):
-            return unmark(rows, ids[at:])
-    return None
+
+    def __init__(self, share: int) -> None:
+        self.share = share
+        self.lanes: Counter[str] = Counter()
+        self.owners: Counter[int | None] = Counter()
+
+    def add(self, parties: Parties) -> None:
+        self.lanes.update(parties.lanes)
+        self.owners[parties.owner] += 1
+
+    def has_room(self, parties: Parties) -> bool:
+        return self.owner_has_room(parties.owner) and all(map(self.lane_has_room, parties.lanes))
+
+    def owner_has_room(self, owner: int | None) -> bool:
+        return self.owners[owner] < self.share
+
+    def lane_has_room(self, lane: str) -> bool:
+        match lanes.answer_of(lane):
+            case lanes.Answer.TROUBLE:
+                return self.lanes[lane] < lanes.IN_TROUBLE
+            case lanes.Answer.SLOW:
+                return self.lanes[lane] < self.share
+        return True
 
 
-def admit_fairly(
-    rows: TurnsQuerySet[Any], now: datetime, of: str, most: int, task: "Task[Any, Any]"
+def admit(
+    rows: TurnsQuerySet[Any],
+    now: datetime,
+    columns: Sequence[str],
+    parties_of: Callable[..., Parties],
+    task: "Task[Any, Any]",
 ) -> None:
-    """Send the task for sendable rows, with at most `most` on their way for each value of `of`."""
-    if rows.sendable(now).exists():
-        admit(rows.sendable_of_each(now, of, most), task)
+    """Send the task for sendable rows, oldest `wake_at` first.
+
+    `parties_of` gets the values of `columns`. Afterwards at most SHARE messages are on their way,
+    and at most OF_ONE of one owner. Lanes have room as in `Shares`.
+    """
+    due = rows.sendable(now)
+    if not due.exists():
+        return
+    parties_of = cache(parties_of)
+    shares = Shares(OF_ONE)
+    sent = Counter(rows.on_their_way().values_list(*columns))
+    for values in sent.elements():
+        shares.add(parties_of(*values))
+    left = due
+    for values in sent:
+        if not shares.has_room(parties_of(*values)):
+            left = left.exclude(**dict(zip(columns, values, strict=True)))
+    chosen: list[int] = []
+    for pk, *values in left.order_by("wake_at").values_list("pk", *columns)[:MOST_CONSIDERED]:
+        parties = parties_of(*values)
+        if len(chosen) + sent.total() < SHARE and shares.has_room(parties):
+            shares.add(parties)
+            chosen.append(pk)
+    mark(due, chosen)
+    for at, pk in enumerate(chosen):
+        if not nudge(task, pk):
+            unmark(due, chosen[at:])
+            return
 
 
 def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:

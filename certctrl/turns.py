@@ -13,7 +13,6 @@ a death.
 
 import os
 import secrets
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,7 +24,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
-from certctrl import clock
+from certctrl import board, clock
 from certctrl.statements import Parameter, Select, Update
 
 log = structlog.get_logger()
@@ -38,7 +37,6 @@ A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
 MOST_SAID = 4000  # characters of a stored sentence
-MOST_CONSIDERED = 1000  # due rows that sendable_of_each() chooses from
 TIME: "DateTimeField[Any, Any]" = DateTimeField()
 CHECKED_WITHIN = 1.0  # seconds; breathe() trusts a write that is younger, once
 
@@ -168,23 +166,6 @@ class TurnsQuerySet(models.QuerySet[Row]):
         now = clock.now()
         since = now - timedelta(seconds=settings.RESEND)
         return self.filter(wake_at__isnull=False, queued_at__range=(since, now + SKEW))
-
-    def sendable_of_each(self, at: datetime, of: str, most: int) -> Self:
-        """Return the sendable rows, oldest `wake_at` first, with a limit for each value of `of`.
-
-        At most `most` rows with the same `of` have a message on its way. Thus one slow owner or
-        server does not delay the others.
-        """
-        busy = Counter(self.on_their_way().values_list(of, flat=True))
-        full = [each for each, count in busy.items() if count >= most]
-        chosen = []
-        sendable = self.sendable(at)
-        others = sendable.exclude(**{f"{of}__in": full}).order_by("wake_at")
-        for pk, each in others.values_list("pk", of)[:MOST_CONSIDERED]:
-            busy[each] += 1
-            if busy[each] <= most:
-                chosen.append(pk)
-        return sendable.filter(pk__in=chosen)
 
     def claim_fields(self, at: Any, ends: Any, late: Any) -> dict[str, Any]:
         """Return the columns that a claim writes, without the token.
@@ -459,6 +440,7 @@ class Turns(models.Model):
         if self._breaths and (stopping.is_set() or self.turn_left() < settings.TURN / 4):
             raise Wait(0)
         self._breaths += 1
+        board.begin_again()
         is_fresh = self.holder and clock.monotonic() - self._checked < CHECKED_WITHIN
         self._checked = float("-inf")
         if not is_fresh and not self._is_mine():

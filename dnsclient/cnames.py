@@ -56,21 +56,12 @@ def challenge_of(name: str) -> str:
     return start if start.startswith(f"{CHALLENGE}.") else f"{CHALLENGE}.{start}"
 
 
-def final_name(name: str) -> str:
-    """Return the name at which the TXT record of a name's challenge must be written.
-
-    This is `_acme-challenge.<name>`, or the name to which its CNAMEs lead. A CNAME that a random
-    sibling also has belongs to a wildcard. It is not followed.
-    Raise Trouble: dns_cname_loop, dns_cname_target, dns_lookup_failed.
-    """
-    path = follow([name], clock.time_left())[name]
-    if path.trouble:
-        raise path.trouble
-    return path.final
-
-
 def follow(names: Collection[str], seconds: float) -> dict[str, CnamePath]:
-    """Return the CnamePath of each name, within `seconds`. Failures are in `CnamePath.trouble`."""
+    """Return the CnamePath of the challenge of each name, within `seconds`.
+
+    A CNAME that a random sibling also has belongs to a wildcard. It is not followed. Failures are
+    in `CnamePath.trouble`.
+    """
     end = clock.monotonic() + seconds
     paths = {name: CnamePath((challenge_of(name),)) for name in names}
     going = list(paths)

@@ -21,6 +21,7 @@ import dns.resolver
 from django.conf import settings
 
 from certctrl import clock
+from certctrl.lanes import Lane
 from certctrl.outgoing import is_allowed
 from certctrl.turns import Trouble
 from dnsclient import queries
@@ -43,6 +44,8 @@ SOA = dns.rdatatype.SOA
 NS = dns.rdatatype.NS
 CNAME = dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
+# Not judged by itself: an owner's own name servers may be what is silent behind them.
+RESOLVERS = Lane("dns", "the resolver", is_judged=False)
 NO_TIME = "the time was too short to ask"
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 

@@ -216,6 +216,11 @@ class Provider(ABC):
         return ""
 
     @classmethod
+    def party(cls, public: Mapping[str, Any]) -> str:
+        """Return host and port that are called, or "" when all credentials call the same."""
+        return ""
+
+    @classmethod
     def note(cls, public: Mapping[str, Any]) -> str:
         """Return a sentence with a warning about a credential with these fields, or ""."""
         return ""

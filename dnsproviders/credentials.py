@@ -50,12 +50,14 @@ def create_credential(owner: User, data: object) -> DnsCredential:
     given = _given(provider, data)
     _check_whole(provider, given)
     defaults = _common_defaults(provider)
+    public = _default_public(provider) | given.public
     with transaction.atomic():
         quotas.refuse_more(owner, "dns_credentials")
         credential = DnsCredential.objects.create(
             owner=owner,
             provider=provider_id,
-            public=_default_public(provider) | given.public,
+            public=public,
+            party=provider.party(public),
             secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
             **(defaults | given.common),
         )
@@ -108,6 +110,7 @@ def _change(row: DnsCredential, provider: type[Provider], data: Mapping[str, Any
         row.checked_at = None
         row.last_error = ""
     row.public = _default_public(provider) | whole.public
+    row.party = provider.party(row.public)
     if whole.secret != old_secret:
         row.secret = envelope.seal(row.owner, PURPOSE, json.dumps(whole.secret).encode())
     defaults = {name: value for name, value in _common_defaults(provider).items() if name in gone}

@@ -22,6 +22,13 @@ class DnsCredential(models.Model):
     name = models.CharField(max_length=64)
     provider = models.CharField(max_length=32)
     public = models.JSONField(default=dict, help_text="the provider's fields that are not secret")
+    party = models.CharField(
+        max_length=255,
+        default="",
+        blank=True,
+        editable=False,
+        help_text="the host that is called, where each credential has its own",
+    )
     secret = models.ForeignKey(
         Envelope, models.PROTECT, null=True, related_name="+", editable=False
     )

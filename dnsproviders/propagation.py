@@ -19,7 +19,6 @@ import dns.rdatatype
 from certctrl import clock
 from certctrl.turns import Trouble
 from dnsclient import queries
-from dnsclient.cnames import final_name
 from dnsclient.queries import Answers, Query
 from dnsclient.resolver import (
     KNOWN,
@@ -38,7 +37,6 @@ __all__ = [
     "Look",
     "Servers",
     "Verdict",
-    "final_name",
     "look",
     "server_of",
     "servers_of",

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
-from certctrl import clock, retention
+from certctrl import clock, lanes, retention
 from certctrl.statements import insert
 from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
@@ -155,7 +155,9 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
 
 def _clean(record: TxtRecord) -> None:
     try:
-        removed = registry.open_credential(record.credential).cleanup(record)
+        credential = record.credential
+        with lanes.enter(registry.lane_of_credential(credential), credential.owner_id):
+            removed = registry.open_credential(credential).cleanup(record)
     except Wait:
         # Part of the records may be removed already. The next turn removes the others.
         raise

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from certctrl import errors, outgoing
+from certctrl.lanes import Lane
 from certctrl.log import Secret
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
 from dnsproviders.models import DnsCredential
@@ -80,6 +81,22 @@ def _unsealed(credential: DnsCredential) -> dict[str, str]:
         raise ProviderError("dns_credential_refused", what, permanent=True)
     opened: dict[str, str] = json.loads(envelope.unseal(credential.secret))
     return opened
+
+
+def lane_of(provider: str, party: str, credential_id: int) -> Lane:
+    """Return the lane of calls with a credential, given the columns of its row.
+
+    Credentials for the same host share one, and so do all credentials of a provider with one API.
+    """
+    kind = provider_class(provider)
+    if not kind.is_named_by_owner:
+        return Lane(f"api:{provider}", f"the DNS API of {kind.name}")
+    where = party or str(credential_id)
+    return Lane(f"api:{provider}:{where}", f"the DNS server {party}" if party else "the DNS API")
+
+
+def lane_of_credential(credential: DnsCredential) -> Lane:
+    return lane_of(credential.provider, credential.party, credential.pk)
 
 
 def check_api_limits() -> None:

@@ -29,6 +29,7 @@ BATCH = 500  # certificates that a drill brings forward in one run
 MOST_UNDER_WAY = 1000
 MOST_NAMED = 20
 RUNNING = Q(ended_at=None, stopped_at=None)
+PUBLIC = {"current__account__private_ca": None}  # not signed by a private CA
 
 
 # --- started by people ---
@@ -141,15 +142,16 @@ def in_use(issuer: str, account: AcmeAccount | None) -> QuerySet[Certificate]:
     """Return the certificates in use whose current version the issuer signed.
 
     With `account`, return those whose current version the account ordered. Deleted certificates
-    are not in use.
+    are not in use. An issuer is never a private CA, because its owner chose the name. A drill for a
+    private CA names its account.
     """
-    theirs = {"current__account": account} if account else {"current__issuer": issuer}
+    theirs = {"current__account": account} if account else {"current__issuer": issuer} | PUBLIC
     return Certificate.objects.filter(retired_at=None, **theirs)
 
 
 def issuers() -> list[str]:
     """Return the issuers of the certificates in use, by name, at most MOST_NAMED of them."""
-    used = Certificate.objects.filter(retired_at=None, current__isnull=False).exclude(
+    used = Certificate.objects.filter(retired_at=None, current__isnull=False, **PUBLIC).exclude(
         current__issuer=""
     )
     names = used.order_by("current__issuer").values_list("current__issuer", flat=True).distinct()

@@ -10,12 +10,16 @@ from typing import Any
 from celery import Task, chain, shared_task, signature
 from django.conf import settings
 
+from certctrl import lanes
 from certctrl.dispatch import send, under_own_turn
-from certctrl.turns import Trouble
+from certctrl.turns import Trouble, stopping
 from issuance import notify, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
+
+MOST_LOOKS = 20  # batches of one message
+FIRST, LATER = 0, 9  # priorities of Celery's transport for Redis, where 0 goes first
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -30,27 +34,42 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
     return task
 
 
+LOOKS = lanes.Lane("looks", "the name servers")
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
-def start(issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, goes_first: bool = True) -> bool:
     """Send the steps that an attempt in `state` still has to take, as one message.
 
-    Return False when the broker is away; the sweep sends them later.
+    Workers take messages that go first before all others. Return False when the broker is away;
+    the sweep sends them later.
     """
     ahead = [
         signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
         for step in workflow.steps_ahead(state)
     ]
     for each in ahead:
-        each.set(expires=settings.RESEND)
+        each.set(expires=settings.RESEND, priority=FIRST if goes_first else LATER)
     return send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
 
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look once for a batch of attempts. Send on those whose records every server shows."""
-    start_all(workflow.look())
+    """Look for batches of attempts. Send on those whose records every server shows.
+
+    While more are due, the next batch follows at once. Looks that last long leave threads for
+    others. The sweep then sends this one again.
+    """
+    for _ in range(MOST_LOOKS):
+        try:
+            with lanes.enter(LOOKS):
+                shown = workflow.look()
+        except lanes.Full:
+            return Issuance.objects.put_looks_back()
+        start_all(shown)
+        if stopping.is_set() or not Issuance.objects.needs_look().exists():
+            return None
+    return None
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

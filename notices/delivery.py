@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import structlog
 
-from certctrl import clock
+from certctrl import clock, lanes
+from certctrl.lanes import Lane
 from certctrl.turns import LostTurn, Trouble, Wait
 from notices import digest, mail, posting
 from notices.models import Delivery
@@ -20,6 +21,8 @@ logger = structlog.get_logger()
 # Seconds to wait after the nth failure, as Standard Webhooks suggests.
 # A delivery that fails once more is given up.
 RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+MAIL = Lane("mail", "the mail server")
 
 
 def deliver(delivery_id: int) -> None:
@@ -50,12 +53,19 @@ def deliver(delivery_id: int) -> None:
 def _send(delivery: Delivery) -> bool:
     """Send the delivery. Return False if it is held for a digest instead."""
     if delivery.channel == Delivery.Channel.WEBHOOK:
-        posting.post(delivery)
+        host = delivery.webhook.host if delivery.webhook else ""
+        with lanes.enter(lane_of_webhook(host), delivery.owner_id):
+            posting.post(delivery)
     elif digest.goes_out(delivery):
-        mail.send(delivery)
+        with lanes.enter(MAIL, delivery.owner_id):
+            mail.send(delivery)
     else:
         return False
     return True
+
+
+def lane_of_webhook(host: str) -> Lane:
+    return Lane(f"hook:{host}", f"the webhook at {host}")
 
 
 def _try_again(delivery: Delivery, trouble: Trouble) -> None:

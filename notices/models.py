@@ -12,8 +12,6 @@ from certctrl.turns import Turns, TurnsQuerySet
 from keystore import envelope
 from keystore.models import Envelope
 
-AT_ONCE = 4  # deliveries of one owner at a time, because slow receivers block workers
-
 
 class Notice(models.Model):
     """A message to an owner about one event. It is written once, even if it is raised again."""

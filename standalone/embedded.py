@@ -125,7 +125,7 @@ class Embedded:
         web = ["certctrl.webserver", "--host", self.listen, "--port", str(self.port)]
         return [
             self._child("web", [python, "-m", *web], 8),
-            self._child("clock", [python, "-m", "standalone.clock", "-n", "clock@%h", *quiet], 5),
+            self._child("clock", [python, "-m", "standalone.clock"], 5),
             self._child(
                 "worker",
                 [*celery, "worker", "-Q", "celery", "-n", "worker@%h", *pool, *quiet],

@@ -34,6 +34,7 @@ appendonly yes
 save ""
 maxmemory-policy noeviction
 daemonize no
+hz 1
 """
 
 

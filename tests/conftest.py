@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from authorities.models import AcmeAccount
+from certctrl import lanes
 from dnsproviders.models import DnsCredential
 from tests import factories
 from tests.fakes.world import World
@@ -60,6 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _empty_cache() -> Iterator[None]:
     """Clear the cache, so that the throttles of one test have no effect on the next."""
     cache.clear()
+    lanes.forget()
     yield
     cache.clear()
 

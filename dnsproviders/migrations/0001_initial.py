@@ -28,6 +28,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=64)),
                 ('provider', models.CharField(max_length=32)),
                 ('public', models.JSONField(default=dict, help_text="the provider's fields that are not secret")),
+                ('party', models.CharField(blank=True, default='', editable=False, help_text='the host that is called, where each credential has its own', max_length=255)),
                 ('ttl', models.PositiveIntegerField(default=60, help_text='seconds')),
                 ('propagation_check', models.CharField(choices=[('authoritative', 'Authoritative'), ('recursive', 'Recursive'), ('off', 'Off')], default='authoritative', max_length=16)),
                 ('propagation_timeout', models.PositiveIntegerField(default=1800, help_text='seconds')),

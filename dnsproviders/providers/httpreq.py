@@ -5,6 +5,7 @@ https://go-acme.github.io/lego/dns/httpreq/ (the default mode, not RAW)
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -71,6 +72,10 @@ class HttpReq(Provider):
             help="Password of basic authentication.",
         ),
     )
+
+    @classmethod
+    def party(cls, public: Mapping[str, Any]) -> str:
+        return str(urlsplit(public["endpoint"]).netloc)
 
     @classmethod
     def check_together(cls, given: Mapping[str, Any]) -> None:

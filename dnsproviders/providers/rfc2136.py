@@ -211,6 +211,10 @@ class RFC2136(Provider):
         self.is_asked_signed = self.has_key
 
     @classmethod
+    def party(cls, public: Mapping[str, Any]) -> str:
+        return f"{public['server']}:{public['port']}"
+
+    @classmethod
     def check_together(cls, given: Mapping[str, Any]) -> None:
         for name, other in (("key_name", "secret"), ("secret", "key_name")):
             if given.get(other) and not given.get(name):

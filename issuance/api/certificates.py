@@ -9,6 +9,7 @@ from rest_framework import serializers
 from authorities import pki
 from certctrl.api import EpochSeconds
 from certctrl.schema import OPTIONAL
+from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
 from issuance.challenges import delegation
@@ -36,7 +37,15 @@ class WindowSerializer(serializers.ModelSerializer[RenewalInfo]):
 
 class RenewalSerializer(serializers.Serializer[Certificate]):
     renew_at = EpochSeconds(allow_null=True)
+    slot_at = serializers.SerializerMethodField(
+        help_text="estimated time of the order, while the CA's limits delay it; null in lists"
+    )
     ari = serializers.SerializerMethodField(help_text="null until the CA names it")
+
+    def get_slot_at(self, certificate: Certificate) -> int | None:
+        in_list = isinstance(self.root, serializers.ListSerializer)
+        at = None if in_list else ratelimits.slot_of(certificate)
+        return int(at.timestamp()) if at else None
 
     @extend_schema_field(WindowSerializer(allow_null=True))
     def get_ari(self, certificate: Certificate) -> dict[str, Any] | None:

@@ -16,12 +16,12 @@ from django.core.cache import cache
 from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from authorities.models import AcmeAccount
 from certctrl.outgoing import MAX_WAIT
-from certctrl.turns import A_DAY, SKEW, SWEPT, Turns
+from certctrl.turns import A_DAY, SKEW, SWEPT
 from dnsproviders import records
 from dnsproviders.models import ApiBucket, TxtRecord
 from issuance import workflow
+from issuance.beat.due import WITH_TURNS
 from issuance.models import (
     TOO_LONG,
     Authorization,
@@ -42,14 +42,6 @@ LONGEST_SETTLE = timedelta(hours=1)
 # A credential may wait a day for its records. An attempt whose CSR was sent waits a day for the CA.
 UP_TO_A_DAY = (Issuance.State.PRESENTED, Issuance.State.VALIDATED, Issuance.State.FINALIZED)
 LONGEST_CLOSED = timedelta(seconds=MAX_WAIT)
-WITH_TURNS: tuple[type[Turns], ...] = (
-    Issuance,
-    TxtRecord,
-    AcmeAccount,
-    CertificateVersion,
-    RenewalInfo,
-    Delivery,
-)
 
 
 def put_right(now: datetime) -> None:
@@ -99,8 +91,10 @@ def _turns(now: datetime, stepped: bool) -> None:
         rows = model._base_manager.all()
         held = rows.exclude(holder="")
         held.filter(wake_at__gt=now + lease + AHEAD).update(wake_at=now + lease)
-        # Nothing waits for a renewal window that is asked for some hours late.
-        pause = timedelta(0) if stepped and model is not RenewalInfo else A_DAY
+        # Other servers may ask for a pause of a week (Retry-After). An attempt ends in that case.
+        longest = A_DAY if model in (Issuance, TxtRecord) else LONGEST_CLOSED
+        # Nothing waits for a renewal window that is asked for some days late.
+        pause = timedelta(0) if stepped and model is not RenewalInfo else longest
         rows.filter(holder="", wake_at__gt=now + pause + AHEAD).update(wake_at=now, queued_at=None)
         rows.filter(wake_at__isnull=False, queued_at__gt=now + AHEAD).update(queued_at=None)
 
@@ -139,7 +133,9 @@ def _certificates(now: datetime, stepped: bool) -> None:
     # A wait for a rate limit is no failure. It moves `failing_since` by its own length at most.
     wait = timedelta(0) if stepped else LONGEST_CLOSED
     Certificate.objects.filter(failing_since__gt=now + wait + AHEAD).update(failing_since=now)
-    planned = Certificate.objects.filter(renew_at__gt=now + AHEAD)
+    # A certificate that seemed due may be held back by a rate limit.
+    Certificate.objects.filter(lacks__isnull=False, renew_at__gt=now + AHEAD).update(lacks=None)
+    planned = Certificate.objects.filter(renew_at__gt=now + AHEAD, lacks=None)
     # No rule plans a renewal after the expiry. Before the first version, none plans it later than
     # in a week.
     after_the_end = Q(renew_at__gt=F("expires_at")) & Q(renew_at__gt=now + 2 * A_DAY)

@@ -1,33 +1,42 @@
 """The scan that opens an attempt for each certificate whose renewal is due."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 import structlog
 from celery import shared_task
 from django.db import transaction
-from django.db.models import Count, F, Max, Q
+from django.db.models import Count, F, Max, Q, QuerySet
 
 from certctrl import clock
-from issuance import drills, services
+from issuance import drills, ratelimits, services
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance
+from issuance.renewal import ari
 
 logger = structlog.get_logger()
 SCAN_BATCH = 500
 SOONEST = (F("expires_at").asc(nulls_last=True), "pk")
-# The relations that `new_attempts` reads.
-CHOSEN_FROM = ("account__staging_account", "fallback_account", "credential")
+# The relations that are read to make an attempt, and to find its charges.
+CHOSEN_FROM = (
+    "account__staging_account",
+    "fallback_account",
+    "credential",
+    "current__account",
+    "current__renewal_info",
+)
 
 
 @shared_task(name="issuance.scan_renewals")
 def scan_renewals() -> None:
-    """Open an attempt for every certificate that is due, soonest expiry first.
+    """Open attempts for the certificates that are due, soonest expiry first.
 
-    The sweep sends the messages. A scan that is late or runs twice does no harm, because one
+    Those that the CA's limits let order within an hour get an attempt. The others stay due. The
+    sweep sends the messages. A scan that is late or runs twice does no harm, because one
     transaction opens the attempt and clears `renew_at`.
     """
     now = clock.now()
+    reconsider(now)
     broken: set[int] = set()
     while ids := due_for_renewal(now, broken):
         try:
@@ -37,12 +46,38 @@ def scan_renewals() -> None:
             broken |= open_one_by_one(ids, now)
 
 
+def reconsider(now: datetime) -> None:
+    """Let certificates that are held back be chosen from again.
+
+    For each bucket and owner, these are the next ones for which the bucket has tokens. The rows of
+    a bucket without tokens are not read.
+    """
+    held = Certificate.objects.filter(lacks__isnull=False)
+    buckets = list(values_of(held, "lacks"))
+    room = ratelimits.Room(buckets)
+    for bucket in buckets:
+        there = held.filter(lacks=bucket)
+        for owner in values_of(there, "owner"):
+            most = room.tokens(bucket, owner, SCAN_BATCH)
+            due = there.filter(owner=owner, renew_at__lte=now).order_by(*SOONEST)
+            ids = list(due.values_list("pk", flat=True)[:most])
+            Certificate.objects.filter(pk__in=ids, lacks=bucket).update(lacks=None)
+
+
+def values_of(rows: QuerySet[Certificate], column: str) -> Iterator[int]:
+    """Return the different ids in a column. Each costs one look into the index."""
+    last = 0
+    while found := rows.filter(**{f"{column}__gt": last}).order_by(column).first():
+        last = getattr(found, f"{column}_id")
+        yield last
+
+
 def due_for_renewal(now: datetime, but: Collection[int] = ()) -> list[int]:
     """Return the ids of the next batch that is due, soonest expiry first, without those in `but`.
 
     The query reads only the index `certificates_to_renew`.
     """
-    due = Certificate.objects.filter(renew_at__lte=now).exclude(pk__in=but)
+    due = Certificate.objects.filter(renew_at__lte=now, lacks=None).exclude(pk__in=but)
     return list(due.order_by(*SOONEST).values_list("pk", flat=True)[:SCAN_BATCH])
 
 
@@ -59,7 +94,10 @@ def open_one_by_one(ids: Sequence[int], now: datetime) -> set[int]:
 
 
 def open_renewals(ids: Sequence[int], now: datetime) -> None:
-    """Clear `renew_at` of those that are still due, and open their attempts, in one transaction."""
+    """Open attempts for those that are still due, and clear their `renew_at`, in one transaction.
+
+    Those that are held back stay due.
+    """
     with transaction.atomic():
         still_due = Certificate.objects.filter(pk__in=ids, renew_at__lte=now)
         # Locked in one order, so that two scans do not each wait for a row of the other.
@@ -69,8 +107,26 @@ def open_renewals(ids: Sequence[int], now: datetime) -> None:
             .select_for_update(of=("self",))
         )
         certificates = list(locked)
-        Certificate.objects.filter(pk__in=[each.pk for each in certificates]).update(renew_at=None)
-        Issuance.objects.bulk_create(new_attempts(certificates))
+        attempts = new_attempts(certificates)
+        free = [each for each in attempts if not may_be_held_back(each)]
+        places, held = ratelimits.choose([each for each in attempts if may_be_held_back(each)])
+        for bucket, pks in held.items():
+            Certificate.objects.filter(pk__in=pks).update(lacks=bucket)
+        handled = {each.pk for each in certificates}.difference(*held.values())
+        Certificate.objects.filter(pk__in=handled).update(renew_at=None)
+        Issuance.objects.bulk_create([*free, *(place.issuance for place, _ in places)])
+        ratelimits.queue_up(places)
+
+
+def may_be_held_back(issuance: Issuance) -> bool:
+    """Return whether the attempt may wait until its tokens are near.
+
+    An order in its renewal window is in no bucket. A renewal with a fallback account must fail
+    first, because then the fallback account is tried.
+    """
+    certificate = issuance.certificate
+    is_exempt = ari.known_id(issuance) and ari.is_in_window(issuance)
+    return not is_exempt and not (certificate.current_id and certificate.fallback_account_id)
 
 
 def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
@@ -84,18 +140,12 @@ def new_attempts(certificates: Sequence[Certificate]) -> list[Issuance]:
     made = []
     for certificate in certificates:
         before = found.get(certificate.pk, {"last": 0, "opens": 0})
-        if may_renew(certificate) and not before["opens"]:
+        if certificate.is_wanted and not before["opens"]:
             reason = Issuance.Reason.RENEWAL if certificate.current_id else Issuance.Reason.NEW
             issuance = services.new_issuance(certificate, reason, credential_ids[certificate.pk])
             issuance.number = before["last"] + 1
             made.append(issuance)
     return made
-
-
-def may_renew(certificate: Certificate) -> bool:
-    """Return whether an attempt may be opened without a person's request."""
-    is_new = not certificate.current_id
-    return certificate.may_be_issued and (is_new or certificate.auto_renew)
 
 
 @shared_task(name="issuance.advance_drills")

@@ -3,37 +3,32 @@
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
 
 import structlog
 from celery import shared_task
 from django.core.cache import cache
-from django.db.models import Q, QuerySet
 
-from authorities import registration
+from authorities import catalog
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
-from certctrl.dispatch import admit, admit_fairly, mark, unmark
+from certctrl.dispatch import Parties, mark, unmark
+from certctrl.lanes import Lane
 from certctrl.turns import SWEPT
+from dnsproviders import registry
 from dnsproviders.models import TxtRecord
 from issuance import tasks, workflow
 from issuance.beat import clockstep
+from issuance.beat.admission import choose
+from issuance.beat.due import any_is_due
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import ari
-from notices.models import AT_ONCE as DELIVERIES_AT_ONCE
+from notices.delivery import MAIL, lane_of_webhook
 from notices.models import Delivery
 from notices.tasks import deliver
 
 logger = structlog.get_logger()
-# Attempts that publish again and are on their way at once. So attempts that wait for lagging
-# servers hold up no others.
-AGAIN = 100
-REPUBLISHING = ("again", None)
-# Cleanups of one credential, or revocations of one account, that are on their way at once. Without
-# this limit, one dead API could fill the queue.
-OF_ONE = dispatch.SHARE // 4
 failures_in_a_row: "Counter[str]" = Counter()  # of the sections of the sweep
 
 
@@ -42,11 +37,12 @@ def sweep() -> None:
     """Send a message for every row that is due and has none on its way.
 
     Only the sweep limits how many messages are on their way. A section that raises is logged and
-    counted, and the others run. The sweep counts for `/health` if any section ended.
+    counted, and the others run. The sweep counts for `/health` if any section ended, or if no row
+    is due.
     """
     now = clock.now()
+    run_section(clockstep.put_right, now)
     sections = (
-        clockstep.put_right,
         admit_issuances,
         admit_cleanups,
         admit_registrations,
@@ -54,7 +50,7 @@ def sweep() -> None:
         admit_renewal_infos,
         admit_deliveries,
     )
-    ended = [run_section(section, now) for section in sections]
+    ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
     if any(ended):
         cache.set(SWEPT, now.timestamp(), None)
 
@@ -73,34 +69,31 @@ def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
 
 
 def admit_registrations(now: datetime) -> None:
-    admit_fairly(AcmeAccount.objects.all(), now, "owner", registration.AT_ONCE, register)
+    columns = ("ca_provider", "directory_url", "owner")
+    dispatch.admit(AcmeAccount.objects.all(), now, columns, at_ca, register)
 
 
 def admit_revocations(now: datetime) -> None:
-    admit_fairly(CertificateVersion.objects.all(), now, "account", OF_ONE, tasks.revoke)
+    columns = ("account__ca_provider", "account__directory_url", "account__owner")
+    dispatch.admit(CertificateVersion.objects.all(), now, columns, at_ca, tasks.revoke)
+
+
+def at_ca(ca_provider: str, directory_url: str, owner: int) -> Parties:
+    return parties_of(catalog.lane_of(ca_provider, directory_url), owner)
+
+
+def parties_of(lane: Lane | None, owner: int) -> Parties:
+    return Parties((lane.key,) if lane else (), owner)
 
 
 def admit_deliveries(now: datetime) -> None:
-    admit_fairly(Delivery.objects.all(), now, "owner", DELIVERIES_AT_ONCE, deliver)
+    columns = ("channel", "webhook__host", "owner")
 
+    def at_receiver(channel: str, host: str | None, owner: int) -> Parties:
+        is_mail = channel == Delivery.Channel.EMAIL
+        return parties_of(MAIL if is_mail else lane_of_webhook(host or ""), owner)
 
-class Candidate(NamedTuple):
-    """A due attempt that may get a message. `credential` and `account` are ids."""
-
-    id: int
-    state: str
-    credential: int | None
-    account: int
-    holder: str
-
-    @property
-    def shares_a_look(self) -> bool:
-        """Whether the attempt waits for its records and can share a look with others.
-
-        A row that a dead worker left behind gets a look of its own. It may have killed the worker,
-        and in a batch the death would count for all rows.
-        """
-        return self.state == Issuance.State.PRESENTED and not self.holder
+    dispatch.admit(Delivery.objects.all(), now, columns, at_receiver, deliver)
 
 
 def admit_issuances(now: datetime) -> None:
@@ -119,77 +112,9 @@ def admit_issuances(now: datetime) -> None:
             return unmark(due, [each.id for each in chosen])
     alone = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(alone):
-        if not tasks.start(each.id, each.state):
+        if not tasks.start(each.id, each.state, goes_first=each.is_one_of_few):
             return unmark(due, [left.id for left in alone[at:]])
     return None
-
-
-def choose(now: datetime) -> list[Candidate]:
-    """Return the due attempts that get a message now, the longest waiting first.
-
-    At most 1,000 are on their way at once. No credential or account has more than a quarter of
-    them while others wait. Attempts that publish again come last.
-    """
-    again = Q(state=Issuance.State.ORDERED, presents__gt=0)
-    every = Issuance.objects.sendable(now).order_by("wake_at")
-    due = every.exclude(again)
-    busy = on_their_way()
-    room = dispatch.MOST_ON_THEIR_WAY - busy.total() // 2
-    chosen: list[Candidate] = []
-    full: list[tuple[str, int | None]] = []
-    while len(chosen) < room:
-        full = [
-            key for key, count in busy.items() if count >= dispatch.SHARE and key != REPUBLISHING
-        ]
-        more = candidates(due, full, {each.id for each in chosen}, room - len(chosen))
-        if not more:
-            break
-        for each in more:
-            if (
-                busy["credential", each.credential] < dispatch.SHARE
-                and busy["account", each.account] < dispatch.SHARE
-            ):
-                busy.update([("credential", each.credential), ("account", each.account)])
-                chosen.append(each)
-    if full:
-        chosen += candidates(due, [], {each.id for each in chosen}, room - len(chosen))
-    most = min(room - len(chosen), AGAIN - busy[REPUBLISHING] // 2)
-    return chosen + candidates(every.filter(again), [], set(), most)
-
-
-def on_their_way() -> "Counter[tuple[str, int | None]]":
-    """Return twice the number of attempts on their way.
-
-    Each attempt counts once for its credential and once for its account. An attempt that publishes
-    again counts twice under REPUBLISHING instead. So the total is always two for each attempt.
-    """
-    busy: Counter[tuple[str, int | None]] = Counter()
-    sent = Issuance.objects.on_their_way()
-    for credential, account, state, presents in sent.values_list(
-        "credential_id", "account_id", "state", "presents"
-    ):
-        is_again = presents and state == Issuance.State.ORDERED
-        busy.update(
-            [REPUBLISHING] * 2 if is_again else [("credential", credential), ("account", account)]
-        )
-    return busy
-
-
-def candidates(
-    due: QuerySet[Issuance], full: list[tuple[str, int | None]], but: set[int], most: int
-) -> list[Candidate]:
-    """Return up to `most` of the attempts `due`, without the ids in `but`.
-
-    Attempts of the credentials and accounts in `full` are left out.
-    """
-    if most <= 0:
-        return []
-    for kind, pk in full:
-        due = due.exclude(**{f"{kind}_id": pk}) if pk else due.exclude(credential=None)
-    rows = due.exclude(pk__in=but).values_list(
-        "id", "state", "credential_id", "account_id", "holder"
-    )
-    return [Candidate(*row) for row in rows[:most]]
 
 
 def admit_cleanups(now: datetime) -> None:
@@ -201,11 +126,25 @@ def admit_cleanups(now: datetime) -> None:
     if not due.exists():
         return
     txtrecords.keep_needed(due, now)
-    admit_fairly(TxtRecord.objects.all(), now, "credential", OF_ONE, tasks.cleanup)
+    columns = (
+        "credential__provider",
+        "credential__party",
+        "credential",
+        "credential__owner",
+    )
+
+    def at_dns_api(provider: str, party: str, credential: int, owner: int) -> Parties:
+        return parties_of(registry.lane_of(provider, party, credential), owner)
+
+    dispatch.admit(TxtRecord.objects.all(), now, columns, at_dns_api, tasks.cleanup)
 
 
 def admit_renewal_infos(now: datetime) -> None:
-    """Send polls of renewal windows, a few for each CA. A CA that is away delays no other."""
-    due = RenewalInfo.objects.sendable(now)
-    if due.exists():
-        admit(due.filter(pk__in=ari.next_ones(due)), tasks.renewal_info)
+    """Send polls of renewal windows. A CA that is away delays no other."""
+    account = "version__account"
+    columns = (f"{account}__ca_provider", f"{account}__directory_url", f"{account}__owner")
+
+    def at_ari(ca_provider: str, directory_url: str, owner: int) -> Parties:
+        return parties_of(ari.lane_of(ca_provider, directory_url), owner)
+
+    dispatch.admit(RenewalInfo.objects.all(), now, columns, at_ari, tasks.renewal_info)

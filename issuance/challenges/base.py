@@ -42,15 +42,23 @@ class Challenge(ABC):
         what = f"The CA offers no {self.type} challenge for {seen.name}. Choose another CA."
         return Refused("ca_no_challenge", what, permanent=True)
 
+    def look_up(self, issuance: Issuance) -> Any:
+        """Look up in the network what `prepare` needs, for all names of the attempt together."""
+        return None
+
     @abstractmethod
     def prepare(
-        self, issuance: Issuance, seen: AuthorizationResource, offered: ChallengeResource
+        self,
+        issuance: Issuance,
+        seen: AuthorizationResource,
+        offered: ChallengeResource,
+        found: Callable[[], Any],
     ) -> Callable[[], dict[str, Any]]:
         """Return the function that notes what `present` must make.
 
-        Look here at what is needed, also in the network. Raise Refused when something is lacking: a
-        credential, for example. The function is called inside the fence. It returns more columns
-        of the authorization to write.
+        `found` returns the result of `look_up`, which runs at most once in a turn. Raise Refused
+        when something is lacking: a credential, for example. The returned function is called inside
+        the fence. It returns more columns of the authorization to write.
         """
 
     @abstractmethod

@@ -133,16 +133,14 @@ def only_target(certificate: Certificate, credential: DnsCredential | None) -> s
     )
 
 
-def refuse_elsewhere(issuance: Issuance, name: str, final: str) -> None:
-    """Raise Refused if the credential may not write where the challenge of `name` leads.
+def refuse_elsewhere(issuance: Issuance, path: CnamePath) -> None:
+    """Raise Refused if the credential may not write where the challenge leads.
 
-    `final` is the name where the CNAMEs of the challenge end. The code is `delegation_missing`.
+    The code is `delegation_missing`.
     """
     target = only_target(issuance.certificate, issuance.credential)
-    if target and final != target:
-        raise Refused(
-            "delegation_missing", missing(CnamePath((cnames.challenge_of(name), final)), target)
-        )
+    if target and path.final != target:
+        raise Refused("delegation_missing", missing(path, target))
 
 
 def missing(path: CnamePath, target: str) -> str:

@@ -12,14 +12,18 @@ from django.db.models import QuerySet, prefetch_related_objects
 from authorities import errors
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
-from certctrl import clock
+from certctrl import clock, lanes
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
+from dnsclient.cnames import CnamePath
+from dnsclient.resolver import RESOLVERS
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
+from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
 from issuance.challenges.base import Challenge, Judgement
+from issuance.identifiers import bases
 from issuance.models import Authorization, Issuance
 
 # Seconds after which a record that no server shows is published again, plus or minus a third.
@@ -55,8 +59,20 @@ class Dns01(Challenge):
         what = f"The CA offers no {self.type} challenge for {seen.identifier}. Choose another CA."
         return Refused("ca_no_dns01", what, permanent=True)
 
+    def look_up(self, issuance: Issuance) -> Mapping[str, CnamePath]:
+        """Follow the CNAMEs of all names in one batch."""
+        with lanes.enter(RESOLVERS, issuance.account.owner_id):
+            paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
+            if not any(path.trouble for path in paths.values()):
+                lanes.note(RESOLVERS.key, lanes.Answer.WELL)
+        return paths
+
     def prepare(
-        self, issuance: Issuance, seen: AuthorizationResource, offered: ChallengeResource
+        self,
+        issuance: Issuance,
+        seen: AuthorizationResource,
+        offered: ChallengeResource,
+        found: Callable[[], Mapping[str, CnamePath]],
     ) -> Callable[[], dict[str, Any]]:
         """Return the function that notes the TXT record where the CNAMEs lead."""
         credential = issuance.credential
@@ -69,22 +85,25 @@ class Dns01(Challenge):
         if not offered.key_authorization:
             what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
             raise Trouble(errors.ERROR, what)
-        name = propagation.final_name(cnames.challenge_of(seen.identifier))
-        delegation.refuse_elsewhere(issuance, seen.identifier, name)
+        path = found()[seen.identifier]
+        if path.trouble:
+            raise path.trouble
+        delegation.refuse_elsewhere(issuance, path)
         value = txt_value(offered.key_authorization)
-        return lambda: {"record": records.note(credential, name, value)}
+        return lambda: {"record": records.note(credential, path.final, value)}
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
         wanted = sorted({each.record_id for each in pending if each.record_id})
-        for record_id in wanted:
-            issuance.breathe()
-            try:
-                records.publish(record_id)
-            except Trouble as trouble:
-                raise delegation.for_owner(
-                    issuance.certificate, issuance.credential, trouble
-                ) from None
+        credential = issuance.credential
+        lane = lane_of_credential(credential) if credential else None
+        try:
+            with lanes.enter(lane, issuance.account.owner_id):
+                for record_id in wanted:
+                    issuance.breathe()
+                    records.publish(record_id)
+        except Trouble as trouble:
+            raise delegation.for_owner(issuance.certificate, credential, trouble) from None
         return f"{len(wanted)} TXT records are in the zone"
 
     def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:

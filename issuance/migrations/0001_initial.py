@@ -195,8 +195,14 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
             ],
             options={
+                'indexes': [models.Index(fields=['at'], name='buckets_by_age')],
                 'constraints': [models.UniqueConstraint(fields=('ca', 'kind', 'subject'), name='one_bucket_for_each_subject')],
             },
+        ),
+        migrations.AddField(
+            model_name='certificate',
+            name='lacks',
+            field=models.ForeignKey(blank=True, db_index=False, help_text='the bucket of a rate limit that it waits for while it is due', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='issuance.limitbucket'),
         ),
         migrations.CreateModel(
             name='RenewalInfo',
@@ -259,7 +265,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
-            index=models.Index(condition=models.Q(('renew_at__isnull', False)), fields=['renew_at', 'expires_at', 'id'], name='certificates_to_renew'),
+            index=models.Index(condition=models.Q(('lacks__isnull', True), ('renew_at__isnull', False)), fields=['renew_at', 'expires_at', 'id'], name='certificates_to_renew'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('lacks__isnull', False)), fields=['lacks', 'owner', 'expires_at', 'id'], name='certificates_held_back'),
         ),
         migrations.AddIndex(
             model_name='certificate',
@@ -304,6 +314,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='issuance',
             index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'),
+        ),
+        migrations.AddIndex(
+            model_name='issuance',
+            index=models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'),
         ),
         migrations.AddIndex(
             model_name='issuance',

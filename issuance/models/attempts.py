@@ -44,6 +44,14 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
             return prefetched[0] if prefetched else None
         return self.open().filter(certificate=certificate).first()
 
+    def needs_look(self) -> "IssuanceQuerySet":
+        """Return the due attempts that wait for their records and that no worker holds."""
+        return self.due(clock.now()).filter(state=Issuance.State.PRESENTED, holder="")
+
+    def put_looks_back(self) -> None:
+        """Let the sweep send looks again for the attempts that wait for their records."""
+        self.needs_look().exclude(queued_at=None).update(queued_at=None)
+
     def wake_queued(self) -> None:
         """Wake the queued attempts that no worker holds."""
         waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")
@@ -126,6 +134,12 @@ class Issuance(OrderAtCA, Propagation, Turns):
     class Meta(Turns.Meta):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
+            # The due attempts that do not wait for a look. The others may be many.
+            models.Index(
+                fields=["wake_at"],
+                condition=Q(wake_at__isnull=False) & ~Q(state="presented"),
+                name="issuances_steps_due",
+            ),
             models.Index(fields=["names_key"], name="issuances_by_names"),
             models.Index(
                 fields=["account", "order_url"],

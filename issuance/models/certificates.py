@@ -76,6 +76,15 @@ class Certificate(models.Model):
     )
     expires_at = models.DateTimeField(null=True, blank=True)
     renew_at = models.DateTimeField(null=True, blank=True)
+    lacks = models.ForeignKey(
+        "LimitBucket",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+        help_text="the bucket of a rate limit that it waits for while it is due",
+    )
     failures = models.PositiveIntegerField(default=0)
     failing_since = models.DateTimeField(
         null=True, blank=True, help_text="the first of the failures in a row"
@@ -95,8 +104,13 @@ class Certificate(models.Model):
             # The columns and rows that scan_renewals reads.
             models.Index(
                 fields=["renew_at", "expires_at", "id"],
-                condition=Q(renew_at__isnull=False),
+                condition=Q(renew_at__isnull=False, lacks__isnull=True),
                 name="certificates_to_renew",
+            ),
+            models.Index(
+                fields=["lacks", "owner", "expires_at", "id"],
+                condition=Q(lacks__isnull=False),
+                name="certificates_held_back",
             ),
             # The columns and rows that warn_expiry reads.
             models.Index(
@@ -161,6 +175,11 @@ class Certificate(models.Model):
     @property
     def renews_itself(self) -> bool:
         return self.may_be_issued and self.auto_renew
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether an attempt may begin without a person, for the first version or a renewal."""
+        return self.may_be_issued and (self.auto_renew or not self.current_id)
 
     def __str__(self) -> str:
         return self.domain

@@ -30,6 +30,8 @@ class LimitBucket(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
+        # The rows that `ratelimits.prune` reads.
+        indexes = (models.Index(fields=["at"], name="buckets_by_age"),)
         constraints = (
             models.UniqueConstraint(
                 fields=["ca", "kind", "subject"], name="one_bucket_for_each_subject"

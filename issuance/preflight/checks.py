@@ -12,10 +12,11 @@ from authorities import catalog, clients
 from authorities.base import CA
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
-from certctrl import clock
+from certctrl import clock, lanes
 from certctrl.turns import Trouble, Wait
 from dnsclient import survey
 from dnsclient.names import registered_domain
+from dnsclient.resolver import RESOLVERS
 from dnsclient.survey import Survey, Zone
 from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
@@ -108,7 +109,10 @@ def check(
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
     method = challenges.for_certificate(certificate).type
-    seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
+    with lanes.enter(RESOLVERS, account.owner_id):
+        seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
+    answer = lanes.Answer.TROUBLE if seen.silence else lanes.Answer.WELL
+    lanes.note(RESOLVERS.key, answer)
     return report.together(
         [
             *_of_count(certificate, account),
@@ -213,8 +217,9 @@ def _of_credential(
         return
     for name, final, seen in places:
         try:
-            provider = registry.open_credential(credential)
-            zone = provider.zone_of(final)
+            with lanes.enter(registry.lane_of_credential(credential), certificate.owner_id):
+                provider = registry.open_credential(credential)
+                zone = provider.zone_of(final)
             doubt = provider.doubt(zone, final, seen) if seen else ""
         except Trouble as troubled:
             trouble = delegation.for_owner(certificate, credential, troubled)
@@ -222,6 +227,8 @@ def _of_credential(
             code = trouble.code.removeprefix("dns_") if refused else "credential_unchecked"
             said = getattr(trouble, "said", "")
             yield Finding(code, name, f"{final} TXT", trouble.what, blocks=refused, said=said)
+        except lanes.Full:
+            raise
         except Wait as wait:
             yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)
         else:

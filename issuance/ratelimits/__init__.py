@@ -4,6 +4,7 @@ An order that the CA would refuse waits for its slot.
 
 - `charges`: the buckets that an order takes tokens from, for example one for each registered
   domain. The size of each bucket is in `authorities.catalog`.
+- `opening`: the attempts of due certificates that will soon have their tokens are opened.
 - `reservations`: an order takes its tokens or waits. The result of newOrder is recorded.
 - `queue`: the reservation that gets the next slot.
 - `ledger`, `buckets`: the tokens.
@@ -15,6 +16,7 @@ from issuance.ratelimits.buckets import Level, level_at, slot, take
 from issuance.ratelimits.charges import Charges, charges_of, of_names
 from issuance.ratelimits.ledger import Ledger
 from issuance.ratelimits.messages import spoken
+from issuance.ratelimits.opening import Room, choose, queue_up, slot_of
 from issuance.ratelimits.reservations import (
     count_failed_validation,
     prune,
@@ -22,7 +24,6 @@ from issuance.ratelimits.reservations import (
     refuse_far_slot,
     release,
     reserve,
-    wait_while_busy,
 )
 from issuance.ratelimits.status import levels
 
@@ -30,18 +31,21 @@ __all__ = [
     "Charges",
     "Ledger",
     "Level",
+    "Room",
     "charges_of",
+    "choose",
     "count_failed_validation",
     "level_at",
     "levels",
     "of_names",
     "prune",
+    "queue_up",
     "record_order_result",
     "refuse_far_slot",
     "release",
     "reserve",
     "slot",
+    "slot_of",
     "spoken",
     "take",
-    "wait_while_busy",
 ]

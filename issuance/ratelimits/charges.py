@@ -1,11 +1,11 @@
 """Find the buckets of a CA's limits that an order is charged in."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from authorities import catalog
-from authorities.catalog import LimitKind
+from authorities.catalog import Limit, LimitKind
 from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsclient import names
@@ -15,6 +15,11 @@ from issuance.models import Issuance, LimitBucket
 Kind = LimitKind
 
 
+Key = tuple[str, str, str]  # CA, kind, subject
+COLUMNS = ("pk", "ca", "kind", "subject")
+STRIKES = Limit(3, 100.0)  # refusals without a named limit, until the account pauses
+
+
 @dataclass(frozen=True)
 class Charge:
     """A bucket that an order is charged in.
@@ -22,10 +27,15 @@ class Charge:
     With `cost` 0 the order takes no token. `Ledger.may_use` says when it may use the bucket.
     """
 
+    ca: str
     kind: str
     subject: str
     label: str
     cost: int = 1
+
+    @property
+    def key(self) -> Key:
+        return self.ca, self.kind, self.subject
 
 
 @dataclass(frozen=True)
@@ -40,34 +50,61 @@ class Charges:
     costs: Mapping[int, int]
 
 
-def charges_of(issuance: Issuance) -> Charges:
-    """Return the charges of an order. Missing rows of known limits are created as full buckets."""
-    directory = catalog.directory_of(issuance.account)
-    known = catalog.limits_at(directory)
-    wanted = of_order(issuance)
-    found = find(directory, wanted)
-    missing = [want for want in wanted if want.cost and want.kind in known and want not in found]
-    if missing:
-        now = clock.now()
-        LimitBucket.objects.bulk_create(
-            [
-                LimitBucket(
-                    ca=directory,
-                    kind=want.kind,
-                    subject=want.subject,
-                    label=want.label[:320],
-                    level=known[want.kind].capacity,
-                    at=now,
-                )
-                for want in missing
-            ],
-            ignore_conflicts=True,
+def charges_of(issuance: Issuance, *, is_exempt: bool = False) -> Charges:
+    """Return the charges of an order. A CA counts an exempt order in no limit."""
+    return charges_at([of_account(issuance.account)[1:] if is_exempt else of_order(issuance)])[0]
+
+
+def charges_at(orders: Sequence[Sequence[Charge]], *, makes: bool = True) -> list[Charges]:
+    """Return the charges of each order. Missing rows of known limits are made, if `makes` is set.
+
+    A kind without a known limit has a row only after the CA has refused. The row costs no token,
+    but it may be closed.
+    """
+    wanted = [want for wants in orders for want in wants]
+    known = {ca: catalog.limits_at(ca) for ca in {want.ca for want in wanted}}
+    counted = {want for want in wanted if want.cost and want.kind in known[want.ca]}
+    found = find(wanted)
+    missing = {want.key: want for want in counted if want.key not in found}
+    if missing and makes:
+        found |= make(missing.values())
+    return [
+        Charges(
+            wants,
+            {found[want.key]: int(want in counted) for want in wants if want.key in found},
         )
-        found = find(directory, wanted)
-    # A kind without a known limit has a row only after the CA has refused. The row costs no token,
-    # but it may be closed.
-    costs = {pk: want.cost if want.kind in known else 0 for want, pk in found.items()}
-    return Charges(wanted, costs)
+        for wants in orders
+    ]
+
+
+def find(wanted: Iterable[Charge]) -> dict[Key, int]:
+    """Return the ids of the buckets that have a row."""
+    keys = {want.key for want in wanted}
+    rows = LimitBucket.objects.filter(
+        ca__in={ca for ca, _, _ in keys}, subject__in={subject for _, _, subject in keys}
+    )
+    ids = {(ca, kind, subject): pk for pk, ca, kind, subject in rows.values_list(*COLUMNS)}
+    return {key: ids[key] for key in keys & ids.keys()}
+
+
+def make(wanted: Collection[Charge]) -> dict[Key, int]:
+    """Create the rows that are missing, as full buckets. Return the ids of all."""
+    now = clock.now()
+    LimitBucket.objects.bulk_create(
+        (
+            LimitBucket(
+                ca=want.ca,
+                kind=want.kind,
+                subject=want.subject,
+                label=want.label[:320],
+                level=catalog.limits_at(want.ca).get(want.kind, STRIKES).capacity,
+                at=now,
+            )
+            for want in wanted
+        ),
+        ignore_conflicts=True,  # another worker may make the same at the same time
+    )
+    return find(wanted)
 
 
 def of_order(issuance: Issuance) -> list[Charge]:
@@ -80,30 +117,35 @@ def of_order(issuance: Issuance) -> list[Charge]:
 
 
 def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = False) -> list[Charge]:
+    ca = catalog.directory_of(account)
     whole = hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()
     wanted = [
-        Charge(Kind.SET, whole, _listed(domains)),
-        Charge(Kind.ACCOUNT, str(account.pk), account.name, cost=0 if renews else 1),
-        busy_of(account),
+        Charge(ca, Kind.SET, whole, _listed(domains)),
+        *of_account(account, cost=0 if renews else 1),
     ]
     if not renews:
         registered = dict.fromkeys(names.registered_domain(name) for name in domains)
-        wanted += [Charge(Kind.DOMAIN, domain, domain) for domain in registered]
+        wanted += [Charge(ca, Kind.DOMAIN, domain, domain) for domain in registered]
     bases = dict.fromkeys(name.removeprefix(identifiers.WILDCARD) for name in domains)
     return wanted + [failures_of(account, base) for base in bases]
 
 
-def busy_of(account: AcmeAccount) -> Charge:
-    """Return the charge for the bucket that closes while the CA is busy.
+def of_account(account: AcmeAccount, cost: int = 1) -> tuple[Charge, Charge]:
+    """Return the charges for the account's orders, and for the bucket that is closed for a pause.
 
-    It is closed after several refusals without a named limit. Then it holds back every order of the
-    account.
+    That bucket is closed after several refusals without a named limit. Then it delays every order
+    of the account.
     """
-    return Charge(Kind.BUSY, str(account.pk), account.name, cost=0)
+    ca, subject = catalog.directory_of(account), str(account.pk)
+    return (
+        Charge(ca, Kind.ACCOUNT, subject, account.name, cost),
+        Charge(ca, Kind.BUSY, subject, account.name, cost=0),
+    )
 
 
 def failures_of(account: AcmeAccount, name: str) -> Charge:
-    return Charge(Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
+    ca = catalog.directory_of(account)
+    return Charge(ca, Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
 
 
 def renews_here(issuance: Issuance) -> bool:
@@ -119,13 +161,3 @@ def renews_here(issuance: Issuance) -> bool:
 
 def _listed(domains: Sequence[str]) -> str:
     return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
-
-
-def find(directory: str, wanted: Sequence[Charge]) -> dict[Charge, int]:
-    by_subject = {(want.kind, want.subject): want for want in wanted}
-    rows = LimitBucket.objects.filter(ca=directory, subject__in=[want.subject for want in wanted])
-    return {
-        by_subject[kind, subject]: pk
-        for pk, kind, subject in rows.values_list("pk", "kind", "subject")
-        if (kind, subject) in by_subject
-    }

@@ -3,14 +3,12 @@
 import re
 from datetime import timedelta
 
-from authorities import catalog
 from authorities.catalog import LimitKind
-from certctrl import clock
 from certctrl.turns import Trouble
-from issuance.models import Issuance, LimitBucket
+from issuance.models import Issuance
 from issuance.ratelimits import charges
 from issuance.ratelimits.charges import Charges
-from issuance.ratelimits.ledger import STRIKES, Ledger
+from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
 LONGEST_PAUSE = timedelta(minutes=5)  # of an account, when the CA does not name a limit
@@ -36,28 +34,12 @@ def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None
         [want for want in counted.listed if want.cost and want.kind == said] if counted else []
     )
     named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
-    wanted = named or [charges.busy_of(issuance.account)]
-    directory = catalog.directory_of(issuance.account)
+    wanted = named or charges.of_account(issuance.account)[1:]
     pause = timedelta(seconds=trouble.retry_after or 0)
-    now = clock.now()
-    rows = [
-        LimitBucket(
-            ca=directory,
-            kind=want.kind,
-            subject=want.subject,
-            label=want.label[:320],
-            level=1.0 if named else STRIKES.capacity,
-            at=now,
-        )
-        for want in wanted
-    ]
-    LimitBucket.objects.bulk_create(
-        rows, ignore_conflicts=True
-    )  # another worker may learn the same at the same time
-    ledger = Ledger(charges.find(directory, wanted).values(), issuance.certificate.owner_id)
+    ledger = Ledger(charges.make(wanted).values(), issuance.certificate.owner_id)
     for pk in ledger.rows:
         if named:
-            ledger.close(pk, now + pause)
+            ledger.close(pk, ledger.now + pause)
         elif not issuance.stumbles or ledger.is_in_trouble(pk):
             ledger.strike(pk, min(pause, LONGEST_PAUSE))
     ledger.save()

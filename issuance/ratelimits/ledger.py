@@ -12,6 +12,7 @@ from certctrl import clock
 from issuance.models import LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import buckets
 from issuance.ratelimits.buckets import Level
+from issuance.ratelimits.charges import STRIKES
 
 State = Reservation.State
 # CAs count these when they issue the certificate. Until then the tokens of an attempt are
@@ -20,7 +21,6 @@ COUNTED_WHEN_ISSUED = (LimitKind.DOMAIN, LimitKind.SET)
 NO_LIMIT = Limit(
     float("inf"), 1.0
 )  # of a CA with unknown limits; only its own Retry-After closes the bucket
-STRIKES = Limit(3, 100.0)  # refusals without a named limit, until the account pauses
 PROBE = timedelta(minutes=1)  # for the result of the only order of an account in trouble
 ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 

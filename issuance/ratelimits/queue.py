@@ -8,7 +8,7 @@ or ended also wakes those that are next in its buckets, at the time of the next 
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -16,12 +16,23 @@ from django.db.models import Count, F, Max, Q, QuerySet, Value
 from django.db.models.functions import Least
 
 from authorities.catalog import LimitKind
-from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
+from certctrl import clock
+from issuance.models import Certificate, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits.ledger import ENOUGH, Ledger
 
 NOBODY = 0  # an owner who has no provisional tokens
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
+
+
+def place_of(certificate: Certificate) -> Reservation:
+    """Return the place of the certificate in a queue, as a new reservation that is not stored."""
+    return Reservation(
+        owner_id=certificate.owner_id,
+        is_renewal=certificate.current_id is not None,
+        expires_at=certificate.expires_at,
+        asked_at=clock.now(),
+    )
 
 
 def waiting_for(ledger: Ledger) -> QuerySet[Reservation]:
@@ -91,18 +102,18 @@ def estimate(
     ledger: Ledger, reservation: Reservation, costs: Mapping[int, int]
 ) -> tuple[LimitBucket, datetime]:
     """Return the bucket that the reservation waits for longest, and its slot there."""
-    earlier = Q(reservation__asked_at=reservation.asked_at, reservation__lt=reservation.pk)
-    ahead = (
-        Q(reservation__is_renewal=True)
-        | Q(reservation__asked_at__lt=reservation.asked_at)
-        | earlier
-    )
-    if reservation.is_renewal:
-        ahead = Q(reservation__is_renewal=True, reservation__expires_at__lt=reservation.expires_at)
-    others = waits_of(costs).exclude(reservation=reservation).filter(ahead)
-    before = dict(others.values_list("bucket").annotate(Count("pk")))
-    slots = {pk: ledger.slot(pk, cost, before.get(pk, 0)) for pk, cost in costs.items()}
-    last = max(slots, key=lambda pk: (slots[pk], before.get(pk, 0)))
+    is_renewal, asked_at = reservation.is_renewal, reservation.asked_at
+    sooner = Q(reservation__is_renewal=True)
+    if is_renewal:
+        sooner &= Q(reservation__expires_at__lt=reservation.expires_at)
+    earlier = Q(reservation__asked_at__lt=asked_at)
+    if reservation.pk:
+        earlier |= Q(reservation__asked_at=asked_at, reservation__lt=reservation.pk)
+    equal = Q(reservation__is_renewal=is_renewal, reservation__expires_at=reservation.expires_at)
+    ahead = waits_of(costs).filter(sooner | equal & earlier)
+    before = Counter(dict(ahead.values_list("bucket").annotate(Count("pk"))))
+    slots = {pk: ledger.slot(pk, cost, before[pk]) for pk, cost in costs.items()}
+    last = max(slots, key=lambda pk: (slots[pk], before[pk]))
     return ledger.rows[last], slots[last]
 
 
@@ -113,20 +124,6 @@ def waits_of(buckets: Iterable[int]) -> QuerySet[ReservedToken]:
     )
 
 
-def ahead_of(issuance: Issuance, buckets: Iterable[int]) -> dict[int, int]:
-    """Return how many reservations in each bucket's queue would go before a new one.
-
-    The new one would be for this attempt, at this time. The keys are the ids of the buckets.
-    """
-    waits = waits_of(buckets)
-    certificate = issuance.certificate
-    if certificate.current_id is not None:
-        waits = waits.filter(
-            reservation__is_renewal=True, reservation__expires_at__lt=certificate.expires_at
-        )
-    return dict(waits.values_list("bucket").annotate(Count("pk")))
-
-
 def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:
     """Sort reservations by who gets the next token.
 
@@ -134,24 +131,15 @@ def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:
     rotation. The owner who was served longest ago is first.
     """
     served = last_served(chosen)
-    seen: defaultdict[tuple[int, bool], int] = defaultdict(int)
-    places = {}
-    for each in sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk)):
-        places[each.pk] = seen[each.owner_id, each.is_renewal]
-        seen[each.owner_id, each.is_renewal] += 1
-
-    def rank(each: Reservation) -> tuple[bool, datetime, int, datetime, datetime, int]:
+    seen: Counter[tuple[int, bool]] = Counter()
+    ranks: dict[int, tuple[bool, datetime, int, datetime]] = {}
+    by_age = sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk or 0))
+    for each in by_age:
+        key = each.owner_id, each.is_renewal
         last = served.get(each.owner_id, NEVER)
-        return (
-            not each.is_renewal,
-            each.expires_at or LAST,
-            places[each.pk],
-            last,
-            each.asked_at,
-            each.pk,
-        )
-
-    return sorted(chosen, key=rank)
+        ranks[id(each)] = not each.is_renewal, each.expires_at or LAST, seen[key], last
+        seen[key] += 1
+    return sorted(by_age, key=lambda each: ranks[id(each)])
 
 
 def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:

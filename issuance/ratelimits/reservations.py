@@ -19,17 +19,17 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
-from certctrl import clock
+from certctrl import clock, retention
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits import queue
-from issuance.ratelimits.charges import Charges, busy_of, failures_of
+from issuance.ratelimits import charges, queue
+from issuance.ratelimits.charges import Charges
 from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
@@ -41,14 +41,13 @@ State = Reservation.State
 # --- one attempt ---
 
 
-def reserve(issuance: Issuance, charges: Charges) -> None:
+def reserve(issuance: Issuance, needed: Mapping[int, int]) -> None:
     """Reserve the tokens of an order that is sent at once.
 
     Raise Wait until the slot, with a sentence that names the limit. Raise Refused `ca_limit_wait`
     if the slot is more than six hours away. Raise it also if the slot is more than twelve hours
     after the first request.
     """
-    needed = charges.costs
     if not needed:
         return None
     with issuance.fence():
@@ -61,7 +60,7 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
             reservation.asked_at = ledger.now
         if _costs(reservation) != needed:
             reservation.tokens.all().delete()
-            _note_tokens(reservation, needed)
+            note_tokens([(reservation, needed)])
         waits = queue.waiting_for(ledger).exclude(pk=reservation.pk)  # read when first needed
         lacked = queue.lacking(ledger, reservation, needed, waits)
         if not lacked:
@@ -80,39 +79,19 @@ def reserve(issuance: Issuance, charges: Charges) -> None:
     raise _wait(issuance, bucket, reservation.asked_at, at)
 
 
-def refuse_far_slot(issuance: Issuance, charges: Charges) -> None:
+def refuse_far_slot(issuance: Issuance, needed: Mapping[int, int]) -> None:
     """Raise Refused `ca_limit_wait` if the slot is more than six hours away.
 
-    Call this before any other work for the order. Of fifty thousand certificates, most come too
-    early many times. This takes no token, and no place in the queue.
+    Call this before any other work for the order, because a person may ask for thousands. This
+    takes no token, and no place in the queue.
     """
-    costly = [pk for pk, cost in charges.costs.items() if cost]
+    costly = {pk: cost for pk, cost in needed.items() if cost}
     if not costly or _stored(issuance):
         return
     ledger = Ledger(costly, issuance.certificate.owner_id, lock=False)
-    ahead = queue.ahead_of(issuance, costly)
-    slots = {pk: ledger.slot(pk, 1, ahead.get(pk, 0)) for pk in costly}
-    last = max(slots, key=lambda pk: slots[pk])
-    if slots[last] - ledger.now > TOO_LONG:
-        raise _wait(issuance, ledger.rows[last], ledger.now, slots[last])
-
-
-def wait_while_busy(issuance: Issuance) -> None:
-    """Raise as `reserve` does, while the CA asks all orders of the account to wait.
-
-    This is for an order with `replaces`, which is charged in no bucket.
-    """
-    busy = busy_of(issuance.account)
-    rows = LimitBucket.objects.filter(
-        ca=catalog.directory_of(issuance.account), kind=busy.kind, subject=busy.subject
-    )
-    bucket = rows.first()
-    now = clock.now()
-    at = bucket.at if bucket and bucket.at > now else None
-    if at != issuance.slot_at:
-        issuance.write(slot_at=at)
-    if bucket and at:
-        raise _wait(issuance, bucket, now, at)
+    bucket, at = queue.estimate(ledger, queue.place_of(issuance.certificate), costly)
+    if at - ledger.now > TOO_LONG:
+        raise _wait(issuance, bucket, ledger.now, at)
 
 
 def _stored(issuance: Issuance) -> Reservation | None:
@@ -127,24 +106,19 @@ def _reservation_of(issuance: Issuance, needed: Mapping[int, int]) -> Reservatio
     found = _stored(issuance)
     if found:
         return found
-    certificate = issuance.certificate
-    made = Reservation.objects.create(
-        issuance=issuance,
-        owner=certificate.owner,
-        is_renewal=certificate.current_id is not None,
-        expires_at=certificate.expires_at,
-        asked_at=clock.now(),
-    )
-    _note_tokens(made, needed)
+    made = queue.place_of(issuance.certificate)
+    made.issuance = issuance
+    made.save(force_insert=True)
+    note_tokens([(made, needed)])
     return made
 
 
-def _note_tokens(reservation: Reservation, needed: Mapping[int, int]) -> None:
+def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None:
+    """Store the buckets that each reservation needs, with the costs."""
     ReservedToken.objects.bulk_create(
-        [
-            ReservedToken(reservation=reservation, bucket_id=pk, cost=cost)
-            for pk, cost in needed.items()
-        ]
+        ReservedToken(reservation=each, bucket_id=pk, cost=cost)
+        for each, costs in places
+        for pk, cost in costs.items()
     )
 
 
@@ -208,20 +182,13 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
 
     After too many failures in an hour, the CA refuses orders for the name.
     """
-    directory = catalog.directory_of(issuance.account)
-    limit = catalog.limits_at(directory).get(Kind.FAILURES)
-    if not limit:
+    want = charges.failures_of(issuance.account, name)
+    if want.kind not in catalog.limits_at(want.ca):
         return
-    want = failures_of(issuance.account, name)
     with transaction.atomic():
-        bucket, _ = LimitBucket.objects.get_or_create(
-            ca=directory,
-            kind=want.kind,
-            subject=want.subject,
-            defaults={"label": want.label, "level": limit.capacity, "at": clock.now()},
-        )
-        ledger = Ledger([bucket.pk], issuance.certificate.owner_id)
-        ledger.spend(bucket.pk)
+        [bucket] = charges.make([want]).values()
+        ledger = Ledger([bucket], issuance.certificate.owner_id)
+        ledger.spend(bucket)
         ledger.save()
 
 
@@ -261,15 +228,19 @@ def _leave(reservation: Reservation) -> None:
 
 
 def prune() -> None:
-    """Delete the reservations of attempts that ended more than a day ago.
+    """Delete the reservations of attempts that ended more than a day ago, and unused buckets.
 
-    An order that was under way when its attempt ended has reached the CA after LEASE, or never.
+    An order that was under way when its attempt ended has reached the CA after LEASE, or never. A
+    bucket in which nothing has changed for twice its period is full.
     """
     now = clock.now()
-    ended = Reservation.objects.filter(issuance__wake_at=None)
-    ended.filter(issuance__ended_at__lt=now - timedelta(days=1)).delete()
-    arrived = now - timedelta(seconds=settings.LEASE)
-    ended.filter(state=State.SENT, issuance__ended_at__lt=arrived).delete()
+    attempt = Issuance.objects.filter(pk=OuterRef("issuance"), wake_at=None)
+    old = attempt.filter(ended_at__lt=now - timedelta(days=1))
+    retention.delete(Reservation.objects.filter(Exists(old)))
+    arrived = attempt.filter(ended_at__lt=now - timedelta(seconds=settings.LEASE))
+    retention.delete(Reservation.objects.filter(Exists(arrived), state=State.SENT))
+    full = LimitBucket.objects.filter(at__lt=now - 2 * catalog.longest_period())
+    retention.delete(full.filter(~Exists(ReservedToken.objects.filter(bucket=OuterRef("pk")))))
 
 
 # --- the wait ---

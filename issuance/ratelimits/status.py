@@ -1,15 +1,14 @@
 """Show what is left of a CA's limits."""
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 from django.db.models import Count
 
-from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
-from issuance.models import LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits import charges
+from issuance.models import Certificate, LimitBucket
+from issuance.ratelimits import charges, queue
 from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
@@ -17,34 +16,25 @@ SHOWN = 500  # newest certificates of an account whose buckets are shown
 
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
-    """Return the current buckets of an account and of its newest certificates.
+    """Return the levels of the buckets of an account and its newest certificates.
 
-    The shape is that of `levels_of`.
+    Return also how many orders wait for each. The shape is that of the API
+    (`docs/reference/api.md`). A `busy` bucket is returned only while it is closed.
     """
     ordered = (
         account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
     )
     wanted = {want for domains in ordered[:SHOWN] for want in charges.of_names(account, domains)}
-    account_itself = charges.Charge(Kind.ACCOUNT, str(account.pk), account.name)
-    found = charges.find(catalog.directory_of(account), [*wanted, account_itself])
-    return levels_of(found.values(), account.owner_id)
-
-
-def levels_of(ids: Iterable[int], owner: int) -> list[dict[str, Any]]:
-    """Return the level of these buckets for an owner, and how many attempts wait for each.
-
-    The shape is that of the API (`docs/reference/api.md`). A `busy` bucket is returned only while
-    it is closed.
-    """
-    ledger = Ledger(ids, owner, lock=False)
-    waits = ReservedToken.objects.filter(
-        bucket__in=ledger.rows, reservation__state=Reservation.State.WAITING
-    )
-    waiting_for = dict(waits.values_list("bucket").annotate(Count("pk")))
+    found = charges.find([*wanted, *charges.of_account(account)])
+    ledger = Ledger(found.values(), account.owner_id, lock=False)
+    held = Certificate.objects.filter(lacks__in=ledger.rows)
+    waiting = queue.waits_of(ledger.rows)
+    waits = Counter(dict(waiting.values_list("bucket").annotate(Count("pk"))))
+    waits.update(dict(held.values_list("lacks").annotate(Count("pk"))))
     shown = [
         row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at
     ]
-    return [_level(ledger, row, waiting_for.get(row.pk, 0)) for row in shown]
+    return [_level(ledger, row, waits[row.pk]) for row in shown]
 
 
 def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:

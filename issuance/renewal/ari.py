@@ -4,21 +4,18 @@ Each version has a row that is polled under its own turn. Polling begins when th
 It ends when another version replaces it.
 """
 
-import functools
-from collections import Counter
 from datetime import datetime, timedelta
 
 import structlog
-from django.core.cache import cache
-from django.db.models import QuerySet
 
-from authorities import clients, errors, exchanges
+from authorities import catalog, clients, errors, exchanges
 from authorities.base import CA, RenewalInfoResource
 from authorities.errors import Refused
-from certctrl import clock
+from certctrl import clock, lanes
+from certctrl.lanes import Lane
 from certctrl.statements import insert
-from certctrl.turns import A_DAY, MOST_CONSIDERED, Trouble
-from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo, digest
+from certctrl.turns import A_DAY, Trouble
+from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import schedule
 
 logger = structlog.get_logger()
@@ -26,10 +23,6 @@ logger = structlog.get_logger()
 FIRST_POLL = timedelta(minutes=1)  # after the version was stored
 FIRST_POLLS = timedelta(minutes=4)  # the time over which many first polls are spread
 A_WEEK = timedelta(days=7)
-CA_COLUMNS = ("version__account__ca_provider", "version__account__directory_url")
-AT_ONCE = 25  # polls of one CA
-AT_ONCE_IN_TROUBLE = 2  # a slow CA holds a worker for the longest time of a call
-TROUBLE_KEPT = 3600  # seconds for which the trouble of a CA counts, without a newer answer
 MOST_STUMBLES = 2  # internal errors of the CA; then `replaces` is left out
 # Codes with which a CA refuses an order, with or without `replaces`.
 NOT_ABOUT_REPLACES = frozenset(
@@ -67,53 +60,29 @@ def poll(renewal_info_id: int) -> None:
         version = info.version
         if _is_over(version):
             return info.release(None)
-        trouble_key = _trouble_key(version.account.ca_provider, version.account.directory_url)
+        account = version.account
+        lane = lane_of(account.ca_provider, account.directory_url)
         try:
-            with exchanges.about(version.account, "renewal_info", version.issuance_id):
-                seen = clients.client_for(version.account).renewal_info(version.ari_id)
+            with (
+                lanes.enter(lane, account.owner_id),
+                exchanges.about(account, "renewal_info", version.issuance_id),
+            ):
+                seen = clients.client_for(account).renewal_info(version.ari_id)
         except Trouble as trouble:
-            if isinstance(trouble, Refused):
-                cache.delete(trouble_key)
-            else:
-                cache.set(trouble_key, True, TROUBLE_KEPT)
             return _store_trouble(info, trouble)
-        cache.delete(trouble_key)
         if seen is None:
             return info.release(clock.now() + A_DAY, error_what="")
         _store(info, seen)
     return None
 
 
-def next_ones(due: QuerySet[RenewalInfo]) -> list[int]:
-    """Return the ids of the due rows to poll now, those that waited longest first.
+def lane_of(ca_provider: str, directory_url: str) -> Lane | None:
+    """Return the lane of polls at a CA. It is not the lane of orders.
 
-    Only a few of each CA are polled at a time, and only two of a CA whose newest answer was
-    trouble.
+    Some CAs have an internal error at each poll, and issue well.
     """
-    busy = Counter(RenewalInfo.objects.on_their_way().values_list(*CA_COLUMNS))
-    is_in_trouble = functools.cache(_is_in_trouble)
-
-    def is_full(of: tuple[str, str]) -> bool:
-        return busy[of] >= (AT_ONCE_IN_TROUBLE if is_in_trouble(of) else AT_ONCE)
-
-    for of in filter(is_full, tuple(busy)):
-        due = due.exclude(**dict(zip(CA_COLUMNS, of, strict=True)))
-    chosen = []
-    longest = due.order_by("wake_at").values_list("pk", *CA_COLUMNS)
-    for pk, provider, directory in longest[:MOST_CONSIDERED]:
-        if not is_full((provider, directory)):
-            busy[provider, directory] += 1
-            chosen.append(pk)
-    return chosen
-
-
-def _is_in_trouble(ca: tuple[str, str]) -> bool:
-    """Return whether the newest answer of a CA, given as CA_COLUMNS, was trouble."""
-    return bool(cache.get(_trouble_key(*ca)))
-
-
-def _trouble_key(provider: str, directory_url: str) -> str:
-    return f"ari:trouble:{digest(provider, directory_url)}"
+    lane = catalog.lane_of(ca_provider, directory_url)
+    return lane and lane._replace(key=f"ari:{lane.key}")
 
 
 def _is_over(version: CertificateVersion) -> bool:
@@ -164,6 +133,8 @@ def _reschedule(info: RenewalInfo, has_moved: bool) -> None:
     may be about to revoke. A cancel by a person has set a time too, which stays.
     """
     certificate = Certificate.objects.select_for_update().get(pk=info.version.certificate_id)
+    if has_moved and certificate.lacks_id:  # the order may be in no bucket now
+        Certificate.objects.filter(pk=certificate.pk).update(lacks=None)
     is_wanted = certificate.current_id == info.version_id and certificate.renews_itself
     if not is_wanted or Issuance.objects.open_of(certificate):
         return
@@ -246,11 +217,16 @@ def replaces_of(issuance: Issuance, client: CA) -> str:
     same if the CA does not take `replaces`, or has refused it. Raise Trouble when the CA's
     directory cannot be read.
     """
+    ari_id = known_id(issuance)
+    return ari_id if ari_id and client.offers_renewal_info() else ""
+
+
+def known_id(issuance: Issuance) -> str:
+    """Return the ari_id that `replaces_of` returns if the CA offers renewal windows."""
     version = issuance.certificate.current
     if not version or issuance.proves or issuance.replaces_refused:
         return ""
-    is_known = version.ari_id and version.account_id == issuance.account_id
-    return version.ari_id if is_known and client.offers_renewal_info() else ""
+    return version.ari_id if version.account_id == issuance.account_id else ""
 
 
 def is_in_window(issuance: Issuance) -> bool:

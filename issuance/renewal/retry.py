@@ -53,7 +53,7 @@ def count_failure(
     if trouble.code == GAINS_NOTHING and certificate.expires_at:
         at = schedule.after_no_gain(now, certificate.expires_at)
     fields: dict[str, Any] = {
-        "renew_at": at if _is_wanted(certificate) else None,
+        "renew_at": at if certificate.is_wanted else None,
         "updated_at": now,
     }
     since = certificate.failing_since
@@ -85,12 +85,8 @@ def note_proof(issuance: Issuance) -> None:
     """
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
     now = clock.now()
-    at = now if _is_wanted(certificate) else None
+    at = now if certificate.is_wanted else None
     Certificate.objects.filter(pk=certificate.pk).update(proved_at=now, renew_at=at, updated_at=now)
-
-
-def _is_wanted(certificate: Certificate) -> bool:
-    return not certificate.retired_at and (certificate.auto_renew or not certificate.current_id)
 
 
 def class_of(trouble: Trouble, asked_for: datetime | None, by_table: datetime | None) -> str:

@@ -40,7 +40,7 @@ def request_issuance(
     try:
         with transaction.atomic():
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(
-                renew_at=None
+                renew_at=None, lacks=None
             ):
                 raise Conflict(f"{certificate.domain} was deleted. Create it again.")
             certificate.renew_at = None

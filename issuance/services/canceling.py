@@ -91,4 +91,4 @@ def _not_canceled(issuance: Issuance) -> ApiError:
 
 
 def _after_cancel(certificate: Certificate) -> datetime | None:
-    return clock.now() + A_DAY if certificate.auto_renew and not certificate.retired_at else None
+    return clock.now() + A_DAY if certificate.renews_itself else None

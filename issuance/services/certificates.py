@@ -282,18 +282,26 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
 
 
 def _change_policy(certificate: Certificate, policy: str) -> None:
-    """Apply the key policy to the current key at once.
+    """Apply the key policy at once, to the current key and to the keys of attempts.
 
-    Raise Conflict when no recipient could open the key any more.
+    A turn that has made no key yet loses its attempt, because it would use the old policy. Raise
+    Conflict when no recipient could open the key any more.
     """
-    if policy == Envelope.Policy.DEVICE_REQUIRED and (
-        certificate.current or Issuance.objects.open_of(certificate)
-    ):
-        raise Conflict(
-            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
-        )
+    if policy == Envelope.Policy.DEVICE_REQUIRED:
+        if certificate.current or Issuance.objects.open_of(certificate):
+            raise Conflict(
+                f"No device is assigned to {certificate.domain}. Assign one, then set"
+                " DEVICE_REQUIRED."
+            )
+        return
+    without_version = certificate.issuances.filter(key__isnull=False, version=None)
+    keys = [each.key for each in without_version.select_related("key") if each.key]
     if certificate.current:
-        envelope.rewrite_recipients(certificate.current.usable_key, (), policy=policy)
+        keys.append(certificate.current.usable_key)
+    for key in keys:
+        envelope.rewrite_recipients(key, (), policy=policy)
+    held = Issuance.objects.open().filter(certificate=certificate, key=None).exclude(holder="")
+    held.update(holder="", wake_at=clock.now(), queued_at=None)
 
 
 def _reschedule(certificate: Certificate) -> None:
@@ -326,7 +334,9 @@ def retire(certificate: Certificate) -> None:
     """
     with transaction.atomic():
         _lock_attempt(certificate.pk)
-        Certificate.objects.filter(pk=certificate.pk).update(retired_at=clock.now(), renew_at=None)
+        Certificate.objects.filter(pk=certificate.pk).update(
+            retired_at=clock.now(), renew_at=None, lacks=None
+        )
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             # The CA may sign meanwhile. Then the version is stored, and not renewed.

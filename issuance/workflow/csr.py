@@ -119,7 +119,7 @@ def _take_over(issuance: Issuance, client: CA) -> bool:
     earlier = abandoned.exclude(error_code__in=NO_USE).order_by("-pk").first()
     if (
         not earlier
-        or not _is_still_right(earlier, issuance.certificate)
+        or not _is_still_right(earlier, issuance)
         or not _became_valid(issuance, client, earlier.order_url)
     ):
         return False
@@ -136,15 +136,23 @@ def _take_over(issuance: Issuance, client: CA) -> bool:
     return True
 
 
-def _is_still_right(earlier: Issuance, certificate: Certificate) -> bool:
-    """Return whether the earlier CSR still has the wanted key type, key size and subject.
+def _is_still_right(earlier: Issuance, issuance: Issuance) -> bool:
+    """Return whether the earlier CSR still has the wanted key type, key size, subject and key.
 
-    A person may have changed them since, or may have revoked the key for keyCompromise.
+    A person may have changed them or `reuse_key` since, or may have revoked the key for
+    keyCompromise.
     """
+    certificate, current = issuance.certificate, issuance.certificate.current
     same = pki.is_csr_for(
         earlier.csr_pem, certificate.key_type, certificate.key_size, certificate.subject()
     )
-    return same and not is_compromised(certificate, earlier.csr_pem)
+    keeps_key = current is not None and pki.same_key(current.chain_pem, earlier.csr_pem)
+    pinned, _ = _pinned(issuance)
+    return (
+        same
+        and keeps_key == (pinned is not None)
+        and not is_compromised(certificate, earlier.csr_pem)
+    )
 
 
 def _became_valid(issuance: Issuance, client: CA, order_url: str) -> bool:

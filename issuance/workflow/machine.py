@@ -1,18 +1,18 @@
 """The state machine: the order of the steps, and what the end of a step writes."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
-from authorities import exchanges
+from authorities import catalog, exchanges
 from authorities.base import NotYet
 from authorities.errors import Refused, Unexplained
 from authorities.models import AcmeAccount
-from certctrl import clock, log
+from certctrl import clock, lanes, log
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
 from issuance import notify, ratelimits
 from issuance.challenges import registry
@@ -74,7 +74,7 @@ STEPS = (
         State.PRESENTED,
         present.present,
         timedelta(hours=1),
-        ("credential",),
+        ("account", "credential"),
         asks_ca=False,
     ),
     Step(
@@ -136,7 +136,7 @@ def run(
     try:
         with (
             log.bind(issuance=issuance.pk, step=step.name),
-            _exchanges_of(step, issuance),
+            _calls_of(step, issuance),
             clock.limit(issuance.turn_left()),
         ):
             if issuance.deaths >= MAX_DEATHS:
@@ -162,15 +162,22 @@ def run(
     return False
 
 
-def _exchanges_of(step: Step, issuance: Issuance) -> AbstractContextManager[None]:
-    """Return the context that stores exchanges with the CA under this step.
+@contextmanager
+def _calls_of(step: Step, issuance: Issuance) -> Iterator[None]:
+    """Hold the CA's lane, and store the exchanges with the CA under this step.
 
-    For a step that asks no CA, the context does nothing. Such a step may not have read the account,
-    and reading it here would cost a batch one query for each row.
+    For a step that asks no CA, do nothing. Such a step may not have read the account, and reading
+    it here would cost a batch one query for each row.
     """
     if not step.asks_ca:
-        return nullcontext()
-    return exchanges.about(issuance.account, step.name, issuance.pk)
+        yield
+        return
+    account = issuance.account
+    with (
+        lanes.enter(catalog.lane_of_account(account), account.owner_id),
+        exchanges.about(account, step.name, issuance.pk),
+    ):
+        yield
 
 
 def _unless_lost(

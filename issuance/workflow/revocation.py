@@ -4,8 +4,8 @@ The version's row keeps the request and has its own turns. So the request surviv
 down.
 """
 
-from authorities import clients, exchanges
-from certctrl import clock
+from authorities import catalog, clients, exchanges
+from certctrl import clock, lanes
 from certctrl.turns import A_DAY, Trouble
 from issuance.models import CertificateVersion
 
@@ -23,11 +23,13 @@ def revoke(version_id: int) -> None:
         if version.not_after <= clock.now():
             what = "It expired before the CA revoked it; there is nothing left to revoke."
             return version.release(None, revoke_asked_at=None, revoke_error=what)
+        account = version.account
         try:
-            with exchanges.about(version.account, "revoke", version.issuance_id):
-                clients.client_for(version.account).revoke(
-                    version.chain_pem, version.revoke_reason or 0
-                )
+            with (
+                lanes.enter(catalog.lane_of_account(account), account.owner_id),
+                exchanges.about(account, "revoke", version.issuance_id),
+            ):
+                clients.client_for(account).revoke(version.chain_pem, version.revoke_reason or 0)
         except Trouble as trouble:
             version.write(revoke_error=trouble.what)
             if trouble.permanent:

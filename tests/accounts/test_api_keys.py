@@ -240,3 +240,13 @@ def test_making_and_revoking_are_written_down(client_of, alice):
         "203.0.113.10",
     )
     assert made["token"] not in str(AuditEvent.objects.values())
+
+
+def test_an_old_session_makes_no_key(client_of, alice, settings):
+    client = client_of(alice)
+    settings.EXPORT_LOGIN_AGE = -1
+    refused = client.post("/apiv1/me/apikeys", GOOD)
+    assert (refused.status_code, refused.error["code"]) == (403, 5022)
+    assert "Log in again" in refused.error["what"]
+    assert not ApiKey.objects.exists()
+    assert client.get("/apiv1/me/apikeys").status_code == 200

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from accounts import quotas
 from accounts.models import ApiKey, AuditEvent, User
@@ -252,3 +253,18 @@ def test_many_at_once_do_not_pass_it(settings):
     for each in threads:
         each.join()
     assert (DnsCredential.objects.count(), len(refused)) == (3, 5)
+
+
+def test_a_create_of_staff_without_a_limit_reads_none_of_their_rows(
+    world, django_assert_num_queries
+):
+    root = factories.UserFactory(email="root@example.org", is_staff=True)
+    with transaction.atomic(), django_assert_num_queries(1):
+        quotas.refuse_more(root, "certificates")
+
+
+def test_a_create_reads_no_more_rows_than_the_limit(limited, world, alice):
+    with transaction.atomic(), CaptureQueriesContext(connection) as ran:
+        quotas.refuse_more(alice, "certificates")
+    assert [each["sql"] for each in ran if "COUNT(" in each["sql"]] == []
+    assert "LIMIT 1 OFFSET 1" in ran[-1]["sql"]

@@ -14,7 +14,7 @@ from authorities import acme, clients, exchanges, registration
 from authorities.models import AcmeAccount, Exchange
 from certctrl import clock, retention
 from certctrl.turns import MOST_SAID, Trouble
-from dnsproviders import propagation
+from dnsclient import cnames
 from dnsproviders.models import DnsCredential
 from issuance import services, workflow
 from issuance.beat import pruning
@@ -24,7 +24,8 @@ from keystore import envelope
 from tests.authorities import stub as stubs
 from tests.authorities.stub import Reply, problem
 from tests.fakes.ca import sign
-from tests.fakes.outside import Died
+from tests.fakes.outside import Died, Outside
+from tests.fakes.zone import FakeZone
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
@@ -57,7 +58,7 @@ def account(stub, owner) -> AcmeAccount:
 @pytest.fixture
 def issuance(account, owner, monkeypatch) -> Issuance:
     """An attempt at example.com before its first turn."""
-    monkeypatch.setattr(propagation, "final_name", lambda name: name)
+    monkeypatch.setattr(cnames, "follow", FakeZone(Outside()).follow)
     monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
     spec = services.CertificateSpec(("example.com",), account, credential, "ecdsa", 256, {})

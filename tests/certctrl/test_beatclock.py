@@ -62,6 +62,17 @@ def test_each_job_runs_by_its_interval_after_that() -> None:
         assert beat.run_all() == JOBS
 
 
+def test_a_job_is_due_after_the_pause_that_beat_asked_for() -> None:
+    with time_machine.travel(START, tick=False) as traveller:
+        beat = Recording()
+        beat.run_all()
+        for _ in range(3):
+            beat.sent.clear()
+            traveller.shift(beat.tick())
+            beat.tick()
+            assert beat.sent == ["sweep"]
+
+
 @pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=30)])
 def test_a_clock_that_is_put_right_while_beat_runs_stops_no_job(ahead) -> None:
     with time_machine.travel(START, tick=False) as traveller:

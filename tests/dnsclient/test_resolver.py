@@ -10,10 +10,17 @@ import pytest
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsclient import queries, resolver
-from dnsproviders.propagation import final_name
+from dnsclient import cnames, queries, resolver
 from lab.nameserver import NameServer
 from tests.fakes.internet import NS1, RESOLVER, internet, zone
+
+
+def final_name(name: str) -> str:
+    """Return where the CNAMEs of the name's challenge end. Raise its Trouble."""
+    path = cnames.follow([name], clock.time_left())[name]
+    if path.trouble:
+        raise path.trouble
+    return path.final
 
 
 @pytest.fixture

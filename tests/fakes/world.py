@@ -44,7 +44,6 @@ class World:
             registry, "open_credential", lambda credential: FakeProvider(self.zone, credential)
         )
         monkeypatch.setattr(propagation, "look", self.zone.look)
-        monkeypatch.setattr(propagation, "final_name", self.zone.final_name)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)
         monkeypatch.setattr(survey, "survey", self.zone.survey)
         monkeypatch.setattr(resolvercache, "kept", self.kept)
@@ -64,7 +63,13 @@ class World:
         self.time += timedelta(seconds=seconds)
         self.passed += seconds
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    def _start(
+        self,
+        issuance_id: int,
+        state: str = Issuance.State.QUEUED,
+        *,
+        goes_first: bool = True,
+    ) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))
         return True

@@ -63,7 +63,7 @@ class FakeZone:
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
         """Return a survey without any fault."""
-        paths = self.follow(names, seconds)
+        paths = FakeZone.follow(self, names, seconds)
         zones = (
             {each.final: Zone("example.com", {"ns1": 1}) for each in paths.values()}
             if self.doubt

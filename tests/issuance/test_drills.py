@@ -9,12 +9,13 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
 from authorities.errors import Refused
-from authorities.models import AcmeAccount
+from authorities.models import AcmeAccount, PrivateCA
 from certctrl.errors import Conflict, Invalid, NotFound
 from certctrl.turns import Trouble
 from issuance import drills, services
 from issuance.beat import renewals, sweep
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
+from keystore import envelope
 from tests.fakes.outside import Died
 from tests.fakes.world import World
 
@@ -428,3 +429,24 @@ def test_a_renewal_with_a_distant_slot_waits_for_it(world, owner, account, crede
     minutes(world, 240)
     assert Issuance.objects.count() - before == 1
     assert Certificate.objects.get(pk=certificate.pk).renew_at > world.time + timedelta(hours=24)
+
+
+def test_a_private_ca_with_the_name_of_the_issuer_is_not_in_the_drill(
+    world, owner, account, credential
+):
+    issued(world, account, credential, 1, "R11")
+    authority = PrivateCA.objects.create(
+        owner=owner,
+        name="R11",
+        key=envelope.seal(owner, "ca_key", b"unused"),
+        key_size=256,
+        not_before=world.time,
+        not_after=world.time,
+    )
+    theirs = world.account(owner, name="of a tenant", url="https://ca.test/acct/9")
+    issued(world, theirs, credential, 2, "R11")
+    issued(world, theirs, credential, 1, "Acme Root")
+    AcmeAccount.objects.filter(pk=theirs.pk).update(private_ca=authority)
+    assert drills.preview("R11")["total"] == 1
+    assert drills.issuers() == ["R11"]
+    assert drills.preview(account=theirs)["total"] == 3

@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from notices import delivery, mail, raising
-from notices.models import AT_ONCE, Delivery, Notice, NoticeSettings
+from notices.models import Delivery, Notice, NoticeSettings
 from tests.fakes.outside import Died
 from tests.issuance.services.test_races import at_once
 
@@ -21,7 +21,7 @@ def crowd(world, mailbox, tell):
     def build(count: int, name: str = "host") -> None:
         for number in range(count):
             tell(f"{name}{number}.example.com")
-        for _ in range(2 * count // AT_ONCE + 1):
+        for _ in range(2):
             world.sweep()
 
     return build

@@ -10,6 +10,7 @@ from authorities.acme.problems import ProblemResponse, trouble_of
 from authorities.base import OrderResource
 from certctrl import clock
 from certctrl.turns import Trouble
+from dnsclient.cnames import CnamePath, challenge_of
 from dnsclient.survey import Survey
 from dnsproviders.base import ProviderError
 from dnsproviders.models import DnsCredential, TxtRecord
@@ -129,11 +130,11 @@ class TimedZone(FakeZone):
             self.outside.scheduler.pause(min(manner.seconds, seconds))
         return effect() if manner.seconds <= seconds else None
 
-    def look_up(self, name: str) -> str:
-        found: str | None = self.ask(lambda: self.final_name(name), clock.time_left())
-        if found is None:
-            raise Trouble("dns_lookup_failed", f"{name} could not be looked up: no answer.")
-        return found
+    def follow(self, names: Collection[str], seconds: float) -> dict[str, CnamePath]:
+        known = super().follow
+        found: dict[str, CnamePath] | None = self.ask(lambda: known(names, seconds), seconds)
+        trouble = Trouble("dns_lookup_failed", "The CNAMEs could not be looked up: no answer.")
+        return found or {each: CnamePath((challenge_of(each),), trouble=trouble) for each in names}
 
     def survey(self, names: Collection[str], seconds: float) -> Survey:
         known = super().survey

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from authorities.models import AcmeAccount
-from certctrl import clock
+from certctrl import board, clock, lanes
 from certctrl.turns import Turns
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
@@ -74,6 +74,7 @@ class Scenario(World):
         self.threads = [Actor(f"w{number + 1}") for number in range(threads)]
         self.idle: list[Actor] = []
         self.queue: deque[Message] = deque()
+        self.later: deque[Message] = deque()  # taken when the queue is empty
         self.errors: list[Exception] = []  # that the engine let through; Celery would log them
         self.sweep_every = 1.0
         self.last_act = 0.0
@@ -82,6 +83,8 @@ class Scenario(World):
         self._patch(monkeypatch)
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(board, "board", board.Board(len(self.threads)))
+        lanes.forget()
         monkeypatch.setattr(clock, "now", self.scheduler.now)
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
@@ -89,7 +92,6 @@ class Scenario(World):
             registry, "open_credential", lambda credential: TimedProvider(self.zone, credential)
         )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
-        monkeypatch.setattr("dnsproviders.propagation.final_name", self.zone.look_up)
         monkeypatch.setattr("dnsclient.cnames.follow", self.zone.follow)
         monkeypatch.setattr("dnsclient.survey.survey", self.zone.survey)
 
@@ -183,24 +185,33 @@ class Scenario(World):
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
-        self._send_link(issuance_id, workflow.steps_ahead(state))
+    def _start(
+        self,
+        issuance_id: int,
+        state: str = Issuance.State.QUEUED,
+        *,
+        goes_first: bool = True,
+    ) -> bool:
+        queue = self.queue if goes_first else self.later
+        self._send_link(queue, issuance_id, workflow.steps_ahead(state))
         return True
 
-    def _send_link(self, issuance_id: int, ahead: Sequence[workflow.Step]) -> None:
+    def _send_link(
+        self, queue: deque[Message], issuance_id: int, ahead: Sequence[workflow.Step]
+    ) -> None:
         def link() -> None:
             if workflow.take(ahead[0], issuance_id):
-                self._send_link(issuance_id, ahead[1:])
+                self._send_link(queue, issuance_id, ahead[1:])
 
         if ahead:
-            self._send(link)
+            self._send(link, queue)
 
     def _nudge(self, task: Any, *args: int) -> bool:
-        self._send(partial(task.run, *args))
+        self._send(partial(task.run, *args), self.queue)
         return True
 
-    def _send(self, act: Callable[[], Any]) -> None:
-        self.queue.append(Message(self.scheduler.passed + settings.RESEND, act))
+    def _send(self, act: Callable[[], Any], queue: deque[Message]) -> None:
+        queue.append(Message(self.scheduler.passed + settings.RESEND, act))
         if self.idle:
             self.scheduler.wake(self.idle.pop(), 0.0)
 
@@ -208,8 +219,8 @@ class Scenario(World):
 
     def work(self, actor: Actor) -> None:
         while True:
-            while self.queue:
-                message = self.queue.popleft()
+            while self.queue or self.later:
+                message = (self.queue or self.later).popleft()
                 if message.expires_at >= self.scheduler.passed:
                     self._survive(message.act)
                     self.last_act = self.scheduler.passed
@@ -234,7 +245,7 @@ class Scenario(World):
             self.scheduler.pause(self._until_next_sweep())
 
     def _until_next_sweep(self) -> float:
-        if self.queue or len(self.idle) < len(self.threads):
+        if self.queue or self.later or len(self.idle) < len(self.threads):
             return self.sweep_every
         nap = min(LONGEST_IDLE, (self.scheduler.passed - self.last_act) / 20)
         return max(self.sweep_every, math.floor(min(nap, self._until_due())))
@@ -242,8 +253,9 @@ class Scenario(World):
     def _until_due(self) -> float:
         """Return the seconds until a row, or a certificate at the next scan, is due."""
         tables = [each for each in Turns.__subclasses__() if not each._meta.abstract]
-        columns = [(table, "wake_at") for table in tables] + [(Certificate, "renew_at")]
-        moments = [table._base_manager.aggregate(at=Min(column))["at"] for table, column in columns]
+        moments = [table._base_manager.aggregate(at=Min("wake_at"))["at"] for table in tables]
+        considered = Certificate.objects.filter(lacks=None)
+        moments.append(considered.aggregate(at=Min("renew_at"))["at"])
         due = [(at - self.scheduler.true_now()).total_seconds() for at in moments if at]
         return max(0.0, min(due, default=LONGEST_IDLE))
 

@@ -1,8 +1,11 @@
 """The ledger of rate limits holds back what the CA would refuse, and nothing else."""
 
+import random
+from datetime import timedelta
+
 import pytest
 
-from issuance.models import Issuance, IssuanceEvent
+from issuance.models import Certificate, Issuance, IssuanceEvent
 from tests.scenarios.runner import Scenario, numbered
 
 pytestmark = pytest.mark.django_db
@@ -41,3 +44,70 @@ def test_another_certificate_waits_for_its_own_names(
     )
     assert not waits.exists()
     assert scenario.longest(names, since=since) <= 15
+
+
+@pytest.fixture
+def backlog(scenario: Scenario, settings, account, credential) -> list[str]:
+    """Thirty names at a CA that takes two orders, then one each ten minutes.
+
+    They are in the order of their expiry. They were asked for in another order.
+    """
+    scenario.sweep_every = 10
+    scenario.limit(settings, account=[2, 600])
+    names = numbered(30)
+    expiries = {name: scenario.time + timedelta(days=10, hours=at) for at, name in enumerate(names)}
+    for name in random.Random(1).sample(names, len(names)):
+        scenario.due(account, credential, [name], expires_at=expiries[name])
+    return names
+
+
+def test_a_backlog_stays_due(scenario: Scenario, backlog: list[str]) -> None:
+    """More names are due than the CA takes. Only those with a token near have attempts."""
+    scenario.run(900)
+    signed = len(scenario.ca.signed)
+    assert signed == 3
+    assert Issuance.objects.count() <= signed + 6
+    assert not Issuance.objects.filter(state=Issuance.State.FAILED).exists()
+    assert Certificate.objects.filter(lacks__isnull=False).count() >= 30 - signed - 6
+
+
+@pytest.mark.slow
+def test_a_backlog_goes_by_expiry(scenario: Scenario, backlog: list[str]) -> None:
+    """More names are due than the CA takes. Those that expire soonest are issued first."""
+    scenario.run(2 * AN_HOUR)
+    signed = sorted(scenario.ca.signed, key=backlog.index)
+    assert len(signed) >= 0.9 * 14
+    assert signed == backlog[: len(signed)]
+    assert not scenario.ca.limiter.refused
+
+
+@pytest.mark.slow
+def test_a_backlog_of_days_makes_no_dead_attempt(
+    scenario: Scenario, settings, account, credential
+) -> None:
+    """Two hundred names of one domain are due, and others of another. Nothing fails in a day."""
+    scenario.sweep_every = 60
+    scenario.limit(settings, domain=[5, 3600])
+    names = scenario.due(account, credential, numbered(100, "busy.com"))
+    free = scenario.due(account, credential, numbered(5, "free.com"))
+    scenario.run(24 * AN_HOUR)
+    signed = sum(name in scenario.ca.signed for name in names)
+    assert signed >= 0.9 * 29
+    assert scenario.longest(free) <= 120
+    assert Issuance.objects.count() <= signed + len(free) + 1
+    assert not Issuance.objects.filter(state=Issuance.State.FAILED).exists()
+
+
+@pytest.mark.slow
+def test_owners_of_a_backlog_are_served_in_rotation(
+    scenario: Scenario, settings, account, credential
+) -> None:
+    """Two owners have names of one domain. The one with few names waits for few tokens."""
+    scenario.sweep_every = 10
+    scenario.limit(settings, domain=[2, 1200])
+    scenario.due(account, credential, numbered(50, "shared.com"))
+    other = scenario.someone("other")
+    few = [f"few{number}.shared.com" for number in range(3)]
+    scenario.due(scenario.account(other), scenario.credential(other), few)
+    scenario.run_until_issued(few, 4 * AN_HOUR)
+    assert scenario.longest(few) <= 2.5 * AN_HOUR

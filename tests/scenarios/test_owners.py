@@ -1,16 +1,106 @@
-"""Nobody waits for an owner who orders the names of another."""
+"""Nobody healthy waits for an owner who asks for much, or whose parties are dead."""
 
 import pytest
 
+from issuance import services
+from issuance.models import Certificate
+from notices.models import Delivery, Notice, Webhook
+from notices.raising import raise_once
+from tests.scenarios.outside import NEVER
 from tests.scenarios.runner import Scenario, numbered
 
 pytestmark = pytest.mark.django_db
 TEN_MINUTES = 600.0
 
 
+def names_of(count: int) -> list[str]:
+    return [f"www.greedy{number}.com" for number in range(count)]
+
+
 @pytest.fixture
 def greedy(scenario: Scenario):
     return scenario.someone("greedy")
+
+
+def later(scenario: Scenario, account, credential, at: float, name: str) -> float:
+    """Ask for a certificate at a time of the run. Return how long it takes."""
+    scenario.run(at)
+    names = scenario.due(account, credential, [name])
+    scenario.run_until_issued(names, at + TEN_MINUTES)
+    return scenario.longest(names, since=at)
+
+
+@pytest.mark.slow
+def test_another_owners_dead_endpoint(scenario: Scenario, greedy, account, credential) -> None:
+    """An owner has 120 certificates over a dead HTTP endpoint. Another owner notices nothing."""
+    dead = scenario.credential(greedy)
+    scenario.behave(NEVER, f"api {dead.pk}")
+    scenario.due(scenario.account(greedy), dead, names_of(120))
+    assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
+
+
+@pytest.mark.slow
+def test_another_owners_many_dead_endpoints(
+    scenario: Scenario, greedy, account, credential
+) -> None:
+    """The same, with twelve credentials and twelve accounts. More of them are no larger share."""
+    for number in range(12):
+        dead = scenario.credential(greedy, name=f"endpoint {number}")
+        scenario.behave(NEVER, f"api {dead.pk}")
+        names = [f"www.greedy{number}-{each}.com" for each in range(10)]
+        scenario.due(scenario.account(greedy, name=f"account {number}"), dead, names)
+    assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
+
+
+@pytest.mark.slow
+def test_another_owner_who_deletes_everything(
+    scenario: Scenario, greedy, account, credential
+) -> None:
+    """The endpoint dies, and its owner deletes 60 certificates. Their cleanups delay nobody."""
+    dead = scenario.credential(greedy, propagation_timeout=3600)
+    scenario.zone.hidden.add(dead.pk)
+    scenario.due(scenario.account(greedy), dead, names_of(60))
+    scenario.run(120)
+    scenario.behave(NEVER, f"api {dead.pk}", begin=120)
+    for certificate in Certificate.objects.filter(owner=greedy):
+        services.retire(certificate)
+    assert later(scenario, account, credential, 150, "www.healthy.com") <= 30
+
+
+@pytest.mark.slow
+def test_another_owners_webhook(
+    scenario: Scenario, greedy, account, credential, monkeypatch
+) -> None:
+    """Twelve owners' receivers of webhooks never answer. A certificate is issued at once."""
+
+    def post(delivery: Delivery) -> None:
+        scenario.outside.call("hook.post", lambda: None)
+
+    monkeypatch.setattr("notices.posting.post", post)
+    scenario.behave(NEVER, "hook")
+    for number in range(12):
+        each = scenario.someone(f"owner{number}")
+        Webhook.objects.create(owner=each, name="dead", host="hooks.example.com")
+        for count in range(20):
+            raise_once(each, Notice.Kind.RENEWED, f"renewed:{count}", "renewed", "It was renewed.")
+    assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
+
+
+@pytest.mark.slow
+def test_one_of_many_owners(scenario: Scenario, greedy) -> None:
+    """An owner asks for 200 certificates. Ten others ask for one each, and are served in turn."""
+    scenario.due(scenario.account(greedy), scenario.credential(greedy), names_of(200))
+    scenario.run(5)
+    small = []
+    for number in range(10):
+        each = scenario.someone(f"owner{number}")
+        name = f"www.small{number}.com"
+        small += scenario.due(scenario.account(each), scenario.credential(each), [name])
+    scenario.run_until_issued(small, TEN_MINUTES)
+    assert scenario.longest(small, since=5) <= 6
+
+
+# --- names that belong to another ---
 
 
 @pytest.fixture
@@ -40,7 +130,4 @@ def test_fifty_names_of_anothers_domain(
 ) -> None:
     """Somebody orders fifty names of another's domain. The other gets a new name at once."""
     scenario.due(scenario.account(greedy), fakes_it, numbered(50, "victim.com"))
-    scenario.run(120)
-    names = scenario.due(account, credential, ["new.victim.com"])
-    scenario.run_until_issued(names, 120 + TEN_MINUTES)
-    assert scenario.longest(names, since=120) <= 60
+    assert later(scenario, account, credential, 120, "new.victim.com") <= 60

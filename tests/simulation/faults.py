@@ -39,6 +39,7 @@ class Profile:
     beats: int = 1
     certificates: int = 2
     people: int = 4  # how often a person changes their mind
+    healthy: int = 0  # certificates whose CA, DNS API and owner have no trouble
 
     @property
     def lateness(self) -> float:
@@ -61,6 +62,7 @@ class Profile:
 # Themes: what is rare in the mix of all faults.
 ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
 SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
+LOSERS = Profile(minutes=6, lose=0.3, healthy=2)
 CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 
 
@@ -96,6 +98,7 @@ def draw(rng: random.Random) -> Profile:
         beats=rng.choice((1, 1, 2)),
         certificates=rng.choice((1, 2, 2, 3)),
         people=maybe(2, 4, 8, chance=0.8),
+        healthy=2,
     )
 
 

@@ -13,6 +13,7 @@ from dnsproviders import records
 from dnsproviders.base import Provider
 from dnsproviders.models import TxtRecord
 from issuance.challenges import txtrecords
+from tests.simulation import simulation
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -72,10 +73,17 @@ def the_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "reopen", lambda record_id: None)
 
 
+def the_resending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost message is sent again after hours only. Everything is still issued in the end."""
+    monkeypatch.setattr(settings, "RESEND", 10_000)
+    monkeypatch.setattr(simulation, "RESEND", timedelta(seconds=10_000))
+
+
 MUTANTS: dict[str, Break] = {
     "the fence": the_fence,
     "the intent": the_intent,
     "the due test": the_due_test,
     "the need": the_need,
     "the reopening": the_reopening,
+    "the resending": the_resending,
 }

@@ -43,7 +43,7 @@ class SimulatedOutside(Outside):
         if left <= 0:
             self.scheduler.note(f"{name}: refused to start, the turn is over")
             raise timed_out(name)
-        kind = self.faults.of_a_call(name)
+        kind = "" if self.watch.is_healthy(actor) else self.faults.of_a_call(name)
         way = self._way(kind, name)
         self.scheduler.note(f"{name} {record or ''} {way.__name__.strip('_')}")
         if way not in (self._goes_well, self._fails, self._refuses):

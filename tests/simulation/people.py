@@ -59,7 +59,8 @@ class People:
         return act
 
     def pick(self) -> Certificate | None:
-        found = list(Certificate.objects.filter(retired_at=None).order_by("pk"))
+        account = self.simulation.account_row
+        found = list(Certificate.objects.filter(retired_at=None, account=account).order_by("pk"))
         return self.rng.choice(found) if found else None
 
     def creates_again(self) -> None:

@@ -23,7 +23,7 @@ from django.utils import timezone
 from accounts.models import User
 from authorities import clients
 from authorities.models import AcmeAccount
-from certctrl import clock
+from certctrl import board, clock, lanes
 from dnsproviders import registry
 from issuance import workflow
 from issuance.beat import pruning, renewals, sweep
@@ -133,6 +133,8 @@ class Simulation(World):
         self._cast()
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(board, "board", board.Board(self.profile.workers))
+        lanes.forget()
         monkeypatch.setattr(clock, "now", self.scheduler.now)
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
@@ -158,10 +160,31 @@ class Simulation(World):
         )
         self.account_row = self.account(owner, **fields)
         self.credentials = [self.credential(owner), self.credential(owner)]
+        if self.profile.healthy:
+            self._cast_healthy()
+
+    def _cast_healthy(self) -> None:
+        """Cast an owner with a CA and a DNS API of their own. Neither has any trouble."""
+        owner = User.objects.create_user("healthy@example.com")
+        directory = "https://healthy.test/dir"
+        self.healthy_account = self.account(
+            owner, name="healthy", directory_url=directory, url="https://healthy.test/acct/1"
+        )
+        self.healthy_credential = self.credential(owner)
+        self.watch.healthy = {
+            ("account_id", self.healthy_account.pk),
+            ("credential_id", self.healthy_credential.pk),
+        }
 
     # --- messages ---
 
-    def _start(self, issuance_id: int, state: str = Issuance.State.QUEUED) -> bool:
+    def _start(
+        self,
+        issuance_id: int,
+        state: str = Issuance.State.QUEUED,
+        *,
+        goes_first: bool = True,
+    ) -> bool:
         self._send_link(issuance_id, workflow.steps_ahead(state))
         return True
 
@@ -271,7 +294,8 @@ class Simulation(World):
         actor = self.scheduler.actor
         if not actor or self.watch.is_asking or len(connection.savepoint_ids) > self.depth:
             return
-        if actor.name != "person" and self.faults.strikes(self.profile.stop):
+        may_stop = actor.name != "person" and not self.watch.is_healthy(actor)
+        if may_stop and self.faults.strikes(self.profile.stop):
             self._stop(actor)
         elif self.faults.strikes(self.profile.switch):
             self.scheduler.pause(self.rng.uniform(0.0, 2.0))
@@ -320,9 +344,21 @@ class Simulation(World):
             self.people_about += 1
             self._act(Actor("person", skewed()), lambda _, act=act: self.person(act), seconds)
         span = self.profile.minutes * 60
+        for number in range(self.profile.healthy):
+            self.people_about += 1
+            seconds = self.rng.uniform(0.0, span)
+            self._act(Actor("person"), partial(self._ask_healthy, number), seconds)
         for _ in range(self.profile.flush):
             self.scheduler.after(self.rng.uniform(0.0, span), self.flush)
         self.scheduler.after(span, self._stop_faults)
+
+    def _ask_healthy(self, number: int, actor: Actor) -> None:
+        def asks_without_trouble() -> None:
+            name = f"healthy{number}.example.com"
+            _, issuance = self.create(self.healthy_account, self.healthy_credential, name)
+            self.watch.waits(issuance)
+
+        self.person(asks_without_trouble)
 
     def _act(self, actor: Actor, body: Callable[[Actor], None], delay: float = 0.0) -> None:
         self.scheduler.spawn(actor, lambda: body(actor), delay)

@@ -3,13 +3,17 @@
 import pytest
 from django.db import DatabaseError, transaction
 
-from tests.simulation.faults import CHANGERS, SHARERS, ZOMBIES, Profile
+from tests.simulation.faults import CHANGERS, LOSERS, SHARERS, ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import run
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 SEEDS = range(40)
-PROFILES: dict[str, Profile | None] = {"the need": SHARERS, "the reopening": ZOMBIES}
+PROFILES: dict[str, Profile | None] = {
+    "the need": SHARERS,
+    "the reopening": ZOMBIES,
+    "the resending": LOSERS,
+}
 
 
 def ends_badly(seed: int, profile: Profile | None) -> bool:
@@ -33,7 +37,9 @@ def test_a_seed_finds_what_was_broken_on_purpose(
 
 
 @pytest.mark.parametrize(
-    "profile", [SHARERS, ZOMBIES, CHANGERS], ids=["sharers", "zombies", "changers"]
+    "profile",
+    [SHARERS, ZOMBIES, LOSERS, CHANGERS],
+    ids=["sharers", "zombies", "losers", "changers"],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_runs_end_well_when_nothing_is_broken(profile: Profile, seed: int) -> None:

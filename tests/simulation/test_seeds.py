@@ -1,11 +1,20 @@
-"""After any faults, every certificate is issued in the end and no record is left."""
+"""After any faults, every certificate is issued in the end and no record is left.
+
+A certificate whose CA, DNS API and owner have no trouble is issued soon, whatever others meet.
+"""
+
+import random
+from dataclasses import replace
 
 import pytest
 
+from tests.simulation.faults import Profile, draw
 from tests.simulation.simulation import run
 
 pytestmark = pytest.mark.django_db
-SEEDS = (*range(200), 5771)  # the last: by another's clock the short lease of a batch was over
+# By another's clock the short lease of a batch was over. It was found without healthy certificates.
+SHORT_LEASE = 5771
+SEEDS = (*range(200), SHORT_LEASE)
 SHORT = (0, 2, 3, 5, 7)  # not slow: `make test` runs these
 ON_POSTGRES = range(40)  # run once more there
 
@@ -22,8 +31,13 @@ def _marks(seed: int) -> list[pytest.MarkDecorator]:
     return [*on_postgres, *slow]
 
 
+def profile_of(seed: int) -> Profile:
+    profile = draw(random.Random(seed))
+    return replace(profile, healthy=0) if seed == SHORT_LEASE else profile
+
+
 def test_a_run_ends_well(seed: int, pytestconfig: pytest.Config) -> None:
-    report = run(seed)
+    report = run(seed, profile_of(seed))
     if pytestconfig.getoption("--seed", None):
         print(report)
     assert not report.violations, str(report)

@@ -22,6 +22,7 @@ from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 
 State = Issuance.State
+LONGEST_WAIT = 1800.0  # seconds from the request of a healthy certificate until it is issued
 TABLES: tuple[type[Turns], ...] = (
     Issuance,
     TxtRecord,
@@ -58,6 +59,7 @@ class Watch:
             set()
         )  # (name, value) of records that a fault made unsure
         self.missing: dict[tuple[str, str], float] = {}
+        self.healthy: set[tuple[str, int]] = set()  # columns with ids that have no trouble
 
     def broken(self, what: str, *, always: bool = False) -> None:
         if self.is_off and not always:
@@ -272,6 +274,29 @@ class Watch:
                     f"{each[0]} was missing for {self.scheduler.passed - since:.0f} s"
                     " while it was needed"
                 )
+
+    # --- those without trouble ---
+
+    def is_healthy(self, actor: Actor) -> bool:
+        """Return whether the actor works for an account or a credential without trouble."""
+        return any(
+            getattr(row, column, None) == pk
+            for row, _ in actor.turns
+            for column, pk in self.healthy
+        )
+
+    def waits(self, issuance: Issuance) -> None:
+        """Nobody healthy waits longer than LONGEST_WAIT, whatever happens to others."""
+        asked_at = self.scheduler.passed
+
+        def judge() -> None:
+            with self.asking():
+                state = Issuance.objects.values_list("state", flat=True).get(pk=issuance.pk)
+            if state != State.ISSUED:
+                seconds = self.scheduler.passed - asked_at
+                self.broken(f"healthy attempt {issuance.pk} is {state} after {seconds:.0f} s")
+
+        self.scheduler.after(LONGEST_WAIT, judge)
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:

@@ -78,7 +78,7 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,
         expires_at=facts.not_after,
-        renew_at=renew_at if certificate.auto_renew and not certificate.retired_at else None,
+        renew_at=renew_at if certificate.renews_itself else None,
         failures=0,
         failing_since=None,
         proved_at=None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.db import IntegrityError
@@ -64,8 +65,7 @@ def _order_once(issuance: Issuance) -> CA:
             _wait_for_list(issuance, _read_order(issuance, client))
         return client
     plan = plan_order(issuance)
-    if plan.charges:
-        ratelimits.refuse_far_slot(issuance, plan.charges)
+    ratelimits.refuse_far_slot(issuance, plan.charges.costs)
     csr.ensure_key_and_csr(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
         preflight.before_order(issuance, plan.client)
@@ -126,10 +126,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
 def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
     names, profile = issuance.certificate.names, plan.profile
     plan.client.prepare()
-    if plan.charges:
-        ratelimits.reserve(issuance, plan.charges)
-    else:
-        ratelimits.wait_while_busy(issuance)
+    ratelimits.reserve(issuance, plan.charges.costs)
     try:
         resource = plan.client.new_order(names, profile=profile, replaces=plan.replaces)
     except Trouble as trouble:
@@ -224,6 +221,7 @@ def _read_authorizations(
     before the next one is read. Return the function that stores the last one.
     """
     challenge = registry.for_certificate(issuance.certificate)
+    found = cache(lambda: challenge.look_up(issuance))
     store: Callable[[], object] | None = None
     unread = [each for each in listed if each.status == Authorization.Status.UNREAD]
     for authorization in unread:
@@ -239,7 +237,7 @@ def _read_authorizations(
                 raise
             left = issuance.authorizations.filter(status=Authorization.Status.UNREAD)
             return lambda: left.update(status=Authorization.Status.VALID)
-        store = _note(issuance, authorization, seen)
+        store = _note(issuance, authorization, seen, found)
     return store
 
 
@@ -265,7 +263,10 @@ def _without(profile: str) -> str:
 
 
 def _note(
-    issuance: Issuance, authorization: Authorization, seen: AuthorizationResource
+    issuance: Issuance,
+    authorization: Authorization,
+    seen: AuthorizationResource,
+    found: Callable[[], Any],
 ) -> Callable[[], object]:
     """Return the function that stores what the CA says. Prepare the challenge of a pending one.
 
@@ -284,7 +285,7 @@ def _note(
         oldorders.refuse(issuance, seen)
         raise refused(seen)
     challenge = registry.of(seen.chosen)
-    note = challenge.prepare(issuance, seen, registry.offered(challenge, seen))
+    note = challenge.prepare(issuance, seen, registry.offered(challenge, seen), found)
     return _store(authorization, seen, Authorization.Status.PENDING, note)
 
 

@@ -15,13 +15,13 @@ class OrderPlan:
     """The members of an order, and its charges.
 
     `replaces` is the ari_id of the old certificate, or empty (RFC 9773, section 5). `profile` is
-    empty for the CA's default profile. `charges` is None for an order that no rate limit counts.
+    empty for the CA's default profile.
     """
 
     client: CA
     replaces: str
     profile: str
-    charges: Charges | None
+    charges: Charges
 
 
 def plan_order(issuance: Issuance) -> OrderPlan:
@@ -35,7 +35,7 @@ def plan_order(issuance: Issuance) -> OrderPlan:
     # The CA does not count a renewal with `replaces` in its window. It checks the window again when
     # the order arrives. A window that ends within this turn costs at most one order.
     is_exempt = bool(replaces) and ari.is_in_window(issuance)
-    charges = None if is_exempt else ratelimits.charges_of(issuance)
+    charges = ratelimits.charges_of(issuance, is_exempt=is_exempt)
     return OrderPlan(client, replaces, _profile(issuance, client), charges)
 
 

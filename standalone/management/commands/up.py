@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection, connections
 
 from certctrl import clock
+from certctrl.celery import app
 from certctrl.supervisor import Child, Stopped, Supervisor
 from standalone import administrator, embedded
 
@@ -138,12 +139,18 @@ def preload() -> None:
     for module in (
         "certctrl.asgi",
         "certctrl.urls",
+        "certctrl.connections",
         "uvicorn.main",
+        "uvicorn.lifespan.on",
+        "uvicorn.loops.asyncio",
         "celery.bin.celery",
         "celery.apps.beat",
         "celery.apps.worker",
+        "celery.concurrency.thread",
+        "celery.worker.consumer",
     ):
         import_module(module)
+    app.loader.import_default_modules()  # the tasks
 
 
 @contextmanager

@@ -29,11 +29,12 @@ def seconds(at) -> int:
 
 def test_a_certificate_that_was_never_issued_has_no_renewal(api, reference):
     pk = api.post("certificates", reference()).data_member["id"]
-    assert renewal(api, pk) == {"renew_at": None, "ari": None}
+    assert renewal(api, pk) == {"renew_at": None, "slot_at": None, "ari": None}
 
 
 def test_before_the_ca_was_asked_only_our_own_reckoning_is_shown(api, issued):
-    assert renewal(api, issued.pk) == {"renew_at": seconds(issued.renew_at), "ari": None}
+    shown = {"renew_at": seconds(issued.renew_at), "slot_at": None, "ari": None}
+    assert renewal(api, issued.pk) == shown
 
 
 def test_the_window_the_moment_and_the_page_that_explains_are_shown(world, api, issued):
@@ -42,6 +43,7 @@ def test_the_window_the_moment_and_the_page_that_explains_are_shown(world, api, 
     info = RenewalInfo.objects.get()
     assert renewal(api, issued.pk) == {
         "renew_at": seconds(info.moment),
+        "slot_at": None,
         "ari": {
             "window_start": seconds(info.window_start),
             "window_end": seconds(info.window_end),

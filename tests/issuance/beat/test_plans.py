@@ -24,6 +24,7 @@ from issuance.models import (
     CertificateVersion,
     Issuance,
     IssuanceEvent,
+    LimitBucket,
     RenewalInfo,
     RequestKey,
 )
@@ -42,6 +43,7 @@ GROWING = (
     Exchange,
     Issuance,
     IssuanceEvent,
+    LimitBucket,
     Notice,
     RenewalInfo,
     RequestKey,
@@ -167,6 +169,22 @@ def test_the_scan_for_renewals_reads_only_what_is_due(rows, world):
     assert not scans(ran)
 
 
+def test_the_scan_finds_the_next_held_back_by_index(rows, world, account, credential, settings):
+    settings.ACME_CAS = {"custom": {"limits": {"account": [2, 7200]}}}
+    for number in range(4):
+        spec = world.spec(account, credential, f"host{number}.example.com")
+        services.create_certificate(account.owner, spec, issue=False)
+    Certificate.objects.filter(domain__startswith="host").update(renew_at=world.time)
+    renewals.scan_renewals.run()
+    Issuance.objects.open().filter(certificate__domain__startswith="host").delete()
+    assert Certificate.objects.filter(lacks__isnull=False).count() == 2
+    world.advance(8000)
+    with statements() as ran:
+        renewals.scan_renewals.run()
+    assert not Certificate.objects.filter(lacks__isnull=False).exists()
+    assert not scans(ran)
+
+
 def test_a_new_certificate_reads_no_table(rows, world, account, credential):
     with statements() as ran:
         world.create(account, credential, "new.example.com")
@@ -206,6 +224,7 @@ def test_pruning_reads_only_what_may_be_old(rows, world, part):
         "certificates?after=999999",
         "acme-accounts/{account}/certificates?after=999999",
         "certificates/{certificate}",
+        "certificates/{held_back}",
         "certificates/{certificate}/issues",
         "certificates/{certificate}/issues?after=999999",
         "certificates/{certificate}/issue-result",
@@ -216,13 +235,16 @@ def test_pruning_reads_only_what_may_be_old(rows, world, part):
         "notices?after=999999",
     ],
 )
-def test_a_list_page_reads_only_its_rows(rows, client_of, owner, account, path):
+def test_a_list_page_reads_only_its_rows(rows, world, client_of, owner, account, path):
     certificate = read(rows)
     ids = {
         "account": account.pk,
         "certificate": certificate.pk,
         "attempt": certificate.current.issuance_id,
+        "held_back": Certificate.objects.get(domain="fresh.example.com").pk,
     }
+    bucket = LimitBucket.objects.create(ca="", kind="account", level=0, at=world.time)
+    Certificate.objects.filter(pk=ids["held_back"]).update(lacks=bucket)
     client = client_of(owner)
     with statements() as ran:
         response = client.get(f"/apiv1/me/{path.format(**ids)}")

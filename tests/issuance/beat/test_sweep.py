@@ -3,13 +3,20 @@
 from datetime import timedelta
 
 import pytest
+from django.apps import apps
 
-from certctrl import dispatch
+from authorities import catalog
+from certctrl import dispatch, lanes
+from certctrl.lanes import Answer
+from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
-from issuance import services, workflow
-from issuance.beat import sweep
+from dnsproviders.registry import lane_of_credential
+from issuance import services, tasks, workflow
+from issuance.beat import admission, sweep
+from issuance.beat.due import WITH_TURNS
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
+from issuance.workflow import batch
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +49,7 @@ def due(world, account, credential, count: int, state: str = "queued", names: st
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(dispatch, "MOST_ON_THEIR_WAY", 40)
-    monkeypatch.setattr(dispatch, "SHARE", 10)
+    monkeypatch.setattr(dispatch, "OF_ONE", 10)
 
 
 def sent(world) -> int:
@@ -66,21 +73,61 @@ def test_no_more_than_the_limit_is_on_its_way(world, account, credential, small)
     assert sent(world) == 40
 
 
-def test_a_credential_gets_a_quarter_while_others_wait(world, account, owner, small):
+def test_a_dns_api_in_trouble_gets_two_whoever_waits(world, account, owner, small):
     dead = world.credential(owner)
     alive = world.credential(owner)
-    due(world, world.account(owner), dead, 60, names="dead")
-    due(world, world.account(owner), alive, 10, names="alive")
+    due(world, account, dead, 60, names="dead")
+    due(world, account, alive, 10, names="alive")
+    lanes.note(lane_of_credential(dead).key, Answer.TROUBLE)
+    for _ in range(3):
+        sweep.sweep.run()
+    assert Issuance.objects.filter(credential=dead).exclude(queued_at=None).count() == 2
+    assert Issuance.objects.filter(credential=alive).exclude(queued_at=None).count() == 10
+
+
+def test_a_ca_in_trouble_gets_two_whoever_waits(world, account, credential, owner, small):
+    other = world.account(owner, directory_url="https://other.test/dir")
+    due(world, account, credential, 60, state="validated", names="dead")
+    due(world, other, credential, 10, names="alive")
+    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
+    for _ in range(3):
+        sweep.sweep.run()
+    assert Issuance.objects.filter(account=account).exclude(queued_at=None).count() == 2
+    assert Issuance.objects.filter(account=other).exclude(queued_at=None).count() == 10
+
+
+def test_a_look_does_not_need_the_dns_api_or_the_ca(world, account, credential, small):
+    due(world, account, credential, 5, state="presented")
+    lanes.note(lane_of_credential(credential).key, Answer.TROUBLE)
+    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
     sweep.sweep.run()
-    assert Issuance.objects.filter(credential=alive, queued_at=world.time).count() == 10
+    assert sent(world) == 5
 
 
-def test_an_account_gets_a_quarter_while_others_wait(world, account, credential, owner, small):
-    other = world.account(owner)
-    due(world, account, world.credential(owner), 60, names="many")
-    due(world, other, world.credential(owner), 10, names="few")
+def test_an_owner_gets_a_quarter_while_others_wait(world, account, credential, bob, small):
+    other = world.account(bob)
+    for number in range(3):
+        due(world, account, world.credential(account.owner), 20, names=f"many{number}")
+    due(world, other, world.credential(bob), 10, names="few")
     sweep.sweep.run()
     assert Issuance.objects.filter(account=other, queued_at=world.time).count() == 10
+    assert sent(world) == 40
+
+
+def test_the_first_eight_of_each_owner_go_first(world, account, credential, bob, monkeypatch):
+    first: dict[int, bool] = {}
+
+    def start(issuance_id, state, *, goes_first=True):
+        first[issuance_id] = goes_first
+        return True
+
+    monkeypatch.setattr(tasks, "start", start)
+    due(world, account, credential, 12)
+    due(world, world.account(bob), world.credential(bob), 3, names="few")
+    sweep.sweep.run()
+    theirs = Issuance.objects.filter(account=account).values_list("pk", flat=True)
+    assert sum(first[pk] for pk in theirs) == 8
+    assert sum(first.values()) == 11
 
 
 def test_those_that_wait_for_their_records_share_one_look(world, account, credential, monkeypatch):
@@ -121,6 +168,7 @@ def to_clean(world, credential, count: int) -> None:
 
 
 def test_cleanups_of_a_dead_credential_do_not_hold_up_those_of_another(world, credential, owner):
+    lanes.note(lane_of_credential(credential).key, Answer.TROUBLE)
     other = world.credential(owner)
     to_clean(world, credential, 2 * dispatch.SHARE)
     for _ in range(3):  # nothing is delivered: the workers hang in the dead API
@@ -128,15 +176,16 @@ def test_cleanups_of_a_dead_credential_do_not_hold_up_those_of_another(world, cr
     to_clean(world, other, 3)
     sweep.sweep.run()
     sent = TxtRecord.objects.exclude(queued_at=None)
-    assert sent.filter(credential=credential).count() == sweep.OF_ONE < dispatch.SHARE
+    assert sent.filter(credential=credential).count() == 2
     assert sent.filter(credential=other).count() == 3
 
 
 def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(
     world, account, credential, owner, monkeypatch
 ):
-    monkeypatch.setattr(sweep, "OF_ONE", 2)
-    other = world.account(owner)
+    other = world.account(
+        owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
+    )
     for number, at in enumerate((account, account, account, other)):
         certificate, _ = world.create(at, credential, f"host{number}.example.com")
         world.deliver()
@@ -144,16 +193,21 @@ def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(
         services.revoke(certificate)
         world.messages.clear()
     CertificateVersion.objects.update(queued_at=None)
+    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
     for _ in range(3):
         sweep.sweep.run()
     sent = CertificateVersion.objects.exclude(queued_at=None).values_list("account", flat=True)
     assert sorted(sent) == [account.pk, account.pk, other.pk]
 
 
-def test_a_sweep_that_finds_nothing_to_do_asks_little(world, credential, django_assert_num_queries):
+def test_a_sweep_without_due_rows_asks_once(world, credential, django_assert_num_queries):
     TxtRecord.objects.create(credential=credential, name="example.com", value="v")
-    with django_assert_num_queries(6):  # one for each table
+    with django_assert_num_queries(1):
         sweep.sweep.run()
+
+
+def test_every_table_that_workers_act_on_is_asked():
+    assert set(WITH_TURNS) == {each for each in apps.get_models() if issubclass(each, Turns)}
 
 
 def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
@@ -187,3 +241,23 @@ def test_a_look_that_changes_nothing_writes_no_event_and_few_queries(
         workflow.look()
     assert IssuanceEvent.objects.count() == events
     assert Issuance.objects.filter(wake_at__gt=world.time, holder="").count() == 20
+
+
+def test_a_crowd_that_waits_for_its_records_delays_no_new_order(
+    world, account, credential, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "MOST_ON_THEIR_WAY", 10)
+    monkeypatch.setattr(admission, "LOOKED_AT", 20)
+    due(world, account, credential, 60, state="presented", names="waits")
+    due(world, account, credential, 3, names="new")
+    sweep.sweep.run()
+    assert world.sent.count("chain") == 3
+    assert Issuance.objects.filter(state="presented", queued_at=world.time).count() == 20
+
+
+def test_one_look_follows_another_while_more_are_due(world, account, credential, monkeypatch):
+    monkeypatch.setattr(batch, "BATCH", 5)
+    world.zone.hides = True
+    due(world, account, credential, 12, state="presented")
+    tasks.look.run()
+    assert not Issuance.objects.needs_look().exists()

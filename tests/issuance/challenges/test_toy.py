@@ -23,7 +23,7 @@ class Toy(Challenge):
         self.noted: dict[str, str] = {}
         self.presented: list[str] = []
 
-    def prepare(self, issuance, seen, offered):
+    def prepare(self, issuance, seen, offered, found):
         def note():
             self.noted[seen.identifier] = offered.key_authorization
             return {}

@@ -9,7 +9,6 @@ import pytest
 from accounts.models import User
 from certctrl import clock
 from dnsclient import cnames, queries, survey
-from dnsproviders import propagation
 from dnsproviders.base import ProviderError
 from issuance import preflight
 from issuance.challenges import delegation
@@ -25,7 +24,6 @@ State = Issuance.State
 
 SURVEY = survey.survey
 FOLLOW = cnames.follow
-FINAL_NAME = propagation.final_name
 NAMES = ("example.com", "*.example.com")
 CHALLENGE = "_acme-challenge.example.com"
 DEAD = {"com": zone(ns1=NS1) + f"dead 60 NS ns1.dead\nns1.dead 60 A {NS3}\n"}
@@ -44,7 +42,6 @@ def dns(world: World, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(clock, "monotonic", time.monotonic)
         monkeypatch.setattr(survey, "survey", SURVEY)
         monkeypatch.setattr(cnames, "follow", FOLLOW)
-        monkeypatch.setattr(propagation, "final_name", FINAL_NAME)
         yield server
 
 

@@ -177,7 +177,7 @@ def test_a_ca_without_known_limits_costs_one_look(world, account, credential):
     _, attempt = world.create(account, credential, "a.example.com")
     claimed = Issuance.objects.select_related("certificate__current", "account").claim(attempt.pk)
     with CaptureQueriesContext(connection) as queries:
-        ratelimits.reserve(claimed, ratelimits.charges_of(claimed))
+        ratelimits.reserve(claimed, ratelimits.charges_of(claimed).costs)
     assert len(queries) == 1
 
 

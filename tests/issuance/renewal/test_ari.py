@@ -6,10 +6,11 @@ import pytest
 
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
+from certctrl import dispatch, lanes
 from certctrl.turns import Trouble
 from issuance import services
 from issuance.beat import renewals, sweep
-from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Issuance, LimitBucket, RenewalInfo
 from issuance.renewal import ari, schedule
 from tests.issuance.failing import read
 
@@ -212,6 +213,20 @@ def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certif
         assert read(certificate).renew_at == before
 
 
+def test_a_window_that_moved_ends_the_wait_for_a_limit(world, certificate):
+    """The order may be in no bucket now."""
+    poll(world)
+    bucket = LimitBucket.objects.create(ca="", kind="set", level=0, at=world.time)
+    Certificate.objects.update(renew_at=world.time, lacks=bucket)
+    poll(world)
+    assert read(certificate).lacks == bucket
+    now = world.time
+    version = read(certificate).current
+    world.ca.windows[version.ari_id] = (now - A_DAY, now)
+    poll(world)
+    assert read(certificate).lacks is None
+
+
 # --- when the window is no longer polled ---
 
 
@@ -316,16 +331,16 @@ def sent(account: AcmeAccount) -> int:
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(ari, "AT_ONCE", 4)
+    monkeypatch.setattr(dispatch, "OF_ONE", 4)
 
 
 @pytest.mark.slow
-def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, few):
+def test_a_few_of_each_owner_are_asked_at_once(world, account, credential, bob, few):
     other = world.account(
-        owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
+        bob, directory_url="https://other.test/dir", url="https://other.test/acct/1"
     )
     many(world, account, credential, 6)
-    many(world, other, credential, 6)
+    many(world, other, world.credential(bob), 6)
     world.advance(600)
     for _ in range(3):
         sweep.sweep.run()
@@ -336,7 +351,7 @@ def test_a_few_of_each_ca_are_asked_at_once(world, account, credential, owner, f
 def test_an_unreachable_ca_does_not_delay_other_cas(
     world, account, credential, owner, few, monkeypatch
 ):
-    monkeypatch.setattr(ari, "MOST_CONSIDERED", 5)
+    monkeypatch.setattr(dispatch, "MOST_CONSIDERED", 5)
     other = world.account(
         owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
     )
@@ -349,7 +364,7 @@ def test_an_unreachable_ca_does_not_delay_other_cas(
     RenewalInfo.objects.filter(version__account=account).update(wake_at=world.time - A_DAY)
     for _ in range(3):
         sweep.sweep.run()
-    assert sent(account) == ari.AT_ONCE_IN_TROUBLE
+    assert sent(account) == lanes.IN_TROUBLE
     assert sent(other) == 3
 
 

@@ -218,7 +218,7 @@ def test_another_key_that_a_person_chose_comes_with_the_next_renewal(world, make
 def test_a_drill_replaces_what_gains_nothing(world, owner, make_ca, issue):
     certificate = issue(make_ca(60))
     world.advance(DAY)
-    running = drills.start(owner, issuer="Home")
+    running = drills.start(owner, account=certificate.account)
     world.advance(1)
     renewals.advance_drills.run()
     live(world, 1)

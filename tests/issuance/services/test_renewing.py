@@ -131,3 +131,21 @@ def test_a_stale_renew_does_not_issue_what_was_deleted(world, account, credentia
     services.retire(read(certificate))
     with pytest.raises(errors.Conflict, match="was deleted"):
         services.issue(certificate)
+
+
+@pytest.mark.parametrize("end", ["issued", "failed", "canceled"])
+def test_no_end_plans_a_renewal_that_no_device_could_open(world, account, credential, end):
+    certificate = issued(world, account, credential)
+    services.issue(certificate)
+    world.zone.hides = True
+    world.deliver()
+    Certificate.objects.update(key_policy="DEVICE_REQUIRED")
+    world.zone.hides = False
+    if end == "failed":
+        world.ca.problems["finalize"] = [Refused("ca_caa", "No.")]
+    if end == "canceled":
+        services.cancel(read(certificate))
+    world.advance(600)
+    world.sweep()
+    assert Issuance.objects.order_by("pk").last().state == end
+    assert read(certificate).renew_at is None

@@ -2,7 +2,9 @@
 
 import pytest
 
+from dnsclient import cnames
 from dnsproviders.models import TxtRecord
+from issuance import workflow
 from issuance.models import CertificateVersion, Issuance
 
 pytestmark = pytest.mark.django_db
@@ -57,3 +59,26 @@ def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, s
     world.advance(settings.RESEND + 1)
     world.sweep()
     assert Issuance.objects.get().state == Issuance.State.ISSUED
+
+
+def test_the_cnames_of_all_names_are_followed_in_one_batch(world, account, credential, monkeypatch):
+    batches = []
+
+    def follow(names, seconds):
+        batches.append(sorted(names))
+        return world.zone.follow(names, seconds)
+
+    monkeypatch.setattr(cnames, "follow", follow)
+    names = sorted(f"host{number}.example.com" for number in range(20))
+    _, issuance = world.create(account, credential, *names)
+    assert workflow.take(workflow.STEPS[0], issuance.pk)
+    assert batches == [names]
+
+
+def test_no_cname_is_followed_where_every_name_is_proved(world, account, credential, monkeypatch):
+    world.create(account, credential)
+    world.deliver()
+    monkeypatch.setattr(cnames, "follow", None)
+    world.ca.reuses_authorizations = True
+    _, again = world.create(account, credential)
+    assert workflow.take(workflow.STEPS[0], again.pk)

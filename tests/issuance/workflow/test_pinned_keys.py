@@ -4,8 +4,10 @@ import pytest
 
 from accounts.models import AuditEvent
 from authorities import pki
+from certctrl.turns import LostTurn
 from issuance import services
 from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.workflow import csr
 from keystore import envelope
 from keystore.models import Envelope
 from tests.issuance.failing import CAA, fail, issued, last, read, try_again
@@ -152,3 +154,69 @@ def test_a_proof_at_staging_has_a_key_of_its_own(world, pinned, account, owner):
     assert not pki.same_key(proof.csr_pem, pinned.current.chain_pem)
     assert AuditEvent.objects.count() == opened
     assert pki.same_key(try_again(world).csr_pem, pinned.current.chain_pem)
+
+
+# --- an order of an earlier attempt that became valid late ---
+
+
+def given_up(world, certificate: Certificate) -> None:
+    """Let a renewal give up after its CSR was sent. Its order becomes valid afterwards."""
+    world.ca.processing_reads = 10**6
+    services.issue(read(certificate))
+    world.deliver()
+    Issuance.objects.open().update(deadline_at=world.time)
+    world.advance(60)
+    world.sweep()
+    assert last().state == State.FAILED
+    world.ca.processing_reads = 0
+    for order in world.ca.orders.values():
+        order.reads_left = 0
+
+
+def test_an_order_with_another_key_is_not_taken_over(world, account, credential):
+    certificate = issued(world, account, credential)
+    given_up(world, certificate)
+    services.update_certificate(read(certificate), {"reuse_key": True})
+    renew(world, certificate)
+    assert len(set(keys())) == 1
+
+
+def test_an_order_with_the_kept_key_is_taken_over(world, pinned):
+    given_up(world, pinned)
+    orders = len(world.ca.orders)
+    renew(world, pinned)
+    assert len(set(keys())) == 1
+    assert len(world.ca.orders) == orders
+
+
+def test_an_order_with_the_old_key_is_not_taken_over_without_reuse_key(world, pinned):
+    given_up(world, pinned)
+    services.update_certificate(read(pinned), {"reuse_key": False})
+    renew(world, pinned)
+    assert len(set(keys())) == 2
+
+
+# --- a change of the key policy during an attempt ---
+
+
+def test_the_key_of_an_open_attempt_gets_the_new_policy(world, account, credential):
+    world.zone.hides = True
+    certificate, issuance = world.create(account, credential)
+    world.deliver()
+    issuance.refresh_from_db()
+    assert issuance.key.policy == "HYBRID"
+    services.update_certificate(read(certificate), {"key_policy": "MASTER_ONLY"})
+    world.zone.hides = False
+    world.settle()
+    assert read(certificate).current.key.policy == "MASTER_ONLY"
+
+
+def test_a_turn_that_has_no_key_yet_is_lost_when_the_policy_changes(world, account, credential):
+    certificate, issuance = world.create(account, credential)
+    turn = Issuance.objects.claim(issuance.pk)
+    services.update_certificate(read(certificate), {"key_policy": "MASTER_ONLY"})
+    with pytest.raises(LostTurn):
+        csr.make(turn)
+    world.sweep()
+    world.settle()
+    assert read(certificate).current.key.policy == "MASTER_ONLY"

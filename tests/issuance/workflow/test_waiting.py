@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from certctrl import dispatch
 from dnsproviders import propagation
 from issuance import workflow
-from issuance.beat import sweep
+from issuance.beat import admission, sweep
 from issuance.models import Issuance, IssuanceEvent
 from issuance.workflow.steps import propagate
 from tests.fakes import waiting
@@ -157,7 +157,7 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
     }
     assert IssuanceEvent.objects.filter(what__contains="published again").count() == rows
     assert len(queries) <= QUERIES
-    for _ in range(1 + rows // sweep.AGAIN):
+    for _ in range(1 + rows // admission.AGAIN):
         world.sweep()
     assert world.outside.calls.count("zone.present") == rows
 
@@ -165,7 +165,7 @@ def test_those_that_publish_again_go_back_in_one_transaction(crowd, rows):
 def test_a_new_order_does_not_wait_behind_republished_records(
     crowd, account, credential, monkeypatch
 ):
-    monkeypatch.setattr(sweep, "AGAIN", 10)
+    monkeypatch.setattr(admission, "AGAIN", 10)
     world = crowd(ROWS)
     world.advance(130)
     workflow.look()

@@ -1,0 +1,184 @@
+"""Lanes: how many threads of a worker may be in calls to one outside party.
+
+A lane is one outside party: a CA, a DNS API, the resolvers, a receiver of webhooks. Every call
+that leaves goes through `enter()`. A party that answers well may have all threads. One that does
+not answer has two, so a dead party costs two threads and not all. One that answers slowly has half.
+An owner whose calls are slow has half as well, over all lanes.
+
+The newest answer decides, and all workers share it in the cache. When the cache is lost, it is
+learned again from the next answer.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import NamedTuple
+
+from django.core.cache import cache
+
+from certctrl import board, clock
+from certctrl.board import Call
+from certctrl.turns import Trouble, Wait
+
+IN_TROUBLE = 2  # calls at a time to a party that is in trouble
+KEPT = 3600  # seconds for which an answer counts, without a newer one
+FRESH = 1.0  # seconds for which a process believes what it read
+PAUSES = {True: 10.0, False: 2.0}  # seconds until the next try, by whether the lane is in trouble
+# Codes of Trouble that say that the party is away. All others are answers.
+AWAY = frozenset(
+    (
+        "ca_unreachable",
+        "ca_error",
+        "dns_unreachable",
+        "dns_bad_answer",
+        "webhook_unreachable",
+        "mail_unreachable",
+    )
+)
+
+
+class Answer(StrEnum):
+    """The newest answer of a lane. UNKNOWN: there was none lately."""
+
+    UNKNOWN = ""
+    WELL = "well"
+    SLOW = "slow"
+    TROUBLE = "trouble"
+
+
+class Lane(NamedTuple):
+    """One outside party. `name` is for people.
+
+    `is_judged`: what ends the body of `enter()` is the party's answer. It is false for the
+    resolvers, because an owner's own name servers may be what is silent. Then the caller notes.
+    """
+
+    key: str
+    name: str
+    is_judged: bool = True
+
+
+class Full(Wait):
+    """The lane or the owner has all the threads that it may have. Nothing was called."""
+
+
+_read: dict[
+    str, tuple[Answer, float]
+] = {}  # by the key of a lane: the answer, and when it was read
+
+
+def forget() -> None:
+    """Forget what this process has read."""
+    _read.clear()
+
+
+def answer_of(lane: str) -> Answer:
+    """Return the newest answer of the lane with this key, as any worker saw it."""
+    found, at = _read.get(lane, (Answer.UNKNOWN, float("-inf")))
+    if clock.monotonic() - at <= FRESH:
+        return found
+    found = Answer(cache.get(f"lane:{lane}") or "")
+    _read[lane] = found, clock.monotonic()
+    return found
+
+
+def note(lane: str, answer: Answer) -> None:
+    """Store the newest answer of the lane, if it is another one than before."""
+    if answer != answer_of(lane):
+        cache.set(f"lane:{lane}", answer.value, KEPT)
+        _read[lane] = answer, clock.monotonic()
+
+
+def most(lane: Lane, threads: int) -> int:
+    """Return how many of `threads` the lane may have."""
+    half = max(1, threads // 2)
+    answer = answer_of(lane.key)
+    if answer == Answer.TROUBLE:
+        return min(IN_TROUBLE, half)
+    return threads if answer == Answer.WELL or not lane.is_judged else half
+
+
+@contextmanager
+def enter(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
+    """Hold a thread for calls to one party, on behalf of an owner (an id).
+
+    The end of the body is the party's answer. Raise Full, before any call, when the lane or the
+    owner has no thread left. Without a lane, do nothing.
+    """
+    if lane is None:
+        yield
+        return
+    with _place_for(lane, owner):
+        try:
+            yield
+        except Trouble as trouble:
+            if lane.is_judged:
+                note(lane.key, Answer.TROUBLE if trouble.code in AWAY else _speed())
+            raise
+        if lane.is_judged:
+            note(lane.key, _speed())
+
+
+def _speed() -> Answer:
+    own = board.place.get()
+    if board.board is None or own is None:
+        return Answer.WELL
+    return Answer.SLOW if board.board.read(own).is_late else Answer.WELL
+
+
+@contextmanager
+def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
+    """Show on the board that this thread is in the lane. Inside another lane, it leaves that."""
+    shown = board.board
+    if shown is None:
+        yield
+        return
+    outer = board.place.get()
+    number = board.number_of(lane.key)
+    _refuse_more(shown, lane, number, owner or 0, outer)
+    own = shown.take() if outer is None else outer
+    if own is None:
+        yield
+        return
+    before = shown.read(own) if outer is not None else None
+    is_sick = answer_of(lane.key) in (Answer.TROUBLE, Answer.SLOW)
+    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick))
+    token = board.place.set(own)
+    try:
+        yield
+    finally:
+        board.place.reset(token)
+        if before is None:
+            shown.free(own)
+        else:
+            shown.write(own, before._replace(since=clock.monotonic()))
+
+
+def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: int | None) -> None:
+    """Raise Full when this lane, or this owner, has all the threads that it may have."""
+    calls = shown.calls(but)
+    same = [each for each in calls if each.lane == number]
+    slow = [each for each in calls if each.is_slow]
+    half = max(1, shown.threads // 2)
+    answer = answer_of(lane.key)
+    may_have = most(lane, shown.threads)
+    if lane.is_judged and any(each.is_slow for each in same):
+        may_have = min(may_have, half)
+    is_well = may_have == shown.threads
+    if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
+        raise Full(
+            PAUSES[answer == Answer.TROUBLE],
+            f"It waits for its turn, because {lane.name} answers late or not at all.",
+            imposed=True,
+        )
+    if is_well and lane.is_judged:
+        return
+    theirs = [each for each in slow if each.owner == owner]
+    if not lane.is_judged:  # it is well, but not for names whose own servers are silent
+        theirs = [each for each in theirs if each.lane == number]
+    if owner and len(theirs) >= half:
+        raise Full(
+            PAUSES[False],
+            "It waits for its turn, because other calls of the same owner take long.",
+            imposed=True,
+        )

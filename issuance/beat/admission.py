@@ -1,0 +1,133 @@
+"""Which due attempts get a message, and in which order.
+
+An attempt counts for the lanes that its next steps call, and for its owner. A lane in trouble has
+two attempts on their way, until it answers well. An owner has a part of all while others wait.
+
+Attempts that wait for their records are looked at in batches. They take no room of the others.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
+
+from django.db.models import Q, QuerySet
+
+from certctrl import dispatch
+from certctrl.dispatch import Parties, Shares
+from issuance.calls import COLUMNS, Calls
+from issuance.models import Issuance
+
+State = Issuance.State
+# Attempts that publish again and are on their way at once. So attempts that wait for lagging
+# servers hold up no others.
+AGAIN = 100
+# Attempts that wait for a look and are on their way at once.
+LOOKED_AT = 2000
+# Attempts of one owner that go first. The others come after those of owners who ask for little.
+FEW = 8
+
+
+class Candidate(NamedTuple):
+    """A due attempt that may get a message."""
+
+    id: int
+    holder: str
+    calls: Calls
+    is_one_of_few: bool = True
+
+    @property
+    def state(self) -> str:
+        return self.calls.state
+
+    @property
+    def shares_a_look(self) -> bool:
+        """Whether the attempt waits for its records and can share a look with others.
+
+        A row that a dead worker left behind gets a look of its own. It may have killed the worker,
+        and in a batch the death would count for all rows.
+        """
+        return self.state == State.PRESENTED and not self.holder
+
+
+class Choice:
+    """The attempts that get a message in one sweep."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[int, Candidate] = {}
+        self.shares = Shares(dispatch.OF_ONE)
+        self.parties = cache(Calls.parties)
+        self.again = 0
+        sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
+        for presents, *values in sent.values_list("presents", *COLUMNS):
+            calls = Calls(*values)
+            self.shares.add(self.parties(calls))
+            self.again += bool(presents and calls.state == State.ORDERED)
+        self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
+
+    def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
+        """Choose up to `most` of the attempts `due`, the longest waiting first.
+
+        `fairly`: no owner gets more than its share.
+        """
+        most = min(most, self.room)
+        while most > 0:
+            found = list(_candidates(due.exclude(pk__in=self.chosen), most))
+            full: dict[Calls, Q] = {}
+            for each in found:
+                parties = self.parties(each.calls)
+                if self._has_room(parties, fairly=fairly):
+                    self._add(each, parties)
+                    most -= 1
+                else:
+                    full[each.calls] = self._full(each.calls, parties, fairly=fairly)
+            if not full:
+                return
+            for rows in set(full.values()):
+                due = due.exclude(rows)
+
+    def _has_room(self, parties: Parties, *, fairly: bool) -> bool:
+        if fairly:
+            return self.shares.has_room(parties)
+        return all(map(self.shares.lane_has_room, parties.lanes))
+
+    def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
+        """Return the attempts for which there is no room either."""
+        if fairly and not self.shares.owner_has_room(parties.owner):
+            return Q(account__owner=calls.owner)
+        if (lane := calls.ca_lane()) and not self.shares.lane_has_room(lane.key):
+            return calls.is_at_ca
+        return calls.is_at_dns
+
+    def _add(self, each: Candidate, parties: Parties) -> None:
+        is_one_of_few = self.shares.owners[parties.owner] < FEW
+        self.chosen[each.id] = each._replace(is_one_of_few=is_one_of_few)
+        self.shares.add(parties)
+        self.room -= 1
+
+
+def choose(now: datetime) -> list[Candidate]:
+    """Return the due attempts that get a message now, the longest waiting first.
+
+    At most 1,000 are on their way at once. Attempts that publish again come last.
+    """
+    again = Q(state=State.ORDERED, presents__gt=0)
+    every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
+    due = every.exclude(again)
+    choice = Choice()
+    choice.take(due, choice.room, fairly=True)
+    choice.take(due, choice.room, fairly=False)
+    choice.take(every.filter(again), AGAIN - choice.again, fairly=True)
+    return [*choice.chosen.values(), *to_look_at(now)]
+
+
+def to_look_at(now: datetime) -> list[Candidate]:
+    """Return the due attempts that wait for their records, the longest waiting first."""
+    waiting = Issuance.objects.filter(state=State.PRESENTED)
+    most = LOOKED_AT - waiting.on_their_way().count()
+    return list(_candidates(waiting.sendable(now), max(0, most)))
+
+
+def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
+    for pk, holder, *values in due.order_by("wake_at").values_list("id", "holder", *COLUMNS)[:most]:
+        yield Candidate(pk, holder, Calls(*values))
