@@ -58,13 +58,16 @@ def before_order(issuance: Issuance, client: CA) -> None:
         )
     blocking = [each for each in found if each.blocks]
     deaf = [propagation.server_of(label) for each in found for label in each.servers]
-    with issuance.fence(preflighted_at=clock.now(), deaf=deaf):
-        if found and not blocking:
-            what = report.text_of(found)
-            done = IssuanceEvent.Outcome.DONE
+    seen = {"preflighted_at": clock.now(), "deaf": deaf}
+    if found and not blocking:
+        what = report.text_of(found)
+        done = IssuanceEvent.Outcome.DONE
+        with issuance.fence(**seen):
             IssuanceEvent.objects.create(
                 issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
             )
+    else:
+        issuance.write(**seen)
     if blocking:
         for each in blocking:
             if each.said and issuance.credential:

@@ -3,6 +3,7 @@
 import pytest
 from django.db import transaction
 
+from accounts import audit
 from accounts.models import AuditEvent
 from keystore.envelope import CannotOpen, open_certificate_key, seal, unseal
 
@@ -32,10 +33,10 @@ def test_opening_a_certificate_key_is_recorded(alice):
 def test_a_key_that_cannot_be_recorded_is_not_handed_out(alice, monkeypatch):
     envelope = seal(alice, "certificate_key", SECRET)
 
-    def fail(**kwargs: object) -> None:
+    def fail(row: AuditEvent) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(AuditEvent.objects, "create", fail)
+    monkeypatch.setattr(audit, "insert", fail)
     with pytest.raises(RuntimeError):
         open_certificate_key(envelope, actor="alice", what="export")
 
