@@ -109,10 +109,10 @@ def refuse_more(owner: "User", *names: str) -> None:
     known = {name: most(owner, name) for name in names}
     limits = {name: limit for name, limit in known.items() if limit is not None}
     # First see in an index whether the owner has so many rows at all. Usually this is enough.
-    for rows in {QUOTAS[name].rows: None for name in limits}:
-        same = {name: limit for name, limit in limits.items() if QUOTAS[name].rows == rows}
+    for kind in dict.fromkeys(QUOTAS[name].rows for name in limits):
+        same = {name: limit for name, limit in limits.items() if QUOTAS[name].rows == kind}
         least = min(same.values())
-        if least == 0 or getattr(owner, rows).order_by()[least - 1 : least].exists():
+        if least == 0 or getattr(owner, kind).order_by()[least - 1 : least].exists():
             for name, limit in same.items():
                 _refuse_if_full(owner, name, limit)
 
