@@ -64,7 +64,7 @@ class Dns01(Challenge):
         with lanes.enter(RESOLVERS, issuance.account.owner_id):
             paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
             if not any(path.trouble for path in paths.values()):
-                lanes.note(RESOLVERS.key, lanes.Answer.WELL)
+                lanes.note(RESOLVERS.key, lanes.Standing.WELL)
         return paths
 
     def prepare(

@@ -111,7 +111,7 @@ def check(
     method = challenges.for_certificate(certificate).type
     with lanes.enter(RESOLVERS, account.owner_id):
         seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
-    answer = lanes.Answer.TROUBLE if seen.silence else lanes.Answer.WELL
+    answer = lanes.Standing.TROUBLE if seen.silence else lanes.Standing.WELL
     lanes.note(RESOLVERS.key, answer)
     return report.together(
         [
