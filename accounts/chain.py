@@ -5,6 +5,7 @@ changed, removed or reordered. See docs/decisions/0030-audit-log-is-a-chain.md.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -79,8 +80,17 @@ def _seal_batch() -> int:
 
 def head() -> Link:
     """Return the end of the chain. Without a sealed event it is `START`."""
-    last = sealed_events().order_by("-place").values_list("place", "hash").first()
-    return Link(*last) if last else START
+    last = sealed_events().order_by("-place").first()
+    return Link(last.place or 0, last.hash) if last else START
+
+
+def first_place() -> int:
+    """Return the place of the oldest event that is in the database, or 1."""
+    return sealed_events().order_by("place").values_list("place", flat=True).first() or 1
+
+
+def hash_at(place: int) -> str | None:
+    return AuditEvent.objects.filter(place=place).values_list("hash", flat=True).first()
 
 
 def sealed_events() -> QuerySet[AuditEvent]:
@@ -150,14 +160,14 @@ def _broken(entry: Entry, origin: int | None) -> str:
 
 def faults() -> Iterator[str]:
     """Check all sealed events in the database. Yield a sentence for each fault."""
-    first = sealed_events().order_by("place").first()
+    events = sealed_events().order_by("place").iterator(chunk_size=2000)
+    first = next(events, None)
     if first is None:
         return
-    start, fault = _start_before(first)
+    start, fault = start_before(first)
     if fault:
         yield fault
-    events = sealed_events().order_by("place").iterator(chunk_size=2000)
-    yield from check(map(entry_of, events), start, place_of)
+    yield from check(map(entry_of, itertools.chain([first], events)), start, place_of)
 
 
 def place_of(hash: str) -> int | None:
@@ -166,7 +176,7 @@ def place_of(hash: str) -> int | None:
     return sealed_events().filter(hash=hash).values_list("place", flat=True).first()
 
 
-def _start_before(first: AuditEvent) -> tuple[Link, str]:
+def start_before(first: AuditEvent) -> tuple[Link, str]:
     """Return where the chain in the database starts, and a sentence if no archive ends there."""
     if first.place == 1:
         return START, ""

@@ -176,7 +176,10 @@ class AuditEvent(models.Model):
     )
     previous_hash = models.CharField(max_length=64, blank=True, editable=False)
     hash = models.CharField(
-        max_length=64, blank=True, editable=False, help_text="SHA-256 of the event and the one before"
+        max_length=64,
+        blank=True,
+        editable=False,
+        help_text="SHA-256 of the event and the one before",
     )
 
     objects = AuditEventQuerySet.as_manager()
