@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from accounts import archive, audit, chain
 from accounts.models import AuditEvent
+from tests.issuance.racing import at_once
 from tests.tampering import tamper
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -66,6 +67,15 @@ def test_the_log_is_intact_after_an_archive(log):
     event = AuditEvent.objects.get(place=6)
     assert (event.actor, event.action, event.object) == ("certctrl", "audit.archived", "audit:1-3")
     assert event.detail["file"] == str(log / "audit-1-3.jsonl")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres_only
+def test_two_prunings_at_once_archive_once(log):
+    assert at_once(archive.prune, archive.prune, chain.seal)[:2] == [None, None]
+    chain.seal()
+    assert places() == [4, 5, 6]
+    assert faults() == []
 
 
 def test_a_second_archive_goes_on_where_the_first_ended(log, alice, now):

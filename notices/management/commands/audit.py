@@ -12,6 +12,7 @@ from accounts import archive, chain
 from accounts.archive import Archive, NotAnArchive
 from accounts.models import AuditEvent
 from keystore import heads
+from keystore.envelope import CannotOpen
 from keystore.heads import Head
 from notices.models import Notice
 
@@ -46,10 +47,13 @@ class Command(BaseCommand):
         archive: list[str] | None = None,
         **options: Any,
     ) -> None:
-        if action == "head":
-            self._print_head()
-        else:
-            self._verify(head or [], archive or [])
+        try:
+            if action == "head":
+                self._print_head()
+            else:
+                self._verify(head or [], archive or [])
+        except CannotOpen as exc:
+            raise CommandError(exc.what) from None
 
     def _print_head(self) -> None:
         chain.seal()

@@ -11,6 +11,7 @@ from django.utils import timezone
 from accounts import archive, audit, chain
 from accounts.models import AuditEvent
 from keystore import heads
+from keystore.models import KeyWrap
 from notices.heads import send
 from tests.tampering import tamper
 
@@ -115,6 +116,12 @@ def test_a_forged_head_is_refused(saved, tmp_path):
     head = json.loads((tmp_path / "head.json").read_text()) | {"place": 4}
     (tmp_path / "head.json").write_text(json.dumps(head))
     assert "has no valid signature of this server" in run("verify", "--head", saved)[1]
+
+
+def test_a_missing_master_key_is_a_sentence(saved):
+    KeyWrap.objects.update(master_key_id="gone")
+    assert "Master key gone is not on this server." in run("verify", "--head", saved)[1]
+    assert "Master key gone is not on this server." in run("head")[1]
 
 
 def test_a_file_without_a_head_is_refused(log, tmp_path):
