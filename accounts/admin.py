@@ -86,7 +86,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
-    list_display = ("at", "owner", "actor", "action", "object", "ip")
+    list_display = ("at", "owner", "actor", "action", "object", "ip", "sealed")
+    readonly_fields = ("at", "sealed", "previous_hash", "hash")
     list_filter = ("action",)
     search_fields = ("owner__email", "actor", "action", "object")
     list_select_related = ("owner",)
+
+    @admin.display(description="sealed as")
+    def sealed(self, event: AuditEvent) -> str:
+        """Return the event's place in the chain, or say that it has none yet."""
+        return "not sealed yet" if event.place is None else f"event {event.place}"

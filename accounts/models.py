@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Lower
 
 from accounts.quotas import validate
@@ -134,7 +135,10 @@ class ApiKey(models.Model):
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    """Audit events can only be added. Raise TypeError for an update or a delete."""
+    """Audit events can only be added. Raise TypeError for an update or a delete.
+
+    Sealing and archiving, in `accounts/chain.py` and `accounts/archive.py`, go past this class.
+    """
 
     def update(self, **kwargs: Any) -> int:
         raise TypeError("An audit event cannot be changed.")
@@ -149,8 +153,12 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 class AuditEvent(models.Model):
     """One entry of the audit log. It has the actor, the action and the object.
 
-    An entry is never changed or removed.
+    Triggers of the database refuse to change or remove an entry. There are two exceptions. An entry
+    is sealed once, which sets `place`, `previous_hash` and `hash`. An entry that an event
+    `audit.archived` covers may be removed.
     """
+
+    ARCHIVED = "audit.archived"  # the action of the event that lets a trigger remove others
 
     at = models.DateTimeField(auto_now_add=True)
     owner = models.ForeignKey(
@@ -161,11 +169,38 @@ class AuditEvent(models.Model):
     object = models.CharField(max_length=254)
     ip = models.GenericIPAddressField(null=True, blank=True)
     detail = models.JSONField(default=dict)
+    place = models.BigIntegerField(
+        null=True,
+        blank=True,
+        unique=True,
+        editable=False,
+        help_text="in the chain, from 1; empty until the event is sealed",
+    )
+    previous_hash = models.CharField(max_length=64, blank=True, editable=False)
+    hash = models.CharField(
+        max_length=64,
+        blank=True,
+        editable=False,
+        help_text="SHA-256 of the event and the one before",
+    )
 
     objects = AuditEventQuerySet.as_manager()
 
     class Meta:
-        indexes = (models.Index(fields=["owner", "-at"], name="audit_of_owner"),)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(place=None, previous_hash="", hash="")
+                | (Q(place__isnull=False) & ~Q(previous_hash="") & ~Q(hash="")),
+                name="a_sealed_event_has_its_hashes",
+            ),
+        )
+        indexes = (
+            models.Index(fields=["owner", "-at"], name="audit_of_owner"),
+            models.Index(fields=["id"], condition=Q(place=None), name="audit_not_sealed"),
+            models.Index(
+                fields=["action"], condition=Q(action="audit.archived"), name="audit_archives"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.action} {self.object}"

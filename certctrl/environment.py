@@ -84,12 +84,12 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             )
         return found
 
-    def days(self, var: str, default: int, least: int = 1) -> timedelta | None:
-        """Return a number of days, or None for `forever`.
+    def days(self, var: str, default: int | None, least: int = 1) -> timedelta | None:
+        """Return a number of days, or None for `forever`. A default of None is `forever`.
 
         Raise ImproperlyConfigured for another value, and for fewer days than `least`.
         """
-        given = self.str(var, str(default))
+        given = self.str(var, "forever" if default is None else str(default))
         if given == "forever":
             return None
         if DAYS.fullmatch(given) and int(given) >= least:

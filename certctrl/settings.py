@@ -63,6 +63,14 @@ KEEP_NOTICES = env.days("KEEP_NOTICES", 30, least=2)
 KEEP_TXT_RECORDS = env.days("KEEP_TXT_RECORDS", 7)
 KEEP_RENEWAL_INFOS = env.days("KEEP_RENEWAL_INFOS", 7)
 KEEP_REQUEST_KEYS = env.days("KEEP_REQUEST_KEYS", 7)
+KEEP_AUDIT_EVENTS = env.days("KEEP_AUDIT_EVENTS", None)
+
+# --- The audit log: docs/reference/audit.md ---
+AUDIT_ARCHIVE = env.str("AUDIT_ARCHIVE", str(DATA_DIR / "audit"))
+AUDIT_HEADS_TO = env.list("AUDIT_HEADS_TO", default=[])
+AUDIT_HEADS_EVERY = env.float("AUDIT_HEADS_EVERY", 86400)  # seconds
+if AUDIT_HEADS_EVERY < 60:
+    raise ImproperlyConfigured("AUDIT_HEADS_EVERY is shorter than a minute. Set it to 60 or more.")
 
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
@@ -261,7 +269,18 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 3600},
     },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+    "seal audit events": {
+        "task": "accounts.seal_audit_events",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
 }
+if AUDIT_HEADS_TO:
+    CELERY_BEAT_SCHEDULE["send audit head"] = {
+        "task": "notices.send_audit_head",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    }
 
 # --- Notices ---
 EMAIL_HOST = env.str("EMAIL_HOST", "")

@@ -24,6 +24,7 @@ class Notice(models.Model):
         RECORD_LEFT_BEHIND = "record_left_behind"
         CREDENTIAL_REFUSED = "credential_refused"
         ACTION_NEEDED = "action_needed"  # no more tries until a person changes something
+        AUDIT_HEAD = "audit_head"
         TEST = "test"
         CONFIRM_ADDRESS = "confirm_address"  # only its mail has the code
 

@@ -22,6 +22,7 @@ TYPES = {
     Kind.ACTION_NEEDED: "certificate.action_needed",
     Kind.RECORD_LEFT_BEHIND: "record.left_behind",
     Kind.CREDENTIAL_REFUSED: "credential.refused",
+    Kind.AUDIT_HEAD: "audit.head",
     Kind.TEST: "test",
 }
 

@@ -1,12 +1,14 @@
 """Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.cache import cache
 from django.db import connection
+from django.db.backends.sqlite3.base import DatabaseOperations
 from rest_framework.test import APIClient
 
 from accounts.models import User
@@ -55,6 +57,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elsewhere = [item for item in items if item.get_closest_marker("postgres_only")]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _flush_on_sqlite() -> Iterator[None]:
+    """Drop the triggers of the audit log around each flush, which empties tables with DELETE."""
+    migration = import_module("accounts.migrations.0001_initial")
+    real = DatabaseOperations.sql_flush
+
+    def sql_flush(self: Any, *args: Any, **kwargs: Any) -> list[str]:
+        statements = real(self, *args, **kwargs)
+        return [*migration.ALLOW["sqlite"], *statements, *migration.FORBID["sqlite"]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabaseOperations, "sql_flush", sql_flush)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,30 +7,72 @@ from django.conf import settings
 from django.db import migrations, models
 
 
-# PostgreSQL itself refuses to change or remove an audit event. TRUNCATE stays possible, because tests
-# empty tables with it. SQLite empties tables with DELETE, so there the model alone refuses.
-FORBID = """
+# The database itself refuses to change or remove an audit event, with two exceptions: an event is
+# sealed once, and an event that an `audit.archived` event covers may be removed. TRUNCATE stays
+# possible on PostgreSQL, because tests empty tables with it.
+FORBID = {
+    "postgresql": ["""
 CREATE FUNCTION accounts_auditevent_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.place IS NULL AND NEW.place IS NOT NULL
+        AND (NEW.id, NEW.at, NEW.owner_id, NEW.actor, NEW.action, NEW.object, NEW.ip, NEW.detail)
+        IS NOT DISTINCT FROM
+        (OLD.id, OLD.at, OLD.owner_id, OLD.actor, OLD.action, OLD.object, OLD.ip, OLD.detail)
+    THEN
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'DELETE' AND EXISTS (
+        SELECT 1 FROM accounts_auditevent
+        WHERE action = 'audit.archived' AND (detail->>'last')::bigint >= OLD.place
+    ) THEN
+        RETURN OLD;
+    END IF;
     RAISE EXCEPTION 'accounts_auditevent is append-only';
 END $$;
 CREATE TRIGGER accounts_auditevent_is_append_only BEFORE UPDATE OR DELETE ON accounts_auditevent
     FOR EACH ROW EXECUTE FUNCTION accounts_auditevent_is_append_only();
-"""
-ALLOW = """
+"""],
+    "sqlite": ["""
+CREATE TRIGGER accounts_auditevent_is_not_changed BEFORE UPDATE ON accounts_auditevent
+WHEN NOT (
+    OLD.place IS NULL AND NEW.place IS NOT NULL AND NEW.id IS OLD.id AND NEW.at IS OLD.at
+    AND NEW.owner_id IS OLD.owner_id AND NEW.actor IS OLD.actor AND NEW.action IS OLD.action
+    AND NEW.object IS OLD.object AND NEW.ip IS OLD.ip AND NEW.detail IS OLD.detail
+)
+BEGIN
+    SELECT RAISE(ABORT, 'accounts_auditevent is append-only');
+END;
+""", """
+CREATE TRIGGER accounts_auditevent_is_not_removed BEFORE DELETE ON accounts_auditevent
+WHEN NOT EXISTS (
+    SELECT 1 FROM accounts_auditevent
+    WHERE action = 'audit.archived' AND json_extract(detail, '$.last') >= OLD.place
+)
+BEGIN
+    SELECT RAISE(ABORT, 'accounts_auditevent is append-only');
+END;
+"""],
+}
+ALLOW = {
+    "postgresql": ["""
 DROP TRIGGER accounts_auditevent_is_append_only ON accounts_auditevent;
 DROP FUNCTION accounts_auditevent_is_append_only();
-"""
+"""],
+    "sqlite": [
+        "DROP TRIGGER accounts_auditevent_is_not_changed",
+        "DROP TRIGGER accounts_auditevent_is_not_removed",
+    ],
+}
 
 
 def forbid(apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(FORBID)
+    for statement in FORBID[schema_editor.connection.vendor]:
+        schema_editor.execute(statement)
 
 
 def allow(apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(ALLOW)
+    for statement in ALLOW[schema_editor.connection.vendor]:
+        schema_editor.execute(statement)
 
 
 class Migration(migrations.Migration):
@@ -94,6 +136,9 @@ class Migration(migrations.Migration):
                 ('object', models.CharField(max_length=254)),
                 ('ip', models.GenericIPAddressField(blank=True, null=True)),
                 ('detail', models.JSONField(default=dict)),
+                ('place', models.BigIntegerField(blank=True, editable=False, help_text='in the chain, from 1; empty until the event is sealed', null=True, unique=True)),
+                ('previous_hash', models.CharField(blank=True, editable=False, max_length=64)),
+                ('hash', models.CharField(blank=True, editable=False, help_text='SHA-256 of the event and the one before', max_length=64)),
                 ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='audit_events', to=settings.AUTH_USER_MODEL)),
             ],
         ),
@@ -104,6 +149,18 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='auditevent',
             index=models.Index(fields=['owner', '-at'], name='audit_of_owner'),
+        ),
+        migrations.AddIndex(
+            model_name='auditevent',
+            index=models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'),
+        ),
+        migrations.AddIndex(
+            model_name='auditevent',
+            index=models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives'),
+        ),
+        migrations.AddConstraint(
+            model_name='auditevent',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes'),
         ),
         migrations.RunPython(forbid, allow),
     ]

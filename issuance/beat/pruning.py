@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 
 import notices.pruning
-from accounts import sessions
+from accounts import archive, sessions
 from authorities import exchanges
 from certctrl import clock, retention
 from dnsproviders import records
@@ -58,6 +58,7 @@ def prune() -> None:
         notices.pruning.prune,
         exchanges.prune,
         sessions.prune,
+        archive.prune,
     )
     for part in parts:
         try:

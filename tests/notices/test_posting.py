@@ -65,6 +65,7 @@ def test_every_kind_has_a_type(world, receiver, hook, tell, kind):
         "ca",
         "record",
         "credential",
+        "audit",
         "test",
     )
 
