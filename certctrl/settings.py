@@ -105,6 +105,7 @@ INSTALLED_APPS = [
     "keystore",
     "dnsproviders",
     "notices",
+    "devices",
     "authorities",
     "issuance",
 ]

@@ -5,8 +5,9 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+import accounts.urls
+import devices.urls
 from accounts.forms import login_page
-from accounts.urls import auth_urlpatterns
 from certctrl import schema  # noqa: F401  (registers the schemes of our credentials)
 from certctrl.health import Health
 
@@ -18,6 +19,7 @@ API = (
     "accounts.urls",
     "dnsproviders.urls",
     "notices.urls",
+    "devices.urls",
     "authorities.urls",
     "issuance.api.urls",
 )
@@ -27,7 +29,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/login/", login_page),
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
-    path("auth", include(auth_urlpatterns)),
+    path("auth", include(accounts.urls.auth_urlpatterns)),
+    path("auth", include(devices.urls.auth_urlpatterns)),
     path("apiv1/schema", SpectacularAPIView.as_view(metadata_class=None), name="schema"),
     path("apiv1/docs", SpectacularSwaggerView.as_view(url_name="schema", metadata_class=None)),
     *(path("apiv1/", include(name)) for name in API),
