@@ -170,7 +170,7 @@ class StartRequest(serializers.Serializer[Any]):
     scopes = serializers.ListField(
         child=serializers.CharField(max_length=100), required=False, max_length=20
     )
-    interval = serializers.IntegerField(min_value=1, max_value=60, default=5)
+    interval = serializers.IntegerField(min_value=1, max_value=3600, default=5)
     expires_in = serializers.IntegerField(min_value=30, max_value=3600, default=900)
 
 
