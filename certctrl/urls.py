@@ -10,6 +10,7 @@ import devices.urls
 from accounts.forms import login_page
 from certctrl import schema  # noqa: F401  (registers the schemes of our credentials)
 from certctrl.health import Health
+from devices.pages import ApprovePage
 
 handler400 = "certctrl.errorshape.bad_request"
 handler404 = "certctrl.errorshape.not_found"
@@ -28,6 +29,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/login/", login_page),
     path("admin/", admin.site.urls),
+    path("device", ApprovePage.as_view()),
     path("health", Health.as_view()),
     path("auth", include(accounts.urls.auth_urlpatterns)),
     path("auth", include(devices.urls.auth_urlpatterns)),

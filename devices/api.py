@@ -18,7 +18,7 @@ from accounts.models import ApiKey, User
 from accounts.services import refuse_old_login
 from accounts.views import SessionView
 from certctrl import errors
-from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, PublicView, parsed
+from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed
 from certctrl.jsonbody import printable
 from devices import codes, registration, services, tokens
 from devices.authentication import DeviceAuthentication, IsDevice
@@ -44,25 +44,7 @@ from devices.serializers import (
     StartRequest,
     VerifyRequest,
 )
-
-
-class DeviceStartThrottle(CountedThrottle):
-    """A limit on grants that are started from one network. Nobody is logged in yet."""
-
-    scope = "device_start"
-    rate = "60/min"
-
-    def get_cache_key(self, request: Request, view: Any) -> str:
-        ip = audit.ip_of(request)
-        return f"throttle_{self.scope}_{audit.network_of(ip) if ip else ''}"
-
-
-class DeviceVerifyThrottle(CountedThrottle):
-    """A limit on the user codes that one person may try."""
-
-    scope = "device_verify"
-    rate = "60/min"
-
+from devices.throttles import DeviceStartThrottle, DeviceVerifyThrottle
 
 THROTTLES: dict[str, type[BaseThrottle]] = {
     "device_start": DeviceStartThrottle,
