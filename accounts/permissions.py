@@ -65,13 +65,14 @@ def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
         raise errors.Forbidden(
             "An API key cannot do this. Log in with e-mail address and password instead."
         )
-    granted = key.granted(view.obtype, needed)
+    obtype = view.needed_obtype()
+    granted = key.granted(obtype, needed)
     object_id = view.object_id()
     if "*" in granted or object_id in granted:
         return
     if granted and object_id is None and request.method in SAFE:
         return
-    raise lacks(view.obtype, object_id, needed)
+    raise lacks(obtype, object_id, needed)
 
 
 def lacks(obtype: str, object_id: str | None, action: str) -> errors.Forbidden:

@@ -41,6 +41,7 @@ QUOTAS = {
     "open_attempts": Quota(
         "open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}
     ),
+    "devices": Quota("devices", 10_000, "devices", {"status": "ACTIVE"}),
     # Each notice is posted to every webhook. Clients already know this refusal as Conflict.
     "webhooks": Quota("webhooks", 20, "webhooks", ALIVE, Conflict),
 }

@@ -162,6 +162,8 @@ class OwnedMixin(GenericAPIView[Any]):
     session_only = False
     obtype = ""
     permissions: Mapping[str, str | None] = {}
+    # The `obtype` of an action whose grant is on another type.
+    other_obtypes: Mapping[str, str] = {}
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -189,6 +191,9 @@ class OwnedMixin(GenericAPIView[Any]):
         return self.permissions.get(
             getattr(self, "action", None) or str(self.request.method).lower()
         )
+
+    def needed_obtype(self) -> str:
+        return self.other_obtypes.get(getattr(self, "action", None) or "", self.obtype)
 
     def object_id(self) -> str | None:
         """Return the id of the `obtype` row in the path, or None for a list or a create."""

@@ -54,6 +54,12 @@ class Unauthorized(ApiError):
     code, key, status = 5018, "GENERAL::UNAUTHORIZED", 401
 
 
+class RefreshTokenRotated(ApiError):
+    """A refresh token that was spent before. Agents know this code and this key."""
+
+    code, key, status = 10003, "refresh_token_rotated", 401
+
+
 class NotLoggedIn(ApiError):
     code, key, status = 5104, "GENERAL::NOT_LOGIN", 401
 

@@ -50,6 +50,7 @@ SECRET_LAST_WORDS = ("key", "keys")
 SECRET_VALUES = (
     (re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL), MASK),
     (re.compile(r"\bak_[A-Za-z0-9_-]{6,}"), f"ak_{MASK}"),
+    (re.compile(r"\b(dc|rc|rt)_[A-Za-z0-9._-]{20,}"), rf"\1_{MASK}"),  # of devices
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=]{6,}"), f"whsec_{MASK}"),
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*"), MASK),

@@ -1,6 +1,6 @@
 """Adds to the API schema what drf-spectacular cannot see.
 
-These are both credentials, the {"data"} envelope, the error shape, and optional members.
+These are the credentials, the {"data"} envelope, the error shape, and optional members.
 """
 
 from typing import Any
@@ -43,6 +43,14 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
         return {"type": "http", "scheme": "bearer", "description": "ak_..."}
+
+
+class DeviceScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "devices.authentication.DeviceAuthentication"
+    name = "device"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
 def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:

@@ -113,6 +113,7 @@ INSTALLED_APPS = [
     "keystore",
     "dnsproviders",
     "notices",
+    "devices",
     "authorities",
     "issuance",
 ]

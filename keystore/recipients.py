@@ -6,8 +6,9 @@ from typing import Protocol
 
 from django.views.decorators.debug import sensitive_variables
 from nacl.exceptions import CryptoError
-from nacl.public import PublicKey, SealedBox  # noqa: TID251
+from nacl.public import Box, PrivateKey, PublicKey, SealedBox  # noqa: TID251
 
+from accounts.models import User
 from certctrl.errors import Invalid
 from keystore import masterkeys
 from keystore.masterkeys import AESKey
@@ -70,3 +71,39 @@ class DeviceKey:
 def fingerprint(public_key: bytes) -> bytes:
     """Return the BLAKE2b hash (32 bytes) of a public key. A device finds its own key by it."""
     return hashlib.blake2b(public_key, digest_size=32).digest()
+
+
+def recipient_key(owner: User, public_key: bytes) -> RecipientKey:
+    """Return the row of a device's public key. Create it, or take it back into use.
+
+    Raise Invalid if the key cannot be used.
+    """
+    refuse_weak(public_key)
+    row, _ = RecipientKey.objects.update_or_create(
+        owner=owner,
+        fingerprint=fingerprint(public_key),
+        defaults={"public_key": public_key, "retired_at": None},
+    )
+    return row
+
+
+def refuse_weak(public_key: bytes) -> None:
+    """Raise Invalid unless this is a usable X25519 key.
+
+    The product with a point of low order is zero for every private key (RFC 7748, section 6.1).
+    libsodium refuses these points.
+    """
+    if len(public_key) != PublicKey.SIZE:
+        raise Invalid(
+            f"dev_pk has {len(public_key)} bytes. Send an X25519 public key, which has "
+            f"{PublicKey.SIZE} bytes, as base64.",
+            field="dev_pk",
+        )
+    try:
+        Box(PrivateKey(b"\1" * PrivateKey.SIZE), PublicKey(public_key))
+    except CryptoError:
+        raise Invalid(
+            "dev_pk is a point of low order, so everybody could open what is sealed for it. "
+            "Make a new key pair.",
+            field="dev_pk",
+        ) from None

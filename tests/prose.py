@@ -21,6 +21,7 @@ APPS = (
     "accounts",
     "authorities",
     "certctrl",
+    "devices",
     "dnsclient",
     "dnsproviders",
     "issuance",

@@ -11,12 +11,15 @@ from accounts import quotas
 from accounts.models import ApiKey, AuditEvent, User
 from authorities import accounts
 from authorities.models import AcmeAccount, PrivateCA
+from devices import codes
+from devices.models import Device, DeviceCode
 from dnsproviders import credentials
 from dnsproviders.models import DnsCredential
 from issuance import services
 from issuance.models import Certificate, Issuance
 from notices.models import Webhook
 from tests import factories
+from tests.devices.agent import Agent
 
 pytestmark = pytest.mark.django_db
 KEY = {
@@ -50,12 +53,22 @@ def certificate_body(world, owner, number):
     }
 
 
+def device_body(world, owner, number):
+    """A device that enrols with a code that its owner approved."""
+    device_code = codes.start(interval=5, expires_in=900, origin="https://certctrl.test")[
+        "device_code"
+    ]
+    DeviceCode.objects.filter(user=None).update(user=owner, decision="approved")
+    return Agent().body(registration_code=codes.poll(device_code)["registration_code"])
+
+
 CREATES = {
     "api_keys": ("apikeys", ApiKey, lambda world, owner, number: KEY),
     "dns_credentials": ("dns-providers", DnsCredential, lambda world, owner, number: CLOUDFLARE),
     "acme_accounts": ("acme-accounts", AcmeAccount, lambda world, owner, number: ACCOUNT),
     "private_cas": ("cas", PrivateCA, lambda world, owner, number: {"name": f"CA {number}"}),
     "certificates": ("certificates", Certificate, certificate_body),
+    "devices": ("devices", Device, device_body),
     "webhooks": ("webhooks", Webhook, lambda world, owner, number: HOOK),
 }
 
@@ -94,8 +107,10 @@ def test_one_too_many_is_refused_with_the_limit_and_who_can_raise_it(
 
 @pytest.mark.parametrize("name", CREATES)
 def test_deleted_rows_make_room(limited, api, world, alice, name):
-    pks = [create(api, world, alice, name, number).data_member["id"] for number in range(2)]
-    assert api.delete(f"/apiv1/me/{CREATES[name][0]}/{pks[0]}").status_code == 204
+    for number in range(2):
+        create(api, world, alice, name, number)
+    path = f"/apiv1/me/{CREATES[name][0]}"
+    assert api.delete(f"{path}/{api.get(path).data_member[0]['id']}").status_code == 204
     assert create(api, world, alice, name, 3).status_code == 201
     assert create(api, world, alice, name, 4).status_code == 409
 

@@ -14,6 +14,9 @@ from accounts.models import ApiKey, AuditEvent, User
 from authorities.models import AcmeAccount, Exchange
 from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
+from devices import codes, registration
+from devices import services as device_services
+from devices.models import Device, DeviceCode, DeviceSession, DeviceTag
 from dnsproviders import records
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 from issuance import services
@@ -31,6 +34,7 @@ from keystore.models import Envelope, KeyWrap, RecipientKey
 from notices import raising, webhooks
 from notices.models import Notice, NoticeSettings, Webhook
 from tests import factories
+from tests.devices.agent import Agent
 
 pytestmark = pytest.mark.django_db
 TABLES = [model for model in admin.site._registry if model._meta.app_label != "auth"]
@@ -44,6 +48,8 @@ SEARCHED = {
     TxtRecord: "_acme-challenge",
     Notice: "test",
     Webhook: "hooks.example.com",
+    Device: "edge 1",
+    DeviceTag: "edge",
 }
 
 
@@ -78,11 +84,11 @@ def every_table(rows, world, staff) -> list[str]:
     )
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
-    told = notices(staff)
+    told = [*notices(staff), *devices(staff)]
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
     secret = [
-        ApiKey.objects.get().digest,
+        *ApiKey.objects.values_list("digest", flat=True),
         token,
         User.objects.get().password.rpartition("$")[2],
         "PRIVATE KEY",
@@ -120,6 +126,29 @@ def notices(staff) -> list[str]:
     )
     raising.raise_test(staff)
     return [secret, "a-token-in-the-path", "sesame"]
+
+
+def devices(staff) -> list[str]:
+    """Make rows of a device, its codes, its session and its enrolment key. Return their secrets."""
+    started = codes.start(interval=5, expires_in=900, origin="https://certctrl.test")
+    codes.decide(staff, started["user_code"], approve=True, ip=None)
+    code = codes.poll(started["device_code"])["registration_code"]
+    _, token = device_services.create_enrolment_key(staff, "fleet", "edge", 3, 3600, None)
+    agent = Agent()
+    spec = {"device_public_id": agent.public_id, "dev_pk": bytes(agent.key.public_key)}
+    device, session, _ = vars(registration.with_code(spec, staff.pk, code, None)).values()
+    device_services.change_device(device, {"name": "edge 1", "tags": ["edge"]})
+    row = DeviceSession.objects.get()
+    return [
+        started["device_code"],
+        code,
+        token,
+        *DeviceCode.objects.values_list("digest", "registration_digest").get(),
+        session["access_token"],
+        session["refresh_token"],
+        row.digest,
+        *spellings(bytes(row.seal)),
+    ]
 
 
 def spellings(secret: bytes) -> list[str]:

@@ -30,8 +30,8 @@ def test_every_operation_may_answer_the_error_shape(schema):
     assert all("$ref" in str(each["responses"]["default"]) for each in operations)
 
 
-def test_the_schema_names_both_ways_to_authenticate(schema):
-    assert set(schema["components"]["securitySchemes"]) == {"session", "api_key"}
+def test_the_schema_names_the_ways_to_authenticate(schema):
+    assert set(schema["components"]["securitySchemes"]) == {"session", "api_key", "device"}
 
 
 def test_times_are_numbers(schema):

@@ -7,6 +7,7 @@ from rest_framework.permissions import AllowAny
 
 from accounts.models import ApiKey
 from accounts.permissions import PERMISSIONS
+from devices.authentication import DeviceAuthentication
 from tests import factories
 from tests.issuance.api.calling import routes
 
@@ -105,6 +106,15 @@ def methods_of(view):
     return {method: handler for method, handler in handlers.items() if method != "head"}
 
 
+def is_for_devices(view):
+    """Return whether only the access token of a device opens the view."""
+    return DeviceAuthentication in view.cls.authentication_classes
+
+
+def obtype_of(view, handler):
+    return getattr(view.cls, "other_obtypes", {}).get(handler, view.cls.obtype)
+
+
 def is_public(view):
     return view.cls.permission_classes == [AllowAny]
 
@@ -116,7 +126,7 @@ def test_there_are_endpoints_to_look_at():
 def test_every_view_says_what_an_api_key_needs_or_that_it_takes_none():
     forgotten = []
     for path, view in api_endpoints():
-        if is_public(view) or getattr(view.cls, "session_only", False):
+        if is_public(view) or is_for_devices(view) or getattr(view.cls, "session_only", False):
             continue
         declared = view.cls.permissions
         forgotten += [
@@ -129,8 +139,8 @@ def test_every_view_says_what_an_api_key_needs_or_that_it_takes_none():
 
 def test_every_declared_permission_is_in_the_catalogue():
     for _, view in api_endpoints():
-        for needed in (getattr(view.cls, "permissions", None) or {}).values():
-            assert needed is None or needed in PERMISSIONS[view.cls.obtype][1]
+        for handler, needed in (getattr(view.cls, "permissions", None) or {}).items():
+            assert needed is None or needed in PERMISSIONS[obtype_of(view, handler)][1]
 
 
 def test_without_a_credential_every_view_that_is_not_public_is_401(client_of, db):
@@ -153,16 +163,27 @@ def test_no_view_opens_the_scope_of_somebody_else(client_of, alice, bob):
 
 def test_no_view_opens_to_a_key_that_was_granted_something_else(key_client, alice):
     for path, view in api_endpoints():
-        if is_public(view) or path.startswith("auth"):
+        if is_public(view) or is_for_devices(view) or path.startswith("auth"):
             continue
-        others = [
-            f"{obtype}:*[{','.join(actions)}]" for obtype, (_, actions) in PERMISSIONS.items()
-        ]
-        others = [scope for scope in others if not scope.startswith(view.cls.obtype or "-")]
-        client = key_client(alice, *others)
-        for method in methods_of(view):
+        for method, handler in methods_of(view).items():
+            others = [
+                f"{obtype}:*[{','.join(actions)}]"
+                for obtype, (_, actions) in PERMISSIONS.items()
+                if obtype != obtype_of(view, handler)
+            ]
+            client = key_client(alice, *others)
             response = getattr(client, method)(a_real_path(path, alice.pk))
             assert (response.status_code, response.error["code"]) == (403, 5022), f"{method} {path}"
+
+
+def test_an_api_key_opens_no_view_for_devices(key_client, alice):
+    client = key_client(alice, "devices:*[read,write]", "ForDeviceAuthenticate:*[authenticate]")
+    views = [(path, view) for path, view in api_endpoints() if is_for_devices(view)]
+    assert views
+    for path, view in views:
+        for method in methods_of(view):
+            response = getattr(client, method)(a_real_path(path, alice.pk))
+            assert (response.status_code, response.error["code"]) == (401, 5018), f"{method} {path}"
 
 
 def test_every_owned_path_is_there_under_both_prefixes():

@@ -233,6 +233,8 @@ LOOKS = {
     "a private key on one line": (f"read {PEM!r} from disk", INSIDE_PEM),
     "a private key that was cut": (PEM[:120], INSIDE_PEM[:40]),
     "an API key": ("ak_sesame_123-456 was used", "sesame"),
+    "a refresh token": ("rt_0123456789abcdef0123456789abcdef.sesame was sent", "sesame"),
+    "a device code": ("dc_0123456789abcdef0123-sesame was sent", "sesame"),
     "a bearer": ("Authorization: Bearer sesame.abc", "sesame"),
     "basic": ("authorization: basic c2VzYW1lOnNlc2FtZQ==", "c2VzYW1l"),
     "a JWT": (f"got {JWT}", JWT[-12:]),

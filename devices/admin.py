@@ -1,0 +1,43 @@
+from django.contrib import admin
+
+from certctrl.admin import ReadOnlyAdmin
+from devices.models import Device, DeviceCode, DeviceSession, DeviceTag, EnrolmentKey
+
+
+@admin.register(Device)
+class DeviceAdmin(ReadOnlyAdmin):
+    list_display = ("name", "public_id", "owner", "status", "app_version", "last_seen_at")
+    list_filter = ("status",)
+    search_fields = ("name", "public_id", "owner__email")
+    list_select_related = ("owner",)
+
+
+@admin.register(DeviceTag)
+class DeviceTagAdmin(ReadOnlyAdmin):
+    list_display = ("tag", "device")
+    search_fields = ("tag",)
+    list_select_related = ("device",)
+
+
+@admin.register(DeviceCode)
+class DeviceCodeAdmin(ReadOnlyAdmin):
+    list_display = ("user_code", "user", "decision", "created_at", "expires_at", "used_by")
+    list_filter = ("decision",)
+    exclude = ("digest", "registration_digest")
+    search_fields = ("user_code", "user__email")
+    list_select_related = ("user", "used_by")
+
+
+@admin.register(DeviceSession)
+class DeviceSessionAdmin(ReadOnlyAdmin):
+    list_display = ("device", "created_at", "rotated_at", "expires_at", "ended_at")
+    exclude = ("family", "seal", "digest", "spent_digest")
+    search_fields = ("device__name", "device__public_id")
+    list_select_related = ("device",)
+
+
+@admin.register(EnrolmentKey)
+class EnrolmentKeyAdmin(ReadOnlyAdmin):
+    list_display = ("api_key", "tag", "uses", "uses_left")
+    search_fields = ("api_key__name", "tag")
+    list_select_related = ("api_key",)

@@ -1,0 +1,25 @@
+"""Paths: `auth_urlpatterns` is included at /auth, `urlpatterns` below /apiv1/."""
+
+from django.urls import path
+
+from certctrl.api import OwnedRouter, owned_paths
+from devices import api
+
+auth_urlpatterns = [
+    path("/device", api.DeviceCodeView.as_view()),
+    path("/refresh", api.RefreshView.as_view()),
+]
+
+router = OwnedRouter()
+router.register("devices", api.DeviceViewSet)
+router.register("enrolment-keys", api.EnrolmentKeyViewSet)
+urlpatterns = [
+    path("device/registration", api.RegistrationView.as_view()),
+    path("devices/self/notify", api.NotifyView.as_view()),
+    *owned_paths(
+        "devices/by-public-id/<str:device_public_id>",
+        api.DeviceViewSet,
+        {"get": "by_public_id"},
+    ),
+    *router.urls,
+]
