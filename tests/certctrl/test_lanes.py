@@ -178,6 +178,13 @@ def test_full_is_a_wait_that_says_for_whom(worker):
     assert caught.value.imposed
 
 
+def test_an_unknown_party_is_not_said_to_be_late(worker):
+    worker.hang(CA, threads=4)
+    with pytest.raises(Full) as caught:
+        worker.call(CA)
+    assert caught.value.what == ""
+
+
 def test_a_worker_with_one_thread_is_not_refused(worker, monkeypatch):
     monkeypatch.setattr(board, "board", board.Board(1))
     lanes.note(CA.key, Standing.TROUBLE)
