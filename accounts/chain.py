@@ -1,7 +1,7 @@
 """The audit log is a chain. Each sealed event has the hash of the event before it.
 
 `seal` runs once a minute and adds the new events to the chain. `check` finds an event that was
-changed, removed or reordered. See docs/decisions/0030-audit-log-is-a-chain.md.
+changed, removed or reordered. See docs/decisions/0031-audit-log-is-a-chain.md.
 """
 
 import hashlib

@@ -84,7 +84,7 @@ def trouble_of(issuance: Issuance) -> str:
         return ""
     row = Issuance.objects.filter(pk=issuance.pk).values_list(*COLUMNS)
     for lane in Calls(*row.get()).lanes():
-        if lanes.answer_of(lane.key) == lanes.Answer.TROUBLE:
+        if lanes.standing_of(lane.key) == lanes.Standing.TROUBLE:
             return (
                 f"It waits for {lane.name}, which does not answer. Two attempts at a time ask it"
                 " again, and the others go on as soon as it answers."
