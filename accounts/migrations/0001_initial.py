@@ -9,7 +9,8 @@ from django.db import migrations, models
 
 # The database itself refuses to change or remove an audit event, with two exceptions: an event is
 # sealed once, and an event that an `audit.archived` event covers may be removed. TRUNCATE stays
-# possible on PostgreSQL, because tests empty tables with it.
+# possible on PostgreSQL, because tests empty tables with it. SQLite fires no trigger for the rows that
+# its OR REPLACE deletes, so an UPDATE or INSERT that would replace one is refused too.
 FORBID = {
     "postgresql": ["""
 CREATE FUNCTION accounts_auditevent_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -38,6 +39,7 @@ WHEN NOT (
     OLD.place IS NULL AND NEW.place IS NOT NULL AND NEW.id IS OLD.id AND NEW.at IS OLD.at
     AND NEW.owner_id IS OLD.owner_id AND NEW.actor IS OLD.actor AND NEW.action IS OLD.action
     AND NEW.object IS OLD.object AND NEW.ip IS OLD.ip AND NEW.detail IS OLD.detail
+    AND NOT EXISTS (SELECT 1 FROM accounts_auditevent WHERE place = NEW.place)
 )
 BEGIN
     SELECT RAISE(ABORT, 'accounts_auditevent is append-only');
@@ -51,6 +53,12 @@ WHEN NOT EXISTS (
 BEGIN
     SELECT RAISE(ABORT, 'accounts_auditevent is append-only');
 END;
+""", """
+CREATE TRIGGER accounts_auditevent_is_not_replaced BEFORE INSERT ON accounts_auditevent
+WHEN EXISTS (SELECT 1 FROM accounts_auditevent WHERE id = NEW.id OR place = NEW.place)
+BEGIN
+    SELECT RAISE(ABORT, 'accounts_auditevent is append-only');
+END;
 """],
 }
 ALLOW = {
@@ -61,6 +69,7 @@ DROP FUNCTION accounts_auditevent_is_append_only();
     "sqlite": [
         "DROP TRIGGER accounts_auditevent_is_not_changed",
         "DROP TRIGGER accounts_auditevent_is_not_removed",
+        "DROP TRIGGER accounts_auditevent_is_not_replaced",
     ],
 }
 

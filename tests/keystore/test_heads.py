@@ -10,7 +10,7 @@ from accounts import audit, chain
 from keystore import heads
 from keystore.models import Envelope
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from notices import delivery, posting
 from notices.heads import send
 from notices.models import Delivery, Notice
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture
