@@ -69,7 +69,9 @@ def test_one_public_id_gets_one_row_and_one_session(owner):
     agent = Agent()
     grants = [approved(owner) for _ in range(MANY)]
     spec = spec_of(agent)
-    results = at_once(lambda number: registration.with_code(spec, owner.pk, grants[number], None))
+    results = at_once(
+        lambda number: registration.with_code(spec, owner.pk, grants[number], "device", None)
+    )
     assert [each.is_new for each in results].count(True) == 1
     assert Device.objects.count() == 1
     assert DeviceSession.objects.filter(ended_at=None).count() == 1
@@ -77,7 +79,9 @@ def test_one_public_id_gets_one_row_and_one_session(owner):
 
 def test_one_code_enrols_one_device(owner):
     code = approved(owner)
-    results = at_once(lambda _: registration.with_code(spec_of(Agent()), owner.pk, code, None))
+    results = at_once(
+        lambda _: registration.with_code(spec_of(Agent()), owner.pk, code, "device", None)
+    )
     assert sum(isinstance(each, registration.Enrolled) for each in results) == 1
     assert Device.objects.count() == 1
 
