@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from django.http import HttpRequest, HttpResponse
 
 from accounts.models import AuditEvent, User
+from certctrl.statements import insert
 
 LONGEST = 254  # characters of the columns for actor and object
 PROCESS = "certctrl"  # the actor when the action does not come from a request
@@ -66,7 +67,7 @@ def record(
     function in the transaction that does the action.
     """
     fields = {"action": action, "object": object[:LONGEST], "ip": ip or None, "detail": detail}
-    return AuditEvent.objects.create(owner=owner, actor=actor[:LONGEST], **fields)
+    return insert(AuditEvent(owner=owner, actor=actor[:LONGEST], **fields))
 
 
 def actor_of(request: Any) -> str:

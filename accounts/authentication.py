@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib.auth import get_user
 from django.core.handlers.asgi import ASGIRequest
 from django.db import OperationalError, connections
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -22,6 +22,7 @@ from accounts.models import ApiKey, User
 from accounts.permissions import SAFE
 from certctrl import clock, errors, origins
 from certctrl.jsonbody import printable
+from certctrl.statements import Parameter, select
 
 log = structlog.get_logger()
 
@@ -101,6 +102,11 @@ def refuse_forms(request: Request) -> None:
         )
 
 
+@select
+def _usable_key(digest: Parameter, now: Parameter) -> QuerySet[ApiKey]:
+    return ApiKey.objects.usable(now).filter(digest=digest).select_related("owner")
+
+
 class ApiKeyAuthentication(BaseAuthentication):
     """Authentication by `Authorization: Bearer ak_...`. `request.auth` is then the ApiKey.
 
@@ -112,12 +118,8 @@ class ApiKeyAuthentication(BaseAuthentication):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip().startswith(ApiKey.MARK):
             return None
-        key = (
-            ApiKey.objects.usable()
-            .filter(digest=digest_of(token.strip()))
-            .select_related("owner")
-            .first()
-        )
+        found = _usable_key(digest=digest_of(token.strip()), now=clock.now())
+        key = found[0] if found else None
         if key is None or not key.owner.is_active:
             raise errors.Unauthorized(
                 "This API key is unknown, expired or revoked. Make a new one."

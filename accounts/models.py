@@ -1,6 +1,7 @@
 """Users (people or teams), their API keys, and the audit log."""
 
 import unicodedata
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
@@ -10,6 +11,7 @@ from django.db.models.functions import Lower
 
 from accounts.quotas import validate
 from certctrl import clock
+from certctrl.statements import Parameter
 
 
 def canonical_email(email: str | None) -> str:
@@ -90,9 +92,9 @@ class User(AbstractUser):
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
-    def usable(self) -> Self:
-        """Return the keys that are neither revoked nor expired."""
-        return self.filter(revoked_at=None, expires_at__gt=clock.now())
+    def usable(self, at: datetime | Parameter | None = None) -> Self:
+        """Return the keys that are neither revoked nor expired, now or at `at`."""
+        return self.filter(revoked_at=None, expires_at__gt=at or clock.now())
 
 
 class ApiKey(models.Model):

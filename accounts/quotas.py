@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.db.models import QuerySet
 
 from certctrl.errors import ApiError, Conflict, QuotaExceeded
+from certctrl.statements import Parameter, select
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -93,21 +95,27 @@ def usage(owner: "User") -> list[dict[str, Any]]:
     ]
 
 
+@select
+def _locked(pk: Parameter) -> QuerySet[Any]:
+    return get_user_model()._default_manager.select_for_update(no_key=True).filter(pk=pk)
+
+
 def refuse_more(owner: "User", *names: str) -> None:
     """Raise QuotaExceeded if the owner has reached a limit. Raise Conflict for webhooks.
 
     Call this function in the transaction that creates the row. First lock the rows that the new
     row refers to. The owner's row is locked, so that a row created at the same time is counted.
     """
-    users = get_user_model()._default_manager.select_for_update(no_key=True)
-    owner = users.get(pk=owner.pk)
+    [owner] = _locked(pk=owner.pk)
     known = {name: most(owner, name) for name in names}
     limits = {name: limit for name, limit in known.items() if limit is not None}
     # First see in an index whether the owner has so many rows at all. Usually this is enough.
-    for name, limit in limits.items():
-        rows = getattr(owner, QUOTAS[name].rows)
-        if limit == 0 or rows.order_by()[limit - 1 : limit].exists():
-            _refuse_if_full(owner, name, limit)
+    for kind in dict.fromkeys(QUOTAS[name].rows for name in limits):
+        same = {name: limit for name, limit in limits.items() if QUOTAS[name].rows == kind}
+        least = min(same.values())
+        if least == 0 or getattr(owner, kind).order_by()[least - 1 : least].exists():
+            for name, limit in same.items():
+                _refuse_if_full(owner, name, limit)
 
 
 def _refuse_if_full(owner: "User", name: str, limit: int) -> None:

@@ -1,13 +1,15 @@
 import os
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
 
 from certctrl.environment import refusing_in_a_sentence
+from certctrl.onethread import OneThread
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
 with refusing_in_a_sentence():
-    django_application: Any = get_asgi_application()
+    django.setup(set_prefix=False)
+    django_application: Any = OneThread()
 
 # These imports need Django's apps to be loaded.
 from accounts.authentication import is_known

@@ -55,10 +55,10 @@ class Shares:
         return self.owners[owner] < self.share
 
     def lane_has_room(self, lane: str) -> bool:
-        match lanes.answer_of(lane):
-            case lanes.Answer.TROUBLE:
+        match lanes.standing_of(lane):
+            case lanes.Standing.TROUBLE:
                 return self.lanes[lane] < lanes.IN_TROUBLE
-            case lanes.Answer.SLOW:
+            case lanes.Standing.SLOW:
                 return self.lanes[lane] < self.share
         return True
 

@@ -37,7 +37,7 @@ AWAY = frozenset(
 )
 
 
-class Answer(StrEnum):
+class Standing(StrEnum):
     """The newest answer of a lane. UNKNOWN: there was none lately."""
 
     UNKNOWN = ""
@@ -62,9 +62,8 @@ class Full(Wait):
     """The lane or the owner has all the threads that it may have. Nothing was called."""
 
 
-_read: dict[
-    str, tuple[Answer, float]
-] = {}  # by the key of a lane: the answer, and when it was read
+# By the key of a lane: the newest answer, and when it was read.
+_read: dict[str, tuple[Standing, float]] = {}
 
 
 def forget() -> None:
@@ -72,19 +71,19 @@ def forget() -> None:
     _read.clear()
 
 
-def answer_of(lane: str) -> Answer:
+def standing_of(lane: str) -> Standing:
     """Return the newest answer of the lane with this key, as any worker saw it."""
-    found, at = _read.get(lane, (Answer.UNKNOWN, float("-inf")))
+    found, at = _read.get(lane, (Standing.UNKNOWN, float("-inf")))
     if clock.monotonic() - at <= FRESH:
         return found
-    found = Answer(cache.get(f"lane:{lane}") or "")
+    found = Standing(cache.get(f"lane:{lane}") or "")
     _read[lane] = found, clock.monotonic()
     return found
 
 
-def note(lane: str, answer: Answer) -> None:
+def note(lane: str, answer: Standing) -> None:
     """Store the newest answer of the lane, if it is another one than before."""
-    if answer != answer_of(lane):
+    if answer != standing_of(lane):
         cache.set(f"lane:{lane}", answer.value, KEPT)
         _read[lane] = answer, clock.monotonic()
 
@@ -92,10 +91,10 @@ def note(lane: str, answer: Answer) -> None:
 def most(lane: Lane, threads: int) -> int:
     """Return how many of `threads` the lane may have."""
     half = max(1, threads // 2)
-    answer = answer_of(lane.key)
-    if answer == Answer.TROUBLE:
+    answer = standing_of(lane.key)
+    if answer == Standing.TROUBLE:
         return min(IN_TROUBLE, half)
-    return threads if answer == Answer.WELL or not lane.is_judged else half
+    return threads if answer == Standing.WELL or not lane.is_judged else half
 
 
 @contextmanager
@@ -113,17 +112,17 @@ def enter(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
             yield
         except Trouble as trouble:
             if lane.is_judged:
-                note(lane.key, Answer.TROUBLE if trouble.code in AWAY else _speed())
+                note(lane.key, Standing.TROUBLE if trouble.code in AWAY else _speed())
             raise
         if lane.is_judged:
             note(lane.key, _speed())
 
 
-def _speed() -> Answer:
+def _speed() -> Standing:
     own = board.place.get()
     if board.board is None or own is None:
-        return Answer.WELL
-    return Answer.SLOW if board.board.read(own).is_late else Answer.WELL
+        return Standing.WELL
+    return Standing.SLOW if board.board.read(own).is_late else Standing.WELL
 
 
 @contextmanager
@@ -141,7 +140,7 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
         yield
         return
     before = shown.read(own) if outer is not None else None
-    is_sick = answer_of(lane.key) in (Answer.TROUBLE, Answer.SLOW)
+    is_sick = standing_of(lane.key) in (Standing.TROUBLE, Standing.SLOW)
     shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick))
     token = board.place.set(own)
     try:
@@ -160,14 +159,14 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     same = [each for each in calls if each.lane == number]
     slow = [each for each in calls if each.is_slow]
     half = max(1, shown.threads // 2)
-    answer = answer_of(lane.key)
+    answer = standing_of(lane.key)
     may_have = most(lane, shown.threads)
     if lane.is_judged and any(each.is_slow for each in same):
         may_have = min(may_have, half)
     is_well = may_have == shown.threads
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
         raise Full(
-            PAUSES[answer == Answer.TROUBLE],
+            PAUSES[answer == Standing.TROUBLE],
             f"It waits for its turn, because {lane.name} answers late or not at all.",
             imposed=True,
         )

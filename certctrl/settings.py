@@ -182,14 +182,21 @@ SQLITE_OPTIONS: dict[str, Any] = {
 }
 
 
-def postgres_options() -> dict[str, Any]:
-    """Return the pool for threads, because Celery closes connections after each task.
+PREPARED_STATEMENTS = env.bool("PREPARED_STATEMENTS", default=True)
+PREPARED_AFTER = 2  # executions of a statement on one connection
 
-    Return no pool for prefork, where a pool is slower.
+
+def postgres_options() -> dict[str, Any]:
+    """Return Django's OPTIONS: prepared statements, and the pool for threads.
+
+    Celery closes connections after each task. Prefork has no pool, because it is slower there.
     """
-    if WORKER_POOL == "prefork":
-        return {}
-    return {"pool": {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 30}}
+    options: dict[str, Any] = {}
+    if PREPARED_STATEMENTS:  # planning costs PostgreSQL more than executing
+        options |= {"server_side_binding": True, "prepare_threshold": PREPARED_AFTER}
+    if WORKER_POOL == "threads":
+        options["pool"] = {"min_size": 0, "max_size": WORKER_CONCURRENCY + 4, "timeout": 30}
+    return options
 
 
 def database() -> dict[str, Any]:

@@ -21,12 +21,11 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import connections, models, transaction
-from django.db.models import Case, F, Q, Value, When
-from django.db.models.sql import Query, UpdateQuery
-from django.db.models.sql.compiler import SQLCompiler
+from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
+from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
+from certctrl.statements import Parameter, Select, Update
 
 log = structlog.get_logger()
 
@@ -38,6 +37,7 @@ A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
 MOST_SAID = 4000  # characters of a stored sentence
+TIME: "DateTimeField[Any, Any]" = DateTimeField()
 CHECKED_WITHIN = 1.0  # seconds; breathe() trusts a write that is younger, once
 
 
@@ -131,35 +131,27 @@ def new_token() -> str:
     return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
+def late_at(at: datetime) -> datetime:
+    """Return the time before which a turn that begins `at` should have begun."""
+    return at - timedelta(seconds=settings.RESEND) - SKEW
+
+
 Row = TypeVar("Row", bound="Turns")
 
 
-class UpdateAndRead(Query):
-    """A SELECT of the rows that an UPDATE in the same statement changes, with their relations.
+def _parameter(model: type[models.Model], kind: str, name: str) -> Parameter:
+    field: Any = model._meta.get_field(name)
+    return Parameter(f"{kind} {name}", field)
 
-    The UPDATE is a common table expression with the name of the table. So the SELECT reads the
-    changed rows only, with their new values. PostgreSQL has this, SQLite does not.
-    """
 
-    update_sql = ""
-    update_params: tuple[Any, ...] = ()
-
-    def get_compiler(self, *args: Any, **kwargs: Any) -> SQLCompiler:
-        compiler: SQLCompiler = super().get_compiler(*args, **kwargs)
-        select = compiler.as_sql
-
-        def as_sql(*args: Any, **kwargs: Any) -> tuple[str, tuple[Any, ...]]:
-            sql, params = select(*args, **kwargs)
-            table = compiler.quote_name_unless_alias(self.get_meta().db_table)
-            changed = f"WITH {table} AS ({self.update_sql} RETURNING {table}.*)"
-            return f"{changed} {sql}", (*self.update_params, *params)
-
-        compiler.as_sql = as_sql  # type: ignore[method-assign]
-        return compiler
+# Statements that are compiled already, by all that their SQL depends on.
+_claims: dict[Any, tuple[Update, Select[Any]]] = {}
+_updates: dict[Any, Update] = {}
+_checks: dict[Any, Select[Any]] = {}
 
 
 class TurnsQuerySet(models.QuerySet[Row]):
-    def due(self, at: datetime) -> Self:
+    def due(self, at: datetime | Parameter) -> Self:
         return self.filter(wake_at__lte=at)
 
     def sendable(self, at: datetime) -> Self:
@@ -175,10 +167,13 @@ class TurnsQuerySet(models.QuerySet[Row]):
         since = now - timedelta(seconds=settings.RESEND)
         return self.filter(wake_at__isnull=False, queued_at__range=(since, now + SKEW))
 
-    def claim_fields(self, at: datetime) -> dict[str, Any]:
-        """Return the columns that a claim writes, without the token."""
+    def claim_fields(self, at: Any, ends: Any, late: Any) -> dict[str, Any]:
+        """Return the columns that a claim writes, without the token.
+
+        `at` is now, and the lease ends at `ends`. A turn that was due before `late` begins late.
+        """
         died = Case(When(holder="", then=Value(0)), default=Value(1))
-        return {"wake_at": at + timedelta(seconds=settings.LEASE), "deaths": F("deaths") + died}
+        return {"wake_at": ends, "deaths": F("deaths") + died}
 
     def claim(self, pk: int, *, due: bool = True, **needs: Any) -> Row | None:
         """Claim the row for one turn and return it.
@@ -187,29 +182,42 @@ class TurnsQuerySet(models.QuerySet[Row]):
         With `due=False`, a row that nobody holds is claimed before its `wake_at`.
         """
         at = clock.now()
-        token = new_token()
-        rows = self.filter(pk=pk, **needs)
-        rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
-        fields = {"holder": token, **self.claim_fields(at)}
-        if connections[self.db].vendor == "postgresql":
-            claimed = self._update_and_read(rows, fields)
-        elif rows.update(**fields):
-            claimed = self.filter(pk=pk, holder=token)
-        else:
-            return None
-        for row in claimed:  # at most one row, so no order is needed
-            return row.begin()
+        values = {
+            "pk": pk,
+            "token": new_token(),
+            "at": at,
+            "ends": at + timedelta(seconds=settings.LEASE),
+            "late": late_at(at),
+            **needs,
+        }
+        update, read = self._claim_statements(due, tuple(needs))
+        if read.is_update or update(**values):
+            for row in read(**values):  # at most one
+                begun: Row = row.begin()
+                return begun
         return None
 
-    def _update_and_read(self, rows: Self, fields: dict[str, Any]) -> Self:
-        """Return `rows` as they are after the UPDATE. Reading them once runs the UPDATE."""
-        update: Any = rows.query.chain(UpdateQuery)
-        update.add_update_values(fields)
-        read = self.all()
-        query: Any = read.query.chain(UpdateAndRead)
-        query.update_sql, query.update_params = update.get_compiler(self.db).as_sql()
-        read.query = query
-        return read
+    def _claim_statements(self, due: bool, needs: tuple[str, ...]) -> tuple[Update, Select[Row]]:
+        """Return the UPDATE of a claim, and the SELECT of the claimed row.
+
+        On PostgreSQL the SELECT has the UPDATE in it, and is all that is needed. Call this on a
+        query set without conditions.
+        """
+        assert not self.query.where, "a claim takes its conditions as arguments"
+        vendor = connections[self.db].vendor
+        reads = (str(self.query.select_related), str(self.query.deferred_loading))
+        key = (self.model, vendor, reads, due, needs)
+        if key not in _claims:
+            at, token = Parameter("at", TIME), Parameter("token")
+            row = self.filter(pk=Parameter("pk"))
+            rows = row.filter(**{name: Parameter(name) for name in needs})
+            rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
+            fields = self.claim_fields(at, Parameter("ends", TIME), Parameter("late", TIME))
+            update = Update(rows, {"holder": token, **fields})
+            is_one = vendor == "postgresql"
+            read = Select(self.all(), update) if is_one else Select(row.filter(holder=token))
+            _claims[key] = update, read
+        return _claims[key]
 
     def claim_batch(self, most: int, *, lease: float, turn: float, **needs: Any) -> list[Row]:
         """Claim up to `most` due rows under one token, oldest `wake_at` first, and return them.
@@ -219,7 +227,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
         at = clock.now()
         token = new_token()
         due = self.filter(**needs).due(at)
-        fields = self.claim_fields(at) | {"wake_at": at + timedelta(seconds=lease)}
+        fields = self.claim_fields(at, at + timedelta(seconds=lease), late_at(at))
         with transaction.atomic():
             # skip_locked: parallel workers must not all choose the same rows.
             oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
@@ -319,8 +327,8 @@ class Turns(models.Model):
 
         Return False when it has others. Raise LostTurn after the turn was lost.
         """
-        if not self.mine().filter(**before).update(**fields):
-            if not self.mine().exists():
+        if not self._update(before, fields):
+            if not self._is_mine():
                 raise LostTurn
             return False
         self._checked = clock.monotonic()
@@ -328,6 +336,40 @@ class Turns(models.Model):
             if not hasattr(value, "resolve_expression"):
                 setattr(self, name, value)
         return True
+
+    def _update(self, before: dict[str, Any], fields: dict[str, Any]) -> int:
+        """Update these columns of the row if the turn holds it and it has the values of `before`.
+
+        Return the number of rows.
+        """
+        if not self.holder:
+            raise LostTurn
+        if any(hasattr(value, "resolve_expression") for value in fields.values()):
+            return self.mine().filter(**before).update(**fields)
+        model, vendor = type(self), connections[DEFAULT_DB_ALIAS].vendor
+        unset = frozenset(name for name, value in before.items() if value is None)
+        key = (model, vendor, tuple(before), unset, tuple(fields))
+        if key not in _updates:
+            mine = model._base_manager.filter(pk=Parameter("of pk"), holder=Parameter("of holder"))
+            same = {
+                name: None if name in unset else _parameter(model, "was", name) for name in before
+            }
+            columns = {name: _parameter(model, "to", name) for name in fields}
+            _updates[key] = Update(mine.filter(**same), columns)
+        values = {"of pk": self.pk, "of holder": self.holder}
+        values |= {f"was {name}": value for name, value in before.items()}
+        values |= {f"to {name}": value for name, value in fields.items()}
+        return _updates[key](**values)
+
+    def _is_mine(self) -> bool:
+        if not self.holder:
+            raise LostTurn
+        model = type(self)
+        key = (model, connections[DEFAULT_DB_ALIAS].vendor)
+        if key not in _checks:
+            mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
+            _checks[key] = Select(mine.values_list("pk"))
+        return bool(_checks[key](pk=self.pk, holder=self.holder))
 
     @contextmanager
     def fence(self, **fields: Any) -> Iterator[None]:
@@ -401,7 +443,7 @@ class Turns(models.Model):
         board.begin_again()
         is_fresh = self.holder and clock.monotonic() - self._checked < CHECKED_WITHIN
         self._checked = float("-inf")
-        if not is_fresh and not self.mine().exists():
+        if not is_fresh and not self._is_mine():
             raise LostTurn
 
     def __str__(self) -> str:

@@ -217,7 +217,7 @@ class Provider(ABC):
 
     @classmethod
     def party(cls, public: Mapping[str, Any]) -> str:
-        """Return the host that is called, or "" when all credentials call the same."""
+        """Return host and port that are called, or "" when all credentials call the same."""
         return ""
 
     @classmethod

@@ -50,13 +50,14 @@ def create_credential(owner: User, data: object) -> DnsCredential:
     given = _given(provider, data)
     _check_whole(provider, given)
     defaults = _common_defaults(provider)
+    public = _default_public(provider) | given.public
     with transaction.atomic():
         quotas.refuse_more(owner, "dns_credentials")
         credential = DnsCredential.objects.create(
             owner=owner,
             provider=provider_id,
-            public=_default_public(provider) | given.public,
-            party=provider.party(given.public),
+            public=public,
+            party=provider.party(public),
             secret=envelope.seal(owner, PURPOSE, json.dumps(given.secret).encode()),
             **(defaults | given.common),
         )

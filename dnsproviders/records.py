@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock, lanes, retention
+from certctrl.statements import insert
 from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
@@ -20,7 +21,9 @@ from dnsproviders.ratelimit import NotSent
 NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that is needed
 # For this long, a provider may not yet show a record that was just written.
 ZONE_LAG = timedelta(minutes=5)
-KEY = ("credential", "name", "value")
+KEPT = "ON CONFLICT (credential_id, name, value) DO UPDATE SET value = EXCLUDED.value"
+# The relations that a call to the provider needs.
+READS = ("credential__secret", "credential__owner")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
@@ -30,12 +33,8 @@ def note(credential: DnsCredential, name: str, value: str) -> TxtRecord:
 
     Return an object that has the primary key of the row. Its other columns may not be as stored.
     """
-    record = TxtRecord(credential=credential, name=name, value=value)
     # One statement. A row that exists keeps its columns, and its primary key is returned.
-    TxtRecord.objects.bulk_create(
-        [record], update_conflicts=True, update_fields=["value"], unique_fields=KEY
-    )
-    return record
+    return insert(TxtRecord(credential=credential, name=name, value=value), KEPT)
 
 
 def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
@@ -74,9 +73,7 @@ def publish(record_id: int) -> None:
     Raise Wait while another worker holds the record, or while the provider's API limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
-    with TxtRecord.objects.select_related("credential__secret").turn(
-        record_id, due=False
-    ) as record:
+    with TxtRecord.objects.select_related(*READS).turn(record_id, due=False) as record:
         if record.is_published:
             record.release(clock.now() + NEEDED_REST)
         else:
@@ -116,13 +113,12 @@ def _present(record: TxtRecord, provider: Provider) -> None:
             # The provider may still carry out the failed call, until one lease from now.
             reopen(record.pk)
         raise
-    still_ours = When(unsure_until=unsure_until, then=Value(unsure_before))
+    presented = record.ending(clock.now() + NEEDED_REST, presented_at=clock.now())
+    surely = presented | {"unsure_until": unsure_before}
     try:
-        record.release(
-            clock.now() + NEEDED_REST,
-            presented_at=clock.now(),
-            unsure_until=Case(still_ours, default=F("unsure_until")),
-        )
+        # `reopen` may have changed the row since the intent. Then its `unsure_until` stays.
+        if not record.write_unless_changed({"unsure_until": unsure_until}, surely):
+            record.write(**presented)
     except LostTurn:
         # Another worker may have cleaned up before this call took effect.
         reopen(record.pk)
@@ -148,7 +144,7 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
     Raise Wait while another worker holds the record, or while the provider's API limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
-    with TxtRecord.objects.turn(record_id) as record:
+    with TxtRecord.objects.select_related(*READS).turn(record_id) as record:
         if not record.intent_at or record.cleaned_at:
             record.release(None)
         elif is_needed(record):
@@ -202,21 +198,8 @@ def _check_again_at(record: TxtRecord, removed: int) -> datetime | None:
 
 
 def _close(record: TxtRecord) -> None:
-    as_read = Q(unsure_until=record.unsure_until) if record.unsure_until else Q(unsure_until=None)
-    closed = (
-        record.mine()
-        .filter(as_read)
-        .update(
-            cleaned_at=clock.now(),
-            unsure_until=None,
-            left_behind="",
-            holder="",
-            wake_at=None,
-            queued_at=None,
-            stumbles=0,
-            deaths=0,
-        )
-    )
+    columns = record.ending(None, cleaned_at=clock.now(), unsure_until=None, left_behind="")
+    closed = record.write_unless_changed({"unsure_until": record.unsure_until}, columns)
     if not closed:
         # `reopen` marked the record during this turn.
         record.release(clock.now())

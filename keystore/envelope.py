@@ -14,9 +14,11 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251
 from django.db import transaction
+from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import AuditEvent, User
+from certctrl.statements import Parameter, insert, select
 from certctrl.turns import Trouble
 from keystore import masterkeys
 from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
@@ -72,8 +74,8 @@ def seal(
         envelope.nonce, plaintext, _content_context(envelope)
     )
     with transaction.atomic(savepoint=False):
-        envelope.save()
-        wraps = KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in recipients])
+        insert(envelope)
+        wraps = [insert(each.wrap(envelope, data_key)) for each in recipients]
         _keep_up(wraps, data_key)
     return envelope
 
@@ -225,7 +227,15 @@ def _data_key(envelope: Envelope) -> bytes:
 
 
 def _master_wraps(envelope: Envelope) -> list[KeyWrap]:
-    return list(envelope.wraps.filter(master_key_id__isnull=False))
+    found: list[KeyWrap] = _wraps_of(envelope=envelope.pk)
+    for wrap in found:
+        wrap.envelope = envelope
+    return found
+
+
+@select
+def _wraps_of(envelope: Parameter) -> QuerySet[KeyWrap]:
+    return KeyWrap.objects.filter(envelope=envelope, master_key_id__isnull=False)
 
 
 def _master_wrap(envelope: Envelope) -> KeyWrap:

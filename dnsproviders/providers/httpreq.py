@@ -75,7 +75,7 @@ class HttpReq(Provider):
 
     @classmethod
     def party(cls, public: Mapping[str, Any]) -> str:
-        return urlsplit(public["endpoint"]).hostname or ""
+        return str(urlsplit(public["endpoint"]).netloc)
 
     @classmethod
     def check_together(cls, given: Mapping[str, Any]) -> None:

@@ -212,7 +212,7 @@ class RFC2136(Provider):
 
     @classmethod
     def party(cls, public: Mapping[str, Any]) -> str:
-        return str(public["server"])
+        return f"{public['server']}:{public['port']}"
 
     @classmethod
     def check_together(cls, given: Mapping[str, Any]) -> None:

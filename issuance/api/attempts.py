@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis
+from issuance.calls import trouble_of
 from issuance.models import Issuance, IssuanceEvent
 
 STATUS_OF = {  # any other state is PROCESSING
@@ -31,7 +32,7 @@ def progress(issuance: Issuance) -> dict[str, Any]:
         "state": issuance.state,
         "status": status_of(issuance),
         "proves": issuance.proves,
-        "waits_for": issuance.waits_for,
+        "waits_for": trouble_of(issuance) or issuance.waits_for,
         "looks_again_at": int(issuance.wake_at.timestamp())
         if issuance.wake_at and not issuance.holder
         else None,

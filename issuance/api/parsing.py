@@ -10,6 +10,7 @@ from accounts.models import User
 from authorities import accounts, catalog, pki
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid, MissingField, NotFound
+from certctrl.statements import Parameter, select
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
@@ -82,10 +83,21 @@ def _account(owner: User, pk: int | None) -> AcmeAccount:
             "The member acme_account_id is missing. Give the id of an ACME account.",
             field="acme_account_id",
         )
-    account = AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None).first()
-    if not account:
+    found = _accounts(owner=owner.pk, pk=pk)
+    if not found:
         raise accounts.no_account(pk)
+    account: AcmeAccount = found[0]
     return account
+
+
+@select
+def _accounts(owner: Parameter, pk: Parameter) -> QuerySet[AcmeAccount]:
+    return AcmeAccount.objects.filter(owner=owner, pk=pk, retired_at=None)
+
+
+@select
+def _credentials(owner: Parameter, pk: Parameter) -> QuerySet[DnsCredential]:
+    return DnsCredential.objects.filter(owner=owner, pk=pk, retired_at=None)
 
 
 def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
@@ -96,16 +108,16 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
     wanted = given["dns"]
     if wanted is None:
         return None
-    rows = DnsCredential.objects.filter(owner=owner, retired_at=None)
     if isinstance(wanted, str) and not re.fullmatch("[0-9]{1,18}", wanted):
-        return _only_one(rows, wanted)
+        return _only_one(DnsCredential.objects.filter(owner=owner, retired_at=None), wanted)
     if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
         raise Invalid(
             "dns_provider_id must be the id of a DNS credential.", field="dns_provider_id"
         )
-    credential = rows.filter(pk=int(wanted)).first()
-    if not credential:
+    found = _credentials(owner=owner.pk, pk=int(wanted))
+    if not found:
         raise services.no_credential(int(wanted))
+    credential: DnsCredential = found[0]
     return credential
 
 

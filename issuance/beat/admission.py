@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from django.db.models import Q, QuerySet
 
-from authorities import catalog
 from certctrl import dispatch
 from certctrl.dispatch import Parties, Shares
-from dnsproviders import registry
+from issuance.calls import COLUMNS, Calls
 from issuance.models import Issuance
 
 State = Issuance.State
@@ -27,59 +26,6 @@ AGAIN = 100
 LOOKED_AT = 2000
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
-COLUMNS = (
-    "state",
-    "credential_id",
-    "credential__provider",
-    "credential__party",
-    "account__ca_provider",
-    "account__directory_url",
-    "account__owner_id",
-)
-CALL_THE_CA = (State.QUEUED, State.PROPAGATED, State.VALIDATED, State.FINALIZED)
-CALL_THE_DNS = (State.QUEUED, State.ORDERED)  # the preflight also calls the DNS API
-
-
-class Columns(NamedTuple):
-    """The values of COLUMNS."""
-
-    state: str
-    credential: int | None
-    provider: str | None
-    party: str | None
-    ca_provider: str
-    directory_url: str
-    owner: int
-
-    @property
-    def is_at_ca(self) -> Q:
-        return Q(
-            state__in=CALL_THE_CA,
-            account__ca_provider=self.ca_provider,
-            account__directory_url=self.directory_url,
-        )
-
-    @property
-    def is_at_dns(self) -> Q:
-        where = Q(credential__party=self.party) if self.party else Q(credential=self.credential)
-        same = Q(state__in=CALL_THE_DNS, credential__provider=self.provider)
-        return same & (Q() if self._has_one_api else where)
-
-    @property
-    def _has_one_api(self) -> bool:
-        return not registry.provider_class(self.provider or "").is_named_by_owner
-
-    def api_lane(self) -> str:
-        if self.state not in CALL_THE_DNS or not self.credential or not self.provider:
-            return ""
-        return registry.lane_of(self.provider, self.party or "", self.credential).key
-
-    def ca_lane(self) -> str:
-        lane = catalog.lane_of(self.ca_provider, self.directory_url)
-        return lane.key if lane and self.state in CALL_THE_CA else ""
-
-    def parties(self) -> Parties:
-        return Parties(tuple(filter(None, (self.api_lane(), self.ca_lane()))), self.owner)
 
 
 class Candidate(NamedTuple):
@@ -87,12 +33,12 @@ class Candidate(NamedTuple):
 
     id: int
     holder: str
-    columns: Columns
+    calls: Calls
     is_one_of_few: bool = True
 
     @property
     def state(self) -> str:
-        return self.columns.state
+        return self.calls.state
 
     @property
     def shares_a_look(self) -> bool:
@@ -110,13 +56,13 @@ class Choice:
     def __init__(self) -> None:
         self.chosen: dict[int, Candidate] = {}
         self.shares = Shares(dispatch.OF_ONE)
-        self.parties = cache(Columns.parties)
+        self.parties = cache(Calls.parties)
         self.again = 0
         sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
         for presents, *values in sent.values_list("presents", *COLUMNS):
-            columns = Columns(*values)
-            self.shares.add(self.parties(columns))
-            self.again += bool(presents and columns.state == State.ORDERED)
+            calls = Calls(*values)
+            self.shares.add(self.parties(calls))
+            self.again += bool(presents and calls.state == State.ORDERED)
         self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
@@ -127,14 +73,14 @@ class Choice:
         most = min(most, self.room)
         while most > 0:
             found = list(_candidates(due.exclude(pk__in=self.chosen), most))
-            full: dict[Columns, Q] = {}
+            full: dict[Calls, Q] = {}
             for each in found:
-                parties = self.parties(each.columns)
+                parties = self.parties(each.calls)
                 if self._has_room(parties, fairly=fairly):
                     self._add(each, parties)
                     most -= 1
                 else:
-                    full[each.columns] = self._full(each.columns, parties, fairly=fairly)
+                    full[each.calls] = self._full(each.calls, parties, fairly=fairly)
             if not full:
                 return
             for rows in set(full.values()):
@@ -145,13 +91,13 @@ class Choice:
             return self.shares.has_room(parties)
         return all(map(self.shares.lane_has_room, parties.lanes))
 
-    def _full(self, columns: Columns, parties: Parties, *, fairly: bool) -> Q:
+    def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
         """Return the attempts for which there is no room either."""
         if fairly and not self.shares.owner_has_room(parties.owner):
-            return Q(account__owner=columns.owner)
-        if (lane := columns.ca_lane()) and not self.shares.lane_has_room(lane):
-            return columns.is_at_ca
-        return columns.is_at_dns
+            return Q(account__owner=calls.owner)
+        if (lane := calls.ca_lane()) and not self.shares.lane_has_room(lane.key):
+            return calls.is_at_ca
+        return calls.is_at_dns
 
     def _add(self, each: Candidate, parties: Parties) -> None:
         is_one_of_few = self.shares.owners[parties.owner] < FEW
@@ -184,4 +130,4 @@ def to_look_at(now: datetime) -> list[Candidate]:
 
 def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
     for pk, holder, *values in due.order_by("wake_at").values_list("id", "holder", *COLUMNS)[:most]:
-        yield Candidate(pk, holder, Columns(*values))
+        yield Candidate(pk, holder, Calls(*values))

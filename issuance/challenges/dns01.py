@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import prefetch_related_objects
+from django.db.models import QuerySet, prefetch_related_objects
 
 from authorities import errors
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
+from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
 from dnsclient.cnames import CnamePath
@@ -63,7 +64,7 @@ class Dns01(Challenge):
         with lanes.enter(RESOLVERS, issuance.account.owner_id):
             paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
             if not any(path.trouble for path in paths.values()):
-                lanes.note(RESOLVERS.key, lanes.Answer.WELL)
+                lanes.note(RESOLVERS.key, lanes.Standing.WELL)
         return paths
 
     def prepare(
@@ -111,9 +112,7 @@ class Dns01(Challenge):
             pk: sorted({each.record_id for each in rows if each.record_id})
             for pk, rows in pending.items()
         }
-        found = TxtRecord.objects.in_bulk(
-            {record_id for each in ids.values() for record_id in each}
-        )
+        found = _read({record_id for each in ids.values() for record_id in each})
         _set_credentials(found.values(), [rows[0].issuance for rows in pending.values()])
         wanted = {pk: [found[record_id] for record_id in each] for pk, each in ids.items()}
         looks = propagation.look([record for each in wanted.values() for record in each])
@@ -157,6 +156,17 @@ class Dns01(Challenge):
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
         records.wake(txtrecords.records_of(issuance), at)
+
+
+def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
+    if len(ids) != 1:
+        return TxtRecord.objects.in_bulk(ids)
+    return {each.pk: each for each in _record(pk=next(iter(ids)))}
+
+
+@select
+def _record(pk: Parameter) -> QuerySet[TxtRecord]:
+    return TxtRecord.objects.filter(pk=pk)
 
 
 def _set_credentials(found: Collection[TxtRecord], issuances: Sequence[Issuance]) -> None:

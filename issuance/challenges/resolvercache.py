@@ -7,10 +7,13 @@ missing in this answer. The CA then says "incorrect TXT record".
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from django.db.models import QuerySet
 
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.statements import Parameter, select
 from dnsproviders.models import TxtRecord
 from dnsproviders.propagation import Look
 from issuance.models import Authorization, Issuance
@@ -55,15 +58,12 @@ def kept(
     for record in records:
         ttls[record.name] = max(ttls.get(record.name, 0), record.ttl, looks[record.pk].ttl)
     wanted = {(record.name, record.value) for record in records}
-    directory = AcmeAccount.objects.filter(pk=issuance.account_id).values("directory_url")
+    after = now - LONGEST - LONGEST_VALIDATION
+    known = {"issuance": issuance.pk, "account": issuance.account_id, "after": after}
     answered = (
-        Authorization.objects.filter(
-            record__name__in=ttls,
-            answered_at__gt=now - LONGEST - LONGEST_VALIDATION,
-            issuance__account__directory_url__in=directory,
-        )
-        .exclude(issuance=issuance)
-        .select_related("record__credential", "issuance")
+        _answered_at(name=next(iter(ttls)), **known)
+        if len(ttls) == 1
+        else _answered(**known).filter(record__name__in=ttls)
     )
     found = [
         _kept(each, ttls, now)
@@ -72,6 +72,22 @@ def kept(
     ]
     lasting = [each for each in found if each.until > now]
     return max(lasting, default=None)
+
+
+def _answered(issuance: Any, account: Any, after: Any) -> QuerySet[Authorization]:
+    """Return what other attempts answered after `after`, at the CA of the account."""
+    directory = AcmeAccount.objects.filter(pk=account).values("directory_url")
+    answered = Authorization.objects.filter(
+        answered_at__gt=after, issuance__account__directory_url__in=directory
+    )
+    return answered.exclude(issuance=issuance).select_related("record__credential", "issuance")
+
+
+@select
+def _answered_at(
+    name: Parameter, issuance: Parameter, account: Parameter, after: Parameter
+) -> QuerySet[Authorization]:
+    return _answered(issuance, account, after).filter(record__name=name)
 
 
 def _pair(record: TxtRecord) -> tuple[str, str]:

@@ -1,9 +1,11 @@
 """Find out which TXT records are needed."""
 
 from datetime import datetime
+from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
+from certctrl.statements import Parameter, select
 from dnsproviders import records
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
 from issuance.models import Authorization, Issuance
@@ -36,7 +38,12 @@ def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
 
 
 def is_needed(record: TxtRecord) -> bool:
-    return needed_records(TxtRecord.objects.filter(pk=record.pk)).exists()
+    return bool(_needed(pk=record.pk))
+
+
+@select
+def _needed(pk: Parameter) -> QuerySet[TxtRecord, Any]:
+    return needed_records(TxtRecord.objects.filter(pk=pk)).values_list("pk")
 
 
 def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:

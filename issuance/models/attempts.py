@@ -9,7 +9,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
-from certctrl.turns import SKEW, Turns, TurnsQuerySet
+from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models.certificates import Certificate
 from issuance.models.progress import OrderAtCA, Propagation
@@ -19,15 +19,16 @@ GOLDEN = 0.618034  # fractional parts of its multiples are spread evenly
 
 
 class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
-    def claim_fields(self, at: datetime) -> dict[str, Any]:
+    def claim_fields(self, at: Any, ends: Any, late: Any) -> dict[str, Any]:
         """Return the columns that a claim writes.
 
         A turn that begins late moves the deadline by the same time. So an outage of this server
         does not end attempts.
         """
-        late_since = at - timedelta(seconds=settings.RESEND) - SKEW
-        late = When(wake_at__lt=late_since, then=F("deadline_at") + (Value(at) - F("wake_at")))
-        return super().claim_fields(at) | {"deadline_at": Case(late, default=F("deadline_at"))}
+        now = Value(at) if isinstance(at, datetime) else at
+        is_late = When(wake_at__lt=late, then=F("deadline_at") + (now - F("wake_at")))
+        fields = super().claim_fields(at, ends, late)
+        return fields | {"deadline_at": Case(is_late, default=F("deadline_at"))}
 
     def open(self) -> "IssuanceQuerySet":
         """Return the attempts that have not ended."""

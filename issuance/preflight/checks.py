@@ -58,13 +58,16 @@ def before_order(issuance: Issuance, client: CA) -> None:
         )
     blocking = [each for each in found if each.blocks]
     deaf = [propagation.server_of(label) for each in found for label in each.servers]
-    with issuance.fence(preflighted_at=clock.now(), deaf=deaf):
-        if found and not blocking:
-            what = report.text_of(found)
-            done = IssuanceEvent.Outcome.DONE
+    seen = {"preflighted_at": clock.now(), "deaf": deaf}
+    if found and not blocking:
+        what = report.text_of(found)
+        done = IssuanceEvent.Outcome.DONE
+        with issuance.fence(**seen):
             IssuanceEvent.objects.create(
                 issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
             )
+    else:
+        issuance.write(**seen)
     if blocking:
         for each in blocking:
             if each.said and issuance.credential:
@@ -108,7 +111,7 @@ def check(
     method = challenges.for_certificate(certificate).type
     with lanes.enter(RESOLVERS, account.owner_id):
         seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
-    answer = lanes.Answer.TROUBLE if seen.silence else lanes.Answer.WELL
+    answer = lanes.Standing.TROUBLE if seen.silence else lanes.Standing.WELL
     lanes.note(RESOLVERS.key, answer)
     return report.together(
         [

@@ -55,8 +55,8 @@ def charges_of(issuance: Issuance, *, is_exempt: bool = False) -> Charges:
     return charges_at([of_account(issuance.account)[1:] if is_exempt else of_order(issuance)])[0]
 
 
-def charges_at(orders: Sequence[Sequence[Charge]]) -> list[Charges]:
-    """Return the charges of each order. Missing rows of known limits are made.
+def charges_at(orders: Sequence[Sequence[Charge]], *, makes: bool = True) -> list[Charges]:
+    """Return the charges of each order. Missing rows of known limits are made, if `makes` is set.
 
     A kind without a known limit has a row only after the CA has refused. The row costs no token,
     but it may be closed.
@@ -65,7 +65,8 @@ def charges_at(orders: Sequence[Sequence[Charge]]) -> list[Charges]:
     known = {ca: catalog.limits_at(ca) for ca in {want.ca for want in wanted}}
     counted = {want for want in wanted if want.cost and want.kind in known[want.ca]}
     found = find(wanted)
-    if missing := {want.key: want for want in counted if want.key not in found}:
+    missing = {want.key: want for want in counted if want.key not in found}
+    if missing and makes:
         found |= make(missing.values())
     return [
         Charges(

@@ -55,10 +55,19 @@ def choose(attempts: Sequence[Issuance]) -> tuple[list[Place], dict[int, list[in
         place = queue.place_of(attempt.certificate)
         place.issuance = attempt
         places.append(place)
-    ranked = queue.in_rotation(places)
-    charges = charges_at([of_order(each.issuance) for each in ranked])
+    held: dict[int, list[int]] = defaultdict(list)
+    # Rows of buckets are made only for orders that have tokens in all rows that exist.
+    chosen = _with_room(queue.in_rotation(places), held, makes=False)
+    return _with_room([place for place, _ in chosen], held, makes=True), held
+
+
+def _with_room(
+    ranked: Sequence[Reservation], held: Mapping[int, list[int]], *, makes: bool
+) -> list[Place]:
+    """Return the places with tokens. Add the others to `held`."""
+    charges = charges_at([of_order(each.issuance) for each in ranked], makes=makes)
     room = Room({pk for each in charges for pk in each.costs})
-    chosen, held = [], defaultdict(list)
+    chosen = []
     for place, costs in zip(ranked, (each.costs for each in charges), strict=True):
         costly = [pk for pk, cost in costs.items() if cost]
         lacks = next((pk for pk in costly if not room.tokens(pk, place.owner_id)), None)
@@ -67,7 +76,7 @@ def choose(attempts: Sequence[Issuance]) -> tuple[list[Place], dict[int, list[in
         else:
             room.waiting.update((pk, place.owner_id) for pk in costly)
             chosen.append((place, costs))
-    return chosen, held
+    return chosen
 
 
 def queue_up(places: Sequence[Place]) -> None:

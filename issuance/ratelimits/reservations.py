@@ -19,12 +19,13 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock, retention
+from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import charges, queue
@@ -191,15 +192,21 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
         ledger.save()
 
 
+@select
+def _reservations_of(issuance: Parameter) -> QuerySet[Reservation]:
+    return Reservation.objects.filter(issuance=issuance)
+
+
 def release(issuance: Issuance) -> None:
     """End the reservation of an attempt that ended. Call this in its last transaction.
 
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
-    reservation = Reservation.objects.filter(issuance=issuance).first()
-    if not reservation:
+    found = _reservations_of(issuance=issuance.pk)
+    if not found:
         return
+    reservation = found[0]
     ledger = _ledger(reservation, reservation.tokens.values_list("bucket", flat=True))
     if reservation.state == State.SENT:
         reservation.tokens.filter(bucket__kind__in=COUNTED_WHEN_ISSUED).delete()

@@ -13,6 +13,7 @@ from authorities.base import CA, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
 from certctrl.lanes import Lane
+from certctrl.statements import insert
 from certctrl.turns import A_DAY, Trouble
 from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import schedule
@@ -46,7 +47,7 @@ def begin(version: CertificateVersion) -> None:
     """
     if version.ari_id and not version.account.is_private:
         wake_at = clock.now() + FIRST_POLL + FIRST_POLLS * schedule.draw()
-        RenewalInfo.objects.create(version=version, fraction=schedule.draw(), wake_at=wake_at)
+        insert(RenewalInfo(version=version, fraction=schedule.draw(), wake_at=wake_at))
 
 
 def poll(renewal_info_id: int) -> None:

@@ -9,6 +9,7 @@ from authorities import keyqueue
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.errors import Conflict
+from certctrl.statements import insert
 from issuance import tasks, workflow
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance, names_key
@@ -57,8 +58,7 @@ def first_issuance(certificate: Certificate, validity_seconds: int | None = None
     refuse_issuance(certificate)
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, Reason.NEW, credential_id, validity_seconds)
-    issuance.save(force_insert=True)
-    return issuance
+    return insert(issuance)
 
 
 def refuse_issuance(certificate: Certificate) -> None:

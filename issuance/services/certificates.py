@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts import quotas
 from accounts.models import User
@@ -14,6 +15,7 @@ from authorities import accounts
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from certctrl.errors import Conflict, TooLate
+from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate, Issuance, digest
@@ -135,14 +137,31 @@ def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
 
     Lock its open attempt first. So the certificate is never read between "open" and "issued".
     """
-    same = Certificate.objects.filter(
-        owner=owner, domain=spec.names[0], request_digest=spec.digest(), retired_at=None
-    )
-    newest = same.order_by("-pk").values_list("pk", flat=True).first()
+    wanted = {"owner": owner.pk, "domain": spec.names[0], "digest": spec.digest()}
+    newest = _newest(**wanted)
     if not newest:
         return None
-    _lock_attempt(newest)
-    return same.select_related("current__issuance").order_by("pk").last()
+    _lock_attempt(newest[0][0])
+    same: Certificate | None = next(iter(_same(**wanted)), None)
+    return same
+
+
+@select
+def _newest(owner: Parameter, domain: Parameter, digest: Parameter) -> QuerySet[Certificate, Any]:
+    return _by_request(owner, domain, digest).values_list("pk")
+
+
+@select
+def _same(owner: Parameter, domain: Parameter, digest: Parameter) -> QuerySet[Certificate]:
+    return _by_request(owner, domain, digest).select_related("current__issuance")
+
+
+def _by_request(owner: Parameter, domain: Parameter, digest: Parameter) -> QuerySet[Certificate]:
+    """Return the newest certificate that the request made."""
+    made = Certificate.objects.filter(
+        owner=owner, domain=domain, request_digest=digest, retired_at=None
+    )
+    return made.order_by("-pk")[:1]
 
 
 def _answers(certificate: Certificate, spec: CertificateSpec, validity_seconds: int | None) -> bool:
@@ -181,16 +200,18 @@ def new_certificate(owner: User, spec: CertificateSpec, *, issue: bool = False) 
         validation.Wanted(spec.names, spec.account, spec.key_type, spec.key_size, spec.settings)
     )
     quotas.refuse_more(owner, "certificates", *(["open_attempts"] if issue else []))
-    certificate = Certificate.objects.create(
-        owner=owner,
-        domain=spec.names[0],
-        names=list(spec.names),
-        account=spec.account,
-        credential=spec.credential,
-        key_type=spec.key_type,
-        key_size=spec.key_size,
-        request_digest=spec.digest(),
-        **spec.settings,
+    certificate = insert(
+        Certificate(
+            owner=owner,
+            domain=spec.names[0],
+            names=list(spec.names),
+            account=spec.account,
+            credential=spec.credential,
+            key_type=spec.key_type,
+            key_size=spec.key_size,
+            request_digest=spec.digest(),
+            **spec.settings,
+        )
     )
     facts = {"account": spec.account.pk, "key_policy": certificate.key_policy}
     export = certificate.server_decrypt_export

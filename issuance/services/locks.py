@@ -7,10 +7,15 @@ Rows are locked in one order: private CA, account, credential, and the certifica
 transactions wait for each other.
 """
 
+from typing import Any
+
+from django.db.models import QuerySet
+
 from accounts.models import User
 from authorities.accounts import no_account
 from authorities.models import AcmeAccount
 from certctrl.errors import NotFound
+from certctrl.statements import Parameter, select
 from dnsproviders.models import DnsCredential
 
 
@@ -33,10 +38,20 @@ def hold(
         fallback_id: "fallback_account_id",
         account.pk if account else None: "acme_account_id",
     }
-    held = AcmeAccount.objects.select_for_update(no_key=True).filter(owner=owner, retired_at=None)
     for pk in sorted(filter(None, wanted)):
-        if not held.filter(pk=pk).first():
+        if not _account(owner=owner.pk, pk=pk):
             raise no_account(pk, wanted[pk])
-    credentials = DnsCredential.objects.select_for_update(no_key=True)
-    if credential and not credentials.filter(pk=credential.pk, retired_at=None).first():
+    if credential and not _credential(pk=credential.pk):
         raise no_credential(credential.pk)
+
+
+@select
+def _account(owner: Parameter, pk: Parameter) -> QuerySet[AcmeAccount, Any]:
+    rows = AcmeAccount.objects.filter(owner=owner, retired_at=None, pk=pk)
+    return rows.select_for_update(no_key=True).values_list("pk")
+
+
+@select
+def _credential(pk: Parameter) -> QuerySet[DnsCredential, Any]:
+    rows = DnsCredential.objects.filter(pk=pk, retired_at=None)
+    return rows.select_for_update(no_key=True).values_list("pk")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from certctrl import clock
+from certctrl.statements import insert
 from issuance.models import Issuance, IssuanceEvent
 
 Outcome = IssuanceEvent.Outcome
@@ -15,13 +16,15 @@ def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 
 
     Call it inside the fence in which the described change is written.
     """
-    IssuanceEvent.objects.create(
-        issuance=issuance,
-        at=clock.now(),
-        step=step,
-        outcome=outcome,
-        what=what,
-        took_ms=round(took * 1000),
+    insert(
+        IssuanceEvent(
+            issuance=issuance,
+            at=clock.now(),
+            step=step,
+            outcome=outcome,
+            what=what,
+            took_ms=round(took * 1000),
+        )
     )
 
 

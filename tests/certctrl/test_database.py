@@ -15,7 +15,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import ConnectionHandler
 
-from certctrl import datastores
+from certctrl import datastores, settings
 from certctrl.environment import Environment
 from tests.e2e.processes import make_cluster
 from tests.standalone.starting import free_port, until
@@ -172,3 +172,9 @@ def test_a_real_server_accepts_the_password_from_setting_and_url(given, server, 
     (tmp_path / "password").write_text(f"{ODD}\n")
     assert logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD_FILE=tmp_path / "password"))
     assert not logs_in(given(HOST="127.0.0.1", PORT=server, PASSWORD=secrets.token_hex()))
+
+
+def test_statements_are_prepared_unless_the_setting_is_off(monkeypatch):
+    assert settings.postgres_options()["prepare_threshold"]
+    monkeypatch.setattr(settings, "PREPARED_STATEMENTS", False)
+    assert not {"prepare_threshold", "server_side_binding"} & set(settings.postgres_options())

@@ -15,7 +15,7 @@ import redis
 from django.core.cache import caches
 from django.db import OperationalError, connection
 
-from accounts.models import AuditEvent
+from accounts import audit
 from certctrl import clock, disk, dispatch
 from certctrl.health import SWEPT
 from lab.ca import PROJECT
@@ -185,7 +185,7 @@ def test_postgresql_out_of_space_is_reported(client_of, alice, monkeypatch):
         raise OperationalError("could not extend file") from FullDatabase()
 
     client = client_of(alice)
-    monkeypatch.setattr(AuditEvent.objects, "create", full)
+    monkeypatch.setattr(audit, "insert", full)
     key = {
         "name": "ci",
         "expires_in_seconds": 60,
@@ -234,7 +234,7 @@ def test_a_database_that_is_busy_is_no_full_disk(client_of, alice, monkeypatch):
             "database is locked"
         )
 
-    monkeypatch.setattr(AuditEvent.objects, "create", busy)
+    monkeypatch.setattr(audit, "insert", busy)
     key = {
         "name": "ci",
         "expires_in_seconds": 60,

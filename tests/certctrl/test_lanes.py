@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from certctrl import board, clock, lanes
-from certctrl.lanes import Answer, Full, Lane
+from certctrl.lanes import Full, Lane, Standing
 from certctrl.turns import Trouble, Wait
 
 CA = Lane("ca:ca.test", "the CA ca.test")
@@ -87,7 +87,7 @@ def test_a_party_in_trouble_has_two_threads(worker):
 def test_a_refusal_is_an_answer(worker):
     worker.call(CA, error=AWAY)
     worker.call(CA, error=REFUSAL)
-    assert lanes.answer_of(CA.key) == Answer.WELL
+    assert lanes.standing_of(CA.key) == Standing.WELL
 
 
 def test_the_first_success_ends_the_trouble(worker):
@@ -118,7 +118,7 @@ def test_many_short_calls_in_one_turn_are_not_late(worker):
             board.begin_again()
             worker.passed += 1
     board.place.reset(token)
-    assert lanes.answer_of(CA.key) == Answer.WELL
+    assert lanes.standing_of(CA.key) == Standing.WELL
 
 
 def test_parties_that_do_not_answer_leave_a_quarter_of_the_threads(worker):
@@ -149,14 +149,14 @@ def test_silent_servers_of_one_owner_leave_the_resolver_to_others(worker):
 
 def test_the_caller_judges_the_resolvers(worker):
     worker.call(RESOLVERS, seconds=19, error=AWAY)
-    assert lanes.answer_of(RESOLVERS.key) == Answer.UNKNOWN
-    lanes.note(RESOLVERS.key, Answer.TROUBLE)
+    assert lanes.standing_of(RESOLVERS.key) == Standing.UNKNOWN
+    lanes.note(RESOLVERS.key, Standing.TROUBLE)
     worker.hang(RESOLVERS, threads=2)
     assert worker.is_refused(RESOLVERS)
 
 
 def test_a_call_inside_another_counts_for_the_inner_party(worker):
-    lanes.note(CA.key, Answer.TROUBLE)
+    lanes.note(CA.key, Standing.TROUBLE)
     with lanes.enter(CA), lanes.enter(API):
         worker.hang(CA, threads=2)
         assert worker.is_refused(CA)
@@ -164,14 +164,14 @@ def test_a_call_inside_another_counts_for_the_inner_party(worker):
 
 
 def test_a_thread_that_leaves_is_free_for_others(worker):
-    lanes.note(CA.key, Answer.TROUBLE)
+    lanes.note(CA.key, Standing.TROUBLE)
     worker.hang(CA, threads=2).close()
     assert board.board.calls() == []
     assert not worker.is_refused(CA)
 
 
 def test_full_is_a_wait_that_says_for_whom(worker):
-    lanes.note(CA.key, Answer.TROUBLE)
+    lanes.note(CA.key, Standing.TROUBLE)
     worker.hang(CA, threads=2)
     with pytest.raises(Wait, match=r"because the CA ca\.test answers late or not at all") as caught:
         worker.call(CA)
@@ -180,13 +180,13 @@ def test_full_is_a_wait_that_says_for_whom(worker):
 
 def test_a_worker_with_one_thread_is_not_refused(worker, monkeypatch):
     monkeypatch.setattr(board, "board", board.Board(1))
-    lanes.note(CA.key, Answer.TROUBLE)
+    lanes.note(CA.key, Standing.TROUBLE)
     assert not worker.is_refused(CA)
 
 
 def test_outside_of_a_worker_nothing_is_refused(worker, monkeypatch):
     monkeypatch.setattr(board, "board", None)
-    lanes.note(CA.key, Answer.TROUBLE)
+    lanes.note(CA.key, Standing.TROUBLE)
     worker.hang(CA, threads=9)
     assert not worker.is_refused(CA)
 
@@ -194,7 +194,7 @@ def test_outside_of_a_worker_nothing_is_refused(worker, monkeypatch):
 def test_other_processes_learn_of_the_trouble_within_a_second(worker):
     worker.call(CA, error=AWAY)
     lanes.forget()  # as in another process
-    assert lanes.answer_of(CA.key) == Answer.TROUBLE
+    assert lanes.standing_of(CA.key) == Standing.TROUBLE
 
 
 def test_without_a_lane_nothing_is_held(worker):

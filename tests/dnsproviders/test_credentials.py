@@ -372,3 +372,31 @@ def test_a_zone_that_was_written_to_before_proves_the_key_of_a_name_server(
     with pytest.raises(credentials.CheckFailed, match="refuses the TSIG signature") as caught:
         credentials.check_credential(wrong)
     assert caught.value.status == 400
+
+
+# --- whom calls go to ---
+
+
+def lane_of(owner: User, **data: Any) -> str:
+    return registry.lane_of_credential(credentials.create_credential(owner, data)).key
+
+
+def test_credentials_of_one_provider_share_a_lane(owner: User) -> None:
+    one, other = (lane_of(owner, provider="cloudflare", api_token="x" * 40) for _ in range(2))
+    assert one == other == "api:cloudflare"
+
+
+def test_credentials_for_other_hosts_have_other_lanes(owner: User) -> None:
+    endpoint = "https://dns.example.com:8443"
+    here = lane_of(owner, provider="httpreq", endpoint=f"{endpoint}/a")
+    assert here == lane_of(owner, provider="httpreq", endpoint=f"{endpoint}/b")
+    assert here != lane_of(owner, provider="httpreq", endpoint="https://dns.example.net")
+
+
+def test_a_new_endpoint_is_a_new_lane(owner: User) -> None:
+    made = credentials.create_credential(
+        owner, {"provider": "httpreq", "endpoint": "https://old.example.com"}
+    )
+    credentials.update_credential(made, {"endpoint": "https://new.example.com"})
+    assert registry.lane_of_credential(made).key == "api:httpreq:new.example.com"
+    assert registry.lane_of_credential(made).name == "the DNS server new.example.com"

@@ -10,6 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from certctrl.errors import Invalid
+from certctrl.statements import insert
+from keystore import envelope
 from keystore.envelope import CannotOpen, parts, seal, unseal
 from keystore.masterkeys import MasterKeyProblem
 from keystore.models import Envelope, KeyWrap
@@ -160,10 +162,12 @@ def test_another_key_under_the_same_id_is_reported(alice, settings):
 
 
 def test_nothing_is_stored_when_a_wrap_cannot_be(alice, monkeypatch):
-    def fail(*args: object, **kwargs: object) -> None:
-        raise IntegrityError
+    def insert_or_fail(row: Envelope | KeyWrap) -> Envelope | KeyWrap:
+        if isinstance(row, KeyWrap):
+            raise IntegrityError
+        return insert(row)
 
-    monkeypatch.setattr(KeyWrap.objects, "bulk_create", fail)
+    monkeypatch.setattr(envelope, "insert", insert_or_fail)
     with pytest.raises(IntegrityError), transaction.atomic():
         seal(alice, "account_key", SECRET)
     assert not Envelope.objects.exists()

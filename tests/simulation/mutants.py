@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 
 from certctrl import clock
-from certctrl.turns import Turns, TurnsQuerySet, new_token
+from certctrl.turns import Turns, TurnsQuerySet, late_at, new_token
 from dnsproviders import records
 from dnsproviders.base import Provider
 from dnsproviders.models import TxtRecord
@@ -24,7 +24,12 @@ def the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     def mine(row: Turns) -> Any:
         return type(row)._base_manager.filter(pk=row.pk)
 
+    def update(row: Turns, before: dict[str, Any], columns: dict[str, Any]) -> int:
+        return int(mine(row).filter(**before).update(**columns))
+
     monkeypatch.setattr(Turns, "mine", mine)
+    monkeypatch.setattr(Turns, "_update", update)
+    monkeypatch.setattr(Turns, "_is_mine", lambda row: True)
 
 
 def the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +52,9 @@ def the_due_test(monkeypatch: pytest.MonkeyPatch) -> None:
         token = new_token()
         ready = rows.filter(pk=pk, **needs)
         ready = ready.filter(wake_at__isnull=False) if due else ready
-        if not ready.update(holder=token, **rows.claim_fields(clock.now())):
+        at = clock.now()
+        ends = at + timedelta(seconds=settings.LEASE)
+        if not ready.update(holder=token, **rows.claim_fields(at, ends, late_at(at))):
             return None
         row = rows.filter(pk=pk, holder=token).first()
         return row.begin() if row else None

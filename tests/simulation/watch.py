@@ -70,25 +70,39 @@ class Watch:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = QuerySet.update
         real_begin = Turns.begin
-        real_claim = TurnsQuerySet._update_and_read
+        real_claim = TurnsQuerySet.claim
+        real_update = Turns._update
 
         def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
             if queryset.model not in TABLES or not self.scheduler.actor:
                 return real(queryset, **columns)
             return self._update(real, queryset, columns)
 
-        def claim(queryset: Any, rows: Any, columns: dict[str, Any]) -> Any:
-            """Judge the claims of PostgreSQL, which do not go through QuerySet.update."""
-            if not self.scheduler.actor:
-                return real_claim(queryset, rows, columns)
-            claimed: list[Any] = []
+        # The two below do not go through QuerySet.update.
+        def update_row(row: Turns, before: dict[str, Any], columns: dict[str, Any]) -> int:
+            if type(row) not in TABLES or not self.scheduler.actor:
+                return real_update(row, before, columns)
 
-            def claim_now(rows: Any, **columns: Any) -> int:
-                claimed.extend(real_claim(queryset, rows, columns))
+            def update_now(rows: "QuerySet[Any]", **columns: Any) -> int:
+                return real_update(row, before, columns)
+
+            return self._update(update_now, row.mine().filter(**before), columns)
+
+        def claim(queryset: Any, pk: int, **needs: Any) -> Any:
+            if queryset.model not in TABLES or not self.scheduler.actor:
+                return real_claim(queryset, pk, **needs)
+            claimed: list[Turns] = []
+            columns = {"holder": "", "deaths": 0}
+
+            def claim_now(rows: "QuerySet[Any]", **unused: Any) -> int:
+                row = real_claim(queryset, pk, **needs)
+                if row:
+                    claimed.append(row)
+                    columns["holder"] = row.holder
                 return len(claimed)
 
-            self._update(claim_now, rows, columns)
-            return claimed
+            self._update(claim_now, queryset.filter(pk=pk), columns)
+            return claimed[0] if claimed else None
 
         def begin(row: Turns, seconds: float | None = None) -> Turns:
             if self.scheduler.actor:
@@ -97,7 +111,8 @@ class Watch:
             return real_begin(row, seconds)
 
         monkeypatch.setattr(QuerySet, "update", update)
-        monkeypatch.setattr(TurnsQuerySet, "_update_and_read", claim)
+        monkeypatch.setattr(TurnsQuerySet, "claim", claim)
+        monkeypatch.setattr(Turns, "_update", update_row)
         monkeypatch.setattr(Turns, "begin", begin)
 
     # --- writes ---
@@ -124,7 +139,7 @@ class Watch:
             )
             before = list(queryset.order_by().values_list(*asked))
             count = real(queryset, **columns)
-        for row in before:
+        for row in before if count else ():
             self._judge(queryset.model, columns, *row)
         return count
 

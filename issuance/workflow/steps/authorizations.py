@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from django.db.models import QuerySet
+
 from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance import ratelimits
 from issuance.models import Authorization, Issuance
@@ -26,6 +29,16 @@ def refused(seen: AuthorizationResource) -> Refused:
     return Refused("ca_authorization_unusable", what)
 
 
+def _pending() -> QuerySet[Authorization]:
+    pending = Authorization.objects.filter(status=Status.PENDING)
+    return pending.only("issuance", "identifier", "challenge", "record").order_by("pk")
+
+
+@select
+def _pending_of_one(issuance: Parameter) -> QuerySet[Authorization]:
+    return _pending().filter(issuance=issuance)
+
+
 def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Authorization]]]:
     """Return the pending authorizations, by type of challenge and by the id of the attempt.
 
@@ -33,8 +46,12 @@ def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Author
     """
     by_id = {each.pk: each for each in issuances}
     found: dict[str, dict[int, list[Authorization]]] = {}
-    pending = Authorization.objects.filter(issuance__in=issuances, status=Status.PENDING)
-    for each in pending.only("issuance", "identifier", "challenge", "record").order_by("pk"):
+    pending = (
+        _pending_of_one(issuance=issuances[0].pk)
+        if len(issuances) == 1
+        else _pending().filter(issuance__in=issuances)
+    )
+    for each in pending:
         each.issuance = by_id[each.issuance_id]
         found.setdefault(each.challenge, {}).setdefault(each.issuance_id, []).append(each)
     return found

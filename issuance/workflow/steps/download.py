@@ -3,6 +3,7 @@
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.statements import insert
 from issuance import notify
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Issuance
@@ -53,19 +54,21 @@ def download(issuance: Issuance) -> Done:
 def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     facts = chain.facts
     assert issuance.key_id, "the key was sealed in the first step"
-    version = CertificateVersion.objects.create(
-        certificate=issuance.certificate,
-        issuance=issuance,
-        account=issuance.account,
-        serial=facts.serial,
-        not_before=facts.not_before,
-        not_after=facts.not_after,
-        fingerprint=facts.fingerprint,
-        issuer=facts.issuer,
-        ari_id=facts.ari_id,
-        chain_pem=chain.pem,
-        added_names=list(chain.added),
-        key_id=issuance.key_id,
+    version = insert(
+        CertificateVersion(
+            certificate=issuance.certificate,
+            issuance=issuance,
+            account=issuance.account,
+            serial=facts.serial,
+            not_before=facts.not_before,
+            not_after=facts.not_after,
+            fingerprint=facts.fingerprint,
+            issuer=facts.issuer,
+            ari_id=facts.ari_id,
+            chain_pem=chain.pem,
+            added_names=list(chain.added),
+            key_id=issuance.key_id,
+        )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
     certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)

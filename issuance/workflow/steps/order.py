@@ -6,13 +6,15 @@ from functools import cache
 from typing import Any
 
 from django.db import IntegrityError
+from django.db.models import QuerySet
 
 from authorities import clients, errors
 from authorities.base import CA, AuthorizationResource, NotYet, OrderResource
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl import clock
-from certctrl.turns import Trouble, Wait
+from certctrl.statements import Parameter, select, update
+from certctrl.turns import LostTurn, Trouble, Wait
 from issuance import preflight, ratelimits
 from issuance.challenges import registry
 from issuance.models import Authorization, Issuance
@@ -23,6 +25,8 @@ from issuance.workflow.steps.authorizations import refused
 from issuance.workflow.steps.plan import OrderPlan, plan_order
 
 LIMIT = timedelta(hours=6)
+# The columns of an authorization that reading it at the CA sets.
+SEEN = ("status", "identifier", "wildcard", "challenge", "challenge_url", "seen_at", "record_id")
 
 
 def order(issuance: Issuance) -> Done:
@@ -35,11 +39,22 @@ def order(issuance: Issuance) -> Done:
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
     client = _order_once(issuance)
-    listed = list(issuance.authorizations.order_by("pk"))
+    listed = _listed(issuance=issuance.pk)
     store = _read_authorizations(issuance, client, listed)
     pending = sum(each.status == Authorization.Status.PENDING for each in listed)
     what = f"the CA accepted the order; {pending} of its {len(listed)} names must be proved"
     return Done(what, write=store)
+
+
+@select
+def _listed(issuance: Parameter) -> QuerySet[Authorization]:
+    return Authorization.objects.filter(issuance=issuance).order_by("pk")
+
+
+@select
+def _older(names_key: Parameter, pk: Parameter) -> QuerySet[Issuance, Any]:
+    older = Issuance.objects.open().filter(names_key=names_key, pk__lt=pk)
+    return older.values_list("pk")[:1]
 
 
 def _order_once(issuance: Issuance) -> CA:
@@ -101,8 +116,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
     # then waits until this one ends.
     if issuance.order_url:
         return
-    older = Issuance.objects.open().filter(names_key=issuance.names_key, pk__lt=issuance.pk)
-    if older.exists():
+    if _older(names_key=issuance.names_key, pk=issuance.pk):
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
             issuance.patience(), "An older attempt for the same names and account goes first."
@@ -275,6 +289,29 @@ def _note(
     return _store(authorization, seen, Authorization.Status.PENDING, note)
 
 
+@update
+def _save(
+    pk: Parameter,
+    status: Parameter,
+    identifier: Parameter,
+    wildcard: Parameter,
+    challenge: Parameter,
+    challenge_url: Parameter,
+    seen_at: Parameter,
+    record_id: Parameter,
+) -> tuple[QuerySet[Authorization], dict[str, Any]]:
+    columns = {
+        "status": status,
+        "identifier": identifier,
+        "wildcard": wildcard,
+        "challenge": challenge,
+        "challenge_url": challenge_url,
+        "seen_at": seen_at,
+        "record": record_id,
+    }
+    return Authorization.objects.filter(pk=pk), columns
+
+
 def _store(
     authorization: Authorization,
     seen: AuthorizationResource,
@@ -292,6 +329,8 @@ def _store(
     def store() -> None:
         for name, value in note().items():
             setattr(authorization, name, value)
-        authorization.save(force_update=True)
+        columns = {name: getattr(authorization, name) for name in SEEN}
+        if not _save(pk=authorization.pk, **columns):
+            raise LostTurn
 
     return store

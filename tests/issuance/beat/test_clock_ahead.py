@@ -154,6 +154,18 @@ def test_a_limit_that_was_used_in_the_future_is_open_again(world, account, by):
     assert bucket.at == world.time
 
 
+def test_a_certificate_held_back_in_the_future_is_considered_again(world, account, credential):
+    certificate = issued(world, account, credential)
+    bucket = LimitBucket.objects.create(
+        ca="https://ca.test/dir", kind="account", subject="1", level=0, at=world.time
+    )
+    later = certificate.expires_at + timedelta(days=400)
+    Certificate.objects.update(renew_at=later, lacks=bucket)
+    clockstep.correct(world.time)
+    certificate.refresh_from_db()
+    assert (certificate.lacks, certificate.renew_at) == (None, world.time)
+
+
 def test_a_limit_that_the_ca_closed_for_a_week_stays_closed(world, account):
     until = world.time + timedelta(days=7)
     LimitBucket.objects.create(

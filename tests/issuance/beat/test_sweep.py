@@ -7,7 +7,7 @@ from django.apps import apps
 
 from authorities import catalog
 from certctrl import dispatch, lanes
-from certctrl.lanes import Answer
+from certctrl.lanes import Standing
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
 from dnsproviders.registry import lane_of_credential
@@ -78,7 +78,7 @@ def test_a_dns_api_in_trouble_gets_two_whoever_waits(world, account, owner, smal
     alive = world.credential(owner)
     due(world, account, dead, 60, names="dead")
     due(world, account, alive, 10, names="alive")
-    lanes.note(lane_of_credential(dead).key, Answer.TROUBLE)
+    lanes.note(lane_of_credential(dead).key, Standing.TROUBLE)
     for _ in range(3):
         sweep.sweep.run()
     assert Issuance.objects.filter(credential=dead).exclude(queued_at=None).count() == 2
@@ -89,7 +89,7 @@ def test_a_ca_in_trouble_gets_two_whoever_waits(world, account, credential, owne
     other = world.account(owner, directory_url="https://other.test/dir")
     due(world, account, credential, 60, state="validated", names="dead")
     due(world, other, credential, 10, names="alive")
-    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
+    lanes.note(catalog.lane_of_account(account).key, Standing.TROUBLE)
     for _ in range(3):
         sweep.sweep.run()
     assert Issuance.objects.filter(account=account).exclude(queued_at=None).count() == 2
@@ -98,8 +98,8 @@ def test_a_ca_in_trouble_gets_two_whoever_waits(world, account, credential, owne
 
 def test_a_look_does_not_need_the_dns_api_or_the_ca(world, account, credential, small):
     due(world, account, credential, 5, state="presented")
-    lanes.note(lane_of_credential(credential).key, Answer.TROUBLE)
-    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
+    lanes.note(lane_of_credential(credential).key, Standing.TROUBLE)
+    lanes.note(catalog.lane_of_account(account).key, Standing.TROUBLE)
     sweep.sweep.run()
     assert sent(world) == 5
 
@@ -168,7 +168,7 @@ def to_clean(world, credential, count: int) -> None:
 
 
 def test_cleanups_of_a_dead_credential_do_not_hold_up_those_of_another(world, credential, owner):
-    lanes.note(lane_of_credential(credential).key, Answer.TROUBLE)
+    lanes.note(lane_of_credential(credential).key, Standing.TROUBLE)
     other = world.credential(owner)
     to_clean(world, credential, 2 * dispatch.SHARE)
     for _ in range(3):  # nothing is delivered: the workers hang in the dead API
@@ -193,7 +193,7 @@ def test_revocations_at_a_dead_ca_do_not_hold_up_those_at_another(
         services.revoke(certificate)
         world.messages.clear()
     CertificateVersion.objects.update(queued_at=None)
-    lanes.note(catalog.lane_of_account(account).key, Answer.TROUBLE)
+    lanes.note(catalog.lane_of_account(account).key, Standing.TROUBLE)
     for _ in range(3):
         sweep.sweep.run()
     sent = CertificateVersion.objects.exclude(queued_at=None).values_list("account", flat=True)

@@ -185,6 +185,16 @@ def test_a_renewal_with_a_fallback_account_is_not_held_back(world, renewable, ow
     assert opened() == ["a.example.com"]
 
 
+def test_those_held_back_make_no_buckets(due):
+    due(*names(5))
+    renewals.scan_renewals.run()
+    domains = LimitBucket.objects.filter(kind="domain").values_list("subject", flat=True)
+    assert set(domains) <= {f"domain{number}.com" for number in range(5)}
+    due(*(f"late{number}.org" for number in range(5)))
+    renewals.scan_renewals.run()
+    assert not LimitBucket.objects.filter(subject__endswith=".org").exists()
+
+
 # --- what ends the wait ---
 
 

@@ -10,7 +10,7 @@ from certctrl import dispatch, lanes
 from certctrl.turns import Trouble
 from issuance import services
 from issuance.beat import renewals, sweep
-from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Issuance, LimitBucket, RenewalInfo
 from issuance.renewal import ari, schedule
 from tests.issuance.failing import read
 
@@ -211,6 +211,20 @@ def test_the_jitter_of_our_own_reckoning_is_not_drawn_at_each_poll(world, certif
         monkeypatch.setattr(schedule, "draw", lambda draw=draw: draw)
         poll(world)
         assert read(certificate).renew_at == before
+
+
+def test_a_window_that_moved_ends_the_wait_for_a_limit(world, certificate):
+    """The order may be in no bucket now."""
+    poll(world)
+    bucket = LimitBucket.objects.create(ca="", kind="set", level=0, at=world.time)
+    Certificate.objects.update(renew_at=world.time, lacks=bucket)
+    poll(world)
+    assert read(certificate).lacks == bucket
+    now = world.time
+    version = read(certificate).current
+    world.ca.windows[version.ari_id] = (now - A_DAY, now)
+    poll(world)
+    assert read(certificate).lacks is None
 
 
 # --- when the window is no longer polled ---

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 CREATE = 12
 STEPS = {"order": 14, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
 CLEANUP = 4
-TRANSACTIONS = 16  # of more than one statement
+TRANSACTIONS = 9  # of more than one statement
 COMMITS = 24  # these, and the single statements that write
 
 

@@ -1,0 +1,191 @@
+"""Query sets that are compiled to SQL once, and executed often.
+
+Django compiles a query set each time it is executed. For most statements this costs more than the
+execution. The SQL stays the same here, so PostgreSQL also finds it among its prepared statements.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models.query import get_related_populators
+from django.db.models.sql import UpdateQuery
+
+M = TypeVar("M", bound=Model)
+
+
+class Parameter(Expression):
+    """A value that is given by its name at each execution.
+
+    With a field, the value is converted as the field stores it. Without one it must be a number, a
+    text or a datetime.
+    """
+
+    def __init__(self, name: str, field: "Field[Any, Any] | None" = None) -> None:
+        super().__init__(output_field=field)
+        self.name = name
+        self.stored_as = field
+
+    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]]:
+        return "%s", (self,)
+
+    def of(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> Any:
+        value = values[self.name]
+        if self.stored_as:
+            if hasattr(value, "prepare_database_save"):  # a row, for a foreign key
+                value = value.prepare_database_save(self.stored_as)
+            return self.stored_as.get_db_prep_save(value, connection)
+        if isinstance(value, datetime):
+            return connection.ops.adapt_datetimefield_value(value)
+        return value
+
+
+class Statement:
+    """SQL with its parameters: values, and objects of Parameter."""
+
+    def __init__(self, sql: str, parameters: Sequence[Any]) -> None:
+        self.sql = sql
+        self.parameters = tuple(parameters)
+
+    def bound(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:
+        return [
+            each.of(values, connection) if isinstance(each, Parameter) else each
+            for each in self.parameters
+        ]
+
+
+class Update(Statement):
+    """The UPDATE of `rows` that sets `columns`. Calling it returns the number of rows."""
+
+    def __init__(self, rows: QuerySet[Any], columns: dict[str, Any]) -> None:
+        query: Any = rows.query.chain(UpdateQuery)
+        query.add_update_values(columns)
+        super().__init__(*query.get_compiler(rows.db).as_sql())
+        self.db = rows.db
+
+    def __call__(self, **values: Any) -> int:
+        connection = connections[self.db]
+        with connection.cursor() as cursor:
+            cursor.execute(self.sql, self.bound(values, connection))
+            return int(cursor.rowcount)
+
+
+class Select(Statement, Generic[M]):
+    """The SELECT of `rows`. Calling it returns the objects, or the tuples of `values_list()`.
+
+    With `changed`, the SELECT reads the rows that this UPDATE changes, with their new values. The
+    UPDATE is a common table expression with the name of the table. PostgreSQL has this, SQLite does
+    not.
+    """
+
+    def __init__(self, rows: QuerySet[M, Any], changed: Update | None = None) -> None:
+        compiler = rows.query.get_compiler(rows.db)
+        sql, parameters = compiler.as_sql()
+        if changed:
+            table = compiler.quote_name_unless_alias(rows.model._meta.db_table)
+            sql = f"WITH {table} AS ({changed.sql} RETURNING {table}.*) {sql}"
+            parameters = (*changed.parameters, *parameters)
+        super().__init__(sql, parameters)
+        self.db = rows.db
+        self.is_update = changed is not None
+        select: Any = compiler.select
+        self._converters = [
+            (at, convert, expression)
+            for at, (converters, expression) in compiler.get_converters(
+                [each[0] for each in select]
+            ).items()
+            for convert in converters
+        ]
+        klass: Any = None if rows.query.values_select else compiler.klass_info
+        self._model: type[M] | None = klass and klass["model"]
+        if klass:
+            fields = klass["select_fields"]
+            self._own = slice(fields[0], fields[-1] + 1)
+            self._names = [each[0].target.attname for each in select[self._own]]
+            # The stubs are of a later Django, where a fourth argument is needed.
+            self._populators = get_related_populators(klass, select, self.db)  # type: ignore[call-arg]
+
+    def __call__(self, **values: Any) -> list[Any]:
+        connection = connections[self.db]
+        with connection.cursor() as cursor:
+            cursor.execute(self.sql, self.bound(values, connection))
+            rows = cursor.fetchall()
+        return [self._made(row, connection) for row in rows]
+
+    def _made(self, row: Sequence[Any], connection: BaseDatabaseWrapper) -> Any:
+        if self._converters:
+            row = list(row)
+            for at, convert, expression in self._converters:
+                row[at] = convert(row[at], expression, connection)
+        if not self._model:
+            return tuple(row)
+        made = self._model.from_db(self.db, self._names, row[self._own])
+        for each in self._populators:
+            each.populate(row, made)
+        return made
+
+
+def select(build: Callable[..., QuerySet[M, Any]]) -> Callable[..., list[Any]]:
+    """Return a function that executes the query set of `build`. It is compiled at the first call.
+
+    `build` gets a Parameter for each of its names. The function gets the values by these names. All
+    other values are those of the first call, so `build` must not read the clock or a setting.
+    """
+    names = list(inspect.signature(build).parameters)
+    kept: dict[str, Select[M]] = {}
+
+    def execute(**values: Any) -> list[Any]:
+        vendor = connections[DEFAULT_DB_ALIAS].vendor
+        if vendor not in kept:
+            kept[vendor] = Select(build(**{name: Parameter(name) for name in names}))
+        return kept[vendor](**values)
+
+    return execute
+
+
+def update(build: Callable[..., tuple[QuerySet[Any, Any], dict[str, Any]]]) -> Callable[..., int]:
+    """Return a function that executes an UPDATE. It is compiled at the first call.
+
+    `build` returns the rows and their new columns. Its parameters are as in `select`.
+    """
+    names = list(inspect.signature(build).parameters)
+    kept: dict[str, Update] = {}
+
+    def execute(**values: Any) -> int:
+        vendor = connections[DEFAULT_DB_ALIAS].vendor
+        if vendor not in kept:
+            kept[vendor] = Update(*build(**{name: Parameter(name) for name in names}))
+        return kept[vendor](**values)
+
+    return execute
+
+
+_inserts: dict[Any, str] = {}
+
+
+def insert(row: M, conflict: str = "") -> M:
+    """Store a new row as `save(force_insert=True)` does, without signals, and return it.
+
+    `conflict` is the clause ON CONFLICT, which both databases have.
+    """
+    connection = connections[DEFAULT_DB_ALIAS]
+    model = type(row)
+    fields = [each for each in model._meta.concrete_fields if not each.primary_key]
+    key = (model, connection.vendor, conflict)
+    if key not in _inserts:
+        quote: Any = connection.ops.quote_name
+        columns = ", ".join(quote(each.column) for each in fields)
+        slots = ", ".join("%s" for _ in fields)
+        into = f"{quote(model._meta.db_table)} ({columns}) VALUES ({slots})"
+        _inserts[key] = f"INSERT INTO {into} {conflict} RETURNING {quote(model._meta.pk.column)}"
+    values = [each.get_db_prep_save(each.pre_save(row, True), connection) for each in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(_inserts[key], values)
+        row.pk = cursor.fetchone()[0]
+    row._state.adding = False
+    row._state.db = DEFAULT_DB_ALIAS
+    return row

@@ -1,0 +1,120 @@
+"""Statements that are compiled once give what their query sets give."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models import F
+from django.test.utils import CaptureQueriesContext
+
+from accounts.models import AuditEvent
+from authorities.models import AcmeAccount
+from certctrl import clock
+from certctrl.statements import Parameter, Select, Update, insert, select, update
+from dnsproviders import records
+from dnsproviders.models import TxtRecord
+from tests import factories
+
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
+
+
+@pytest.fixture
+def row(account: AcmeAccount) -> AcmeAccount:
+    return account
+
+
+def test_a_row_is_read_with_its_relations(row):
+    rows = AcmeAccount.objects.select_related("owner", "eab").filter(pk=Parameter("pk"))
+    with CaptureQueriesContext(connection) as queries:
+        [found] = Select(rows)(pk=row.pk)
+        assert (found, found.owner, found.eab) == (row, row.owner, None)
+        assert not found._state.adding
+    assert len(queries) == 1
+
+
+def test_the_same_statement_takes_other_values(row):
+    read = Select(AcmeAccount.objects.filter(created_at__lte=Parameter("at")))
+    now = row.created_at
+    assert read(at=now) == [row]
+    assert read(at=now - timedelta(days=1)) == []
+
+
+def test_columns_that_are_not_read_are_read_later(row):
+    [found] = Select(AcmeAccount.objects.only("name").filter(pk=Parameter("pk")))(pk=row.pk)
+    assert "email" in found.get_deferred_fields()
+    assert found.email == row.email
+
+
+def test_tuples_are_converted_as_fields_are(row):
+    read = Select(AcmeAccount.objects.values_list("name", "created_at"))
+    assert read() == [(row.name, row.created_at)]
+
+
+def test_an_update_returns_how_many_rows_it_changed(row):
+    field = AcmeAccount._meta.get_field("wake_at")
+    rows = AcmeAccount.objects.filter(pk=Parameter("pk"))
+    wake = Update(rows, {"wake_at": Parameter("at", field), "deaths": F("deaths") + 1})
+    at = clock.now()
+    assert wake(pk=row.pk, at=at) == 1
+    assert wake(pk=row.pk + 1, at=at) == 0
+    row.refresh_from_db()
+    assert (row.wake_at, row.deaths) == (at, 1)
+    wake(pk=row.pk, at=None)
+    row.refresh_from_db()
+    assert row.wake_at is None
+
+
+def test_a_foreign_key_is_set_to_a_row(row):
+    other = factories.UserFactory()
+    field = AcmeAccount._meta.get_field("owner")
+    Update(AcmeAccount.objects.all(), {"owner": Parameter("to", field)})(to=other)
+    row.refresh_from_db()
+    assert row.owner == other
+
+
+def test_a_function_compiles_its_query_set_once(row):
+    built = []
+
+    @select
+    def named(name: str):
+        built.append(name)
+        return AcmeAccount.objects.filter(name=name)
+
+    assert [named(name=row.name), named(name="another")] == [[row], []]
+    assert len(built) == 1
+
+
+def test_a_row_is_inserted_as_save_does(row):
+    made = insert(AuditEvent(owner=row.owner, actor="a", action="b", object="c", detail={"d": [1]}))
+    read = AuditEvent.objects.get(pk=made.pk)
+    assert (read.owner, read.detail, read.at) == (row.owner, {"d": [1]}, made.at)
+    made.refresh_from_db()
+    assert not made._state.adding
+
+
+def test_a_row_that_exists_keeps_its_columns_when_it_is_inserted(credential):
+    kept = insert(TxtRecord(credential=credential, name="a", value="b", zone="test"))
+    again = insert(TxtRecord(credential=credential, name="a", value="b"), records.KEPT)
+    assert again.pk == kept.pk
+    assert TxtRecord.objects.get().zone == "test"
+
+
+def test_an_update_of_a_function_takes_other_values(row):
+    @update
+    def rename(pk: Parameter, name: Parameter):
+        return AcmeAccount.objects.filter(pk=pk), {"name": name}
+
+    assert [rename(pk=row.pk, name="b"), rename(pk=row.pk + 1, name="c")] == [1, 0]
+    row.refresh_from_db()
+    assert row.name == "b"
+
+
+@pytest.mark.postgres_only
+def test_postgresql_keeps_the_plan_of_a_statement(row):
+    read = Select(AcmeAccount.objects.filter(pk=Parameter("pk")))
+    for _ in range(4):
+        read(pk=row.pk)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        kept = [statement for (statement,) in cursor.fetchall()]
+    assert any('FROM "authorities_acmeaccount"' in each and "$1" in each for each in kept)
