@@ -107,3 +107,11 @@ def test_a_code_is_decided_once(owner):
     people = [owner, *(User.objects.create_user(f"p{n}@example.com") for n in range(1, MANY))]
     results = at_once(lambda number: codes.decide(people[number], started["user_code"], True, None))
     assert results.count("approved") == 1
+
+
+def test_a_registration_that_is_sent_twice_succeeds_twice(owner):
+    code = approved(owner)
+    spec = spec_of(Agent())
+    results = at_once(lambda _: registration.with_code(spec, owner.pk, code, "device", None))
+    assert all(isinstance(each, registration.Enrolled) for each in results)
+    assert Device.objects.count() == 1
