@@ -125,7 +125,9 @@ class RegistrationView(PublicView):
         spec = parsed(RegistrationRequest, request)
         user_id, ip = spec["user_id"], audit.ip_of(request)
         if spec["registration_code"]:
-            return shown(registration.with_code(spec, user_id, spec["registration_code"], ip))
+            actor = f"device {spec['device_public_id']}"
+            code = spec["registration_code"]
+            return shown(registration.with_code(spec, user_id, code, actor, ip))
         if spec["refresh_token"]:
             return shown(registration.with_refresh_token(spec, user_id, spec["refresh_token"], ip))
         raise errors.Unauthorized(
@@ -167,12 +169,12 @@ class DeviceViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     @extend_schema(request=OwnEnrolRequest, responses={201: EnrolledSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Enrol a device. A session sends a registration code. An API key needs none."""
-        key, ip = request.auth, audit.ip_of(request)
+        key, actor, ip = request.auth, audit.actor_of(request), audit.ip_of(request)
         if isinstance(key, ApiKey):
-            spec = parsed(EnrolRequest, request)
-            return shown(registration.with_key(spec, key, audit.actor_of(request), ip))
+            return shown(registration.with_key(parsed(EnrolRequest, request), key, actor, ip))
         spec = parsed(OwnEnrolRequest, request)
-        return shown(registration.with_code(spec, self.owner.pk, spec["registration_code"], ip))
+        code = spec["registration_code"]
+        return shown(registration.with_code(spec, self.owner.pk, code, actor, ip))
 
     @extend_schema(request=DeviceChange, responses=DeviceSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:

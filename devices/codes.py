@@ -131,23 +131,27 @@ def take(code: str, user_id: int, public_id: str) -> DeviceCode:
 
     A used code is valid for the same device again, because the response may have been lost.
     """
+    # Without a join, so that PostgreSQL checks the row again when it has waited for the lock.
     row = (
-        DeviceCode.objects.select_for_update(of=("self",))
+        DeviceCode.objects.select_for_update()
         .filter(
-            Q(used_by=None) | Q(used_by__public_id=public_id),
             registration_digest=digest_of(code),
             registration_expires_at__gt=clock.now(),
             user=user_id,
-            user__is_active=True,
         )
         .first()
     )
-    if row is None:
+    if row is None or not is_usable(row, public_id):
         raise errors.Unauthorized(
             "The registration code is unknown, expired or used, or it is another user's. Start "
             "the login of the device again."
         )
     return row
+
+
+def is_usable(row: DeviceCode, public_id: str) -> bool:
+    is_free = row.used_by is None or row.used_by.public_id == public_id
+    return is_free and row.user is not None and row.user.is_active
 
 
 def spend(row: DeviceCode, device: Device) -> None:

@@ -4,7 +4,7 @@ The device of an owner and a public id is one row. A device that enrols again ke
 earlier tokens end.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,38 +28,28 @@ class Enrolled:
     device: Device
     session: dict[str, Any]
     is_new: bool
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The evidence that a device may enrol for an owner: its audit actor, and its checks."""
-
-    actor: str
-    way: str
-    enrolment: EnrolmentKey | None = None
-    refuse: Callable[[Device | None, RecipientKey], None] = lambda device, key: None
+    new_key: bool
 
 
 @transaction.atomic
-def with_code(spec: Mapping[str, Any], user_id: int, code: str, ip: str | None) -> Enrolled:
+def with_code(
+    spec: Mapping[str, Any], user_id: int, code: str, actor: str, ip: str | None
+) -> Enrolled:
     """Enrol the device that a person approved. Raise Unauthorized if the code is not valid.
 
     A used code can be used again by the same device with the same key.
     """
-    public_id = spec["device_public_id"]
-    grant = codes.take(code, user_id, public_id)
-
-    def refuse(device: Device | None, key: RecipientKey) -> None:
-        if grant.used_by_id and (device is None or device.key_id != key.pk):
-            raise errors.Unauthorized(
-                "The registration code was used with another key. Start the login of the device "
-                "again."
-            )
-
-    proof = Proof(f"device {public_id}", "registration code", refuse=refuse)
-    owner = User.objects.get(pk=user_id)
-    enrolled = enrol(owner, spec, proof, ip)
+    grant = codes.take(code, user_id, spec["device_public_id"])
+    owner = lock_owner(user_id)
+    device = device_of(owner, spec)
+    key = recipients.recipient_key(owner, spec["dev_pk"])
+    if grant.used_by_id and (device is None or device.key_id != key.pk):
+        raise errors.Unauthorized(
+            "The registration code was used with another key. Start the login of the device again."
+        )
+    enrolled = enrol(owner, device, key, spec)
     codes.spend(grant, enrolled.device)
+    note(enrolled, actor, ip, "registration code")
     return enrolled
 
 
@@ -70,18 +60,22 @@ def with_key(spec: Mapping[str, Any], api_key: ApiKey, actor: str, ip: str | Non
     A device that was revoked needs a person. An enrolment key changes no key of a device, and each
     new device takes one of its uses.
     """
-    enrolment = EnrolmentKey.objects.select_for_update().filter(api_key=api_key).first()
-
-    def refuse(device: Device | None, key: RecipientKey) -> None:
-        if device and device.status == Status.REVOKED:
-            raise errors.Forbidden(
-                f"The device {device.public_id} was revoked. Enrol it with a registration code, "
-                "which a person approves."
-            )
-        if enrolment:
-            refuse_enrolment(enrolment, device, key)
-
-    return enrol(api_key.owner, spec, Proof(actor, "API key", enrolment, refuse), ip)
+    owner = lock_owner(api_key.owner_id)
+    device = device_of(owner, spec)
+    key = recipients.recipient_key(owner, spec["dev_pk"])
+    enrolment = EnrolmentKey.objects.filter(api_key=api_key).first()
+    if device and device.status == Status.REVOKED:
+        raise errors.Forbidden(
+            f"The device {device.public_id} was revoked. Enrol it with a registration code, "
+            "which a person approves."
+        )
+    if enrolment:
+        refuse_enrolment(enrolment, device, key)
+    enrolled = enrol(owner, device, key, spec)
+    if enrolment and enrolled.is_new:
+        take_use(enrolment, enrolled.device)
+    note(enrolled, actor, ip, "API key")
+    return enrolled
 
 
 def refuse_enrolment(enrolment: EnrolmentKey, device: Device | None, key: RecipientKey) -> None:
@@ -96,7 +90,19 @@ def refuse_enrolment(enrolment: EnrolmentKey, device: Device | None, key: Recipi
         )
 
 
-def with_refresh_token(spec: Mapping[str, Any], user_id: int, token: str, ip: str | None) -> Any:
+def take_use(enrolment: EnrolmentKey, device: Device) -> None:
+    """Count the new device, and give it the tag. The caller has locked the owner."""
+    enrolment.uses_left -= 1
+    enrolment.save(update_fields=["uses_left"])
+    device.enrolled_with = enrolment
+    device.save(update_fields=["enrolled_with"])
+    if enrolment.tag:
+        DeviceTag.objects.create(device=device, tag=enrolment.tag)
+
+
+def with_refresh_token(
+    spec: Mapping[str, Any], user_id: int, token: str, ip: str | None
+) -> Enrolled:
     """Update the device of this refresh token, and spend the token.
 
     The key of the device cannot change in this way. Raise Unauthorized if the token is not valid,
@@ -112,63 +118,64 @@ def with_refresh_token(spec: Mapping[str, Any], user_id: int, token: str, ip: st
             "A refresh token does not replace the key of a device. Send a registration code."
         )
     refreshed = tokens.refresh(token, ip)
-    update(device, spec)
-    return Enrolled(device, refreshed, is_new=False)
+    describe(device, spec)
+    device.save(update_fields=[*METADATA, "last_seen_at"])
+    return Enrolled(device, refreshed, is_new=False, new_key=False)
 
 
-def enrol(owner: User, spec: Mapping[str, Any], proof: Proof, ip: str | None) -> Enrolled:
+def lock_owner(user_id: int) -> User:
+    """Return the owner. Its devices enrol one at a time, so a public id never gets two rows."""
+    return User.objects.select_for_update(no_key=True).get(pk=user_id)
+
+
+def device_of(owner: User, spec: Mapping[str, Any]) -> Device | None:
+    """Lock the device and return it. A revocation at the same moment waits."""
+    locked = owner.devices.select_for_update(of=("self",)).select_related("key")
+    return locked.filter(public_id=spec["device_public_id"]).first()
+
+
+def enrol(
+    owner: User, device: Device | None, key: RecipientKey, spec: Mapping[str, Any]
+) -> Enrolled:
     """Create the device, or take it back into use. Start its session."""
-    # One enrolment of an owner at a time, so that a public id never gets two rows.
-    User.objects.select_for_update(no_key=True).get(pk=owner.pk)
-    device = Device.objects.filter(owner=owner, public_id=spec["device_public_id"]).first()
-    key = recipients.recipient_key(owner, spec["dev_pk"])
-    proof.refuse(device, key)
     is_new = device is None
-    before = None if device is None else device.key
     if device is None or device.status == Status.REVOKED:
         quotas.refuse_more(owner, "devices")
-    device = device or Device(owner=owner, public_id=spec["device_public_id"])
-    device.key = key
+    device = device or Device(owner=owner, public_id=spec["device_public_id"], key=key)
+    before, device.key = device.key, key
     device.status, device.revoked_at = Status.ACTIVE, None
     device.enrolled_at = clock.now()
-    if is_new:
-        device.enrolled_with = proof.enrolment
-    update(device, spec)
-    if before and before != key:
+    describe(device, spec)
+    device.save()
+    if before != key:
         retire_unused(before)
-    if is_new and proof.enrolment:
-        take_use(proof.enrolment, device)
-    session = tokens.start_session(device)
+    new_key = is_new or before != key
+    return Enrolled(device, tokens.start_session(device), is_new, new_key)
+
+
+def note(enrolled: Enrolled, actor: str, ip: str | None, by: str) -> None:
+    """Write the enrolment into the audit log."""
+    device = enrolled.device
     record(
-        owner,
-        proof.actor,
+        device.owner,
+        actor,
         "device.enrolled",
         f"device:{device.pk}",
         ip,
-        by=proof.way,
+        by=by,
         public_id=device.public_id,
-        key_fingerprint=bytes(key.fingerprint).hex(),
-        is_new=is_new,
-        new_key=before != key,
+        key_fingerprint=bytes(device.key.fingerprint).hex(),
+        is_new=enrolled.is_new,
+        new_key=enrolled.new_key,
     )
-    return Enrolled(device, session, is_new)
 
 
-def update(device: Device, spec: Mapping[str, Any]) -> None:
-    """Save the device with the metadata that it sent."""
+def describe(device: Device, spec: Mapping[str, Any]) -> None:
+    """Set the metadata that the device sent. Empty values keep the earlier ones."""
     for name in METADATA:
         if spec.get(name):
             setattr(device, name, spec[name])
     device.last_seen_at = clock.now()
-    device.save()
-
-
-def take_use(enrolment: EnrolmentKey, device: Device) -> None:
-    """Count the new device, and give it the tag. The caller has locked the enrolment key."""
-    enrolment.uses_left -= 1
-    enrolment.save(update_fields=["uses_left"])
-    if enrolment.tag:
-        DeviceTag.objects.create(device=device, tag=enrolment.tag)
 
 
 def retire_unused(key: RecipientKey) -> None:

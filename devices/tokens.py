@@ -127,12 +127,12 @@ def refresh(token: str, ip: str | None) -> dict[str, Any]:
 def find(token: str) -> tuple[DeviceSession, str]:
     """Return the session of a refresh token that was valid at some time, and its secret."""
     found = REFRESH_TOKEN.fullmatch(token)
-    session = found and (
-        DeviceSession.objects.filter(family=found[1]).select_related("device__owner").first()
-    )
-    if not found or not session or not is_of_family(session, found[2]):
+    family, secret = found.groups() if found else ("", "")
+    of_active = DeviceSession.objects.filter(device__owner__is_active=True)
+    session = of_active.filter(family=family).select_related("device__owner").first()
+    if session is None or not is_of_family(session, secret):
         raise unknown()
-    return session, found[2]
+    return session, secret
 
 
 def rotate(session: DeviceSession, secret: str) -> str | None:
@@ -144,21 +144,14 @@ def rotate(session: DeviceSession, secret: str) -> str | None:
     successor = successor_of(session, secret)
     now = clock.now()
     session_row = DeviceSession.objects.filter(pk=session.pk)
-    spent = (
-        session_row.live()
-        .filter(
-            digest=digest_of(secret),
-            device__status=Device.Status.ACTIVE,
-            device__owner__is_active=True,
-        )
-        .update(
-            digest=digest_of(successor),
-            spent_digest=digest_of(secret),
-            rotated_at=now,
-            expires_at=now + REFRESH_LIFETIME,
-        )
-    )
-    if spent:
+    # Without a join, so that PostgreSQL checks the digest again when it has waited for the row.
+    spent = session_row.live().filter(digest=digest_of(secret))
+    if spent.update(
+        digest=digest_of(successor),
+        spent_digest=digest_of(secret),
+        rotated_at=now,
+        expires_at=now + REFRESH_LIFETIME,
+    ):
         return successor
     row = session_row.get()
     if digest_of(secret) == row.digest:

@@ -136,16 +136,16 @@ def devices(staff) -> list[str]:
     _, token = device_services.create_enrolment_key(staff, "fleet", "edge", 3, 3600, None)
     agent = Agent()
     spec = {"device_public_id": agent.public_id, "dev_pk": bytes(agent.key.public_key)}
-    device, session, _ = vars(registration.with_code(spec, staff.pk, code, None)).values()
-    device_services.change_device(device, {"name": "edge 1", "tags": ["edge"]})
+    enrolled = registration.with_code(spec, staff.pk, code, "device", None)
+    device_services.change_device(enrolled.device, {"name": "edge 1", "tags": ["edge"]})
     row = DeviceSession.objects.get()
     return [
         started["device_code"],
         code,
         token,
         *DeviceCode.objects.values_list("digest", "registration_digest").get(),
-        session["access_token"],
-        session["refresh_token"],
+        enrolled.session["access_token"],
+        enrolled.session["refresh_token"],
         row.digest,
         *spellings(bytes(row.seal)),
     ]

@@ -69,7 +69,9 @@ def test_one_public_id_gets_one_row_and_one_session(owner):
     agent = Agent()
     grants = [approved(owner) for _ in range(MANY)]
     spec = spec_of(agent)
-    results = at_once(lambda number: registration.with_code(spec, owner.pk, grants[number], None))
+    results = at_once(
+        lambda number: registration.with_code(spec, owner.pk, grants[number], "device", None)
+    )
     assert [each.is_new for each in results].count(True) == 1
     assert Device.objects.count() == 1
     assert DeviceSession.objects.filter(ended_at=None).count() == 1
@@ -77,7 +79,9 @@ def test_one_public_id_gets_one_row_and_one_session(owner):
 
 def test_one_code_enrols_one_device(owner):
     code = approved(owner)
-    results = at_once(lambda _: registration.with_code(spec_of(Agent()), owner.pk, code, None))
+    results = at_once(
+        lambda _: registration.with_code(spec_of(Agent()), owner.pk, code, "device", None)
+    )
     assert sum(isinstance(each, registration.Enrolled) for each in results) == 1
     assert Device.objects.count() == 1
 
@@ -103,3 +107,11 @@ def test_a_code_is_decided_once(owner):
     people = [owner, *(User.objects.create_user(f"p{n}@example.com") for n in range(1, MANY))]
     results = at_once(lambda number: codes.decide(people[number], started["user_code"], True, None))
     assert results.count("approved") == 1
+
+
+def test_a_registration_that_is_sent_twice_succeeds_twice(owner):
+    code = approved(owner)
+    spec = spec_of(Agent())
+    results = at_once(lambda _: registration.with_code(spec, owner.pk, code, "device", None))
+    assert all(isinstance(each, registration.Enrolled) for each in results)
+    assert Device.objects.count() == 1
