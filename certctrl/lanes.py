@@ -166,7 +166,7 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     is_well = may_have == shown.threads
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
         is_known = answer != Standing.UNKNOWN or any(each.is_slow for each in same)
-        # A party that was not called lately is no reason to tell of.
+        # A party that was not called lately is not blamed.
         what = f"It waits for its turn, because {lane.name} answers late or not at all."
         raise Full(PAUSES[answer == Standing.TROUBLE], what if is_known else "", imposed=True)
     if is_well and lane.is_judged:
