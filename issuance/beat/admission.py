@@ -117,7 +117,7 @@ def choose(now: datetime) -> list[Candidate]:
     choice = Choice()
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)
-    choice.take(every.filter(again), AGAIN - choice.again, fairly=True)
+    choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
     return [*choice.chosen.values(), *to_look_at(now)]
 
 

@@ -349,14 +349,14 @@ def test_a_few_of_each_owner_are_asked_at_once(world, account, credential, bob, 
 
 @pytest.mark.slow
 def test_an_unreachable_ca_does_not_delay_other_cas(
-    world, account, credential, owner, few, monkeypatch
+    world, account, credential, bob, few, monkeypatch
 ):
     monkeypatch.setattr(dispatch, "MOST_CONSIDERED", 5)
     other = world.account(
-        owner, directory_url="https://other.test/dir", url="https://other.test/acct/1"
+        bob, directory_url="https://other.test/dir", url="https://other.test/acct/1"
     )
     many(world, account, credential, 6)
-    many(world, other, credential, 3)
+    many(world, other, world.credential(bob), 3)
     world.advance(600)
     world.ca.problems["renewal_info"] = [Trouble("ca_unreachable", "The CA is away.")]
     with pytest.raises(Trouble):
