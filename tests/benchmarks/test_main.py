@@ -35,7 +35,8 @@ def answering(lines: dict[str, list[dict[str, Any]]], asked: list[tuple[str, lis
 
 
 def command(target: str) -> list[str]:
-    call = ["make", "--dry-run", "--old-file", ".venv/.dev", target, "ARGS=--rows idle"]
+    call = ["make", "--dry-run", "--no-print-directory", "--old-file", ".venv/.dev", target]
+    call.append("ARGS=--rows idle")
     printed = subprocess.run(call, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
     return shlex.split(printed.splitlines()[-1])
 
