@@ -20,7 +20,9 @@ ifeq ($(filter $(LAB),$(OFF)),)
 LAB_ENV := .venv-lab/.installed
 endif
 
-TEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# Tests also wait for servers, so three processes keep two cores busy.
+PROCESSES = $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
+TEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
 .PHONY: run test test-all lint bench bench-quick lock lab

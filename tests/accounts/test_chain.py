@@ -230,24 +230,6 @@ def test_the_database_refuses_to_change_an_unsealed_event(alice, sql):
     refused(sql)
 
 
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite replaces rows so")
-@pytest.mark.parametrize(
-    "sql",
-    [
-        f"UPDATE OR REPLACE {TABLE} SET place = 3, hash = 'x', previous_hash = 'x' "
-        "WHERE place IS NULL",
-        f"REPLACE INTO {TABLE} SELECT id, at, 'bob', action, object, ip, detail, NULL, '', '', "
-        f"owner_id FROM {TABLE} WHERE place = 3",
-        f"REPLACE INTO {TABLE} SELECT 99, at, 'bob', action, object, ip, detail, 3, 'x', 'x', "
-        f"owner_id FROM {TABLE} WHERE place = 3",
-    ],
-)
-def test_sqlite_refuses_to_replace_a_sealed_event(log, alice, sql):
-    record(alice)
-    refused(sql)
-    assert AuditEvent.objects.count() == 6
-
-
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres_only
 def test_sealing_does_not_wait_for_an_open_transaction(alice):

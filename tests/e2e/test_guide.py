@@ -30,6 +30,7 @@ from tests.standalone.starting import LIMIT, Up, until
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(
         sys.platform != "linux", reason="processes die with their parent on Linux only"
     ),
