@@ -85,7 +85,7 @@ def test_a_pass_over_a_hundred_thousand_reads_the_thousand_that_are_due(world: W
     assert "certificates_held_back" in plan_of(made[0])
     assert "certificates_to_renew" in plan_of(made[1])
     for sql in made:
-        assert f"Seq Scan on {TABLE}" not in plan_of(sql), sql[:200]
+        assert f"Seq Scan on {TABLE} " not in plan_of(sql), sql[:200]  # versions may be few
 
 
 @pytest.mark.django_db
