@@ -23,7 +23,7 @@ from certctrl.turns import Trouble, Wait
 IN_TROUBLE = 2  # calls at a time to a party that is in trouble
 KEPT = 3600  # seconds for which an answer counts, without a newer one
 FRESH = 1.0  # seconds for which a process believes what it read
-PAUSES = {True: 10.0, False: 2.0}  # seconds until the next try, by whether the lane is in trouble
+PAUSES = {True: 10.0, False: 1.0}  # seconds until the next try, by whether the lane is in trouble
 # Codes of Trouble that say that the party is away. All others are answers.
 AWAY = frozenset(
     (

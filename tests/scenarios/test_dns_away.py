@@ -85,8 +85,8 @@ def test_orders_past_the_dns_while_the_resolver_is_dead(
     other = scenario.account(account.owner, directory_url="https://other.test/dir")
     slow_ca.validation_reads = 10
     validating = scenario.due(other, credential, numbered(10, "example.net"))
-    scenario.run(4)
-    scenario.behave(NEVER, RESOLVER, begin=4)
+    scenario.run(8)
+    scenario.behave(NEVER, RESOLVER, begin=8)
     scenario.due(account, credential, numbered(60))
     assert not slow_ca.signed
     scenario.run_until_issued(validating, HALF_AN_HOUR, ca="other")

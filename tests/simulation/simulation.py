@@ -23,7 +23,7 @@ from django.utils import timezone
 from accounts.models import User
 from authorities import clients
 from authorities.models import AcmeAccount
-from certctrl import board, clock, lanes
+from certctrl import clock
 from dnsproviders import registry
 from issuance import workflow
 from issuance.beat import pruning, renewals, sweep
@@ -133,8 +133,6 @@ class Simulation(World):
         self._cast()
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(board, "board", board.Board(self.profile.workers))
-        lanes.forget()
         monkeypatch.setattr(clock, "now", self.scheduler.now)
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
