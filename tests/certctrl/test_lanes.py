@@ -147,6 +147,12 @@ def test_silent_servers_of_one_owner_leave_the_resolver_to_others(worker):
     assert not worker.is_refused(RESOLVERS, owner=2)
 
 
+def test_slow_calls_to_an_api_leave_the_resolver_to_their_owner(worker):
+    worker.hang(API, owner=1, threads=4)
+    worker.passed += 4
+    assert not worker.is_refused(RESOLVERS, owner=1)
+
+
 def test_the_caller_judges_the_resolvers(worker):
     worker.call(RESOLVERS, seconds=19, error=AWAY)
     assert lanes.standing_of(RESOLVERS.key) == Standing.UNKNOWN

@@ -6,7 +6,7 @@ import pytest
 from django.apps import apps
 
 from authorities import catalog
-from certctrl import dispatch, lanes
+from certctrl import board, dispatch, lanes
 from certctrl.lanes import Standing
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
@@ -261,3 +261,29 @@ def test_one_look_follows_another_while_more_are_due(world, account, credential,
     due(world, account, credential, 12, state="presented")
     tasks.look.run()
     assert not Issuance.objects.needs_look().exists()
+
+
+def test_a_dns_api_that_answers_late_gets_one_owners_share(
+    world, account, credential, bob, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "OF_ONE", 5)
+    lanes.note(lane_of_credential(credential).key, Standing.SLOW)
+    to_clean(world, credential, 8)
+    due(world, account, credential, 4)
+    due(world, world.account(bob), credential, 4, names="other")
+    sweep.sweep.run()
+    assert TxtRecord.objects.exclude(queued_at=None).count() == 5
+    assert sent(world) == 5
+
+
+def test_a_look_without_a_thread_is_sent_again(world, account, credential, monkeypatch):
+    due(world, account, credential, 3, state="presented")
+    sweep.sweep.run()
+    monkeypatch.setattr(board, "board", board.Board(2))
+    lanes.note(tasks.LOOKS.key, Standing.TROUBLE)
+    with lanes.enter(tasks.LOOKS):
+        own = board.place.set(None)
+        tasks.look.run()
+        board.place.reset(own)
+    assert not Issuance.objects.filter(holder="").exclude(queued_at=None).exists()
+    assert not Issuance.objects.exclude(holder="").exists()
