@@ -25,7 +25,7 @@ class Clock(BeatScheduler):
 
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
         if entry.task == SWEEP:
-            self.sweep(*entry.args)
+            self.sweep(*(entry.args or ()))
         else:
             super().apply_entry(entry, producer)
 
