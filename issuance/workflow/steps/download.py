@@ -1,9 +1,13 @@
 """The last step: fetch the chain, check it, and store it."""
 
+from typing import Any
+
+from django.db.models import QuerySet
+
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.statements import insert
+from certctrl.statements import Parameter, insert, select, update
 from issuance import notify
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Issuance
@@ -71,18 +75,43 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
-    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    [certificate] = _locked(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
-    Certificate.objects.filter(pk=certificate.pk).update(
-        current=version,
+    _note_version(
+        pk=certificate.pk,
+        current=version.pk,
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.renews_itself else None,
-        failures=0,
-        failing_since=None,
-        proved_at=None,
         verified=certificate.verified
         or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
     )
+
+
+@select
+def _locked(pk: Parameter) -> QuerySet[Certificate]:
+    return Certificate.objects.select_for_update().filter(pk=pk)
+
+
+@update
+def _note_version(
+    pk: Parameter,
+    current: Parameter,
+    expires_at: Parameter,
+    renew_at: Parameter,
+    verified: Parameter,
+    updated_at: Parameter,
+) -> tuple[QuerySet[Certificate], dict[str, Any]]:
+    columns = {
+        "current": current,
+        "expires_at": expires_at,
+        "renew_at": renew_at,
+        "failures": 0,
+        "failing_since": None,
+        "proved_at": None,
+        "verified": verified,
+        "updated_at": updated_at,
+    }
+    return Certificate.objects.filter(pk=pk), columns
