@@ -27,11 +27,24 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if later := workflow.walk(step, issuance_id):
+        if later := serve(step, issuance_id):
             priority = (self.request.delivery_info or {}).get("priority")
             start(issuance_id, later.state, goes_first=priority != LATER)
 
     return task
+
+
+def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
+    """Walk from `step` on, and remove the records that the attempt left in its zones.
+
+    Return the step for which a message is due. A record of another attempt, or one that could not
+    be removed, is for the sweep.
+    """
+    later = workflow.walk(step, issuance_id)
+    if later is None:
+        for record_id in txtrecords.left_by(issuance_id):
+            under_own_turn(withdraw, record_id)
+    return later
 
 
 LOOKS = lanes.Lane("looks", "the name servers")
