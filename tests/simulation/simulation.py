@@ -181,7 +181,7 @@ class Simulation(World):
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        goes_first: bool = True,
+        priority: int = tasks.FIRST,
     ) -> bool:
         step = workflow.STEP_AT[state]
 
