@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from lab import faults as kinds
 from lab.faults import Fault, Faults
-from lab.limiting import KINDS, Bucket, Limits, Order, Refusal
+from lab.limiting import DOMAIN, KINDS, SET, Bucket, Limits, Order, Refusal
 from lab.renewalinfo import Objection, RenewalInfos
 from lab.upstream import Answer, Request, Upstream, json_answer, problem
 from lab.webserver import Server, context_of
@@ -112,7 +112,24 @@ class FaultProxy:
         else:
             answer = self.forward(request)
         answer = self._observed(request, answer)
-        return None if self._draw(request, [kinds.DROP_AFTER]) else answer
+        if not self._draw(request, [kinds.DROP_AFTER]):
+            return answer
+        if request.endpoint == "newOrder":
+            self._give_back_names(answer.headers.get("Location", ""))
+        return None
+
+    def _give_back_names(self, url: str) -> None:
+        """Return the tokens of the names of an order whose URL the client does not get.
+
+        CAs count domains and sets when they issue, and such an order never issues. Its account is
+        charged.
+        """
+        with self._lock:
+            for judged in self.judged:
+                if url and judged.url == url:
+                    names = [each for each in judged.charged if each.kind in (DOMAIN, SET)]
+                    self.limits.give_back(names)
+                    judged.charged = [each for each in judged.charged if each not in names]
 
     def forward(self, request: Request) -> Answer:
         try:

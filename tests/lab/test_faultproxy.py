@@ -307,6 +307,16 @@ def test_a_connection_may_be_dropped_before_or_after_the_ca_acts(proxy_of, ca):
     accepted(proxy.answer(new_order("a.one.test")))
 
 
+def test_an_order_whose_response_is_lost_costs_only_its_account(proxy_of, ca):
+    faults = [{"do": "drop_after", "times": 1}]
+    proxy = proxy_of(limits={"account": [2, 6000], "set": [1, 6000]}, faults=faults)
+    assert proxy.answer(new_order("a.one.test")) is None
+    accepted(proxy.answer(new_order("a.one.test")))
+    refused(proxy.answer(new_order("b.one.test")), 429, "rateLimited")
+    kinds = [[kind for kind, _ in each["charged"]] for each in of(proxy, "/orders")["orders"]]
+    assert kinds == [["account"], ["account", "set"], []]
+
+
 def test_bad_nonce_faults_bring_fresh_nonces_to_signed_requests_only(proxy_of, ca):
     proxy = proxy_of(faults=[{"do": "bad_nonce", "times": 1, "run": 3}])
     assert proxy.answer(get("/dir")).status == 200
