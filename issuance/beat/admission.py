@@ -61,12 +61,13 @@ class Choice:
         self.chosen: dict[int, Candidate] = {}
         self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Calls.parties)
-        self.again = 0
+        self.again = self.begun = 0
         sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
         for presents, *values in sent.values_list("presents", *COLUMNS):
             calls = Calls(*values)
             self.shares.add(self.parties(calls))
             self.again += bool(presents and calls.state == State.ORDERED)
+            self.begun += calls.state != State.QUEUED
         self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(
@@ -128,8 +129,7 @@ def choose(now: datetime) -> list[Candidate]:
     begun = due.exclude(state=State.QUEUED, slot_at=None)
     choice = Choice()
     choice.room += MORE_BEGUN
-    choice.take(begun, choice.room, fairly=True, priority=tasks.BEGUN)
-    choice.take(begun, choice.room, fairly=False, priority=tasks.BEGUN)
+    choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=tasks.BEGUN)
     choice.room -= MORE_BEGUN
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)
