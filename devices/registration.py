@@ -179,6 +179,6 @@ def describe(device: Device, spec: Mapping[str, Any]) -> None:
 
 
 def retire_unused(key: RecipientKey) -> None:
-    """Retire a public key that no active device has."""
+    """Retire a public key that no active device has. Its wraps are removed."""
     if not key.devices.filter(status=Status.ACTIVE).exists():
-        RecipientKey.objects.filter(pk=key.pk).update(retired_at=clock.now())
+        recipients.retire(key)

@@ -96,7 +96,7 @@ def make_certificate(
         )
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
-        if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+        if not issue or certificate.lacks_device:
             return certificate, None
         # A person who asks again while it fails does not wait for the retry table.
         reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
