@@ -4,15 +4,19 @@ A wrap is pending when an active device is assigned and the key of the current v
 for it. No column says so, and no row stands for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from django.db.models import Q, QuerySet
+import structlog
+from django.db.models import Q
 
+from devices import signals
 from devices.models import Device
 from issuance.models import Certificate
 from keystore import envelope
+from keystore.envelope import CannotOpen
 from keystore.models import Envelope, KeyWrap, RecipientKey
 
+logger = structlog.get_logger()
 Policy = Envelope.Policy
 
 
@@ -51,14 +55,14 @@ def fit(certificate: Certificate) -> bool:
             envelope.remove_wraps([each], master=True)
         elif each.pk in openable:
             envelope.rewrite_recipients(each, keys, policy=certificate.key_policy)
-    return takes_new_key(certificate, keys)
+    return _takes_new_key(certificate, keys)
 
 
-def takes_new_key(certificate: Certificate, keys: Sequence[RecipientKey]) -> bool:
+def _takes_new_key(certificate: Certificate, keys: Sequence[RecipientKey]) -> bool:
     """Return whether a recipient has no wrap, when all wraps that can be made are there."""
     version, policy = certificate.current, certificate.key_policy
     if version is None:
-        return policy == Policy.DEVICE_REQUIRED and bool(keys)
+        return False
     wraps = version.usable_key.wraps.all()
     wanted = [] if policy == Policy.MASTER_ONLY else keys
     if policy != Policy.DEVICE_REQUIRED and not wraps.exclude(master_key_id=None).exists():
@@ -84,3 +88,31 @@ def _openable(envelopes: Sequence[Envelope]) -> set[int]:
     """Return the ids of the envelopes that have a wrap for the server."""
     wraps = KeyWrap.objects.filter(envelope__in=envelopes, master_key_id__isnull=False)
     return set(wraps.values_list("envelope", flat=True))
+
+
+def pending(certificate: Certificate) -> set[int]:
+    """Return the ids of the active devices that have no wrap for the current version."""
+    if not certificate.current or certificate.key_policy == Policy.MASTER_ONLY:
+        return set()
+    wrapped = KeyWrap.objects.filter(
+        envelope=certificate.current.key_id, recipient_key__isnull=False
+    )
+    without = certificate.active_devices().exclude(key__in=wrapped.values("recipient_key"))
+    return set(without.values_list("pk", flat=True))
+
+
+def fit_or_wait(certificate: Certificate) -> bool:
+    """Do the same as `fit`. While no master key is usable, leave wraps pending and return False."""
+    try:
+        return fit(certificate)
+    except CannotOpen as exc:
+        logger.warning("wraps.pending", certificate=certificate.pk, why=exc.what)
+        return False
+
+
+def notify(certificate: Certificate, devices: Iterable[int]) -> None:
+    """Notify these devices, where they are active and assigned, of the current version."""
+    if certificate.current:
+        told = certificate.active_devices().filter(pk__in=[*devices]).values_list("pk", flat=True)
+        ref = {"cert_id": certificate.pk, "serial": certificate.current.serial}
+        signals.emit(list(told), "cert.updated", ref)

@@ -192,8 +192,14 @@ def remove_wraps(
     for pk, wraps in groupby(removed, attrgetter("envelope_id")):
         gone = list(wraps)
         devices = [str(each.recipient_key) for each in gone if each.recipient_key]
-        facts = {"devices": devices, "server": len(devices) < len(gone)}
-        audit.record(rows[pk].owner, audit.PROCESS, "key.wraps_removed", str(rows[pk]), **facts)
+        audit.record(
+            rows[pk].owner,
+            audit.PROCESS,
+            "key.wraps_removed",
+            str(rows[pk]),
+            devices=devices,
+            server=len(devices) < len(gone),
+        )
 
 
 def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKey]:

@@ -96,8 +96,8 @@ def retire(key: RecipientKey) -> None:
     RecipientKey.objects.filter(pk=key.pk).update(retired_at=clock.now())
     removed, _ = KeyWrap.objects.filter(recipient_key=key).delete()
     if removed:
-        facts = {"devices": [str(key)], "server": False, "count": removed}
-        audit.record(key.owner, audit.PROCESS, "key.wraps_removed", f"public key {key}", **facts)
+        actor, what = audit.PROCESS, "key.wraps_removed"
+        audit.record(key.owner, actor, what, f"public key {key}", devices=[str(key)], count=removed)
 
 
 def refuse_weak(public_key: bytes) -> None:

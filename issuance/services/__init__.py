@@ -1,7 +1,14 @@
 """The actions of people: create, issue, renew, cancel, revoke, assign, export, delete."""
 
 from certctrl.fileset import NotReplaced
-from issuance.services.assigning import assign, assign_to_tag, unassign, unassign_from_tag
+from issuance.services.assigning import (
+    assign,
+    assign_to_tag,
+    follow,
+    follow_device,
+    unassign,
+    unassign_from_tag,
+)
 from issuance.services.attempts import (
     advance,
     issue,
@@ -42,6 +49,8 @@ __all__ = [
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "follow",
+    "follow_device",
     "head",
     "issue",
     "issue_at_private_ca",

@@ -12,8 +12,8 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
-from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance import wraps
+from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
@@ -99,11 +99,14 @@ def make(issuance: Issuance) -> None:
 
 
 def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
-    """Return the public keys of the devices that can open the new key. Raise Refused."""
-    if certificate.key_policy == Envelope.Policy.MASTER_ONLY:
+    """Return the public keys of the devices that the new key is wrapped for now.
+
+    Under HYBRID it is wrapped for them when the version is stored. Raise Refused.
+    """
+    if certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
         return ()
     keys = wraps.public_keys(certificate)
-    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED and not keys:
+    if not keys:
         raise Refused(
             "no_device",
             f"{certificate.domain} has the policy DEVICE_REQUIRED and no device, so nobody could"
