@@ -1,4 +1,6 @@
-"""Who can open the keys of a certificate. The wraps follow its policy and its devices.
+"""The wraps of a certificate's keys: who can open them.
+
+The wraps follow its policy and its devices.
 
 A wrap is pending when an active device is assigned and the key of the current version has no wrap
 for it. No column says so, and no row stands for it.
@@ -10,7 +12,6 @@ import structlog
 from django.db.models import Q
 
 from devices import signals
-from devices.models import Device
 from issuance.models import Certificate
 from keystore import envelope
 from keystore.envelope import CannotOpen
@@ -29,11 +30,6 @@ def public_keys(certificate: Certificate) -> list[RecipientKey]:
     # Read after the lock, because the key may have changed before it.
     keys = list(devices.values_list("key", flat=True))
     return list(RecipientKey.objects.filter(pk__in=keys).order_by("pk")) if keys else []
-
-
-def of_device(device: Device, key: Envelope) -> KeyWrap | None:
-    """Return the wrap of this key for the device, or None while it is pending."""
-    return KeyWrap.objects.filter(envelope=key, recipient_key=device.key_id).first()
 
 
 def fit(certificate: Certificate) -> bool:

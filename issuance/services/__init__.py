@@ -32,7 +32,9 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
+from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.revocation import revoke
+from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
 __all__ = [
@@ -45,12 +47,15 @@ __all__ = [
     "advance",
     "assign",
     "assign_to_tag",
+    "assigned",
     "bundle",
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "distrust",
     "follow",
     "follow_device",
+    "for_device",
     "head",
     "issue",
     "issue_at_private_ca",
@@ -65,8 +70,11 @@ __all__ = [
     "retire",
     "retry_attempt",
     "revoke",
+    "sealed",
     "to_folder",
+    "trust",
     "unassign",
     "unassign_from_tag",
     "update_certificate",
+    "version_of",
 ]

@@ -20,12 +20,12 @@ Policy = Envelope.Policy
 logger = structlog.get_logger()
 
 
-def assign(certificate: Certificate, device: Device) -> bool:
+def assign(certificate: Certificate, device: Device) -> Issuance | None:
     """Assign the certificate to the device, and wrap the key for it.
 
-    Return False when the certificate is issued again instead, because the server cannot open its
-    key. Do nothing if it was assigned before. Raise Conflict for a device that was revoked.
-    Raise CannotOpen while the master key is not usable, and the errors of `request_issuance`.
+    When the server cannot open the key, the certificate is issued again. Return this attempt. Do
+    nothing if it was assigned before. Raise Conflict for a device that was revoked. Raise
+    CannotOpen while the master key is not usable, and the errors of `request_issuance`.
     """
     with transaction.atomic():
         locks.lock(certificate)
@@ -37,8 +37,7 @@ def assign(certificate: Certificate, device: Device) -> bool:
         if is_new:
             audit_certificate(certificate, "assigned", device=device.pk)
         issuance = serve(certificate, {device.pk} if is_new else ())
-    advance(issuance)
-    return issuance is None
+    return advance(issuance)
 
 
 def unassign(certificate: Certificate, device: Device) -> None:
@@ -50,10 +49,11 @@ def unassign(certificate: Certificate, device: Device) -> None:
         wraps.fit_or_wait(certificate)
 
 
-def assign_to_tag(certificate: Certificate, tag: str) -> bool:
+def assign_to_tag(certificate: Certificate, tag: str) -> Issuance | None:
     """Assign the certificate to each device with this tag, also to those that get it later.
 
-    Return False when the certificate is issued again for them. Raise the errors of `assign`.
+    Return the attempt that makes a new key for them, if there is one. Raise the errors of
+    `assign`.
     """
     with transaction.atomic():
         locks.lock(certificate)
@@ -61,8 +61,7 @@ def assign_to_tag(certificate: Certificate, tag: str) -> bool:
         if is_new:
             audit_certificate(certificate, "tag_assigned", tag=tag)
         issuance = serve(certificate, follow_tags(certificate))
-    advance(issuance)
-    return issuance is None
+    return advance(issuance)
 
 
 def unassign_from_tag(certificate: Certificate, tag: str) -> None:
@@ -133,7 +132,7 @@ def follow_device(device_id: int, **kwargs: object) -> None:
 def follow(certificate: Certificate) -> None:
     """Let the certificate follow its tags and its devices.
 
-    What cannot be done now stays pending, and `follow_devices` tries it again.
+    A wrap that cannot be made now stays pending. The task `follow_devices` tries it again.
     """
     try:
         with transaction.atomic():
