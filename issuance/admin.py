@@ -14,7 +14,9 @@ from issuance import services
 from issuance.models import (
     Authorization,
     Certificate,
+    CertificateTag,
     CertificateVersion,
+    Deployment,
     Drill,
     Issuance,
     IssuanceEvent,
@@ -23,6 +25,7 @@ from issuance.models import (
     RequestKey,
     Reservation,
     ReservedToken,
+    TrustedCA,
 )
 
 
@@ -183,3 +186,25 @@ class DrillAdmin(ReadOnlyAdmin):
     )
     search_fields = ("issuer", "account__name", "why")
     list_select_related = ("account", "by")
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "device", "by_tag", "assigned_at")
+    list_filter = ("by_tag",)
+    search_fields = ("certificate__domain", "device__name", "device__public_id")
+    list_select_related = ("certificate", "device")
+
+
+@admin.register(CertificateTag)
+class CertificateTagAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "tag", "assigned_at")
+    search_fields = ("certificate__domain", "tag")
+    list_select_related = ("certificate",)
+
+
+@admin.register(TrustedCA)
+class TrustedCAAdmin(ReadOnlyAdmin):
+    list_display = ("private_ca", "device", "assigned_at")
+    search_fields = ("private_ca__name", "device__name", "device__public_id")
+    list_select_related = ("private_ca", "device")

@@ -10,6 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('authorities', '0001_initial'),
+        ('devices', '0001_initial'),
         ('dnsproviders', '0001_initial'),
         ('keystore', '0001_initial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
@@ -406,5 +407,43 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='reservedtoken',
             constraint=models.UniqueConstraint(fields=('reservation', 'bucket'), name='a_bucket_once_a_reservation'),
+        ),
+        migrations.CreateModel(
+            name='CertificateTag',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('tag', models.CharField(db_index=True, max_length=64)),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='tags', to='issuance.certificate')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'tag'), name='a_certificate_has_a_tag_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Deployment',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('by_tag', models.BooleanField(default=False, help_text='a tag of the device assigned it; it goes with the tag')),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='deployments', to='issuance.certificate')),
+                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deployments', to='devices.device')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'device'), name='a_certificate_is_on_a_device_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TrustedCA',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('device', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='trusted_cas', to='devices.device')),
+                ('private_ca', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='trusting_devices', to='authorities.privateca')),
+            ],
+            options={
+                'verbose_name': 'trusted CA',
+                'constraints': [models.UniqueConstraint(fields=('device', 'private_ca'), name='a_device_trusts_a_ca_once')],
+            },
         ),
     ]

@@ -1,4 +1,4 @@
-"""The rows of certificates, attempts, drills and rate limits."""
+"""The rows of certificates, deployments, attempts, drills and rate limits."""
 
 from issuance.models.attempts import (
     TOO_LONG,
@@ -17,6 +17,7 @@ from issuance.models.certificates import (
     names_key,
     new_public_id,
 )
+from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
@@ -25,7 +26,9 @@ __all__ = [
     "TOO_LONG",
     "Authorization",
     "Certificate",
+    "CertificateTag",
     "CertificateVersion",
+    "Deployment",
     "Drill",
     "Issuance",
     "IssuanceEvent",
@@ -35,6 +38,7 @@ __all__ = [
     "RequestKey",
     "Reservation",
     "ReservedToken",
+    "TrustedCA",
     "digest",
     "names_key",
     "new_public_id",

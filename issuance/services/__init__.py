@@ -1,6 +1,7 @@
-"""The actions that people can start: create, issue, renew, cancel, revoke, export, delete."""
+"""The actions of people: create, issue, renew, cancel, revoke, assign, export, delete."""
 
 from certctrl.fileset import NotReplaced
+from issuance.services.assigning import assign, assign_to_tag, unassign, unassign_from_tag
 from issuance.services.attempts import (
     advance,
     issue,
@@ -35,6 +36,8 @@ __all__ = [
     "NotReplaced",
     "_answers",
     "advance",
+    "assign",
+    "assign_to_tag",
     "bundle",
     "cancel",
     "cancel_attempt",
@@ -54,5 +57,7 @@ __all__ = [
     "retry_attempt",
     "revoke",
     "to_folder",
+    "unassign",
+    "unassign_from_tag",
     "update_certificate",
 ]

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
-from authorities.models import AcmeAccount, Exchange
+from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
 from devices import codes, registration
@@ -28,6 +28,7 @@ from issuance.models import (
     RenewalInfo,
     Reservation,
     ReservedToken,
+    TrustedCA,
 )
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
@@ -84,6 +85,7 @@ def every_table(rows, world, staff) -> list[str]:
     )
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
+    deployments(rows, staff)
     told = [*notices(staff), *devices(staff)]
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
@@ -98,6 +100,14 @@ def every_table(rows, world, staff) -> list[str]:
         *KeyWrap.objects.values_list("wrapped_dek", flat=True),
     ]
     return [*secret, *told, *(text for each in sealed for text in spellings(bytes(each)))]
+
+
+def deployments(certificate, staff) -> None:
+    """Make a row of each table that says what is on a device."""
+    device = factories.device(staff, "web")
+    services.assign(certificate, device)
+    services.assign_to_tag(certificate, "web")
+    TrustedCA.objects.create(device=device, private_ca=PrivateCA.objects.get())
 
 
 def ledger_and_log(world, staff) -> None:
