@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from certctrl.admin import ReadOnlyAdmin
-from devices.models import Device, DeviceCode, DeviceSession, DeviceTag, EnrolmentKey
+from devices.models import Device, DeviceCode, DeviceSession, DeviceTag, EnrolmentKey, Signal
 
 
 @admin.register(Device)
@@ -16,6 +16,14 @@ class DeviceAdmin(ReadOnlyAdmin):
 class DeviceTagAdmin(ReadOnlyAdmin):
     list_display = ("tag", "device")
     search_fields = ("tag",)
+    list_select_related = ("device",)
+
+
+@admin.register(Signal)
+class SignalAdmin(ReadOnlyAdmin):
+    list_display = ("type", "device", "seq", "ts_ms")
+    list_filter = ("type",)
+    search_fields = ("device__name", "device__public_id")
     list_select_related = ("device",)
 
 

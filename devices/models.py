@@ -51,6 +51,9 @@ class Device(models.Model):
     enrolled_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # Of its newest signal. Only devices/signals.py writes them.
+    signal_seq = models.BigIntegerField(default=0)
+    signal_ms = models.BigIntegerField(default=0)
 
     class Meta:
         constraints = (
@@ -80,6 +83,30 @@ class DeviceTag(models.Model):
 
     def __str__(self) -> str:
         return self.tag
+
+
+class Signal(models.Model):
+    """One line of the log that a device reads, written by devices/signals.py alone.
+
+    `seq` counts the signals of a device without a gap. `ts_ms` (milliseconds since 1970) increases
+    with each, because agents take two signals of one type and one moment for the same signal.
+    """
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="signals", db_index=False)
+    seq = models.BigIntegerField()
+    ts_ms = models.BigIntegerField()
+    type = models.CharField(max_length=64)
+    ref = models.JSONField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["device", "seq"], name="a_device_has_one_signal_of_each_number"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.ts_ms}-{self.seq}"
 
 
 class DeviceCode(models.Model):

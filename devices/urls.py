@@ -16,6 +16,7 @@ router.register("enrolment-keys", api.EnrolmentKeyViewSet)
 urlpatterns = [
     path("device/registration", api.RegistrationView.as_view()),
     path("devices/self/notify", api.NotifyView.as_view()),
+    path("devices/self/updates", api.UpdatesView.as_view()),
     *owned_paths(
         "devices/by-public-id/<str:device_public_id>",
         api.DeviceViewSet,
