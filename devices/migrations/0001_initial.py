@@ -111,4 +111,21 @@ class Migration(migrations.Migration):
             model_name='device',
             constraint=models.CheckConstraint(condition=models.Q(('status', 'ACTIVE'), ('revoked_at__isnull', False), _connector='XOR'), name='a_revoked_device_says_since_when'),
         ),
+        migrations.CreateModel(
+            name='InstallPlan',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('version', models.PositiveIntegerField(help_text='1 for the first one')),
+                ('installs', models.JSONField()),
+                ('after_update_script', models.TextField(blank=True)),
+                ('change_note', models.CharField(blank=True, max_length=1000)),
+                ('updated_by', models.CharField(max_length=254)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('device', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='install_plans', to='devices.device')),
+            ],
+            options={
+                'verbose_name': 'install plan',
+                'constraints': [models.UniqueConstraint(fields=('device', 'version'), name='a_version_of_an_install_plan_is_written_once')],
+            },
+        ),
     ]

@@ -9,7 +9,7 @@ from django.db import connection
 
 from accounts.models import User
 from certctrl.errors import ApiError
-from devices import codes, registration, services, tokens
+from devices import codes, installplans, registration, services, tokens
 from devices.models import Device, DeviceSession, EnrolmentKey
 from tests.devices.agent import Agent
 
@@ -115,3 +115,13 @@ def test_a_registration_that_is_sent_twice_succeeds_twice(owner):
     results = at_once(lambda _: registration.with_code(spec, owner.pk, code, "device", None))
     assert all(isinstance(each, registration.Enrolled) for each in results)
     assert Device.objects.count() == 1
+
+
+def test_install_plans_that_change_at_once_are_versions_of_their_own(owner):
+    device = registration.with_code(
+        spec_of(Agent()), owner.pk, approved(owner), "device", None
+    ).device
+    results = at_once(
+        lambda number: installplans.replace(device, {"installs": [{"id": f"{number}"}]}, "")
+    )
+    assert sorted(each.version for each in results) == list(range(1, MANY + 1))
