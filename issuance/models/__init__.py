@@ -18,6 +18,7 @@ from issuance.models.certificates import (
     new_public_id,
 )
 from issuance.models.drills import Drill
+from issuance.models.probes import Probe
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "IssuanceEvent",
     "IssuanceQuerySet",
     "LimitBucket",
+    "Probe",
     "RenewalInfo",
     "RequestKey",
     "Reservation",

@@ -25,6 +25,7 @@ from issuance.models import (
     Drill,
     Issuance,
     LimitBucket,
+    Probe,
     RenewalInfo,
     Reservation,
     ReservedToken,
@@ -114,6 +115,7 @@ def ledger_and_log(world, staff) -> None:
     Exchange.objects.create(
         account=issuance.account, at=world.time, method="POST", url="https://ca.test/new"
     )
+    Probe.objects.create(certificate=issuance.certificate, address="www.example.com", port=443)
     Drill.objects.create(by=staff, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
 
