@@ -25,6 +25,7 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
+from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke
 from issuance.services.validation import COLUMNS
 
@@ -42,6 +43,7 @@ __all__ = [
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "forget_probe",
     "head",
     "issue",
     "issue_at_private_ca",
@@ -51,6 +53,7 @@ __all__ = [
     "no_credential",
     "once",
     "open_issuance",
+    "probe_now",
     "refuse_issuance",
     "request_issuance",
     "retire",
