@@ -21,6 +21,7 @@ from issuance.models import (
     Issuance,
     IssuanceEvent,
     LimitBucket,
+    Probe,
     RenewalInfo,
     RequestKey,
     Reservation,
@@ -148,6 +149,13 @@ class RenewalInfoAdmin(ReadOnlyAdmin):
     list_display = ("version", "window_start", "window_end", "checked_at", "wake_at", "error_what")
     search_fields = ("version__certificate__domain", "version__serial")
     list_select_related = ("version",)
+
+
+@admin.register(Probe)
+class ProbeAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "certificate", "sni", "serial", "probed_at", "wake_at", "error_what")
+    search_fields = ("address", "certificate__domain", "serial")
+    list_select_related = ("certificate",)
 
 
 @admin.register(LimitBucket)

@@ -15,6 +15,7 @@ from issuance.api.deployments import (
 from issuance.api.drills import DrillViewSet
 from issuance.api.limits import AccountLimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
+from issuance.api.probes import ProbeViewSet
 from issuance.api.views import CertificateViewSet
 
 router = OwnedRouter()
@@ -47,6 +48,9 @@ urlpatterns = [
     *staff.urls,
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
+    *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),
+    *owned_paths("certificates/<id:pk>/probes", ProbeViewSet, {"get": "list"}),
+    *owned_paths("certificates/<id:pk>/probes/<id:probe_id>", ProbeViewSet, {"delete": "destroy"}),
     *owned_paths(
         "acme-accounts/<id:acme_account_id>/certificates", CertificateViewSet, {"get": "list"}
     ),

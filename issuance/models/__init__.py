@@ -19,6 +19,7 @@ from issuance.models.certificates import (
 )
 from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
+from issuance.models.probes import Probe
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "IssuanceEvent",
     "IssuanceQuerySet",
     "LimitBucket",
+    "Probe",
     "RenewalInfo",
     "RequestKey",
     "Reservation",

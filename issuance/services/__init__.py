@@ -33,6 +33,7 @@ from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
 from issuance.services.materials import assigned, for_device, sealed, version_of
+from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
@@ -56,6 +57,7 @@ __all__ = [
     "follow",
     "follow_device",
     "for_device",
+    "forget_probe",
     "head",
     "issue",
     "issue_at_private_ca",
@@ -65,6 +67,7 @@ __all__ = [
     "no_credential",
     "once",
     "open_issuance",
+    "probe_now",
     "refuse_issuance",
     "request_issuance",
     "retire",

@@ -14,7 +14,7 @@ from accounts.models import ApiKey, AuditEvent, User
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
-from devices import codes, registration
+from devices import codes, installplans, registration, signals
 from devices import services as device_services
 from devices.models import Device, DeviceCode, DeviceSession, DeviceTag
 from dnsproviders import records
@@ -25,6 +25,7 @@ from issuance.models import (
     Drill,
     Issuance,
     LimitBucket,
+    Probe,
     RenewalInfo,
     Reservation,
     ReservedToken,
@@ -123,6 +124,7 @@ def ledger_and_log(world, staff) -> None:
     Exchange.objects.create(
         account=issuance.account, at=world.time, method="POST", url="https://ca.test/new"
     )
+    Probe.objects.create(certificate=issuance.certificate, address="www.example.com", port=443)
     Drill.objects.create(by=staff, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
 
@@ -147,6 +149,8 @@ def devices(staff) -> list[str]:
     spec = {"device_public_id": agent.public_id, "dev_pk": bytes(agent.key.public_key)}
     enrolled = registration.with_code(spec, staff.pk, code, "device", None)
     device_services.change_device(enrolled.device, {"name": "edge 1", "tags": ["edge"]})
+    installplans.replace(enrolled.device, {"installs": []}, "somebody")
+    signals.emit([enrolled.device.pk], "cert.updated", {"cert_id": 7})
     row = DeviceSession.objects.get()
     return [
         started["device_code"],
