@@ -272,6 +272,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "follow_devices": {
+        "task": "issuance.follow_devices",
+        "schedule": 300.0,
+        "options": {"expires": 300},
+    },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "seal audit events": {
         "task": "accounts.seal_audit_events",

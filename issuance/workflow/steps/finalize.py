@@ -32,7 +32,7 @@ def finalize(issuance: Issuance) -> Done:
                 "The order is ready, and the CA does not show its finalize URL yet.",
             )
         if not issuance.csr_sent_at:
-            csr.replace_compromised(issuance)
+            csr.replace_unfit(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
         resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
