@@ -312,6 +312,9 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
+# --- Deployments ---
+SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
+
 # --- Quotas of one owner ---
 QUOTAS = env.json("QUOTAS", default={})
 

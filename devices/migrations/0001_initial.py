@@ -128,4 +128,21 @@ class Migration(migrations.Migration):
             model_name='signal',
             constraint=models.UniqueConstraint(fields=('device', 'seq'), name='a_device_has_one_signal_of_each_number'),
         ),
+        migrations.CreateModel(
+            name='InstallPlan',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('version', models.PositiveIntegerField(help_text='1 for the first one')),
+                ('installs', models.JSONField()),
+                ('after_update_script', models.TextField(blank=True)),
+                ('change_note', models.CharField(blank=True, max_length=1000)),
+                ('updated_by', models.CharField(max_length=254)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('device', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='install_plans', to='devices.device')),
+            ],
+            options={
+                'verbose_name': 'install plan',
+                'constraints': [models.UniqueConstraint(fields=('device', 'version'), name='a_version_of_an_install_plan_is_written_once')],
+            },
+        ),
     ]

@@ -9,7 +9,7 @@ from django.db import connection
 
 from accounts.models import User
 from certctrl.errors import ApiError
-from devices import codes, registration, services, signals, tokens
+from devices import codes, installplans, registration, services, signals, tokens
 from devices.models import Device, DeviceSession, EnrolmentKey
 from tests.devices.agent import Agent
 
@@ -146,3 +146,13 @@ def test_devices_in_another_order_do_not_block_each_other(owner):
     for _ in range(10):
         at_once(lambda number: signals.emit(ids[:: 1 if number % 2 else -1], "cert.updated", {}))
     assert list(Device.objects.values_list("signal_seq", flat=True)) == [10 * MANY] * 2
+
+
+def test_install_plans_that_change_at_once_are_versions_of_their_own(owner):
+    device = registration.with_code(
+        spec_of(Agent()), owner.pk, approved(owner), "device", None
+    ).device
+    results = at_once(
+        lambda number: installplans.replace(device, {"installs": [{"id": f"{number}"}]}, "")
+    )
+    assert sorted(each.version for each in results) == list(range(1, MANY + 1))
