@@ -45,6 +45,7 @@ MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
 # --- Devices: docs/reference/devices.md ---
 DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
+MAX_DEVICES = env.int("MAX_DEVICES", 4000)  # that wait at one web process
 
 # --- Turns (seconds): docs/architecture.md, "How a turn works" ---
 LEASE = env.float("LEASE", 180)

@@ -12,6 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import jwt
@@ -22,6 +23,7 @@ from accounts import audit
 from accounts.authentication import digest_of
 from certctrl import clock, errors
 from certctrl.errors import RefreshTokenRotated
+from devices import waking
 from devices.models import Device, DeviceSession
 
 ACCESS_LIFETIME = timedelta(hours=1)
@@ -90,7 +92,7 @@ def access_key() -> bytes:
 def start_session(device: Device) -> dict[str, Any]:
     """End the sessions of the device and start another. Return its tokens."""
     now = clock.now()
-    DeviceSession.objects.filter(device=device, ended_at=None).update(ended_at=now)
+    end_sessions(device)
     DeviceSession.objects.filter(device=device, expires_at__lt=now).delete()
     seal = os.urandom(16)
     secret = sealed(seal, os.urandom(RANDOM))
@@ -106,8 +108,9 @@ def start_session(device: Device) -> dict[str, Any]:
 
 
 def end_sessions(device: Device) -> None:
-    """Refuse all tokens of the device from now on."""
+    """Refuse all tokens of the device from now on. Its connections end after the commit."""
     DeviceSession.objects.filter(device=device, ended_at=None).update(ended_at=clock.now())
+    transaction.on_commit(partial(waking.wake, [device.pk]), robust=True)
 
 
 def refresh(token: str, ip: str | None) -> dict[str, Any]:
@@ -167,6 +170,7 @@ def end_family(session: DeviceSession, ip: str | None) -> None:
     """End the session because a spent token was used. The token may have been stolen."""
     if DeviceSession.objects.filter(pk=session.pk, ended_at=None).update(ended_at=clock.now()):
         device = session.device
+        transaction.on_commit(partial(waking.wake, [device.pk]), robust=True)
         audit.record(
             device.owner,
             f"device {device.public_id}",
