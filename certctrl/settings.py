@@ -76,6 +76,9 @@ AUDIT_HEADS_EVERY = env.float("AUDIT_HEADS_EVERY", 86400)  # seconds
 if AUDIT_HEADS_EVERY < 60:
     raise ImproperlyConfigured("AUDIT_HEADS_EVERY is shorter than a minute. Set it to 60 or more.")
 
+# --- Backups: docs/guides/backup.md ---
+BACKUP_RECIPIENTS = env.list("BACKUP_RECIPIENTS", default=[])
+
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ALLOW_PRIVATE_FOR_TENANTS = env.list("ALLOW_PRIVATE_FOR_TENANTS", default=[])
@@ -113,6 +116,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "certctrl",
     "standalone",
+    "backups",
     "accounts",
     "keystore",
     "dnsproviders",
