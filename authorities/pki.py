@@ -359,6 +359,11 @@ def names_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> 
     return [str(each.value).lower() for each in wanted]
 
 
+def facts_of_der(der: bytes) -> Facts:
+    """Return the facts about a certificate in DER. Raise ValueError if it cannot be read."""
+    return _facts(x509.load_der_x509_certificate(der))
+
+
 def _facts(leaf: x509.Certificate) -> Facts:
     return Facts(
         serial=f"{leaf.serial_number:x}",

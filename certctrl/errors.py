@@ -76,6 +76,12 @@ class Conflict(ApiError):
     code, key, status = 20001, "GENERAL::CONFLICT", 409
 
 
+class CursorTrimmed(ApiError):
+    """A cursor that is not in the log of the device. Agents know this code and these params."""
+
+    code, key, status = 40901, "DEVICES::CURSOR_TRIMMED", 409
+
+
 class QuotaExceeded(ApiError):
     """The owner has reached a quota. `params` has quota, limit and used."""
 

@@ -33,6 +33,7 @@ AWAY = frozenset(
         "dns_bad_answer",
         "webhook_unreachable",
         "mail_unreachable",
+        "probe_unreachable",
     )
 )
 

@@ -43,6 +43,9 @@ FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
+# --- Devices: docs/reference/devices.md ---
+DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
+
 # --- Turns (seconds): docs/architecture.md, "How a turn works" ---
 LEASE = env.float("LEASE", 180)
 TURN = env.float("TURN", 80)
@@ -307,6 +310,9 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
     raise ImproperlyConfigured(
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
+
+# --- Deployments ---
+SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
 
 # --- Quotas of one owner ---
 QUOTAS = env.json("QUOTAS", default={})

@@ -17,7 +17,7 @@ from certctrl import clock
 from certctrl.turns import Trouble
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.challenges import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import Certificate, CertificateVersion, Issuance, Probe
 from issuance.renewal import lifetime, schedule
 from notices.models import Notice
 from notices.moments import for_people, for_programs
@@ -178,6 +178,45 @@ def _next_try(certificate: Certificate) -> str:
 
 def _person(trouble: Trouble) -> str:
     return " It will fail again until this is fixed." if trouble.permanent else ""
+
+
+# --- versions that are not served ---
+
+
+def must_be_served_at(version: CertificateVersion) -> datetime:
+    """Return when a version must be served by all addresses that are probed."""
+    stored_at = version.issuance.ended_at or version.created_at
+    return stored_at + timedelta(seconds=settings.SERVE_WITHIN)
+
+
+def not_served_at(probe: Probe, now: datetime) -> None:
+    """Raise a notice that a probed address does not serve the current version in time.
+
+    It is raised once for each version.
+    """
+    certificate = probe.certificate
+    version = certificate.current
+    if not version or now < must_be_served_at(version):
+        return
+    domain = certificate.domain
+    served = probe.error_what
+    if not served and probe.not_after:
+        served = (
+            f"It serves the certificate {probe.serial}, which is valid until"
+            f" {for_people(probe.not_after)}."
+        )
+    body = (
+        f"The current certificate for {domain} has the serial number {version.serial}."
+        f" {probe} does not serve it. {served}\n\n"
+        "Install the current certificate there, and reload the service. If the address is no"
+        " longer used, delete its probe."
+    )
+    data = _facts(
+        certificate, serial=version.serial, address=str(probe), sni=probe.sni, what=served
+    )
+    key = f"not_served:probe:{probe.pk}:{version.pk}"
+    subject = f"{probe} does not serve the current certificate for {domain}"
+    raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
 
 
 # --- expiry ---

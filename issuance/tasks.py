@@ -13,7 +13,7 @@ from django.conf import settings
 from certctrl import lanes
 from certctrl.dispatch import send, under_own_turn
 from certctrl.turns import Trouble, stopping
-from issuance import notify, workflow
+from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
@@ -100,3 +100,8 @@ def revoke(version_id: int) -> None:
 @shared_task(name="issuance.renewal_info")
 def renewal_info(renewal_info_id: int) -> None:
     under_own_turn(ari.poll, renewal_info_id)
+
+
+@shared_task(name="issuance.probe")
+def probe(probe_id: int) -> None:
+    under_own_turn(probes.run, probe_id)

@@ -6,6 +6,7 @@ from certctrl.api import OwnedRouter, owned_paths
 from issuance.api.drills import DrillViewSet
 from issuance.api.limits import AccountLimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
+from issuance.api.probes import ProbeViewSet
 from issuance.api.views import CertificateViewSet
 
 router = OwnedRouter()
@@ -17,6 +18,9 @@ urlpatterns = [
     *staff.urls,
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
+    *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),
+    *owned_paths("certificates/<id:pk>/probes", ProbeViewSet, {"get": "list"}),
+    *owned_paths("certificates/<id:pk>/probes/<id:probe_id>", ProbeViewSet, {"delete": "destroy"}),
     *owned_paths(
         "acme-accounts/<id:acme_account_id>/certificates", CertificateViewSet, {"get": "list"}
     ),

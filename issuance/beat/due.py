@@ -11,7 +11,7 @@ from django.db import connection
 from authorities.models import AcmeAccount
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
-from issuance.models import CertificateVersion, Issuance, RenewalInfo
+from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
 from notices.models import Delivery
 
 WITH_TURNS: tuple[type[Turns], ...] = (
@@ -20,6 +20,7 @@ WITH_TURNS: tuple[type[Turns], ...] = (
     AcmeAccount,
     CertificateVersion,
     RenewalInfo,
+    Probe,
     Delivery,
 )
 DUE = [

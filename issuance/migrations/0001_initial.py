@@ -10,6 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('authorities', '0001_initial'),
+        ('devices', '0001_initial'),
         ('dnsproviders', '0001_initial'),
         ('keystore', '0001_initial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
@@ -406,5 +407,70 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='reservedtoken',
             constraint=models.UniqueConstraint(fields=('reservation', 'bucket'), name='a_bucket_once_a_reservation'),
+        ),
+        migrations.CreateModel(
+            name='CertificateTag',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('tag', models.CharField(db_index=True, max_length=64)),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='tags', to='issuance.certificate')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'tag'), name='a_certificate_has_a_tag_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Deployment',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('by_tag', models.BooleanField(default=False, help_text='a tag of the device assigned it; it goes with the tag')),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='deployments', to='issuance.certificate')),
+                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deployments', to='devices.device')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'device'), name='a_certificate_is_on_a_device_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TrustedCA',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('device', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='trusted_cas', to='devices.device')),
+                ('private_ca', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='trusting_devices', to='authorities.privateca')),
+            ],
+            options={
+                'verbose_name': 'trusted CA',
+                'constraints': [models.UniqueConstraint(fields=('device', 'private_ca'), name='a_device_trusts_a_ca_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Probe',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('wake_at', models.DateTimeField(blank=True, null=True)),
+                ('holder', models.CharField(blank=True, default='', editable=False, max_length=32)),
+                ('queued_at', models.DateTimeField(blank=True, editable=False, null=True)),
+                ('stumbles', models.PositiveSmallIntegerField(default=0, editable=False)),
+                ('deaths', models.PositiveSmallIntegerField(default=0, editable=False)),
+                ('address', models.CharField(help_text='a host name or an IP address', max_length=253)),
+                ('port', models.PositiveIntegerField()),
+                ('sni', models.CharField(blank=True, max_length=253)),
+                ('starttls', models.CharField(blank=True, max_length=8)),
+                ('probed_at', models.DateTimeField(blank=True, null=True)),
+                ('serial', models.CharField(blank=True, help_text='hex; that it served then', max_length=40)),
+                ('fingerprint', models.CharField(blank=True, help_text='SHA-256 of the leaf, hex', max_length=64)),
+                ('not_after', models.DateTimeField(blank=True, null=True)),
+                ('error_what', models.TextField(blank=True, help_text='why it served none')),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='probes', to='issuance.certificate')),
+            ],
+            options={
+                'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='probe_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='probe_queued_at')],
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'address', 'port', 'sni', 'starttls'), name='an_address_is_probed_once')],
+            },
         ),
     ]

@@ -1,6 +1,7 @@
-"""The actions that people can start: create, issue, renew, cancel, revoke, export, delete."""
+"""The actions of people: create, issue, renew, cancel, revoke, assign, export, delete."""
 
 from certctrl.fileset import NotReplaced
+from issuance.services.assigning import assign, assign_to_tag, unassign, unassign_from_tag
 from issuance.services.attempts import (
     advance,
     issue,
@@ -24,6 +25,7 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
+from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke
 from issuance.services.validation import COLUMNS
 
@@ -35,10 +37,13 @@ __all__ = [
     "NotReplaced",
     "_answers",
     "advance",
+    "assign",
+    "assign_to_tag",
     "bundle",
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "forget_probe",
     "head",
     "issue",
     "issue_at_private_ca",
@@ -48,11 +53,14 @@ __all__ = [
     "no_credential",
     "once",
     "open_issuance",
+    "probe_now",
     "refuse_issuance",
     "request_issuance",
     "retire",
     "retry_attempt",
     "revoke",
     "to_folder",
+    "unassign",
+    "unassign_from_tag",
     "update_certificate",
 ]

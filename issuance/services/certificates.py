@@ -141,7 +141,7 @@ def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
     newest = _newest(**wanted)
     if not newest:
         return None
-    _lock_attempt(newest[0][0])
+    locks.lock_attempt(newest[0][0])
     same: Certificate | None = next(iter(_same(**wanted)), None)
     return same
 
@@ -255,7 +255,7 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             account=changes.get("account"),
             fallback_id=changes.get("fallback_account_id"),
         )
-        _lock_attempt(certificate.pk)
+        locks.lock_attempt(certificate.pk)
         # Read it again, because an attempt may have ended since. Its writes must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         validation.judge(validation.changed(certificate, changes))
@@ -319,21 +319,13 @@ def _reschedule(certificate: Certificate) -> None:
     certificate.renew_at = at if certificate.auto_renew else None
 
 
-def _lock_attempt(certificate_id: int) -> None:
-    """Lock the open attempt. Call it before the certificate is locked.
-
-    The end of a turn locks them in the same order, so that no two wait for each other.
-    """
-    Issuance.objects.open().filter(certificate=certificate_id).select_for_update().first()
-
-
 def retire(certificate: Certificate) -> None:
     """Delete the certificate, so that it is never renewed again. Cancel its attempt if possible.
 
     The task `prune` deletes the row later, with its keys (KEEP_ATTEMPTS).
     """
     with transaction.atomic():
-        _lock_attempt(certificate.pk)
+        locks.lock_attempt(certificate.pk)
         Certificate.objects.filter(pk=certificate.pk).update(
             retired_at=clock.now(), renew_at=None, lacks=None
         )
