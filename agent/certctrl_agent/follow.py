@@ -124,7 +124,8 @@ class Follower:
         if progress["everything"]:
             plan = self.client.get("/install-config", "the install plan")
             self.state.save("plan", plan)
-            progress["stale"] = [list(subject) for subject in dict.fromkeys(subjects_of(plan))]
+            subjects = [*subjects_of(plan), *map(tuple, progress["stale"])]
+            progress["stale"] = [list(subject) for subject in dict.fromkeys(subjects)]
             progress["everything"] = False
             self.state.save("progress", progress)
         for kind, number in list(progress["stale"]):

@@ -206,6 +206,9 @@ def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def answer(self, body: Any) -> None:
+            if server.is_closing:  # a connection that the client kept
+                self.close_connection = True
+                return
             status, sent, headers = server.respond(
                 self.command, self.path, body, dict(self.headers.items())
             )
