@@ -1,7 +1,7 @@
 """The wraps of a certificate's keys: who can open them.
 
-The wraps follow the policy and the devices. A wrap is pending when an active device is assigned
-and the key of the current version has no wrap for it. No column says so, and no row stands for it.
+The wraps follow the policy and the devices. A wrap is pending when an active device is assigned and
+the key of the current version has no wrap for it. No column says so, and no row stands for it.
 """
 
 from collections.abc import Iterable, Sequence

@@ -146,6 +146,11 @@ def rewrap(wrap: KeyWrap) -> bool:
     return bool(unchanged.update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek))
 
 
+def check_opens(wrap: KeyWrap) -> None:
+    """Raise CannotOpen unless the master key of the wrap is on this server and opens it."""
+    _unwrap(wrap)
+
+
 @sensitive_variables()
 def rewrite_recipients(
     envelope: Envelope, public_keys: Sequence[RecipientKey], *, policy: str | None = None
