@@ -13,13 +13,13 @@ import json
 import pathlib
 import ssl
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 import uuid
 from typing import Any
 
-from nacl.bindings import crypto_aead_aes256gcm_decrypt  # noqa: TID251
+from nacl.bindings import crypto_aead_aes256gcm_decrypt
 from nacl.public import PrivateKey, SealedBox  # noqa: TID251
 
 PATIENCE = 60  # requests
@@ -62,7 +62,7 @@ class Device:
             _, answer, _ = self.call("POST", "/auth/device", poll)
             if answer["data"]["status"] == "ready":
                 break
-            time.sleep(data["interval"])
+            threading.Event().wait(data["interval"])  # passes time
         ready = answer["data"]
         body = {
             "user_id": ready["user_id"],

@@ -13,8 +13,8 @@ import pathlib
 import sys
 from typing import Any
 
-from nacl.bindings import crypto_aead_aes256gcm_decrypt  # noqa: TID251
-from nacl.exceptions import CryptoError  # noqa: TID251
+from nacl.bindings import crypto_aead_aes256gcm_decrypt
+from nacl.exceptions import CryptoError
 
 
 def rows(dump: list[dict[str, Any]], model: str) -> dict[int, dict[str, Any]]:
