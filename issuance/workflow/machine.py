@@ -86,8 +86,22 @@ STEPS = (
         asks_ca=False,
     ),
     Step("validate", State.PROPAGATED, State.VALIDATED, validate.validate, timedelta(minutes=30)),
-    Step("finalize", State.VALIDATED, State.FINALIZED, finalize.finalize, timedelta(minutes=30)),
-    Step("download", State.FINALIZED, State.ISSUED, download.download, timedelta(minutes=30)),
+    Step(
+        "finalize",
+        State.VALIDATED,
+        State.FINALIZED,
+        finalize.finalize,
+        timedelta(minutes=30),
+        ("certificate__owner", "account", "credential", "key"),
+    ),
+    Step(
+        "download",
+        State.FINALIZED,
+        State.ISSUED,
+        download.download,
+        timedelta(minutes=30),
+        ("certificate__owner", "account", "credential", "key"),
+    ),
 )
 STEP_AT = {step.state: step for step in STEPS}
 
