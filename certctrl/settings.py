@@ -272,6 +272,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "seal audit events": {
         "task": "accounts.seal_audit_events",

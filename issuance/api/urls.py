@@ -1,5 +1,6 @@
 """Paths of the API of certificates, rate limits and drills."""
 
+from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from certctrl.api import OwnedRouter, owned_paths
@@ -7,6 +8,7 @@ from issuance.api.drills import DrillViewSet
 from issuance.api.limits import AccountLimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
+from issuance.api.reports import NotifyView
 from issuance.api.views import CertificateViewSet
 
 router = OwnedRouter()
@@ -16,6 +18,7 @@ staff.register("drills", DrillViewSet)
 urlpatterns = [
     *router.urls,
     *staff.urls,
+    path("devices/self/notify", NotifyView.as_view()),
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
     *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),

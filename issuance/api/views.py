@@ -195,7 +195,7 @@ class CertificateViewSet(
         """Return the certificate. `detail=most` adds the chain, the CSR and the orders."""
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
-        return Response(serializer(self.get_object()).data)
+        return Response(serializer(self.get_object(), context={"counts": True}).data)
 
     # --- attempts ---
 

@@ -1,5 +1,5 @@
 """The work that the clock starts: the sweep, the scan for renewals, warnings, pruning."""
 
-from issuance.beat import pruning, renewals, sweep, warnings
+from issuance.beat import pruning, renewals, rollouts, sweep, warnings
 
-__all__ = ["pruning", "renewals", "sweep", "warnings"]
+__all__ = ["pruning", "renewals", "rollouts", "sweep", "warnings"]

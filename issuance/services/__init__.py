@@ -26,7 +26,7 @@ from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
 from issuance.services.probing import forget_probe, probe_now
-from issuance.services.revocation import revoke
+from issuance.services.revocation import revoke, revoke_replaced
 from issuance.services.validation import COLUMNS
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "retire",
     "retry_attempt",
     "revoke",
+    "revoke_replaced",
     "to_folder",
     "unassign",
     "unassign_from_tag",

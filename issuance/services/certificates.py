@@ -18,6 +18,7 @@ from certctrl.errors import Conflict, TooLate
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
+from issuance import rollout
 from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
 from issuance.services import canceling, locks, validation
@@ -276,6 +277,8 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             setattr(certificate, name, value)
         _reschedule(certificate)
         certificate.save(update_fields=[*fields, "renew_at", "updated_at"])
+        if "rollout" in changes or "install_window" in changes:
+            rollout.wake(certificate)
         issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
     return advance(issuance)

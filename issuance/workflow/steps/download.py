@@ -1,12 +1,14 @@
 """The last step: fetch the chain, check it, and store it."""
 
+from django.db.models import Exists, OuterRef
+
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.statements import insert
-from issuance import notify
+from issuance import notify, rollout
 from issuance.challenges import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import certificate_url_of
@@ -71,10 +73,14 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
-    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+    rows = Certificate.objects.select_for_update().annotate(is_assigned=is_assigned)
+    certificate = rows.get(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
+    if certificate.is_assigned:
+        _reach_devices(certificate, version)
     Certificate.objects.filter(pk=certificate.pk).update(
         current=version,
         expires_at=facts.not_after,
@@ -86,3 +92,9 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
     )
+
+
+def _reach_devices(certificate: Certificate, version: CertificateVersion) -> None:
+    """Offer the version to the devices, all at once or one after the other."""
+    certificate.current = version
+    rollout.begin(certificate)
