@@ -14,7 +14,7 @@ from django.db.models import Case, Q, QuerySet, When
 from certctrl import clock
 from devices import signals
 from devices.models import Device
-from issuance import notify
+from issuance import notify, wraps
 from issuance.models import Certificate, CertificateVersion, Deployment
 from issuance.rollout import windows
 
@@ -44,7 +44,8 @@ def reach(certificate: Certificate, devices: Iterable[int]) -> None:
         return
     now = clock.now()
     new = certificate.deployments.filter(device__in=ids).exclude(wanted=current)
-    new.update(wanted=current, wanted_at=now, wake_at=late_at(now))
+    if new.update(wanted=current, wanted_at=now, wake_at=late_at(now)):
+        wraps.remove_replaced(certificate)
     signals.emit(ids, "cert.updated", {"cert_id": certificate.pk, "serial": current.serial})
 
 

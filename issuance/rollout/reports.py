@@ -29,13 +29,12 @@ class Report(NamedTuple):
 STATES = ("installed", "served", "rolled_back", "failed")
 
 
-def note_fetched(deployment: Deployment, version: CertificateVersion) -> None:
+def note_fetched(device: Device, version: CertificateVersion) -> None:
     """Store that the device got the key of this version. The response must succeed without it."""
-    if deployment.fetched_serial == version.serial:
-        return
+    rows = Deployment.objects.filter(certificate=version.certificate_id, device=device)
     fields = {"fetched_serial": version.serial, "fetched_at": clock.now()}
     try:
-        Deployment.objects.filter(pk=deployment.pk).update(**fields)
+        rows.exclude(fetched_serial=version.serial).update(**fields)
     except OperationalError as exc:  # for example, the disk is full
         log.warning("deployment.not_noted", error=type(exc).__name__)
 

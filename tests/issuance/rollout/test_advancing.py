@@ -63,7 +63,7 @@ def test_a_late_device_is_named_once_with_how_far_it_came(fleet):
     for device in fleet.devices[:1]:
         fleet.report(device, "served")
     fleet.report(fleet.devices[1], "installed")
-    rollout.note_fetched(fleet.row(fleet.devices[2]), version)
+    rollout.note_fetched(fleet.devices[2], version)
     fleet.pass_time(A_DAY - 600)
     assert fleet.notices() == []
     fleet.pass_time(600)
@@ -168,7 +168,7 @@ def test_a_canary_that_never_fetches_is_replaced(careful):
 
 def test_a_canary_that_fetches_and_reports_nothing_holds_the_others(careful):
     careful.renew()
-    rollout.note_fetched(careful.row(careful.devices[0]), careful.current)
+    rollout.note_fetched(careful.devices[0], careful.current)
     for _ in range(4):
         careful.pass_time(A_DAY)
     assert careful.wanting() == ["web1"]

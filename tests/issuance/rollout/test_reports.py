@@ -24,7 +24,7 @@ def test_each_state_has_its_version_and_its_moment(fleet):
     before = fleet.renew()
     device, old, new = fleet.devices[0], before.serial, fleet.current.serial
     assert shown(fleet.row(device)) == ("", old, old, "")
-    rollout.note_fetched(fleet.row(device), fleet.current)
+    rollout.note_fetched(device, fleet.current)
     assert shown(fleet.row(device)) == (new, old, old, "")
     fleet.world.advance(5)
     fleet.report(device, "installed")
@@ -39,11 +39,10 @@ def test_each_state_has_its_version_and_its_moment(fleet):
 
 
 def test_a_version_is_noted_as_fetched_once(fleet):
-    row = fleet.row(fleet.devices[0])
-    rollout.note_fetched(row, fleet.current)
+    rollout.note_fetched(fleet.devices[0], fleet.current)
     first = fleet.row(fleet.devices[0]).fetched_at
     fleet.world.advance(60)
-    rollout.note_fetched(fleet.row(fleet.devices[0]), fleet.current)
+    rollout.note_fetched(fleet.devices[0], fleet.current)
     assert fleet.row(fleet.devices[0]).fetched_at == first
 
 
