@@ -277,6 +277,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "follow_devices": {
         "task": "issuance.follow_devices",
         "schedule": 300.0,

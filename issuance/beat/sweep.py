@@ -21,6 +21,7 @@ from issuance import probes, tasks, workflow
 from issuance.beat import clockstep
 from issuance.beat.admission import choose
 from issuance.beat.due import any_is_due
+from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
 from issuance.renewal import ari
@@ -49,6 +50,7 @@ def sweep() -> None:
         admit_revocations,
         admit_renewal_infos,
         admit_probes,
+        advance_rollouts,
         admit_deliveries,
     )
     ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]

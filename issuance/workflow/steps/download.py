@@ -6,7 +6,7 @@ from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.statements import insert
-from issuance import notify, wraps
+from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
@@ -109,10 +109,10 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
 
 
 def _reach_devices(certificate: Certificate, version: CertificateVersion) -> None:
-    """Wrap the new key for the devices, and notify them.
+    """Wrap the new key for the devices, and offer the version to them.
 
     A device may have been assigned after the key was sealed.
     """
     certificate.current = version
     wraps.fit_or_wait(certificate)
-    wraps.notify(certificate, certificate.active_devices().values_list("pk", flat=True))
+    rollout.begin(certificate)
