@@ -61,6 +61,8 @@ bench-quick: .venv/.dev
 
 lock: .venv/.dev
 	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra aws --constraint requirements/run.txt -o requirements/aws.txt
+	$(LOCK) pyproject.toml --extra hsm --constraint requirements/run.txt -o requirements/hsm.txt
 	$(LOCK) pyproject.toml --extra dev --constraint requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/lab.in -o requirements/lab.txt
 	$(LOCK) requirements/uv.in -o requirements/uv.txt

@@ -9,7 +9,7 @@ from accounts import audit
 from accounts.models import User
 from accounts.services import create_api_key, revoke_api_key
 from certctrl import clock
-from devices import tokens
+from devices import changes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from devices.registration import retire_unused
 
@@ -29,6 +29,7 @@ def change_device(device: Device, given: Mapping[str, Any]) -> Device:
         present = set(row.tags.values_list("tag", flat=True))
         new = [DeviceTag(device=row, tag=tag) for tag in given["tags"] if tag not in present]
         DeviceTag.objects.bulk_create(new)
+        changes.note(row)
     if given:
         audit.note_row(row, "device.changed", **given)
     return row
@@ -43,6 +44,7 @@ def revoke_device(device: Device) -> None:
         return
     tokens.end_sessions(device)
     retire_unused(device.key)
+    changes.note(device)
     audit.note_row(device, "device.revoked", public_id=device.public_id)
 
 

@@ -20,6 +20,7 @@ PAGES = [
 APPS = (
     "accounts",
     "authorities",
+    "backups",
     "certctrl",
     "devices",
     "dnsclient",

@@ -68,13 +68,22 @@ def note(certificate: Certificate) -> str:
 
 
 def _note_on_key(certificate: Certificate) -> str:
+    if certificate.server_decrypt_export or _is_assigned(certificate):
+        return ""
     if certificate.key_policy == "DEVICE_REQUIRED":
         return "Nothing is issued until a device is assigned (DEVICE_REQUIRED)."
-    if certificate.server_decrypt_export:
-        return ""
     if certificate.key_policy == "MASTER_ONLY":
         return "Nobody can fetch the key yet. Set server_decrypt_export to true."
     return "Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true."
+
+
+def _is_assigned(certificate: Certificate) -> bool:
+    """Return whether a device gets the key. Lists have read it for each row."""
+    if certificate.key_policy == "MASTER_ONLY":
+        return False
+    if hasattr(certificate, "is_assigned"):
+        return bool(certificate.is_assigned)
+    return certificate.current_id is not None and certificate.deployments.exists()
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):

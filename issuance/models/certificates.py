@@ -14,6 +14,7 @@ from django.db.models import Q
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
+from devices.models import Device
 from dnsproviders.models import DnsCredential
 from keystore.models import Envelope
 
@@ -167,10 +168,21 @@ class Certificate(models.Model):
         over = self.failures and not self.renew_at and not self.issuances.open_of(self)
         return "failed" if over else "pending"
 
+    def active_devices(self) -> models.QuerySet[Device]:
+        """Return the devices that it is assigned to and that are not revoked."""
+        active = Device.Status.ACTIVE
+        return Device.objects.filter(deployments__certificate=self, status=active)
+
+    @property
+    def lacks_device(self) -> bool:
+        """Whether nobody could open a new key."""
+        needs_one = self.key_policy == Envelope.Policy.DEVICE_REQUIRED
+        return needs_one and not self.active_devices().exists()
+
     @property
     def may_be_issued(self) -> bool:
-        """Whether an attempt may begin without a person. No device could open a key today."""
-        return not self.retired_at and self.key_policy != Envelope.Policy.DEVICE_REQUIRED
+        """Whether an attempt may begin without a person."""
+        return not self.retired_at and not self.lacks_device
 
     @property
     def renews_itself(self) -> bool:

@@ -15,7 +15,6 @@ from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance, names_key
 from issuance.renewal import failover
 from issuance.services.idempotency import Idempotency, once
-from keystore.models import Envelope
 
 State = Issuance.State
 Reason = Issuance.Reason
@@ -71,7 +70,7 @@ def refuse_issuance(certificate: Certificate) -> None:
             f"The account {account.name} was deactivated at its CA."
             " Give the certificate another account."
         )
-    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+    if certificate.lacks_device:
         raise Conflict(
             f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
             " device first."
