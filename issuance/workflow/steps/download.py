@@ -1,12 +1,14 @@
 """The last step: fetch the chain, check it, and store it."""
 
-from django.db.models import Exists, OuterRef
+from typing import Any
+
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.statements import insert
-from issuance import notify, wraps
+from certctrl.statements import Parameter, insert, select, update
+from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
@@ -88,22 +90,18 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
-    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
-    rows = Certificate.objects.select_for_update().annotate(is_assigned=is_assigned)
-    certificate = rows.get(pk=issuance.certificate_id)
+    [certificate] = _locked(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
     certificate.current = version
     if _takes_new_key(certificate, issuance, certificate.is_assigned):
         renew_at = clock.now()
-    Certificate.objects.filter(pk=certificate.pk).update(
-        current=version,
+    _note_version(
+        pk=certificate.pk,
+        current=version.pk,
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.renews_itself else None,
-        failures=0,
-        failing_since=None,
-        proved_at=None,
         verified=certificate.verified
         or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
@@ -111,14 +109,43 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
 
 
 def _takes_new_key(certificate: Certificate, issuance: Issuance, is_assigned: bool) -> bool:
-    """Wrap the new key for the devices, and notify them. Return whether this takes another key.
+    """Wrap the new key for the devices, and offer the version to them.
 
-    It does when a recipient came after a key was sealed that the server cannot open.
+    Return whether this takes another key. It does when a recipient came after a key was sealed
+    that the server cannot open.
     """
     if not is_assigned:
         assert issuance.key, "the key was sealed in the first step"
         for_devices = Envelope.Policy.DEVICE_REQUIRED
         return issuance.key.policy == for_devices != certificate.key_policy
     takes_new_key = wraps.fit_or_wait(certificate)
-    wraps.notify(certificate, certificate.active_devices().values_list("pk", flat=True))
+    rollout.begin(certificate)
     return takes_new_key
+
+
+@select
+def _locked(pk: Parameter) -> QuerySet[Certificate]:
+    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+    return Certificate.objects.select_for_update().annotate(is_assigned=is_assigned).filter(pk=pk)
+
+
+@update
+def _note_version(
+    pk: Parameter,
+    current: Parameter,
+    expires_at: Parameter,
+    renew_at: Parameter,
+    verified: Parameter,
+    updated_at: Parameter,
+) -> tuple[QuerySet[Certificate], dict[str, Any]]:
+    columns = {
+        "current": current,
+        "expires_at": expires_at,
+        "renew_at": renew_at,
+        "failures": 0,
+        "failing_since": None,
+        "proved_at": None,
+        "verified": verified,
+        "updated_at": updated_at,
+    }
+    return Certificate.objects.filter(pk=pk), columns
