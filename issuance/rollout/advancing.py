@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Case, Q, QuerySet, When
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 
 from certctrl import clock
 from devices import signals
@@ -17,6 +17,7 @@ from devices.models import Device
 from issuance import notify, wraps
 from issuance.models import Certificate, CertificateVersion, Deployment
 from issuance.rollout import windows
+from keystore.models import Envelope, KeyWrap
 
 BATCH = 500  # deployments of one certificate at a time
 RECHECK = timedelta(hours=1)  # until a device that is held back is looked at again
@@ -61,7 +62,11 @@ def advance(certificate: Certificate, now: datetime) -> None:
         due.update(wake_at=None)
         return
     due.exclude(device__status=Device.Status.ACTIVE).update(wake_at=None)
-    rows = list(due.select_related("wanted", "device").order_by("wake_at", "pk")[:BATCH])
+    wraps_of = KeyWrap.objects.filter(
+        envelope=OuterRef("wanted__key"), recipient_key=OuterRef("device__key")
+    )
+    found = due.annotate(has_wrap=Exists(wraps_of)).select_related("wanted", "device")
+    rows = list(found.order_by("wake_at", "pk")[:BATCH])
     behind = [row for row in rows if row.wanted_id != current.pk]
     _offer(certificate, behind, now)
     _look_after(certificate, [row for row in rows if row.wanted_id == current.pk], now)
@@ -74,7 +79,8 @@ def _offer(certificate: Certificate, behind: Sequence[Deployment], now: datetime
     times: dict[datetime, list[Deployment]] = defaultdict(list)
     for row in behind:
         has_turn = chosen is None or row.pk in chosen
-        times[_offered_at(certificate, row, now, has_turn=has_turn)].append(row)
+        at = _offered_at(certificate, row, now, has_turn=has_turn)
+        times[at if _opens(certificate, row) else now].append(row)
     reach(certificate, [row.device_id for row in times.pop(now, ())])
     for at, waiting in times.items():
         certificate.deployments.filter(pk__in=[row.pk for row in waiting]).update(wake_at=at)
@@ -90,6 +96,15 @@ def _offered_at(
     if not has_turn:
         return min(latest, now + RECHECK)
     return min(latest, windows.opens_at(certificate.install_window, now))
+
+
+def _opens(certificate: Certificate, row: Deployment) -> bool:
+    """Return whether the device, or the server for it, can open the version that it wants.
+
+    It cannot after the device got another key.
+    """
+    is_opened_here = certificate.key_policy == Envelope.Policy.MASTER_ONLY
+    return is_opened_here or bool(getattr(row, "has_wrap"))  # noqa: B009
 
 
 def latest_at(version: CertificateVersion | None) -> datetime | None:
