@@ -128,7 +128,7 @@ def is_other(before: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 def forget_server(state: State) -> None:
-    """Forget what another server said. What is installed stays installed."""
+    """Forget what another server said. Installed files stay."""
     for name in ("progress", "plan", "reports", "installs"):
         state.forget(name)
     for kind in ("certificates", "cas"):

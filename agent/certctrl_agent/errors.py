@@ -2,7 +2,7 @@
 
 
 class AgentError(Exception):
-    """What is wrong, with which name, and what to do."""
+    """An error for people: its text says what is wrong, and what to do."""
 
 
 class ServerAway(AgentError):

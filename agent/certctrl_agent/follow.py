@@ -90,8 +90,8 @@ class Follower:
     def work(self) -> float:
         """Fetch what is stale, and install it. Return the seconds until there is more to do.
 
-        Raise ServerAway or LoginNeeded when the server gave nothing. What is here is installed
-        before that.
+        Raise ServerAway or LoginNeeded when the server gave nothing. Fetched versions are
+        installed before that.
         """
         with self.state.lock("work"):
             away = self.attempt(self.fetch)

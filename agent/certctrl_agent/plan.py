@@ -53,7 +53,7 @@ class TlsCheck:
 
 @dataclass(frozen=True)
 class Steps:
-    """What to do for one certificate or CA, in this order."""
+    """The steps for one certificate or CA, in this order."""
 
     targets: tuple[tuple[str, str], ...]  # (name of the content, absolute path)
     tests: tuple[Command, ...]

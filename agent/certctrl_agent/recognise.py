@@ -143,7 +143,7 @@ def apache(text: str, folder: Path) -> Iterator[Site]:
     for host in hosts:
         directives = {
             found[1].lower(): found[2].strip().strip('"')
-            for found in re.finditer(r"^\s*(\w+)\s+(.*?)\s*$", host[2], re.M)
+            for found in re.finditer(r"^[ \t]*(\w+)[ \t]+(.*?)[ \t]*$", host[2], re.M)
         }
         chain, key = directives.get("sslcertificatefile"), directives.get("sslcertificatekeyfile")
         if not chain or not key:
@@ -159,7 +159,7 @@ def apache(text: str, folder: Path) -> Iterator[Site]:
 
 def haproxy(text: str, folder: Path) -> Iterator[Site]:
     """HAProxy reads the key of `site.pem` from `site.pem.key`."""
-    for found in re.finditer(r"^\s*bind\s+(\S+)\s+(.*\bcrt\s+(\S+).*)$", text, re.M):
+    for found in re.finditer(r"^[ \t]*bind[ \t]+(\S+)[ \t]+(.*\bcrt[ \t]+(\S+).*)$", text, re.M):
         address, port = split_address(found[1].split(",")[0], 443)
         chain = absolute(found[3], folder)
         if "ssl" not in found[2].split() or Path(chain).is_dir():
@@ -169,7 +169,7 @@ def haproxy(text: str, folder: Path) -> Iterator[Site]:
 
 def caddy(text: str, folder: Path) -> Iterator[Site]:
     for found in re.finditer(r"^([^\s#{][^{\n]*)\{(.*?)^\}", text, re.S | re.M):
-        files = re.search(r"^\s*tls\s+(\S+)\s+(\S+)\s*$", found[2], re.M)
+        files = re.search(r"^[ \t]*tls[ \t]+(\S+)[ \t]+(\S+)[ \t]*$", found[2], re.M)
         if not files:
             continue
         first = found[1].split(",")[0].strip().removeprefix("https://")

@@ -1,4 +1,4 @@
-"""What the agent remembers, in one folder that only its user may read."""
+"""The memory of the agent, in one folder that only its user may read."""
 
 import contextlib
 import fcntl

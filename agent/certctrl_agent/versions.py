@@ -30,7 +30,7 @@ OTHERS = 0o007
 
 @dataclass(frozen=True)
 class Content:
-    """What a file has, with its mode and its owner (user and group)."""
+    """The bytes of a file, with its mode and its owner (user and group)."""
 
     raw: bytes
     mode: int

@@ -187,7 +187,7 @@ def test_one_certificate_in_trouble_does_not_stop_another(
 # --- A server that is away ---
 
 
-def test_what_was_fetched_is_installed_while_the_server_is_away(
+def test_fetched_versions_are_installed_while_the_server_is_away(
     planned, follower, state, paths
 ) -> None:
     follower.fetch()
