@@ -7,7 +7,7 @@ import pytest
 from devices import services as device_services
 from issuance import rollout, services
 from issuance.beat import rollouts
-from issuance.models import Certificate, CertificateVersion, Deployment
+from issuance.models import Certificate, CertificateVersion, Deployment, RenewalInfo
 from tests import factories
 from tests.issuance.rollout.fleet import A_DAY, Fleet
 
@@ -200,6 +200,19 @@ def test_a_version_that_is_being_revoked_is_replaced_at_once(careful):
         revoke_asked_at=careful.world.time, wake_at=careful.world.time
     )
     careful.renew()
+    assert careful.wanting() == ALL
+
+
+def test_a_version_that_the_ca_wants_replaced_early_is_kept_until_then(careful):
+    version = careful.current
+    now = careful.world.time
+    RenewalInfo.objects.get_or_create(version=version, defaults={"fraction": 0.5})
+    window = {"window_start": now, "window_end": now + timedelta(hours=2)}
+    RenewalInfo.objects.update(wake_at=None, **window)
+    services.issue(careful.certificate)
+    careful.world.deliver()
+    assert careful.wanting() == ["web1"]
+    careful.pass_time(2 * 3600)
     assert careful.wanting() == ALL
 
 
