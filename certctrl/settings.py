@@ -261,7 +261,12 @@ CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two scans for renewals
 CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "sweep": {
+        "task": "issuance.sweep",
+        "schedule": 1.0,
+        "args": (1.0,),
+        "options": {"expires": 5},
+    },
     "scan renewals": {
         "task": "issuance.scan_renewals",
         "schedule": SCAN_EVERY,
@@ -274,6 +279,11 @@ CELERY_BEAT_SCHEDULE = {
     },
     "warn of expiry": {
         "task": "issuance.warn_expiry",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },

@@ -1,6 +1,6 @@
 """The actions of owners on their devices: rename, tag, revoke, and make keys for a fleet."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
@@ -65,9 +65,6 @@ def revoke_enrolment_key(row: EnrolmentKey, ip: str | None) -> None:
     revoke_api_key(row.api_key, ip)
 
 
-def note_events(device: Device, events: Iterable[Mapping[str, Any]]) -> None:
-    """Store the agent's version. Ignore events of other types."""
-    for event in events:
-        version = event.get("version")
-        if event.get("type") == "agent_version" and isinstance(version, str):
-            Device.objects.filter(pk=device.pk).update(app_version=version[:LONGEST_VERSION])
+def note_version(device: Device, version: str) -> None:
+    """Store the version that the agent of the device reports."""
+    Device.objects.filter(pk=device.pk).update(app_version=version[:LONGEST_VERSION])

@@ -4,12 +4,13 @@ The wraps follow the policy and the devices. A wrap is pending when an active de
 the key of the current version has no wrap for it. No column says so, and no row stands for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 
 import structlog
 from django.db.models import Q
 
-from devices import signals
+from devices.models import Device
 from issuance.models import Certificate
 from keystore import envelope
 from keystore.envelope import CannotOpen
@@ -34,14 +35,12 @@ def fit(certificate: Certificate) -> bool:
     """Make the wraps fit the policy and the devices. Return whether this takes a new key.
 
     It does when the server cannot open the key to wrap it. Wraps of others are removed first,
-    because that cannot fail. Replaced versions keep no wrap for a device, and under
-    DEVICE_REQUIRED none for the server. The caller has locked the certificate. Raise CannotOpen
-    when the key has a wrap for the server, but no master key opens it.
+    because that cannot fail. The caller has locked the certificate. Raise CannotOpen when the key
+    has a wrap for the server, but no master key opens it.
     """
     keys = public_keys(certificate)
-    used, replaced = _envelopes(certificate)
+    used = remove_replaced(certificate)
     for_devices_only = certificate.key_policy == Policy.DEVICE_REQUIRED
-    envelope.remove_wraps(replaced, master=for_devices_only)
     envelope.remove_wraps(used, keep=[key.pk for key in keys])
     openable = _openable(used)
     for each in used:
@@ -50,6 +49,28 @@ def fit(certificate: Certificate) -> bool:
         elif each.pk in openable:
             envelope.rewrite_recipients(each, keys, policy=certificate.key_policy)
     return _takes_new_key(certificate, keys)
+
+
+def remove_replaced(certificate: Certificate) -> list[Envelope]:
+    """Remove the wraps of replaced versions, and return the other envelopes.
+
+    A wrap stays for a device that still wants a replaced version. Under DEVICE_REQUIRED no wrap
+    for the server stays.
+    """
+    used, replaced = _envelopes(certificate)
+    for_devices_only = certificate.key_policy == Policy.DEVICE_REQUIRED
+    wanting = certificate.deployments.filter(
+        device__status=Device.Status.ACTIVE, wanted__key__in=[each.pk for each in replaced]
+    )
+    keys: dict[int, list[int]] = defaultdict(list)
+    for envelope_id, key in wanting.values_list("wanted__key", "device__key"):
+        keys[envelope_id].append(key)
+    unwanted = [each for each in replaced if each.pk not in keys]
+    envelope.remove_wraps(unwanted, master=for_devices_only)
+    for each in replaced:
+        if each.pk in keys:
+            envelope.remove_wraps([each], keep=keys[each.pk], master=for_devices_only)
+    return used
 
 
 def _takes_new_key(certificate: Certificate, keys: Sequence[RecipientKey]) -> bool:
@@ -102,11 +123,3 @@ def fit_or_wait(certificate: Certificate) -> bool:
     except CannotOpen as exc:
         logger.warning("wraps.pending", certificate=certificate.pk, why=exc.what)
         return False
-
-
-def notify(certificate: Certificate, devices: Iterable[int]) -> None:
-    """Notify these devices, where they are active and assigned, of the current version."""
-    if certificate.current:
-        told = certificate.active_devices().filter(pk__in=[*devices]).values_list("pk", flat=True)
-        ref = {"cert_id": certificate.pk, "serial": certificate.current.serial}
-        signals.emit(list(told), "cert.updated", ref)

@@ -12,6 +12,7 @@ from certctrl.schema import OPTIONAL
 from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
+from issuance.api.rollouts import DeploymentCountsSerializer, counts
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import lifetime
@@ -108,6 +109,9 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     fingerprint_sha256 = serializers.SerializerMethodField()
     issuance = serializers.SerializerMethodField()
     delegation = serializers.SerializerMethodField()
+    deployment = serializers.SerializerMethodField(
+        help_text="null in lists, and in the response to a create"
+    )
     note = serializers.SerializerMethodField()
 
     class Meta:
@@ -139,6 +143,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "preferred_chain",
             "reuse_key",
             "fallback_account_id",
+            "rollout",
+            "install_window",
+            "revoke_superseded",
+            "deployment",
             "renew_at",
             "renewal",
             "serial_number",
@@ -173,6 +181,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     @extend_schema_field(DelegationSerializer(allow_null=True))
     def get_delegation(self, certificate: Certificate) -> dict[str, Any] | None:
         return delegation.shown(certificate)
+
+    @extend_schema_field(DeploymentCountsSerializer(allow_null=True))
+    def get_deployment(self, certificate: Certificate) -> dict[str, Any] | None:
+        return counts(certificate) if self.context.get("counts") else None
 
     def get_note(self, certificate: Certificate) -> str:
         return note(certificate)

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from django.db.models import F, QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -25,9 +25,10 @@ from certctrl.errors import Invalid, MissingField, NotFound
 from devices.api import DeviceEndpoint
 from devices.models import Device
 from devices.serializers import DeviceSerializer, PublicIdField, TagField
-from issuance import services, wraps
+from issuance import rollout, services, wraps
 from issuance.api.attempts import AttemptSerializer
 from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer
+from issuance.api.rollouts import DeploymentSerializer
 from issuance.models import Certificate, CertificateTag, Issuance
 
 PACK = OpenApiParameter(
@@ -88,12 +89,23 @@ class AssignedDeviceSerializer(DeviceSerializer):
     assigned_at = EpochMillis()
     by_tag = serializers.BooleanField(read_only=True)
     wrap_pending = serializers.SerializerMethodField()
+    deployment = serializers.SerializerMethodField()
 
     class Meta(DeviceSerializer.Meta):
-        fields = (*DeviceSerializer.Meta.fields, "assigned_at", "by_tag", "wrap_pending")  # type: ignore[assignment]
+        fields = (  # type: ignore[assignment]
+            *DeviceSerializer.Meta.fields,
+            "assigned_at",
+            "by_tag",
+            "wrap_pending",
+            "deployment",
+        )
 
     def get_wrap_pending(self, device: Device) -> bool:
         return device.pk in self.context["pending"]
+
+    @extend_schema_field(DeploymentSerializer)
+    def get_deployment(self, device: Device) -> dict[str, Any]:
+        return dict(DeploymentSerializer(self.context["deployments"][device.pk]).data)
 
 
 class CertificateTagSerializer(serializers.ModelSerializer[CertificateTag]):
@@ -275,7 +287,9 @@ class AssignmentViewSet(OwnedMixin, GenericViewSet[Certificate]):
             assigned_at=F("deployments__assigned_at"), by_tag=F("deployments__by_tag")
         )
         page = self.paginate_queryset(rows.prefetch_related("tags").order_by("-pk")) or []
-        context = {"pending": wraps.pending(certificate)}
+        rows = certificate.deployments.filter(device__in=page).select_related("wanted")
+        deployments = {row.device_id: row for row in rows}
+        context = {"pending": wraps.pending(certificate), "deployments": deployments}
         shown = AssignedDeviceSerializer(page, many=True, context=context)
         return self.get_paginated_response(shown.data)
 
@@ -368,12 +382,14 @@ class MaterialsView(DeviceEndpoint):
     def get(self, request: Request, certificate_id: int) -> Response:
         """Return the key of a certificate: sealed for the device, or in plaintext."""
         device = self.device
+        certificate = services.assigned(device, certificate_id)
         data = services.for_device(
             device,
-            services.assigned(device, certificate_id),
+            certificate,
             actor=f"device {device.public_id}",
             ip=audit.ip_of(request),
         )
+        rollout.note_fetched(device, services.version_of(certificate))
         return delivered(request, data, f"cert-{certificate_id}-device-{device.pk}.json")
 
 

@@ -16,6 +16,7 @@ from issuance.api.drills import DrillViewSet
 from issuance.api.limits import AccountLimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
+from issuance.api.reports import NotifyView
 from issuance.api.views import CertificateViewSet
 
 router = OwnedRouter()
@@ -46,6 +47,7 @@ urlpatterns = [
     *owned_paths("certificate-assign", KeyAssignViewSet, {"post": "create"}),
     *router.urls,
     *staff.urls,
+    path("devices/self/notify", NotifyView.as_view()),
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
     *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),

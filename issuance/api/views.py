@@ -44,6 +44,7 @@ from issuance.api.requests import (
     IssueRequest,
     RevokeRequest,
 )
+from issuance.api.rollouts import counts
 from issuance.challenges import delegation
 from issuance.models import Certificate, Deployment, Issuance, digest
 from issuance.services import Idempotency
@@ -187,7 +188,8 @@ class CertificateViewSet(
         if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
             refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
-        return Response(shown(certificate, issuance))
+        answer = shown(certificate, issuance)
+        return Response(answer | {"deployment": counts(certificate)})
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
@@ -203,7 +205,7 @@ class CertificateViewSet(
         """Return the certificate. `detail=most` adds the chain, the CSR and the orders."""
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
-        return Response(serializer(self.get_object()).data)
+        return Response(serializer(self.get_object(), context={"counts": True}).data)
 
     # --- attempts ---
 

@@ -36,6 +36,10 @@ class Certificate(models.Model):
         ECDSA = "ecdsa"
         RSA = "rsa"
 
+    class Rollout(models.TextChoices):
+        ALL = "all"
+        CANARY = "canary"
+
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
     domain = models.CharField(max_length=253, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
@@ -68,6 +72,20 @@ class Certificate(models.Model):
     )
     reuse_key = models.BooleanField(
         default=False, help_text="renewals keep the key, for those who pin it"
+    )
+    rollout = models.CharField(
+        max_length=8,
+        choices=Rollout,
+        default=Rollout.ALL,
+        help_text="canary: one device gets a new version first",
+    )
+    install_window = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="when devices get a new version",
+    )
+    revoke_superseded = models.BooleanField(
+        default=False, help_text="revoke a version when its successor is served everywhere"
     )
     fallback_account = models.ForeignKey(
         AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
@@ -131,6 +149,12 @@ class Certificate(models.Model):
                 name="certificates_of_account",
             ),
             models.Index(fields=["domain"], name="certificates_by_domain"),
+            # The rows that revoke_superseded reads.
+            models.Index(
+                fields=["id"],
+                condition=Q(revoke_superseded=True, retired_at__isnull=True),
+                name="certificates_to_supersede",
+            ),
             # The rows that prune_retired_certificates reads.
             models.Index(
                 fields=["retired_at"],

@@ -34,7 +34,7 @@ from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
-from issuance.services.revocation import revoke
+from issuance.services.revocation import revoke, revoke_replaced
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
@@ -73,6 +73,7 @@ __all__ = [
     "retire",
     "retry_attempt",
     "revoke",
+    "revoke_replaced",
     "sealed",
     "to_folder",
     "trust",

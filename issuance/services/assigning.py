@@ -9,7 +9,7 @@ from django.db.models import Q
 from certctrl.errors import ApiError, Conflict, NotFound
 from devices import signals
 from devices.models import Device, DeviceTag
-from issuance import wraps
+from issuance import rollout, wraps
 from issuance.models import Certificate, CertificateTag, Deployment, Issuance
 from issuance.services import locks
 from issuance.services.attempts import advance, audit_certificate, request_issuance
@@ -113,7 +113,7 @@ def serve(certificate: Certificate, new: Iterable[int]) -> Issuance | None:
     is_first = not certificate.current and certificate.key_policy == Policy.DEVICE_REQUIRED
     if wraps.fit(certificate) or (is_first and not certificate.lacks_device):
         return request_issuance(certificate)
-    wraps.notify(certificate, served)
+    rollout.reach(certificate, served)
     return None
 
 

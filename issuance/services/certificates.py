@@ -18,7 +18,7 @@ from certctrl.errors import Conflict, TooLate
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from dnsproviders.models import DnsCredential
-from issuance import wraps
+from issuance import rollout, wraps
 from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
 from issuance.services import assigning, canceling, locks, validation
@@ -275,10 +275,12 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             setattr(certificate, name, value)
         _reschedule(certificate)
         certificate.save(update_fields=[*fields, "renew_at", "updated_at"])
+        if "rollout" in changes or "install_window" in changes:
+            rollout.wake(certificate)
         issues = takes_new_key or (moves and not certificate.lacks_device)
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
         if changed & {"key_policy", "server_decrypt_export"} and not takes_new_key:
-            wraps.notify(certificate, certificate.active_devices().values_list("pk", flat=True))
+            rollout.reach(certificate, certificate.active_devices().values_list("pk", flat=True))
     return advance(issuance)
 
 

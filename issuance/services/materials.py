@@ -13,16 +13,25 @@ from keystore import envelope
 from keystore.models import Envelope, KeyWrap
 
 Policy = Envelope.Policy
+VERSIONS = ("certificate__current", "wanted")
+PARTS = ("key", "issuance")
 
 
 def assigned(device: Device, pk: int) -> Certificate:
-    """Return the certificate, if it is assigned to the device. Raise NotFound."""
-    found = Certificate.objects.filter(
-        pk=pk, owner=device.owner_id, retired_at=None, deployments__device=device
+    """Return the certificate as the device sees it, if it is assigned to it. Raise NotFound.
+
+    Its `current` is the version that the device wants. It may be an older one during a rollout.
+    """
+    found = device.deployments.filter(
+        certificate=pk, certificate__owner=device.owner_id, certificate__retired_at=None
     )
-    certificate = found.select_related("account", "current__key", "current__issuance").first()
-    if certificate is None:
+    parts = ("certificate__account", *(f"{name}__{part}" for name in VERSIONS for part in PARTS))
+    deployment = found.select_related(*parts).first()
+    if deployment is None:
         raise NotFound(f"The device {device} has no certificate {pk}. Assign it first.")
+    certificate = deployment.certificate
+    if deployment.wanted and deployment.wanted.key_id:
+        certificate.current = deployment.wanted
     return certificate
 
 

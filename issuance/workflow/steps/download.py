@@ -1,12 +1,14 @@
 """The last step: fetch the chain, check it, and store it."""
 
-from django.db.models import Exists, OuterRef
+from typing import Any
+
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.statements import insert
-from issuance import notify, wraps
+from certctrl.statements import Parameter, insert, select, update
+from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
 from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
@@ -87,21 +89,17 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
-    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
-    rows = Certificate.objects.select_for_update().annotate(is_assigned=is_assigned)
-    certificate = rows.get(pk=issuance.certificate_id)
+    [certificate] = _locked(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
     if certificate.is_assigned:
         _reach_devices(certificate, version)
-    Certificate.objects.filter(pk=certificate.pk).update(
-        current=version,
+    _note_version(
+        pk=certificate.pk,
+        current=version.pk,
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.renews_itself else None,
-        failures=0,
-        failing_since=None,
-        proved_at=None,
         verified=certificate.verified
         or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
@@ -109,10 +107,38 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
 
 
 def _reach_devices(certificate: Certificate, version: CertificateVersion) -> None:
-    """Wrap the new key for the devices, and notify them.
+    """Wrap the new key for the devices, and offer the version to them.
 
     A device may have been assigned after the key was sealed.
     """
     certificate.current = version
     wraps.fit_or_wait(certificate)
-    wraps.notify(certificate, certificate.active_devices().values_list("pk", flat=True))
+    rollout.begin(certificate)
+
+
+@select
+def _locked(pk: Parameter) -> QuerySet[Certificate]:
+    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+    return Certificate.objects.select_for_update().annotate(is_assigned=is_assigned).filter(pk=pk)
+
+
+@update
+def _note_version(
+    pk: Parameter,
+    current: Parameter,
+    expires_at: Parameter,
+    renew_at: Parameter,
+    verified: Parameter,
+    updated_at: Parameter,
+) -> tuple[QuerySet[Certificate], dict[str, Any]]:
+    columns = {
+        "current": current,
+        "expires_at": expires_at,
+        "renew_at": renew_at,
+        "failures": 0,
+        "failing_since": None,
+        "proved_at": None,
+        "verified": verified,
+        "updated_at": updated_at,
+    }
+    return Certificate.objects.filter(pk=pk), columns

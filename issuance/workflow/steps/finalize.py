@@ -73,10 +73,11 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
 def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
     """Send the CSR and return the order.
 
-    It may be refused because the order has moved on. Then read the order once more.
+    Many CAs sign within milliseconds. So read the order at once, unless the CA asks for a pause.
+    The CSR may be refused because the order has moved on. Then read the order once more.
     """
     try:
-        return client.finalize(resource, issuance.csr_pem)
+        sent = client.finalize(resource, issuance.csr_pem)
     except Refused:
         seen = client.read_order(issuance.order_url)
         if seen.status in ("processing", "valid"):
@@ -84,6 +85,9 @@ def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderR
         raise
     except Wait as wait:  # orderNotReady, although the order was read as ready
         raise Wait(max(wait.seconds, issuance.patience()), wait.what) from None
+    if sent.status == "processing" and sent.retry_after is None:
+        return client.read_order(issuance.order_url)
+    return sent
 
 
 def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> None:
