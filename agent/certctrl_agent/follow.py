@@ -154,12 +154,8 @@ class Follower:
             self.pending[name] = (self.now() + seconds, backoff)
             self.log(f"{error} Asking again in {seconds:.0f} s.")
             return False
-        except RefusedByServer as error:
+        except (RefusedByServer, MaterialError) as error:
             self.log(str(error))
-        except MaterialError as error:
-            self.log(str(error))
-            if subject[0] == "cert":
-                self.state.report(deployment(subject[1], "", "failed", str(error)))
         self.pending.pop(name, None)
         return True
 
@@ -174,9 +170,10 @@ class Follower:
             bundle = self.client.get(f"{path}/deploy-materials", f"certificate {number}")
             try:
                 Material.of(detail, bundle, self.state.key())
-            except MaterialError:
+            except MaterialError as error:
                 if left:
                     continue
+                self.state.report(deployment(number, chain.serial, "failed", str(error)))
                 raise
             self.state.save(name, {"detail": detail, "bundle": bundle})
             self.log(f"Fetched certificate {number}, serial {chain.serial}.")
