@@ -11,7 +11,7 @@ from nacl.public import Box, PrivateKey, PublicKey, SealedBox  # noqa: TID251
 from accounts.models import User
 from certctrl.errors import Invalid
 from keystore import masterkeys
-from keystore.masterkeys import AESKey
+from keystore.masterkeys import WrappingKey
 from keystore.models import Envelope, KeyWrap, RecipientKey
 
 
@@ -24,7 +24,7 @@ class Recipient(Protocol):
 class MasterKey:
     """This server with one of its master keys. The server can open only these wraps."""
 
-    key: AESKey
+    key: WrappingKey
 
     @classmethod
     def current(cls) -> "MasterKey":
