@@ -19,7 +19,8 @@ class Command(BaseCommand):
         "Rotate the master key while the server runs. Generate a new key, put it first in the "
         "file of MASTER_KEYS_PATH, and wrap every data key with it. If the command is killed, "
         "run it again. It continues. All processes must read this same file. With keys in "
-        "MASTER_KEYS, put the new key first, restart the server, then run this."
+        "MASTER_KEYS or MASTER_KEYS_ELSEWHERE, put the new key first, restart the server, then "
+        "run this. It makes no key there."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -35,8 +36,23 @@ class Command(BaseCommand):
             "them)",
         )
 
-    def handle(self, *args: Any, no_new_key: bool, drop_old: bool, **options: Any) -> None:
+        parser.add_argument(
+            "--list",
+            action="store_true",
+            help="try each master key, show how many wraps need it, and end",
+        )
+
+    @property
+    def actor(self) -> str:
+        return f"operator {getpass.getuser()}"
+
+    def handle(
+        self, *args: Any, no_new_key: bool, drop_old: bool, list: bool, **options: Any
+    ) -> None:
         try:
+            if list:
+                self._list()
+                return
             with ExitStack() as stack:
                 file = masterkeys.file_keys()
                 intent = stack.enter_context(file.locked()) if file else None
@@ -48,11 +64,26 @@ class Command(BaseCommand):
                 f"The database was busy ({type(exc).__name__}). Run this command again."
             ) from exc
 
+    def _list(self) -> None:
+        current = masterkeys.current().id
+        counts = rotation.wraps_of_keys()
+        keys = masterkeys.all_keys()
+        for key_id, key in keys.items():
+            try:
+                is_same = key.unwrap(key.wrap(b"a test", b"test"), b"test") == b"a test"
+                state = "works" if is_same else "does not return what it wrapped"
+            except MasterKeyProblem as problem:
+                state = problem.what
+            wraps = "wraps, " if key_id == current else ""
+            self.stdout.write(f"{key_id}: {wraps}{counts.get(key_id, 0)} wraps need it. {state}")
+        for key_id in sorted(set(counts) - set(keys)):
+            self.stdout.write(f"{key_id}: is missing, {counts[key_id]} wraps need it.")
+
     def _rotate(
         self, file: FileKeys | None, intent: Intent | None, no_new_key: bool, drop_old: bool
     ) -> None:
         if file and intent and not no_new_key:
-            rotation.begin(file, intent)
+            rotation.begin(file, intent, self.actor)
         self._rewrap()
         if intent:
             intent.write("")
@@ -64,6 +95,10 @@ class Command(BaseCommand):
         current = masterkeys.current().id
         self._note("master_key.rotated", current, moved=outcome.moved, stuck=len(outcome.stuck))
         self.stdout.write(f"Wrapped {outcome.moved} data keys with master key {current}.")
+        outcome = rotation.rewrap_all(self.actor)
+        self.stdout.write(
+            f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}."
+        )
         if outcome.stuck:
             reasons = "\n".join(sorted(set(outcome.stuck.values()))[:10])
             count = len(outcome.stuck)
@@ -76,6 +111,7 @@ class Command(BaseCommand):
         dropped = rotation.drop_unneeded(file) if file else set()
         for key_id in sorted(dropped):
             self._note("master_key.removed", key_id)
+        dropped = rotation.drop_unneeded(file, self.actor) if file else set()
         needed = rotation.needed_ids()
         old = set(masterkeys.all_keys()) - {masterkeys.current().id}
         self._say("Removed from the file: {}.", dropped)
@@ -85,7 +121,7 @@ class Command(BaseCommand):
             old & needed,
         )
         self._say(
-            "Nothing needs these keys of MASTER_KEYS any more. Remove them there: {}.", old - needed
+            "Nothing needs these keys any more. Remove them from the settings: {}.", old - needed
         )
 
     def _note(self, action: str, key_id: str, **detail: Any) -> None:
