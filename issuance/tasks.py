@@ -19,7 +19,8 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
-FIRST, LATER = 0, 9  # priorities of Celery's transport for Redis, where 0 goes first
+# Priorities of Celery's transport for Redis, where 0 goes first.
+BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -27,25 +28,36 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if later := workflow.walk(step, issuance_id):
-            priority = (self.request.delivery_info or {}).get("priority")
-            start(issuance_id, later.state, goes_first=priority != LATER)
+        if later := serve(step, issuance_id):
+            given = (self.request.delivery_info or {}).get("priority")
+            start(issuance_id, later.state, priority=FIRST if given is None else given)
 
     return task
+
+
+def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
+    """Walk from `step` on, and remove the records that the attempt left in its zones.
+
+    Return the step for which a message is due. A record of another attempt, or one that could not
+    be removed, is for the sweep.
+    """
+    later = workflow.walk(step, issuance_id)
+    if later is None:
+        for record_id in txtrecords.left_by(issuance_id):
+            under_own_turn(withdraw, record_id)
+    return later
 
 
 LOOKS = lanes.Lane("looks", "the name servers")
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
-def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, goes_first: bool = True) -> bool:
+def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int = FIRST) -> bool:
     """Send the step that an attempt in `state` has to take next.
 
-    Workers take messages that go first before all others. Return False when the broker is away;
-    the sweep sends them later.
+    Return False when the broker is away; the sweep sends it later.
     """
     task = STEP_TASKS[workflow.STEP_AT[state].name]
-    priority = FIRST if goes_first else LATER
     return send(
         lambda: task.apply_async((issuance_id,), expires=settings.RESEND, priority=priority),
         issuance=issuance_id,
@@ -74,7 +86,7 @@ def look() -> None:
 def start_all(issuance_ids: Iterable[int]) -> None:
     """Send the steps of these attempts, from `validate` on."""
     for issuance_id in issuance_ids:
-        start(issuance_id, Issuance.State.PROPAGATED)
+        start(issuance_id, Issuance.State.PROPAGATED, priority=BEGUN)
 
 
 @shared_task(name="issuance.cleanup")

@@ -1,10 +1,15 @@
 """A message takes the steps of an attempt. Another message follows only when a step took long."""
 
+from unittest.mock import Mock
+
 import pytest
 from celery.app.trace import build_tracer
 
 from certctrl.celery import app
+from dnsproviders.base import ProviderError
+from dnsproviders.models import TxtRecord
 from issuance import tasks, workflow
+from tests.fakes.zone import FakeProvider
 
 pytestmark = pytest.mark.django_db
 
@@ -40,3 +45,38 @@ def test_nothing_more_is_sent_when_the_walk_has_ended(sent, monkeypatch):
     monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: None)
     run_order(7, tasks.FIRST)
     assert sent == []
+
+
+# --- the records that an attempt leaves ---
+
+
+def test_the_worker_of_an_attempt_removes_its_record(world, account, credential):
+    _, attempt = world.create(account, credential, "www.example.com")
+    assert tasks.serve(workflow.STEPS[0], attempt.pk) is None
+    record = TxtRecord.objects.get()
+    assert record.cleaned_at
+    assert world.zone.txt() == []
+
+
+def test_a_record_that_could_not_be_removed_is_left_to_the_sweep(
+    world, account, credential, monkeypatch
+):
+    _, attempt = world.create(account, credential, "www.example.com")
+    trouble = ProviderError("dns_unreachable", "The DNS API is away.")
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeProvider, "cleanup", Mock(side_effect=trouble))
+        tasks.serve(workflow.STEPS[0], attempt.pk)
+    attempt.refresh_from_db()
+    assert (attempt.state, TxtRecord.objects.get().cleaned_at) == ("issued", None)
+    world.advance(60)
+    world.sweep()
+    assert TxtRecord.objects.get().cleaned_at
+
+
+def test_an_attempt_that_still_needs_its_record_keeps_it(world, account, credential):
+    world.ca.validation_reads = 3
+    _, attempt = world.create(account, credential, "www.example.com")
+    tasks.serve(workflow.STEPS[0], attempt.pk)
+    attempt.refresh_from_db()
+    assert attempt.state == "propagated"
+    assert TxtRecord.objects.get().cleaned_at is None
