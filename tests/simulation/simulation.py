@@ -26,10 +26,8 @@ from authorities import clients
 from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsproviders import registry
-from issuance import workflow
-from issuance.beat import following, pruning, renewals, sweep
 from issuance import tasks, workflow
-from issuance.beat import pruning, renewals, sweep
+from issuance.beat import following, pruning, renewals, sweep
 from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import schedule
 from issuance.workflow import machine
