@@ -24,13 +24,19 @@ BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
-    """Return the Celery task that takes `step` for one attempt, and the steps after it."""
+    """Return the Celery task that takes `step` for one attempt.
+
+    It is a link of a chain. While the next links need no rest, this worker takes them too. Celery
+    sends the first link that is left. When the attempt must wait, the links are dropped.
+    """
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if later := serve(step, issuance_id):
-            given = (self.request.delivery_info or {}).get("priority")
-            start(issuance_id, later.state, priority=FIRST if given is None else given)
+        later = serve(step, issuance_id)
+        given = (self.request.delivery_info or {}).get("priority")
+        priority = FIRST if given is None else given
+        # Celery's Ignore drops links too, but it formats a traceback each time.
+        self.request.chain = _links(issuance_id, later.state, priority)[::-1] if later else None
 
     return task
 
@@ -53,15 +59,21 @@ STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int = FIRST) -> bool:
-    """Send the step that an attempt in `state` has to take next.
+    """Send the steps that an attempt in `state` still has to take, as one chain.
 
-    Return False when the broker is away; the sweep sends it later.
+    Return False when the broker is away; the sweep sends them later.
     """
-    task = STEP_TASKS[workflow.STEP_AT[state].name]
-    return send(
-        lambda: task.apply_async((issuance_id,), expires=settings.RESEND, priority=priority),
-        issuance=issuance_id,
-    )
+    first, *rest = _links(issuance_id, state, priority)
+    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+
+
+def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
+    """Return the steps of the chain. Celery keeps chains with the last link first."""
+    ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
+    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
+    for each in links:
+        each.set(expires=settings.RESEND, priority=priority)
+    return links
 
 
 @shared_task(name="issuance.look")
