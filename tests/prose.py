@@ -21,6 +21,7 @@ APPS = (
     "accounts",
     "authorities",
     "certctrl",
+    "dashboard",
     "devices",
     "dnsclient",
     "dnsproviders",
