@@ -94,6 +94,16 @@ TABLE = (
         "issued_twice",
         goal=most(0),
     ),
+    Row(
+        "sockets", "{n} devices hold WebSockets: memory of web for each", "kb_each", "kB", most(50)
+    ),
+    Row("sockets", "· CPU of one core at rest", "idle_percent", "%"),
+    Row("sockets", "· commit of a signal for all, until the last hears it", "last_s", "s", most(2)),
+    Row("sockets", "· commit of a signal for one, until it hears it", "one_ms", "ms"),
+    Row("polls", "{n} devices wait in polls: memory of web for each", "kb_each", "kB", most(50)),
+    Row("polls", "· CPU of one core at rest", "idle_percent", "%"),
+    Row("polls", "· commit of a signal for all, until the last hears it", "last_s", "s", most(2)),
+    Row("polls", "· commit of a signal for one, until it hears it", "one_ms", "ms"),
     Row("lists", "List page of 100, of {certificates} (p50)", "p50_ms", "ms", pick=fewest),
     Row("lists", "· the same, of {certificates}", "p50_ms", "ms", pick=longest),
     Row("lists", "· ratio", "ratio", goal=most(1.2), pick=beside_fewest),

@@ -45,6 +45,7 @@ MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
 # --- Devices: docs/reference/devices.md ---
 DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
+MAX_DEVICES = env.int("MAX_DEVICES", 4000)  # that wait at one web process
 
 # --- Turns (seconds): docs/architecture.md, "How a turn works" ---
 LEASE = env.float("LEASE", 180)
@@ -74,6 +75,9 @@ AUDIT_HEADS_TO = env.list("AUDIT_HEADS_TO", default=[])
 AUDIT_HEADS_EVERY = env.float("AUDIT_HEADS_EVERY", 86400)  # seconds
 if AUDIT_HEADS_EVERY < 60:
     raise ImproperlyConfigured("AUDIT_HEADS_EVERY is shorter than a minute. Set it to 60 or more.")
+
+# --- Backups: docs/guides/backup.md ---
+BACKUP_RECIPIENTS = env.list("BACKUP_RECIPIENTS", default=[])
 
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
@@ -112,6 +116,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "certctrl",
     "standalone",
+    "backups",
     "accounts",
     "keystore",
     "dnsproviders",
@@ -265,7 +270,12 @@ CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two scans for renewals
 CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "sweep": {
+        "task": "issuance.sweep",
+        "schedule": 1.0,
+        "args": (1.0,),
+        "options": {"expires": 5},
+    },
     "scan renewals": {
         "task": "issuance.scan_renewals",
         "schedule": SCAN_EVERY,
@@ -280,6 +290,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "issuance.warn_expiry",
         "schedule": 3600.0,
         "options": {"expires": 3600},
+    },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "follow_devices": {
+        "task": "issuance.follow_devices",
+        "schedule": 300.0,
+        "options": {"expires": 300},
     },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "seal audit events": {

@@ -87,7 +87,7 @@ def companions(names: list[Checked]) -> list[str]:
 
 
 class Form:
-    """What was typed, or good defaults."""
+    """The typed values, or good defaults."""
 
     def __init__(self, owner: User, given: Mapping[str, Any]) -> None:
         self.owner = owner

@@ -219,7 +219,7 @@ class CAFile(Page):
 
 
 class CAIssued(Page):
-    """What a private CA has issued, as CSV."""
+    """The certificates that a private CA has issued, as CSV."""
 
     def get(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:
         if not PrivateCA.objects.filter(owner=self.owner, pk=pk).exists():

@@ -182,3 +182,19 @@ def connections_to(port):
     return {
         local for local, remote, state in rows if remote == f"0100007F:{port:04X}" and state == "01"
     }
+
+
+@pytest.mark.parametrize("prefix", ["", "/certctrl"])
+def test_a_websocket_reaches_the_server(site, proxied, prefix):
+    lines, port = (below_a_path(), site.prefixed) if prefix else (guide()[0], site.port)
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    with proxied(lines, port) as origin:
+        address = f"{origin}{prefix}/api/websocket/7?token=x"
+        answer = Browser(origin).get(address, headers=upgrade)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == 5018
