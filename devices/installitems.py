@@ -35,6 +35,7 @@ FILES = {
     "ca": ("ca.pem", "ca.der", "meta.json"),
 }
 ABSOLUTE = re.compile(r"(/|[A-Za-z]:[\\/]|\\\\).*", re.DOTALL)
+TEXTS = {"type": "array", "items": {"type": "string"}}  # in OpenAPI
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -85,9 +86,7 @@ class TargetField(serializers.CharField):
         return path
 
 
-@extend_schema_field(
-    {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-)
+@extend_schema_field({"oneOf": [{"type": "string"}, TEXTS]})
 class CommandField(serializers.Field[Any, Any, Any, Any]):
     """A command: one text, or a list with the program and its arguments."""
 
