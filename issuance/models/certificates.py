@@ -35,6 +35,13 @@ class Certificate(models.Model):
         ECDSA = "ecdsa"
         RSA = "rsa"
 
+    class VerifyMethod(models.TextChoices):
+        """How names are proved: by a record in the zone, or by the agent of a device."""
+
+        DNS_01 = "dns-01"
+        HTTP_01 = "http-01"
+        TLS_ALPN_01 = "tls-alpn-01"
+
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
     domain = models.CharField(max_length=253, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
@@ -43,6 +50,18 @@ class Certificate(models.Model):
     )
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
+    )
+    verify_method = models.CharField(
+        max_length=16, choices=VerifyMethod, default=VerifyMethod.DNS_01
+    )
+    verify_device = models.ForeignKey(
+        "devices.Device",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+        help_text="whose agent serves the challenges of http-01 and tls-alpn-01",
     )
     key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
     key_size = models.PositiveIntegerField(default=256)

@@ -124,10 +124,15 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
         *of_account(account, cost=0 if renews else 1),
     ]
     if not renews:
-        registered = dict.fromkeys(names.registered_domain(name) for name in domains)
+        registered = dict.fromkeys(map(_registered, domains))
         wanted += [Charge(ca, Kind.DOMAIN, domain, domain) for domain in registered]
     bases = dict.fromkeys(name.removeprefix(identifiers.WILDCARD) for name in domains)
     return wanted + [failures_of(account, base) for base in bases]
+
+
+def _registered(name: str) -> str:
+    """Return the registered domain by which CAs count a name. An IP address counts as itself."""
+    return name if identifiers.is_address(name) else names.registered_domain(name)
 
 
 def of_account(account: AcmeAccount, cost: int = 1) -> tuple[Charge, Charge]:
