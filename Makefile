@@ -6,7 +6,7 @@
 # lint      all checks that do not run the code
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
-# lock      write requirements/*.txt again from pyproject.toml
+# lock      write requirements/*.txt again from pyproject.toml, and those of the agent
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -61,9 +61,12 @@ bench-quick: .venv/.dev
 
 lock: .venv/.dev
 	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra aws --constraint requirements/run.txt -o requirements/aws.txt
+	$(LOCK) pyproject.toml --extra hsm --constraint requirements/run.txt -o requirements/hsm.txt
 	$(LOCK) pyproject.toml --extra dev --constraint requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/lab.in -o requirements/lab.txt
 	$(LOCK) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
 
 lab: .venv-lab/.installed
 

@@ -3,6 +3,7 @@
 This is one module, so that tests and the simulator change the time in one place.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.utils import timezone
 
 _ends: ContextVar[float | None] = ContextVar("_ends", default=None)
+_never = threading.Event()
 
 
 def now() -> datetime:
@@ -23,6 +25,11 @@ def now() -> datetime:
 def monotonic() -> float:
     """Return the seconds of a clock that never jumps."""
     return time.monotonic()
+
+
+def pause(seconds: float) -> None:
+    """Wait in this thread. Only the sweep may wait. Everything else lets its row wait."""
+    _never.wait(seconds)
 
 
 @contextmanager

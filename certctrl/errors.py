@@ -100,6 +100,12 @@ class NotIssued(ApiError):
     code, key, status = 20004, "CERTS::NOT_ISSUED", 409
 
 
+class WrapPending(ApiError):
+    """The key has no wrap for the device yet. Agents look for WRAP_PENDING, and try again."""
+
+    code, key, status = 20005, "DEVICES::WRAP_PENDING", 409
+
+
 class TooLate(ApiError):
     code, key, status = 20006, "CERTS::TOO_LATE", 409
 

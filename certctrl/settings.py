@@ -79,6 +79,9 @@ AUDIT_HEADS_EVERY = env.float("AUDIT_HEADS_EVERY", 86400)  # seconds
 if AUDIT_HEADS_EVERY < 60:
     raise ImproperlyConfigured("AUDIT_HEADS_EVERY is shorter than a minute. Set it to 60 or more.")
 
+# --- Backups: docs/guides/backup.md ---
+BACKUP_RECIPIENTS = env.list("BACKUP_RECIPIENTS", default=[])
+
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
 ALLOW_PRIVATE_FOR_TENANTS = env.list("ALLOW_PRIVATE_FOR_TENANTS", default=[])
@@ -116,6 +119,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "certctrl",
     "standalone",
+    "backups",
     "accounts",
     "keystore",
     "dnsproviders",
@@ -260,7 +264,12 @@ CELERY_TASK_ROUTES = {"issuance.sweep": {"queue": SCHEDULE_QUEUE}}
 SCAN_EVERY = env.float("SCAN_EVERY", 600)  # seconds between two scans for renewals
 CELERY_BEAT_SCHEDULER = "certctrl.beatclock:BeatScheduler"
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {"task": "issuance.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "sweep": {
+        "task": "issuance.sweep",
+        "schedule": 1.0,
+        "args": (1.0,),
+        "options": {"expires": 5},
+    },
     "scan renewals": {
         "task": "issuance.scan_renewals",
         "schedule": SCAN_EVERY,
@@ -275,6 +284,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "issuance.warn_expiry",
         "schedule": 3600.0,
         "options": {"expires": 3600},
+    },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "follow_devices": {
+        "task": "issuance.follow_devices",
+        "schedule": 300.0,
+        "options": {"expires": 300},
     },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "seal audit events": {

@@ -34,7 +34,6 @@ from devices.serializers import (
     EnrolRequest,
     GrantStartedSerializer,
     NewEnrolmentKeySerializer,
-    NotifyRequest,
     OwnEnrolRequest,
     PolledSerializer,
     PollRequest,
@@ -238,15 +237,6 @@ class DeviceEndpoint(APIView):
         device = self.request.auth
         assert isinstance(device, Device)
         return device
-
-
-class NotifyView(DeviceEndpoint):
-    @extend_schema(request=NotifyRequest, responses={204: None})
-    def post(self, request: Request) -> Response:
-        """Store the version that an agent reports."""
-        given = parsed(NotifyRequest, request)
-        services.note_events(self.device, given["events"])
-        return Response(status=NO_CONTENT)
 
 
 class UpdatesView(DeviceEndpoint):

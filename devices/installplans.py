@@ -1,6 +1,7 @@
 """The install plans of devices: read, replace, patch and restore.
 
-A device has one plan. Each change writes its next version, and the newest versions are kept.
+A device has one plan. Each change writes its next version, notifies the device, and keeps the
+newest versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from django.db import transaction
 
 from accounts import audit
 from certctrl import errors
+from devices import signals
 from devices.models import Device, InstallPlan
 
 KEPT_VERSIONS = 50
@@ -86,4 +88,6 @@ def write(device: Device, installs: list[Any], script: str, note: str, actor: st
     )
     device.install_plans.filter(version__lte=version - KEPT_VERSIONS).delete()
     audit.note_row(device, "device.install_plan_changed", version=version, note=note)
+    ref = {"config_id": device.pk, "version": version, "installs_hash_b64": plan.installs_hash}
+    signals.emit([device.pk], "install.updated", ref)
     return plan

@@ -211,13 +211,6 @@ class PolledSerializer(serializers.Serializer[Any]):
     user_id = serializers.IntegerField(required=False)
 
 
-class NotifyRequest(serializers.Serializer[Any]):
-    """The report of an agent. Events of an unknown type are ignored."""
-
-    schema = serializers.CharField(required=False, allow_null=True)
-    events = serializers.ListField(child=serializers.DictField(), max_length=100)
-
-
 class UpdatesQuery(serializers.Serializer[Any]):
     """The query of a poll. The header If-None-Match wins over `cursor`."""
 

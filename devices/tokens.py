@@ -28,6 +28,7 @@ from devices.models import Device, DeviceSession
 
 ACCESS_LIFETIME = timedelta(hours=1)
 REFRESH_LIFETIME = timedelta(days=30)
+UNKNOWN = ""  # the digest of a session whose newest token a restore does not know
 GRACE = timedelta(seconds=30)  # in which a spent token yields its successor again
 ALGORITHM = "HS256"
 ISSUER = "certctrl"
@@ -148,7 +149,7 @@ def rotate(session: DeviceSession, secret: str) -> str | None:
     now = clock.now()
     session_row = DeviceSession.objects.filter(pk=session.pk)
     # Without a join, so that PostgreSQL checks the digest again when it has waited for the row.
-    spent = session_row.live().filter(digest=digest_of(secret))
+    spent = session_row.live().filter(digest__in=[digest_of(secret), UNKNOWN])
     if spent.update(
         digest=digest_of(successor),
         spent_digest=digest_of(secret),
@@ -163,6 +164,16 @@ def rotate(session: DeviceSession, secret: str) -> str | None:
     if is_latest and row.ended_at is None and now - row.rotated_at <= GRACE:
         return successor
     return None
+
+
+def accept_any_once() -> None:
+    """Accept any one token of each open session, because a backup was restored.
+
+    The device may have spent tokens since the backup, and this server cannot know the newest one.
+    Only a token that this server made fits the family (`is_of_family`). When two are used, the
+    second ends the family, as a spent token does.
+    """
+    DeviceSession.objects.live().update(digest=UNKNOWN, spent_digest="")
 
 
 @transaction.atomic

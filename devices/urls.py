@@ -15,7 +15,6 @@ router.register("devices", api.DeviceViewSet)
 router.register("enrolment-keys", api.EnrolmentKeyViewSet)
 urlpatterns = [
     path("device/registration", api.RegistrationView.as_view()),
-    path("devices/self/notify", api.NotifyView.as_view()),
     path("devices/self/updates", api.UpdatesView.as_view()),
     *owned_paths(
         "devices/by-public-id/<str:device_public_id>",

@@ -1,13 +1,13 @@
 """The tasks that workers run.
 
 A task carries one id. The row says what is to be done, so a message that is lost or sent twice
-changes nothing. When a step must wait, the steps after it are dropped.
+changes nothing.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-from celery import Task, chain, shared_task, signature
+from celery import Task, shared_task
 from django.conf import settings
 
 from certctrl import lanes
@@ -23,13 +23,13 @@ FIRST, LATER = 0, 9  # priorities of Celery's transport for Redis, where 0 goes 
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
-    """Return the Celery task that takes `step` for one attempt."""
+    """Return the Celery task that takes `step` for one attempt, and the steps after it."""
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if not workflow.take(step, issuance_id):
-            # Celery's Ignore does the same, but formats a traceback each time.
-            self.request.chain = None
+        if later := workflow.walk(step, issuance_id):
+            priority = (self.request.delivery_info or {}).get("priority")
+            start(issuance_id, later.state, goes_first=priority != LATER)
 
     return task
 
@@ -39,18 +39,17 @@ STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, goes_first: bool = True) -> bool:
-    """Send the steps that an attempt in `state` still has to take, as one message.
+    """Send the step that an attempt in `state` has to take next.
 
     Workers take messages that go first before all others. Return False when the broker is away;
     the sweep sends them later.
     """
-    ahead = [
-        signature(f"issuance.{step.name}", args=(issuance_id,), immutable=True)
-        for step in workflow.steps_ahead(state)
-    ]
-    for each in ahead:
-        each.set(expires=settings.RESEND, priority=FIRST if goes_first else LATER)
-    return send(lambda: chain(*ahead).apply_async(), issuance=issuance_id)
+    task = STEP_TASKS[workflow.STEP_AT[state].name]
+    priority = FIRST if goes_first else LATER
+    return send(
+        lambda: task.apply_async((issuance_id,), expires=settings.RESEND, priority=priority),
+        issuance=issuance_id,
+    )
 
 
 @shared_task(name="issuance.look")

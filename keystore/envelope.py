@@ -9,6 +9,8 @@ row, because its wrap under a master key is bound to the row.
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -17,6 +19,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit
 from accounts.models import AuditEvent, User
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import Trouble
@@ -24,7 +27,7 @@ from keystore import masterkeys
 from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
 from keystore.models import CERTIFICATE_KEY, Envelope, KeyWrap, RecipientKey
 from keystore.policy import Policy, recipients_for
-from keystore.recipients import DeviceKey, MasterKey
+from keystore.recipients import DeviceKey, MasterKey, Recipient
 
 NONCE = 12
 TAG = 16
@@ -77,6 +80,7 @@ def seal(
         insert(envelope)
         wraps = [insert(each.wrap(envelope, data_key)) for each in recipients]
         _keep_up(wraps, data_key)
+        _note_wrapped(envelope, recipients)
     return envelope
 
 
@@ -142,6 +146,11 @@ def rewrap(wrap: KeyWrap) -> bool:
     return bool(unchanged.update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek))
 
 
+def check_opens(wrap: KeyWrap) -> None:
+    """Raise CannotOpen unless the master key of the wrap is on this server and opens it."""
+    _unwrap(wrap)
+
+
 @sensitive_variables()
 def rewrite_recipients(
     envelope: Envelope, public_keys: Sequence[RecipientKey], *, policy: str | None = None
@@ -164,10 +173,38 @@ def rewrite_recipients(
         if missing or (serves_master and not _master_wraps(envelope)):
             data_key = _data_key(envelope)
             KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in missing])
-        _remove_others(envelope, devices, serves_master)
+            _note_wrapped(envelope, missing)
+        remove_wraps([envelope], keep=devices, master=not serves_master)
         Envelope.objects.filter(pk=envelope.pk).update(policy=policy)
     envelope.policy = policy
     return envelope
+
+
+def remove_wraps(
+    envelopes: Iterable[Envelope], *, keep: Iterable[int] = (), master: bool = False
+) -> None:
+    """Remove the wraps for devices, and with `master` those for the server too.
+
+    `keep` has the ids of the public keys whose wraps stay. This never needs to open an envelope.
+    """
+    rows = {each.pk: each for each in envelopes}
+    found = KeyWrap.objects.filter(envelope__in=rows).select_related("recipient_key")
+    over = found.filter(recipient_key__isnull=False).exclude(recipient_key__in=[*keep])
+    if master:
+        over = over | found.filter(master_key_id__isnull=False)
+    removed = list(over.order_by("envelope", "pk"))
+    KeyWrap.objects.filter(pk__in=[each.pk for each in removed]).delete()
+    for pk, wraps in groupby(removed, attrgetter("envelope_id")):
+        gone = list(wraps)
+        devices = [str(each.recipient_key) for each in gone if each.recipient_key]
+        audit.record(
+            rows[pk].owner,
+            audit.PROCESS,
+            "key.wraps_removed",
+            str(rows[pk]),
+            devices=devices,
+            server=len(devices) < len(gone),
+        )
 
 
 def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKey]:
@@ -179,10 +216,12 @@ def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKe
     return [device for pk, device in devices.items() if pk not in present]
 
 
-def _remove_others(envelope: Envelope, devices: Iterable[int], serves_master: bool) -> None:
-    envelope.wraps.filter(recipient_key__isnull=False).exclude(recipient_key__in=devices).delete()
-    if not serves_master:
-        envelope.wraps.filter(master_key_id__isnull=False).delete()
+def _note_wrapped(envelope: Envelope, recipients: Iterable[Recipient]) -> None:
+    """Write the devices that can open the envelope from now on into the audit log."""
+    keys = [each.recipient_key for each in recipients if isinstance(each, DeviceKey)]
+    if keys:
+        devices = [str(key) for key in keys]
+        audit.record(envelope.owner, audit.PROCESS, "key.wrapped", str(envelope), devices=devices)
 
 
 def _check(owner: User, purpose: str, policy: str, public_keys: Iterable[RecipientKey]) -> None:

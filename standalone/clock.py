@@ -25,15 +25,15 @@ class Clock(BeatScheduler):
 
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
         if entry.task == SWEEP:
-            self.sweep()
+            self.sweep(*(entry.args or ()))
         else:
             super().apply_entry(entry, producer)
 
-    def sweep(self) -> None:
+    def sweep(self, seconds: float = 0.0) -> None:
         """Run the sweep. An error ends this sweep only."""
         close_old_connections()
         try:
-            self.app.tasks[SWEEP].run()
+            self.app.tasks[SWEEP].run(seconds)
         except Exception as error:
             disk.note(error)
             logger.warning("sweep.not_ended", error=type(error).__name__)

@@ -6,7 +6,20 @@ from rest_framework import serializers
 
 from authorities.requests import MOST_SECONDS, agree
 from certctrl.api import OneOf
+from issuance import rollout
 from issuance.models import Certificate
+
+
+class WindowField(serializers.DictField):
+    """Hours of a day: `start`, `end`, `timezone`, and optionally the `days` on which it opens."""
+
+    default_error_messages = {"window": "{complaint}"}
+
+    def to_internal_value(self, data: Any) -> Any:
+        window = super().to_internal_value(data)
+        if complaint := rollout.complaint(window):
+            self.fail("window", complaint=complaint)
+        return window
 
 
 class CertificateRequest(serializers.Serializer[Any]):
@@ -73,6 +86,18 @@ class CertificateRequest(serializers.Serializer[Any]):
         help_text="the ACME account to use when the first one keeps failing",
     )
 
+    rollout = OneOf(
+        Certificate.Rollout.choices,
+        required=False,
+        help_text="canary: one device gets a new version first",
+    )
+    install_window = WindowField(
+        required=False, allow_null=True, help_text="when devices get a new version"
+    )
+    revoke_superseded = serializers.BooleanField(
+        required=False, help_text="revoke a version when its successor is served everywhere"
+    )
+
     COLUMNS = (
         "auto_renew",
         "renew_days_before",
@@ -87,6 +112,9 @@ class CertificateRequest(serializers.Serializer[Any]):
         "fallback_account_id",
         "verify_method",
         "verify_device_id",
+        "rollout",
+        "install_window",
+        "revoke_superseded",
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:

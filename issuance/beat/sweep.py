@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from celery import shared_task
@@ -20,7 +20,8 @@ from dnsproviders.models import TxtRecord
 from issuance import probes, tasks, workflow
 from issuance.beat import clockstep
 from issuance.beat.admission import choose
-from issuance.beat.due import any_is_due
+from issuance.beat.due import any_is_due, next_due
+from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
 from issuance.renewal import ari
@@ -29,12 +30,31 @@ from notices.models import Delivery
 from notices.tasks import deliver
 
 logger = structlog.get_logger()
+PAUSE_FACTOR = 10  # so the sweep takes a tenth of a core at most
 failures_in_a_row: "Counter[str]" = Counter()  # of the sections of the sweep
 
 
 @shared_task(name="issuance.sweep")
-def sweep() -> None:
-    """Send a message for every row that is due and has none on its way.
+def sweep(seconds: float = 0.0) -> None:
+    """Sweep once, and again when a row becomes due within `seconds` from the start.
+
+    So a row does not wait for the next message. The pause is ten times as long as the sweep before,
+    or longer.
+    """
+    start, began = clock.monotonic(), clock.monotonic()
+    now = sweep_once()
+    while seconds and (at := next_due(now, now + timedelta(seconds=seconds))):
+        took = clock.monotonic() - began
+        pause = max((at - clock.now()).total_seconds(), PAUSE_FACTOR * took)
+        if clock.monotonic() - start + pause >= seconds:
+            return
+        clock.pause(pause)
+        began = clock.monotonic()
+        now = sweep_once()
+
+
+def sweep_once() -> datetime:
+    """Send a message for every row that is due and has none on its way. Return the time.
 
     Only the sweep limits how many messages are on their way. A section that raises is logged and
     counted, and the others run. The sweep counts for `/health` if any section ended, or if no row
@@ -49,11 +69,13 @@ def sweep() -> None:
         admit_revocations,
         admit_renewal_infos,
         admit_probes,
+        advance_rollouts,
         admit_deliveries,
     )
     ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
     if any(ended):
         cache.set(SWEPT, now.timestamp(), None)
+    return now
 
 
 def run_section(section: Callable[[datetime], None], now: datetime) -> bool:

@@ -62,7 +62,7 @@ class ByAgent(Challenge):
                 f"The device for the {self.type} challenge of {seen.identifier} does not"
                 " exist, or it was revoked. Choose another verify_device_id."
             )
-            raise Refused("no_device", what, permanent=True)
+            raise Refused("device_revoked", what, permanent=True)
         if not offered.key_authorization:
             what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
             raise Trouble(errors.ERROR, what)

@@ -4,14 +4,22 @@ from django.db import models
 
 from authorities.models import PrivateCA
 from devices.models import Device
-from issuance.models.certificates import Certificate
+from issuance.models.certificates import Certificate, CertificateVersion
 
 
 class Deployment(models.Model):
     """A certificate that is assigned to a device. The row is the assignment.
 
     A device that was revoked keeps its rows. They count again when it enrols again.
+
+    The device may fetch the version that it wants. The versions that it fetched, installed and
+    served are kept by their serial numbers, with the times.
+    `wake_at` is when `rollout.advance` looks at the row.
     """
+
+    class Failure(models.TextChoices):
+        ROLLED_BACK = "rolled_back"
+        FAILED = "failed"
 
     certificate = models.ForeignKey(
         Certificate, models.CASCADE, related_name="deployments", db_index=False
@@ -21,8 +29,31 @@ class Deployment(models.Model):
         default=False, help_text="a tag of the device assigned it; it goes with the tag"
     )
     assigned_at = models.DateTimeField(auto_now_add=True)
+    wanted = models.ForeignKey(
+        CertificateVersion, models.SET_NULL, null=True, blank=True, related_name="wanting"
+    )
+    wanted_at = models.DateTimeField(null=True, blank=True)
+    fetched_serial = models.CharField(max_length=40, blank=True)
+    fetched_at = models.DateTimeField(null=True, blank=True)
+    installed_serial = models.CharField(max_length=40, blank=True)
+    installed_at = models.DateTimeField(null=True, blank=True)
+    served_serial = models.CharField(max_length=40, blank=True)
+    served_at = models.DateTimeField(null=True, blank=True)
+    failed_serial = models.CharField(max_length=40, blank=True)
+    failed_at = models.DateTimeField(null=True, blank=True)
+    failure = models.CharField(max_length=11, choices=Failure, blank=True)
+    failure_what = models.TextField(blank=True, help_text="the reason, as the agent reported it")
+    wake_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        indexes = (
+            # The rows that advance_rollouts reads.
+            models.Index(
+                fields=["wake_at", "certificate"],
+                condition=models.Q(wake_at__isnull=False),
+                name="deployments_to_advance",
+            ),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=["certificate", "device"], name="a_certificate_is_on_a_device_once"

@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from django.db.models import QuerySet
+
 from authorities import catalog
 from authorities.catalog import Limit, LimitKind
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.statements import Parameter, select
 from dnsclient import names
 from issuance import identifiers
 from issuance.models import Issuance, LimitBucket
@@ -16,7 +19,10 @@ Kind = LimitKind
 
 
 Key = tuple[str, str, str]  # CA, kind, subject
+Row = tuple[int, str, str, str]  # the primary key, and the key
 COLUMNS = ("pk", "ca", "kind", "subject")
+# An order of one name has this many subjects: the set, the account, the domain, the failures.
+OF_ONE_NAME = 4
 STRIKES = Limit(3, 100.0)  # refusals without a named limit, until the account pauses
 
 
@@ -80,11 +86,21 @@ def charges_at(orders: Sequence[Sequence[Charge]], *, makes: bool = True) -> lis
 def find(wanted: Iterable[Charge]) -> dict[Key, int]:
     """Return the ids of the buckets that have a row."""
     keys = {want.key for want in wanted}
-    rows = LimitBucket.objects.filter(
-        ca__in={ca for ca, _, _ in keys}, subject__in={subject for _, _, subject in keys}
-    )
-    ids = {(ca, kind, subject): pk for pk, ca, kind, subject in rows.values_list(*COLUMNS)}
+    cas, subjects = {ca for ca, _, _ in keys}, {subject for _, _, subject in keys}
+    if len(cas) == 1 and len(subjects) == OF_ONE_NAME:
+        values = dict(zip("abcd", subjects, strict=True))
+        rows: Iterable[Row] = _of_one_name(ca=min(cas), **values)
+    else:
+        rows = LimitBucket.objects.filter(ca__in=cas, subject__in=subjects).values_list(*COLUMNS)
+    ids = {(ca, kind, subject): pk for pk, ca, kind, subject in rows}
     return {key: ids[key] for key in keys & ids.keys()}
+
+
+@select
+def _of_one_name(
+    ca: Parameter, a: Parameter, b: Parameter, c: Parameter, d: Parameter
+) -> QuerySet[LimitBucket, Row]:
+    return LimitBucket.objects.filter(ca=ca, subject__in=[a, b, c, d]).values_list(*COLUMNS)
 
 
 def make(wanted: Collection[Charge]) -> dict[Key, int]:

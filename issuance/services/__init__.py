@@ -1,7 +1,14 @@
 """The actions of people: create, issue, renew, cancel, revoke, assign, export, delete."""
 
 from certctrl.fileset import NotReplaced
-from issuance.services.assigning import assign, assign_to_tag, unassign, unassign_from_tag
+from issuance.services.assigning import (
+    assign,
+    assign_to_tag,
+    follow,
+    follow_device,
+    unassign,
+    unassign_from_tag,
+)
 from issuance.services.attempts import (
     advance,
     issue,
@@ -25,8 +32,10 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
+from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
-from issuance.services.revocation import revoke
+from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
 __all__ = [
@@ -39,10 +48,15 @@ __all__ = [
     "advance",
     "assign",
     "assign_to_tag",
+    "assigned",
     "bundle",
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "distrust",
+    "follow",
+    "follow_device",
+    "for_device",
     "forget_probe",
     "head",
     "issue",
@@ -59,8 +73,12 @@ __all__ = [
     "retire",
     "retry_attempt",
     "revoke",
+    "revoke_replaced",
+    "sealed",
     "to_folder",
+    "trust",
     "unassign",
     "unassign_from_tag",
     "update_certificate",
+    "version_of",
 ]

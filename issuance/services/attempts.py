@@ -15,7 +15,6 @@ from issuance.challenges import delegation, registry
 from issuance.models import Certificate, Issuance, names_key
 from issuance.renewal import failover
 from issuance.services.idempotency import Idempotency, once
-from keystore.models import Envelope
 
 State = Issuance.State
 Reason = Issuance.Reason
@@ -71,7 +70,7 @@ def refuse_issuance(certificate: Certificate) -> None:
             f"The account {account.name} was deactivated at its CA."
             " Give the certificate another account."
         )
-    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+    if certificate.lacks_device:
         raise Conflict(
             f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
             " device first."
@@ -149,7 +148,7 @@ def retry_now(issuance: Issuance) -> Issuance:
 def advance(issuance: Issuance | None) -> Issuance | None:
     """Start an open attempt, and return it as it is after that.
 
-    Call it after the transaction that made the attempt. An attempt at a private CA takes its six
+    Call it after the transaction that made the attempt. An attempt at a private CA takes its
     steps in this process. Any other goes to the workers. So does one that needs an RSA key while
     the owner's line for RSA keys is full.
     """
@@ -167,7 +166,7 @@ def advance(issuance: Issuance | None) -> Issuance | None:
 
 
 def run_inline(issuance: Issuance) -> bool:
-    """Take the six steps in this process. Return False when the owner's line is full.
+    """Take the steps in this process. Return False when the owner's line is full.
 
     Then nothing was done. The line is for RSA keys, which take seconds of a core
     (`authorities.keyqueue`).
@@ -184,9 +183,9 @@ def run_inline(issuance: Issuance) -> bool:
 
 
 def walk_steps(issuance: Issuance) -> None:
-    for step in workflow.STEPS:
-        if not workflow.take(step, issuance.pk):
-            return
+    later: workflow.Step | None = workflow.STEP_AT[issuance.state]
+    while later:
+        later = workflow.walk(later, issuance.pk)
 
 
 def issue(

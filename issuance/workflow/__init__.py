@@ -1,7 +1,7 @@
 """The six steps of an attempt, their order, and what the end of each step writes."""
 
 from issuance.workflow.batch import BATCH, LEASE, TURN, look
-from issuance.workflow.machine import STEPS, UNWRITABLE, Step, fail, run, steps_ahead, take
+from issuance.workflow.machine import STEP_AT, STEPS, UNWRITABLE, Step, fail, run, take, walk
 from issuance.workflow.outcome import Done, Outcome, event
 from issuance.workflow.revocation import revoke
 from issuance.workflow.steps.order import LIMIT
@@ -13,6 +13,7 @@ __all__ = [
     "LEASE",
     "LIMIT",
     "STEPS",
+    "STEP_AT",
     "TURN",
     "UNWRITABLE",
     "Done",
@@ -25,6 +26,6 @@ __all__ = [
     "order_again",
     "revoke",
     "run",
-    "steps_ahead",
     "take",
+    "walk",
 ]

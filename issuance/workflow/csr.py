@@ -4,18 +4,21 @@ The key is new, or the one that the certificate keeps (`reuse_key`). Or both key
 an earlier attempt that gave up.
 """
 
+from collections.abc import Sequence
+
 from django.views.decorators.debug import sensitive_variables
 
 from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from issuance import wraps
 from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
 from keystore.envelope import CannotOpen
-from keystore.models import Envelope
+from keystore.models import Envelope, KeyWrap, RecipientKey
 
 ACTOR = "this server"
 # After this many troubles in a row, an earlier order that the CA does not show is ignored.
@@ -33,10 +36,23 @@ def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
         make(issuance)
 
 
-def replace_compromised(issuance: Issuance) -> None:
-    """Make a new key and CSR when the attempt's key has been revoked for keyCompromise since."""
-    if not issuance.is_first and is_compromised(issuance.certificate, issuance.csr_pem):
+def replace_unfit(issuance: Issuance) -> None:
+    """Make a new key and CSR when the attempt's key has become unfit since.
+
+    It has when it was revoked for keyCompromise. Under DEVICE_REQUIRED it also has when a device
+    was assigned, because only a new key can be wrapped for it.
+    """
+    certificate = issuance.certificate
+    is_compromising = not issuance.is_first and is_compromised(certificate, issuance.csr_pem)
+    if is_compromising or _lacks_wrap(issuance):
         make(issuance)
+
+
+def _lacks_wrap(issuance: Issuance) -> bool:
+    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+        return False
+    wrapped = KeyWrap.objects.filter(envelope=issuance.key_id).values("recipient_key")
+    return issuance.certificate.active_devices().exclude(key__in=wrapped).exists()
 
 
 def is_compromised(certificate: Certificate, pem: str) -> bool:
@@ -69,13 +85,35 @@ def make(issuance: Issuance) -> None:
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     with issuance.atomic():
         sealed = envelope.seal(
-            certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy
+            certificate.owner,
+            "certificate_key",
+            pki.key_der(key),
+            policy=certificate.key_policy,
+            public_keys=_recipients(certificate),
         )
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()
         if told:
             event(issuance, "order", Outcome.DONE, told)
+
+
+def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
+    """Return the public keys of the devices that the new key is wrapped for now.
+
+    Under HYBRID it is wrapped for them when the version is stored. Raise Refused.
+    """
+    if certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+        return ()
+    keys = wraps.public_keys(certificate)
+    if not keys:
+        raise Refused(
+            "no_device",
+            f"{certificate.domain} has the policy DEVICE_REQUIRED and no device, so nobody could"
+            " open a new key. Assign a device.",
+            permanent=True,
+        )
+    return keys
 
 
 def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:

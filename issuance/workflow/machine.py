@@ -13,7 +13,7 @@ from authorities.base import NotYet
 from authorities.errors import Refused, Unexplained
 from authorities.models import AcmeAccount
 from certctrl import clock, lanes, log
-from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause
+from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
 from issuance import notify, ratelimits
 from issuance.challenges import registry
 from issuance.models import TOO_LONG, Issuance
@@ -26,6 +26,8 @@ State = Issuance.State
 logger = structlog.get_logger()
 # Pauses in seconds after the nth NotYet in a row. After all of them, nine minutes, it is an error.
 NOT_YET = (2, 4, 8, 15, 30, 60, 120, 300)
+# An attempt leaves its thread to others after a step that took this many seconds.
+LONG = 3.0
 # Until an account is this old, some nodes of its CA may not know it yet.
 LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
@@ -92,12 +94,6 @@ STEPS = (
 STEP_AT = {step.state: step for step in STEPS}
 
 
-def steps_ahead(state: str) -> tuple[Step, ...]:
-    """Return the steps that an attempt in `state` still has to take; none when it has ended."""
-    states = [step.state for step in STEPS]
-    return STEPS[states.index(state) :] if state in states else ()
-
-
 def deadline(issuance: Issuance, state: str) -> datetime:
     """Return when an attempt that enters `state` now gives up."""
     now = clock.now()
@@ -109,15 +105,29 @@ def deadline(issuance: Issuance, state: str) -> datetime:
 
 
 def take(step: Step, issuance_id: int) -> bool:
-    """Take the step if it is due. Return True when the next step may follow.
+    """Take the step if it is due. Return True when it is done, and the usual one may follow."""
+    issuance = _claim(step, issuance_id)
+    return issuance is not None and run(step, issuance)
 
-    It may go on when the step is done now, or was done before.
+
+def walk(step: Step, issuance_id: int) -> Step | None:
+    """Take this step if it is due, and then those after it, until one must wait.
+
+    Each step is a turn of its own. The turns follow each other without another claim. After a step
+    that took long, others get this thread first. Then return the step for which a message is due.
+    So it is when this worker stops.
     """
-    issuance = Issuance.objects.select_related(*step.reads).claim(issuance_id, state=step.state)
-    if issuance:
-        return run(step, issuance)
-    state = Issuance.objects.values_list("state", flat=True).filter(pk=issuance_id).first()
-    return state is not None and step not in steps_ahead(state)
+    issuance = _claim(step, issuance_id)
+    while issuance and run(step, issuance, end=_settle_and_go_on) and issuance.is_open:
+        step = STEP_AT[issuance.state]
+        if not issuance.holder:
+            return step
+        issuance.begin()
+    return None
+
+
+def _claim(step: Step, issuance_id: int) -> Issuance | None:
+    return Issuance.objects.select_related(*step.reads).claim(issuance_id, state=step.state)
 
 
 def run(
@@ -204,15 +214,18 @@ def after_losing(issuance: Issuance) -> None:
         registry.release(issuance)
 
 
-def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
+def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bool = False) -> bool:
     """Write the end of a step that is done. Return True when the next step may follow.
 
     State, event and `done.write` are one transaction, and its first statement ends the turn.
-    `took` is in seconds. When the turn was lost, write nothing and return False.
+    `took` is in seconds. With `keeps` the next turn of the attempt begins there, if a step follows.
+    When the turn was lost, write nothing and return False.
     """
     to = done.to or step.to
     ends = to == State.ISSUED
     columns = _last_columns(to) if ends else _next_columns(issuance, to, goes_on=not done.to)
+    if keeps and not ends and not done.to:
+        columns |= issuance.beginning()
     try:
         with issuance.fence(**{**columns, **done.fields}):
             if done.write:
@@ -229,6 +242,10 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
         "step.done", issuance=issuance.pk, step=step.name, to=to, took_ms=round(took * 1000)
     )
     return not done.to
+
+
+def _settle_and_go_on(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
+    return settle(step, issuance, done, took, keeps=took < LONG and not stopping.is_set())
 
 
 def _next_columns(issuance: Issuance, to: str, *, goes_on: bool) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from issuance.models import (
     RenewalInfo,
     Reservation,
     ReservedToken,
-    TrustedCA,
 )
 from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
@@ -108,7 +107,7 @@ def deployments(certificate, staff) -> None:
     device = factories.device(staff, "web")
     services.assign(certificate, device)
     services.assign_to_tag(certificate, "web")
-    TrustedCA.objects.create(device=device, private_ca=PrivateCA.objects.get())
+    services.trust(device, PrivateCA.objects.get())
 
 
 def ledger_and_log(world, staff) -> None:

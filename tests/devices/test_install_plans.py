@@ -8,7 +8,7 @@ import pytest
 
 from accounts.models import AuditEvent
 from devices import installplans
-from devices.models import InstallPlan
+from devices.models import InstallPlan, Signal
 from tests.devices.agent import Agent, enrolled
 from tests.issuance.api.calling import Caller, refused
 
@@ -111,6 +111,18 @@ def test_each_change_is_a_version(api, path, alice):
     page = api.get(f"{path}-histories?limit=1&after={versions[0]['id']}").data_member
     assert page == versions[1:2]
     assert AuditEvent.objects.filter(action="device.install_plan_changed").count() == 3
+
+
+def test_each_version_is_a_signal_to_its_device(api, path, own, device):
+    api.put(path, {"installs": ITEMS})
+    api.put(path, {"installs": []})
+    api.post(f"{path}/restore", {"version": 1})
+    refused(api.put(path, {"installs": [{}]}), 400)
+    told = Signal.objects.filter(device=device["id"]).order_by("seq")
+    assert [each.type for each in told] == ["install.updated"] * 3
+    assert [each.ref["version"] for each in told] == [1, 2, 3]
+    assert told[2].ref["installs_hash_b64"] == own()["installs_hash"]
+    assert told[2].ref["config_id"] == own()["id"]
 
 
 def test_only_the_newest_versions_are_kept(api, path, monkeypatch):

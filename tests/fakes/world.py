@@ -81,9 +81,9 @@ class World:
 
     @staticmethod
     def chain(issuance_id: int, state: str) -> None:
-        for step in workflow.steps_ahead(state):
-            if not workflow.take(step, issuance_id):
-                return
+        step = workflow.STEP_AT.get(state)
+        while step:
+            step = workflow.walk(step, issuance_id)
 
     def deliver(self) -> None:
         """Run every message, and the messages that they send."""

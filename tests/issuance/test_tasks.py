@@ -1,7 +1,6 @@
-"""A message runs the steps of its chain only up to the state of the row."""
+"""A message takes the steps of an attempt. Another message follows only when a step took long."""
 
 import pytest
-from celery import signature
 from celery.app.trace import build_tracer
 
 from certctrl.celery import app
@@ -12,29 +11,32 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def sent(monkeypatch):
-    """The primary keys that `present` was sent for."""
+    """What was sent to `present`: the primary keys, with the priorities."""
     sent = []
     monkeypatch.setattr(
-        tasks.STEP_TASKS["present"], "apply_async", lambda args, *_, **__: sent.append(args[0])
+        tasks.STEP_TASKS["present"],
+        "apply_async",
+        lambda args, *, priority, **_: sent.append((*args, priority)),
     )
     return sent
 
 
-def run_first_link(issuance_id):
-    """Run the first message of a chain as a worker does. The second link is `present`."""
+def run_order(issuance_id, priority):
+    """Run a message of `order` as a worker does."""
     order = tasks.STEP_TASKS["order"]
-    rest = [signature("issuance.present", args=(issuance_id,), immutable=True, app=app)]
     trace = build_tracer(order.name, order, app=app, propagate=True)
-    trace("id", (issuance_id,), {}, {"id": "id", "chain": rest})
+    trace("id", (issuance_id,), {}, {"id": "id", "delivery_info": {"priority": priority}})
 
 
-def test_the_next_link_is_sent_when_the_step_is_through(sent, monkeypatch):
-    monkeypatch.setattr(workflow, "take", lambda step, issuance_id: True)
-    run_first_link(7)
-    assert sent == [7]
+@pytest.mark.parametrize("priority", [tasks.FIRST, tasks.LATER])
+def test_the_next_step_is_sent_with_the_same_priority(sent, monkeypatch, priority):
+    present = workflow.STEP_AT["ordered"]
+    monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: present)
+    run_order(7, priority)
+    assert sent == [(7, priority)]
 
 
-def test_nothing_more_is_sent_when_the_step_must_wait(sent, monkeypatch):
-    monkeypatch.setattr(workflow, "take", lambda step, issuance_id: False)
-    run_first_link(7)
+def test_nothing_more_is_sent_when_the_walk_has_ended(sent, monkeypatch):
+    monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: None)
+    run_order(7, tasks.FIRST)
     assert sent == []

@@ -7,7 +7,7 @@ twentieth of the idle time at most.
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -193,18 +193,13 @@ class Scenario(World):
         goes_first: bool = True,
     ) -> bool:
         queue = self.queue if goes_first else self.later
-        self._send_link(queue, issuance_id, workflow.steps_ahead(state))
+
+        def walk() -> None:
+            if later := workflow.walk(workflow.STEP_AT[state], issuance_id):
+                self._start(issuance_id, later.state, goes_first=goes_first)
+
+        self._send(walk, queue)
         return True
-
-    def _send_link(
-        self, queue: deque[Message], issuance_id: int, ahead: Sequence[workflow.Step]
-    ) -> None:
-        def link() -> None:
-            if workflow.take(ahead[0], issuance_id):
-                self._send_link(queue, issuance_id, ahead[1:])
-
-        if ahead:
-            self._send(link, queue)
 
     def _nudge(self, task: Any, *args: int) -> bool:
         self._send(partial(task.run, *args), self.queue)

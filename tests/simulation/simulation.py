@@ -183,16 +183,14 @@ class Simulation(World):
         *,
         goes_first: bool = True,
     ) -> bool:
-        self._send_link(issuance_id, workflow.steps_ahead(state))
+        step = workflow.STEP_AT[state]
+
+        def walk() -> None:
+            if later := workflow.walk(step, issuance_id):
+                self._start(issuance_id, later.state)
+
+        self._send(f"{step.name} {issuance_id}", walk)
         return True
-
-    def _send_link(self, issuance_id: int, ahead: tuple[workflow.Step, ...]) -> None:
-        def link() -> None:
-            if workflow.take(ahead[0], issuance_id) and ahead[1:]:
-                self._send_link(issuance_id, ahead[1:])
-
-        if ahead:
-            self._send(f"{ahead[0].name} {issuance_id}", link)
 
     def _nudge(self, task: Any, *args: int) -> bool:
         self._send(

@@ -155,7 +155,7 @@ class Watch:
         actor = self.scheduler.actor
         assert actor
         token = columns.get("holder")
-        if token and "deaths" in columns:
+        if token and token != holder and "deaths" in columns:  # not the next turn of a walk
             self.owners[token] = actor.turns
             if model is not TxtRecord or holder:
                 self._claims(model, pk, holder, wake_at)

@@ -25,7 +25,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def swept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One line for each sweep that ran."""
     swept: list[str] = []
-    monkeypatch.setattr(app.tasks[SWEEP], "run", lambda: swept.append("swept"))
+    monkeypatch.setattr(app.tasks[SWEEP], "run", lambda seconds: swept.append("swept"))
     return swept
 
 
@@ -52,7 +52,7 @@ def test_every_other_job_gets_its_message(sent: list[str], swept: list[str]) -> 
 def test_a_sweep_that_fails_does_not_end_the_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail() -> None:
+    def fail(seconds: float) -> None:
         raise RedisAway("no server")
 
     monkeypatch.setattr(app.tasks[SWEEP], "run", fail)

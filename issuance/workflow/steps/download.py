@@ -1,23 +1,31 @@
 """The last step: fetch the chain, check it, and store it."""
 
+from typing import Any
+
+from django.db.models import Exists, OuterRef, QuerySet
+
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
-from certctrl.statements import insert
-from issuance import notify
+from certctrl.statements import Parameter, insert, select, update
+from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import certificate_url_of
 from issuance.workflow.steps.reorder import order_again_once
+
+USED = "the CA returned an order that was used before"
 
 
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version.
 
     A chain from staging is thrown away. A chain for another key makes the attempt order again,
-    once. Raise Refused for a wrong chain, and for a renewal that gains no time.
+    once. If the attempt has not sent its CSR, an earlier attempt used the order, or a server that
+    was lost sent the CSR after the backup. In the second case the chain is for this CSR. Raise
+    Refused for a wrong chain, and for a renewal that gains no time.
     """
     client = clients.client_for(issuance.account)
     preferred = issuance.certificate.preferred_chain
@@ -32,13 +40,18 @@ def download(issuance: Issuance) -> Done:
     )
     try:
         chain = pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
-    except pki.WrongKey:
-        return order_again_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
+        if not issuance.csr_sent_at:
+            return order_again_once(issuance, USED)
+        if isinstance(bad, pki.WrongKey):
+            what = "the CA's certificate is for a key of another request"
+            return order_again_once(issuance, what)
         raise Refused(
             "ca_bad_certificate",
             f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}",
         ) from None
+    if not issuance.csr_sent_at and _is_stored(issuance, chain):
+        return order_again_once(issuance, USED)
     if issuance.proves:
         return Done(
             "staging issued a test certificate, which is discarded; production is next",
@@ -49,6 +62,11 @@ def download(issuance: Issuance) -> Done:
     if short := lifetime.why_short(chain.pem):
         what = f"{what}. {short}"
     return Done(what, write=lambda: _store_version(issuance, chain))
+
+
+def _is_stored(issuance: Issuance, chain: pki.Chain) -> bool:
+    versions = CertificateVersion.objects.filter(certificate=issuance.certificate_id)
+    return versions.filter(fingerprint=chain.facts.fingerprint).exists()
 
 
 def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
@@ -71,18 +89,56 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
         )
     )
     # Read it again under a lock, because a person may have changed it since the turn began.
-    certificate = Certificate.objects.select_for_update().get(pk=issuance.certificate_id)
+    [certificate] = _locked(pk=issuance.certificate_id)
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
-    Certificate.objects.filter(pk=certificate.pk).update(
-        current=version,
+    if certificate.is_assigned:
+        _reach_devices(certificate, version)
+    _note_version(
+        pk=certificate.pk,
+        current=version.pk,
         expires_at=facts.not_after,
         renew_at=renew_at if certificate.renews_itself else None,
-        failures=0,
-        failing_since=None,
-        proved_at=None,
         verified=certificate.verified
         or bool(delegation.only_target(certificate, issuance.credential)),
         updated_at=clock.now(),
     )
+
+
+def _reach_devices(certificate: Certificate, version: CertificateVersion) -> None:
+    """Wrap the new key for the devices, and offer the version to them.
+
+    A device may have been assigned after the key was sealed.
+    """
+    certificate.current = version
+    wraps.fit_or_wait(certificate)
+    rollout.begin(certificate)
+
+
+@select
+def _locked(pk: Parameter) -> QuerySet[Certificate]:
+    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+    return Certificate.objects.select_for_update().annotate(is_assigned=is_assigned).filter(pk=pk)
+
+
+@update
+def _note_version(
+    pk: Parameter,
+    current: Parameter,
+    expires_at: Parameter,
+    renew_at: Parameter,
+    verified: Parameter,
+    updated_at: Parameter,
+) -> tuple[QuerySet[Certificate], dict[str, Any]]:
+    columns = {
+        "current": current,
+        "expires_at": expires_at,
+        "renew_at": renew_at,
+        "failures": 0,
+        "failing_since": None,
+        "proved_at": None,
+        "verified": verified,
+        "updated_at": updated_at,
+    }
+    return Certificate.objects.filter(pk=pk), columns

@@ -10,7 +10,7 @@ from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import csr
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.reorder import after_invalid, order_again_once, wait_for_ca
+from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 
 # After the CSR is sent, the attempt gives up this much later, or when the order expires sooner.
 FINALIZE_LIMIT = timedelta(hours=24)
@@ -32,7 +32,7 @@ def finalize(issuance: Issuance) -> Done:
                 "The order is ready, and the CA does not show its finalize URL yet.",
             )
         if not issuance.csr_sent_at:
-            csr.replace_compromised(issuance)
+            csr.replace_unfit(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
         resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
@@ -44,8 +44,6 @@ def finalize(issuance: Issuance) -> Done:
             else "The CA does not show the order as ready any more."
         )
         raise wait_for_ca(issuance, resource, what)
-    if not issuance.csr_sent_at:
-        return order_again_once(issuance, "the CA returned an order that was used before")
     url = certificate_url_of(issuance, resource)
     return Done("the CA signed", {"certificate_url": url})
 
@@ -75,10 +73,11 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
 def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderResource:
     """Send the CSR and return the order.
 
-    It may be refused because the order has moved on. Then read the order once more.
+    Many CAs sign within milliseconds. So read the order at once, unless the CA asks for a pause.
+    The CSR may be refused because the order has moved on. Then read the order once more.
     """
     try:
-        return client.finalize(resource, issuance.csr_pem)
+        sent = client.finalize(resource, issuance.csr_pem)
     except Refused:
         seen = client.read_order(issuance.order_url)
         if seen.status in ("processing", "valid"):
@@ -86,6 +85,9 @@ def _send_csr(issuance: Issuance, client: CA, resource: OrderResource) -> OrderR
         raise
     except Wait as wait:  # orderNotReady, although the order was read as ready
         raise Wait(max(wait.seconds, issuance.patience()), wait.what) from None
+    if sent.status == "processing" and sent.retry_after is None:
+        return client.read_order(issuance.order_url)
+    return sent
 
 
 def _say_that_the_csr_is_sent(issuance: Issuance, resource: OrderResource) -> None:

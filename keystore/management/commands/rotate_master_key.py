@@ -1,5 +1,6 @@
 """The command `rotate_master_key`: rotate the master key while the server runs."""
 
+import getpass
 from argparse import ArgumentParser
 from contextlib import ExitStack
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
+from accounts import audit
+from accounts.models import User
 from keystore import masterkeys, rotation
 from keystore.masterkeys import FileKeys, Intent, MasterKeyProblem
 
@@ -58,9 +61,9 @@ class Command(BaseCommand):
 
     def _rewrap(self) -> None:
         outcome = rotation.rewrap_all()
-        self.stdout.write(
-            f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}."
-        )
+        current = masterkeys.current().id
+        self._note("master_key.rotated", current, moved=outcome.moved, stuck=len(outcome.stuck))
+        self.stdout.write(f"Wrapped {outcome.moved} data keys with master key {current}.")
         if outcome.stuck:
             reasons = "\n".join(sorted(set(outcome.stuck.values()))[:10])
             count = len(outcome.stuck)
@@ -71,6 +74,8 @@ class Command(BaseCommand):
 
     def _drop_old(self, file: FileKeys | None) -> None:
         dropped = rotation.drop_unneeded(file) if file else set()
+        for key_id in sorted(dropped):
+            self._note("master_key.removed", key_id)
         needed = rotation.needed_ids()
         old = set(masterkeys.all_keys()) - {masterkeys.current().id}
         self._say("Removed from the file: {}.", dropped)
@@ -82,6 +87,13 @@ class Command(BaseCommand):
         self._say(
             "Nothing needs these keys of MASTER_KEYS any more. Remove them there: {}.", old - needed
         )
+
+    def _note(self, action: str, key_id: str, **detail: Any) -> None:
+        """Write an audit event. Its owner is the first user, as the log needs an owner."""
+        owner = User.objects.order_by("pk").first()
+        if owner:
+            actor = f"operator {getpass.getuser()}"
+            audit.record(owner, actor, action, f"master_key:{key_id}", **detail)
 
     def _say(self, sentence: str, key_ids: set[str]) -> None:
         if key_ids:

@@ -197,7 +197,7 @@ def test_a_device_that_was_revoked_meanwhile_is_named(world, account, device):
     Device.objects.update(status="REVOKED", revoked_at=clock.now())
     world.deliver()
     issuance = Issuance.objects.get()
-    assert (issuance.state, issuance.error_code) == (State.FAILED, "no_device")
+    assert (issuance.state, issuance.error_code) == (State.FAILED, "device_revoked")
     assert issuance.failure == "permanent"
     assert not AgentChallenge.objects.exists()
 

@@ -5,6 +5,8 @@ Each case was reported for a real CA. The fake CA repeats it over HTTP.
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -98,6 +100,22 @@ def test_a_ca_that_takes_its_time_gets_nine_requests(world, wire, account, crede
     attempt = issue(world, account, credential, 60, "example.net")
     assert attempt.state == State.ISSUED
     assert len(wire.asked) <= 9, wire.paths()
+
+
+def test_a_ca_that_signs_in_the_background_is_asked_at_once(world, wire, account, credential):
+    world.ca.processing_reads = 1
+    assert issue(world, account, credential, 0).state == State.ISSUED
+    assert wire.paths().count("POST /order/0") == 2
+
+
+def test_a_ca_that_asks_for_a_pause_is_asked_after_it(world, wire, account, credential):
+    world.ca.processing_reads = 1
+    asks = {"Retry-After": "7"}
+    wire.change("/order/0/finalize", lambda reply: replace(reply, headers=reply.headers | asks))
+    attempt = issue(world, account, credential, 0)
+    assert (attempt.state, attempt.waits_for) == (State.VALIDATED, "The CA is signing.")
+    assert attempt.wake_at >= world.time + timedelta(seconds=7)
+    assert wire.paths()[-1] == "POST /order/0/finalize"
 
 
 def test_an_order_that_was_changed_before_the_csr_is_read(world, wire, account, credential):

@@ -1,0 +1,96 @@
+"""The turns of an attempt follow each other in one worker, without another claim."""
+
+from types import SimpleNamespace
+
+import pytest
+from django.db import connection
+
+from certctrl import clock
+from issuance import workflow
+from issuance.models import Issuance
+from issuance.services import canceling
+
+pytestmark = pytest.mark.django_db
+
+State = Issuance.State
+ORDER = workflow.STEP_AT[State.QUEUED]
+
+
+@pytest.fixture
+def attempt(world, account, credential):
+    return world.create(account, credential)[1]
+
+
+def test_one_claim_serves_all_steps(attempt):
+    claims = []
+
+    def note(execute, sql, params, many, context):
+        claims.extend([sql] * ('"deaths" + CASE' in sql and '"issuance_issuance"' in sql))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        assert workflow.walk(ORDER, attempt.pk) is None
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.holder, len(claims)) == (State.ISSUED, "", 1)
+
+
+@pytest.fixture
+def on_call(world, monkeypatch):
+    """Return a function that lets something happen at each outward call."""
+    real = world.outside.call
+
+    def listen(act):
+        def call(name, effect):
+            act(name)
+            return real(name, effect)
+
+        monkeypatch.setattr(world.outside, "call", call)
+
+    return listen
+
+
+def test_the_lease_begins_again_with_each_step(world, attempt, on_call, settings):
+    left = []
+
+    def take_time(name):
+        attempt.refresh_from_db()
+        left.append((attempt.wake_at - clock.now()).total_seconds())
+        world.advance(0.5)
+
+    on_call(take_time)
+    workflow.walk(ORDER, attempt.pk)
+    assert world.passed >= 3
+    assert min(left) >= settings.LEASE - 1.5
+
+
+def test_others_go_first_after_a_step_that_took_long(world, attempt, monkeypatch):
+    monkeypatch.setattr("issuance.workflow.machine.LONG", 0.0)
+    later = workflow.walk(ORDER, attempt.pk)
+    attempt.refresh_from_db()
+    assert (later.state, attempt.state, attempt.holder) == (State.ORDERED, State.ORDERED, "")
+    assert attempt.wake_at <= clock.now()
+
+
+def test_a_worker_that_stops_walks_no_further(attempt, monkeypatch):
+    stopping = SimpleNamespace(is_set=lambda: True)
+    monkeypatch.setattr("issuance.workflow.machine.stopping", stopping)
+    assert workflow.walk(ORDER, attempt.pk).state == State.ORDERED
+
+
+def test_an_attempt_that_is_canceled_meanwhile_walks_no_further(world, attempt, on_call):
+    def cancel(name):
+        attempt.refresh_from_db()
+        if attempt.state == State.ORDERED:
+            canceling.cancel_attempt(attempt)
+
+    on_call(cancel)
+    assert workflow.walk(ORDER, attempt.pk) is None
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.holder) == (State.CANCELED, "")
+
+
+def test_a_message_for_a_step_that_is_done_changes_nothing(attempt):
+    assert workflow.take(ORDER, attempt.pk)
+    assert workflow.walk(ORDER, attempt.pk) is None
+    attempt.refresh_from_db()
+    assert attempt.state == State.ORDERED
