@@ -1,6 +1,7 @@
 """Find the buckets of a CA's limits that an order is charged in."""
 
 import hashlib
+import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -147,8 +148,14 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
 
 
 def _registered(name: str) -> str:
-    """Return the registered domain by which CAs count a name. An IP address counts as itself."""
-    return name if identifiers.is_address(name) else names.registered_domain(name)
+    """Return the registered domain by which CAs count a name.
+
+    An IPv4 address counts as itself, and an IPv6 address as its /64, as in Boulder, the server of
+    Let's Encrypt (`coveringIdentifier` in its ratelimits/utilities.go).
+    """
+    if not identifiers.is_address(name):
+        return names.registered_domain(name)
+    return str(ipaddress.ip_network((name, 64), strict=False)) if ":" in name else name
 
 
 def of_account(account: AcmeAccount, cost: int = 1) -> tuple[Charge, Charge]:

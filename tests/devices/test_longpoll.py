@@ -10,7 +10,7 @@ from devices.hub import hub
 from devices.models import Device, DeviceSession
 from tests.devices.waiting import Polling, emit, until, within
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture

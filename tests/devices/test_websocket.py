@@ -11,7 +11,7 @@ from devices.hub import hub
 from devices.models import AgentChallenge, Device, DeviceSession, Signal
 from tests.devices.waiting import Polling, Socket, emit, until
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 POLICY = 1008
 
 

@@ -10,13 +10,16 @@ from accounts.models import User
 from certctrl import clock
 from devices import agentchallenges
 from devices.models import AgentChallenge, Device
-from issuance import services
+from dnsclient import survey
+from dnsclient.survey import CnamePath, Survey
+from dnsproviders.base import ProviderError
+from issuance import preflight, ratelimits, services
 from issuance.challenges import agents
 from issuance.models import Authorization, Issuance
 from keystore.recipients import recipient_key
 from tests.issuance.api.calling import Caller, refused
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 State = Issuance.State
 METHODS = ["http-01", "tls-alpn-01"]
 
@@ -217,6 +220,40 @@ def test_other_certificates_cost_no_statement_more(
     with django_assert_max_num_queries(0):
         agents.Http01().release(issuance)
     assert Authorization.objects.get().agent_challenge_id is None
+
+
+def test_the_preflight_of_a_device_asks_nothing_about_the_proof_in_the_zone(
+    world, account, device, monkeypatch
+):
+    loop = CnamePath(("_acme-challenge.example.com",), ProviderError("dns_cname_loop", "A loop."))
+    seen = Survey(paths={"example.com": loop})
+    monkeypatch.setattr(survey, "survey", lambda names, seconds: seen)
+    certificate, _ = world.create(
+        account, None, "example.com", verify_method="http-01", verify_device_id=device.pk
+    )
+    assert preflight.run(certificate) == []
+
+
+def test_the_preflight_asks_dns_nothing_about_addresses(world, account, device, monkeypatch):
+    asked: list[Any] = []
+
+    def noted(names: Any, seconds: float) -> Survey:
+        asked.append(list(names))
+        return Survey()
+
+    monkeypatch.setattr(survey, "survey", noted)
+    method = {"verify_method": "http-01", "verify_device_id": device.pk}
+    alone, _ = world.create(account, None, "192.0.2.1", **method)
+    mixed, _ = world.create(account, None, "example.com", "192.0.2.2", **method)
+    assert preflight.run(alone) == []
+    assert preflight.run(mixed) == []
+    assert asked == [["example.com"]]
+
+
+def test_an_address_counts_as_itself_or_as_its_network(account):
+    found = ratelimits.of_names(account, ["192.0.2.1", "2001:db8::1", "2001:db8::2"])
+    domains = [each.subject for each in found if each.kind == "domain"]
+    assert domains == ["192.0.2.1", "2001:db8::/64"]
 
 
 # --- Requests ---
