@@ -37,6 +37,7 @@ POLICY = 1008
 REPLACED = 1013
 
 log = structlog.get_logger()
+ACKS: set[asyncio.Task[None]] = set()  # that are being noted; they outlast their connections
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -181,7 +182,9 @@ class DeviceSocket(Waiter):
                 self.wait_from(cursor_of(message.get("resume_token")))
                 hub().look([self.device_id])
             case "updates.ack" if sending := self.sent.pop(str(message.get("id")), None):
-                self.spawn(note_ack(sending))
+                noting = asyncio.create_task(note_ack(sending))
+                ACKS.add(noting)
+                noting.add_done_callback(ACKS.discard)
 
     # --- Signals for the device ---
 

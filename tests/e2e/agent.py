@@ -37,7 +37,10 @@ class Agent:
     def __enter__(self) -> "Agent":
         uri = f"ws://127.0.0.1:{self.site.port}/api/websocket/{self.id}"
         headers = {"Authorization": f"Bearer {self.token}"}
-        self.socket = connect(uri, additional_headers=headers, ping_interval=None, proxy=None)
+        self.opened = contextlib.ExitStack()
+        self.socket = self.opened.enter_context(
+            connect(uri, additional_headers=headers, ping_interval=None, proxy=None)
+        )
         hello = json.loads(self.socket.recv(LIMIT))
         self.say("lifecycle.hello_ack", payload={"connection_id": hello["connection_id"]})
         self.thread = threading.Thread(target=self.run)
@@ -45,7 +48,7 @@ class Agent:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.socket.close()
+        self.opened.close()
         self.thread.join(LIMIT)
         for served in self.serving.values():
             served.close()
