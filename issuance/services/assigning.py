@@ -118,6 +118,7 @@ def serve(certificate: Certificate, new: Iterable[int]) -> Issuance | None:
     if wraps.fit(certificate) or is_first(certificate):
         return request_issuance(certificate)
     rollout.reach(certificate, served)
+    rollout.wake(certificate)  # a device that was revoked meanwhile may be behind
     return None
 
 
