@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 
 from certctrl_agent import trust
-from certctrl_agent.errors import LoginNeeded, ServerAway
+from certctrl_agent.errors import LoginNeeded, RefusedByServer, ServerAway
 from certctrl_agent.follow import Backoff, Follower
 from certctrl_agent.install import DAY, NEVER
 from certctrl_agent.trust import TrustStore
@@ -82,6 +82,28 @@ def test_a_certificate_that_the_plan_does_not_name_is_left_alone(planned, follow
     assert SELF + "/certificates/8" not in [path for _, path, _, _ in planned.requests]
 
 
+def test_signals_of_another_form_are_left_alone(planned, follower, state) -> None:
+    follower.work()
+    signals = ["x", {}, {"type": 7, "ref": {}}, {"type": "ca.assigned", "ref": {"ca_id": [1]}}]
+    signals += [{"type": "cert.unassigned", "ref": None}, {"type": "cert.updated"}]
+    body = {"data": {"cursor": "9-0", "signals": signals}}
+    planned.script("GET", SELF + "/updates", (200, body))
+    follower.poll(0)
+    progress = state.load("progress")
+    assert (progress["stale"], progress["gone"], progress["trusted"]) == ([], [], [])
+    assert progress["cursor"] == "9-0"
+
+
+def test_a_refused_plan_request_stops_no_install(planned, follower, paths) -> None:
+    follower.fetch()
+    planned.signal("install.updated", config_id=1, version=9)
+    follower.poll(0)
+    planned.script("GET", SELF + "/install-config", (404, error(4004, "not_found")))
+    with pytest.raises(RefusedByServer):
+        follower.work()
+    assert pair(*paths) == pair_of(planned.certificates[7])
+
+
 def test_a_new_plan_is_fetched_and_done(planned, follower, tmp_path) -> None:
     follower.work()
     target = tmp_path / "tls/other.der"
@@ -95,7 +117,7 @@ def test_polling_goes_on_behind_the_cursor(planned, follower, state) -> None:
     follower.poll(0)
     cursor = state.load("progress")["cursor"]
     assert cursor == planned.signals[-1][0]
-    assert follower.poll(0) == 0
+    follower.poll(0)
     Follower(state, follower.log).poll(0)
     assert state.load("progress")["cursor"] == cursor
 
@@ -114,6 +136,18 @@ def test_a_trimmed_log_leads_to_a_full_resync(planned, follower, state) -> None:
 def test_the_interval_of_the_server_is_kept(planned, follower) -> None:
     planned.script("GET", SELF + "/updates", (204, None, {"X-Poll-Interval": "120"}))
     assert 100 < follower.poll(30) <= 120
+
+
+def test_a_crowded_server_is_polled_without_waiting(planned, follower) -> None:
+    assert follower.seconds_to_wait(NEVER) == 30
+    planned.script("GET", SELF + "/updates", (503, None, {"Retry-After": "7"}))
+    with pytest.raises(ServerAway) as caught:
+        follower.poll(30)
+    assert caught.value.retry_after == 7
+    assert follower.seconds_to_wait(NEVER) == 0
+    follower.poll(0)
+    assert 25 < follower.poll(0) <= 30, "polls that do not wait have a pause"
+    assert follower.seconds_to_wait(NEVER) == 30
 
 
 def test_a_pending_wrap_is_asked_for_again(planned, follower, state, authority, paths) -> None:
