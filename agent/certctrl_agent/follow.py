@@ -23,6 +23,7 @@ from certctrl_agent.materials import Chain, Material, ca_files
 from certctrl_agent.plan import Plan, Subject, subjects_of
 from certctrl_agent.server import DeviceClient
 from certctrl_agent.state import State
+from certctrl_agent.stopping import Stop, Stopped
 
 WAIT = 30  # seconds that the server holds a poll
 SHORT = 5.0  # seconds: for less than that, no poll is begun
@@ -283,13 +284,17 @@ class Follower:
             self.log(f"The server refused {len(events)} reports ({answer.status}).")
         self.state.save("reports", [])
 
-    def poll(self, wait: int) -> float:
-        """Wait for signals, and note what is stale. Return the seconds until the next poll."""
+    def poll(self, wait: int, stop: Stop | None = None) -> float:
+        """Wait for signals, and note what is stale. Return the seconds until the next poll.
+
+        A signal of `stop` ends the wait, but no refresh of tokens.
+        """
         begun = time.monotonic()
         cursor = self.progress()["cursor"]
         params = {"limit": SIGNALS, "wait": wait} | ({"cursor": cursor} if cursor else {})
         self.may_wait = False
-        answer = self.client.ask("GET", "/updates", params=params, seconds=wait + 20)
+        options: dict[str, Any] = {"around": stop.idle} if stop else {}
+        answer = self.client.ask("GET", "/updates", params=params, seconds=wait + 20, **options)
         self.may_wait = True
         with self.state.lock("work"):
             if answer.status == 200:
@@ -348,7 +353,7 @@ class Follower:
 
     # --- The loops ---
 
-    def run(self, stop: Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Follow the server until `stop` is set."""
         self.begin()
         while not stop.is_set():
@@ -357,9 +362,11 @@ class Follower:
                 if due < SHORT:
                     stop.wait(due)
                     continue
-                pause = self.poll(self.seconds_to_wait(due))
+                pause = self.poll(self.seconds_to_wait(due), stop)
                 self.away.reset()
                 stop.wait(min(pause, due))
+            except Stopped:
+                return
             except ServerAway as away:
                 seconds = self.away.failed(away.retry_after)
                 self.log(f"{away} Trying again in {seconds:.0f} s.")

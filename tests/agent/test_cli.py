@@ -137,15 +137,15 @@ def test_a_machine_that_has_not_enrolled_is_told_how(state, command) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_run_ends_with_sigterm(enrolled, state) -> None:
+def test_sigterm_ends_run_while_the_server_holds_its_poll(enrolled, state) -> None:
     arguments = [sys.executable, "-m", "certctrl_agent", "run", "--state", str(state.folder)]
     process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(AGENT)})
     try:
-        enrolled.wait_for(lambda: enrolled.states() == ["installed"])
+        enrolled.wait_for(lambda: enrolled.states() == ["installed"] and enrolled.held)
     finally:
         process.send_signal(signal.SIGTERM)
-        enrolled.signal("wake.up")
-        assert process.wait(30) == 0
+        code = process.wait(60)
+    assert (code, enrolled.held) == (0, 1)
 
 
 # --- propose ---

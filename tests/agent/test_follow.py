@@ -10,6 +10,7 @@ from certctrl_agent import trust
 from certctrl_agent.errors import LoginNeeded, RefusedByServer, ServerAway
 from certctrl_agent.follow import Backoff, Follower
 from certctrl_agent.install import DAY, NEVER
+from certctrl_agent.stopping import Stop, Stopped
 from certctrl_agent.trust import TrustStore
 from tests.agent.fakeserver import SELF, FakeServer, error
 from tests.agent.installs import pair, pair_of
@@ -293,7 +294,7 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
 
 
 def test_run_follows_signals_until_it_is_stopped(planned, follower, authority, paths) -> None:
-    stop = Event()
+    stop = Stop()
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
     try:
@@ -310,7 +311,7 @@ def test_run_follows_signals_until_it_is_stopped(planned, follower, authority, p
 def test_run_comes_back_to_a_server_that_was_away(planned, follower, paths, lines) -> None:
     planned.script("GET", SELF + "/install-config", (503, None))
     planned.script("GET", SELF + "/updates", (502, None))
-    stop = Event()
+    stop = Stop()
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
     try:
@@ -320,6 +321,20 @@ def test_run_comes_back_to_a_server_that_was_away(planned, follower, paths, line
         planned.signal("wake.up")
         thread.join()
     assert any("responded with 503" in line for line in lines)
+
+
+def test_a_poll_that_can_be_stopped_refreshes_its_token(planned, follower) -> None:
+    planned.spend_access_token()
+    follower.poll(0, Stop())
+    assert len(planned.asked("/auth/refresh")) == 1
+
+
+def test_a_poll_is_not_begun_after_a_signal(planned, follower) -> None:
+    stop = Stop()
+    stop.received()
+    with pytest.raises(Stopped):
+        follower.poll(30, stop)
+    assert planned.asked(SELF + "/updates") == []
 
 
 def test_once_waits_for_a_key(planned, follower, paths) -> None:
