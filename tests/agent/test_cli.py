@@ -1,6 +1,5 @@
 """The commands, as a person or systemd calls them."""
 
-import ast
 import json
 import os
 import signal
@@ -214,20 +213,3 @@ def test_systemd_finds_the_unit_well_confined(tmp_path) -> None:
     if "bus" in rated.stderr:
         pytest.skip(rated.stderr)
     assert rated.returncode == 0, rated.stdout
-
-
-# --- The distribution ---
-
-
-def test_the_agent_imports_nothing_of_the_server() -> None:
-    allowed = {"certctrl_agent", "cryptography", "nacl", "requests", "typer", "__future__"}
-    allowed |= set(sys.stdlib_module_names)
-    found = set()
-    for path in (AGENT / "certctrl_agent").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            if isinstance(node, ast.ImportFrom):
-                found.add((node.module or "certctrl_agent").split(".")[0])
-    assert "nacl" in found
-    assert found - allowed == set()
