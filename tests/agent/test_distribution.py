@@ -32,10 +32,7 @@ def test_the_agent_imports_nothing_of_the_server() -> None:
 def test_the_tests_run_with_the_versions_that_the_agent_pins() -> None:
     own, tested = pins("agent/requirements/run.txt"), pins("requirements/dev.txt")
     assert {"requests", "pynacl", "cryptography", "typer"} <= own.keys()
-    on_windows_only = {"colorama"}
-    assert {name: own[name] for name in own if tested.get(name) != own[name]}.keys() <= (
-        on_windows_only
-    )
+    assert {name: pin for name, pin in own.items() if tested.get(name) != pin} == {}
 
 
 def test_the_distribution_has_the_version_of_its_package() -> None:
