@@ -131,6 +131,8 @@ INSTALLED_APPS = [
     "devices",
     "authorities",
     "issuance",
+    "dashboard",
+    "django_htmx",
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
@@ -172,7 +174,9 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = False
+USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -186,7 +190,12 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
-SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = URL_PREFIX or "/"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = URL_PREFIX or "/"
+LANGUAGE_COOKIE_NAME = "language"
+LANGUAGE_COOKIE_AGE = 365 * 86400
+LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = SESSION_COOKIE_SECURE
 EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
@@ -257,6 +266,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_INHERIT_PARENT_PRIORITY = True  # a later step keeps the place of its attempt
 CELERY_TASK_ACKS_LATE = False  # the lease recovers lost work, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -294,7 +304,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
-    "follow_devices": {
+    "follow devices": {
         "task": "issuance.follow_devices",
         "schedule": 300.0,
         "options": {"expires": 300},

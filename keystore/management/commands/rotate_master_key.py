@@ -8,8 +8,6 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
-from accounts import audit
-from accounts.models import User
 from keystore import masterkeys, rotation
 from keystore.masterkeys import FileKeys, Intent, MasterKeyProblem
 
@@ -91,10 +89,6 @@ class Command(BaseCommand):
             self._drop_old(file)
 
     def _rewrap(self) -> None:
-        outcome = rotation.rewrap_all()
-        current = masterkeys.current().id
-        self._note("master_key.rotated", current, moved=outcome.moved, stuck=len(outcome.stuck))
-        self.stdout.write(f"Wrapped {outcome.moved} data keys with master key {current}.")
         outcome = rotation.rewrap_all(self.actor)
         self.stdout.write(
             f"Wrapped {outcome.moved} data keys with master key {masterkeys.current().id}."
@@ -108,9 +102,6 @@ class Command(BaseCommand):
             )
 
     def _drop_old(self, file: FileKeys | None) -> None:
-        dropped = rotation.drop_unneeded(file) if file else set()
-        for key_id in sorted(dropped):
-            self._note("master_key.removed", key_id)
         dropped = rotation.drop_unneeded(file, self.actor) if file else set()
         needed = rotation.needed_ids()
         old = set(masterkeys.all_keys()) - {masterkeys.current().id}
@@ -123,13 +114,6 @@ class Command(BaseCommand):
         self._say(
             "Nothing needs these keys any more. Remove them from the settings: {}.", old - needed
         )
-
-    def _note(self, action: str, key_id: str, **detail: Any) -> None:
-        """Write an audit event. Its owner is the first user, as the log needs an owner."""
-        owner = User.objects.order_by("pk").first()
-        if owner:
-            actor = f"operator {getpass.getuser()}"
-            audit.record(owner, actor, action, f"master_key:{key_id}", **detail)
 
     def _say(self, sentence: str, key_ids: set[str]) -> None:
         if key_ids:

@@ -328,7 +328,7 @@ def revoked(fleet) -> int:
     return CertificateVersion.objects.exclude(revoke_asked_at=None).count()
 
 
-def test_a_replaced_version_is_revoked_when_all_devices_serve_its_successor(careful):
+def test_a_replaced_version_is_revoked_once_all_serve_its_successor(careful):
     services.update_certificate(careful.certificate, {"revoke_superseded": True})
     before = careful.renew()
     assert revoked(careful) == 0
