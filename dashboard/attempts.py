@@ -44,6 +44,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
     return {
         "certificate": certificate,
         "attempt": issuance,
+        "last_event": events[-1].pk if events else 0,
         "condition": condition_of_attempt(issuance),
         "steps": steps_of(issuance, events, waits_for),
         "waits_for": waits_for,
