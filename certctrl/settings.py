@@ -22,9 +22,16 @@ DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 SECRET_KEY = env.str("SECRET_KEY")
 MASTER_KEYS = env.str("MASTER_KEYS", "")
 MASTER_KEYS_PATH = env.str("MASTER_KEYS_PATH", "")
-if not MASTER_KEYS and not MASTER_KEYS_PATH:
+MASTER_KEYS_ELSEWHERE = env.list("MASTER_KEYS_ELSEWHERE", default=[])
+MASTER_KEY_CURRENT = env.str("MASTER_KEY_CURRENT", "")
+PKCS11_MODULE = env.str("PKCS11_MODULE", "")
+PKCS11_PIN = env.str("PKCS11_PIN", "")
+VAULT_ADDR = env.str("VAULT_ADDR", "")
+VAULT_TOKEN = env.str("VAULT_TOKEN", "")
+if not MASTER_KEYS and not MASTER_KEYS_PATH and not MASTER_KEYS_ELSEWHERE:
     raise ImproperlyConfigured(
-        "Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600)."
+        "Set MASTER_KEYS (id:base64 of 32 bytes), MASTER_KEYS_PATH (a file of mode 0600) or "
+        "MASTER_KEYS_ELSEWHERE (a key in an HSM, in AWS KMS or in Vault)."
     )
 
 DEBUG = env.bool("DEBUG", False)
@@ -259,6 +266,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_INHERIT_PARENT_PRIORITY = True  # a later step keeps the place of its attempt
 CELERY_TASK_ACKS_LATE = False  # the lease recovers lost work, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -296,7 +304,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
-    "follow_devices": {
+    "follow devices": {
         "task": "issuance.follow_devices",
         "schedule": 300.0,
         "options": {"expires": 300},

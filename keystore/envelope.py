@@ -76,9 +76,13 @@ def seal(
     envelope.ciphertext = AESGCM(data_key).encrypt(
         envelope.nonce, plaintext, _content_context(envelope)
     )
+    # Before the transaction, because the master key may be in an HSM or a service.
+    wraps = [each.wrap(envelope, data_key) for each in recipients]
     with transaction.atomic(savepoint=False):
         insert(envelope)
-        wraps = [insert(each.wrap(envelope, data_key)) for each in recipients]
+        for wrap in wraps:
+            wrap.envelope = envelope
+            insert(wrap)
         _keep_up(wraps, data_key)
         _note_wrapped(envelope, recipients)
     return envelope
@@ -90,7 +94,11 @@ def unseal(envelope: Envelope) -> bytes:
 
     Call open_certificate_key() instead for a certificate key.
     """
-    data_key = _data_key(envelope)
+    return _content(envelope, _data_key(envelope))
+
+
+@sensitive_variables()
+def _content(envelope: Envelope, data_key: bytes) -> bytes:
     try:
         return AESGCM(data_key).decrypt(
             bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope)
@@ -113,6 +121,7 @@ def open_certificate_key(
     """
     if envelope.purpose != CERTIFICATE_KEY:
         raise ValueError(f"{envelope} is not a certificate's key.")
+    data_key = _data_key(envelope)  # not in the transaction, because an HSM may be slow
     with transaction.atomic(durable=True):
         AuditEvent.objects.create(
             owner_id=envelope.owner_id,
@@ -122,7 +131,7 @@ def open_certificate_key(
             ip=ip,
             detail={"what": what},
         )
-        return unseal(envelope)
+        return _content(envelope, data_key)
 
 
 def parts(envelope: Envelope) -> SealedKey:
@@ -290,4 +299,6 @@ def _unwrap(wrap: KeyWrap) -> bytes:
     try:
         return MasterKey.of(wrap).unwrap(wrap)
     except MasterKeyProblem as problem:
-        raise CannotOpen(wrap.envelope, problem.what) from problem
+        refusal = CannotOpen(wrap.envelope, problem.what)
+        refusal.lane = problem.lane
+        raise refusal from problem

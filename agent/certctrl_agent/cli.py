@@ -275,9 +275,10 @@ def install_service(
     state.device()
     state.live.mkdir(mode=0o755, exist_ok=True)
     files.replace(service.UNIT, text.encode(), 0o644)
-    for words in (["daemon-reload"], ["enable", "--now", service.UNIT.name]):
+    name = service.UNIT.name
+    for words in (["daemon-reload"], ["enable", "--quiet", name], ["restart", name]):
         subprocess.run(["systemctl", *words], check=True)
-    say(f"{service.UNIT.name} runs. See: journalctl -u {service.UNIT.stem}")
+    say(f"{name} runs. See: journalctl -u {service.UNIT.stem}")
 
 
 def writable(state: State, more: list[Path]) -> list[Path]:

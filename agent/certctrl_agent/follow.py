@@ -26,6 +26,7 @@ from certctrl_agent.state import State
 
 WAIT = 30  # seconds that the server holds a poll
 SHORT = 5.0  # seconds: for less than that, no poll is begun
+LONGEST_PAUSE = 300.0  # between two questions for a key
 LOGIN_SECONDS = 300.0  # until refused tokens are tried again
 SIGNALS = 50  # in one response
 TRIES = 3  # of a certificate that is renewed between its two requests
@@ -140,8 +141,8 @@ class Follower:
     def fetch_one(self, subject: Subject) -> bool:
         """Return whether there is nothing left to ask for this certificate or CA."""
         name = f"{KINDS[subject[0]]}/{subject[1]}"
-        moment, backoff = self.pending.get(name, (0.0, Backoff(3, 300)))
-        if moment > self.now():
+        moment, backoff = self.pending.get(name, (0.0, Backoff(3, LONGEST_PAUSE)))
+        if 0 < moment - self.now() <= 2 * LONGEST_PAUSE:
             return False
         try:
             if subject[0] == "ca":
@@ -153,12 +154,8 @@ class Follower:
             self.pending[name] = (self.now() + seconds, backoff)
             self.log(f"{error} Asking again in {seconds:.0f} s.")
             return False
-        except RefusedByServer as error:
+        except (RefusedByServer, MaterialError) as error:
             self.log(str(error))
-        except MaterialError as error:
-            self.log(str(error))
-            if subject[0] == "cert":
-                self.state.report(deployment(subject[1], "", "failed", str(error)))
         self.pending.pop(name, None)
         return True
 
@@ -173,9 +170,10 @@ class Follower:
             bundle = self.client.get(f"{path}/deploy-materials", f"certificate {number}")
             try:
                 Material.of(detail, bundle, self.state.key())
-            except MaterialError:
+            except MaterialError as error:
                 if left:
                     continue
+                self.state.report(deployment(number, chain.serial, "failed", str(error)))
                 raise
             self.state.save(name, {"detail": detail, "bundle": bundle})
             self.log(f"Fetched certificate {number}, serial {chain.serial}.")

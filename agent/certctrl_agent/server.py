@@ -62,8 +62,8 @@ class Server:
         self.origin = checked_origin(origin)
         self.http = requests.Session()
         self.http.headers["User-Agent"] = f"certctrl-agent/{__version__}"
-        self.http.trust_env = ca_file is None
-        self.http.verify = ca_file or True
+        self.http.auth = no_netrc
+        self.trusted = ca_file or True
 
     def ask(
         self,
@@ -88,6 +88,7 @@ class Server:
                 params=params,
                 headers=sent,
                 timeout=(CONNECT_SECONDS, seconds),
+                verify=self.trusted,  # here, because REQUESTS_CA_BUNDLE wins over the session's
                 allow_redirects=False,
                 stream=True,
             )
@@ -109,6 +110,11 @@ class Server:
                 f"{self.origin} responded with {answer.status}{said(answer)}", pause_of(answer)
             )
         return answer
+
+
+def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep requests from replacing the token by a password of ~/.netrc."""
+    return request
 
 
 def reason(error: BaseException) -> str:

@@ -39,8 +39,7 @@ def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
 def replace_unfit(issuance: Issuance) -> None:
     """Make a new key and CSR when the attempt's key has become unfit since.
 
-    It has when it was revoked for keyCompromise. Under DEVICE_REQUIRED it also has when a device
-    was assigned, because only a new key can be wrapped for it.
+    It has when it was revoked for keyCompromise, and when it cannot be wrapped for a recipient.
     """
     certificate = issuance.certificate
     is_compromising = not issuance.is_first and is_compromised(certificate, issuance.csr_pem)
@@ -49,8 +48,12 @@ def replace_unfit(issuance: Issuance) -> None:
 
 
 def _lacks_wrap(issuance: Issuance) -> bool:
-    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+    """Return whether a recipient came after the key was sealed, and the server cannot open it."""
+    assert issuance.key, "the key was sealed in the first step"
+    if issuance.key.policy != Envelope.Policy.DEVICE_REQUIRED:
         return False
+    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+        return True
     wrapped = KeyWrap.objects.filter(envelope=issuance.key_id).values("recipient_key")
     return issuance.certificate.active_devices().exclude(key__in=wrapped).exists()
 

@@ -140,6 +140,7 @@ def test_a_key_that_never_matches_is_reported(planned, follower, authority, path
     planned.bundles[7] = authority.issue().sealed(planned.dev_pk)
     follower.work()
     assert planned.states() == ["failed"]
+    assert planned.events[-1]["serial"] == planned.certificates[7].serial
     assert "does not match" in planned.events[-1]["what"]
     assert not paths[0].exists()
 
