@@ -130,6 +130,7 @@ def serve(
     if wraps.fit(certificate) or is_first(certificate):
         return request_issuance(certificate, validity_seconds=validity_seconds)
     rollout.reach(certificate, served)
+    rollout.wake(certificate)  # a device that was revoked meanwhile may be behind
     return None
 
 

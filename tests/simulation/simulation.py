@@ -26,7 +26,7 @@ from authorities import clients
 from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsproviders import registry
-from issuance import workflow
+from issuance import tasks, workflow
 from issuance.beat import following, pruning, renewals, sweep
 from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import schedule
@@ -186,12 +186,12 @@ class Simulation(World):
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        goes_first: bool = True,
+        priority: int = tasks.FIRST,
     ) -> bool:
         step = workflow.STEP_AT[state]
 
         def walk() -> None:
-            if later := workflow.walk(step, issuance_id):
+            if later := tasks.serve(step, issuance_id):
                 self._start(issuance_id, later.state)
 
         self._send(f"{step.name} {issuance_id}", walk)
