@@ -1,4 +1,4 @@
-# make run | test | test-all | lint | bench | bench-quick | lock
+# make run | test | test-all | lint | bench | bench-quick | lock | translations
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
 # test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
@@ -7,6 +7,7 @@
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
 # lock      write requirements/*.txt again from pyproject.toml, and those of the agent
+# translations  find new texts of the pages and compile the catalogs, with Debian's package gettext
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -25,7 +26,7 @@ PROCESSES = $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 TEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
-.PHONY: run test test-all lint bench bench-quick lock lab
+.PHONY: run test test-all lint bench bench-quick lock translations lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
@@ -67,6 +68,10 @@ lock: .venv/.dev
 	$(LOCK) requirements/lab.in -o requirements/lab.txt
 	$(LOCK) requirements/uv.in -o requirements/uv.txt
 	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
+
+translations: .venv/.dev
+	cd dashboard && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	cd dashboard && ../$(BIN)/django-admin compilemessages
 
 lab: .venv-lab/.installed
 

@@ -10,7 +10,6 @@ from uuid import UUID
 from django.apps import apps
 from django.db import connection, models
 from django.db.migrations.recorder import MigrationRecorder
-from django.db.models import sql
 
 from backups.reading import BATCH, Row
 
@@ -74,15 +73,21 @@ def insert(table: Table, batch: Sequence[Row]) -> None:
     """Store rows exactly as they were. No default, no `auto_now` and no signal changes them."""
     fields = table._meta.concrete_fields
     decoders = [_decoder(field) for field in fields]
-    made = []
-    for values in batch:
-        decoded = [decode(each) for decode, each in zip(decoders, values, strict=True)]
-        made.append(table.from_db(connection.alias, columns(table), decoded))
-    most = connection.ops.bulk_batch_size(fields, made)
-    for start in range(0, len(made), most):
-        query = sql.InsertQuery(table)
-        query.insert_values(fields, made[start : start + most], raw=True)
-        query.get_compiler(connection.alias).execute_sql()
+    quote: Any = connection.ops.quote_name
+    names = ", ".join(quote(field.column) for field in fields)
+    slots = ", ".join("%s" for _ in fields)
+    into = f"{quote(table._meta.db_table)} ({names}) VALUES ({slots})"
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {into}",
+            [
+                [
+                    field.get_db_prep_save(decode(value), connection)
+                    for field, decode, value in zip(fields, decoders, row, strict=True)
+                ]
+                for row in batch
+            ],
+        )
 
 
 def _decoder(field: Any) -> Callable[[Any], Any]:

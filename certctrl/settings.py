@@ -22,9 +22,16 @@ DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 SECRET_KEY = env.str("SECRET_KEY")
 MASTER_KEYS = env.str("MASTER_KEYS", "")
 MASTER_KEYS_PATH = env.str("MASTER_KEYS_PATH", "")
-if not MASTER_KEYS and not MASTER_KEYS_PATH:
+MASTER_KEYS_ELSEWHERE = env.list("MASTER_KEYS_ELSEWHERE", default=[])
+MASTER_KEY_CURRENT = env.str("MASTER_KEY_CURRENT", "")
+PKCS11_MODULE = env.str("PKCS11_MODULE", "")
+PKCS11_PIN = env.str("PKCS11_PIN", "")
+VAULT_ADDR = env.str("VAULT_ADDR", "")
+VAULT_TOKEN = env.str("VAULT_TOKEN", "")
+if not MASTER_KEYS and not MASTER_KEYS_PATH and not MASTER_KEYS_ELSEWHERE:
     raise ImproperlyConfigured(
-        "Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600)."
+        "Set MASTER_KEYS (id:base64 of 32 bytes), MASTER_KEYS_PATH (a file of mode 0600) or "
+        "MASTER_KEYS_ELSEWHERE (a key in an HSM, in AWS KMS or in Vault)."
     )
 
 DEBUG = env.bool("DEBUG", False)
@@ -127,6 +134,8 @@ INSTALLED_APPS = [
     "devices",
     "authorities",
     "issuance",
+    "dashboard",
+    "django_htmx",
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
@@ -168,7 +177,9 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = False
+USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -182,7 +193,12 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
-SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = URL_PREFIX or "/"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = URL_PREFIX or "/"
+LANGUAGE_COOKIE_NAME = "language"
+LANGUAGE_COOKIE_AGE = 365 * 86400
+LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = SESSION_COOKIE_SECURE
 EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
@@ -253,6 +269,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_INHERIT_PARENT_PRIORITY = True  # a later step keeps the place of its attempt
 CELERY_TASK_ACKS_LATE = False  # the lease recovers lost work, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -290,7 +307,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
-    "follow_devices": {
+    "follow devices": {
         "task": "issuance.follow_devices",
         "schedule": 300.0,
         "options": {"expires": 300},
@@ -367,6 +384,9 @@ SPECTACULAR_SETTINGS = {
         "ChangeActionEnum": ["verify_domain"],
         "CreateActionEnum": ["create"],
         "DrillStatusEnum": ["running", "stopped", "ended"],
+        "DeviceStatusEnum": "devices.models.Device.Status",
+        "InstallItemTypeEnum": ["copy", "exec", "import_ca"],
+        "PrivateCAStatusEnum": "authorities.models.PrivateCA.Status",
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",
         "NoticeKindEnum": "notices.models.Notice.Kind",

@@ -198,10 +198,10 @@ class DrillAdmin(ReadOnlyAdmin):
 
 @admin.register(Deployment)
 class DeploymentAdmin(ReadOnlyAdmin):
-    list_display = ("certificate", "device", "by_tag", "assigned_at")
-    list_filter = ("by_tag",)
+    list_display = ("certificate", "device", "wanted", "served_serial", "failure", "wake_at")
+    list_filter = ("by_tag", "failure")
     search_fields = ("certificate__domain", "device__name", "device__public_id")
-    list_select_related = ("certificate", "device")
+    list_select_related = ("certificate", "device", "wanted")
 
 
 @admin.register(CertificateTag)

@@ -287,7 +287,9 @@ def _held(certificate: Certificate) -> str:
     """Return a sentence about the devices that keep the version before, or ""."""
     behind = certificate.deployments.exclude(wanted=certificate.current_id)
     count = behind.filter(device__status=Device.Status.ACTIVE).count()
-    if certificate.rollout != Certificate.Rollout.CANARY or not count:
+    serial = certificate.current.serial if certificate.current else ""
+    is_proved = certificate.deployments.filter(served_serial=serial).exists()
+    if certificate.rollout != Certificate.Rollout.CANARY or not count or is_proved:
         return ""
     return (
         f"The rollout has stopped: {count} other devices keep the version before for now. Set"

@@ -19,37 +19,62 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
-FIRST, LATER = 0, 9  # priorities of Celery's transport for Redis, where 0 goes first
+# Priorities of Celery's transport for Redis, where 0 goes first.
+BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
-    """Return the Celery task that takes `step` for one attempt, and the steps after it."""
+    """Return the Celery task that takes `step` for one attempt.
+
+    It is a link of a chain. While the next links need no rest, this worker takes them too. Celery
+    sends the first link that is left. When the attempt must wait, the links are dropped.
+    """
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if later := workflow.walk(step, issuance_id):
-            priority = (self.request.delivery_info or {}).get("priority")
-            start(issuance_id, later.state, goes_first=priority != LATER)
+        later = serve(step, issuance_id)
+        given = (self.request.delivery_info or {}).get("priority")
+        priority = FIRST if given is None else given
+        links = _links(issuance_id, later.state, priority)[::-1] if later else None
+        # Celery's Ignore drops links too, but it formats a traceback each time.
+        self.request.update(chain=links)
 
     return task
+
+
+def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
+    """Walk from `step` on, and remove the records that the attempt left in its zones.
+
+    Return the step for which a message is due. A record of another attempt, or one that could not
+    be removed, is for the sweep.
+    """
+    later = workflow.walk(step, issuance_id)
+    if later is None:
+        for record_id in txtrecords.left_by(issuance_id):
+            under_own_turn(withdraw, record_id)
+    return later
 
 
 LOOKS = lanes.Lane("looks", "the name servers")
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
-def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, goes_first: bool = True) -> bool:
-    """Send the step that an attempt in `state` has to take next.
+def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int = FIRST) -> bool:
+    """Send the steps that an attempt in `state` still has to take, as one chain.
 
-    Workers take messages that go first before all others. Return False when the broker is away;
-    the sweep sends them later.
+    Return False when the broker is away; the sweep sends them later.
     """
-    task = STEP_TASKS[workflow.STEP_AT[state].name]
-    priority = FIRST if goes_first else LATER
-    return send(
-        lambda: task.apply_async((issuance_id,), expires=settings.RESEND, priority=priority),
-        issuance=issuance_id,
-    )
+    first, *rest = _links(issuance_id, state, priority)
+    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+
+
+def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
+    """Return the steps of the chain. Celery keeps chains with the last link first."""
+    ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
+    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
+    for each in links:
+        each.set(expires=settings.RESEND, priority=priority)
+    return links
 
 
 @shared_task(name="issuance.look")
@@ -74,7 +99,7 @@ def look() -> None:
 def start_all(issuance_ids: Iterable[int]) -> None:
     """Send the steps of these attempts, from `validate` on."""
     for issuance_id in issuance_ids:
-        start(issuance_id, Issuance.State.PROPAGATED)
+        start(issuance_id, Issuance.State.PROPAGATED, priority=BEGUN)
 
 
 @shared_task(name="issuance.cleanup")

@@ -14,7 +14,7 @@ from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Invalid
 from keystore import masterkeys
-from keystore.masterkeys import AESKey
+from keystore.masterkeys import WrappingKey
 from keystore.models import Envelope, KeyWrap, RecipientKey
 
 
@@ -27,7 +27,7 @@ class Recipient(Protocol):
 class MasterKey:
     """This server with one of its master keys. The server can open only these wraps."""
 
-    key: AESKey
+    key: WrappingKey
 
     @classmethod
     def current(cls) -> "MasterKey":

@@ -22,6 +22,7 @@ APPS = (
     "authorities",
     "backups",
     "certctrl",
+    "dashboard",
     "devices",
     "dnsclient",
     "dnsproviders",

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from certctrl_agent.errors import InstallError
+
 PRIVATE = 0o600
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -17,13 +19,23 @@ def create(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None 
     descriptor = os.open(path, NEW, PRIVATE)
     try:
         if owner is not None and owner != (os.geteuid(), os.getegid()):
-            os.fchown(descriptor, *owner)
+            give(descriptor, path, owner)
         os.fchmod(descriptor, mode)
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def give(descriptor: int, path: Path, owner: tuple[int, int]) -> None:
+    try:
+        os.fchown(descriptor, *owner)
+    except PermissionError:
+        raise InstallError(
+            f"The file for {path.name} belongs to user {owner[0]} and group {owner[1]}, and the "
+            f"agent runs as user {os.geteuid()}. Run it as root, or as that user."
+        ) from None
 
 
 def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:

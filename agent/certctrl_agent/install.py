@@ -20,6 +20,10 @@ from certctrl_agent.state import State
 from certctrl_agent.versions import Versions
 
 RECORDS = "installs"
+# After a reload, old processes of a server may serve for a moment beside the new ones. So the new
+# certificate must be seen several times in a row.
+LOOKS = 3
+BETWEEN_LOOKS = 0.2  # seconds
 LONGEST_LOOK = 30.0  # seconds between two handshakes in a long grace period
 HOUR = 3600.0  # until an install that changed nothing is tried again
 DAY = 24 * HOUR  # until a version that was rolled back is tried again
@@ -171,7 +175,10 @@ class Install:
             trial["reloaded_at"] = self.installer.now()
             self.save()
             self.report("installed", f"The files of serial {self.wanted.serial} are in place.")
-        elapsed = max(0.0, self.installer.now() - trial["reloaded_at"])
+        elapsed = self.installer.now() - trial["reloaded_at"]
+        if elapsed < 0:  # the clock was set back, so the grace period begins again
+            trial["reloaded_at"], elapsed = self.installer.now(), 0.0
+            self.save()
         for check in self.steps.tls:
             try:
                 handshake.confirm(check, self.wanted.certificate)
@@ -179,8 +186,14 @@ class Install:
                 if elapsed >= check.grace_seconds:
                     raise
                 self.installer.log(f"{error} Looking again.")
+                trial["looks"] = 0
+                self.save()
                 remaining = check.grace_seconds - elapsed
-                return float(min(0.2 + elapsed / 10, remaining, LONGEST_LOOK))
+                return float(min(0.5 + elapsed / 10, remaining, LONGEST_LOOK))
+        trial["looks"] = trial.get("looks", 0) + 1
+        if self.steps.tls and trial["looks"] < LOOKS:
+            self.save()
+            return BETWEEN_LOOKS
         self.finish(trial)
         return NEVER
 

@@ -147,7 +147,10 @@ class Item:
     def copied(self, raw: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         known = NAMES.get(self.ob_type)
         if known is None or not self.ob_id:
-            raise PlanError(f'{self.name} needs ob_type "cert" or "ca", and an ob_id.')
+            raise PlanError(
+                f'{self.name} needs ob_type "cert" or "ca", and an ob_id. This agent does not look '
+                "for an ob_name."
+            )
         names, targets = listed(raw, "from", self.name), listed(raw, "to", self.name)
         if len(names) != len(targets) or not names:
             raise PlanError(f'{self.name} needs as many entries in "to" as in "from".')

@@ -1,6 +1,9 @@
 """Requests to the server, with the tokens of this device."""
 
+import contextlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,8 +65,8 @@ class Server:
         self.origin = checked_origin(origin)
         self.http = requests.Session()
         self.http.headers["User-Agent"] = f"certctrl-agent/{__version__}"
-        self.http.trust_env = ca_file is None
-        self.http.verify = ca_file or True
+        self.http.auth = no_netrc
+        self.trusted = ca_file or True
 
     def ask(
         self,
@@ -75,22 +78,28 @@ class Server:
         params: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         seconds: float = READ_SECONDS,
+        around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Answer:
-        """Send one request. Raise ServerAway if the server did not respond as a server does."""
+        """Send one request. Raise ServerAway if the server did not respond as a server does.
+
+        The context of `around` is entered while the request is under way.
+        """
         sent = dict(headers or {})
         if token:
             sent["Authorization"] = f"Bearer {token}"
         try:
-            response = self.http.request(
-                method,
-                self.origin + path,
-                json=body,
-                params=params,
-                headers=sent,
-                timeout=(CONNECT_SECONDS, seconds),
-                allow_redirects=False,
-                stream=True,
-            )
+            with around():
+                response = self.http.request(
+                    method,
+                    self.origin + path,
+                    json=body,
+                    params=params,
+                    headers=sent,
+                    timeout=(CONNECT_SECONDS, seconds),
+                    verify=self.trusted,  # here, because REQUESTS_CA_BUNDLE wins over the session's
+                    allow_redirects=False,
+                    stream=True,
+                )
             with response:
                 raw = response.raw.read(LARGEST + 1, decode_content=True)
         except (requests.RequestException, OSError) as error:
@@ -109,6 +118,11 @@ class Server:
                 f"{self.origin} responded with {answer.status}{said(answer)}", pause_of(answer)
             )
         return answer
+
+
+def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep requests from replacing the token by a password of ~/.netrc."""
+    return request
 
 
 def reason(error: BaseException) -> str:

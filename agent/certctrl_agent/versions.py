@@ -124,11 +124,8 @@ class Versions:
 
     def carried(self) -> dict[str, Content]:
         """Return the files of targets that the plan no longer has, because links may show them."""
-        current = self.current()
-        if current is None:
-            return {}
         found = dict[str, Content]()
-        for path in (self.home / current).iterdir():
+        for path in self.switch.glob("*"):
             about = path.stat()
             owner = (about.st_uid, about.st_gid)
             found[path.name] = Content(path.read_bytes(), stat.S_IMODE(about.st_mode), owner)

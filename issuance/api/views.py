@@ -123,6 +123,7 @@ class CertificateViewSet(
         "revoke": "issue",
         "events": "read",
         "preflight": "issue",
+        "preflight_of_request": "issue",
         "exchanges": "read",
         "export": "read",
     }
@@ -280,6 +281,18 @@ class CertificateViewSet(
         certificate = self.get_object()
         with outward.for_owner(self.owner.pk):
             found = preflight.run(certificate)
+        ok = not any(each.blocks for each in found)
+        return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
+
+    @extend_schema(request=CertificateRequest, responses=PreflightSerializer)
+    @action(
+        detail=False, methods=["post"], url_path="preflight", throttle_classes=[PreflightThrottle]
+    )
+    def preflight_of_request(self, request: Request, **kwargs: Any) -> Response:
+        """Do the same for a certificate that does not exist yet. Nothing is stored."""
+        spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
+        with outward.for_owner(self.owner.pk):
+            found = services.look(self.owner, spec)
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 

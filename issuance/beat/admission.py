@@ -15,6 +15,7 @@ from django.db.models import Q, QuerySet
 
 from certctrl import dispatch
 from certctrl.dispatch import Parties, Shares
+from issuance import tasks
 from issuance.calls import COLUMNS, Calls
 from issuance.models import Issuance
 
@@ -24,6 +25,9 @@ State = Issuance.State
 AGAIN = 100
 # Attempts that wait for a look and are on their way at once.
 LOOKED_AT = 2000
+# Messages of attempts that have begun, beyond those of all others. Many new attempts do not hold
+# them up.
+MORE_BEGUN = dispatch.SHARE
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
 
@@ -34,7 +38,7 @@ class Candidate(NamedTuple):
     id: int
     holder: str
     calls: Calls
-    is_one_of_few: bool = True
+    priority: int = tasks.FIRST
 
     @property
     def state(self) -> str:
@@ -65,10 +69,13 @@ class Choice:
             self.again += bool(presents and calls.state == State.ORDERED)
         self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
-    def take(self, due: QuerySet[Issuance], most: int, *, fairly: bool) -> None:
+    def take(
+        self, due: QuerySet[Issuance], most: int, *, fairly: bool, priority: int | None = None
+    ) -> None:
         """Choose up to `most` of the attempts `due`, the longest waiting first.
 
-        `fairly`: no owner gets more than its share.
+        `fairly`: no owner gets more than its share. Without a priority, the first ones of an owner
+        go first.
         """
         most = min(most, self.room)
         while most > 0:
@@ -77,7 +84,7 @@ class Choice:
             for each in found:
                 parties = self.parties(each.calls)
                 if self._has_room(parties, fairly=fairly):
-                    self._add(each, parties)
+                    self._add(each, parties, priority)
                     most -= 1
                 else:
                     full[each.calls] = self._full(each.calls, parties, fairly=fairly)
@@ -99,9 +106,11 @@ class Choice:
             return calls.is_at_ca
         return calls.is_at_dns
 
-    def _add(self, each: Candidate, parties: Parties) -> None:
-        is_one_of_few = self.shares.owners[parties.owner] < FEW
-        self.chosen[each.id] = each._replace(is_one_of_few=is_one_of_few)
+    def _add(self, each: Candidate, parties: Parties, priority: int | None) -> None:
+        if priority is None:
+            is_one_of_few = self.shares.owners[parties.owner] < FEW
+            priority = tasks.FIRST if is_one_of_few else tasks.LATER
+        self.chosen[each.id] = each._replace(priority=priority)
         self.shares.add(parties)
         self.room -= 1
 
@@ -109,12 +118,19 @@ class Choice:
 def choose(now: datetime) -> list[Candidate]:
     """Return the due attempts that get a message now, the longest waiting first.
 
-    At most 1,000 are on their way at once. Attempts that publish again come last.
+    At most 1,000 are on their way at once, and 250 more that have begun. Those go first. They have
+    ordered, or they have waited for a slot, which is lost if they come late. Attempts that publish
+    again come last.
     """
     again = Q(state=State.ORDERED, presents__gt=0)
     every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
     due = every.exclude(again)
+    begun = due.exclude(state=State.QUEUED, slot_at=None)
     choice = Choice()
+    choice.room += MORE_BEGUN
+    choice.take(begun, choice.room, fairly=True, priority=tasks.BEGUN)
+    choice.take(begun, choice.room, fairly=False, priority=tasks.BEGUN)
+    choice.room -= MORE_BEGUN
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=False)

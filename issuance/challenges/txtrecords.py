@@ -5,10 +5,14 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
+from certctrl import clock
 from certctrl.statements import Parameter, select
 from dnsproviders import records
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
 from issuance.models import Authorization, Issuance
+
+# Records that the worker of an attempt removes, without a message. Others remove the rest.
+MOST_AT_ONCE = 4
 
 
 def records_of(issuance: Issuance) -> TxtRecordQuerySet:
@@ -49,6 +53,17 @@ def _needed(pk: Parameter) -> QuerySet[TxtRecord, Any]:
 def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
     """Move `wake_at` of the due records that an attempt needs. This takes one UPDATE."""
     records.keep(needed_records(due), now)
+
+
+def left_by(issuance_id: int) -> list[int]:
+    """Return the ids of due records of the attempt, at most MOST_AT_ONCE."""
+    return [pk for (pk,) in _left(issuance=issuance_id, at=clock.now())]
+
+
+@select
+def _left(issuance: Parameter, at: Parameter) -> QuerySet[TxtRecord, Any]:
+    due = TxtRecord.objects.in_the_zone().due(at).filter(holder="")
+    return due.filter(authorizations__issuance=issuance).values_list("pk")[:MOST_AT_ONCE]
 
 
 def withdraw(record_id: int) -> None:

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Case, Q, QuerySet, When
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 
 from certctrl import clock
 from devices import signals
 from devices.models import Device
 from issuance import notify, wraps
-from issuance.models import Certificate, CertificateVersion, Deployment
+from issuance.models import Certificate, CertificateVersion, Deployment, RenewalInfo
 from issuance.rollout import windows
+from keystore.models import Envelope, KeyWrap
 
 BATCH = 500  # deployments of one certificate at a time
 RECHECK = timedelta(hours=1)  # until a device that is held back is looked at again
@@ -61,7 +62,11 @@ def advance(certificate: Certificate, now: datetime) -> None:
         due.update(wake_at=None)
         return
     due.exclude(device__status=Device.Status.ACTIVE).update(wake_at=None)
-    rows = list(due.select_related("wanted", "device").order_by("wake_at", "pk")[:BATCH])
+    wraps_of = KeyWrap.objects.filter(
+        envelope=OuterRef("wanted__key"), recipient_key=OuterRef("device__key")
+    )
+    found = due.annotate(has_wrap=Exists(wraps_of)).select_related("wanted__renewal_info", "device")
+    rows = list(found.order_by("wake_at", "pk")[:BATCH])
     behind = [row for row in rows if row.wanted_id != current.pk]
     _offer(certificate, behind, now)
     _look_after(certificate, [row for row in rows if row.wanted_id == current.pk], now)
@@ -74,7 +79,8 @@ def _offer(certificate: Certificate, behind: Sequence[Deployment], now: datetime
     times: dict[datetime, list[Deployment]] = defaultdict(list)
     for row in behind:
         has_turn = chosen is None or row.pk in chosen
-        times[_offered_at(certificate, row, now, has_turn=has_turn)].append(row)
+        at = _offered_at(certificate, row, now, has_turn=has_turn)
+        times[at if _opens(certificate, row) else now].append(row)
     reach(certificate, [row.device_id for row in times.pop(now, ())])
     for at, waiting in times.items():
         certificate.deployments.filter(pk__in=[row.pk for row in waiting]).update(wake_at=at)
@@ -92,11 +98,28 @@ def _offered_at(
     return min(latest, windows.opens_at(certificate.install_window, now))
 
 
+def _opens(certificate: Certificate, row: Deployment) -> bool:
+    """Return whether the device, or the server for it, can open the version that it wants.
+
+    It cannot after the device got another key.
+    """
+    is_opened_here = certificate.key_policy == Envelope.Policy.MASTER_ONLY
+    return is_opened_here or bool(getattr(row, "has_wrap"))  # noqa: B009
+
+
 def latest_at(version: CertificateVersion | None) -> datetime | None:
-    """Return until when a device may be kept at this version. None is not at all."""
+    """Return until when a device may be kept at this version. None is not at all.
+
+    A renewal window that ends in the first half of its life says that the CA wants it replaced
+    early, for example because it is going to revoke it (RFC 9773, section 4.2).
+    """
     if version is None or version.revoke_asked_at:
         return None
-    return version.not_after - (version.not_after - version.not_before) / SAFE_PART
+    life = version.not_after - version.not_before
+    info: RenewalInfo | None = getattr(version, "renewal_info", None)
+    if info and info.window_end and info.window_end < version.not_before + life / 2:
+        return min(info.window_end, version.not_after - life / SAFE_PART)
+    return version.not_after - life / SAFE_PART
 
 
 def _canaries(certificate: Certificate, now: datetime) -> set[int] | None:
@@ -127,12 +150,15 @@ def _look_after(certificate: Certificate, rows: Sequence[Deployment], now: datet
     current = certificate.current
     assert current, "they want it"
     late = []
+    times: dict[datetime | None, list[int]] = defaultdict(list)
     for row in rows:
+        is_served = row.served_serial == current.serial
         due = late_at(row.wanted_at or now)
-        is_over = row.served_serial == current.serial or due <= now
-        if due <= now and row.served_serial != current.serial:
+        times[None if is_served or due <= now else due].append(row.pk)
+        if due <= now and not is_served:
             late.append(row)
-        certificate.deployments.filter(pk=row.pk).update(wake_at=None if is_over else due)
+    for at, ids in times.items():
+        certificate.deployments.filter(pk__in=ids).update(wake_at=at)
     if late:
         notify.not_served_by(certificate, late)
 

@@ -60,12 +60,15 @@ def _note(device: Device, report: Report) -> None:
         log.info("report.ignored", device=device.pk, certificate=report.certificate)
         return
     deployment = certificate.deployments.select_related("device").get(device=device)
+    current = certificate.current
+    is_current = current is not None and serial == current.serial
     fields = columns_of(deployment, report, serial, clock.now())
+    if is_current and report.state == "served":
+        fields["wake_at"] = None
     certificate.deployments.filter(pk=deployment.pk).update(**fields)
     for name, value in fields.items():
         setattr(deployment, name, value)
-    current = certificate.current
-    if not current or serial != current.serial:
+    if not is_current:
         return
     if report.state == "served":
         # The canary has proved the version. The sweep offers it to the others.

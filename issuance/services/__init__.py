@@ -32,6 +32,7 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
+from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke, revoke_replaced
@@ -61,6 +62,7 @@ __all__ = [
     "head",
     "issue",
     "issue_at_private_ca",
+    "look",
     "make_certificate",
     "new_certificate",
     "new_issuance",

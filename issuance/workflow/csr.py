@@ -39,8 +39,7 @@ def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
 def replace_unfit(issuance: Issuance) -> None:
     """Make a new key and CSR when the attempt's key has become unfit since.
 
-    It has when it was revoked for keyCompromise. Under DEVICE_REQUIRED it also has when a device
-    was assigned, because only a new key can be wrapped for it.
+    It has when it was revoked for keyCompromise, and when it cannot be wrapped for a recipient.
     """
     certificate = issuance.certificate
     is_compromising = not issuance.is_first and is_compromised(certificate, issuance.csr_pem)
@@ -49,8 +48,12 @@ def replace_unfit(issuance: Issuance) -> None:
 
 
 def _lacks_wrap(issuance: Issuance) -> bool:
-    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+    """Return whether a recipient came after the key was sealed, and the server cannot open it."""
+    assert issuance.key, "the key was sealed in the first step"
+    if issuance.key.policy != Envelope.Policy.DEVICE_REQUIRED:
         return False
+    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+        return True
     wrapped = KeyWrap.objects.filter(envelope=issuance.key_id).values("recipient_key")
     return issuance.certificate.active_devices().exclude(key__in=wrapped).exists()
 
@@ -80,17 +83,20 @@ def make(issuance: Issuance) -> None:
                 envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
             )
         except CannotOpen as cannot:
+            if cannot.is_temporary:  # an HSM that is away must not change a pinned key
+                raise
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
+    prepared = envelope.prepare(
+        certificate.owner,
+        "certificate_key",
+        pki.key_der(key),
+        policy=certificate.key_policy,
+        public_keys=_recipients(certificate),
+    )
     with issuance.atomic():
-        sealed = envelope.seal(
-            certificate.owner,
-            "certificate_key",
-            pki.key_der(key),
-            policy=certificate.key_policy,
-            public_keys=_recipients(certificate),
-        )
+        sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()

@@ -5,7 +5,7 @@ from typing import Any
 
 from nacl.public import PrivateKey
 
-from certctrl_agent.install import Installer, Wanted
+from certctrl_agent.install import BETWEEN_LOOKS, Installer, Wanted
 from certctrl_agent.materials import Material
 from certctrl_agent.plan import Plan
 from certctrl_agent.state import State
@@ -30,6 +30,13 @@ def wanted(issued: Issued, *items: dict[str, Any], number: int = 7) -> Wanted:
 
 def installer(state: State, now: Any = None) -> Installer:
     return Installer(state, lambda line: None, now or (lambda: 1_000_000.0))
+
+
+def proved(agent: Installer, want: Wanted) -> float:
+    """Look as often as a proof needs. Return the seconds until there is more to do."""
+    while (due := agent.advance(want)) == BETWEEN_LOOKS:
+        pass
+    return due
 
 
 def states(state: State) -> list[str]:

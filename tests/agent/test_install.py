@@ -1,6 +1,7 @@
 """An install: switched in one step, tested, reloaded, and undone when something fails."""
 
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -96,6 +97,29 @@ def test_a_file_that_was_removed_or_changed_is_installed_again(
     damage(chain)
     installer(state).advance(same)
     assert pair(key, chain) == pair_of(issued)
+
+
+def test_a_removed_folder_of_versions_is_made_again(state, authority, key, chain) -> None:
+    issued = authority.issue()
+    installer(state).advance(wanted(issued, both(key, chain)))
+    shutil.rmtree(key.resolve().parent)
+    assert installer(state).advance(wanted(issued, both(key, chain))) == NEVER
+    assert pair(key, chain) == pair_of(issued)
+
+
+def test_a_file_that_cannot_get_its_owner_is_not_replaced(
+    state, authority, key, chain, monkeypatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError
+
+    key.write_text("old key")
+    chain.write_text("old chain")
+    monkeypatch.setattr(os, "geteuid", lambda: key.stat().st_uid)
+    monkeypatch.setattr(os, "getegid", lambda: 54321)
+    monkeypatch.setattr(os, "fchown", refuse)
+    assert "Run it as root" in refused(state, authority.issue(), both(key, chain))
+    assert pair(key, chain) == ("old key", "old chain")
 
 
 def test_old_versions_are_removed(state, authority, key, chain) -> None:

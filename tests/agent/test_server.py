@@ -104,6 +104,15 @@ def test_a_response_that_is_none_means_later(server, client, response, seconds) 
     assert caught.value.retry_after == seconds
 
 
+def test_a_password_of_netrc_never_replaces_the_token(
+    server, client, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    client.get("/install-config", "the plan")
+    assert server.requests[-1][3]["Authorization"] == f"Bearer {server.access_token}"
+
+
 def test_a_redirect_is_not_followed(server, client) -> None:
     server.script("GET", PLAN, (302, None, {"Location": "https://elsewhere.example.com/"}))
     with pytest.raises(RefusedByServer):

@@ -19,7 +19,9 @@ from accounts.models import AuditEvent, User
 from backups import encrypted, making, restoring, tables
 from backups.encrypted import BackupProblem
 from certctrl import clock
-from devices.models import DeviceSession
+from certctrl.errors import CursorTrimmed
+from devices import signals
+from devices.models import Device, DeviceSession
 from issuance import services, workflow
 from issuance.models import Certificate, CertificateVersion, Issuance
 from keystore import envelope
@@ -27,6 +29,7 @@ from keystore.masterkeys import FileKeys
 from keystore.models import CERTIFICATE_KEY, Envelope
 from tests.backups.conftest import all_rows, cut, in_sqlite, last_ids, lines_of, lose_everything
 from tests.devices.agent import Agent, enrolled
+from tests.fakes.vault import FakeVault
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
@@ -443,6 +446,24 @@ def test_a_missing_master_key_is_refused_and_named(
     assert "Master key 1 is not" in refused(path, restore, "could not be opened")
 
 
+def test_a_key_elsewhere_is_named_and_must_be_there(
+    alice, settings, tmp_path, recovery_key, restore
+):
+    """The master key stays in Vault, so the backup opens nothing without Vault."""
+    with FakeVault() as vault:
+        settings.VAULT_ADDR, settings.VAULT_TOKEN = vault.url, vault.token
+        settings.MASTER_KEYS_ELSEWHERE = ["6=vault:transit/certctrl"]
+        row = envelope.seal(alice, "test", b"a secret")
+        path = made(tmp_path, recovery_key)
+        assert "stay in their HSM or service: 6." in making.contents().table()
+        lose_everything()
+        vault.status = 503
+        refused(path, restore, "unsealed")
+        vault.status = None
+        restore(path)
+        assert envelope.unseal(Envelope.objects.get(pk=row.pk)) == b"a secret"
+
+
 def test_a_refused_restore_leaves_no_key_file(
     key_file, issued, monkeypatch, tmp_path, recovery_key, restore
 ):
@@ -500,3 +521,22 @@ def test_an_old_backup_keeps_the_time_of_its_rows(owner, tmp_path, recovery_key,
     with time_machine.travel(clock.now() + timedelta(days=3)):
         restore(path)
     assert User.objects.get().date_joined == joined
+
+
+def test_a_device_with_a_newer_cursor_is_told_to_fetch_everything(
+    enrolment, tmp_path, recovery_key, restore
+):
+    """Its log may even have as many signals again. Their moments differ."""
+    _, answer = enrolment
+    pk = answer["device"]["id"]
+    signals.emit([pk], "cert.updated", {"cert_id": 1})
+    path = made(tmp_path, recovery_key)
+    signals.emit([pk], "cert.updated", {"cert_id": 2})
+    newest = signals.read(signals.START, Device.objects.get(pk=pk), 9)[-1].cursor
+    lose_everything()
+    restore(path)
+    for number in (3, 4):
+        with pytest.raises(CursorTrimmed):
+            signals.read(newest, Device.objects.get(pk=pk), 9)
+        with time_machine.travel(clock.now() + timedelta(seconds=number)):
+            signals.emit([pk], "cert.updated", {"cert_id": number})

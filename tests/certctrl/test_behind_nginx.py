@@ -108,7 +108,7 @@ def test_below_a_path_every_link_redirect_cookie_and_file_keeps_the_prefix(site,
         base = f"{origin}/certctrl"
         browser = Browser(origin)
         start = browser.get(f"{base}/", allow_redirects=False)
-        assert start.headers["Location"] == "/certctrl/admin/"
+        assert start.headers["Location"] == "/certctrl/sign-in?next=%2Fcertctrl%2F"
         page = browser.log_in_to_the_admin(base)
         assert (page.status_code, page.url) == (200, f"{base}/admin/")
         links = [

@@ -155,6 +155,20 @@ def enrol(owner: Owner, agents: list[Agent], certificate: int) -> list[int]:
     return devices
 
 
+def failure(owner: Owner, certificate: int, device: int) -> str:
+    """Return why the device failed, or ""."""
+    rows = owner.mine("GET", f"certificates/{certificate}/devices")
+    [row] = [each for each in rows if each["id"] == device]
+    failed = row["deployment"]["failed"]
+    return failed["what"] if failed else ""
+
+
+def notice(owner: Owner) -> str:
+    """Return the notices about devices that do not serve, as text."""
+    rows = owner.mine("GET", "notices")
+    return json.dumps([each for each in rows if each["kind"] == "not_served"])
+
+
 def test_a_renewal_is_served_by_all_or_rolled_back_with_the_reason(owner, agents) -> None:
     certificate = issue(owner)
     devices = enrol(owner, agents, certificate)
@@ -164,32 +178,43 @@ def test_a_renewal_is_served_by_all_or_rolled_back_with_the_reason(owner, agents
             stack.enter_context(agent.running())
         until(lambda: all(agent.serves(first) for agent in agents), "all serve the first version")
 
-        second = renew(owner, certificate)
-        until(lambda: all(agent.serves(second) for agent in agents), "all serve the renewal")
+        # One policy after the other, so that each way of getting a key is used.
+        for policy in ("DEVICE_REQUIRED", "MASTER_ONLY", "HYBRID"):
+            choice = {"key_dist_policy": policy, "server_decrypt_export": policy == "MASTER_ONLY"}
+            owner.mine("PUT", f"certificates/{certificate}", choice)
+            second = renew(owner, certificate)
+            until(
+                lambda serial=second: all(agent.serves(serial) for agent in agents),
+                f"all serve the renewal under {policy}",
+            )
         until(
             lambda: all(agent.said(f"serves serial {second}") for agent in agents),
             "all have proved it",
         )
 
-        broken, idle, *healthy = agents
-        broken.web.break_configuration()
+        # The first device that has reported is the canary.
+        canary, idle, *healthy = agents
+        canary.web.break_configuration()
         plan = idle.web.plan(certificate, grace_seconds=1)
         plan[-1] |= {"cmd": ["true"]}
         owner.mine("PUT", f"devices/{devices[1]}/install-config", {"installs": plan})
         until(lambda: idle.said("Running true"), "the plan with an idle reload is there")
 
+        owner.mine("PUT", f"certificates/{certificate}", {"rollout": "canary"})
         third = renew(owner, certificate)
-        until(lambda: all(agent.serves(third) for agent in healthy), "the healthy ones serve it")
-        until(lambda: broken.said("rolled_back"), "the broken configuration is rolled back")
-        until(lambda: idle.said("rolled_back"), "the idle reload is rolled back")
-        assert broken.serves(second)
-        assert idle.serves(second)
-        assert broken.said("no_such_word")
-        assert idle.said(f"serves the certificate with serial {second}")
+        until(lambda: failure(owner, certificate, devices[0]) != "", "the canary has failed")
+        assert "no_such_word" in failure(owner, certificate, devices[0])
+        until(lambda: "north" in notice(owner), "a notice names the canary")
+        assert "no_such_word" in notice(owner)
+        assert all(agent.serves(second) for agent in agents)
 
-        # No report is left, so the server has them all.
-        for agent in agents:
-            until(lambda agent=agent: "0 reports" in agent.call("status"), "all reports are sent")
+        owner.mine("PUT", f"certificates/{certificate}", {"rollout": "all"})
+        until(lambda: all(agent.serves(third) for agent in healthy), "the healthy ones serve it")
+        until(lambda: failure(owner, certificate, devices[1]) != "", "the idle reload is found")
+        shown = f"serves the certificate with serial {second}"
+        assert shown in failure(owner, certificate, devices[1])
+        assert canary.serves(second)
+        assert idle.serves(second)
 
 
 def test_a_server_that_was_away_is_followed_again(tmp_path, agents) -> None:

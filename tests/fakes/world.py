@@ -68,7 +68,7 @@ class World:
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        goes_first: bool = True,
+        priority: int = tasks.FIRST,
     ) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))

@@ -9,6 +9,7 @@ from devices import registration
 from devices import services as devices
 from devices.models import Signal
 from issuance import services
+from issuance.beat import renewals
 from issuance.models import CertificateVersion, Issuance
 from keystore import masterkeys, recipients
 from keystore.envelope import CannotOpen, open_certificate_key
@@ -355,3 +356,58 @@ def test_each_wrap_is_in_the_audit_log(deployed, machine):
     services.unassign(certificate, machine.row)
     gone = AuditEvent.objects.get(action="key.wraps_removed")
     assert gone.detail == {"devices": [str(machine.row.key)], "server": False}
+
+
+def test_a_policy_that_is_loosened_while_the_ca_is_asked_counts(deployed, machine, world):
+    certificate = deployed(machine, key_policy="DEVICE_REQUIRED")
+    world.zone.hides = True
+    attempt = services.issue(certificate)
+    world.deliver()
+    assert services.update_certificate(read(certificate), {"key_policy": "HYBRID"}) == attempt
+    world.zone.hides = False
+    world.settle()
+    assert read(certificate).current.issuance == attempt
+    assert openers(read(certificate).current) == {SERVER, machine.row.pk}
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_policy_that_is_loosened_after_the_csr_was_sent_counts_later(
+    deployed, machine, world, stays
+):
+    certificate = deployed(machine, key_policy="DEVICE_REQUIRED")
+    world.ca.processing_reads = 1
+    attempt = services.issue(certificate)
+    world.deliver()
+    if not stays:
+        services.unassign(certificate, machine.row)
+    assert services.update_certificate(read(certificate), {"key_policy": "HYBRID"}) == attempt
+    world.settle()
+    assert read(certificate).current.issuance == attempt
+    renewals.scan_renewals.run()
+    world.settle()
+    assert read(certificate).current.issuance != attempt
+    assert openers(read(certificate).current) - {machine.row.pk} == {SERVER}
+
+
+def test_a_new_tag_notifies_a_device_also_under_master_only(
+    deployed, machine, django_capture_on_commit_callbacks
+):
+    certificate = deployed(key_policy="MASTER_ONLY", server_decrypt_export=True)
+    services.assign_to_tag(certificate, "web")
+    with django_capture_on_commit_callbacks(execute=True):
+        devices.change_device(machine.row, {"tags": ["web"]})
+    assert told() == [(machine.row.pk, "cert.updated")]
+    assert machine.materials(certificate.pk).status_code == 200
+
+
+def test_a_wrap_goes_with_its_tag_while_none_can_be_made(
+    deployed, owner, machine, enrol_again, monkeypatch, django_capture_on_commit_callbacks
+):
+    tagged = Machine(owner, "web")
+    certificate = deployed(machine)
+    services.assign_to_tag(certificate, "web")
+    monkeypatch.setattr(masterkeys, "by_id", raises_unknown)
+    enrol_again(machine)
+    with django_capture_on_commit_callbacks(execute=True):
+        devices.change_device(tagged.row, {"tags": []})
+    assert openers(certificate.current) == {SERVER}

@@ -169,7 +169,7 @@ class TestRotate:
 
         out = rotate("--drop-old")
         assert "Wrapped 5 data keys with master key 2." in out
-        assert "Remove them there: master key 1." in out
+        assert "Remove them from the settings: master key 1." in out
         assert all_open(envelopes)
         assert "Wrapped 0 data keys" in rotate()
 
@@ -178,7 +178,9 @@ class TestRotate:
         (tmp_path / "keys").touch(0o600)
         (tmp_path / "keys").write_text(aes.generate("2").line())
         settings.MASTER_KEYS_PATH = str(tmp_path / "keys")
-        assert "Remove them there: master key 1." in rotate("--no-new-key", "--drop-old")
+        assert "Remove them from the settings: master key 1." in rotate(
+            "--no-new-key", "--drop-old"
+        )
 
         settings.MASTER_KEYS = ""
         assert all_open(envelopes)
@@ -289,11 +291,11 @@ class TestBeside:
     ):
         late = []
 
-        def seal_late(file: FileKeys) -> set[str]:
+        def seal_late(file: FileKeys, actor: str) -> set[str]:
             with monkeypatch.context() as patch:
                 patch.setattr(masterkeys, "current", lambda: masterkeys.by_id("1"))
                 late.append(seal(alice, "account_key", SECRET))
-            return drop(file)
+            return drop(file, actor)
 
         drop = rotation.drop_unneeded
         monkeypatch.setattr(rotation, "drop_unneeded", seal_late)
@@ -415,7 +417,7 @@ def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key
         connection.close()
 
     def dropper() -> None:
-        dropped.append(rotation.drop_unneeded(FileKeys(key_file)))
+        dropped.append(rotation.drop_unneeded(FileKeys(key_file), "operator"))
         connection.close()
 
     threads = [threading.Thread(target=slow_writer), threading.Thread(target=dropper)]

@@ -24,7 +24,7 @@ from certctrl import board, clock, lanes
 from certctrl.turns import Turns
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
-from issuance import models, workflow
+from issuance import models, tasks, workflow
 from issuance.beat import pruning, renewals, sweep
 from issuance.models import Certificate, Issuance
 from keystore.models import Envelope
@@ -190,13 +190,13 @@ class Scenario(World):
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        goes_first: bool = True,
+        priority: int = tasks.FIRST,
     ) -> bool:
-        queue = self.queue if goes_first else self.later
+        queue = self.later if priority == tasks.LATER else self.queue
 
         def walk() -> None:
             if later := workflow.walk(workflow.STEP_AT[state], issuance_id):
-                self._start(issuance_id, later.state, goes_first=goes_first)
+                self._start(issuance_id, later.state, priority=priority)
 
         self._send(walk, queue)
         return True

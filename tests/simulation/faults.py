@@ -39,6 +39,7 @@ class Profile:
     beats: int = 1
     certificates: int = 2
     people: int = 4  # how often a person changes their mind
+    devices: int = 0  # of the owner; people assign, revoke and enrol them again
     healthy: int = 0  # certificates whose CA, DNS API and owner have no trouble
 
     @property

@@ -15,6 +15,7 @@ from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import certificate_url_of
 from issuance.workflow.steps.reorder import order_again_once
+from keystore.models import Envelope
 
 USED = "the CA returned an order that was used before"
 
@@ -93,8 +94,9 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
-    if certificate.is_assigned:
-        _reach_devices(certificate, version)
+    certificate.current = version
+    if _takes_new_key(certificate, issuance, certificate.is_assigned):
+        renew_at = clock.now()
     _note_version(
         pk=certificate.pk,
         current=version.pk,
@@ -106,14 +108,19 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     )
 
 
-def _reach_devices(certificate: Certificate, version: CertificateVersion) -> None:
+def _takes_new_key(certificate: Certificate, issuance: Issuance, is_assigned: bool) -> bool:
     """Wrap the new key for the devices, and offer the version to them.
 
-    A device may have been assigned after the key was sealed.
+    Return whether this takes another key. It does when a recipient came after a key was sealed
+    that the server cannot open.
     """
-    certificate.current = version
-    wraps.fit_or_wait(certificate)
+    if not is_assigned:
+        assert issuance.key, "the key was sealed in the first step"
+        for_devices = Envelope.Policy.DEVICE_REQUIRED
+        return issuance.key.policy == for_devices != certificate.key_policy
+    takes_new_key = wraps.fit_or_wait(certificate)
     rollout.begin(certificate)
+    return takes_new_key
 
 
 @select

@@ -1,5 +1,6 @@
 """Only the sweep admits work: which messages it sends, for whom, and how many at once."""
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -114,20 +115,42 @@ def test_an_owner_gets_a_quarter_while_others_wait(world, account, credential, b
     assert sent(world) == 40
 
 
-def test_the_first_eight_of_each_owner_go_first(world, account, credential, bob, monkeypatch):
-    first: dict[int, bool] = {}
+@pytest.fixture
+def priorities(monkeypatch):
+    """The priority of each message that was sent, by the id of the attempt."""
+    priorities: dict[int, int] = {}
 
-    def start(issuance_id, state, *, goes_first=True):
-        first[issuance_id] = goes_first
+    def start(issuance_id, state, *, priority):
+        priorities[issuance_id] = priority
         return True
 
     monkeypatch.setattr(tasks, "start", start)
+    return priorities
+
+
+def test_the_first_eight_of_each_owner_go_first(world, account, credential, bob, priorities):
     due(world, account, credential, 12)
     due(world, world.account(bob), world.credential(bob), 3, names="few")
     sweep.sweep.run()
     theirs = Issuance.objects.filter(account=account).values_list("pk", flat=True)
-    assert sum(first[pk] for pk in theirs) == 8
-    assert sum(first.values()) == 11
+    assert Counter(priorities[pk] for pk in theirs) == {tasks.FIRST: 8, tasks.LATER: 4}
+    assert Counter(priorities.values()) == {tasks.FIRST: 11, tasks.LATER: 4}
+
+
+def test_new_attempts_do_not_hold_up_those_that_have_begun(
+    world, account, credential, small, priorities
+):
+    due(world, account, credential, 60)
+    sweep.sweep.run()
+    due(world, account, credential, 3, state="validated", names="ordered")
+    due(world, account, credential, 2, names="waited")
+    slots = Issuance.objects.filter(certificate__domain__startswith="waited")
+    slots.update(slot_at=world.time)
+    sweep.sweep.run()
+    begun = [pk for pk, priority in priorities.items() if priority == tasks.BEGUN]
+    names = Issuance.objects.filter(pk__in=begun).values_list("certificate__domain", flat=True)
+    assert Counter(name[:6] for name in names) == {"ordere": 3, "waited": 2}
+    assert len(priorities) == 40 + 5
 
 
 def test_those_that_wait_for_their_records_share_one_look(world, account, credential, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from devices import services as device_services
 from issuance import rollout, services
 from issuance.beat import rollouts
-from issuance.models import Certificate, CertificateVersion, Deployment
+from issuance.models import Certificate, CertificateVersion, Deployment, RenewalInfo
 from tests import factories
 from tests.issuance.rollout.fleet import A_DAY, Fleet
 
@@ -203,6 +203,19 @@ def test_a_version_that_is_being_revoked_is_replaced_at_once(careful):
     assert careful.wanting() == ALL
 
 
+def test_a_version_that_the_ca_wants_replaced_early_is_kept_until_then(careful):
+    version = careful.current
+    now = careful.world.time
+    RenewalInfo.objects.get_or_create(version=version, defaults={"fraction": 0.5})
+    window = {"window_start": now, "window_end": now + timedelta(hours=2)}
+    RenewalInfo.objects.update(wake_at=None, **window)
+    services.issue(careful.certificate)
+    careful.world.deliver()
+    assert careful.wanting() == ["web1"]
+    careful.pass_time(2 * 3600)
+    assert careful.wanting() == ALL
+
+
 def test_the_next_renewal_begins_a_rollout_of_its_own(careful):
     careful.renew()
     careful.report(careful.devices[0], "failed", "no")
@@ -315,7 +328,7 @@ def revoked(fleet) -> int:
     return CertificateVersion.objects.exclude(revoke_asked_at=None).count()
 
 
-def test_a_replaced_version_is_revoked_when_all_devices_serve_its_successor(careful):
+def test_a_replaced_version_is_revoked_once_all_serve_its_successor(careful):
     services.update_certificate(careful.certificate, {"revoke_superseded": True})
     before = careful.renew()
     assert revoked(careful) == 0

@@ -4,22 +4,22 @@ import re
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views import View
 
 from accounts import audit
 from accounts.models import User
 from accounts.services import login
 from certctrl import errors
-from certctrl.errorshape import error_headers
+from dashboard.page import Page, show, with_headers
 from devices import codes
 from devices.throttles import DeviceVerifyThrottle
 
 USER_CODE = re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}")
 
 
-class ApprovePage(View):
+class ApprovePage(Page):
     """A form with the code of the device. Without a session it also asks for the password."""
+
+    needs_session = False
 
     def get(self, request: HttpRequest) -> HttpResponse:
         return page(request, request.GET.get("user_code", ""))
@@ -29,10 +29,8 @@ class ApprovePage(View):
         try:
             decision = self.decide(request, user_code)
         except errors.ApiError as refused:
-            response = page(request, user_code, refused=refused.what, status=refused.status)
-            for name, value in error_headers(refused).items():
-                response[name] = value
-            return response
+            response = page(request, user_code, refused=refused, status=refused.status)
+            return with_headers(response, refused)
         return page(request, user_code, decision=decision)
 
     def decide(self, request: HttpRequest, user_code: str) -> str:
@@ -50,4 +48,4 @@ class ApprovePage(View):
 
 def page(request: HttpRequest, user_code: str, status: int = 200, **facts: Any) -> HttpResponse:
     context = {"user_code": user_code[:9], **facts}
-    return render(request, "devices/approve.html", context, status=status)
+    return show(request, "approve.html", context, status)
