@@ -117,9 +117,14 @@ def pending(certificate: Certificate) -> set[int]:
 
 
 def fit_or_wait(certificate: Certificate) -> bool:
-    """Do the same as `fit`. While no master key is usable, leave wraps pending and return False."""
+    """Do the same as `fit`. When the server cannot open a key, leave wraps pending, return False.
+
+    Raise CannotOpen while a master key cannot be used, so that the caller is retried.
+    """
     try:
         return fit(certificate)
     except CannotOpen as exc:
+        if exc.is_temporary:
+            raise
         logger.warning("wraps.pending", certificate=certificate.pk, why=exc.what)
         return False
