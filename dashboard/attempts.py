@@ -44,6 +44,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
     return {
         "certificate": certificate,
         "attempt": issuance,
+        "last_event": events[-1].pk if events else 0,
         "condition": condition_of_attempt(issuance),
         "steps": steps_of(issuance, events, waits_for),
         "waits_for": waits_for,
@@ -92,6 +93,7 @@ def steps_of(
         # A preflight is a part of the first step.
         named = [step] if number else [step, "preflight"]
         own = [each for each in events if each.step in named]
+        told = [each for each in own if kind != "now" or each.what != waits_for]
         steps.append(
             {
                 "name": step_name(step),
@@ -101,7 +103,7 @@ def steps_of(
                 "at": own[0].at if own else (issuance.state_since if kind == "now" else None),
                 "took": done.took_ms if done and kind == "done" else None,
                 "so_far": clock.now() - issuance.state_since if kind == "now" else None,
-                "events": own[-5:],
+                "events": told[-5:],
             }
         )
     return steps

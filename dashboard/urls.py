@@ -13,6 +13,7 @@ from dashboard import (
     overview,
     setup,
     signing,
+    streams,
 )
 
 urlpatterns = [
@@ -49,6 +50,11 @@ urlpatterns = [
         "certificates/<id:pk>/attempts/<id:attempt_id>/part",
         attempts.AttemptPart.as_view(),
         name="attempt-part",
+    ),
+    path(
+        "certificates/<id:pk>/attempts/<id:attempt_id>/stream",
+        streams.AttemptStream.as_view(),
+        name="attempt-stream",
     ),
     path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
     path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),

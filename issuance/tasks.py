@@ -35,8 +35,9 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
         later = serve(step, issuance_id)
         given = (self.request.delivery_info or {}).get("priority")
         priority = FIRST if given is None else given
+        links = _links(issuance_id, later.state, priority)[::-1] if later else None
         # Celery's Ignore drops links too, but it formats a traceback each time.
-        self.request.chain = _links(issuance_id, later.state, priority)[::-1] if later else None
+        self.request.update(chain=links)
 
     return task
 

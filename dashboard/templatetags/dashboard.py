@@ -88,9 +88,8 @@ def distance(at: datetime | None) -> str:
     if at is None:
         return ""
     seconds = (at - clock.now()).total_seconds()
-    if seconds >= 0:
-        return _("in %(span)s") % {"span": span(seconds)}
-    return _("%(span)s ago") % {"span": span(-seconds)}
+    text = _("in %(span)s") if seconds >= 0 else _("%(span)s ago")
+    return (text % {"span": span(abs(seconds))}).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @register.filter

@@ -55,7 +55,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
         name = pattern.name
         if name.startswith("certificate-") and name != "certificate-file":
             continue
-        if name in ("language", "sign-out", "issue-names", "sign-in-by-link"):
+        if name in ("language", "sign-out", "issue-names", "sign-in-by-link", "attempt-stream"):
             continue
         if name.endswith("-action"):
             continue

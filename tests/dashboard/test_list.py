@@ -75,6 +75,6 @@ def test_filters_are_in_the_address(visitor, many, query, number):
     assert len(rows) == (20 if query == {"rows": "7"} else number)
 
 
-def test_what_was_searched_is_not_markup(visitor):
+def test_words_of_a_search_are_not_markup(visitor):
     text = visitor.get("/certificates", {"q": '"><script>alert(1)</script>'}).content.decode()
     assert "<script>alert" not in text

@@ -72,7 +72,7 @@ def test_a_link_that_was_never_made_is_refused(alice, token):
     assert Client().post("/sign-in/link", query_params={"token": token}).status_code == 401
 
 
-def test_what_was_typed_is_kept_when_the_session_ended(alice, account):
+def test_a_form_is_kept_when_the_session_ended(alice, account):
     visitor = Client()
     form = {"names": "kept.example.com <b>", "account": account.pk, "action": "issue"}
     asked = visitor.post("/issue", form)
