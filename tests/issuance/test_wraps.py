@@ -446,6 +446,17 @@ def test_a_download_waits_for_the_master_key(vault, deployed, machine, world):
     assert openers(read(certificate).current) == {SERVER, machine.row.pk}
 
 
+def test_an_end_of_an_assignment_needs_no_master_key(vault, deployed, owner, machine, enrol_again):
+    """The other device has a new key, which cannot be wrapped for now."""
+    certificate = deployed(machine, key_policy="HYBRID")
+    other = Machine(owner)
+    services.assign(certificate, other.row)
+    vault.status = 503
+    enrol_again(machine)
+    services.unassign(certificate, other.row)
+    assert openers(certificate.current) == {SERVER}
+
+
 def test_an_assignment_while_the_master_key_is_away_changes_nothing(vault, deployed, machine):
     certificate = deployed(key_policy="HYBRID")
     vault.status = 503
