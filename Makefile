@@ -1,4 +1,4 @@
-# make run | test | test-all | lint | bench | bench-quick | lock
+# make run | test | test-all | lint | bench | bench-quick | lock | translations
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
 # test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
@@ -6,7 +6,8 @@
 # lint      all checks that do not run the code
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
-# lock      write requirements/*.txt again from pyproject.toml
+# lock      write requirements/*.txt again from pyproject.toml, and those of the agent
+# translations  find new texts of the pages and compile the catalogs, with Debian's package gettext
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -25,7 +26,7 @@ PROCESSES = $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 TEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
-.PHONY: run test test-all lint bench bench-quick lock lab
+.PHONY: run test test-all lint bench bench-quick lock translations lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
@@ -61,9 +62,16 @@ bench-quick: .venv/.dev
 
 lock: .venv/.dev
 	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra aws --constraint requirements/run.txt -o requirements/aws.txt
+	$(LOCK) pyproject.toml --extra hsm --constraint requirements/run.txt -o requirements/hsm.txt
 	$(LOCK) pyproject.toml --extra dev --constraint requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/lab.in -o requirements/lab.txt
 	$(LOCK) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
+
+translations: .venv/.dev
+	cd dashboard && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	cd dashboard && ../$(BIN)/django-admin compilemessages
 
 lab: .venv-lab/.installed
 

@@ -86,25 +86,25 @@ def logout(request: HttpRequest) -> None:
     auth.logout(request)
 
 
-def logged_in_at(request: Request) -> int:
+def logged_in_at(request: Request | HttpRequest) -> int:
     """Return when the user of this session logged in, in epoch seconds.
 
     If the session has no login time, return the latest login of the user. A user without a login
     has the time of its creation.
     """
     user: Any = request.user
-    since = request._request.session.get("auth_time")
+    since = getattr(request, "_request", request).session.get("auth_time")
     return int(since or (user.last_login or user.date_joined).timestamp())
 
 
-def refuse_old_login(request: Request, most: float) -> None:
+def refuse_old_login(request: Request | HttpRequest, most: float) -> None:
     """Raise Forbidden if the session's login is more than `most` seconds ago.
 
     A login more than `SKEW` in the future is refused too. A clock that was ahead writes such a
     time. API keys are not checked, because they expire.
     """
     age = int(clock.now().timestamp()) - logged_in_at(request)
-    if not request.auth and not -SKEW.total_seconds() <= age <= most:
+    if not getattr(request, "auth", None) and not -SKEW.total_seconds() <= age <= most:
         raise errors.Forbidden("Your login is too old for this request. Log in again.")
 
 

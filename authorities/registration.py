@@ -33,12 +33,10 @@ def register(account_id: int) -> None:
 
 
 def _register(account: AcmeAccount) -> None:
-    _fetch_eab(account)
-    with (
-        lanes.enter(catalog.lane_of_account(account), account.owner_id),
-        exchanges.about(account, "register"),
-    ):
-        resource = clients.client_for(account).register()
+    with lanes.enter(catalog.lane_of_account(account), account.owner_id):
+        _fetch_eab(account)
+        with exchanges.about(account, "register"):
+            resource = clients.client_for(account).register()
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",

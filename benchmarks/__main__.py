@@ -18,11 +18,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from benchmarks import crowd, embedded, machine, ours, page, peers
+from benchmarks import crowd, embedded, fleet, machine, ours, page, peers
 from benchmarks.page import Line
 from tests.e2e import processes
 
-PARTS = {"ours": ours.ROWS, "peers": peers.ROWS, "crowd": crowd.ROWS, "embedded": embedded.ROWS}
+PARTS = {
+    "ours": ours.ROWS,
+    "peers": peers.ROWS,
+    "crowd": crowd.ROWS,
+    "fleet": fleet.ROWS,
+    "embedded": embedded.ROWS,
+}
 ROWS = tuple(dict.fromkeys(row for rows in PARTS.values() for row in rows))
 LIMIT = 1200.0  # seconds for one part
 EMPTY = f"# Performance\n\n{page.BEGIN}\n{page.END}\n"

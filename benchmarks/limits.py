@@ -78,6 +78,7 @@ def run() -> bool:
         orders=len(accepted),
         waited=waited,
         refused=tally["refused"],
+        overdrawn=tally["overdrawn"],
         replaced=tally["replaced"],
         faults=tally["faults"],
         pace=reached,
@@ -85,6 +86,7 @@ def run() -> bool:
     )
     return (
         not tally["refused"]
+        and not tally["overdrawn"]
         and min(waited.values()) >= LEAST_WAITING
         and reached >= LEAST_PACE
         and not left

@@ -50,6 +50,17 @@ def at(ca: pebble.Pebble, **settings: str) -> Iterator[Site]:
         yield site
 
 
+@contextmanager
+def web_only(**settings: str) -> Iterator[Site]:
+    """Yield a site of PostgreSQL, Redis and one web process."""
+    os.environ.pop("DATABASE_URL", None)
+    with processes.prepared(PRODUCTION | settings) as site:
+        site.start_store()
+        site.start_web()
+        site.until_web_answers()
+        yield site
+
+
 def use_database(site: Site) -> None:
     """Let this process use the models on the site's database."""
     os.environ.update(site.environment)

@@ -19,6 +19,7 @@ class Sizes:
     waiting: int = 100_000
     new_orders: int = 10  # while the others wait
     on_their_way: int = 40  # certificates that are on their way when everything is killed
+    devices: int = 2_000  # that wait at one web process
     rest: float = 60.0  # seconds in which the embedded server has nothing to do
 
 
@@ -34,6 +35,7 @@ QUICK = Sizes(
     waiting=4_000,
     new_orders=2,
     on_their_way=10,
+    devices=200,
     rest=10.0,
 )
 

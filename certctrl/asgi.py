@@ -15,6 +15,17 @@ with refusing_in_a_sentence():
 from accounts.authentication import is_known
 from certctrl import log
 from certctrl.bodylimit import BodyLimit
+from devices import longpoll, websocket
 
 log.configure()  # uvicorn has set its own log format by now; set JSON lines again
-application = BodyLimit(django_application, is_known)
+http_application = BodyLimit(django_application, is_known)
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        chosen: Any = websocket.application
+    elif scope["type"] == "http" and longpoll.waits(scope):
+        chosen = longpoll.application
+    else:
+        chosen = http_application
+    await chosen(scope, receive, send)

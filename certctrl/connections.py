@@ -5,12 +5,14 @@ keep-alive limits the time between two requests. The time of a view has no limit
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import h11
 import structlog
 from django.conf import settings
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 # Seconds until the last header. They start with the connection, or with the first byte of the next
 # request.
@@ -25,9 +27,41 @@ FULL = (
 )
 
 log = structlog.get_logger()
+QUIET = logging.getLogger("certctrl.websocket")
+QUIET.setLevel(logging.ERROR)
 
 
-class PatientProtocol(H11Protocol):
+class WatchedReader:
+    """A check of how fast a client reads. Call `watch_reader` when more is written or read."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    client: tuple[str, int] | None
+    reader_timer: asyncio.TimerHandle | None = None
+    unread = 0  # bytes that were unread at the last check
+
+    def watch_reader(self) -> None:
+        """Start the count again, because more was written or most was read."""
+        self.forget_reader()
+        self.unread = self.transport.get_write_buffer_size()
+        if self.unread:
+            self.reader_timer = self.loop.call_later(READER_EVERY, self.check_reader)
+
+    def forget_reader(self) -> None:
+        if self.reader_timer:
+            self.reader_timer.cancel()
+        self.reader_timer = None
+
+    def check_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread and self.unread - unread < READER_SPEED * READER_EVERY:
+            log.info("connection.closed", why="slow reader", client=self.client and self.client[0])
+            self.transport.abort()
+        else:
+            self.watch_reader()
+
+
+class PatientProtocol(WatchedReader, H11Protocol):
     """uvicorn's connection with a limit for the head, for slow readers, and for connections.
 
     The limit for connections is MAX_CONNECTIONS.
@@ -36,8 +70,6 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.head_timer: asyncio.TimerHandle | None = None
-        self.reader_timer: asyncio.TimerHandle | None = None
-        self.unread = 0  # bytes of responses that were unread at the last check
         self.waits_since = self.loop.time()
         self.await_head()
         self.make_room()
@@ -85,26 +117,20 @@ class PatientProtocol(H11Protocol):
         super().resume_writing()
         self.watch_reader()
 
-    def watch_reader(self) -> None:
-        """Start the count again, because more was written or most was read."""
-        self.forget_reader()
-        self.unread = self.transport.get_write_buffer_size()
-        if self.unread:
-            self.reader_timer = self.loop.call_later(READER_EVERY, self.check_reader)
-
-    def forget_reader(self) -> None:
-        if self.reader_timer:
-            self.reader_timer.cancel()
-        self.reader_timer = None
-
-    def check_reader(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        if unread and self.unread - unread < READER_SPEED * READER_EVERY:
-            self.part(b"", "slow reader")
-        else:
-            self.watch_reader()
-
     # --- Room for others ---
+
+    @property
+    def waiting(self) -> Any:
+        """Return what waits for a signal here, or None.
+
+        It is a device with a token. MAX_DEVICES limits their number.
+        """
+        return self.scope and self.scope["state"].get("waiting")
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.waiting:
+            self.waiting.end(None)
 
     @property
     def is_waiting(self) -> bool:
@@ -117,7 +143,10 @@ class PatientProtocol(H11Protocol):
         Such a client is idle or sends slowly. Refusing the newest client instead would be wrong. A
         few hundred silent connections could then lock everybody out.
         """
-        others: Any = self.server_state.connections
+        connections: Any = self.server_state.connections
+        if len(connections) <= settings.MAX_CONNECTIONS:
+            return
+        others = [each for each in connections if not each.waiting]
         if len(others) <= settings.MAX_CONNECTIONS:
             return
         waiting = [each for each in others if each is not self and each.is_waiting]
@@ -135,3 +164,43 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+
+class DeviceProtocol(WatchedReader, WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, with a limit for slow readers.
+
+    uvicorn logs the query of a handshake, which may have a token. So only its errors are logged.
+    """
+
+    is_waiting = False  # for its client: it is being authenticated, or it is a device
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = QUIET
+
+    @property
+    def waiting(self) -> bool:
+        return self.handshake_complete
+
+    def pause_writing(self) -> None:
+        """Read nothing while the device does not read, so that its pings do not fill the memory."""
+        super().pause_writing()
+        self.transport.pause_reading()
+        self.watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+        self.watch_reader()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # else uvicorn logs an error for each refusal
+        if message["type"] == "websocket.close":
+            self.watch_reader()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.forget_reader()
+        super().connection_lost(exc)

@@ -136,17 +136,27 @@ class Redis:
         return f"{self.scheme}://{login}{self.location}/{self.db}"
 
     @property
-    def cache(self) -> dict[str, Any]:
-        login = {"username": self.user, "password": self.password}
+    def url(self) -> str:
+        """The URL for redis-py. It has no password: see `options`."""
         where = (
             f"{self.location}?db={self.db}"
             if self.scheme == "unix"
             else f"{self.location}/{self.db}"
         )
+        return f"{self.scheme}://{where}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of redis-py beside the URL."""
+        login = {"username": self.user, "password": self.password}
+        return {name: value for name, value in login.items() if value} | self.tls
+
+    @property
+    def cache(self) -> dict[str, Any]:
         return {
             "BACKEND": "certctrl.jsoncache.JSONCache",
-            "LOCATION": [f"{self.scheme}://{where}"],
-            "OPTIONS": {name: value for name, value in login.items() if value} | self.tls,
+            "LOCATION": [self.url],
+            "OPTIONS": self.options,
         }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -49,6 +49,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     """
 
     ENVIRON = Written()
+    given: ClassVar[dict[str, str]] = {}  # the settings that were read and had a value
 
     def get_value(
         self,
@@ -68,6 +69,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             )
         if value == "":
             return default
+        self.given[var] = value
         try:
             return self.parse_value(value, cast)
         except (ValueError, RecursionError):  # these messages, and those of json, quote the value

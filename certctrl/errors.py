@@ -76,6 +76,12 @@ class Conflict(ApiError):
     code, key, status = 20001, "GENERAL::CONFLICT", 409
 
 
+class CursorTrimmed(ApiError):
+    """A cursor that is not in the log of the device. Agents know this code and these params."""
+
+    code, key, status = 40901, "DEVICES::CURSOR_TRIMMED", 409
+
+
 class QuotaExceeded(ApiError):
     """The owner has reached a quota. `params` has quota, limit and used."""
 
@@ -92,6 +98,12 @@ class ExportForbidden(ApiError):
 
 class NotIssued(ApiError):
     code, key, status = 20004, "CERTS::NOT_ISSUED", 409
+
+
+class WrapPending(ApiError):
+    """The key has no wrap for the device yet. Agents look for WRAP_PENDING, and try again."""
+
+    code, key, status = 20005, "DEVICES::WRAP_PENDING", 409
 
 
 class TooLate(ApiError):

@@ -24,14 +24,15 @@ class JSONParser(BaseParser):
     """Parses a JSON object strictly: see certctrl.jsonbody."""
 
     media_type = "application/json"
+    allows_list = False
+    allows_lines = False
 
-    def parse(
-        self, stream: Any, media_type: str | None = None, parser_context: Any = None
-    ) -> dict[str, Any]:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         refuse_other_encodings(
             parser_context["request"] if parser_context else None, media_type or ""
         )
-        return jsonbody.read(stream.read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
+        body = stream.read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
+        return jsonbody.read(body, allows_list=self.allows_list, allows_lines=self.allows_lines)
 
 
 def refuse_other_encodings(request: Request | None, media_type: str) -> None:

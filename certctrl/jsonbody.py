@@ -43,19 +43,20 @@ WORDS = {  # the start of json's messages, and our words for them
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
 
-def read(body: bytes) -> dict[str, Any]:
-    """Return the object in `body`.
+def read(body: bytes, *, allows_list: bool = False, allows_lines: bool = False) -> Any:
+    """Return the object in `body`, or the list if `allows_list` is true.
 
-    No string has control characters. Members in IN_LINES may have line ends and tabs. Raise
-    TooLarge (413), MalformedJSON, or Invalid with the member's path in `params["field"]`.
+    No string has control characters. Members in IN_LINES may have line ends and tabs, and all
+    members if `allows_lines` is true. Raise TooLarge (413), MalformedJSON, or Invalid with the
+    member's path in `params["field"]`.
     """
     if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
         raise too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     refuse_crowds(body)
     value = parse(body)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and not (allows_list and isinstance(value, list)):
         raise Invalid('The body is not a JSON object. Send one: {"name": value, ...}.')
-    inspect(value, "", 1)
+    inspect(value, "", 1, allows_lines=allows_lines)
     return value
 
 
@@ -131,7 +132,7 @@ def finite_float(digits: str) -> float:
     return number
 
 
-def inspect(value: Any, path: str, depth: int) -> None:
+def inspect(value: Any, path: str, depth: int, *, allows_lines: bool = False) -> None:
     """Refuse control characters in values and names, and refuse deep nesting.
 
     The path is cut to the length that is shown. A long name would otherwise be copied for each
@@ -142,19 +143,19 @@ def inspect(value: Any, path: str, depth: int) -> None:
             f"The body is nested deeper than {MAX_DEPTH} levels. Send fewer levels."
         )
     if isinstance(value, str):
-        refuse_control_characters(value, path)
+        refuse_control_characters(value, path, allows_lines=allows_lines)
     elif isinstance(value, list):
         for number, each in enumerate(value):
-            inspect(each, f"{path[:SHOWN]}[{number}]", depth + 1)
+            inspect(each, f"{path[:SHOWN]}[{number}]", depth + 1, allows_lines=allows_lines)
     elif isinstance(value, dict):
         for name, each in value.items():
             member = f"{path[:SHOWN]}.{name[:SHOWN]}" if path else name[:SHOWN]
             refuse_control_characters(name, member)
-            inspect(each, member, depth + 1)
+            inspect(each, member, depth + 1, allows_lines=allows_lines)
 
 
-def refuse_control_characters(text: str, path: str) -> None:
-    plain = text.translate(WITHOUT_WHITE) if path in IN_LINES else text
+def refuse_control_characters(text: str, path: str, *, allows_lines: bool = False) -> None:
+    plain = text.translate(WITHOUT_WHITE) if allows_lines or path in IN_LINES else text
     if plain.isprintable() or all(map(is_text, plain)):
         return
     field = printable(path)

@@ -32,7 +32,9 @@ AWAY = frozenset(
         "dns_unreachable",
         "dns_bad_answer",
         "webhook_unreachable",
+        "master_key_unreachable",
         "mail_unreachable",
+        "probe_unreachable",
     )
 )
 
@@ -111,7 +113,9 @@ def enter(lane: Lane | None, owner: int | None = None) -> Iterator[None]:
         try:
             yield
         except Trouble as trouble:
-            if lane.is_judged:
+            # The trouble of an inner lane is not the answer of this one.
+            trouble.lane = trouble.lane or lane.key
+            if lane.is_judged and trouble.lane == lane.key:
                 note(lane.key, Standing.TROUBLE if trouble.code in AWAY else _speed())
             raise
         if lane.is_judged:

@@ -70,6 +70,7 @@ SECRET_VALUES = (
 QUIET = {
     "urllib3": logging.ERROR,
     "requests": logging.ERROR,
+    "botocore": logging.WARNING,
     "acme": logging.INFO,
     "josepy": logging.INFO,
     "asyncio": logging.INFO,

@@ -22,9 +22,16 @@ DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / ".data"))).absolute()
 SECRET_KEY = env.str("SECRET_KEY")
 MASTER_KEYS = env.str("MASTER_KEYS", "")
 MASTER_KEYS_PATH = env.str("MASTER_KEYS_PATH", "")
-if not MASTER_KEYS and not MASTER_KEYS_PATH:
+MASTER_KEYS_ELSEWHERE = env.list("MASTER_KEYS_ELSEWHERE", default=[])
+MASTER_KEY_CURRENT = env.str("MASTER_KEY_CURRENT", "")
+PKCS11_MODULE = env.str("PKCS11_MODULE", "")
+PKCS11_PIN = env.str("PKCS11_PIN", "")
+VAULT_ADDR = env.str("VAULT_ADDR", "")
+VAULT_TOKEN = env.str("VAULT_TOKEN", "")
+if not MASTER_KEYS and not MASTER_KEYS_PATH and not MASTER_KEYS_ELSEWHERE:
     raise ImproperlyConfigured(
-        "Set MASTER_KEYS (id:base64 of 32 bytes) or MASTER_KEYS_PATH (a file of mode 0600)."
+        "Set MASTER_KEYS (id:base64 of 32 bytes), MASTER_KEYS_PATH (a file of mode 0600) or "
+        "MASTER_KEYS_ELSEWHERE (a key in an HSM, in AWS KMS or in Vault)."
     )
 
 DEBUG = env.bool("DEBUG", False)
@@ -42,6 +49,13 @@ if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
+
+# --- Devices: docs/reference/devices.md ---
+DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
+# Where agents listen for a CA, which asks port 80 and port 443.
+AGENT_HTTP_PORT = env.int("AGENT_HTTP_PORT", 80)
+AGENT_TLS_PORT = env.int("AGENT_TLS_PORT", 443)
+MAX_DEVICES = env.int("MAX_DEVICES", 4000)  # that wait at one web process
 
 # --- Turns (seconds): docs/architecture.md, "How a turn works" ---
 LEASE = env.float("LEASE", 180)
@@ -71,6 +85,9 @@ AUDIT_HEADS_TO = env.list("AUDIT_HEADS_TO", default=[])
 AUDIT_HEADS_EVERY = env.float("AUDIT_HEADS_EVERY", 86400)  # seconds
 if AUDIT_HEADS_EVERY < 60:
     raise ImproperlyConfigured("AUDIT_HEADS_EVERY is shorter than a minute. Set it to 60 or more.")
+
+# --- Backups: docs/guides/backup.md ---
+BACKUP_RECIPIENTS = env.list("BACKUP_RECIPIENTS", default=[])
 
 # --- Outgoing requests ---
 ALLOW_PRIVATE = env.list("ALLOW_PRIVATE", default=[])
@@ -109,6 +126,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "certctrl",
     "standalone",
+    "backups",
     "accounts",
     "keystore",
     "dnsproviders",
@@ -116,6 +134,8 @@ INSTALLED_APPS = [
     "devices",
     "authorities",
     "issuance",
+    "dashboard",
+    "django_htmx",
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
@@ -157,7 +177,9 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = False
+USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -171,7 +193,12 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = env.bool("SESSION_COOKIE_SECURE", False)
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
-SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = URL_PREFIX or "/"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = URL_PREFIX or "/"
+LANGUAGE_COOKIE_NAME = "language"
+LANGUAGE_COOKIE_AGE = 365 * 86400
+LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = SESSION_COOKIE_SECURE
 EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
@@ -242,6 +269,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep sends again
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_INHERIT_PARENT_PRIORITY = True  # a later step keeps the place of its attempt
 CELERY_TASK_ACKS_LATE = False  # the lease recovers lost work, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -273,6 +301,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "issuance.warn_expiry",
         "schedule": 3600.0,
         "options": {"expires": 3600},
+    },
+    "revoke superseded": {
+        "task": "issuance.revoke_superseded",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "follow devices": {
+        "task": "issuance.follow_devices",
+        "schedule": 300.0,
+        "options": {"expires": 300},
     },
     "prune": {"task": "issuance.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "seal audit events": {
@@ -313,6 +351,9 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
+# --- Deployments ---
+SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
+
 # --- Quotas of one owner ---
 QUOTAS = env.json("QUOTAS", default={})
 
@@ -343,6 +384,9 @@ SPECTACULAR_SETTINGS = {
         "ChangeActionEnum": ["verify_domain"],
         "CreateActionEnum": ["create"],
         "DrillStatusEnum": ["running", "stopped", "ended"],
+        "DeviceStatusEnum": "devices.models.Device.Status",
+        "InstallItemTypeEnum": ["copy", "exec", "import_ca"],
+        "PrivateCAStatusEnum": "authorities.models.PrivateCA.Status",
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",
         "NoticeKindEnum": "notices.models.Notice.Kind",

@@ -107,6 +107,7 @@ class Select(Statement, Generic[M]):
             self._own = slice(fields[0], fields[-1] + 1)
             self._names = [each[0].target.attname for each in select[self._own]]
             # The stubs are of a later Django, where a fourth argument is needed.
+            self._annotations = dict(compiler.annotation_col_map)
             self._populators = get_related_populators(klass, select, self.db)  # type: ignore[call-arg]
 
     def __call__(self, **values: Any) -> list[Any]:
@@ -124,6 +125,8 @@ class Select(Statement, Generic[M]):
         if not self._model:
             return tuple(row)
         made = self._model.from_db(self.db, self._names, row[self._own])
+        for name, at in self._annotations.items():
+            setattr(made, name, row[at])
         for each in self._populators:
             each.populate(row, made)
         return made

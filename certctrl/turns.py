@@ -105,6 +105,7 @@ class Trouble(Exception):
         super().__init__(what)
         self.code = code
         self.what = printable(what)
+        self.lane = ""  # the key of the lane that it was raised in
         self.permanent = permanent
         self.retry_after = retry_after
 

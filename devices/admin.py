@@ -1,7 +1,16 @@
 from django.contrib import admin
 
 from certctrl.admin import ReadOnlyAdmin
-from devices.models import Device, DeviceCode, DeviceSession, DeviceTag, EnrolmentKey
+from devices.models import (
+    AgentChallenge,
+    Device,
+    DeviceCode,
+    DeviceSession,
+    DeviceTag,
+    EnrolmentKey,
+    InstallPlan,
+    Signal,
+)
 
 
 @admin.register(Device)
@@ -16,6 +25,23 @@ class DeviceAdmin(ReadOnlyAdmin):
 class DeviceTagAdmin(ReadOnlyAdmin):
     list_display = ("tag", "device")
     search_fields = ("tag",)
+    list_select_related = ("device",)
+
+
+@admin.register(Signal)
+class SignalAdmin(ReadOnlyAdmin):
+    list_display = ("type", "device", "seq", "ts_ms")
+    list_filter = ("type",)
+    search_fields = ("device__name", "device__public_id")
+    list_select_related = ("device",)
+
+
+@admin.register(AgentChallenge)
+class AgentChallengeAdmin(ReadOnlyAdmin):
+    list_display = ("challenge_id", "device", "kind", "created_at", "acked_at")
+    list_filter = ("kind",)
+    exclude = ("ref",)
+    search_fields = ("device__name", "device__public_id")
     list_select_related = ("device",)
 
 
@@ -41,3 +67,10 @@ class EnrolmentKeyAdmin(ReadOnlyAdmin):
     list_display = ("api_key", "tag", "uses", "uses_left")
     search_fields = ("api_key__name", "tag")
     list_select_related = ("api_key",)
+
+
+@admin.register(InstallPlan)
+class InstallPlanAdmin(ReadOnlyAdmin):
+    list_display = ("device", "version", "updated_by", "change_note", "created_at")
+    search_fields = ("device__name", "device__public_id")
+    list_select_related = ("device",)

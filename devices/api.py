@@ -20,7 +20,7 @@ from accounts.views import SessionView
 from certctrl import errors
 from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed
 from certctrl.jsonbody import printable
-from devices import codes, registration, services, tokens
+from devices import codes, longpoll, registration, services, signals, tokens
 from devices.authentication import DeviceAuthentication, IsDevice
 from devices.models import Device, EnrolmentKey
 from devices.registration import Enrolled
@@ -34,7 +34,6 @@ from devices.serializers import (
     EnrolRequest,
     GrantStartedSerializer,
     NewEnrolmentKeySerializer,
-    NotifyRequest,
     OwnEnrolRequest,
     PolledSerializer,
     PollRequest,
@@ -42,6 +41,8 @@ from devices.serializers import (
     RefreshRequest,
     RegistrationRequest,
     StartRequest,
+    UpdatesQuery,
+    UpdatesSerializer,
     VerifyRequest,
 )
 from devices.throttles import DeviceStartThrottle, DeviceVerifyThrottle
@@ -238,10 +239,16 @@ class DeviceEndpoint(APIView):
         return device
 
 
-class NotifyView(DeviceEndpoint):
-    @extend_schema(request=NotifyRequest, responses={204: None})
-    def post(self, request: Request) -> Response:
-        """Store the version that an agent reports."""
-        given = parsed(NotifyRequest, request)
-        services.note_events(self.device, given["events"])
-        return Response(status=NO_CONTENT)
+class UpdatesView(DeviceEndpoint):
+    @extend_schema(parameters=[UpdatesQuery], responses={200: UpdatesSerializer, 204: None})
+    def get(self, request: Request) -> Response:
+        """Return the signals after the cursor, or 204 when there is none.
+
+        devices.longpoll serves a request whose `wait` is not 0.
+        """
+        poll = longpoll.poll_of(request.query_params, request.headers.get("If-None-Match"))
+        lines = signals.read(poll.cursor, self.device, poll.limit)
+        if not lines:
+            return Response(status=NO_CONTENT, headers=longpoll.headers_of(poll.cursor))
+        cursor = lines[-1].cursor
+        return Response(longpoll.shown(lines), headers=longpoll.headers_of(cursor))

@@ -1,5 +1,8 @@
 """Devices, the codes by which people approve them, and their refresh tokens."""
 
+import base64
+import hashlib
+import json
 from typing import Self
 
 from django.conf import settings
@@ -51,6 +54,9 @@ class Device(models.Model):
     enrolled_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # Of its newest signal. Only devices/signals.py writes them.
+    signal_seq = models.BigIntegerField(default=0)
+    signal_ms = models.BigIntegerField(default=0)
 
     class Meta:
         constraints = (
@@ -80,6 +86,54 @@ class DeviceTag(models.Model):
 
     def __str__(self) -> str:
         return self.tag
+
+
+class Signal(models.Model):
+    """One line of the log that a device reads, written by devices/signals.py alone.
+
+    `seq` counts the signals of a device without a gap. `ts_ms` (milliseconds since 1970) increases
+    with each, because agents take two signals of one type and one moment for the same signal.
+    """
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="signals", db_index=False)
+    seq = models.BigIntegerField()
+    ts_ms = models.BigIntegerField()
+    type = models.CharField(max_length=64)
+    ref = models.JSONField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["device", "seq"], name="a_device_has_one_signal_of_each_number"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.ts_ms}-{self.seq}"
+
+
+class AgentChallenge(models.Model):
+    """A challenge of a CA that the agent of a device answers: its start, the ack, and its stop.
+
+    `kind` is `http01` or `tlsalpn01`. `ref` is that of the start signal, without the challenge_id.
+    The key in it is of a certificate that proves one challenge and nothing else. Moments in `_ms`
+    are milliseconds since 1970.
+    """
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="agent_challenges")
+    challenge_id = models.CharField(max_length=32, unique=True)
+    kind = models.CharField(max_length=16)
+    ref = models.JSONField()
+    start_ms = models.BigIntegerField(null=True, blank=True)
+    acked_at = models.DateTimeField(null=True, blank=True)
+    stop_ms = models.BigIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        verbose_name = "agent challenge"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.challenge_id}"
 
 
 class DeviceCode(models.Model):
@@ -158,3 +212,39 @@ class DeviceSession(models.Model):
 
     def __str__(self) -> str:
         return self.family
+
+
+class InstallPlan(models.Model):
+    """One version of what a device installs, and where. The newest version counts.
+
+    `installs` are the items: copy a file, run a command, trust a CA. See docs/reference/devices.md.
+    """
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="install_plans", db_index=False)
+    version = models.PositiveIntegerField(help_text="1 for the first one")
+    installs = models.JSONField()
+    after_update_script = models.TextField(blank=True)
+    change_note = models.CharField(max_length=1000, blank=True)
+    updated_by = models.CharField(max_length=254)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "install plan"
+        constraints = (
+            models.UniqueConstraint(
+                fields=["device", "version"], name="a_version_of_an_install_plan_is_written_once"
+            ),
+        )
+
+    @property
+    def installs_json(self) -> str:
+        """Return the items as JSON in one spelling, so that equal items have an equal hash."""
+        return json.dumps(self.installs, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def installs_hash(self) -> str:
+        """Return the SHA-256 of `installs_json`, in base64."""
+        return base64.b64encode(hashlib.sha256(self.installs_json.encode()).digest()).decode()
+
+    def __str__(self) -> str:
+        return f"{self.device_id} version {self.version}"

@@ -14,7 +14,7 @@ from accounts import quotas
 from accounts.audit import record
 from accounts.models import ApiKey, User
 from certctrl import clock, errors
-from devices import codes, tokens
+from devices import changes, codes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from keystore import recipients
 from keystore.models import RecipientKey
@@ -149,6 +149,7 @@ def enrol(
     device.save()
     if before != key:
         retire_unused(before)
+    changes.note(device)
     new_key = is_new or before != key
     return Enrolled(device, tokens.start_session(device), is_new, new_key)
 
@@ -179,6 +180,6 @@ def describe(device: Device, spec: Mapping[str, Any]) -> None:
 
 
 def retire_unused(key: RecipientKey) -> None:
-    """Retire a public key that no active device has."""
+    """Retire a public key that no active device has. Its wraps are removed."""
     if not key.devices.filter(status=Status.ACTIVE).exists():
-        RecipientKey.objects.filter(pk=key.pk).update(retired_at=clock.now())
+        recipients.retire(key)

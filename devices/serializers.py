@@ -211,11 +211,27 @@ class PolledSerializer(serializers.Serializer[Any]):
     user_id = serializers.IntegerField(required=False)
 
 
-class NotifyRequest(serializers.Serializer[Any]):
-    """The report of an agent. Events of an unknown type are ignored."""
+class UpdatesQuery(serializers.Serializer[Any]):
+    """The query of a poll. The header If-None-Match wins over `cursor`."""
 
-    schema = serializers.CharField(required=False, allow_null=True)
-    events = serializers.ListField(child=serializers.DictField(), max_length=100)
+    cursor = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
+    wait = serializers.IntegerField(
+        min_value=0, max_value=30, default=0, help_text="seconds to wait for a signal"
+    )
+
+
+class SignalSerializer(serializers.Serializer[Any]):
+    """A line of the log: see docs/reference/devices.md."""
+
+    type = serializers.CharField()
+    ts_ms = serializers.IntegerField()
+    ref = serializers.DictField()
+
+
+class UpdatesSerializer(serializers.Serializer[Any]):
+    cursor = serializers.CharField()
+    signals = SignalSerializer(many=True)
 
 
 class EnrolmentKeyRequest(serializers.Serializer[Any]):

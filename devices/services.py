@@ -1,6 +1,6 @@
 """The actions of owners on their devices: rename, tag, revoke, and make keys for a fleet."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
@@ -9,7 +9,7 @@ from accounts import audit
 from accounts.models import User
 from accounts.services import create_api_key, revoke_api_key
 from certctrl import clock
-from devices import tokens
+from devices import changes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from devices.registration import retire_unused
 
@@ -29,6 +29,7 @@ def change_device(device: Device, given: Mapping[str, Any]) -> Device:
         present = set(row.tags.values_list("tag", flat=True))
         new = [DeviceTag(device=row, tag=tag) for tag in given["tags"] if tag not in present]
         DeviceTag.objects.bulk_create(new)
+        changes.note(row)
     if given:
         audit.note_row(row, "device.changed", **given)
     return row
@@ -43,6 +44,7 @@ def revoke_device(device: Device) -> None:
         return
     tokens.end_sessions(device)
     retire_unused(device.key)
+    changes.note(device)
     audit.note_row(device, "device.revoked", public_id=device.public_id)
 
 
@@ -63,9 +65,6 @@ def revoke_enrolment_key(row: EnrolmentKey, ip: str | None) -> None:
     revoke_api_key(row.api_key, ip)
 
 
-def note_events(device: Device, events: Iterable[Mapping[str, Any]]) -> None:
-    """Store the agent's version. Ignore events of other types."""
-    for event in events:
-        version = event.get("version")
-        if event.get("type") == "agent_version" and isinstance(version, str):
-            Device.objects.filter(pk=device.pk).update(app_version=version[:LONGEST_VERSION])
+def note_version(device: Device, version: str) -> None:
+    """Store the version that the agent of the device reports."""
+    Device.objects.filter(pk=device.pk).update(app_version=version[:LONGEST_VERSION])

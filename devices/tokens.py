@@ -12,6 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import jwt
@@ -22,10 +23,12 @@ from accounts import audit
 from accounts.authentication import digest_of
 from certctrl import clock, errors
 from certctrl.errors import RefreshTokenRotated
+from devices import waking
 from devices.models import Device, DeviceSession
 
 ACCESS_LIFETIME = timedelta(hours=1)
 REFRESH_LIFETIME = timedelta(days=30)
+UNKNOWN = ""  # the digest of a session whose newest token a restore does not know
 GRACE = timedelta(seconds=30)  # in which a spent token yields its successor again
 ALGORITHM = "HS256"
 ISSUER = "certctrl"
@@ -90,7 +93,7 @@ def access_key() -> bytes:
 def start_session(device: Device) -> dict[str, Any]:
     """End the sessions of the device and start another. Return its tokens."""
     now = clock.now()
-    DeviceSession.objects.filter(device=device, ended_at=None).update(ended_at=now)
+    end_sessions(device)
     DeviceSession.objects.filter(device=device, expires_at__lt=now).delete()
     seal = os.urandom(16)
     secret = sealed(seal, os.urandom(RANDOM))
@@ -106,8 +109,9 @@ def start_session(device: Device) -> dict[str, Any]:
 
 
 def end_sessions(device: Device) -> None:
-    """Refuse all tokens of the device from now on."""
+    """Refuse all tokens of the device from now on. Its connections end after the commit."""
     DeviceSession.objects.filter(device=device, ended_at=None).update(ended_at=clock.now())
+    transaction.on_commit(partial(waking.wake, [device.pk]), robust=True)
 
 
 def refresh(token: str, ip: str | None) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def rotate(session: DeviceSession, secret: str) -> str | None:
     now = clock.now()
     session_row = DeviceSession.objects.filter(pk=session.pk)
     # Without a join, so that PostgreSQL checks the digest again when it has waited for the row.
-    spent = session_row.live().filter(digest=digest_of(secret))
+    spent = session_row.live().filter(digest__in=[digest_of(secret), UNKNOWN])
     if spent.update(
         digest=digest_of(successor),
         spent_digest=digest_of(secret),
@@ -162,11 +166,22 @@ def rotate(session: DeviceSession, secret: str) -> str | None:
     return None
 
 
+def accept_any_once() -> None:
+    """Accept any one token of each open session, because a backup was restored.
+
+    The device may have spent tokens since the backup, and this server cannot know the newest one.
+    Only a token that this server made fits the family (`is_of_family`). When two are used, the
+    second ends the family, as a spent token does.
+    """
+    DeviceSession.objects.live().update(digest=UNKNOWN, spent_digest="")
+
+
 @transaction.atomic
 def end_family(session: DeviceSession, ip: str | None) -> None:
     """End the session because a spent token was used. The token may have been stolen."""
     if DeviceSession.objects.filter(pk=session.pk, ended_at=None).update(ended_at=clock.now()):
         device = session.device
+        transaction.on_commit(partial(waking.wake, [device.pk]), robust=True)
         audit.record(
             device.owner,
             f"device {device.public_id}",

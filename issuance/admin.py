@@ -14,15 +14,19 @@ from issuance import services
 from issuance.models import (
     Authorization,
     Certificate,
+    CertificateTag,
     CertificateVersion,
+    Deployment,
     Drill,
     Issuance,
     IssuanceEvent,
     LimitBucket,
+    Probe,
     RenewalInfo,
     RequestKey,
     Reservation,
     ReservedToken,
+    TrustedCA,
 )
 
 
@@ -147,6 +151,13 @@ class RenewalInfoAdmin(ReadOnlyAdmin):
     list_select_related = ("version",)
 
 
+@admin.register(Probe)
+class ProbeAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "certificate", "sni", "serial", "probed_at", "wake_at", "error_what")
+    search_fields = ("address", "certificate__domain", "serial")
+    list_select_related = ("certificate",)
+
+
 @admin.register(LimitBucket)
 class LimitBucketAdmin(ReadOnlyAdmin):
     list_display = ("kind", "label", "ca", "level", "at")
@@ -183,3 +194,25 @@ class DrillAdmin(ReadOnlyAdmin):
     )
     search_fields = ("issuer", "account__name", "why")
     list_select_related = ("account", "by")
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "device", "wanted", "served_serial", "failure", "wake_at")
+    list_filter = ("by_tag", "failure")
+    search_fields = ("certificate__domain", "device__name", "device__public_id")
+    list_select_related = ("certificate", "device", "wanted")
+
+
+@admin.register(CertificateTag)
+class CertificateTagAdmin(ReadOnlyAdmin):
+    list_display = ("certificate", "tag", "assigned_at")
+    search_fields = ("certificate__domain", "tag")
+    list_select_related = ("certificate",)
+
+
+@admin.register(TrustedCA)
+class TrustedCAAdmin(ReadOnlyAdmin):
+    list_display = ("private_ca", "device", "assigned_at")
+    search_fields = ("private_ca__name", "device__name", "device__public_id")
+    list_select_related = ("private_ca", "device")

@@ -3,7 +3,7 @@
 Each function raises a notice once, in the transaction of its caller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,9 +15,10 @@ from authorities.errors import OF_A_LIMIT
 from authorities.models import PrivateCA
 from certctrl import clock
 from certctrl.turns import Trouble
+from devices.models import Device
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.challenges import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance, Probe
 from issuance.renewal import lifetime, schedule
 from notices.models import Notice
 from notices.moments import for_people, for_programs
@@ -30,6 +31,7 @@ EVERY = 14
 BATCH = 500
 WARN_DAYS = (14, 7, 3, 1)
 WARN_CA_DAYS = (90, 30, 14, 7)
+MOST_DEVICES = 20  # that one notice names
 NAMED = 5  # certificates that one notice names
 LEFT_BEHIND_AFTER = timedelta(days=1)
 NO_CREDENTIAL = ("no_dns_credential", "preflight_no_credential")
@@ -178,6 +180,121 @@ def _next_try(certificate: Certificate) -> str:
 
 def _person(trouble: Trouble) -> str:
     return " It will fail again until this is fixed." if trouble.permanent else ""
+
+
+# --- versions that are not served ---
+
+
+def must_be_served_at(version: CertificateVersion) -> datetime:
+    """Return when a version must be served by all addresses that are probed."""
+    stored_at = version.issuance.ended_at or version.created_at
+    return stored_at + timedelta(seconds=settings.SERVE_WITHIN)
+
+
+def not_served_at(probe: Probe, now: datetime) -> None:
+    """Raise a notice that a probed address does not serve the current version in time.
+
+    It is raised once for each version.
+    """
+    certificate = probe.certificate
+    version = certificate.current
+    if not version or now < must_be_served_at(version):
+        return
+    domain = certificate.domain
+    served = probe.error_what
+    if not served and probe.not_after:
+        served = (
+            f"It serves the certificate {probe.serial}, which is valid until"
+            f" {for_people(probe.not_after)}."
+        )
+    body = (
+        f"The current certificate for {domain} has the serial number {version.serial}."
+        f" {probe} does not serve it. {served}\n\n"
+        "Install the current certificate there, and reload the service. If the address is no"
+        " longer used, delete its probe."
+    )
+    data = _facts(
+        certificate, serial=version.serial, address=str(probe), sni=probe.sni, what=served
+    )
+    key = f"not_served:probe:{probe.pk}:{version.pk}"
+    subject = f"{probe} does not serve the current certificate for {domain}"
+    raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
+
+
+def not_served_by(certificate: Certificate, deployments: Sequence[Deployment]) -> None:
+    """Raise a notice that these devices had the current version for long and do not serve it.
+
+    Those that reported a failure of it have a notice of their own.
+    """
+    version = certificate.current
+    assert version, "the devices want it"
+    late = [row for row in deployments if row.failed_serial != version.serial]
+    if not late:
+        return
+    domain = certificate.domain
+    devices = [
+        {"device_id": row.device_id, "device": str(row.device), "what": _lag(row, version)}
+        for row in late
+    ]
+    named = [f"- {each['device']}: {each['what']}" for each in devices[:MOST_DEVICES]]
+    more = len(devices) - MOST_DEVICES
+    listed = "\n".join([*named, f"- and {more} more devices"] if more > 0 else named)
+    body = (
+        f"The current certificate for {domain} has the serial number {version.serial}. These"
+        f" devices did not report in time that they serve it.\n\n{listed}\n\n"
+        f"{_held(certificate)}Look at the agent there. Its log has the details."
+    )
+    data = _facts(certificate, serial=version.serial, devices=devices[:BATCH])
+    count = str(late[0].device) if len(late) == 1 else f"{len(late)} devices"
+    subject = f"The new certificate for {domain} is not served by {count}"
+    key = f"not_served:{version.pk}:{late[0].pk}"
+    raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
+
+
+def _lag(row: Deployment, version: CertificateVersion) -> str:
+    """Return how far the device has come with the version."""
+    if row.installed_serial == version.serial and row.installed_at:
+        return f"it installed it at {for_people(row.installed_at)}, and has not served it since."
+    if row.fetched_serial == version.serial and row.fetched_at:
+        return f"it fetched it at {for_people(row.fetched_at)}, and reported nothing since."
+    return f"it has not fetched it. It was last seen at {for_people(row.device.last_seen_at)}."
+
+
+def deployment_failed(certificate: Certificate, deployment: Deployment) -> None:
+    """Raise a notice that a device could not install or serve the current version.
+
+    It is raised once for each version and device.
+    """
+    version = certificate.current
+    assert version, "the report is about it"
+    domain, device = certificate.domain, deployment.device
+    done = "rolled back to the files before"
+    if deployment.failure != Deployment.Failure.ROLLED_BACK:
+        done = "could not install or serve it"
+    what = deployment.failure_what or "The agent gave no reason."
+    body = (
+        f"The device {device} got the certificate {version.serial} for {domain}, and {done}."
+        f" {what}\n\n{_held(certificate)}Fix this on the device. Its agent then tries again."
+    )
+    reported = {"device_id": device.pk, "device": str(device), "state": deployment.failure}
+    data = _facts(certificate, serial=version.serial, what=what, **reported)
+    subject = f"The new certificate for {domain} failed on {device}"
+    key = f"not_served:failed:{version.pk}:{deployment.pk}"
+    raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
+
+
+def _held(certificate: Certificate) -> str:
+    """Return a sentence about the devices that keep the version before, or ""."""
+    behind = certificate.deployments.exclude(wanted=certificate.current_id)
+    count = behind.filter(device__status=Device.Status.ACTIVE).count()
+    serial = certificate.current.serial if certificate.current else ""
+    is_proved = certificate.deployments.filter(served_serial=serial).exists()
+    if certificate.rollout != Certificate.Rollout.CANARY or not count or is_proved:
+        return ""
+    return (
+        f"The rollout has stopped: {count} other devices keep the version before for now. Set"
+        " rollout to all if they should get it anyway. "
+    )
 
 
 # --- expiry ---

@@ -13,7 +13,7 @@ from django.conf import settings
 from certctrl import lanes
 from certctrl.dispatch import send, under_own_turn
 from certctrl.turns import Trouble, stopping
-from issuance import notify, workflow
+from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
 from issuance.renewal import ari
@@ -24,13 +24,20 @@ BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
-    """Return the Celery task that takes `step` for one attempt, and the steps after it."""
+    """Return the Celery task that takes `step` for one attempt.
+
+    It is a link of a chain. While the next links need no rest, this worker takes them too. Celery
+    sends the first link that is left. When the attempt must wait, the links are dropped.
+    """
 
     @shared_task(name=f"issuance.{step.name}", bind=True)
     def task(self: "Task[Any, Any]", issuance_id: int) -> None:
-        if later := serve(step, issuance_id):
-            given = (self.request.delivery_info or {}).get("priority")
-            start(issuance_id, later.state, priority=FIRST if given is None else given)
+        later = serve(step, issuance_id)
+        given = (self.request.delivery_info or {}).get("priority")
+        priority = FIRST if given is None else given
+        links = _links(issuance_id, later.state, priority)[::-1] if later else None
+        # Celery's Ignore drops links too, but it formats a traceback each time.
+        self.request.update(chain=links)
 
     return task
 
@@ -53,15 +60,21 @@ STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
 def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int = FIRST) -> bool:
-    """Send the step that an attempt in `state` has to take next.
+    """Send the steps that an attempt in `state` still has to take, as one chain.
 
-    Return False when the broker is away; the sweep sends it later.
+    Return False when the broker is away; the sweep sends them later.
     """
-    task = STEP_TASKS[workflow.STEP_AT[state].name]
-    return send(
-        lambda: task.apply_async((issuance_id,), expires=settings.RESEND, priority=priority),
-        issuance=issuance_id,
-    )
+    first, *rest = _links(issuance_id, state, priority)
+    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+
+
+def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
+    """Return the steps of the chain. Celery keeps chains with the last link first."""
+    ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
+    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
+    for each in links:
+        each.set(expires=settings.RESEND, priority=priority)
+    return links
 
 
 @shared_task(name="issuance.look")
@@ -111,3 +124,8 @@ def revoke(version_id: int) -> None:
 @shared_task(name="issuance.renewal_info")
 def renewal_info(renewal_info_id: int) -> None:
     under_own_turn(ari.poll, renewal_info_id)
+
+
+@shared_task(name="issuance.probe")
+def probe(probe_id: int) -> None:
+    under_own_turn(probes.run, probe_id)

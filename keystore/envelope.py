@@ -9,6 +9,8 @@ row, because its wrap under a master key is bound to the row.
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -17,14 +19,15 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
+from accounts import audit
 from accounts.models import AuditEvent, User
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import Trouble
 from keystore import masterkeys
-from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
+from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
 from keystore.models import CERTIFICATE_KEY, Envelope, KeyWrap, RecipientKey
 from keystore.policy import Policy, recipients_for
-from keystore.recipients import DeviceKey, MasterKey
+from keystore.recipients import DeviceKey, MasterKey, Recipient
 
 NONCE = 12
 TAG = 16
@@ -38,6 +41,13 @@ class CannotOpen(Trouble):
         super().__init__(
             "cannot_open", f"The secret ({envelope}) cannot be opened. {why}", permanent
         )
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the master key may be well, but could not be used now."""
+        cause = self.__cause__
+        is_known = not isinstance(cause, UnknownMasterKey | WrongMasterKey)
+        return isinstance(cause, MasterKeyProblem) and is_known
 
 
 class SealedKey(NamedTuple):
@@ -66,6 +76,23 @@ def seal(
     `certificate_key` must have the policy MASTER_ONLY. Raise Conflict if nobody could open the
     envelope. Raise MasterKeyProblem if a master key is needed and none is usable.
     """
+    return prepare(owner, purpose, plaintext, policy=policy, public_keys=public_keys).store()
+
+
+@sensitive_variables()
+def prepare(
+    owner: User,
+    purpose: str,
+    plaintext: bytes,
+    *,
+    policy: str = Policy.MASTER_ONLY,
+    public_keys: Sequence[RecipientKey] = (),
+) -> "Prepared":
+    """Seal a secret as seal() does, and store nothing yet.
+
+    Call this before a transaction that stores the secret, because the master key may be in an HSM
+    or a service.
+    """
     _check(owner, purpose, policy, public_keys)
     recipients = recipients_for(policy, public_keys)
     data_key = AESGCM.generate_key(256)
@@ -73,11 +100,36 @@ def seal(
     envelope.ciphertext = AESGCM(data_key).encrypt(
         envelope.nonce, plaintext, _content_context(envelope)
     )
-    with transaction.atomic(savepoint=False):
-        insert(envelope)
-        wraps = [insert(each.wrap(envelope, data_key)) for each in recipients]
-        _keep_up(wraps, data_key)
-    return envelope
+    wraps = [each.wrap(envelope, data_key) for each in recipients]
+    return Prepared(envelope, recipients, wraps, data_key)
+
+
+class Prepared:
+    """A sealed secret whose rows are not stored yet."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        wraps: Sequence[KeyWrap],
+        data_key: bytes,
+    ) -> None:
+        self._envelope = envelope
+        self._recipients = recipients
+        self._wraps = wraps
+        self._data_key = data_key
+
+    @sensitive_variables()
+    def store(self) -> Envelope:
+        """Store the rows in one transaction, and return the envelope."""
+        with transaction.atomic(savepoint=False):
+            insert(self._envelope)
+            for wrap in self._wraps:
+                wrap.envelope = self._envelope
+                insert(wrap)
+            _keep_up(self._wraps, self._data_key)
+            _note_wrapped(self._envelope, self._recipients)
+        return self._envelope
 
 
 @sensitive_variables()
@@ -86,7 +138,11 @@ def unseal(envelope: Envelope) -> bytes:
 
     Call open_certificate_key() instead for a certificate key.
     """
-    data_key = _data_key(envelope)
+    return _content(envelope, _data_key(envelope))
+
+
+@sensitive_variables()
+def _content(envelope: Envelope, data_key: bytes) -> bytes:
     try:
         return AESGCM(data_key).decrypt(
             bytes(envelope.nonce), bytes(envelope.ciphertext), _content_context(envelope)
@@ -109,6 +165,7 @@ def open_certificate_key(
     """
     if envelope.purpose != CERTIFICATE_KEY:
         raise ValueError(f"{envelope} is not a certificate's key.")
+    data_key = _data_key(envelope)  # not in the transaction, because an HSM may be slow
     with transaction.atomic(durable=True):
         AuditEvent.objects.create(
             owner_id=envelope.owner_id,
@@ -118,7 +175,7 @@ def open_certificate_key(
             ip=ip,
             detail={"what": what},
         )
-        return unseal(envelope)
+        return _content(envelope, data_key)
 
 
 def parts(envelope: Envelope) -> SealedKey:
@@ -140,6 +197,11 @@ def rewrap(wrap: KeyWrap) -> bool:
     new = current.wrap(wrap.envelope, _unwrap(wrap))
     unchanged = KeyWrap.objects.filter(pk=wrap.pk, master_key_id=wrap.master_key_id)
     return bool(unchanged.update(master_key_id=new.master_key_id, wrapped_dek=new.wrapped_dek))
+
+
+def check_opens(wrap: KeyWrap) -> None:
+    """Raise CannotOpen unless the master key of the wrap is on this server and opens it."""
+    _unwrap(wrap)
 
 
 @sensitive_variables()
@@ -164,10 +226,38 @@ def rewrite_recipients(
         if missing or (serves_master and not _master_wraps(envelope)):
             data_key = _data_key(envelope)
             KeyWrap.objects.bulk_create([each.wrap(envelope, data_key) for each in missing])
-        _remove_others(envelope, devices, serves_master)
+            _note_wrapped(envelope, missing)
+        remove_wraps([envelope], keep=devices, master=not serves_master)
         Envelope.objects.filter(pk=envelope.pk).update(policy=policy)
     envelope.policy = policy
     return envelope
+
+
+def remove_wraps(
+    envelopes: Iterable[Envelope], *, keep: Iterable[int] = (), master: bool = False
+) -> None:
+    """Remove the wraps for devices, and with `master` those for the server too.
+
+    `keep` has the ids of the public keys whose wraps stay. This never needs to open an envelope.
+    """
+    rows = {each.pk: each for each in envelopes}
+    found = KeyWrap.objects.filter(envelope__in=rows).select_related("recipient_key")
+    over = found.filter(recipient_key__isnull=False).exclude(recipient_key__in=[*keep])
+    if master:
+        over = over | found.filter(master_key_id__isnull=False)
+    removed = list(over.order_by("envelope", "pk"))
+    KeyWrap.objects.filter(pk__in=[each.pk for each in removed]).delete()
+    for pk, wraps in groupby(removed, attrgetter("envelope_id")):
+        gone = list(wraps)
+        devices = [str(each.recipient_key) for each in gone if each.recipient_key]
+        audit.record(
+            rows[pk].owner,
+            audit.PROCESS,
+            "key.wraps_removed",
+            str(rows[pk]),
+            devices=devices,
+            server=len(devices) < len(gone),
+        )
 
 
 def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKey]:
@@ -179,10 +269,12 @@ def _missing(envelope: Envelope, devices: dict[int, DeviceKey]) -> list[DeviceKe
     return [device for pk, device in devices.items() if pk not in present]
 
 
-def _remove_others(envelope: Envelope, devices: Iterable[int], serves_master: bool) -> None:
-    envelope.wraps.filter(recipient_key__isnull=False).exclude(recipient_key__in=devices).delete()
-    if not serves_master:
-        envelope.wraps.filter(master_key_id__isnull=False).delete()
+def _note_wrapped(envelope: Envelope, recipients: Iterable[Recipient]) -> None:
+    """Write the devices that can open the envelope from now on into the audit log."""
+    keys = [each.recipient_key for each in recipients if isinstance(each, DeviceKey)]
+    if keys:
+        devices = [str(key) for key in keys]
+        audit.record(envelope.owner, audit.PROCESS, "key.wrapped", str(envelope), devices=devices)
 
 
 def _check(owner: User, purpose: str, policy: str, public_keys: Iterable[RecipientKey]) -> None:
@@ -251,4 +343,6 @@ def _unwrap(wrap: KeyWrap) -> bytes:
     try:
         return MasterKey.of(wrap).unwrap(wrap)
     except MasterKeyProblem as problem:
-        raise CannotOpen(wrap.envelope, problem.what) from problem
+        refusal = CannotOpen(wrap.envelope, problem.what)
+        refusal.lane = problem.lane
+        raise refusal from problem

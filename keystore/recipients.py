@@ -4,14 +4,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from django.db import transaction
 from django.views.decorators.debug import sensitive_variables
 from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey, SealedBox  # noqa: TID251
 
+from accounts import audit
 from accounts.models import User
+from certctrl import clock
 from certctrl.errors import Invalid
 from keystore import masterkeys
-from keystore.masterkeys import AESKey
+from keystore.masterkeys import WrappingKey
 from keystore.models import Envelope, KeyWrap, RecipientKey
 
 
@@ -24,7 +27,7 @@ class Recipient(Protocol):
 class MasterKey:
     """This server with one of its master keys. The server can open only these wraps."""
 
-    key: AESKey
+    key: WrappingKey
 
     @classmethod
     def current(cls) -> "MasterKey":
@@ -85,6 +88,16 @@ def recipient_key(owner: User, public_key: bytes) -> RecipientKey:
         defaults={"public_key": public_key, "retired_at": None},
     )
     return row
+
+
+@transaction.atomic
+def retire(key: RecipientKey) -> None:
+    """Use the public key no more, and remove its wraps. Nothing is opened for this."""
+    RecipientKey.objects.filter(pk=key.pk).update(retired_at=clock.now())
+    removed, _ = KeyWrap.objects.filter(recipient_key=key).delete()
+    if removed:
+        actor, what = audit.PROCESS, "key.wraps_removed"
+        audit.record(key.owner, actor, what, f"public key {key}", devices=[str(key)], count=removed)
 
 
 def refuse_weak(public_key: bytes) -> None:

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from lab import faults as kinds
 from lab.faults import Fault, Faults
-from lab.limiting import DOMAIN, KINDS, SET, Bucket, Limits, Order, Refusal
+from lab.limiting import ACCOUNT, KINDS, Bucket, Limits, Order, Refusal
 from lab.renewalinfo import Objection, RenewalInfos
 from lab.upstream import Answer, Request, Upstream, json_answer, problem
 from lab.webserver import Server, context_of
@@ -57,6 +57,9 @@ class Config:
     limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
     suffixes: Sequence[str] = ()
     reused_orders_cost: bool = True  # as at Let's Encrypt, where each order counts
+    # An order for names without a token is refused. Only an issued order takes one, as at Let's
+    # Encrypt. So many orders that are sent at once may overdraw a bucket, which is tallied.
+    names_cost_when_issued: bool = False
     faults: Sequence[Mapping[str, Any]] = ()
     profiles: Mapping[str, str] = field(default_factory=dict)  # {name: description}
     ari: bool = True
@@ -68,7 +71,8 @@ class Config:
 class Judged:
     """A newOrder in the log.
 
-    `url` is empty for an order that was not accepted. `refused` then has the reason.
+    `url` is empty for an order that was not accepted. `refused` then has the reason. `charged` has
+    the buckets that lost a token, `uncharged` those that lose it when the order is issued.
     """
 
     at: float  # seconds since the epoch
@@ -77,7 +81,9 @@ class Judged:
     replaces: str
     profile: str
     url: str = ""
+    finalize: str = ""
     charged: list[Bucket] = field(default_factory=list)
+    uncharged: list[Bucket] = field(default_factory=list)
     refused: str = ""
     detail: str = ""
 
@@ -94,6 +100,7 @@ class FaultProxy:
         self.infos = RenewalInfos()
         self.judged: list[Judged] = []
         self.tally: Counter[str] = Counter()
+        self.overdrawn: Counter[str] = Counter()  # by kind of limit
         self._endpoints: dict[str, str] = {}  # by path
         self._failed: set[str] = set()  # URLs of authorizations
         # By order: the reads left, and the time (epoch seconds) until which it is slow.
@@ -112,24 +119,7 @@ class FaultProxy:
         else:
             answer = self.forward(request)
         answer = self._observed(request, answer)
-        if not self._draw(request, [kinds.DROP_AFTER]):
-            return answer
-        if request.endpoint == "newOrder":
-            self._give_back_names(answer.headers.get("Location", ""))
-        return None
-
-    def _give_back_names(self, url: str) -> None:
-        """Return the tokens of the names of an order whose URL the client does not get.
-
-        CAs count domains and sets when they issue, and such an order never issues. Its account is
-        charged.
-        """
-        with self._lock:
-            for judged in self.judged:
-                if url and judged.url == url:
-                    names = [each for each in judged.charged if each.kind in (DOMAIN, SET)]
-                    self.limits.give_back(names)
-                    judged.charged = [each for each in judged.charged if each not in names]
+        return None if self._draw(request, [kinds.DROP_AFTER]) else answer
 
     def forward(self, request: Request) -> Answer:
         try:
@@ -207,7 +197,12 @@ class FaultProxy:
             )
         if answer.is_ok:
             judged.url = url
+            judged.finalize = str(answer.document.get("finalize", ""))
             judged.charged = charged
+            if self.config.names_cost_when_issued:
+                self.limits.give_back(bucket for bucket in charged if bucket.kind != ACCOUNT)
+                judged.charged = [bucket for bucket in charged if bucket.kind == ACCOUNT]
+                judged.uncharged = [bucket for bucket in charged if bucket.kind != ACCOUNT]
             self.judged.append(judged)
             self.tally["reused"] += is_reused
 
@@ -250,10 +245,20 @@ class FaultProxy:
         status = answer.document.get("status")
         if status == "invalid":
             self.infos.give_up(order)
+        if status == "valid":
+            self._charge_names(order)
         if status != "valid" or not self._is_slow(order, request):
             return answer
         shown = {name: value for name, value in answer.document.items() if name != "certificate"}
         return answer.with_document({**shown, "status": "processing"}, **{"Retry-After": "1"})
+
+    def _charge_names(self, order: str) -> None:
+        for each in self.judged:
+            if each.finalize == order:
+                for bucket in each.uncharged:
+                    self.overdrawn[bucket.kind] += not self.limits.spend(bucket, time.time())
+                each.charged += each.uncharged
+                each.uncharged = []
 
     def _is_slow(self, order: str, request: Request) -> bool:
         """Return whether the order still counts as slow.
@@ -359,7 +364,8 @@ class FaultProxy:
     def _tally(self) -> dict[str, Any]:
         """Return the counts.
 
-        `refused` counts by kind of limit. `objected` counts all other problems by type.
+        `refused` and `overdrawn` count by kind of limit. `objected` counts all other problems by
+        type.
         """
         accepted = [each for each in self.judged if each.url]
         refused = Counter(each.refused for each in self.judged if each.refused)
@@ -370,6 +376,7 @@ class FaultProxy:
             "certificates": len(self.infos.known),
             "refused": {kind: count for kind, count in refused.items() if kind in KINDS},
             "objected": {kind: count for kind, count in refused.items() if kind not in KINDS},
+            "overdrawn": dict(+self.overdrawn),
             "faults": dict(self.faults.hits),
             **self.tally,
         }

@@ -19,6 +19,7 @@ import publicsuffixlist
 
 ACCOUNT, DOMAIN, SET, FAILURES = KINDS = ("account", "domain", "set", "failures")
 HELP = "https://letsencrypt.org/docs/rate-limits/"
+ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 SAYS = {
     ACCOUNT: "too many new orders ({count}) from this account",
     DOMAIN: 'too many certificates ({count}) already issued for "{subject}"',
@@ -87,12 +88,12 @@ class Limits:
         over = [
             self._refusal(bucket, now)
             for bucket in charged + needed
-            if self.level(bucket, now) < 1 - 1e-6
+            if self.level(bucket, now) < ENOUGH
         ]
         if over:
             return max(over, key=lambda refusal: refusal.seconds)
         for bucket in charged:
-            self._spend(bucket, now)
+            self.spend(bucket, now)
         return charged
 
     def give_back(self, charged: Iterable[Bucket]) -> None:
@@ -104,7 +105,7 @@ class Limits:
     def failed(self, account: str, name: str, now: float) -> None:
         """Count an authorization for the name that became invalid."""
         if FAILURES in self.limits:
-            self._spend(Bucket(FAILURES, f"{account} {name}"), now)
+            self.spend(Bucket(FAILURES, f"{account} {name}"), now)
 
     def level(self, bucket: Bucket, now: float) -> float:
         """Return the tokens in the bucket."""
@@ -128,10 +129,13 @@ class Limits:
     def _limited(self, buckets: Iterable[Bucket]) -> list[Bucket]:
         return [bucket for bucket in buckets if bucket.kind in self.limits]
 
-    def _spend(self, bucket: Bucket, now: float) -> None:
+    def spend(self, bucket: Bucket, now: float) -> bool:
+        """Take a token. Return whether there was one."""
+        had_one = self.level(bucket, now) >= ENOUGH
         self._full_at[bucket] = (
             max(now, self._full_at.get(bucket, 0.0)) + self.limits[bucket.kind].each
         )
+        return had_one
 
     def _refusal(self, bucket: Bucket, now: float) -> Refusal:
         limit = self.limits[bucket.kind]

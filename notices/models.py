@@ -23,6 +23,7 @@ class Notice(models.Model):
         CA_EXPIRING = "ca_expiring"
         RECORD_LEFT_BEHIND = "record_left_behind"
         CREDENTIAL_REFUSED = "credential_refused"
+        NOT_SERVED = "not_served"  # by a device or an address
         ACTION_NEEDED = "action_needed"  # no more tries until a person changes something
         AUDIT_HEAD = "audit_head"
         TEST = "test"
@@ -33,6 +34,7 @@ class Notice(models.Model):
         Kind.EXPIRING,
         Kind.CA_EXPIRING,
         Kind.CREDENTIAL_REFUSED,
+        Kind.NOT_SERVED,
         Kind.ACTION_NEEDED,
     )
     # The kinds that an owner may mute and a webhook may select.

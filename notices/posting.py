@@ -20,6 +20,7 @@ TYPES = {
     Kind.EXPIRING: "certificate.expiring",
     Kind.CA_EXPIRING: "ca.expiring",
     Kind.ACTION_NEEDED: "certificate.action_needed",
+    Kind.NOT_SERVED: "certificate.not_served",
     Kind.RECORD_LEFT_BEHIND: "record.left_behind",
     Kind.CREDENTIAL_REFUSED: "credential.refused",
     Kind.AUDIT_HEAD: "audit.head",

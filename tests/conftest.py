@@ -1,6 +1,7 @@
 """Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from authorities.models import AcmeAccount
-from certctrl import lanes
+from certctrl import board, lanes
+from certctrl.lanes import Lane, Standing
 from dnsproviders.models import DnsCredential
 from tests import factories
 from tests.fakes.world import World
@@ -127,6 +129,24 @@ def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
+
+
+@pytest.fixture
+def fill_lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Lane], ExitStack]]:
+    """Return a function that fills a lane with calls. Close what it returns to end them."""
+    monkeypatch.setattr(board, "board", board.Board(8))
+    with ExitStack() as all_calls:
+
+        def build(lane: Lane) -> ExitStack:
+            lanes.note(lane.key, Standing.TROUBLE)
+            calls = all_calls.enter_context(ExitStack())
+            for _ in range(lanes.IN_TROUBLE):
+                token = board.place.set(None)  # another thread has no place yet
+                calls.enter_context(lanes.enter(lane, owner=0))
+                board.place.reset(token)
+            return calls
+
+        yield build
 
 
 @pytest.fixture

@@ -2,13 +2,17 @@
 
 import hashlib
 import secrets
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import factory
+from nacl.public import PrivateKey  # noqa: TID251
 
 from accounts.models import ApiKey, User
 from certctrl import clock
+from devices.models import Device, DeviceTag
+from keystore import recipients
 
 PASSWORD = "Correct-horse-1"
 
@@ -49,3 +53,14 @@ def permission(scope: str) -> dict[str, Any]:
     obtype, _, rest = scope.partition(":")
     obid, _, actions = rest.rstrip("]").partition("[")
     return {"obtype": obtype, "obid": obid, "actions": actions.split(",")}
+
+
+def device(owner: User, *tags: str, key: PrivateKey | None = None, **fields: Any) -> Device:
+    """Create a device that has these tags. `key` is its key pair."""
+    key = key or PrivateKey.generate()
+    now = clock.now()
+    defaults = {"public_id": str(uuid.uuid4()), "enrolled_at": now, "last_seen_at": now}
+    public_key = recipients.recipient_key(owner, bytes(key.public_key))
+    row = Device.objects.create(owner=owner, key=public_key, **defaults | fields)
+    DeviceTag.objects.bulk_create([DeviceTag(device=row, tag=tag) for tag in tags])
+    return row

@@ -14,13 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "agent/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 APPS = (
     "accounts",
     "authorities",
+    "backups",
     "certctrl",
+    "dashboard",
     "devices",
     "dnsclient",
     "dnsproviders",
@@ -29,7 +31,7 @@ APPS = (
     "notices",
     "standalone",
 )
-PACKAGES = (*APPS, "lab")
+PACKAGES = (*APPS, "lab", "agent/certctrl_agent")
 MODULES = [
     ROOT / "manage.py",
     *(
@@ -64,7 +66,13 @@ CODE = re.compile(r"^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]*`", re.DOTALL | re.MULT
 HEADING = re.compile(r"^#.*$|^\|.*\|\n(?=\|[-|: ]+\|$)", re.MULTILINE)
 QUESTION_AS_SUBJECT = re.compile(r"(?:^|(?<=[.!?:|] )|(?<=[-*] ))(?:What|Who)\b[^.?!|]*[.!|]", re.M)
 NAMED = re.compile(r"`((?:[a-z_.0-9-]+/)+(?:[A-Za-z_.0-9-]+\.(?:py|md|yaml|toml|html))?)`")
-PLACES = ("", "issuance", "authorities", "dnsproviders")  # below which a page may name a path
+PLACES = (
+    "",
+    "issuance",
+    "authorities",
+    "dnsproviders",
+    "agent",
+)  # below which a page may name a path
 
 Finding = tuple[int, str]  # the line number, and what is wrong there
 

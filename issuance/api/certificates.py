@@ -12,6 +12,7 @@ from certctrl.schema import OPTIONAL
 from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
+from issuance.api.rollouts import DeploymentCountsSerializer, counts
 from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import lifetime
@@ -68,13 +69,22 @@ def note(certificate: Certificate) -> str:
 
 
 def _note_on_key(certificate: Certificate) -> str:
+    if certificate.server_decrypt_export or _is_assigned(certificate):
+        return ""
     if certificate.key_policy == "DEVICE_REQUIRED":
         return "Nothing is issued until a device is assigned (DEVICE_REQUIRED)."
-    if certificate.server_decrypt_export:
-        return ""
     if certificate.key_policy == "MASTER_ONLY":
         return "Nobody can fetch the key yet. Set server_decrypt_export to true."
     return "Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true."
+
+
+def _is_assigned(certificate: Certificate) -> bool:
+    """Return whether a device gets the key. Lists have read it for each row."""
+    if certificate.key_policy == "MASTER_ONLY":
+        return False
+    if hasattr(certificate, "is_assigned"):
+        return bool(certificate.is_assigned)
+    return certificate.current_id is not None and certificate.deployments.exists()
 
 
 class CertificateSerializer(serializers.ModelSerializer[Certificate]):
@@ -86,6 +96,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
         source="credential_id", read_only=True, allow_null=True
     )
     fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
+    verify_device_id = serializers.IntegerField(read_only=True, allow_null=True)
     domain_name = serializers.CharField(source="domain", read_only=True)
     key_dist_policy = serializers.CharField(source="key_policy", read_only=True)
     self_signed = serializers.BooleanField(source="account.is_private", read_only=True)
@@ -99,6 +110,9 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     fingerprint_sha256 = serializers.SerializerMethodField()
     issuance = serializers.SerializerMethodField()
     delegation = serializers.SerializerMethodField()
+    deployment = serializers.SerializerMethodField(
+        help_text="null in lists, and in the response to a create"
+    )
     note = serializers.SerializerMethodField()
 
     class Meta:
@@ -108,6 +122,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "acct_id",
             "acme_account_id",
             "dns_provider_id",
+            "verify_method",
+            "verify_device_id",
             "domain_name",
             "domain",
             "sans",
@@ -130,6 +146,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "preferred_chain",
             "reuse_key",
             "fallback_account_id",
+            "rollout",
+            "install_window",
+            "revoke_superseded",
+            "deployment",
             "renew_at",
             "renewal",
             "serial_number",
@@ -164,6 +184,10 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     @extend_schema_field(DelegationSerializer(allow_null=True))
     def get_delegation(self, certificate: Certificate) -> dict[str, Any] | None:
         return delegation.shown(certificate)
+
+    @extend_schema_field(DeploymentCountsSerializer(allow_null=True))
+    def get_deployment(self, certificate: Certificate) -> dict[str, Any] | None:
+        return counts(certificate) if self.context.get("counts") else None
 
     def get_note(self, certificate: Certificate) -> str:
         return note(certificate)

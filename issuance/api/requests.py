@@ -6,7 +6,20 @@ from rest_framework import serializers
 
 from authorities.requests import MOST_SECONDS, agree
 from certctrl.api import OneOf
+from issuance import rollout
 from issuance.models import Certificate
+
+
+class WindowField(serializers.DictField):
+    """Hours of a day: `start`, `end`, `timezone`, and optionally the `days` on which it opens."""
+
+    default_error_messages = {"window": "{complaint}"}
+
+    def to_internal_value(self, data: Any) -> Any:
+        window = super().to_internal_value(data)
+        if complaint := rollout.complaint(window):
+            self.fail("window", complaint=complaint)
+        return window
 
 
 class CertificateRequest(serializers.Serializer[Any]):
@@ -25,6 +38,16 @@ class CertificateRequest(serializers.Serializer[Any]):
     acct_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
     dns_provider_id = serializers.JSONField(
         required=False, allow_null=True, help_text="an id, or a provider's name"
+    )
+    verify_method = OneOf(
+        Certificate.VerifyMethod.choices, required=False, help_text="how the names are proved"
+    )
+    verify_device_id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=2**62,
+        help_text="the device whose agent serves http-01 or tls-alpn-01",
     )
     key_type = serializers.CharField(required=False, max_length=8)
     key_size = serializers.IntegerField(required=False)
@@ -63,6 +86,18 @@ class CertificateRequest(serializers.Serializer[Any]):
         help_text="the ACME account to use when the first one keeps failing",
     )
 
+    rollout = OneOf(
+        Certificate.Rollout.choices,
+        required=False,
+        help_text="canary: one device gets a new version first",
+    )
+    install_window = WindowField(
+        required=False, allow_null=True, help_text="when devices get a new version"
+    )
+    revoke_superseded = serializers.BooleanField(
+        required=False, help_text="revoke a version when its successor is served everywhere"
+    )
+
     COLUMNS = (
         "auto_renew",
         "renew_days_before",
@@ -75,6 +110,11 @@ class CertificateRequest(serializers.Serializer[Any]):
         "preferred_chain",
         "reuse_key",
         "fallback_account_id",
+        "verify_method",
+        "verify_device_id",
+        "rollout",
+        "install_window",
+        "revoke_superseded",
     )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +154,13 @@ class IssueRequest(serializers.Serializer[Any]):
     )
 
 
-class PrivateIssueRequest(IssueRequest, CertificateRequest):
+class DeviceOfRequest(serializers.Serializer[Any]):
+    device_id = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=10**18 - 1
+    )
+
+
+class PrivateIssueRequest(DeviceOfRequest, IssueRequest, CertificateRequest):
     """A certificate to issue from a private CA.
 
     The account is optional, and must be an account of that CA. A DNS credential is ignored.

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -44,10 +44,13 @@ from issuance.api.requests import (
     IssueRequest,
     RevokeRequest,
 )
+from issuance.api.rollouts import counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Issuance, digest
+from issuance.models import Certificate, Deployment, Issuance, digest
 from issuance.services import Idempotency
+from keystore.models import Envelope
 
+DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
 )
@@ -120,6 +123,7 @@ class CertificateViewSet(
         "revoke": "issue",
         "events": "read",
         "preflight": "issue",
+        "preflight_of_request": "issue",
         "exchanges": "read",
         "export": "read",
     }
@@ -128,6 +132,9 @@ class CertificateViewSet(
         rows = super().get_queryset()
         if "acme_account_id" in self.kwargs:
             rows = rows.filter(account=self.kwargs["acme_account_id"])
+        rows = rows.annotate(
+            is_assigned=Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+        )
         open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
         return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones))
 
@@ -161,7 +168,8 @@ class CertificateViewSet(
 
     @extend_schema(request=CertificateChange, responses={200: IssuingSerializer, 204: None})
     def update(self, request: Request, **kwargs: Any) -> Response:
-        """Change settings or the key policy. A change of the account issues the certificate again.
+        """Change settings or the key policy. A new account issues the certificate again, as does
+        a policy that takes a new key.
 
         With `"action": "verify_domain"`, only `verified` can change. The response is 204 when every
         CNAME leads to the service zone.
@@ -174,12 +182,15 @@ class CertificateViewSet(
                 delegation.verify(certificate)
             return Response(status=NO_CONTENT)
         changes = parsing.changes_of(self.owner, certificate, given)
-        if changes.get("account", certificate.account) != certificate.account:
+        moves = changes.get("account", certificate.account) != certificate.account
+        policy = changes.get("key_policy", certificate.key_policy)
+        if moves or (certificate.key_policy == DEVICE_REQUIRED and policy != DEVICE_REQUIRED):
             need(request, self.obtype, str(certificate.pk), "issue")
         if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
             refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
-        return Response(shown(certificate, issuance))
+        answer = shown(certificate, issuance)
+        return Response(answer | {"deployment": counts(certificate)})
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
@@ -195,7 +206,7 @@ class CertificateViewSet(
         """Return the certificate. `detail=most` adds the chain, the CSR and the orders."""
         most = request.query_params.get("detail") == "most"
         serializer = FullCertificateSerializer if most else CertificateSerializer
-        return Response(serializer(self.get_object()).data)
+        return Response(serializer(self.get_object(), context={"counts": True}).data)
 
     # --- attempts ---
 
@@ -270,6 +281,18 @@ class CertificateViewSet(
         certificate = self.get_object()
         with outward.for_owner(self.owner.pk):
             found = preflight.run(certificate)
+        ok = not any(each.blocks for each in found)
+        return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
+
+    @extend_schema(request=CertificateRequest, responses=PreflightSerializer)
+    @action(
+        detail=False, methods=["post"], url_path="preflight", throttle_classes=[PreflightThrottle]
+    )
+    def preflight_of_request(self, request: Request, **kwargs: Any) -> Response:
+        """Do the same for a certificate that does not exist yet. Nothing is stored."""
+        spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
+        with outward.for_owner(self.owner.pk):
+            found = services.look(self.owner, spec)
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 

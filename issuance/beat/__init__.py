@@ -1,5 +1,5 @@
-"""The work that the clock starts: the sweep, the scan for renewals, warnings, pruning."""
+"""The work that the clock starts: the sweep, the scan for renewals, devices, warnings, pruning."""
 
-from issuance.beat import pruning, renewals, sweep, warnings
+from issuance.beat import following, pruning, renewals, rollouts, sweep, warnings
 
-__all__ = ["pruning", "renewals", "sweep", "warnings"]
+__all__ = ["following", "pruning", "renewals", "rollouts", "sweep", "warnings"]

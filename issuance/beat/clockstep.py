@@ -27,6 +27,7 @@ from issuance.models import (
     Authorization,
     Certificate,
     CertificateVersion,
+    Deployment,
     Drill,
     Issuance,
     LimitBucket,
@@ -70,6 +71,7 @@ def correct(now: datetime, *, stepped: bool = False) -> None:
         _records,
         _limits,
         _certificates,
+        _deployments,
         _told,
     )
     for part in parts:
@@ -149,6 +151,13 @@ def _certificates(now: datetime, stepped: bool) -> None:
         _not_ahead(Issuance.objects.all(), now, "ended_at")
         for rows in (Drill.objects, Certificate.objects, CertificateVersion.objects):
             _not_ahead(rows.all(), now, "created_at")
+
+
+def _deployments(now: datetime, stepped: bool) -> None:
+    rows = Deployment.objects.filter(certificate__retired_at=None)
+    _not_ahead(rows, now, "wanted_at", "fetched_at", "installed_at", "served_at", "failed_at")
+    if stepped:  # a look that comes too early sets the right time
+        rows.filter(wake_at__gt=now).update(wake_at=now)
 
 
 def _try_what_was_given_up(now: datetime) -> None:

@@ -7,11 +7,12 @@ query set for each table takes.
 from datetime import UTC, datetime
 
 from django.db import connection
+from django.db.models import Model
 
 from authorities.models import AcmeAccount
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
-from issuance.models import CertificateVersion, Issuance, RenewalInfo
+from issuance.models import CertificateVersion, Deployment, Issuance, Probe, RenewalInfo
 from notices.models import Delivery
 
 WITH_TURNS: tuple[type[Turns], ...] = (
@@ -20,11 +21,13 @@ WITH_TURNS: tuple[type[Turns], ...] = (
     AcmeAccount,
     CertificateVersion,
     RenewalInfo,
+    Probe,
     Delivery,
 )
+WITH_WAKE_AT: tuple[type[Model], ...] = (*WITH_TURNS, Deployment)
 DUE = [
     f'EXISTS (SELECT 1 FROM "{each._meta.db_table}" WHERE wake_at <= %s)'  # noqa: S608
-    for each in WITH_TURNS
+    for each in WITH_WAKE_AT
 ]
 ANY_IS_DUE = f"SELECT {' OR '.join(DUE)}"
 SOON = [
@@ -39,7 +42,7 @@ def any_is_due(now: datetime) -> bool:
     """Return whether `wake_at` of any row has passed."""
     at = connection.ops.adapt_datetimefield_value(now)
     with connection.cursor() as cursor:
-        cursor.execute(ANY_IS_DUE, [at] * len(WITH_TURNS))
+        cursor.execute(ANY_IS_DUE, [at] * len(WITH_WAKE_AT))
         return bool(cursor.fetchone()[0])
 
 

@@ -17,12 +17,13 @@ from certctrl.lanes import Lane
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
-from issuance import tasks, workflow
+from issuance import probes, tasks, workflow
 from issuance.beat import clockstep
 from issuance.beat.admission import choose
 from issuance.beat.due import any_is_due, next_due
+from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
-from issuance.models import CertificateVersion, Issuance, RenewalInfo
+from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
 from issuance.renewal import ari
 from notices.delivery import MAIL, lane_of_webhook
 from notices.models import Delivery
@@ -67,6 +68,8 @@ def sweep_once() -> datetime:
         admit_registrations,
         admit_revocations,
         admit_renewal_infos,
+        admit_probes,
+        advance_rollouts,
         admit_deliveries,
     )
     ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
@@ -168,3 +171,12 @@ def admit_renewal_infos(now: datetime) -> None:
         return parties_of(ari.lane_of(ca_provider, directory_url), owner)
 
     dispatch.admit(RenewalInfo.objects.all(), now, columns, at_ari, tasks.renewal_info)
+
+
+def admit_probes(now: datetime) -> None:
+    columns = ("address", "port", "certificate__owner")
+
+    def at_address(address: str, port: int, owner: int) -> Parties:
+        return parties_of(probes.lane_of(address, port), owner)
+
+    dispatch.admit(Probe.objects.all(), now, columns, at_address, tasks.probe)

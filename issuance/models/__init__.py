@@ -1,4 +1,4 @@
-"""The rows of certificates, attempts, drills and rate limits."""
+"""The rows of certificates, deployments, attempts, drills and rate limits."""
 
 from issuance.models.attempts import (
     TOO_LONG,
@@ -17,7 +17,9 @@ from issuance.models.certificates import (
     names_key,
     new_public_id,
 )
+from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
+from issuance.models.probes import Probe
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
@@ -25,16 +27,20 @@ __all__ = [
     "TOO_LONG",
     "Authorization",
     "Certificate",
+    "CertificateTag",
     "CertificateVersion",
+    "Deployment",
     "Drill",
     "Issuance",
     "IssuanceEvent",
     "IssuanceQuerySet",
     "LimitBucket",
+    "Probe",
     "RenewalInfo",
     "RequestKey",
     "Reservation",
     "ReservedToken",
+    "TrustedCA",
     "digest",
     "names_key",
     "new_public_id",

@@ -14,6 +14,7 @@ from django.db.models import Q
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.turns import Turns, TurnsQuerySet
+from devices.models import Device
 from dnsproviders.models import DnsCredential
 from keystore.models import Envelope
 
@@ -35,6 +36,17 @@ class Certificate(models.Model):
         ECDSA = "ecdsa"
         RSA = "rsa"
 
+    class VerifyMethod(models.TextChoices):
+        """How names are proved: by a record in the zone, or by the agent of a device."""
+
+        DNS_01 = "dns-01"
+        HTTP_01 = "http-01"
+        TLS_ALPN_01 = "tls-alpn-01"
+
+    class Rollout(models.TextChoices):
+        ALL = "all"
+        CANARY = "canary"
+
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="certificates")
     domain = models.CharField(max_length=253, help_text="the first name, an A-label")
     names = models.JSONField(help_text="A-labels, the domain first")
@@ -43,6 +55,18 @@ class Certificate(models.Model):
     )
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
+    )
+    verify_method = models.CharField(
+        max_length=16, choices=VerifyMethod, default=VerifyMethod.DNS_01
+    )
+    verify_device = models.ForeignKey(
+        "devices.Device",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+        help_text="whose agent serves the challenges of http-01 and tls-alpn-01",
     )
     key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
     key_size = models.PositiveIntegerField(default=256)
@@ -67,6 +91,20 @@ class Certificate(models.Model):
     )
     reuse_key = models.BooleanField(
         default=False, help_text="renewals keep the key, for those who pin it"
+    )
+    rollout = models.CharField(
+        max_length=8,
+        choices=Rollout,
+        default=Rollout.ALL,
+        help_text="canary: one device gets a new version first",
+    )
+    install_window = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="when devices get a new version",
+    )
+    revoke_superseded = models.BooleanField(
+        default=False, help_text="revoke a version when its successor is served everywhere"
     )
     fallback_account = models.ForeignKey(
         AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
@@ -130,6 +168,12 @@ class Certificate(models.Model):
                 name="certificates_of_account",
             ),
             models.Index(fields=["domain"], name="certificates_by_domain"),
+            # The rows that revoke_superseded reads.
+            models.Index(
+                fields=["id"],
+                condition=Q(revoke_superseded=True, retired_at__isnull=True),
+                name="certificates_to_supersede",
+            ),
             # The rows that prune_retired_certificates reads.
             models.Index(
                 fields=["retired_at"],
@@ -167,10 +211,21 @@ class Certificate(models.Model):
         over = self.failures and not self.renew_at and not self.issuances.open_of(self)
         return "failed" if over else "pending"
 
+    def active_devices(self) -> models.QuerySet[Device]:
+        """Return the devices that it is assigned to and that are not revoked."""
+        active = Device.Status.ACTIVE
+        return Device.objects.filter(deployments__certificate=self, status=active)
+
+    @property
+    def lacks_device(self) -> bool:
+        """Whether nobody could open a new key."""
+        needs_one = self.key_policy == Envelope.Policy.DEVICE_REQUIRED
+        return needs_one and not self.active_devices().exists()
+
     @property
     def may_be_issued(self) -> bool:
-        """Whether an attempt may begin without a person. No device could open a key today."""
-        return not self.retired_at and self.key_policy != Envelope.Policy.DEVICE_REQUIRED
+        """Whether an attempt may begin without a person."""
+        return not self.retired_at and not self.lacks_device
 
     @property
     def renews_itself(self) -> bool:

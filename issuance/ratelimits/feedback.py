@@ -27,7 +27,7 @@ def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None
 
     At that time the bucket holds at most one token. If the CA does not name a limit, only the
     attempt waits. Several such refusals of different orders pause the account for a few minutes.
-    Then one order is the probe. An order that the CA should not count has `counted` None.
+    Then one order is the trial. An order that the CA should not count has `counted` None.
     """
     said = next((kind for words, kind in WORDS if words.search(trouble.what)), None)
     refused = (

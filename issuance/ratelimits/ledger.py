@@ -21,7 +21,7 @@ COUNTED_WHEN_ISSUED = (LimitKind.DOMAIN, LimitKind.SET)
 NO_LIMIT = Limit(
     float("inf"), 1.0
 )  # of a CA with unknown limits; only its own Retry-After closes the bucket
-PROBE = timedelta(minutes=1)  # for the result of the only order of an account in trouble
+TRIAL = timedelta(minutes=1)  # for the result of the only order of an account in trouble
 ENOUGH = 1 - 1e-6  # one token, with room for errors of floating point
 
 
@@ -102,11 +102,11 @@ class Ledger:
     def take(self, costs: Mapping[int, int]) -> None:
         """Take the tokens of an order that is sent now. They are under way until `end()`.
 
-        A provisional token is only counted. In an account in trouble this order is the probe, and
+        A provisional token is only counted. In an account in trouble this order is the trial, and
         the others wait for its result.
         """
         for pk in filter(self.is_in_trouble, costs):
-            self.rows[pk].at = self.now + PROBE
+            self.rows[pk].at = self.now + TRIAL
             self._changed.add(pk)
         for pk in _costly(costs):
             if self.rows[pk].kind in COUNTED_WHEN_ISSUED:

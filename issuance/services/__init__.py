@@ -1,6 +1,14 @@
-"""The actions that people can start: create, issue, renew, cancel, revoke, export, delete."""
+"""The actions of people: create, issue, renew, cancel, revoke, assign, export, delete."""
 
 from certctrl.fileset import NotReplaced
+from issuance.services.assigning import (
+    assign,
+    assign_to_tag,
+    follow,
+    follow_device,
+    unassign,
+    unassign_from_tag,
+)
 from issuance.services.attempts import (
     advance,
     issue,
@@ -24,7 +32,11 @@ from issuance.services.certificates import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
-from issuance.services.revocation import revoke
+from issuance.services.looking import look
+from issuance.services.materials import assigned, for_device, sealed, version_of
+from issuance.services.probing import forget_probe, probe_now
+from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
 __all__ = [
@@ -35,24 +47,40 @@ __all__ = [
     "NotReplaced",
     "_answers",
     "advance",
+    "assign",
+    "assign_to_tag",
+    "assigned",
     "bundle",
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "distrust",
+    "follow",
+    "follow_device",
+    "for_device",
+    "forget_probe",
     "head",
     "issue",
     "issue_at_private_ca",
+    "look",
     "make_certificate",
     "new_certificate",
     "new_issuance",
     "no_credential",
     "once",
     "open_issuance",
+    "probe_now",
     "refuse_issuance",
     "request_issuance",
     "retire",
     "retry_attempt",
     "revoke",
+    "revoke_replaced",
+    "sealed",
     "to_folder",
+    "trust",
+    "unassign",
+    "unassign_from_tag",
     "update_certificate",
+    "version_of",
 ]

@@ -11,11 +11,10 @@ from certctrl import clock
 from certctrl.errors import Conflict
 from certctrl.statements import insert
 from issuance import tasks, workflow
-from issuance.challenges import delegation
+from issuance.challenges import delegation, registry
 from issuance.models import Certificate, Issuance, names_key
 from issuance.renewal import failover
 from issuance.services.idempotency import Idempotency, once
-from keystore.models import Envelope
 
 State = Issuance.State
 Reason = Issuance.Reason
@@ -71,12 +70,13 @@ def refuse_issuance(certificate: Certificate) -> None:
             f"The account {account.name} was deactivated at its CA."
             " Give the certificate another account."
         )
-    if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+    if certificate.lacks_device:
         raise Conflict(
             f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
             " device first."
         )
-    if not delegation.credential_for(certificate) and not account.is_private:
+    in_zone = registry.for_certificate(certificate).in_zone and not account.is_private
+    if in_zone and not delegation.credential_for(certificate):
         raise Conflict(delegation.lacking(certificate))
 
 

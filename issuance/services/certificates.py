@@ -17,10 +17,12 @@ from certctrl import clock
 from certctrl.errors import Conflict, TooLate
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
+from devices.models import Device
 from dnsproviders.models import DnsCredential
+from issuance import rollout, wraps
 from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
-from issuance.services import canceling, locks, validation
+from issuance.services import assigning, canceling, locks, validation
 from issuance.services.attempts import (
     advance,
     audit_certificate,
@@ -28,8 +30,6 @@ from issuance.services.attempts import (
     request_issuance,
 )
 from issuance.services.idempotency import Idempotency, once
-from keystore import envelope
-from keystore.models import Envelope
 
 Reason = Issuance.Reason
 # Written when the account changes, because the new account has not failed yet.
@@ -96,7 +96,7 @@ def make_certificate(
         )
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
-        if not issue or certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
+        if not issue or certificate.lacks_device:
             return certificate, None
         # A person who asks again while it fails does not wait for the retry table.
         reason = Reason.MANUAL if certificate.failing_since else Reason.NEW
@@ -112,10 +112,11 @@ def issue_at_private_ca(
     account_id: int | None,
     spec_of: Callable[[AcmeAccount], CertificateSpec],
     *,
+    device: Device | None = None,
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
 ) -> tuple[Certificate, Issuance | None]:
-    """Issue a certificate of this private CA at once.
+    """Issue a certificate of this private CA at once, and assign it to `device`.
 
     The account is `account_id`, or any account of the CA when that is None. `spec_of` returns the
     request for the account that was found. Raise the errors of `create_certificate`.
@@ -129,6 +130,8 @@ def issue_at_private_ca(
             validity_seconds=validity_seconds,
             idempotency=idempotency,
         )
+        if device:
+            issuance = assigning.add(certificate, device, validity_seconds) or issuance
     return certificate, advance(issuance)
 
 
@@ -141,7 +144,7 @@ def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
     newest = _newest(**wanted)
     if not newest:
         return None
-    _lock_attempt(newest[0][0])
+    locks.lock_attempt(newest[0][0])
     same: Certificate | None = next(iter(_same(**wanted)), None)
     return same
 
@@ -255,53 +258,52 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
             account=changes.get("account"),
             fallback_id=changes.get("fallback_account_id"),
         )
-        _lock_attempt(certificate.pk)
+        locks.lock_attempt(certificate.pk)
         # Read it again, because an attempt may have ended since. Its writes must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
         validation.judge(validation.changed(certificate, changes))
         account = changes.get("account", certificate.account)
         policy = changes.get("key_policy", certificate.key_policy)
         moves = account.pk != certificate.account_id
-        if policy != certificate.key_policy:
-            _change_policy(certificate, policy)
+        changed = {name for name in changes if getattr(certificate, name) != changes[name]}
+        _audit_changes(certificate, changes)
+        takes_new_key = "key_policy" in changed and _change_policy(certificate, policy)
         open_one = Issuance.objects.open_of(certificate)
         if moves and open_one:
             canceling.cancel_attempt(open_one)
-        _audit_changes(certificate, changes)
         fields = {**changes, **(ANEW if moves else {})}
-        if any(getattr(certificate, name) != value for name, value in changes.items()):
+        if changed:
             # The request that made it no longer matches, and makes another certificate.
             fields["request_digest"] = digest("changed", certificate.pk)
         for name, value in fields.items():
             setattr(certificate, name, value)
         _reschedule(certificate)
         certificate.save(update_fields=[*fields, "renew_at", "updated_at"])
-        issues = moves and policy != Envelope.Policy.DEVICE_REQUIRED
+        if "rollout" in changes or "install_window" in changes:
+            rollout.wake(certificate)
+        issues = takes_new_key or (moves and not certificate.lacks_device)
         issuance = request_issuance(certificate, Reason.MANUAL) if issues else None
+        if changed & {"key_policy", "server_decrypt_export"} and not takes_new_key:
+            rollout.reach(certificate, certificate.active_devices().values_list("pk", flat=True))
     return advance(issuance)
 
 
-def _change_policy(certificate: Certificate, policy: str) -> None:
+def _change_policy(certificate: Certificate, policy: str) -> bool:
     """Apply the key policy at once, to the current key and to the keys of attempts.
 
-    A turn that has made no key yet loses its attempt, because it would use the old policy. Raise
+    Return whether the policy takes a new key, because the server cannot open the current one. A
+    turn that has made no key yet loses its attempt, because it would use the old policy. Raise
     Conflict when no recipient could open the key any more.
     """
-    if policy == Envelope.Policy.DEVICE_REQUIRED:
-        if certificate.current or Issuance.objects.open_of(certificate):
-            raise Conflict(
-                f"No device is assigned to {certificate.domain}. Assign one, then set"
-                " DEVICE_REQUIRED."
-            )
-        return
-    without_version = certificate.issuances.filter(key__isnull=False, version=None)
-    keys = [each.key for each in without_version.select_related("key") if each.key]
-    if certificate.current:
-        keys.append(certificate.current.usable_key)
-    for key in keys:
-        envelope.rewrite_recipients(key, (), policy=policy)
+    certificate.key_policy = policy
+    if certificate.lacks_device and (certificate.current or Issuance.objects.open_of(certificate)):
+        raise Conflict(
+            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
+        )
+    takes_new_key = wraps.fit(certificate)
     held = Issuance.objects.open().filter(certificate=certificate, key=None).exclude(holder="")
     held.update(holder="", wake_at=clock.now(), queued_at=None)
+    return takes_new_key
 
 
 def _reschedule(certificate: Certificate) -> None:
@@ -319,24 +321,17 @@ def _reschedule(certificate: Certificate) -> None:
     certificate.renew_at = at if certificate.auto_renew else None
 
 
-def _lock_attempt(certificate_id: int) -> None:
-    """Lock the open attempt. Call it before the certificate is locked.
-
-    The end of a turn locks them in the same order, so that no two wait for each other.
-    """
-    Issuance.objects.open().filter(certificate=certificate_id).select_for_update().first()
-
-
 def retire(certificate: Certificate) -> None:
     """Delete the certificate, so that it is never renewed again. Cancel its attempt if possible.
 
     The task `prune` deletes the row later, with its keys (KEEP_ATTEMPTS).
     """
     with transaction.atomic():
-        _lock_attempt(certificate.pk)
+        locks.lock_attempt(certificate.pk)
         Certificate.objects.filter(pk=certificate.pk).update(
             retired_at=clock.now(), renew_at=None, lacks=None
         )
+        assigning.unassign_all(certificate)
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             # The CA may sign meanwhile. Then the version is stored, and not renewed.

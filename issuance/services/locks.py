@@ -3,8 +3,8 @@
 Each row is locked and read again, inside the transaction that writes the new row. Code that
 deletes such a row also locks it first, and then looks for references.
 
-Rows are locked in one order: private CA, account, credential, and the certificate last. So no two
-transactions wait for each other.
+Rows are locked in one order: private CA, account, credential, open attempt, and the certificate
+last. So no two transactions wait for each other.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from authorities.models import AcmeAccount
 from certctrl.errors import NotFound
 from certctrl.statements import Parameter, select
 from dnsproviders.models import DnsCredential
+from issuance.models import Certificate, Issuance
 
 
 def no_credential(pk: int) -> NotFound:
@@ -55,3 +56,22 @@ def _account(owner: Parameter, pk: Parameter) -> QuerySet[AcmeAccount, Any]:
 def _credential(pk: Parameter) -> QuerySet[DnsCredential, Any]:
     rows = DnsCredential.objects.filter(pk=pk, retired_at=None)
     return rows.select_for_update(no_key=True).values_list("pk")
+
+
+def lock_attempt(certificate_id: int) -> None:
+    """Lock the open attempt. Call it before the certificate is locked.
+
+    The end of a turn locks them in the same order, so that no two wait for each other.
+    """
+    Issuance.objects.open().filter(certificate=certificate_id).select_for_update().first()
+
+
+def lock(certificate: Certificate) -> None:
+    """Lock the open attempt and the certificate, and read the certificate again.
+
+    An attempt may have ended since it was read. Raise NotFound if it was deleted since.
+    """
+    lock_attempt(certificate.pk)
+    certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
+    if certificate.retired_at:
+        raise NotFound(f"You have no certificate {certificate.pk}. Check the id.")

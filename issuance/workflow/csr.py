@@ -4,18 +4,22 @@ The key is new, or the one that the certificate keeps (`reuse_key`). Or both key
 an earlier attempt that gave up.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 from django.views.decorators.debug import sensitive_variables
 
 from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from issuance import wraps
 from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
 from issuance.workflow.outcome import Outcome, event
 from keystore import envelope
 from keystore.envelope import CannotOpen
-from keystore.models import Envelope
+from keystore.models import Envelope, KeyWrap, RecipientKey
 
 ACTOR = "this server"
 # After this many troubles in a row, an earlier order that the CA does not show is ignored.
@@ -33,10 +37,26 @@ def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
         make(issuance)
 
 
-def replace_compromised(issuance: Issuance) -> None:
-    """Make a new key and CSR when the attempt's key has been revoked for keyCompromise since."""
-    if not issuance.is_first and is_compromised(issuance.certificate, issuance.csr_pem):
+def replace_unfit(issuance: Issuance) -> None:
+    """Make a new key and CSR when the attempt's key has become unfit since.
+
+    It has when it was revoked for keyCompromise, and when it cannot be wrapped for a recipient.
+    """
+    certificate = issuance.certificate
+    is_compromising = not issuance.is_first and is_compromised(certificate, issuance.csr_pem)
+    if is_compromising or _lacks_wrap(issuance):
         make(issuance)
+
+
+def _lacks_wrap(issuance: Issuance) -> bool:
+    """Return whether a recipient came after the key was sealed, and the server cannot open it."""
+    assert issuance.key, "the key was sealed in the first step"
+    if issuance.key.policy != Envelope.Policy.DEVICE_REQUIRED:
+        return False
+    if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
+        return True
+    wrapped = KeyWrap.objects.filter(envelope=issuance.key_id).values("recipient_key")
+    return issuance.certificate.active_devices().exclude(key__in=wrapped).exists()
 
 
 def is_compromised(certificate: Certificate, pem: str) -> bool:
@@ -64,18 +84,46 @@ def make(issuance: Issuance) -> None:
                 envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
             )
         except CannotOpen as cannot:
+            if cannot.is_temporary:  # an HSM that is away must not change a pinned key
+                raise
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
+    prepare = partial(
+        envelope.prepare,
+        certificate.owner,
+        "certificate_key",
+        pki.key_der(key),
+        policy=certificate.key_policy,
+    )
+    # The wrap for a master key may be a call, so it is made outside of the transaction. Wraps for
+    # devices are made inside, where the devices are locked.
+    for_devices_only = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED
+    prepared = None if for_devices_only else prepare()
     with issuance.atomic():
-        sealed = envelope.seal(
-            certificate.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy
-        )
+        prepared = prepared or prepare(public_keys=_recipients(certificate))
+        sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()
         if told:
             event(issuance, "order", Outcome.DONE, told)
+
+
+def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
+    """Return the public keys of the devices of a certificate with the policy DEVICE_REQUIRED.
+
+    Under HYBRID the key is wrapped for devices when the version is stored. Raise Refused.
+    """
+    keys = wraps.public_keys(certificate)
+    if not keys:
+        raise Refused(
+            "no_device",
+            f"{certificate.domain} has the policy DEVICE_REQUIRED and no device, so nobody could"
+            " open a new key. Assign a device.",
+            permanent=True,
+        )
+    return keys
 
 
 def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:

@@ -49,7 +49,7 @@ class Step:
     to: str
     act: Callable[[Issuance], Done]
     limit: timedelta
-    reads: tuple[str, ...] = ("certificate__owner", "account", "credential")
+    reads: tuple[str, ...] = ("certificate__owner", "account", "credential", "key")
     asks_ca: bool = True
 
 

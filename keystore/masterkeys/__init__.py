@@ -1,16 +1,24 @@
-"""The sources of master keys: a file, the settings, and perhaps an HSM later.
+"""The sources of master keys: an HSM or a service, a file, and the settings.
 
-Each source has `keys()`. If both MASTER_KEYS_PATH and MASTER_KEYS are set, the first key of the
-file wraps. The keys of the settings then only open wraps.
+Each source has `keys()`. The first key of MASTER_KEYS_ELSEWHERE wraps, or else the first one of the
+file of MASTER_KEYS_PATH, or else the first one of MASTER_KEYS. MASTER_KEY_CURRENT names another.
+All keys open the wraps that they made.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from django import conf  # the name `settings` would be the module in this package
 
 from keystore.masterkeys.aes import AESKey
-from keystore.masterkeys.errors import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
+from keystore.masterkeys.elsewhere import ElsewhereKeys, KeyElsewhere
+from keystore.masterkeys.errors import (
+    MasterKeyAway,
+    MasterKeyProblem,
+    UnknownMasterKey,
+    WrongMasterKey,
+)
 from keystore.masterkeys.file import FileKeys, Intent, create_file
 from keystore.masterkeys.settings import SettingsKeys
 
@@ -18,8 +26,11 @@ __all__ = [
     "AESKey",
     "FileKeys",
     "Intent",
+    "KeyElsewhere",
+    "MasterKeyAway",
     "MasterKeyProblem",
     "UnknownMasterKey",
+    "WrappingKey",
     "WrongMasterKey",
     "all_keys",
     "by_id",
@@ -30,18 +41,34 @@ __all__ = [
 ]
 
 
+class WrappingKey(Protocol):
+    """A master key, wherever it is."""
+
+    id: str
+
+    def wrap(self, data_key: bytes, context: bytes) -> bytes: ...
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes: ...
+
+    def line(self) -> str:
+        """Return the key in its text format, or an empty text if it cannot leave its place."""
+
+    def same_as(self, other: Any) -> bool: ...
+
+
 class Source(Protocol):
-    def keys(self) -> dict[str, AESKey]: ...
+    def keys(self) -> Mapping[str, WrappingKey]: ...
 
     def read_again(self) -> object: ...
 
 
-def current() -> AESKey:
+def current() -> WrappingKey:
     """Return the master key that wraps. Raise MasterKeyProblem."""
-    return next(iter(all_keys().values()))
+    chosen = conf.settings.MASTER_KEY_CURRENT
+    return by_id(chosen) if chosen else next(iter(all_keys().values()))
 
 
-def by_id(key_id: str) -> AESKey:
+def by_id(key_id: str) -> WrappingKey:
     """Return the master key with this id. Raise UnknownMasterKey."""
     if not knows(key_id):
         raise UnknownMasterKey(key_id)
@@ -60,15 +87,15 @@ def knows(key_id: str) -> bool:
     return key_id in all_keys()
 
 
-def all_keys() -> dict[str, AESKey]:
-    """Return every master key by id, the wrapping key first. Raise MasterKeyProblem."""
-    keys: dict[str, AESKey] = {}
+def all_keys() -> dict[str, WrappingKey]:
+    """Return every master key by id, in the order of their sources. Raise MasterKeyProblem."""
+    keys: dict[str, WrappingKey] = {}
     for source in _sources():
         for key in source.keys().values():
             if not keys.setdefault(key.id, key).same_as(key):
                 raise MasterKeyProblem(
-                    "MASTER_KEYS and its file have different master keys with the id "
-                    f"{key.id}. Rename one."
+                    f"There are different master keys with the id {key.id}, in MASTER_KEYS, in "
+                    "its file or in MASTER_KEYS_ELSEWHERE. Rename one."
                 )
     return keys
 
@@ -80,8 +107,9 @@ def file_keys() -> FileKeys | None:
 
 def _sources() -> list[Source]:
     file = file_keys()
-    sources: list[Source] = [file] if file else []
-    return [*sources, SettingsKeys()] if conf.settings.MASTER_KEYS or not file else sources
+    sources: list[Source] = [ElsewhereKeys()] if conf.settings.MASTER_KEYS_ELSEWHERE else []
+    sources += [file] if file else []
+    return [*sources, SettingsKeys()] if conf.settings.MASTER_KEYS or not sources else sources
 
 
 @lru_cache(maxsize=8)

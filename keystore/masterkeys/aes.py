@@ -45,8 +45,8 @@ class AESKey:
         """Return the key in its text format. The text is a secret."""
         return f"{self.id}:{base64.b64encode(self._value).decode()}"
 
-    def same_as(self, other: "AESKey") -> bool:
-        return (self.id, self._value) == (other.id, other._value)
+    def same_as(self, other: object) -> bool:
+        return isinstance(other, AESKey) and (self.id, self._value) == (other.id, other._value)
 
     def __repr__(self) -> str:
         return f"<master key {self.id}>"

@@ -23,6 +23,14 @@ class UnknownMasterKey(MasterKeyProblem):
         self.key_id = key_id
 
 
+class MasterKeyAway(MasterKeyProblem):
+    """The HSM or the service that has the key does not answer. The key itself may be well."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.code = "master_key_unreachable"
+
+
 class WrongMasterKey(MasterKeyProblem):
     """The key of this id does not open the wrap."""
 

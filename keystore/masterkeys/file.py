@@ -8,7 +8,7 @@ rotated while the server runs.
 import fcntl
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +72,13 @@ class FileKeys:
         """Remove all other keys permanently. The file must be locked."""
         kept = [key.line() for key in self.read_again().values() if key.id in ids]
         self._replace("\n".join([*kept, ""]))
+
+    @sensitive_variables()
+    def create(self, lines: Iterable[str]) -> None:
+        """Write the file with these keys, in their text format. Do nothing if the file exists."""
+        with self.locked(wait=True):
+            if not self.path.exists():
+                self._replace("\n".join([*lines, ""]))
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator["Intent"]:
@@ -139,10 +146,7 @@ class Intent:
 
 def create_file(path: str | Path) -> None:
     """Create the file with one new key, mode 0600. Do nothing if the file exists."""
-    file = FileKeys(path)
-    with file.locked(wait=True):
-        if not file.path.exists():
-            file._replace(f"{aes.generate('1').line()}\n")
+    FileKeys(path).create([aes.generate("1").line()])
 
 
 def _signature(status: os.stat_result) -> Signature:

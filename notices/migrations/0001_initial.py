@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             name='Notice',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('renewed', 'Renewed'), ('renewal_failed', 'Renewal Failed'), ('expiring', 'Expiring'), ('ca_expiring', 'Ca Expiring'), ('record_left_behind', 'Record Left Behind'), ('credential_refused', 'Credential Refused'), ('action_needed', 'Action Needed'), ('audit_head', 'Audit Head'), ('test', 'Test'), ('confirm_address', 'Confirm Address')], max_length=20)),
+                ('kind', models.CharField(choices=[('renewed', 'Renewed'), ('renewal_failed', 'Renewal Failed'), ('expiring', 'Expiring'), ('ca_expiring', 'Ca Expiring'), ('record_left_behind', 'Record Left Behind'), ('credential_refused', 'Credential Refused'), ('not_served', 'Not Served'), ('action_needed', 'Action Needed'), ('audit_head', 'Audit Head'), ('test', 'Test'), ('confirm_address', 'Confirm Address')], max_length=20)),
                 ('subject', models.CharField(max_length=320)),
                 ('body', models.TextField(help_text='plain text for people')),
                 ('data', models.JSONField(default=dict, help_text='the same facts, for programs')),

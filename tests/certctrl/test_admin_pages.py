@@ -11,10 +11,10 @@ from django.urls import reverse
 
 from accounts import audit
 from accounts.models import ApiKey, AuditEvent, User
-from authorities.models import AcmeAccount, Exchange
+from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
-from devices import codes, registration
+from devices import agentchallenges, codes, installplans, registration, signals
 from devices import services as device_services
 from devices.models import Device, DeviceCode, DeviceSession, DeviceTag
 from dnsproviders import records
@@ -25,6 +25,7 @@ from issuance.models import (
     Drill,
     Issuance,
     LimitBucket,
+    Probe,
     RenewalInfo,
     Reservation,
     ReservedToken,
@@ -84,6 +85,7 @@ def every_table(rows, world, staff) -> list[str]:
     )
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
+    deployments(rows, staff)
     told = [*notices(staff), *devices(staff)]
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")
@@ -100,6 +102,14 @@ def every_table(rows, world, staff) -> list[str]:
     return [*secret, *told, *(text for each in sealed for text in spellings(bytes(each)))]
 
 
+def deployments(certificate, staff) -> None:
+    """Make a row of each table that says what is on a device."""
+    device = factories.device(staff, "web")
+    services.assign(certificate, device)
+    services.assign_to_tag(certificate, "web")
+    services.trust(device, PrivateCA.objects.get())
+
+
 def ledger_and_log(world, staff) -> None:
     """Make a row of each table that the engine keeps beside the attempts."""
     issuance = Issuance.objects.filter(state="issued").get()
@@ -114,6 +124,7 @@ def ledger_and_log(world, staff) -> None:
     Exchange.objects.create(
         account=issuance.account, at=world.time, method="POST", url="https://ca.test/new"
     )
+    Probe.objects.create(certificate=issuance.certificate, address="www.example.com", port=443)
     Drill.objects.create(by=staff, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
 
@@ -138,6 +149,9 @@ def devices(staff) -> list[str]:
     spec = {"device_public_id": agent.public_id, "dev_pk": bytes(agent.key.public_key)}
     enrolled = registration.with_code(spec, staff.pk, code, "device", None)
     device_services.change_device(enrolled.device, {"name": "edge 1", "tags": ["edge"]})
+    installplans.replace(enrolled.device, {"installs": []}, "somebody")
+    signals.emit([enrolled.device.pk], "cert.updated", {"cert_id": 7})
+    agentchallenges.note(enrolled.device, "tlsalpn01", {"certificate": {"key_pem": token}})
     row = DeviceSession.objects.get()
     return [
         started["device_code"],

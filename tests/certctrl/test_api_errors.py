@@ -160,8 +160,8 @@ def test_codes_and_keys_are_distinct_where_they_are_ours():
     assert len({key for _, key in ours}) == len(ours)
 
 
-def test_the_root_leads_to_the_admin(client_of):
-    assert client_of().get("/").headers["Location"] == "/admin/"
+def test_the_root_leads_to_the_sign_in(client_of):
+    assert client_of().get("/").headers["Location"] == "/sign-in?next=%2F"
 
 
 @pytest.mark.parametrize(

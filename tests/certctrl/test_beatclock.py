@@ -21,7 +21,8 @@ from tests.standalone.starting import until
 
 START = "2030-01-01T00:00:00+00:00"
 EACH_MINUTE = {"advance drills", "seal audit events"}
-JOBS = {"sweep", "scan renewals", "warn of expiry", "prune"} | EACH_MINUTE
+EACH_HOUR = {"warn of expiry", "revoke superseded", "prune"}
+JOBS = {"sweep", "scan renewals", "follow devices"} | EACH_MINUTE | EACH_HOUR
 
 
 class Recording(BeatScheduler):

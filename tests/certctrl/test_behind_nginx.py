@@ -108,7 +108,7 @@ def test_below_a_path_every_link_redirect_cookie_and_file_keeps_the_prefix(site,
         base = f"{origin}/certctrl"
         browser = Browser(origin)
         start = browser.get(f"{base}/", allow_redirects=False)
-        assert start.headers["Location"] == "/certctrl/admin/"
+        assert start.headers["Location"] == "/certctrl/sign-in?next=%2Fcertctrl%2F"
         page = browser.log_in_to_the_admin(base)
         assert (page.status_code, page.url) == (200, f"{base}/admin/")
         links = [
@@ -182,3 +182,19 @@ def connections_to(port):
     return {
         local for local, remote, state in rows if remote == f"0100007F:{port:04X}" and state == "01"
     }
+
+
+@pytest.mark.parametrize("prefix", ["", "/certctrl"])
+def test_a_websocket_reaches_the_server(site, proxied, prefix):
+    lines, port = (below_a_path(), site.prefixed) if prefix else (guide()[0], site.port)
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    with proxied(lines, port) as origin:
+        address = f"{origin}{prefix}/api/websocket/7?token=x"
+        answer = Browser(origin).get(address, headers=upgrade)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == 5018

@@ -169,6 +169,13 @@ def test_a_call_inside_another_counts_for_the_inner_party(worker):
         assert [each.lane for each in board.board.calls()].count(board.number_of(API.key)) == 1
 
 
+def test_the_trouble_of_an_inner_party_says_nothing_about_the_outer(worker):
+    with pytest.raises(Trouble), lanes.enter(CA), lanes.enter(API):
+        raise Trouble("dns_unreachable", "The API did not answer.")
+    assert lanes.standing_of(API.key) == Standing.TROUBLE
+    assert lanes.standing_of(CA.key) == Standing.UNKNOWN
+
+
 def test_a_thread_that_leaves_is_free_for_others(worker):
     lanes.note(CA.key, Standing.TROUBLE)
     worker.hang(CA, threads=2).close()

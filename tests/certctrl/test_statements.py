@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
@@ -13,6 +13,7 @@ from certctrl import clock
 from certctrl.statements import Parameter, Select, Update, insert, select, update
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
+from keystore.models import Envelope
 from tests import factories
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -30,6 +31,14 @@ def test_a_row_is_read_with_its_relations(row):
         assert (found, found.owner, found.eab) == (row, row.owner, None)
         assert not found._state.adding
     assert len(queries) == 1
+
+
+def test_a_row_has_its_annotations(row):
+    has_key = Exists(Envelope.objects.filter(pk=OuterRef("key")))
+    has_eab = Exists(Envelope.objects.filter(pk=OuterRef("eab")))
+    rows = AcmeAccount.objects.annotate(has_key=has_key, has_eab=has_eab)
+    [found] = Select(rows.filter(pk=Parameter("pk")))(pk=row.pk)
+    assert (found, found.has_key, found.has_eab) == (row, True, False)
 
 
 def test_the_same_statement_takes_other_values(row):

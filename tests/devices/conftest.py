@@ -1,10 +1,13 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import time_machine
+from django.db import connections
 
 from accounts.models import User
+from devices import hub, longpoll, websocket
 from tests.devices.agent import Agent, decide, enrolled
 
 
@@ -32,3 +35,30 @@ def code(agent: Agent, client_of: Callable[..., Any], alice: User) -> str:
 def enrolment(agent: Agent, client_of: Callable[..., Any], alice: User) -> dict[str, Any]:
     """The response to the agent's enrolment at alice: `device` and `session`."""
     return enrolled(agent, client_of(alice), alice.pk)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Return a function that runs a coroutine whose statements stay in the test's transaction.
+
+    Redis is away, and somebody must call `look` of the hub.
+    """
+
+    async def at_once(act: Callable[[], Any], threads: Any = None) -> Any:
+        await asyncio.sleep(0)
+        return act()
+
+    async def away(hub: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    monkeypatch.setattr(hub.Hub, "listen", away)
+    for module in (hub, longpoll, websocket):
+        monkeypatch.setattr(module, "in_thread", at_once)
+    connection = connections["default"]
+
+    async def on_one_connection(scene: Coroutine[Any, Any, Any]) -> Any:
+        connections["default"] = connection  # else each task would open its own
+        return await scene
+
+    return lambda scene: asyncio.run(on_one_connection(scene))

@@ -9,7 +9,7 @@ from django.db import connection
 
 from accounts.models import User
 from certctrl.errors import ApiError
-from devices import codes, registration, services, tokens
+from devices import codes, installplans, registration, services, signals, tokens
 from devices.models import Device, DeviceSession, EnrolmentKey
 from tests.devices.agent import Agent
 
@@ -115,3 +115,44 @@ def test_a_registration_that_is_sent_twice_succeeds_twice(owner):
     results = at_once(lambda _: registration.with_code(spec, owner.pk, code, "device", None))
     assert all(isinstance(each, registration.Enrolled) for each in results)
     assert Device.objects.count() == 1
+
+
+def test_a_reader_that_follows_its_cursor_misses_no_signal(owner):
+    key = fleet_key(owner, uses=1).api_key
+    device = registration.with_key(spec_of(Agent()), key, "fleet", None).device
+    seen: list[signals.Line] = []
+
+    def read() -> None:
+        row = Device.objects.get(pk=device.pk)
+        seen.extend(signals.read(seen[-1].cursor if seen else signals.START, row, 100))
+
+    def act(number: int) -> None:
+        for each in range(10):
+            if number:
+                signals.emit([device.pk], "cert.updated", {"cert_id": 10 * number + each})
+            else:
+                read()
+
+    at_once(act)
+    read()
+    assert sorted(each.ref["cert_id"] for each in seen) == list(range(10, 10 * MANY))
+    moments = [each.cursor.ts_ms for each in seen]
+    assert moments == sorted(set(moments))
+
+
+def test_devices_in_another_order_do_not_block_each_other(owner):
+    key = fleet_key(owner, uses=2).api_key
+    ids = [registration.with_key(spec_of(Agent()), key, "fleet", None).device.pk for _ in range(2)]
+    for _ in range(10):
+        at_once(lambda number: signals.emit(ids[:: 1 if number % 2 else -1], "cert.updated", {}))
+    assert list(Device.objects.values_list("signal_seq", flat=True)) == [10 * MANY] * 2
+
+
+def test_install_plans_that_change_at_once_are_versions_of_their_own(owner):
+    device = registration.with_code(
+        spec_of(Agent()), owner.pk, approved(owner), "device", None
+    ).device
+    results = at_once(
+        lambda number: installplans.replace(device, {"installs": [{"id": f"{number}"}]}, "")
+    )
+    assert sorted(each.version for each in results) == list(range(1, MANY + 1))

@@ -152,7 +152,7 @@ def running(
     known = {"custom": {"label": "The lab's CA", "limits": limits}}
     with (
         pebble.running(folder, zone=ZONE, nonce_reject=0) as lab,
-        faulty.before(lab, limits=limits) as proxy,
+        faulty.before(lab, limits=limits, names_cost_when_issued=True) as proxy,
         processes.running(
             lab, workers=WORKERS, concurrency=THREADS, ACME_CAS=json.dumps(known), **settings
         ) as site,

@@ -129,20 +129,27 @@ class Site:
 
     def start(self, workers: int) -> None:
         """Start everything that `make run` starts, with `workers` workers."""
+        self.start_store()
+        self.start_web()
+        self.start_clock()
+        for number in range(1, workers + 1):
+            self.start_worker(f"worker{number}")
+        self.start_beat()
+        self.until_web_answers()
+        for name in [each for each in self.processes if each.startswith("worker")]:
+            self.until_up(name, lambda name=name: b"ready." in self.log(name).read_bytes())
+
+    def start_store(self) -> None:
+        """Start Redis and PostgreSQL, and create the tables and the owner."""
         self.start_redis()
         self.start_postgres()
         release = self.spawn(
             "release", [sys.executable, "-c", RELEASE.format(email=EMAIL, password=PASSWORD)]
         )
         assert release.wait(START_LIMIT) == 0, self.log("release").read_text()
-        self.start_web()
-        self.start_clock()
-        for number in range(1, workers + 1):
-            self.start_worker(f"worker{number}")
-        self.start_beat()
+
+    def until_web_answers(self) -> None:
         self.until_up("web", self._web_answers)
-        for name in [each for each in self.processes if each.startswith("worker")]:
-            self.until_up(name, lambda name=name: b"ready." in self.log(name).read_bytes())
 
     def until_up(self, name: str, check: Callable[[], Any]) -> None:
         def up() -> Any:
@@ -373,12 +380,23 @@ def running(
     """A site that uses the lab. Its logs are printed when the body fails; everything is gone after
     it.
     """
+    with prepared(SHORT_TURNS | lab_settings(lab) | settings, pool, concurrency) as site:
+        site.start(workers)
+        yield site
+
+
+@contextmanager
+def prepared(
+    settings: Mapping[str, str], pool: str = "threads", concurrency: int = 4
+) -> Iterator[Site]:
+    """A site without processes. Its logs are printed when the body fails; everything is gone after
+    it.
+    """
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="certctrl-e2e-"))
     folder.chmod(0o755)
-    site = Site(folder, pool, concurrency, SHORT_TURNS | lab_settings(lab) | settings)
+    site = Site(folder, pool, concurrency, settings)
     try:
-        site.start(workers)
         yield site
     except BaseException:
         site.tell()

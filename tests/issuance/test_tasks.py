@@ -1,4 +1,4 @@
-"""A message takes the steps of an attempt. Another message follows only when a step took long."""
+"""A message carries the steps of an attempt. The next link is sent when a step took long."""
 
 from unittest.mock import Mock
 
@@ -12,17 +12,18 @@ from issuance import tasks, workflow
 from tests.fakes.zone import FakeProvider
 
 pytestmark = pytest.mark.django_db
+AFTER_PRESENT = [f"issuance.{name}" for name in ("propagate", "validate", "finalize", "download")]
 
 
 @pytest.fixture
 def sent(monkeypatch):
-    """What was sent to `present`: the primary keys, with the priorities."""
+    """What was sent to `present`: the primary keys, the priorities, and the links that follow."""
     sent = []
-    monkeypatch.setattr(
-        tasks.STEP_TASKS["present"],
-        "apply_async",
-        lambda args, *, priority, **_: sent.append((*args, priority)),
-    )
+
+    def send(args, kwargs=None, *, priority, chain, **options):
+        sent.append((*args, priority, [each["task"] for each in reversed(chain)]))
+
+    monkeypatch.setattr(tasks.STEP_TASKS["present"], "apply_async", send)
     return sent
 
 
@@ -38,7 +39,12 @@ def test_the_next_step_is_sent_with_the_same_priority(sent, monkeypatch, priorit
     present = workflow.STEP_AT["ordered"]
     monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: present)
     run_order(7, priority)
-    assert sent == [(7, priority)]
+    assert sent == [(7, priority, AFTER_PRESENT)]
+
+
+def test_the_steps_of_an_attempt_are_sent_as_one_chain(sent):
+    assert tasks.start(7, "ordered", priority=tasks.LATER)
+    assert sent == [(7, tasks.LATER, AFTER_PRESENT)]
 
 
 def test_nothing_more_is_sent_when_the_walk_has_ended(sent, monkeypatch):

@@ -6,8 +6,17 @@ from django.db import transaction
 from nacl.public import PrivateKey, SealedBox  # noqa: TID251
 
 from certctrl.errors import Conflict, Invalid
-from keystore.envelope import CannotOpen, parts, rewrite_recipients, seal, unseal
+from keystore import masterkeys
+from keystore.envelope import (
+    CannotOpen,
+    parts,
+    remove_wraps,
+    rewrite_recipients,
+    seal,
+    unseal,
+)
 from keystore.models import Envelope
+from keystore.recipients import retire
 from tests.keystore.conftest import public_key_of
 
 SECRET = b"correct horse battery staple"
@@ -168,3 +177,26 @@ def test_the_last_device_of_device_required_cannot_be_removed(alice, device):
     with pytest.raises(Conflict):
         rewrite_recipients(envelope, [])
     assert recipients_of(envelope) == {device}
+
+
+def test_wraps_are_removed_without_opening_anything(alice, device, other_device, monkeypatch):
+    sealed = [
+        seal(alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device])
+        for _ in range(2)
+    ]
+    monkeypatch.setattr(masterkeys, "by_id", None)
+    remove_wraps(sealed[:1], keep=[device.pk])
+    assert recipients_of(sealed[0]) == {"master 1", device}
+    remove_wraps(sealed[:1], keep=[device.pk], master=True)
+    assert recipients_of(sealed[0]) == {device}
+    assert recipients_of(sealed[1]) == {"master 1", device, other_device}
+
+
+def test_a_retired_key_loses_its_wraps(alice, device, other_device):
+    envelope = seal(
+        alice, "certificate_key", SECRET, policy="HYBRID", public_keys=[device, other_device]
+    )
+    retire(device)
+    assert recipients_of(envelope) == {"master 1", other_device}
+    device.refresh_from_db()
+    assert device.retired_at

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from accounts.models import User
+from accounts.models import AuditEvent, User
 from keystore import masterkeys, rotation
 from keystore.envelope import rewrap, seal, unseal
 from keystore.masterkeys import aes, file
@@ -73,6 +73,16 @@ class TestRotate:
         assert all_open(envelopes)
         assert list(Envelope.objects.values_list("ciphertext", flat=True)) == contents
         assert key_file.stat().st_mode & 0o777 == 0o600
+
+    def test_a_rotation_is_in_the_audit_log(self, alice, key_file):
+        seal_some(alice)
+        rotate("--drop-old")
+        found = AuditEvent.objects.filter(action__startswith="master_key").order_by("pk")
+        assert list(found.values_list("action", "object", "detail")) == [
+            ("master_key.made", "master_key:2", {}),
+            ("master_key.rotated", "master_key:2", {"wraps": 5, "failed": 0}),
+            ("master_key.dropped", "master_key:1", {}),
+        ]
 
     def test_the_old_key_stays_in_the_file_until_it_is_dropped(self, alice, key_file):
         envelopes = seal_some(alice)
@@ -160,7 +170,7 @@ class TestRotate:
 
         out = rotate("--drop-old")
         assert "Wrapped 5 data keys with master key 2." in out
-        assert "Remove them there: master key 1." in out
+        assert "Remove them from the settings: master key 1." in out
         assert all_open(envelopes)
         assert "Wrapped 0 data keys" in rotate()
 
@@ -169,7 +179,9 @@ class TestRotate:
         (tmp_path / "keys").touch(0o600)
         (tmp_path / "keys").write_text(aes.generate("2").line())
         settings.MASTER_KEYS_PATH = str(tmp_path / "keys")
-        assert "Remove them there: master key 1." in rotate("--no-new-key", "--drop-old")
+        assert "Remove them from the settings: master key 1." in rotate(
+            "--no-new-key", "--drop-old"
+        )
 
         settings.MASTER_KEYS = ""
         assert all_open(envelopes)
@@ -280,11 +292,11 @@ class TestBeside:
     ):
         late = []
 
-        def seal_late(file: FileKeys) -> set[str]:
+        def seal_late(file: FileKeys, actor: str) -> set[str]:
             with monkeypatch.context() as patch:
                 patch.setattr(masterkeys, "current", lambda: masterkeys.by_id("1"))
                 late.append(seal(alice, "account_key", SECRET))
-            return drop(file)
+            return drop(file, actor)
 
         drop = rotation.drop_unneeded
         monkeypatch.setattr(rotation, "drop_unneeded", seal_late)
@@ -406,7 +418,7 @@ def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key
         connection.close()
 
     def dropper() -> None:
-        dropped.append(rotation.drop_unneeded(FileKeys(key_file)))
+        dropped.append(rotation.drop_unneeded(FileKeys(key_file), "operator"))
         connection.close()
 
     threads = [threading.Thread(target=slow_writer), threading.Thread(target=dropper)]

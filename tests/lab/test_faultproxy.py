@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import pytest
 import time_machine
@@ -107,6 +108,35 @@ def test_an_order_returned_again_costs_what_the_configuration_says(proxy_of, ca,
     ca.answers["/order"] = again
     statuses = [proxy.answer(new_order("a.one.test")).status for _ in range(5)]
     assert statuses.count(200) == orders
+
+
+def test_an_order_that_is_never_issued_can_cost_only_its_account(proxy_of):
+    proxy = proxy_of(limits=LIMITS | {"set": [1, 6000]}, names_cost_when_issued=True)
+    for _ in range(2):
+        accepted(proxy.answer(new_order("a.one.test")))
+    kinds = [[kind for kind, _ in each["charged"]] for each in of(proxy, "/orders")["orders"]]
+    assert kinds == [["account"], ["account"]]
+
+
+def test_names_are_charged_once_when_the_order_is_issued(proxy_of, ca):
+    proxy = proxy_of(limits={"domain": [2, 6000], "set": [1, 6000]}, names_cost_when_issued=True)
+    url = accepted(proxy.answer(new_order("a.one.test"))).headers["Location"]
+    accepted(proxy.answer(new_order("b.one.test")))
+    ca.shows(urlsplit(url).path, ca.order("valid", url))
+    for _ in range(2):
+        proxy.answer(signed(urlsplit(url).path))
+    refused(proxy.answer(new_order("a.one.test")), 429, "rateLimited")
+    accepted(proxy.answer(new_order("b.one.test")))
+    assert of(proxy)["tally"]["overdrawn"] == {}
+
+
+def test_more_issued_orders_than_tokens_are_tallied(proxy_of, ca):
+    proxy = proxy_of(limits={"set": [1, 6000]}, names_cost_when_issued=True)
+    answers = [accepted(proxy.answer(new_order("a.one.test"))) for _ in range(3)]
+    for url in [answer.headers["Location"] for answer in answers]:
+        ca.shows(urlsplit(url).path, ca.order("valid", url))
+        proxy.answer(signed(urlsplit(url).path))
+    assert of(proxy)["tally"]["overdrawn"] == {"set": 2}
 
 
 def test_renewals_cost_neither_the_account_nor_the_domain_limit(proxy_of, ca):
@@ -305,16 +335,6 @@ def test_a_connection_may_be_dropped_before_or_after_the_ca_acts(proxy_of, ca):
     assert proxy.answer(new_order("a.one.test")) is None
     assert (ca.paths(), of(proxy)["tally"]["orders"]) == (["/order"], 1)
     accepted(proxy.answer(new_order("a.one.test")))
-
-
-def test_an_order_whose_response_is_lost_costs_only_its_account(proxy_of, ca):
-    faults = [{"do": "drop_after", "times": 1}]
-    proxy = proxy_of(limits={"account": [2, 6000], "set": [1, 6000]}, faults=faults)
-    assert proxy.answer(new_order("a.one.test")) is None
-    accepted(proxy.answer(new_order("a.one.test")))
-    refused(proxy.answer(new_order("b.one.test")), 429, "rateLimited")
-    kinds = [[kind for kind, _ in each["charged"]] for each in of(proxy, "/orders")["orders"]]
-    assert kinds == [["account"], ["account", "set"], []]
 
 
 def test_bad_nonce_faults_bring_fresh_nonces_to_signed_requests_only(proxy_of, ca):

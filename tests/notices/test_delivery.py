@@ -123,3 +123,13 @@ def test_the_table_refuses_a_delivery_that_would_never_end(world, mailbox, tell,
     fields = {name: world.time if value == "now" else value for name, value in fields.items()}
     with pytest.raises(IntegrityError), transaction.atomic():
         Delivery.objects.update(**fields)
+
+
+def test_nobody_is_called_through_a_full_lane(world, mailbox, receiver, hook, tell, fill_lane):
+    fill_lane(delivery.lane_of_webhook(hook[0].host))
+    fill_lane(delivery.MAIL)
+    tell()
+    world.sweep()
+    assert (receiver.posted, mailbox.subjects) == ([], [])
+    waiting = [(row.channel, row.state, row.stumbles) for row in Delivery.objects.all()]
+    assert sorted(waiting) == [("email", "waiting", 0), ("webhook", "waiting", 0)]

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from django.db.models import Count
+from django.db.models import Count, F
 
 from authorities.models import AcmeAccount
+from devices.models import Device
 from dnsproviders.models import TxtRecord
-from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance, RenewalInfo
+from keystore.models import KeyWrap
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -21,6 +23,8 @@ def unfinished() -> list[Certificate]:
 
 
 def _is_finished(certificate: Certificate) -> bool:
+    if certificate.lacks_device:
+        return True
     last = certificate.issuances.order_by("-pk").first()
     return bool(last and last.state in (State.CANCELED, State.ISSUED) and not last.proves)
 
@@ -46,6 +50,8 @@ def violations(simulation: "Simulation") -> list[str]:
         *_windows(),
         *_revocations(simulation),
         *_orders(simulation),
+        *_wraps(),
+        *_wanted(),
     ]
 
 
@@ -84,6 +90,46 @@ def _revocations(simulation: "Simulation") -> list[str]:
     asked = CertificateVersion.objects.filter(revoke_asked_at__isnull=False)
     not_done = asked.filter(revoked_at=None) | asked.exclude(chain_pem__in=simulation.ca.revoked)
     return [f"{each} is not revoked" for each in not_done]
+
+
+def _wraps() -> list[str]:
+    """The key of a version in use opens for the recipients of its policy, and for nobody else.
+
+    The key of an attempt that failed may be wrapped for assigned devices until it is pruned.
+    """
+    wrong = []
+    for certificate in Certificate.objects.filter(retired_at=None).exclude(current=None):
+        devices = set(certificate.active_devices().values_list("key", flat=True))
+        wanted: set[int | None] = set() if certificate.key_policy == "MASTER_ONLY" else {*devices}
+        if certificate.key_policy != "DEVICE_REQUIRED":
+            wanted.add(None)
+        openers = set(certificate.current.key.wraps.values_list("recipient_key", flat=True))
+        if openers != wanted:
+            wrong.append(f"certificate {certificate.pk} opens for {openers}, not for {wanted}")
+    of_devices = KeyWrap.objects.filter(recipient_key__isnull=False)
+    for wrap in of_devices.select_related("envelope"):
+        versions = CertificateVersion.objects.filter(key=wrap.envelope_id)
+        attempts = Issuance.objects.filter(key=wrap.envelope_id)
+        owner = attempts.first() or versions.first()
+        keys = owner and owner.certificate.active_devices().values_list("key", flat=True)
+        if not keys or wrap.recipient_key_id not in keys:
+            wrong.append(f"a wrap is left for a device that is not assigned: {wrap}")
+        if versions.filter(certificate__current__isnull=False).exclude(
+            pk=F("certificate__current")
+        ):
+            wrong.append(f"a replaced version is wrapped for a device: {wrap}")
+    return wrong
+
+
+def _wanted() -> list[str]:
+    """Each device that is assigned and active may fetch the version in use."""
+    rows = Deployment.objects.filter(
+        device__status=Device.Status.ACTIVE,
+        certificate__retired_at=None,
+        certificate__current__isnull=False,
+    )
+    behind = rows.exclude(wanted=F("certificate__current"))
+    return [f"{each} wants version {each.wanted_id}, and no newer one" for each in behind]
 
 
 def _orders(simulation: "Simulation") -> list[str]:

@@ -4,14 +4,23 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from django.db import transaction
+from nacl.public import PrivateKey  # noqa: TID251
+
 from certctrl import clock, turns
 from certctrl.errors import ApiError
+from devices import registration
+from devices import services as devices
+from devices.models import Device
 from issuance import services
 from issuance.models import Certificate
+from keystore import recipients
+from keystore.policy import Policy
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
+TAG = "web"
 NAMES = (
     ("example.com",),
     ("example.com", "*.example.com"),
@@ -38,6 +47,10 @@ class People:
         doings += (self.creates_again, self.deletes, self.revokes, self.its_moment_comes)
         doings += (self.its_window_moves,) if profile.renewal_info else ()
         weights = (3, 2, 3, 2, 2, 1, 1, 3, 3)[: len(doings)]
+        if profile.devices:
+            doings += (self.assigns, self.unassigns, self.changes_the_policy, self.tags_a_device)
+            doings += (self.assigns_to_a_tag, self.enrols_a_device_again, self.revokes_a_device)
+            weights += (6, 2, 4, 2, 1, 3, 2)
         minds = [
             (rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)
         ]
@@ -117,6 +130,57 @@ class People:
                 now - 2 * turns.A_DAY,
                 now - turns.A_DAY,
             )
+
+    # --- devices ---
+
+    def assigns(self) -> None:
+        self._with_both(services.assign)
+
+    def unassigns(self) -> None:
+        self._with_both(services.unassign)
+
+    def _with_both(self, act: Callable[[Certificate, Device], Any]) -> None:
+        certificate, device = self.pick(), self.pick_device()
+        if certificate:
+            act(certificate, device)
+
+    def assigns_to_a_tag(self) -> None:
+        act = self.rng.choice((services.assign_to_tag, services.unassign_from_tag))
+        self._with_one(lambda certificate: act(certificate, TAG))
+
+    def changes_the_policy(self) -> None:
+        policy = self.rng.choice(Policy.values)
+        self._with_one(lambda one: services.update_certificate(one, {"key_policy": policy}))
+
+    def tags_a_device(self) -> None:
+        self._change(devices.change_device, {"tags": self.rng.choice(([TAG], []))})
+
+    def revokes_a_device(self) -> None:
+        self._change(devices.revoke_device)
+
+    def enrols_a_device_again(self) -> None:
+        def enrol(device: Device) -> None:
+            key = device.key
+            if self.rng.random() < 0.5:
+                pair = PrivateKey(self.rng.randbytes(32))
+                key = recipients.recipient_key(device.owner, bytes(pair.public_key))
+            else:
+                key = recipients.recipient_key(device.owner, bytes(key.public_key))
+            registration.enrol(device.owner, device, key, {})
+
+        self._change(enrol)
+
+    def _change(self, act: Callable[..., Any], *args: Any) -> None:
+        """Change a device. The process may die after the commit, before anybody is called."""
+        device = self.pick_device()
+        with transaction.atomic():
+            act(device, *args)
+        if not self.simulation.faults.strikes(self.simulation.profile.lose):
+            services.follow_device(device.pk)
+
+    def pick_device(self) -> Device:
+        found = Device.objects.filter(owner=self.simulation.account_row.owner)
+        return self.rng.choice(list(found.select_related("owner", "key").order_by("pk")))
 
     def _with_one(self, act: Callable[[Certificate], Any]) -> None:
         certificate = self.pick()

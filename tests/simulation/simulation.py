@@ -19,6 +19,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
+from nacl.public import PrivateKey  # noqa: TID251
 
 from accounts.models import User
 from authorities import clients
@@ -26,10 +27,11 @@ from authorities.models import AcmeAccount
 from certctrl import clock
 from dnsproviders import registry
 from issuance import tasks, workflow
-from issuance.beat import pruning, renewals, sweep
+from issuance.beat import following, pruning, renewals, sweep
 from issuance.models import Certificate, Issuance, RenewalInfo
 from issuance.renewal import schedule
 from issuance.workflow import machine
+from tests import factories
 from tests.fakes.outside import Died
 from tests.fakes.world import World
 from tests.simulation import ends
@@ -158,6 +160,9 @@ class Simulation(World):
         )
         self.account_row = self.account(owner, **fields)
         self.credentials = [self.credential(owner), self.credential(owner)]
+        for number in range(self.profile.devices):
+            key = PrivateKey(self.rng.randbytes(32))
+            factories.device(owner, key=key, public_id=f"device {number}")
         if self.profile.healthy:
             self._cast_healthy()
 
@@ -263,15 +268,28 @@ class Simulation(World):
         if self.scheduler.passed >= self.next_scan:
             self.next_scan = self.scheduler.passed + SCAN_EVERY
             renewals.scan_renewals.run()
+            if self.profile.devices:
+                following.follow_devices.run()
             pruning.prune.run()
 
     def wake_beats(self) -> None:
         """Schedule the next useful sweep, when a row is due."""
         at = next_due(self.scheduler.true_now())
+        if self.profile.devices and self._is_left_behind():
+            scan_at = START + timedelta(seconds=self.next_scan)
+            at = min(at or scan_at, scan_at)
         if at is not None:
             for each in self.beats:
                 seconds = (at - self.scheduler.true_now()).total_seconds() - each.skew
                 self.scheduler.wake(each, max(0.0, seconds) + self.rng.uniform(1.0, 15.0))
+
+    def _is_left_behind(self) -> bool:
+        """Return whether a certificate does not fit its devices. No other actor runs meanwhile."""
+        self.watch.is_asking = True
+        try:
+            return bool(following.left_behind())
+        finally:
+            self.watch.is_asking = False
 
     def person(self, act: Callable[[], None]) -> None:
         what = act.__name__.replace("_", " ")

@@ -2,26 +2,31 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.statements import Parameter, insert, select, update
-from issuance import notify
+from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
-from issuance.models import Certificate, CertificateVersion, Issuance
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.renewal import ari, lifetime, retry
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps.finalize import certificate_url_of
 from issuance.workflow.steps.reorder import order_again_once
+from keystore.models import Envelope
+
+USED = "the CA returned an order that was used before"
 
 
 def download(issuance: Issuance) -> Done:
     """Fetch the chain, check it against CSR and names, and store the version.
 
     A chain from staging is thrown away. A chain for another key makes the attempt order again,
-    once. Raise Refused for a wrong chain, and for a renewal that gains no time.
+    once. If the attempt has not sent its CSR, an earlier attempt used the order, or a server that
+    was lost sent the CSR after the backup. In the second case the chain is for this CSR. Raise
+    Refused for a wrong chain, and for a renewal that gains no time.
     """
     client = clients.client_for(issuance.account)
     preferred = issuance.certificate.preferred_chain
@@ -36,13 +41,18 @@ def download(issuance: Issuance) -> Done:
     )
     try:
         chain = pki.check_chain(chain_pem, issuance.csr_pem, issuance.certificate.names)
-    except pki.WrongKey:
-        return order_again_once(issuance, "the CA's certificate is for a key of another request")
     except pki.BadChain as bad:
+        if not issuance.csr_sent_at:
+            return order_again_once(issuance, USED)
+        if isinstance(bad, pki.WrongKey):
+            what = "the CA's certificate is for a key of another request"
+            return order_again_once(issuance, what)
         raise Refused(
             "ca_bad_certificate",
             f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}",
         ) from None
+    if not issuance.csr_sent_at and _is_stored(issuance, chain):
+        return order_again_once(issuance, USED)
     if issuance.proves:
         return Done(
             "staging issued a test certificate, which is discarded; production is next",
@@ -53,6 +63,11 @@ def download(issuance: Issuance) -> Done:
     if short := lifetime.why_short(chain.pem):
         what = f"{what}. {short}"
     return Done(what, write=lambda: _store_version(issuance, chain))
+
+
+def _is_stored(issuance: Issuance, chain: pki.Chain) -> bool:
+    versions = CertificateVersion.objects.filter(certificate=issuance.certificate_id)
+    return versions.filter(fingerprint=chain.facts.fingerprint).exists()
 
 
 def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
@@ -79,6 +94,9 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     ari.begin(version)
     notify.renewed(certificate, version)
     renew_at = ari.renew_at(version, certificate.renew_days_before)
+    certificate.current = version
+    if _takes_new_key(certificate, issuance, certificate.is_assigned):
+        renew_at = clock.now()
     _note_version(
         pk=certificate.pk,
         current=version.pk,
@@ -90,9 +108,25 @@ def _store_version(issuance: Issuance, chain: pki.Chain) -> None:
     )
 
 
+def _takes_new_key(certificate: Certificate, issuance: Issuance, is_assigned: bool) -> bool:
+    """Wrap the new key for the devices, and offer the version to them.
+
+    Return whether this takes another key. It does when a recipient came after a key was sealed
+    that the server cannot open.
+    """
+    if not is_assigned:
+        assert issuance.key, "the key was sealed in the first step"
+        for_devices = Envelope.Policy.DEVICE_REQUIRED
+        return issuance.key.policy == for_devices != certificate.key_policy
+    takes_new_key = wraps.fit_or_wait(certificate, is_retried=True)
+    rollout.begin(certificate)
+    return takes_new_key
+
+
 @select
 def _locked(pk: Parameter) -> QuerySet[Certificate]:
-    return Certificate.objects.select_for_update().filter(pk=pk)
+    is_assigned = Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
+    return Certificate.objects.select_for_update().annotate(is_assigned=is_assigned).filter(pk=pk)
 
 
 @update

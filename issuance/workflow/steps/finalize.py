@@ -10,7 +10,7 @@ from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import csr
 from issuance.workflow.outcome import Done
-from issuance.workflow.steps.reorder import after_invalid, order_again_once, wait_for_ca
+from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 
 # After the CSR is sent, the attempt gives up this much later, or when the order expires sooner.
 FINALIZE_LIMIT = timedelta(hours=24)
@@ -32,7 +32,7 @@ def finalize(issuance: Issuance) -> Done:
                 "The order is ready, and the CA does not show its finalize URL yet.",
             )
         if not issuance.csr_sent_at:
-            csr.replace_compromised(issuance)
+            csr.replace_unfit(issuance)
         _say_that_the_csr_is_sent(issuance, resource)
         resource = _send_csr(issuance, client, resource)
     if resource.status == "invalid":
@@ -44,8 +44,6 @@ def finalize(issuance: Issuance) -> Done:
             else "The CA does not show the order as ready any more."
         )
         raise wait_for_ca(issuance, resource, what)
-    if not issuance.csr_sent_at:
-        return order_again_once(issuance, "the CA returned an order that was used before")
     url = certificate_url_of(issuance, resource)
     return Done("the CA signed", {"certificate_url": url})
 

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection, connections
 
+from accounts import links
 from certctrl import clock
 from certctrl.celery import app
 from certctrl.supervisor import Child, Stopped, Supervisor
@@ -118,6 +121,7 @@ class Command(BaseCommand):
         lines = [
             "",
             f"certctrl runs at {self.server.address} (started in {took:.1f} s)",
+            f"  sign in        {self.sign_in_link()}",
             f"  administrator  {self.admin.email}",
             f"  password       {self.password()}",
             f"  data folder    {self.server.folder} (logs in log/)",
@@ -127,6 +131,13 @@ class Command(BaseCommand):
         ]
         self.say("\n".join(lines))
         administrator.shown(self.server.state)
+
+    def sign_in_link(self) -> str:
+        """Return a link that signs the administrator in, once and within an hour."""
+        user = get_user_model().objects.get_by_natural_key(self.admin.email)
+        connections.close_all()  # a child that ends is forked again
+        query = urlencode({"token": links.token_for(user)})
+        return f"{self.server.address}/sign-in/link?{query}"
 
     def password(self) -> str:
         if self.admin.generated:

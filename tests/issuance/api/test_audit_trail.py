@@ -47,6 +47,7 @@ def do(world, api, guide, issued, client_of, settings):
         api=api,
         guide=guide,
         credential=credential,
+        pk=issued.pk,
         certificate=f"certificates/{issued.pk}",
         account=f"acme-accounts/{issued.account_id}",
         staff=staff,
@@ -107,6 +108,33 @@ def registered(do, agent):
 def registered_by_itself(do, agent):
     approved(do, agent)
     return agent.register(do.owner.pk, agent.poll()["registration_code"])
+
+
+def assigned(do) -> str:
+    """Assign the certificate to a new device. Return the path of the device."""
+    device = enrolled(do, Agent())
+    do.api.post(f"{device}/certificates", {"cert_id": do.pk})
+    return device
+
+
+def tagged(do):
+    return do.api.post(f"{do.certificate}/assign", {"tag": "edge"})
+
+
+def assigned_by_key(do):
+    agent = Agent()
+    registered(do, agent)
+    key = factories.api_key(do.owner, f"certificates:{do.pk}[write]")
+    do.anybody.credentials(HTTP_AUTHORIZATION=f"Bearer {key}")
+    body = {"device_public_id": agent.public_id}
+    return do.anybody.post("/apiv1/me/certificate-assign", body)
+
+
+def trusting(do) -> str:
+    """Let a new device trust a new private CA. Return the path of that."""
+    device, ca = enrolled(do, Agent()), do.made("cas", {"name": "Home"})
+    do.api.post(f"{device}/cas", {"ca_id": int(ca.partition("/")[2])})
+    return f"{device}/{ca}"
 
 
 FLEET = {"name": "edge", "uses": 2, "expires_in_seconds": 60}
@@ -239,6 +267,28 @@ OPERATIONS = {
         "device.revoked",
         lambda do: do.api.delete(enrolled(do, Agent())),
     ),
+    "post me/devices/<id:pk>/certificates": (
+        "certificate.assigned",
+        lambda do: do.api.post(f"{enrolled(do, Agent())}/certificates", {"cert_id": do.pk}),
+    ),
+    "delete me/devices/<id:pk>/certificates/<id:certificate_id>": (
+        "certificate.unassigned",
+        lambda do: do.api.delete(f"{assigned(do)}/{do.certificate}"),
+    ),
+    "post me/devices/<id:pk>/cas": (
+        "device.ca_assigned",
+        lambda do: trusting(do) and do.api.get("devices"),
+    ),
+    "delete me/devices/<id:pk>/cas/<id:ca_id>": (
+        "device.ca_unassigned",
+        lambda do: do.api.delete(trusting(do)),
+    ),
+    "post me/certificates/<id:pk>/assign": ("certificate.tag_assigned", tagged),
+    "post me/certificates/<id:pk>/unassign": (
+        "certificate.tag_unassigned",
+        lambda do: tagged(do) and do.api.post(f"{do.certificate}/unassign", {"tag": "edge"}),
+    ),
+    "post me/certificate-assign": ("certificate.assigned", assigned_by_key),
     "post me/enrolment-keys": (
         "apikey.created",
         lambda do: do.api.post("enrolment-keys", FLEET),
@@ -287,7 +337,8 @@ def test_a_writing_operation_leaves_its_event(do, operation):
     event = AuditEvent.objects.filter(action=action).order_by("pk").last()
     assert event, f"{operation} left no {action}"
     by_itself = operation == "post device/registration"
-    assert by_itself or event.actor in ("alice@example.org", "root@example.org")
+    actor = event.actor.partition(" with ")[0]
+    assert by_itself or actor in ("alice@example.org", "root@example.org")
     assert event.ip == "127.0.0.1"
     kept = json.dumps(
         [[each.actor, each.action, each.object, each.detail] for each in AuditEvent.objects.all()]

@@ -14,6 +14,7 @@ from issuance.beat import clockstep, pruning, renewals, sweep
 from issuance.models import (
     Certificate,
     CertificateVersion,
+    Deployment,
     Drill,
     Issuance,
     LimitBucket,
@@ -22,6 +23,7 @@ from issuance.models import (
 from keystore import envelope
 from notices import raising
 from notices.models import Delivery, Notice
+from tests.issuance.rollout.fleet import Fleet
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
@@ -355,6 +357,18 @@ def test_a_private_certificate_that_is_not_valid_yet_is_renewed(world, account, 
     sweep.sweep.run()
     certificate.refresh_from_db()
     assert certificate.renew_at == world.time
+
+
+@ahead
+def test_a_rollout_of_the_future_is_looked_at_again(world, account, credential, by):
+    fleet = Fleet(world, account, credential, count=2)
+    fleet.renew()
+    Deployment.objects.update(wanted_at=world.time + by, wake_at=world.time + by + DAY)
+    clockstep.correct(world.time, stepped=True)
+    world.sweep()
+    assert set(Deployment.objects.values_list("wanted_at", "wake_at")) == {
+        (world.time, world.time + DAY)
+    }
 
 
 def test_one_table_that_cannot_be_corrected_keeps_no_other_from_it(world, owner, monkeypatch):

@@ -1,0 +1,51 @@
+"""The page where a person approves a device. `verification_uri` leads there."""
+
+import re
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from accounts import audit
+from accounts.models import User
+from accounts.services import login
+from certctrl import errors
+from dashboard.page import Page, show, with_headers
+from devices import codes
+from devices.throttles import DeviceVerifyThrottle
+
+USER_CODE = re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}")
+
+
+class ApprovePage(Page):
+    """A form with the code of the device. Without a session it also asks for the password."""
+
+    needs_session = False
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return page(request, request.GET.get("user_code", ""))
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        user_code = request.POST.get("user_code", "").strip().upper()
+        try:
+            decision = self.decide(request, user_code)
+        except errors.ApiError as refused:
+            response = page(request, user_code, refused=refused, status=refused.status)
+            return with_headers(response, refused)
+        return page(request, user_code, decision=decision)
+
+    def decide(self, request: HttpRequest, user_code: str) -> str:
+        user = request.user
+        if not isinstance(user, User):
+            user = login(request, request.POST.get("email", ""), request.POST.get("password", ""))
+        throttle = DeviceVerifyThrottle()
+        if not throttle.allow_request(request, self):  # type: ignore[arg-type]
+            raise errors.RateLimited("Too many codes. Try again in a minute.", retry_after=60)
+        if not USER_CODE.fullmatch(user_code):
+            raise errors.Invalid("A code has the form WXYZ-1234. Copy it from the device.")
+        approve = request.POST.get("decision") == "approve"
+        return codes.decide(user, user_code, approve, audit.ip_of(request))
+
+
+def page(request: HttpRequest, user_code: str, status: int = 200, **facts: Any) -> HttpResponse:
+    context = {"user_code": user_code[:9], **facts}
+    return show(request, "approve.html", context, status)

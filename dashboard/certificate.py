@@ -1,0 +1,310 @@
+"""One certificate: its versions, its key, its attempts, and what can be done with it."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from accounts import audit
+from accounts.services import refuse_old_login
+from authorities import pki
+from certctrl import clock, errors, outward
+from dashboard import drawing
+from dashboard.certificates import owned, shown
+from dashboard.conditions import (
+    Condition,
+    condition_of,
+    condition_of_attempt,
+    note_failures,
+    steps_done,
+)
+from dashboard.page import FORM_KEY, Page, count, show
+from issuance import preflight, services
+from issuance.api import preflight as throttles
+from issuance.models import Certificate, CertificateVersion, Issuance, digest
+from issuance.services import Idempotency
+
+MOST_VERSIONS = 8
+MOST_ATTEMPTS = 20
+REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationChanged")
+FILES = {
+    "fullchain.pem": "application/x-pem-file",
+    "certificate.pem": "application/x-pem-file",
+    "chain.pem": "application/x-pem-file",
+    "certificate.der": "application/pkix-cert",
+}
+
+
+def certificate_of(page: Page, pk: int) -> Certificate:
+    """Return a certificate of the person who is signed in. Raise NotFound."""
+    found = list(shown(owned(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
+    if not found:
+        raise errors.NotFound(_("You have no certificate %(id)d.") % {"id": pk})
+    note_failures(found)
+    return found[0]
+
+
+RELATED = (
+    "account",
+    "credential",
+    "fallback_account",
+    "owner",
+    "current__key",
+    "current__renewal_info",
+)
+
+
+class CertificatePage(Page):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return self.page(certificate_of(self, pk))
+
+    def page(self, certificate: Certificate, status: int = 200, **facts: Any) -> HttpResponse:
+        recent = certificate.versions.order_by("-pk").defer("chain_pem")
+        versions = list(recent.select_related("renewal_info")[:MOST_VERSIONS])[::-1]
+        attempts = certificate.issuances.order_by("-pk").defer("csr_pem")[:MOST_ATTEMPTS]
+        key = certificate.current.key if certificate.current else None
+        wraps = list(key.wraps.order_by("pk")) if key else []
+        recipients = {each.recipient_key_id for each in wraps}
+        devices = list(certificate.deployments.select_related("device").order_by("device_id"))
+        for each in devices:
+            each.opens = each.device.key_id in recipients  # type: ignore[attr-defined]
+        lanes = drawing.Lanes([each[0] for each in drawn(certificate, versions)], clock.now())
+        context = {
+            "here": "certificates",
+            "certificate": certificate,
+            "condition": condition_of(certificate),
+            "open_attempt": Issuance.objects.open_of(certificate),
+            "axis": lanes.axis(),
+            "lanes": [
+                (version, lanes.lane(drawing_of, label))
+                for drawing_of, version, label in drawn(certificate, versions)
+            ],
+            "why_then": why_then(certificate),
+            "key": key,
+            "wraps": wraps,
+            "devices": devices,
+            "attempts": [attempt_row(each) for each in attempts],
+            "reasons": REASONS,
+            "curls": curls(self.request, certificate),
+            "files": FILES,
+            **facts,
+        }
+        return show(self.request, "certificate.html", context, status=status)
+
+
+def drawn(
+    certificate: Certificate, versions: list[CertificateVersion]
+) -> list[tuple[drawing.Version, CertificateVersion, str]]:
+    """Return each version with its drawing and the drawing's words, oldest first."""
+    found = []
+    following = [*versions[1:], None]
+    for version, successor in zip(versions, following, strict=True):
+        is_current = version.pk == certificate.current_id
+        replaced_at = successor.not_before if successor else None
+        renews = certificate.renew_at if is_current else replaced_at
+        info = getattr(version, "renewal_info", None)
+        window = None
+        if is_current and info and info.window_start and info.window_end:
+            window = (info.window_start, info.window_end)
+        shape = drawing.Version(
+            version.not_before, version.not_after, renews, not is_current, window
+        )
+        label = _("from %(begin)s to %(end)s") % {
+            "begin": f"{version.not_before:%Y-%m-%d}",
+            "end": f"{version.not_after:%Y-%m-%d}",
+        }
+        found.append((shape, version, label))
+    return found
+
+
+def why_then(certificate: Certificate) -> str:
+    """Return why the certificate renews when it does."""
+    info = getattr(certificate.current, "renewal_info", None)
+    if certificate.failures:
+        return _("the next try after a failure")
+    if not certificate.renew_at:
+        return ""
+    if info and info.moment and info.moment == certificate.renew_at:
+        return _("a time in the window that the CA suggests")
+    if certificate.renew_days_before:
+        return _("%(days)d days before the end, as you set it") % {
+            "days": certificate.renew_days_before
+        }
+    return _("when a third of the life is left, or half of a life under ten days")
+
+
+def attempt_row(issuance: Issuance) -> dict[str, Any]:
+    condition: Condition = condition_of_attempt(issuance)
+    done = 6 if issuance.state == Issuance.State.ISSUED else 0
+    if issuance.is_open:
+        done = steps_done(issuance)
+    kind = condition.kind if condition.kind in ("goes", "waits", "fails") else ""
+    return {
+        "attempt": issuance,
+        "condition": condition,
+        "took": (issuance.ended_at or clock.now()) - issuance.created_at,
+        "six": drawing.six(done, kind, _("%(done)d of 6 steps") % {"done": done})
+        if issuance.is_open or done
+        else "",
+    }
+
+
+def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> str:
+    """Return the call of the API that does the same as a button."""
+    parts = ["curl", *(("-X", method) if method != "GET" else ())]
+    parts += ["-H", '"Authorization: Bearer $KEY"']
+    if body is not None:
+        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
+    return f"{' '.join(parts)} \\\n     {url}"
+
+
+def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
+    me = request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me")
+    url = f"{me}/certificates/{certificate.pk}"
+    return {
+        "renew": curl(f"{url}/renew", "POST", {}),
+        "preflight": curl(f"{url}/preflight", "POST", {}),
+        "export_on": curl(url, "PUT", {"server_decrypt_export": True}),
+        "export_off": curl(url, "PUT", {"server_decrypt_export": False}),
+        "export": curl(f"{url}/export").replace("curl ", "curl -D headers.txt -o cert.zip ", 1),
+        "renewal_on": curl(url, "PUT", {"auto_renew": True}),
+        "renewal_off": curl(url, "PUT", {"auto_renew": False}),
+        "policy": curl(url, "PUT", {"key_dist_policy": "HYBRID"}),
+        "revoke": curl(f"{url}/revoke", "POST", {"reason": "superseded"}),
+        "delete": curl(url, "DELETE"),
+        "cancel": curl(f"{url}/cancel", "POST", {}),
+        "events": curl(f"{url}/issue-result"),
+    }
+
+
+class CertificateAction(CertificatePage):
+    """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
+
+    http_method_names = ("post",)
+
+    def post(self, request: HttpRequest, pk: int, action: str) -> HttpResponseBase:
+        certificate = certificate_of(self, pk)
+        certificate.__dict__.pop("open_issuances", None)  # the action may start an attempt
+        act: Callable[[Certificate], HttpResponseBase | None] = getattr(self, f"do_{action}")
+        try:
+            done = act(certificate)
+        except errors.ApiError as refused:
+            return self.page(certificate_of(self, pk), status=refused.status, refused=refused)
+        return done or HttpResponseRedirect(reverse("certificate", args=[pk]))
+
+    def do_renew(self, certificate: Certificate) -> HttpResponseBase:
+        key = self.request.POST.get(FORM_KEY, "")
+        sent = Idempotency(f"page {key[:200]}", digest("renew", certificate.pk)) if key else None
+        return to_attempt(services.issue(certificate, idempotency=sent))
+
+    def do_cancel(self, certificate: Certificate) -> HttpResponseBase:
+        return to_attempt(services.cancel(certificate))
+
+    def do_preflight(self, certificate: Certificate) -> HttpResponseBase:
+        if not certificate.account.is_private:
+            count(throttles.PreflightThrottle(), self.request, self)
+        with outward.for_owner(self.owner.pk):
+            findings = preflight.run(certificate)
+        return self.page(certificate, findings=findings, looked=True)
+
+    def do_export_on(self, certificate: Certificate) -> None:
+        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        services.update_certificate(certificate, {"server_decrypt_export": True})
+        messages.success(self.request, _("You may download the key now."))
+
+    def do_export_off(self, certificate: Certificate) -> None:
+        services.update_certificate(certificate, {"server_decrypt_export": False})
+        messages.success(self.request, _("The key cannot be downloaded any more."))
+
+    def do_renewal_on(self, certificate: Certificate) -> None:
+        services.update_certificate(certificate, {"auto_renew": True})
+        messages.success(self.request, _("The certificate renews by itself again."))
+
+    def do_renewal_off(self, certificate: Certificate) -> None:
+        services.update_certificate(certificate, {"auto_renew": False})
+        messages.success(self.request, _("The certificate is not renewed any more."))
+
+    def do_policy(self, certificate: Certificate) -> None:
+        policy = self.request.POST.get("policy", "")
+        if policy not in dict(Certificate._meta.get_field("key_policy").choices or []):
+            raise errors.Invalid(_("There is no such key policy. Choose one of the list."))
+        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        services.update_certificate(certificate, {"key_policy": policy})
+        messages.success(self.request, _("The key policy is changed."))
+
+    def do_revoke(self, certificate: Certificate) -> None:
+        self.refuse_other_name(certificate)
+        reason = self.request.POST.get("reason", "")
+        who = audit.actor_of(self.request)
+        services.revoke(certificate, reason, who, audit.ip_of(self.request))
+        messages.success(self.request, _("The revocation is on its way to the CA."))
+
+    def do_delete(self, certificate: Certificate) -> HttpResponseBase:
+        self.refuse_other_name(certificate)
+        services.retire(certificate)
+        messages.success(self.request, _("%(name)s is deleted.") % {"name": certificate.domain})
+        return HttpResponseRedirect(reverse("certificates"))
+
+    def do_export(self, certificate: Certificate) -> HttpResponseBase:
+        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        headers = services.head(certificate)
+        content, password = services.bundle(
+            certificate,
+            actor=audit.actor_of(self.request),
+            ip=audit.ip_of(self.request),
+            user_agent=self.request.headers.get("User-Agent", ""),
+        )
+        whole = with_password(content, password)
+        return HttpResponse(whole, content_type="application/zip", headers=headers)
+
+    def refuse_other_name(self, certificate: Certificate) -> None:
+        """Raise Invalid unless the person typed the name of the certificate."""
+        typed = self.request.POST.get("name", "").strip().lower()
+        if typed != certificate.domain:
+            raise errors.Invalid(
+                _("Type %(name)s to go on. Nothing was done.") % {"name": certificate.domain}
+            )
+
+
+ACTIONS = tuple(name.removeprefix("do_") for name in vars(CertificateAction) if name[:3] == "do_")
+
+
+def with_password(content: bytes, password: str) -> bytes:
+    """Return the ZIP with the password of bundle.pfx, because no page shows a header.
+
+    The ZIP has the key itself, so it holds no less than before.
+    """
+    out = io.BytesIO(content)
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bundle-password.txt", f"{password}\n")
+    return out.getvalue()
+
+
+def to_attempt(issuance: Issuance) -> HttpResponseRedirect:
+    return HttpResponseRedirect(reverse("attempt", args=[issuance.certificate_id, issuance.pk]))
+
+
+class Download(Page):
+    """A file of the current version, without the key."""
+
+    def get(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+        certificate = certificate_of(self, pk)
+        if not certificate.current or name not in FILES:
+            raise errors.NotFound(_("There is no such file yet."))
+        parts = pki.split_chain(certificate.current.chain_pem)
+        content = {
+            "fullchain.pem": parts.fullchain,
+            "certificate.pem": parts.leaf,
+            "chain.pem": parts.chain,
+            "certificate.der": pki.to_der(parts.leaf),
+        }[name]
+        attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return HttpResponse(content, content_type=FILES[name], headers=attachment)

@@ -1,0 +1,204 @@
+"""The list of certificates, page by page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.models import User
+from authorities.models import AcmeAccount
+from certctrl import clock
+from dashboard import drawing
+from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
+from dashboard.page import Page, show
+from dnsproviders.models import DnsCredential
+from issuance.models import Certificate, Issuance
+
+ROWS = (20, 100, 500)
+SOON = timedelta(days=30)
+MOST_CHOICES = 200  # accounts or credentials in a select
+
+# The chips: value, mark, word.
+CHIPS = (
+    ("you", "you", gettext_lazy("Needs a person")),
+    ("again", "again", gettext_lazy("Trying again")),
+    ("open", "goes", gettext_lazy("In progress")),
+    ("soon", "ended", gettext_lazy("Ends within 30 days")),
+    ("new", "new", gettext_lazy("Never issued")),
+    ("off", "off", gettext_lazy("Renewal off")),
+    ("revoked", "void", gettext_lazy("Revoked")),
+)
+SORTS = (
+    ("end", gettext_lazy("Soonest end first")),
+    ("new", gettext_lazy("Newest first")),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    certificate: Certificate
+    condition: Condition
+    bar: str
+    more: int
+
+
+def row_of(certificate: Certificate) -> Row:
+    condition = condition_of(certificate)
+    ends, renews = certificate.expires_at, certificate.renew_at
+    label = _("ends %(day)s") % {"day": f"{ends:%Y-%m-%d}"} if ends else ""
+    kind = condition.kind if condition.kind != "plain" else ""
+    bar = drawing.life(kind, clock.now(), renews, ends, label)
+    return Row(certificate, condition, bar, len(certificate.names) - 1)
+
+
+def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
+    note_failures(certificates)
+    return [row_of(each) for each in certificates]
+
+
+def owned(owner: User) -> QuerySet[Certificate]:
+    return Certificate.objects.filter(owner=owner, retired_at=None)
+
+
+def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
+    """Read with each row what the list shows, and not the chain."""
+    joined = rows.select_related("account", "current").defer("current__chain_pem")
+    return with_attempts(joined)
+
+
+def chosen(rows: QuerySet[Certificate], chip: str) -> QuerySet[Certificate]:
+    """Return the certificates behind a chip."""
+    now = clock.now()
+    is_open = Exists(Issuance.objects.open().filter(certificate=OuterRef("pk")))
+    if chip in ("you", "again"):
+        failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=Issuance.State.FAILED)
+        failing = rows.filter(~is_open, failures__gt=0).annotate(
+            last_failure=Subquery(failed.order_by("-pk").values("failure")[:1])
+        )
+        needs = Q(last_failure=Issuance.Failure.PERMANENT) | Q(renew_at=None)
+        return failing.filter(needs if chip == "you" else ~needs)
+    if chip == "open":
+        return rows.filter(is_open)
+    return {
+        "soon": rows.filter(expires_at__gt=now, expires_at__lte=now + SOON),
+        "new": rows.filter(current=None),
+        "off": rows.filter(auto_renew=False),
+        "revoked": rows.exclude(current__revoked_at=None).filter(current__isnull=False),
+    }.get(chip, rows)
+
+
+def found(rows: QuerySet[Certificate], words: str) -> QuerySet[Certificate]:
+    """Return the certificates with these words in a name, or with this serial number."""
+    serial = words.replace(":", "").lower()
+    return rows.filter(
+        Q(domain__icontains=words) | Q(names__icontains=words) | Q(current__serial=serial)
+    )
+
+
+@dataclass(frozen=True)
+class Key:
+    """Where a page begins: after this end and id. Never issued ones come last."""
+
+    ends: str
+    pk: int
+
+    @classmethod
+    def of(cls, text: str) -> "Key | None":
+        ends, _sep, pk = text.rpartition("_")
+        if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
+            return None
+        if ends:
+            try:
+                at = parse_datetime(ends)
+            except ValueError:
+                return None
+            if at is None or at.tzinfo is None:
+                return None
+        return cls(ends, int(pk))
+
+
+def page_of(
+    rows: QuerySet[Certificate], sort: str, after: str, size: int
+) -> tuple[list[Certificate], str]:
+    """Return one page and the key of the next page, which is empty on the last page."""
+    key = Key.of(after)
+    if sort == "new":
+        newest = rows.order_by("-pk")
+        page = list((newest.filter(pk__lt=key.pk) if key else newest)[: size + 1])
+        return page[:size], f"_{page[size - 1].pk}" if len(page) > size else ""
+    page = []
+    if key is None or key.ends:
+        dated = rows.filter(expires_at__isnull=False).order_by("expires_at", "pk")
+        if key:
+            later = Q(expires_at__gt=key.ends) | Q(expires_at=key.ends, pk__gt=key.pk)
+            dated = dated.filter(later)
+        page = list(dated[: size + 1])
+    if len(page) <= size:
+        never = rows.filter(expires_at=None).order_by("-pk")
+        if key and not key.ends:
+            never = never.filter(pk__lt=key.pk)
+        page += never[: size + 1 - len(page)]
+    if len(page) <= size:
+        return page, ""
+    last = page[size - 1]
+    ends = last.expires_at.isoformat() if last.expires_at else ""
+    return page[:size], f"{ends}_{last.pk}"
+
+
+def number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+class CertificateList(Page):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        asked = {name: request.GET.get(name, "")[:300] for name in ("q", "chip", "sort", "after")}
+        asked["account"], asked["credential"] = (
+            request.GET.get("account", ""),
+            request.GET.get("credential", ""),
+        )
+        size = number(request.GET.get("rows", "")) or ROWS[0]
+        size = size if size in ROWS else ROWS[0]
+        rows = chosen(owned(self.owner), asked["chip"])
+        if words := asked["q"].strip().replace("\0", ""):
+            rows = found(rows, words)
+        if account := number(asked["account"]):
+            rows = rows.filter(account=account)
+        if credential := number(asked["credential"]):
+            rows = rows.filter(credential=credential)
+        page, following = page_of(shown(rows), asked["sort"], asked["after"], size)
+        context: dict[str, Any] = {
+            "here": "certificates",
+            "rows": rows_of(page),
+            "asked": asked,
+            "size": size,
+            "sizes": ROWS,
+            "sorts": SORTS,
+            "is_filtered": any(asked[name] for name in ("q", "chip", "account", "credential")),
+            "chips": [(*chip, address(asked, size, chip=chip[0])) for chip in CHIPS],
+            "all": address(asked, size, chip=""),
+            "first": address(asked, size) if asked["after"] else "",
+            "following": address(asked, size, after=following) if following else "",
+            "accounts": choices(AcmeAccount, self.owner),
+            "credentials": choices(DnsCredential, self.owner),
+        }
+        return show(request, "certificates.html", context)
+
+
+def choices(kind: Any, owner: User) -> list[Any]:
+    rows = kind.objects.filter(owner=owner, retired_at=None)
+    return list(rows.order_by("name", "pk").only("name")[:MOST_CHOICES])
+
+
+def address(asked: dict[str, str], size: int, **changes: str) -> str:
+    """Return the query of the same list with these changes. It begins at the first page."""
+    wanted = {**asked, "after": "", **changes}
+    if size != ROWS[0]:
+        wanted["rows"] = str(size)
+    return "?" + urlencode({name: value for name, value in wanted.items() if value})

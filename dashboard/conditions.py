@@ -1,0 +1,106 @@
+"""The condition of a certificate or of an attempt: a mark, its word, and a few words more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
+from django.utils.translation import gettext as _
+
+from certctrl import clock
+from issuance import workflow
+from issuance.models import Certificate, Issuance
+
+STEPS = tuple(step.name for step in workflow.STEPS)
+State = Issuance.State
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`kind` is the class of the mark's colour; `note` may be the words of another party."""
+
+    kind: str
+    mark: str
+    word: str
+    note: str = ""
+
+
+def steps_done(issuance: Issuance) -> int:
+    """Return how many of the six steps of an open attempt are done."""
+    return [step.state for step in workflow.STEPS].index(issuance.state)
+
+
+def with_attempts(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
+    """Add the open attempt, and the id of the last attempt that failed."""
+    failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=State.FAILED)
+    return rows.annotate(
+        last_failed_id=Subquery(failed.order_by("-pk").values("pk")[:1])
+    ).prefetch_related(Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances"))
+
+
+def note_failures(certificates: Sequence[Certificate]) -> None:
+    """Set `last_failed` on each certificate of `with_attempts` that fails now, by one query."""
+    ids = {each.pk: each.last_failed_id for each in certificates if each.failures}  # type: ignore[attr-defined]
+    found = Issuance.objects.in_bulk(filter(None, ids.values())) if any(ids.values()) else {}
+    for each in certificates:
+        each.last_failed = found.get(ids.get(each.pk) or 0)  # type: ignore[attr-defined]
+
+
+def condition_of(certificate: Certificate) -> Condition:
+    """Return the condition of a certificate that `note_failures` has seen."""
+    version = certificate.current
+    if version and version.revoked_at:
+        return Condition("plain", "void", _("revoked"))
+    if open_one := Issuance.objects.open_of(certificate):
+        return condition_of_open(open_one, is_first=not version)
+    if certificate.failures:
+        return _of_failing(certificate)
+    if not version:
+        return Condition("plain", "new", _("never issued"))
+    if version.not_after <= clock.now():
+        note = "" if certificate.auto_renew else _("renewal is off")
+        return Condition("plain", "ended", _("expired"), note)
+    if version.revoke_asked_at:
+        return Condition("waits", "waits", _("waits for the revocation"), version.revoke_error)
+    if not certificate.auto_renew:
+        return Condition("plain", "off", _("active"), _("renewal is off"))
+    return Condition("plain", "ok", _("active"))
+
+
+def condition_of_open(issuance: Issuance, *, is_first: bool) -> Condition:
+    done = steps_done(issuance)
+    where = _("%(step)s, %(number)d of 6") % {"step": step_name(STEPS[done]), "number": done + 1}
+    if issuance.waits_for or issuance.slot_at:
+        return Condition("waits", "waits", _("waits"), issuance.waits_for or where)
+    return Condition("goes", "goes", _("issuing") if is_first else _("renewing"), where)
+
+
+def _of_failing(certificate: Certificate) -> Condition:
+    failed: Issuance | None = getattr(certificate, "last_failed", None)
+    what = failed.error_what if failed else ""
+    is_permanent = failed and failed.failure == Issuance.Failure.PERMANENT
+    if is_permanent or not certificate.renew_at:
+        return Condition("you", "you", _("needs a person"), what)
+    return Condition("again", "again", _("trying again"), what)
+
+
+def condition_of_attempt(issuance: Issuance) -> Condition:
+    if issuance.is_open:
+        return condition_of_open(issuance, is_first=issuance.is_first)
+    if issuance.state == State.ISSUED:
+        return Condition("works", "works", _("issued"))
+    if issuance.state == State.CANCELED:
+        return Condition("plain", "void", _("canceled"), issuance.error_what)
+    return Condition("fails", "fails", _("failed"), issuance.error_what)
+
+
+def step_name(step: str) -> str:
+    names = {
+        "order": _("order"),
+        "present": _("present"),
+        "propagate": _("propagate"),
+        "validate": _("validate"),
+        "finalize": _("finalize"),
+        "download": _("download"),
+        "preflight": _("preflight"),
+    }
+    return names.get(step, step)

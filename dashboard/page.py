@@ -1,0 +1,184 @@
+"""The base of every page: session, language, security headers and errors."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import translation
+from django.utils.cache import patch_vary_headers
+from django.utils.translation import gettext as _
+from django.views import View
+from rest_framework.throttling import BaseThrottle
+
+from accounts.models import User
+from accounts.services import local_path
+from certctrl import clock, errors
+from certctrl.errorshape import error_headers, refusal_of, unexpected
+
+log = structlog.get_logger()
+
+# No page has an inline script or style, and no page loads anything from another host.
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        *(f"{kind} 'self'" for kind in ("script-src", "style-src", "img-src", "connect-src")),
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+THEMES = ("light", "dark")
+FORM_KEY = "form_key"  # the field of a form that is the same when the form is sent twice
+FORM_KEY_AGE = 86400  # seconds
+KEPT = "kept_form"  # in the session: a form that was sent when its session had ended
+MOST_KEPT = 64 * 1024  # characters of such a form
+
+
+class Page(View):
+    """A page with a session. Set `needs_session` to False for a page without one."""
+
+    needs_session = True
+    # The fields of a form that a person does not have to type again after a new sign-in.
+    keeps: tuple[str, ...] = ()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        with translation.override(translation.get_language_from_request(request)):
+            response = self.respond(request, *args, **kwargs)
+            response["Content-Language"] = translation.get_language() or "en"
+        response["Content-Security-Policy"] = SECURITY_POLICY
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        patch_vary_headers(cast(HttpResponse, response), ("Cookie", "Accept-Language"))
+        return response
+
+    def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            if self.needs_session and not isinstance(request.user, User):
+                return ask_to_sign_in(request, self.keeps)
+            return super().dispatch(request, *args, **kwargs)
+        except Exception as exc:
+            return refused_page(request, refusal_of(exc) or unexpected(exc))
+
+    @property
+    def owner(self) -> User:
+        return cast(User, self.request.user)
+
+    def kept_fields(self) -> dict[str, list[str]]:
+        """Return the form that was sent here without a session, once."""
+        kept = self.request.session.get(KEPT)
+        if not kept or kept["path"] != self.request.path:
+            return {}
+        del self.request.session[KEPT]
+        return dict(kept["fields"])
+
+
+def is_partial(request: HttpRequest) -> bool:
+    """Return whether the request wants a part of a page."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def show(
+    request: HttpRequest, template: str, context: Mapping[str, Any] | None = None, status: int = 200
+) -> HttpResponse:
+    theme = request.COOKIES.get("theme", "")
+    common = {
+        "theme": theme if theme in THEMES else "system",
+        "now": clock.now(),
+        "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
+        "languages": settings.LANGUAGES,
+        FORM_KEY: secrets.token_urlsafe(16),
+    }
+    return render(request, f"dashboard/{template}", common | dict(context or {}), status=status)
+
+
+def refused_page(request: HttpRequest, refused: errors.ApiError) -> HttpResponse:
+    """Return the page of an error. A part of a page is not replaced by it."""
+    response = show(request, "refused.html", {"refused": refused}, status=refused.status)
+    with_headers(response, refused)
+    return response
+
+
+def with_headers(response: HttpResponse, refused: errors.ApiError) -> HttpResponse:
+    for name, value in error_headers(refused).items():
+        response[name] = value
+    return response
+
+
+def ask_to_sign_in(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse:
+    """Lead to the sign-in page, and back here after it. A form that was sent is kept."""
+    back = request.get_full_path() if request.method == "GET" else form_path(request)
+    if is_partial(request):
+        here = request.headers.get("HX-Current-URL", "")
+        path = "/" + here.split("://", 1)[-1].partition("/")[2]
+        response = HttpResponse(status=HTTPStatus.NO_CONTENT)
+        response["HX-Redirect"] = f"{reverse('sign-in')}?{urlencode({'next': path})}"
+        return response
+    if request.method != "POST":
+        return HttpResponseRedirect(f"{reverse('sign-in')}?{urlencode({'next': back})}")
+    fields = {name: request.POST.getlist(name) for name in keeps if name in request.POST}
+    kept = json.dumps(fields) if fields else ""
+    context = {"next": back, "kept": kept if len(kept) <= MOST_KEPT else "", "ended": True}
+    return show(request, "sign_in.html", context, status=HTTPStatus.UNAUTHORIZED)
+
+
+def form_path(request: HttpRequest) -> str:
+    """Return the path of the page that has the form."""
+    return local_path(request.POST.get("page") or request.path)
+
+
+def keep(request: HttpRequest, path: str, kept: str) -> None:
+    """Keep the fields of a form, as JSON, for the next visit of its page in this session."""
+    try:
+        fields = json.loads(kept[:MOST_KEPT])
+    except ValueError:
+        return
+    if isinstance(fields, dict):
+        texts = {
+            str(name): [str(value) for value in values]
+            for name, values in fields.items()
+            if isinstance(values, list)
+        }
+        request.session[KEPT] = {"path": path, "fields": texts}
+
+
+def count(throttle: BaseThrottle, request: HttpRequest, view: Any) -> None:
+    """Count a request in a throttle of the API. Raise RateLimited when it is one too many."""
+    if not throttle.allow_request(request, view):  # type: ignore[arg-type]
+        pause = int(throttle.wait() or 60)
+        what = _("Too many requests. Try again in %(seconds)d seconds.") % {"seconds": pause}
+        raise errors.RateLimited(what, retry_after=pause)
+
+
+class FormKey:
+    """Refuses a form that is sent twice. Use it as a context around the action.
+
+    An action that fails may be sent again. When the cache is away, every form is accepted.
+    """
+
+    def __init__(self, request: HttpRequest) -> None:
+        key = request.POST.get(FORM_KEY, "")
+        self.key = f"form:{request.user.pk}:{key[:64]}" if key else ""
+
+    def __enter__(self) -> None:
+        if self.key and not self._add():
+            raise errors.Conflict(_("This form was already sent. See the list for its result."))
+
+    def _add(self) -> bool:
+        try:
+            return bool(cache.add(self.key, True, FORM_KEY_AGE))
+        except Exception as exc:  # any error of the cache's client
+            log.warning("form.uncounted", error=type(exc).__name__)
+            return True
+
+    def __exit__(self, kind: object, exc: object, traceback: object) -> None:
+        if self.key and exc:
+            cache.delete(self.key)

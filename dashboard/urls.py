@@ -1,0 +1,69 @@
+"""The addresses of the pages. The API's are below /apiv1, the operator's below /admin."""
+
+from django.urls import path
+from django.views.i18n import set_language
+
+from certctrl import api  # noqa: F401  (registers the path converters)
+from dashboard import (
+    approving,
+    attempts,
+    certificate,
+    certificates,
+    issuing,
+    overview,
+    setup,
+    signing,
+    streams,
+)
+
+urlpatterns = [
+    path("", overview.Overview.as_view(), name="overview"),
+    path("language", set_language, name="language"),
+    path("sign-in", signing.SignIn.as_view(), name="sign-in"),
+    path("sign-in/link", signing.SignInByLink.as_view(), name="sign-in-by-link"),
+    path("sign-out", signing.SignOut.as_view(), name="sign-out"),
+    path("device", approving.ApprovePage.as_view(), name="approve"),
+    path("certificates", certificates.CertificateList.as_view(), name="certificates"),
+    path("issue", issuing.Issue.as_view(), name="issue"),
+    path("issue/names", issuing.IssueNames.as_view(), name="issue-names"),
+    path("certificates/<id:pk>", certificate.CertificatePage.as_view(), name="certificate"),
+    *(
+        path(
+            f"certificates/<id:pk>/{action}",
+            certificate.CertificateAction.as_view(),
+            {"action": action},
+            name=f"certificate-{action}",
+        )
+        for action in certificate.ACTIONS
+    ),
+    path(
+        "certificates/<id:pk>/files/<str:name>",
+        certificate.Download.as_view(),
+        name="certificate-file",
+    ),
+    path(
+        "certificates/<id:pk>/attempts/<id:attempt_id>",
+        attempts.AttemptPage.as_view(),
+        name="attempt",
+    ),
+    path(
+        "certificates/<id:pk>/attempts/<id:attempt_id>/part",
+        attempts.AttemptPart.as_view(),
+        name="attempt-part",
+    ),
+    path(
+        "certificates/<id:pk>/attempts/<id:attempt_id>/stream",
+        streams.AttemptStream.as_view(),
+        name="attempt-stream",
+    ),
+    path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
+    path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),
+    path("accounts", setup.Accounts.as_view(), name="accounts"),
+    path("accounts/<id:pk>/<str:action>", setup.Accounts.as_view(), name="account-action"),
+    path("private-cas", setup.PrivateCAs.as_view(), name="private-cas"),
+    path("private-cas/<id:pk>/certificate.pem", setup.CAFile.as_view(), name="private-ca-file"),
+    path("private-cas/<id:pk>/issued.csv", setup.CAIssued.as_view(), name="private-ca-issued"),
+    path("private-cas/<id:pk>/<str:action>", setup.PrivateCAs.as_view(), name="private-ca-action"),
+    path("api-keys", setup.ApiKeys.as_view(), name="api-keys"),
+    path("api-keys/<id:pk>/<str:action>", setup.ApiKeys.as_view(), name="api-key-action"),
+]

@@ -1,0 +1,42 @@
+"""Alice has a visitor, an account, a credential, and certificates in several conditions."""
+
+import pytest
+from django.test import Client
+
+from accounts.models import User
+from authorities.models import AcmeAccount
+from dnsproviders.models import DnsCredential
+from issuance.models import Certificate
+from tests.devices.agent import Agent
+from tests.fakes.world import World
+from tests.issuance.failing import issued
+
+
+@pytest.fixture
+def owner(alice: User) -> User:
+    return alice
+
+
+@pytest.fixture
+def visitor(alice: User) -> Client:
+    client = Client()
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def bobs_visitor(bob: User) -> Client:
+    client = Client()
+    client.force_login(bob)
+    return client
+
+
+@pytest.fixture
+def agent(db: None) -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+def certificate(world: World, account: AcmeAccount, credential: DnsCredential) -> Certificate:
+    """A certificate that is issued."""
+    return issued(world, account, credential, "www.example.com", "example.com")

@@ -1,0 +1,124 @@
+"""The page of one certificate, and its buttons."""
+
+import io
+import zipfile
+
+import pytest
+
+from certctrl import clock
+from issuance.models import CertificateVersion, Issuance
+from tests.issuance.failing import FOR_GOOD, try_again
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_page_says_when_it_renews_and_why(visitor, certificate):
+    page = visitor.get(f"/certificates/{certificate.pk}")
+    text = page.content.decode()
+    assert f"{certificate.renew_at:%Y-%m-%d %H:%M}" in text
+    assert page.context["why_then"]
+    assert certificate.current.serial in text
+
+
+def test_renew_starts_one_attempt_however_often_it_is_sent(visitor, certificate, world):
+    address = f"/certificates/{certificate.pk}/renew"
+    first = visitor.post(address, {"form_key": "k"}).headers["Location"]
+    world.deliver()
+    world.settle()
+    assert visitor.post(address, {"form_key": "k"}).headers["Location"] == first
+    assert certificate.issuances.count() == 2
+    assert visitor.post(address, {"form_key": "another"}).headers["Location"] != first
+
+
+def test_cancel_ends_the_open_attempt(visitor, certificate):
+    visitor.post(f"/certificates/{certificate.pk}/renew")
+    visitor.post(f"/certificates/{certificate.pk}/cancel")
+    assert certificate.issuances.order_by("pk").last().state == Issuance.State.CANCELED
+    again = visitor.post(f"/certificates/{certificate.pk}/cancel")
+    assert again.status_code == 409
+    assert 'role="alert"' in again.content.decode()
+
+
+def test_revoke_and_delete_want_the_name(visitor, certificate):
+    for action in ("revoke", "delete"):
+        address = f"/certificates/{certificate.pk}/{action}"
+        form = {"name": "example.org", "reason": "superseded"}
+        assert visitor.post(address, form).status_code == 400
+    certificate.refresh_from_db()
+    assert certificate.retired_at is None
+    assert certificate.current.revoke_asked_at is None
+    form = {"name": " WWW.example.com", "reason": "superseded"}
+    visitor.post(f"/certificates/{certificate.pk}/revoke", form)
+    assert CertificateVersion.objects.get().revoke_asked_at
+    visitor.post(f"/certificates/{certificate.pk}/delete", form)
+    certificate.refresh_from_db()
+    assert certificate.retired_at
+    assert visitor.get(f"/certificates/{certificate.pk}").status_code == 404
+
+
+def test_a_reason_of_revocation_that_is_none_is_refused(visitor, certificate):
+    form = {"name": certificate.domain, "reason": "<i>boredom</i>"}
+    assert visitor.post(f"/certificates/{certificate.pk}/revoke", form).status_code == 400
+
+
+def test_the_key_is_downloaded_only_where_export_is_allowed(visitor, certificate):
+    address = f"/certificates/{certificate.pk}/export"
+    assert visitor.post(address).status_code == 403
+    visitor.post(f"/certificates/{certificate.pk}/export_on")
+    answer = visitor.post(address)
+    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert {"private.key", "bundle.pfx", "bundle-password.txt"} <= set(names)
+    assert answer.headers["Cache-Control"] == "no-store"
+    visitor.post(f"/certificates/{certificate.pk}/export_off")
+    assert visitor.post(address).status_code == 403
+
+
+def test_an_old_login_neither_exports_nor_allows_it(visitor, certificate, settings):
+    session = visitor.session
+    session["auth_time"] = int(clock.now().timestamp()) - settings.EXPORT_LOGIN_AGE - 60
+    session.save()
+    for action in ("export_on", "export", "policy"):
+        form = {"policy": "MASTER_ONLY"}
+        assert visitor.post(f"/certificates/{certificate.pk}/{action}", form).status_code == 403
+    certificate.refresh_from_db()
+    assert (certificate.server_decrypt_export, certificate.key_policy) == (False, "HYBRID")
+
+
+@pytest.mark.parametrize("name", ["fullchain.pem", "certificate.pem", "certificate.der"])
+def test_the_public_files_can_be_downloaded(visitor, certificate, name):
+    answer = visitor.get(f"/certificates/{certificate.pk}/files/{name}")
+    assert answer.status_code == 200
+    assert name in answer.headers["Content-Disposition"]
+    assert visitor.get(f"/certificates/{certificate.pk}/files/private.key").status_code == 404
+
+
+def test_a_failure_for_good_needs_a_person_and_says_why(visitor, certificate, world):
+    try_again(world, FOR_GOOD)
+    for address in ("/", "/certificates?chip=you", f"/certificates/{certificate.pk}"):
+        text = visitor.get(address).content.decode()
+        assert FOR_GOOD.what in text, address
+        assert "needs a person" in text.lower() or "waits for a person" in text
+
+
+def test_words_of_a_ca_are_not_markup(visitor, certificate):
+    attempt = certificate.issuances.get()
+    what = "The CA says: <img src=x onerror=alert(1)>"
+    Issuance.objects.update(state=Issuance.State.FAILED, error_what=what, error_code="ca_refused")
+    attempt.events.create(at=clock.now(), step="order", outcome="failed", what=what)
+    certificate.failures = 1
+    certificate.renew_at = None
+    certificate.save()
+    for address in (
+        "/",
+        "/certificates",
+        f"/certificates/{certificate.pk}",
+        f"/certificates/{certificate.pk}/attempts/{attempt.pk}",
+    ):
+        text = visitor.get(address).content.decode()
+        assert "<img" not in text
+        assert "&lt;img" in text, address
+
+
+def test_an_expired_certificate_is_the_answer_of_the_overview(visitor, certificate, world):
+    world.advance((certificate.expires_at - world.time).total_seconds() + 60)
+    assert "1 certificate has expired" in visitor.get("/").content.decode()

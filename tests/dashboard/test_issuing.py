@@ -1,0 +1,129 @@
+"""The form that issues a certificate."""
+
+import pytest
+
+from authorities import accounts, privateca
+from issuance.models import Certificate, Issuance
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def form(account, credential):
+    return {
+        "names": "example.com, *.example.com",
+        "account": account.pk,
+        "credential": credential.pk,
+        "policy": "HYBRID",
+        "auto_renew": "on",
+        "action": "issue",
+        "form_key": "a-key",
+    }
+
+
+def test_the_button_starts_an_attempt_and_shows_it(visitor, form, world):
+    answer = visitor.post("/issue", form)
+    attempt = Issuance.objects.get()
+    assert (
+        answer.headers["Location"]
+        == f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}"
+    )
+    assert attempt.certificate.names == ["example.com", "*.example.com"]
+    page = visitor.get(answer.headers["Location"]).content.decode()
+    assert 'hx-trigger="every' in page
+    world.deliver()
+    world.settle()
+    page = visitor.get(answer.headers["Location"]).content.decode()
+    assert 'data-state="issued"' in page
+    assert 'hx-trigger="every' not in page
+
+
+def test_a_form_that_is_sent_twice_makes_one_certificate(visitor, form, world):
+    first = visitor.post("/issue", form)
+    world.deliver()
+    world.settle()
+    world.advance(3600)
+    assert visitor.post("/issue", form).headers["Location"] == first.headers["Location"]
+    assert Certificate.objects.count() == 1
+
+
+def test_the_same_key_with_other_names_is_refused_with_a_new_key(visitor, form):
+    visitor.post("/issue", form)
+    answer = visitor.post("/issue", form | {"names": "other.example.com"})
+    assert answer.status_code == 409
+    assert "other.example.com" in answer.content.decode()
+    assert answer.context["form_key"] != "a-key"
+    assert Certificate.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"names": ""}, 400),
+        ({"names": "under_score.example.com"}, 400),
+        ({"names": "<script>alert(1)</script>.example.com"}, 400),
+        ({"account": ""}, 400),
+        ({"account": "999"}, 404),
+        ({"credential": "999"}, 404),
+        ({"credential": ""}, 400),
+        ({"key": "dsa-1"}, 400),
+        ({"policy": "EVERYBODY"}, 400),
+        ({"before": "-1"}, 400),
+        ({"fallback": "999"}, 404),
+        ({"names": "x.example.com " * 3000}, 400),
+    ],
+)
+def test_a_bad_form_comes_back_and_leaves_nothing(visitor, form, change, status):
+    answer = visitor.post("/issue", form | change)
+    assert answer.status_code in (status, 302 if "x.example" in change.get("names", "") else status)
+    if answer.status_code != 302:
+        assert 'role="alert"' in answer.content.decode()
+        assert "<script>alert" not in answer.content.decode()
+        assert Certificate.objects.count() == 0
+
+
+def test_names_are_checked_as_they_are_typed(visitor, form):
+    names = "Example.com bad_name.org <b>x</b> example.com *.example.com www.example.com"
+    answer = visitor.post("/issue/names", form | {"names": names}, headers={"HX-Request": "true"})
+    text = answer.content.decode()
+    assert "<html" not in text
+    assert "<b>x</b>" not in text
+    assert [each.wrong == "" for each in answer.context["checked"]] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert Certificate.objects.count() == 0
+
+
+def test_the_wildcard_is_offered_with_its_base(visitor, form):
+    answer = visitor.post("/issue/names", form | {"names": "shop.example.com"})
+    assert answer.context["companions"] == ["*.shop.example.com"]
+    visitor.post("/issue", form | {"names": "shop.example.com", "also": "*.shop.example.com"})
+    assert Certificate.objects.get().names == ["shop.example.com", "*.shop.example.com"]
+
+
+def test_a_look_shows_findings_and_orders_nothing(visitor, form, world, monkeypatch):
+    form |= {"action": "look"}
+    answer = visitor.post("/issue", form)
+    assert answer.status_code == 200
+    assert answer.context["looked"]
+    assert "findings" in answer.context
+    assert Certificate.objects.count() == 0
+
+
+def test_a_private_ca_issues_at_once(visitor, alice):
+    private_ca = privateca.create_private_ca(alice, {"name": "lab"})
+    account = accounts.account_of_private_ca(private_ca)
+    form = {"names": "printer 192.0.2.7", "account": account.pk, "action": "issue"}
+    answer = visitor.post("/issue", form)
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+    assert 'data-state="issued"' in visitor.get(answer.headers["Location"]).content.decode()
+
+
+def test_the_form_begins_with_the_choices_of_the_last_certificate(visitor, certificate):
+    given = visitor.get("/issue").context["given"]
+    assert given["account"] == certificate.account_id
+    assert given["credential"] == certificate.credential_id

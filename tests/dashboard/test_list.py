@@ -1,0 +1,80 @@
+"""The list of certificates: pages by key, and filters in the address."""
+
+from datetime import timedelta
+
+import pytest
+
+from certctrl import clock
+from issuance.models import Certificate
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def many(account):
+    """45 certificates with ends, of which two pairs are the same, and 5 that were never issued."""
+    now = clock.now()
+    ends = [now + timedelta(days=number // 2) for number in range(45)] + [None] * 5
+    for number, end in enumerate(ends):
+        Certificate.objects.create(
+            owner=account.owner,
+            account=account,
+            domain=f"n{number}.example.com",
+            names=[f"n{number}.example.com"],
+            expires_at=end,
+            request_digest=str(number),
+        )
+
+
+def walked(visitor, address: str) -> list[str]:
+    """Return the domains of all pages."""
+    found = []
+    while address:
+        context = visitor.get(f"/certificates{address}").context
+        found += [row.certificate.domain for row in context["rows"]]
+        address = context["following"]
+    return found
+
+
+def test_the_pages_hold_each_certificate_once_in_order(visitor, many):
+    found = walked(visitor, "?sort=end")
+    assert found[:45] == [f"n{number}.example.com" for number in range(45)]
+    assert found[45:] == [f"n{number}.example.com" for number in range(49, 44, -1)]
+
+
+def test_the_newest_can_come_first(visitor, many):
+    found = walked(visitor, "?sort=new")
+    assert found == [f"n{number}.example.com" for number in range(49, -1, -1)]
+
+
+@pytest.mark.parametrize("after", ["x", "_", "2026_1", "_99999999999999999999", "2026-99-99T_3"])
+def test_a_key_that_is_none_begins_at_the_first_page(visitor, many, after):
+    rows = visitor.get("/certificates", {"after": after}).context["rows"]
+    assert rows[0].certificate.domain == "n0.example.com"
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ({"chip": "new"}, 50),
+        ({"chip": "soon"}, 43),
+        ({"chip": "you"}, 0),
+        ({"chip": "open"}, 0),
+        ({"chip": "off"}, 0),
+        ({"chip": "revoked"}, 0),
+        ({"q": "n7.exa"}, 1),
+        ({"q": "%"}, 0),
+        ({"q": "<script>\0"}, 0),
+        ({"account": "999"}, 0),
+        ({"account": "x"}, 50),
+        ({"rows": "7"}, 50),
+    ],
+)
+def test_filters_are_in_the_address(visitor, many, query, number):
+    rows = visitor.get("/certificates", {"rows": "100"} | query).context["rows"]
+    assert len(rows) == (20 if query == {"rows": "7"} else number)
+
+
+def test_words_of_a_search_are_not_markup(visitor):
+    text = visitor.get("/certificates", {"q": '"><script>alert(1)</script>'}).content.decode()
+    assert "<script>alert" not in text

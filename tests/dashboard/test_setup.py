@@ -1,0 +1,91 @@
+"""DNS credentials, accounts, private CAs and API keys."""
+
+import pytest
+
+from accounts.models import ApiKey
+from authorities.models import AcmeAccount, PrivateCA
+from dnsproviders.models import DnsCredential
+
+pytestmark = pytest.mark.django_db
+CLOUDFLARE = {"provider": "cloudflare", "name": "mine", "api_token": "t" * 40, "form_key": "k"}
+
+
+def test_a_credential_is_stored_once_and_its_secret_never_shown(visitor):
+    assert visitor.post("/dns-credentials", CLOUDFLARE).status_code == 302
+    again = visitor.post("/dns-credentials", CLOUDFLARE)
+    assert again.status_code == 409
+    assert DnsCredential.objects.get().name == "mine"
+    assert "t" * 40 not in visitor.get("/dns-credentials").content.decode() + again.content.decode()
+
+
+def test_a_form_that_was_refused_may_be_sent_again(visitor):
+    wrong = visitor.post("/dns-credentials", CLOUDFLARE | {"ttl": "x", "api_token": "secret-token"})
+    assert wrong.status_code == 400
+    assert 'value="mine"' in wrong.content.decode()
+    assert "secret-token" not in wrong.content.decode()
+    assert visitor.post("/dns-credentials", CLOUDFLARE).status_code == 302
+
+
+def test_the_test_of_a_credential_shows_what_the_provider_says(visitor, credential, monkeypatch):
+    monkeypatch.setattr("dnsproviders.registry.open_credential", lambda row: Checked())
+    visitor.post(f"/dns-credentials/{credential.pk}/check")
+    credential.refresh_from_db()
+    assert credential.checked_at
+    assert "accepts" in visitor.get("/dns-credentials").content.decode()
+
+
+class Checked:
+    def check(self) -> None:
+        """The provider accepts the credential."""
+
+
+def test_a_credential_and_an_account_in_use_are_not_deleted(visitor, certificate, credential):
+    assert visitor.post(f"/accounts/{certificate.account_id}/delete").status_code == 409
+    assert AcmeAccount.objects.get().retired_at is None
+
+
+def test_an_account_needs_the_terms(visitor, world):
+    form = {"ca": "letsencrypt", "email": "a@example.org", "name": "le"}
+    assert visitor.post("/accounts", form).status_code == 400
+    assert visitor.post("/accounts", form | {"terms": "on"}).status_code == 302
+    assert AcmeAccount.objects.get().name == "le"
+
+
+def test_a_private_ca_has_an_account_and_its_files(visitor):
+    form = {"name": "lab", "valid_days": "30", "kind": "ECDSA-384"}
+    assert visitor.post("/private-cas", form).status_code == 302
+    private_ca = PrivateCA.objects.get()
+    assert (private_ca.algorithm, private_ca.key_size) == ("ECDSA", 384)
+    account = AcmeAccount.objects.get(private_ca=private_ca)
+    visitor.post("/issue", {"names": "a.lab.test", "account": account.pk, "action": "issue"})
+    rows = b"".join(visitor.get(f"/private-cas/{private_ca.pk}/issued.csv")).decode().split()
+    assert len(rows) == 2
+    assert "a.lab.test" in rows[1]
+
+
+@pytest.mark.parametrize("days", ["0", "x", "99999"])
+def test_a_private_ca_with_a_wrong_life_is_refused(visitor, days):
+    form = {"name": "lab", "valid_days": days}
+    assert visitor.post("/private-cas", form).status_code == 400
+    assert not PrivateCA.objects.exists()
+
+
+def test_the_token_of_a_key_is_shown_once(visitor, client_of):
+    form = {"name": "ci", "may": "read", "days": "9", "form_key": "k"}
+    page = visitor.post("/api-keys", form)
+    token = page.context["token"]
+    assert token in page.content.decode()
+    assert page.headers["Cache-Control"] == "no-store"
+    assert token not in visitor.get("/api-keys").content.decode()
+    assert visitor.post("/api-keys", form).status_code == 409
+    assert client_of(token=token).get("/apiv1/me/certificates").status_code == 200
+    assert client_of(token=token).post("/apiv1/me/certificates", {}).status_code == 403
+    visitor.post(f"/api-keys/{ApiKey.objects.get().pk}/revoke")
+    assert client_of(token=token).get("/apiv1/me/certificates").status_code == 401
+
+
+@pytest.mark.parametrize("form", [{"name": ""}, {"may": "rule"}, {"days": "0"}, {"days": "9999"}])
+def test_a_bad_key_is_refused(visitor, form):
+    whole = {"name": "ci", "may": "read", "days": "9"} | form
+    assert visitor.post("/api-keys", whole).status_code == 400
+    assert not ApiKey.objects.exists()

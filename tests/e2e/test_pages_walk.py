@@ -1,0 +1,103 @@
+"""A person with a browser: from the sign-in link to the certificate in the list."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.standalone.starting import Up
+
+CHROMIUM = which("chromium") or ""
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="processes die with their parent on Linux only"
+    ),
+    pytest.mark.skipif(not CHROMIUM, reason="Debian's chromium is not installed"),
+]
+WAIT = 30_000  # milliseconds, for what the server does
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    started = Up(tmp_path / "data", LAB="0").wait()
+    yield started
+    started.process.terminate()
+    started.process.wait(30)
+
+
+@pytest.fixture
+def watched() -> Iterator[Page]:
+    """The page of a browser. No request leaves loopback, and the console shows no error."""
+    # Its event loop ends with the test. Django refuses queries in a thread that has one.
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield from watching(launched.new_page())
+        launched.close()
+
+
+def watching(page: Page) -> Iterator[Page]:
+    wrong: list[str] = []
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda sent: wrong.append(sent.url) if urlsplit(sent.url).hostname != "127.0.0.1" else None,
+    )
+    page.set_default_timeout(WAIT)
+    yield page
+    assert wrong == []
+
+
+def sign_in_link(up: Up) -> str:
+    found = re.search(r"sign in +(\S+)", up.said)
+    assert found
+    return found[1]
+
+
+def test_a_person_issues_a_certificate(up: Up, watched: Page) -> None:
+    page = watched
+    page.goto(sign_in_link(up))
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("h1")).to_contain_text("There is no certificate yet")
+
+    page.get_by_role("link", name="Private CAs").last.click()
+    page.get_by_label("Name", exact=True).fill("lab root")
+    page.get_by_role("button", name="Create the private CA").click()
+    expect(page.get_by_role("status").first).to_contain_text("lab root can sign certificates now")
+
+    page.keyboard.press("i")
+    page.get_by_label("One on each line").fill("printer.lab.test bad..name")
+    expect(page.locator("#names-found .error")).to_have_count(1)
+    page.get_by_label("One on each line").fill("printer.lab.test")
+    expect(page.locator("#names-found")).to_contain_text("1 name will do")
+    page.get_by_role("button", name="Look at the zones now").click()
+    expect(page.locator("#looked")).to_contain_text("signs without a look")
+    page.get_by_role("button", name="Issue the certificate").click()
+
+    expect(page.locator("[data-state=issued]")).to_be_visible()
+    expect(page.locator("h1")).to_contain_text("printer.lab.test is issued")
+    page.get_by_role("link", name="See the certificate").click()
+    expect(page.locator("h1")).to_contain_text("active")
+    page.get_by_role("link", name="Certificates", exact=True).first.click()
+    expect(page.locator("table.certs tbody tr")).to_have_count(1)
+
+    page.get_by_role("button", name="admin@").click()
+    page.locator("#me button[lang=zh-Hans]").click()
+    expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
+    expect(page.locator("h1")).to_contain_text("证书")
+    page.locator("label", has_text="深色").click()
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+    for width in (360, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        for path in ("", "certificates", "certificates/1", "issue", "dns-credentials", "api-keys"):
+            page.goto(f"{up.address}/{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
