@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from accounts.models import User
+from accounts.models import AuditEvent, User
 from keystore import masterkeys, rotation
 from keystore.envelope import rewrap, seal, unseal
 from keystore.masterkeys import aes, file
@@ -73,6 +73,16 @@ class TestRotate:
         assert all_open(envelopes)
         assert list(Envelope.objects.values_list("ciphertext", flat=True)) == contents
         assert key_file.stat().st_mode & 0o777 == 0o600
+
+    def test_a_rotation_is_in_the_audit_log(self, alice, key_file):
+        seal_some(alice)
+        rotate("--drop-old")
+        found = AuditEvent.objects.filter(action__startswith="master_key").order_by("pk")
+        assert list(found.values_list("action", "object", "detail")) == [
+            ("master_key.made", "master_key:2", {}),
+            ("master_key.rotated", "master_key:2", {"wraps": 5, "failed": 0}),
+            ("master_key.dropped", "master_key:1", {}),
+        ]
 
     def test_the_old_key_stays_in_the_file_until_it_is_dropped(self, alice, key_file):
         envelopes = seal_some(alice)
