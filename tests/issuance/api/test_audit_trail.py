@@ -28,6 +28,7 @@ SECRETS = (TOKEN, "secret-path-of-the-hook", "whsec_", "PRIVATE KEY", factories.
 # What it asks of others or notes of itself, and changes nothing that a person set.
 READS = {
     "post me/certificates/<id:pk>/preflight": "looks only",
+    "post me/certificates/preflight": "looks only",
     "post me/dns-providers/<id:pk>/check": "notes what the provider answered",
     "post auth/refresh": "rotates a token; the end of a family is tested beside it",
     "post devices/self/notify": "notes what the agent reported",
@@ -137,6 +138,38 @@ def trusting(do) -> str:
     return f"{device}/{ca}"
 
 
+def planned(do) -> str:
+    """Give a new device an install plan. Return the path of the plan."""
+    path = f"{enrolled(do, Agent())}/install-config"
+    do.api.put(path, {"installs": [STEP]})
+    return path
+
+
+def patched_by_key(do):
+    agent = Agent()
+    device = registered(do, agent).data_member["device"]["id"]
+    do.api.put(f"devices/{device}/install-config", {"installs": [STEP]})
+    key = factories.api_key(do.owner, "ForInstallConfigUpdate:*[update]")
+    do.anybody.credentials(HTTP_AUTHORIZATION=f"Bearer {key}")
+    patch = {"ob_type": "ca", "ob_id": 1, "enabled": False}
+    path = f"/apiv1/me/install-config-update/{agent.public_id}"
+    return do.anybody.post(path, {"patches": [patch]})
+
+
+def probed(do):
+    """Look at a port where nothing listens, and keep the address."""
+    do.settings.ALLOW_PRIVATE = do.settings.ALLOW_PRIVATE_FOR_TENANTS = ["127.0.0.1"]
+    body = {"address": "127.0.0.1", "port": 1, "daily": True}
+    return do.api.post(f"{do.certificate}/probe", body)
+
+
+STEP = {
+    "id": "trust",
+    "type": "import_ca",
+    "ob_type": "ca",
+    "ob_id": 1,
+    "from": ["ca.pem"],
+}
 FLEET = {"name": "edge", "uses": 2, "expires_in_seconds": 60}
 ACCOUNT = {"ca_provider": "letsencrypt", "email": "a@example.org", "terms_accepted": True}
 OPERATIONS = {
@@ -267,6 +300,18 @@ OPERATIONS = {
         "device.revoked",
         lambda do: do.api.delete(enrolled(do, Agent())),
     ),
+    "put me/devices/<id:pk>/install-config": (
+        "device.install_plan_changed",
+        lambda do: planned(do) and do.api.get("devices"),
+    ),
+    "post me/devices/<id:pk>/install-config/restore": (
+        "device.install_plan_changed",
+        lambda do: do.api.post(f"{planned(do)}/restore", {"version": 1}),
+    ),
+    "post me/install-config-update/<str:device_public_id>": (
+        "device.install_plan_changed",
+        patched_by_key,
+    ),
     "post me/devices/<id:pk>/certificates": (
         "certificate.assigned",
         lambda do: do.api.post(f"{enrolled(do, Agent())}/certificates", {"cert_id": do.pk}),
@@ -282,6 +327,11 @@ OPERATIONS = {
     "delete me/devices/<id:pk>/cas/<id:ca_id>": (
         "device.ca_unassigned",
         lambda do: do.api.delete(trusting(do)),
+    ),
+    "post me/certificates/<id:pk>/probe": ("certificate.probe_added", probed),
+    "delete me/certificates/<id:pk>/probes/<id:probe_id>": (
+        "certificate.probe_removed",
+        lambda do: do.api.delete(f"{do.certificate}/probes/{probed(do).data_member['id']}"),
     ),
     "post me/certificates/<id:pk>/assign": ("certificate.tag_assigned", tagged),
     "post me/certificates/<id:pk>/unassign": (
