@@ -30,7 +30,7 @@ def server(monkeypatch):
     """A server whose devices exist, and have no signals."""
 
     def nothing(asked):
-        return {key: signals.News("f" * 32) for key in asked}
+        return {key: signals.News("f" * 32) for key in asked}, {key[0]: [] for key in asked}
 
     async def away(hub):
         return None
@@ -39,7 +39,7 @@ def server(monkeypatch):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
 
-    monkeypatch.setattr(signals, "read_all", nothing)
+    monkeypatch.setattr(hub, "read", nothing)
     monkeypatch.setattr(hub, "note_all_seen", lambda devices: None)
     monkeypatch.setattr(hub.Hub, "listen", away)
     for module in (websocket, longpoll):
