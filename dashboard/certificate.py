@@ -18,7 +18,7 @@ from accounts.services import refuse_old_login
 from authorities import pki
 from certctrl import clock, errors, outward
 from dashboard import drawing
-from dashboard.certificates import owned, shown
+from dashboard.certificates import shown
 from dashboard.conditions import (
     Condition,
     condition_of,
@@ -45,7 +45,7 @@ FILES = {
 
 def certificate_of(page: Page, pk: int) -> Certificate:
     """Return a certificate of the person who is signed in. Raise NotFound."""
-    found = list(shown(owned(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
+    found = list(shown(services.of_owner(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
     if not found:
         raise errors.NotFound(_("You have no certificate %(id)d.") % {"id": pk})
     note_failures(found)

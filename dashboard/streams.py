@@ -30,7 +30,7 @@ MOST_STREAMS = 2000  # of one process
 RECONNECT = 3000  # milliseconds
 
 log = structlog.get_logger()
-# What is seen of an attempt: its last event, its state, and what it waits for.
+# The last event of an attempt, its state, and the sentence about what it waits for.
 Sight = tuple[int, str, str]
 
 
