@@ -65,6 +65,8 @@ class CAInfo:
     eab_source: str = ""  # which service creates an EAB when nobody gives one
     max_names: int = 100
     wildcards: bool = True
+    # The profiles with IP addresses (RFC 8738); None: not known.
+    address_profiles: tuple[str, ...] | None = ()
     # By LimitKind: tokens, and seconds until one comes back.
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     # The names in CAA records, used when the directory has none.
@@ -101,6 +103,7 @@ CAS = (
         caa_identities=("letsencrypt.org",),
         limits=LETSENCRYPT_LIMITS,
         profiles=LETSENCRYPT_PROFILES,
+        address_profiles=("shortlived",),
         staging="letsencrypt_staging",
     ),
     CAInfo(
@@ -110,6 +113,7 @@ CAS = (
         caa_identities=("letsencrypt.org",),
         limits=STAGING_LIMITS,
         profiles=LETSENCRYPT_PROFILES,
+        address_profiles=("shortlived",),
     ),
     CAInfo(
         "zerossl",
@@ -119,7 +123,7 @@ CAS = (
         eab_source="zerossl",
         caa_identities=("sectigo.com",),
     ),
-    CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional"),
+    CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional", address_profiles=None),
     CAInfo(SELF_CA, "A private CA of your own"),
 )
 

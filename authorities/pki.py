@@ -5,6 +5,7 @@ RFC 5280, RFC 2986, and RFC 7292 with RFC 9579 for PKCS#12.
 """
 
 import base64
+import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CURVES: Mapping[int, ec.EllipticCurve] = {256: ec.SECP256R1(), 384: ec.SECP384R1
 RSA_SIZES = (2048, 3072, 4096)
 KEY_SIZES: Mapping[str, tuple[int, ...]] = {"ecdsa": tuple(CURVES), "rsa": RSA_SIZES}
 MAX_COMMON_NAME = 64
+ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")  # RFC 8737, section 6.1
 MAX_CHAIN = 10
 CAP_TOLERANCE = timedelta(hours=1)
 # OpenSSL's default. More rounds only slow down guessing, which the random password makes impossible
@@ -175,16 +177,54 @@ def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def acme_tls_certificate(name: str, key_authorization: str) -> tuple[str, str]:
+    """Return the certificate for a tls-alpn-01 challenge, and its key, as PEM.
+
+    It proves the challenge and nothing else (RFC 8737, section 3; RFC 8738, section 6). `name` is a
+    host name or an IP address.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    digest = hashlib.sha256(key_authorization.encode()).digest()
+    proof = x509.UnrecognizedExtension(ACME_IDENTIFIER, b"\x04\x20" + digest)  # an OCTET STRING
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "acme-tls/1")])
+    now = clock.now()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(alternative_names([name]), critical=False)
+        .add_extension(proof, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), key_pem.decode()
+
+
 def alternative_names(names: Iterable[str]) -> x509.SubjectAlternativeName:
     """Return the subjectAltName with these DNS names and IP addresses."""
     return x509.SubjectAlternativeName([_general_name(name) for name in names])
 
 
 def _general_name(name: str) -> x509.GeneralName:
+    is_host = not is_address(name)
+    return x509.DNSName(name) if is_host else x509.IPAddress(ipaddress.ip_address(name))
+
+
+def is_address(name: str) -> bool:
+    """Return whether a name of a certificate is an IP address."""
     try:
-        return x509.IPAddress(ipaddress.ip_address(name))
+        ipaddress.ip_address(name)
     except ValueError:
-        return x509.DNSName(name)
+        return False
+    return True
 
 
 def is_csr_for(csr_pem: str, key_type: str, key_size: int, subject: Mapping[str, str]) -> bool:

@@ -226,6 +226,8 @@ def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
         foreign_cores=foreign,
     )
     fleet.disconnect()
+    for name in ("device.no_messages", "device.look_failed"):
+        assert name not in site.log("web").read_text(), site.tell()
 
 
 def main() -> int:

@@ -94,9 +94,7 @@ TABLE = (
         "issued_twice",
         goal=most(0),
     ),
-    Row(
-        "sockets", "{n} devices hold WebSockets: memory of web for each", "kb_each", "kB", most(50)
-    ),
+    Row("sockets", "{n} devices on WebSockets: memory of web for each", "kb_each", "kB", most(50)),
     Row("sockets", "· CPU of one core at rest", "idle_percent", "%"),
     Row("sockets", "· commit of a signal for all, until the last hears it", "last_s", "s", most(2)),
     Row("sockets", "· commit of a signal for one, until it hears it", "one_ms", "ms"),

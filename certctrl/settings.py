@@ -52,6 +52,9 @@ MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 
 # --- Devices: docs/reference/devices.md ---
 DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
+# Where agents listen for a CA, which asks port 80 and port 443.
+AGENT_HTTP_PORT = env.int("AGENT_HTTP_PORT", 80)
+AGENT_TLS_PORT = env.int("AGENT_TLS_PORT", 443)
 MAX_DEVICES = env.int("MAX_DEVICES", 4000)  # that wait at one web process
 
 # --- Turns (seconds): docs/architecture.md, "How a turn works" ---
@@ -381,6 +384,9 @@ SPECTACULAR_SETTINGS = {
         "ChangeActionEnum": ["verify_domain"],
         "CreateActionEnum": ["create"],
         "DrillStatusEnum": ["running", "stopped", "ended"],
+        "DeviceStatusEnum": "devices.models.Device.Status",
+        "InstallItemTypeEnum": ["copy", "exec", "import_ca"],
+        "PrivateCAStatusEnum": "authorities.models.PrivateCA.Status",
         "StateEnum": "issuance.models.Issuance.State",
         "DeliveryStateEnum": "notices.models.Delivery.State",
         "NoticeKindEnum": "notices.models.Notice.Kind",

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from django.conf import settings
@@ -105,8 +106,7 @@ def drawn(
 ) -> list[tuple[drawing.Version, CertificateVersion, str]]:
     """Return each version with its drawing and the drawing's words, oldest first."""
     found = []
-    following = [*versions[1:], None]
-    for version, successor in zip(versions, following, strict=True):
+    for version, successor in zip_longest(versions, versions[1:]):
         is_current = version.pk == certificate.current_id
         replaced_at = successor.not_before if successor else None
         renews = certificate.renew_at if is_current else replaced_at

@@ -2,6 +2,7 @@ from django.contrib import admin
 
 from certctrl.admin import ReadOnlyAdmin
 from devices.models import (
+    AgentChallenge,
     Device,
     DeviceCode,
     DeviceSession,
@@ -31,6 +32,15 @@ class DeviceTagAdmin(ReadOnlyAdmin):
 class SignalAdmin(ReadOnlyAdmin):
     list_display = ("type", "device", "seq", "ts_ms")
     list_filter = ("type",)
+    search_fields = ("device__name", "device__public_id")
+    list_select_related = ("device",)
+
+
+@admin.register(AgentChallenge)
+class AgentChallengeAdmin(ReadOnlyAdmin):
+    list_display = ("challenge_id", "device", "kind", "created_at", "acked_at")
+    list_filter = ("kind",)
+    exclude = ("ref",)
     search_fields = ("device__name", "device__public_id")
     list_select_related = ("device",)
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -22,7 +22,8 @@ from django.conf import settings
 from django.db import connections
 
 from certctrl import errors
-from devices import signals, waking
+from devices import agentchallenges, signals, waking
+from devices.agentchallenges import Sending
 from devices.authentication import note_all_seen
 from devices.signals import Cursor, Line, News, Trimmed
 
@@ -55,6 +56,9 @@ class Waiter(ABC):
     @abstractmethod
     def resync(self, trimmed: Trimmed) -> None:
         """Learn that the cursor is not in the log."""
+
+    def hear_live(self, sendings: Sequence[Sending]) -> None:  # noqa: B027
+        """Take signals that only a connected device gets. A poll takes none."""
 
     @abstractmethod
     def end(self, refusal: errors.ApiError | None) -> None:
@@ -136,10 +140,10 @@ class Hub:
         if not asked:
             return
         keys = {(each.device_id, cursor) for each, cursor in asked.items()}
-        found = await in_thread(partial(signals.read_all, keys), self.thread)
+        found, live = await in_thread(partial(read, keys), self.thread)
         for waiter, cursor in asked.items():
             if waiter.cursor == cursor:  # it is still there
-                tell(waiter, found.get((waiter.device_id, cursor)))
+                tell(waiter, found.get((waiter.device_id, cursor)), live[waiter.device_id])
 
     async def listen(self) -> None:
         """Take the messages of `waking`. Go on without them while Redis is away."""
@@ -154,7 +158,6 @@ class Hub:
         client = redis.asyncio.Redis.from_url(
             settings.REDIS.url,
             socket_connect_timeout=PAUSE,
-            health_check_interval=LOOK_EVERY,
             **settings.REDIS.options,
         )
         async with client, client.pubsub(ignore_subscribe_messages=True) as subscription:
@@ -176,10 +179,23 @@ async def in_thread(act: Callable[[], T], threads: ThreadPoolExecutor | None = N
     return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
-def tell(waiter: Waiter, news: News | None) -> None:
+def read(
+    asked: Collection[tuple[int, Cursor]],
+) -> tuple[dict[tuple[int, Cursor], News], dict[int, list[Sending]]]:
+    """Return what is new in the logs, and the live signals of each device."""
+    live: dict[int, list[Sending]] = defaultdict(list)
+    for each in agentchallenges.due({device_id for device_id, _ in asked}):
+        live[each.device_id].append(each)
+    return signals.read_all(asked), live
+
+
+def tell(waiter: Waiter, news: News | None, live: Sequence[Sending]) -> None:
     if news is None or news.family != waiter.family:
         waiter.end(errors.Unauthorized("The session of this device has ended. Enrol it again."))
-    elif news.trimmed:
+        return
+    if live:
+        waiter.hear_live(live)
+    if news.trimmed:
         waiter.resync(news.trimmed)
     elif news.lines:
         waiter.hear(news.lines)

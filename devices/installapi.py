@@ -20,6 +20,7 @@ from devices.api import DeviceEndpoint
 from devices.installitems import (
     FILES,
     MOST_ITEMS,
+    ArgumentsField,
     CommandField,
     ItemSerializer,
     OpenSerializer,
@@ -61,7 +62,7 @@ class PatchSerializer(OpenSerializer):
     id = text(128, required=False, allow_null=True)
     type = OneOf(["copy", "exec", "import_ca"], required=False)
     cmd = CommandField()
-    cmd_argv = CommandField(is_list=True)
+    cmd_argv = ArgumentsField()
 
     default_error_messages = {
         "command": "A patch cannot set a command of a certificate. Replace the plan instead.",
@@ -190,6 +191,7 @@ class InstallPlanPatchViewSet(OwnedMixin, GenericViewSet[Device]):
             component_name="InstallPlanPatch",
             serializers=[PatchRequest, PatchSerializer(many=True)],
             resource_type_field_name=None,
+            many=False,
         ),
         responses=PatchedSerializer,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from certctrl.addresses import HOST
@@ -34,6 +35,7 @@ FILES = {
     "ca": ("ca.pem", "ca.der", "meta.json"),
 }
 ABSOLUTE = re.compile(r"(/|[A-Za-z]:[\\/]|\\\\).*", re.DOTALL)
+TEXTS = {"type": "array", "items": {"type": "string"}}  # in OpenAPI
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -84,6 +86,7 @@ class TargetField(serializers.CharField):
         return path
 
 
+@extend_schema_field({"oneOf": [{"type": "string"}, TEXTS]})
 class CommandField(serializers.Field[Any, Any, Any, Any]):
     """A command: one text, or a list with the program and its arguments."""
 
@@ -93,9 +96,10 @@ class CommandField(serializers.Field[Any, Any, Any, Any]):
         "long": f"The command is longer than {LONGEST_COMMAND} characters. Put it into a file.",
     }
 
-    def __init__(self, *, is_list: bool = False, **kwargs: Any) -> None:
+    is_list = False
+
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(required=False, allow_null=True, **kwargs)
-        self.is_list = is_list
 
     def to_internal_value(self, data: Any) -> Any:
         words = [data] if isinstance(data, str) and not self.is_list else data
@@ -106,6 +110,13 @@ class CommandField(serializers.Field[Any, Any, Any, Any]):
         if sum(map(len, words)) > LONGEST_COMMAND:
             self.fail("long")
         return data
+
+
+@extend_schema_field(TEXTS)
+class ArgumentsField(CommandField):
+    """A command as the list of its program and arguments."""
+
+    is_list = True
 
 
 class EnvironmentField(serializers.DictField):
@@ -196,7 +207,7 @@ class ItemSerializer(OpenSerializer):
     ob_name = optional_text(255)
     to = serializers.ListField(child=TargetField(), required=False, allow_null=True, max_length=20)
     cmd = CommandField()
-    cmd_argv = CommandField(is_list=True)
+    cmd_argv = ArgumentsField()
     timeout_ms = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=A_DAY_IN_MS
     )

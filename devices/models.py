@@ -112,6 +112,30 @@ class Signal(models.Model):
         return f"{self.type} {self.ts_ms}-{self.seq}"
 
 
+class AgentChallenge(models.Model):
+    """A challenge of a CA that the agent of a device answers: its start, the ack, and its stop.
+
+    `kind` is `http01` or `tlsalpn01`. `ref` is that of the start signal, without the challenge_id.
+    The key in it is of a certificate that proves one challenge and nothing else. Moments in `_ms`
+    are milliseconds since 1970.
+    """
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="agent_challenges")
+    challenge_id = models.CharField(max_length=32, unique=True)
+    kind = models.CharField(max_length=16)
+    ref = models.JSONField()
+    start_ms = models.BigIntegerField(null=True, blank=True)
+    acked_at = models.DateTimeField(null=True, blank=True)
+    stop_ms = models.BigIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        verbose_name = "agent challenge"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.challenge_id}"
+
+
 class DeviceCode(models.Model):
     """One device code grant. Only the SHA-256 of the two secret codes is stored.
 

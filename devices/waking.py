@@ -16,7 +16,7 @@ from redis.retry import Retry
 from certctrl import clock
 
 CHANNEL = "certctrl.devices"
-WITHIN = 1.0  # seconds for Redis, because the caller's request or step waits
+WITHIN = 2.0  # seconds for Redis, because the caller's request or step waits
 PAUSE = 5.0  # seconds without messages after a failure
 
 log = structlog.get_logger()

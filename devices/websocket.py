@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,6 +21,7 @@ from certctrl.bodylimit import Message, Receive, Send
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, error_headers, unexpected
 from devices import tokens
+from devices.agentchallenges import Sending, ack
 from devices.authentication import device_of, token_of
 from devices.hub import Waiter, hub, in_thread
 from devices.signals import MOST, START, Cursor, Line, Trimmed
@@ -35,6 +37,7 @@ POLICY = 1008
 REPLACED = 1013
 
 log = structlog.get_logger()
+ACKS: set[asyncio.Task[None]] = set()  # that are being noted; they outlast their connections
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -106,7 +109,10 @@ class DeviceSocket(Waiter):
         self.connection_id = secrets.token_hex(8)
         self.is_greeted = False
         self.is_closed = False
-        self.sender: asyncio.Task[None] | None = None
+        self.senders: set[asyncio.Task[None]] = set()
+        self.sent: dict[str, Sending] = {}  # live signals without an ack, by their ids
+        self.told: set[str] = set()  # the ids of live signals that were sent
+        self.reached = START  # the last signal of the log that was sent
         self.minute = 0
         self.messages = 0
 
@@ -127,8 +133,13 @@ class DeviceSocket(Waiter):
 
     def leave(self) -> None:
         hub().leave(self)
-        if self.sender:
-            self.sender.cancel()
+        for sender in self.senders:
+            sender.cancel()
+
+    def spawn(self, act: Coroutine[Any, Any, None]) -> None:
+        sender = asyncio.create_task(act)
+        self.senders.add(sender)
+        sender.add_done_callback(self.senders.discard)
 
     async def say(self, message: dict[str, Any]) -> None:
         if not self.is_closed:
@@ -170,24 +181,41 @@ class DeviceSocket(Waiter):
                 self.is_greeted = True
                 self.wait_from(cursor_of(message.get("resume_token")))
                 hub().look([self.device_id])
+            case "updates.ack" if sending := self.sent.pop(str(message.get("id")), None):
+                noting = asyncio.create_task(note_ack(sending))
+                ACKS.add(noting)
+                noting.add_done_callback(ACKS.discard)
 
     # --- Signals for the device ---
 
     def wait_from(self, cursor: Cursor) -> None:
-        self.cursor = cursor
+        self.cursor, self.reached = cursor, max(START, cursor)
         if self.missed:
             hub().look([self.device_id])
 
     def hear(self, lines: Sequence[Line]) -> None:
         self.cursor = None
         self.missed = len(lines) == MOST
-        self.sender = asyncio.create_task(self.tell(lines))
+        self.spawn(self.tell(lines))
 
     async def tell(self, lines: Sequence[Line]) -> None:
         with contextlib.suppress(OSError):  # the device has left
             for line in lines:
-                await self.say(event_of(line))
+                await self.say(event_of(line, line.cursor))
             self.wait_from(lines[-1].cursor)
+
+    def hear_live(self, sendings: Sequence[Sending]) -> None:
+        due = {str(each.line.cursor): each for each in sendings}
+        new = {key: each for key, each in due.items() if key not in self.told}
+        self.told = set(due)
+        if new:
+            self.sent |= new
+            self.spawn(self.tell_live([each.line for each in new.values()]))
+
+    async def tell_live(self, lines: Sequence[Line]) -> None:
+        with contextlib.suppress(OSError):
+            for line in lines:
+                await self.say(event_of(line, self.reached))
 
     def resync(self, trimmed: Trimmed) -> None:
         self.hear([trimmed.line])
@@ -195,7 +223,14 @@ class DeviceSocket(Waiter):
     def end(self, refusal: ApiError | None) -> None:
         self.cursor = None
         code, why = (POLICY, refusal.what) if refusal else (REPLACED, "a newer connection is open")
-        self.sender = asyncio.create_task(self.close(code, why))
+        self.spawn(self.close(code, why))
+
+
+async def note_ack(sending: Sending) -> None:
+    try:
+        await in_thread(partial(ack, sending))
+    except Exception:  # any error of the database
+        log.exception("device.ack_lost", device=sending.device_id)
 
 
 def parsed(text: str | None) -> dict[str, Any]:
@@ -219,12 +254,13 @@ def cursor_of(token: Any) -> Cursor:
         return Cursor(-1, -1)
 
 
-def event_of(line: Line) -> dict[str, Any]:
+def event_of(line: Line, reached: Cursor) -> dict[str, Any]:
+    """Return the message with a signal. The device resumes after `reached`."""
     return {
         "type": "event",
         "name": "updates.signal",
         "id": str(line.cursor),
-        "resume_token": str(line.cursor),
+        "resume_token": str(reached),
         "ts_ms": line.ts_ms,
         "payload": line.shown,
     }

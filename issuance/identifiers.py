@@ -32,17 +32,23 @@ ASCII_DOTS = str.maketrans("。．｡", "...")  # RFC 3490, section 3.1 # noqa: 
 
 
 def normalize_names(
-    names: Sequence[str], most: int = MAX_NAMES, *, private: bool = False
+    names: Sequence[str],
+    most: int = MAX_NAMES,
+    *,
+    private: bool = False,
+    addresses: bool = False,
 ) -> list[str]:
     """Return the names as lower-case A-labels without trailing dots, each once.
 
     The given sequence is kept, and the first name is the domain. `private` also allows IP addresses
-    and names of a local network. Raise Invalid with `field` and `name`. `field` is `domain` for the
+    and names of a local network. `addresses` allows IP addresses, for a CA that proves them by a
+    device. Raise Invalid with `field` and `name`. `field` is `domain` for the
     first name, and `sans` for the others. The sentence says what is wrong and what to do.
     """
     found: dict[str, None] = {}
     for name in dict.fromkeys(names):
-        found[normalize_name(name, field="sans" if found else "domain", private=private)] = None
+        field = "sans" if found else "domain"
+        found[normalize_name(name, field, private=private, addresses=addresses)] = None
         if len(found) > most:
             raise Invalid(
                 f"A certificate holds at most {most} names. Split the request into several.",
@@ -55,13 +61,15 @@ def normalize_names(
     return list(found)
 
 
-def normalize_name(name: str, field: str = "domain", *, private: bool = False) -> str:
+def normalize_name(
+    name: str, field: str = "domain", *, private: bool = False, addresses: bool = False
+) -> str:
     """Return one name as a lower-case A-label, with its `*.`.
 
     Raise Invalid as `normalize_names` does.
     """
     try:
-        return _normalize_private(name) if private else _normalize(name)
+        return _normalize_private(name) if private else _normalize(name, addresses)
     except ValueError as exc:
         raise Invalid(str(exc), field=field, name=shown(name)) from None
 
@@ -86,8 +94,10 @@ def refuse_covered(names: Sequence[str]) -> None:
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
 
-def _normalize(name: str) -> str:
+def _normalize(name: str, addresses: bool) -> str:
     text = _stripped(name)
+    if addresses and (address := _address(text, name)):
+        return address
     _refuse_address(text, name)
     base = _without_wildcard(text, name)
     if "_" in base:
@@ -146,8 +156,9 @@ def _refuse_address(text: str, name: str) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{shown(name)} is an IP address, which DNS-01 cannot validate. Ask for a host name that"
-        " leads to it, or have a private CA sign it."
+        f"{shown(name)} is an IP address, which DNS-01 cannot validate. Set verify_method to"
+        " http-01 or tls-alpn-01, ask for a host name that leads to it, or have a private CA sign"
+        " it."
     )
 
 
@@ -182,17 +193,17 @@ def _address(text: str, name: str) -> str:
 
 def _refuse_almost_address(text: str, name: str) -> None:
     base, slash, length = text.partition("/")
-    if text.startswith(WILDCARD) and _is_address(text.removeprefix(WILDCARD)):
+    if text.startswith(WILDCARD) and is_address(text.removeprefix(WILDCARD)):
         raise ValueError(
             f"{shown(name)} is a wildcard of an IP address, which does not exist. Name"
             " each address."
         )
-    if slash and length.isdigit() and _is_address(base):
+    if slash and length.isdigit() and is_address(base):
         raise ValueError(
             f"{shown(name)} is a network, and a certificate holds single addresses. Name"
             " each address."
         )
-    if text.startswith("[") and "]:" in text and _is_address(text[1:].partition("]")[0]):
+    if text.startswith("[") and "]:" in text and is_address(text[1:].partition("]")[0]):
         raise ValueError(f"{shown(name)} has a port. Write the address without it.")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
         raise ValueError(
@@ -219,7 +230,7 @@ def _local_label(label: str, name: str) -> str:
     return label.lower()
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text.strip("[]"))
     except ValueError:

@@ -24,7 +24,7 @@ from accounts.models import AuditEvent, User
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import Trouble
 from keystore import masterkeys
-from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey
+from keystore.masterkeys import MasterKeyProblem, UnknownMasterKey, WrongMasterKey
 from keystore.models import CERTIFICATE_KEY, Envelope, KeyWrap, RecipientKey
 from keystore.policy import Policy, recipients_for
 from keystore.recipients import DeviceKey, MasterKey, Recipient
@@ -41,6 +41,13 @@ class CannotOpen(Trouble):
         super().__init__(
             "cannot_open", f"The secret ({envelope}) cannot be opened. {why}", permanent
         )
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the master key may be well, but could not be used now."""
+        cause = self.__cause__
+        is_known = not isinstance(cause, UnknownMasterKey | WrongMasterKey)
+        return isinstance(cause, MasterKeyProblem) and is_known
 
 
 class SealedKey(NamedTuple):
@@ -69,6 +76,23 @@ def seal(
     `certificate_key` must have the policy MASTER_ONLY. Raise Conflict if nobody could open the
     envelope. Raise MasterKeyProblem if a master key is needed and none is usable.
     """
+    return prepare(owner, purpose, plaintext, policy=policy, public_keys=public_keys).store()
+
+
+@sensitive_variables()
+def prepare(
+    owner: User,
+    purpose: str,
+    plaintext: bytes,
+    *,
+    policy: str = Policy.MASTER_ONLY,
+    public_keys: Sequence[RecipientKey] = (),
+) -> "Prepared":
+    """Seal a secret as seal() does, and store nothing yet.
+
+    Call this before a transaction that stores the secret, because the master key may be in an HSM
+    or a service.
+    """
     _check(owner, purpose, policy, public_keys)
     recipients = recipients_for(policy, public_keys)
     data_key = AESGCM.generate_key(256)
@@ -76,16 +100,36 @@ def seal(
     envelope.ciphertext = AESGCM(data_key).encrypt(
         envelope.nonce, plaintext, _content_context(envelope)
     )
-    # Before the transaction, because the master key may be in an HSM or a service.
     wraps = [each.wrap(envelope, data_key) for each in recipients]
-    with transaction.atomic(savepoint=False):
-        insert(envelope)
-        for wrap in wraps:
-            wrap.envelope = envelope
-            insert(wrap)
-        _keep_up(wraps, data_key)
-        _note_wrapped(envelope, recipients)
-    return envelope
+    return Prepared(envelope, recipients, wraps, data_key)
+
+
+class Prepared:
+    """A sealed secret whose rows are not stored yet."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        wraps: Sequence[KeyWrap],
+        data_key: bytes,
+    ) -> None:
+        self._envelope = envelope
+        self._recipients = recipients
+        self._wraps = wraps
+        self._data_key = data_key
+
+    @sensitive_variables()
+    def store(self) -> Envelope:
+        """Store the rows in one transaction, and return the envelope."""
+        with transaction.atomic(savepoint=False):
+            insert(self._envelope)
+            for wrap in self._wraps:
+                wrap.envelope = self._envelope
+                insert(wrap)
+            _keep_up(self._wraps, self._data_key)
+            _note_wrapped(self._envelope, self._recipients)
+        return self._envelope
 
 
 @sensitive_variables()

@@ -2,13 +2,11 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +19,7 @@ from certctrl_agent.materials import Chain, Material
 from certctrl_agent.plan import Plan
 from certctrl_agent.server import Server
 from certctrl_agent.state import State, default_folder
+from certctrl_agent.stopping import Stop
 from certctrl_agent.versions import Versions
 
 app = typer.Typer(
@@ -59,14 +58,6 @@ def say(line: str) -> None:
     typer.echo(line)
 
 
-def until_signal() -> Event:
-    """Return an event that SIGTERM and SIGINT set, so that no install is left half done."""
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
-
-
 @app.command()
 def login(
     server: Annotated[str, typer.Argument(help="Example: https://certs.example.com")],
@@ -89,7 +80,7 @@ def login(
     state = opened(folder)
     trusted = str(ca_file.absolute()) if ca_file else None
     peer = Server(server, trusted)
-    stop = until_signal()
+    stop = Stop().listen()
 
     def pause(seconds: float) -> None:
         if stop.wait(seconds):
@@ -115,7 +106,7 @@ def show_grant(grant: dict[str, Any]) -> None:
 @app.command()
 def run(folder: Folder = None) -> None:
     """Follow the server, and install what it has, until SIGTERM."""
-    Follower(opened(folder), say).run(until_signal())
+    Follower(opened(folder), say).run(Stop().listen())
 
 
 @app.command()
@@ -127,7 +118,7 @@ def once(
 ) -> None:
     """Fetch and install once. The exit status is 1 if something is not as it should be."""
     state = opened(folder)
-    Follower(state, say).once(until_signal(), seconds)
+    Follower(state, say).once(Stop().listen(), seconds)
     records = state.load(RECORDS, {}).values()
     if any("failed" in record or "trial" in record for record in records):
         raise typer.Exit(1)

@@ -23,11 +23,11 @@ from certctrl_agent.materials import Chain, Material, ca_files
 from certctrl_agent.plan import Plan, Subject, subjects_of
 from certctrl_agent.server import DeviceClient
 from certctrl_agent.state import State
+from certctrl_agent.stopping import Stop, Stopped
 
 WAIT = 30  # seconds that the server holds a poll
 SHORT = 5.0  # seconds: for less than that, no poll is begun
-LONGEST_PAUSE = 300.0  # between two questions for a key
-LOGIN_SECONDS = 300.0  # until refused tokens are tried again
+LONGEST_PAUSE = 300.0  # between two questions for a key, and after a refusal of the server
 SIGNALS = 50  # in one response
 TRIES = 3  # of a certificate that is renewed between its two requests
 SCHEMA = "certctrl.device.notify.v1"
@@ -66,6 +66,7 @@ class Follower:
         self.away = Backoff(1, 120)
         self.interval = float(WAIT)
         self.logged = set[str]()
+        self.may_wait = True
 
     # --- One pass ---
 
@@ -91,22 +92,21 @@ class Follower:
     def work(self) -> float:
         """Fetch what is stale, and install it. Return the seconds until there is more to do.
 
-        Raise ServerAway or LoginNeeded when the server gave nothing. Fetched versions are
-        installed before that.
+        Raise AgentError when the server gave nothing. Fetched versions are installed before that.
         """
         with self.state.lock("work"):
-            away = self.attempt(self.fetch)
+            error = self.attempt(self.fetch)
             due = self.install()
-            away = self.attempt(self.send_reports) or away
-        if away:
-            raise away
+            error = self.attempt(self.send_reports) or error
+        if error:
+            raise error
         later = [moment - self.now() for moment, _ in self.pending.values()]
         return max(0.0, min([due, *later]))
 
-    def attempt(self, call: Callable[[], None]) -> ServerAway | LoginNeeded | None:
+    def attempt(self, call: Callable[[], None]) -> AgentError | None:
         try:
             call()
-        except (ServerAway, LoginNeeded) as error:
+        except AgentError as error:
             return error
         return None
 
@@ -284,12 +284,18 @@ class Follower:
             self.log(f"The server refused {len(events)} reports ({answer.status}).")
         self.state.save("reports", [])
 
-    def poll(self, wait: int) -> float:
-        """Wait for signals, and note what is stale. Return the seconds until the next poll."""
+    def poll(self, wait: int, stop: Stop | None = None) -> float:
+        """Wait for signals, and note what is stale. Return the seconds until the next poll.
+
+        A signal of `stop` ends the wait, but no refresh of tokens.
+        """
         begun = time.monotonic()
         cursor = self.progress()["cursor"]
         params = {"limit": SIGNALS, "wait": wait} | ({"cursor": cursor} if cursor else {})
-        answer = self.client.ask("GET", "/updates", params=params, seconds=wait + 20)
+        self.may_wait = False
+        options: dict[str, Any] = {"around": stop.idle} if stop else {}
+        answer = self.client.ask("GET", "/updates", params=params, seconds=wait + 20, **options)
+        self.may_wait = True
         with self.state.lock("work"):
             if answer.status == 200:
                 self.note(answer.data)
@@ -303,8 +309,16 @@ class Follower:
             raise ServerAway(f"The server responded with {answer.status} to a poll.")
         with contextlib.suppress(KeyError, ValueError):
             self.interval = min(3600.0, max(1.0, float(answer.headers["x-poll-interval"])))
-        interval = self.interval if wait == WAIT else wait
+        interval = wait if 0 < wait < WAIT else self.interval
         return max(0.0, interval - (time.monotonic() - begun))
+
+    def seconds_to_wait(self, due: float) -> int:
+        """Return how long the server may hold a poll.
+
+        After a poll that was not answered, the next one does not wait, because a server with too
+        many waiting devices still answers it.
+        """
+        return int(min(WAIT, due)) if self.may_wait else 0
 
     def note(self, data: Any) -> None:
         """Store the cursor together with what its signals made stale."""
@@ -314,34 +328,32 @@ class Follower:
         stale, gone = progress["stale"], progress["gone"]
         trusted = set(progress.get("trusted", []))
         planned = [list(subject) for subject in subjects_of(self.state.load("plan"))]
-        for signal in data["signals"]:
-            kind, ref = signal["type"], signal.get("ref") or {}
+        for kind, number in map(read_signal, data["signals"]):
             match kind:
                 case "install.updated" | "state.resync_required":
                     progress["everything"] = True
-                case "cert.updated" | "cert.wrap_ready":
-                    subject = ["cert", ref.get("cert_id")]
-                    if subject in planned and subject not in stale:
-                        stale.append(subject)
-                    self.pending.pop(f"certificates/{ref.get('cert_id')}", None)
-                case "cert.unassigned":
-                    gone.append(["cert", ref.get("cert_id")])
-                case "ca.assigned":
-                    if ["ca", ref.get("ca_id")] not in stale:
-                        stale.append(["ca", ref.get("ca_id")])
-                    trusted.add(ref.get("ca_id"))
-                case "ca.unassigned":
-                    gone.append(["ca", ref.get("ca_id")])
-                    trusted.discard(ref.get("ca_id"))
-        progress["trusted"] = sorted(each for each in trusted if type(each) is int)
-        progress["cursor"] = str(data.get("cursor", progress["cursor"]))
-        progress["stale"] = [each for each in stale if type(each[1]) is int]
-        progress["gone"] = [each for each in gone if type(each[1]) is int]
-        self.state.save("progress", progress)
+                case "cert.updated" | "cert.wrap_ready" if ["cert", number] in planned:
+                    stale.append(["cert", number])
+                    self.pending.pop(f"certificates/{number}", None)
+                case "cert.unassigned" if number:
+                    gone.append(["cert", number])
+                case "ca.assigned" if number:
+                    stale.append(["ca", number])
+                    trusted.add(number)
+                case "ca.unassigned" if number:
+                    gone.append(["ca", number])
+                    trusted.discard(number)
+        changes = {
+            "cursor": str(data.get("cursor", progress["cursor"])),
+            "stale": without_repeats(stale),
+            "gone": without_repeats(gone),
+            "trusted": sorted(trusted),
+        }
+        self.state.save("progress", progress | changes)
 
     # --- The loops ---
 
-    def run(self, stop: Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Follow the server until `stop` is set."""
         self.begin()
         while not stop.is_set():
@@ -350,24 +362,29 @@ class Follower:
                 if due < SHORT:
                     stop.wait(due)
                     continue
-                wait = int(min(WAIT, due))
-                pause = self.poll(wait)
+                pause = self.poll(self.seconds_to_wait(due), stop)
                 self.away.reset()
                 stop.wait(min(pause, due))
+            except Stopped:
+                return
             except ServerAway as away:
                 seconds = self.away.failed(away.retry_after)
                 self.log(f"{away} Trying again in {seconds:.0f} s.")
                 self.rest(stop, seconds)
-            except LoginNeeded as error:
+            except (AgentError, OSError) as error:
                 self.log(str(error))
-                self.rest(stop, LOGIN_SECONDS)
+                self.rest(stop, LONGEST_PAUSE)
 
     def rest(self, stop: Event, seconds: float) -> None:
         """Install from what is here while the server is not asked."""
         end = time.monotonic() + seconds
         while not stop.is_set() and (remaining := end - time.monotonic()) > 0:
-            with self.state.lock("work"):
-                due = self.install()
+            due = 60.0
+            try:
+                with self.state.lock("work"):
+                    due = self.install()
+            except (AgentError, OSError) as error:
+                self.log(str(error))
             stop.wait(min(remaining, max(due, 0.2)))
 
     def once(self, stop: Event, seconds: float) -> None:
@@ -379,3 +396,16 @@ class Follower:
         end = time.monotonic() + seconds
         while (due := self.work()) < end - time.monotonic() and due < DAY / 24:
             stop.wait(due)
+
+
+def read_signal(signal: Any) -> tuple[str, int]:
+    """Return the type of a signal, and the id of its certificate or CA, or 0."""
+    if not isinstance(signal, dict) or not isinstance(signal.get("ref"), dict):
+        return "", 0
+    kind = str(signal.get("type"))
+    number = signal["ref"].get("ca_id" if kind.startswith("ca.") else "cert_id")
+    return kind, number if type(number) is int else 0
+
+
+def without_repeats(subjects: list[list[Any]]) -> list[list[Any]]:
+    return [list(subject) for subject in dict.fromkeys(map(tuple, subjects))]

@@ -1,6 +1,9 @@
 """Requests to the server, with the tokens of this device."""
 
+import contextlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,23 +78,28 @@ class Server:
         params: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         seconds: float = READ_SECONDS,
+        around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Answer:
-        """Send one request. Raise ServerAway if the server did not respond as a server does."""
+        """Send one request. Raise ServerAway if the server did not respond as a server does.
+
+        The context of `around` is entered while the request is under way.
+        """
         sent = dict(headers or {})
         if token:
             sent["Authorization"] = f"Bearer {token}"
         try:
-            response = self.http.request(
-                method,
-                self.origin + path,
-                json=body,
-                params=params,
-                headers=sent,
-                timeout=(CONNECT_SECONDS, seconds),
-                verify=self.trusted,  # here, because REQUESTS_CA_BUNDLE wins over the session's
-                allow_redirects=False,
-                stream=True,
-            )
+            with around():
+                response = self.http.request(
+                    method,
+                    self.origin + path,
+                    json=body,
+                    params=params,
+                    headers=sent,
+                    timeout=(CONNECT_SECONDS, seconds),
+                    verify=self.trusted,  # here, because REQUESTS_CA_BUNDLE wins over the session's
+                    allow_redirects=False,
+                    stream=True,
+                )
             with response:
                 raw = response.raw.read(LARGEST + 1, decode_content=True)
         except (requests.RequestException, OSError) as error:

@@ -12,7 +12,7 @@ from josepy.errors import Error as JoseError
 from josepy.json_util import JSONObjectWithFields
 from josepy.json_util import field as json_field
 
-from authorities import chains, errors
+from authorities import chains, errors, pki
 from authorities.acme.keys import hmac_key_of, jwk_of, thumbprint_of
 from authorities.acme.network import UNREADABLE, Network, connection_to, directory_of
 from authorities.acme.problems import absolute, json_of, problem_of
@@ -135,11 +135,12 @@ class AcmeCA:
     def new_order(
         self, names: Sequence[str], *, profile: str = "", replaces: str = ""
     ) -> OrderResource:
-        """Send newOrder (RFC 8555, 7.4) for A-labels. A wildcard is written `*.name`."""
+        """Send newOrder (RFC 8555, 7.4) for A-labels and IP addresses (RFC 8738).
+
+        A wildcard is written `*.name`.
+        """
         network = self.network
-        identifiers = [
-            messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names
-        ]
+        identifiers = [identifier_of(name) for name in names]
         what = f"the order for {names[0]}" + (
             f" and {len(names) - 1} more" if len(names) > 1 else ""
         )
@@ -396,6 +397,12 @@ class AcmeCA:
             f"{self.network.label} sent an {what} that does not match RFC 8555 ({kind}). It "
             "is retried.",
         )
+
+
+def identifier_of(name: str) -> messages.Identifier:
+    """Return the identifier of a name: an IP address (RFC 8738, section 3), or a DNS name."""
+    kind = messages.IDENTIFIER_IP if pki.is_address(name) else messages.IDENTIFIER_FQDN
+    return messages.Identifier(typ=kind, value=name)
 
 
 def _texts(found: Any) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
         source="credential_id", read_only=True, allow_null=True
     )
     fallback_account_id = serializers.IntegerField(read_only=True, allow_null=True)
+    verify_device_id = serializers.IntegerField(read_only=True, allow_null=True)
     domain_name = serializers.CharField(source="domain", read_only=True)
     key_dist_policy = serializers.CharField(source="key_policy", read_only=True)
     self_signed = serializers.BooleanField(source="account.is_private", read_only=True)
@@ -121,6 +122,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "acct_id",
             "acme_account_id",
             "dns_provider_id",
+            "verify_method",
+            "verify_device_id",
             "domain_name",
             "domain",
             "sans",

@@ -15,6 +15,7 @@ from dnsproviders import registry
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
 from issuance.challenges import delegation
+from issuance.challenges import registry as challenges
 from issuance.models import Certificate
 from issuance.services import CertificateSpec
 
@@ -33,10 +34,13 @@ def spec_of(
     account = account or _account(owner, given["account"])
     sans = given["sans"] or []
     most = catalog.info(account.ca_provider).max_names
-    wanted = identifiers.normalize_names([given["domain"], *sans], most, private=account.is_private)
+    by_agent = not challenges.is_in_zone(given["columns"].get("verify_method"))
+    wanted = identifiers.normalize_names(
+        [given["domain"], *sans], most, private=account.is_private, addresses=by_agent
+    )
     credential = _credential(owner, given)
-    if account.is_private:
-        credential = None  # a private CA needs no TXT records
+    if account.is_private or by_agent:
+        credential = None  # no TXT records are needed
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):
         raise MissingField(
             "The member dns_provider_id is missing. Give the id of a DNS credential.",
@@ -66,8 +70,11 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
         changes["key_type"], changes["key_size"] = _key(account, whole)
     sans = certificate.sans if given["sans"] is None else given["sans"]
     private = changes.get("account", certificate.account).is_private
+    method = changes.get("verify_method", certificate.verify_method)
     wanted = identifiers.normalize_names(
-        [given["domain"] or certificate.domain, *sans], private=private
+        [given["domain"] or certificate.domain, *sans],
+        private=private,
+        addresses=not challenges.is_in_zone(method),
     )
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid(

@@ -39,6 +39,16 @@ class CertificateRequest(serializers.Serializer[Any]):
     dns_provider_id = serializers.JSONField(
         required=False, allow_null=True, help_text="an id, or a provider's name"
     )
+    verify_method = OneOf(
+        Certificate.VerifyMethod.choices, required=False, help_text="how the names are proved"
+    )
+    verify_device_id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=2**62,
+        help_text="the device whose agent serves http-01 or tls-alpn-01",
+    )
     key_type = serializers.CharField(required=False, max_length=8)
     key_size = serializers.IntegerField(required=False)
     auto_renew = serializers.BooleanField(required=False)
@@ -100,6 +110,8 @@ class CertificateRequest(serializers.Serializer[Any]):
         "preferred_chain",
         "reuse_key",
         "fallback_account_id",
+        "verify_method",
+        "verify_device_id",
         "rollout",
         "install_window",
         "revoke_superseded",

@@ -16,6 +16,7 @@ import notices.pruning
 from accounts import archive, sessions
 from authorities import exchanges
 from certctrl import clock, retention
+from devices import agentchallenges
 from dnsproviders import records
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import ratelimits
@@ -55,6 +56,7 @@ def prune() -> None:
         prune_retired_credentials,
         ratelimits.prune,
         records.prune,
+        agentchallenges.prune,
         notices.pruning.prune,
         exchanges.prune,
         sessions.prune,

@@ -28,6 +28,7 @@ class Challenge(ABC):
     """
 
     type: ClassVar[str]
+    in_zone: ClassVar[bool] = True  # whether the proof is written into the zone of the name
 
     def is_for(self, certificate: Certificate) -> bool:
         """Return whether the certificate proves its names by this method."""

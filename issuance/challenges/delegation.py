@@ -29,7 +29,9 @@ def is_offered() -> bool:
 
 def is_delegated(certificate: Certificate) -> bool:
     """Return whether the certificate relies on the service zone."""
-    return is_offered() and not certificate.credential_id and not certificate.account.is_private
+    if not is_offered() or certificate.credential_id or certificate.account.is_private:
+        return False
+    return certificate.verify_method == Certificate.VerifyMethod.DNS_01
 
 
 def target_of(certificate: Certificate) -> str:

@@ -3,12 +3,13 @@
 from datetime import datetime
 
 from authorities.base import AuthorizationResource, ChallengeResource
+from issuance.challenges.agents import Http01, TlsAlpn01
 from issuance.challenges.base import Challenge
 from issuance.challenges.dns01 import Dns01
 from issuance.models import Certificate, Issuance
 
 # The first that is for a certificate proves its names. So the default comes last.
-CHALLENGES: list[Challenge] = [Dns01()]
+CHALLENGES: list[Challenge] = [Http01(), TlsAlpn01(), Dns01()]
 
 
 def of(challenge_type: str) -> Challenge:
@@ -19,6 +20,11 @@ def of(challenge_type: str) -> Challenge:
 def for_certificate(certificate: Certificate) -> Challenge:
     """Return the method by which the certificate proves its names."""
     return next(each for each in CHALLENGES if each.is_for(certificate))
+
+
+def is_in_zone(challenge_type: str | None) -> bool:
+    """Return whether the proof of this type, or of the default, is written into the zone."""
+    return of(challenge_type).in_zone if challenge_type else CHALLENGES[-1].in_zone
 
 
 def offered(challenge: Challenge, seen: AuthorizationResource) -> ChallengeResource:

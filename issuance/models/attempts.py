@@ -267,6 +267,13 @@ class Authorization(models.Model):
     record = models.ForeignKey(
         TxtRecord, models.SET_NULL, null=True, blank=True, related_name="authorizations"
     )
+    agent_challenge = models.ForeignKey(
+        "devices.AgentChallenge",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="authorizations",
+    )
     seen_at = models.DateTimeField(null=True, blank=True)
     answered_at = models.DateTimeField(null=True, blank=True)
 

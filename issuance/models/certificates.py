@@ -36,6 +36,13 @@ class Certificate(models.Model):
         ECDSA = "ecdsa"
         RSA = "rsa"
 
+    class VerifyMethod(models.TextChoices):
+        """How names are proved: by a record in the zone, or by the agent of a device."""
+
+        DNS_01 = "dns-01"
+        HTTP_01 = "http-01"
+        TLS_ALPN_01 = "tls-alpn-01"
+
     class Rollout(models.TextChoices):
         ALL = "all"
         CANARY = "canary"
@@ -48,6 +55,18 @@ class Certificate(models.Model):
     )
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="certificates"
+    )
+    verify_method = models.CharField(
+        max_length=16, choices=VerifyMethod, default=VerifyMethod.DNS_01
+    )
+    verify_device = models.ForeignKey(
+        "devices.Device",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+        help_text="whose agent serves the challenges of http-01 and tls-alpn-01",
     )
     key_type = models.CharField(max_length=8, choices=KeyType, default=KeyType.ECDSA)
     key_size = models.PositiveIntegerField(default=256)

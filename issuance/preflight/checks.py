@@ -23,7 +23,7 @@ from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
 from issuance.challenges import delegation
 from issuance.challenges import registry as challenges
-from issuance.identifiers import bases
+from issuance.identifiers import bases, is_address
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
 from issuance.preflight.report import Finding
@@ -84,7 +84,8 @@ def run(certificate: Certificate) -> list[Finding]:
     credential = delegation.credential_for(certificate)
     with clock.limit(ALONE):
         found = check(certificate, account, credential, clients.client_for(account))
-    if not credential and not account.is_private:
+    in_zone = challenges.for_certificate(certificate).in_zone
+    if not credential and in_zone and not account.is_private:
         found.insert(
             0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate))
         )
@@ -106,23 +107,37 @@ def check(
     """
     if account.is_private:
         return []
+    names = [each for each in certificate.names if not is_address(each)]
+    if not names:
+        return list(_of_count(certificate, account))
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
-    method = challenges.for_certificate(certificate).type
+    method = challenges.for_certificate(certificate)
     with lanes.enter(RESOLVERS, account.owner_id):
-        seen = survey.survey(bases(certificate.names), clock.time_left() * FOR_ZONES)
+        seen = survey.survey(bases(names), clock.time_left() * FOR_ZONES)
     answer = lanes.Standing.TROUBLE if seen.silence else lanes.Standing.WELL
     lanes.note(RESOLVERS.key, answer)
     return report.together(
         [
             *_of_count(certificate, account),
             *rules.of_silence(seen, certificate.domain),
-            *rules.of_caa(seen, certificate.names, identities, account.url, method),
-            *rules.of_cnames(seen, target),
-            *rules.of_zones(seen),
-            *_of_credential(certificate, credential, _places(seen, target, but)),
+            *rules.of_caa(seen, names, identities, account.url, method.type),
+            *(_of_proof(certificate, credential, seen, target, but) if method.in_zone else ()),
         ]
     )
+
+
+def _of_proof(
+    certificate: Certificate,
+    credential: DnsCredential | None,
+    seen: Survey,
+    target: str,
+    but: Collection[str],
+) -> Iterator[Finding]:
+    """Yield the findings about the zones that the proof is written into."""
+    yield from rules.of_cnames(seen, target)
+    yield from rules.of_zones(seen)
+    yield from _of_credential(certificate, credential, _places(seen, target, but))
 
 
 def _written_before(issuance: Issuance) -> list[str]:

@@ -1,6 +1,7 @@
 """Find the buckets of a CA's limits that an order is charged in."""
 
 import hashlib
+import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -140,10 +141,21 @@ def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = Fal
         *of_account(account, cost=0 if renews else 1),
     ]
     if not renews:
-        registered = dict.fromkeys(names.registered_domain(name) for name in domains)
+        registered = dict.fromkeys(map(_registered, domains))
         wanted += [Charge(ca, Kind.DOMAIN, domain, domain) for domain in registered]
     bases = dict.fromkeys(name.removeprefix(identifiers.WILDCARD) for name in domains)
     return wanted + [failures_of(account, base) for base in bases]
+
+
+def _registered(name: str) -> str:
+    """Return the registered domain by which CAs count a name.
+
+    An IPv4 address counts as itself, and an IPv6 address as its /64, as in Boulder, the server of
+    Let's Encrypt (`coveringIdentifier` in its ratelimits/utilities.go).
+    """
+    if not identifiers.is_address(name):
+        return names.registered_domain(name)
+    return str(ipaddress.ip_network((name, 64), strict=False)) if ":" in name else name
 
 
 def of_account(account: AcmeAccount, cost: int = 1) -> tuple[Charge, Charge]:

@@ -13,7 +13,6 @@ from issuance import rollout, wraps
 from issuance.models import Certificate, CertificateTag, Deployment, Issuance
 from issuance.services import locks
 from issuance.services.attempts import advance, audit_certificate, request_issuance
-from keystore.envelope import CannotOpen
 from keystore.models import Envelope
 
 Policy = Envelope.Policy
@@ -91,6 +90,12 @@ def follow_tags(certificate: Certificate) -> set[int]:
     tagged = Device.objects.filter(owner=certificate.owner_id, tags__tag__in=tags)
     wanted = set(tagged.values_list("pk", flat=True))
     present = dict(certificate.deployments.values_list("device", "by_tag"))
+    # Locked in one order and at once. Signals and wraps lock some of them again.
+    list(
+        Device.objects.filter(pk__in=wanted.union(present))
+        .order_by("pk")
+        .select_for_update(no_key=True)
+    )
     new = wanted.difference(present)
     over = {pk for pk, by_tag in present.items() if by_tag} - wanted
     Deployment.objects.bulk_create(
@@ -110,11 +115,17 @@ def serve(certificate: Certificate, new: Iterable[int]) -> Issuance | None:
     Return the attempt that makes a new key, when only this serves all. Its end notifies them.
     """
     served = wraps.pending(certificate).union(new)
-    is_first = not certificate.current and certificate.key_policy == Policy.DEVICE_REQUIRED
-    if wraps.fit(certificate) or (is_first and not certificate.lacks_device):
+    if wraps.fit(certificate) or is_first(certificate):
         return request_issuance(certificate)
     rollout.reach(certificate, served)
+    rollout.wake(certificate)  # a device that was revoked meanwhile may be behind
     return None
+
+
+def is_first(certificate: Certificate) -> bool:
+    """Return whether the certificate has waited for its first device."""
+    waits = not certificate.current and certificate.key_policy == Policy.DEVICE_REQUIRED
+    return waits and not certificate.lacks_device
 
 
 # --- devices that changed ---
@@ -137,13 +148,13 @@ def follow(certificate: Certificate) -> None:
     try:
         with transaction.atomic():
             locks.lock(certificate)
-            follow_tags(certificate)
+            served = follow_tags(certificate) | wraps.pending(certificate)
+            takes_new_key = wraps.fit_or_wait(certificate) or is_first(certificate)
+            if not takes_new_key:
+                rollout.reach(certificate, served - wraps.pending(certificate))
+        if takes_new_key:
+            advance(request_issuance(certificate))
     except NotFound:
         return  # deleted meanwhile
-    try:
-        with transaction.atomic():
-            locks.lock(certificate)
-            issuance = serve(certificate, ())
-        advance(issuance)
-    except (ApiError, CannotOpen) as exc:
+    except ApiError as exc:
         logger.warning("wraps.pending", certificate=certificate.pk, why=exc.what)

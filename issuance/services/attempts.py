@@ -11,7 +11,7 @@ from certctrl import clock
 from certctrl.errors import Conflict
 from certctrl.statements import insert
 from issuance import tasks, workflow
-from issuance.challenges import delegation
+from issuance.challenges import delegation, registry
 from issuance.models import Certificate, Issuance, names_key
 from issuance.renewal import failover
 from issuance.services.idempotency import Idempotency, once
@@ -75,7 +75,8 @@ def refuse_issuance(certificate: Certificate) -> None:
             f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
             " device first."
         )
-    if not delegation.credential_for(certificate) and not account.is_private:
+    in_zone = registry.for_certificate(certificate).in_zone and not account.is_private
+    if in_zone and not delegation.credential_for(certificate):
         raise Conflict(delegation.lacking(certificate))
 
 

@@ -7,12 +7,18 @@ from typing import Any
 from authorities import accounts, catalog
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid
+from devices.models import Device
+from issuance import identifiers
+from issuance.challenges import registry
 from issuance.models import Certificate
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
 # The columns that are checked, besides names, account and key.
-COLUMNS = ("key_policy", "server_decrypt_export", "reuse_key", "profile", "fallback_account_id")
+COLUMNS = (
+    *("key_policy", "server_decrypt_export", "reuse_key", "profile", "fallback_account_id"),
+    *("verify_method", "verify_device_id"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def judge(wanted: Wanted) -> None:
     _refuse_policy(wanted)
     _refuse_key(wanted.account, wanted, "key_size")
     _refuse_profile(wanted)
+    _refuse_method(wanted)
     if wanted.columns.get("fallback_account_id"):
         _refuse_fallback(_fallback(wanted), wanted)
 
@@ -106,6 +113,43 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
         )
 
 
+def _refuse_method(wanted: Wanted) -> None:
+    """Raise Invalid for names that the validation method cannot prove, and without a device."""
+    method = wanted.columns.get("verify_method")
+    if registry.is_in_zone(method) or wanted.account.is_private:
+        return
+    if wildcard := next((name for name in wanted.names if name.startswith("*.")), None):
+        raise Invalid(
+            f"{wildcard} is a wildcard, which {method} cannot prove. Leave verify_method out.",
+            field="verify_method",
+        )
+    _refuse_addresses(wanted.account, wanted)
+    device = wanted.columns.get("verify_device_id")
+    if not device:
+        raise Invalid(
+            f"{method} needs a device. Give the id of one whose agent is reached at the names.",
+            field="verify_device_id",
+        )
+    of_owner = Device.objects.filter(owner=wanted.account.owner_id, status=Device.Status.ACTIVE)
+    if not of_owner.filter(pk=device).exists():
+        raise Invalid(
+            f"You have no active device {device}. Give the id of another one.",
+            field="verify_device_id",
+        )
+
+
+def _refuse_addresses(account: AcmeAccount, wanted: Wanted) -> None:
+    address = next((name for name in wanted.names if identifiers.is_address(name)), None)
+    info = catalog.info(account.ca_provider)
+    profiles = info.address_profiles
+    if not address or profiles is None or wanted.columns.get("profile") in profiles:
+        return
+    what = f"{info.label} does not issue for IP addresses such as {address}"
+    if profiles:
+        what = f"{what} without the profile {' or '.join(profiles)}. Set profile"
+    raise Invalid(f"{what}, or choose another account.", field="profile" if profiles else "domain")
+
+
 def _fallback(wanted: Wanted) -> AcmeAccount:
     pk = wanted.columns["fallback_account_id"]
     owner = wanted.account.owner_id
@@ -130,6 +174,7 @@ def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
         )
     _refuse_key(fallback, wanted, field)
     _refuse_count(fallback, wanted, field)
+    _refuse_addresses(fallback, wanted)
     if not info.wildcards and any(name.startswith("*.") for name in wanted.names):
         raise Invalid(
             f"{info.label} issues no wildcards. Choose another fallback account.", field=field

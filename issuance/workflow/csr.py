@@ -83,17 +83,20 @@ def make(issuance: Issuance) -> None:
                 envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
             )
         except CannotOpen as cannot:
+            if cannot.is_temporary:  # an HSM that is away must not change a pinned key
+                raise
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
+    prepared = envelope.prepare(
+        certificate.owner,
+        "certificate_key",
+        pki.key_der(key),
+        policy=certificate.key_policy,
+        public_keys=_recipients(certificate),
+    )
     with issuance.atomic():
-        sealed = envelope.seal(
-            certificate.owner,
-            "certificate_key",
-            pki.key_der(key),
-            policy=certificate.key_policy,
-            public_keys=_recipients(certificate),
-        )
+        sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             Envelope.objects.filter(pk=replaced).delete()

@@ -101,6 +101,14 @@ class Token:
             self._keys[label] = self._found(label)
         return self._keys[label]
 
+    def prove(self, label: str) -> None:
+        """Encrypt and decrypt a test text. Raise PKCS11Error if the token fails."""
+        from pkcs11 import GCMParams, Mechanism
+
+        used = {"mechanism": Mechanism.AES_GCM, "mechanism_param": GCMParams(os.urandom(NONCE))}
+        found = self.find(label)
+        found.decrypt(found.encrypt(b"a test", **used), **used)
+
     def _found(self, label: str) -> Any:
         import pkcs11
         from pkcs11 import Attribute, KeyType, ObjectClass
@@ -133,7 +141,7 @@ class Token:
             return act(self)
         except (pkcs11.PKCS11Error, RuntimeError) as exc:
             self._close()
-            if was_open and not _is_about_the_wrap(exc):
+            if was_open:
                 return self._with_session(act)
             raise _told(exc, self.label) from None
 
@@ -202,9 +210,11 @@ def _decrypt(key: HSMKey, sealed: bytes, nonce: bytes, context: bytes, token: To
         parameters = GCMParams(nonce, context)
         return bytes(found.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=parameters))
     except (PKCS11Error, ValueError) as exc:
-        if _is_about_the_wrap(exc):
-            raise WrongMasterKey(key.id) from None
-        raise
+        if not _is_about_the_wrap(exc):
+            raise
+    # SoftHSM says GeneralError for a wrong context. A token that fails may say so too.
+    token.prove(key.label)
+    raise WrongMasterKey(key.id)
 
 
 def _is_about_the_wrap(exc: BaseException) -> bool:

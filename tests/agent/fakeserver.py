@@ -39,9 +39,11 @@ class FakeServer:
         self.signals: list[tuple[str, dict[str, Any]]] = []
         self.events: list[dict[str, Any]] = []
         self.changed = threading.Condition()
+        self.held = 0  # polls that wait
         self.is_closing = False
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.origin = f"http://127.0.0.1:{self.http.server_address[1]}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
@@ -187,7 +189,10 @@ class FakeServer:
             return [each for each in self.signals if each[0] > cursor]
 
         with self.changed:
+            self.held += 1
+            self.changed.notify_all()
             self.changed.wait_for(lambda: newer() or self.is_closing, float(query["wait"]))
+            self.held -= 1
             found = newer()[: int(query["limit"])]
         if not found:
             return 204, None, {"ETag": f'"{cursor}"'}

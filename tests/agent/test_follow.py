@@ -7,9 +7,10 @@ from threading import Event
 import pytest
 
 from certctrl_agent import trust
-from certctrl_agent.errors import LoginNeeded, ServerAway
+from certctrl_agent.errors import LoginNeeded, RefusedByServer, ServerAway
 from certctrl_agent.follow import Backoff, Follower
 from certctrl_agent.install import DAY, NEVER
+from certctrl_agent.stopping import Stop, Stopped
 from certctrl_agent.trust import TrustStore
 from tests.agent.fakeserver import SELF, FakeServer, error
 from tests.agent.installs import pair, pair_of
@@ -82,6 +83,28 @@ def test_a_certificate_that_the_plan_does_not_name_is_left_alone(planned, follow
     assert SELF + "/certificates/8" not in [path for _, path, _, _ in planned.requests]
 
 
+def test_signals_of_another_form_are_left_alone(planned, follower, state) -> None:
+    follower.work()
+    signals = ["x", {}, {"type": 7, "ref": {}}, {"type": "ca.assigned", "ref": {"ca_id": [1]}}]
+    signals += [{"type": "cert.unassigned", "ref": None}, {"type": "cert.updated"}]
+    body = {"data": {"cursor": "9-0", "signals": signals}}
+    planned.script("GET", SELF + "/updates", (200, body))
+    follower.poll(0)
+    progress = state.load("progress")
+    assert (progress["stale"], progress["gone"], progress["trusted"]) == ([], [], [])
+    assert progress["cursor"] == "9-0"
+
+
+def test_a_refused_plan_request_stops_no_install(planned, follower, paths) -> None:
+    follower.fetch()
+    planned.signal("install.updated", config_id=1, version=9)
+    follower.poll(0)
+    planned.script("GET", SELF + "/install-config", (404, error(4004, "not_found")))
+    with pytest.raises(RefusedByServer):
+        follower.work()
+    assert pair(*paths) == pair_of(planned.certificates[7])
+
+
 def test_a_new_plan_is_fetched_and_done(planned, follower, tmp_path) -> None:
     follower.work()
     target = tmp_path / "tls/other.der"
@@ -95,7 +118,7 @@ def test_polling_goes_on_behind_the_cursor(planned, follower, state) -> None:
     follower.poll(0)
     cursor = state.load("progress")["cursor"]
     assert cursor == planned.signals[-1][0]
-    assert follower.poll(0) == 0
+    follower.poll(0)
     Follower(state, follower.log).poll(0)
     assert state.load("progress")["cursor"] == cursor
 
@@ -112,8 +135,20 @@ def test_a_trimmed_log_leads_to_a_full_resync(planned, follower, state) -> None:
 
 
 def test_the_interval_of_the_server_is_kept(planned, follower) -> None:
-    planned.script("GET", SELF + "/updates", (204, None, {"X-Poll-Interval": "120"}))
-    assert 100 < follower.poll(30) <= 120
+    planned.script("GET", SELF + "/updates", (204, None, {"X-Poll-Interval": "3600"}))
+    assert follower.poll(30) > 30
+
+
+def test_a_crowded_server_is_polled_without_waiting(planned, follower) -> None:
+    assert follower.seconds_to_wait(NEVER) == 30
+    planned.script("GET", SELF + "/updates", (503, None, {"Retry-After": "7"}))
+    with pytest.raises(ServerAway) as caught:
+        follower.poll(30)
+    assert caught.value.retry_after == 7
+    assert follower.seconds_to_wait(NEVER) == 0
+    follower.poll(0)
+    assert follower.poll(0) > 0, "polls that do not wait have a pause"
+    assert follower.seconds_to_wait(NEVER) == 30
 
 
 def test_a_pending_wrap_is_asked_for_again(planned, follower, state, authority, paths) -> None:
@@ -259,7 +294,7 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
 
 
 def test_run_follows_signals_until_it_is_stopped(planned, follower, authority, paths) -> None:
-    stop = Event()
+    stop = Stop()
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
     try:
@@ -276,7 +311,7 @@ def test_run_follows_signals_until_it_is_stopped(planned, follower, authority, p
 def test_run_comes_back_to_a_server_that_was_away(planned, follower, paths, lines) -> None:
     planned.script("GET", SELF + "/install-config", (503, None))
     planned.script("GET", SELF + "/updates", (502, None))
-    stop = Event()
+    stop = Stop()
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
     try:
@@ -286,6 +321,20 @@ def test_run_comes_back_to_a_server_that_was_away(planned, follower, paths, line
         planned.signal("wake.up")
         thread.join()
     assert any("responded with 503" in line for line in lines)
+
+
+def test_a_poll_that_can_be_stopped_refreshes_its_token(planned, follower) -> None:
+    planned.spend_access_token()
+    follower.poll(0, Stop())
+    assert len(planned.asked("/auth/refresh")) == 1
+
+
+def test_a_poll_is_not_begun_after_a_signal(planned, follower) -> None:
+    stop = Stop()
+    stop.received()
+    with pytest.raises(Stopped):
+        follower.poll(30, stop)
+    assert planned.asked(SELF + "/updates") == []
 
 
 def test_once_waits_for_a_key(planned, follower, paths) -> None:

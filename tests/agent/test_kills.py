@@ -77,7 +77,6 @@ def item(targets: tuple[Path, Path]) -> dict[str, Any]:
     ("before", "targets"),
     [
         ("nothing", "tls tls"),
-        ("regular files", "tls tls"),
         ("regular files", "private certs"),
         ("an earlier version", "tls tls"),
     ],

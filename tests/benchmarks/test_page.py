@@ -97,11 +97,11 @@ def test_a_number_has_about_three_digits(value: float, text: str):
 
 
 def test_only_the_part_between_the_marks_is_written():
-    before = f"# Speed\n\nBy hand.\n\n{page.BEGIN}\nold\n{page.END}\n\n## Also by hand\n"
+    before = f"# Speed\n\nBy hand.\n\n{page.BEGIN}\nbefore\n{page.END}\n\n## Also by hand\n"
     after = page.written(before, [speed()])
     assert after.startswith(f"# Speed\n\nBy hand.\n\n{page.BEGIN}\n")
     assert after.endswith(f"{page.END}\n\n## Also by hand\n")
-    assert "old" not in after
+    assert "before" not in after
     assert "65.4 ms" in after
 
 

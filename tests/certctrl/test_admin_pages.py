@@ -14,7 +14,7 @@ from accounts.models import ApiKey, AuditEvent, User
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
-from devices import codes, installplans, registration, signals
+from devices import agentchallenges, codes, installplans, registration, signals
 from devices import services as device_services
 from devices.models import Device, DeviceCode, DeviceSession, DeviceTag
 from dnsproviders import records
@@ -151,6 +151,7 @@ def devices(staff) -> list[str]:
     device_services.change_device(enrolled.device, {"name": "edge 1", "tags": ["edge"]})
     installplans.replace(enrolled.device, {"installs": []}, "somebody")
     signals.emit([enrolled.device.pk], "cert.updated", {"cert_id": 7})
+    agentchallenges.note(enrolled.device, "tlsalpn01", {"certificate": {"key_pem": token}})
     row = DeviceSession.objects.get()
     return [
         started["device_code"],

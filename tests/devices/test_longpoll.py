@@ -10,7 +10,7 @@ from devices.hub import hub
 from devices.models import Device, DeviceSession
 from tests.devices.waiting import Polling, emit, until, within
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture
@@ -102,14 +102,14 @@ def test_a_signal_without_a_message_is_found_by_the_regular_look(
     assert numbers(inline(scene())[1]) == [1]
 
 
-def test_the_regular_look_is_one_statement_for_all(
+def test_the_regular_look_is_two_statements_for_all(
     inline, monkeypatch, device_id, token, django_assert_num_queries
 ):
     async def scene():
         polls = [Polling(token) for _ in range(3)]
         for each in polls:
             await idle(each)
-        with django_assert_num_queries(1):
+        with django_assert_num_queries(2):
             await hub().serve(list(hub().waiters))
         assert hub().count == 3
 

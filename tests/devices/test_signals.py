@@ -8,7 +8,7 @@ from devices.models import Device, Signal
 from tests.devices.agent import Agent, enrolled
 from tests.issuance.api.calling import refused
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 UPDATES = "/apiv1/devices/self/updates"
 
 

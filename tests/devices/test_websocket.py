@@ -5,13 +5,13 @@ import json
 
 import pytest
 
+from devices import agentchallenges, signals, websocket
 from devices import hub as hubs
-from devices import signals, websocket
 from devices.hub import hub
-from devices.models import Device, DeviceSession, Signal
-from tests.devices.waiting import Socket, emit, until
+from devices.models import AgentChallenge, Device, DeviceSession, Signal
+from tests.devices.waiting import Polling, Socket, emit, until
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 POLICY = 1008
 
 
@@ -244,6 +244,97 @@ def test_a_device_that_leaves_leaves_nothing(inline, connect):
         return hub().count, hub().waiters
 
     assert inline(scene()) == (0, {})
+
+
+# --- Challenges ---
+
+
+@pytest.fixture
+def challenge(device_id):
+    device = Device.objects.get(pk=device_id)
+    return agentchallenges.note(device, "http01", {"token": "t", "domains": ["example.com"]})
+
+
+def start(challenge):
+    agentchallenges.start([challenge.pk])
+    hub().look([challenge.device_id])
+
+
+def stop(challenge):
+    agentchallenges.stop(AgentChallenge.objects.filter(pk=challenge.pk))
+    hub().look([challenge.device_id])
+
+
+def acked(event):
+    name = {"type": "event", "name": "updates.ack", "payload": {}}
+    return name | {"id": event["id"], "resume_token": event["id"]}
+
+
+def test_a_challenge_is_started_and_stopped_on_the_socket(inline, device_id, connect, challenge):
+    signals.emit([device_id], "cert.updated", {"cert_id": 1})
+
+    async def scene():
+        socket = await connect()
+        events = [await socket.read()]
+        start(challenge)
+        events.append(await socket.read())
+        socket.say(acked(events[1]))
+        await until(lambda: AgentChallenge.objects.get().acked_at)
+        stop(challenge)
+        events.append(await socket.read())
+        socket.say(acked(events[2]))
+        await until(lambda: not AgentChallenge.objects.exists())
+        return events
+
+    signal, started, stopped = inline(scene())
+    assert started["payload"]["type"] == "acme.http01.start"
+    named = {"challenge_id": challenge.challenge_id}
+    assert started["payload"]["ref"] == {"token": "t", "domains": ["example.com"]} | named
+    assert stopped["payload"]["type"] == "acme.http01.stop"
+    assert stopped["payload"]["ref"] == named
+    assert started["payload"]["ts_ms"] == started["ts_ms"] < stopped["ts_ms"]
+    assert started["resume_token"] == stopped["resume_token"] == signal["id"]
+
+
+def test_a_start_without_an_ack_is_sent_once_for_each_connection(
+    inline, monkeypatch, device_id, connect, challenge
+):
+    async def scene():
+        first = await connect()
+        start(challenge)
+        events = [await first.read()]
+        await hub().serve([device_id])
+        await hub().serve([device_id])
+        assert first.inbox.empty()
+        second = await connect()
+        events.append(await second.read())
+        return events
+
+    first, second = inline(scene())
+    assert first == second
+    assert AgentChallenge.objects.get().acked_at is None
+
+
+def test_an_ack_of_something_else_confirms_nothing(inline, connect, challenge):
+    async def scene():
+        socket = await connect()
+        start(challenge)
+        event = await socket.read()
+        for wrong in ("", "0-0", None, 7, [event["id"]]):
+            socket.say(acked(event) | {"id": wrong})
+        socket.say({"type": "ping", "ts": 1})
+        await socket.read()
+
+    inline(scene())
+    assert AgentChallenge.objects.get().acked_at is None
+
+
+def test_a_poll_hears_no_challenge(inline, token, challenge):
+    async def scene():
+        agentchallenges.start([challenge.pk])
+        return await Polling(token, "wait=1").answer()
+
+    assert inline(scene())[0] == 204
 
 
 # --- The handshake ---

@@ -178,7 +178,7 @@ def running(
     makes a binding required.
     """
     lab = Pebble(folder, zone)
-    lab.ports = free_ports("acme", "management", "dns", "gate")
+    lab.ports = free_ports("acme", "management", "dns", "gate", "http", "tls")
     _make_tls(folder)
     environment = {"GOMAXPROCS": "1", "PEBBLE_WFE_NONCEREJECT": str(nonce_reject)}
     environment["PEBBLE_AUTHZREUSE"] = str(authz_reuse)
@@ -269,8 +269,8 @@ def _pebble(
         "privateKey": str(lab.folder / "tls.key"),
     }
     rest = {
-        "httpPort": 5002,
-        "tlsPort": 5001,
+        "httpPort": lab.ports["http"],
+        "tlsPort": lab.ports["tls"],
         "ocspResponderURL": "",
         "externalAccountBindingRequired": bool(eab),
         "externalAccountMACKeys": dict(eab or {}),

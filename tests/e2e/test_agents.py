@@ -178,8 +178,15 @@ def test_a_renewal_is_served_by_all_or_rolled_back_with_the_reason(owner, agents
             stack.enter_context(agent.running())
         until(lambda: all(agent.serves(first) for agent in agents), "all serve the first version")
 
-        second = renew(owner, certificate)
-        until(lambda: all(agent.serves(second) for agent in agents), "all serve the renewal")
+        # One policy after the other, so that each way of getting a key is used.
+        for policy in ("DEVICE_REQUIRED", "MASTER_ONLY", "HYBRID"):
+            choice = {"key_dist_policy": policy, "server_decrypt_export": policy == "MASTER_ONLY"}
+            owner.mine("PUT", f"certificates/{certificate}", choice)
+            second = renew(owner, certificate)
+            until(
+                lambda serial=second: all(agent.serves(serial) for agent in agents),
+                f"all serve the renewal under {policy}",
+            )
         until(
             lambda: all(agent.said(f"serves serial {second}") for agent in agents),
             "all have proved it",

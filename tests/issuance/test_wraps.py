@@ -387,3 +387,27 @@ def test_a_policy_that_is_loosened_after_the_csr_was_sent_counts_later(
     world.settle()
     assert read(certificate).current.issuance != attempt
     assert openers(read(certificate).current) - {machine.row.pk} == {SERVER}
+
+
+def test_a_new_tag_notifies_a_device_also_under_master_only(
+    deployed, machine, django_capture_on_commit_callbacks
+):
+    certificate = deployed(key_policy="MASTER_ONLY", server_decrypt_export=True)
+    services.assign_to_tag(certificate, "web")
+    with django_capture_on_commit_callbacks(execute=True):
+        devices.change_device(machine.row, {"tags": ["web"]})
+    assert told() == [(machine.row.pk, "cert.updated")]
+    assert machine.materials(certificate.pk).status_code == 200
+
+
+def test_a_wrap_goes_with_its_tag_while_none_can_be_made(
+    deployed, owner, machine, enrol_again, monkeypatch, django_capture_on_commit_callbacks
+):
+    tagged = Machine(owner, "web")
+    certificate = deployed(machine)
+    services.assign_to_tag(certificate, "web")
+    monkeypatch.setattr(masterkeys, "by_id", raises_unknown)
+    enrol_again(machine)
+    with django_capture_on_commit_callbacks(execute=True):
+        devices.change_device(tagged.row, {"tags": []})
+    assert openers(certificate.current) == {SERVER}

@@ -10,6 +10,8 @@ from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEvent
+from authorities import pki
+from issuance import services
 from keystore import masterkeys
 from keystore.envelope import seal, unseal
 from keystore.masterkeys import FileKeys, MasterKeyProblem, elsewhere
@@ -176,3 +178,25 @@ def test_an_attempt_waits_for_a_place_that_is_away(settings, vault, world, accou
     assert len(world.ca.orders) == 1
     assert world.zone.txt() == []
     assert wrapped_by() == {"6"}
+
+
+def test_a_pinned_key_is_kept_while_its_master_key_is_away(
+    settings, vault, world, account, credential
+):
+    """The renewal waits for Vault, and has the old key afterwards."""
+    settings.MASTER_KEYS_ELSEWHERE = PLACE
+    certificate, _ = world.create(account, credential, reuse_key=True)
+    world.settle()
+    certificate.refresh_from_db()
+    before = certificate.current.chain_pem
+    vault.status = 403
+    attempt = services.issue(certificate)
+    world.settle(most=2, step=20)
+    attempt.refresh_from_db()
+    assert attempt.is_open
+    assert not attempt.csr_pem
+    vault.status = None
+    world.settle()
+    certificate.refresh_from_db()
+    assert certificate.current.issuance_id == attempt.pk
+    assert pki.same_key(certificate.current.chain_pem, before)

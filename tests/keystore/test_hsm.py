@@ -217,3 +217,26 @@ def test_a_lost_hsm_changes_no_row(use, alice):
         envelope.seal(alice, "test", SECRET)
     assert not KeyWrap.objects.exists()
     assert User.objects.count() == 1
+
+
+def test_a_token_that_fails_is_not_taken_for_a_wrong_wrap(use, token, monkeypatch):
+    """The session fails at the first call, and works when it is opened again."""
+    import pkcs11
+
+    key = use(token)
+    wrapped = key.wrap(b"k" * 32, CONTEXT)
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            def fail(*args: Any, **kwargs: Any) -> None:
+                raise pkcs11.GeneralError
+
+            return fail
+
+    hsm.token_of(token)._keys["master 9"] = Failing()
+    assert key.unwrap(wrapped, CONTEXT) == b"k" * 32
+    with monkeypatch.context() as patch:
+        patch.setattr(hsm.Token, "find", lambda self, label: Failing())
+        with pytest.raises(MasterKeyAway, match="The HSM failed"):
+            key.unwrap(wrapped, CONTEXT)
+    assert key.unwrap(wrapped, CONTEXT) == b"k" * 32

@@ -29,9 +29,12 @@ def refused(seen: AuthorizationResource) -> Refused:
     return Refused("ca_authorization_unusable", what)
 
 
+READ = ("issuance", "identifier", "challenge", "record", "agent_challenge")
+
+
 def _pending() -> QuerySet[Authorization]:
     pending = Authorization.objects.filter(status=Status.PENDING)
-    return pending.only("issuance", "identifier", "challenge", "record").order_by("pk")
+    return pending.only(*READ).order_by("pk")
 
 
 @select

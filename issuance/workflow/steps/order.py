@@ -26,7 +26,10 @@ from issuance.workflow.steps.plan import OrderPlan, plan_order
 
 LIMIT = timedelta(hours=6)
 # The columns of an authorization that reading it at the CA sets.
-SEEN = ("status", "identifier", "wildcard", "challenge", "challenge_url", "seen_at", "record_id")
+SEEN = (
+    *("status", "identifier", "wildcard", "challenge", "challenge_url", "seen_at"),
+    *("record_id", "agent_challenge_id"),
+)
 
 
 def order(issuance: Issuance) -> Done:
@@ -299,6 +302,7 @@ def _save(
     challenge_url: Parameter,
     seen_at: Parameter,
     record_id: Parameter,
+    agent_challenge_id: Parameter,
 ) -> tuple[QuerySet[Authorization], dict[str, Any]]:
     columns = {
         "status": status,
@@ -308,6 +312,7 @@ def _save(
         "challenge_url": challenge_url,
         "seen_at": seen_at,
         "record": record_id,
+        "agent_challenge": agent_challenge_id,
     }
     return Authorization.objects.filter(pk=pk), columns
 

@@ -16,20 +16,26 @@ from django.apps import apps
 from django.db import connection
 
 from authorities.models import AcmeAccount, Exchange
+from devices import installplans
+from devices.models import InstallPlan
 from dnsproviders.models import TxtRecord
-from issuance import services
-from issuance.beat import pruning, renewals, sweep
+from issuance import rollout, services
+from issuance.beat import pruning, renewals, rollouts, sweep
 from issuance.models import (
     Certificate,
     CertificateVersion,
+    Deployment,
     Issuance,
     IssuanceEvent,
     LimitBucket,
+    Probe,
     RenewalInfo,
     RequestKey,
 )
+from issuance.rollout import Report
 from notices import raising
 from notices.models import Delivery, Notice
+from tests import factories
 from tests.issuance.failing import issued, read
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -40,11 +46,14 @@ GROWING = (
     Certificate,
     CertificateVersion,
     Delivery,
+    Deployment,
     Exchange,
     Issuance,
     IssuanceEvent,
     LimitBucket,
+    InstallPlan,
     Notice,
+    Probe,
     RenewalInfo,
     RequestKey,
     TxtRecord,
@@ -132,8 +141,13 @@ def rows(world, account, credential, owner) -> Certificate:
     raising.raise_once(owner, Notice.Kind.RENEWED, "renewed:1", "It was renewed", "All is well.")
     notice = Notice.objects.get()
     Delivery.objects.create(owner=owner, notice=notice, channel="email", wake_at=world.time)
+    device = factories.device(owner, "edge", name="edge 1")
+    services.assign(certificate, device)
+    installplans.replace(device, {"installs": []}, "somebody")
+    certificate.probes.create(address="www.example.com", port=443, wake_at=world.time)
     world.messages.clear()
     now = world.time
+    Deployment.objects.update(wake_at=now)
     AcmeAccount.objects.update(wake_at=now)
     RenewalInfo.objects.update(wake_at=now, stumbles=1)
     CertificateVersion.objects.update(wake_at=now)
@@ -170,6 +184,23 @@ def test_the_steps_of_an_attempt_read_no_table(world, account, credential):
         world.deliver()
         world.sweep()
     assert len(ran) > 35
+    assert not scans(ran)
+
+
+def test_the_scan_for_replaced_versions_reads_only_those_that_wish_it(rows):
+    Certificate.objects.update(revoke_superseded=True)
+    with statements() as ran:
+        rollouts.revoke_superseded.run()
+    assert ran
+    assert not scans(ran)
+
+
+def test_a_report_reads_only_its_certificate(rows):
+    device, version = rows.deployments.get().device, read(rows).current
+    with statements() as ran:
+        for state in ("installed", "failed", "served"):
+            rollout.note_reports(device, [Report(rows.pk, version.serial, state, "")])
+    assert len(ran) > 10
     assert not scans(ran)
 
 
@@ -242,6 +273,10 @@ def test_pruning_reads_only_what_may_be_old(rows, world, part):
         "certificates/{certificate}/issues/{attempt}/events",
         "certificates/{certificate}/issues/{attempt}/events?after=1",
         "certificates/{certificate}/issues/{attempt}/exchanges?after=1",
+        "certificates/{certificate}/devices",
+        "certificates/{certificate}/probes",
+        "devices/{device}/install-config",
+        "devices/{device}/install-config-histories",
         "notices",
         "notices?after=999999",
     ],
@@ -252,6 +287,7 @@ def test_a_list_page_reads_only_its_rows(rows, world, client_of, owner, account,
         "account": account.pk,
         "certificate": certificate.pk,
         "attempt": certificate.current.issuance_id,
+        "device": certificate.deployments.get().device_id,
         "held_back": Certificate.objects.get(domain="fresh.example.com").pk,
     }
     bucket = LimitBucket.objects.create(ca="", kind="account", level=0, at=world.time)

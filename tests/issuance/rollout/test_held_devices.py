@@ -5,6 +5,7 @@ from nacl.public import PrivateKey  # noqa: TID251
 
 from certctrl import clock
 from devices import registration
+from devices import services as devices
 from issuance import services
 from issuance.models import Certificate, CertificateVersion, Deployment
 from keystore import recipients
@@ -130,6 +131,29 @@ def test_a_held_machine_with_a_new_key_gets_the_newest_version(
     other.log_in()
     assert both.serial_of(other) != both.first.serial
     assert other.serves(both.pk)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_machine_that_was_revoked_meanwhile_gets_the_newest_version(
+    deployed, owner, world, policy, django_capture_on_commit_callbacks
+):
+    machines = [Machine(owner, name=name) for name in ("web1", "web2")]
+    export = policy == "MASTER_ONLY"
+    certificate = deployed(*machines, key_policy=policy, server_decrypt_export=export)
+    away = machines[1]
+    with django_capture_on_commit_callbacks(execute=True):
+        devices.revoke_device(away.row)
+    services.issue(Certificate.objects.get())
+    world.settle()
+    away.row.refresh_from_db()
+    key = recipients.recipient_key(owner, bytes(away.key.public_key))
+    with django_capture_on_commit_callbacks(execute=True):
+        registration.enrol(owner, away.row, key, {})
+    world.settle()
+    away.log_in()
+    shown = away.get(f"certificates/{certificate.pk}").data_member
+    assert shown["serial_number"] == Certificate.objects.get().current.serial
+    assert away.materials(certificate.pk).status_code == 200
 
 
 def test_a_change_of_the_policy_ends_the_hold(pair):

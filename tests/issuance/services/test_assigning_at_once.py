@@ -1,0 +1,72 @@
+"""Assignments, devices, policies and renewals that change at the same moment, on PostgreSQL."""
+
+import random
+
+import pytest
+from django.db import transaction
+from nacl.public import PrivateKey  # noqa: TID251
+
+from certctrl.errors import ApiError
+from devices import registration
+from devices import services as devices
+from issuance import services
+from issuance.beat import following
+from issuance.models import Certificate
+from keystore import recipients
+from keystore.models import KeyWrap
+from tests import factories
+from tests.issuance.failing import read
+from tests.issuance.racing import at_once
+
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.postgres_only,
+    pytest.mark.django_db(transaction=True),
+]
+
+
+def enrol_again(row, owner) -> None:
+    """Let the device enrol with another key, as a registration does."""
+    with transaction.atomic():
+        registration.lock_owner(owner.pk)
+        device = registration.device_of(owner, {"device_public_id": row.public_id})
+        key = recipients.recipient_key(owner, bytes(PrivateKey.generate().public_key))
+        registration.enrol(owner, device, key, {})
+
+
+@pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
+def test_every_change_at_once_ends_with_the_right_wraps(deployed, world, owner, policy):
+    rows = [factories.device(owner, *(["web"] if number % 2 else [])) for number in range(6)]
+    certificate = deployed(key_policy="HYBRID")
+    for row in rows[:4]:
+        services.assign(read(certificate), row)
+    rng = random.Random(policy)
+    for _ in range(4):
+        rng.shuffle(rows)
+        results = at_once(
+            lambda: services.assign(read(certificate), rows[0]),
+            lambda: services.unassign(read(certificate), rows[1]),
+            lambda: services.assign_to_tag(read(certificate), "web"),
+            lambda: services.unassign_from_tag(read(certificate), "web"),
+            lambda: enrol_again(rows[2], owner),
+            lambda: devices.revoke_device(rows[3]),
+            lambda: devices.change_device(rows[4], {"tags": rng.choice([["web"], []])}),
+            lambda: services.update_certificate(read(certificate), {"key_policy": policy}),
+            lambda: services.issue(read(certificate)),
+            following.follow_devices.run,
+        )
+        assert [each for each in results if isinstance(each, Exception)] == [
+            each for each in results if isinstance(each, ApiError)
+        ]
+        world.deliver()
+    following.follow_devices.run()
+    world.settle()
+    following.follow_devices.run()
+    assert fits(read(certificate))
+
+
+def fits(certificate: Certificate) -> bool:
+    wanted = set(certificate.active_devices().values_list("key", flat=True))
+    found = KeyWrap.objects.filter(recipient_key__isnull=False)
+    assert {each.envelope_id for each in found} <= {certificate.current.key_id}
+    return wanted == {each.recipient_key_id for each in found}
