@@ -72,7 +72,7 @@ def _by_day_of(rows: QuerySet[Certificate], column: str, now: datetime) -> Count
     until = now + timedelta(days=DAYS)
     inside = rows.filter(**{f"{column}__gte": now, f"{column}__lt": until})
     days = inside.order_by().annotate(day=TruncDate(column)).values_list("day")
-    return Counter(dict(days.annotate(count=Count("pk"))))
+    return Counter(dict(days.annotate(count=Count("*"))))
 
 
 def summary(owner: User) -> dict[str, object]:
