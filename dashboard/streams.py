@@ -30,7 +30,7 @@ MOST_STREAMS = 2000  # of one process
 RECONNECT = 3000  # milliseconds
 
 log = structlog.get_logger()
-# The last event of an attempt, its state, and the sentence about what it waits for.
+# The last event of an attempt, its state, and the reason of its wait.
 Sight = tuple[int, str, str]
 
 

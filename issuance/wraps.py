@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 from django.db.models import Q
 
+from certctrl.lanes import Full
 from devices.models import Device
 from issuance.models import Certificate
 from keystore import envelope
@@ -116,10 +117,16 @@ def pending(certificate: Certificate) -> set[int]:
     return set(without.values_list("pk", flat=True))
 
 
-def fit_or_wait(certificate: Certificate) -> bool:
-    """Do the same as `fit`. While no master key is usable, leave wraps pending and return False."""
+def fit_or_wait(certificate: Certificate, *, is_retried: bool = False) -> bool:
+    """Do the same as `fit`. While no master key is usable, leave wraps pending and return False.
+
+    A caller that is retried passes `is_retried`. For it, raise CannotOpen or Full while an HSM or
+    a service does not answer. So it makes the wraps in the next try.
+    """
     try:
         return fit(certificate)
-    except CannotOpen as exc:
+    except (CannotOpen, Full) as exc:
+        if is_retried and (isinstance(exc, Full) or exc.is_temporary):
+            raise
         logger.warning("wraps.pending", certificate=certificate.pk, why=exc.what)
         return False

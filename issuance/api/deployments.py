@@ -161,6 +161,14 @@ def certificate_of(owner: Any, pk: int) -> Certificate:
     return row
 
 
+def device_of(owner: Any, **which: Any) -> Device:
+    row = Device.objects.filter(owner=owner, **which).first()
+    if row is None:
+        asked = ", ".join(map(str, which.values()))
+        raise NotFound(f"You have no device {asked}. Check the id.", field="device_id")
+    return row
+
+
 def private_ca_of(owner: Any, pk: int) -> PrivateCA:
     row = PrivateCA.objects.filter(pk=pk, owner=owner, status=PrivateCA.Status.ACTIVE).first()
     if row is None:
@@ -309,7 +317,7 @@ class AssignmentViewSet(OwnedMixin, GenericViewSet[Certificate]):
         certificate, given = self.get_object(), parsed(AssignRequest, request)
         if "tag" in given:
             return assigned(services.assign_to_tag(certificate, given["tag"]))
-        return assigned(services.assign(certificate, self.device(pk=given["device_id"])))
+        return assigned(services.assign(certificate, device_of(self.owner, pk=given["device_id"])))
 
     @extend_schema(request=AssignRequest, responses={204: None})
     def unassign(self, request: Request, **kwargs: Any) -> Response:
@@ -318,17 +326,8 @@ class AssignmentViewSet(OwnedMixin, GenericViewSet[Certificate]):
         if "tag" in given:
             services.unassign_from_tag(certificate, given["tag"])
         else:
-            services.unassign(certificate, self.device(pk=given["device_id"]))
+            services.unassign(certificate, device_of(self.owner, pk=given["device_id"]))
         return Response(status=NO_CONTENT)
-
-    def device(self, **which: Any) -> Device:
-        row = Device.objects.filter(owner=self.owner, **which).first()
-        if row is None:
-            raise NotFound(
-                f"You have no device {', '.join(map(str, which.values()))}. Check the id.",
-                field="device_id",
-            )
-        return row
 
 
 class KeyAssignViewSet(AssignmentViewSet):
@@ -355,7 +354,7 @@ class KeyAssignViewSet(AssignmentViewSet):
                 "The certificates come from the API key. Use one whose permissions name the ids of"
                 " certificates, with the action write."
             )
-        device = self.device(public_id=public_id)
+        device = device_of(self.owner, public_id=public_id)
         found = [certificate_of(self.owner, pk) for pk in sorted(self.named())]
         attempts = [services.assign(each, device) for each in found]
         count = len([each for each in attempts if each])

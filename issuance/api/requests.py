@@ -154,7 +154,13 @@ class IssueRequest(serializers.Serializer[Any]):
     )
 
 
-class PrivateIssueRequest(IssueRequest, CertificateRequest):
+class DeviceOfRequest(serializers.Serializer[Any]):
+    device_id = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=10**18 - 1
+    )
+
+
+class PrivateIssueRequest(DeviceOfRequest, IssueRequest, CertificateRequest):
     """A certificate to issue from a private CA.
 
     The account is optional, and must be an account of that CA. A DNS credential is ignored.

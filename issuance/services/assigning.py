@@ -27,16 +27,26 @@ def assign(certificate: Certificate, device: Device) -> Issuance | None:
     CannotOpen while the master key is not usable, and the errors of `request_issuance`.
     """
     with transaction.atomic():
-        locks.lock(certificate)
-        if not Device.objects.filter(pk=device.pk, status=Device.Status.ACTIVE).exists():
-            raise Conflict(f"The device {device} was revoked. Enrol it again, then assign it.")
-        _, is_new = Deployment.objects.update_or_create(
-            certificate=certificate, device=device, defaults={"by_tag": False}
-        )
-        if is_new:
-            audit_certificate(certificate, "assigned", device=device.pk)
-        issuance = serve(certificate, {device.pk} if is_new else ())
+        issuance = add(certificate, device)
     return advance(issuance)
+
+
+def add(
+    certificate: Certificate, device: Device, validity_seconds: int | None = None
+) -> Issuance | None:
+    """Do the same as `assign` inside a transaction. The caller calls `advance()` after it.
+
+    `validity_seconds` is for an attempt at a private CA.
+    """
+    locks.lock(certificate)
+    if not Device.objects.filter(pk=device.pk, status=Device.Status.ACTIVE).exists():
+        raise Conflict(f"The device {device} was revoked. Enrol it again, then assign it.")
+    _, is_new = Deployment.objects.update_or_create(
+        certificate=certificate, device=device, defaults={"by_tag": False}
+    )
+    if is_new:
+        audit_certificate(certificate, "assigned", device=device.pk)
+    return serve(certificate, {device.pk} if is_new else (), validity_seconds)
 
 
 def unassign(certificate: Certificate, device: Device) -> None:
@@ -109,14 +119,16 @@ def follow_tags(certificate: Certificate) -> set[int]:
     return new
 
 
-def serve(certificate: Certificate, new: Iterable[int]) -> Issuance | None:
+def serve(
+    certificate: Certificate, new: Iterable[int], validity_seconds: int | None = None
+) -> Issuance | None:
     """Wrap the key for all devices, and notify the new ones and those whose wrap was pending.
 
     Return the attempt that makes a new key, when only this serves all. Its end notifies them.
     """
     served = wraps.pending(certificate).union(new)
     if wraps.fit(certificate) or is_first(certificate):
-        return request_issuance(certificate)
+        return request_issuance(certificate, validity_seconds=validity_seconds)
     rollout.reach(certificate, served)
     rollout.wake(certificate)  # a device that was revoked meanwhile may be behind
     return None

@@ -17,6 +17,7 @@ from certctrl import clock
 from certctrl.errors import Conflict, TooLate
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
+from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import rollout, wraps
 from issuance.models import Certificate, Issuance, digest
@@ -111,10 +112,11 @@ def issue_at_private_ca(
     account_id: int | None,
     spec_of: Callable[[AcmeAccount], CertificateSpec],
     *,
+    device: Device | None = None,
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
 ) -> tuple[Certificate, Issuance | None]:
-    """Issue a certificate of this private CA at once.
+    """Issue a certificate of this private CA at once, and assign it to `device`.
 
     The account is `account_id`, or any account of the CA when that is None. `spec_of` returns the
     request for the account that was found. Raise the errors of `create_certificate`.
@@ -128,6 +130,8 @@ def issue_at_private_ca(
             validity_seconds=validity_seconds,
             idempotency=idempotency,
         )
+        if device:
+            issuance = assigning.add(certificate, device, validity_seconds) or issuance
     return certificate, advance(issuance)
 
 

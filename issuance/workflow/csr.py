@@ -5,6 +5,7 @@ an earlier attempt that gave up.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -88,14 +89,19 @@ def make(issuance: Issuance) -> None:
             told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
-    prepared = envelope.prepare(
+    prepare = partial(
+        envelope.prepare,
         certificate.owner,
         "certificate_key",
         pki.key_der(key),
         policy=certificate.key_policy,
-        public_keys=_recipients(certificate),
     )
+    # The wrap for a master key may be a call, so it is made outside of the transaction. Wraps for
+    # devices are made inside, where the devices are locked.
+    for_devices_only = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED
+    prepared = None if for_devices_only else prepare()
     with issuance.atomic():
+        prepared = prepared or prepare(public_keys=_recipients(certificate))
         sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
@@ -105,12 +111,10 @@ def make(issuance: Issuance) -> None:
 
 
 def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
-    """Return the public keys of the devices that the new key is wrapped for now.
+    """Return the public keys of the devices of a certificate with the policy DEVICE_REQUIRED.
 
-    Under HYBRID it is wrapped for them when the version is stored. Raise Refused.
+    Under HYBRID the key is wrapped for devices when the version is stored. Raise Refused.
     """
-    if certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
-        return ()
     keys = wraps.public_keys(certificate)
     if not keys:
         raise Refused(

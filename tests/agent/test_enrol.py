@@ -57,10 +57,12 @@ def test_a_grant_that_ends_otherwise_enrols_nothing(server, state, status) -> No
 
 def test_polling_ends_when_the_code_expires(server, state) -> None:
     server.grant_statuses.clear()
+    _, started, _ = server.grant({"action": "device_start"})
+    server.script("POST", "/auth/device", (200, {"data": started["data"] | {"expires_in": 30}}))
     pauses: list[float] = []
     with pytest.raises(AgentError, match="expired"):
         with_person(server, state, pauses)
-    assert sum(pauses) == 900
+    assert pauses == [5] * 6
 
 
 def test_a_poll_without_response_is_repeated(server, state) -> None:

@@ -315,6 +315,18 @@ def test_a_start_without_an_ack_is_sent_once_for_each_connection(
     assert AgentChallenge.objects.get().acked_at is None
 
 
+def test_an_ack_outlasts_its_connection(inline, connect, challenge):
+    async def scene():
+        socket = await connect()
+        start(challenge)
+        socket.say(acked(await socket.read()))
+        socket.leave()
+        await socket.task
+        await until(lambda: AgentChallenge.objects.get().acked_at)
+
+    inline(scene())
+
+
 def test_an_ack_of_something_else_confirms_nothing(inline, connect, challenge):
     async def scene():
         socket = await connect()

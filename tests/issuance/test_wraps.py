@@ -8,7 +8,7 @@ from certctrl.errors import Conflict
 from devices import registration
 from devices import services as devices
 from devices.models import Signal
-from issuance import services
+from issuance import services, workflow
 from issuance.beat import renewals
 from issuance.models import CertificateVersion, Issuance
 from keystore import masterkeys, recipients
@@ -16,6 +16,7 @@ from keystore.envelope import CannotOpen, open_certificate_key
 from keystore.masterkeys import UnknownMasterKey
 from keystore.models import KeyWrap
 from tests.devices.machine import Machine
+from tests.fakes.vault import FakeVault
 from tests.issuance.failing import read
 
 pytestmark = pytest.mark.django_db
@@ -411,3 +412,58 @@ def test_a_wrap_goes_with_its_tag_while_none_can_be_made(
     with django_capture_on_commit_callbacks(execute=True):
         devices.change_device(tagged.row, {"tags": []})
     assert openers(certificate.current) == {SERVER}
+
+
+# --- while the master key is away ---
+
+
+@pytest.fixture
+def vault(settings):
+    with FakeVault() as made:
+        settings.VAULT_ADDR, settings.VAULT_TOKEN = made.url, made.token
+        settings.MASTER_KEYS_ELSEWHERE = ["6=vault:transit/certctrl"]
+        yield made
+
+
+def test_a_download_waits_for_the_master_key(vault, deployed, machine, world):
+    """The new version appears with all its wraps, and nothing is ordered twice."""
+    certificate = deployed(key_policy="HYBRID")
+    services.assign(certificate, machine.row)
+    orders = len(world.ca.orders)
+    attempt = services.issue(read(certificate))
+    world.messages.clear()
+    for step in workflow.STEPS:
+        vault.status = 503 if step.state == "finalized" else None
+        workflow.take(step, attempt.pk)
+    attempt.refresh_from_db()
+    assert attempt.state == "finalized"
+    assert read(certificate).current == certificate.current
+    vault.status = None
+    world.settle()
+    attempt.refresh_from_db()
+    assert attempt.state == "issued"
+    assert len(world.ca.orders) == orders + 1
+    assert openers(read(certificate).current) == {SERVER, machine.row.pk}
+
+
+def test_an_end_of_an_assignment_needs_no_master_key(vault, deployed, owner, machine, enrol_again):
+    """The other device has a new key, which cannot be wrapped for now."""
+    certificate = deployed(machine, key_policy="HYBRID")
+    other = Machine(owner)
+    services.assign(certificate, other.row)
+    vault.status = 503
+    enrol_again(machine)
+    services.unassign(certificate, other.row)
+    assert openers(certificate.current) == {SERVER}
+
+
+def test_an_assignment_while_the_master_key_is_away_changes_nothing(vault, deployed, machine):
+    certificate = deployed(key_policy="HYBRID")
+    vault.status = 503
+    with pytest.raises(CannotOpen, match="unsealed"):
+        services.assign(certificate, machine.row)
+    assert openers(certificate.current) == {SERVER}
+    assert not certificate.deployments.exists()
+    vault.status = None
+    services.assign(certificate, machine.row)
+    assert openers(certificate.current) == {SERVER, machine.row.pk}

@@ -79,8 +79,9 @@ class TestRotate:
         rotate("--drop-old")
         found = AuditEvent.objects.filter(action__startswith="master_key").order_by("pk")
         assert list(found.values_list("action", "object", "detail")) == [
-            ("master_key.rotated", "master_key:2", {"moved": 5, "stuck": 0}),
-            ("master_key.removed", "master_key:1", {}),
+            ("master_key.made", "master_key:2", {}),
+            ("master_key.rotated", "master_key:2", {"wraps": 5, "failed": 0}),
+            ("master_key.dropped", "master_key:1", {}),
         ]
 
     def test_the_old_key_stays_in_the_file_until_it_is_dropped(self, alice, key_file):

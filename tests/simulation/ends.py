@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from django.db.models import Count, F
 
 from authorities.models import AcmeAccount
+from devices.models import Device
 from dnsproviders.models import TxtRecord
-from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Deployment, Issuance, RenewalInfo
 from keystore.models import KeyWrap
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def violations(simulation: "Simulation") -> list[str]:
         *_revocations(simulation),
         *_orders(simulation),
         *_wraps(),
+        *_wanted(),
     ]
 
 
@@ -117,6 +119,17 @@ def _wraps() -> list[str]:
         ):
             wrong.append(f"a replaced version is wrapped for a device: {wrap}")
     return wrong
+
+
+def _wanted() -> list[str]:
+    """Each device that is assigned and active may fetch the version in use."""
+    rows = Deployment.objects.filter(
+        device__status=Device.Status.ACTIVE,
+        certificate__retired_at=None,
+        certificate__current__isnull=False,
+    )
+    behind = rows.exclude(wanted=F("certificate__current"))
+    return [f"{each} wants version {each.wanted_id}, and no newer one" for each in behind]
 
 
 def _orders(simulation: "Simulation") -> list[str]:

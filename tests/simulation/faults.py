@@ -64,6 +64,7 @@ class Profile:
 ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
 SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
 LOSERS = Profile(minutes=6, lose=0.3, healthy=2)
+OWNERS = Profile(minutes=6, lose=0.3, devices=3, people=15)
 CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 
 

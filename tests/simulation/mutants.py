@@ -12,6 +12,7 @@ from certctrl.turns import Turns, TurnsQuerySet, late_at, new_token
 from dnsproviders import records
 from dnsproviders.base import Provider
 from dnsproviders.models import TxtRecord
+from issuance.beat import following
 from issuance.challenges import txtrecords
 from tests.simulation import simulation
 
@@ -79,6 +80,11 @@ def the_resending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation, "RESEND", timedelta(seconds=10_000))
 
 
+def the_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks for devices whose change was not followed."""
+    monkeypatch.setattr(following, "left_behind", set)
+
+
 MUTANTS: dict[str, Break] = {
     "the fence": the_fence,
     "the intent": the_intent,
@@ -86,4 +92,5 @@ MUTANTS: dict[str, Break] = {
     "the need": the_need,
     "the reopening": the_reopening,
     "the resending": the_resending,
+    "the following": the_following,
 }

@@ -3,7 +3,7 @@
 import pytest
 from django.db import DatabaseError, transaction
 
-from tests.simulation.faults import CHANGERS, LOSERS, SHARERS, ZOMBIES, Profile
+from tests.simulation.faults import CHANGERS, LOSERS, OWNERS, SHARERS, ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import run
 
@@ -13,6 +13,7 @@ PROFILES: dict[str, Profile | None] = {
     "the need": SHARERS,
     "the reopening": ZOMBIES,
     "the resending": LOSERS,
+    "the following": OWNERS,
 }
 
 
@@ -38,8 +39,8 @@ def test_a_seed_finds_what_was_broken_on_purpose(
 
 @pytest.mark.parametrize(
     "profile",
-    [SHARERS, ZOMBIES, LOSERS, CHANGERS],
-    ids=["sharers", "zombies", "losers", "changers"],
+    [SHARERS, ZOMBIES, LOSERS, CHANGERS, OWNERS],
+    ids=["sharers", "zombies", "losers", "changers", "owners"],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_runs_end_well_when_nothing_is_broken(profile: Profile, seed: int) -> None:

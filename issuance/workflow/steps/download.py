@@ -118,7 +118,7 @@ def _takes_new_key(certificate: Certificate, issuance: Issuance, is_assigned: bo
         assert issuance.key, "the key was sealed in the first step"
         for_devices = Envelope.Policy.DEVICE_REQUIRED
         return issuance.key.policy == for_devices != certificate.key_policy
-    takes_new_key = wraps.fit_or_wait(certificate)
+    takes_new_key = wraps.fit_or_wait(certificate, is_retried=True)
     rollout.begin(certificate)
     return takes_new_key
 

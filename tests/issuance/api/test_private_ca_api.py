@@ -12,6 +12,8 @@ from cryptography.x509.oid import NameOID
 from authorities.models import AcmeAccount
 from issuance.beat import renewals
 from issuance.models import Certificate, CertificateVersion, Issuance
+from tests import factories
+from tests.devices.machine import Machine
 from tests.issuance.api.calling import refused, rows
 
 pytestmark = pytest.mark.django_db
@@ -568,3 +570,27 @@ def test_a_ca_in_use_is_not_deleted(api, root, self_ca):
     assert api.delete(f"cas/{root}").status_code == 204
     refused(api.get(f"cas/{root}"), 404)
     refused(api.post("acme-accounts", {"provider": "SELF_CA", "ca_id": root}), 404, "ca_id")
+
+
+@pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
+def test_a_certificate_is_issued_for_a_device_at_once(api, root, alice, policy):
+    machine = Machine(alice)
+    body = {
+        "domain_name": "a.example.com",
+        "device_id": machine.row.pk,
+        "key_dist_policy": policy,
+        "validity_seconds": 86400,
+    }
+    made = api.post(f"cas/{root}/issue", body).data_member
+    assert made["status"] == "SUCCESS"
+    assert made["not_after"] - made["not_before"] < 2 * 86400
+    assert machine.serves(made["id"])
+
+
+def test_a_device_of_another_owner_gets_no_certificate(api, root, bob, keyed, alice):
+    before = rows()
+    body = {"domain_name": "a.example.com", "device_id": factories.device(bob).pk}
+    refused(api.post(f"cas/{root}/issue", body), 404, "device_id")
+    own = {"domain_name": "a.example.com", "device_id": factories.device(alice).pk}
+    refused(keyed("cas:*[issue]").post(f"cas/{root}/issue", own), 403)
+    assert rows()["issuance.Certificate"] == before["issuance.Certificate"]
