@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from django.conf import settings
@@ -18,7 +19,7 @@ from accounts.services import refuse_old_login
 from authorities import pki
 from certctrl import clock, errors, outward
 from dashboard import drawing
-from dashboard.certificates import owned, shown
+from dashboard.certificates import shown
 from dashboard.conditions import (
     Condition,
     condition_of,
@@ -45,7 +46,7 @@ FILES = {
 
 def certificate_of(page: Page, pk: int) -> Certificate:
     """Return a certificate of the person who is signed in. Raise NotFound."""
-    found = list(shown(owned(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
+    found = list(shown(services.of_owner(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
     if not found:
         raise errors.NotFound(_("You have no certificate %(id)d.") % {"id": pk})
     note_failures(found)
@@ -105,8 +106,7 @@ def drawn(
 ) -> list[tuple[drawing.Version, CertificateVersion, str]]:
     """Return each version with its drawing and the drawing's words, oldest first."""
     found = []
-    following = [*versions[1:], None]
-    for version, successor in zip(versions, following, strict=True):
+    for version, successor in zip_longest(versions, versions[1:]):
         is_current = version.pk == certificate.current_id
         replaced_at = successor.not_before if successor else None
         renews = certificate.renew_at if is_current else replaced_at

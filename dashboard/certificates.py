@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
@@ -19,10 +18,10 @@ from dashboard import drawing
 from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
 from dashboard.page import Page, show
 from dnsproviders.models import DnsCredential
-from issuance.models import Certificate, Issuance
+from issuance import services
+from issuance.models import Certificate
 
 ROWS = (20, 100, 500)
-SOON = timedelta(days=30)
 MOST_CHOICES = 200  # accounts or credentials in a select
 
 # The chips: value, mark, word.
@@ -63,35 +62,10 @@ def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
     return [row_of(each) for each in certificates]
 
 
-def owned(owner: User) -> QuerySet[Certificate]:
-    return Certificate.objects.filter(owner=owner, retired_at=None)
-
-
 def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
     """Read with each row what the list shows, and not the chain."""
     joined = rows.select_related("account", "current").defer("current__chain_pem")
     return with_attempts(joined)
-
-
-def chosen(rows: QuerySet[Certificate], chip: str) -> QuerySet[Certificate]:
-    """Return the certificates behind a chip."""
-    now = clock.now()
-    is_open = Exists(Issuance.objects.open().filter(certificate=OuterRef("pk")))
-    if chip in ("you", "again"):
-        failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=Issuance.State.FAILED)
-        failing = rows.filter(~is_open, failures__gt=0).annotate(
-            last_failure=Subquery(failed.order_by("-pk").values("failure")[:1])
-        )
-        needs = Q(last_failure=Issuance.Failure.PERMANENT) | Q(renew_at=None)
-        return failing.filter(needs if chip == "you" else ~needs)
-    if chip == "open":
-        return rows.filter(is_open)
-    return {
-        "soon": rows.filter(expires_at__gt=now, expires_at__lte=now + SOON),
-        "new": rows.filter(current=None),
-        "off": rows.filter(auto_renew=False),
-        "revoked": rows.exclude(current__revoked_at=None).filter(current__isnull=False),
-    }.get(chip, rows)
 
 
 def found(rows: QuerySet[Certificate], words: str) -> QuerySet[Certificate]:
@@ -165,7 +139,7 @@ class CertificateList(Page):
         )
         size = number(request.GET.get("rows", "")) or ROWS[0]
         size = size if size in ROWS else ROWS[0]
-        rows = chosen(owned(self.owner), asked["chip"])
+        rows = services.of_condition(services.of_owner(self.owner), asked["chip"])
         if words := asked["q"].strip().replace("\0", ""):
             rows = found(rows, words)
         if account := number(asked["account"]):

@@ -8,6 +8,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from issuance.services import DayCount
+
 DAYS = 90  # of the axis
 WIDTH = 97.0  # percent for them; the rest is for what ends later
 GRID = '<line class="grid" x1="{0}" x2="{0}" y1="-11" y2="27"/>'
@@ -73,6 +75,53 @@ def life(
     shape = "again" if kind == "waits" else kind
     return format_html(
         '<svg class="life {}" role="img" aria-label="{}">{}</svg>', shape, label, drawn
+    )
+
+
+MOST_BAR = 110  # pixels
+RULER = 132  # where the bars of renewals end
+BELOW = 158  # where the bars of ends begin
+
+
+def days(counts: Sequence[DayCount]) -> SafeString:
+    """Return the renewals and ends of each day: renewals above the ruler, ends below."""
+    most = max([1, *(each.renews for each in counts), *(each.ends for each in counts)])
+    scale = MOST_BAR / most
+    bars = []
+    for number, each in enumerate(counts):
+        left = round(number * 100 / DAYS + 0.14, 2)
+        at = f"{each.day:%Y-%m-%d}"
+        if each.renews:
+            height = round(each.renews * scale, 1)
+            words = _("%(day)s: %(count)d renew") % {"day": at, "count": each.renews}
+            bars.append(("renews", left, RULER - height, height, words))
+        if each.ends:
+            words = _("%(day)s: %(count)d end") % {"day": at, "count": each.ends}
+            bars.append(("ends", left, BELOW, round(each.ends * scale, 1), words))
+    drawn = format_html_join(
+        "",
+        '<rect class="bar {}" x="{}%" y="{}" width="0.80%" height="{}"><title>{}</title></rect>',
+        bars,
+    )
+    ticks = format_html_join(
+        "",
+        '<text x="{}%" y="149" text-anchor="{}">{}</text>',
+        (
+            (round(number * 100 / DAYS, 2), "start" if number < 80 else "end", f"{at.day:%Y-%m-%d}")
+            for number, at in enumerate(counts)
+            if number in (0, 30, 60, 89)
+        ),
+    )
+    return format_html(
+        '<svg class="when" role="img" aria-label="{label}" height="278">'
+        '<rect class="ruler" x="0" y="132" width="100%" height="26"/>'
+        '<text class="strong" x="0" dx="8" y="12">{above}</text>'
+        '<text class="strong" x="0" dx="8" y="272">{below}</text>{bars}{ticks}</svg>',
+        label=_("Renewals and ends of the next 90 days"),
+        above=_("planned renewals, at most %(count)d a day") % {"count": most},
+        below=_("ends, unless renewed before"),
+        bars=drawn,
+        ticks=ticks,
     )
 
 

@@ -17,7 +17,7 @@ from authorities.models import AcmeAccount
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
-from dashboard.certificates import choices, number, owned
+from dashboard.certificates import choices, number
 from dashboard.page import FORM_KEY, Page, count, is_partial, show
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
@@ -143,7 +143,7 @@ class Form:
 
 def defaults(owner: User) -> dict[str, Any]:
     """Return the values of the last certificate, so that the usual one needs only names."""
-    last = owned(owner).order_by("-pk").select_related("account").first()
+    last = services.of_owner(owner).order_by("-pk").select_related("account").first()
     given: dict[str, Any] = {"auto_renew": "on", "policy": Envelope.Policy.HYBRID, "key": ""}
     if last:
         given |= {"account": last.account_id, "credential": last.credential_id or ""}

@@ -1,39 +1,40 @@
 """The overview: will anything expire?"""
 
-from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from certctrl import clock
-from dashboard.certificates import CHIPS, chosen, owned, rows_of, shown
+from dashboard import drawing
+from dashboard.certificates import rows_of, shown
 from dashboard.page import Page, show
+from issuance import services
 from issuance.models import Issuance
 
 MOST_LANES = 24  # certificates with a line each
 MOST_CASES = 10  # causes
-LOST_AFTER = timedelta(days=30)
+MOST_WAITING = 100  # certificates that are grouped by cause
 
 
 class Overview(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
-        rows = owned(self.owner)
+        rows = services.of_owner(self.owner)
         total = rows.count()
         dated = shown(rows.filter(expires_at__isnull=False)).order_by("expires_at", "pk")
         lanes = rows_of(list(dated[:MOST_LANES]))
-        waiting = rows_of(list(shown(chosen(rows, "you")).order_by("expires_at", "pk")[:100]))
+        needing, moving = (services.of_condition(rows, each) for each in ("you", "open"))
+        waiting = rows_of(list(shown(needing).order_by("expires_at", "pk")[:MOST_WAITING]))
         context: dict[str, Any] = {
             "here": "overview",
             "total": total,
             "lanes": lanes,
             "more": total - len(lanes),
             "soonest": lanes[0].certificate if lanes else None,
-            "waiting": chosen(rows, "you").count(),
-            "again": chosen(rows, "again").count(),
+            "waiting": needing.count(),
+            "again": services.of_condition(rows, "again").count(),
             "causes": causes(waiting),
-            "expired": rows.filter(expires_at__lte=clock.now()).count(),
-            "in_progress": rows_of(list(shown(chosen(rows, "open")).order_by("pk")[:MOST_LANES])),
-            "chips": CHIPS,
+            "expired": services.of_condition(rows, "expired").count(),
+            "in_progress": rows_of(list(shown(moving).order_by("pk")[:MOST_LANES])),
+            "chart": drawing.days(services.by_day(rows)) if total > MOST_LANES else "",
         }
         return show(request, "overview.html", context)
 

@@ -116,6 +116,9 @@ def with_headers(response: HttpResponse, refused: errors.ApiError) -> HttpRespon
 def ask_to_sign_in(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse:
     """Lead to the sign-in page, and back here after it. A form that was sent is kept."""
     back = request.get_full_path() if request.method == "GET" else form_path(request)
+    if is_partial(request) and request.method == "POST":
+        # The form stays as it is. Its button leads to the sign-in, and then the fields are kept.
+        return HttpResponse(status=HTTPStatus.UNAUTHORIZED)
     if is_partial(request):
         here = request.headers.get("HX-Current-URL", "")
         path = "/" + here.split("://", 1)[-1].partition("/")[2]

@@ -445,6 +445,18 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
+            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_of_owner_by_end'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('renew_at__isnull', False), ('retired_at__isnull', True)), fields=['owner', 'renew_at'], name='certificates_of_owner_to_renew'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('failures__gt', 0), ('retired_at__isnull', True)), fields=['owner', 'id'], name='certificates_failing'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
             index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'),
         ),
         migrations.AddIndex(

@@ -162,6 +162,22 @@ class Certificate(models.Model):
                 condition=Q(retired_at__isnull=True),
                 name="certificates_of_owner",
             ),
+            # The list and the overview of the pages.
+            models.Index(
+                fields=["owner", "expires_at", "id"],
+                condition=Q(retired_at__isnull=True),
+                name="certificates_of_owner_by_end",
+            ),
+            models.Index(
+                fields=["owner", "renew_at"],
+                condition=Q(retired_at__isnull=True, renew_at__isnull=False),
+                name="certificates_of_owner_to_renew",
+            ),
+            models.Index(
+                fields=["owner", "id"],
+                condition=Q(retired_at__isnull=True, failures__gt=0),
+                name="certificates_failing",
+            ),
             models.Index(
                 fields=["account", "owner", "-id"],
                 condition=Q(retired_at__isnull=True),

@@ -29,6 +29,7 @@ from issuance.services.certificates import (
     retire,
     update_certificate,
 )
+from issuance.services.counting import DayCount, by_day, of_condition, of_owner, summary
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
@@ -43,6 +44,7 @@ __all__ = [
     "COLUMNS",
     "PFX",
     "CertificateSpec",
+    "DayCount",
     "Idempotency",
     "NotReplaced",
     "_answers",
@@ -51,6 +53,7 @@ __all__ = [
     "assign_to_tag",
     "assigned",
     "bundle",
+    "by_day",
     "cancel",
     "cancel_attempt",
     "create_certificate",
@@ -67,6 +70,8 @@ __all__ = [
     "new_certificate",
     "new_issuance",
     "no_credential",
+    "of_condition",
+    "of_owner",
     "once",
     "open_issuance",
     "probe_now",
@@ -77,6 +82,7 @@ __all__ = [
     "revoke",
     "revoke_replaced",
     "sealed",
+    "summary",
     "to_folder",
     "trust",
     "unassign",

@@ -122,3 +122,10 @@ def test_words_of_a_ca_are_not_markup(visitor, certificate):
 def test_an_expired_certificate_is_the_answer_of_the_overview(visitor, certificate, world):
     world.advance((certificate.expires_at - world.time).total_seconds() + 60)
     assert "1 certificate has expired" in visitor.get("/").content.decode()
+
+
+def test_the_page_of_one_that_was_never_issued_opens(visitor, world, account, credential):
+    made, attempt = world.create(account, credential, "new.example.com")
+    assert visitor.get(f"/certificates/{made.pk}").status_code == 200
+    assert visitor.get(f"/certificates/{made.pk}/attempts/{attempt.pk}").status_code == 200
+    assert visitor.get(f"/certificates/{made.pk}/files/chain.pem").status_code == 404

@@ -78,3 +78,10 @@ def test_filters_are_in_the_address(visitor, many, query, number):
 def test_words_of_a_search_are_not_markup(visitor):
     text = visitor.get("/certificates", {"q": '"><script>alert(1)</script>'}).content.decode()
     assert "<script>alert" not in text
+
+
+def test_the_overview_of_many_has_a_drawing_of_the_days(visitor, many):
+    page = visitor.get("/")
+    assert 'class="bar ends"' in page.content.decode()
+    assert len(page.context["lanes"]) == 24
+    assert page.context["more"] == 26

@@ -98,3 +98,16 @@ def test_a_broken_kept_form_is_ignored(alice, kept):
     form = {"email": alice.email, "password": factories.PASSWORD, "next": "/issue", "kept": kept}
     assert visitor.post("/sign-in", form).status_code == 302
     assert visitor.get("/issue").status_code == 200
+
+
+def test_a_check_without_a_session_leaves_the_form_alone(db):
+    answer = Client().post("/issue/names", {"names": "a.org"}, headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.content) == (401, b"")
+    assert "HX-Redirect" not in answer.headers
+
+
+def test_a_live_page_without_a_session_leads_to_the_sign_in(certificate):
+    address = f"/certificates/{certificate.pk}/attempts/{certificate.issuances.get().pk}"
+    here = {"HX-Request": "true", "HX-Current-URL": f"http://testserver{address}"}
+    answer = Client().get(f"{address}/part", headers=here)
+    assert answer.headers["HX-Redirect"] == f"/sign-in?next={address.replace('/', '%2F')}"
