@@ -222,7 +222,7 @@ def test_other_certificates_cost_no_statement_more(
     assert Authorization.objects.get().agent_challenge_id is None
 
 
-def test_the_preflight_of_a_device_asks_nothing_about_the_proof_in_the_zone(
+def test_the_preflight_of_a_device_asks_nothing_about_a_zone_record(
     world, account, device, monkeypatch
 ):
     loop = CnamePath(("_acme-challenge.example.com",), ProviderError("dns_cname_loop", "A loop."))
