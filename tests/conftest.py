@@ -15,6 +15,7 @@ from rest_framework.test import APIClient
 from accounts.models import User
 from authorities.models import AcmeAccount
 from certctrl import board, lanes
+from certctrl.environment import Environment
 from certctrl.lanes import Lane, Standing
 from dnsproviders.models import DnsCredential
 from tests import factories
@@ -83,6 +84,12 @@ def _empty_cache() -> Iterator[None]:
     lanes.forget()
     yield
     cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def _settings_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the settings that a test reads, because a backup holds those that were given."""
+    monkeypatch.setattr(Environment, "given", dict(Environment.given))
 
 
 @pytest.fixture

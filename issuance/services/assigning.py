@@ -164,6 +164,7 @@ def follow(certificate: Certificate) -> None:
             takes_new_key = wraps.fit_or_wait(certificate) or is_first(certificate)
             if not takes_new_key:
                 rollout.reach(certificate, served - wraps.pending(certificate))
+                rollout.wake(certificate)  # a device that was revoked meanwhile may be behind
         if takes_new_key:
             advance(request_issuance(certificate))
     except NotFound:
