@@ -14,7 +14,7 @@ from issuance.probes.handshake import Target
 
 
 def lane_of(address: str, port: int) -> Lane:
-    return Lane(f"probe {address}:{port}", f"{address}:{port}")
+    return Lane(f"probe:{address}:{port}", f"{address}:{port}")
 
 
 def run(probe_id: int) -> None:
