@@ -5,12 +5,14 @@ import structlog
 from authorities import catalog, clients, exchanges
 from authorities.models import AcmeAccount
 from certctrl import lanes
+from certctrl.lanes import Lane
 from certctrl.turns import Trouble
 from keystore import envelope
 from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
+EAB = Lane("eab:zerossl", "the service of ZeroSSL for external account bindings")
 
 
 def register(account_id: int) -> None:
@@ -33,10 +35,12 @@ def register(account_id: int) -> None:
 
 
 def _register(account: AcmeAccount) -> None:
-    with lanes.enter(catalog.lane_of_account(account), account.owner_id):
-        _fetch_eab(account)
-        with exchanges.about(account, "register"):
-            resource = clients.client_for(account).register()
+    _fetch_eab(account)
+    with (
+        lanes.enter(catalog.lane_of_account(account), account.owner_id),
+        exchanges.about(account, "register"),
+    ):
+        resource = clients.client_for(account).register()
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",
@@ -52,7 +56,8 @@ def _fetch_eab(account: AcmeAccount) -> None:
     """Fetch an external account binding when ZeroSSL can give one, by API key or e-mail address."""
     if account.eab_kid or not catalog.fetches_eab(account):
         return
-    kid, hmac_key = clients.fetch_eab(account)
+    with lanes.enter(EAB, account.owner_id):
+        kid, hmac_key = clients.fetch_eab(account)
     with account.fence():
         fetched_with = account.eab_id
         sealed = envelope.seal(account.owner, "eab", hmac_key.encode())

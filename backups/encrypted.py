@@ -6,6 +6,7 @@ part of 64 KiB is authenticated, and the last one is marked. So a file that was 
 is refused. Both directions hold a few parts in memory, never the whole file.
 """
 
+import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -69,18 +70,34 @@ def recovery_keys(path: str | Path) -> list[pyrage.x25519.Identity]:
     return keys
 
 
+def _opened(part: Path) -> int:
+    """Open the file for this run alone, and empty it. A run that was killed may have left it."""
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise BackupProblem(f"{part} cannot be written ({os.strerror(exc.errno or 0)}).") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(part).st_ino != os.fstat(descriptor).st_ino:
+            raise BlockingIOError
+    except OSError:
+        os.close(descriptor)
+        raise BackupProblem(
+            f"Another run writes {part}. Wait for its end, or choose another name."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def write(
     path: Path, lines: Iterable[bytes], recipients: Sequence[pyrage.x25519.Recipient]
 ) -> None:
     """Write the lines into a new file of mode 0600. It gets its name once it is complete."""
-    part = path.with_name(f"{path.name}.part")
     if path.exists():
         raise BackupProblem(f"{path} exists already. Choose another name.")
-    try:
-        part.unlink(missing_ok=True)  # a run that was killed left it behind
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise BackupProblem(f"{part} cannot be written ({os.strerror(exc.errno or 0)}).") from None
+    part = path.with_name(f"{path.name}.part")
+    descriptor = _opened(part)
     try:
         with os.fdopen(descriptor, "wb") as file:
             compressed = Compressed(lines)
@@ -90,7 +107,11 @@ def write(
                 raise compressed.failure or BackupProblem(f"{part}: {exc}") from None
             file.flush()
             os.fsync(descriptor)
-        part.rename(path)
+            os.link(part, path)
+            part.unlink()  # while the lock is held
+    except FileExistsError:
+        part.unlink()
+        raise BackupProblem(f"{path} exists already. Choose another name.") from None
     except BaseException:
         part.unlink(missing_ok=True)
         raise

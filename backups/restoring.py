@@ -6,7 +6,7 @@ records and deliveries go on by the rules for that (docs/architecture.md, "How a
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,14 @@ def restore(path: Path, keys: Sequence[Any], actor: str) -> Contents:
     """
     refuse_used()
     try:
-        with transaction.atomic(durable=True):
+        # A failed COMMIT removes the master keys again.
+        with ExitStack() as undo, transaction.atomic(durable=True):
             held = Restoring(path).read(keys)
             tables.continue_ids()
             accept_any_once()
             _note(held, actor)
-            with restored_master_keys(held):
-                refuse_closed(path)
+            undo.enter_context(restored_master_keys(held))
+            refuse_closed(path)
     except DatabaseError as exc:  # a key that leads nowhere is found at the end
         raise BackupProblem(
             f"The rows of {path} do not fit together ({type(exc).__name__}). Nothing was restored."

@@ -119,9 +119,15 @@ def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
 logger = structlog.get_logger()
 
 
+# Priorities of Celery's transport for Redis, where 0 goes first.
+BEGUN, FIRST, LATER = 0, 3, 9
+
+
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:
     """Send one message. Return False, and log a warning, when the broker is away."""
-    return send(lambda: task.apply_async(args, expires=settings.RESEND), task=task.name)
+    return send(
+        lambda: task.apply_async(args, expires=settings.RESEND, priority=FIRST), task=task.name
+    )
 
 
 def send(message: Callable[[], object], **keys: object) -> bool:

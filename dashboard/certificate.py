@@ -30,6 +30,7 @@ from dashboard.conditions import (
 from dashboard.page import FORM_KEY, Page, count, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
+from issuance.api import views
 from issuance.models import Certificate, CertificateVersion, Issuance, digest
 from issuance.services import Idempotency
 
@@ -188,7 +189,11 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
 class CertificateAction(CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
-    http_method_names = ("post",)
+    http_method_names = ("get", "post")
+
+    def get(self, request: HttpRequest, pk: int, action: str) -> HttpResponseBase:
+        """Lead to the page. The button was pressed after the session ended."""
+        return HttpResponseRedirect(reverse("certificate", args=[pk]))
 
     def post(self, request: HttpRequest, pk: int, action: str) -> HttpResponseBase:
         certificate = certificate_of(self, pk)
@@ -255,6 +260,7 @@ class CertificateAction(CertificatePage):
 
     def do_export(self, certificate: Certificate) -> HttpResponseBase:
         refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        count(views.ExportThrottle(), self.request, self)
         headers = services.head(certificate)
         content, password = services.bundle(
             certificate,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
 
@@ -91,9 +92,10 @@ class Key:
         if ends:
             try:
                 at = parse_datetime(ends)
-            except ValueError:
-                return None
-            if at is None or at.tzinfo is None:
+                if at is None or at.tzinfo is None:
+                    return None
+                at.astimezone(UTC)
+            except (ValueError, OverflowError):  # the first or the last day of all
                 return None
         return cls(ends, int(pk))
 

@@ -23,6 +23,9 @@ class Overview(Page):
         lanes = rows_of(list(dated[:MOST_LANES]))
         needing, moving = (services.of_condition(rows, each) for each in ("you", "open"))
         waiting = rows_of(list(shown(needing).order_by("expires_at", "pk")[:MOST_WAITING]))
+        # An attempt may have ended since the certificates were read.
+        open_ones = shown(moving).order_by("pk")[:MOST_LANES]
+        in_progress = [each for each in open_ones if each.open_issuances]
         context: dict[str, Any] = {
             "here": "overview",
             "total": total,
@@ -33,7 +36,7 @@ class Overview(Page):
             "again": services.of_condition(rows, "again").count(),
             "causes": causes(waiting),
             "expired": services.of_condition(rows, "expired").count(),
-            "in_progress": rows_of(list(shown(moving).order_by("pk")[:MOST_LANES])),
+            "in_progress": rows_of(in_progress),
             "chart": drawing.days(services.by_day(rows)) if total > MOST_LANES else "",
         }
         return show(request, "overview.html", context)

@@ -62,6 +62,7 @@ class Page(View):
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
+            refuse_zero_bytes(request)
             if self.needs_session and not isinstance(request.user, User):
                 return ask_to_sign_in(request, self.keeps)
             return super().dispatch(request, *args, **kwargs)
@@ -79,6 +80,13 @@ class Page(View):
             return {}
         del self.request.session[KEPT]
         return dict(kept["fields"])
+
+
+def refuse_zero_bytes(request: HttpRequest) -> None:
+    """Raise Invalid for a zero byte in a form, which no database stores."""
+    for _name, texts in request.POST.lists():
+        if any("\0" in text for text in texts):
+            raise errors.Invalid("A field has a zero byte. Type it again.")
 
 
 def is_partial(request: HttpRequest) -> bool:
@@ -184,4 +192,7 @@ class FormKey:
 
     def __exit__(self, kind: object, exc: object, traceback: object) -> None:
         if self.key and exc:
-            cache.delete(self.key)
+            try:
+                cache.delete(self.key)
+            except Exception as failed:  # any error of the cache's client
+                log.warning("form.uncounted", error=type(failed).__name__)

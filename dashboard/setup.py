@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import reverse
@@ -54,8 +55,8 @@ class SetupPage(Page):
         raise NotImplementedError
 
     def get(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        if kwargs:
-            raise errors.NotFound(_("There is nothing at this address."))
+        if kwargs:  # a button that was pressed after the session ended
+            return HttpResponseRedirect(reverse(self.name))
         kept = {name: values[0] for name, values in self.kept_fields().items() if values}
         return self.page(kept)
 
@@ -195,9 +196,10 @@ class PrivateCAs(SetupPage):
             if text := sent.get(name, "").strip():
                 body[name] = text
         given = PrivateCARequest().run_validation(body)
-        private_ca = privateca.create_private_ca(self.owner, given)
-        # An account of it is what the form of a certificate offers.
-        accounts.account_of_private_ca(private_ca)
+        with transaction.atomic():
+            private_ca = privateca.create_private_ca(self.owner, given)
+            # An account of it is what the form of a certificate offers.
+            accounts.account_of_private_ca(private_ca)
         self.done(_("%(name)s can sign certificates now.") % {"name": private_ca.name})
 
     def do_delete(self, row: PrivateCA) -> None:

@@ -1,5 +1,6 @@
 """Sign in, by password or by link, and sign out."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,17 +13,23 @@ from certctrl import errors
 from dashboard.page import Page, keep, show, with_headers
 
 
+def wanted_page(sent: Mapping[str, str]) -> str:
+    """Return the path in `next`, or that of the overview."""
+    path = services.local_path(sent.get("next", ""))
+    return reverse("overview") if path == "/" else path
+
+
 class SignIn(Page):
     needs_session = False
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        back = services.local_path(request.GET.get("next", ""))
+        back = wanted_page(request.GET)
         if isinstance(request.user, User):
             return HttpResponseRedirect(back)
         return show(request, "sign_in.html", {"next": back})
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        back = services.local_path(request.POST.get("next", ""))
+        back = wanted_page(request.POST)
         kept = request.POST.get("kept", "")
         email = request.POST.get("email", "")
         try:

@@ -6,13 +6,14 @@ page then fetches the part that has changed.
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection
 from http import HTTPStatus
 from weakref import WeakKeyDictionary
 
 import structlog
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.db import connections
 from django.db.models import Max
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -26,7 +27,8 @@ from issuance.models import Issuance
 LOOK_EVERY = 0.5  # seconds between two reads
 BEAT_EVERY = 15.0  # seconds between two comments, so that no proxy ends a quiet stream
 STREAM_ENDS_AFTER = 600.0  # seconds; the browser then opens the next one
-MOST_STREAMS = 2000  # of one process
+# The part of the connections of a process that streams may have, and those of one owner.
+MOST, MOST_OF_OWNER = 3 / 4, 1 / 2
 RECONNECT = 3000  # milliseconds
 
 log = structlog.get_logger()
@@ -50,10 +52,12 @@ class Watch:
     def __init__(self) -> None:
         self.streams: dict[int, list[asyncio.Queue[Sight]]] = defaultdict(list)
         self.sights: dict[int, Sight] = {}
+        self.owners: Counter[int] = Counter()
         self.task: asyncio.Task[None] | None = None
 
-    def join(self, attempt: int) -> asyncio.Queue[Sight]:
+    def join(self, attempt: int, owner: int) -> asyncio.Queue[Sight]:
         queue: asyncio.Queue[Sight] = asyncio.Queue()
+        self.owners[owner] += 1
         self.streams[attempt].append(queue)
         if attempt in self.sights:
             queue.put_nowait(self.sights[attempt])
@@ -61,15 +65,12 @@ class Watch:
             self.task = asyncio.create_task(self.run())
         return queue
 
-    def leave(self, attempt: int, queue: asyncio.Queue[Sight]) -> None:
+    def leave(self, attempt: int, owner: int, queue: asyncio.Queue[Sight]) -> None:
+        self.owners[owner] -= 1
         self.streams[attempt].remove(queue)
         if not self.streams[attempt]:
             del self.streams[attempt]
             self.sights.pop(attempt, None)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.streams.values()))
 
     async def run(self) -> None:
         """Read the attempts of all streams, until there is no stream."""
@@ -98,11 +99,19 @@ def watch() -> Watch:
     return _watches[loop]
 
 
-async def messages(attempt: int, last_seen: int) -> AsyncIterator[bytes]:
+def has_room(owner: int) -> bool:
+    """Return whether this process may open one more stream for the owner."""
+    most = settings.MAX_CONNECTIONS
+    of_owner = sum(each.owners[owner] for each in _watches.values())
+    of_all = sum(each.owners.total() for each in _watches.values())
+    return of_owner < most * MOST_OF_OWNER and of_all < most * MOST
+
+
+async def messages(attempt: int, owner: int, last_seen: int) -> AsyncIterator[bytes]:
     """Yield a message for each move of the attempt after the event `last_seen`."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + STREAM_ENDS_AFTER
-    queue = watch().join(attempt)
+    queue = watch().join(attempt, owner)
     first = True
     try:
         # The thread of the request waits with the stream, and needs no connection meanwhile.
@@ -126,7 +135,7 @@ async def messages(attempt: int, last_seen: int) -> AsyncIterator[bytes]:
                 yield b"event: over\ndata:\n\n"
                 return
     finally:
-        watch().leave(attempt, queue)
+        watch().leave(attempt, owner, queue)
 
 
 class AttemptStream(Page):
@@ -139,10 +148,10 @@ class AttemptStream(Page):
             raise errors.NotFound("There is no such attempt.")
         text = request.headers.get("Last-Event-ID") or request.GET.get("seen", "")
         last_seen = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-        if sum(each.count for each in _watches.values()) >= MOST_STREAMS:
+        if not has_room(self.owner.pk):
             return HttpResponse(status=HTTPStatus.NO_CONTENT)  # the page polls instead
         response = StreamingHttpResponse(
-            messages(attempt.pk, last_seen), content_type="text/event-stream"
+            messages(attempt.pk, self.owner.pk, last_seen), content_type="text/event-stream"
         )
         response["X-Accel-Buffering"] = "no"  # nginx passes each message on at once
         response["Cache-Control"] = "no-store"

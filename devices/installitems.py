@@ -150,6 +150,8 @@ class VerifySerializer(OpenSerializer):
     grace_seconds = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=86400
     )
+    cmd = CommandField()
+    cmd_argv = ArgumentsField()
 
     default_error_messages = {
         "no_address": "A handshake (tls) needs address and port. Add {name}.",

@@ -37,15 +37,17 @@ def with_code(
 ) -> Enrolled:
     """Enrol the device that a person approved. Raise Unauthorized if the code is not valid.
 
-    A used code can be used again by the same device with the same key.
+    A used code can be used again by the same device with the same key, unless it was revoked.
     """
     grant = codes.take(code, user_id, spec["device_public_id"])
     owner = lock_owner(user_id)
     device = device_of(owner, spec)
     key = recipients.recipient_key(owner, spec["dev_pk"])
-    if grant.used_by_id and (device is None or device.key_id != key.pk):
+    is_same = device is not None and device.key_id == key.pk and device.status == Status.ACTIVE
+    if grant.used_by_id and not is_same:
         raise errors.Unauthorized(
-            "The registration code was used with another key. Start the login of the device again."
+            "The registration code was used with another key, or the device was revoked. Start the "
+            "login of the device again."
         )
     enrolled = enrol(owner, device, key, spec)
     codes.spend(grant, enrolled.device)

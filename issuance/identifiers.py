@@ -84,9 +84,10 @@ def bases(names: Sequence[str]) -> list[str]:
 
 def refuse_covered(names: Sequence[str]) -> None:
     """Raise Invalid for a name that a wildcard covers, because CAs refuse it."""
+    present = set(names)
     for place, name in enumerate(names):
         wildcard = WILDCARD + name.partition(".")[2]
-        if not name.startswith(WILDCARD) and wildcard in names:
+        if not name.startswith(WILDCARD) and wildcard in present:
             what = (
                 f"{name} is already covered by {wildcard} in the same request. CAs refuse"
                 " that. Leave one of them out."

@@ -11,7 +11,7 @@ from celery import Task, shared_task
 from django.conf import settings
 
 from certctrl import lanes
-from certctrl.dispatch import send, under_own_turn
+from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
 from certctrl.turns import Trouble, stopping
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
@@ -19,8 +19,6 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
-# Priorities of Celery's transport for Redis, where 0 goes first.
-BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -46,11 +44,13 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     """Walk from `step` on, and remove the records that the attempt left in its zones.
 
     Return the step for which a message is due. A record of another attempt, or one that could not
-    be removed, is for the sweep.
+    be removed, is for the sweep. So is the rest when this worker stops.
     """
     later = workflow.walk(step, issuance_id)
     if later is None:
         for record_id in txtrecords.left_by(issuance_id):
+            if stopping.is_set():
+                break
             under_own_turn(withdraw, record_id)
     return later
 

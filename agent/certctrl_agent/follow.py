@@ -159,13 +159,22 @@ class Follower:
         self.pending.pop(name, None)
         return True
 
+    def opens(self, known: dict[str, Any]) -> bool:
+        """Whether the key of this device opens the bundle. It does not after a new login."""
+        try:
+            Material.of(known["detail"], known["bundle"], self.state.key())
+        except MaterialError:
+            return False
+        return True
+
     def fetch_certificate(self, number: int) -> None:
         path, name = f"/certificates/{number}", f"certificates/{number}"
         for left in reversed(range(TRIES)):
             detail = self.client.get(path, f"certificate {number}")
             chain = Chain.of(detail)
             known = self.state.load(name)
-            if known and Chain.of(known["detail"]).fingerprint == chain.fingerprint:
+            is_known = known and Chain.of(known["detail"]).fingerprint == chain.fingerprint
+            if is_known and self.opens(known):
                 return
             bundle = self.client.get(f"{path}/deploy-materials", f"certificate {number}")
             try:
@@ -223,9 +232,8 @@ class Follower:
             return
         self.log(f"{error} Nothing of the plan is done.")
         for kind, number in dict.fromkeys(subjects_of(raw)):
-            if kind == "cert":
-                known = self.state.load(f"certificates/{number}")
-                serial = Chain.of(known["detail"]).serial if known else ""
+            if kind == "cert" and (known := self.state.load(f"certificates/{number}")):
+                serial = Chain.of(known["detail"]).serial
                 self.state.report(deployment(number, serial, "failed", str(error)))
         self.state.save("progress", progress | {"refused": [version, str(error)]})
 

@@ -257,11 +257,12 @@ class Install:
 
 
 def deployment(cert_id: int, serial: str, state: str, what: str) -> dict[str, Any]:
-    """Return the event that reports how an install went."""
+    """Return the event that reports how an install went. Servers refuse control characters."""
+    shown = "".join(each if each.isprintable() or each in "\n\t" else " " for each in what)
     return {
         "type": "deployment",
         "cert_id": cert_id,
         "serial": serial,
         "state": state,
-        "what": what[:2000],
+        "what": shown[:2000],
     }

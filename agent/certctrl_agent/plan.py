@@ -185,7 +185,7 @@ def command(raw: dict[str, Any], name: str) -> Command:
         try:
             argv = list(lexer)
         except ValueError as error:
-            raise PlanError(f"{name} has the command {raw['cmd']!r}: {error}.") from None
+            raise PlanError(f"{name} has the command {argv!r}: {error}.") from None
         if operators := [each for each in argv if each in SHELL]:
             raise PlanError(
                 f"{name} uses {operators[0]!r}, but commands run without a shell. "
@@ -232,7 +232,8 @@ def tls_check(raw: dict[str, Any], name: str) -> TlsCheck:
     port = number(raw.get("port"), "port", name)
     if not 0 < port < 65536:
         raise PlanError(f"{name} has the port {port}.")
-    grace = number(raw.get("grace_seconds", GRACE_SECONDS), "grace_seconds", name)
+    grace = raw.get("grace_seconds")
+    grace = number(GRACE_SECONDS if grace is None else grace, "grace_seconds", name)
     return TlsCheck(address, port, sni, starttls, min(grace, LONGEST_GRACE_SECONDS))
 
 

@@ -197,6 +197,7 @@ class DeviceClient:
             if tokens["access_token"] != spent:
                 return tokens["access_token"]  # another process of this device was faster
             body = {"refresh_token": tokens["refresh_token"]}
+            self.state.save("tokens", tokens)  # a full disk fails here, before the token is spent
             answer = self.server.ask("POST", "/auth/refresh", body=body)
             if answer.status != 200:
                 raise LoginNeeded(

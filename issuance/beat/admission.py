@@ -15,7 +15,6 @@ from django.db.models import Q, QuerySet
 
 from certctrl import dispatch
 from certctrl.dispatch import Parties, Shares
-from issuance import tasks
 from issuance.calls import COLUMNS, Calls
 from issuance.models import Issuance
 
@@ -38,7 +37,7 @@ class Candidate(NamedTuple):
     id: int
     holder: str
     calls: Calls
-    priority: int = tasks.FIRST
+    priority: int = dispatch.FIRST
 
     @property
     def state(self) -> str:
@@ -63,11 +62,11 @@ class Choice:
         self.parties = cache(Calls.parties)
         self.again = self.begun = 0
         sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
-        for presents, *values in sent.values_list("presents", *COLUMNS):
+        for presents, slot_at, *values in sent.values_list("presents", "slot_at", *COLUMNS):
             calls = Calls(*values)
             self.shares.add(self.parties(calls))
             self.again += bool(presents and calls.state == State.ORDERED)
-            self.begun += calls.state != State.QUEUED
+            self.begun += calls.state != State.QUEUED or slot_at is not None
         self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(
@@ -110,7 +109,7 @@ class Choice:
     def _add(self, each: Candidate, parties: Parties, priority: int | None) -> None:
         if priority is None:
             is_one_of_few = self.shares.owners[parties.owner] < FEW
-            priority = tasks.FIRST if is_one_of_few else tasks.LATER
+            priority = dispatch.FIRST if is_one_of_few else dispatch.LATER
         self.chosen[each.id] = each._replace(priority=priority)
         self.shares.add(parties)
         self.room -= 1
@@ -129,7 +128,7 @@ def choose(now: datetime) -> list[Candidate]:
     begun = due.exclude(state=State.QUEUED, slot_at=None)
     choice = Choice()
     choice.room += MORE_BEGUN
-    choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=tasks.BEGUN)
+    choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=dispatch.BEGUN)
     choice.room -= MORE_BEGUN
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)

@@ -6,6 +6,7 @@ import structlog
 from celery import shared_task
 from django.db import transaction
 
+from devices.models import Device
 from issuance import rollout, services
 from issuance.models import Certificate, Deployment
 
@@ -28,10 +29,18 @@ def advance_rollouts(now: datetime) -> None:
 
 @transaction.atomic
 def _advance(certificate_id: int, now: datetime) -> None:
-    """Advance one certificate. When it is locked, the next sweep tries again."""
+    """Advance one certificate. When it or one of its devices is locked, the next sweep does it.
+
+    A worker may hold the lock of a device during a call to an HSM or a service that is silent.
+    """
     rows = Certificate.objects.filter(pk=certificate_id).select_related("current", "owner")
     certificate = rows.select_for_update(of=("self",), skip_locked=True).first()
-    if certificate:
+    if not certificate:
+        return
+    due = certificate.deployments.filter(wake_at__lte=now).values("device")
+    devices = Device.objects.filter(pk__in=due).order_by("pk")
+    free = devices.select_for_update(no_key=True, skip_locked=True)
+    if len(free) == devices.count():
         rollout.advance(certificate, now)
 
 

@@ -53,6 +53,8 @@ def _lacks_wrap(issuance: Issuance) -> bool:
     assert issuance.key, "the key was sealed in the first step"
     if issuance.key.policy != Envelope.Policy.DEVICE_REQUIRED:
         return False
+    # A person may have changed it since the first step was claimed.
+    issuance.certificate.refresh_from_db(fields=["key_policy"])
     if issuance.certificate.key_policy != Envelope.Policy.DEVICE_REQUIRED:
         return True
     wrapped = KeyWrap.objects.filter(envelope=issuance.key_id).values("recipient_key")
@@ -100,7 +102,8 @@ def make(issuance: Issuance) -> None:
     # devices are made inside, where the devices are locked.
     for_devices_only = certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED
     prepared = None if for_devices_only else prepare()
-    with issuance.atomic():
+    # The row of the attempt is locked before the devices, as everywhere.
+    with issuance.fence() if for_devices_only else issuance.atomic():
         prepared = prepared or prepare(public_keys=_recipients(certificate))
         sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)

@@ -39,7 +39,10 @@ class VaultKey(KeyElsewhere):
     def _wrap(self, data_key: bytes, context: bytes) -> bytes:
         self._check()
         body = {"plaintext": _b64(data_key), "associated_data": _b64(context)}
-        return str(self._call("POST", "encrypt", body).get("ciphertext", "")).encode()
+        wrapped = self._call("POST", "encrypt", body).get("ciphertext")
+        if not isinstance(wrapped, str) or not wrapped.startswith("vault:"):
+            raise MasterKeyProblem("Vault's response has no ciphertext. Check VAULT_ADDR.")
+        return wrapped.encode()
 
     @sensitive_variables()
     def _unwrap(self, wrapped: bytes, context: bytes) -> bytes:

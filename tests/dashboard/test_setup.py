@@ -1,6 +1,9 @@
 """DNS credentials, accounts, private CAs and API keys."""
 
+from unittest.mock import Mock
+
 import pytest
+from django.core.cache import cache
 
 from accounts.models import ApiKey
 from authorities.models import AcmeAccount, PrivateCA
@@ -89,3 +92,25 @@ def test_a_bad_key_is_refused(visitor, form):
     whole = {"name": "ci", "may": "read", "days": "9"} | form
     assert visitor.post("/api-keys", whole).status_code == 400
     assert not ApiKey.objects.exists()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_private_ca_is_stored_with_its_account(visitor):
+    """Locks work in a transaction only, which most tests have around them."""
+    form = {"name": "inside", "common_name": "Inside CA", "valid_days": "365"}
+    assert visitor.post("/private-cas", form).status_code == 302
+    assert AcmeAccount.objects.get().private_ca == PrivateCA.objects.get()
+
+
+def test_a_refused_form_says_why_while_the_cache_is_away(visitor, monkeypatch):
+    visitor.get("/private-cas")
+    for name in ("add", "delete"):
+        monkeypatch.setattr(cache, name, Mock(side_effect=ConnectionError))
+    form = {"name": "inside", "common_name": "Inside CA", "valid_days": "0", "form_key": "a"}
+    assert visitor.post("/private-cas", form).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/accounts/3/delete", "/private-cas/3/delete"])
+def test_the_address_of_a_button_leads_to_its_page(visitor, path):
+    assert visitor.get(path).url == "/" + path.split("/")[1]

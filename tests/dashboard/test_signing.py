@@ -5,9 +5,11 @@ from datetime import timedelta
 import pytest
 import time_machine
 from django.test import Client
+from django.urls import set_script_prefix
 
 from accounts import links
 from accounts.models import AuditEvent
+from dashboard import signing
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -111,3 +113,16 @@ def test_a_live_page_without_a_session_leads_to_the_sign_in(certificate):
     here = {"HX-Request": "true", "HX-Current-URL": f"http://testserver{address}"}
     answer = Client().get(f"{address}/part", headers=here)
     assert answer.headers["HX-Redirect"] == f"/sign-in?next={address.replace('/', '%2F')}"
+
+
+def test_without_a_way_back_the_overview_is_next():
+    set_script_prefix("/certctrl/")
+    try:
+        assert signing.wanted_page({}) == "/certctrl/"
+    finally:
+        set_script_prefix("/")
+
+
+def test_a_zero_byte_is_refused(db):
+    response = Client().post("/sign-in", {"email": "a\0b", "password": "x"})
+    assert response.status_code == 400

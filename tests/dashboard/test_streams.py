@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from dashboard import streams
-from dashboard.streams import Sight, Watch, messages
+from dashboard.streams import Sight, Watch, has_room, messages
 
 OPEN = (7, "ordered", "")
 WAITS = (7, "presented", "It waits for a name server.")
@@ -31,8 +31,11 @@ def sights(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
     return build
 
 
+OWNER = 7
+
+
 async def collected(attempt: int, last_seen: int) -> list[bytes]:
-    return [each async for each in messages(attempt, last_seen)][1:]
+    return [each async for each in messages(attempt, OWNER, last_seen)][1:]
 
 
 def moved(event: int) -> bytes:
@@ -72,14 +75,14 @@ def test_nothing_is_read_when_nobody_looks(sights):
     reads = sights(OPEN)
 
     async def look() -> Watch:
-        stream = messages(1, 0)
+        stream = messages(1, OWNER, 0)
         await anext(stream)
         await anext(stream)
         await stream.aclose()
         await asyncio.wait_for(streams.watch().task, 5)
         return streams.watch()
 
-    assert asyncio.run(look()).count == 0
+    assert asyncio.run(look()).owners.total() == 0
     assert len(reads) > 0
 
 
@@ -112,3 +115,17 @@ def test_the_sight_of_an_attempt_has_its_last_event(certificate, monkeypatch):
     attempt = certificate.issuances.get()
     last = attempt.events.order_by("pk").last()
     assert streams.seen([attempt.pk]) == {attempt.pk: (last.pk, "issued", "")}
+
+
+def test_one_owner_has_half_of_the_connections_for_streams(settings):
+    settings.MAX_CONNECTIONS = 8
+
+    async def open_them(owner: int, most: int) -> int:
+        return sum(has_room(owner) and bool(streams.watch().join(1, owner)) for _ in range(most))
+
+    async def crowd() -> list[int]:
+        opened = [await open_them(owner, 9) for owner in (1, 2, 3)]
+        streams.watch().streams.clear()
+        return opened
+
+    assert asyncio.run(crowd()) == [4, 2, 0]

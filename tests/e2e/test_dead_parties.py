@@ -41,6 +41,7 @@ def test_a_dead_dns_api_delays_no_other(pool, tmp_path):
         )
         assert in_trouble
         assert sum(site.states().values()) == DEAD + HEALTHY
-        held = site.rows("SELECT id FROM issuance_issuance WHERE holder <> ''")
-        assert len(held) <= 2, "two threads at most"
+        # A third one may hold its row for the moment in which it finds the lane full.
+        held = "SELECT id FROM issuance_issuance WHERE holder <> ''"
+        until(lambda: len(site.rows(held)) <= 2, TURN, "two threads at most", every=0.05)
         assert [line for line in site.complaints() if '"step.failed"' in line] == []

@@ -126,8 +126,9 @@ def check_answers(
     days_left = (detail["not_after"] - detail["renew_at"]) / 86400
     assert 29.9 < days_left < 30.1  # renew_days_before, and a random hour
     assert "cert" not in detail
-    assert reader.mine("GET", "certificates") == [detail]
-    assert reader.call("GET", "/apiv1/me/certificates") == [detail]
+    listed = detail | {"deployment": None}  # counted for one certificate only
+    assert reader.mine("GET", "certificates") == [listed]
+    assert reader.call("GET", "/apiv1/me/certificates") == [listed]
 
     (row,) = reader.mine("GET", f"certificates/{certificate_id}/issues")
     assert (row["id"], row["cert_record_id"], row["status"]) == (attempt, certificate_id, "SUCCESS")

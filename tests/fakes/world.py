@@ -68,7 +68,7 @@ class World:
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        priority: int = tasks.FIRST,
+        priority: int = dispatch.FIRST,
     ) -> bool:
         self.sent.append("chain")
         self.messages.append((self.chain, issuance_id, state))

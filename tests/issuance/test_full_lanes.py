@@ -76,7 +76,7 @@ def test_zerossl_is_not_asked_for_a_binding_through_a_full_lane(
     account = world.account(
         owner, ca_provider="zerossl", directory_url="", url="", status=PENDING, wake_at=world.time
     )
-    fill_lane(catalog.lane_of_account(account))
+    fill_lane(registration.EAB)
     asked = []
     monkeypatch.setattr(clients, "fetch_eab", asked.append)
     with pytest.raises(Wait):

@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import pytest
 from celery.app.trace import build_tracer
 
+from certctrl import dispatch
 from certctrl.celery import app
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
@@ -34,7 +35,7 @@ def run_order(issuance_id, priority):
     trace("id", (issuance_id,), {}, {"id": "id", "delivery_info": {"priority": priority}})
 
 
-@pytest.mark.parametrize("priority", [tasks.FIRST, tasks.LATER])
+@pytest.mark.parametrize("priority", [dispatch.FIRST, dispatch.LATER])
 def test_the_next_step_is_sent_with_the_same_priority(sent, monkeypatch, priority):
     present = workflow.STEP_AT["ordered"]
     monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: present)
@@ -43,13 +44,13 @@ def test_the_next_step_is_sent_with_the_same_priority(sent, monkeypatch, priorit
 
 
 def test_the_steps_of_an_attempt_are_sent_as_one_chain(sent):
-    assert tasks.start(7, "ordered", priority=tasks.LATER)
-    assert sent == [(7, tasks.LATER, AFTER_PRESENT)]
+    assert tasks.start(7, "ordered", priority=dispatch.LATER)
+    assert sent == [(7, dispatch.LATER, AFTER_PRESENT)]
 
 
 def test_nothing_more_is_sent_when_the_walk_has_ended(sent, monkeypatch):
     monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: None)
-    run_order(7, tasks.FIRST)
+    run_order(7, dispatch.FIRST)
     assert sent == []
 
 

@@ -20,11 +20,11 @@ from django.utils import timezone
 
 from accounts.models import User
 from authorities.models import AcmeAccount
-from certctrl import board, clock, lanes
+from certctrl import board, clock, dispatch, lanes
 from certctrl.turns import Turns
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
-from issuance import models, tasks, workflow
+from issuance import models, workflow
 from issuance.beat import pruning, renewals, sweep
 from issuance.models import Certificate, Issuance
 from keystore.models import Envelope
@@ -190,9 +190,9 @@ class Scenario(World):
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        priority: int = tasks.FIRST,
+        priority: int = dispatch.FIRST,
     ) -> bool:
-        queue = self.later if priority == tasks.LATER else self.queue
+        queue = self.later if priority == dispatch.LATER else self.queue
 
         def walk() -> None:
             if later := workflow.walk(workflow.STEP_AT[state], issuance_id):

@@ -24,7 +24,7 @@ from nacl.public import PrivateKey  # noqa: TID251
 from accounts.models import User
 from authorities import clients
 from authorities.models import AcmeAccount
-from certctrl import clock
+from certctrl import clock, dispatch
 from dnsproviders import registry
 from issuance import tasks, workflow
 from issuance.beat import following, pruning, renewals, sweep
@@ -186,7 +186,7 @@ class Simulation(World):
         issuance_id: int,
         state: str = Issuance.State.QUEUED,
         *,
-        priority: int = tasks.FIRST,
+        priority: int = dispatch.FIRST,
     ) -> bool:
         step = workflow.STEP_AT[state]
 

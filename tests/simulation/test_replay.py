@@ -3,16 +3,16 @@
 import pytest
 from django.db import transaction
 
-from tests.simulation.faults import ZOMBIES
+from tests.simulation.faults import ZOMBIES, Profile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import Report, run
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
-def play(seed: int, **how: bool) -> Report:
+def play(seed: int, profile: Profile | None = None, **how: bool) -> Report:
     with transaction.atomic():
-        report = run(seed, **how)
+        report = run(seed, profile, **how)
         transaction.set_rollback(True)
     return report
 
@@ -35,7 +35,7 @@ def test_a_failing_run_prints_its_seed_its_history_and_how_to_replay_it(
 ) -> None:
     MUTANTS["the reopening"](monkeypatch)
     seed, failing = next(
-        (seed, found) for seed in range(60) if (found := run(seed, ZOMBIES)).violations
+        (seed, found) for seed in range(60) if (found := play(seed, ZOMBIES)).violations
     )
     report = str(failing)
     assert report.startswith(f"seed {seed} (minutes=6, hold=0.1")

@@ -26,6 +26,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "post" || event.submitter?.hasAttribute("hx-post")) return;
+  if (form.hasAttribute("data-downloads")) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "1";
   event.submitter?.setAttribute("aria-busy", "true");

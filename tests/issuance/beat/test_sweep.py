@@ -133,8 +133,8 @@ def test_the_first_eight_of_each_owner_go_first(world, account, credential, bob,
     due(world, world.account(bob), world.credential(bob), 3, names="few")
     sweep.sweep.run()
     theirs = Issuance.objects.filter(account=account).values_list("pk", flat=True)
-    assert Counter(priorities[pk] for pk in theirs) == {tasks.FIRST: 8, tasks.LATER: 4}
-    assert Counter(priorities.values()) == {tasks.FIRST: 11, tasks.LATER: 4}
+    assert Counter(priorities[pk] for pk in theirs) == {dispatch.FIRST: 8, dispatch.LATER: 4}
+    assert Counter(priorities.values()) == {dispatch.FIRST: 11, dispatch.LATER: 4}
 
 
 def test_new_attempts_do_not_hold_up_those_that_have_begun(
@@ -147,7 +147,7 @@ def test_new_attempts_do_not_hold_up_those_that_have_begun(
     slots = Issuance.objects.filter(certificate__domain__startswith="waited")
     slots.update(slot_at=world.time)
     sweep.sweep.run()
-    begun = [pk for pk, priority in priorities.items() if priority == tasks.BEGUN]
+    begun = [pk for pk, priority in priorities.items() if priority == dispatch.BEGUN]
     names = Issuance.objects.filter(pk__in=begun).values_list("certificate__domain", flat=True)
     assert Counter(name[:6] for name in names) == {"ordere": 3, "waited": 2}
     assert len(priorities) == 40 + 5
