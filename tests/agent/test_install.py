@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from certctrl_agent.errors import MaterialError
-from certctrl_agent.install import DAY, HOUR, NEVER
+from certctrl_agent.install import DAY, HOUR, NEVER, deployment
 from certctrl_agent.versions import FOLDER
 from tests.agent.installs import installer, pair, pair_of, states, wanted
 from tests.agent.plans import copy, run
@@ -328,3 +328,9 @@ def test_a_plan_may_move_a_target_to_another_folder(state, authority, key, chain
     installer(state).advance(wanted(second, both(key, elsewhere)))
     assert pair(key, elsewhere) == pair_of(second)
     assert chain.read_text() == first.fullchain
+
+
+def test_a_report_has_no_control_characters() -> None:
+    """Servers refuse a batch of reports for one of these."""
+    shown = deployment(7, "ab", "rolled_back", "\x1b[31mnginx\x00: no\n\tsuch word")["what"]
+    assert shown == " [31mnginx : no\n\tsuch word"

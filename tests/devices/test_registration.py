@@ -138,6 +138,13 @@ def test_a_device_may_send_its_used_code_again(alice, agent, code):
     assert second.data_member["session"]["refresh_token"] != first["session"]["refresh_token"]
 
 
+def test_a_used_code_brings_no_revoked_device_back(client_of, alice, agent, code):
+    device = agent.register(alice.pk, code).data_member["device"]
+    client_of(alice).delete(f"/apiv1/users/{alice.pk}/devices/{device['id']}")
+    refused(agent.register(alice.pk, code), 401)
+    assert Device.objects.get().status == "REVOKED"
+
+
 def test_a_code_of_an_inactive_user_is_401(alice, agent, code):
     alice.is_active = False
     alice.save()

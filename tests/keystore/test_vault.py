@@ -84,6 +84,14 @@ def test_an_error_says_if_vault_is_away(key, vault, status, is_away):
     assert isinstance(problem.value, MasterKeyAway) == is_away
 
 
+@pytest.mark.parametrize("answer", [{}, {"ciphertext": None}, {"ciphertext": "k"}])
+def test_a_response_without_a_ciphertext_is_no_wrap(key, monkeypatch, answer):
+    key.wrap(b"k" * 32, CONTEXT)
+    monkeypatch.setattr(key, "_call", lambda *given: answer)
+    with pytest.raises(MasterKeyProblem, match="no ciphertext"):
+        key.wrap(b"k" * 32, CONTEXT)
+
+
 @pytest.mark.django_db
 def test_a_sealed_vault_loses_nothing(key, vault, alice):
     row = envelope.seal(alice, "test", SECRET)
