@@ -191,7 +191,7 @@ class CertificateAction(CertificatePage):
 
     http_method_names = ("get", "post")
 
-    def get(self, request: HttpRequest, pk: int, action: str) -> HttpResponseBase:
+    def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""
         return HttpResponseRedirect(reverse("certificate", args=[pk]))
 

@@ -101,7 +101,7 @@ def watch() -> Watch:
 
 def has_room(owner: int) -> bool:
     """Return whether this process may open one more stream for the owner."""
-    most = settings.MAX_CONNECTIONS
+    most: int = settings.MAX_CONNECTIONS
     of_owner = sum(each.owners[owner] for each in _watches.values())
     of_all = sum(each.owners.total() for each in _watches.values())
     return of_owner < most * MOST_OF_OWNER and of_all < most * MOST
