@@ -292,7 +292,7 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
     """Apply the key policy at once, to the current key and to the keys of attempts.
 
     Return whether the policy takes a new key, because the server cannot open the current one. A
-    turn that may be making a key now loses its attempt, because it would use the old policy. Raise
+    turn that has made no key yet loses its attempt, because it would use the old policy. Raise
     Conflict when no recipient could open the key any more.
     """
     certificate.key_policy = policy
@@ -301,8 +301,7 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
             f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
         )
     takes_new_key = wraps.fit(certificate)
-    attempts = Issuance.objects.open().filter(certificate=certificate, csr_sent_at=None)
-    held = attempts.exclude(holder="")
+    held = Issuance.objects.open().filter(certificate=certificate, key=None).exclude(holder="")
     held.update(holder="", wake_at=clock.now(), queued_at=None)
     return takes_new_key
 
