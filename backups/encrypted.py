@@ -98,23 +98,19 @@ def write(
         raise BackupProblem(f"{path} exists already. Choose another name.")
     part = path.with_name(f"{path.name}.part")
     descriptor = _opened(part)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            compressed = Compressed(lines)
-            try:
-                pyrage.encrypt_io(compressed, file, recipients)
-            except pyrage.EncryptError as exc:
-                raise compressed.failure or BackupProblem(f"{part}: {exc}") from None
+    with os.fdopen(descriptor, "wb") as file:
+        compressed = Compressed(lines)
+        try:
+            pyrage.encrypt_io(compressed, file, recipients)
             file.flush()
             os.fsync(descriptor)
             os.link(part, path)
-            part.unlink()  # while the lock is held
-    except FileExistsError:
-        part.unlink()
-        raise BackupProblem(f"{path} exists already. Choose another name.") from None
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        except pyrage.EncryptError as exc:
+            raise compressed.failure or BackupProblem(f"{part}: {exc}") from None
+        except FileExistsError:
+            raise BackupProblem(f"{path} exists already. Choose another name.") from None
+        finally:
+            part.unlink()  # while the lock is held, so that it is the file of no other run
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -77,6 +77,32 @@ def test_the_part_of_a_killed_run_is_replaced(tmp_path, recovery_key):
     assert [each.name for each in tmp_path.iterdir()] == ["a.backup"]
 
 
+def test_two_runs_with_one_name_do_not_mix(tmp_path, recovery_key):
+    recipients = [recovery_key.to_public()]
+    path = tmp_path / "a.backup"
+
+    def lines() -> Any:
+        yield b"first"
+        with pytest.raises(BackupProblem, match="Another run"):
+            encrypted.write(path, [b"second"], recipients)
+
+    encrypted.write(path, lines(), recipients)
+    assert lines_of(path, recovery_key) == [b"first"]
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path, recovery_key):
+    path = tmp_path / "a.backup"
+
+    def lines() -> Any:
+        yield b"one"
+        path.write_text("another")
+
+    with pytest.raises(BackupProblem, match="exists already"):
+        encrypted.write(path, lines(), [recovery_key.to_public()])
+    assert [each.name for each in tmp_path.iterdir()] == ["a.backup"]
+    assert path.read_text() == "another"
+
+
 def test_another_recovery_key_is_refused(written):
     with pytest.raises(BackupProblem, match="does not open"):
         lines_of(written, pyrage.x25519.Identity.generate())

@@ -76,7 +76,7 @@ def address(server):
 
 @pytest.fixture
 def greeted(address):
-    """Return a function that connects and answers the hello."""
+    """Return a function that connects and sends the hello_ack."""
     with contextlib.ExitStack() as opened:
 
         def connect(token, query=""):

@@ -3,6 +3,7 @@
 import pytest
 
 from authorities import accounts, privateca
+from dashboard import issuing
 from issuance.models import Certificate, Issuance
 
 pytestmark = pytest.mark.django_db
@@ -127,3 +128,8 @@ def test_the_form_begins_with_the_choices_of_the_last_certificate(visitor, certi
     given = visitor.get("/issue").context["given"]
     assert given["account"] == certificate.account_id
     assert given["credential"] == certificate.credential_id
+
+
+def test_only_the_first_names_are_checked():
+    names = [f"host{number}.example.com" for number in range(issuing.MOST_CHECKED + 5)]
+    assert len(issuing.checked(names, private=False)) == issuing.MOST_CHECKED

@@ -85,3 +85,9 @@ def test_the_overview_of_many_has_a_drawing_of_the_days(visitor, many):
     assert 'class="bar ends"' in page.content.decode()
     assert len(page.context["lanes"]) == 24
     assert page.context["more"] == 26
+
+
+@pytest.mark.parametrize("ends", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_page_after_the_end_of_all_days_is_the_first(visitor, certificate, ends):
+    response = visitor.get("/certificates", {"after": f"{ends}_1"})
+    assert f"/certificates/{certificate.pk}" in response.content.decode()

@@ -1,4 +1,4 @@
-"""A small agent: it enrols, holds a WebSocket, and answers the challenges that it is told to."""
+"""A small agent: it enrols, holds a WebSocket, and serves the challenges that it gets."""
 
 import base64
 import contextlib

@@ -87,3 +87,15 @@ def test_an_attempt_that_still_needs_its_record_keeps_it(world, account, credent
     attempt.refresh_from_db()
     assert attempt.state == "propagated"
     assert TxtRecord.objects.get().cleaned_at is None
+
+
+def test_a_worker_that_stops_leaves_the_record_to_the_sweep(
+    world, account, credential, monkeypatch
+):
+    _, attempt = world.create(account, credential, "www.example.com")
+    monkeypatch.setattr(tasks, "stopping", Mock(is_set=lambda: True))
+    tasks.serve(workflow.STEPS[0], attempt.pk)
+    assert len(world.zone.txt()) == 1
+    world.advance(60)
+    world.sweep()
+    assert world.zone.txt() == []
