@@ -8,10 +8,13 @@ Our jobs may run twice without harm, so nothing is stored. Each job runs when be
 its interval.
 """
 
+import os
+import signal
 from datetime import datetime
 from typing import Any
 
-from celery.beat import ScheduleEntry, Scheduler
+from celery.apps import beat
+from celery.beat import ScheduleEntry, Scheduler, Service
 
 
 class Entry(ScheduleEntry):
@@ -49,3 +52,16 @@ class BeatScheduler(Scheduler):
         busy loop.
         """
         return n
+
+
+class Beat(beat.Beat):
+    """The program `celery beat`, which ends at once at SIGTERM and SIGINT."""
+
+    def install_sync_handler(self, service: Service) -> None:
+        """End the process at once. Nothing is stored, so nothing is lost.
+
+        Celery raises SystemExit there. A library that cleans up after it can raise another
+        exception in its place. Celery logs that one, and beat goes on.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda signum, frame: os._exit(0))

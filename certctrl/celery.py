@@ -2,13 +2,22 @@
 
 import gc
 import os
+from functools import cached_property
 from typing import Any
 
 from celery import Celery, signals
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "certctrl.settings")
 
-app = Celery("certctrl")
+
+class Application(Celery):
+    @cached_property
+    def Beat(self) -> Any:
+        name: Any = "certctrl.beatclock:Beat"  # its module is imported when beat runs
+        return self.subclass_with_self(name)
+
+
+app = Application("certctrl")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.autodiscover_tasks(related_name="beat")  # tasks that the clock starts

@@ -158,3 +158,35 @@ def test_a_real_beat_sends_the_sweep_whatever_its_old_file_holds(tmp_path) -> No
             for process in reversed(started):
                 process.terminate()
                 process.wait(20)
+
+
+SWALLOWS = """
+import os, signal
+from certctrl.beatclock import BeatScheduler
+from certctrl.celery import app
+
+
+class Swallowing(BeatScheduler):
+    def tick(self):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            pass
+        return 3600.0
+
+
+app.Beat(scheduler_cls=Swallowing, pidfile="", quiet=True).run()
+"""
+
+
+def test_beat_ends_at_sigterm_whatever_a_library_swallows(tmp_path) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATA_DIR": str(tmp_path),
+        "SECRET_KEY": "of-a-test",
+        "MASTER_KEYS": "1:" + "A" * 43 + "=",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", SWALLOWS], cwd=PROJECT, env=environment, timeout=60
+    )
+    assert process.returncode == 0
