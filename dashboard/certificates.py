@@ -184,7 +184,9 @@ class CertificateList(Page):
         size = number(request.GET.get("rows", "")) or ROWS[0]
         size = size if size in ROWS else ROWS[0]
         rows = services.found(services.of_owner(self.owner), filter_of(asked))
-        page, following = page_of(shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size)
+        page, following = page_of(
+            shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size
+        )
         accounts = choices(AcmeAccount, self.owner, "ca_provider")
         context: dict[str, Any] = {
             "here": "certificates",

@@ -16,6 +16,7 @@ from authorities import privateca
 from dashboard.page import SECURITY_POLICY
 from dashboard.urls import urlpatterns
 from tests import factories
+from tests.dashboard.streamed import streamed
 
 pytestmark = pytest.mark.django_db
 TEMPLATES = sorted((Path(settings.BASE_DIR) / "dashboard/templates").rglob("*.html"))
@@ -77,7 +78,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
 
 
 def text_of(response: Any) -> str:
-    whole = b"".join(response) if response.streaming else response.content
+    whole = streamed(response) if response.streaming else response.content
     return whole.decode()
 
 
