@@ -47,7 +47,7 @@ BULK = (
     ("renewal_on", gettext_lazy("Switch renewal on")),
     ("renewal_off", gettext_lazy("Switch renewal off")),
     ("label", gettext_lazy("Give the label")),
-    ("unlabel", gettext_lazy("Take the label away")),
+    ("unlabel", gettext_lazy("Remove the label")),
     ("revoke", gettext_lazy("Revoke …")),
 )
 SORTS = (

@@ -46,7 +46,7 @@ def rows_of(text: str) -> list[Row]:
     Raise Invalid for text that is no CSV, and for too many rows.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\N{BYTE ORDER MARK}")), strict=True)
-    rows = []
+    rows: list[Row] = []
     try:
         for cells in reader:
             names = [name for cell in cells for name in typed_names(cell)]

@@ -10,6 +10,8 @@ from dashboard import (
     bulk,
     certificate,
     certificates,
+    diagnosis,
+    finding,
     importing,
     issuing,
     overview,
@@ -21,6 +23,9 @@ from dashboard import (
 urlpatterns = [
     path("", overview.Overview.as_view(), name="overview"),
     path("language", set_language, name="language"),
+    path("theme", finding.Theme.as_view(), name="theme"),
+    path("diagnosis", diagnosis.Diagnosis.as_view(), name="diagnosis"),
+    path("find", finding.Find.as_view(), name="find"),
     path("sign-in", signing.SignIn.as_view(), name="sign-in"),
     path("sign-in/link", signing.SignInByLink.as_view(), name="sign-in-by-link"),
     path("sign-out", signing.SignOut.as_view(), name="sign-out"),

@@ -1,8 +1,9 @@
 """The API of many certificates: the filters of lists, labels, and bulk actions."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -46,13 +47,14 @@ class FilterParameters(serializers.Serializer[Any]):
     dns_provider_id = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
     ca_provider = serializers.CharField(required=False, max_length=32)
     key_dist_policy = OneOf(Envelope.Policy.choices, required=False)
-    label = serializers.CharField(required=False, max_length=64)
+    label = serializers.CharField(required=False, max_length=64)  # type: ignore[assignment]
     ends_before = serializers.DateField(required=False, help_text="a day in UTC")
 
 
 def filter_of(parameters: Mapping[str, Any]) -> Filter:
     """Return the filter. Empty parameters and unknown ones are ignored. Raise Invalid."""
-    known = {name: parameters[name] for name in FilterParameters().fields if parameters.get(name)}
+    names = map(str, FilterParameters().fields)
+    known = {name: parameters[name] for name in names if parameters.get(name)}
     given = FilterParameters().run_validation(known)
     return Filter(
         words=given.get("q", ""),
@@ -110,13 +112,13 @@ class BulkRequest(serializers.Serializer[Any]):
     filter = FilterParameters(required=False)
     dry_run = serializers.BooleanField(default=False, help_text="only say what would be done")
     reason = serializers.JSONField(required=False, help_text="of `revoke`: RFC 5280")
-    label = serializers.CharField(
+    label = serializers.CharField(  # type: ignore[assignment]
         required=False, max_length=200, help_text="of `label` and `unlabel`"
     )
 
 
 class ResultSerializer(serializers.Serializer[Any]):
-    """What happened to one certificate, or would happen."""
+    """The result for one certificate. In a dry run it is what would happen."""
 
     id = serializers.IntegerField()
     domain = serializers.CharField()
@@ -154,9 +156,10 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
             actor=audit.actor_of(request),
             ip=audit.ip_of(request),
         )
-        rows = self.get_queryset()
+        rows = cast("QuerySet[Certificate]", self.get_queryset())
         if "filter" in given:
-            rows = services.found(rows, filter_of(request.data["filter"]))
+            sent: Any = request.data
+            rows = services.found(rows, filter_of(sent["filter"]))
         if given["dry_run"]:
             results = services.dry_run(action, services.chosen(rows, given.get("ids")))
         else:

@@ -23,7 +23,7 @@ DONE, UNCHANGED, REFUSED = "done", "unchanged", "refused"
 
 @dataclass(frozen=True)
 class Result:
-    """What happened to one certificate, or would happen in a dry run."""
+    """The result for one certificate. In a dry run it is what would happen."""
 
     id: int
     domain: str
@@ -124,7 +124,7 @@ class Renewal(BulkAction):
 
 @dataclass(frozen=True)
 class GiveLabel(BulkAction):
-    """Gives a label, or takes it away."""
+    """Gives a label, or removes it."""
 
     label: str
     gives: bool = True
@@ -141,7 +141,7 @@ class GiveLabel(BulkAction):
         if self.gives and len(names) >= labeling.MOST_LABELS:
             raise Conflict(
                 f"{certificate.domain} has {labeling.MOST_LABELS} labels, which are the most."
-                " Take one away."
+                " Remove one."
             )
         return "It gets the label." if self.gives else "It loses the label."
 
@@ -169,7 +169,7 @@ def action_of(
     return kinds[name]()
 
 
-def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> list[Certificate]:
+def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> Sequence[Certificate]:
     """Return the certificates of a bulk action, of these ids or all of `rows`.
 
     Raise Invalid when there are none or too many, and NotFound for an id that is not in `rows`.

@@ -60,7 +60,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
             continue
         if name in ("language", "sign-out", "issue-names", "sign-in-by-link", "attempt-stream"):
             continue
-        if name in ("certificates-bulk", "views"):
+        if name in ("certificates-bulk", "views", "theme", "diagnosis"):
             continue
         if name.endswith("-action"):
             continue
