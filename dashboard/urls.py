@@ -9,6 +9,7 @@ from dashboard import (
     attempts,
     certificate,
     certificates,
+    devices,
     issuing,
     overview,
     setup,
@@ -55,6 +56,23 @@ urlpatterns = [
         "certificates/<id:pk>/attempts/<id:attempt_id>/stream",
         streams.AttemptStream.as_view(),
         name="attempt-stream",
+    ),
+    path("devices", devices.DeviceList.as_view(), name="devices"),
+    path("devices/enrolment-keys", devices.EnrolmentKeys.as_view(), name="enrolment-keys"),
+    path(
+        "devices/enrolment-keys/<id:pk>/<str:action>",
+        devices.EnrolmentKeys.as_view(),
+        name="enrolment-key-action",
+    ),
+    path("devices/<id:pk>", devices.DevicePage.as_view(), name="device"),
+    *(
+        path(
+            f"devices/<id:pk>/{action}",
+            devices.DeviceAction.as_view(),
+            {"action": action},
+            name=f"device-{action}",
+        )
+        for action in devices.ACTIONS
     ),
     path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
     path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),
