@@ -1,6 +1,6 @@
 """Devices: their certificates, their install plans, and the keys that enrol a fleet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,9 +17,8 @@ from accounts import audit
 from accounts.services import refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import refusal_of
-from dashboard.certificate import curl
 from dashboard.conditions import Condition
-from dashboard.page import Page, number, rows_of, show
+from dashboard.page import Page, curl, number, rows_of, show
 from dashboard.setup import DAY, SetupPage
 from devices import installplans, services
 from devices.models import Device, DeviceTag, EnrolmentKey
@@ -89,14 +88,17 @@ def login_command(request: HttpRequest) -> str:
 def with_conditions(devices: Sequence[Device]) -> list[tuple[Device, Condition]]:
     """Return each device with its condition, by one query."""
     of_page = Deployment.objects.filter(device__in=devices, certificate__retired_at=None)
-    counts = of_page.values("device").annotate(
+    rows = of_page.values("device").annotate(
         assigned=Count("pk"),
         served=Count("pk", filter=Q(served_serial=F("certificate__current__serial"))),
         failed=Count("pk", filter=Q(failed_serial=F("wanted__serial"))),
     )
-    found = {each.pop("device"): each for each in counts}
-    none = {"assigned": 0, "served": 0, "failed": 0}
-    return [(each, condition_of(each, **found.get(each.pk, none))) for each in devices]
+    found: dict[int, Any] = {each["device"]: each for each in rows}
+    return [(each, condition_of(each, **counts_of(found.get(each.pk, {})))) for each in devices]
+
+
+def counts_of(found: Mapping[str, int]) -> dict[str, int]:
+    return {name: found.get(name, 0) for name in ("assigned", "served", "failed")}
 
 
 def condition_of(device: Device, assigned: int, served: int, failed: int) -> Condition:
@@ -170,7 +172,7 @@ def with_wraps(device: Device) -> list[Deployment]:
     rows = device.deployments.filter(certificate__retired_at=None).order_by("-pk")
     related = rows.select_related("certificate__current", "wanted").annotate(opens=Exists(wraps_of))
     read = related.defer("certificate__current__chain_pem", "wanted__chain_pem")
-    found = list(read[:MOST_CERTIFICATES])
+    found: list[Any] = list(read[:MOST_CERTIFICATES])
     for each in found:
         each.device = device
     return found
@@ -254,7 +256,7 @@ class DeviceAction(DevicePage):
             done = act(device)
         except Exception as exc:
             refused = refusal_of(exc)
-            if not refused:
+            if not refused or isinstance(refused, errors.NotFound):
                 raise
             return self.page(device_of(self, pk), status=refused.status, refused=refused)
         return done or HttpResponseRedirect(reverse("device", args=[pk]))

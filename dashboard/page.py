@@ -197,6 +197,15 @@ def count(throttle: BaseThrottle, request: HttpRequest, view: Any) -> None:
         raise errors.RateLimited(what, retry_after=pause)
 
 
+def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> str:
+    """Return the call of the API that does the same as a button."""
+    parts = ["curl", *(("-X", method) if method != "GET" else ())]
+    parts += ["-H", '"Authorization: Bearer $KEY"']
+    if body is not None:
+        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
+    return f"{' '.join(parts)} \\\n     {url}"
+
+
 class FormKey:
     """Refuses a form that is sent twice. Use it as a context around the action.
 

@@ -136,4 +136,5 @@ class DeploymentListViewSet(OwnedMixin, GenericViewSet[Deployment]):
             rows = services.not_serving(rows)
         related = rows.select_related("wanted", "certificate__current", "device")
         page = self.paginate_queryset(related.order_by("-pk")) or []
-        return self.get_paginated_response(DeviceDeploymentSerializer(page, many=True).data)
+        shown = [DeviceDeploymentSerializer(each).data for each in page]
+        return self.get_paginated_response(shown)

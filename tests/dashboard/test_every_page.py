@@ -16,6 +16,7 @@ from dashboard.page import SECURITY_POLICY
 from dashboard.urls import urlpatterns
 from devices.models import Device
 from issuance import services
+from issuance.models import Certificate
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -173,7 +174,7 @@ QUERIES = {
     "overview": 11,
     "certificates": 8,
     "issue": 5,
-    "certificate": 8,
+    "certificate": 13,
     "attempt": 7,
     "dns-credentials": 3,
     "accounts": 4,
@@ -200,5 +201,8 @@ def test_the_number_of_queries_is_fixed(
         made, _attempt = world.create(account, credential, f"n{number}.example.org")
         services.assign(made, factories.device(account.owner, "web"))
         services.assign(made, Device.objects.get(pk=rows["device"]))
+        services.assign(
+            Certificate.objects.get(pk=rows["certificate"]), factories.device(account.owner)
+        )
         with django_assert_num_queries(QUERIES[name]):
             assert visitor.get(address).status_code == 200
