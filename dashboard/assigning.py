@@ -1,4 +1,4 @@
-"""What the page of a certificate shows of its devices, tags and probes, and their buttons."""
+"""The devices, tags and probes on the page of a certificate, with their buttons."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,7 +91,7 @@ class Assigning(Page):
             services.unassign_from_tag(certificate, tag)
         else:
             services.unassign(certificate, self.device(sent.get("device", "")))
-        messages.success(self.request, _("The certificate is taken away."))
+        messages.success(self.request, _("The certificate is no longer assigned there."))
 
     def do_rollout(self, certificate: Certificate) -> None:
         sent = self.request.POST

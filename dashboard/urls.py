@@ -15,6 +15,7 @@ from dashboard import (
     setup,
     signing,
     streams,
+    telling,
 )
 
 urlpatterns = [
@@ -74,6 +75,15 @@ urlpatterns = [
         )
         for action in devices.ACTIONS
     ),
+    path("notices", telling.NoticeList.as_view(), name="notices"),
+    path("notices/settings", telling.NoticeSettingsPage.as_view(), name="notice-settings"),
+    path(
+        "notices/settings/<str:action>",
+        telling.NoticeSettingsPage.as_view(),
+        name="notice-settings-action",
+    ),
+    path("webhooks", telling.Webhooks.as_view(), name="webhooks"),
+    path("webhooks/<id:pk>/<str:action>", telling.Webhooks.as_view(), name="webhook-action"),
     path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
     path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),
     path("accounts", setup.Accounts.as_view(), name="accounts"),

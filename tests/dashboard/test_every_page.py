@@ -17,6 +17,8 @@ from dashboard.urls import urlpatterns
 from devices.models import Device
 from issuance import services
 from issuance.models import Certificate
+from notices import webhooks
+from notices.raising import raise_test
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -183,6 +185,9 @@ QUERIES = {
     "devices": 8,
     "device": 8,
     "enrolment-keys": 3,
+    "notices": 5,
+    "notice-settings": 5,
+    "webhooks": 3,
 }
 
 
@@ -197,9 +202,11 @@ def test_the_number_of_queries_is_fixed(
     }
     address = reverse(name, args=arguments.get(name, []))
     world.create(account, credential, "n.example.org")
+    webhooks.create_webhook(account.owner, {"url": "https://hooks.example.com/x"})
     for number in range(3):
         made, _attempt = world.create(account, credential, f"n{number}.example.org")
         services.assign(made, factories.device(account.owner, "web"))
+        raise_test(account.owner)
         services.assign(made, Device.objects.get(pk=rows["device"]))
         services.assign(
             Certificate.objects.get(pk=rows["certificate"]), factories.device(account.owner)
