@@ -7,6 +7,7 @@ from certctrl import api  # noqa: F401  (registers the path converters)
 from dashboard import (
     approving,
     attempts,
+    auditing,
     certificate,
     certificates,
     devices,
@@ -84,6 +85,8 @@ urlpatterns = [
     ),
     path("webhooks", telling.Webhooks.as_view(), name="webhooks"),
     path("webhooks/<id:pk>/<str:action>", telling.Webhooks.as_view(), name="webhook-action"),
+    path("audit", auditing.AuditList.as_view(), name="audit"),
+    path("audit.jsonl", auditing.AuditFile.as_view(), name="audit-file"),
     path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
     path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),
     path("accounts", setup.Accounts.as_view(), name="accounts"),

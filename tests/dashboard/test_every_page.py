@@ -188,6 +188,7 @@ QUERIES = {
     "notices": 5,
     "notice-settings": 5,
     "webhooks": 3,
+    "audit": 3,
 }
 
 
