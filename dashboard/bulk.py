@@ -9,8 +9,8 @@ from django.utils.translation import gettext as _
 from accounts import audit
 from certctrl import errors
 from dashboard.certificate import REASONS
-from dashboard.certificates import BULK, asked_in, filter_of, number
-from dashboard.page import FORM_KEY, Page, show
+from dashboard.certificates import BULK, asked_in, filter_of
+from dashboard.page import FORM_KEY, Page, number, show
 from issuance import services
 from issuance.models import digest
 from issuance.services import Idempotency

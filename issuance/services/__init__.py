@@ -31,7 +31,15 @@ from issuance.services.certificates import (
     retire,
     update_certificate,
 )
-from issuance.services.counting import DayCount, by_day, of_condition, of_owner, summary
+from issuance.services.counting import (
+    DayCount,
+    by_day,
+    deployments_of,
+    not_serving,
+    of_condition,
+    of_owner,
+    summary,
+)
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
@@ -67,6 +75,7 @@ __all__ = [
     "cancel_attempt",
     "chosen",
     "create_certificate",
+    "deployments_of",
     "distrust",
     "dry_run",
     "follow",
@@ -84,6 +93,7 @@ __all__ = [
     "new_certificate",
     "new_issuance",
     "no_credential",
+    "not_serving",
     "of_condition",
     "of_owner",
     "once",
