@@ -1,7 +1,7 @@
 # make run | demo | test | test-all | lint | bench | bench-quick | lock | translations
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
-# demo      an invented year of certificates, in .demo, which is made anew at each start
+# demo      an invented year of certificates, in .demo, which each start makes again
 # test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
 # test-all  the tests that are marked slow: the rest of the suite; ARGS as above
 # lint      all checks that do not run the code

@@ -25,7 +25,7 @@ FIELDS = ("text", "account", "credential", "key", "policy")
 
 
 @dataclass
-class Row:
+class ImportRow:
     """A row of the file: its line, its names, and what is wrong or was done."""
 
     line: int
@@ -40,19 +40,19 @@ class Row:
         return self.spec is not None and not self.wrong and not self.existing
 
 
-def rows_of(text: str) -> list[Row]:
+def rows_of(text: str) -> list[ImportRow]:
     """Return the rows that have names. Names are separated by cells, spaces or semicolons.
 
     Raise Invalid for text that is no CSV, and for too many rows.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\N{BYTE ORDER MARK}")), strict=True)
-    rows: list[Row] = []
+    rows: list[ImportRow] = []
     try:
         for cells in reader:
             names = [name for cell in cells for name in typed_names(cell)]
             is_heading = not rows and names and all(name.lower() in HEADINGS for name in names)
             if names and not is_heading:
-                rows.append(Row(reader.line_num, names))
+                rows.append(ImportRow(reader.line_num, names))
     except csv.Error as exc:
         what = _("Line %(line)d is not CSV: %(why)s. Correct it.")
         raise errors.Invalid(what % {"line": reader.line_num, "why": exc}) from None
@@ -80,7 +80,7 @@ class ImportPage(Page):
     def post(self, request: HttpRequest) -> HttpResponse:
         given: dict[str, Any] = {name: request.POST.get(name, "") for name in FIELDS}
         given["auto_renew"] = "on"
-        rows: list[Row] = []
+        rows: list[ImportRow] = []
         is_confirmed = bool(request.POST.get("confirmed"))
         try:
             if file := request.FILES.get("file"):
@@ -98,7 +98,7 @@ class ImportPage(Page):
                 self.create(row, request.POST.get(FORM_KEY, ""))
         return self.page(given, rows=rows, is_done=True)
 
-    def judge(self, rows: list[Row], given: dict[str, Any]) -> None:
+    def judge(self, rows: list[ImportRow], given: dict[str, Any]) -> None:
         """Find what is wrong with each row. Nothing is created."""
         form = Form(self.owner, {**given, "names": ""})
         if not form.account():
@@ -122,7 +122,7 @@ class ImportPage(Page):
                 row.wrong = _("Line %(line)d has the same names. Leave one out.") % {"line": first}
         self.note_existing([row for row in rows if row.is_good])
 
-    def note_existing(self, rows: list[Row]) -> None:
+    def note_existing(self, rows: list[ImportRow]) -> None:
         """Note which rows have the names of a certificate that is there already."""
         specs = [row.spec for row in rows if row.spec]
         there = services.of_owner(self.owner).filter(domain__in=[each.names[0] for each in specs])
@@ -134,7 +134,7 @@ class ImportPage(Page):
             if row.spec:
                 row.existing = pks.get((row.spec.account.pk, frozenset(row.spec.names)))
 
-    def create(self, row: Row, key: str) -> None:
+    def create(self, row: ImportRow, key: str) -> None:
         assert row.spec
         sent = Idempotency(f"page {key[:200]} {row.line}", digest("import", row.spec.digest()))
         try:
@@ -146,7 +146,7 @@ class ImportPage(Page):
             row.wrong = refused.what
 
     def page(self, given: dict[str, Any], status: int = 200, **facts: Any) -> HttpResponse:
-        rows: list[Row] = facts.get("rows", [])
+        rows: list[ImportRow] = facts.get("rows", [])
         context = {
             "here": "certificates",
             "given": given,

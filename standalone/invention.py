@@ -76,7 +76,7 @@ def at(moment: datetime) -> Iterator[None]:
 
 
 @dataclass
-class Kind:
+class Sort:
     """A sort of certificates that the year has, and how many."""
 
     name: str
@@ -84,9 +84,9 @@ class Kind:
 
 
 KINDS = (
-    *(Kind("active", 190), Kind("soon", 12), Kind("private", 30), Kind("again", 8)),
-    *(Kind("you", 12), Kind("open", 12), Kind("new", 4), Kind("off", 10)),
-    *(Kind("revoked", 6), Kind("expired", 5), Kind("canary", 8)),
+    *(Sort("active", 190), Sort("soon", 12), Sort("private", 30), Sort("again", 8)),
+    *(Sort("you", 12), Sort("open", 12), Sort("new", 4), Sort("off", 10)),
+    *(Sort("revoked", 6), Sort("expired", 5), Sort("canary", 8)),
 )
 
 

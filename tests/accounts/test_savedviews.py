@@ -19,7 +19,7 @@ def test_a_name_has_the_filters_that_were_saved_last(alice):
     ("name", "query"),
     [("", "q=a"), ("x" * 65, "q=a"), ("a\tb\0", "q=a"), ("x", f"q={'a' * 1001}"), ("x", "q=%00")],
 )
-def test_what_cannot_be_saved_is_refused(alice, name, query):
+def test_a_view_that_cannot_be_saved_is_refused(alice, name, query):
     with pytest.raises(Invalid):
         savedviews.save(alice, name, query)
     assert not SavedView.objects.exists()

@@ -15,11 +15,11 @@ from issuance.models import Certificate, CertificateVersion, Deployment, Issuanc
 from issuance.services import Filter
 from notices.models import Notice
 from standalone import embedded, invention
-from standalone.invention import Kind, Year
+from standalone.invention import Sort, Year
 from standalone.management.commands import up
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
-FEW = tuple(Kind(each.name, min(each.count, 6)) for each in invention.KINDS)
+FEW = tuple(Sort(each.name, min(each.count, 6)) for each in invention.KINDS)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_same_seed_and_moment_invent_the_same_year(year, bob):
 
 
 @pytest.mark.django_db
-def test_what_was_issued_is_as_old_as_it_says(year):
+def test_each_version_is_as_old_as_it_says(year):
     for version in CertificateVersion.objects.select_related("issuance"):
         assert version.created_at == version.issuance.created_at
         assert version.not_before <= version.created_at < version.not_after

@@ -103,7 +103,7 @@
 
   // Rows: of tables and of lists that lead somewhere.
   const rows = () => [...document.querySelectorAll("main tbody tr, main .rows > li, main .names > li")]
-    .filter((row) => row.querySelector("a[href]"));
+    .filter((row) => row.querySelector("a[href]")?.checkVisibility());
   const rowOf = (element) => element?.closest("tbody tr, .rows > li, .names > li");
 
   function step(by) {

@@ -57,7 +57,7 @@ def test_a_dry_run_says_what_happens_and_does_nothing(three):
 
 
 @pytest.mark.parametrize("name", ["renew", "renewal_off", "renewal_on", "revoke", "label"])
-def test_what_the_dry_run_says_is_what_is_done(three, name):
+def test_the_dry_run_says_truly_what_is_done(three, name):
     action = services.action_of(name, label="prod")
     said = dry(action)
     assert act(action) == said
