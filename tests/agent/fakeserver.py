@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.agent.pki import Issued
+from tests.patience import LIMIT
 
 SELF = "/apiv1/devices/self"
 ENROLMENT_KEY = "ak_fleet"
@@ -87,7 +88,7 @@ class FakeServer:
 
     def wait_for(self, condition: Any) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, 30), "the agent did not do it in 30 s"
+            assert self.changed.wait_for(condition, LIMIT), f"not within {LIMIT:g} s"
 
     # --- The protocol ---
 

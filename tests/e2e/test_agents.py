@@ -14,16 +14,18 @@ import requests
 
 from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
+from tests import nginx
 from tests.agent import webservers
 from tests.agent.handshakes import served_by
 from tests.agent.pki import Authority
 from tests.agent.webservers import WebServer
-from tests.standalone.starting import Up, until
+from tests.patience import LIMIT, until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(webservers.NGINX is None, reason="needs nginx"),
+    pytest.mark.skipif(nginx.PROGRAM is None, reason="needs nginx"),
 ]
 
 EMAIL, PASSWORD = "admin@example.com", "Correct-horse-1"
@@ -41,7 +43,7 @@ class Owner:
         self.call("POST", "/auth/general", login)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self.session.request(method, self.address + path, json=body, timeout=60)
+        answer = self.session.request(method, self.address + path, json=body, timeout=LIMIT)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()["data"] if answer.content else None
 

@@ -22,6 +22,7 @@ from issuance.challenges import delegation
 from issuance.models import Certificate, Issuance
 from issuance.preflight import checks
 from notices.models import Notice
+from tests.patience import LIMIT
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -262,7 +263,9 @@ def test_one_setting_without_the_other_is_refused_at_start(given):
         **given,
     }
     command = [sys.executable, "-c", "import certctrl.settings"]
-    started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    started = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LIMIT
+    )
     assert (started.returncode == 0) == (not given), started.stderr
     assert ("belong together" in started.stderr) == bool(given)
 
