@@ -1,13 +1,15 @@
 """Follow the server, and install what it has. Without the server, work from what is here."""
 
 import contextlib
-import random
 import time
 from collections.abc import Callable
 from threading import Event
 from typing import Any
 
 from certctrl_agent import __version__, trust
+from certctrl_agent.backoff import Backoff
+from certctrl_agent.challenges import Challenges
+from certctrl_agent.config import Config
 from certctrl_agent.errors import (
     AgentError,
     InstallError,
@@ -24,6 +26,7 @@ from certctrl_agent.plan import Plan, Subject, subjects_of
 from certctrl_agent.server import DeviceClient
 from certctrl_agent.state import State
 from certctrl_agent.stopping import Stop, Stopped
+from certctrl_agent.websocket import WebSocket
 
 WAIT = 30  # seconds that the server holds a poll
 SHORT = 5.0  # seconds: for less than that, no poll is begun
@@ -32,23 +35,6 @@ SIGNALS = 50  # in one response
 TRIES = 3  # of a certificate that is renewed between its two requests
 SCHEMA = "certctrl.device.notify.v1"
 KINDS = {"cert": "certificates", "ca": "cas"}
-
-
-class Backoff:
-    """Seconds until the next try: doubled each time, with jitter, and never over `most`."""
-
-    def __init__(self, first: float, most: float) -> None:
-        self.first = first
-        self.most = most
-        self.failures = 0
-
-    def failed(self, at_least: float = 0) -> float:
-        seconds = min(self.most, self.first * 2.0 ** min(self.failures, 20))
-        self.failures += 1
-        return max(at_least, seconds) * random.uniform(0.7, 1.3)  # noqa: S311
-
-    def reset(self) -> None:
-        self.failures = 0
 
 
 class Follower:
@@ -60,7 +46,9 @@ class Follower:
         self.state = state
         self.log = log
         self.now = now
+        self.config = Config.of(state.folder)
         self.client = DeviceClient(state)
+        self.websocket: WebSocket | None = None
         self.installer = Installer(state, log, now)
         self.pending = dict[str, tuple[float, Backoff]]()  # not before this moment
         self.away = Backoff(1, 120)
@@ -364,11 +352,23 @@ class Follower:
     def run(self, stop: Stop) -> None:
         """Follow the server until `stop` is set."""
         self.begin()
+        if not self.config.challenges:
+            self.follow(stop)
+            return
+        challenges = Challenges(self.state, self.config, self.log, self.now)
+        with WebSocket(self.state, challenges, self.log) as self.websocket:
+            self.follow(stop)
+
+    def follow(self, stop: Stop) -> None:
         while not stop.is_set():
             try:
                 due = self.work()
                 if due < SHORT:
                     stop.wait(due)
+                    continue
+                if self.websocket and self.websocket.is_open:
+                    self.hear(self.websocket, min(WAIT, due), stop)
+                    self.away.reset()
                     continue
                 pause = self.poll(self.seconds_to_wait(due), stop)
                 self.away.reset()
@@ -382,6 +382,18 @@ class Follower:
             except (AgentError, OSError) as error:
                 self.log(str(error))
                 self.rest(stop, LONGEST_PAUSE)
+
+    def hear(self, websocket: WebSocket, seconds: float, stop: Stop) -> None:
+        """Wait for signals on the WebSocket, note what is stale, and confirm them."""
+        with stop.idle():
+            arrived = websocket.signals(seconds)
+        if not arrived:
+            return
+        with self.state.lock("work"):
+            signals = [each.signal for each in arrived]
+            self.note({"cursor": arrived[-1].cursor, "signals": signals})
+        for each in arrived:
+            websocket.ack(each)
 
     def rest(self, stop: Event, seconds: float) -> None:
         """Install from what is here while the server is not asked."""

@@ -7,8 +7,9 @@ from threading import Event
 import pytest
 
 from certctrl_agent import trust
+from certctrl_agent.backoff import Backoff
 from certctrl_agent.errors import LoginNeeded, RefusedByServer, ServerAway
-from certctrl_agent.follow import Backoff, Follower
+from certctrl_agent.follow import Follower
 from certctrl_agent.install import DAY, NEVER
 from certctrl_agent.stopping import Stop, Stopped
 from certctrl_agent.trust import TrustStore
