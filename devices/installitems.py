@@ -225,8 +225,8 @@ class ItemSerializer(OpenSerializer):
         "not_a_file": 'There is no file "{name}" of a {ob_type}. Choose one of {known}.',
         "pairs": "from has {sources} files and to has {targets}. Give each file its target.",
         "no_command": "exec needs cmd or cmd_argv. Add one.",
-        "of_certificate": "A certificate has no exec. Leave out ob_type and ob_id, and name the item "
-        "that copies the certificate in depends_on.",
+        "of_certificate": "A certificate has no exec. Leave out ob_type and ob_id, and in"
+        " depends_on name the item that copies the certificate.",
     }
 
     def get_fields(self) -> dict[str, Any]:
