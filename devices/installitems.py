@@ -225,6 +225,8 @@ class ItemSerializer(OpenSerializer):
         "not_a_file": 'There is no file "{name}" of a {ob_type}. Choose one of {known}.',
         "pairs": "from has {sources} files and to has {targets}. Give each file its target.",
         "no_command": "exec needs cmd or cmd_argv. Add one.",
+        "of_certificate": "A certificate has no exec. Leave out ob_type and ob_id, and in"
+        " depends_on name the item that copies the certificate.",
     }
 
     def get_fields(self) -> dict[str, Any]:
@@ -239,6 +241,8 @@ class ItemSerializer(OpenSerializer):
                     self.fail("pairs", **self.sizes(attrs))
             case "import_ca":
                 self.refuse_no_object(attrs, ("ca",))
+            case "exec" if attrs.get("ob_type") == "cert":
+                self.fail("of_certificate")
             case "exec" if not attrs.get("cmd") and not attrs.get("cmd_argv"):
                 self.fail("no_command")
         known = FILES.get(attrs.get("ob_type") or "", ())

@@ -25,8 +25,6 @@ COPY = {
 RELOAD = {
     "id": "reload",
     "type": "exec",
-    "ob_type": "cert",
-    "ob_id": 7,
     "cmd_argv": ["nginx", "-s", "reload"],
     "depends_on": ["files"],
     "tags": ["reload"],
@@ -221,6 +219,7 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
             "installs[0].verify.starttls",
         ),
         (RELOAD | {"cmd_argv": None, "depends_on": []}, "installs[0]"),
+        (RELOAD | {"ob_type": "cert", "ob_id": 7, "depends_on": []}, "installs[0]"),
         (RELOAD | {"cmd_argv": [], "depends_on": []}, "installs[0].cmd_argv"),
         (RELOAD | {"cmd_argv": "nginx -s reload", "depends_on": []}, "installs[0].cmd_argv"),
         (RELOAD | {"cmd": " ", "depends_on": []}, "installs[0].cmd"),
@@ -283,18 +282,19 @@ def script(key_client, alice, device) -> Caller:
     return Caller(key_client(alice, "ForInstallConfigUpdate:*[update]"))
 
 
+AGAIN = COPY | {"id": "again", "to": ["/srv/www.pem", "/srv/www.key"]}
 RESTART = {"id": "restart", "type": "exec", "ob_type": "ca", "ob_id": 3, "cmd": "restart"}
 
 
 def test_a_patch_changes_the_items_of_its_object(api, path, agent, script, own):
-    api.put(path, {"installs": [COPY, RELOAD, RESTART], "after_update_script": "old"})
+    api.put(path, {"installs": [COPY, AGAIN, RESTART], "after_update_script": "old"})
     patch = {"ob_type": "ca", "ob_id": 3, "cmd": ["systemctl", "restart", "app"], "id": "restart"}
     answer = script.post(patch_path(agent), [patch | {"timeout_ms": 1000, "run_as": "root"}])
     assert answer.status_code == 200
     assert isinstance(answer.data_member["message"], str)
     plan = own()
     assert plan["version"] == 2
-    assert plan["installs"] == [COPY, RELOAD, RESTART | {"cmd": patch["cmd"], "timeout_ms": 1000}]
+    assert plan["installs"] == [COPY, AGAIN, RESTART | {"cmd": patch["cmd"], "timeout_ms": 1000}]
     assert plan["after_update_script"] == "old"
     whole = {"ob_type": "cert", "ob_id": 7, "enabled": False, "env": {"A": "b"}}
     body = {"patches": [whole], "after_update_script": None}
