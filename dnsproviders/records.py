@@ -60,7 +60,7 @@ def unpublish(record_ids: Sequence[int]) -> None:
 
 def correct(now: datetime, ahead: timedelta) -> None:
     """Correct the times of records that are more than `ahead` in the future."""
-    records = TxtRecord.objects.in_the_zone()
+    records = TxtRecord.objects.in_the_zone().filter(wake_at__isnull=False)  # which all have set
     for column in ("intent_at", "presented_at"):
         records.filter(**{f"{column}__gt": now + ahead}).update(**{column: now})
     unsure = now + timedelta(seconds=settings.LEASE)

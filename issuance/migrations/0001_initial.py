@@ -433,6 +433,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
+            index=models.Index(condition=models.Q(('expires_at', None), ('renew_at__gt', models.F('expires_at')), _connector='OR'), fields=['renew_at'], name='certificates_planned_late'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
             index=models.Index(condition=models.Q(('lacks__isnull', False)), fields=['lacks', 'owner', 'expires_at', 'id'], name='certificates_held_back'),
         ),
         migrations.AddIndex(
