@@ -18,6 +18,7 @@ from dnsclient import cnames
 from dnsproviders.models import DnsCredential
 from issuance import services, workflow
 from issuance.beat import pruning
+from issuance.challenges.base import Known
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.preflight import checks
 from keystore import envelope
@@ -59,7 +60,8 @@ def account(stub, owner) -> AcmeAccount:
 def issuance(account, owner, monkeypatch) -> Issuance:
     """An attempt at example.com before its first turn."""
     monkeypatch.setattr(cnames, "follow", FakeZone(Outside()).follow)
-    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
+    # No zone is behind it.
+    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: ([], Known()))
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
     spec = services.CertificateSpec(("example.com",), account, credential, "ecdsa", 256, {})
     certificate, _ = services.create_certificate(owner, spec, issue=False)
