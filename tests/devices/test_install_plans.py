@@ -172,6 +172,31 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
     refused(Caller(key_client(alice, "devices:999[read,write]")).get(path), 403)
 
 
+UNSET = {
+    "null": dict.fromkeys(["cmd", "from", "to", "depends_on", "tags", "env", "verify", "run_as"]),
+    "empty": {
+        "cmd": "",
+        "from": [],
+        "to": [],
+        "depends_on": [],
+        "tags": [],
+        "env": {},
+        "verify": {},
+        "run_as": "",
+        "ob_type": "",
+        "ob_id": 0,
+        "ob_name": "",
+    },
+}
+
+
+@pytest.mark.parametrize("unset", list(UNSET))
+def test_members_that_are_not_set_are_kept_as_they_were_sent(api, path, own, unset):
+    whole = {"id": "reload", "type": "exec", "cmd_argv": ["true"]} | UNSET[unset]
+    assert api.put(path, {"installs": [whole]}).status_code == 200
+    assert own()["installs"] == [whole]
+
+
 @pytest.mark.parametrize(
     ("item", "field"),
     [
@@ -195,7 +220,7 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
         (item(ob_type=...), "installs[0]"),
         (item(ob_type="key"), "installs[0].ob_type"),
         (item(ob_id=...), "installs[0]"),
-        (item(ob_id=0), "installs[0].ob_id"),
+        (item(ob_id=0), "installs[0]"),
         (item(tags=["x" * 65]), "installs[0].tags[0]"),
         (item(timeout_ms=-1), "installs[0].timeout_ms"),
         (item(timeout_ms=86_400_001), "installs[0].timeout_ms"),
@@ -220,7 +245,9 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
         ),
         (RELOAD | {"cmd_argv": None, "depends_on": []}, "installs[0]"),
         (RELOAD | {"ob_type": "cert", "ob_id": 7, "depends_on": []}, "installs[0]"),
-        (RELOAD | {"cmd_argv": [], "depends_on": []}, "installs[0].cmd_argv"),
+        (RELOAD | {"cmd_argv": [], "depends_on": []}, "installs[0]"),
+        (RELOAD | {"cmd_argv": [], "cmd": "", "depends_on": []}, "installs[0]"),
+        (item(ob_type=""), "installs[0]"),
         (RELOAD | {"cmd_argv": "nginx -s reload", "depends_on": []}, "installs[0].cmd_argv"),
         (RELOAD | {"cmd": " ", "depends_on": []}, "installs[0].cmd"),
         (RELOAD | {"cmd": [1], "depends_on": []}, "installs[0].cmd"),
