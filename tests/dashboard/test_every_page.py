@@ -177,7 +177,7 @@ QUERIES = {
     "certificates": 8,
     "issue": 5,
     "certificate": 13,
-    "attempt": 7,
+    "attempt": 8,
     "dns-credentials": 3,
     "accounts": 4,
     "private-cas": 3,
