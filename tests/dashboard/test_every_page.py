@@ -173,7 +173,7 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 
 QUERIES = {
-    "overview": 11,
+    "overview": 18,
     "certificates": 8,
     "issue": 5,
     "certificate": 13,
