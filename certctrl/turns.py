@@ -13,7 +13,7 @@ a death.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.sharedctypes import RawValue
@@ -79,17 +79,25 @@ class Wait(Exception):
     """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
     `imposed` is true when the other side named the number of seconds. `own` is the number of
-    seconds that the turn would have waited without that.
+    seconds that the turn would have waited without that. `fields` are columns that the end of the
+    turn writes.
     """
 
     def __init__(
-        self, seconds: float, what: str = "", *, imposed: bool = False, own: float = 0.0
+        self,
+        seconds: float,
+        what: str = "",
+        *,
+        imposed: bool = False,
+        own: float = 0.0,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = printable(what)
         self.imposed = imposed
         self.own = own
+        self.fields = dict(fields or {})
 
 
 class Trouble(Exception):

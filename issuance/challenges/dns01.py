@@ -30,6 +30,9 @@ REPUBLISH_AFTER = (90, 600, 900)
 # Seconds until the next look, at most. Another resolver behind the same address may show the
 # record sooner.
 LONGEST_DENIED = 300
+MOST_SERVERS = 20  # that an attempt names
+# The states of a server, and where a look has them. A later one wins.
+STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 
 
@@ -147,11 +150,13 @@ class Dns01(Challenge):
             return Judgement(what, [each.pk for each in nowhere])
         what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
         denied = max(verdict.denied for _, verdict in hidden)
+        servers = servers_of(issuance, seen)
+        fields = {"servers": servers} if servers != issuance.servers else {}
         # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
         # so that the record loses none of its time.
         if denied > issuance.patience():
-            raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True)
-        raise Wait(issuance.patience(), what)
+            raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True, fields=fields)
+        raise Wait(issuance.patience(), what, fields=fields)
 
     def present_again(self, absent: Sequence[int]) -> None:
         records.unpublish(absent)
@@ -159,6 +164,25 @@ class Dns01(Challenge):
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
         records.wake(txtrecords.records_of(issuance), at)
+
+
+def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
+    """Return each server that was asked, and whether it shows all records of the attempt.
+
+    The state is `shows`, `missing`, `silent`, or `skipped` for one that cannot be asked. `since`
+    is the time of the first look with this state, in seconds since 1970.
+    """
+    states: dict[str, str] = {}
+    looks = [seen.looks[record.pk] for record in seen.records]
+    for state, name in STATES.items():
+        for label in (label for look in looks for label in getattr(look, name)):
+            states[propagation.server_of(label) if label.endswith(")") else label] = state
+    before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
+    now = int(clock.now().timestamp())
+    return [
+        {"server": server, "state": state, "since": before.get((server, state), now)}
+        for server, state in sorted(states.items())[:MOST_SERVERS]
+    ]
 
 
 def _read(ids: Collection[int]) -> dict[int, TxtRecord]:

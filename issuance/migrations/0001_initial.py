@@ -116,6 +116,7 @@ class Migration(migrations.Migration):
                 ('certificate_url', models.CharField(blank=True, max_length=500)),
                 ('presents', models.PositiveSmallIntegerField(default=0, help_text='how often its records were published again')),
                 ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
+                ('servers', models.JSONField(blank=True, default=list, help_text='name servers of the last look that waited: `server`, `state` and `since`')),
                 ('deaf', models.JSONField(blank=True, default=list, help_text='name servers that the preflight found not to answer for their zone')),
                 ('names_key', models.CharField(editable=False, max_length=64)),
                 ('number', models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")),

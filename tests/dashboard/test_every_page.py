@@ -173,11 +173,11 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 
 QUERIES = {
-    "overview": 11,
+    "overview": 18,
     "certificates": 8,
     "issue": 5,
     "certificate": 13,
-    "attempt": 7,
+    "attempt": 8,
     "dns-credentials": 3,
     "accounts": 4,
     "private-cas": 3,
