@@ -13,7 +13,7 @@ from issuance.models import Authorization, Certificate, Issuance
 
 
 class Known(NamedTuple):
-    """What the preflight of the same turn saw, so that nobody asks for it again.
+    """The facts that the preflight of the same turn saw, so that nobody asks for them again.
 
     `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
     name of the TXT record.

@@ -6,7 +6,7 @@ own data block it.
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from authorities import catalog, clients
 from authorities.base import CA
@@ -39,15 +39,15 @@ MOST_ZONES = 10  # zones that the provider is asked about
 FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
 
 
-def before_order(issuance: Issuance, client: CA) -> Known:
+def before_order(issuance: Issuance, client: CA) -> tuple[Known, dict[str, Any]]:
     """Run the preflight of an attempt, at most once an hour.
 
-    Return what it saw. Raise Refused if the CA would refuse the order. Findings that only warn
-    become an event.
+    Return what it saw, and the columns of the attempt that the caller writes. Raise Refused if the
+    CA would refuse the order. Findings that only warn become an event.
     """
     last = issuance.preflighted_at
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
-        return Known()
+        return Known(), {}
     if not issuance.credential and delegation.is_delegated(issuance.certificate):
         raise Refused(
             "preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True
@@ -61,15 +61,18 @@ def before_order(issuance: Issuance, client: CA) -> Known:
     blocking = [each for each in found if each.blocks]
     deaf = [propagation.server_of(label) for each in found for label in each.servers]
     seen = {"preflighted_at": clock.now(), "deaf": deaf}
-    if found and not blocking:
-        what = report.text_of(found)
-        done = IssuanceEvent.Outcome.DONE
-        with issuance.fence(**seen):
+    if not found:
+        return known, seen
+    done = IssuanceEvent.Outcome.DONE
+    with issuance.fence(**seen):
+        if not blocking:
             IssuanceEvent.objects.create(
-                issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
+                issuance=issuance,
+                at=clock.now(),
+                step=STEP,
+                outcome=done,
+                what=report.text_of(found),
             )
-    else:
-        issuance.write(**seen)
     if blocking:
         for each in blocking:
             if each.said and issuance.credential:
@@ -78,7 +81,7 @@ def before_order(issuance: Issuance, client: CA) -> Known:
         raise Refused(
             f"preflight_{first}", report.text_of(blocking), permanent=first in FOR_A_PERSON
         )
-    return known
+    return known, {}
 
 
 def run(certificate: Certificate) -> list[Finding]:

@@ -74,9 +74,10 @@ def _order_once(issuance: Issuance) -> tuple[CA, Known]:
         return client, known
     plan = plan_order(issuance)
     ratelimits.refuse_far_slot(issuance, plan.charges.costs)
-    csr.ensure_key_and_csr(issuance, plan.client)
+    csr.take_over(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
-        known = preflight.before_order(issuance, plan.client)
+        known, columns = preflight.before_order(issuance, plan.client)
+        csr.ensure_key_and_csr(issuance, columns)
         _wait_for_list(issuance, _place_order(issuance, plan))
     return plan.client, known
 

@@ -158,7 +158,7 @@ def test_a_private_ca_has_no_preflight(world, owner, finds):
     account.private_ca = private_ca
     account.private_ca_id = 1
     client = world.ca.client_for(account)
-    assert preflight.before_order(Issuance(account=account), client) == Known()
+    assert preflight.before_order(Issuance(account=account), client) == (Known(), {})
     assert looks == []
 
 
