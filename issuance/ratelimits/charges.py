@@ -132,9 +132,8 @@ def of_order(issuance: Issuance) -> list[Charge]:
     change, so the CA must only be the one that issued the current version.
     """
     account, current = issuance.account, issuance.certificate.current
-    renews = bool(current) and catalog.directory_of(current.account) == catalog.directory_of(
-        account
-    )
+    issuer = catalog.directory_of(current.account) if current else None
+    renews = issuer == catalog.directory_of(account)
     return of_names(account, issuance.certificate.names, renews=renews)
 
 
