@@ -48,8 +48,10 @@ class Shares:
         self.lanes.update(parties.lanes)
         self.owners[parties.owner] += 1
 
-    def has_room(self, parties: Parties) -> bool:
-        return self.owner_has_room(parties.owner) and all(map(self.lane_has_room, parties.lanes))
+    def has_room(self, parties: Parties, *, fairly: bool = True) -> bool:
+        """Return whether a row has room. Without `fairly`, an owner may have any share."""
+        has_share = not fairly or self.owner_has_room(parties.owner)
+        return has_share and all(map(self.lane_has_room, parties.lanes))
 
     def owner_has_room(self, owner: int | None) -> bool:
         return self.owners[owner] < self.share

@@ -123,7 +123,7 @@ def admit_issuances(now: datetime) -> None:
             return unmark(due, [each.id for each in chosen])
     alone = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(alone):
-        if not tasks.start(each.id, each.state, priority=each.priority):
+        if not tasks.start(each.id, each.calls.state, priority=each.priority):
             return unmark(due, [left.id for left in alone[at:]])
     return None
 
