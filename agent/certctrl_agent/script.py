@@ -1,7 +1,7 @@
 """The after_update_script of a plan: the agent protocol, section 9.
 
-It runs only if `config.toml` has its hash. Otherwise, anyone who may write plans could run any
-program.
+It runs only if `config.toml` has its hash, because otherwise anyone who may write plans could run
+anything.
 """
 
 import hashlib
