@@ -21,9 +21,8 @@ from dnsclient.survey import Survey, Zone
 from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
-from issuance.challenges import delegation
+from issuance.challenges import base, delegation
 from issuance.challenges import registry as challenges
-from issuance.challenges.base import Known
 from issuance.identifiers import bases, is_address
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
@@ -39,7 +38,7 @@ MOST_ZONES = 10  # zones that the provider is asked about
 FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
 
 
-def before_order(issuance: Issuance, client: CA) -> tuple[Known, dict[str, Any]]:
+def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, Any]]:
     """Run the preflight of an attempt, at most once an hour.
 
     Return what it saw, and the columns of the attempt that the caller writes. Raise Refused if the
@@ -47,7 +46,7 @@ def before_order(issuance: Issuance, client: CA) -> tuple[Known, dict[str, Any]]
     """
     last = issuance.preflighted_at
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
-        return Known(), {}
+        return base.Known(), {}
     if not issuance.credential and delegation.is_delegated(issuance.certificate):
         raise Refused(
             "preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True
@@ -105,17 +104,17 @@ def check(
     client: CA,
     *,
     but: Collection[str] = (),
-) -> tuple[list[Finding], Known]:
+) -> tuple[list[Finding], base.Known]:
     """Return the findings for the certificate at this account, blocking ones first.
 
     Return also what was seen. This costs a few batches of DNS questions, and one call to the
     provider for each zone. TXT names in `but` cost no call. A private CA has no findings.
     """
     if account.is_private:
-        return [], Known()
+        return [], base.Known()
     names = [each for each in certificate.names if not is_address(each)]
     if not names:
-        return list(_of_count(certificate, account)), Known()
+        return list(_of_count(certificate, account)), base.Known()
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
     method = challenges.for_certificate(certificate)
@@ -136,7 +135,7 @@ def check(
             ),
         ]
     )
-    return findings, Known(seen.paths, zones)
+    return findings, base.Known(seen.paths, zones)
 
 
 def _of_proof(

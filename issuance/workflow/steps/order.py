@@ -16,8 +16,7 @@ from certctrl import clock
 from certctrl.statements import Parameter, select, update
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance import preflight, ratelimits
-from issuance.challenges import registry
-from issuance.challenges.base import Known
+from issuance.challenges import base, registry
 from issuance.models import Authorization, Issuance
 from issuance.renewal import ari, failover
 from issuance.workflow import csr, oldorders
@@ -61,12 +60,12 @@ def _older(names_key: Parameter, pk: Parameter) -> QuerySet[Issuance, Any]:
     return older.values_list("pk")[:1]
 
 
-def _order_once(issuance: Issuance) -> tuple[CA, Known]:
+def _order_once(issuance: Issuance) -> tuple[CA, base.Known]:
     """Place the order, or read it when it is placed.
 
     Return the client of the account, and what the preflight saw if it ran.
     """
-    known = Known()
+    known = base.Known()
     if issuance.order_url:
         client = clients.client_for(issuance.account)
         if not issuance.csr_sent_at and not issuance.authorizations.exists():
@@ -222,7 +221,7 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
 
 
 def _read_authorizations(
-    issuance: Issuance, client: CA, listed: Sequence[Authorization], known: Known
+    issuance: Issuance, client: CA, listed: Sequence[Authorization], known: base.Known
 ) -> Callable[[], object] | None:
     """Read the authorizations that were not read yet.
 
