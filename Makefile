@@ -37,6 +37,9 @@ demo: .venv/.run
 	@rm -rf .demo
 	@DEMO=1 DATA_DIR=.demo exec $(BIN)/python manage.py up
 
+# Tests start many processes. Without bytecode on the disk each compiles the same modules.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/.dev .venv-lab/.installed
 	$(TEST) -m "not slow" $(ARGS)
 	$(TEST) $(ON_POSTGRES) -m "postgres and not slow" $(ARGS)

@@ -1,4 +1,4 @@
-"""Read a response whose parts come from an async generator, as an ASGI server does."""
+"""Read a streamed response, as an ASGI server does."""
 
 from typing import Any
 
@@ -7,4 +7,6 @@ from asgiref.sync import async_to_sync
 
 @async_to_sync
 async def streamed(response: Any) -> bytes:
+    if not response.is_async:
+        return b"".join(response)
     return b"".join([part async for part in response])

@@ -179,12 +179,12 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 
 QUERIES = {
-    "overview": 11,
+    "overview": 18,
     "certificates": 12,
     "import": 5,
     "issue": 5,
     "certificate": 14,
-    "attempt": 7,
+    "attempt": 8,
     "dns-credentials": 3,
     "accounts": 4,
     "private-cas": 3,
