@@ -1,12 +1,14 @@
-"""Read a streamed response, as an ASGI server does."""
+"""Read a streamed response, whose parts may come from an async generator."""
 
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
 
+def streamed(response: Any) -> bytes:
+    return collected(response) if response.is_async else b"".join(response)
+
+
 @async_to_sync
-async def streamed(response: Any) -> bytes:
-    if not response.is_async:
-        return b"".join(response)
+async def collected(response: Any) -> bytes:
     return b"".join([part async for part in response])
