@@ -17,6 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection
 
 from tests.agent.pki import Issued
+from tests.patience import LIMIT
 
 SELF = "/apiv1/devices/self"
 ENROLMENT_KEY = "ak_fleet"
@@ -116,7 +117,7 @@ class FakeServer:
 
     def wait_for(self, condition: Any) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, 30), "the agent did not do it in 30 s"
+            assert self.changed.wait_for(condition, LIMIT), f"not within {LIMIT:g} s"
 
     # --- The protocol ---
 

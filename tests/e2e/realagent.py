@@ -13,6 +13,7 @@ import requests
 
 from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
+from tests.patience import LIMIT
 
 EMAIL, PASSWORD = "admin@example.com", "Correct-horse-1"
 
@@ -28,7 +29,7 @@ class Owner:
         self.call("POST", "/auth/general", login)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self.session.request(method, self.address + path, json=body, timeout=60)
+        answer = self.session.request(method, self.address + path, json=body, timeout=LIMIT)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()["data"] if answer.content else None
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.e2e import pebble, processes
 from tests.e2e.realagent import EMAIL, PASSWORD, Agent, Owner
-from tests.standalone.starting import Up, until
+from tests.patience import until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,

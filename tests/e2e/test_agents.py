@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests import nginx
 from tests.agent import webservers
 from tests.agent.handshakes import served_by
 from tests.agent.pki import Authority
 from tests.agent.webservers import WebServer
 from tests.e2e.realagent import EMAIL, PASSWORD, Agent, Owner
-from tests.standalone.starting import Up, until
+from tests.patience import until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(webservers.NGINX is None, reason="needs nginx"),
+    pytest.mark.skipif(nginx.PROGRAM is None, reason="needs nginx"),
 ]
 
 NAME = "www.example.com"
