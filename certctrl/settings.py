@@ -117,7 +117,6 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
@@ -132,6 +131,7 @@ INSTALLED_APPS = [
     "dnsproviders",
     "notices",
     "devices",
+    "signin",
     "authorities",
     "issuance",
     "dashboard",
@@ -148,6 +148,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.audit.CurrentRequest",
+    "accounts.sessions.NoteUse",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -167,12 +168,17 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = [
+    "accounts.passwords.Argon2",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
 AUTH_PASSWORD_VALIDATORS = [
     {
         "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
         "OPTIONS": {"min_length": 12},
     },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "accounts.passwords.FourKinds"},
 ]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
@@ -199,7 +205,7 @@ LANGUAGE_COOKIE_AGE = 365 * 86400
 LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
 LANGUAGE_COOKIE_SECURE = SESSION_COOKIE_SECURE
-EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
+EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 900)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -351,6 +357,15 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
+# --- Registration: docs/guides/accounts.md ---
+REGISTRATION = env.str("REGISTRATION", "closed")
+if REGISTRATION not in ("open", "invitation", "closed"):
+    raise ImproperlyConfigured("REGISTRATION must be open, invitation or closed.")
+if REGISTRATION != "closed" and not MAIL_IS_SET_UP:
+    raise ImproperlyConfigured(
+        "Registration mails codes. Set EMAIL_HOST and NOTICE_FROM, or set REGISTRATION to closed."
+    )
+
 # --- Deployments ---
 SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
 
@@ -401,7 +416,6 @@ UNFOLD = {
     "SITE_TITLE": "certctrl",
     "SITE_HEADER": "certctrl",
     "SITE_URL": f"{URL_PREFIX}/",
-    "LOGIN": {"form": "accounts.forms.LoginForm"},
 }
 
 # --- Logs: JSON lines ---

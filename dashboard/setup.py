@@ -4,7 +4,6 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
 from django.db.models import QuerySet
@@ -24,7 +23,7 @@ from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificates import number
-from dashboard.page import FormKey, Page, count, show
+from dashboard.page import FormKey, Page, count, need_fresh_login, show
 from dnsproviders import credentials, registry
 from dnsproviders.api import CredentialCheckThrottle
 from dnsproviders.models import DnsCredential
@@ -284,7 +283,7 @@ class ApiKeys(SetupPage):
         days = number(sent.get("days", "")) or 0
         body = {"name": sent.get("name", ""), "permissions": grants}
         given = ApiKeyRequest().run_validation(body | {"expires_in_seconds": days * DAY})
-        services.refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         key, token = services.create_api_key(self.owner, **given, ip=audit.ip_of(self.request))
         response = self.page({}, new_key=key, token=token)
         response["Cache-Control"] = "no-store"

@@ -28,6 +28,8 @@ from issuance.renewal import ari
 from notices.delivery import MAIL, lane_of_webhook
 from notices.models import Delivery
 from notices.tasks import deliver
+from signin.models import MailedCode
+from signin.tasks import send_code
 
 logger = structlog.get_logger()
 PAUSE_FACTOR = 10  # so the sweep takes a tenth of a core at most
@@ -71,6 +73,7 @@ def sweep_once() -> datetime:
         admit_probes,
         advance_rollouts,
         admit_deliveries,
+        admit_codes,
     )
     ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
     if any(ended):
@@ -117,6 +120,13 @@ def admit_deliveries(now: datetime) -> None:
         return parties_of(MAIL if is_mail else lane_of_webhook(host or ""), owner)
 
     dispatch.admit(Delivery.objects.all(), now, columns, at_receiver, deliver)
+
+
+def admit_codes(now: datetime) -> None:
+    def at_mail_server(owner: int | None) -> Parties:
+        return Parties((MAIL.key,), owner)
+
+    dispatch.admit(MailedCode.objects.all(), now, ("user",), at_mail_server, send_code)
 
 
 def admit_issuances(now: datetime) -> None:
