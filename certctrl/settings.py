@@ -366,6 +366,22 @@ if REGISTRATION != "closed" and not MAIL_IS_SET_UP:
         "Registration mails codes. Set EMAIL_HOST and NOTICE_FROM, or set REGISTRATION to closed."
     )
 
+# --- OpenID Connect: docs/guides/accounts.md ---
+OIDC_ISSUER = env.str("OIDC_ISSUER", "")
+OIDC_CLIENT_ID = env.str("OIDC_CLIENT_ID", "")
+OIDC_CLIENT_SECRET = env.str("OIDC_CLIENT_SECRET", "")
+OIDC_NAME = env.str("OIDC_NAME", "OpenID Connect")
+OIDC_SCOPES = env.str("OIDC_SCOPES", "openid email profile")
+OIDC_GROUPS_CLAIM = env.str("OIDC_GROUPS_CLAIM", "groups")
+OIDC_ADMIN_GROUPS = env.list("OIDC_ADMIN_GROUPS", default=[])
+OIDC_USER_GROUPS = env.list("OIDC_USER_GROUPS", default=[])
+OIDC_CREATE_USERS = env.bool("OIDC_CREATE_USERS", False)
+OIDC_LINK_BY_EMAIL = env.bool("OIDC_LINK_BY_EMAIL", False)
+if OIDC_ISSUER and not (OIDC_CLIENT_ID and OIDC_CLIENT_SECRET):
+    raise ImproperlyConfigured("OIDC_ISSUER needs OIDC_CLIENT_ID and OIDC_CLIENT_SECRET.")
+if OIDC_ISSUER and not re.match(r"https://|http://(localhost|127\.0\.0\.1)(:|/|$)", OIDC_ISSUER):
+    raise ImproperlyConfigured("OIDC_ISSUER must be an https URL.")
+
 # --- Deployments ---
 SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
 

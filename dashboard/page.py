@@ -175,7 +175,7 @@ def ask_for_code(
     sent = request.POST if request.method == "POST" else request.GET
     context = {
         "proof": needed.proof,
-        "next": local_path(sent.get("next", "")),
+        "next": local_path(needed.back or sent.get("next", "")),
         "kept": sent.get("kept", ""),
         "refused": refused,
     }

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
@@ -18,7 +19,7 @@ from accounts.models import User
 from certctrl import errors
 from certctrl.errorshape import refusal_of
 from dashboard.page import Page, ask_for_code, keep, show, with_headers
-from signin import entering, registration, secondfactor
+from signin import entering, openid, registration, secondfactor
 from signin.entering import CodeNeeded
 
 
@@ -70,7 +71,12 @@ class SignIn(Page):
 
 def ways_in() -> dict[str, Any]:
     """Return which links the sign-in page has."""
-    return {"register": settings.REGISTRATION != "closed", "reset": settings.MAIL_IS_SET_UP}
+    name = settings.OIDC_NAME if openid.is_on() else ""
+    return {
+        "openid": name,
+        "register": settings.REGISTRATION != "closed",
+        "reset": settings.MAIL_IS_SET_UP,
+    }
 
 
 class SignInByLink(Page):
@@ -86,6 +92,40 @@ class SignInByLink(Page):
     def post(self, request: HttpRequest) -> HttpResponse:
         entering.log_in_by_link(request, request.GET.get("token", ""))
         return HttpResponseRedirect(reverse("overview"))
+
+
+class OpenID(Page):
+    """Lead to the OpenID provider. A cookie keeps what its answer must match."""
+
+    needs_session = False
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        begun = openid.begin(request, wanted_page(request.GET), again="again" in request.GET)
+        response = HttpResponseRedirect(begun.address)
+        response.set_cookie(
+            openid.COOKIE,
+            begun.cookie,
+            max_age=openid.COOKIE_AGE,
+            path=reverse("openid-back"),
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            samesite="Lax",
+        )
+        return response
+
+
+class OpenIDBack(Page):
+    """Where the OpenID provider sends the browser back to."""
+
+    needs_session = False
+
+    def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = super().respond(request, *args, **kwargs)
+        response.delete_cookie(openid.COOKIE, path=reverse("openid-back"), samesite="Lax")
+        return response
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponseRedirect(openid.finish(request))
 
 
 class AdminSignIn(Page):
@@ -133,6 +173,7 @@ class Confirm(Page):
             "refused": refused,
             "has_code": secondfactor.is_on(self.owner),
             "has_password": self.owner.has_usable_password(),
+            "may": ways_in(),
         }
         return show(self.request, "confirm.html", context, status=status)
 

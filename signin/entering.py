@@ -78,6 +78,7 @@ class CodeNeeded(errors.SecondFactorNeeded):
     def __init__(self, proof: str) -> None:
         super().__init__("Type the code that your authenticator app shows, or a recovery code.")
         self.proof = proof
+        self.back = ""  # the page after the sign-in, where the form does not say it
 
 
 @sensitive_variables()

@@ -64,7 +64,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
             continue
         if name in ("language", "sign-out", "issue-names", "sign-in-by-link", "attempt-stream"):
             continue
-        if name == "second-factor":  # it leads to the settings until an app is added
+        if name in ("second-factor", "openid", "openid-back"):  # they lead elsewhere
             continue
         if name.endswith("-action"):
             continue
