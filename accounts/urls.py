@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from accounts import views
+from accounts import auditapi, views
 from certctrl.api import OwnedRouter, owned_paths
 
 router = OwnedRouter()
+router.register("audit-events", auditapi.AuditEventViewSet)
 router.register("apikeys", views.ApiKeyViewSet)
 urlpatterns = [
     path("permissions/catalog", views.PermissionsCatalog.as_view()),

@@ -13,7 +13,7 @@ a death.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.sharedctypes import RawValue
@@ -79,17 +79,25 @@ class Wait(Exception):
     """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
     `imposed` is true when the other side named the number of seconds. `own` is the number of
-    seconds that the turn would have waited without that.
+    seconds that the turn would have waited without that. `fields` are columns that the end of the
+    turn writes.
     """
 
     def __init__(
-        self, seconds: float, what: str = "", *, imposed: bool = False, own: float = 0.0
+        self,
+        seconds: float,
+        what: str = "",
+        *,
+        imposed: bool = False,
+        own: float = 0.0,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = printable(what)
         self.imposed = imposed
         self.own = own
+        self.fields = dict(fields or {})
 
 
 class Trouble(Exception):
@@ -411,9 +419,13 @@ class Turns(models.Model):
         ended = {"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
         return ended | fields
 
-    def beginning(self) -> dict[str, Any]:
-        """Return the columns that begin another turn under the token of this one."""
-        return {"holder": self.holder, "wake_at": clock.now() + timedelta(seconds=settings.LEASE)}
+    @staticmethod
+    def beginning() -> dict[str, Any]:
+        """Return the columns that begin another turn, under a token of its own.
+
+        If the reply of the COMMIT is lost, this turn cannot write its old values over the new ones.
+        """
+        return {"holder": new_token(), "wake_at": clock.now() + timedelta(seconds=settings.LEASE)}
 
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn and set `wake_at`. With None the row sleeps for ever."""
