@@ -207,7 +207,7 @@ def ask_for_code(
         "kept": sent.get("kept", ""),
         "refused": refused,
     }
-    status = refused.status if refused else HTTPStatus.UNAUTHORIZED
+    status = refused.status if refused else HTTPStatus.OK
     response = show(request, "second_factor.html", context, status=status)
     response["Cache-Control"] = "no-store"
     return with_headers(response, refused) if refused else response
