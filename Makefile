@@ -8,7 +8,7 @@
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
 # lock      write requirements/*.txt again from pyproject.toml, and those of the agent
-# translations  find new texts of the pages and compile the catalogs, with Debian's package gettext
+# translations  find new texts of the pages and mails and compile the catalogs, with Debian's package gettext
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -78,8 +78,9 @@ lock: .venv/.dev
 	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
 
 translations: .venv/.dev
-	cd dashboard && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete
-	cd dashboard && ../$(BIN)/django-admin compilemessages
+	for app in dashboard signin; do (cd $$app \
+	  && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete \
+	  && ../$(BIN)/django-admin compilemessages) || exit 1; done
 
 lab: .venv-lab/.installed
 

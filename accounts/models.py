@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
@@ -90,6 +91,22 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+
+class Session(AbstractBaseSession):
+    """A session, stored by `accounts.sessions`. Its key is a hash of the session's id."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="sessions"
+    )
+    ip = models.GenericIPAddressField(null=True, help_text="the address of the sign-in")
+    agent = models.CharField(max_length=200, blank=True, help_text="the browser or program")
+    seen_at = models.DateTimeField()
+
+    @property
+    def public_id(self) -> str:
+        """Return the name of the session in the API and on pages. It opens nothing."""
+        return str(self.session_key)[:16]
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):

@@ -1,12 +1,10 @@
-"""Views of sessions, API keys and the permission catalog, see `docs/reference/api.md`."""
+"""Views of API keys, quotas and the permission catalog, see `docs/reference/api.md`."""
 
-import json
 from typing import Any
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
-from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -19,24 +17,16 @@ from accounts.permissions import PERMISSIONS
 from accounts.serializers import (
     ApiKeyRequest,
     ApiKeySerializer,
-    LoggedInSerializer,
-    LoginSerializer,
     NewApiKeySerializer,
-    ProfileSerializer,
     QuotaSerializer,
     SavedViewSerializer,
     ScopeSerializer,
-    StatusSerializer,
 )
-from certctrl import errors
 from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed, refuse_broken_body
-from certctrl.errorshape import error_response
-from certctrl.jsonbody import printable
-from certctrl.schema import OR_ERROR
 
 
 class SessionView(APIView):
-    """Base of the views below /auth. They accept sessions only. API keys are ignored."""
+    """Base of views below /auth. They accept sessions only. API keys are ignored."""
 
     authentication_classes = [JSONSessionAuthentication]
     metadata_class = None
@@ -45,69 +35,6 @@ class SessionView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         refuse_broken_body(request)
-
-
-class General(SessionView):
-    """Log in. The member `action` is "login" or is left out."""
-
-    permission_classes = [AllowAny]
-
-    @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer})
-    def post(self, request: Request) -> Response:
-        action = dict(request.data).get("action", "login")
-        if action != "login":
-            given = printable(json.dumps(action, ensure_ascii=False))
-            raise errors.Invalid(
-                f'There is no action {given} here. The only action is "login".', field="action"
-            )
-        return self.login(request)
-
-    def login(self, request: Request) -> Response:
-        body = LoginSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        given = body.validated_data
-        user = services.login(request._request, given["email"], given["password"])
-        return Response(
-            LoggedInSerializer(
-                {"user": user, "to": services.local_path(given.get("next", ""))}
-            ).data
-        )
-
-
-class Logout(SessionView):
-    permission_classes = [AllowAny]
-
-    @extend_schema(request=None, responses={204: None})
-    def post(self, request: Request) -> Response:
-        services.logout(request._request)
-        return Response(status=204)
-
-
-class LogInStatus(SessionView):
-    permission_classes = [AllowAny]
-
-    @extend_schema(responses={200: StatusSerializer}, extensions={OR_ERROR: True})
-    def get(self, request: Request) -> Response:
-        user = request.user
-        if not isinstance(user, User):
-            return error_response(errors.NobodyLoggedIn("There is no session. Log in first."))
-        since = services.logged_in_at(request)
-        status = {
-            "user": user,
-            "to": "",
-            "amr": ["pwd"],
-            "acr": "aal1",
-            "auth_time": since,
-            "mfa": False,
-        }
-        return Response(StatusSerializer(status).data)
-
-
-class Profile(SessionView):
-    @extend_schema(responses={200: ProfileSerializer})
-    def get(self, request: Request) -> Response:
-        user: Any = request.user
-        return Response(ProfileSerializer(user).data)
 
 
 class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[ApiKey]):

@@ -14,7 +14,6 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from accounts import audit
-from accounts.services import refuse_old_login
 from authorities import pki
 from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
@@ -28,7 +27,7 @@ from dashboard.conditions import (
     note_failures,
     steps_done,
 )
-from dashboard.page import FORM_KEY, Page, count, curl, show
+from dashboard.page import FORM_KEY, Page, count, curl, need_fresh_login, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
@@ -248,7 +247,7 @@ class CertificateAction(Assigning, CertificatePage):
         return self.page(certificate, findings=findings, looked=True)
 
     def do_export_on(self, certificate: Certificate) -> None:
-        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         services.update_certificate(certificate, {"server_decrypt_export": True})
         messages.success(self.request, _("You may download the key now."))
 
@@ -268,7 +267,7 @@ class CertificateAction(Assigning, CertificatePage):
         policy = self.request.POST.get("policy", "")
         if policy not in dict(Certificate._meta.get_field("key_policy").choices or []):
             raise errors.Invalid(_("There is no such key policy. Choose one of the list."))
-        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         services.update_certificate(certificate, {"key_policy": policy})
         messages.success(self.request, _("The key policy is changed."))
 
@@ -299,7 +298,7 @@ class CertificateAction(Assigning, CertificatePage):
         return HttpResponseRedirect(reverse("certificates"))
 
     def do_export(self, certificate: Certificate) -> HttpResponseBase:
-        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         count(views.ExportThrottle(), self.request, self)
         headers = services.head(certificate)
         content, password = services.bundle(

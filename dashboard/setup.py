@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
 from django.db.models import QuerySet
@@ -24,7 +23,7 @@ from authorities.models import AcmeAccount, PrivateCA
 from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
-from dashboard.page import FormKey, Page, count, number, show
+from dashboard.page import FormKey, Page, count, need_fresh_login, number, show
 from dnsproviders import credentials, registry
 from dnsproviders.api import CredentialCheckThrottle
 from dnsproviders.models import DnsCredential
@@ -296,7 +295,7 @@ class ApiKeys(SetupPage):
         days = number(sent.get("days", "")) or 0
         body = {"name": sent.get("name", ""), "permissions": grants}
         given = ApiKeyRequest().run_validation(body | {"expires_in_seconds": days * DAY})
-        services.refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         key, token = services.create_api_key(self.owner, **given, ip=audit.ip_of(self.request))
         response = self.page({}, new_key=key, token=token)
         response["Cache-Control"] = "no-store"

@@ -171,5 +171,22 @@ class Migration(migrations.Migration):
                 'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes')],
             },
         ),
+        migrations.CreateModel(
+            name='Session',
+            fields=[
+                ('session_key', models.CharField(max_length=40, primary_key=True, serialize=False, verbose_name='session key')),
+                ('session_data', models.TextField(verbose_name='session data')),
+                ('expire_date', models.DateTimeField(db_index=True, verbose_name='expire date')),
+                ('ip', models.GenericIPAddressField(help_text='the address of the sign-in', null=True)),
+                ('agent', models.CharField(blank=True, help_text='the browser or program', max_length=200)),
+                ('seen_at', models.DateTimeField()),
+                ('user', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='sessions', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'verbose_name': 'session',
+                'verbose_name_plural': 'sessions',
+                'abstract': False,
+            },
+        ),
         migrations.RunPython(forbid, allow),
     ]

@@ -174,7 +174,8 @@ class CertificateViewSet(
         policy = changes.get("key_policy", certificate.key_policy)
         if moves or (certificate.key_policy == DEVICE_REQUIRED and policy != DEVICE_REQUIRED):
             need(request, self.obtype, str(certificate.pk), "issue")
-        if changes.get("server_decrypt_export") and not certificate.server_decrypt_export:
+        opens = changes.get("server_decrypt_export") and not certificate.server_decrypt_export
+        if opens or policy != certificate.key_policy:
             refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         issuance = services.update_certificate(certificate, changes)
         answer = shown(certificate, issuance)
