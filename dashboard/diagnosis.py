@@ -159,7 +159,7 @@ def counts() -> dict[str, int]:
 
 
 def rows_of(model: type[Model]) -> int:
-    """Return the number of rows. PostgreSQL's own estimate costs no scan."""
+    """Return the number of rows. PostgreSQL's own estimate costs no scan. It has none at first."""
     if connection.vendor != "postgresql":
         return model._base_manager.count()
     with connection.cursor() as cursor:
@@ -167,7 +167,8 @@ def rows_of(model: type[Model]) -> int:
             "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",
             [f'"{model._meta.db_table}"'],
         )
-        return int(cursor.fetchone()[0])
+        estimate = int(cursor.fetchone()[0])
+    return estimate if estimate >= 0 else model._base_manager.count()
 
 
 def failed_attempts() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from keystore.models import Envelope
 from tests import factories
 from tests.issuance.failing import FOR_GOOD, try_again
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 SECRET_COLUMNS = ("password", "digest", "hash", "session_key", "session_data", "wrapped_dek")
 SECRET_SETTINGS = {
     "SECRET_KEY": "settings-secret-key-of-the-server",

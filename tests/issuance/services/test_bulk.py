@@ -14,7 +14,7 @@ from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.services import Idempotency, bulk
 from tests.issuance.failing import issued
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture

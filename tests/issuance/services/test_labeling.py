@@ -8,7 +8,7 @@ from issuance import services
 from issuance.models import Certificate, Label
 from issuance.services import labeling
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 
 
 @pytest.fixture
