@@ -42,6 +42,7 @@ def test_a_device_registers_with_its_code(clock, alice, agent, code):
         "platform": "linux",
         "model": "x86_64",
         "app_version": "1.0.0",
+        "agent_error": "",
         "status": "ACTIVE",
         "tags": [],
         "created_at": 1893456000000,
