@@ -154,7 +154,7 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='audit_events', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                'indexes': [models.Index(fields=['owner', '-at'], name='audit_of_owner'), models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'), models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives')],
+                'indexes': [models.Index(fields=['owner', '-at'], name='audit_of_owner'), models.Index(fields=['owner', '-id'], name='audit_of_owner_by_id'), models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'), models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives')],
                 'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes')],
             },
         ),

@@ -25,6 +25,7 @@ class Migration(migrations.Migration):
                 ('platform', models.CharField(blank=True, max_length=255)),
                 ('model', models.CharField(blank=True, max_length=255)),
                 ('app_version', models.CharField(blank=True, max_length=255)),
+                ('agent_error', models.TextField(blank=True, help_text='what fails on the machine, as its agent says')),
                 ('status', models.CharField(choices=[('ACTIVE', 'Active'), ('REVOKED', 'Revoked')], default='ACTIVE', max_length=8)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('enrolled_at', models.DateTimeField()),

@@ -13,10 +13,11 @@ from issuance.api.deployments import (
     OwnCertificateView,
 )
 from issuance.api.drills import DrillViewSet
-from issuance.api.limits import AccountLimitsViewSet
+from issuance.api.limits import AccountLimitsViewSet, LimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
 from issuance.api.reports import NotifyView
+from issuance.api.rollouts import DeploymentListViewSet
 from issuance.api.summary import SummaryViewSet
 from issuance.api.views import CertificateViewSet
 
@@ -48,9 +49,11 @@ urlpatterns = [
     *owned_paths("certificate-assign", KeyAssignViewSet, {"post": "create"}),
     *router.urls,
     *staff.urls,
+    *owned_paths("deployments", DeploymentListViewSet, {"get": "list"}),
     *owned_paths("summary", SummaryViewSet, {"get": "list"}),
     path("devices/self/notify", NotifyView.as_view()),
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
+    *owned_paths("limits", LimitsViewSet, {"get": "list"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
     *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),
     *owned_paths("certificates/<id:pk>/probes", ProbeViewSet, {"get": "list"}),

@@ -121,6 +121,7 @@ class Migration(migrations.Migration):
                 ('certificate_url', models.CharField(blank=True, max_length=500)),
                 ('presents', models.PositiveSmallIntegerField(default=0, help_text='how often its records were published again')),
                 ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
+                ('servers', models.JSONField(blank=True, default=list, help_text='name servers of the last look that waited: `server`, `state` and `since`')),
                 ('deaf', models.JSONField(blank=True, default=list, help_text='name servers that the preflight found not to answer for their zone')),
                 ('names_key', models.CharField(editable=False, max_length=64)),
                 ('number', models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")),
@@ -380,6 +381,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='certificate',
             index=models.Index(condition=models.Q(('lacks__isnull', True), ('renew_at__isnull', False)), fields=['renew_at', 'expires_at', 'id'], name='certificates_to_renew'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
+            index=models.Index(condition=models.Q(('expires_at', None), ('renew_at__gt', models.F('expires_at')), _connector='OR'), fields=['renew_at'], name='certificates_planned_late'),
         ),
         migrations.AddIndex(
             model_name='certificate',

@@ -29,7 +29,15 @@ from issuance.services.certificates import (
     retire,
     update_certificate,
 )
-from issuance.services.counting import DayCount, by_day, of_condition, of_owner, summary
+from issuance.services.counting import (
+    DayCount,
+    by_day,
+    deployments_of,
+    not_serving,
+    of_condition,
+    of_owner,
+    summary,
+)
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
@@ -57,6 +65,7 @@ __all__ = [
     "cancel",
     "cancel_attempt",
     "create_certificate",
+    "deployments_of",
     "distrust",
     "follow",
     "follow_device",
@@ -70,6 +79,7 @@ __all__ = [
     "new_certificate",
     "new_issuance",
     "no_credential",
+    "not_serving",
     "of_condition",
     "of_owner",
     "once",

@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery, Value
+from django.conf import settings
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce, TruncDate
 
 from accounts.models import User
 from certctrl import clock
-from issuance.models import Certificate, Issuance
+from devices.models import Device
+from issuance.models import Certificate, Deployment, Issuance
 
 DAYS = 90
 SOON = timedelta(days=30)
@@ -60,6 +62,22 @@ def of_condition(rows: QuerySet[Certificate], condition: str) -> QuerySet[Certif
     }.get(condition, rows)
 
 
+def deployments_of(owner: User) -> QuerySet[Deployment]:
+    """Return which certificates are on which devices of the owner, revoked devices too."""
+    return Deployment.objects.filter(device__owner=owner, certificate__retired_at=None)
+
+
+def not_serving(rows: QuerySet[Deployment]) -> QuerySet[Deployment]:
+    """Return the deployments of active devices that do not serve the version they should.
+
+    A device has SERVE_WITHIN seconds for a new version, unless it reports a failure.
+    """
+    late = clock.now() - timedelta(seconds=settings.SERVE_WITHIN)
+    is_due = Q(wanted_at__lte=late) | Q(failed_serial=F("wanted__serial"))
+    wanting = rows.filter(is_due, device__status=Device.Status.ACTIVE, wanted__isnull=False)
+    return wanting.exclude(served_serial=F("wanted__serial"))
+
+
 def by_day(rows: QuerySet[Certificate]) -> list[DayCount]:
     """Return the renewals and ends of each of the next 90 days, from today on."""
     now = clock.now()
@@ -87,5 +105,7 @@ def summary(owner: User) -> dict[str, object]:
         "expired": of_condition(rows, "expired").count(),
         "ends_within_30_days": of_condition(rows, "soon").count(),
         "soonest_end": soonest.values_list("expires_at", flat=True).first(),
+        "devices": owner.devices.filter(status=Device.Status.ACTIVE).count(),
+        "not_serving": not_serving(deployments_of(owner)).count(),
         "days": by_day(rows),
     }

@@ -19,6 +19,7 @@ from issuance import preflight, services
 from issuance.api.certificates import note
 from issuance.beat import renewals
 from issuance.challenges import delegation
+from issuance.challenges.base import Known
 from issuance.models import Certificate, Issuance
 from issuance.preflight import checks
 from notices.models import Notice
@@ -59,7 +60,7 @@ def deliver(world, issuance: Issuance) -> Issuance:
 
 def blind(monkeypatch) -> None:
     """The preflight finds nothing, as if the fault arose after it."""
-    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])
+    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: ([], Known()))
 
 
 def is_refused(world, issuance: Issuance) -> str:
