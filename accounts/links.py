@@ -2,13 +2,10 @@
 
 import re
 
-from django.contrib import auth
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
-from django.http import HttpRequest
 
 from accounts.models import User
-from accounts.services import note_login
-from certctrl import clock, errors
+from certctrl import errors
 
 LINK_AGE = 3600  # seconds
 TOKEN = re.compile(r"([1-9][0-9]{0,17})\.([0-9a-z]{1,13})-([0-9a-f]+)", re.ASCII)
@@ -44,14 +41,3 @@ def over() -> errors.Unauthorized:
     return errors.Unauthorized(
         "This sign-in link was used, or it is older than an hour. Sign in with the password."
     )
-
-
-def login_by_link(request: HttpRequest, token: str) -> User:
-    """Log in the user of a sign-in link, once. Raise Unauthorized for a link that is over."""
-    user = user_of(token)
-    seen = User.objects.filter(pk=user.pk, last_login=user.last_login)
-    if not seen.update(last_login=clock.now()):  # another request used it at the same moment
-        raise over()
-    auth.login(request, user)
-    note_login(request, user)
-    return user

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
@@ -92,6 +93,22 @@ class User(AbstractUser):
         return self.email
 
 
+class Session(AbstractBaseSession):
+    """A session, stored by `accounts.sessions`. Its key is a hash of the session's id."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="sessions"
+    )
+    ip = models.GenericIPAddressField(null=True, help_text="the address of the sign-in")
+    agent = models.CharField(max_length=200, blank=True, help_text="the browser or program")
+    seen_at = models.DateTimeField()
+
+    @property
+    def public_id(self) -> str:
+        """Return the name of the session in the API and on pages. It opens nothing."""
+        return str(self.session_key)[:16]
+
+
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self, at: datetime | Parameter | None = None) -> Self:
         """Return the keys that are neither revoked nor expired, now or at `at`."""
@@ -132,6 +149,27 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+
+class SavedView(models.Model):
+    """A list of certificates that a person named: the filters, as in the address of the page."""
+
+    MOST = 50  # of one owner
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="saved_views", db_index=False
+    )
+    name = models.CharField(max_length=64)
+    query = models.CharField(max_length=1000)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "name"], name="an_owner_names_a_view_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):

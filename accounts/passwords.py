@@ -1,12 +1,16 @@
 """Limits how many passwords are hashed at the same time.
 
-A hash costs half a second of CPU time, and anybody may send any number of logins. A login that
-waits for a place holds no database connection. It waits at most `PATIENCE` seconds.
+A hash costs CPU time and memory, and anybody may send any number of logins. A login that waits for
+a place holds no database connection. It waits at most `PATIENCE` seconds.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from django.contrib.auth.hashers import Argon2PasswordHasher
+from django.core.exceptions import ValidationError
 
 from certctrl import outward
 from certctrl.errors import Unavailable
@@ -48,3 +52,23 @@ def _waited() -> bool:
         return _places.acquire(timeout=PATIENCE)
     finally:
         _queue.release()
+
+
+class Argon2(Argon2PasswordHasher):
+    """Argon2id with the numbers of OWASP's Password Storage Cheat Sheet, for a small server."""
+
+    time_cost = 2
+    memory_cost = 19 * 1024  # KiB
+    parallelism = 1
+
+
+class FourKinds:
+    """Refuses a password without an upper-case letter, a lower-case one, a digit and another."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        kinds = (str.isupper, str.islower, str.isdigit, lambda each: not each.isalnum())
+        if not all(any(map(kind, password)) for kind in kinds):
+            raise ValidationError(self.get_help_text(), code="password_kinds")
+
+    def get_help_text(self) -> str:
+        return "A password has upper-case and lower-case letters, digits and another character."

@@ -1,55 +1,14 @@
-"""The JSON of sessions and API keys, see `docs/reference/api.md`."""
+"""The JSON of API keys, see `docs/reference/api.md`."""
 
 from typing import Any
 
 from rest_framework import serializers
 
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, SavedView
 from accounts.permissions import PERMISSIONS
 from certctrl.api import EpochSeconds, OneOf
 
 TEN_YEARS = 10 * 365 * 86400
-
-
-def roles_of(user: User) -> list[str]:
-    return ["user", "admin"] if user.is_staff else ["user"]
-
-
-class LoginSerializer(serializers.Serializer[Any]):
-    email = serializers.EmailField(max_length=254)
-    password = serializers.CharField(max_length=1024, trim_whitespace=False, write_only=True)
-    action = serializers.CharField(required=False, help_text='"login"; may be left out')
-    next = serializers.CharField(required=False, allow_blank=True, max_length=2000)
-
-
-class LoggedInUserSerializer(serializers.ModelSerializer[User]):
-    roles = serializers.SerializerMethodField()
-
-    class Meta:
-        model = User
-        fields = ("id", "email", "roles")
-
-    def get_roles(self, user: User) -> list[str]:
-        return roles_of(user)
-
-
-class LoggedInSerializer(serializers.Serializer[Any]):
-    user = LoggedInUserSerializer()
-    to = serializers.CharField()
-
-
-class ProfileSerializer(LoggedInUserSerializer):
-    class Meta(LoggedInUserSerializer.Meta):
-        fields = ("id", "name", "email", "roles", "country_of_residence")  # type: ignore[assignment]
-
-
-class StatusSerializer(serializers.Serializer[Any]):
-    user = ProfileSerializer()
-    to = serializers.CharField()
-    amr = serializers.ListField(child=serializers.CharField())
-    acr = serializers.CharField()
-    auth_time = serializers.IntegerField()
-    mfa = serializers.BooleanField()
 
 
 class PermissionSerializer(serializers.Serializer[Any]):
@@ -93,6 +52,18 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         model = ApiKey
         fields = ("id", "name", "prefix", "permissions", "created_at", "expires_at", "last_used_at")
         read_only_fields = fields
+
+
+class SavedViewSerializer(serializers.ModelSerializer[SavedView]):
+    """A list of certificates with a name. `query` has the filters, as in the page's address."""
+
+    name = serializers.CharField(max_length=64)
+    query = serializers.CharField(max_length=1000, allow_blank=True)
+    created_at = EpochSeconds()
+
+    class Meta:
+        model = SavedView
+        fields = ("id", "name", "query", "created_at")
 
 
 class NewApiKeySerializer(ApiKeySerializer):

@@ -1,4 +1,4 @@
-"""Actions of users on their accounts: log in, log out, create and revoke API keys."""
+"""Actions of users on their accounts: check a password, log out, API keys."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from rest_framework.request import Request
 
-from accounts import audit, passwords, quotas
+from accounts import audit, passwords, quotas, sessions
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User, canonical_email
 from certctrl import clock, errors
@@ -31,8 +31,8 @@ FAILURES_COUNT_FOR = 300  # seconds since the first failure
 ADDRESS_IS_KNOWN_FOR = 30 * 86400  # seconds since the latest login from it
 
 
-def login(request: HttpRequest, email: str, password: str) -> User:
-    """Log the user in under a fresh session id.
+def check_password(request: HttpRequest, email: str, password: str) -> User:
+    """Return the user with this e-mail address and this password. It does not log in.
 
     Raise Unauthorized if the e-mail address or the password is wrong. Raise RateLimited after too
     many failures. Raise Unavailable while too many passwords wait for their check. An unknown
@@ -47,15 +47,21 @@ def login(request: HttpRequest, email: str, password: str) -> User:
         note_failure(request, email)
         raise errors.Unauthorized("The e-mail address or the password is wrong. Check both.")
     attempts.forget()
-    auth.login(request, user)
-    note_login(request, user)
     return user
 
 
-def note_login(request: HttpRequest, user: User) -> None:
-    """Write the time of the login into the session, and the login into the audit log."""
+def begin_session(request: HttpRequest, user: User, amr: Sequence[str]) -> None:
+    """Log the user in under a fresh session id. `amr` says how the user was identified.
+
+    The values of `amr` are those of RFC 8176, for example `pwd` and `otp`.
+    """
+    auth.login(request, user)
+    ip = audit.ip_of(request)
     request.session["auth_time"] = int(clock.now().timestamp())
-    audit.record(user, user.email, "user.logged_in", f"user:{user.pk}", audit.ip_of(request))
+    request.session["amr"] = list(amr)
+    request.session["ip"] = ip
+    request.session["agent"] = request.headers.get("User-Agent", "")[: sessions.AGENT]
+    audit.record(user, user.email, "user.logged_in", f"user:{user.pk}", ip, amr=list(amr))
 
 
 def note_failure(request: HttpRequest, email: str) -> None:
@@ -106,6 +112,13 @@ def refuse_old_login(request: Request | HttpRequest, most: float) -> None:
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not getattr(request, "auth", None) and not -SKEW.total_seconds() <= age <= most:
         raise errors.Forbidden("Your login is too old for this request. Log in again.")
+
+
+def confirm_login(request: HttpRequest) -> None:
+    """Make the login of this session fresh. The user has just been identified again."""
+    request.session["auth_time"] = int(clock.now().timestamp())
+    user: Any = request.user
+    audit.record(user, user.email, "user.confirmed", f"user:{user.pk}", audit.ip_of(request))
 
 
 class Attempts:

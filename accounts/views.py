@@ -1,41 +1,32 @@
-"""Views of sessions, API keys and the permission catalog, see `docs/reference/api.md`."""
+"""Views of API keys, quotas and the permission catalog, see `docs/reference/api.md`."""
 
-import json
 from typing import Any
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
-from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import audit, quotas, services
+from accounts import audit, quotas, savedviews, services
 from accounts.authentication import JSONSessionAuthentication
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, SavedView, User
 from accounts.permissions import PERMISSIONS
 from accounts.serializers import (
     ApiKeyRequest,
     ApiKeySerializer,
-    LoggedInSerializer,
-    LoginSerializer,
     NewApiKeySerializer,
-    ProfileSerializer,
     QuotaSerializer,
+    SavedViewSerializer,
     ScopeSerializer,
-    StatusSerializer,
 )
-from certctrl import errors
-from certctrl.api import OwnedMixin, PublicView, refuse_broken_body
-from certctrl.errorshape import error_response
-from certctrl.jsonbody import printable
-from certctrl.schema import OR_ERROR
+from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed, refuse_broken_body
 
 
 class SessionView(APIView):
-    """Base of the views below /auth. They accept sessions only. API keys are ignored."""
+    """Base of views below /auth. They accept sessions only. API keys are ignored."""
 
     authentication_classes = [JSONSessionAuthentication]
     metadata_class = None
@@ -44,69 +35,6 @@ class SessionView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         refuse_broken_body(request)
-
-
-class General(SessionView):
-    """Log in. The member `action` is "login" or is left out."""
-
-    permission_classes = [AllowAny]
-
-    @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer})
-    def post(self, request: Request) -> Response:
-        action = dict(request.data).get("action", "login")
-        if action != "login":
-            given = printable(json.dumps(action, ensure_ascii=False))
-            raise errors.Invalid(
-                f'There is no action {given} here. The only action is "login".', field="action"
-            )
-        return self.login(request)
-
-    def login(self, request: Request) -> Response:
-        body = LoginSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        given = body.validated_data
-        user = services.login(request._request, given["email"], given["password"])
-        return Response(
-            LoggedInSerializer(
-                {"user": user, "to": services.local_path(given.get("next", ""))}
-            ).data
-        )
-
-
-class Logout(SessionView):
-    permission_classes = [AllowAny]
-
-    @extend_schema(request=None, responses={204: None})
-    def post(self, request: Request) -> Response:
-        services.logout(request._request)
-        return Response(status=204)
-
-
-class LogInStatus(SessionView):
-    permission_classes = [AllowAny]
-
-    @extend_schema(responses={200: StatusSerializer}, extensions={OR_ERROR: True})
-    def get(self, request: Request) -> Response:
-        user = request.user
-        if not isinstance(user, User):
-            return error_response(errors.NobodyLoggedIn("There is no session. Log in first."))
-        since = services.logged_in_at(request)
-        status = {
-            "user": user,
-            "to": "",
-            "amr": ["pwd"],
-            "acr": "aal1",
-            "auth_time": since,
-            "mfa": False,
-        }
-        return Response(StatusSerializer(status).data)
-
-
-class Profile(SessionView):
-    @extend_schema(responses={200: ProfileSerializer})
-    def get(self, request: Request) -> Response:
-        user: Any = request.user
-        return Response(ProfileSerializer(user).data)
 
 
 class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[ApiKey]):
@@ -131,6 +59,26 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
         return Response(status=204)
+
+
+class SavedViewViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[SavedView]):
+    """The lists of certificates that you named on the pages. They need a session."""
+
+    queryset = SavedView.objects.all()
+    serializer_class = SavedViewSerializer
+    session_only = True
+
+    @extend_schema(request=SavedViewSerializer, responses={201: SavedViewSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        """Save a view. A view of the same name is replaced."""
+        given = parsed(SavedViewSerializer, request)
+        view = savedviews.save(self.owner, given["name"], given["query"])
+        return Response(SavedViewSerializer(view).data, status=CREATED)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        self.get_object().delete()
+        return Response(status=NO_CONTENT)
 
 
 class QuotaViewSet(OwnedMixin, GenericViewSet[User]):

@@ -14,7 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from backups.reading import BATCH, Row
 
 # People log in again after a restore, because a session may have been ended since the backup.
-LEFT_OUT = {"sessions.session"}
+LEFT_OUT = {"accounts.session"}
 # `migrate` fills these tables. A restore replaces their rows.
 MADE_BY_MIGRATE = ("auth.permission", "contenttypes.contenttype")
 # Ids that were given after the backup are not given again, as far as there were not more.

@@ -60,6 +60,12 @@ class RefreshTokenRotated(ApiError):
     code, key, status = 10003, "refresh_token_rotated", 401
 
 
+class SecondFactorNeeded(ApiError):
+    """The password was right. Send the request again with `code`, from the authenticator app."""
+
+    code, key, status = 20022, "GENERAL::SECOND_FACTOR_NEEDED", 401
+
+
 class NotLoggedIn(ApiError):
     code, key, status = 5104, "GENERAL::NOT_LOGIN", 401
 

@@ -49,6 +49,7 @@ if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
+DEMO = env.bool("DEMO", False)  # an invented year, without workers and without outward calls
 
 # --- Devices: docs/reference/devices.md ---
 DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls
@@ -117,7 +118,6 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
@@ -132,6 +132,7 @@ INSTALLED_APPS = [
     "dnsproviders",
     "notices",
     "devices",
+    "signin",
     "authorities",
     "issuance",
     "dashboard",
@@ -148,6 +149,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.audit.CurrentRequest",
+    "accounts.sessions.NoteUse",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -167,12 +169,17 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = [
+    "accounts.passwords.Argon2",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
 AUTH_PASSWORD_VALIDATORS = [
     {
         "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
         "OPTIONS": {"min_length": 12},
     },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "accounts.passwords.FourKinds"},
 ]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
@@ -199,7 +206,7 @@ LANGUAGE_COOKIE_AGE = 365 * 86400
 LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
 LANGUAGE_COOKIE_SECURE = SESSION_COOKIE_SECURE
-EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 43200)  # seconds since the login
+EXPORT_LOGIN_AGE = env.int("EXPORT_LOGIN_AGE", 900)  # seconds since the login
 BEHIND_PROXY = env.bool("BEHIND_PROXY", False)
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -351,6 +358,31 @@ if EMAIL_USE_TLS and EMAIL_USE_SSL:
         "Set EMAIL_USE_TLS (STARTTLS) or EMAIL_USE_SSL (TLS from the start), not both."
     )
 
+# --- Registration: docs/guides/accounts.md ---
+REGISTRATION = env.str("REGISTRATION", "closed")
+if REGISTRATION not in ("open", "invitation", "closed"):
+    raise ImproperlyConfigured("REGISTRATION must be open, invitation or closed.")
+if REGISTRATION != "closed" and not MAIL_IS_SET_UP:
+    raise ImproperlyConfigured(
+        "Registration mails codes. Set EMAIL_HOST and NOTICE_FROM, or set REGISTRATION to closed."
+    )
+
+# --- OpenID Connect: docs/guides/accounts.md ---
+OIDC_ISSUER = env.str("OIDC_ISSUER", "")
+OIDC_CLIENT_ID = env.str("OIDC_CLIENT_ID", "")
+OIDC_CLIENT_SECRET = env.str("OIDC_CLIENT_SECRET", "")
+OIDC_NAME = env.str("OIDC_NAME", "OpenID Connect")
+OIDC_SCOPES = env.str("OIDC_SCOPES", "openid email profile")
+OIDC_GROUPS_CLAIM = env.str("OIDC_GROUPS_CLAIM", "groups")
+OIDC_ADMIN_GROUPS = env.list("OIDC_ADMIN_GROUPS", default=[])
+OIDC_USER_GROUPS = env.list("OIDC_USER_GROUPS", default=[])
+OIDC_CREATE_USERS = env.bool("OIDC_CREATE_USERS", False)
+OIDC_LINK_BY_EMAIL = env.bool("OIDC_LINK_BY_EMAIL", False)
+if OIDC_ISSUER and not (OIDC_CLIENT_ID and OIDC_CLIENT_SECRET):
+    raise ImproperlyConfigured("OIDC_ISSUER needs OIDC_CLIENT_ID and OIDC_CLIENT_SECRET.")
+if OIDC_ISSUER and not re.match(r"https://|http://(localhost|127\.0\.0\.1)(:|/|$)", OIDC_ISSUER):
+    raise ImproperlyConfigured("OIDC_ISSUER must be an https URL.")
+
 # --- Deployments ---
 SERVE_WITHIN = env.int("SERVE_WITHIN", 86400)  # seconds until a new version must be served
 
@@ -401,7 +433,6 @@ UNFOLD = {
     "SITE_TITLE": "certctrl",
     "SITE_HEADER": "certctrl",
     "SITE_URL": f"{URL_PREFIX}/",
-    "LOGIN": {"form": "accounts.forms.LoginForm"},
 }
 
 # --- Logs: JSON lines ---

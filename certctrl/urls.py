@@ -4,12 +4,12 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-import accounts.urls
 import dashboard.urls
 import devices.urls
-from accounts.forms import login_page
+import signin.urls
 from certctrl import schema  # noqa: F401  (registers the schemes of our credentials)
 from certctrl.health import Health
+from dashboard.signing import AdminSignIn
 
 handler400 = "certctrl.errorshape.bad_request"
 handler404 = "certctrl.errorshape.not_found"
@@ -25,10 +25,10 @@ API = (
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("admin/login/", login_page),
+    path("admin/login/", AdminSignIn.as_view()),
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
-    path("auth", include(accounts.urls.auth_urlpatterns)),
+    path("auth", include(signin.urls.urlpatterns)),
     path("auth", include(devices.urls.auth_urlpatterns)),
     path("apiv1/schema", SpectacularAPIView.as_view(metadata_class=None), name="schema"),
     path(

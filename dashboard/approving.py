@@ -7,11 +7,11 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts import audit
 from accounts.models import User
-from accounts.services import login
 from certctrl import errors
 from dashboard.page import Page, show, with_headers
 from devices import codes
 from devices.throttles import DeviceVerifyThrottle
+from signin import entering
 
 USER_CODE = re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}")
 
@@ -29,14 +29,22 @@ class ApprovePage(Page):
         try:
             decision = self.decide(request, user_code)
         except errors.ApiError as refused:
-            response = page(request, user_code, refused=refused, status=refused.status)
+            needs_code = isinstance(refused, errors.SecondFactorNeeded) or "code" in request.POST
+            facts = {"needs_code": needs_code, "email": request.POST.get("email", "")}
+            response = page(request, user_code, refused=refused, status=refused.status, **facts)
             return with_headers(response, refused)
         return page(request, user_code, decision=decision)
 
     def decide(self, request: HttpRequest, user_code: str) -> str:
         user = request.user
         if not isinstance(user, User):
-            user = login(request, request.POST.get("email", ""), request.POST.get("password", ""))
+            sent = request.POST
+            user = entering.log_in(
+                request,
+                sent.get("email", ""),
+                sent.get("password", ""),
+                sent.get("code", ""),
+            )
         throttle = DeviceVerifyThrottle()
         if not throttle.allow_request(request, self):  # type: ignore[arg-type]
             raise errors.RateLimited("Too many codes. Try again in a minute.", retry_after=60)

@@ -14,11 +14,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from accounts import audit
-from accounts.services import refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import refusal_of
 from dashboard.conditions import Condition
-from dashboard.page import Page, curl, number, rows_of, show
+from dashboard.page import Page, curl, need_fresh_login, number, rows_of, show
 from dashboard.setup import DAY, SetupPage
 from devices import installplans, services
 from devices.models import Device, DeviceTag, EnrolmentKey
@@ -329,7 +328,7 @@ class EnrolmentKeys(SetupPage):
         body["uses"] = sent.get("uses", "")
         body["expires_in_seconds"] = (number(sent.get("days", "")) or 0) * DAY
         given = EnrolmentKeyRequest().run_validation(body)
-        refuse_old_login(self.request, settings.EXPORT_LOGIN_AGE)
+        need_fresh_login(self.request)
         ip = audit.ip_of(self.request)
         key, token = services.create_enrolment_key(self.owner, **given, ip=ip)
         address = self.request.build_absolute_uri(settings.URL_PREFIX or "/").rstrip("/")

@@ -23,9 +23,10 @@ from django.views import View
 from rest_framework.throttling import BaseThrottle
 
 from accounts.models import User
-from accounts.services import local_path
+from accounts.services import local_path, refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import error_headers, refusal_of, unexpected
+from signin.entering import CodeNeeded
 
 log = structlog.get_logger()
 
@@ -44,6 +45,10 @@ FORM_KEY = "form_key"  # the field of a form that is the same when the form is s
 FORM_KEY_AGE = 86400  # seconds
 KEPT = "kept_form"  # in the session: a form that was sent when its session had ended
 MOST_KEPT = 64 * 1024  # characters of such a form
+
+
+class ConfirmFirst(Exception):
+    """The action needs a fresh sign-in. `Page` leads to the page that asks for it, and back."""
 
 
 class Page(View):
@@ -68,6 +73,10 @@ class Page(View):
             if self.needs_session and not isinstance(request.user, User):
                 return ask_to_sign_in(request, self.keeps)
             return super().dispatch(request, *args, **kwargs)
+        except ConfirmFirst:
+            return ask_to_confirm(request, self.keeps)
+        except CodeNeeded as needed:
+            return ask_for_code(request, needed)
         except Exception as exc:
             return refused_page(request, refusal_of(exc) or unexpected(exc))
 
@@ -131,6 +140,7 @@ def show(
         "now": clock.now(),
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
+        "is_demo": settings.DEMO,
         FORM_KEY: secrets.token_urlsafe(16),
     }
     return render(request, f"dashboard/{template}", common | dict(context or {}), status=status)
@@ -167,6 +177,41 @@ def ask_to_sign_in(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse
     kept = json.dumps(fields) if fields else ""
     context = {"next": back, "kept": kept if len(kept) <= MOST_KEPT else "", "ended": True}
     return show(request, "sign_in.html", context, status=HTTPStatus.UNAUTHORIZED)
+
+
+def need_fresh_login(request: HttpRequest) -> None:
+    """Raise ConfirmFirst if the sign-in of this session is older than EXPORT_LOGIN_AGE."""
+    try:
+        refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
+    except errors.Forbidden:
+        raise ConfirmFirst from None
+
+
+def ask_to_confirm(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse:
+    """Lead to the page that asks for the password, and back to the form with its fields."""
+    path = form_path(request)
+    fields = {name: request.POST.getlist(name) for name in keeps if name in request.POST}
+    if fields:
+        keep(request, path, json.dumps(fields))
+    query = urlencode({"next": path})
+    return HttpResponseRedirect(f"{reverse('confirm')}?{query}", status=HTTPStatus.SEE_OTHER)
+
+
+def ask_for_code(
+    request: HttpRequest, needed: CodeNeeded, refused: errors.ApiError | None = None
+) -> HttpResponse:
+    """Return the page that asks for the code of the second factor. It holds the proof."""
+    sent = request.POST if request.method == "POST" else request.GET
+    context = {
+        "proof": needed.proof,
+        "next": local_path(needed.back or sent.get("next", "")),
+        "kept": sent.get("kept", ""),
+        "refused": refused,
+    }
+    status = refused.status if refused else HTTPStatus.OK
+    response = show(request, "second_factor.html", context, status=status)
+    response["Cache-Control"] = "no-store"
+    return with_headers(response, refused) if refused else response
 
 
 def form_path(request: HttpRequest) -> str:

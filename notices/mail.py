@@ -43,7 +43,11 @@ def send(delivery: Delivery) -> None:
     Raise Trouble. It is permanent if mails are turned off or no address is confirmed. It is also
     permanent if the mail's code has expired or was replaced.
     """
-    message = message_of(delivery)
+    hand_over(message_of(delivery))
+
+
+def hand_over(message: EmailMessage) -> None:
+    """Give a mail to the mail server. Raise Trouble."""
     try:
         connection = _connection()
         try:

@@ -20,6 +20,7 @@ from certctrl.environment import Environment
 from certctrl.lanes import Lane, Standing
 from dnsproviders.models import DnsCredential
 from tests import factories
+from tests.fakes.mailbox import Mailbox
 from tests.fakes.world import World
 
 
@@ -185,3 +186,15 @@ def account(world: World, owner: User) -> AcmeAccount:
 @pytest.fixture
 def credential(world: World, owner: User) -> DnsCredential:
     return world.credential(owner)
+
+
+@pytest.fixture
+def mailbox(settings: Any) -> Iterator[Mailbox]:
+    """A mail server that gets all mails of the test."""
+    with Mailbox() as mailbox:
+        settings.EMAIL_BACKEND = settings.SMTP_BACKEND
+        settings.EMAIL_HOST = "127.0.0.1"
+        settings.EMAIL_PORT = mailbox.port
+        settings.NOTICE_FROM = "certctrl <notices@example.com>"
+        settings.MAIL_IS_SET_UP = True
+        yield mailbox

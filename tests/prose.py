@@ -29,6 +29,7 @@ APPS = (
     "issuance",
     "keystore",
     "notices",
+    "signin",
     "standalone",
 )
 PACKAGES = (*APPS, "lab", "agent/certctrl_agent")

@@ -139,6 +139,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='SavedView',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(max_length=64)),
+                ('query', models.CharField(max_length=1000)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='saved_views', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'name'), name='an_owner_names_a_view_once')],
+            },
+        ),
+        migrations.CreateModel(
             name='AuditEvent',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -156,6 +169,23 @@ class Migration(migrations.Migration):
             options={
                 'indexes': [models.Index(fields=['owner', '-at'], name='audit_of_owner'), models.Index(fields=['owner', '-id'], name='audit_of_owner_by_id'), models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'), models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives')],
                 'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Session',
+            fields=[
+                ('session_key', models.CharField(max_length=40, primary_key=True, serialize=False, verbose_name='session key')),
+                ('session_data', models.TextField(verbose_name='session data')),
+                ('expire_date', models.DateTimeField(db_index=True, verbose_name='expire date')),
+                ('ip', models.GenericIPAddressField(help_text='the address of the sign-in', null=True)),
+                ('agent', models.CharField(blank=True, help_text='the browser or program', max_length=200)),
+                ('seen_at', models.DateTimeField()),
+                ('user', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='sessions', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'verbose_name': 'session',
+                'verbose_name_plural': 'sessions',
+                'abstract': False,
             },
         ),
         migrations.RunPython(forbid, allow),

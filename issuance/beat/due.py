@@ -14,6 +14,7 @@ from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
 from issuance.models import CertificateVersion, Deployment, Issuance, Probe, RenewalInfo
 from notices.models import Delivery
+from signin.models import MailedCode
 
 WITH_TURNS: tuple[type[Turns], ...] = (
     Issuance,
@@ -23,6 +24,7 @@ WITH_TURNS: tuple[type[Turns], ...] = (
     RenewalInfo,
     Probe,
     Delivery,
+    MailedCode,
 )
 WITH_WAKE_AT: tuple[type[Model], ...] = (*WITH_TURNS, Deployment)
 DUE = [

@@ -31,6 +31,7 @@ from issuance.models import (
     RequestKey,
 )
 from keystore.models import Envelope
+from signin import mailedcodes
 
 logger = structlog.get_logger()
 KEPT_AFTER_FAILURE = timedelta(days=1)
@@ -58,6 +59,7 @@ def prune() -> None:
         records.prune,
         agentchallenges.prune,
         notices.pruning.prune,
+        mailedcodes.prune,
         exchanges.prune,
         sessions.prune,
         archive.prune,

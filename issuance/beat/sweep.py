@@ -28,6 +28,8 @@ from issuance.renewal import ari
 from notices import delivery
 from notices.models import Delivery
 from notices.tasks import deliver
+from signin.models import MailedCode
+from signin.tasks import send_code
 
 logger = structlog.get_logger()
 AT_CA = ("ca_provider", "directory_url", "owner")  # of an account: its lane, and the owner
@@ -72,6 +74,7 @@ def sweep_once() -> datetime:
         admit_probes,
         advance_rollouts,
         admit_deliveries,
+        admit_codes,
     )
     ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
     if any(ended):
@@ -105,6 +108,10 @@ def admit_revocations(now: datetime) -> None:
 def admit_deliveries(now: datetime) -> None:
     columns = ("channel", "webhook__host", "owner")
     dispatch.admit(Delivery.objects.all(), now, deliver, delivery.lane_of, *columns)
+
+
+def admit_codes(now: datetime) -> None:
+    dispatch.admit(MailedCode.objects.all(), now, send_code, lambda: delivery.MAIL, "user")
 
 
 def admit_issuances(now: datetime) -> None:

@@ -31,9 +31,7 @@ def events(action):
 
 
 def form(client, user, password):
-    return client.post(
-        "/admin/login/", {"username": user, "password": password}, format="multipart"
-    )
+    return client.post("/sign-in", {"email": user, "password": password}, format="multipart")
 
 
 def test_a_login_is_kept_with_its_address(login, alice):
@@ -69,9 +67,9 @@ def test_failures_are_kept_up_to_a_number_and_again_an_hour_later(login, alice):
         assert len(events("user.login_failed")) == services.MOST_FAILURES_NOTED + 1
 
 
-def test_the_admins_form_keeps_both_too(client_of, root):
+def test_the_sign_in_page_keeps_both_too(client_of, root):
     client = client_of()
-    assert form(client, root.email, GUESS).status_code == 200
+    assert form(client, root.email, GUESS).status_code == 401
     assert form(client, root.email, PASSWORD).status_code == 302
     assert [each.owner for each in events("user.login_failed") + events("user.logged_in")] == [
         root,

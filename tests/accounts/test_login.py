@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import time_machine
 from django.contrib.auth.hashers import BasePasswordHasher
-from django.contrib.sessions.models import Session
 from django.core.cache import cache
 
 from accounts import passwords, services
+from accounts.models import Session
 from certctrl.errors import Unavailable
 from tests import factories
 from tests.factories import PASSWORD
@@ -152,20 +152,19 @@ def test_bad_input_is_400_and_names_the_member(client_of, alice, body, field):
     assert response.error["params"] == {"field": field}
 
 
-@pytest.mark.parametrize(
-    "action", ["register", "activate-user", "request-reset-password", "dance", None, 1, ["login"]]
-)
+@pytest.mark.parametrize("action", ["dance", "log_in", "", None, 1, ["login"]])
 def test_an_unknown_action_is_400_with_a_sentence(login, alice, action):
     response = login(action=action)
     assert (response.status_code, response.error["code"]) == (400, 5000)
     assert (
         response.error["what"]
-        == f'There is no action {json.dumps(action)} here. The only action is "login".'
+        == f"There is no action {json.dumps(action)} here. Choose one of login, register, "
+        "activate-user, request-reset-password, reset-password."
     )
 
 
 def test_an_endless_action_is_not_repeated_whole(login, alice):
-    assert len(login(action="x" * 100_000).error["what"]) < 200
+    assert len(login(action="x" * 100_000).error["what"]) < 300
 
 
 def test_status_names_the_user_that_is_logged_in(client_of, login, alice):

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.contrib.sessions.models import Session
-from django.core.management import call_command
 from django.utils import timezone
 
-from accounts.sessions import SessionStore, digest_of
+from accounts.models import Session
+from accounts.sessions import SessionStore, digest_of, prune
 from tests import factories
 from tests.factories import PASSWORD
 
@@ -43,7 +42,7 @@ def test_logging_out_and_in_again_leaves_no_old_row(client_of, alice):
 
 def test_the_admins_session_works(client):
     root = factories.UserFactory(email="root@example.org", is_staff=True, is_superuser=True)
-    client.post("/admin/login/", {"username": root.email, "password": PASSWORD})
+    client.post("/sign-in", {"email": root.email, "password": PASSWORD})
     assert client.get("/admin/").status_code == 200
     client.post("/admin/logout/")
     assert client.get("/admin/").status_code == 302
@@ -72,12 +71,12 @@ def test_flush_removes_the_row_and_the_data(db):
     assert store.session_key is None
 
 
-def test_an_expired_session_is_empty_and_clearsessions_removes_it(db):
+def test_an_expired_session_is_empty_and_pruning_removes_it(db):
     store = made(a=1)
     assert dict(SessionStore("x" * 32).items()) == {}
     Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
     assert dict(SessionStore(store.session_key).items()) == {}
-    call_command("clearsessions")
+    prune()
     assert not Session.objects.exists()
 
 

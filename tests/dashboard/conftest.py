@@ -1,5 +1,7 @@
 """Alice has a visitor, an account, a credential, and certificates in several conditions."""
 
+from collections.abc import Callable
+
 import pytest
 from django.test import Client
 
@@ -8,8 +10,10 @@ from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate
 from tests.devices.agent import Agent
+from tests.fakes.mailbox import Mailbox
 from tests.fakes.world import World
 from tests.issuance.failing import issued
+from tests.signin.conftest import codes_of
 
 
 @pytest.fixture
@@ -40,3 +44,14 @@ def agent(db: None) -> Agent:
 def certificate(world: World, account: AcmeAccount, credential: DnsCredential) -> Certificate:
     """A certificate that is issued."""
     return issued(world, account, credential, "www.example.com", "example.com")
+
+
+@pytest.fixture
+def sent_code(mailbox: Mailbox) -> Callable[[], str]:
+    """Return a function that sends the only mail that is due, and returns its code."""
+
+    def read() -> str:
+        (code,) = codes_of(mailbox)
+        return code
+
+    return read

@@ -1,4 +1,4 @@
-"""Every text of the pages is there in every language."""
+"""Every text of the pages, and of the mails with codes, is there in every language."""
 
 import gettext
 import os
@@ -11,8 +11,12 @@ import pytest
 from django.conf import settings
 
 pytestmark = pytest.mark.skipif(not shutil.which("msgfmt"), reason="gettext is not installed")
-APP = Path(settings.BASE_DIR) / "dashboard"
-CATALOG = APP / "locale/zh_Hans/LC_MESSAGES/django.po"
+CATALOG = Path("locale/zh_Hans/LC_MESSAGES/django.po")
+
+
+@pytest.fixture(params=["dashboard", "signin"])
+def app(request) -> Path:
+    return Path(settings.BASE_DIR) / request.param
 
 
 def texts(catalog: Path, *options: str) -> str:
@@ -32,23 +36,23 @@ def read(compiled_catalog: Path) -> dict[object, str]:
         return {name: text for name, text in gettext.GNUTranslations(file)._catalog.items() if name}
 
 
-def test_no_text_is_untranslated_or_fuzzy():
-    assert texts(CATALOG, "--untranslated") == ""
-    assert texts(CATALOG, "--only-fuzzy") == ""
+def test_no_text_is_untranslated_or_fuzzy(app):
+    assert texts(app / CATALOG, "--untranslated") == ""
+    assert texts(app / CATALOG, "--only-fuzzy") == ""
 
 
-def test_the_compiled_catalog_is_that_of_the_texts(tmp_path):
-    assert read(CATALOG.with_suffix(".mo")) == compiled(CATALOG, tmp_path)
+def test_the_compiled_catalog_is_that_of_the_texts(app, tmp_path):
+    assert read((app / CATALOG).with_suffix(".mo")) == compiled(app / CATALOG, tmp_path)
 
 
-def test_every_text_of_the_pages_is_in_the_catalog(tmp_path):
-    copy = tmp_path / "dashboard"
-    shutil.copytree(APP, copy, ignore=shutil.ignore_patterns("*.mo", "__pycache__"))
+def test_every_text_of_the_pages_is_in_the_catalog(app, tmp_path):
+    copy = tmp_path / app.name
+    shutil.copytree(app, copy, ignore=shutil.ignore_patterns("*.mo", "__pycache__"))
     admin = [sys.executable, "-m", "django"]
     command = [*admin, "makemessages", "-l", "zh_Hans", "--no-location", "--no-obsolete"]
     environment = {"PATH": os.environ["PATH"]}
     subprocess.run(command, cwd=copy, check=True, capture_output=True, env=environment)
-    fresh = copy / CATALOG.relative_to(APP)
+    fresh = copy / CATALOG
     assert texts(fresh, "--untranslated") == ""
     assert texts(fresh, "--only-fuzzy") == ""
-    assert compiled(fresh, tmp_path) == read(CATALOG.with_suffix(".mo"))
+    assert compiled(fresh, tmp_path) == read((app / CATALOG).with_suffix(".mo"))

@@ -1,27 +1,13 @@
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from accounts.models import User
 from notices import raising, webhooks
 from notices.models import Notice, Webhook
-from tests.fakes.mailbox import Mailbox
 from tests.fakes.receiver import Receiver
 
 Kind = Notice.Kind
-
-
-@pytest.fixture
-def mailbox(settings: Any) -> Iterator[Mailbox]:
-    """A mail server that gets all mails of the test."""
-    with Mailbox() as mailbox:
-        settings.EMAIL_BACKEND = settings.SMTP_BACKEND
-        settings.EMAIL_HOST = "127.0.0.1"
-        settings.EMAIL_PORT = mailbox.port
-        settings.NOTICE_FROM = "certctrl <notices@example.com>"
-        settings.MAIL_IS_SET_UP = True
-        yield mailbox
 
 
 @pytest.fixture

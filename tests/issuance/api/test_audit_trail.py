@@ -5,6 +5,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from django.test import Client
 
 from accounts.models import ApiKey, AuditEvent
 from authorities import privateca
@@ -30,6 +31,8 @@ READS = {
     "post me/certificates/<id:pk>/preflight": "looks only",
     "post me/certificates/preflight": "looks only",
     "post me/dns-providers/<id:pk>/check": "notes what the provider answered",
+    "post me/views": "keeps filters of a page",
+    "delete me/views/<id:pk>": "keeps filters of a page",
     "post auth/refresh": "rotates a token; the end of a family is tested beside it",
     "post devices/self/notify": "notes what the agent reported",
 }
@@ -58,6 +61,17 @@ def do(world, api, guide, issued, client_of, settings):
         made=lambda path, body: f"{path}/{api.post(path, body).data_member['id']}",
         drill=lambda: f"drills/{staff.post('drills', {'issuer': 'fake CA'}).data_member['id']}",
     )
+
+
+def other_session(do):
+    """Log the owner in once more. Return the id of the new session."""
+    before = set(do.owner.sessions.values_list("pk", flat=True))
+    Client().force_login(do.owner)
+    return do.owner.sessions.exclude(pk__in=before).get().public_id
+
+
+def ended(do, which=""):
+    return do.api.client.delete(f"/auth/sessions{which}")
 
 
 def open_attempt(do):
@@ -176,6 +190,11 @@ OPERATIONS = {
     "post auth": ("user.logged_in", lambda do: logged_in(do, "/auth")),
     "post auth/general": ("user.logged_in", lambda do: logged_in(do, "/auth/general")),
     "post auth/logout": ("user.logged_out", logged_out),
+    "delete auth/sessions": ("session.others_ended", lambda do: other_session(do) and ended(do)),
+    "delete auth/sessions/<str:session_id>": (
+        "session.ended",
+        lambda do: ended(do, f"/{other_session(do)}"),
+    ),
     "post me/apikeys": ("apikey.created", lambda do: do.api.post("apikeys", key_body())),
     "delete me/apikeys/<id:pk>": (
         "apikey.revoked",
@@ -249,6 +268,14 @@ OPERATIONS = {
     "post me/certificates/<id:pk>/renew": (
         "certificate.issuance_requested",
         lambda do: do.api.post(f"{do.certificate}/renew"),
+    ),
+    "post me/certificates/bulk": (
+        "certificate.renewal_requested",
+        lambda do: do.api.post("certificates/bulk", {"action": "renew", "ids": [do.pk]}),
+    ),
+    "put me/certificates/<id:pk>/labels": (
+        "certificate.labels_changed",
+        lambda do: do.api.put(f"{do.certificate}/labels", {"labels": ["prod"]}),
     ),
     "post me/certificates/<id:pk>/cancel": ("certificate.issuance_canceled", open_attempt),
     "post me/certificates/<id:pk>/revoke": (
@@ -493,6 +520,13 @@ def test_an_old_session_cannot_enable_the_export(api, closed, settings):
     assert "Log in again" in refused(api.put(closed, {"server_decrypt_export": True}), 403)
     assert not Certificate.objects.get().server_decrypt_export
     assert api.put(closed, {"auto_renew": False}).status_code == 200, "it may change all else"
+
+
+def test_an_old_session_cannot_change_the_key_policy(api, closed, settings):
+    age_login(api, settings.EXPORT_LOGIN_AGE + 60)
+    assert "Log in again" in refused(api.put(closed, {"key_policy": "MASTER_ONLY"}), 403)
+    age_login(api, settings.EXPORT_LOGIN_AGE - 60)
+    assert api.put(closed, {"key_policy": "MASTER_ONLY"}).status_code == 200
 
 
 def test_a_fresh_session_switches_it_on_and_an_old_one_off(api, closed, settings):

@@ -1,0 +1,141 @@
+"""Codes by mail: they register a user, set a new password, or change an address.
+
+Every request writes one row, whether there is a user with this address or not. The worker that
+sends the mail looks for the user. So neither the response nor its time says who has an account.
+"""
+
+import hmac
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import translation
+from django.utils.crypto import salted_hmac
+
+from accounts import audit
+from accounts.models import User, canonical_email
+from certctrl import clock, errors, retention
+from certctrl.turns import A_DAY, TurnsQuerySet
+from signin.models import MailedCode
+
+Purpose = MailedCode.Purpose
+AN_HOUR = timedelta(hours=1)
+VALID_FOR = AN_HOUR
+INVITED_FOR = timedelta(days=7)
+KEPT_FOR = timedelta(days=1)  # after the end, because the rows are counted for a day
+DIGITS = 8
+TRIES = 5  # for each code
+MAILS_A_DAY = 5  # to each address
+MAILS_OF_NETWORK = 30  # in an hour, of one network
+
+
+def request_code(
+    request: HttpRequest, purpose: str, email: str, user: User | None = None, **typed: Any
+) -> MailedCode:
+    """Write the wish for a code. A worker mails it, if this address may have one.
+
+    Raise Conflict if this server sends no mails. Raise RateLimited after too many mails to the
+    address, or for the network. The limits count rows, which unknown addresses have too.
+    """
+    if not settings.MAIL_IS_SET_UP:
+        raise errors.Conflict("This server sends no mails. Ask the operator to help you.")
+    email = canonical_email(email)
+    ip = audit.ip_of(request)
+    network = audit.network_of(ip) if ip else ""
+    now = clock.now()
+    _refuse_more(MailedCode.objects.filter(email=email), MAILS_A_DAY, A_DAY)
+    if network:
+        _refuse_more(MailedCode.objects.filter(network=network), MAILS_OF_NETWORK, AN_HOUR)
+    valid_for = INVITED_FOR if purpose == Purpose.INVITE else VALID_FOR
+    return MailedCode.objects.create(
+        purpose=purpose,
+        email=email,
+        user=user,
+        network=network,
+        language=translation.get_language_from_request(request),
+        page=request.build_absolute_uri(reverse("sign-in")),
+        ends_at=now + valid_for,
+        wake_at=now,
+        **typed,
+    )
+
+
+def _refuse_more(rows: QuerySet[MailedCode], most: int, within: timedelta) -> None:
+    now = clock.now()
+    recent = rows.filter(created_at__gt=now - within).order_by("-pk")
+    sent = list(recent.values_list("created_at", flat=True)[:most])
+    if len(sent) == most:
+        pause = max(1, int((sent[-1] + within - now).total_seconds()))
+        raise errors.RateLimited(
+            f"Too many mails were requested. Try again in {pause} seconds.", retry_after=pause
+        )
+
+
+def code_of(row: MailedCode) -> str:
+    """Return the code. It is not stored, but computed with SECRET_KEY."""
+    said = f"{row.uuid} {row.purpose} {row.email} {row.user_id}"
+    digest = salted_hmac("signin.mailedcodes", said, algorithm="sha256").digest()
+    return str(int.from_bytes(digest[:8]) % 10**DIGITS).zfill(DIGITS)
+
+
+def spend(purpose: str, email: str, code: str, user: User | None = None) -> MailedCode:
+    """Return the row of this code, and end all codes of this purpose and address.
+
+    Raise Invalid for a code that is wrong, over, or was tried too often. All read the same, and so
+    does an address that nobody asked a code for. A wrong code counts for each row, so do not call
+    this function in a transaction.
+    """
+    usable = open_codes(purpose, email, user)
+    rows = list(usable.order_by("-pk"))
+    typed = "".join(code.split()).encode("utf-8", "replace")
+    # The comparison is made for an unknown address too.
+    compared = rows or [MailedCode(purpose=purpose, email=email)]
+    found = [each for each in compared if hmac.compare_digest(code_of(each).encode(), typed)]
+    usable.update(tries=F("tries") + 1)
+    ended = found and open_codes(purpose, email, user, TRIES + 1).update(
+        used_at=clock.now(), wake_at=None, password=""
+    )
+    if not ended:
+        raise errors.Invalid(
+            f"The code is wrong, or it is over. A code is valid for an hour and for {TRIES} tries. "
+            "Check it, or request another one.",
+            field="verify_code",
+        )
+    return found[0]
+
+
+def open_codes(
+    purpose: str, email: str, user: User | None = None, tries: int = TRIES
+) -> TurnsQuerySet[MailedCode]:
+    """Return the rows whose code may be tried."""
+    rows = MailedCode.objects.filter(
+        purpose=purpose, email=canonical_email(email), used_at=None, ends_at__gt=clock.now()
+    )
+    rows = rows.filter(tries__lt=tries)
+    return rows.filter(user=user) if user else rows
+
+
+def invite(request: HttpRequest, inviting: User, email: str) -> None:
+    """Mail an invitation. Its address may register for a week, if REGISTRATION allows it."""
+    if settings.REGISTRATION == "closed":
+        raise errors.Conflict(
+            "Registration is closed. Set REGISTRATION to invitation, then invite people."
+        )
+    with transaction.atomic():
+        request_code(request, Purpose.INVITE, email, inviting)
+        audit.note(inviting, "user.invited", f"user:{inviting.pk}", email=canonical_email(email))
+
+
+def is_invited(email: str) -> bool:
+    return MailedCode.objects.filter(
+        purpose=Purpose.INVITE, email=canonical_email(email), ends_at__gt=clock.now()
+    ).exists()
+
+
+def prune() -> None:
+    """Delete the rows that are over."""
+    retention.delete(MailedCode.objects.filter(ends_at__lt=clock.now() - KEPT_FOR))

@@ -1,0 +1,231 @@
+"""Register, confirm the address, set a new password, change one's own account."""
+
+import re
+from collections.abc import Callable
+
+from django.conf import settings
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.hashers import check_password, make_password
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
+from django.views.decorators.debug import sensitive_variables
+
+from accounts import audit, passwords, services, sessions
+from accounts.models import User, canonical_email
+from certctrl import errors
+from signin import mailedcodes
+from signin.models import MailedCode
+
+Purpose = MailedCode.Purpose
+NAME = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
+COUNTRY = re.compile(r"[A-Za-z]{2}", re.ASCII)
+
+
+def refuse_closed() -> None:
+    """Raise Forbidden if nobody may register."""
+    if settings.REGISTRATION == "closed":
+        raise errors.Forbidden("Registration is closed. Ask the operator for an account.")
+
+
+def refuse_bad_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise errors.Invalid(
+            "A name has 3 to 64 letters, digits, dots, hyphens or underscores. Choose another.",
+            field="name",
+        )
+
+
+def refuse_bad_country(country: str) -> None:
+    if country and not COUNTRY.fullmatch(country):
+        raise errors.Invalid(
+            "A country has two letters, for example DE.", field="country_of_residence"
+        )
+
+
+@sensitive_variables()
+def refuse_weak(password: str, user: User | None = None, field: str = "password") -> None:
+    try:
+        validate_password(password, user)
+    except ValidationError as exc:
+        raise errors.Invalid(" ".join(exc.messages), field=field) from None
+
+
+@sensitive_variables()
+def register(
+    request: HttpRequest, email: str, password: str, name: str, country_of_residence: str = ""
+) -> None:
+    """Ask for a new user. A code goes to the address, and `activate` makes the user.
+
+    Raise Forbidden if registration is closed. Raise Conflict if the address and this password are
+    those of a user. Without the right password the answer does not say that there is a user. One
+    password is hashed in each case.
+    """
+    refuse_closed()
+    refuse_bad_name(name)
+    refuse_bad_country(country_of_residence)
+    refuse_weak(password)
+    attempts = services.Attempts(audit.ip_of(request), email)
+    attempts.begin()
+    user = User.objects.named(email).first()
+    with passwords.hashing(attempts.take_back):
+        is_known = bool(user and user.is_active and user.check_password(password))
+        hashed = "" if user else make_password(password)
+    if is_known:
+        raise errors.Conflict("You have an account with this address. Sign in.")
+    mailedcodes.request_code(
+        request,
+        Purpose.REGISTER,
+        email,
+        typed_email=User.objects.normalize_email(email),
+        name=name,
+        country_of_residence=country_of_residence.upper(),
+        password=hashed,
+    )
+
+
+@sensitive_variables()
+def activate(request: HttpRequest, email: str, code: str, password: str | None = None) -> User:
+    """Make the user that registered, because the code shows that the address is theirs.
+
+    Raise Invalid for a wrong code, or for another password than that of the registration. Without
+    a password, raise Conflict if two networks registered the address. The code might then belong
+    to the password of somebody else.
+    """
+    if password is None and _is_contested(email):
+        raise errors.Conflict(
+            "This address was registered more than once. Send the password of your registration "
+            "too, or register again in an hour."
+        )
+    row = _spent(request, email, lambda: mailedcodes.spend(Purpose.REGISTER, email, code))
+    if not row.password:  # there was a user, so no code was mailed
+        raise errors.Conflict("This address has an account. Sign in.")
+    if password is not None:
+        with passwords.hashing(lambda: None):
+            is_own = check_password(password, row.password)
+        if not is_own:
+            raise errors.Invalid(
+                "This is not the password of the registration that the code belongs to. Register "
+                "again.",
+                field="password",
+            )
+    user = User(
+        email=row.typed_email,
+        name=row.name,
+        country_of_residence=row.country_of_residence,
+        password=row.password,
+    )
+    try:
+        with transaction.atomic():
+            user.save(force_insert=True)
+            audit.record(
+                user, user.email, "user.registered", f"user:{user.pk}", audit.ip_of(request)
+            )
+    except IntegrityError:
+        raise errors.Conflict("This address has an account by now. Sign in.") from None
+    return user
+
+
+def _is_contested(email: str) -> bool:
+    networks = mailedcodes.open_codes(Purpose.REGISTER, email).values("network").distinct()
+    return networks.count() > 1
+
+
+def request_reset(request: HttpRequest, email: str) -> None:
+    """Mail a code that sets a new password, if there is a user with this address."""
+    mailedcodes.request_code(request, Purpose.RESET, email)
+
+
+@sensitive_variables()
+def reset_password(request: HttpRequest, email: str, code: str, password: str) -> User:
+    """Set a new password. All sessions of the user end. A second factor stays.
+
+    Raise Invalid for a wrong code or a weak password.
+    """
+    refuse_weak(password, field="new_password")
+    attempts = services.Attempts(audit.ip_of(request), email)
+    with passwords.hashing(attempts.take_back):
+        hashed = make_password(password)
+    _spent(request, email, lambda: mailedcodes.spend(Purpose.RESET, email, code))
+    user = User.objects.named(email).filter(is_active=True).first()
+    if not user:
+        raise errors.Invalid("This account is not active. Ask the operator.", field="email")
+    with transaction.atomic():
+        user.password = hashed
+        user.save(update_fields=["password"])
+        user.sessions.all().delete()
+        audit.record(
+            user, user.email, "user.password_reset", f"user:{user.pk}", audit.ip_of(request)
+        )
+    return user
+
+
+@sensitive_variables()
+def change_password(request: HttpRequest, user: User, old: str, new: str) -> int:
+    """Change the password. Return how many other sessions ended.
+
+    Raise Unauthorized for a wrong old password, and Invalid for a weak new one.
+    """
+    if not user.has_usable_password():
+        raise errors.Conflict("You sign in at another server, so you have no password here.")
+    refuse_weak(new, user, field="new_password")
+    services.check_password(request, user.email, old)
+    with passwords.hashing(lambda: None):
+        user.set_password(new)
+    with transaction.atomic():
+        user.save(update_fields=["password"])
+        update_session_auth_hash(request, user)
+        request.session.save()
+        ended = sessions.end_others(request, user)
+        audit.record(
+            user, user.email, "user.password_changed", f"user:{user.pk}", audit.ip_of(request)
+        )
+    return ended
+
+
+def change_name(request: HttpRequest, user: User, name: str, country: str) -> None:
+    refuse_bad_name(name)
+    refuse_bad_country(country)
+    user.name = name
+    user.country_of_residence = country.upper()
+    user.save(update_fields=["name", "country_of_residence"])
+    audit.record(user, user.email, "user.renamed", f"user:{user.pk}", audit.ip_of(request))
+
+
+def request_new_address(request: HttpRequest, user: User, email: str) -> None:
+    """Mail a code to a new address. It becomes the user's with `confirm_new_address`."""
+    if canonical_email(email) == canonical_email(user.email):
+        raise errors.Invalid("This is your address already. Type another one.", field="email")
+    typed = User.objects.normalize_email(email)
+    mailedcodes.request_code(request, Purpose.CHANGE, email, user, typed_email=typed)
+
+
+def confirm_new_address(request: HttpRequest, user: User, email: str, code: str) -> None:
+    """Make the address that of the user. Raise Invalid for a wrong code."""
+    row = _spent(request, email, lambda: mailedcodes.spend(Purpose.CHANGE, email, code, user))
+    before = user.email
+    try:
+        with transaction.atomic():
+            user.email = row.typed_email
+            user.save(update_fields=["email"])
+            audit.record(
+                user,
+                before,
+                "user.address_changed",
+                f"user:{user.pk}",
+                audit.ip_of(request),
+                email=user.email,
+            )
+    except IntegrityError:
+        user.email = before
+        raise errors.Conflict("Another user has this address by now. Type another one.") from None
+
+
+def _spent(request: HttpRequest, email: str, spend: Callable[[], MailedCode]) -> MailedCode:
+    """Spend a code, and count the try for its address and its network, as a login is counted."""
+    attempts = services.Attempts(audit.ip_of(request), email)
+    attempts.begin()
+    row = spend()
+    attempts.take_back()
+    return row

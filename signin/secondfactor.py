@@ -1,0 +1,197 @@
+"""The second factor: codes of an authenticator app (TOTP, RFC 6238), and recovery codes.
+
+The secret is sealed like every other secret. The library django-otp computes the codes.
+"""
+
+import base64
+import hashlib
+import secrets
+from datetime import timedelta
+from urllib.parse import quote, urlencode
+
+from django.db import transaction
+from django.http import HttpRequest
+from django.views.decorators.debug import sensitive_variables
+from django_otp.oath import TOTP
+
+from accounts import audit
+from accounts.models import User
+from certctrl import clock, errors
+from keystore import envelope
+from signin.models import RecoveryCode, SecondFactor
+
+PURPOSE = "totp_secret"
+DIGITS = 6
+TOLERANCE = 1  # steps of 30 s, for a clock that is ahead or behind
+RECOVERY_CODES = 10
+FREE_FAILURES = 5  # wrong codes in a row, before a pause follows each
+FIRST_PAUSE = 30  # seconds; each further failure doubles it
+LONGEST_PAUSE = 3600
+
+
+def is_on(user: User) -> bool:
+    """Return whether the user signs in with a second factor."""
+    return SecondFactor.objects.filter(user=user, confirmed_at__isnull=False).exists()
+
+
+@sensitive_variables()
+def start(user: User) -> SecondFactor:
+    """Store a fresh secret, which does not count until `confirm`. Raise Conflict if one counts."""
+    with transaction.atomic():
+        User.objects.select_for_update().get(pk=user.pk)
+        old = SecondFactor.objects.filter(user=user).first()
+        if old and old.confirmed_at:
+            raise errors.Conflict("You have a second factor. Remove it before you add another.")
+        if old:
+            delete(old)
+        secret = envelope.seal(user, PURPOSE, secrets.token_bytes(20))
+        return SecondFactor.objects.create(user=user, secret=secret)
+
+
+@sensitive_variables()
+def secret_of(factor: SecondFactor) -> str:
+    """Return the secret in Base32, as people type it into an app."""
+    return base64.b32encode(envelope.unseal(factor.secret)).decode()
+
+
+@sensitive_variables()
+def uri_of(factor: SecondFactor, host: str) -> str:
+    """Return the `otpauth` address that an app reads from a QR code."""
+    label = quote(f"certctrl {host}:{factor.user.email}")
+    query = urlencode({"secret": secret_of(factor), "issuer": f"certctrl {host}"}, quote_via=quote)
+    return f"otpauth://totp/{label}?{query}"
+
+
+@sensitive_variables()
+def confirm(request: HttpRequest, user: User, code: str) -> list[str]:
+    """Let the second factor count, because the app shows the right code.
+
+    Return the recovery codes, which are not stored. Raise Conflict if nothing was started, and
+    Invalid if the code is wrong.
+    """
+    with transaction.atomic():
+        factor = SecondFactor.objects.select_for_update().filter(user=user).first()
+        if not factor or factor.confirmed_at:
+            raise errors.Conflict("No second factor waits for its first code. Start again.")
+        step = _step_of(factor, code)
+        if step is None:
+            raise errors.Invalid(
+                "The code is wrong. Check the clock of your device, and type the code that the "
+                "app shows now.",
+                field="code",
+            )
+        factor.confirmed_at = clock.now()
+        factor.last_step = step
+        factor.save()
+        codes = [_new_code() for _ in range(RECOVERY_CODES)]
+        RecoveryCode.objects.bulk_create(
+            [RecoveryCode(factor=factor, digest=_digest(each)) for each in codes]
+        )
+        _note(request, user, "second_factor.added")
+    return codes
+
+
+@sensitive_variables()
+def check(request: HttpRequest, user: User, code: str) -> None:
+    """Accept a code of the app, or a recovery code, once.
+
+    Raise Unauthorized for a wrong code, and RateLimited after too many wrong ones in a row.
+    """
+    with transaction.atomic():
+        factor = SecondFactor.objects.select_for_update().get(user=user)
+        _refuse_before_next_try(factor)
+        accepted = _accept(request, factor, code)
+        if not accepted:
+            factor.failures += 1
+            factor.next_try_at = clock.now() + _pause(factor.failures)
+            _note(request, user, "second_factor.failed", failures=factor.failures)
+        else:
+            factor.failures = 0
+            factor.next_try_at = None
+        factor.save()
+    if not accepted:
+        raise errors.Unauthorized(
+            "The code is wrong, or it was used before. Type the code that the app shows now, or a "
+            "recovery code."
+        )
+
+
+def remove(request: HttpRequest | None, user: User) -> None:
+    """Remove the second factor. Raise Conflict if there is none."""
+    with transaction.atomic():
+        factor = SecondFactor.objects.select_for_update().filter(user=user).first()
+        if not factor:
+            raise errors.Conflict(f"{user.email} has no second factor.")
+        delete(factor)
+        _note(request, user, "second_factor.removed")
+
+
+def delete(factor: SecondFactor) -> None:
+    secret = factor.secret
+    factor.delete()
+    secret.delete()
+
+
+def recovery_codes_left(user: User) -> int:
+    return RecoveryCode.objects.filter(factor__user=user, used_at=None).count()
+
+
+def _refuse_before_next_try(factor: SecondFactor) -> None:
+    now = clock.now()
+    longest = now + timedelta(seconds=LONGEST_PAUSE)
+    if factor.next_try_at and now < factor.next_try_at <= longest:
+        pause = int((factor.next_try_at - now).total_seconds()) + 1
+        raise errors.RateLimited(
+            f"Too many wrong codes. Try again in {pause} seconds.", retry_after=pause
+        )
+
+
+def _pause(failures: int) -> timedelta:
+    doubled = min(failures - FREE_FAILURES, 20)
+    return timedelta(
+        seconds=min(FIRST_PAUSE * 2.0 ** (doubled - 1), LONGEST_PAUSE) if doubled > 0 else 0
+    )
+
+
+@sensitive_variables()
+def _accept(request: HttpRequest, factor: SecondFactor, code: str) -> bool:
+    step = _step_of(factor, code)
+    if step is not None:
+        factor.last_step = step
+        return True
+    unused = factor.recovery_codes.filter(digest=_digest(code), used_at=None)
+    if not unused.update(used_at=clock.now()):
+        return False
+    _note(request, factor.user, "second_factor.recovery_code_used")
+    return True
+
+
+@sensitive_variables()
+def _step_of(factor: SecondFactor, code: str) -> int | None:
+    """Return the step of this code if it is right and later than the last one, else None."""
+    typed = "".join(code.split())
+    if len(typed) != DIGITS or not (typed.isascii() and typed.isdigit()):
+        return None
+    totp = TOTP(envelope.unseal(factor.secret), digits=DIGITS)
+    totp.time = clock.now().timestamp()
+    if totp.verify(int(typed), TOLERANCE, min_t=factor.last_step + 1):
+        return int(totp.t())
+    return None
+
+
+def _new_code() -> str:
+    """Return 80 random bits as four groups of letters and digits."""
+    text = base64.b32encode(secrets.token_bytes(10)).decode().lower()
+    return "-".join(text[at : at + 4] for at in range(0, 16, 4))
+
+
+def _digest(code: str) -> str:
+    plain = "".join(each for each in code.lower() if each.isalnum())
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _note(request: HttpRequest | None, user: User, action: str, **detail: int) -> None:
+    if request is None:  # a command of the operator
+        audit.record(user, audit.PROCESS, action, f"user:{user.pk}")
+        return
+    audit.record(user, user.email, action, f"user:{user.pk}", audit.ip_of(request), **detail)
