@@ -23,7 +23,7 @@ def register(account_id: int) -> None:
     accounts = AcmeAccount.objects.select_related("owner")
     with accounts.turn(account_id) as account:
         if account.url or account.retired_at:
-            return account.release(None)
+            return account.give_back(None)
         try:
             _register(account)
         except Trouble as trouble:
@@ -48,7 +48,7 @@ def _register(account: AcmeAccount) -> None:
             "new account.",
             permanent=True,
         )
-    account.release(None, url=resource.url, status=Status.VALID, error_code="", error_what="")
+    account.give_back(None, url=resource.url, status=Status.VALID, error_code="", error_what="")
     logger.info("account.registered", account=account.pk)
 
 
@@ -69,7 +69,7 @@ def _fetch_eab(account: AcmeAccount) -> None:
 def _store_trouble(account: AcmeAccount, trouble: Trouble) -> None:
     fields = {"error_code": trouble.code, "error_what": trouble.what}
     if trouble.permanent:
-        account.release(None, status=Status.REFUSED, **fields)
+        account.give_back(None, status=Status.REFUSED, **fields)
     else:
         account.write(**fields)
 

@@ -243,7 +243,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
-        """Claim the row for one turn. The body ends the turn with `release()`.
+        """Claim the row for one turn. The body ends the turn with `give_back()`.
 
         Raise Wait when another worker holds the row. A Wait that leaves the body ends the turn
         until the wait is over. A Trouble sets `wake_at` by the retry table. Both are raised again
@@ -412,14 +412,14 @@ class Turns(models.Model):
         """
         return {"holder": new_token(), "wake_at": clock.now() + timedelta(seconds=settings.LEASE)}
 
-    def release(self, wake_at: datetime | None, **fields: Any) -> None:
+    def give_back(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn and set `wake_at`. With None the row sleeps for ever."""
         self.write(**self.ending(wake_at, **fields))
 
     def rest(self, pause: timedelta, **fields: Any) -> None:
         """End the turn and sleep for `pause`. Write nothing after the turn was lost."""
         try:
-            self.release(clock.now() + pause, **fields)
+            self.give_back(clock.now() + pause, **fields)
         except LostTurn:
             log.info("turn.lost", row=str(self))
 

@@ -77,7 +77,7 @@ def publish(record_id: int) -> None:
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id, due=False) as record:
         if record.is_published:
-            record.release(clock.now() + NEEDED_REST)
+            record.give_back(clock.now() + NEEDED_REST)
         else:
             _present(record, registry.open_credential(record.credential))
 
@@ -111,7 +111,7 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     except ProviderError as error:
         if error.permanent and first and not unsure_before:
             # The provider refused the call, so that nothing was written.
-            record.release(None, cleaned_at=clock.now(), unsure_until=None)
+            record.give_back(None, cleaned_at=clock.now(), unsure_until=None)
         else:
             # The provider may still carry out the failed call, until one lease from now.
             reopen(record.pk)
@@ -149,9 +149,9 @@ def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id) as record:
         if not record.intent_at or record.cleaned_at:
-            record.release(None)
+            record.give_back(None)
         elif is_needed(record):
-            record.release(clock.now() + NEEDED_REST)
+            record.give_back(clock.now() + NEEDED_REST)
         else:
             _clean(record)
 
@@ -180,7 +180,7 @@ def _clean(record: TxtRecord) -> None:
     if again_at:
         # `reopen` may have set a later time during this turn. That time stays.
         reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))
-        record.release(again_at, unsure_until=Case(reopened, default=Value(again_at)))
+        record.give_back(again_at, unsure_until=Case(reopened, default=Value(again_at)))
     else:
         _close(record)
 
@@ -205,14 +205,14 @@ def _close(record: TxtRecord) -> None:
     closed = record.write_unless_changed({"unsure_until": record.unsure_until}, columns)
     if not closed:
         # `reopen` marked the record during this turn.
-        record.release(clock.now())
+        record.give_back(clock.now())
 
 
 def mark_removed_by_hand(record: TxtRecord) -> None:
     """Close the record, because a person removed it. Raise Wait while a worker holds it."""
     now = clock.now()
     with TxtRecord.objects.turn(record.pk, due=False) as held:
-        held.release(None, cleaned_at=now, unsure_until=None, left_behind="")
+        held.give_back(None, cleaned_at=now, unsure_until=None, left_behind="")
 
 
 def prune() -> None:

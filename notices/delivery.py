@@ -87,4 +87,4 @@ def _end(delivery: Delivery, **fields: object) -> None:
     with delivery.fence():
         if delivery.is_digest:
             delivery.held.update(**fields)
-        delivery.release(None, **fields)
+        delivery.give_back(None, **fields)

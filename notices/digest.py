@@ -28,7 +28,7 @@ def goes_out(mail: Delivery) -> bool:
     with _alone(mail) as wanted:
         now = clock.now()
         if _mails_since(mail, now - A_DAY) >= _most(mail, wanted):
-            mail.release(None, digest=_collecting(mail.owner_id, now))
+            mail.give_back(None, digest=_collecting(mail.owner_id, now))
             return False
         mail.write(begun_at=now)
     return True

@@ -26,7 +26,7 @@ def run(probe_id: int) -> None:
     with rows.turn(probe_id) as probe:
         certificate = probe.certificate
         if certificate.retired_at:
-            return probe.release(None)
+            return probe.give_back(None)
         found, error = _looked(probe)
         now = clock.now()
         fields = columns_of(found, error)

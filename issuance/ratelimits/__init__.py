@@ -19,10 +19,10 @@ from issuance.ratelimits.messages import spoken
 from issuance.ratelimits.opening import Room, choose, queue_up, slot_of
 from issuance.ratelimits.reservations import (
     count_failed_validation,
+    end_reservation,
     prune,
     record_order_result,
     refuse_far_slot,
-    release,
     reserve,
 )
 from issuance.ratelimits.status import levels, scarce
@@ -35,6 +35,7 @@ __all__ = [
     "charges_of",
     "choose",
     "count_failed_validation",
+    "end_reservation",
     "level_at",
     "levels",
     "of_names",
@@ -42,7 +43,6 @@ __all__ = [
     "queue_up",
     "record_order_result",
     "refuse_far_slot",
-    "release",
     "reserve",
     "scarce",
     "slot",

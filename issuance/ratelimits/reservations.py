@@ -197,7 +197,7 @@ def _reservations_of(issuance: Parameter) -> QuerySet[Reservation]:
     return Reservation.objects.filter(issuance=issuance)
 
 
-def release(issuance: Issuance) -> None:
+def end_reservation(issuance: Issuance) -> None:
     """End the reservation of an attempt that ended. Call this in its last transaction.
 
     The names are charged if the CSR was sent. An order that may still be under way keeps the token

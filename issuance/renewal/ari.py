@@ -59,7 +59,7 @@ def poll(renewal_info_id: int) -> None:
     with infos.turn(renewal_info_id) as info:
         version = info.version
         if _is_over(version):
-            return info.release(None)
+            return info.give_back(None)
         account = version.account
         lane = lane_of(account.ca_provider, account.directory_url)
         try:
@@ -71,7 +71,7 @@ def poll(renewal_info_id: int) -> None:
         except Trouble as trouble:
             return _store_trouble(info, trouble)
         if seen is None:
-            return info.release(clock.now() + A_DAY, error_what="")
+            return info.give_back(clock.now() + A_DAY, error_what="")
         _store(info, seen)
     return None
 
@@ -102,7 +102,7 @@ def _store_trouble(info: RenewalInfo, trouble: Trouble) -> None:
     troubles follow the retry table.
     """
     if isinstance(trouble, Refused) or trouble.permanent:
-        return info.release(
+        return info.give_back(
             clock.now() + schedule.poll_pause(None, schedule.draw()), error_what=trouble.what
         )
     info.write(error_what=trouble.what)
@@ -121,7 +121,7 @@ def _store(info: RenewalInfo, seen: RenewalInfoResource) -> None:
             error_what="",
         )
         _reschedule(info, has_moved)
-        info.release(now + schedule.poll_pause(seen.retry_after, schedule.draw()))
+        info.give_back(now + schedule.poll_pause(seen.retry_after, schedule.draw()))
 
 
 def _reschedule(info: RenewalInfo, has_moved: bool) -> None:

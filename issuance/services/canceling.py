@@ -63,7 +63,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
             slot_at=None,
         ):
             raise Conflict("The attempt changed at the same moment. Try again.")
-        ratelimits.release(held)
+        ratelimits.end_reservation(held)
         registry.release(held, released_at)
         IssuanceEvent.objects.create(
             issuance=held,

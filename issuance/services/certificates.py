@@ -194,6 +194,21 @@ def _is_within(at: datetime, span: timedelta) -> bool:
     return -SKEW < clock.now() - at < span
 
 
+def unsaved(owner: User, spec: CertificateSpec, **more: Any) -> Certificate:
+    """Return the certificate that the request would make."""
+    return Certificate(
+        owner=owner,
+        domain=spec.names[0],
+        names=list(spec.names),
+        account=spec.account,
+        credential=spec.credential,
+        key_type=spec.key_type,
+        key_size=spec.key_size,
+        **spec.settings,
+        **more,
+    )
+
+
 def judge(spec: CertificateSpec) -> None:
     """Raise Invalid or NotFound for a request that cannot be served. Nothing is stored."""
     validation.judge(
@@ -208,19 +223,7 @@ def new_certificate(owner: User, spec: CertificateSpec, *, issue: bool = False) 
     """
     judge(spec)
     quotas.refuse_more(owner, "certificates", *(["open_attempts"] if issue else []))
-    certificate = insert(
-        Certificate(
-            owner=owner,
-            domain=spec.names[0],
-            names=list(spec.names),
-            account=spec.account,
-            credential=spec.credential,
-            key_type=spec.key_type,
-            key_size=spec.key_size,
-            request_digest=spec.digest(),
-            **spec.settings,
-        )
-    )
+    certificate = insert(unsaved(owner, spec, request_digest=spec.digest()))
     facts = {"account": spec.account.pk, "key_policy": certificate.key_policy}
     export = certificate.server_decrypt_export
     audit_certificate(

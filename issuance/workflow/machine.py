@@ -232,7 +232,7 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bo
                 done.write()
             event(issuance, step.name, Outcome.DONE, done.what, took)
             if ends:
-                ratelimits.release(issuance)
+                ratelimits.end_reservation(issuance)
             if to == State.VALIDATED:  # from here on, the attempt needs no challenge
                 registry.release(issuance)
     except LostTurn:
@@ -281,7 +281,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
         )
     what = wait.what or issuance.waits_for
     if what == issuance.waits_for:
-        return issuance.release(until, deadline_at=gives_up_at, **wait.fields)
+        return issuance.give_back(until, deadline_at=gives_up_at, **wait.fields)
     fields = {"waits_for": what, "deadline_at": gives_up_at} | wait.fields
     with issuance.fence(**issuance.ending(until, **fields)):
         event(issuance, step.name, Outcome.WAIT, what)
@@ -392,7 +392,7 @@ def fail(
         failure, counts = retry.count_failure(issuance, trouble, asked_for)
         columns = _last_columns(State.FAILED, error_code=trouble.code, error_what=trouble.what)
         issuance.write(**columns, failure=failure)
-        ratelimits.release(issuance)
+        ratelimits.end_reservation(issuance)
         registry.release(issuance)
         notify.failed(issuance, trouble, counts=counts)
     logger.warning(

@@ -19,10 +19,10 @@ def revoke(version_id: int) -> None:
     versions = CertificateVersion.objects.select_related("account")
     with versions.turn(version_id) as version:
         if version.revoked_at or not version.revoke_asked_at:
-            return version.release(None)
+            return version.give_back(None)
         if version.not_after <= clock.now():
             what = "It expired before the CA revoked it; there is nothing left to revoke."
-            return version.release(None, revoke_asked_at=None, revoke_error=what)
+            return version.give_back(None, revoke_asked_at=None, revoke_error=what)
         account = version.account
         try:
             with (
@@ -35,5 +35,5 @@ def revoke(version_id: int) -> None:
             if trouble.permanent:
                 trouble.retry_after = max(trouble.retry_after or 0, A_DAY.total_seconds())
             raise
-        version.release(None, revoked_at=clock.now(), revoke_error="")
+        version.give_back(None, revoked_at=clock.now(), revoke_error="")
     return None

@@ -12,7 +12,7 @@ import pyrage
 import pytest
 import time_machine
 from django.contrib.auth.models import Permission
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from accounts import audit, chain
 from accounts.models import AuditEvent, User
@@ -462,6 +462,23 @@ def test_a_key_elsewhere_is_named_and_must_be_there(
         vault.status = None
         restore(path)
         assert envelope.unseal(Envelope.objects.get(pk=row.pk)) == b"a secret"
+
+
+def test_a_commit_that_fails_leaves_no_key_file(
+    key_file, issued, monkeypatch, tmp_path, recovery_key, restore
+):
+    def lost() -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    path = made(tmp_path, recovery_key)
+    lose_everything()
+    key_file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(connections["default"], "commit", lost)
+        with pytest.raises(BackupProblem, match="Nothing was restored"):
+            restore(path)
+    assert not key_file.exists()
+    assert not User.objects.exists()
 
 
 def test_a_refused_restore_leaves_no_key_file(

@@ -43,6 +43,8 @@ def test_no_class_of_a_module_is_named_like_one_inside_a_model() -> None:
     assert not {(name, path) for name, path, is_outer in classes() if is_outer and name in inner}
 
 
-@pytest.mark.parametrize("word", ["turn", "rest", "look", "chain", "candidate", "ask", "refused"])
+@pytest.mark.parametrize(
+    "word", ["turn", "rest", "look", "chain", "candidate", "ask", "refused", "release"]
+)
 def test_the_glossary_has_one_meaning_of(word: str) -> None:
     assert GLOSSARY.read_text().count(f"| **{word}** |") == 1

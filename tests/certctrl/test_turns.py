@@ -62,7 +62,7 @@ def test_five_deaths_end_the_attempt(row, settings):
 
 def test_a_turn_that_ends_well_empties_deaths_and_stumbles(row):
     Issuance.objects.update(deaths=3, stumbles=2)
-    Issuance.objects.claim(row.pk).release(row.world.time)
+    Issuance.objects.claim(row.pk).give_back(row.world.time)
     assert (again(row).deaths, again(row).stumbles, again(row).holder) == (0, 0, "")
 
 
@@ -73,13 +73,13 @@ def test_nothing_is_written_after_the_row_was_lost(row, settings):
     with pytest.raises(LostTurn):
         zombie.write(order_url="late")
     with pytest.raises(LostTurn):
-        zombie.release(row.world.time)
+        zombie.give_back(row.world.time)
     assert again(row).order_url == ""
 
 
 def test_nothing_is_written_after_the_turn_was_given_back(row):
     held = Issuance.objects.claim(row.pk)
-    held.release(row.world.time)
+    held.give_back(row.world.time)
     with pytest.raises(LostTurn):
         held.write(order_url="late")
 
@@ -90,7 +90,7 @@ def test_a_value_that_a_fence_did_not_write_is_not_in_the_object(row):
 
     def end_badly() -> None:
         with held.fence():
-            held.release(None, state="failed", ended_at=row.world.time)
+            held.give_back(None, state="failed", ended_at=row.world.time)
             raise OperationalError("deadlock detected")
 
     with pytest.raises(OperationalError):

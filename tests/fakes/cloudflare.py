@@ -10,10 +10,8 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import dns.name
@@ -22,6 +20,7 @@ import dns.rcode
 import dns.tsig
 import dns.update
 
+from tests.fakes.httpserver import FakeHTTP, Handler
 from tests.patience import LIMIT
 
 BASE = "/client/v4"
@@ -63,13 +62,24 @@ class Primary:
         assert answer.rcode() == dns.rcode.NOERROR, dns.rcode.to_text(answer.rcode())
 
 
+class CloudflareHandler(Handler):
+    def answer(self) -> None:
+        authorization = self.headers.get("Authorization", "")
+        status, said = self.fake.answer(self.command, self.path, authorization, self.json())
+        self.send(status, json.dumps(said).encode(), **{"Content-Type": "application/json"})
+
+    do_GET = do_POST = do_DELETE = answer
+
+
 @dataclass
-class Cloudflare:
+class Cloudflare(FakeHTTP):
     """The server. Use it as a context manager.
 
     `zones` is {id: name}. `before_work` is called when a call arrives. `before_answer` is called
     when its work is done. Both get (method, path) and may delay the call.
     """
+
+    handler = CloudflareHandler
 
     zones: Mapping[str, str]
     token: str = field(repr=False)
@@ -80,21 +90,13 @@ class Cloudflare:
     before_work: Callable[[str, str], None] = lambda method, path: None
     before_answer: Callable[[str, str], None] = lambda method, path: None
 
-    def __enter__(self) -> Self:
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     @property
     def url(self) -> str:
         """Return the value for the setting CLOUDFLARE_API_URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}{BASE}"
+        return f"{self.origin}{BASE}"
 
     def answer(
         self, method: str, target: str, authorization: str, body: Any
@@ -215,29 +217,3 @@ def envelope(
 ) -> dict[str, Any]:
     body = {"success": not errors, "errors": errors or [], "messages": [], "result": result}
     return body | ({"result_info": result_info} if result_info else {})
-
-
-def handler_of(cloudflare: Cloudflare) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.loads(sent) if sent else None
-            authorization = self.headers.get("Authorization", "")
-            status, said = cloudflare.answer(self.command, self.path, authorization, body)
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_DELETE = answer
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def handle(self) -> None:
-            with suppress(OSError):  # the client was killed
-                super().handle()
-
-    return Handler

@@ -7,20 +7,31 @@ of a ciphertext, and the texts of its errors.
 import base64
 import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251
 
+from tests.fakes.httpserver import FakeHTTP, Handler
 
-class FakeVault:
+
+class VaultHandler(Handler):
+    def do_GET(self) -> None:
+        token = self.headers.get("X-Vault-Token", "")
+        status, content = self.fake.answer(self.command, self.path, token, self.json())
+        self.send(status, json.dumps(content).encode())
+
+    do_POST = do_GET
+
+
+class FakeVault(FakeHTTP):
     """The server. Use it as a context manager.
 
     `keys` are the attributes of each key. `status` is the status of the next responses, if it is
     set. `seen` has the method, the path and the token of each request.
     """
+
+    handler = VaultHandler
 
     def __init__(self, token: str = "hvs.a-token") -> None:
         self.token = token
@@ -35,19 +46,9 @@ class FakeVault:
         self.status: int | None = None
         self.seen: list[tuple[str, str, str]] = []
 
-    def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.origin
 
     def answer(self, method: str, path: str, token: str, body: Any) -> tuple[int, Any]:
         self.seen.append((method, path, token))
@@ -74,24 +75,3 @@ class FakeVault:
         except ValueError:
             return 400, {"errors": ["invalid ciphertext: could not decode base64"]}
         return 200, {"data": {"plaintext": base64.b64encode(plain).decode()}}
-
-
-def _handler_of(vault: FakeVault) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer("GET", None)
-
-        def do_POST(self) -> None:
-            self._answer("POST", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def _answer(self, method: str, body: Any) -> None:
-            token = self.headers.get("X-Vault-Token", "")
-            status, content = vault.answer(method, self.path, token, body)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
-
-        def log_message(self, *args: Any) -> None:
-            """Print nothing."""
-
-    return Handler

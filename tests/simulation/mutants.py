@@ -42,7 +42,7 @@ def the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
         provider.present(record)
         now = clock.now()
         record.write(zone=zone, intent_at=now, cleaned_at=None, unsure_until=None)
-        record.release(now + records.NEEDED_REST, presented_at=now)
+        record.give_back(now + records.NEEDED_REST, presented_at=now)
 
     monkeypatch.setattr(records, "_present", present)
 

@@ -38,7 +38,7 @@ def sizes() -> Counter[str]:
 
 def poll_once(renewal_info_id: int) -> None:
     with RenewalInfo.objects.turn(renewal_info_id) as info:
-        info.release(None)
+        info.give_back(None)
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ def test_cleanup_does_not_overtake_a_publisher(world, account, credential):
     with TxtRecord.objects.turn(record.pk, due=False) as held:
         sweep.admit_cleanups(world.time)
         at_once(lambda: records.withdraw(record.pk, txtrecords.is_needed))
-        held.release(world.time)
+        held.give_back(world.time)
     assert len(world.zone.txt()) == 2
     assert Issuance.objects.get(pk=issuance.pk).is_open
 
