@@ -175,7 +175,7 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 QUERIES = {
     "overview": 18,
     "certificates": 8,
-    "issue": 5,
+    "issue": 6,
     "certificate": 13,
     "attempt": 8,
     "dns-credentials": 3,
