@@ -32,6 +32,9 @@ ON_POSTGRES := --ds tests.settings_postgres
 run: .venv/.run $(LAB_ENV)
 	@exec $(BIN)/python manage.py up
 
+# Tests start many processes. Without bytecode on the disk each compiles the same modules.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/.dev .venv-lab/.installed
 	$(TEST) -m "not slow" $(ARGS)
 	$(TEST) $(ON_POSTGRES) -m "postgres and not slow" $(ARGS)

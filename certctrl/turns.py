@@ -68,11 +68,7 @@ def printable(what: str) -> str:
     accepts a NUL character.
     """
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return (
-        what
-        if what.isprintable()
-        else "".join(each if each.isprintable() else " " for each in what)
-    )
+    return "".join(each if each.isprintable() else " " for each in what)
 
 
 class Wait(Exception):
@@ -265,20 +261,14 @@ class TurnsQuerySet(models.QuerySet[Row]):
         try:
             with clock.limit(settings.TURN):
                 yield row
-        except Wait as wait:
-            if row.holder:
-                row.rest(timedelta(seconds=wait.seconds))
-            raise
-        except Trouble as trouble:
-            if row.holder:
-                row.stumble(trouble)
-            raise
         except LostTurn:
             raise
-        except Exception:
-            if row.holder:
+        except Exception as why:
+            if row.holder and isinstance(why, Wait):
+                row.rest(timedelta(seconds=why.seconds))
+            elif row.holder:
                 what = "Internal error. It is retried; the server log has the details."
-                row.stumble(Trouble("internal", what))
+                row.stumble(why if isinstance(why, Trouble) else Trouble("internal", what))
             raise
 
 
@@ -371,14 +361,12 @@ class Turns(models.Model):
         return _updates[key](**values)
 
     def _is_mine(self) -> bool:
-        if not self.holder:
-            raise LostTurn
         model = type(self)
         key = (model, connections[DEFAULT_DB_ALIAS].vendor)
         if key not in _checks:
             mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
             _checks[key] = Select(mine.values_list("pk"))
-        return bool(_checks[key](pk=self.pk, holder=self.holder))
+        return bool(self.holder and _checks[key](pk=self.pk, holder=self.holder))
 
     @contextmanager
     def fence(self, **fields: Any) -> Iterator[None]:
@@ -399,7 +387,8 @@ class Turns(models.Model):
         row comes first, or two transactions may wait for each other. After any error this object
         has its old values again.
         """
-        before = self._columns()
+        names = [each.attname for each in self._meta.concrete_fields]
+        before = {name: self.__dict__[name] for name in names if name in self.__dict__}
         try:
             with transaction.atomic():
                 yield
@@ -408,10 +397,6 @@ class Turns(models.Model):
             for name, value in before.items():
                 setattr(self, name, value)
             raise
-
-    def _columns(self) -> dict[str, Any]:
-        names = [each.attname for each in self._meta.concrete_fields]
-        return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
     @staticmethod
     def ending(wake_at: datetime | None, **fields: Any) -> dict[str, Any]:

@@ -16,13 +16,12 @@ from certctrl import clock, lanes
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
-from dnsclient.cnames import CnamePath
 from dnsclient.resolver import RESOLVERS
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
 from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
-from issuance.challenges.base import Challenge, Judgement
+from issuance.challenges.base import Challenge, Judgement, Known
 from issuance.identifiers import bases
 from issuance.models import Authorization, Issuance
 
@@ -62,20 +61,23 @@ class Dns01(Challenge):
         what = f"The CA offers no {self.type} challenge for {seen.identifier}. Choose another CA."
         return Refused("ca_no_dns01", what, permanent=True)
 
-    def look_up(self, issuance: Issuance) -> Mapping[str, CnamePath]:
-        """Follow the CNAMEs of all names in one batch."""
+    def look_up(self, issuance: Issuance, known: Known) -> Known:
+        """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
+        names = bases(issuance.certificate.names)
+        if all(name in known.paths and not known.paths[name].trouble for name in names):
+            return known
         with lanes.enter(RESOLVERS, issuance.account.owner_id):
-            paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
+            paths = cnames.follow(names, clock.time_left())
             if not any(path.trouble for path in paths.values()):
                 lanes.note(RESOLVERS.key, lanes.Standing.WELL)
-        return paths
+        return known._replace(paths=paths)
 
     def prepare(
         self,
         issuance: Issuance,
         seen: AuthorizationResource,
         offered: ChallengeResource,
-        found: Callable[[], Mapping[str, CnamePath]],
+        found: Callable[[], Known],
     ) -> Callable[[], dict[str, Any]]:
         """Return the function that notes the TXT record where the CNAMEs lead."""
         credential = issuance.credential
@@ -88,12 +90,13 @@ class Dns01(Challenge):
         if not offered.key_authorization:
             what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
             raise Trouble(errors.ERROR, what)
-        path = found()[seen.identifier]
+        path = found().paths[seen.identifier]
         if path.trouble:
             raise path.trouble
         delegation.refuse_elsewhere(issuance, path)
         value = txt_value(offered.key_authorization)
-        return lambda: {"record": records.note(credential, path.final, value)}
+        zone = found().zones.get(path.final, "")
+        return lambda: {"record": records.note(credential, path.final, value, zone)}
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""

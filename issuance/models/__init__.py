@@ -10,6 +10,7 @@ from issuance.models.attempts import (
 )
 from issuance.models.certificates import (
     KEY_COMPROMISE,
+    PLANNED_LATE,
     Certificate,
     CertificateVersion,
     RenewalInfo,
@@ -24,6 +25,7 @@ from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
     "KEY_COMPROMISE",
+    "PLANNED_LATE",
     "TOO_LONG",
     "Authorization",
     "Certificate",

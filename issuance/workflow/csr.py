@@ -6,6 +6,7 @@ an earlier attempt that gave up.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -13,6 +14,7 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.turns import Wait
 from issuance import wraps
 from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
@@ -28,13 +30,22 @@ PATIENCE = 5
 NO_USE = ("ca_bad_certificate", "ca_not_found", lifetime.GAINS_NOTHING)
 
 
-def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
-    """Give the attempt a key and a CSR when it has none.
+def take_over(issuance: Issuance, client: CA) -> None:
+    """Give an attempt without a key those of an earlier attempt that gave up, if it left any.
 
-    Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading an earlier order.
+    The order may come with them. Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading
+    that order.
     """
-    if not issuance.csr_pem and (issuance.is_first or not _take_over(issuance, client)):
-        make(issuance)
+    if not issuance.csr_pem and not issuance.is_first:
+        _take_over(issuance, client)
+
+
+def ensure_key_and_csr(issuance: Issuance, columns: dict[str, Any]) -> None:
+    """Give the attempt a key and a CSR when it has none, and write `columns`. Raise LostTurn."""
+    if not issuance.csr_pem:
+        make(issuance, **columns)
+    elif columns:
+        issuance.write(**columns)
 
 
 def replace_unfit(issuance: Issuance) -> None:
@@ -71,11 +82,11 @@ def is_compromised(certificate: Certificate, pem: str) -> bool:
 
 
 @sensitive_variables()
-def make(issuance: Issuance) -> None:
-    """Seal a key for the attempt under the current key policy, and write the CSR.
+def make(issuance: Issuance, **columns: Any) -> None:
+    """Seal a key for the attempt under the current key policy. Write the CSR and `columns`.
 
     The key is new, or the one that the certificate keeps. Its plaintext exists only in this
-    function. Raise LostTurn.
+    function. Raise LostTurn, and Wait if the policy changes meanwhile.
     """
     certificate, replaced, key = issuance.certificate, issuance.key_id, None
     pinned, told = _pinned(issuance)
@@ -106,11 +117,23 @@ def make(issuance: Issuance) -> None:
     with issuance.fence() if for_devices_only else issuance.atomic():
         prepared = prepared or prepare(public_keys=_recipients(certificate))
         sealed = prepared.store()
-        issuance.write(csr_pem=csr_pem, key=sealed)
+        issuance.write(csr_pem=csr_pem, key=sealed, **columns)
         if replaced:
+            _refuse_other_policy(certificate, sealed)
             Envelope.objects.filter(pk=replaced).delete()
         if told:
             event(issuance, "order", Outcome.DONE, told)
+
+
+def _refuse_other_policy(certificate: Certificate, sealed: Envelope) -> None:
+    """Raise Wait if a person changed the key policy while the key was made.
+
+    The change made the wraps of the replaced key fit, and could not see the new one. A change that
+    comes later waits for the row of the attempt, which this transaction has locked.
+    """
+    certificate.refresh_from_db(fields=["key_policy"])
+    if certificate.key_policy != sealed.policy:
+        raise Wait(1, "The key policy was changed while a new key was made. It is made again.")
 
 
 def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:

@@ -36,6 +36,8 @@ TABLES: tuple[type[Turns], ...] = (
 MARKS = {"queued_at"}
 REOPENS = {"cleaned_at", "unsure_until", "wake_at", "queued_at"}
 IDLE = {"wake_at", "queued_at", "presented_at"}
+# A person who changes the key policy takes the turn of an attempt that may be making a key.
+TAKES = {"holder", "wake_at", "queued_at"}
 BY_OTHERS: dict[type[Turns], set[str]] = {
     Issuance: {"key"},
     TxtRecord: set(),
@@ -163,11 +165,20 @@ class Watch:
             return
         if is_own:
             return
+        is_taken = model is Issuance and set(columns) == TAKES and state == State.QUEUED
+        if is_taken and actor.name == "person" and not token:
+            self._takes(pk, holder)
+            return
         if not self._may_write(model, set(columns), holder, columns.get("state"), state):
             whose = "another has" if holder else "nobody has any more"
             self.broken(
                 f"{actor.name} writes {', '.join(columns)} of {model.__name__} {pk}, which {whose}"
             )
+
+    def _takes(self, pk: int, holder: str) -> None:
+        """The worker that had the turn may go on until its next write."""
+        turns = self.owners.get(holder, [])
+        turns[:] = [(row, 0.0 if row.pk == pk else until) for row, until in turns]
 
     def _claims(self, model: type[Turns], pk: int, holder: str, wake_at: datetime | None) -> None:
         if wake_at is None or wake_at > self.scheduler.now():
