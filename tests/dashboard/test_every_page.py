@@ -70,6 +70,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
             "certificate": [pk],
             "certificate-file": [pk, "fullchain.pem"],
             "attempt": [rows["certificate"], rows["attempt"]],
+            "attempt-exchanges": [rows["certificate"], rows["attempt"]],
             "attempt-part": [rows["certificate"], rows["attempt"]],
             "device": [rows["device"]],
             "private-ca-file": [pk],
@@ -189,6 +190,7 @@ QUERIES = {
     "notice-settings": 5,
     "webhooks": 3,
     "audit": 3,
+    "attempt-exchanges": 6,
 }
 
 
@@ -199,6 +201,7 @@ def test_the_number_of_queries_is_fixed(
     arguments = {
         "certificate": [rows["certificate"]],
         "attempt": [rows["certificate"], rows["attempt"]],
+        "attempt-exchanges": [rows["certificate"], rows["attempt"]],
         "device": [rows["device"]],
     }
     address = reverse(name, args=arguments.get(name, []))
