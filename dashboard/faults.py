@@ -11,7 +11,7 @@ from certctrl import errors, errorshape, origins
 from dashboard.page import Page, refused_page
 
 
-class Fault(Page):
+class ErrorPage(Page):
     """The page of an error, with the headers of a page."""
 
     refused: errors.ApiError | None = None
@@ -22,7 +22,7 @@ class Fault(Page):
 
 
 def page_of(request: HttpRequest, refused: errors.ApiError | None = None) -> HttpResponse:
-    return cast(HttpResponse, Fault.as_view(refused=refused)(request))
+    return cast(HttpResponse, ErrorPage.as_view(refused=refused)(request))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
