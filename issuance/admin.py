@@ -20,6 +20,7 @@ from issuance.models import (
     Drill,
     Issuance,
     IssuanceEvent,
+    Label,
     LimitBucket,
     Probe,
     RenewalInfo,
@@ -45,6 +46,13 @@ class CertificateAdmin(ReadOnlyAdmin):
     list_filter = ("key_policy", "auto_renew", ("retired_at", admin.EmptyFieldListFilter))
     search_fields = ("domain", "owner__email", "public_id")
     list_select_related = ("owner", "account", "current")
+
+
+@admin.register(Label)
+class LabelAdmin(ReadOnlyAdmin):
+    list_display = ("name", "owner")
+    search_fields = ("name", "owner__email")
+    list_select_related = ("owner",)
 
 
 @admin.register(CertificateVersion)

@@ -65,6 +65,22 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Label',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(max_length=32)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'name'), name='an_owner_has_a_label_once')],
+            },
+        ),
+        migrations.AddField(
+            model_name='certificate',
+            name='labels',
+            field=models.ManyToManyField(blank=True, related_name='certificates', to='issuance.label'),
+        ),
+        migrations.CreateModel(
             name='CertificateVersion',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -270,6 +286,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.CharField(max_length=255)),
                 ('digest', models.CharField(help_text='SHA-256 of method, path and body', max_length=64)),
+                ('results', models.JSONField(help_text='of a bulk action; null until it has ended', null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
                 ('certificate', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.certificate')),
                 ('issuance', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.issuance')),

@@ -28,6 +28,25 @@ def new_public_id() -> str:
     return uuid.uuid4().hex[:20]
 
 
+class Label(models.Model):
+    """A word that an owner gives to certificates, to find them again."""
+
+    LONGEST = 32
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False
+    )
+    name = models.CharField(max_length=LONGEST)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "name"], name="an_owner_has_a_label_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Certificate(models.Model):
     """A certificate as its owner asked for it: names, account, key policy and options.
 
@@ -111,6 +130,7 @@ class Certificate(models.Model):
     fallback_account = models.ForeignKey(
         AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
     )
+    labels = models.ManyToManyField(Label, blank=True, related_name="certificates")
     current = models.ForeignKey(
         "CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+"
     )

@@ -18,12 +18,14 @@ from issuance.services.attempts import (
     request_issuance,
     retry_attempt,
 )
+from issuance.services.bulk import BulkAction, Result, act, action_of, chosen, dry_run
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
     CertificateSpec,
     _answers,
     create_certificate,
     issue_at_private_ca,
+    judge,
     make_certificate,
     new_certificate,
     retire,
@@ -39,7 +41,9 @@ from issuance.services.counting import (
     summary,
 )
 from issuance.services.export import PFX, bundle, head, to_folder
+from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
+from issuance.services.labeling import labels_of, set_labels
 from issuance.services.locks import no_credential
 from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
@@ -51,11 +55,16 @@ from issuance.services.validation import COLUMNS
 __all__ = [
     "COLUMNS",
     "PFX",
+    "BulkAction",
     "CertificateSpec",
     "DayCount",
+    "Filter",
     "Idempotency",
     "NotReplaced",
+    "Result",
     "_answers",
+    "act",
+    "action_of",
     "advance",
     "assign",
     "assign_to_tag",
@@ -64,16 +73,21 @@ __all__ = [
     "by_day",
     "cancel",
     "cancel_attempt",
+    "chosen",
     "create_certificate",
     "deployments_of",
     "distrust",
+    "dry_run",
     "follow",
     "follow_device",
     "for_device",
     "forget_probe",
+    "found",
     "head",
     "issue",
     "issue_at_private_ca",
+    "judge",
+    "labels_of",
     "look",
     "make_certificate",
     "new_certificate",
@@ -92,6 +106,7 @@ __all__ = [
     "revoke",
     "revoke_replaced",
     "sealed",
+    "set_labels",
     "summary",
     "to_folder",
     "trust",

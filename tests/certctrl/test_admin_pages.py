@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
 
-from accounts import audit
+from accounts import audit, savedviews
 from accounts.models import ApiKey, AuditEvent, User
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
@@ -86,6 +86,8 @@ def every_table(rows, world, staff) -> list[str]:
     RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, staff)
     deployments(rows, staff)
+    services.set_labels(rows, ["prod"])
+    savedviews.save(staff, "soon", "chip=soon")
     told = [*notices(staff), *devices(staff)]
     token = factories.api_key(staff, "certificates:*[read]")
     audit.record(staff, "somebody", "example.done", "an example")

@@ -52,19 +52,3 @@ document.addEventListener("htmx:afterSwap", (event) => {
   if (lost) lost.hidden = true;
   showCopyButtons(event.target.parentElement || document);
 });
-
-// Keyboard: not while a field has the focus.
-let before = "";
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
-  const go = (selector) => document.querySelector(selector)?.click();
-  const pressed = before + event.key;
-  before = event.key === "g" ? "g" : "";
-  if (pressed === "go") go(".brand");
-  else if (pressed === "gc") go(".nav a:nth-of-type(2)");
-  else if (event.key === "i") go(".top .btn.main");
-  else if (event.key === "/") {
-    event.preventDefault();
-    document.querySelector("[data-find]")?.focus();
-  }
-});
