@@ -103,6 +103,8 @@ class Misbehaves(Exception):
 class DeviceSocket(Waiter):
     """One connection. It waits in the hub once the device has answered the hello."""
 
+    is_live = True
+
     def __init__(self, claims: AccessClaims, receive: Receive, send: Send) -> None:
         super().__init__(claims.device_id, claims.family, None)
         self.receive = receive

@@ -6,7 +6,6 @@ an earlier attempt that gave up.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from django.views.decorators.debug import sensitive_variables
 
@@ -30,22 +29,13 @@ PATIENCE = 5
 NO_USE = ("ca_bad_certificate", "ca_not_found", lifetime.GAINS_NOTHING)
 
 
-def take_over(issuance: Issuance, client: CA) -> None:
-    """Give an attempt without a key those of an earlier attempt that gave up, if it left any.
+def ensure_key_and_csr(issuance: Issuance, client: CA) -> None:
+    """Give the attempt a key and a CSR when it has none.
 
-    The order may come with them. Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading
-    that order.
+    Raise LostTurn, and the CA's NotYet, Wait and Trouble from reading an earlier order.
     """
-    if not issuance.csr_pem and not issuance.is_first:
-        _take_over(issuance, client)
-
-
-def ensure_key_and_csr(issuance: Issuance, columns: dict[str, Any]) -> None:
-    """Give the attempt a key and a CSR when it has none, and write `columns`. Raise LostTurn."""
-    if not issuance.csr_pem:
-        make(issuance, **columns)
-    elif columns:
-        issuance.write(**columns)
+    if not issuance.csr_pem and (issuance.is_first or not _take_over(issuance, client)):
+        make(issuance)
 
 
 def replace_unfit(issuance: Issuance) -> None:
@@ -82,8 +72,8 @@ def is_compromised(certificate: Certificate, pem: str) -> bool:
 
 
 @sensitive_variables()
-def make(issuance: Issuance, **columns: Any) -> None:
-    """Seal a key for the attempt under the current key policy. Write the CSR and `columns`.
+def make(issuance: Issuance) -> None:
+    """Seal a key for the attempt under the current key policy, and write the CSR.
 
     The key is new, or the one that the certificate keeps. Its plaintext exists only in this
     function. Raise LostTurn, and Wait if the policy changes meanwhile.
@@ -117,7 +107,7 @@ def make(issuance: Issuance, **columns: Any) -> None:
     with issuance.fence() if for_devices_only else issuance.atomic():
         prepared = prepared or prepare(public_keys=_recipients(certificate))
         sealed = prepared.store()
-        issuance.write(csr_pem=csr_pem, key=sealed, **columns)
+        issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
             _refuse_other_policy(certificate, sealed)
             Envelope.objects.filter(pk=replaced).delete()

@@ -73,11 +73,16 @@ def _order_once(issuance: Issuance) -> tuple[CA, base.Known]:
         return client, known
     plan = plan_order(issuance)
     ratelimits.refuse_far_slot(issuance, plan.charges.costs)
-    csr.take_over(issuance, plan.client)
+    csr.ensure_key_and_csr(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
         known, columns = preflight.before_order(issuance, plan.client)
-        csr.ensure_key_and_csr(issuance, columns)
-        _wait_for_list(issuance, _place_order(issuance, plan))
+        try:
+            resource = _place_order(issuance, plan, columns)
+        except Exception:
+            if columns:
+                issuance.write(**columns)
+            raise
+        _wait_for_list(issuance, resource)
     return plan.client, known
 
 
@@ -131,7 +136,8 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         )
 
 
-def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
+def _place_order(issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]) -> OrderResource:
+    """Send newOrder, and store the order with `columns`. Return it."""
     names, profile = issuance.certificate.names, plan.profile
     plan.client.prepare()
     ratelimits.reserve(issuance, plan.charges.costs)
@@ -143,7 +149,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
         if not plan.replaces or not ari.is_about_replaces(trouble, issuance):
             raise
         _leave_out_replaces(issuance, trouble)
-        return _place_order(issuance, plan_order(issuance))
+        return _place_order(issuance, plan_order(issuance), columns)
     ratelimits.record_order_result(issuance)
     _refuse_too_many(issuance, resource)
     try:
@@ -153,6 +159,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
             finalize_url=resource.finalize_url,
             profile=profile,
             replaces=plan.replaces,
+            **columns,
         ):
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
