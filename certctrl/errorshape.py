@@ -222,14 +222,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not is_api(request):
-        return defaults.page_not_found(request, exception)
     return plain_response(
         errors.NotFound(f"There is nothing at this path. See {settings.URL_PREFIX}/apiv1/docs.")
     )
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if not is_api(request):
-        return defaults.server_error(request)
     return plain_response(unexpected(sys.exc_info()[1]))

@@ -3,9 +3,9 @@
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.utils.html import format_html
+from django.http import HttpRequest
 
+from certctrl.errors import Forbidden
 from certctrl.jsonbody import printable
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -58,8 +58,8 @@ def origin_of(request: HttpRequest) -> str:
     return f"{referer.scheme}://{referer.netloc}" if referer.netloc else ""
 
 
-def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Return the page for a refused form (Django's CSRF_FAILURE_VIEW)."""
+def refusal_of_form(request: HttpRequest) -> Forbidden:
+    """Return why a form was refused: another origin, a proxy that hides TLS, or no token."""
     what = advice(request)
     if not what and settings.CSRF_COOKIE_SECURE and not request.is_secure():
         what = (
@@ -68,13 +68,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
             "X-Forwarded-Proto. With nginx: `proxy_set_header X-Forwarded-Proto $scheme;`. "
             "The setting BEHIND_PROXY must then be `true`."
         )
-    what = (
+    return Forbidden(
         what
         or "The form has no token, or its cookie is missing. Allow cookies and load the page "
         "again. Then send the form."
     )
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Refused</title>'
-        "<h1>Refused (403)</h1><p>The form was not accepted.</p><p>{}</p></html>"
-    )
-    return HttpResponse(format_html(page, what), status=403)

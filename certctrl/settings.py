@@ -39,7 +39,7 @@ LISTEN = env.str("LISTEN", "")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=listening.allowed_hosts(LISTEN))
 TRUSTED_ORIGINS = env.list("TRUSTED_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = TRUSTED_ORIGINS
-CSRF_FAILURE_VIEW = "certctrl.origins.csrf_failure"
+CSRF_FAILURE_VIEW = "dashboard.faults.form_refused"
 URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")
 if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
     raise ImproperlyConfigured(

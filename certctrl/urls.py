@@ -12,8 +12,8 @@ from certctrl.health import Health
 from dashboard.signing import AdminSignIn
 
 handler400 = "certctrl.errorshape.bad_request"
-handler404 = "certctrl.errorshape.not_found"
-handler500 = "certctrl.errorshape.server_error"
+handler404 = "dashboard.faults.not_found"
+handler500 = "dashboard.faults.server_error"
 
 API = (
     "accounts.urls",

@@ -1,9 +1,9 @@
 """The audit log: who did what to which object, and whether an event is as it was sealed."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
+from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
@@ -16,6 +16,7 @@ from certctrl.errorshape import refusal_of
 from dashboard.conditions import Condition
 from dashboard.page import Page, rows_of, show
 
+BATCH = 1000  # events that a file reads at a time
 ASKED = ("actor", "action", "object", "since", "until")
 
 
@@ -78,7 +79,14 @@ class AuditFile(AuditPage):
         return StreamingHttpResponse(lines, content_type="application/jsonl", headers=headers)
 
 
-def lines_of(events: QuerySet[AuditEvent]) -> Iterator[str]:
-    rows: Any = events.order_by("-pk").iterator(chunk_size=1000)
-    for event in rows:
-        yield f"{json.dumps(chain.entry_of(event))}\n"
+async def lines_of(events: QuerySet[AuditEvent]) -> AsyncIterator[str]:
+    """Yield the events, newest first. Each batch is read by one statement of its own."""
+    last = None
+    while batch := await sync_to_async(batch_of)(events, last):
+        last = batch[-1].pk
+        yield "".join(f"{json.dumps(chain.entry_of(each))}\n" for each in batch)
+
+
+def batch_of(events: QuerySet[AuditEvent], last: int | None) -> list[AuditEvent]:
+    older = events.filter(pk__lt=last) if last else events
+    return list(older.order_by("-pk")[:BATCH])

@@ -79,9 +79,9 @@ def tags_of(owner: int) -> list[str]:
 
 
 def login_command(request: HttpRequest) -> str:
-    """Return the command that enrols a device at this server."""
+    """Return the commands of an installed agent that enrol a device at this server."""
     address = request.build_absolute_uri(settings.URL_PREFIX or "/").rstrip("/")
-    return f"pip install certctrl-agent\ncertctrl-agent login {address}\ncertctrl-agent run"
+    return f"certctrl-agent login {address}\ncertctrl-agent run"
 
 
 def with_conditions(devices: Sequence[Device]) -> list[tuple[Device, Condition]]:

@@ -17,14 +17,15 @@ from authorities.models import AcmeAccount
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
-from dashboard.certificates import choices
+from dashboard.certificates import MOST_CHOICES, choices
 from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
+from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
 from issuance.api import parsing, requests
 from issuance.api import preflight as throttles
 from issuance.challenges import delegation
-from issuance.models import digest
+from issuance.models import Certificate, digest
 from issuance.services import Idempotency
 from keystore.models import Envelope
 
@@ -40,8 +41,9 @@ KEYS = (
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (
     *("names", "account", "credential", "key", "policy", "export", "profile", "chain"),
-    *("fallback", "before", "auto_renew", "reuse_key"),
+    *("fallback", "before", "auto_renew", "reuse_key", "method", "device"),
 )
+BY_AGENT = (Certificate.VerifyMethod.HTTP_01, Certificate.VerifyMethod.TLS_ALPN_01)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Form:
             .order_by("name", "pk")[:200]
         )
         self.credentials = choices(DnsCredential, owner)
+        devices = Device.objects.filter(owner=owner, status=Device.Status.ACTIVE)
+        self.devices = list(devices.order_by("-pk").only("name", "public_id")[:MOST_CHOICES])
 
     def account(self) -> AcmeAccount | None:
         wanted = number(str(self.given.get("account", "")))
@@ -121,6 +125,10 @@ class Form:
             body["acme_account_id"] = account
         if credential := number(str(given.get("credential", ""))):
             body["dns_provider_id"] = credential
+        if given.get("method") in BY_AGENT:
+            body["verify_method"] = given["method"]
+            if device := number(str(given.get("device", ""))):
+                body["verify_device_id"] = device
         if key_type:
             body |= {"key_type": key_type, "key_size": key_size}
         texts = {
@@ -151,6 +159,7 @@ def defaults(owner: User) -> dict[str, Any]:
     given: dict[str, Any] = {"auto_renew": "on", "policy": Envelope.Policy.HYBRID, "key": ""}
     if last:
         given |= {"account": last.account_id, "credential": last.credential_id or ""}
+        given |= {"method": last.verify_method, "device": last.verify_device_id or ""}
         given["policy"] = last.key_policy
         given["export"] = "on" if last.server_decrypt_export else ""
     return given
@@ -226,6 +235,7 @@ class Issue(Page):
             "companions": companions(found),
             "keys": KEYS,
             "policies": Envelope.Policy.choices,
+            "methods": Certificate.VerifyMethod.values,
             "profiles": sorted(catalog.info(account.ca_provider).profiles) if account else [],
             "is_private": bool(account and account.is_private),
             "service_zone": delegation.is_offered(),

@@ -148,7 +148,12 @@ def show(
 
 def refused_page(request: HttpRequest, refused: errors.ApiError) -> HttpResponse:
     """Return the page of an error. A part of a page is not replaced by it."""
-    response = show(request, "refused.html", {"refused": refused}, status=refused.status)
+    # The session cannot be read while the database is away.
+    is_inside = refused.status < HTTPStatus.INTERNAL_SERVER_ERROR and isinstance(
+        getattr(request, "user", None), User
+    )
+    template = "refused_inside.html" if is_inside else "refused.html"
+    response = show(request, template, {"refused": refused}, status=refused.status)
     with_headers(response, refused)
     return response
 

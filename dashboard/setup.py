@@ -1,7 +1,8 @@
 """The pages of what certificates need: DNS credentials, ACME accounts, private CAs, API keys."""
 
 import csv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -45,6 +46,7 @@ class SetupPage(Page):
     template = ""
     here = "setup"
     actions: tuple[str, ...] = ()
+    kept: Mapping[str, str] = MappingProxyType({})  # a form that was sent without a session
 
     def rows(self) -> QuerySet[Any]:
         raise NotImplementedError
@@ -58,8 +60,8 @@ class SetupPage(Page):
     def get(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if kwargs:  # a button that was pressed after the session ended
             return HttpResponseRedirect(reverse(self.name))
-        kept = {name: values[0] for name, values in self.kept_fields().items() if values}
-        return self.page(kept)
+        self.kept = {name: values[0] for name, values in self.kept_fields().items() if values}
+        return self.page(dict(self.kept))
 
     @sensitive_variables()
     def post(
@@ -100,7 +102,8 @@ class DnsCredentials(SetupPage):
     @property
     def provider(self) -> dict[str, Any]:
         """Return the provider of the form, as in the API's catalog."""
-        wanted = self.request.POST.get("provider") or self.request.GET.get("provider", "")
+        sent = (self.request.POST, self.kept, self.request.GET)
+        wanted = next((each["provider"] for each in sent if each.get("provider")), "")
         found = [each for each in registry.catalog() if each["id"] == wanted]
         return found[0] if found else registry.catalog()[0]
 

@@ -9,6 +9,8 @@ from django.db import connection
 from accounts import audit, chain
 from accounts.models import AuditEvent
 from certctrl import clock
+from dashboard import auditing
+from tests.dashboard.streamed import streamed
 
 pytestmark = pytest.mark.django_db
 MARKUP = "<script>alert(1)</script>"
@@ -59,7 +61,7 @@ def test_markup_in_an_event_is_shown_as_text(visitor, alice, noted):
 
 def test_the_events_of_another_owner_are_not_shown(bobs_visitor, noted):
     assert actions(bobs_visitor, "?action=certificate.") == []
-    assert b"".join(bobs_visitor.get("/audit.jsonl?action=certificate.")) == b""
+    assert streamed(bobs_visitor.get("/audit.jsonl?action=certificate.")) == b""
 
 
 def test_an_event_that_was_changed_is_called_out(visitor, noted):
@@ -73,9 +75,11 @@ def test_an_event_that_was_changed_is_called_out(visitor, noted):
     assert "1 event was changed after it was sealed" in shown
 
 
-def test_the_file_has_the_events_that_were_asked_for(visitor, noted):
+@pytest.mark.parametrize("batch", [1, 1000])
+def test_the_file_has_the_events_that_were_asked_for(visitor, noted, monkeypatch, batch):
+    monkeypatch.setattr(auditing, "BATCH", batch)
     chain.seal()
-    lines = b"".join(visitor.get("/audit.jsonl?action=certificate.")).decode().splitlines()
+    lines = streamed(visitor.get("/audit.jsonl?action=certificate.")).decode().splitlines()
     entries = [json.loads(line) for line in lines]
     assert [each["action"] for each in entries] == ["certificate.revoked", "certificate.created"]
     assert all(chain.digest(each) == each["hash"] for each in entries)

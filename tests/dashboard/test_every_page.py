@@ -84,6 +84,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
             "certificate": [pk],
             "certificate-file": [pk, "fullchain.pem"],
             "attempt": [rows["certificate"], rows["attempt"]],
+            "attempt-exchanges": [rows["certificate"], rows["attempt"]],
             "attempt-part": [rows["certificate"], rows["attempt"]],
             "device": [rows["device"]],
             "private-ca-file": [pk],
@@ -190,8 +191,8 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 QUERIES = {
     "overview": 18,
     "certificates": 12,
-    "import": 5,
-    "issue": 5,
+    "import": 6,
+    "issue": 6,
     "certificate": 14,
     "attempt": 8,
     "dns-credentials": 3,
@@ -206,6 +207,7 @@ QUERIES = {
     "notice-settings": 5,
     "webhooks": 3,
     "audit": 3,
+    "attempt-exchanges": 6,
 }
 
 
@@ -216,6 +218,7 @@ def test_the_number_of_queries_is_fixed(
     arguments = {
         "certificate": [rows["certificate"]],
         "attempt": [rows["certificate"], rows["attempt"]],
+        "attempt-exchanges": [rows["certificate"], rows["attempt"]],
         "device": [rows["device"]],
     }
     address = reverse(name, args=arguments.get(name, []))

@@ -5,6 +5,7 @@ import pytest
 from authorities import accounts, privateca
 from dashboard import issuing
 from issuance.models import Certificate, Issuance
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -133,3 +134,19 @@ def test_the_form_begins_with_the_choices_of_the_last_certificate(visitor, certi
 def test_only_the_first_names_are_checked():
     names = [f"host{number}.example.com" for number in range(issuing.MOST_CHECKED + 5)]
     assert len(issuing.checked(names, private=False)) == issuing.MOST_CHECKED
+
+
+def test_a_device_proves_the_names(visitor, form, alice):
+    device = factories.device(alice)
+    by_agent = form | {"names": "www.example.com", "method": "http-01", "device": device.pk}
+    assert visitor.post("/issue", by_agent).status_code == 302
+    certificate = Certificate.objects.get()
+    assert (certificate.verify_method, certificate.verify_device) == ("http-01", device)
+    assert certificate.credential is None
+
+
+@pytest.mark.parametrize("names", ["*.example.com", "www.example.com"])
+def test_a_device_proves_no_wildcard_and_must_be_there(visitor, form, names):
+    refused = visitor.post("/issue", form | {"names": names, "method": "tls-alpn-01"})
+    assert refused.status_code == 400
+    assert not Certificate.objects.exists()

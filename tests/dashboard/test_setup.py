@@ -4,11 +4,13 @@ from unittest.mock import Mock
 
 import pytest
 from django.core.cache import cache
+from django.test import Client
 
 from accounts.models import ApiKey
 from authorities.models import AcmeAccount, PrivateCA
 from dashboard import setup
 from dnsproviders.models import DnsCredential
+from tests import factories
 from tests.dashboard.streamed import streamed
 
 pytestmark = pytest.mark.django_db
@@ -129,3 +131,17 @@ def test_a_refused_form_says_why_while_the_cache_is_away(visitor, monkeypatch):
 @pytest.mark.parametrize("path", ["/accounts/3/delete", "/private-cas/3/delete"])
 def test_the_address_of_a_button_leads_to_its_page(visitor, path):
     assert visitor.get(path).url == "/" + path.split("/")[1]
+
+
+def test_the_form_of_a_provider_comes_back_after_a_new_sign_in(alice):
+    client = Client()
+    form = {"provider": "rfc2136", "name": "mine", "server": "192.0.2.53", "key_secret": "c2VjcmV0"}
+    asked = client.post("/dns-credentials", form)
+    assert asked.status_code == 401
+    assert "c2VjcmV0" not in asked.content.decode()
+    sent = {"email": alice.email, "password": factories.PASSWORD, "next": "/dns-credentials"}
+    client.post("/sign-in", sent | {"kept": asked.context["kept"]})
+    shown = client.get("/dns-credentials").content.decode()
+    assert 'name="provider" value="rfc2136"' in shown
+    assert 'value="192.0.2.53"' in shown
+    assert "c2VjcmV0" not in shown

@@ -1,13 +1,17 @@
 """A person with a browser: from the sign-in link to the certificate in the list."""
 
+import base64
 import re
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 from urllib.parse import urlsplit
 
 import pytest
+import requests
+from nacl.public import PrivateKey  # noqa: TID251
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.patience import LIMIT
@@ -22,6 +26,10 @@ pytestmark = [
     ),
     pytest.mark.skipif(not CHROMIUM, reason="Debian's chromium is not installed"),
 ]
+PATHS = (
+    *("", "certificates", "certificates/1", "issue", "dns-credentials", "api-keys", "devices"),
+    *("devices/1", "devices/enrolment-keys", "notices", "notices/settings", "webhooks", "audit"),
+)
 WAIT = 30_000  # milliseconds, for what the server does
 
 
@@ -99,6 +107,68 @@ def test_a_person_issues_a_certificate(up: Up, watched: Page) -> None:
 
     for width in (360, 1440):
         page.set_viewport_size({"width": width, "height": 800})
-        for path in ("", "certificates", "certificates/1", "issue", "dns-credentials", "api-keys"):
+        for path in PATHS[:6]:
             page.goto(f"{up.address}/{path}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_a_person_sees_to_devices_notices_and_the_audit_log(up: Up, watched: Page) -> None:
+    page = watched
+    page.goto(sign_in_link(up))
+    page.get_by_role("button", name="Sign in").click()
+    page.goto(f"{up.address}/private-cas")
+    page.get_by_label("Name", exact=True).fill("lab root")
+    page.get_by_role("button", name="Create the private CA").click()
+    page.goto(f"{up.address}/issue")
+    page.get_by_label("One on each line").fill("printer.lab.test")
+    page.get_by_role("button", name="Issue the certificate").click()
+    expect(page.locator("[data-state=issued]")).to_be_visible()
+
+    page.get_by_role("link", name="Devices", exact=True).click()
+    expect(page.locator("h1")).to_contain_text("No device is enrolled")
+    page.get_by_role("link", name="Keys for a fleet").click()
+    page.get_by_label("Name", exact=True).fill("fleet")
+    page.get_by_label("Tag of its devices").fill("web")
+    page.get_by_role("button", name="Create the key").click()
+    token = page.locator(".code code").first.inner_text()
+    name = "edge-1 <script>alert(1)</script>"
+    enrol(up, token, name)
+
+    page.goto(f"{up.address}/devices")
+    page.get_by_role("link", name=name).click()
+    page.get_by_label("Assign the certificate of").fill("printer.lab.test")
+    page.get_by_role("button", name="Assign it").click()
+    expect(page.get_by_role("status").first).to_contain_text("is assigned to")
+    page.get_by_role("link", name="printer.lab.test").click()
+    expect(page.locator("#devices")).to_contain_text(name)
+    page.get_by_text("How a new version reaches them").click()
+    page.get_by_label("Canary").check()
+    page.locator("form", has=page.get_by_label("Canary")).get_by_role("button").click()
+    expect(page.locator("#devices")).to_contain_text("one device first")
+
+    page.goto(f"{up.address}/webhooks")
+    page.get_by_label("URL", exact=True).fill("https://hooks.example.com/x")
+    page.get_by_role("button", name="Store it").click()
+    expect(page.locator("#h-secret")).to_contain_text("hooks.example.com")
+    page.locator("form[action$='/disable'] button").click()
+    expect(page.get_by_role("status").first).to_contain_text("Nothing is posted")
+    page.goto(f"{up.address}/notices/settings")
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.get_by_role("status").first).to_contain_text("on its way")
+    page.goto(f"{up.address}/audit?action=webhook.")
+    expect(page.locator("table tbody tr")).to_have_count(2)
+    for width in (360, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        for path in PATHS:
+            page.goto(f"{up.address}/{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def enrol(up: Up, token: str, name: str) -> None:
+    """Enrol a device as an agent does."""
+    key = base64.b64encode(bytes(PrivateKey.generate().public_key)).decode()
+    body = {"device_public_id": str(uuid.uuid4()), "dev_pk": key, "name": name, "platform": "linux"}
+    headers = {"Authorization": f"Bearer {token}"}
+    path = f"{up.address}/apiv1/me/devices"
+    sent = requests.post(path, json=body, headers=headers, timeout=30)  # noqa: TID251
+    assert sent.status_code == 201, sent.text

@@ -1,0 +1,37 @@
+"""The exchanges of an attempt with its CA."""
+
+import pytest
+
+from authorities.models import Exchange
+from certctrl import clock
+
+pytestmark = pytest.mark.django_db
+MARKUP = "<script>alert(1)</script>"
+
+
+def test_an_exchange_shows_what_the_ca_answered(visitor, certificate):
+    attempt = certificate.issuances.get()
+    address = f"/certificates/{certificate.pk}/attempts/{attempt.pk}"
+    assert "No exchange is kept" in visitor.get(f"{address}/exchanges").content.decode()
+    Exchange.objects.create(
+        account=attempt.account,
+        attempt_id=attempt.pk,
+        at=clock.now(),
+        method="POST",
+        url="https://ca.example/new-order",
+        status=403,
+        problem={"detail": MARKUP},
+    )
+    shown = visitor.get(f"{address}/exchanges").content.decode()
+    assert "https://ca.example/new-order" in shown
+    assert "&lt;script&gt;" in shown
+    assert MARKUP not in shown
+
+
+def test_only_an_account_with_debugging_has_the_link(visitor, certificate):
+    attempt = certificate.issuances.get()
+    address = f"/certificates/{certificate.pk}/attempts/{attempt.pk}"
+    assert "Exchanges with the CA" not in visitor.get(address).content.decode()
+    attempt.account.log_level = "debug"
+    attempt.account.save()
+    assert "Exchanges with the CA" in visitor.get(address).content.decode()
