@@ -28,7 +28,7 @@ class JSONClient(RedisCacheClient):
 
     def __init__(self, servers: Any, **options: Any) -> None:
         super().__init__(servers, serializer=JSONSerializer, **options)
-        self._kept = self._client(connection_pool=self._get_connection_pool(write=True))
+        self._kept: Any = super().get_client(None, write=True)
 
     def get_client(self, key: Any = None, *, write: bool = False) -> Any:
         """Return one and the same client. Django's makes a new one for each call."""
