@@ -2,6 +2,7 @@
 
 import pytest
 
+from certctrl.turns import Trouble
 from issuance.models import Authorization, Issuance
 
 pytestmark = pytest.mark.django_db
@@ -44,3 +45,13 @@ def test_an_answer_that_the_ca_is_looking_at_is_given_once(world, account, crede
     world.settle(8, step=60)
     assert answers(world) == 1
     assert Authorization.objects.get().answered_at
+
+
+def test_an_answer_is_given_once_when_the_order_cannot_be_read(world, account, credential):
+    world.ca.problems["read_order"] = [Trouble("ca_error", "Later.")]
+    world.create(account, credential, "example.com")
+    world.deliver()
+    assert Authorization.objects.get().answered_at
+    world.settle()
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+    assert answers(world) == 1
