@@ -69,14 +69,6 @@ def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
     return with_attempts(joined)
 
 
-def found(rows: QuerySet[Certificate], words: str) -> QuerySet[Certificate]:
-    """Return the certificates with these words in a name, or with this serial number."""
-    serial = words.replace(":", "").lower()
-    return rows.filter(
-        Q(domain__icontains=words) | Q(names__icontains=words) | Q(current__serial=serial)
-    )
-
-
 @dataclass(frozen=True)
 class Key:
     """Where a page begins: after this end and id. Never issued ones come last."""
@@ -143,7 +135,7 @@ class CertificateList(Page):
         size = size if size in ROWS else ROWS[0]
         rows = services.of_condition(services.of_owner(self.owner), asked["chip"])
         if words := asked["q"].strip().replace("\0", ""):
-            rows = found(rows, words)
+            rows = services.search(rows, self.owner, words)
         if account := number(asked["account"]):
             rows = rows.filter(account=account)
         if credential := number(asked["credential"]):

@@ -19,6 +19,7 @@ from issuance.models.certificates import (
 )
 from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
+from issuance.models.overviews import CertificateCount, NamePart
 from issuance.models.probes import Probe
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
@@ -27,6 +28,7 @@ __all__ = [
     "TOO_LONG",
     "Authorization",
     "Certificate",
+    "CertificateCount",
     "CertificateTag",
     "CertificateVersion",
     "Deployment",
@@ -35,6 +37,7 @@ __all__ = [
     "IssuanceEvent",
     "IssuanceQuerySet",
     "LimitBucket",
+    "NamePart",
     "Probe",
     "RenewalInfo",
     "RequestKey",

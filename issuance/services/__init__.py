@@ -29,7 +29,17 @@ from issuance.services.certificates import (
     retire,
     update_certificate,
 )
-from issuance.services.counting import DayCount, by_day, of_condition, of_owner, summary
+from issuance.services.counting import (
+    MOST_COUNTED,
+    DayCount,
+    add_up,
+    by_day,
+    count,
+    of_condition,
+    of_owner,
+    summary,
+    total,
+)
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.locks import no_credential
@@ -37,17 +47,20 @@ from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.searching import search
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
 __all__ = [
     "COLUMNS",
+    "MOST_COUNTED",
     "PFX",
     "CertificateSpec",
     "DayCount",
     "Idempotency",
     "NotReplaced",
     "_answers",
+    "add_up",
     "advance",
     "assign",
     "assign_to_tag",
@@ -56,6 +69,7 @@ __all__ = [
     "by_day",
     "cancel",
     "cancel_attempt",
+    "count",
     "create_certificate",
     "distrust",
     "follow",
@@ -82,8 +96,10 @@ __all__ = [
     "revoke",
     "revoke_replaced",
     "sealed",
+    "search",
     "summary",
     "to_folder",
+    "total",
     "trust",
     "unassign",
     "unassign_from_tag",
