@@ -53,6 +53,14 @@ document.addEventListener("htmx:afterSwap", (event) => {
   showCopyButtons(event.target.parentElement || document);
 });
 
+// Live progress: without a stream, the moving part of the page asks by itself.
+let hasStream = false;
+document.addEventListener("htmx:sseOpen", () => { hasStream = true; });
+for (const name of ["htmx:sseError", "htmx:sseClose"]) document.addEventListener(name, () => { hasStream = false; });
+setInterval(() => {
+  if (!hasStream) document.querySelector("[hx-trigger*=look]")?.dispatchEvent(new Event("look"));
+}, 5000);
+
 // Keyboard: not while a field has the focus.
 let before = "";
 document.addEventListener("keydown", (event) => {
