@@ -1,10 +1,11 @@
 """The audit log. Each event has an actor, an action and an object."""
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
 from accounts.models import AuditEvent, User
@@ -68,6 +69,18 @@ def record(
     """
     fields = {"action": action, "object": object[:LONGEST], "ip": ip or None, "detail": detail}
     return insert(AuditEvent(owner=owner, actor=actor[:LONGEST], **fields))
+
+
+def events_of(owner: User, given: Mapping[str, Any]) -> QuerySet[AuditEvent]:
+    """Return the events of an owner's objects.
+
+    `given` may have `actor`, `action` and `object`, which must be equal, and `since` and `until`.
+    An action that ends with a dot stands for all that begin with it.
+    """
+    rows = AuditEvent.objects.filter(owner=owner)
+    lookups = {"actor": "actor", "object": "object", "since": "at__gte", "until": "at__lt"}
+    lookups["action"] = "action__startswith" if str(given.get("action")).endswith(".") else "action"
+    return rows.filter(**{lookups[name]: value for name, value in given.items() if value})
 
 
 def actor_of(request: Any) -> str:

@@ -120,6 +120,14 @@ def digest(entry: Entry) -> str:
     ).hexdigest()
 
 
+def is_intact(event: AuditEvent) -> bool | None:
+    """Return whether a sealed event still has its hash. Return None for one that is not sealed.
+
+    Only `faults` finds events that were removed or reordered.
+    """
+    return digest(entry_of(event)) == event.hash if event.place else None
+
+
 def check(
     entries: Iterable[Entry], start: Link, place_of: Callable[[str], int | None]
 ) -> Iterator[str]:

@@ -196,6 +196,7 @@ class AuditEvent(models.Model):
         )
         indexes = (
             models.Index(fields=["owner", "-at"], name="audit_of_owner"),
+            models.Index(fields=["owner", "-id"], name="audit_of_owner_by_id"),
             models.Index(fields=["id"], condition=Q(place=None), name="audit_not_sealed"),
             models.Index(
                 fields=["action"], condition=Q(action="audit.archived"), name="audit_archives"

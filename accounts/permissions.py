@@ -26,6 +26,7 @@ PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("read", "write"),
     ),
     "cas": ("Private CAs (see, change, issue from)", ("read", "write", "issue")),
+    "audit": ("The audit events of your objects", ("read",)),
     "quotas": ("The number of objects of each kind, and the limits", ("read",)),
     "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
     "ForDeviceAuthenticate": (

@@ -100,13 +100,20 @@ def _locked(pk: Parameter) -> QuerySet[Any]:
     return get_user_model()._default_manager.select_for_update(no_key=True).filter(pk=pk)
 
 
+def lock(owner_id: int) -> "User":
+    """Lock the owner's row, and return it. Rows of devices are locked later."""
+    [owner] = _locked(pk=owner_id)
+    locked: User = owner
+    return locked
+
+
 def refuse_more(owner: "User", *names: str) -> None:
     """Raise QuotaExceeded if the owner has reached a limit. Raise Conflict for webhooks.
 
     Call this function in the transaction that creates the row. First lock the rows that the new
     row refers to. The owner's row is locked, so that a row created at the same time is counted.
     """
-    [owner] = _locked(pk=owner.pk)
+    owner = lock(owner.pk)
     known = {name: most(owner, name) for name in names}
     limits = {name: limit for name, limit in known.items() if limit is not None}
     # First see in an index whether the owner has so many rows at all. Usually this is enough.

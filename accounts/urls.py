@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from accounts import views
+from accounts import auditapi, views
 from certctrl.api import OwnedRouter, owned_paths
 
 auth_urlpatterns = [
@@ -14,6 +14,7 @@ auth_urlpatterns = [
 ]
 
 router = OwnedRouter()
+router.register("audit-events", auditapi.AuditEventViewSet)
 router.register("apikeys", views.ApiKeyViewSet)
 urlpatterns = [
     path("permissions/catalog", views.PermissionsCatalog.as_view()),

@@ -69,17 +69,18 @@ def admit(
     columns: Sequence[str],
     parties_of: Callable[..., Parties],
     task: "Task[Any, Any]",
+    most: int = SHARE,
 ) -> None:
     """Send the task for sendable rows, oldest `wake_at` first.
 
-    `parties_of` gets the values of `columns`. Afterwards at most SHARE messages are on their way,
-    and at most OF_ONE of one owner. Lanes have room as in `Shares`.
+    `parties_of` gets the values of `columns`. Afterwards at most `most` messages are on their way,
+    and a quarter of them of one owner. Lanes have room as in `Shares`.
     """
     due = rows.sendable(now)
     if not due.exists():
         return
     parties_of = cache(parties_of)
-    shares = Shares(OF_ONE)
+    shares = Shares(min(OF_ONE, max(1, most // 4)))
     sent = Counter(rows.on_their_way().values_list(*columns))
     for values in sent.elements():
         shares.add(parties_of(*values))
@@ -90,7 +91,7 @@ def admit(
     chosen: list[int] = []
     for pk, *values in left.order_by("wake_at").values_list("pk", *columns)[:MOST_CONSIDERED]:
         parties = parties_of(*values)
-        if len(chosen) + sent.total() < SHARE and shares.has_room(parties):
+        if len(chosen) + sent.total() < most and shares.has_room(parties):
             shares.add(parties)
             chosen.append(pk)
     mark(due, chosen)

@@ -411,9 +411,13 @@ class Turns(models.Model):
         ended = {"holder": "", "queued_at": None, "stumbles": 0, "deaths": 0, "wake_at": wake_at}
         return ended | fields
 
-    def beginning(self) -> dict[str, Any]:
-        """Return the columns that begin another turn under the token of this one."""
-        return {"holder": self.holder, "wake_at": clock.now() + timedelta(seconds=settings.LEASE)}
+    @staticmethod
+    def beginning() -> dict[str, Any]:
+        """Return the columns that begin another turn, under a token of its own.
+
+        If the reply of the COMMIT is lost, this turn cannot write its old values over the new ones.
+        """
+        return {"holder": new_token(), "wake_at": clock.now() + timedelta(seconds=settings.LEASE)}
 
     def release(self, wake_at: datetime | None, **fields: Any) -> None:
         """End the turn and set `wake_at`. With None the row sleeps for ever."""

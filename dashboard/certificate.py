@@ -1,7 +1,6 @@
 """One certificate: its versions, its key, its attempts, and what can be done with it."""
 
 import io
-import json
 import zipfile
 from collections.abc import Callable
 from itertools import zip_longest
@@ -18,7 +17,9 @@ from accounts import audit
 from accounts.services import refuse_old_login
 from authorities import pki
 from certctrl import clock, errors, outward
-from dashboard import drawing
+from certctrl.errorshape import refusal_of
+from dashboard import assigning, drawing
+from dashboard.assigning import Assigning
 from dashboard.certificates import shown
 from dashboard.conditions import (
     Condition,
@@ -27,7 +28,7 @@ from dashboard.conditions import (
     note_failures,
     steps_done,
 )
-from dashboard.page import FORM_KEY, Page, count, show
+from dashboard.page import FORM_KEY, Page, count, curl, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
@@ -36,6 +37,7 @@ from issuance.services import Idempotency
 
 MOST_VERSIONS = 8
 MOST_ATTEMPTS = 20
+MOST_DEVICES = 100
 REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationChanged")
 FILES = {
     "fullchain.pem": "application/x-pem-file",
@@ -75,8 +77,10 @@ class CertificatePage(Page):
         key = certificate.current.key if certificate.current else None
         wraps = list(key.wraps.order_by("pk")) if key else []
         recipients = {each.recipient_key_id for each in wraps}
-        devices = list(certificate.deployments.select_related("device").order_by("device_id"))
+        deployments = certificate.deployments.select_related("device", "wanted")
+        devices = list(deployments.defer("wanted__chain_pem").order_by("device_id")[:MOST_DEVICES])
         for each in devices:
+            each.certificate = certificate
             each.opens = each.device.key_id in recipients  # type: ignore[attr-defined]
         lanes = drawing.Lanes([each[0] for each in drawn(certificate, versions)], clock.now())
         context = {
@@ -97,6 +101,7 @@ class CertificatePage(Page):
             "reasons": REASONS,
             "curls": curls(self.request, certificate),
             "files": FILES,
+            **assigning.facts(certificate, devices),
             **facts,
         }
         return show(self.request, "certificate.html", context, status=status)
@@ -158,15 +163,6 @@ def attempt_row(issuance: Issuance) -> dict[str, Any]:
     }
 
 
-def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> str:
-    """Return the call of the API that does the same as a button."""
-    parts = ["curl", *(("-X", method) if method != "GET" else ())]
-    parts += ["-H", '"Authorization: Bearer $KEY"']
-    if body is not None:
-        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
-    return f"{' '.join(parts)} \\\n     {url}"
-
-
 def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
     me = request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me")
     url = f"{me}/certificates/{certificate.pk}"
@@ -183,10 +179,11 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
         "delete": curl(url, "DELETE"),
         "cancel": curl(f"{url}/cancel", "POST", {}),
         "events": curl(f"{url}/issue-result"),
+        **assigning.curls(request, certificate),
     }
 
 
-class CertificateAction(CertificatePage):
+class CertificateAction(Assigning, CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
     http_method_names = ("get", "post")
@@ -201,7 +198,10 @@ class CertificateAction(CertificatePage):
         act: Callable[[Certificate], HttpResponseBase | None] = getattr(self, f"do_{action}")
         try:
             done = act(certificate)
-        except errors.ApiError as refused:
+        except Exception as exc:
+            refused = refusal_of(exc)
+            if not refused or isinstance(refused, errors.NotFound):
+                raise
             return self.page(certificate_of(self, pk), status=refused.status, refused=refused)
         return done or HttpResponseRedirect(reverse("certificate", args=[pk]))
 
@@ -280,7 +280,7 @@ class CertificateAction(CertificatePage):
             )
 
 
-ACTIONS = tuple(name.removeprefix("do_") for name in vars(CertificateAction) if name[:3] == "do_")
+ACTIONS = tuple(name.removeprefix("do_") for name in dir(CertificateAction) if name[:3] == "do_")
 
 
 def with_password(content: bytes, password: str) -> bytes:

@@ -17,7 +17,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock
 from dashboard import drawing
 from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
-from dashboard.page import Page, show
+from dashboard.page import Page, number, show
 from dnsproviders.models import DnsCredential
 from issuance import services
 from issuance.models import Certificate
@@ -118,10 +118,6 @@ def page_of(
     last = page[size - 1]
     ends = last.expires_at.isoformat() if last.expires_at else ""
     return page[:size], f"{ends}_{last.pk}"
-
-
-def number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 class CertificateList(Page):

@@ -17,8 +17,8 @@ from authorities.models import AcmeAccount
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
-from dashboard.certificates import choices, number
-from dashboard.page import FORM_KEY, Page, count, is_partial, show
+from dashboard.certificates import choices
+from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
 from issuance.api import parsing, requests

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 import structlog
 from django.conf import settings
 from django.core.cache import cache
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -80,6 +82,32 @@ class Page(View):
             return {}
         del self.request.session[KEPT]
         return dict(kept["fields"])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One page of a list, newest first, and the addresses of the first and the next page."""
+
+    rows: list[Any]
+    first: str
+    following: str
+
+
+def rows_of(request: HttpRequest, found: QuerySet[Any], size: int = 50) -> Rows:
+    """Return the page after the id in `after`. The other parameters of the address stay."""
+    after = number(request.GET.get("after", ""))
+    ordered = found.order_by("-pk")
+    page = list((ordered.filter(pk__lt=after) if after else ordered)[: size + 1])
+    others = request.GET.copy()
+    others.pop("after", None)
+    following = ""
+    if len(page) > size:
+        following = f"?{urlencode([*others.items(), ('after', page[size - 1].pk)])}"
+    return Rows(page[:size], f"?{others.urlencode()}" if after else "", following)
+
+
+def number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def refuse_zero_bytes(request: HttpRequest) -> None:
@@ -167,6 +195,15 @@ def count(throttle: BaseThrottle, request: HttpRequest, view: Any) -> None:
         pause = int(throttle.wait() or 60)
         what = _("Too many requests. Try again in %(seconds)d seconds.") % {"seconds": pause}
         raise errors.RateLimited(what, retry_after=pause)
+
+
+def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> str:
+    """Return the call of the API that does the same as a button."""
+    parts = ["curl", *(("-X", method) if method != "GET" else ())]
+    parts += ["-H", '"Authorization: Bearer $KEY"']
+    if body is not None:
+        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
+    return f"{' '.join(parts)} \\\n     {url}"
 
 
 class FormKey:

@@ -23,8 +23,7 @@ from authorities.models import AcmeAccount, PrivateCA
 from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
-from dashboard.certificates import number
-from dashboard.page import FormKey, Page, count, show
+from dashboard.page import FormKey, Page, count, number, show
 from dnsproviders import credentials, registry
 from dnsproviders.api import CredentialCheckThrottle
 from dnsproviders.models import DnsCredential
@@ -43,6 +42,7 @@ class SetupPage(Page):
 
     name = ""
     template = ""
+    here = "setup"
     actions: tuple[str, ...] = ()
 
     def rows(self) -> QuerySet[Any]:
@@ -84,7 +84,7 @@ class SetupPage(Page):
 
     def page(self, given: dict[str, str], status: int = 200, **facts: Any) -> HttpResponse:
         rows = list(self.rows().order_by("-pk")[:MOST_ROWS])
-        context = {"here": "setup", "rows": rows, "given": given, **self.facts(), **facts}
+        context = {"here": self.here, "rows": rows, "given": given, **self.facts(), **facts}
         return show(self.request, self.template, context, status=status)
 
     def done(self, what: str) -> None:

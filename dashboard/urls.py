@@ -7,13 +7,16 @@ from certctrl import api  # noqa: F401  (registers the path converters)
 from dashboard import (
     approving,
     attempts,
+    auditing,
     certificate,
     certificates,
+    devices,
     issuing,
     overview,
     setup,
     signing,
     streams,
+    telling,
 )
 
 urlpatterns = [
@@ -56,6 +59,34 @@ urlpatterns = [
         streams.AttemptStream.as_view(),
         name="attempt-stream",
     ),
+    path("devices", devices.DeviceList.as_view(), name="devices"),
+    path("devices/enrolment-keys", devices.EnrolmentKeys.as_view(), name="enrolment-keys"),
+    path(
+        "devices/enrolment-keys/<id:pk>/<str:action>",
+        devices.EnrolmentKeys.as_view(),
+        name="enrolment-key-action",
+    ),
+    path("devices/<id:pk>", devices.DevicePage.as_view(), name="device"),
+    *(
+        path(
+            f"devices/<id:pk>/{action}",
+            devices.DeviceAction.as_view(),
+            {"action": action},
+            name=f"device-{action}",
+        )
+        for action in devices.ACTIONS
+    ),
+    path("notices", telling.NoticeList.as_view(), name="notices"),
+    path("notices/settings", telling.NoticeSettingsPage.as_view(), name="notice-settings"),
+    path(
+        "notices/settings/<str:action>",
+        telling.NoticeSettingsPage.as_view(),
+        name="notice-settings-action",
+    ),
+    path("webhooks", telling.Webhooks.as_view(), name="webhooks"),
+    path("webhooks/<id:pk>/<str:action>", telling.Webhooks.as_view(), name="webhook-action"),
+    path("audit", auditing.AuditList.as_view(), name="audit"),
+    path("audit.jsonl", auditing.AuditFile.as_view(), name="audit-file"),
     path("dns-credentials", setup.DnsCredentials.as_view(), name="dns-credentials"),
     path("dns-credentials/<id:pk>/<str:action>", setup.DnsCredentials.as_view(), name="dns-action"),
     path("accounts", setup.Accounts.as_view(), name="accounts"),

@@ -161,6 +161,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='auditevent',
+            index=models.Index(fields=['owner', '-id'], name='audit_of_owner_by_id'),
+        ),
+        migrations.AddIndex(
+            model_name='auditevent',
             index=models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'),
         ),
         migrations.AddIndex(

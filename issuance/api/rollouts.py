@@ -1,14 +1,20 @@
 """The state of a certificate on its devices."""
 
+import re
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, Q
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
 
-from certctrl.api import EpochSeconds
+from certctrl.api import EpochSeconds, IdConverter, OwnedMixin
+from certctrl.errors import Invalid
 from devices.models import Device
+from issuance import services
 from issuance.models import Certificate, Deployment
 
 
@@ -84,3 +90,51 @@ class DeploymentSerializer(serializers.Serializer[Deployment]):
 
 def stage(serial: str, at: datetime | None) -> dict[str, Any] | None:
     return {"serial": serial, "at": int(at.timestamp()) if at else None} if serial else None
+
+
+class DeviceDeploymentSerializer(DeploymentSerializer):
+    """A certificate on a device. `current` is the serial number of its newest version."""
+
+    id = serializers.IntegerField(source="pk")
+    certificate_id = serializers.IntegerField()
+    domain = serializers.CharField(source="certificate.domain")
+    device_id = serializers.IntegerField()
+    device_name = serializers.CharField(source="device.name")
+    by_tag = serializers.BooleanField()
+    assigned_at = EpochSeconds()
+    current = serializers.CharField(source="certificate.current.serial", default="")
+
+
+def id_of(text: str) -> int:
+    if not re.fullmatch(IdConverter.regex, text):
+        raise Invalid("device is no id. Give the number of a device.", field="device")
+    return int(text)
+
+
+class DeploymentListViewSet(OwnedMixin, GenericViewSet[Deployment]):
+    queryset = Deployment.objects.none()
+    serializer_class = DeviceDeploymentSerializer
+    obtype = "devices"
+    permissions = {"list": "read"}
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("device", int, description="only those of this device"),
+            OpenApiParameter("not_serving", bool, description="only those that need a look"),
+        ]
+    )
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        """List which certificates are on which devices, and how far each has come."""
+        rows = services.deployments_of(self.owner)
+        granted = self.granted_ids()
+        if granted is not None:
+            rows = rows.filter(device__in=granted)
+        given = request.query_params
+        if device := given.get("device"):
+            rows = rows.filter(device=id_of(device))
+        if given.get("not_serving") in ("1", "true"):
+            rows = services.not_serving(rows)
+        related = rows.select_related("wanted", "certificate__current", "device")
+        page = self.paginate_queryset(related.order_by("-pk")) or []
+        shown = [DeviceDeploymentSerializer(each).data for each in page]
+        return self.get_paginated_response(shown)

@@ -21,7 +21,7 @@ class DayCountSerializer(serializers.Serializer[Any]):
 
 
 class SummarySerializer(serializers.Serializer[Any]):
-    """Counts of certificates, and the renewals and ends of the next 90 days."""
+    """Counts of certificates and devices, and the renewals and ends of the next 90 days."""
 
     total = serializers.IntegerField()
     needs_person = serializers.IntegerField(help_text="they fail, and a person must act")
@@ -30,6 +30,10 @@ class SummarySerializer(serializers.Serializer[Any]):
     expired = serializers.IntegerField()
     ends_within_30_days = serializers.IntegerField()
     soonest_end = EpochSeconds(allow_null=True)
+    devices = serializers.IntegerField(help_text="active ones")
+    not_serving = serializers.IntegerField(
+        help_text="certificates on devices that do not serve the version they should"
+    )
     days = DayCountSerializer(many=True)
 
 

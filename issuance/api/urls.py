@@ -17,6 +17,7 @@ from issuance.api.limits import AccountLimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
 from issuance.api.reports import NotifyView
+from issuance.api.rollouts import DeploymentListViewSet
 from issuance.api.summary import SummaryViewSet
 from issuance.api.views import CertificateViewSet
 
@@ -48,6 +49,7 @@ urlpatterns = [
     *owned_paths("certificate-assign", KeyAssignViewSet, {"post": "create"}),
     *router.urls,
     *staff.urls,
+    *owned_paths("deployments", DeploymentListViewSet, {"get": "list"}),
     *owned_paths("summary", SummaryViewSet, {"get": "list"}),
     path("devices/self/notify", NotifyView.as_view()),
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),

@@ -24,11 +24,16 @@ State = Issuance.State
 AGAIN = 100
 # Attempts that wait for a look and are on their way at once.
 LOOKED_AT = 2000
-# Messages of attempts that have begun, beyond those of all others. Many new attempts do not hold
+# Messages of attempts that go on at once, beyond those of all others. Many new attempts do not hold
 # them up.
 MORE_BEGUN = dispatch.SHARE
+# Messages of attempts that have begun and wait for the outside, among those of all others.
+WAITING = dispatch.SHARE
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
+
+IS_NEW = Q(state=State.QUEUED, slot_at=None)
+WAITS = ~Q(state=State.QUEUED) & ~Q(waits_for="")
 
 
 class Candidate(NamedTuple):
@@ -60,13 +65,16 @@ class Choice:
         self.chosen: dict[int, Candidate] = {}
         self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Calls.parties)
-        self.again = self.begun = 0
+        self.again = self.begun = self.waiting = 0
         sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
-        for presents, slot_at, *values in sent.values_list("presents", "slot_at", *COLUMNS):
+        columns = ("presents", "slot_at", "waits_for", *COLUMNS)
+        for presents, slot_at, waits_for, *values in sent.values_list(*columns):
             calls = Calls(*values)
+            is_queued = calls.state == State.QUEUED
             self.shares.add(self.parties(calls))
             self.again += bool(presents and calls.state == State.ORDERED)
-            self.begun += calls.state != State.QUEUED or slot_at is not None
+            self.begun += bool(slot_at) if is_queued else not waits_for
+            self.waiting += not is_queued and bool(waits_for)
         self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(
@@ -118,18 +126,21 @@ class Choice:
 def choose(now: datetime) -> list[Candidate]:
     """Return the due attempts that get a message now, the longest waiting first.
 
-    At most 1,000 are on their way at once, and 250 more that have begun. Those go first. They have
-    ordered, or they have waited for a slot, which is lost if they come late. Attempts that publish
-    again come last.
+    At most 1,000 are on their way at once, and 250 more that go on at once. Those go first. They
+    have waited for a slot, which is lost if they come late, or their next step waits for nothing.
+    Attempts that have ordered and wait for the outside are 250 of the 1,000, but they go before
+    none. Else many that only ask whether a CA is ready would hold up all others. Attempts that
+    publish again come last.
     """
     again = Q(state=State.ORDERED, presents__gt=0)
     every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
     due = every.exclude(again)
-    begun = due.exclude(state=State.QUEUED, slot_at=None)
     choice = Choice()
     choice.room += MORE_BEGUN
+    begun = due.exclude(IS_NEW | WAITS)
     choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=dispatch.BEGUN)
     choice.room -= MORE_BEGUN
+    choice.take(due.filter(WAITS), WAITING - choice.waiting, fairly=False)
     choice.take(due, choice.room, fairly=True)
     choice.take(due, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=False)

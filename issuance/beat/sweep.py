@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from celery import shared_task
+from django.conf import settings
 from django.core.cache import cache
 
 from authorities import catalog
@@ -174,9 +175,14 @@ def admit_renewal_infos(now: datetime) -> None:
 
 
 def admit_probes(now: datetime) -> None:
+    """Send probes, for a quarter of a worker's threads. Many dead addresses hold up nobody.
+
+    Each address is a lane of its own, which is not known to be dead before the first look.
+    """
+    most = max(1, settings.WORKER_CONCURRENCY // 4)
     columns = ("address", "port", "certificate__owner")
 
     def at_address(address: str, port: int, owner: int) -> Parties:
         return parties_of(probes.lane_of(address, port), owner)
 
-    dispatch.admit(Probe.objects.all(), now, columns, at_address, tasks.probe)
+    dispatch.admit(Probe.objects.all(), now, columns, at_address, tasks.probe, most)

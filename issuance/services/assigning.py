@@ -38,7 +38,7 @@ def add(
 
     `validity_seconds` is for an attempt at a private CA.
     """
-    locks.lock(certificate)
+    locks.lock_with_owner(certificate)
     if not Device.objects.filter(pk=device.pk, status=Device.Status.ACTIVE).exists():
         raise Conflict(f"The device {device} was revoked. Enrol it again, then assign it.")
     _, is_new = Deployment.objects.update_or_create(
@@ -65,7 +65,7 @@ def assign_to_tag(certificate: Certificate, tag: str) -> Issuance | None:
     `assign`.
     """
     with transaction.atomic():
-        locks.lock(certificate)
+        locks.lock_with_owner(certificate)
         _, is_new = CertificateTag.objects.get_or_create(certificate=certificate, tag=tag)
         if is_new:
             audit_certificate(certificate, "tag_assigned", tag=tag)

@@ -300,6 +300,7 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
         raise Conflict(
             f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
         )
+    quotas.lock(certificate.owner_id)  # before the devices
     takes_new_key = wraps.fit(certificate)
     held = Issuance.objects.open().filter(certificate=certificate, key=None).exclude(holder="")
     held.update(holder="", wake_at=clock.now(), queued_at=None)

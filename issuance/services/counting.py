@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet, Sum
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 
 from accounts.models import User
 from certctrl import clock
-from issuance.models import Certificate, CertificateCount, CertificateVersion, Issuance
+from devices.models import Device
+from issuance.models import (
+    Certificate,
+    CertificateCount,
+    CertificateVersion,
+    Deployment,
+    Issuance,
+)
 
 Kind = CertificateCount.Kind
 DAYS = 90
@@ -56,6 +64,22 @@ def of_condition(rows: QuerySet[Certificate], condition: str) -> QuerySet[Certif
         "off": rows.filter(auto_renew=False),
         "revoked": rows.filter(pk__in=revoked, current__revoked_at__isnull=False),
     }.get(condition, rows)
+
+
+def deployments_of(owner: User) -> QuerySet[Deployment]:
+    """Return which certificates are on which devices of the owner, revoked devices too."""
+    return Deployment.objects.filter(device__owner=owner, certificate__retired_at=None)
+
+
+def not_serving(rows: QuerySet[Deployment]) -> QuerySet[Deployment]:
+    """Return the deployments of active devices that do not serve the version they should.
+
+    A device has SERVE_WITHIN seconds for a new version, unless it reports a failure.
+    """
+    late = clock.now() - timedelta(seconds=settings.SERVE_WITHIN)
+    is_due = Q(wanted_at__lte=late) | Q(failed_serial=F("wanted__serial"))
+    wanting = rows.filter(is_due, device__status=Device.Status.ACTIVE, wanted__isnull=False)
+    return wanting.exclude(served_serial=F("wanted__serial"))
 
 
 def count(rows: QuerySet[Certificate]) -> int:
@@ -112,5 +136,7 @@ def summary(owner: User) -> dict[str, object]:
         "expired": of_condition(rows, "expired").count(),
         "ends_within_30_days": of_condition(rows, "soon").count(),
         "soonest_end": soonest.values_list("expires_at", flat=True).first(),
+        "devices": owner.devices.filter(status=Device.Status.ACTIVE).count(),
+        "not_serving": not_serving(deployments_of(owner)).count(),
         "days": by_day(owner),
     }

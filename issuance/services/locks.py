@@ -3,14 +3,15 @@
 Each row is locked and read again, inside the transaction that writes the new row. Code that
 deletes such a row also locks it first, and then looks for references.
 
-Rows are locked in one order: private CA, account, credential, open attempt, and the certificate
-last. So no two transactions wait for each other.
+Rows are locked in one order: private CA, account, credential, open attempt, certificate, owner, and
+the devices last. So no two transactions wait for each other.
 """
 
 from typing import Any
 
 from django.db.models import QuerySet
 
+from accounts import quotas
 from accounts.models import User
 from authorities.accounts import no_account
 from authorities.models import AcmeAccount
@@ -75,3 +76,9 @@ def lock(certificate: Certificate) -> None:
     certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
     if certificate.retired_at:
         raise NotFound(f"You have no certificate {certificate.pk}. Check the id.")
+
+
+def lock_with_owner(certificate: Certificate) -> None:
+    """Lock its owner too. Call this when devices are locked before a new attempt is counted."""
+    lock(certificate)
+    quotas.lock(certificate.owner_id)

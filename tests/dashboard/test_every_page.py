@@ -14,6 +14,11 @@ from accounts.models import ApiKey
 from authorities import privateca
 from dashboard.page import SECURITY_POLICY
 from dashboard.urls import urlpatterns
+from devices.models import Device
+from issuance import services
+from issuance.models import Certificate
+from notices import webhooks
+from notices.raising import raise_test
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +50,7 @@ def rows(alice, certificate, credential) -> dict[str, Any]:
         "dns": credential.pk,
         "account": certificate.account_id,
         "api-key": ApiKey.objects.get().pk,
+        "device": factories.device(alice, "web").pk,
     }
 
 
@@ -53,7 +59,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
     found = []
     for pattern in urlpatterns:
         name = pattern.name
-        if name.startswith("certificate-") and name != "certificate-file":
+        if name.startswith(("certificate-", "device-")) and name != "certificate-file":
             continue
         if name in ("language", "sign-out", "issue-names", "sign-in-by-link", "attempt-stream"):
             continue
@@ -65,6 +71,7 @@ def addresses(rows: dict[str, Any]) -> list[str]:
             "certificate-file": [pk, "fullchain.pem"],
             "attempt": [rows["certificate"], rows["attempt"]],
             "attempt-part": [rows["certificate"], rows["attempt"]],
+            "device": [rows["device"]],
             "private-ca-file": [pk],
             "private-ca-issued": [pk],
         }
@@ -124,6 +131,11 @@ def test_nobody_acts_on_rows_of_another_owner(bobs_visitor, rows, certificate):
         if each.name != "certificate-file"
     ]
     addresses_of += [
+        reverse(each.name, args=[rows["device"]])
+        for each in urlpatterns
+        if each.name.startswith("device-")
+    ]
+    addresses_of += [
         reverse("dns-action", args=[rows["dns"], "delete"]),
         reverse("account-action", args=[rows["account"], "delete"]),
         reverse("private-ca-action", args=[rows["private-ca"], "delete"]),
@@ -164,12 +176,19 @@ QUERIES = {
     "overview": 11,
     "certificates": 8,
     "issue": 5,
-    "certificate": 8,
+    "certificate": 13,
     "attempt": 7,
     "dns-credentials": 3,
     "accounts": 4,
     "private-cas": 3,
     "api-keys": 3,
+    "devices": 8,
+    "device": 8,
+    "enrolment-keys": 3,
+    "notices": 5,
+    "notice-settings": 5,
+    "webhooks": 3,
+    "audit": 3,
 }
 
 
@@ -180,10 +199,18 @@ def test_the_number_of_queries_is_fixed(
     arguments = {
         "certificate": [rows["certificate"]],
         "attempt": [rows["certificate"], rows["attempt"]],
+        "device": [rows["device"]],
     }
     address = reverse(name, args=arguments.get(name, []))
     world.create(account, credential, "n.example.org")
+    webhooks.create_webhook(account.owner, {"url": "https://hooks.example.com/x"})
     for number in range(3):
-        world.create(account, credential, f"n{number}.example.org")
+        made, _attempt = world.create(account, credential, f"n{number}.example.org")
+        services.assign(made, factories.device(account.owner, "web"))
+        raise_test(account.owner)
+        services.assign(made, Device.objects.get(pk=rows["device"]))
+        services.assign(
+            Certificate.objects.get(pk=rows["certificate"]), factories.device(account.owner)
+        )
         with django_assert_num_queries(QUERIES[name]):
             assert visitor.get(address).status_code == 200

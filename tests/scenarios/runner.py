@@ -73,8 +73,10 @@ class Scenario(World):
         self.skew = 0.0  # seconds by which the clocks of the workers are ahead
         self.threads = [Actor(f"w{number + 1}") for number in range(threads)]
         self.idle: list[Actor] = []
-        self.queue: deque[Message] = deque()
-        self.later: deque[Message] = deque()  # taken when the queue is empty
+        # By priority. A queue is taken from when those before it are empty.
+        self.queues: dict[int, deque[Message]] = {
+            each: deque() for each in (dispatch.BEGUN, dispatch.FIRST, dispatch.LATER)
+        }
         self.errors: list[Exception] = []  # that the engine let through; Celery would log them
         self.sweep_every = 1.0
         self.last_act = 0.0
@@ -192,21 +194,19 @@ class Scenario(World):
         *,
         priority: int = dispatch.FIRST,
     ) -> bool:
-        queue = self.later if priority == dispatch.LATER else self.queue
-
         def walk() -> None:
             if later := workflow.walk(workflow.STEP_AT[state], issuance_id):
                 self._start(issuance_id, later.state, priority=priority)
 
-        self._send(walk, queue)
+        self._send(walk, priority)
         return True
 
     def _nudge(self, task: Any, *args: int) -> bool:
-        self._send(partial(task.run, *args), self.queue)
+        self._send(partial(task.run, *args), dispatch.FIRST)
         return True
 
-    def _send(self, act: Callable[[], Any], queue: deque[Message]) -> None:
-        queue.append(Message(self.scheduler.passed + settings.RESEND, act))
+    def _send(self, act: Callable[[], Any], priority: int) -> None:
+        self.queues[priority].append(Message(self.scheduler.passed + settings.RESEND, act))
         if self.idle:
             self.scheduler.wake(self.idle.pop(), 0.0)
 
@@ -214,8 +214,8 @@ class Scenario(World):
 
     def work(self, actor: Actor) -> None:
         while True:
-            while self.queue or self.later:
-                message = (self.queue or self.later).popleft()
+            while queue := next(filter(None, self.queues.values()), None):
+                message = queue.popleft()
                 if message.expires_at >= self.scheduler.passed:
                     self._survive(message.act)
                     self.last_act = self.scheduler.passed
@@ -240,7 +240,7 @@ class Scenario(World):
             self.scheduler.pause(self._until_next_sweep())
 
     def _until_next_sweep(self) -> float:
-        if self.queue or self.later or len(self.idle) < len(self.threads):
+        if any(self.queues.values()) or len(self.idle) < len(self.threads):
             return self.sweep_every
         nap = min(LONGEST_IDLE, (self.scheduler.passed - self.last_act) / 20)
         return max(self.sweep_every, math.floor(min(nap, self._until_due())))

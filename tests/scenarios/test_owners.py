@@ -1,12 +1,16 @@
 """Nobody healthy waits for an owner who asks for much, or whose parties are dead."""
 
+from datetime import timedelta
+
 import pytest
 
+from certctrl import clock
 from issuance import services
-from issuance.models import Certificate
+from issuance.models import Certificate, Issuance
+from issuance.probes import Target, handshake
 from notices.models import Delivery, Notice, Webhook
 from notices.raising import raise_once
-from tests.scenarios.outside import NEVER
+from tests.scenarios.outside import NEVER, slow
 from tests.scenarios.runner import Scenario, numbered
 
 pytestmark = pytest.mark.django_db
@@ -84,6 +88,41 @@ def test_another_owners_webhook(
         for count in range(20):
             raise_once(each, Notice.Kind.RENEWED, f"renewed:{count}", "renewed", "It was renewed.")
     assert later(scenario, account, credential, 30, "www.healthy.com") <= 30
+
+
+def test_other_owners_dead_addresses(
+    scenario: Scenario, greedy, account, credential, monkeypatch
+) -> None:
+    """Sixty daily probes of five owners get no answer. A certificate is issued at once."""
+
+    def look(target: Target) -> None:
+        with clock.limit(handshake.SECONDS):
+            scenario.outside.call("probe.look", lambda: None, str(target))
+
+    monkeypatch.setattr(handshake, "look", look)
+    for number in range(5):
+        each = scenario.someone(f"owner{number}")
+        [name] = scenario.due(scenario.account(each), scenario.credential(each), [f"o{number}.com"])
+        certificate = Certificate.objects.get(domain=name)
+        for port in range(1000, 1012):
+            scenario.behave(NEVER, f"192.0.2.{number}:{port}")
+            certificate.probes.create(
+                address=f"192.0.2.{number}", port=port, wake_at=scenario.time + timedelta(minutes=1)
+            )
+    assert later(scenario, account, credential, 62, "www.healthy.com") <= 2
+
+
+def test_an_owner_whose_ca_checks_for_long(scenario: Scenario, greedy, account, credential) -> None:
+    """A CA checks the challenges of 80 attempts for ever, and answers late.
+
+    Reading their orders takes more threads than there are. New attempts are served all the same.
+    """
+    scenario.another_ca("late").validation_reads = 1_000_000
+    scenario.behave(slow(2.5), "late.read_order", "late.read_authorization")
+    at_late = scenario.account(greedy, directory_url="https://late.test/dir")
+    scenario.due(at_late, scenario.credential(greedy), names_of(80))
+    assert later(scenario, account, credential, 120, "www.healthy.com") <= 8
+    assert not Issuance.objects.filter(state=Issuance.State.QUEUED).exists()
 
 
 @pytest.mark.slow

@@ -155,12 +155,13 @@ class Watch:
         actor = self.scheduler.actor
         assert actor
         token = columns.get("holder")
-        if token and token != holder and "deaths" in columns:  # not the next turn of a walk
+        is_own = bool(holder) and self.owners.get(holder) is actor.turns
+        if token and token != holder:
             self.owners[token] = actor.turns
-            if model is not TxtRecord or holder:
+            if not is_own and (model is not TxtRecord or holder):
                 self._claims(model, pk, holder, wake_at)
             return
-        if holder and self.owners.get(holder) is actor.turns:
+        if is_own:
             return
         if not self._may_write(model, set(columns), holder, columns.get("state"), state):
             whose = "another has" if holder else "nobody has any more"

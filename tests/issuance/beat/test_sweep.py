@@ -153,6 +153,21 @@ def test_new_attempts_do_not_hold_up_those_that_have_begun(
     assert len(priorities) == 40 + 5
 
 
+def test_attempts_that_only_ask_again_go_before_none(
+    world, account, credential, small, priorities, monkeypatch
+):
+    monkeypatch.setattr(admission, "WAITING", 10)
+    due(world, account, credential, 60, names="new")
+    world.advance(60)
+    due(world, account, credential, 20, state="validated", names="asks")
+    asking = Issuance.objects.filter(state="validated")
+    asking.update(waits_for="The CA is signing.")
+    sweep.sweep.run()
+    assert dispatch.BEGUN not in priorities.values()
+    assert asking.exclude(queued_at=None).count() == 10
+    assert len(priorities) == 40
+
+
 def test_attempts_that_reached_their_slots_have_a_limit(
     world, account, credential, small, priorities, monkeypatch
 ):

@@ -1,9 +1,10 @@
 """Devices report while the sweep and a renewal move the rollout, on PostgreSQL."""
 
 import pytest
+from django.db import connection, transaction
 
 from certctrl import clock
-from devices.models import Signal
+from devices.models import Device, Signal
 from issuance import rollout, services
 from issuance.beat import rollouts
 from issuance.models import Certificate, Deployment
@@ -54,3 +55,23 @@ def test_a_renewal_and_reports_of_the_version_before_lose_nothing(world, account
     assert results == [None] * 5
     assert fleet.current != first
     assert len(fleet.wanting()) == 4
+
+
+@pytest.mark.parametrize("table", [Certificate, Device], ids=["certificate", "device"])
+def test_the_sweep_skips_a_rollout_that_is_locked(world, account, credential, table):
+    """A worker may hold the lock during a call to an HSM that is silent."""
+    fleet = Fleet(world, account, credential, count=2)
+    Deployment.objects.update(wake_at=world.time)
+
+    def sweep() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '500ms'")
+        rollouts.advance_rollouts(world.time)
+
+    with transaction.atomic():
+        assert len(table.objects.select_for_update(no_key=True)) > 0
+        assert at_once(sweep) == [None]
+    assert set(Deployment.objects.values_list("wake_at", flat=True)) == {world.time}
+    rollouts.advance_rollouts(world.time)
+    assert set(Deployment.objects.values_list("wake_at", flat=True)) == {None}
+    assert fleet.current

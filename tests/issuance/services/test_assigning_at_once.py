@@ -1,6 +1,7 @@
 """Assignments, devices, policies and renewals that change at the same moment, on PostgreSQL."""
 
 import random
+import threading
 
 import pytest
 from django.db import transaction
@@ -11,12 +12,13 @@ from devices import registration
 from devices import services as devices
 from issuance import services
 from issuance.beat import following
-from issuance.models import Certificate
+from issuance.models import Certificate, Issuance
 from keystore import recipients
 from keystore.models import KeyWrap
 from tests import factories
+from tests.devices.machine import Machine
 from tests.issuance.failing import read
-from tests.issuance.racing import at_once
+from tests.issuance.racing import at_once, until_another_waits
 
 pytestmark = [
     pytest.mark.postgres,
@@ -70,3 +72,37 @@ def fits(certificate: Certificate) -> bool:
     found = KeyWrap.objects.filter(recipient_key__isnull=False)
     assert {each.envelope_id for each in found} <= {certificate.current.key_id}
     return wanted == {each.recipient_key_id for each in found}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda certificate, device: services.assign(certificate, device),
+        lambda certificate, device: services.assign_to_tag(certificate, "web"),
+        lambda certificate, device: services.update_certificate(
+            certificate, {"key_policy": "HYBRID"}
+        ),
+    ],
+    ids=["assign", "assign to a tag", "change the policy"],
+)
+def test_a_device_enrols_while_its_certificate_takes_a_new_key(deployed, owner, change):
+    """The change counts the attempts of the owner, whose devices enrol one at a time."""
+    machine = Machine(owner)
+    certificate = deployed(machine, key_policy="DEVICE_REQUIRED")
+    device = factories.device(owner, "web")
+    locked = threading.Event()
+
+    def enrol() -> None:
+        with transaction.atomic():
+            registration.lock_owner(owner.pk)
+            locked.set()
+            until_another_waits()
+            for each in (machine.row, device):
+                assert registration.device_of(owner, {"device_public_id": each.public_id})
+
+    def change_it() -> None:
+        assert locked.wait(30)
+        change(read(certificate), device)
+
+    assert at_once(enrol, change_it) == [None, None]
+    assert Issuance.objects.open().filter(certificate=certificate).exists()

@@ -1,9 +1,11 @@
 """The turns of an attempt follow each other in one worker, without another claim."""
 
+from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
 from certctrl import clock
 from issuance import workflow
@@ -94,3 +96,25 @@ def test_a_message_for_a_step_that_is_done_changes_nothing(attempt):
     assert workflow.walk(ORDER, attempt.pk) is None
     attempt.refresh_from_db()
     assert attempt.state == State.ORDERED
+
+
+def test_a_commit_whose_reply_is_lost_keeps_the_next_deadline(world, attempt, monkeypatch):
+    lost = []
+
+    @contextmanager
+    def atomic():
+        with transaction.atomic():
+            yield
+        if not lost and Issuance.objects.get(pk=attempt.pk).state == State.ORDERED:
+            lost.append(True)
+            raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr("certctrl.turns.transaction", SimpleNamespace(atomic=atomic))
+    workflow.walk(ORDER, attempt.pk)
+    attempt.refresh_from_db()
+    assert lost
+    assert (attempt.state, attempt.stumbles) == (State.ORDERED, 0)
+    assert attempt.deadline_at - attempt.state_since == timedelta(hours=1)
+    world.settle()
+    attempt.refresh_from_db()
+    assert attempt.state == State.ISSUED

@@ -1,0 +1,84 @@
+"""The audit log: who did what to which object, and whether an event is as it was sealed."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.utils.translation import gettext as _
+
+from accounts import audit, chain
+from accounts.auditapi import AuditQuery
+from accounts.models import AuditEvent
+from certctrl import errors
+from certctrl.errorshape import refusal_of
+from dashboard.conditions import Condition
+from dashboard.page import Page, rows_of, show
+
+ASKED = ("actor", "action", "object", "since", "until")
+
+
+def asked_of(request: HttpRequest) -> dict[str, str]:
+    return {name: request.GET.get(name, "").strip() for name in ASKED}
+
+
+class AuditPage(Page):
+    def events(self) -> QuerySet[AuditEvent]:
+        """Return the events that the address asks for. Raise Invalid."""
+        asked = {name: text for name, text in asked_of(self.request).items() if text}
+        return audit.events_of(self.owner, AuditQuery().run_validation(asked))
+
+
+class AuditList(AuditPage):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        refused: errors.ApiError | None = None
+        try:
+            found = self.events()
+        except Exception as exc:
+            refused = refusal_of(exc)
+            if not refused:
+                raise
+            found = AuditEvent.objects.none()
+        page = rows_of(request, found)
+        intact = [chain.is_intact(each) for each in page.rows]
+        asked = asked_of(request)
+        others = request.GET.copy()
+        others.pop("after", None)
+        context = {
+            "here": "setup",
+            "page": page,
+            "rows": [
+                (each, condition_of(each, is_it))
+                for each, is_it in zip(page.rows, intact, strict=True)
+            ],
+            "asked": asked,
+            "is_filtered": any(asked.values()),
+            "changed": intact.count(False),
+            "export": f"?{others.urlencode()}",
+            "refused": refused,
+        }
+        return show(request, "audit.html", context, status=refused.status if refused else 200)
+
+
+def condition_of(event: AuditEvent, is_intact: bool | None) -> Condition:
+    if is_intact is None:
+        return Condition("plain", "new", _("not sealed yet"))
+    if is_intact:
+        return Condition("plain", "ok", _("sealed as %(place)d") % {"place": event.place})
+    return Condition("you", "you", _("changed after it was sealed"))
+
+
+class AuditFile(AuditPage):
+    """The same events in a file: one JSON object on each line, as in an archive."""
+
+    def get(self, request: HttpRequest) -> StreamingHttpResponse:
+        headers = {"Content-Disposition": 'attachment; filename="audit.jsonl"'}
+        lines = lines_of(self.events())
+        return StreamingHttpResponse(lines, content_type="application/jsonl", headers=headers)
+
+
+def lines_of(events: QuerySet[AuditEvent]) -> Iterator[str]:
+    rows: Any = events.order_by("-pk").iterator(chunk_size=1000)
+    for event in rows:
+        yield f"{json.dumps(chain.entry_of(event))}\n"
