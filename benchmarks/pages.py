@@ -77,7 +77,12 @@ def write_attempts(count: int) -> list[Any]:
     owner = User.objects.get(email=EMAIL)
     now = clock.now()
     account = AcmeAccount.objects.create(
-        owner=owner, name="lab", directory_url="https://ca.test", terms_accepted_at=now
+        owner=owner,
+        name="lab",
+        directory_url="https://ca.test",
+        url="https://ca.test/1",
+        status=AcmeAccount.Status.VALID,
+        terms_accepted_at=now,
     )
     certificates = Certificate.objects.bulk_create(
         Certificate(

@@ -142,6 +142,7 @@ MIDDLEWARE = [
     "certctrl.log.RequestContext",
     "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
+    "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -7,6 +7,7 @@ from accounts.models import User
 from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate
+from tests import everything
 from tests.devices.agent import Agent
 from tests.fakes.world import World
 from tests.issuance.failing import issued
@@ -40,3 +41,9 @@ def agent(db: None) -> Agent:
 def certificate(world: World, account: AcmeAccount, credential: DnsCredential) -> Certificate:
     """A certificate that is issued."""
     return issued(world, account, credential, "www.example.com", "example.com")
+
+
+@pytest.fixture
+def secrets(world: World, alice: User) -> list[str]:
+    """The secrets of alice, who has a row in every table."""
+    return everything.fill(world, everything.waiting(world, alice))
