@@ -73,6 +73,7 @@ def write_attempts(count: int) -> list[Any]:
     from authorities.models import AcmeAccount
     from certctrl import clock
     from issuance.models import Certificate, Issuance
+    from keystore import envelope
 
     owner = User.objects.get(email=EMAIL)
     now = clock.now()
@@ -82,6 +83,7 @@ def write_attempts(count: int) -> list[Any]:
         directory_url="https://ca.test",
         url="https://ca.test/1",
         status=AcmeAccount.Status.VALID,
+        key=envelope.seal(owner, "account_key", b"no key"),
         terms_accepted_at=now,
     )
     certificates = Certificate.objects.bulk_create(

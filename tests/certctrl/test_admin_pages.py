@@ -13,8 +13,9 @@ from devices.models import Device, DeviceTag
 from dnsproviders import records
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import services
-from issuance.models import Certificate, Issuance
-from notices.models import Notice, Webhook
+from issuance.models import Certificate, Drill, Issuance
+from notices import raising
+from notices.models import Delivery, Notice, Webhook
 from tests import everything
 
 pytestmark = pytest.mark.django_db
@@ -186,3 +187,51 @@ def test_a_record_that_was_left_behind_is_marked_as_removed_by_hand(client, rows
     record.refresh_from_db()
     assert record.cleaned_at
     assert AuditEvent.objects.filter(action="record.removed_by_hand").exists()
+
+
+def acted(client, row: Model, action: str) -> str:
+    """Return the message of the page after an action on a row."""
+    data = {"action": action, "_selected_action": [row.pk]}
+    page = client.post(address(type(row), "changelist"), data, follow=True)
+    return " ".join(str(message) for message in page.context["messages"])
+
+
+def test_a_certificate_is_renewed_and_revoked(client, rows, world):
+    world.zone.hides = False
+    world.advance(3600)
+    world.sweep()
+    assert "an attempt has begun" in acted(client, rows, "renew")
+    assert Issuance.objects.filter(certificate=rows, reason="manual").exists()
+    assert "will be sent" in acted(client, rows, "revoke")
+    assert rows.versions.get().revoke_asked_at
+    event = AuditEvent.objects.get(action="certificate.revoked")
+    assert event.actor == "root@example.org"
+
+
+def test_a_certificate_without_a_version_is_not_revoked(client, rows):
+    assert "nothing to revoke" in acted(client, rows, "revoke")
+
+
+def test_a_drill_replaces_everything_of_an_issuer(client, rows, world):
+    world.zone.hides = False
+    world.advance(3600)
+    world.sweep()
+    version = rows.versions.get()
+    assert "has started, with 1 certificates" in acted(client, version, "start_drill")
+    assert Drill.objects.get().issuer == version.issuer
+    assert "already running" in acted(client, version, "start_drill")
+    assert Drill.objects.count() == 1
+
+
+def test_a_delivery_that_was_given_up_is_sent_again(client, staff, world):
+    raising.raise_test(staff)
+    notice = Notice.objects.get()
+    notice.deliveries.all().delete()
+    delivery = Delivery.objects.create(
+        owner=staff, notice=notice, channel="email", given_up_at=world.time
+    )
+    assert "is sent again" in acted(client, delivery, "send_again")
+    delivery.refresh_from_db()
+    assert (delivery.state, delivery.wake_at) == ("waiting", world.time)
+    assert "Only a delivery that was given up" in acted(client, delivery, "send_again")
+    assert AuditEvent.objects.filter(action="delivery.sent_again").count() == 1
