@@ -609,7 +609,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='certificate',
-            index=models.Index(fields=['domain'], name='certificates_by_domain'),
+            index=models.Index(fields=['domain'], name='certificates_by_domain', opclasses=['varchar_pattern_ops']),
         ),
         migrations.AddIndex(
             model_name='certificate',

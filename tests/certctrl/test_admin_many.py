@@ -44,7 +44,8 @@ def many(world, account, credential, monkeypatch) -> Certificate:
             [],
         )
         cursor.execute("ANALYZE")
-        cursor.execute("SET LOCAL enable_seqscan = off")  # 4,000 rows are few for the planner
+        for way in ("seqscan", "hashjoin", "mergejoin"):  # 4,000 rows are few for the planner
+            cursor.execute(f"SET LOCAL enable_{way} = off", [])
     return certificate
 
 
@@ -69,7 +70,7 @@ def test_a_list_its_search_and_its_form_read_few_of_many_rows(many, staff):
                 assert staff.get(address).status_code == 200, address
             read = [each for sql, params in ran for each in rows_read(sql, params)]
             wide += [(address, *each) for each in read if each[0] > MOST * 2]
-    assert wide == []
+    assert [(each[0], each[1], each[2][:400]) for each in wide] == []
 
 
 @pytest.mark.django_db
@@ -113,4 +114,4 @@ def test_no_filter_reads_all_values_of_a_column():
         and not field.choices
         and field.get_internal_type() not in ("BooleanField",)
     ]
-    assert wide == []
+    assert [(each[0], each[1], each[2][:400]) for each in wide] == []
