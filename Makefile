@@ -1,6 +1,7 @@
-# make run | test | test-all | lint | bench | bench-quick | lock | translations
+# make run | demo | test | test-all | lint | bench | bench-quick | lock | translations
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
+# demo      an invented year of certificates, in .demo, which each start makes again
 # test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
 # test-all  the tests that are marked slow: the rest of the suite; ARGS as above
 # lint      all checks that do not run the code
@@ -26,11 +27,18 @@ PROCESSES = $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 TEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
-.PHONY: run test test-all lint bench bench-quick lock translations lab
+.PHONY: run demo test test-all lint bench bench-quick lock translations lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
 	@exec $(BIN)/python manage.py up
+
+demo: .venv/.run
+	@rm -rf .demo
+	@DEMO=1 DATA_DIR=.demo exec $(BIN)/python manage.py up
+
+# Tests start many processes. Without bytecode on the disk each compiles the same modules.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/.dev .venv-lab/.installed
 	$(TEST) -m "not slow" $(ARGS)

@@ -10,7 +10,7 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm
 
 from accounts import audit, quotas
-from accounts.models import ApiKey, AuditEvent, User
+from accounts.models import ApiKey, AuditEvent, SavedView, User
 from certctrl.admin import ReadOnlyAdmin
 
 admin.site.unregister(Group)  # permissions come from the owner, not from groups
@@ -81,6 +81,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     list_display = ("name", "prefix", "owner", "expires_at", "revoked_at", "last_used_at")
     search_fields = ("name", "prefix", "owner__email")
     exclude = ("digest",)
+    list_select_related = ("owner",)
+
+
+@admin.register(SavedView)
+class SavedViewAdmin(ReadOnlyAdmin):
+    list_display = ("name", "owner", "query", "created_at")
+    search_fields = ("name", "owner__email")
     list_select_related = ("owner",)
 
 

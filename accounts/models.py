@@ -134,6 +134,27 @@ class ApiKey(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
 
+class SavedView(models.Model):
+    """A list of certificates that a person named: the filters, as in the address of the page."""
+
+    MOST = 50  # of one owner
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="saved_views", db_index=False
+    )
+    name = models.CharField(max_length=64)
+    query = models.CharField(max_length=1000)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "name"], name="an_owner_names_a_view_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     """Audit events can only be added. Raise TypeError for an update or a delete.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, SavedView, User
 from accounts.permissions import PERMISSIONS
 from certctrl.api import EpochSeconds, OneOf
 
@@ -93,6 +93,18 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         model = ApiKey
         fields = ("id", "name", "prefix", "permissions", "created_at", "expires_at", "last_used_at")
         read_only_fields = fields
+
+
+class SavedViewSerializer(serializers.ModelSerializer[SavedView]):
+    """A list of certificates with a name. `query` has the filters, as in the page's address."""
+
+    name = serializers.CharField(max_length=64)
+    query = serializers.CharField(max_length=1000, allow_blank=True)
+    created_at = EpochSeconds()
+
+    class Meta:
+        model = SavedView
+        fields = ("id", "name", "query", "created_at")
 
 
 class NewApiKeySerializer(ApiKeySerializer):

@@ -16,6 +16,7 @@ auth_urlpatterns = [
 router = OwnedRouter()
 router.register("audit-events", auditapi.AuditEventViewSet)
 router.register("apikeys", views.ApiKeyViewSet)
+router.register("views", views.SavedViewViewSet)
 urlpatterns = [
     path("permissions/catalog", views.PermissionsCatalog.as_view()),
     *owned_paths("quotas", views.QuotaViewSet, {"get": "list"}),

@@ -12,9 +12,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import audit, quotas, services
+from accounts import audit, quotas, savedviews, services
 from accounts.authentication import JSONSessionAuthentication
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, SavedView, User
 from accounts.permissions import PERMISSIONS
 from accounts.serializers import (
     ApiKeyRequest,
@@ -24,11 +24,12 @@ from accounts.serializers import (
     NewApiKeySerializer,
     ProfileSerializer,
     QuotaSerializer,
+    SavedViewSerializer,
     ScopeSerializer,
     StatusSerializer,
 )
 from certctrl import errors
-from certctrl.api import OwnedMixin, PublicView, refuse_broken_body
+from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed, refuse_broken_body
 from certctrl.errorshape import error_response
 from certctrl.jsonbody import printable
 from certctrl.schema import OR_ERROR
@@ -131,6 +132,26 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
     def destroy(self, request: Request, **kwargs: Any) -> Response:
         services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
         return Response(status=204)
+
+
+class SavedViewViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[SavedView]):
+    """The lists of certificates that you named on the pages. They need a session."""
+
+    queryset = SavedView.objects.all()
+    serializer_class = SavedViewSerializer
+    session_only = True
+
+    @extend_schema(request=SavedViewSerializer, responses={201: SavedViewSerializer})
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        """Save a view. A view of the same name is replaced."""
+        given = parsed(SavedViewSerializer, request)
+        view = savedviews.save(self.owner, given["name"], given["query"])
+        return Response(SavedViewSerializer(view).data, status=CREATED)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, **kwargs: Any) -> Response:
+        self.get_object().delete()
+        return Response(status=NO_CONTENT)
 
 
 class QuotaViewSet(OwnedMixin, GenericViewSet[User]):

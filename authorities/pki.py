@@ -177,6 +177,10 @@ def csr(key: PrivateKey, names: Sequence[str], subject: Mapping[str, str] | None
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def load_csr(csr_pem: str) -> x509.CertificateSigningRequest:
+    return x509.load_pem_x509_csr(csr_pem.encode())
+
+
 def acme_tls_certificate(name: str, key_authorization: str) -> tuple[str, str]:
     """Return the certificate for a tls-alpn-01 challenge, and its key, as PEM.
 

@@ -48,8 +48,10 @@ class Shares:
         self.lanes.update(parties.lanes)
         self.owners[parties.owner] += 1
 
-    def has_room(self, parties: Parties) -> bool:
-        return self.owner_has_room(parties.owner) and all(map(self.lane_has_room, parties.lanes))
+    def has_room(self, parties: Parties, *, fairly: bool = True) -> bool:
+        """Return whether a row has room. Without `fairly`, an owner may have any share."""
+        has_share = not fairly or self.owner_has_room(parties.owner)
+        return has_share and all(map(self.lane_has_room, parties.lanes))
 
     def owner_has_room(self, owner: int | None) -> bool:
         return self.owners[owner] < self.share
@@ -66,20 +68,26 @@ class Shares:
 def admit(
     rows: TurnsQuerySet[Any],
     now: datetime,
-    columns: Sequence[str],
-    parties_of: Callable[..., Parties],
     task: "Task[Any, Any]",
+    lane_of: Callable[..., lanes.Lane | None],
+    *columns: str,
     most: int = SHARE,
 ) -> None:
     """Send the task for sendable rows, oldest `wake_at` first.
 
-    `parties_of` gets the values of `columns`. Afterwards at most `most` messages are on their way,
-    and a quarter of them of one owner. Lanes have room as in `Shares`.
+    The last one of `columns` is the owner. `lane_of` gets the values of the others. Afterwards at
+    most `most` messages are on their way, and a quarter of them of one owner. Lanes have room as in
+    `Shares`.
     """
     due = rows.sendable(now)
     if not due.exists():
         return
-    parties_of = cache(parties_of)
+
+    @cache
+    def parties_of(*values: Any) -> Parties:
+        lane = lane_of(*values[:-1])
+        return Parties((lane.key,) if lane else (), values[-1])
+
     shares = Shares(min(OF_ONE, max(1, most // 4)))
     sent = Counter(rows.on_their_way().values_list(*columns))
     for values in sent.elements():

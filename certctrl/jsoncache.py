@@ -28,6 +28,11 @@ class JSONClient(RedisCacheClient):
 
     def __init__(self, servers: Any, **options: Any) -> None:
         super().__init__(servers, serializer=JSONSerializer, **options)
+        self._kept = super().get_client(write=True)
+
+    def get_client(self, key: Any = None, *, write: bool = False) -> Any:
+        """Return one and the same client. Django's makes a new one for each call."""
+        return self._kept
 
     def get(self, key: Any, default: Any) -> Any:
         try:

@@ -13,8 +13,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,6 +26,7 @@ import structlog
 import urllib3
 from django.conf import settings
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -59,6 +60,7 @@ __all__ = [
     "OutgoingSession",
     "Unreachable",
     "age_of",
+    "call",
     "called",
     "canonical_url",
     "check_address",
@@ -338,28 +340,7 @@ class OutgoingSession(requests.Session):
 
     def _send_once(self, request: requests.PreparedRequest) -> requests.Response:
         """Send one request and return its response. A redirect is in the `next` of the response."""
-        host = _host_of(request)
-        began = clock.monotonic()
-        url = str(request.url)
-        proxies = _proxies_for(url)
-        address = literal(host) if select_proxy(url, proxies) else None
-        # A proxy resolves names itself, so only a literal address can be checked here.
-        if address:
-            check_address(address, host, _port_of(url))
-        outward.let_go()
-        try:
-            response = super().send(request, allow_redirects=False, stream=True, proxies=proxies)
-        except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:
-            trouble = _told(exc, host)
-            log.debug(
-                "outgoing.failed", method=request.method, host=host, error=type(trouble).__name__
-            )
-            raise trouble from None
-        took = round((clock.monotonic() - began) * 1000)
-        log.debug(
-            "outgoing", method=request.method, host=host, status=response.status_code, ms=took
-        )
-        return response
+        return _sent(request, partial(super().send, allow_redirects=False))
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
@@ -370,6 +351,49 @@ class OutgoingSession(requests.Session):
         if self.should_strip_auth(old, new):  # type: ignore[no-untyped-call]
             for name in [name for name in prepared_request.headers if name.lower() not in CARRIED]:
                 del prepared_request.headers[name]
+
+
+def _sent(
+    request: requests.PreparedRequest, send: Callable[..., requests.Response]
+) -> requests.Response:
+    """Send one request by `send`, under the rules of this module, and return its response."""
+    host = _host_of(request)
+    began = clock.monotonic()
+    url = str(request.url)
+    proxies = _proxies_for(url)
+    address = literal(host) if select_proxy(url, proxies) else None
+    # A proxy resolves names itself, so only a literal address can be checked here.
+    if address:
+        check_address(address, host, _port_of(url))
+    outward.let_go()
+    try:
+        response = send(request, stream=True, proxies=proxies)
+    except (OSError, ValueError, urllib3.exceptions.HTTPError) as exc:
+        trouble = _told(exc, host)
+        log.debug("outgoing.failed", method=request.method, host=host, error=type(trouble).__name__)
+        raise trouble from None
+    took = round((clock.monotonic() - began) * 1000)
+    log.debug("outgoing", method=request.method, host=host, status=response.status_code, ms=took)
+    return response
+
+
+def call(method: str, url: str, body: str | None, headers: Mapping[str, str]) -> requests.Response:
+    """Send one request and return its response. No redirect is followed, and no cookie is kept.
+
+    The rules are those of a session. It costs half of it, because nothing must be merged.
+    """
+    request = requests.PreparedRequest()
+    request.method = method
+    try:
+        request.prepare_url(url, None)
+    except (OSError, ValueError) as exc:
+        raise _told(exc, "") from None
+    request.headers = CaseInsensitiveDict({**headers, "User-Agent": USER_AGENT})
+    request.body = body
+    if body is not None:
+        request.headers["Content-Length"] = str(len(body))
+    with clock.limit(clock.time_left()):
+        return _sent(request, _current_adapter().send)
 
 
 def session() -> OutgoingSession:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 
 from certctrl.errors import RateLimited, Unavailable
@@ -65,8 +66,10 @@ def let_go() -> None:
     """Close the database connection before an outward call of a person's request.
 
     The next query opens it again. A worker keeps its connection, because its pool has one per
-    thread.
+    thread. Raise Unavailable in a demo, which calls nobody.
     """
+    if settings.DEMO:
+        raise Unavailable("This is a demo. It calls no other server, so nothing was done.")
     if _in_request.get():
         give_connection_back()
 

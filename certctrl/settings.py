@@ -50,6 +50,7 @@ FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
 MAX_STREAMS = env.int("MAX_STREAMS", 1000)  # pages with live progress, of one web process
+DEMO = env.bool("DEMO", False)  # an invented year, without workers and without outward calls
 
 # --- Devices: docs/reference/devices.md ---
 DEVICE_POLL_INTERVAL = env.int("DEVICE_POLL_INTERVAL", 30)  # seconds between two polls

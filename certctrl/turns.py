@@ -13,7 +13,7 @@ a death.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.sharedctypes import RawValue
@@ -68,28 +68,32 @@ def printable(what: str) -> str:
     accepts a NUL character.
     """
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return (
-        what
-        if what.isprintable()
-        else "".join(each if each.isprintable() else " " for each in what)
-    )
+    return "".join(each if each.isprintable() else " " for each in what)
 
 
 class Wait(Exception):
     """Ends a turn that is not ready yet. It is not a failure. Try again in `seconds`.
 
     `imposed` is true when the other side named the number of seconds. `own` is the number of
-    seconds that the turn would have waited without that.
+    seconds that the turn would have waited without that. `fields` are columns that the end of the
+    turn writes.
     """
 
     def __init__(
-        self, seconds: float, what: str = "", *, imposed: bool = False, own: float = 0.0
+        self,
+        seconds: float,
+        what: str = "",
+        *,
+        imposed: bool = False,
+        own: float = 0.0,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
         self.seconds = seconds
         self.what = printable(what)
         self.imposed = imposed
         self.own = own
+        self.fields = dict(fields or {})
 
 
 class Trouble(Exception):
@@ -257,20 +261,14 @@ class TurnsQuerySet(models.QuerySet[Row]):
         try:
             with clock.limit(settings.TURN):
                 yield row
-        except Wait as wait:
-            if row.holder:
-                row.rest(timedelta(seconds=wait.seconds))
-            raise
-        except Trouble as trouble:
-            if row.holder:
-                row.stumble(trouble)
-            raise
         except LostTurn:
             raise
-        except Exception:
-            if row.holder:
+        except Exception as why:
+            if row.holder and isinstance(why, Wait):
+                row.rest(timedelta(seconds=why.seconds))
+            elif row.holder:
                 what = "Internal error. It is retried; the server log has the details."
-                row.stumble(Trouble("internal", what))
+                row.stumble(why if isinstance(why, Trouble) else Trouble("internal", what))
             raise
 
 
@@ -363,14 +361,12 @@ class Turns(models.Model):
         return _updates[key](**values)
 
     def _is_mine(self) -> bool:
-        if not self.holder:
-            raise LostTurn
         model = type(self)
         key = (model, connections[DEFAULT_DB_ALIAS].vendor)
         if key not in _checks:
             mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
             _checks[key] = Select(mine.values_list("pk"))
-        return bool(_checks[key](pk=self.pk, holder=self.holder))
+        return bool(self.holder and _checks[key](pk=self.pk, holder=self.holder))
 
     @contextmanager
     def fence(self, **fields: Any) -> Iterator[None]:
@@ -391,7 +387,8 @@ class Turns(models.Model):
         row comes first, or two transactions may wait for each other. After any error this object
         has its old values again.
         """
-        before = self._columns()
+        names = [each.attname for each in self._meta.concrete_fields]
+        before = {name: self.__dict__[name] for name in names if name in self.__dict__}
         try:
             with transaction.atomic():
                 yield
@@ -400,10 +397,6 @@ class Turns(models.Model):
             for name, value in before.items():
                 setattr(self, name, value)
             raise
-
-    def _columns(self) -> dict[str, Any]:
-        names = [each.attname for each in self._meta.concrete_fields]
-        return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
     @staticmethod
     def ending(wake_at: datetime | None, **fields: Any) -> dict[str, Any]:

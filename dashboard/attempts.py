@@ -1,6 +1,7 @@
 """An attempt and its progress, live."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -10,6 +11,7 @@ from certctrl import clock, errors
 from dashboard.certificate import certificate_of, curls
 from dashboard.conditions import STEPS, condition_of_attempt, step_name, steps_done
 from dashboard.page import Page, show
+from issuance.api import attempts as api
 from issuance.calls import trouble_of
 from issuance.models import Certificate, Issuance, IssuanceEvent
 
@@ -41,6 +43,7 @@ class AttemptPart(AttemptPage):
 def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
     events = list(issuance.events.order_by("-pk")[:MOST_EVENTS])[::-1]
     waits_for = (trouble_of(issuance) or issuance.waits_for) if issuance.is_open else ""
+    servers = servers_of(issuance)
     return {
         "certificate": certificate,
         "attempt": issuance,
@@ -50,6 +53,9 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
         "waits_for": waits_for,
         "looks_again_at": issuance.wake_at if issuance.wake_at and not issuance.holder else None,
         "may_be_canceled": issuance.state in Issuance.BEFORE_VALIDATED,
+        "servers": servers,
+        "showing": len([each for each in servers if each["state"] == "shows"]),
+        "usual": usual(certificate),
         "ca_said": said(issuance.error_what),
         "records": list(
             issuance.authorizations.filter(record__isnull=False)
@@ -57,6 +63,32 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
             .order_by("pk")[:20]
         ),
     }
+
+
+def servers_of(issuance: Issuance) -> list[dict[str, Any]]:
+    """Return the name servers of the last look, with the mark and the word of each."""
+    words = {
+        "shows": ("plain", "works", _("shows it")),
+        "missing": ("waits", "waits", _("not yet")),
+        "silent": ("waits", "waits", _("does not answer")),
+        "skipped": ("plain", "off", _("cannot be asked")),
+    }
+    return [
+        {
+            "server": each["server"],
+            "state": each["state"],
+            "shown": words[each["state"]],
+            "since": datetime.fromtimestamp(each["since"], UTC),
+        }
+        for each in api.name_servers(issuance)
+    ]
+
+
+def usual(certificate: Certificate) -> timedelta | None:
+    """Return how long the last five attempts that issued took, on average."""
+    issued = certificate.issuances.filter(state=Issuance.State.ISSUED).order_by("-pk")
+    took = [end - begin for begin, end in issued.values_list("created_at", "ended_at")[:5] if end]
+    return sum(took, timedelta()) / len(took) if took else None
 
 
 def said(what: str) -> tuple[str, str]:

@@ -32,13 +32,19 @@ from dashboard.page import FORM_KEY, Page, count, curl, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
-from issuance.models import Certificate, CertificateVersion, Issuance, digest
+from issuance.models import Certificate, CertificateVersion, Issuance, Label, digest
 from issuance.services import Idempotency
 
 MOST_VERSIONS = 8
 MOST_ATTEMPTS = 20
 MOST_DEVICES = 100
 REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationChanged")
+# Which server wants which file. The names of servers are not translated.
+SERVERS = (
+    ("nginx, Apache, Caddy, Postfix, Dovecot", "fullchain.pem + private.key"),
+    ("HAProxy", "fullchain.pem + private.key, in one file"),
+    ("Java, Tomcat, Windows, IIS, Exchange", "bundle.pfx"),
+)
 FILES = {
     "fullchain.pem": "application/x-pem-file",
     "certificate.pem": "application/x-pem-file",
@@ -73,7 +79,7 @@ class CertificatePage(Page):
     def page(self, certificate: Certificate, status: int = 200, **facts: Any) -> HttpResponse:
         recent = certificate.versions.order_by("-pk").defer("chain_pem")
         versions = list(recent.select_related("renewal_info")[:MOST_VERSIONS])[::-1]
-        attempts = certificate.issuances.order_by("-pk").defer("csr_pem")[:MOST_ATTEMPTS]
+        attempts = list(certificate.issuances.order_by("-pk").defer("csr_pem")[: MOST_ATTEMPTS + 1])
         key = certificate.current.key if certificate.current else None
         wraps = list(key.wraps.order_by("pk")) if key else []
         recipients = {each.recipient_key_id for each in wraps}
@@ -97,7 +103,11 @@ class CertificatePage(Page):
             "key": key,
             "wraps": wraps,
             "devices": devices,
-            "attempts": [attempt_row(each) for each in attempts],
+            "attempts": [attempt_row(each) for each in attempts[:MOST_ATTEMPTS]],
+            "more_attempts": len(attempts) > MOST_ATTEMPTS,
+            "labels": sorted(each.name for each in certificate.labels.all()),
+            "most_labels": Label.LONGEST * 20,
+            "servers": SERVERS,
             "reasons": REASONS,
             "curls": curls(self.request, certificate),
             "files": FILES,
@@ -147,6 +157,15 @@ def why_then(certificate: Certificate) -> str:
     return _("when a third of the life is left, or half of a life under ten days")
 
 
+def reason_word(issuance: Issuance) -> str:
+    words = {
+        Issuance.Reason.NEW: _("the first"),
+        Issuance.Reason.RENEWAL: _("renewal"),
+        Issuance.Reason.MANUAL: _("by hand"),
+    }
+    return words.get(Issuance.Reason(issuance.reason), issuance.reason)
+
+
 def attempt_row(issuance: Issuance) -> dict[str, Any]:
     condition: Condition = condition_of_attempt(issuance)
     done = 6 if issuance.state == Issuance.State.ISSUED else 0
@@ -156,6 +175,7 @@ def attempt_row(issuance: Issuance) -> dict[str, Any]:
     return {
         "attempt": issuance,
         "condition": condition,
+        "reason": reason_word(issuance),
         "took": (issuance.ended_at or clock.now()) - issuance.created_at,
         "six": drawing.six(done, kind, _("%(done)d of 6 steps") % {"done": done})
         if issuance.is_open or done
@@ -177,6 +197,13 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
         "policy": curl(url, "PUT", {"key_dist_policy": "HYBRID"}),
         "revoke": curl(f"{url}/revoke", "POST", {"reason": "superseded"}),
         "delete": curl(url, "DELETE"),
+        "labels": curl(f"{url}/labels", "PUT", {"labels": ["prod"]}),
+        "replace_key": "\n".join(
+            [
+                curl(f"{url}/revoke", "POST", {"reason": "keyCompromise"}),
+                curl(f"{url}/renew", "POST", {}),
+            ]
+        ),
         "cancel": curl(f"{url}/cancel", "POST", {}),
         "events": curl(f"{url}/issue-result"),
         **assigning.curls(request, certificate),
@@ -251,6 +278,19 @@ class CertificateAction(Assigning, CertificatePage):
         who = audit.actor_of(self.request)
         services.revoke(certificate, reason, who, audit.ip_of(self.request))
         messages.success(self.request, _("The revocation is on its way to the CA."))
+
+    def do_replace_key(self, certificate: Certificate) -> HttpResponseBase:
+        """Revoke the version in use for its key, and issue the next one with a new key."""
+        self.refuse_other_name(certificate)
+        services.refuse_issuance(certificate)
+        who = audit.actor_of(self.request)
+        services.revoke(certificate, "keyCompromise", who, audit.ip_of(self.request))
+        return self.do_renew(certificate)
+
+    def do_labels(self, certificate: Certificate) -> None:
+        texts = [text for text in self.request.POST.get("labels", "").split(",") if text.strip()]
+        services.set_labels(certificate, texts)
+        messages.success(self.request, _("The labels are changed."))
 
     def do_delete(self, certificate: Certificate) -> HttpResponseBase:
         self.refuse_other_name(certificate)

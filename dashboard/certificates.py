@@ -2,25 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, date
 from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib import messages
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts import savedviews
 from accounts.models import User
+from authorities import catalog
 from authorities.models import AcmeAccount
-from certctrl import clock
+from certctrl import clock, errors
 from dashboard import drawing
 from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
 from dashboard.page import Page, number, show
 from dnsproviders.models import DnsCredential
 from issuance import services
 from issuance.models import Certificate
+from keystore.models import Envelope
 
 ROWS = (20, 100, 500)
 MOST_CHOICES = 200  # accounts or credentials in a select
@@ -31,9 +36,19 @@ CHIPS = (
     ("again", "again", gettext_lazy("Trying again")),
     ("open", "goes", gettext_lazy("In progress")),
     ("soon", "ended", gettext_lazy("Ends within 30 days")),
+    ("expired", "ended", gettext_lazy("Expired")),
     ("new", "new", gettext_lazy("Never issued")),
     ("off", "off", gettext_lazy("Renewal off")),
     ("revoked", "void", gettext_lazy("Revoked")),
+)
+# The buttons below the list: action, word.
+BULK = (
+    ("renew", gettext_lazy("Renew")),
+    ("renewal_on", gettext_lazy("Switch renewal on")),
+    ("renewal_off", gettext_lazy("Switch renewal off")),
+    ("label", gettext_lazy("Give the label")),
+    ("unlabel", gettext_lazy("Remove the label")),
+    ("revoke", gettext_lazy("Revoke …")),
 )
 SORTS = (
     ("end", gettext_lazy("Soonest end first")),
@@ -120,44 +135,108 @@ def page_of(
     return page[:size], f"{ends}_{last.pk}"
 
 
+# The filters in the address, and the longest text of each.
+FILTERS = {
+    "q": 255,
+    "chip": 20,
+    "ca": 32,
+    "account": 18,
+    "credential": 18,
+    "policy": 20,
+    "label": 64,
+    "ends": 10,
+}
+
+
+def asked_in(query: QueryDict) -> dict[str, str]:
+    """Return the filters and the order of a list. Text that is none is left out."""
+    names = {**FILTERS, "sort": 10, "after": 60}
+    return {name: query.get(name, "")[:most].replace("\0", "") for name, most in names.items()}
+
+
+def filter_of(asked: dict[str, str]) -> services.Filter:
+    return services.Filter(
+        words=asked["q"],
+        condition=asked["chip"],
+        account=number(asked["account"]),
+        credential=number(asked["credential"]),
+        ca_provider=asked["ca"],
+        key_policy=asked["policy"],
+        label=asked["label"],
+        ends_before=day_of(asked["ends"]),
+    )
+
+
+def day_of(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
 class CertificateList(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
-        asked = {name: request.GET.get(name, "")[:300] for name in ("q", "chip", "sort", "after")}
-        asked["account"], asked["credential"] = (
-            request.GET.get("account", ""),
-            request.GET.get("credential", ""),
-        )
+        asked = asked_in(request.GET)
         size = number(request.GET.get("rows", "")) or ROWS[0]
         size = size if size in ROWS else ROWS[0]
-        rows = services.of_condition(services.of_owner(self.owner), asked["chip"])
-        if words := asked["q"].strip().replace("\0", ""):
-            rows = services.search(rows, self.owner, words)
-        if account := number(asked["account"]):
-            rows = rows.filter(account=account)
-        if credential := number(asked["credential"]):
-            rows = rows.filter(credential=credential)
-        page, following = page_of(shown(rows), asked["sort"], asked["after"], size)
+        rows = services.found(services.of_owner(self.owner), self.owner, filter_of(asked))
+        page, following = page_of(
+            shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size
+        )
+        accounts = choices(AcmeAccount, self.owner, "ca_provider")
         context: dict[str, Any] = {
             "here": "certificates",
             "rows": rows_of(page),
             "asked": asked,
             "size": size,
-            "sizes": ROWS,
+            "sizes": [(each, address(asked, each)) for each in ROWS],
             "sorts": SORTS,
-            "is_filtered": any(asked[name] for name in ("q", "chip", "account", "credential")),
+            "is_filtered": any(asked[name] for name in FILTERS),
             "chips": [(*chip, address(asked, size, chip=chip[0])) for chip in CHIPS],
             "all": address(asked, size, chip=""),
             "first": address(asked, size) if asked["after"] else "",
             "following": address(asked, size, after=following) if following else "",
-            "accounts": choices(AcmeAccount, self.owner),
+            "accounts": accounts,
+            "cas": cas_of(accounts),
             "credentials": choices(DnsCredential, self.owner),
+            "policies": Envelope.Policy.values,
+            "labels": [each.name for each in services.labels_of(self.owner)],
+            "views": list(self.owner.saved_views.order_by("name")),
+            "query": address(asked, size),
+            "bulk": BULK,
         }
         return show(request, "certificates.html", context)
 
 
-def choices(kind: Any, owner: User) -> list[Any]:
+class ViewSaved(Page):
+    """The button that gives the filters of the list a name, and the one that forgets it."""
+
+    def get(self, request: HttpRequest, pk: int = 0) -> HttpResponse:
+        return HttpResponseRedirect(reverse("certificates"))
+
+    def post(self, request: HttpRequest, pk: int = 0) -> HttpResponse:
+        if pk:
+            view = self.owner.saved_views.filter(pk=pk).first()
+            if not view:
+                raise errors.NotFound(_("There is no such object, or it is not yours."))
+            view.delete()
+            messages.success(request, _("The view %(name)s is deleted.") % {"name": view.name})
+            return HttpResponseRedirect(reverse("certificates"))
+        sent = request.POST
+        view = savedviews.save(self.owner, sent.get("name", ""), sent.get("query", ""))
+        messages.success(request, _("The view %(name)s is saved.") % {"name": view.name})
+        return HttpResponseRedirect(f"{reverse('certificates')}?{view.query}")
+
+
+def cas_of(accounts: Sequence[AcmeAccount]) -> list[tuple[str, str]]:
+    """Return the CAs of these accounts, each with its name."""
+    providers = sorted({each.ca_provider for each in accounts})
+    return [(each, catalog.info(each).label) for each in providers]
+
+
+def choices(kind: Any, owner: User, *columns: str) -> list[Any]:
     rows = kind.objects.filter(owner=owner, retired_at=None)
-    return list(rows.order_by("name", "pk").only("name")[:MOST_CHOICES])
+    return list(rows.order_by("name", "pk").only("name", *columns)[:MOST_CHOICES])
 
 
 def address(asked: dict[str, str], size: int, **changes: str) -> str:

@@ -166,13 +166,20 @@ class DevicePage(Page):
         }
 
 
+def with_opens(rows: QuerySet[Deployment]) -> QuerySet[Any]:
+    """Add whether the device can open the key of the version that it wants."""
+    wraps = KeyWrap.objects.filter(
+        envelope=OuterRef("wanted__key"), recipient_key=OuterRef("device__key")
+    )
+    return rows.annotate(opens=Exists(wraps))
+
+
 def with_wraps(device: Device) -> list[Deployment]:
-    """Return the deployments of a device, and whether it can open the key that it wants."""
-    wraps_of = KeyWrap.objects.filter(envelope=OuterRef("wanted__key"), recipient_key=device.key_id)
+    """Return the deployments of a device, as `with_opens` does."""
     rows = device.deployments.filter(certificate__retired_at=None).order_by("-pk")
-    related = rows.select_related("certificate__current", "wanted").annotate(opens=Exists(wraps_of))
+    related = with_opens(rows.select_related("certificate__current", "wanted"))
     read = related.defer("certificate__current__chain_pem", "wanted__chain_pem")
-    found: list[Any] = list(read[:MOST_CERTIFICATES])
+    found = list(read[:MOST_CERTIFICATES])
     for each in found:
         each.device = device
     return found

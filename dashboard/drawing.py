@@ -214,3 +214,24 @@ def six(done: int, now: str, label: str) -> SafeString:
         label,
         drawn,
     )
+
+
+MOST_BOXES = 60
+
+
+def bucket(left: float, capacity: float, label: str) -> SafeString:
+    """Return the tokens of a limit: one box for each, or one bar when they are many."""
+    whole, all_of = int(left), int(capacity)
+    box = '<rect class="{}" x="{}%" y="2" width="{}%" height="10"/>'
+    if all_of <= MOST_BOXES:
+        width = round(62 / all_of, 2)
+        boxes = (
+            ("full" if number < whole else "spent", round(number * 100 / all_of + 0.1, 2), width)
+            for number in range(all_of)
+        )
+        drawn = format_html_join("", box, boxes)
+    else:
+        share = round(max(0.0, min(left / capacity, 1.0)) * 100, 1)
+        drawn = format_html_join("", box, (("spent", 0, 100), ("full", 0, share)))
+    svg = '<svg class="bucket" role="img" aria-label="{}">{}</svg>'
+    return format_html(svg, label, drawn)

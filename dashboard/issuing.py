@@ -132,14 +132,17 @@ class Form:
         }
         return body | {name: given[field] for name, field in texts.items() if given.get(field)}
 
-    def spec(self) -> services.CertificateSpec:
-        """Return the request for a certificate. Raise Invalid, MissingField or NotFound."""
+    def spec(self, credential: DnsCredential | None = None) -> services.CertificateSpec:
+        """Return the request for a certificate. Raise Invalid, MissingField or NotFound.
+
+        A form for many certificates hands in the credential that the first one has found.
+        """
         if not self.given.get("account"):
             raise errors.MissingField(_("Choose an account."), field="account")
         parsed = requests.CertificateRequest().run_validation(self.body())
         if not parsed["domain"]:
             raise errors.MissingField(_("Type at least one name."), field="domain")
-        return parsing.spec_of(self.owner, parsed)
+        return parsing.spec_of(self.owner, parsed, self.account(), credential)
 
 
 def defaults(owner: User) -> dict[str, Any]:

@@ -1,17 +1,24 @@
 """The overview: will anything expire?"""
 
+from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
 
+from authorities.catalog import LimitKind
 from dashboard import drawing
 from dashboard.certificates import rows_of, shown
+from dashboard.devices import deployment_condition, with_opens
 from dashboard.page import Page, show
-from issuance import services
+from issuance import ratelimits, services
 from issuance.models import Issuance
 
 MOST_LANES = 24  # certificates with a line each
 MOST_CASES = 10  # causes
+MOST_RETRIED = 10  # certificates that are tried again
+MOST_BEHIND = 10  # certificates on devices that do not serve what they should
+MOST_LIMITS = 6
 MOST_WAITING = 100  # certificates that are grouped by cause
 
 
@@ -26,20 +33,50 @@ class Overview(Page):
         # An attempt may have ended since the certificates were read.
         open_ones = shown(moving).order_by("pk")[:MOST_LANES]
         in_progress = [each for each in open_ones if getattr(each, "open_issuances")]  # noqa: B009
+        again = services.of_condition(rows, "again")
+        behind = services.not_serving(services.deployments_of(self.owner))
+        shown_behind = behind.select_related("device", "wanted", "certificate__current")
         context: dict[str, Any] = {
+            "retried": rows_of(list(shown(again).order_by("renew_at", "pk")[:MOST_RETRIED])),
+            "behind": behind.count(),
+            "behind_rows": [
+                (each, deployment_condition(each))
+                for each in with_opens(shown_behind).order_by("-pk")[:MOST_BEHIND]
+            ],
+            "limits": [limit_row(each) for each in ratelimits.scarce(self.owner)[:MOST_LIMITS]],
             "here": "overview",
             "total": total,
             "lanes": lanes,
             "more": total - len(lanes),
             "soonest": lanes[0].certificate if lanes else None,
             "waiting": services.count(needing),
-            "again": services.count(services.of_condition(rows, "again")),
+            "again": services.count(again),
             "causes": causes(waiting),
             "expired": services.count(services.of_condition(rows, "expired")),
             "in_progress": rows_of(in_progress),
             "chart": drawing.days(services.by_day(self.owner)) if total > MOST_LANES else "",
         }
         return show(request, "overview.html", context)
+
+
+def limit_row(level: dict[str, Any]) -> dict[str, Any]:
+    """Return a limit with its drawing and its words."""
+    words = {
+        LimitKind.ACCOUNT: _("new orders of"),
+        LimitKind.DOMAIN: _("certificates of"),
+        LimitKind.SET: _("certificates of exactly"),
+        LimitKind.FAILURES: _("failed validations of"),
+        LimitKind.BUSY: _("requests of"),
+    }
+    numbers = {"left": int(level["left"]), "capacity": int(level["capacity"])}
+    label = _("%(left)d of %(capacity)d left") % numbers
+    each = level["seconds_for_one"]
+    return level | {
+        "what": words[level["kind"]],
+        "drawing": drawing.bucket(level["left"], level["capacity"], label),
+        "label": label,
+        "each": timedelta(seconds=each) if each else None,
+    }
 
 
 def causes(waiting: list[Any]) -> list[dict[str, Any]]:

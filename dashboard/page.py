@@ -131,6 +131,7 @@ def show(
         "now": clock.now(),
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
+        "is_demo": settings.DEMO,
         FORM_KEY: secrets.token_urlsafe(16),
     }
     return render(request, f"dashboard/{template}", common | dict(context or {}), status=status)

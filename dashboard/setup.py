@@ -1,9 +1,10 @@
 """The pages of what certificates need: DNS credentials, ACME accounts, private CAs, API keys."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
@@ -31,6 +32,7 @@ from issuance.models import CertificateVersion
 
 MOST_ROWS = 500
 DAY = 86400
+READ_AT_ONCE = 1000  # versions of a CA
 
 
 class SetupPage(Page):
@@ -237,15 +239,25 @@ class Echo:
         return text
 
 
-def issued(private_ca_id: int) -> Iterator[str]:
+def versions_after(private_ca_id: int, after: int) -> list[tuple[Any, ...]]:
+    """Return the next versions that the CA has issued, as many as are read at once."""
+    versions = CertificateVersion.objects.filter(account__private_ca=private_ca_id, pk__gt=after)
+    read = ("pk", "certificate__names", *("serial", "not_before", "not_after", "revoked_at"))
+    return list(versions.order_by("pk").values_list(*read, "fingerprint")[:READ_AT_ONCE])
+
+
+async def issued(private_ca_id: int) -> AsyncIterator[str]:
     columns = ("serial", "names", "not_before", "not_after", "revoked_at", "fingerprint_sha256")
     writer = csv.writer(Echo())
     yield writer.writerow(columns)
-    versions = CertificateVersion.objects.filter(account__private_ca=private_ca_id)
-    read = ("certificate__names", "serial", "not_before", "not_after", "revoked_at", "fingerprint")
-    for names, serial, *times, fingerprint in versions.order_by("pk").values_list(*read).iterator():
-        shown = [at.isoformat() if at else "" for at in times]
-        yield writer.writerow([serial, " ".join(names), *shown, fingerprint])
+    last = 0
+    while versions := await sync_to_async(versions_after)(private_ca_id, last):
+        last = versions[-1][0]
+        rows = []
+        for _pk, names, serial, *times, fingerprint in versions:
+            shown = [at.isoformat() if at else "" for at in times]
+            rows.append(writer.writerow([serial, " ".join(names), *shown, fingerprint]))
+        yield "".join(rows)
 
 
 class ApiKeys(SetupPage):

@@ -40,8 +40,11 @@ T = TypeVar("T")
 class Waiter(ABC):
     """One connection of a device. It waits while `cursor` is set.
 
-    `missed` says that somebody wanted it to look meanwhile.
+    `missed` says that somebody wanted it to look meanwhile. `is_live` says whether it takes the
+    signals that are not in the log.
     """
+
+    is_live = False
 
     def __init__(self, device_id: int, family: str, cursor: Cursor | None) -> None:
         self.device_id = device_id
@@ -127,7 +130,7 @@ class Hub:
                 if loop.time() >= seen_at:
                     seen_at = loop.time() + SEEN_EVERY
                     everyone = [*self.waiters]
-                    await in_thread(partial(note_all_seen, everyone), self.thread)
+                    await self.in_own_thread(partial(note_all_seen, everyone))
             except Exception:  # any error of the database; the next look is for all
                 log.exception("device.look_failed", devices=len(due))
                 await asyncio.sleep(PAUSE)
@@ -140,10 +143,26 @@ class Hub:
         if not asked:
             return
         keys = {(each.device_id, cursor) for each, cursor in asked.items()}
-        found, live = await in_thread(partial(read, keys), self.thread)
+        live_ids = {each.device_id for each in asked if each.is_live}
+        found, live = await self.in_own_thread(partial(read, keys, live_ids))
         for waiter, cursor in asked.items():
             if waiter.cursor == cursor:  # it is still there
                 tell(waiter, found.get((waiter.device_id, cursor)), live[waiter.device_id])
+
+    async def in_own_thread(self, act: Callable[[], T]) -> T:
+        """Return the result of `act`. The thread keeps its database connection until an error.
+
+        A new connection for each poll takes more time than what it reads.
+        """
+
+        def run() -> T:
+            try:
+                return act()
+            except BaseException:
+                connections.close_all()
+                raise
+
+        return await asyncio.get_running_loop().run_in_executor(self.thread, run)
 
     async def listen(self) -> None:
         """Take the messages of `waking`. Go on without them while Redis is away."""
@@ -167,7 +186,7 @@ class Hub:
                     self.look(json.loads(message["data"]))
 
 
-async def in_thread(act: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
+async def in_thread(act: Callable[[], T]) -> T:
     """Return the result of `act`, which uses the database, from a thread."""
 
     def run() -> T:
@@ -176,15 +195,15 @@ async def in_thread(act: Callable[[], T], threads: ThreadPoolExecutor | None = N
         finally:
             connections.close_all()
 
-    return await asyncio.get_running_loop().run_in_executor(threads, run)
+    return await asyncio.get_running_loop().run_in_executor(None, run)
 
 
 def read(
-    asked: Collection[tuple[int, Cursor]],
+    asked: Collection[tuple[int, Cursor]], live_ids: Collection[int]
 ) -> tuple[dict[tuple[int, Cursor], News], dict[int, list[Sending]]]:
-    """Return what is new in the logs, and the live signals of each device."""
+    """Return what is new in the logs, and the live signals of the devices in `live_ids`."""
     live: dict[int, list[Sending]] = defaultdict(list)
-    for each in agentchallenges.due({device_id for device_id, _ in asked}):
+    for each in agentchallenges.due(live_ids) if live_ids else ():
         live[each.device_id].append(each)
     return signals.read_all(asked), live
 

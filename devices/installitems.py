@@ -11,6 +11,7 @@ from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.fields import empty
 
 from certctrl.addresses import HOST
 from certctrl.api import OneOf
@@ -88,7 +89,7 @@ class TargetField(serializers.CharField):
 
 @extend_schema_field({"oneOf": [{"type": "string"}, TEXTS]})
 class CommandField(serializers.Field[Any, Any, Any, Any]):
-    """A command: one text, or a list with the program and its arguments."""
+    """A command: one text, or a list with the program and its arguments. An empty one is none."""
 
     default_error_messages = {
         "invalid": "This is no command. Send a text, or a list of texts.",
@@ -102,10 +103,12 @@ class CommandField(serializers.Field[Any, Any, Any, Any]):
         super().__init__(required=False, allow_null=True, **kwargs)
 
     def to_internal_value(self, data: Any) -> Any:
+        if data in ("", []):
+            return data
         words = [data] if isinstance(data, str) and not self.is_list else data
         if not isinstance(words, list) or not all(isinstance(each, str) for each in words):
             self.fail("invalid")
-        if not words or not words[0].strip():
+        if not words[0].strip():
             self.fail("empty")
         if sum(map(len, words)) > LONGEST_COMMAND:
             self.fail("long")
@@ -164,6 +167,13 @@ class VerifySerializer(OpenSerializer):
         return attrs
 
 
+class OptionalVerifyField(VerifySerializer):
+    """A `verify`, or an empty object for none."""
+
+    def run_validation(self, data: Any = empty) -> Any:
+        return data if data == {} else super().run_validation(data)
+
+
 class ItemsSerializer(serializers.ListSerializer[Any]):
     default_error_messages = {
         "max_length": f"An install plan has at most {MOST_ITEMS} items.",
@@ -194,7 +204,10 @@ class ItemsSerializer(serializers.ListSerializer[Any]):
 
 
 class ItemSerializer(OpenSerializer):
-    """One item of an install plan: copy files, run a command, or trust a CA."""
+    """One item of an install plan: copy files, run a command, or trust a CA.
+
+    Agents write a member that is not set as null, as an empty value, or not at all.
+    """
 
     id = text(128)
     type = OneOf(["copy", "exec", "import_ca"])
@@ -202,9 +215,9 @@ class ItemSerializer(OpenSerializer):
     continue_on_error = serializers.BooleanField(required=False, allow_null=True)
     depends_on = texts(128, MOST_ITEMS)
     tags = texts(64, 20)
-    ob_type = OneOf(list(FILES), required=False, allow_null=True)
+    ob_type = OneOf(list(FILES), required=False, allow_null=True, allow_blank=True)
     ob_id = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=10**18 - 1
+        required=False, allow_null=True, min_value=0, max_value=10**18 - 1
     )
     ob_name = optional_text(255)
     to = serializers.ListField(child=TargetField(), required=False, allow_null=True, max_length=20)
@@ -215,7 +228,7 @@ class ItemSerializer(OpenSerializer):
     )
     run_as = optional_text(64)
     env = EnvironmentField()
-    verify = VerifySerializer(required=False, allow_null=True)
+    verify = OptionalVerifyField(required=False, allow_null=True)
 
     class Meta:
         list_serializer_class = ItemsSerializer
@@ -225,6 +238,8 @@ class ItemSerializer(OpenSerializer):
         "not_a_file": 'There is no file "{name}" of a {ob_type}. Choose one of {known}.',
         "pairs": "from has {sources} files and to has {targets}. Give each file its target.",
         "no_command": "exec needs cmd or cmd_argv. Add one.",
+        "of_certificate": "A certificate has no exec. Leave out ob_type and ob_id, and in"
+        " depends_on name the item that copies the certificate.",
     }
 
     def get_fields(self) -> dict[str, Any]:
@@ -239,6 +254,8 @@ class ItemSerializer(OpenSerializer):
                     self.fail("pairs", **self.sizes(attrs))
             case "import_ca":
                 self.refuse_no_object(attrs, ("ca",))
+            case "exec" if attrs.get("ob_type") == "cert":
+                self.fail("of_certificate")
             case "exec" if not attrs.get("cmd") and not attrs.get("cmd_argv"):
                 self.fail("no_command")
         known = FILES.get(attrs.get("ob_type") or "", ())

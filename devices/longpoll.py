@@ -36,7 +36,8 @@ def poll_of(query: Mapping[str, Any], etag: str | None) -> Poll:
     parsed = UpdatesQuery(data=query)
     parsed.is_valid(raise_exception=True)
     given = parsed.validated_data
-    text = etag or given["cursor"]
+    named = (etag or "").strip()
+    text = given["cursor"] if named in ("", '""') else named  # "" is an agent without a cursor
     return Poll(Cursor.parsed(text) if text else START, given["limit"], given["wait"])
 
 

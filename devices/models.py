@@ -46,6 +46,9 @@ class Device(models.Model):
     platform = models.CharField(max_length=255, blank=True)
     model = models.CharField(max_length=255, blank=True)
     app_version = models.CharField(max_length=255, blank=True)
+    agent_error = models.TextField(
+        blank=True, help_text="what fails on the machine, as its agent says"
+    )
     status = models.CharField(max_length=8, choices=Status, default=Status.ACTIVE)
     enrolled_with = models.ForeignKey(
         EnrolmentKey, models.SET_NULL, null=True, blank=True, related_name="devices"

@@ -106,6 +106,7 @@ class DeviceSerializer(serializers.ModelSerializer[Device]):
             "platform",
             "model",
             "app_version",
+            "agent_error",
             "status",
             "tags",
             "created_at",

@@ -9,6 +9,7 @@ from accounts import audit
 from accounts.models import User
 from accounts.services import create_api_key, revoke_api_key
 from certctrl import clock
+from certctrl.turns import printable
 from devices import changes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from devices.registration import retire_unused
@@ -63,6 +64,11 @@ def create_enrolment_key(
 
 def revoke_enrolment_key(row: EnrolmentKey, ip: str | None) -> None:
     revoke_api_key(row.api_key, ip)
+
+
+def note_error(device: Device, what: str) -> None:
+    """Store what fails on the machine. An empty text says that nothing does."""
+    Device.objects.filter(pk=device.pk).update(agent_error=printable(what))
 
 
 def note_version(device: Device, version: str) -> None:

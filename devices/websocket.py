@@ -22,7 +22,7 @@ from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, error_headers, unexpected
 from devices import tokens
 from devices.agentchallenges import Sending, ack
-from devices.authentication import device_of, token_of
+from devices.authentication import BEARER, device_of, token_of
 from devices.hub import Waiter, hub, in_thread
 from devices.signals import MOST, START, Cursor, Line, Trimmed
 from devices.tokens import AccessClaims
@@ -66,9 +66,10 @@ def claims_of(scope: Message) -> AccessClaims:
         raise errors.NotFound(f"There is no WebSocket at this path. Devices use {PATHS[0]}/<id>.")
     query = parse_qs(scope["query_string"].decode("ascii", "replace"))
     header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-    token = query["token"][-1] if "token" in query and not header else token_of(header)
+    is_bearer = BEARER.match(header) is not None
+    token = query["token"][-1] if "token" in query and not is_bearer else token_of(header)
     claims = tokens.read_access_token(token)
-    asked = path.removeprefix(base).removeprefix("/") or query.get("device_id", [""])[-1]
+    asked = path.removeprefix(base).strip("/") or query.get("device_id", [""])[-1]
     if asked != str(claims.device_id):
         raise errors.Forbidden(
             "The access token belongs to another device than the path names. Use your own id."
@@ -101,6 +102,8 @@ class Misbehaves(Exception):
 
 class DeviceSocket(Waiter):
     """One connection. It waits in the hub once the device has answered the hello."""
+
+    is_live = True
 
     def __init__(self, claims: AccessClaims, receive: Receive, send: Send) -> None:
         super().__init__(claims.device_id, claims.family, None)
@@ -175,7 +178,8 @@ class DeviceSocket(Waiter):
             case "ping":
                 await self.say({"type": "pong", "ts": message.get("ts")})
             case "lifecycle.ping":
-                payload = message.get("payload", {})
+                given = message.get("payload")
+                payload = given if isinstance(given, dict) else {}
                 await self.say({"type": "event", "name": "lifecycle.pong", "payload": payload})
             case "lifecycle.hello_ack" if not self.is_greeted:
                 self.is_greeted = True

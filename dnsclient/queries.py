@@ -98,7 +98,8 @@ class Answers:
     """The answers to a batch of questions.
 
     An answer that has the TC flag is incomplete. It could not be fetched over TCP.
-    An authoritative server's answer without TXT records may lack the authority section.
+    An answer without records may lack its authority section. It has it when the question was for
+    SOA, NS or an address, or when a resolver was asked for TXT records.
     """
 
     got: dict[Query, dns.message.Message] = field(default_factory=dict)
@@ -415,10 +416,13 @@ def _is_answer(wire: bytes, question: bytes) -> bool:
 
 
 def _parsed(wire: bytes, asked: Query) -> dns.message.Message | None:
-    # Most questions for a TXT record get an answer without one. Its header is enough, and parsing
-    # only the header is half the work. A resolver's answer is parsed whole, because its authority
-    # section says how long the resolver caches the negative answer.
-    header_only = asked.rdtype == dns.rdatatype.TXT and not asked.recurse and wire[6:8] == b"\0\0"
+    # Most questions for these records get an answer without one. Its header is enough, and parsing
+    # only the header is half the work. A resolver's answer about a TXT record is parsed whole. Its
+    # authority section says how long the resolver caches the negative answer.
+    header_only = wire[6:8] == b"\0\0" and (
+        asked.rdtype in (dns.rdatatype.CAA, dns.rdatatype.CNAME)
+        or (asked.rdtype == dns.rdatatype.TXT and not asked.recurse)
+    )
     try:
         return dns.message.from_wire(
             wire, keyring=False, ignore_trailing=True, question_only=header_only

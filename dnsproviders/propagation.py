@@ -92,6 +92,7 @@ class Look:
     - `denial`: seconds for which a resolver may cache a negative answer of the zone (RFC 2308,
       section 5).
     - `ttl`: TTL of the record set in seconds, as in the answers. It is 0 when no answer shows it.
+    - `showing`: the servers that have the value.
     """
 
     shown: int
@@ -106,6 +107,7 @@ class Look:
     instead_after: timedelta | None = None
     instead: str = ""
     ttl: int = 0
+    showing: tuple[str, ...] = ()
 
     @property
     def answered(self) -> int:
@@ -303,6 +305,7 @@ def _seen(
         denial=denial,
         skipped=servers.skipped,
         ttl=ttl,
+        showing=tuple(sorted(map(str, heard))),
     )
 
 

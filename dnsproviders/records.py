@@ -28,13 +28,15 @@ READS = ("credential__secret", "credential__owner")
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
 
-def note(credential: DnsCredential, name: str, value: str) -> TxtRecord:
+def note(credential: DnsCredential, name: str, value: str, zone: str = "") -> TxtRecord:
     """Make the row of the record if there is none. Nothing is in the zone yet.
+
+    `zone` is the zone that the provider has just shown for the name, if it was asked.
 
     Return an object that has the primary key of the row. Its other columns may not be as stored.
     """
     # One statement. A row that exists keeps its columns, and its primary key is returned.
-    return insert(TxtRecord(credential=credential, name=name, value=value), KEPT)
+    return insert(TxtRecord(credential=credential, name=name, value=value, zone=zone), KEPT)
 
 
 def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
@@ -60,7 +62,7 @@ def unpublish(record_ids: Sequence[int]) -> None:
 
 def correct(now: datetime, ahead: timedelta) -> None:
     """Correct the times of records that are more than `ahead` in the future."""
-    records = TxtRecord.objects.in_the_zone()
+    records = TxtRecord.objects.in_the_zone().filter(wake_at__isnull=False)  # which all have set
     for column in ("intent_at", "presented_at"):
         records.filter(**{f"{column}__gt": now + ahead}).update(**{column: now})
     unsure = now + timedelta(seconds=settings.LEASE)
@@ -84,7 +86,8 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     first = not record.intent_at or bool(record.cleaned_at)
     # An earlier call may have written the record to the stored zone. The zone must not change until
     # the cleanup has removed the record there.
-    zone = provider.zone_of(record.name) if first else record.zone
+    is_known = record.zone and not record.cleaned_at
+    zone = record.zone if is_known else provider.zone_of(record.name)
     unsure_until = clock.now() + timedelta(seconds=settings.LEASE)
     before = {name: getattr(record, name) for name in INTENT}
     # Stored before the call. If this process dies in the call, cleanup still knows of it.

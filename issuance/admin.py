@@ -21,6 +21,7 @@ from issuance.models import (
     Drill,
     Issuance,
     IssuanceEvent,
+    Label,
     LimitBucket,
     NamePart,
     Probe,
@@ -67,6 +68,13 @@ class CertificateAdmin(ReadOnlyAdmin):
             return f"{certificate.domain}: the revocation will be sent."
 
         self.act_on_each(request, chosen.select_related("owner", "account"), act)
+
+
+@admin.register(Label)
+class LabelAdmin(ReadOnlyAdmin):
+    list_display = ("name", "owner")
+    search_fields = ("name", "owner__email")
+    list_select_related = ("owner",)
 
 
 @admin.register(CertificateVersion)

@@ -68,7 +68,7 @@ def _send(delivery: Delivery) -> bool:
     """Send the delivery. Return False if it is held for a digest instead."""
     if delivery.channel == Delivery.Channel.WEBHOOK:
         host = delivery.webhook.host if delivery.webhook else ""
-        with lanes.enter(lane_of_webhook(host), delivery.owner_id):
+        with lanes.enter(lane_of(delivery.channel, host), delivery.owner_id):
             posting.post(delivery)
     elif digest.goes_out(delivery):
         with lanes.enter(MAIL, delivery.owner_id):
@@ -78,7 +78,10 @@ def _send(delivery: Delivery) -> bool:
     return True
 
 
-def lane_of_webhook(host: str) -> Lane:
+def lane_of(channel: str, host: str | None) -> Lane:
+    """Return the lane of a delivery: the mail server, or the host of its webhook."""
+    if channel == Delivery.Channel.EMAIL:
+        return MAIL
     return Lane(f"hook:{host}", f"the webhook at {host}")
 
 

@@ -31,6 +31,13 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_FILE = "embedded.json"
 MASTER_KEY_FILE = "master.keys"
 DATABASE_FILE = "certctrl.sqlite3"
+NOT_IN_A_DEMO = (
+    *("DATABASE_URL", "DATABASE_HOST", "DATABASE_PORT", "DATABASE_NAME", "DATABASE_USER"),
+    *("DATABASE_PASSWORD", "REDIS_URL", "REDIS_PASSWORD", "SECRET_KEY", "MASTER_KEYS"),
+    *("MASTER_KEYS_PATH", "MASTER_KEYS_ELSEWHERE", "MASTER_KEY_CURRENT", "EMAIL_HOST"),
+    *("EMAIL_BACKEND", "NOTICE_FROM", "AUDIT_HEADS_TO", "AUDIT_ARCHIVE", "BACKUP_RECIPIENTS"),
+    *("SERVICE_ZONE", "SERVICE_DNS_CREDENTIAL", "ADMIN_EMAIL", "ADMIN_PASSWORD"),
+)
 PORTS = range(8080, 8180)  # tried in order when PORT is not set
 
 
@@ -165,6 +172,8 @@ def prepare() -> Embedded:
     Raise CannotStart when one of them cannot be used.
     """
     global _prepared
+    if is_on("DEMO"):
+        isolate(os.environ)
     folder = data_folder()
     listen = listen_of(os.environ.get("LISTEN", ""))
     port = os.environ.get("PORT", "")
@@ -187,6 +196,22 @@ def prepare() -> Embedded:
     )
     _prepared = Embedded(folder, state, listen, taken, redis, lab, lock)
     return _prepared
+
+
+def isolate(env: MutableMapping[str, str]) -> None:
+    """Take nothing from outside the data folder. `.env` does not replace a name that is set.
+
+    A demo must not come near another database, Redis or mail server.
+    """
+    env.setdefault("DATA_DIR", str(BASE_DIR / ".demo"))
+    for name in NOT_IN_A_DEMO:
+        env.pop(f"{name}_FILE", None)
+        env[name] = ""
+    env["LAB"] = "0"
+
+
+def is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in {"1", "yes", "true", "on"}
 
 
 def recall() -> None:

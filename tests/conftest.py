@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from django.core.cache import cache
 from django.db import connection
 from django.db.backends.sqlite3.base import DatabaseOperations
@@ -136,6 +137,15 @@ def key_client(client_of: Callable[..., JSONClient]) -> Callable[..., JSONClient
     return lambda owner, *scopes, **fields: client_of(
         token=factories.api_key(owner, *scopes, **fields)
     )
+
+
+@pytest.fixture(scope="session")
+def schema(django_db_setup: None, django_db_blocker: Any) -> Any:
+    """The OpenAPI schema as the server sends it. To make it takes long."""
+    with django_db_blocker.unblock():
+        response = JSONClient().get("/apiv1/schema")
+    assert response.status_code == 200
+    return yaml.load(response.content, yaml.CSafeLoader)
 
 
 @pytest.fixture

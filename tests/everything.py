@@ -3,7 +3,7 @@
 import base64
 import html
 
-from accounts import audit
+from accounts import audit, savedviews
 from accounts.models import ApiKey, User
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
@@ -55,6 +55,8 @@ def fill(world: World, rows: Certificate) -> list[str]:
     RecipientKey.objects.create(owner=owner, public_key=b"P" * 32, fingerprint=b"F" * 32)
     ledger_and_log(world, owner)
     deployments(rows, owner)
+    services.set_labels(rows, ["prod"])
+    savedviews.save(owner, "soon", "chip=soon")
     told = [*notices(owner), *devices(owner)]
     token = factories.api_key(owner, "certificates:*[read]")
     audit.record(owner, "somebody", "example.done", "an example")

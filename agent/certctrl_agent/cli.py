@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from certctrl_agent import __version__, commands, enrol, files, recognise, service
+from certctrl_agent.config import Config
 from certctrl_agent.errors import AgentError
 from certctrl_agent.follow import Follower
 from certctrl_agent.install import RECORDS
@@ -128,6 +129,7 @@ def once(
 def validate(folder: Folder = None) -> None:
     """Check the plan, its targets and the fetched keys, and run the test commands only."""
     state = opened(folder)
+    Config.of(state.folder)
     raw = state.load("plan")
     if raw is None:
         raise AgentError("There is no plan yet. Run: certctrl-agent once")
@@ -273,11 +275,13 @@ def install_service(
 
 
 def writable(state: State, more: list[Path]) -> list[Path]:
-    """Return the folders of the state, of the plan's targets, and those that a person adds."""
+    """Return the folders of the state, the plan's targets, the webroot, and those in `more`."""
     raw = state.load("plan", {"installs": []})
     items = Plan(raw).items
     targets = [Path(target).parent for item in items for _, target in item.pairs]
-    return list(dict.fromkeys([state.folder, state.live, *sorted(targets), *more]))
+    webroot = Config.of(state.folder).webroot
+    named = [*([webroot] if webroot else []), *more]
+    return list(dict.fromkeys([state.folder, state.live, *sorted(targets), *named]))
 
 
 if __name__ == "__main__":

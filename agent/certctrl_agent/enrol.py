@@ -129,7 +129,7 @@ def is_other(before: dict[str, Any], known: dict[str, Any]) -> bool:
 
 def forget_server(state: State) -> None:
     """Forget what another server said. Installed files stay."""
-    for name in ("progress", "plan", "reports", "installs"):
+    for name in ("progress", "plan", "reports", "installs", "problems"):
         state.forget(name)
     for kind in ("certificates", "cas"):
         for number in state.names(kind):

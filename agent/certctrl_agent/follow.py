@@ -1,15 +1,18 @@
 """Follow the server, and install what it has. Without the server, work from what is here."""
 
 import contextlib
-import random
 import time
 from collections.abc import Callable
 from threading import Event
 from typing import Any
 
-from certctrl_agent import __version__, trust
+from certctrl_agent import __version__, script, trust
+from certctrl_agent.backoff import Backoff
+from certctrl_agent.challenges import Challenges
+from certctrl_agent.config import Config
 from certctrl_agent.errors import (
     AgentError,
+    CheckError,
     InstallError,
     LoginNeeded,
     MaterialError,
@@ -18,12 +21,13 @@ from certctrl_agent.errors import (
     RefusedByServer,
     ServerAway,
 )
-from certctrl_agent.install import DAY, NEVER, Installer, Wanted, deployment
+from certctrl_agent.install import DAY, NEVER, RECORDS, Installer, Wanted, deployment, shown
 from certctrl_agent.materials import Chain, Material, ca_files
 from certctrl_agent.plan import Plan, Subject, subjects_of
 from certctrl_agent.server import DeviceClient
 from certctrl_agent.state import State
 from certctrl_agent.stopping import Stop, Stopped
+from certctrl_agent.websocket import WebSocket
 
 WAIT = 30  # seconds that the server holds a poll
 SHORT = 5.0  # seconds: for less than that, no poll is begun
@@ -31,24 +35,8 @@ LONGEST_PAUSE = 300.0  # between two questions for a key, and after a refusal of
 SIGNALS = 50  # in one response
 TRIES = 3  # of a certificate that is renewed between its two requests
 SCHEMA = "certctrl.device.notify.v1"
+HOUR = 3600.0
 KINDS = {"cert": "certificates", "ca": "cas"}
-
-
-class Backoff:
-    """Seconds until the next try: doubled each time, with jitter, and never over `most`."""
-
-    def __init__(self, first: float, most: float) -> None:
-        self.first = first
-        self.most = most
-        self.failures = 0
-
-    def failed(self, at_least: float = 0) -> float:
-        seconds = min(self.most, self.first * 2.0 ** min(self.failures, 20))
-        self.failures += 1
-        return max(at_least, seconds) * random.uniform(0.7, 1.3)  # noqa: S311
-
-    def reset(self) -> None:
-        self.failures = 0
 
 
 class Follower:
@@ -60,12 +48,15 @@ class Follower:
         self.state = state
         self.log = log
         self.now = now
+        self.config = Config.of(state.folder)
         self.client = DeviceClient(state)
+        self.websocket: WebSocket | None = None
         self.installer = Installer(state, log, now)
         self.pending = dict[str, tuple[float, Backoff]]()  # not before this moment
         self.away = Backoff(1, 120)
         self.interval = float(WAIT)
-        self.logged = set[str]()
+        self.trust_backoff = Backoff(60, HOUR)
+        self.trust_at = 0.0  # not before this moment is the trust store updated again
         self.may_wait = True
 
     # --- One pass ---
@@ -96,7 +87,8 @@ class Follower:
         """
         with self.state.lock("work"):
             error = self.attempt(self.fetch)
-            due = self.install()
+            due = self.advance()
+            self.run_script()
             error = self.attempt(self.send_reports) or error
         if error:
             raise error
@@ -134,9 +126,9 @@ class Follower:
                 progress["stale"].remove([kind, number])
                 self.state.save("progress", progress)
         for kind, number in list(progress["gone"]):
-            self.forget((kind, number))
-            progress["gone"].remove([kind, number])
-            self.state.save("progress", progress)
+            if self.forget((kind, number)):
+                progress["gone"].remove([kind, number])
+                self.state.save("progress", progress)
 
     def fetch_one(self, subject: Subject) -> bool:
         """Return whether there is nothing left to ask for this certificate or CA."""
@@ -193,15 +185,19 @@ class Follower:
         ca_files(bundle)
         self.state.save(f"cas/{number}", bundle)
 
-    def forget(self, subject: Subject) -> None:
-        """Drop what is here of a certificate or CA. Files that are installed stay."""
+    def forget(self, subject: Subject) -> bool:
+        """Drop what is here of a certificate or CA. Files that are installed stay.
+
+        Return False if this machine still trusts the CA.
+        """
         self.state.forget(f"{KINDS[subject[0]]}/{subject[1]}")
-        if subject[0] == "ca":
-            with contextlib.suppress(InstallError):
-                if trust.of_this_machine().remove(subject[1]):
-                    self.log(f"This machine no longer trusts CA {subject[1]}.")
+        return subject[0] == "cert" or self.set_trust(subject[1], None)
 
     # --- Install ---
+
+    def advance(self) -> float:
+        """Install what is here. Return the seconds until there is more to do."""
+        return min(self.install(), self.update_trust())
 
     def install(self) -> float:
         raw = self.state.load("plan")
@@ -264,19 +260,97 @@ class Follower:
     def trust(self, plan: Plan) -> None:
         wanted = {*plan.cas_to_trust(), *self.progress().get("trusted", [])}
         for number in sorted(wanted):
-            known = self.state.load(f"cas/{number}")
-            if known is None:
-                continue
-            try:
-                if trust.of_this_machine().add(number, ca_files(known)["ca.pem"]):
-                    self.log(f"This machine trusts CA {number}.")
-            except (InstallError, MaterialError, OSError) as error:
-                self.log_once(f"CA {number}: {error}")
+            if known := self.state.load(f"cas/{number}"):
+                self.set_trust(number, ca_files(known)["ca.pem"])
 
-    def log_once(self, line: str) -> None:
-        if line not in self.logged:
-            self.logged.add(line)
-            self.log(line)
+    def set_trust(self, number: int, pem: bytes | None) -> bool:
+        """Put the file of a CA into the trust store, or remove it. Return whether that is done.
+
+        The disk says that the store must be updated before the file changes, so that a killed
+        agent updates it later.
+        """
+        name, what = f"CA {number}", ""
+        try:
+            store = trust.of_this_machine()
+            if store is None and pem is not None:
+                raise InstallError("This machine has no trust store that the agent knows.")
+            if store and not store.has(number, pem):
+                self.state.save("trust", {"is_stale": True})
+                self.trust_at = 0.0
+                store.put(number, pem)
+                self.log(f"This machine {'trusts' if pem else 'no longer trusts'} {name}.")
+        except (InstallError, OSError) as error:
+            what = f"{name}: {error}"
+        self.note_problem(name, what)
+        return not what
+
+    def update_trust(self) -> float:
+        """Update the trust store after a change. Return the seconds until it is tried again."""
+        if not self.state.load("trust", {}).get("is_stale"):
+            return NEVER
+        remaining = self.trust_at - self.now()
+        if 0 < remaining <= 2 * HOUR:
+            return remaining
+        try:
+            store = trust.of_this_machine()
+            if store:
+                store.run()
+        except (InstallError, OSError) as error:
+            seconds = self.trust_backoff.failed()
+            self.trust_at = self.now() + seconds
+            self.note_problem("trust", f"{error} It is tried again.")
+            return seconds
+        self.state.save("trust", {"is_stale": False})
+        self.trust_backoff.reset()
+        self.note_problem("trust", "")
+        return NEVER
+
+    # --- The script ---
+
+    def run_script(self) -> None:
+        """Run the script of the plan after the work for a signal, once for each type.
+
+        It does not run after a version that could not be installed. The types are dropped before
+        it runs, so that a script that ends the agent runs once.
+        """
+        progress, records = self.progress(), self.state.load(RECORDS, {})
+        is_busy = progress["everything"] or progress["stale"] or self.pending
+        if is_busy or any("trial" in record for record in records.values()):
+            return
+        updated = progress.get("updated", [])
+        text = (self.state.load("plan") or {}).get("after_update_script")
+        if not isinstance(text, str) or not text:
+            self.note_problem("script", "")
+        elif not self.config.script_signals:
+            what = "its config.toml has no script_signals"
+            self.note_problem("script", f"The agent does not run after_update_script: {what}.")
+        if not updated:
+            return
+        self.state.save("progress", progress | {"updated": []})
+        if not isinstance(text, str) or not text:
+            return
+        for kind in dict.fromkeys(
+            kind for kind, subject in updated if "failed" not in records.get(subject, {})
+        ):
+            try:
+                script.run(text, kind, self.config, self.state.folder)
+            except CheckError as error:
+                self.note_problem("script", str(error))
+            else:
+                self.log(f"after_update_script ended well for {kind}.")
+                self.note_problem("script", "")
+
+    def note_problem(self, name: str, what: str) -> None:
+        """Keep what fails on this machine, and report all of it when it changes. "" is the end."""
+        known = self.state.load("problems", {})
+        problems = {each: text for each, text in (known | {name: what}).items() if text}
+        if problems == known:
+            return
+        if what:
+            self.log(what)
+        self.state.save("problems", problems)
+        event = {"type": "agent_error", "what": shown(" ".join(problems.values()))}
+        self.state.report(event)
 
     # --- Reports and signals ---
 
@@ -336,7 +410,10 @@ class Follower:
         stale, gone = progress["stale"], progress["gone"]
         trusted = set(progress.get("trusted", []))
         planned = [list(subject) for subject in subjects_of(self.state.load("plan"))]
+        updated = list(progress.get("updated", []))
         for kind, number in map(read_signal, data["signals"]):
+            if kind in self.config.script_signals:
+                updated.append([kind, f"cert-{number}" if kind.startswith("cert.") else ""])
             match kind:
                 case "install.updated" | "state.resync_required":
                     progress["everything"] = True
@@ -356,6 +433,7 @@ class Follower:
             "stale": without_repeats(stale),
             "gone": without_repeats(gone),
             "trusted": sorted(trusted),
+            "updated": without_repeats(updated),
         }
         self.state.save("progress", progress | changes)
 
@@ -364,11 +442,23 @@ class Follower:
     def run(self, stop: Stop) -> None:
         """Follow the server until `stop` is set."""
         self.begin()
+        if not self.config.challenges:
+            self.follow(stop)
+            return
+        challenges = Challenges(self.state, self.config, self.log, self.now)
+        with WebSocket(self.state, challenges, self.log) as self.websocket:
+            self.follow(stop)
+
+    def follow(self, stop: Stop) -> None:
         while not stop.is_set():
             try:
                 due = self.work()
                 if due < SHORT:
                     stop.wait(due)
+                    continue
+                if self.websocket and self.websocket.is_open:
+                    self.hear(self.websocket, min(WAIT, due), stop)
+                    self.away.reset()
                     continue
                 pause = self.poll(self.seconds_to_wait(due), stop)
                 self.away.reset()
@@ -383,6 +473,18 @@ class Follower:
                 self.log(str(error))
                 self.rest(stop, LONGEST_PAUSE)
 
+    def hear(self, websocket: WebSocket, seconds: float, stop: Stop) -> None:
+        """Wait for signals on the WebSocket, note what is stale, and confirm them."""
+        with stop.idle():
+            arrived = websocket.signals(seconds)
+        if not arrived:
+            return
+        with self.state.lock("work"):
+            signals = [each.signal for each in arrived]
+            self.note({"cursor": arrived[-1].cursor, "signals": signals})
+        for each in arrived:
+            websocket.ack(each)
+
     def rest(self, stop: Event, seconds: float) -> None:
         """Install from what is here while the server is not asked."""
         end = time.monotonic() + seconds
@@ -390,7 +492,7 @@ class Follower:
             due = 60.0
             try:
                 with self.state.lock("work"):
-                    due = self.install()
+                    due = self.advance()
             except (AgentError, OSError) as error:
                 self.log(str(error))
             stop.wait(min(remaining, max(due, 0.2)))

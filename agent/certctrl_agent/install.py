@@ -257,12 +257,16 @@ class Install:
 
 
 def deployment(cert_id: int, serial: str, state: str, what: str) -> dict[str, Any]:
-    """Return the event that reports how an install went. Servers refuse control characters."""
-    shown = "".join(each if each.isprintable() or each in "\n\t" else " " for each in what)
+    """Return the event that reports how an install went."""
     return {
         "type": "deployment",
         "cert_id": cert_id,
         "serial": serial,
         "state": state,
-        "what": shown[:2000],
+        "what": shown(what),
     }
+
+
+def shown(what: str) -> str:
+    """Return a reason as servers take it: without control characters, and not too long."""
+    return "".join(each if each.isprintable() or each in "\n\t" else " " for each in what)[:2000]

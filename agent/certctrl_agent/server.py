@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import requests
 
 from certctrl_agent import __version__
@@ -25,6 +26,7 @@ READ_SECONDS = 20
 LARGEST = 4 * 1024 * 1024  # bytes of a response
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SELF = "/apiv1/devices/self"
+USER_AGENT = f"certctrl-agent/{__version__}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Server:
     def __init__(self, origin: str, ca_file: str | None = None) -> None:
         self.origin = checked_origin(origin)
         self.http = requests.Session()
-        self.http.headers["User-Agent"] = f"certctrl-agent/{__version__}"
+        self.http.headers["User-Agent"] = USER_AGENT
         self.http.auth = no_netrc
         self.trusted = ca_file or True
 
@@ -118,6 +120,14 @@ class Server:
                 f"{self.origin} responded with {answer.status}{said(answer)}", pause_of(answer)
             )
         return answer
+
+    def trusted_file(self) -> str:
+        """Return the file with the CAs by which `ask` checks the server."""
+        settings = self.http.merge_environment_settings(
+            self.origin, {}, stream=None, verify=self.trusted, cert=None
+        )
+        verify = settings["verify"]
+        return verify if isinstance(verify, str) else certifi.where()
 
 
 def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

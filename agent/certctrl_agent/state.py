@@ -34,6 +34,7 @@ class State:
     - `progress.json`: the cursor, and what must be fetched
     - `plan.json`, `certificates/`, `cas/`: the latest of each from the server
     - `installs.json`: what is installed; `reports.json`: what the server does not know yet
+    - `problems.json`: what fails on this machine; `trust.json`: whether its store must be updated
     """
 
     def __init__(self, folder: Path) -> None:

@@ -19,23 +19,17 @@ class TrustStore:
     folder: Path
     update: tuple[str, ...]
 
-    def add(self, ca_id: int, pem: bytes) -> bool:
-        """Trust a CA. Return whether that is new."""
+    def has(self, ca_id: int, pem: bytes | None) -> bool:
+        """Return whether the file of a CA is this one. None is no file."""
         path = self.path(ca_id)
-        if path.exists() and path.read_bytes() == pem:
-            return False
-        files.replace(path, pem, MODE)
-        self.run()
-        return True
+        return (path.read_bytes() if path.exists() else None) == pem
 
-    def remove(self, ca_id: int) -> bool:
-        """Trust a CA no longer. Return whether it was trusted."""
-        path = self.path(ca_id)
-        if not path.exists():
-            return False
-        path.unlink()
-        self.run()
-        return True
+    def put(self, ca_id: int, pem: bytes | None) -> None:
+        """Write or remove the file of a CA. The next `run` reads it."""
+        if pem is None:
+            self.path(ca_id).unlink(missing_ok=True)
+        else:
+            files.replace(self.path(ca_id), pem, MODE)
 
     def path(self, ca_id: int) -> Path:
         return self.folder / f"certctrl-ca-{ca_id}.crt"
@@ -53,11 +47,11 @@ KNOWN = (
 )
 
 
-def of_this_machine() -> TrustStore:
-    """Return the store of Debian's or of Red Hat's family."""
+def of_this_machine() -> TrustStore | None:
+    """Return the store of Debian's or of Red Hat's family, or None."""
     for store in KNOWN:
         if store.folder.is_dir() and shutil.which(store.update[0], path=commands.PATH):
             if not os.access(store.folder, os.W_OK):
                 raise InstallError(f"The user of the agent may not write to {store.folder}.")
             return store
-    raise InstallError("This machine has no trust store that the agent knows.")
+    return None

@@ -190,21 +190,38 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def check_way(target: Path) -> None:
-    """Refuse a target whose folders another user could exchange."""
+    """Refuse a target whose folders another user could exchange, as sshd does for its files."""
     if FOLDER in target.parts:
         raise InstallError(f"The target {target} is in a folder of the agent itself.")
-    for folder in (*reversed(target.parent.parents), target.parent):
+    check_folders(target.parent, target)
+    check_folders(target.parent.resolve(), target)
+
+
+def check_folders(last: Path, target: Path) -> None:
+    """Check the folders from the root to `last`. Those that do not exist are created later."""
+    for folder in (*reversed(last.parents), last):
         found = lstat(folder)
         if found is None:
-            return  # it is created later
-        if stat.S_ISLNK(found.st_mode):
-            if found.st_uid not in (0, os.geteuid()):
-                raise InstallError(f"{folder}, on the way to {target}, is a link of another user.")
+            return
+        is_link = stat.S_ISLNK(found.st_mode)
+        named = f"{folder}, on the way to {target},"
+        if not is_link and not stat.S_ISDIR(found.st_mode):
+            raise InstallError(f"{named} is not a folder.")
+        if found.st_uid not in (0, os.geteuid()):
+            what = "is a link of" if is_link else "belongs to"
+            raise InstallError(
+                f"{named} {what} another user ({found.st_uid}). Its owner must be root, or the "
+                "user of the agent."
+            )
+        if is_link or found.st_mode & stat.S_ISVTX:
             continue
-        if not stat.S_ISDIR(found.st_mode):
-            raise InstallError(f"{folder}, on the way to {target}, is not a folder.")
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        if found.st_mode & stat.S_IWOTH:
             raise InstallError(f"Everyone may write to {folder}, on the way to {target}.")
+        if found.st_mode & stat.S_IWGRP:
+            raise InstallError(
+                f"The group {found.st_gid} may write to {folder}, on the way to {target}. "
+                f"Run: chmod g-w {folder}"
+            )
 
 
 def check_home(home: Path) -> None:

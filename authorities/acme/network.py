@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -128,7 +130,7 @@ class Network:
         payload = message.json_dumps().encode() if message else b""
         body = jws.sign(self.key, payload, nonce=nonce, url=url, kid=kid)
         headers = {"Content-Type": JOSE, "Accept": accept}
-        return self._send_request("POST", url, data=body, headers=headers)
+        return self._send_request("POST", url, body, headers)
 
     def prepare(self) -> None:
         """Read the directory and fetch a nonce, unless they are kept.
@@ -156,17 +158,23 @@ class Network:
     def label(self) -> str:
         return f"The CA at {self.connection.host}"
 
-    def _send_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+    def _send_request(
+        self,
+        method: str,
+        url: str,
+        sent: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> requests.Response:
         """Send every request of this class. Raise Trouble when no response comes."""
         self._refuse_elsewhere(url)
-        sent = kwargs.get("data")
         began = clock.monotonic()
         try:
-            # A new session costs some microseconds. It follows changed settings.
             with outgoing.named_by_tenant(self.reach.is_named_by_tenant):
-                session = outgoing.session()
-                session.check_redirect = self._refuse_elsewhere
-                response = session.request(method, url, allow_redirects=method == "GET", **kwargs)
+                response = (
+                    self._follow(url)
+                    if method == "GET"
+                    else outgoing.call(method, url, sent, headers)
+                )
         except Refused as refused:  # the URL of a redirect
             exchanges.record(method, url, sent, began, error=refused.what)
             raise
@@ -183,6 +191,12 @@ class Network:
             del self.connection.nonces[:-KEPT_NONCES]
         exchanges.record(method, url, sent, began, response)
         return response
+
+    def _follow(self, url: str) -> requests.Response:
+        """GET a URL. A redirect must lead to a host of the CA."""
+        session = outgoing.session()
+        session.check_redirect = self._refuse_elsewhere
+        return session.get(url)
 
     def _refuse_elsewhere(self, url: str) -> None:
         """Raise Refused when the CA gives a URL on a host that is not the CA's.

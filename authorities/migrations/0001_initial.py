@@ -48,6 +48,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'ACME account',
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='acmeaccount_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='acmeaccount_queued_at')],
             },
         ),
         migrations.CreateModel(
@@ -96,13 +97,5 @@ class Migration(migrations.Migration):
             model_name='acmeaccount',
             name='private_ca',
             field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='accounts', to='authorities.privateca'),
-        ),
-        migrations.AddIndex(
-            model_name='acmeaccount',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='acmeaccount_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='acmeaccount',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='acmeaccount_queued_at'),
         ),
     ]

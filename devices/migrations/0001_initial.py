@@ -25,6 +25,7 @@ class Migration(migrations.Migration):
                 ('platform', models.CharField(blank=True, max_length=255)),
                 ('model', models.CharField(blank=True, max_length=255)),
                 ('app_version', models.CharField(blank=True, max_length=255)),
+                ('agent_error', models.TextField(blank=True, help_text='what fails on the machine, as its agent says')),
                 ('status', models.CharField(choices=[('ACTIVE', 'Active'), ('REVOKED', 'Revoked')], default='ACTIVE', max_length=8)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('enrolled_at', models.DateTimeField()),
@@ -35,6 +36,9 @@ class Migration(migrations.Migration):
                 ('key', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='devices', to='keystore.recipientkey')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='devices', to=settings.AUTH_USER_MODEL)),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'public_id'), name='one_device_for_each_public_id'), models.CheckConstraint(condition=models.Q(('status', 'ACTIVE'), ('revoked_at__isnull', False), _connector='XOR'), name='a_revoked_device_says_since_when')],
+            },
         ),
         migrations.CreateModel(
             name='AgentChallenge',
@@ -106,6 +110,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'install plan',
+                'constraints': [models.UniqueConstraint(fields=('device', 'version'), name='a_version_of_an_install_plan_is_written_once')],
             },
         ),
         migrations.CreateModel(
@@ -118,6 +123,9 @@ class Migration(migrations.Migration):
                 ('ref', models.JSONField()),
                 ('device', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='signals', to='devices.device')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('device', 'seq'), name='a_device_has_one_signal_of_each_number')],
+            },
         ),
         migrations.CreateModel(
             name='DeviceSession',
@@ -148,21 +156,5 @@ class Migration(migrations.Migration):
             options={
                 'constraints': [models.UniqueConstraint(fields=('device', 'tag'), name='a_device_has_a_tag_once')],
             },
-        ),
-        migrations.AddConstraint(
-            model_name='device',
-            constraint=models.UniqueConstraint(fields=('owner', 'public_id'), name='one_device_for_each_public_id'),
-        ),
-        migrations.AddConstraint(
-            model_name='device',
-            constraint=models.CheckConstraint(condition=models.Q(('status', 'ACTIVE'), ('revoked_at__isnull', False), _connector='XOR'), name='a_revoked_device_says_since_when'),
-        ),
-        migrations.AddConstraint(
-            model_name='installplan',
-            constraint=models.UniqueConstraint(fields=('device', 'version'), name='a_version_of_an_install_plan_is_written_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='signal',
-            constraint=models.UniqueConstraint(fields=('device', 'seq'), name='a_device_has_one_signal_of_each_number'),
         ),
     ]

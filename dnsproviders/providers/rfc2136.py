@@ -209,6 +209,7 @@ class RFC2136(Provider):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.is_asked_signed = self.has_key
+        self.origins: dict[str, str] = {}  # what SOA records said, by zone
 
     @classmethod
     def party(cls, public: Mapping[str, Any]) -> str:
@@ -269,6 +270,7 @@ class RFC2136(Provider):
                 text = zone.to_text(omit_final_dot=True).lower()
                 if not is_proper:
                     self._be_let_in(text)
+                self.origins[text] = origin_of(answer)
                 return text
             if _delegation(answer, asked):
                 what = (
@@ -304,11 +306,10 @@ class RFC2136(Provider):
                 "record. Give the primary server of that zone, or a key of the public view."
             )
         try:
-            answer, _ = self._answer_to(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
+            own = self.origins.get(zone) or self._origin(zone)
         except ProviderError:
             # The update will report this failure.
             return ""
-        own = origin_of(answer)
         if own and seen.origins and own not in seen.origins:
             return (
                 f"{self._where()} shows this {self._who()} another zone {zone} than resolvers "
@@ -317,6 +318,10 @@ class RFC2136(Provider):
                 "a key of the public view."
             )
         return ""
+
+    def _origin(self, zone: str) -> str:
+        answer, _ = self._answer_to(_query(dns.name.from_text(zone), dns.rdatatype.SOA))
+        return origin_of(answer)
 
     def _given_zone(self, name: str) -> str:
         zone = str(self.public["zone"])
@@ -655,9 +660,10 @@ def _soa_owner(answer: dns.message.Message, asked: dns.name.Name) -> dns.name.Na
 def origin_of(answer: dns.message.Message) -> str:
     """Return the primary server and the mailbox of the SOA record in the answer, or "".
 
-    They are the same on every server of the zone.
+    They are the same on every server of the zone. A negative answer has the record in its
+    authority section.
     """
-    for rrset in answer.answer:
+    for rrset in (*answer.answer, *answer.authority):
         if rrset.rdtype == dns.rdatatype.SOA:
             return f"{rrset[0].mname} {rrset[0].rname}".lower()
     return ""

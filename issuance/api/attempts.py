@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis
@@ -21,6 +22,19 @@ def status_of(issuance: Issuance) -> str:
     return STATUS_OF.get(Issuance.State(issuance.state), "PROCESSING")
 
 
+def name_servers(issuance: Issuance) -> list[dict[str, Any]]:
+    """Return the servers of the last look, while the attempt waits for its TXT records."""
+    return issuance.servers if issuance.state == Issuance.State.PRESENTED else []
+
+
+class NameServerSerializer(serializers.Serializer[Any]):
+    """A name server of the last look, and what it answers since `since` (epoch seconds)."""
+
+    server = serializers.CharField()
+    state = serializers.ChoiceField(["shows", "missing", "silent", "skipped"])
+    since = serializers.IntegerField()
+
+
 def progress(issuance: Issuance) -> dict[str, Any]:
     """Return an open attempt for the API; times are epoch seconds in UTC.
 
@@ -36,6 +50,7 @@ def progress(issuance: Issuance) -> dict[str, Any]:
         "looks_again_at": int(issuance.wake_at.timestamp())
         if issuance.wake_at and not issuance.holder
         else None,
+        "name_servers": name_servers(issuance),
         "slot_at": int(issuance.slot_at.timestamp()) if issuance.slot_at else None,
         "started_at": int(issuance.created_at.timestamp()),
     }
@@ -50,6 +65,7 @@ class ProgressSerializer(serializers.Serializer[Any]):
     proves = serializers.BooleanField()
     waits_for = serializers.CharField()
     looks_again_at = serializers.IntegerField(allow_null=True)
+    name_servers = NameServerSerializer(many=True)
     slot_at = serializers.IntegerField(
         allow_null=True, help_text="estimated time of the order, by the CA's rate limits"
     )
@@ -81,6 +97,7 @@ class StartedSerializer(AttemptSerializer):
 
 class IssueResultSerializer(AttemptSerializer):
     looks_again_at = serializers.SerializerMethodField()
+    name_servers = serializers.SerializerMethodField()
     error_message = serializers.CharField(source="error_what", read_only=True)
 
     class Meta(AttemptSerializer.Meta):
@@ -90,6 +107,7 @@ class IssueResultSerializer(AttemptSerializer):
             "state",
             "waits_for",
             "looks_again_at",
+            "name_servers",
             "error_code",
             "error_message",
             "failure",
@@ -99,6 +117,10 @@ class IssueResultSerializer(AttemptSerializer):
     def get_looks_again_at(self, issuance: Issuance) -> int | None:
         at: int | None = progress(issuance)["looks_again_at"]
         return at
+
+    @extend_schema_field(NameServerSerializer(many=True))
+    def get_name_servers(self, issuance: Issuance) -> list[dict[str, Any]]:
+        return name_servers(issuance)
 
 
 class HistorySerializer(serializers.ModelSerializer[Issuance]):

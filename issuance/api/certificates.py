@@ -113,6 +113,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     deployment = serializers.SerializerMethodField(
         help_text="null in lists, and in the response to a create"
     )
+    labels = serializers.SerializerMethodField(help_text="words that the owner gave it")
     note = serializers.SerializerMethodField()
 
     class Meta:
@@ -158,6 +159,7 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "fingerprint_sha256",
             "issuance",
             "delegation",
+            "labels",
             "note",
             "created_at",
             "updated_at",
@@ -188,6 +190,9 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     @extend_schema_field(DeploymentCountsSerializer(allow_null=True))
     def get_deployment(self, certificate: Certificate) -> dict[str, Any] | None:
         return counts(certificate) if self.context.get("counts") else None
+
+    def get_labels(self, certificate: Certificate) -> list[str]:
+        return sorted(each.name for each in certificate.labels.all())
 
     def get_note(self, certificate: Certificate) -> str:
         return note(certificate)

@@ -11,12 +11,14 @@ from rest_framework.viewsets import GenericViewSet
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
 from certctrl.api import EpochSeconds, OwnedMixin
+from certctrl.errors import Forbidden
 from issuance import ratelimits
 
 
 class LimitSerializer(serializers.Serializer[Any]):
     """A token bucket of a CA's rate limit."""
 
+    ca = serializers.CharField(help_text="the CA that counts")
     kind = serializers.ChoiceField(LimitKind.choices)
     subject = serializers.CharField(help_text="the account, domain, names or name that is counted")
     capacity = serializers.FloatField(
@@ -43,3 +45,20 @@ class AccountLimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):
         ordered.
         """
         return Response(LimitSerializer(ratelimits.levels(self.get_object()), many=True).data)
+
+
+class LimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):
+    queryset = AcmeAccount.objects.none()
+    pagination_class = None
+    obtype = "acme_accounts"
+    permissions = {"list": "read"}
+
+    @extend_schema(responses=LimitSerializer(many=True))
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        """List the limits of all your accounts, the scarcest first. A key needs `read` on all.
+
+        Of domains and names, the list has those that a certificate waits for.
+        """
+        if self.granted_ids() is not None:
+            raise Forbidden("This API key may read only some accounts. Use a key for all.")
+        return Response(LimitSerializer(ratelimits.scarce(self.owner), many=True).data)

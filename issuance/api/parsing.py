@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
 
 from accounts.models import User
 from authorities import accounts, catalog, pki
@@ -16,14 +18,39 @@ from dnsproviders.models import DnsCredential
 from issuance import identifiers, services
 from issuance.challenges import delegation
 from issuance.challenges import registry as challenges
-from issuance.models import Certificate
-from issuance.services import CertificateSpec
+from issuance.models import Certificate, digest
+from issuance.services import CertificateSpec, Idempotency
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
+)
+
+
+def idempotency(request: Request) -> Idempotency | None:
+    """Return the request's Idempotency-Key with a digest of the request; None without the header.
+
+    Raise Invalid when the key is too long or not printable.
+    """
+    key = request.headers.get("Idempotency-Key", "")
+    if not key:
+        return None
+    if len(key) > 255 or not key.isprintable():
+        raise Invalid(
+            "An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key"
+        )
+    path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
+    return Idempotency(key, digest(request.method, path, request.data))
 
 
 def spec_of(
-    owner: User, given: Mapping[str, Any], account: AcmeAccount | None = None
+    owner: User,
+    given: Mapping[str, Any],
+    account: AcmeAccount | None = None,
+    credential: DnsCredential | None = None,
 ) -> CertificateSpec:
     """Return the specification of a new certificate.
+
+    A caller that has read the account or the credential of the owner already hands it in.
 
     Raise Invalid or MissingField with the `field`. Raise NotFound when a row is not the owner's.
     """
@@ -38,7 +65,7 @@ def spec_of(
     wanted = identifiers.normalize_names(
         [given["domain"], *sans], most, private=account.is_private, addresses=by_agent
     )
-    credential = _credential(owner, given)
+    credential = credential or _credential(owner, given)
     if account.is_private or by_agent:
         credential = None  # no TXT records are needed
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):

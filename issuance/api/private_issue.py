@@ -14,13 +14,14 @@ from issuance import services
 from issuance.api import parsing
 from issuance.api.certificates import IssuingSerializer
 from issuance.api.deployments import device_of
+from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
 from issuance.api.requests import (
     CertificateRequest,
     DeviceOfRequest,
     IssueRequest,
     PrivateIssueRequest,
 )
-from issuance.api.views import IDEMPOTENCY_KEY, idempotency, shown
+from issuance.api.views import shown
 
 
 class PrivateIssueViewSet(OwnedMixin, GenericViewSet[PrivateCA]):

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from certctrl.api import NO_CONTENT, OneOf, parsed
 from certctrl.formats import JSONParser
 from devices.api import DeviceEndpoint
-from devices.services import note_version
+from devices.services import note_error, note_version
 from issuance import rollout
 from issuance.rollout import STATES, Report
 
@@ -60,12 +60,16 @@ class NotifyView(DeviceEndpoint):
 
     @extend_schema(request=NotifyRequest, responses={204: None})
     def post(self, request: Request) -> Response:
-        """Store the version that an agent reports, and the state of its certificates."""
+        """Store the version of an agent, what fails there, and the state of its certificates."""
         events = parsed(NotifyRequest, request)["events"]
         reports = [each for each in events if isinstance(each, Report)]
         for event in events:
-            version = None if isinstance(event, Report) else event.get("version")
-            if isinstance(version, str) and event.get("type") == "agent_version":
-                note_version(self.device, version)
+            if isinstance(event, Report):
+                continue
+            match event:
+                case {"type": "agent_version", "version": str(version)}:
+                    note_version(self.device, version)
+                case {"type": "agent_error", "what": str(what)}:
+                    note_error(self.device, what)
         rollout.note_reports(self.device, reports)
         return Response(status=NO_CONTENT)

@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from certctrl.api import OwnedRouter, owned_paths
+from issuance.api.bulk import BulkViewSet, LabelViewSet
 from issuance.api.deployments import (
     AssignmentViewSet,
     DeploymentViewSet,
@@ -13,7 +14,7 @@ from issuance.api.deployments import (
     OwnCertificateView,
 )
 from issuance.api.drills import DrillViewSet
-from issuance.api.limits import AccountLimitsViewSet
+from issuance.api.limits import AccountLimitsViewSet, LimitsViewSet
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
 from issuance.api.reports import NotifyView
@@ -44,6 +45,9 @@ urlpatterns = [
     *owned_paths("devices/<id:pk>/cas/<id:ca_id>/bundle", DeploymentViewSet, {"get": "ca_bundle"}),
     *owned_paths("certificates/<id:pk>/devices", AssignmentViewSet, {"get": "devices"}),
     *owned_paths("certificates/<id:pk>/tags", AssignmentViewSet, {"get": "tags"}),
+    *owned_paths("certificates/<id:pk>/labels", LabelViewSet, {"put": "update"}),
+    *owned_paths("labels", LabelViewSet, {"get": "list"}),
+    *owned_paths("certificates/bulk", BulkViewSet, {"post": "create"}),
     *owned_paths("certificates/<id:pk>/assign", AssignmentViewSet, {"post": "assign"}),
     *owned_paths("certificates/<id:pk>/unassign", AssignmentViewSet, {"post": "unassign"}),
     *owned_paths("certificate-assign", KeyAssignViewSet, {"post": "create"}),
@@ -53,6 +57,7 @@ urlpatterns = [
     *owned_paths("summary", SummaryViewSet, {"get": "list"}),
     path("devices/self/notify", NotifyView.as_view()),
     *owned_paths("acme-accounts/<id:pk>/limits", AccountLimitsViewSet, {"get": "limits"}),
+    *owned_paths("limits", LimitsViewSet, {"get": "list"}),
     *owned_paths("cas/<id:pk>/issue", PrivateIssueViewSet, {"post": "issue"}),
     *owned_paths("certificates/<id:pk>/probe", ProbeViewSet, {"post": "create"}),
     *owned_paths("certificates/<id:pk>/probes", ProbeViewSet, {"get": "list"}),

@@ -32,11 +32,13 @@ from issuance.api.attempts import (
     IssueResultSerializer,
     StartedSerializer,
 )
+from issuance.api.bulk import FilterParameters, filter_of
 from issuance.api.certificates import (
     CertificateSerializer,
     FullCertificateSerializer,
     IssuingSerializer,
 )
+from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
 from issuance.api.preflight import PreflightSerializer, PreflightThrottle
 from issuance.api.requests import (
     CertificateChange,
@@ -46,33 +48,13 @@ from issuance.api.requests import (
 )
 from issuance.api.rollouts import counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Deployment, Issuance, digest
-from issuance.services import Idempotency
+from issuance.models import Certificate, Deployment, Issuance
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="at most 255 characters"
-)
 THE_CA_DECIDES = (
     "validity_seconds has no effect at this CA. The CA sets the lifetime of a certificate."
 )
-
-
-def idempotency(request: Request) -> Idempotency | None:
-    """Return the request's Idempotency-Key with a digest of the request; None without the header.
-
-    Raise Invalid when the key is too long or not printable.
-    """
-    key = request.headers.get("Idempotency-Key", "")
-    if not key:
-        return None
-    if len(key) > 255 or not key.isprintable():
-        raise Invalid(
-            "An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key"
-        )
-    path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
-    return Idempotency(key, digest(request.method, path, request.data))
 
 
 # Kept, because making the fields of a serializer costs more than using them.
@@ -136,13 +118,19 @@ class CertificateViewSet(
             is_assigned=Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
         )
         open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones))
+        return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones, "labels"))
 
     def get_object(self) -> Certificate:
         certificate: Certificate = super().get_object()
         certificate.__dict__.pop("open_issuances", None)  # the action may start an attempt
         return certificate
 
+    def filter_queryset(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.action != "list":
+            return super().filter_queryset(queryset)
+        return services.found(queryset, self.owner, filter_of(self.request.query_params))
+
+    @extend_schema(parameters=[FilterParameters])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         account = self.kwargs.get("acme_account_id")
         if account and not AcmeAccount.objects.filter(pk=account, owner=self.owner).exists():

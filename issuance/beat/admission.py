@@ -45,17 +45,13 @@ class Candidate(NamedTuple):
     priority: int = dispatch.FIRST
 
     @property
-    def state(self) -> str:
-        return self.calls.state
-
-    @property
     def shares_a_look(self) -> bool:
         """Whether the attempt waits for its records and can share a look with others.
 
         A row that a dead worker left behind gets a look of its own. It may have killed the worker,
         and in a batch the death would count for all rows.
         """
-        return self.state == State.PRESENTED and not self.holder
+        return self.calls.state == State.PRESENTED and not self.holder
 
 
 class Choice:
@@ -91,7 +87,7 @@ class Choice:
             full: dict[Calls, Q] = {}
             for each in found:
                 parties = self.parties(each.calls)
-                if self._has_room(parties, fairly=fairly):
+                if self.shares.has_room(parties, fairly=fairly):
                     self._add(each, parties, priority)
                     most -= 1
                 else:
@@ -100,11 +96,6 @@ class Choice:
                 return
             for rows in set(full.values()):
                 due = due.exclude(rows)
-
-    def _has_room(self, parties: Parties, *, fairly: bool) -> bool:
-        if fairly:
-            return self.shares.has_room(parties)
-        return all(map(self.shares.lane_has_room, parties.lanes))
 
     def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
         """Return the attempts for which there is no room either."""

@@ -23,6 +23,7 @@ from dnsproviders.models import ApiBucket, TxtRecord
 from issuance import workflow
 from issuance.beat.due import WITH_TURNS
 from issuance.models import (
+    PLANNED_LATE,
     TOO_LONG,
     Authorization,
     Certificate,
@@ -60,10 +61,11 @@ def correct(now: datetime, *, stepped: bool = False) -> None:
     """Correct times that a correct clock cannot have written.
 
     The task `prune` calls this too, each hour and when beat starts. The cache may lose the time of
-    the last sweep.
+    the last sweep. Then only rows are corrected that may be held up, and they are found by index.
 
     With `stepped` the clock was ahead until a moment ago. Then a pause that ends later than now may
-    be wrong too. It ends now, which does no harm, because each step checks first.
+    be wrong too. It ends now, which does no harm, because each step checks first. Whole tables are
+    read.
     """
     parts: tuple[Callable[[datetime, bool], None], ...] = (
         _turns,
@@ -126,38 +128,43 @@ def _limits(now: datetime, stepped: bool) -> None:
     """
     closed = timedelta(0) if stepped else LONGEST_CLOSED
     LimitBucket.objects.filter(at__gt=now + closed + AHEAD).update(at=now)
-    _not_ahead(Reservation.objects.all(), now, "asked_at")
-    _not_ahead(Reservation.objects.all(), now, "sent_at")
+    _not_ahead(Reservation.objects.filter(state=Reservation.State.WAITING), now, "asked_at")
+    if stepped:
+        _not_ahead(Reservation.objects.all(), now, "sent_at")
 
 
 def _certificates(now: datetime, stepped: bool) -> None:
-    _not_ahead(Certificate.objects.all(), now, "proved_at")
     # A wait for a rate limit is no failure. It moves `failing_since` by its own length at most.
     wait = timedelta(0) if stepped else LONGEST_CLOSED
-    Certificate.objects.filter(failing_since__gt=now + wait + AHEAD).update(failing_since=now)
+    failing = Certificate.objects.filter(retired_at=None, failures__gt=0)
+    failing.filter(failing_since__gt=now + wait + AHEAD).update(failing_since=now)
     # A certificate that seemed due may be held back by a rate limit.
     Certificate.objects.filter(lacks__isnull=False, renew_at__gt=now + AHEAD).update(lacks=None)
     planned = Certificate.objects.filter(renew_at__gt=now + AHEAD, lacks=None)
     # No rule plans a renewal after the expiry. Before the first version, none plans it later than
     # in a week.
-    after_the_end = Q(renew_at__gt=F("expires_at")) & Q(renew_at__gt=now + 2 * A_DAY)
+    after_the_end = Q(expires_at__isnull=False, renew_at__gt=now + 2 * A_DAY)
     never_issued = Q(expires_at=None, renew_at__gt=now + LONGEST_CLOSED + A_DAY)
-    planned.filter(after_the_end | never_issued).update(renew_at=now)
+    late = planned.filter(PLANNED_LATE).filter(after_the_end | never_issued)
+    late.update(renew_at=now)
     if stepped:
         planned.filter(failures__gt=0).update(renew_at=now)
         _try_what_was_given_up(now)
         _renew_what_is_not_valid_yet(now)
         _poll_what_seemed_over(now)
+        _not_ahead(Certificate.objects.all(), now, "proved_at")
         _not_ahead(Issuance.objects.all(), now, "ended_at")
         for rows in (Drill.objects, Certificate.objects, CertificateVersion.objects):
             _not_ahead(rows.all(), now, "created_at")
 
 
 def _deployments(now: datetime, stepped: bool) -> None:
+    if not stepped:
+        return
     rows = Deployment.objects.filter(certificate__retired_at=None)
     _not_ahead(rows, now, "wanted_at", "fetched_at", "installed_at", "served_at", "failed_at")
-    if stepped:  # a look that comes too early sets the right time
-        rows.filter(wake_at__gt=now).update(wake_at=now)
+    # A look that comes too early sets the right time.
+    rows.filter(wake_at__gt=now).update(wake_at=now)
 
 
 def _try_what_was_given_up(now: datetime) -> None:
@@ -190,7 +197,7 @@ def _renew_what_is_not_valid_yet(now: datetime) -> None:
 
 
 def _told(now: datetime, stepped: bool) -> None:
-    _not_ahead(Delivery.objects.all(), now, "begun_at")
+    _not_ahead(Delivery.objects.all(), now, "begun_at")  # by an index of its own
     if stepped:  # a warning that the wrong date raised too early must be raised again when due
         warned = Notice.objects.filter(kind=Notice.Kind.EXPIRING, raised_at__gt=now + AHEAD)
         warned.update(dedupe_key=Concat(F("dedupe_key"), Value(f":ahead:{now.timestamp():.0f}")))

@@ -13,8 +13,7 @@ from authorities import catalog
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
-from certctrl.dispatch import Parties, mark, unmark
-from certctrl.lanes import Lane
+from certctrl.dispatch import mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
@@ -26,11 +25,12 @@ from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
 from issuance.renewal import ari
-from notices.delivery import MAIL, lane_of_webhook
+from notices import delivery
 from notices.models import Delivery
 from notices.tasks import deliver
 
 logger = structlog.get_logger()
+AT_CA = ("ca_provider", "directory_url", "owner")  # of an account: its lane, and the owner
 PAUSE_FACTOR = 10  # so the sweep takes a tenth of a core at most
 failures_in_a_row: "Counter[str]" = Counter()  # of the sections of the sweep
 
@@ -93,31 +93,18 @@ def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
 
 
 def admit_registrations(now: datetime) -> None:
-    columns = ("ca_provider", "directory_url", "owner")
-    dispatch.admit(AcmeAccount.objects.all(), now, columns, at_ca, register)
+    dispatch.admit(AcmeAccount.objects.all(), now, register, catalog.lane_of, *AT_CA)
 
 
 def admit_revocations(now: datetime) -> None:
-    columns = ("account__ca_provider", "account__directory_url", "account__owner")
-    dispatch.admit(CertificateVersion.objects.all(), now, columns, at_ca, tasks.revoke)
-
-
-def at_ca(ca_provider: str, directory_url: str, owner: int) -> Parties:
-    return parties_of(catalog.lane_of(ca_provider, directory_url), owner)
-
-
-def parties_of(lane: Lane | None, owner: int) -> Parties:
-    return Parties((lane.key,) if lane else (), owner)
+    columns = [f"account__{each}" for each in AT_CA]
+    versions = CertificateVersion.objects.all()
+    dispatch.admit(versions, now, tasks.revoke, catalog.lane_of, *columns)
 
 
 def admit_deliveries(now: datetime) -> None:
     columns = ("channel", "webhook__host", "owner")
-
-    def at_receiver(channel: str, host: str | None, owner: int) -> Parties:
-        is_mail = channel == Delivery.Channel.EMAIL
-        return parties_of(MAIL if is_mail else lane_of_webhook(host or ""), owner)
-
-    dispatch.admit(Delivery.objects.all(), now, columns, at_receiver, deliver)
+    dispatch.admit(Delivery.objects.all(), now, deliver, delivery.lane_of, *columns)
 
 
 def admit_issuances(now: datetime) -> None:
@@ -136,7 +123,7 @@ def admit_issuances(now: datetime) -> None:
             return unmark(due, [each.id for each in chosen])
     alone = [each for each in chosen if not each.shares_a_look]
     for at, each in enumerate(alone):
-        if not tasks.start(each.id, each.state, priority=each.priority):
+        if not tasks.start(each.id, each.calls.state, priority=each.priority):
             return unmark(due, [left.id for left in alone[at:]])
     return None
 
@@ -150,28 +137,14 @@ def admit_cleanups(now: datetime) -> None:
     if not due.exists():
         return
     txtrecords.keep_needed(due, now)
-    columns = (
-        "credential__provider",
-        "credential__party",
-        "credential",
-        "credential__owner",
-    )
-
-    def at_dns_api(provider: str, party: str, credential: int, owner: int) -> Parties:
-        return parties_of(registry.lane_of(provider, party, credential), owner)
-
-    dispatch.admit(TxtRecord.objects.all(), now, columns, at_dns_api, tasks.cleanup)
+    columns = [f"credential{each}" for each in ("__provider", "__party", "", "__owner")]
+    dispatch.admit(TxtRecord.objects.all(), now, tasks.cleanup, registry.lane_of, *columns)
 
 
 def admit_renewal_infos(now: datetime) -> None:
     """Send polls of renewal windows. A CA that is away delays no other."""
-    account = "version__account"
-    columns = (f"{account}__ca_provider", f"{account}__directory_url", f"{account}__owner")
-
-    def at_ari(ca_provider: str, directory_url: str, owner: int) -> Parties:
-        return parties_of(ari.lane_of(ca_provider, directory_url), owner)
-
-    dispatch.admit(RenewalInfo.objects.all(), now, columns, at_ari, tasks.renewal_info)
+    columns = [f"version__account__{each}" for each in AT_CA]
+    dispatch.admit(RenewalInfo.objects.all(), now, tasks.renewal_info, ari.lane_of, *columns)
 
 
 def admit_probes(now: datetime) -> None:
@@ -179,10 +152,6 @@ def admit_probes(now: datetime) -> None:
 
     Each address is a lane of its own, which is not known to be dead before the first look.
     """
-    most = max(1, settings.WORKER_CONCURRENCY // 4)
     columns = ("address", "port", "certificate__owner")
-
-    def at_address(address: str, port: int, owner: int) -> Parties:
-        return parties_of(probes.lane_of(address, port), owner)
-
-    dispatch.admit(Probe.objects.all(), now, columns, at_address, tasks.probe, most)
+    most = max(1, settings.WORKER_CONCURRENCY // 4)
+    dispatch.admit(Probe.objects.all(), now, tasks.probe, probes.lane_of, *columns, most=most)

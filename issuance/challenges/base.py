@@ -3,11 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
+from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
+
+
+class Known(NamedTuple):
+    """The facts that the preflight of the same turn saw, so that nobody asks for them again.
+
+    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
+    name of the TXT record.
+    """
+
+    paths: Mapping[str, CnamePath] = MappingProxyType({})
+    zones: Mapping[str, str] = MappingProxyType({})
 
 
 class Judgement(NamedTuple):
@@ -43,8 +56,11 @@ class Challenge(ABC):
         what = f"The CA offers no {self.type} challenge for {seen.name}. Choose another CA."
         return Refused("ca_no_challenge", what, permanent=True)
 
-    def look_up(self, issuance: Issuance) -> Any:
-        """Look up in the network what `prepare` needs, for all names of the attempt together."""
+    def look_up(self, issuance: Issuance, known: Known) -> Any:
+        """Look up in the network what `prepare` needs, for all names of the attempt together.
+
+        `known` is what the preflight of the same turn saw.
+        """
         return None
 
     @abstractmethod

@@ -16,13 +16,12 @@ from certctrl import clock, lanes
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
-from dnsclient.cnames import CnamePath
 from dnsclient.resolver import RESOLVERS
 from dnsproviders import propagation, records
 from dnsproviders.models import TxtRecord
 from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
-from issuance.challenges.base import Challenge, Judgement
+from issuance.challenges.base import Challenge, Judgement, Known
 from issuance.identifiers import bases
 from issuance.models import Authorization, Issuance
 
@@ -31,6 +30,9 @@ REPUBLISH_AFTER = (90, 600, 900)
 # Seconds until the next look, at most. Another resolver behind the same address may show the
 # record sooner.
 LONGEST_DENIED = 300
+MOST_SERVERS = 20  # that an attempt names
+# The states of a server, and where a look has them. A later one wins.
+STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 
 
@@ -59,20 +61,23 @@ class Dns01(Challenge):
         what = f"The CA offers no {self.type} challenge for {seen.identifier}. Choose another CA."
         return Refused("ca_no_dns01", what, permanent=True)
 
-    def look_up(self, issuance: Issuance) -> Mapping[str, CnamePath]:
-        """Follow the CNAMEs of all names in one batch."""
+    def look_up(self, issuance: Issuance, known: Known) -> Known:
+        """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
+        names = bases(issuance.certificate.names)
+        if all(name in known.paths and not known.paths[name].trouble for name in names):
+            return known
         with lanes.enter(RESOLVERS, issuance.account.owner_id):
-            paths = cnames.follow(bases(issuance.certificate.names), clock.time_left())
+            paths = cnames.follow(names, clock.time_left())
             if not any(path.trouble for path in paths.values()):
                 lanes.note(RESOLVERS.key, lanes.Standing.WELL)
-        return paths
+        return known._replace(paths=paths)
 
     def prepare(
         self,
         issuance: Issuance,
         seen: AuthorizationResource,
         offered: ChallengeResource,
-        found: Callable[[], Mapping[str, CnamePath]],
+        found: Callable[[], Known],
     ) -> Callable[[], dict[str, Any]]:
         """Return the function that notes the TXT record where the CNAMEs lead."""
         credential = issuance.credential
@@ -85,12 +90,13 @@ class Dns01(Challenge):
         if not offered.key_authorization:
             what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
             raise Trouble(errors.ERROR, what)
-        path = found()[seen.identifier]
+        path = found().paths[seen.identifier]
         if path.trouble:
             raise path.trouble
         delegation.refuse_elsewhere(issuance, path)
         value = txt_value(offered.key_authorization)
-        return lambda: {"record": records.note(credential, path.final, value)}
+        zone = found().zones.get(path.final, "")
+        return lambda: {"record": records.note(credential, path.final, value, zone)}
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
@@ -144,11 +150,13 @@ class Dns01(Challenge):
             return Judgement(what, [each.pk for each in nowhere])
         what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
         denied = max(verdict.denied for _, verdict in hidden)
+        servers = servers_of(issuance, seen)
+        fields = {"servers": servers} if servers != issuance.servers else {}
         # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
         # so that the record loses none of its time.
         if denied > issuance.patience():
-            raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True)
-        raise Wait(issuance.patience(), what)
+            raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True, fields=fields)
+        raise Wait(issuance.patience(), what, fields=fields)
 
     def present_again(self, absent: Sequence[int]) -> None:
         records.unpublish(absent)
@@ -156,6 +164,25 @@ class Dns01(Challenge):
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
         records.wake(txtrecords.records_of(issuance), at)
+
+
+def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
+    """Return each server that was asked, and whether it shows all records of the attempt.
+
+    The state is `shows`, `missing`, `silent`, or `skipped` for one that cannot be asked. `since`
+    is the time of the first look with this state, in seconds since 1970.
+    """
+    states: dict[str, str] = {}
+    looks = [seen.looks[record.pk] for record in seen.records]
+    for state, name in STATES.items():
+        for label in (label for look in looks for label in getattr(look, name)):
+            states[propagation.server_of(label) if label.endswith(")") else label] = state
+    before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
+    now = int(clock.now().timestamp())
+    return [
+        {"server": server, "state": state, "since": before.get((server, state), now)}
+        for server, state in sorted(states.items())[:MOST_SERVERS]
+    ]
 
 
 def _read(ids: Collection[int]) -> dict[int, TxtRecord]:

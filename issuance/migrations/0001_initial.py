@@ -196,6 +196,25 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='certificates', to=settings.AUTH_USER_MODEL)),
                 ('verify_device', models.ForeignKey(blank=True, db_index=False, help_text='whose agent serves the challenges of http-01 and tls-alpn-01', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='devices.device')),
             ],
+            options={
+                'indexes': [models.Index(condition=models.Q(('expires_at__isnull', False), ('retired_at__isnull', True)), fields=['expires_at', 'id'], name='certificates_by_expiry'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', '-id'], name='certificates_of_owner'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_of_owner_by_end'), models.Index(condition=models.Q(('failures__gt', 0), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_failing'), models.Index(condition=models.Q(('needs_person', True), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_for_a_person'), models.Index(condition=models.Q(('auto_renew', False), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_not_renewed'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'), models.Index(fields=['domain'], name='certificates_by_domain', opclasses=['varchar_pattern_ops']), models.Index(condition=models.Q(('retired_at__isnull', True), ('revoke_superseded', True)), fields=['id'], name='certificates_to_supersede'), models.Index(condition=models.Q(('retired_at__isnull', False)), fields=['retired_at'], name='certificates_retired')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Label',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(max_length=32)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'name'), name='an_owner_has_a_label_once')],
+            },
+        ),
+        migrations.AddField(
+            model_name='certificate',
+            name='labels',
+            field=models.ManyToManyField(blank=True, related_name='certificates', to='issuance.label'),
         ),
         migrations.CreateModel(
             name='CertificateVersion',
@@ -225,6 +244,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='certificateversion_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='certificateversion_queued_at'), models.Index(fields=['issuer'], name='versions_by_issuer'), models.Index(fields=['serial'], name='versions_by_serial'), models.Index(condition=models.Q(('revoked_at__isnull', False)), fields=['certificate'], name='versions_revoked'), models.Index(condition=models.Q(('key__isnull', False)), fields=['not_after'], name='versions_with_key'), models.Index(condition=models.Q(('key__isnull', True)), fields=['not_after'], name='versions_without_key')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('revoke_asked_at__isnull', True), ('revoked_at__isnull', False), ('wake_at__isnull', False), _connector='OR'), name='a_revocation_that_was_asked_for_wakes_until_it_is_done')],
             },
         ),
         migrations.AddField(
@@ -252,6 +273,7 @@ class Migration(migrations.Migration):
                 ('certificate_url', models.CharField(blank=True, max_length=500)),
                 ('presents', models.PositiveSmallIntegerField(default=0, help_text='how often its records were published again')),
                 ('settles_at', models.DateTimeField(blank=True, help_text='every record was shown; the credential waits on', null=True)),
+                ('servers', models.JSONField(blank=True, default=list, help_text='name servers of the last look that waited: `server`, `state` and `since`')),
                 ('deaf', models.JSONField(blank=True, default=list, help_text='name servers that the preflight found not to answer for their zone')),
                 ('names_key', models.CharField(editable=False, max_length=64)),
                 ('number', models.PositiveIntegerField(default=1, help_text="of the certificate's attempts, from 1")),
@@ -277,6 +299,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='issuance_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'), models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'), models.Index(fields=['names_key'], name='issuances_by_names'), models.Index(condition=models.Q(('order_url', ''), _negated=True), fields=['account', 'order_url'], name='issuances_by_order'), models.Index(fields=['certificate', '-id'], name='issuances_of_certificate'), models.Index(fields=['state', 'ended_at'], name='issuances_by_end'), models.Index(condition=models.Q(('proves', True)), fields=['ended_at'], name='issuances_at_staging')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False)), fields=('certificate',), name='one_open_issuance_per_certificate'), models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False), models.Q(('order_url', ''), _negated=True)), fields=('account', 'order_url'), name='one_open_issuance_per_order'), models.CheckConstraint(condition=models.Q(models.Q(('state__in', ['queued', 'ordered', 'presented', 'propagated', 'validated', 'finalized']), ('wake_at__isnull', False)), models.Q(('state__in', ['issued', 'failed', 'canceled']), ('wake_at__isnull', True)), _connector='OR'), name='an_issuance_wakes_as_long_as_it_is_open')],
             },
         ),
         migrations.AddField(
@@ -300,6 +324,9 @@ class Migration(migrations.Migration):
                 ('record', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='authorizations', to='dnsproviders.txtrecord')),
                 ('issuance', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='authorizations', to='issuance.issuance')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('issuance', 'url'), name='one_row_per_authorization')],
+            },
         ),
         migrations.CreateModel(
             name='IssuanceEvent',
@@ -312,6 +339,9 @@ class Migration(migrations.Migration):
                 ('took_ms', models.PositiveIntegerField(default=0)),
                 ('issuance', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='issuance.issuance')),
             ],
+            options={
+                'indexes': [models.Index(fields=['issuance', 'id'], name='events_of_issuance')],
+            },
         ),
         migrations.CreateModel(
             name='LimitBucket',
@@ -358,6 +388,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='probe_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='probe_queued_at')],
+                'constraints': [models.UniqueConstraint(fields=('certificate', 'address', 'port', 'sni', 'starttls'), name='an_address_is_probed_once')],
             },
         ),
         migrations.CreateModel(
@@ -381,6 +413,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name_plural': 'renewal infos',
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='renewalinfo_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='renewalinfo_queued_at'), models.Index(condition=models.Q(('wake_at__isnull', True)), fields=['created_at'], name='renewal_infos_over')],
             },
         ),
         migrations.CreateModel(
@@ -389,11 +422,15 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.CharField(max_length=255)),
                 ('digest', models.CharField(help_text='SHA-256 of method, path and body', max_length=64)),
+                ('results', models.JSONField(help_text='of a bulk action; null until it has ended', null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
                 ('certificate', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.certificate')),
                 ('issuance', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='issuance.issuance')),
                 ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'key'), name='one_request_per_idempotency_key')],
+            },
         ),
         migrations.CreateModel(
             name='Reservation',
@@ -409,6 +446,9 @@ class Migration(migrations.Migration):
                 ('lacks', models.ForeignKey(blank=True, db_index=False, help_text='the bucket that it waits for; empty while a trouble delays it', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='issuance.limitbucket')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
+            options={
+                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting')],
+            },
         ),
         migrations.CreateModel(
             name='ReservedToken',
@@ -418,6 +458,9 @@ class Migration(migrations.Migration):
                 ('bucket', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to='issuance.limitbucket')),
                 ('reservation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to='issuance.reservation')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('reservation', 'bucket'), name='a_bucket_once_a_reservation')],
+            },
         ),
         migrations.CreateModel(
             name='TrustedCA',
@@ -429,6 +472,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'trusted CA',
+                'constraints': [models.UniqueConstraint(fields=('device', 'private_ca'), name='a_device_trusts_a_ca_once')],
             },
         ),
         migrations.CreateModel(
@@ -488,180 +532,20 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='issuance_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(fields=['names_key'], name='issuances_by_names'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(condition=models.Q(('order_url', ''), _negated=True), fields=['account', 'order_url'], name='issuances_by_order'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(fields=['certificate', '-id'], name='issuances_of_certificate'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(fields=['state', 'ended_at'], name='issuances_by_end'),
-        ),
-        migrations.AddIndex(
-            model_name='issuance',
-            index=models.Index(condition=models.Q(('proves', True)), fields=['ended_at'], name='issuances_at_staging'),
-        ),
-        migrations.AddConstraint(
-            model_name='issuance',
-            constraint=models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False)), fields=('certificate',), name='one_open_issuance_per_certificate'),
-        ),
-        migrations.AddConstraint(
-            model_name='issuance',
-            constraint=models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False), models.Q(('order_url', ''), _negated=True)), fields=('account', 'order_url'), name='one_open_issuance_per_order'),
-        ),
-        migrations.AddConstraint(
-            model_name='issuance',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state__in', ['queued', 'ordered', 'presented', 'propagated', 'validated', 'finalized']), ('wake_at__isnull', False)), models.Q(('state__in', ['issued', 'failed', 'canceled']), ('wake_at__isnull', True)), _connector='OR'), name='an_issuance_wakes_as_long_as_it_is_open'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='certificateversion_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='certificateversion_queued_at'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(fields=['issuer'], name='versions_by_issuer'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(fields=['serial'], name='versions_by_serial'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(condition=models.Q(('revoked_at__isnull', False)), fields=['certificate'], name='versions_revoked'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(condition=models.Q(('key__isnull', False)), fields=['not_after'], name='versions_with_key'),
-        ),
-        migrations.AddIndex(
-            model_name='certificateversion',
-            index=models.Index(condition=models.Q(('key__isnull', True)), fields=['not_after'], name='versions_without_key'),
-        ),
-        migrations.AddConstraint(
-            model_name='certificateversion',
-            constraint=models.CheckConstraint(condition=models.Q(('revoke_asked_at__isnull', True), ('revoked_at__isnull', False), ('wake_at__isnull', False), _connector='OR'), name='a_revocation_that_was_asked_for_wakes_until_it_is_done'),
-        ),
-        migrations.AddConstraint(
-            model_name='authorization',
-            constraint=models.UniqueConstraint(fields=('issuance', 'url'), name='one_row_per_authorization'),
-        ),
-        migrations.AddIndex(
-            model_name='issuanceevent',
-            index=models.Index(fields=['issuance', 'id'], name='events_of_issuance'),
-        ),
-        migrations.AddIndex(
             model_name='certificate',
             index=models.Index(condition=models.Q(('lacks__isnull', True), ('renew_at__isnull', False)), fields=['renew_at', 'expires_at', 'id'], name='certificates_to_renew'),
         ),
         migrations.AddIndex(
             model_name='certificate',
+            index=models.Index(condition=models.Q(('expires_at', None), ('renew_at__gt', models.F('expires_at')), _connector='OR'), fields=['renew_at'], name='certificates_planned_late'),
+        ),
+        migrations.AddIndex(
+            model_name='certificate',
             index=models.Index(condition=models.Q(('lacks__isnull', False)), fields=['lacks', 'owner', 'expires_at', 'id'], name='certificates_held_back'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('expires_at__isnull', False), ('retired_at__isnull', True)), fields=['expires_at', 'id'], name='certificates_by_expiry'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', '-id'], name='certificates_of_owner'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_of_owner_by_end'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('failures__gt', 0), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_failing'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('needs_person', True), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_for_a_person'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('auto_renew', False), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_not_renewed'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(fields=['domain'], name='certificates_by_domain', opclasses=['varchar_pattern_ops']),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', True), ('revoke_superseded', True)), fields=['id'], name='certificates_to_supersede'),
-        ),
-        migrations.AddIndex(
-            model_name='certificate',
-            index=models.Index(condition=models.Q(('retired_at__isnull', False)), fields=['retired_at'], name='certificates_retired'),
         ),
         migrations.AddConstraint(
             model_name='certificate',
             constraint=models.UniqueConstraint(condition=models.Q(('current__isnull', True), ('retired_at__isnull', True)), fields=('owner', 'request_digest'), name='the_same_request_makes_one_certificate'),
-        ),
-        migrations.AddIndex(
-            model_name='probe',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='probe_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='probe',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='probe_queued_at'),
-        ),
-        migrations.AddConstraint(
-            model_name='probe',
-            constraint=models.UniqueConstraint(fields=('certificate', 'address', 'port', 'sni', 'starttls'), name='an_address_is_probed_once'),
-        ),
-        migrations.AddIndex(
-            model_name='renewalinfo',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='renewalinfo_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='renewalinfo',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='renewalinfo_queued_at'),
-        ),
-        migrations.AddIndex(
-            model_name='renewalinfo',
-            index=models.Index(condition=models.Q(('wake_at__isnull', True)), fields=['created_at'], name='renewal_infos_over'),
-        ),
-        migrations.AddConstraint(
-            model_name='requestkey',
-            constraint=models.UniqueConstraint(fields=('owner', 'key'), name='one_request_per_idempotency_key'),
-        ),
-        migrations.AddIndex(
-            model_name='reservation',
-            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'),
-        ),
-        migrations.AddConstraint(
-            model_name='reservedtoken',
-            constraint=models.UniqueConstraint(fields=('reservation', 'bucket'), name='a_bucket_once_a_reservation'),
-        ),
-        migrations.AddConstraint(
-            model_name='trustedca',
-            constraint=models.UniqueConstraint(fields=('device', 'private_ca'), name='a_device_trusts_a_ca_once'),
         ),
         migrations.CreateModel(
             name='CertificateCount',

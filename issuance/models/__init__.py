@@ -10,8 +10,10 @@ from issuance.models.attempts import (
 )
 from issuance.models.certificates import (
     KEY_COMPROMISE,
+    PLANNED_LATE,
     Certificate,
     CertificateVersion,
+    Label,
     RenewalInfo,
     digest,
     names_key,
@@ -25,6 +27,7 @@ from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
     "KEY_COMPROMISE",
+    "PLANNED_LATE",
     "TOO_LONG",
     "Authorization",
     "Certificate",
@@ -36,6 +39,7 @@ __all__ = [
     "Issuance",
     "IssuanceEvent",
     "IssuanceQuerySet",
+    "Label",
     "LimitBucket",
     "NamePart",
     "Probe",

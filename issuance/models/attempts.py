@@ -296,6 +296,7 @@ class RequestKey(models.Model):
     digest = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
     certificate = models.ForeignKey(Certificate, models.CASCADE, null=True, related_name="+")
     issuance = models.ForeignKey(Issuance, models.CASCADE, null=True, related_name="+")
+    results = models.JSONField(null=True, help_text="of a bulk action; null until it has ended")
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
 
     class Meta:

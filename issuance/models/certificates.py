@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, Q, When
+from django.db.models import Case, F, Q, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
@@ -19,11 +19,32 @@ from dnsproviders.models import DnsCredential
 from keystore.models import Envelope
 
 KEY_COMPROMISE = 1  # the reason of a revocation: RFC 5280, section 5.3.1
+# Renewals that a clock which was ahead may have planned, and first issuances that are planned.
+PLANNED_LATE = Q(expires_at=None) | Q(renew_at__gt=F("expires_at"))
 
 
 def new_public_id() -> str:
     """Return a random id of 20 hex digits."""
     return uuid.uuid4().hex[:20]
+
+
+class Label(models.Model):
+    """A word that an owner gives to certificates, to find them again."""
+
+    LONGEST = 32
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False
+    )
+    name = models.CharField(max_length=LONGEST)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["owner", "name"], name="an_owner_has_a_label_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Certificate(models.Model):
@@ -109,6 +130,7 @@ class Certificate(models.Model):
     fallback_account = models.ForeignKey(
         AcmeAccount, models.PROTECT, null=True, blank=True, related_name="fallback_certificates"
     )
+    labels = models.ManyToManyField(Label, blank=True, related_name="certificates")
     current = models.ForeignKey(
         "CertificateVersion", models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -155,6 +177,10 @@ class Certificate(models.Model):
                 fields=["renew_at", "expires_at", "id"],
                 condition=Q(renew_at__isnull=False, lacks__isnull=True),
                 name="certificates_to_renew",
+            ),
+            # The rows that clockstep reads each hour.
+            models.Index(
+                fields=["renew_at"], condition=PLANNED_LATE, name="certificates_planned_late"
             ),
             models.Index(
                 fields=["lacks", "owner", "expires_at", "id"],

@@ -45,6 +45,11 @@ class Propagation(models.Model):
     settles_at = models.DateTimeField(
         null=True, blank=True, help_text="every record was shown; the credential waits on"
     )
+    servers = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="name servers of the last look that waited: `server`, `state` and `since`",
+    )
     deaf = models.JSONField(
         default=list,
         blank=True,

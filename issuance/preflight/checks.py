@@ -6,7 +6,7 @@ own data block it.
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from authorities import catalog, clients
 from authorities.base import CA
@@ -21,7 +21,7 @@ from dnsclient.survey import Survey, Zone
 from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
-from issuance.challenges import delegation
+from issuance.challenges import base, delegation
 from issuance.challenges import registry as challenges
 from issuance.identifiers import bases, is_address
 from issuance.models import Certificate, Issuance, IssuanceEvent
@@ -38,14 +38,15 @@ MOST_ZONES = 10  # zones that the provider is asked about
 FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
 
 
-def before_order(issuance: Issuance, client: CA) -> None:
+def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, Any]]:
     """Run the preflight of an attempt, at most once an hour.
 
-    Raise Refused if the CA would refuse the order. Findings that only warn become an event.
+    Return what it saw, and the columns of the attempt that the caller writes. Raise Refused if the
+    CA would refuse the order. Findings that only warn become an event.
     """
     last = issuance.preflighted_at
     if issuance.account.is_private or (last and clock.now() - last < EVERY):
-        return
+        return base.Known(), {}
     if not issuance.credential and delegation.is_delegated(issuance.certificate):
         raise Refused(
             "preflight_no_credential", delegation.lacking(issuance.certificate), permanent=True
@@ -53,21 +54,24 @@ def before_order(issuance: Issuance, client: CA) -> None:
     issuance.breathe()
     with clock.limit(issuance.turn_left() / 2):
         written = _written_before(issuance)
-        found = check(
+        found, known = check(
             issuance.certificate, issuance.account, issuance.credential, client, but=written
         )
     blocking = [each for each in found if each.blocks]
     deaf = [propagation.server_of(label) for each in found for label in each.servers]
     seen = {"preflighted_at": clock.now(), "deaf": deaf}
-    if found and not blocking:
-        what = report.text_of(found)
-        done = IssuanceEvent.Outcome.DONE
-        with issuance.fence(**seen):
+    if not found:
+        return known, seen
+    done = IssuanceEvent.Outcome.DONE
+    with issuance.fence(**seen):
+        if not blocking:
             IssuanceEvent.objects.create(
-                issuance=issuance, at=clock.now(), step=STEP, outcome=done, what=what
+                issuance=issuance,
+                at=clock.now(),
+                step=STEP,
+                outcome=done,
+                what=report.text_of(found),
             )
-    else:
-        issuance.write(**seen)
     if blocking:
         for each in blocking:
             if each.said and issuance.credential:
@@ -76,6 +80,7 @@ def before_order(issuance: Issuance, client: CA) -> None:
         raise Refused(
             f"preflight_{first}", report.text_of(blocking), permanent=first in FOR_A_PERSON
         )
+    return known, {}
 
 
 def run(certificate: Certificate) -> list[Finding]:
@@ -83,7 +88,7 @@ def run(certificate: Certificate) -> list[Finding]:
     account = certificate.account
     credential = delegation.credential_for(certificate)
     with clock.limit(ALONE):
-        found = check(certificate, account, credential, clients.client_for(account))
+        found, _ = check(certificate, account, credential, clients.client_for(account))
     in_zone = challenges.for_certificate(certificate).in_zone
     if not credential and in_zone and not account.is_private:
         found.insert(
@@ -99,17 +104,17 @@ def check(
     client: CA,
     *,
     but: Collection[str] = (),
-) -> list[Finding]:
+) -> tuple[list[Finding], base.Known]:
     """Return the findings for the certificate at this account, blocking ones first.
 
-    This costs a few batches of DNS questions, and one call to the provider for each zone. TXT names
-    in `but` cost no call. A private CA has no findings.
+    Return also what was seen. This costs a few batches of DNS questions, and one call to the
+    provider for each zone. TXT names in `but` cost no call. A private CA has no findings.
     """
     if account.is_private:
-        return []
+        return [], base.Known()
     names = [each for each in certificate.names if not is_address(each)]
     if not names:
-        return list(_of_count(certificate, account))
+        return list(_of_count(certificate, account)), base.Known()
     target = delegation.only_target(certificate, credential)
     identities = _identities(account, client)
     method = challenges.for_certificate(certificate)
@@ -117,14 +122,20 @@ def check(
         seen = survey.survey(bases(names), clock.time_left() * FOR_ZONES)
     answer = lanes.Standing.TROUBLE if seen.silence else lanes.Standing.WELL
     lanes.note(RESOLVERS.key, answer)
-    return report.together(
+    zones: dict[str, str] = {}
+    findings = report.together(
         [
             *_of_count(certificate, account),
             *rules.of_silence(seen, certificate.domain),
             *rules.of_caa(seen, names, identities, account.url, method.type),
-            *(_of_proof(certificate, credential, seen, target, but) if method.in_zone else ()),
+            *(
+                _of_proof(certificate, credential, seen, target, but, zones)
+                if method.in_zone
+                else ()
+            ),
         ]
     )
+    return findings, base.Known(seen.paths, zones)
 
 
 def _of_proof(
@@ -133,11 +144,12 @@ def _of_proof(
     seen: Survey,
     target: str,
     but: Collection[str],
+    zones: dict[str, str],
 ) -> Iterator[Finding]:
-    """Yield the findings about the zones that the proof is written into."""
+    """Yield the findings about the zones that the proof is written into. Add them to `zones`."""
     yield from rules.of_cnames(seen, target)
     yield from rules.of_zones(seen)
-    yield from _of_credential(certificate, credential, _places(seen, target, but))
+    yield from _of_credential(certificate, credential, _places(seen, target, but), zones)
 
 
 def _written_before(issuance: Issuance) -> list[str]:
@@ -222,9 +234,14 @@ def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
 
 
 def _of_credential(
-    certificate: Certificate, credential: DnsCredential | None, places: Sequence[Place]
+    certificate: Certificate,
+    credential: DnsCredential | None,
+    places: Sequence[Place],
+    zones: dict[str, str],
 ) -> Iterator[Finding]:
     """Yield a finding for each zone that the provider does not show to the credential.
+
+    Add the others to `zones`, by the name of the TXT record.
 
     A provider that does not answer does not block, because the present step asks it again.
     """
@@ -247,5 +264,6 @@ def _of_credential(
         except Wait as wait:
             yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)
         else:
+            zones[final] = zone
             if doubt and credential.owner_id == certificate.owner_id:
                 yield Finding("zone_unseen", name, f"{final} TXT", doubt, blocks=False)

@@ -25,7 +25,7 @@ from issuance.ratelimits.reservations import (
     release,
     reserve,
 )
-from issuance.ratelimits.status import levels
+from issuance.ratelimits.status import levels, scarce
 
 __all__ = [
     "Charges",
@@ -44,6 +44,7 @@ __all__ = [
     "refuse_far_slot",
     "release",
     "reserve",
+    "scarce",
     "slot",
     "slot_of",
     "spoken",

@@ -128,9 +128,13 @@ def of_order(issuance: Issuance) -> list[Charge]:
     """Return the charges of an order without `replaces`.
 
     A renewal of exactly the same names at the same CA is charged only in the bucket of these names.
-    Its other buckets are not charged, but they must be open.
+    Its other buckets are not charged, but they must be open. The names of a certificate never
+    change, so the CA must only be the one that issued the current version.
     """
-    return of_names(issuance.account, issuance.certificate.names, renews=renews_here(issuance))
+    account, current = issuance.account, issuance.certificate.current
+    issuer = catalog.directory_of(current.account) if current else None
+    renews = issuer == catalog.directory_of(account)
+    return of_names(account, issuance.certificate.names, renews=renews)
 
 
 def of_names(account: AcmeAccount, domains: Sequence[str], *, renews: bool = False) -> list[Charge]:
@@ -174,17 +178,6 @@ def of_account(account: AcmeAccount, cost: int = 1) -> tuple[Charge, Charge]:
 def failures_of(account: AcmeAccount, name: str) -> Charge:
     ca = catalog.directory_of(account)
     return Charge(ca, Kind.FAILURES, f"{account.pk} {name}", name, cost=0)
-
-
-def renews_here(issuance: Issuance) -> bool:
-    """Return whether this CA issued the version that the attempt renews.
-
-    The names are the same, because the names of a certificate never change.
-    """
-    current = issuance.certificate.current
-    return current is not None and catalog.directory_of(current.account) == catalog.directory_of(
-        issuance.account
-    )
 
 
 def _listed(domains: Sequence[str]) -> str:

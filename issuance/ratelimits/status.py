@@ -1,18 +1,23 @@
 """Show what is left of a CA's limits."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from django.db.models import Count
 
+from accounts.models import User
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
-from issuance.models import Certificate, LimitBucket
+from issuance.models import Certificate, Issuance, LimitBucket
 from issuance.ratelimits import charges, queue
+from issuance.ratelimits.charges import Charge
 from issuance.ratelimits.ledger import Ledger
 
 Kind = LimitKind
 SHOWN = 500  # newest certificates of an account whose buckets are shown
+ACCOUNTS = 50  # newest accounts of an owner whose buckets are compared
+WAITING = 50  # certificates of each kind whose buckets are compared with them
 
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
@@ -25,8 +30,31 @@ def levels(account: AcmeAccount) -> list[dict[str, Any]]:
         account.certificates.filter(retired_at=None).order_by("-pk").values_list("names", flat=True)
     )
     wanted = {want for domains in ordered[:SHOWN] for want in charges.of_names(account, domains)}
-    found = charges.find([*wanted, *charges.of_account(account)])
-    ledger = Ledger(found.values(), account.owner_id, lock=False)
+    return _levels(account.owner, [*wanted, *charges.of_account(account)])
+
+
+def scarce(owner: User) -> list[dict[str, Any]]:
+    """Return the levels of the buckets of all accounts of an owner, the scarcest first.
+
+    Of names, only those are returned that a certificate is held back by, or waits for.
+    """
+    accounts = AcmeAccount.objects.filter(owner=owner, retired_at=None, private_ca=None)
+    wanted = [
+        each for row in accounts.order_by("-pk")[:ACCOUNTS] for each in charges.of_account(row)
+    ]
+    held = Certificate.objects.filter(owner=owner, lacks__isnull=False, retired_at=None)
+    queued = Issuance.objects.open().filter(certificate__owner=owner).exclude(slot_at=None)
+    waiting = [each.certificate for each in queued.select_related("certificate__account")[:WAITING]]
+    for each in (*held.select_related("account")[:WAITING], *waiting):
+        wanted += charges.of_names(each.account, each.names)
+    levels = _levels(owner, list(dict.fromkeys(wanted)))
+    known = [each for each in levels if each["capacity"] and each["left"] is not None]
+    return sorted(known, key=lambda each: (not each["waiting"], each["left"] / each["capacity"]))
+
+
+def _levels(owner: User, wanted: Collection[Charge]) -> list[dict[str, Any]]:
+    found = charges.find(wanted)
+    ledger = Ledger(found.values(), owner.pk, lock=False)
     held = Certificate.objects.filter(lacks__in=ledger.rows)
     waiting = queue.waits_of(ledger.rows)
     waits = Counter(dict(waiting.values_list("bucket").annotate(Count("pk"))))
@@ -41,6 +69,7 @@ def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:
     limit = ledger.limit(row.pk)
     known = limit if limit.capacity != float("inf") else None
     return {
+        "ca": row.ca,
         "kind": row.kind,
         "subject": row.label or row.subject,
         "capacity": known.capacity if known else None,

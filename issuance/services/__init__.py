@@ -18,12 +18,14 @@ from issuance.services.attempts import (
     request_issuance,
     retry_attempt,
 )
+from issuance.services.bulk import BulkAction, Result, act, action_of, chosen, dry_run
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
     CertificateSpec,
     _answers,
     create_certificate,
     issue_at_private_ca,
+    judge,
     make_certificate,
     new_certificate,
     retire,
@@ -43,7 +45,9 @@ from issuance.services.counting import (
     total,
 )
 from issuance.services.export import PFX, bundle, head, to_folder
+from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
+from issuance.services.labeling import labels_of, set_labels
 from issuance.services.locks import no_credential
 from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
@@ -57,11 +61,16 @@ __all__ = [
     "COLUMNS",
     "MOST_COUNTED",
     "PFX",
+    "BulkAction",
     "CertificateSpec",
     "DayCount",
+    "Filter",
     "Idempotency",
     "NotReplaced",
+    "Result",
     "_answers",
+    "act",
+    "action_of",
     "add_up",
     "advance",
     "assign",
@@ -71,17 +80,22 @@ __all__ = [
     "by_day",
     "cancel",
     "cancel_attempt",
+    "chosen",
     "count",
     "create_certificate",
     "deployments_of",
     "distrust",
+    "dry_run",
     "follow",
     "follow_device",
     "for_device",
     "forget_probe",
+    "found",
     "head",
     "issue",
     "issue_at_private_ca",
+    "judge",
+    "labels_of",
     "look",
     "make_certificate",
     "new_certificate",
@@ -101,6 +115,7 @@ __all__ = [
     "revoke_replaced",
     "sealed",
     "search",
+    "set_labels",
     "summary",
     "to_folder",
     "total",

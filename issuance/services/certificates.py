@@ -22,7 +22,7 @@ from dnsproviders.models import DnsCredential
 from issuance import rollout, wraps
 from issuance.models import Certificate, Issuance, digest
 from issuance.renewal import ari
-from issuance.services import assigning, canceling, locks, validation
+from issuance.services import assigning, canceling, labeling, locks, validation
 from issuance.services.attempts import (
     advance,
     audit_certificate,
@@ -194,14 +194,19 @@ def _is_within(at: datetime, span: timedelta) -> bool:
     return -SKEW < clock.now() - at < span
 
 
+def judge(spec: CertificateSpec) -> None:
+    """Raise Invalid or NotFound for a request that cannot be served. Nothing is stored."""
+    validation.judge(
+        validation.Wanted(spec.names, spec.account, spec.key_type, spec.key_size, spec.settings)
+    )
+
+
 def new_certificate(owner: User, spec: CertificateSpec, *, issue: bool = False) -> Certificate:
     """Store a new certificate and audit it. Raise Invalid, NotFound and QuotaExceeded.
 
     With `issue`, raise QuotaExceeded also when the owner may have no more open attempts.
     """
-    validation.judge(
-        validation.Wanted(spec.names, spec.account, spec.key_type, spec.key_size, spec.settings)
-    )
+    judge(spec)
     quotas.refuse_more(owner, "certificates", *(["open_attempts"] if issue else []))
     certificate = insert(
         Certificate(
@@ -333,6 +338,7 @@ def retire(certificate: Certificate) -> None:
             retired_at=clock.now(), renew_at=None, lacks=None
         )
         assigning.unassign_all(certificate)
+        labeling.set_labels(certificate, ())
         open_one = Issuance.objects.open_of(certificate)
         if open_one and open_one.state in Issuance.BEFORE_VALIDATED:
             # The CA may sign meanwhile. Then the version is stored, and not renewed.

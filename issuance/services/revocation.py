@@ -27,10 +27,7 @@ def revoke(
     A worker sends the revocation and retries it. Asking twice changes nothing. `reason` is a name
     or a number of REASONS. Raise Invalid for another reason, and Conflict when no version exists.
     """
-    number = REASONS.get(reason) if isinstance(reason, str) else reason
-    if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
-        known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
-        raise Invalid(f"The reason is not known. Give one of {known}.", field="reason")
+    number = number_of(reason)
     version = certificate.current
     if not version:
         raise Conflict(f"{certificate.domain} was never issued, so there is nothing to revoke.")
@@ -42,6 +39,15 @@ def revoke(
         dispatch.nudge(tasks.revoke, version.pk)
     version.refresh_from_db()
     return version
+
+
+def number_of(reason: object) -> int:
+    """Return the number of a reason. Raise Invalid when a subscriber may not give it."""
+    number = REASONS.get(reason) if isinstance(reason, str) else reason
+    if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
+        known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
+        raise Invalid(f"The reason is not known. Give one of {known}.", field="reason")
+    return number
 
 
 @transaction.atomic

@@ -90,9 +90,8 @@ def _end(
     """
 
     def pause_together(step: machine.Step, issuance: Issuance, wait: Wait) -> None:
-        says_the_same = (
-            wait.what == issuance.waits_for and not issuance.stumbles and not wait.imposed
-        )
+        is_new = wait.what != issuance.waits_for or wait.fields
+        says_the_same = not is_new and not issuance.stumbles and not wait.imposed
         if says_the_same and clock.now() < issuance.deadline_at:
             waiting[int(wait.seconds)].append(issuance)
         else:

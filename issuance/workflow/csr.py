@@ -13,6 +13,7 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.turns import Wait
 from issuance import wraps
 from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
 from issuance.renewal import lifetime
@@ -75,7 +76,7 @@ def make(issuance: Issuance) -> None:
     """Seal a key for the attempt under the current key policy, and write the CSR.
 
     The key is new, or the one that the certificate keeps. Its plaintext exists only in this
-    function. Raise LostTurn.
+    function. Raise LostTurn, and Wait if the policy changes meanwhile.
     """
     certificate, replaced, key = issuance.certificate, issuance.key_id, None
     pinned, told = _pinned(issuance)
@@ -108,9 +109,21 @@ def make(issuance: Issuance) -> None:
         sealed = prepared.store()
         issuance.write(csr_pem=csr_pem, key=sealed)
         if replaced:
+            _refuse_other_policy(certificate, sealed)
             Envelope.objects.filter(pk=replaced).delete()
         if told:
             event(issuance, "order", Outcome.DONE, told)
+
+
+def _refuse_other_policy(certificate: Certificate, sealed: Envelope) -> None:
+    """Raise Wait if a person changed the key policy while the key was made.
+
+    The change made the wraps of the replaced key fit, and could not see the new one. A change that
+    comes later waits for the row of the attempt, which this transaction has locked.
+    """
+    certificate.refresh_from_db(fields=["key_policy"])
+    if certificate.key_policy != sealed.policy:
+        raise Wait(1, "The key policy was changed while a new key was made. It is made again.")
 
 
 def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:

@@ -281,8 +281,9 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
         )
     what = wait.what or issuance.waits_for
     if what == issuance.waits_for:
-        return issuance.release(until, deadline_at=gives_up_at)
-    with issuance.fence(**issuance.ending(until, waits_for=what, deadline_at=gives_up_at)):
+        return issuance.release(until, deadline_at=gives_up_at, **wait.fields)
+    fields = {"waits_for": what, "deadline_at": gives_up_at} | wait.fields
+    with issuance.fence(**issuance.ending(until, **fields)):
         event(issuance, step.name, Outcome.WAIT, what)
     return None
 

@@ -36,6 +36,9 @@ class Migration(migrations.Migration):
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='recipient_keys', to=settings.AUTH_USER_MODEL)),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('owner', 'fingerprint'), name='one_recipient_key_per_fingerprint')],
+            },
         ),
         migrations.CreateModel(
             name='KeyWrap',
@@ -47,21 +50,8 @@ class Migration(migrations.Migration):
                 ('envelope', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='wraps', to='keystore.envelope')),
                 ('recipient_key', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='wraps', to='keystore.recipientkey')),
             ],
-        ),
-        migrations.AddConstraint(
-            model_name='recipientkey',
-            constraint=models.UniqueConstraint(fields=('owner', 'fingerprint'), name='one_recipient_key_per_fingerprint'),
-        ),
-        migrations.AddConstraint(
-            model_name='keywrap',
-            constraint=models.CheckConstraint(condition=models.Q(('master_key_id__isnull', True), ('recipient_key__isnull', True), _connector='XOR'), name='a_wrap_has_exactly_one_recipient'),
-        ),
-        migrations.AddConstraint(
-            model_name='keywrap',
-            constraint=models.UniqueConstraint(condition=models.Q(('master_key_id__isnull', False)), fields=('envelope',), name='one_master_wrap_per_envelope'),
-        ),
-        migrations.AddConstraint(
-            model_name='keywrap',
-            constraint=models.UniqueConstraint(fields=('envelope', 'recipient_key'), name='one_wrap_per_recipient_key'),
+            options={
+                'constraints': [models.CheckConstraint(condition=models.Q(('master_key_id__isnull', True), ('recipient_key__isnull', True), _connector='XOR'), name='a_wrap_has_exactly_one_recipient'), models.UniqueConstraint(condition=models.Q(('master_key_id__isnull', False)), fields=('envelope',), name='one_master_wrap_per_envelope'), models.UniqueConstraint(fields=('envelope', 'recipient_key'), name='one_wrap_per_recipient_key')],
+            },
         ),
     ]

@@ -27,6 +27,10 @@ class Migration(migrations.Migration):
                 ('last_raised_at', models.DateTimeField(db_index=True, help_text='of the same event, to within half a day')),
                 ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='notices', to=settings.AUTH_USER_MODEL)),
             ],
+            options={
+                'indexes': [models.Index(fields=['owner', '-id'], name='notices_of_owner')],
+                'constraints': [models.UniqueConstraint(fields=('owner', 'dedupe_key'), name='an_event_is_told_once')],
+            },
         ),
         migrations.CreateModel(
             name='NoticeSettings',
@@ -89,46 +93,8 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name_plural': 'deliveries',
                 'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='delivery_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='delivery_queued_at'), models.Index(condition=models.Q(('begun_at__isnull', False)), fields=['owner', 'begun_at'], name='mails_of_owner')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('channel', 'email'), ('notice__isnull', False)), fields=('notice',), name='one_mail_per_notice'), models.UniqueConstraint(fields=('notice', 'webhook'), name='one_post_per_notice_and_webhook'), models.UniqueConstraint(condition=models.Q(('begun_at', None), ('notice', None)), fields=('owner',), name='one_collecting_digest_per_owner'), models.CheckConstraint(condition=models.Q(models.Q(('channel', 'email'), ('webhook', None)), models.Q(('channel', 'webhook'), ('webhook__isnull', False)), _connector='OR'), name='a_post_goes_to_a_webhook'), models.CheckConstraint(condition=models.Q(models.Q(('digest', None), ('given_up_at', None), ('sent_at', None), ('wake_at__isnull', False)), models.Q(('sent_at__isnull', False), ('wake_at', None)), models.Q(('given_up_at__isnull', False), ('wake_at', None)), models.Q(('digest__isnull', False), ('wake_at', None)), _connector='OR'), name='a_delivery_wakes_until_it_is_over_or_held')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='notice',
-            index=models.Index(fields=['owner', '-id'], name='notices_of_owner'),
-        ),
-        migrations.AddConstraint(
-            model_name='notice',
-            constraint=models.UniqueConstraint(fields=('owner', 'dedupe_key'), name='an_event_is_told_once'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='delivery_wake_at'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='delivery_queued_at'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('begun_at__isnull', False)), fields=['owner', 'begun_at'], name='mails_of_owner'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(condition=models.Q(('channel', 'email'), ('notice__isnull', False)), fields=('notice',), name='one_mail_per_notice'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('notice', 'webhook'), name='one_post_per_notice_and_webhook'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(condition=models.Q(('begun_at', None), ('notice', None)), fields=('owner',), name='one_collecting_digest_per_owner'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('channel', 'email'), ('webhook', None)), models.Q(('channel', 'webhook'), ('webhook__isnull', False)), _connector='OR'), name='a_post_goes_to_a_webhook'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('digest', None), ('given_up_at', None), ('sent_at', None), ('wake_at__isnull', False)), models.Q(('sent_at__isnull', False), ('wake_at', None)), models.Q(('given_up_at__isnull', False), ('wake_at', None)), models.Q(('digest__isnull', False), ('wake_at', None)), _connector='OR'), name='a_delivery_wakes_until_it_is_over_or_held'),
         ),
     ]

@@ -13,6 +13,7 @@ from django.db import DatabaseError, connection, transaction
 from accounts import audit, chain
 from accounts.models import AuditEvent
 from tests.issuance.racing import at_once
+from tests.patience import LIMIT
 from tests.tampering import tamper
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -241,13 +242,13 @@ def test_sealing_does_not_wait_for_an_open_transaction(alice):
             with transaction.atomic():
                 audit.record(alice, "slow", "key.opened", "certificate:1")
                 begun.set()
-                may_end.wait(30)
+                may_end.wait(LIMIT)
         finally:
             connection.close()
 
     thread = threading.Thread(target=slow)
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(LIMIT)
     record(alice)
     assert chain.seal() == 1
     may_end.set()

@@ -14,7 +14,7 @@ from accounts import passwords, services
 from certctrl.errors import Unavailable
 from tests import factories
 from tests.factories import PASSWORD
-from tests.standalone.starting import until
+from tests.patience import LIMIT, until
 
 
 @pytest.fixture
@@ -424,12 +424,12 @@ def test_two_passwords_are_hashed_at_a_time_and_the_others_wait(monkeypatch):
     def hash_one(number):
         with passwords.hashing(lambda: None):
             begun.release()
-            assert go_on.wait(60)
+            assert go_on.wait(LIMIT)
 
     with ThreadPoolExecutor(8) as threads:
         done = [threads.submit(hash_one, number) for number in range(8)]
-        assert begun.acquire(timeout=60)
-        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=LIMIT)
+        assert begun.acquire(timeout=LIMIT)
         until(lambda: passwords._queue._value == passwords.MOST_WAITING - 6, "the others wait")
         assert not begun.acquire(blocking=False)
         go_on.set()

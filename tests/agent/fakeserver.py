@@ -1,15 +1,23 @@
 """A server on loopback that responds as the agent protocol says, or wrongly on purpose."""
 
 import base64
+import contextlib
 import itertools
 import json
+import socket
 import threading
 from collections import defaultdict, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from websockets.exceptions import ConnectionClosed
+from websockets.server import ServerProtocol
+from websockets.sync.server import ServerConnection
+
 from tests.agent.pki import Issued
+from tests.patience import LIMIT
 
 SELF = "/apiv1/devices/self"
 ENROLMENT_KEY = "ak_fleet"
@@ -40,6 +48,10 @@ class FakeServer:
         self.events: list[dict[str, Any]] = []
         self.changed = threading.Condition()
         self.held = 0  # polls that wait
+        self.heard: list[dict[str, Any]] = []  # messages on WebSockets
+        self.sockets: list[ServerConnection] = []
+        self.listening = SimpleNamespace(socket_closed=threading.Event())
+        self.speaks = True  # whether WebSockets are answered
         self.is_closing = False
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.http.daemon_threads = True
@@ -52,6 +64,7 @@ class FakeServer:
         with self.changed:
             self.is_closing = True
             self.changed.notify_all()
+        self.end_sockets()
         self.http.shutdown()
         self.http.server_close()
 
@@ -66,6 +79,23 @@ class FakeServer:
             signal = {"type": kind, "ts_ms": 1_000 + number, "ref": ref}
             self.signals.append((f"{1_000 + number}-0", signal))
             self.changed.notify_all()
+        for connection in self.sockets:
+            self.send(connection, *self.signals[-1])
+
+    def live(self, kind: str, ts_ms: int, **ref: Any) -> None:
+        """Send a signal that is not in the log."""
+        signal = {"type": kind, "ts_ms": ts_ms, "ref": ref}
+        cursor = self.signals[-1][0] if self.signals else "0-0"
+        for connection in self.sockets:
+            self.send(connection, f"{ts_ms}-0", signal, cursor)
+
+    def end_sockets(self) -> None:
+        for connection in self.sockets:
+            connection.close()
+        self.sockets.clear()
+
+    def acked(self) -> list[str]:
+        return [each["id"] for each in self.heard if each.get("name") == "updates.ack"]
 
     def issue(self, number: int, issued: Issued) -> None:
         self.certificates[number] = issued
@@ -87,7 +117,7 @@ class FakeServer:
 
     def wait_for(self, condition: Any) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, 30), "the agent did not do it in 30 s"
+            assert self.changed.wait_for(condition, LIMIT), f"not within {LIMIT:g} s"
 
     # --- The protocol ---
 
@@ -131,6 +161,42 @@ class FakeServer:
                     return 401, error(2001, "unauthorized", "This API key is not known."), {}
                 return self.register(body)
         return 404, error(4004, "not_found"), {}
+
+    def hold(self, sock: socket.socket) -> None:
+        """Serve one WebSocket: the agent protocol, section 8."""
+        connection = ServerConnection(sock, ServerProtocol(), self.listening)  # type: ignore[arg-type]
+        connection.handshake(self.refusal)
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(json.dumps({"type": "hello", "connection_id": "c1"}))
+            while True:
+                message = json.loads(connection.recv())
+                with self.changed:
+                    self.heard.append(message)
+                    self.changed.notify_all()
+                if message["type"] == "ping" and self.speaks:
+                    connection.send(json.dumps({"type": "pong", "ts": message["ts"]}))
+                if message.get("name") == "lifecycle.hello_ack":
+                    resumed = message.get("resume_token", "0-0")
+                    for cursor, signal in self.signals:
+                        if cursor > resumed:
+                            self.send(connection, cursor, signal)
+                    with self.changed:
+                        self.sockets.append(connection)
+                        self.changed.notify_all()
+
+    def refusal(self, connection: ServerConnection, request: Any) -> Any:
+        is_own = request.headers.get("Authorization") == f"Bearer {self.access_token}"
+        self.requests.append(("GET", request.path, None, dict(request.headers.raw_items())))
+        if self.scripted["GET", request.path]:
+            status, _, _ = self.scripted["GET", request.path].popleft()
+            return connection.respond(status, "")
+        return None if is_own else connection.respond(401, "")
+
+    def send(
+        self, connection: ServerConnection, number: str, signal: Any, cursor: str | None = None
+    ) -> None:
+        event = {"type": "event", "name": "updates.signal", "id": number, "ts_ms": signal["ts_ms"]}
+        connection.send(json.dumps(event | {"resume_token": cursor or number, "payload": signal}))
 
     def grant(self, body: Any) -> Response:
         if body["action"] == "device_start":
@@ -203,6 +269,12 @@ class FakeServer:
 def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            if self.connection.recv(16, socket.MSG_PEEK).startswith(b"GET /api/web"):
+                server.hold(self.connection)
+            else:
+                super().handle()
 
         def do_GET(self) -> None:
             self.answer(None)

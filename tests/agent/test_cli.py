@@ -18,6 +18,7 @@ from tests.agent.fakeserver import ENROLMENT_KEY
 from tests.agent.installs import pair, pair_of
 from tests.agent.plans import copy, run
 from tests.agent.test_recognise import ETC, NGINX
+from tests.patience import LIMIT
 
 AGENT = PROJECT / "agent"
 
@@ -143,7 +144,7 @@ def test_sigterm_ends_run_while_the_server_holds_its_poll(enrolled, state) -> No
         enrolled.wait_for(lambda: enrolled.states() == ["installed"] and enrolled.held)
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        code = process.wait(LIMIT)
     assert (code, enrolled.held) == (0, 1)
 
 

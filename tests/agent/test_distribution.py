@@ -16,7 +16,15 @@ def pins(path: str) -> dict[str, str]:
 
 
 def test_the_agent_imports_nothing_of_the_server() -> None:
-    allowed = {"certctrl_agent", "cryptography", "nacl", "requests", "typer"}
+    allowed = {
+        "certctrl_agent",
+        "certifi",
+        "cryptography",
+        "nacl",
+        "requests",
+        "typer",
+        "websockets",
+    }
     allowed |= set(sys.stdlib_module_names)
     found = set()
     for path in (AGENT / "certctrl_agent").rglob("*.py"):
@@ -31,7 +39,7 @@ def test_the_agent_imports_nothing_of_the_server() -> None:
 
 def test_the_tests_run_with_the_versions_that_the_agent_pins() -> None:
     own, tested = pins("agent/requirements/run.txt"), pins("requirements/dev.txt")
-    assert {"requests", "pynacl", "cryptography", "typer"} <= own.keys()
+    assert {"requests", "pynacl", "cryptography", "typer", "websockets"} <= own.keys()
     assert {name: pin for name, pin in own.items() if tested.get(name) != pin} == {}
 
 

@@ -7,8 +7,9 @@ from threading import Event
 import pytest
 
 from certctrl_agent import trust
+from certctrl_agent.backoff import Backoff
 from certctrl_agent.errors import LoginNeeded, RefusedByServer, ServerAway
-from certctrl_agent.follow import Backoff, Follower
+from certctrl_agent.follow import Follower
 from certctrl_agent.install import DAY, NEVER
 from certctrl_agent.stopping import Stop, Stopped
 from certctrl_agent.trust import TrustStore
@@ -352,6 +353,76 @@ def store(tmp_path, monkeypatch) -> TrustStore:
     store = TrustStore(tmp_path / "anchors", ("touch", str(tmp_path / "updated")))
     monkeypatch.setattr(trust, "of_this_machine", lambda: store)
     return store
+
+
+def problems(server: FakeServer) -> list[str]:
+    return [event["what"] for event in server.events if event["type"] == "agent_error"]
+
+
+def test_an_update_of_the_trust_store_that_failed_is_tried_again(
+    server, state, lines, authority, monkeypatch, follower, tmp_path
+) -> None:
+    now = [1_000_000.0]
+    follower.now = lambda: now[0]
+    (tmp_path / "anchors").mkdir()
+    store = TrustStore(tmp_path / "anchors", ("touch", str(tmp_path / "absent/updated")))
+    monkeypatch.setattr(trust, "of_this_machine", lambda: store)
+    server.cas[3] = authority.root.public_bytes(PEM).decode()
+    server.put_plan({"type": "import_ca", "ob_type": "ca", "ob_id": 3, "from": ["ca.pem"]})
+    follower.begin()
+    assert 30 < follower.work() < 90
+    follower.work()
+    assert len(problems(server)) == 1
+    assert "is not updated. It is tried again." in problems(server)[0]
+    (tmp_path / "absent").mkdir()
+    follower.work()
+    assert not (tmp_path / "absent/updated").exists()
+    now[0] += 100
+    assert follower.work() == NEVER
+    assert (tmp_path / "absent/updated").exists()
+    follower.work()
+    assert problems(server)[1:] == [""]
+
+
+def test_a_killed_agent_updates_the_trust_store_later(server, follower, store, tmp_path) -> None:
+    follower.state.save("trust", {"is_stale": True})
+    follower.begin()
+    follower.work()
+    assert (tmp_path / "updated").exists()
+
+
+def test_a_ca_that_cannot_be_removed_is_tried_again(
+    server, follower, authority, store, tmp_path, monkeypatch
+) -> None:
+    follower.begin()
+    follower.work()
+    store.put(3, b"pem")
+    server.signal("ca.unassigned", ca_id=3)
+    follower.poll(0)
+
+    def busy(*_):
+        raise OSError("The file is busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrustStore, "put", busy)
+        follower.work()
+    assert problems(server) == ["CA 3: The file is busy"]
+    follower.work()
+    follower.work()
+    assert not store.path(3).exists()
+    assert problems(server)[1:] == [""]
+
+
+def test_a_machine_without_a_trust_store_reports_it(
+    server, follower, authority, monkeypatch
+) -> None:
+    monkeypatch.setattr(trust, "of_this_machine", lambda: None)
+    server.cas[3] = authority.root.public_bytes(PEM).decode()
+    server.put_plan({"type": "import_ca", "ob_type": "ca", "ob_id": 3, "from": ["ca.pem"]})
+    follower.begin()
+    follower.work()
+    follower.work()
+    assert problems(server) == ["CA 3: This machine has no trust store that the agent knows."]
 
 
 def test_a_ca_of_the_plan_is_trusted(server, follower, authority, store, tmp_path) -> None:

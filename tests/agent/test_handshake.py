@@ -7,7 +7,7 @@ from certctrl_agent.errors import CheckError
 from certctrl_agent.plan import TlsCheck
 from tests.agent import tlsservers
 from tests.agent.tlsservers import tls_server
-from tests.standalone.starting import free_port
+from tests.servers import free_port
 
 GREETINGS = {"": None, "smtp": tlsservers.smtp, "imap": tlsservers.imap}
 GREETINGS["postgres"] = tlsservers.postgres

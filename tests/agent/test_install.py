@@ -272,6 +272,32 @@ def test_a_folder_that_everyone_may_write_to_is_refused(state, authority, key, c
     assert list(key.parent.iterdir()) == []
 
 
+def test_a_folder_that_a_group_may_write_to_is_refused(state, authority, key, chain) -> None:
+    key.parent.chmod(0o775)
+    assert f"chmod g-w {key.parent}" in refused(state, authority.issue(), both(key, chain))
+    assert list(key.parent.iterdir()) == []
+
+
+def test_a_sticky_folder_may_be_on_the_way(state, authority, key, chain) -> None:
+    key.parent.chmod(0o1777)
+    issued = authority.issue()
+    installer(state).advance(wanted(issued, both(key, chain)))
+    assert pair(key, chain) == pair_of(issued)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_folder_of_another_user_is_refused(state, authority, key, by_link) -> None:
+    folder = key.parent / "own/tls"
+    folder.mkdir(parents=True)
+    os.chown(folder.parent, 12345, 12345)
+    (key.parent / "link").symlink_to(folder)
+    target = (key.parent / "link" if by_link else folder) / "www.key"
+    found = refused(state, authority.issue(), copy({"private.key": str(target)}))
+    assert f"{folder.parent}, on the way to {target}, belongs to another user (12345)" in found
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_a_link_of_another_user_on_the_way_is_refused(state, authority, tmp_path) -> None:
     (tmp_path / "real").mkdir()

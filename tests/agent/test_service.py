@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from lab.ca import PROJECT
-from tests.agent import webservers
+from tests import nginx
 from tests.agent.fakeserver import ENROLMENT_KEY
 from tests.agent.pki import Authority
 from tests.certctrl import machine
 from tests.certctrl.machine import Machine
-from tests.standalone.starting import until
+from tests.patience import until
 
 NGINX_UNIT = Path("/lib/systemd/system/nginx.service")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.skipif(machine.missing() != "", reason=machine.missing()),
-    pytest.mark.skipif(webservers.NGINX is None or not NGINX_UNIT.exists(), reason="needs nginx"),
+    pytest.mark.skipif(nginx.PROGRAM is None or not NGINX_UNIT.exists(), reason="needs nginx"),
 ]
 
 PYTHON = "/opt/agent/.venv/bin/python"

@@ -7,6 +7,7 @@ import pytest
 
 from certctrl_agent import handshake
 from certctrl_agent.plan import TlsCheck
+from tests import nginx
 from tests.agent import webservers
 from tests.agent.installs import pair, pair_of
 from tests.agent.webservers import WebServer
@@ -14,7 +15,7 @@ from tests.agent.webservers import WebServer
 KINDS = [
     pytest.param(
         webservers.nginx,
-        marks=pytest.mark.skipif(webservers.NGINX is None, reason="needs nginx"),
+        marks=pytest.mark.skipif(nginx.PROGRAM is None, reason="needs nginx"),
         id="nginx",
     ),
     pytest.param(

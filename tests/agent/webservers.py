@@ -3,40 +3,24 @@
 import contextlib
 import os
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from certctrl.supervisor import bound_to
 from tests.agent.pki import Issued
 from tests.agent.plans import copy, run, tls
-from tests.standalone.starting import free_port, until
+from tests.nginx import command, configuration, running
+from tests.servers import free_port, serving
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin"
-NGINX = shutil.which("nginx", path=PATH)
 HAPROXY = shutil.which("haproxy", path=PATH)
-NGINX_CONF = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+SITE = """
     server {{
         listen 127.0.0.1:{port} ssl;
         server_name www.example.com;
         ssl_certificate {folder}/tls/www.pem;
         ssl_certificate_key {folder}/tls/www.key;
     }}
-}}
 """
 HAPROXY_CFG = """
 global
@@ -83,37 +67,12 @@ class WebServer:
 
 
 @contextlib.contextmanager
-def running(server: WebServer, command: list[str], log: Path) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, preexec_fn=bound_to(os.getpid())
-        )
-    try:
-        until(lambda: process.poll() is not None or listens(server.port), "the server listens")
-        assert process.poll() is None, log.read_text()
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        return True
-    return False
-
-
-@contextlib.contextmanager
 def nginx(folder: Path, first: Issued) -> Iterator[WebServer]:
     server = WebServer(folder, first)
-    user = "user root;" if os.getuid() == 0 else ""
-    server.configuration = conf = folder / "nginx.conf"
-    conf.write_text(NGINX_CONF.format(folder=folder, port=server.port, user=user))
-    command = [str(NGINX), "-c", str(conf), "-p", str(folder), "-e", "stderr"]
-    server.test = [*command, "-t"]
-    server.reload = [*command, "-s", "reload"]
-    with running(server, command, folder / "log"):
+    server.configuration = configuration(folder)
+    server.test = command(folder, "-t")
+    server.reload = command(folder, "-s", "reload")
+    with running(folder, SITE.format(folder=folder, port=server.port), server.port):
         yield server
 
 
@@ -127,5 +86,6 @@ def haproxy(folder: Path, first: Issued) -> Iterator[WebServer]:
     cfg.write_text(HAPROXY_CFG.format(folder=folder, port=server.port))
     server.test = [str(HAPROXY), "-c", "-f", str(cfg)]
     server.reload = ["sh", "-c", f"kill -USR2 $(cat {pid})"]
-    with running(server, [str(HAPROXY), "-W", "-f", str(cfg), "-p", str(pid)], folder / "log"):
+    start = [str(HAPROXY), "-W", "-f", str(cfg), "-p", str(pid)]
+    with serving(start, server.port, folder / "log"):
         yield server

@@ -12,12 +12,13 @@ from josepy.json_util import encode_b64jose
 
 from authorities import acme, clients, exchanges, registration
 from authorities.models import AcmeAccount, Exchange
-from certctrl import clock, retention
+from certctrl import clock, outgoing, retention
 from certctrl.turns import MOST_SAID, Trouble
 from dnsclient import cnames
 from dnsproviders.models import DnsCredential
 from issuance import services, workflow
 from issuance.beat import pruning
+from issuance.challenges.base import Known
 from issuance.models import Certificate, CertificateVersion, Issuance
 from issuance.preflight import checks
 from keystore import envelope
@@ -59,7 +60,8 @@ def account(stub, owner) -> AcmeAccount:
 def issuance(account, owner, monkeypatch) -> Issuance:
     """An attempt at example.com before its first turn."""
     monkeypatch.setattr(cnames, "follow", FakeZone(Outside()).follow)
-    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])  # no zone is behind it
+    # No zone is behind it.
+    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: ([], Known()))
     credential = DnsCredential.objects.create(owner=owner, name="a zone", provider="httpreq")
     spec = services.CertificateSpec(("example.com",), account, credential, "ecdsa", 256, {})
     certificate, _ = services.create_certificate(owner, spec, issue=False)
@@ -408,13 +410,13 @@ def test_the_hourly_pruning_prunes_exchanges(account):
 
 def test_no_key_no_nonce_no_signature_and_no_binding_is_kept(stub, account, issuance, monkeypatch):
     sent: list[Any] = []
-    request = requests.Session.request
+    call = outgoing.call
 
-    def noted(session: Any, method: str, url: str, **kwargs: Any) -> Any:
-        sent.extend([json.loads(kwargs["data"])] if kwargs.get("data") else [])
-        return request(session, method, url, **kwargs)
+    def noted(method: str, url: str, body: str | None, headers: Any) -> requests.Response:
+        sent.extend([json.loads(body)] if body else [])
+        return call(method, url, body, headers)
 
-    monkeypatch.setattr(requests.Session, "request", noted)
+    monkeypatch.setattr(outgoing, "call", noted)
     bound = {"eab_kid": "kid-1", "eab": envelope.seal(account.owner, "eab", HMAC_KEY.encode())}
     AcmeAccount.objects.update(url="", status="pending", wake_at=clock.now(), **bound)
     registration.register(account.pk)
@@ -447,11 +449,11 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
     """The CA quotes the message as JSON, as text, or the nonce alone."""
     quoted: list[str] = []
 
-    def answer(session: Any, method: str, url: str, **kwargs: Any) -> requests.Response:
-        message = json.loads(kwargs["data"])
+    def answer(method: str, url: str, body: str, headers: Any) -> requests.Response:
+        message = json.loads(body)
         protected = exchanges._decoded(message["protected"])
         quoted.extend([message["signature"], message["protected"], protected["nonce"]])
-        said = f"no: {kwargs['data']} has the nonce {protected['nonce']}"
+        said = f"no: {body} has the nonce {protected['nonce']}"
         response = requests.Response()
         response.headers["Replay-Nonce"] = "another"
         response.status_code = 400
@@ -461,7 +463,7 @@ def test_a_ca_that_quotes_what_it_was_sent_gives_nothing_away(stub, issuance, mo
     attempt = Issuance.objects.select_related("account").get()
     client = clients.client_for(attempt.account)
     client.new_order(["example.com"])
-    monkeypatch.setattr(requests.Session, "request", answer)
+    monkeypatch.setattr(outgoing, "call", answer)
     with exchanges.about(attempt.account, "order", attempt.pk), pytest.raises(Trouble):
         client.new_order(["example.com"])
     assert "has the nonce ***" in Exchange.objects.get().body

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from certctrl.supervisor import bound_to
-from tests.standalone.starting import until
+from tests.patience import LIMIT, until
 
 SYSTEMD = Path("/lib/systemd/systemd")
 # What would reach out of the namespaces, or wait for hardware.
@@ -192,7 +192,7 @@ class Machine:
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
             *command,
         ]
-        return subprocess.run(inside, capture_output=True, text=True, timeout=60)
+        return subprocess.run(inside, capture_output=True, text=True, timeout=LIMIT)
 
     def call(self, *arguments: str) -> str:
         """Return the output of systemctl."""

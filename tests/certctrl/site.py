@@ -13,7 +13,8 @@ import requests
 from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
 from standalone.redisserver import RedisServer
-from tests.standalone.starting import LIMIT, free_port, until
+from tests.patience import LIMIT, until
+from tests.servers import free_port
 
 EMAIL = "owner@example.com"
 PASSWORD = "Correct-horse-1"
@@ -115,6 +116,6 @@ def status(url: str) -> int:
     with requests.Session() as session:
         session.trust_env = False
         try:
-            return session.get(url, timeout=10, allow_redirects=False).status_code
+            return session.get(url, timeout=LIMIT, allow_redirects=False).status_code
         except requests.ConnectionError:
             return 0

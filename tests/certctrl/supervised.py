@@ -55,7 +55,7 @@ while True:
 
 
 def main(folder: Path, what: str, how: str) -> None:
-    def child(folder: Path, name: str, code: str, patience: float = 5) -> Child:
+    def child(folder: Path, name: str, code: str, patience: float = 60) -> Child:
         module = f"code_of_{name}"
         (folder / f"{module}.py").write_text(code)
         command = [sys.executable, "-m", module, str(folder), name]

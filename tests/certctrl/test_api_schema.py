@@ -3,16 +3,8 @@
 import re
 
 import pytest
-import yaml
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def schema(client_of):
-    response = client_of().get("/apiv1/schema")
-    assert response.status_code == 200
-    return yaml.safe_load(response.content)
 
 
 def test_responses_are_in_the_data_envelope(schema):

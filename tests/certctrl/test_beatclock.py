@@ -17,7 +17,7 @@ from certctrl.beatclock import BeatScheduler
 from certctrl.celery import app
 from lab.ca import PROJECT
 from standalone.redisserver import RedisServer
-from tests.standalone.starting import until
+from tests.patience import LIMIT, until
 
 START = "2030-01-01T00:00:00+00:00"
 EACH_MINUTE = {"advance drills", "seal audit events"}
@@ -157,7 +157,7 @@ def test_a_real_beat_sends_the_sweep_whatever_its_old_file_holds(tmp_path) -> No
         finally:
             for process in reversed(started):
                 process.terminate()
-                process.wait(20)
+                process.wait(LIMIT)
 
 
 SWALLOWS = """
@@ -187,6 +187,6 @@ def test_beat_ends_at_sigterm_whatever_a_library_swallows(tmp_path) -> None:
         "MASTER_KEYS": "1:" + "A" * 43 + "=",
     }
     process = subprocess.run(
-        [sys.executable, "-c", SWALLOWS], cwd=PROJECT, env=environment, timeout=60
+        [sys.executable, "-c", SWALLOWS], cwd=PROJECT, env=environment, timeout=LIMIT
     )
     assert process.returncode == 0

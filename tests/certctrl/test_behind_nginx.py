@@ -7,13 +7,14 @@ import pytest
 import requests
 
 from standalone.redisserver import RedisServer
-from tests.certctrl.nginx import PROGRAM, below_a_path, guide, nginx, replaced
+from tests import nginx
+from tests.certctrl.proxied import below_a_path, guide, proxy, replaced
 from tests.certctrl.site import EMAIL, PASSWORD, Site
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(PROGRAM is None, reason="needs nginx (nginx-light)"),
+    pytest.mark.skipif(nginx.PROGRAM is None, reason="needs nginx (nginx-light)"),
     pytest.mark.skipif(RedisServer.found(Path(), "") is None, reason="needs redis-server"),
 ]
 BEHIND = {"BEHIND_PROXY": "true", "SESSION_COOKIE_SECURE": "true", "ALLOWED_HOSTS": "localhost"}
@@ -37,7 +38,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def proxied(tmp_path):
     """Start nginx with lines of the guide in front of a port."""
-    return lambda lines, port: nginx(tmp_path / "nginx", lines, port)
+    return lambda lines, port: proxy(tmp_path / "nginx", lines, port)
 
 
 class Browser(requests.Session):

@@ -10,9 +10,8 @@ import yaml
 
 from certctrl import datastores
 from certctrl.environment import Environment
-from tests.certctrl import realredis
 from tests.certctrl.test_redis import BOTH, ODD, ways
-from tests.standalone.starting import free_port
+from tests.servers import free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +67,8 @@ def test_redis_requires_the_password_of_the_file_and_the_server_uses_it(
             "--save", f"--port {port} --save"
         )
 
-    with realredis.listening([here(part) for part in service["command"]], port, cwd=tmp_path):
+    command = [here(part) for part in service["command"]]
+    with serving(command, port, tmp_path / "redis.log", cwd=tmp_path):
         for name, value in composed["services"]["web"]["environment"].items():
             monkeypatch.setenv(name, here(value).replace("redis:6379", f"127.0.0.1:{port}"))
         assert ways(datastores.redis(Environment())) == BOTH

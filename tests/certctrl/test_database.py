@@ -3,7 +3,6 @@
 import secrets
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from django.db.utils import ConnectionHandler
 from certctrl import datastores, settings
 from certctrl.environment import Environment
 from tests.e2e.processes import make_cluster
-from tests.standalone.starting import free_port, until
+from tests.servers import free_port, serving
 
 ODD = "p+a/s=s%2?@w:o#r d&;,[x]ü€$'\"\\"
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql"}
@@ -132,18 +131,18 @@ def server() -> Iterator[int]:
     options = {"listen_addresses": "127.0.0.1", "port": port, "hba_file": access, "fsync": "off"}
     command = [binaries / "postgres", "-D", data, "-k", data]
     command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    process = subprocess.Popen(command, user=user, cwd="/", stderr=subprocess.DEVNULL)
     conninfo = f"host={data} port={port} user=postgres dbname=postgres"
+    log = folder / "log"
     try:
-        until(lambda: answers(conninfo), "PostgreSQL answers")
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            literal = psycopg.sql.Literal(ODD).as_string(connection)
-            connection.execute(f"CREATE ROLE certctrl LOGIN PASSWORD {literal}")
-            connection.execute("CREATE DATABASE certctrl OWNER certctrl")
-        yield port
+        with serving(
+            command, port, log, lambda: answers(conninfo), end=signal.SIGINT, user=user, cwd="/"
+        ):
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                literal = psycopg.sql.Literal(ODD).as_string(connection)
+                connection.execute(f"CREATE ROLE certctrl LOGIN PASSWORD {literal}")
+                connection.execute("CREATE DATABASE certctrl OWNER certctrl")
+            yield port
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
         shutil.rmtree(folder)
 
 

@@ -15,7 +15,8 @@ import yaml
 from lab.ca import PROJECT
 from standalone.redisserver import RedisServer
 from tests.certctrl.site import Site, status
-from tests.standalone.starting import LIMIT, free_port
+from tests.patience import LIMIT
+from tests.servers import free_port
 
 VERBS = {"release", "web", "worker", "clock", "beat"}
 NOT_DEPLOYED = {

@@ -14,9 +14,8 @@ from websockets.sync.client import connect as open_socket
 from certctrl import asgi, connections, webserver
 from devices import hub, longpoll, signals, tokens, websocket
 from devices.models import Device, DeviceSession
-from tests.standalone.starting import until
+from tests.patience import LIMIT, until
 
-LIMIT = 20  # seconds for anything at all
 DEVICE = 7
 
 

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from certctrl import clock, disk, dispatch
 from certctrl.health import SWEPT
 from lab.ca import PROJECT
 from tests import factories
+from tests.patience import until
 
 pytestmark = pytest.mark.django_db
 MIB = 1024 * 1024
@@ -29,7 +29,6 @@ needs_root = pytest.mark.skipif(
 needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="needs Debian's redis-server"
 )
-tick = threading.Event()
 
 
 @pytest.fixture
@@ -268,12 +267,15 @@ def full_redis(tmp_path, settings, request):
     process = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL)
     client = redis.Redis(unix_socket_path=str(socket))
     try:
-        until(lambda: answers(client))
+        until(lambda: answers(client), "Redis answers")
         if request.param == "disk":
             client.set("key", "value")
             fill(folder)
             client.bgsave()
-            until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+            until(
+                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
+                "the disk is full",
+            )
         cache = {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": f"unix://{socket}",
@@ -285,14 +287,6 @@ def full_redis(tmp_path, settings, request):
         client.close()
         process.kill()
         process.wait()
-
-
-def until(check):
-    for _ in range(300):
-        if check():
-            return
-        tick.wait(0.05)
-    pytest.fail("not within fifteen seconds")
 
 
 def answers(client):

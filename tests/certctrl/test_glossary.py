@@ -1,8 +1,8 @@
 """One word has one meaning: in the glossary, and among the names of the product's classes."""
 
 import ast
+import functools
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pytest
 from django.conf import settings
@@ -14,15 +14,18 @@ DJANGOS = {"Command", "Meta", "Migration"}
 GLOSSARY = settings.BASE_DIR / "docs/glossary.md"
 
 
-def classes() -> Iterator[tuple[str, str, bool]]:
-    """Yield the name, the file and the place of each class. It may be inside another class."""
+@functools.cache
+def classes() -> list[tuple[str, str, bool]]:
+    """Return the name, the file and the place of each class. It may be inside another class."""
+    found = []
     for package in APPS:
         for path in sorted((settings.BASE_DIR / package).rglob("*.py")):
             tree = ast.parse(path.read_text())
             outer = {id(each) for each in tree.body}
             for each in ast.walk(tree):
                 if isinstance(each, ast.ClassDef) and each.name not in DJANGOS:
-                    yield each.name, str(path), id(each) in outer
+                    found.append((each.name, str(path), id(each) in outer))
+    return found
 
 
 def test_no_two_modules_have_a_class_of_the_same_name() -> None:

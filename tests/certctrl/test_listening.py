@@ -16,7 +16,9 @@ from certctrl.state import StateFile
 from lab.ca import PROJECT
 from standalone import embedded
 from standalone.embedded import CannotStart, Embedded
-from tests.standalone.starting import LIMIT, Up, free_port, until
+from tests.patience import LIMIT, until
+from tests.servers import free_port
+from tests.standalone.starting import Up
 
 SPELLINGS = [
     ("", "127.0.0.1"),
@@ -112,7 +114,7 @@ def answers(url: str) -> int:
     with requests.Session() as session:
         session.trust_env = False
         try:
-            return session.get(url, timeout=10).status_code
+            return session.get(url, timeout=LIMIT).status_code
         except requests.ConnectionError:
             return 0
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from certctrl import log
 from certctrl.log import Secret
+from tests.patience import LIMIT
 
 PEM = (
     ec.generate_private_key(ec.SECP256R1())
@@ -298,7 +299,7 @@ def test_the_web_process_writes_json(tmp_path):
         "PATH": "",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=LIMIT
     )
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events[-1] == "Started"

@@ -7,7 +7,7 @@ import requests
 
 from certctrl import clock, outgoing
 from tests.fakes.dripping import certificate_for, redirect, whole
-from tests.standalone.starting import free_port
+from tests.servers import free_port
 
 PUBLIC = [
     "93.184.216.34",

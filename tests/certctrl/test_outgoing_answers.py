@@ -375,3 +375,71 @@ def test_the_responses_library_replaces_the_network():
     response = outgoing.session().get("https://api.example/zones", params={"name": "x"})
     assert response.json() == {"result": [1]}
     assert outgoing.wait_of(response) == 3
+
+
+# --- A call without a session ---
+
+
+def test_a_call_sends_its_body_and_headers(serve):
+    server = serve(whole(b"{}", "X-Found: yes"))
+    response = outgoing.call("POST", server.url + "order", "text", {"Accept": "a/b"})
+    assert (response.status_code, response.json()) == (200, {})
+    assert (response.headers["x-found"], response.url) == ("yes", server.url + "order")
+    [request] = server.requests
+    assert request.startswith(b"POST /order HTTP/1.1\r\n")
+    assert request.endswith(b"\r\n\r\ntext")
+    for header in (b"Accept: a/b", b"Content-Length: 4", b"User-Agent: certctrl/"):
+        assert request.count(header) == 1
+
+
+def test_a_call_follows_no_redirect_and_keeps_no_cookie(serve):
+    server = serve(redirect("http://127.0.0.1:1/"), whole(b"", "Set-Cookie: id=1"), whole())
+    said = [outgoing.call("HEAD", server.url, None, {}).status_code for _ in range(3)]
+    assert said == [302, 200, 200]
+    assert not any(b"Cookie" in request for request in server.requests)
+
+
+def test_calls_and_sessions_share_their_connections(serve):
+    server = serve(whole(b"one"), whole(b"two"))
+    outgoing.call("POST", server.url, "", {})
+    outgoing.session().get(server.url)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_call_refuses_a_body_over_one_mebibyte(answer, serve):
+    with pytest.raises(outgoing.AnswerTooLarge):
+        outgoing.call("POST", serve(answer).url, "", {})
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [each for each in TROUBLES if each not in (line_break, not_latin)],
+    ids=lambda trouble: trouble.__name__,
+)
+def test_a_failed_call_is_a_sentence_without_secrets(trouble, serve):
+    url, _ = trouble(serve)
+    with clock.limit(1), pytest.raises(requests.RequestException) as caught:
+        outgoing.call("POST", url, "", {})
+    assert str(caught.value).endswith((".", "?"))
+    assert not any(secret in str(caught.value) for secret in ("sesame", "hunter2"))
+
+
+def test_a_call_to_an_untrusted_server_is_refused(serve, tmp_path):
+    context, _ = certificate_for(tmp_path, "127.0.0.1")
+    with pytest.raises(requests.exceptions.SSLError, match="is not trusted"):
+        outgoing.call("POST", serve(whole(), context=context).url, "", {})
+
+
+def test_a_call_to_a_private_address_is_refused(serve, settings):
+    server = serve(whole())
+    settings.ALLOW_PRIVATE = []
+    with pytest.raises(outgoing.AddressRefused):
+        outgoing.call("POST", server.url, "", {})
+    assert not server.connections
+
+
+def test_a_call_goes_through_the_proxy(serve, monkeypatch):
+    proxy = serve(whole(b"through the proxy"))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    assert outgoing.call("POST", "http://ca.example/", "", {}).content == b"through the proxy"

@@ -3,6 +3,7 @@
 import gzip
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -11,7 +12,7 @@ from certctrl import clock, outgoing
 from tests.fakes.dripping import OK, Dribble, certificate_for, whole
 
 LIMIT = 0.5  # seconds
-HANGS = 5.0  # a call that takes so long did not keep its deadline
+HANGS = 25.0  # a call that takes so long did not keep its deadline
 
 
 @pytest.fixture
@@ -154,27 +155,21 @@ def test_a_silent_address_leaves_time_for_the_next(serve, monkeypatch):
             each.connect_ex(full.getsockname())
         found = [(2, 1, 6, "", full.getsockname()), (2, 1, 6, "", ("127.0.0.1", server.port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
-        with clock.limit(2 * LIMIT):
+        with clock.limit(4 * LIMIT):
             assert outgoing.session().get("http://ca.example/").content == b"heard"
         for each in waiting:
             each.close()
 
 
 def test_threads_have_deadlines_of_their_own(serve):
-    slow = serve(OK, drip=b"x")
-    ends = []
+    slow = serve(OK + b"Content-Length: 20\r\n\r\n", drip=b"x")  # a second
 
-    def call(limit: float) -> None:
-        began = clock.monotonic()
-        with clock.limit(limit), pytest.raises(outgoing.DeadlineExceeded):
-            outgoing.session().get(slow.url)
-        ends.append((limit, clock.monotonic() - began))
+    def call(limit: float) -> bytes | None:
+        with clock.limit(limit):
+            try:
+                return outgoing.session().get(slow.url).content
+            except outgoing.DeadlineExceeded:
+                return None
 
-    threads = [threading.Thread(target=call, args=(limit,)) for limit in (0.3, 0.6, 1.2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(HANGS)
-    assert [limit for limit, _ in sorted(ends)] == [0.3, 0.6, 1.2]
-    assert all(limit <= took + 0.01 for limit, took in ends)
-    assert sorted(ends, key=lambda end: end[1]) == sorted(ends)
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(call, [LIMIT, HANGS])) == [None, b"x" * 20]

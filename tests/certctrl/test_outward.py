@@ -21,7 +21,8 @@ from certctrl.errors import RateLimited, Unavailable
 from dnsproviders.credentials import create_credential
 from lab.ca import PROJECT
 from tests import factories
-from tests.standalone.starting import free_port, until
+from tests.patience import LIMIT, until
+from tests.servers import free_port
 
 MANY = 40
 
@@ -145,7 +146,7 @@ class TestOnPostgreSQL:
 
         def ask(method, url, token):
             return requests.request(
-                method, url, headers={"Authorization": f"Bearer {token}"}, timeout=60
+                method, url, headers={"Authorization": f"Bearer {token}"}, timeout=LIMIT
             )
 
         with ThreadPoolExecutor(MANY) as threads:
@@ -170,14 +171,14 @@ class TestOnPostgreSQL:
 
         def guess(number):
             wrong = {"email": f"person{number}@example.org", "password": "Wrong-horse-1"}
-            return requests.request("POST", login, json=wrong, timeout=60)
+            return requests.request("POST", login, json=wrong, timeout=LIMIT)
 
         with ThreadPoolExecutor(MANY) as threads:
             guesses = [threads.submit(guess, number) for number in range(MANY)]
             until(lambda: any(each.done() for each in guesses), "there is no room for all")
             assert (
                 requests.request(
-                    "GET", f"{site.address}/me/certificates", headers=reader, timeout=60
+                    "GET", f"{site.address}/me/certificates", headers=reader, timeout=LIMIT
                 ).status_code
                 == 200
             )

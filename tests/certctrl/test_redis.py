@@ -18,6 +18,7 @@ from certctrl import datastores, health
 from certctrl.environment import Environment
 from tests.certctrl import realredis
 from tests.fakes import dripping
+from tests.patience import LIMIT
 
 ODD = "p+a/s=s%2?@w:o#r d&;,[x]ü€$'\"\\"
 TLS = "port 0", "tls-port {port}", "tls-auth-clients no"
@@ -298,13 +299,13 @@ def queue(bare: tuple[Any, redis.Redis], settings: Any) -> Iterator[tuple[redis.
 
 def test_redis_has_no_copy_of_a_message_that_a_worker_has(queue):
     client, taken = queue
-    assert taken.get(timeout=5).payload == 7
+    assert taken.get(timeout=LIMIT).payload == 7
     assert {name for name in client.scan_iter() if not name.startswith(b"_kombu")} == set()
 
 
 def test_a_worker_that_stops_gives_its_unread_messages_back(queue):
     client, taken = queue
-    taken.get(timeout=5)
+    taken.get(timeout=LIMIT)
     assert client.llen("celery") == 0
     taken.channel.close()
     assert client.llen("celery") == 1

@@ -15,9 +15,8 @@ import uvicorn
 from certctrl import bodylimit, connections, errors, webserver
 from certctrl.bodylimit import BodyLimit
 from certctrl.connections import PatientProtocol
-from tests.standalone.starting import until
+from tests.patience import LIMIT, until
 
-LIMIT = 20  # seconds for anything at all
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 LARGE = 16 * 1024 * 1024

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,18 +11,9 @@ import pytest
 
 from certctrl.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Child, ending
 from tests.certctrl import supervised
+from tests.patience import LIMIT, until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-LIMIT = 15.0
-tick = threading.Event()  # never set: waiting for it passes time
-
-
-def until(check: Callable[[], bool], what: str) -> None:
-    for _ in range(int(LIMIT / 0.02)):
-        if check():
-            return
-        tick.wait(0.02)
-    pytest.fail(f"not within {LIMIT} s: {what}")
 
 
 def is_running(pid: int) -> bool:
@@ -141,7 +131,7 @@ def test_processes_of_a_dead_child_do_not_outlive_it(run) -> None:
     before = supervisor.wait_for(2)
     os.kill(before["deaf"], signal.SIGKILL)
     supervisor.wait_for(4)
-    assert not is_running(before["deaf's child"])
+    until(lambda: not is_running(before["deaf's child"]), "its child is gone")
 
 
 def test_the_pause_doubles_up_to_half_a_minute() -> None:

@@ -11,7 +11,7 @@ import pytest
 from lab.ca import PROJECT
 from tests.certctrl import machine
 from tests.certctrl.test_deployment import image  # noqa: F401  (a fixture)
-from tests.standalone.starting import until
+from tests.patience import until
 
 pytestmark = [
     pytest.mark.e2e,

@@ -129,3 +129,34 @@ def test_the_page_of_one_that_was_never_issued_opens(visitor, world, account, cr
     assert visitor.get(f"/certificates/{made.pk}").status_code == 200
     assert visitor.get(f"/certificates/{made.pk}/attempts/{attempt.pk}").status_code == 200
     assert visitor.get(f"/certificates/{made.pk}/files/chain.pem").status_code == 404
+
+
+def test_a_replaced_key_is_revoked_and_never_used_again(visitor, certificate, world):
+    address = f"/certificates/{certificate.pk}/replace_key"
+    assert visitor.post(address, {"name": "x", "form_key": "k"}).status_code == 400
+    assert not CertificateVersion.objects.exclude(revoke_asked_at=None).exists()
+    form = {"name": certificate.domain, "form_key": "k"}
+    first = visitor.post(address, form).headers["Location"]
+    world.deliver()
+    world.settle()
+    old, new = CertificateVersion.objects.order_by("pk")
+    assert old.revoke_reason == 1
+    assert new.key_id != old.key_id
+    assert visitor.post(address, form).headers["Location"] == first
+    certificate.refresh_from_db()
+    assert (certificate.issuances.count(), certificate.current) == (2, new)
+
+
+def test_labels_are_changed_and_lead_to_their_list(visitor, certificate):
+    address = f"/certificates/{certificate.pk}"
+    visitor.post(f"{address}/labels", {"labels": "prod, <b>x,, "})
+    text = visitor.get(address).content.decode()
+    assert "?label=%3Cb%3Ex" in text
+    assert "<b>x" not in text
+    assert visitor.post(f"{address}/labels", {"labels": "x" * 33}).status_code == 400
+
+
+def test_the_page_says_why_each_attempt_was_made(visitor, certificate):
+    visitor.post(f"/certificates/{certificate.pk}/renew")
+    rows = visitor.get(f"/certificates/{certificate.pk}").context["attempts"]
+    assert [row["reason"] for row in rows] == ["by hand", "the first"]

@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 import dashboard.urls
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, SavedView, User
 from authorities.models import PrivateCA
 from devices.models import Device, EnrolmentKey
 from dnsproviders.models import DnsCredential
@@ -55,6 +55,7 @@ EXAMPLES: dict[str, Callable[[], list[Any]]] = {
     "device": ids(Device),
     "notice-action": lambda: [*ids(Notice)(), "read"],
     "notice": ids(Notice),
+    "view-action": ids(SavedView),
     "webhook-action": lambda: [*ids(Webhook)(), "delete"],
 }
 
@@ -73,7 +74,7 @@ def pages() -> Iterator[tuple[str, bool]]:
     for pattern in dashboard.urls.urlpatterns:
         given = arguments(pattern)
         # Without a form, an action leads to the list of the person's own rows.
-        is_action = "action" in pattern.pattern.converters
+        is_action = (pattern.name or "").endswith("-action")
         yield reverse(pattern.name, args=given), bool(given) and not is_action
 
 

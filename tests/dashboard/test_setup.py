@@ -7,7 +7,9 @@ from django.core.cache import cache
 
 from accounts.models import ApiKey
 from authorities.models import AcmeAccount, PrivateCA
+from dashboard import setup
 from dnsproviders.models import DnsCredential
+from tests.dashboard.streamed import streamed
 
 pytestmark = pytest.mark.django_db
 CLOUDFLARE = {"provider": "cloudflare", "name": "mine", "api_token": "t" * 40, "form_key": "k"}
@@ -61,9 +63,22 @@ def test_a_private_ca_has_an_account_and_its_files(visitor):
     assert (private_ca.algorithm, private_ca.key_size) == ("ECDSA", 384)
     account = AcmeAccount.objects.get(private_ca=private_ca)
     visitor.post("/issue", {"names": "a.lab.test", "account": account.pk, "action": "issue"})
-    rows = b"".join(visitor.get(f"/private-cas/{private_ca.pk}/issued.csv")).decode().split()
+    rows = streamed(visitor.get(f"/private-cas/{private_ca.pk}/issued.csv")).decode().split()
     assert len(rows) == 2
     assert "a.lab.test" in rows[1]
+
+
+def test_the_issued_versions_are_read_part_by_part(visitor, monkeypatch):
+    visitor.post("/private-cas", {"name": "lab", "valid_days": "30"})
+    private_ca, account = PrivateCA.objects.get(), AcmeAccount.objects.get()
+    for name in "abcde":
+        form = {"names": f"{name}.lab.test", "account": account.pk, "action": "issue"}
+        visitor.post("/issue", form)
+    address = f"/private-cas/{private_ca.pk}/issued.csv"
+    whole = streamed(visitor.get(address))
+    monkeypatch.setattr(setup, "READ_AT_ONCE", 2)
+    assert streamed(visitor.get(address)) == whole
+    assert [line.split(",")[1][:1] for line in whole.decode().split()[1:]] == list("abcde")
 
 
 @pytest.mark.parametrize("days", ["0", "x", "99999"])

@@ -7,6 +7,7 @@ import pytest
 
 from dashboard import streams
 from dashboard.streams import Sight, Stream, Watch, has_room, messages
+from tests.patience import LIMIT
 
 OPEN = (7, "ordered", "")
 WAITS = (7, "presented", "It waits for a name server.")
@@ -79,7 +80,7 @@ def test_nothing_is_read_when_nobody_looks(sights):
         await anext(stream)
         await anext(stream)
         await stream.aclose()
-        await asyncio.wait_for(streams.watch().task, 5)
+        await asyncio.wait_for(streams.watch().task, LIMIT)
         return streams.watch()
 
     assert asyncio.run(look()).owners.total() == 0

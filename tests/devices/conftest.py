@@ -44,7 +44,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any
     Redis is away, and somebody must call `look` of the hub.
     """
 
-    async def at_once(act: Callable[[], Any], threads: Any = None) -> Any:
+    async def at_once(act: Callable[[], Any]) -> Any:
         await asyncio.sleep(0)
         return act()
 
@@ -53,6 +53,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any
 
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     monkeypatch.setattr(hub.Hub, "listen", away)
+    monkeypatch.setattr(hub.Hub, "in_own_thread", lambda _, act: at_once(act))
     for module in (hub, longpoll, websocket):
         monkeypatch.setattr(module, "in_thread", at_once)
     connection = connections["default"]

@@ -25,8 +25,6 @@ COPY = {
 RELOAD = {
     "id": "reload",
     "type": "exec",
-    "ob_type": "cert",
-    "ob_id": 7,
     "cmd_argv": ["nginx", "-s", "reload"],
     "depends_on": ["files"],
     "tags": ["reload"],
@@ -174,6 +172,31 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
     refused(Caller(key_client(alice, "devices:999[read,write]")).get(path), 403)
 
 
+UNSET = {
+    "null": dict.fromkeys(["cmd", "from", "to", "depends_on", "tags", "env", "verify", "run_as"]),
+    "empty": {
+        "cmd": "",
+        "from": [],
+        "to": [],
+        "depends_on": [],
+        "tags": [],
+        "env": {},
+        "verify": {},
+        "run_as": "",
+        "ob_type": "",
+        "ob_id": 0,
+        "ob_name": "",
+    },
+}
+
+
+@pytest.mark.parametrize("unset", list(UNSET))
+def test_members_that_are_not_set_are_kept_as_they_were_sent(api, path, own, unset):
+    whole = {"id": "reload", "type": "exec", "cmd_argv": ["true"]} | UNSET[unset]
+    assert api.put(path, {"installs": [whole]}).status_code == 200
+    assert own()["installs"] == [whole]
+
+
 @pytest.mark.parametrize(
     ("item", "field"),
     [
@@ -197,7 +220,7 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
         (item(ob_type=...), "installs[0]"),
         (item(ob_type="key"), "installs[0].ob_type"),
         (item(ob_id=...), "installs[0]"),
-        (item(ob_id=0), "installs[0].ob_id"),
+        (item(ob_id=0), "installs[0]"),
         (item(tags=["x" * 65]), "installs[0].tags[0]"),
         (item(timeout_ms=-1), "installs[0].timeout_ms"),
         (item(timeout_ms=86_400_001), "installs[0].timeout_ms"),
@@ -221,7 +244,10 @@ def test_a_key_needs_a_grant_on_the_device(key_client, alice, device, path):
             "installs[0].verify.starttls",
         ),
         (RELOAD | {"cmd_argv": None, "depends_on": []}, "installs[0]"),
-        (RELOAD | {"cmd_argv": [], "depends_on": []}, "installs[0].cmd_argv"),
+        (RELOAD | {"ob_type": "cert", "ob_id": 7, "depends_on": []}, "installs[0]"),
+        (RELOAD | {"cmd_argv": [], "depends_on": []}, "installs[0]"),
+        (RELOAD | {"cmd_argv": [], "cmd": "", "depends_on": []}, "installs[0]"),
+        (item(ob_type=""), "installs[0]"),
         (RELOAD | {"cmd_argv": "nginx -s reload", "depends_on": []}, "installs[0].cmd_argv"),
         (RELOAD | {"cmd": " ", "depends_on": []}, "installs[0].cmd"),
         (RELOAD | {"cmd": [1], "depends_on": []}, "installs[0].cmd"),
@@ -283,18 +309,19 @@ def script(key_client, alice, device) -> Caller:
     return Caller(key_client(alice, "ForInstallConfigUpdate:*[update]"))
 
 
+AGAIN = COPY | {"id": "again", "to": ["/srv/www.pem", "/srv/www.key"]}
 RESTART = {"id": "restart", "type": "exec", "ob_type": "ca", "ob_id": 3, "cmd": "restart"}
 
 
 def test_a_patch_changes_the_items_of_its_object(api, path, agent, script, own):
-    api.put(path, {"installs": [COPY, RELOAD, RESTART], "after_update_script": "old"})
+    api.put(path, {"installs": [COPY, AGAIN, RESTART], "after_update_script": "old"})
     patch = {"ob_type": "ca", "ob_id": 3, "cmd": ["systemctl", "restart", "app"], "id": "restart"}
     answer = script.post(patch_path(agent), [patch | {"timeout_ms": 1000, "run_as": "root"}])
     assert answer.status_code == 200
     assert isinstance(answer.data_member["message"], str)
     plan = own()
     assert plan["version"] == 2
-    assert plan["installs"] == [COPY, RELOAD, RESTART | {"cmd": patch["cmd"], "timeout_ms": 1000}]
+    assert plan["installs"] == [COPY, AGAIN, RESTART | {"cmd": patch["cmd"], "timeout_ms": 1000}]
     assert plan["after_update_script"] == "old"
     whole = {"ob_type": "cert", "ob_id": 7, "enabled": False, "env": {"A": "b"}}
     body = {"patches": [whole], "after_update_script": None}

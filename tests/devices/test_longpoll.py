@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from django.db import OperationalError
 
 from devices import hub as hubs
 from devices import signals
-from devices.hub import hub
+from devices.hub import Hub, hub
 from devices.models import Device, DeviceSession
 from tests.devices.waiting import Polling, emit, until, within
 
@@ -102,18 +103,37 @@ def test_a_signal_without_a_message_is_found_by_the_regular_look(
     assert numbers(inline(scene())[1]) == [1]
 
 
-def test_the_regular_look_is_two_statements_for_all(
+def test_the_regular_look_is_one_statement_for_all_polls(
     inline, monkeypatch, device_id, token, django_assert_num_queries
 ):
     async def scene():
         polls = [Polling(token) for _ in range(3)]
         for each in polls:
             await idle(each)
-        with django_assert_num_queries(2):
+        with django_assert_num_queries(1):
             await hub().serve(list(hub().waiters))
         assert hub().count == 3
 
     inline(scene())
+
+
+def test_the_hub_keeps_its_connection_until_an_error(monkeypatch):
+    closed: list[bool] = []
+    monkeypatch.setattr(hubs.connections, "close_all", lambda: closed.append(True))
+
+    def fails():
+        raise OperationalError("the connection is broken")
+
+    async def scene():
+        here = Hub()
+        assert await here.in_own_thread(lambda: 7) == 7
+        assert closed == []
+        with pytest.raises(OperationalError):
+            await here.in_own_thread(fails)
+        here.thread.shutdown()
+
+    asyncio.run(scene())
+    assert closed == [True]
 
 
 def test_a_client_that_leaves_leaves_nothing(inline, device_id, token):

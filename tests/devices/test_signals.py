@@ -76,6 +76,15 @@ def test_the_cursor_of_a_response_is_the_start_of_the_next(script, device, form)
     assert numbers(poll(script, cursor=form.format(cursor))) == [2]
 
 
+@pytest.mark.parametrize("empty", ['""', " ", ""])
+def test_an_empty_header_is_no_cursor(script, device, empty):
+    emit(device, 1)
+    first = poll(script).data_member["cursor"]
+    emit(device, 2)
+    assert numbers(poll(script, empty)) == [1, 2]
+    assert numbers(poll(script, empty, cursor=first)) == [2]
+
+
 def test_the_header_wins_over_the_query(script, device):
     emit(device, 1)
     first = poll(script).data_member["cursor"]

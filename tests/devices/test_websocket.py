@@ -154,6 +154,25 @@ def test_pings_are_answered(inline, connect):
     assert event == {"type": "event", "name": "lifecycle.pong", "payload": {"n": 1}}
 
 
+@pytest.mark.parametrize("payload", [None, [1], "x"])
+def test_the_payload_of_a_pong_is_an_object(inline, connect, payload):
+    async def scene():
+        socket = await connect()
+        socket.say({"type": "event", "name": "lifecycle.ping", "payload": payload})
+        return await socket.read()
+
+    assert inline(scene())["payload"] == {}
+
+
+def test_a_token_in_the_query_counts_beside_another_scheme(inline, device_id, token):
+    async def scene():
+        socket = Socket(device_id, "", "", f"token={token}")
+        socket.scope["headers"].append((b"authorization", b"Basic eDp5"))
+        await socket.greet()
+
+    inline(scene())
+
+
 def test_unknown_messages_and_acks_are_ignored(inline, device_id, connect):
     async def scene():
         socket = await connect()
@@ -359,6 +378,7 @@ def test_a_poll_hears_no_challenge(inline, token, challenge):
         ("/api/websocket", "device_id={}"),
         ("/api/tunnel", "device_id={}"),
         ("/api/tunnel/{}", ""),
+        ("/api/websocket/{}/", ""),
     ],
 )
 def test_every_form_of_the_address_is_accepted(inline, device_id, token, path, query):

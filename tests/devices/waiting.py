@@ -6,8 +6,8 @@ from typing import Any
 
 from devices import longpoll, signals, websocket
 from devices.hub import hub
+from tests.patience import LIMIT
 
-LIMIT = 10.0  # seconds for anything at all
 UPDATES = "/apiv1/devices/self/updates"
 
 

@@ -17,10 +17,10 @@ import dns.rdatatype
 import dns.tsig
 import pytest
 
-from certctrl import clock
 from dnsproviders.providers.rfc2136 import RFC2136
 from tests.dnsproviders.making import provider_of
-from tests.standalone.starting import free_port
+from tests.patience import LIMIT
+from tests.servers import free_port, serving
 
 KEY_NAME = "certctrl.key"
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -174,7 +174,7 @@ class NameServer:
     def txt(self, name: str, source: str = "127.0.0.1") -> set[str]:
         """Return the values at a name, asked without a key."""
         query = dns.message.make_query(name, "TXT")
-        answer = dns.query.tcp(query, "127.0.0.1", timeout=5, port=self.port, source=source)
+        answer = dns.query.tcp(query, "127.0.0.1", timeout=LIMIT, port=self.port, source=source)
         rrsets = [each for each in answer.answer if each.rdtype == dns.rdatatype.TXT]
         return {b"".join(rdata.strings).decode() for each in rrsets for rdata in each}
 
@@ -201,14 +201,12 @@ def running(
     if kind == "pdns_server":
         _fill_powerdns(home)
     command = [each.format(config=config, home=home) for each in COMMANDS[kind]]
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen([binary, *command], stdout=log, stderr=log, cwd=home)
-        try:
-            _wait_for(process, port, home / "log", source)
-            yield NameServer(kind, port)
-        finally:
-            process.terminate()
-            process.wait(20)
+
+    def ready() -> bool:
+        return all(_serves(port, zone, source) for zone in ("lab.test", "deep.lab.test"))
+
+    with serving([binary, *command], port, home / "log", ready, cwd=home):
+        yield NameServer(kind, port)
 
 
 def _fill_powerdns(home: Path) -> None:
@@ -229,20 +227,6 @@ def _pdnsutil(home: Path, *words: str) -> None:
         capture_output=True,
         env={"PATH": PATH},
     )
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path, source: str) -> None:
-    """Wait until both zones are served."""
-    end = clock.monotonic() + 30
-    while clock.monotonic() < end:
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            if all(_serves(port, zone, source) for zone in ("lab.test", "deep.lab.test")):
-                return
-        else:
-            break
-    pytest.fail(f"the name server did not start: {log.read_text()[-2000:]}")
 
 
 def _serves(port: int, zone: str, source: str) -> bool:

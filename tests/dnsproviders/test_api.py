@@ -15,7 +15,7 @@ from dnsproviders.api import CredentialCheckThrottle
 from dnsproviders.models import DnsCredential
 from keystore import envelope
 from tests.issuance.api.calling import Caller, refused, rows
-from tests.standalone.starting import free_port
+from tests.servers import free_port
 
 pytestmark = pytest.mark.django_db
 

@@ -85,12 +85,12 @@ def test_a_silent_server_does_not_hide_what_the_others_say(world: NameServer) ->
     not queries.HAS_ERROR_QUEUE, reason="only Linux tells of closed ports on sockets of this kind"
 )
 def test_a_closed_port_is_known_at_once(settings: Any) -> None:
-    with internet(settings, {"example.com": zone(ns1=NS1, ns2=NOBODY)}, patience=3) as world:
+    with internet(settings, {"example.com": zone(ns1=NS1, ns2=NOBODY)}, patience=30) as world:
         world.add(CHALLENGE, "TXT", VALUE)
         start = clock.monotonic()
-        seen = look(seconds=10)
+        seen = look(seconds=60)
         assert (seen.shown, seen.silent) == (1, (f"ns2.example.com ({NOBODY})",))
-        assert clock.monotonic() - start < 1.5
+        assert clock.monotonic() - start < queries.PATIENCE
 
 
 def test_an_answer_that_does_not_fit_is_read_over_tcp(world: NameServer) -> None:
@@ -319,7 +319,8 @@ def test_silent_servers_of_one_owner_do_not_delay_another_owners_names(
     monkeypatch.setattr(queries, "WINDOW", 16)  # time for a quarter of the crowd
     names = [f"_acme-challenge.n{at}.evil.test" for at in range(80)]
     honest = propagation.servers_of_all([CHALLENGE], 5)
-    with silence() as port:
+    with silence() as nobody:
+        port = nobody.port
         silent = {
             name: Servers(
                 "evil.test", tuple(Server("ns", (f"127.1.{at}.{each}", port)) for each in range(13))
@@ -344,12 +345,12 @@ def test_resolvers_still_have_time_when_outbound_port_53_is_closed(
 
 
 def test_a_look_ends_in_time_whatever_servers_do(settings: Any) -> None:
-    with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS2)}, patience=2) as world:
+    with internet(settings, {"example.com": zone(ns1=NS1, ns2=NS2)}, patience=30) as world:
         propagation.servers_of(CHALLENGE)
         world.at(NS1).silent = world.at(NS2).silent = True
         start = clock.monotonic()
         seen = look(seconds=0.5)
-        assert clock.monotonic() - start < 1.5
+        assert clock.monotonic() - start < queries.PATIENCE
         assert (
             seen.note
             == f"the time was too short to ask every server for {CHALLENGE}; they are asked again"
@@ -369,6 +370,6 @@ def test_a_dead_server_with_many_records_is_not_asked_for_each(settings: Any) ->
         records = [
             record(f"_acme-challenge.host{number}.example.com", pk=number) for number in range(300)
         ]
-        looks = propagation.look(records, 10)
+        looks = propagation.look(records, 60)
         assert all(each.missing and each.silent and not each.note for each in looks.values())
         assert world.at(NS3).asked < 2 * queries.WINDOW_PER_SERVER + queries.DEAF

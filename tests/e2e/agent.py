@@ -18,8 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.e2e.processes import Site
-
-LIMIT = 30  # seconds
+from tests.patience import LIMIT
 
 
 class Agent:

@@ -1,7 +1,6 @@
 """The surroundings of the guide on loopback: Cloudflare, Let's Encrypt, and a client."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from certctrl.supervisor import bound_to
 from lab.ca import PROJECT
 from lab.nameserver import NameServer
 from lab.zones import apex
 from tests.fakes.cloudflare import Cloudflare, Primary
-from tests.standalone.starting import free_port, until
+from tests.patience import LIMIT, until
+from tests.servers import free_port, serving
 
 DOMAIN = "example.com"
 OTHER = "lab.test"
@@ -76,35 +75,19 @@ def outside(folder: Path) -> Iterator[Outside]:
         zones = {ZONE_ID: DOMAIN, "372e67954025e0ba6aaa6d586b9e0b59": OTHER}
         with Cloudflare(zones, TOKEN, Primary(names.port, key), most_per_page=2) as cloudflare:
             port = free_port()
-            process = start_ca(folder, port, names.port)
-            try:
-                until(
-                    lambda: process.poll() is not None or accepts(port, folder / "lab-root.pem"),
-                    "the lab's CA",
-                )
+            run = [sys.executable, "-m", "lab.ca", "--data", str(folder)]
+            run += ["--listen", f"127.0.0.1:{port}", "--resolver", f"127.0.0.1:{names.port}"]
+            root = folder / "lab-root.pem"
+            with serving(
+                run, port, folder.with_suffix(".log"), lambda: accepts(port, root), cwd=PROJECT
+            ):
                 yield Outside(folder, names, port, cloudflare)
-            finally:
-                process.terminate()
-                process.wait(30)
-
-
-def start_ca(folder: Path, port: int, dns_port: int) -> subprocess.Popen[bytes]:
-    run = ["-m", "lab.ca", "--data", str(folder), "--listen", f"127.0.0.1:{port}"]
-    run += ["--resolver", f"127.0.0.1:{dns_port}"]
-    with (folder.with_suffix(".log")).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, *run],
-            cwd=PROJECT,
-            stdout=log,
-            stderr=log,
-            preexec_fn=bound_to(os.getpid()),
-        )
 
 
 def accepts(port: int, root: Path) -> bool:
     try:
         return requests.request(
-            "GET", f"https://127.0.0.1:{port}/directory", verify=str(root), timeout=5
+            "GET", f"https://127.0.0.1:{port}/directory", verify=str(root), timeout=LIMIT
         ).ok
     except (requests.RequestException, OSError):
         return False
@@ -129,7 +112,7 @@ class Reader:
         return answer.json()["data"]
 
     def raw(self, method: str, path: str, body: Any = None) -> requests.Response:
-        return self.session.request(method, self.address + path, json=body, timeout=30)
+        return self.session.request(method, self.address + path, json=body, timeout=LIMIT)
 
     def mine(self, method: str, path: str, body: Any = None) -> Any:
         return self.call(method, f"/apiv1/users/{self.user_id}/{path}", body)

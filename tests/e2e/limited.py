@@ -6,7 +6,7 @@ a registered domain.
 
 import json
 import pathlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,16 +120,27 @@ def issued_before(ca: Limited, count: int) -> list[int]:
 def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
     """Return the rate of the orders as a part of the rate that the limits allow. 1 is the maximum.
 
-    After its burst a bucket gives one token per interval. So all orders take at least as long as
-    the slowest bucket needs for its orders beyond the burst. The duration is from the first order
-    to the last.
+    After its burst a bucket gives one token per interval. So its orders take at least as long as
+    their tokens beyond the burst, from its own first order to its last. The slowest bucket counts.
+    Of several that are as slow, the one that took longest counts.
     """
-    charged = Counter(tuple(bucket) for order in accepted for bucket in order["charged"])
-    beyond = {bucket: count - limits[bucket[0]][0] for bucket, count in charged.items()}
-    least = max(count * limits[kind][1] for (kind, _), count in beyond.items())
-    took = accepted[-1]["at"] - accepted[0]["at"]
-    print(f"{len(accepted)} orders in {took:.1f} s; the limits ask for {least:.1f} s")
-    return float(least / took)
+    times: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for order in accepted:
+        for bucket in order["charged"]:
+            times[tuple(bucket)].append(order["at"])
+    least = {
+        bucket: (len(at) - limits[bucket[0]][0]) * limits[bucket[0]][1]
+        for bucket, at in times.items()
+    }
+    slowest = max(least.values())
+    took, bucket = max(
+        (times[bucket][-1] - times[bucket][0], bucket)
+        for bucket, seconds in least.items()
+        if seconds == slowest
+    )
+    whole = accepted[-1]["at"] - accepted[0]["at"]
+    print(f"{len(accepted)} orders in {whole:.1f} s; {bucket} took {took:.1f} s of {slowest:.1f} s")
+    return float(slowest / took)
 
 
 def mixed(*kinds: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:

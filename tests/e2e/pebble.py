@@ -33,10 +33,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.patience import LIMIT
+
 PROGRAMS = {"pebble": "pebble", "named": "bind9", "haproxy": "haproxy"}
 ZONE = "pebble.test"
 ALGORITHM = "hmac-sha256"
-START_LIMIT = 20.0  # seconds
 
 
 def missing() -> str:
@@ -77,7 +78,7 @@ class Pebble:
         """Return the root of Pebble's certificates. Pebble makes another one at each start."""
         context = ssl.create_default_context(cafile=self.ca_bundle)
         url = f"https://localhost:{self.ports['management']}/roots/0"
-        with urllib.request.urlopen(url, context=context, timeout=5) as answer:
+        with urllib.request.urlopen(url, context=context, timeout=LIMIT) as answer:
             return answer.read().decode()
 
     # --- the zone ---
@@ -91,7 +92,7 @@ class Pebble:
     def txt(self, name: str) -> set[str]:
         """The TXT values at a name."""
         query = dns.message.make_query(name, "TXT")
-        answer = dns.query.tcp(query, "127.0.0.1", port=self.ports["dns"], timeout=5)
+        answer = dns.query.tcp(query, "127.0.0.1", port=self.ports["dns"], timeout=LIMIT)
         return {b"".join(each.strings).decode() for rrset in answer.answer for each in rrset}
 
     def left_over(self) -> dict[str, set[str]]:
@@ -104,7 +105,7 @@ class Pebble:
             port=self.ports["dns"],
             keyring=keyring,
             keyalgorithm=ALGORITHM,
-            timeout=5,
+            timeout=LIMIT,
         )
         for message in transfer:
             for rrset in message.answer:
@@ -119,7 +120,7 @@ class Pebble:
         keyring = dns.tsigkeyring.from_text({self.key_name: self.secret})
         update = dns.update.UpdateMessage(self.zone, keyring=keyring, keyalgorithm=ALGORITHM)
         change(update, dns.name.from_text(name))
-        answer = dns.query.tcp(update, "127.0.0.1", port=self.ports["dns"], timeout=5)
+        answer = dns.query.tcp(update, "127.0.0.1", port=self.ports["dns"], timeout=LIMIT)
         assert answer.rcode() == 0, f"the name server answered {answer.rcode()}"
 
     # --- the processes ---
@@ -150,7 +151,7 @@ class Pebble:
     def wait_for(self, port: int, name: str) -> None:
         """Wait until the port is open. Fail with the end of the log when the process died."""
         pause = threading.Event()
-        end = datetime.now(UTC) + timedelta(seconds=START_LIMIT)
+        end = datetime.now(UTC) + timedelta(seconds=LIMIT)
         while datetime.now(UTC) < end and self.processes[name].poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -31,11 +31,11 @@ from certctrl.supervisor import bound_to
 from standalone.redisserver import RedisServer
 from tests.e2e import pebble
 from tests.lab import faulty
+from tests.patience import LIMIT
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 EMAIL = "owner@example.com"
 PASSWORD = "Correct-horse-1"
-START_LIMIT = 60.0  # seconds, on a busy machine
 CELERY = [sys.executable, "-m", "celery", "-A", "certctrl"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
 SHORT_TURNS = {"LEASE": "12", "TURN": "5", "RESEND": "4"}
@@ -146,7 +146,7 @@ class Site:
         release = self.spawn(
             "release", [sys.executable, "-c", RELEASE.format(email=EMAIL, password=PASSWORD)]
         )
-        assert release.wait(START_LIMIT) == 0, self.log("release").read_text()
+        assert release.wait(LIMIT) == 0, self.log("release").read_text()
 
     def until_web_answers(self) -> None:
         self.until_up("web", self._web_answers)
@@ -158,7 +158,7 @@ class Site:
             )
             return check()
 
-        until(up, START_LIMIT, name)
+        until(up, LIMIT, name)
 
     def start_redis(self) -> None:
         assert self.redis
@@ -257,7 +257,7 @@ class Site:
         session.trust_env = False
         try:
             body = {"action": "login", "email": EMAIL, "password": PASSWORD}
-            answer = session.post(f"{self.address}/auth/general", json=body, timeout=10)
+            answer = session.post(f"{self.address}/auth/general", json=body, timeout=LIMIT)
         except requests.ConnectionError:
             return False
         answer.raise_for_status()
@@ -270,7 +270,7 @@ class Site:
         refusal.
         """
         url = f"{self.address}/apiv1/users/{self.user}/{path}"
-        answer = self.session.request(method, url, json=body, timeout=30)
+        answer = self.session.request(method, url, json=body, timeout=LIMIT)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:1000]}"
         return answer.json()["data"]
 

@@ -8,13 +8,13 @@ import pytest
 from tests.e2e import pebble, processes
 from tests.e2e.agent import Agent
 from tests.e2e.processes import Site, until
+from tests.patience import LIMIT
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.skipif(bool(processes.missing()), reason=f"needs {processes.missing()}"),
 ]
-LIMIT = 60.0  # seconds
 LEFT = "SELECT id FROM devices_agentchallenge WHERE device_id = %s"
 NAMES = ["agents.pebble.test", "127.0.0.1"]
 

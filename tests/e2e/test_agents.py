@@ -2,101 +2,35 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
-from certctrl.supervisor import bound_to
-from lab.ca import PROJECT
+from tests import nginx
 from tests.agent import webservers
 from tests.agent.handshakes import served_by
 from tests.agent.pki import Authority
 from tests.agent.webservers import WebServer
-from tests.standalone.starting import Up, until
+from tests.e2e.realagent import EMAIL, PASSWORD, Agent, Owner
+from tests.patience import until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(webservers.NGINX is None, reason="needs nginx"),
+    pytest.mark.skipif(nginx.PROGRAM is None, reason="needs nginx"),
 ]
 
-EMAIL, PASSWORD = "admin@example.com", "Correct-horse-1"
 NAME = "www.example.com"
 
 
-class Owner:
-    """A person with a session."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.session = requests.Session()
-        self.session.trust_env = False
-        login = {"action": "login", "email": EMAIL, "password": PASSWORD}
-        self.call("POST", "/auth/general", login)
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self.session.request(method, self.address + path, json=body, timeout=60)
-        assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json()["data"] if answer.content else None
-
-    def mine(self, method: str, path: str, body: Any = None) -> Any:
-        return self.call(method, f"/apiv1/me/{path}", body)
-
-    def enrolment_key(self) -> str:
-        spec = {"name": "fleet", "tag": "edge", "uses": 4, "expires_in_seconds": 3600}
-        return str(self.mine("POST", "enrolment-keys", spec)["token"])
-
-
-class Agent:
-    """An agent in a process of its own, beside a web server."""
+class Installed(Agent):
+    """An agent beside a web server."""
 
     def __init__(self, folder: Path, web: WebServer) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.web = web
-        self.log = folder / "agent.log"
-        self.environment = os.environ | {
-            "PYTHONPATH": str(PROJECT / "agent"),
-            "CERTCTRL_AGENT_STATE": str(folder / "state"),
-        }
-
-    def call(self, *arguments: str, **env: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "certctrl_agent", *arguments],
-            env=self.environment | env,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    def enrol(self, address: str, key: str) -> int:
-        """Enrol with one command. Return the id of the device."""
-        self.call("login", address, "--name", self.folder.name, CERTCTRL_API_KEY=key)
-        return int(json.loads((self.folder / "state/device.json").read_text())["id"])
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "certctrl_agent", "run"],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                preexec_fn=bound_to(os.getpid()),
-            )
-        try:
-            yield
-        finally:
-            process.kill()
-            process.wait()
-
-    def said(self, words: str) -> bool:
-        return words in self.log.read_text()
 
     def serves(self, serial: str) -> bool:
         return served_by(self.web.port) == serial
@@ -113,7 +47,7 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
 
 
 @pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[Agent]]:
+def agents(tmp_path: Path) -> Iterator[list[Installed]]:
     """Four agents that have not enrolled, beside servers with certificates of their own."""
     authority = Authority()
     with contextlib.ExitStack() as stack:
@@ -121,7 +55,7 @@ def agents(tmp_path: Path) -> Iterator[list[Agent]]:
         for name in ("north", "east", "south", "west"):
             folder = tmp_path / name
             web = stack.enter_context(webservers.nginx(folder, authority.issue(NAME)))
-            made.append(Agent(folder, web))
+            made.append(Installed(folder, web))
         yield made
 
 
@@ -146,7 +80,7 @@ def renew(owner: Owner, certificate: int) -> str:
     return serial_of(owner, certificate)
 
 
-def enrol(owner: Owner, agents: list[Agent], certificate: int) -> list[int]:
+def enrol(owner: Owner, agents: list[Installed], certificate: int) -> list[int]:
     key = owner.enrolment_key()
     devices = [agent.enrol(owner.address, key) for agent in agents]
     for agent, device in zip(agents, devices, strict=True):

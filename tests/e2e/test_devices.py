@@ -15,6 +15,7 @@ import pytest
 from standalone.embedded import DATABASE_FILE, MASTER_KEY_FILE
 from tests.e2e.guide import EMAIL, PASSWORD, Reader
 from tests.e2e.processes import PROJECT
+from tests.patience import LIMIT
 from tests.standalone.starting import Up
 
 pytestmark = [
@@ -73,7 +74,7 @@ def test_a_device_opens_what_its_policy_allows_and_a_dump_no_more(server, tmp_pa
         for pk in certificates.values():
             owner.mine("POST", f"certificates/{pk}/issues")
         second = opened_by(device)
-        assert device.process.wait(60) == 0
+        assert device.process.wait(LIMIT) == 0
     finally:
         device.process.kill()
     for policy, pk in certificates.items():

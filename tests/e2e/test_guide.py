@@ -26,7 +26,8 @@ from tests import keytool
 from tests.e2e import guide
 from tests.e2e.guide import DOMAIN, ZONE_ID, Outside, Reader
 from tests.keytool import needs_keytool
-from tests.standalone.starting import LIMIT, Up, until
+from tests.patience import LIMIT, until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,
@@ -180,7 +181,7 @@ def check_no_txt(outside: Outside) -> None:
     until(lambda: not outside.dns.txt(), f"no TXT record left: {outside.dns.txt()}")
     assert outside.cloudflare.records == {}
     query = dns.message.make_query(CHALLENGE, "TXT")
-    answer = dns.query.udp(query, "127.0.0.1", port=outside.dns.port, timeout=5)
+    answer = dns.query.udp(query, "127.0.0.1", port=outside.dns.port, timeout=LIMIT)
     assert answer.rcode() == dns.rcode.NXDOMAIN
 
 

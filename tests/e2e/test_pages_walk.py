@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.patience import LIMIT
 from tests.standalone.starting import Up
 
 CHROMIUM = which("chromium") or ""
@@ -29,7 +30,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     started = Up(tmp_path / "data", LAB="0").wait()
     yield started
     started.process.terminate()
-    started.process.wait(30)
+    started.process.wait(LIMIT)
 
 
 @pytest.fixture

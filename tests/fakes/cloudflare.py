@@ -22,6 +22,8 @@ import dns.rcode
 import dns.tsig
 import dns.update
 
+from tests.patience import LIMIT
+
 BASE = "/client/v4"
 Params = Mapping[str, str]
 
@@ -57,7 +59,7 @@ class Primary:
         update = dns.update.UpdateMessage(zone)
         update.use_tsig(self.key)
         fill(update)
-        answer = dns.query.tcp(update, self.host, timeout=5, port=self.port)
+        answer = dns.query.tcp(update, self.host, timeout=LIMIT, port=self.port)
         assert answer.rcode() == dns.rcode.NOERROR, dns.rcode.to_text(answer.rcode())
 
 

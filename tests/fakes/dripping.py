@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-DRIPS = 120  # bytes, one each 0.05 seconds: six seconds
+DRIPS = 600  # bytes, one each 0.05 seconds: half a minute
 OK = b"HTTP/1.1 200 OK\r\n"
 
 

@@ -5,7 +5,7 @@ The resolver is at 127.0.0.1. The name servers have other loopback addresses.
 
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +14,9 @@ import pytest
 from certctrl import clock
 from dnsclient import queries, resolver
 from dnsproviders.models import DnsCredential, TxtRecord
-from lab.nameserver import NameServer
+from lab.nameserver import Behaviour, NameServer
 from lab.zones import apex
+from tests.patience import LIMIT
 
 RESOLVER = "127.0.0.1"
 NS1 = "127.0.0.2"
@@ -24,6 +25,7 @@ NS3 = "127.0.0.4"
 NS6 = "::1"
 NOBODY = "127.0.0.99"  # no server listens there
 CHALLENGE = "_acme-challenge.example.com"
+MAKES_WAIT = {"silent", "delay", "without_tcp", "drops_every"}
 VALUE = "value-value-value-value-value-value-value-0"
 
 
@@ -43,8 +45,15 @@ def internet(
 ) -> Iterator[NameServer]:
     """Run the name servers, and send all DNS questions of certctrl to them.
 
-    `patience` is the time in seconds for an answer. It is shorter than in production.
+    `patience` is the time in seconds for an answer once a server drops or delays questions. It
+    is shorter than in production. Before, each answer is waited for, however busy the machine is.
     """
+
+    def set_manner(manners: Behaviour, name: str, value: Any) -> None:
+        object.__setattr__(manners, name, value)
+        if name in MAKES_WAIT and value:
+            monkeypatch.setattr(queries, "PATIENCE", patience)
+
     try:
         with (
             pytest.MonkeyPatch.context() as monkeypatch,
@@ -53,7 +62,8 @@ def internet(
             settings.DNS_RESOLVERS = [RESOLVER]
             settings.DNS_PORT = server.port
             settings.ALLOW_PRIVATE = ["127.0.0.0/8", "::1"]
-            monkeypatch.setattr(queries, "PATIENCE", patience)
+            monkeypatch.setattr(queries, "PATIENCE", LIMIT)
+            monkeypatch.setattr(Behaviour, "__setattr__", set_manner)
             resolver.forget()
             yield server
     finally:
@@ -61,11 +71,26 @@ def internet(
 
 
 @contextmanager
-def silence() -> Iterator[int]:
-    """Open a UDP port at every IPv4 address that never answers. Yield the port."""
+def silence() -> Iterator["Silence"]:
+    """Open a UDP port at every IPv4 address that never answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))
-        yield sock.getsockname()[1]
+        sock.setblocking(False)
+        yield Silence(sock)
+
+
+class Silence:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.port = int(sock.getsockname()[1])
+
+    def heard(self) -> int:
+        """Return the number of questions since the last call."""
+        count = 0
+        with suppress(BlockingIOError):
+            while self.sock.recv(512):
+                count += 1
+        return count
 
 
 def record(

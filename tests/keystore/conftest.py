@@ -1,13 +1,15 @@
 """A key file, and databases that threads can share."""
 
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connections
+from django.db import connection, connections
 
 from accounts.models import User
 from keystore.masterkeys import file
@@ -44,16 +46,18 @@ def postgres_socket() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def shared_database(
-    request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any
+    request: pytest.FixtureRequest, tmp_path: Path, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[str]:
     """A migrated database that several threads may use at once. Return its vendor."""
     before = connections["default"]
     settings = connections.settings["default"]
-    connections.settings["default"] = settings | _database(request, tmp_path)
+    with django_db_blocker.unblock():
+        connections.settings["default"] = settings | _database(request, tmp_path)
     connections["default"] = connections.create_connection("default")
     with django_db_blocker.unblock():
         try:
-            call_command("migrate", verbosity=0)
+            if request.param == "postgresql":
+                call_command("migrate", verbosity=0)
             yield request.param
         finally:
             connections["default"].close()
@@ -65,9 +69,12 @@ def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     from certctrl.settings import SQLITE_OPTIONS
 
     if request.param == "sqlite":
+        path = folder / "db.sqlite3"
+        with connection.cursor(), closing(sqlite3.connect(path)) as copy:
+            connection.connection.backup(copy)
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": str(folder / "db.sqlite3"),
+            "NAME": str(path),
             "OPTIONS": SQLITE_OPTIONS,
         }
     socket = request.getfixturevalue("postgres_socket")
@@ -87,5 +94,5 @@ def _create(socket: str, name: str) -> None:
 
     with psycopg.connect(
         host=socket, user="postgres", dbname="postgres", autocommit=True
-    ) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+    ) as server:
+        server.execute(f'CREATE DATABASE "{name}"')

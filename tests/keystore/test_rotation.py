@@ -13,6 +13,7 @@ from keystore.envelope import rewrap, seal, unseal
 from keystore.masterkeys import aes, file
 from keystore.masterkeys.file import FileKeys
 from keystore.models import Envelope, KeyWrap
+from tests.patience import LIMIT
 
 SECRET = b"correct horse battery staple"
 
@@ -414,7 +415,7 @@ def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key
         with transaction.atomic():
             envelopes.append(seal(alice, "account_key", SECRET))
             sealed.set()
-            go_on.wait(10)
+            go_on.wait(LIMIT)
         connection.close()
 
     def dropper() -> None:
@@ -423,7 +424,7 @@ def test_dropping_waits_for_a_writer_that_has_not_committed(shared_database, key
 
     threads = [threading.Thread(target=slow_writer), threading.Thread(target=dropper)]
     threads[0].start()
-    assert sealed.wait(10)
+    assert sealed.wait(LIMIT)
     FileKeys(key_file).put_first(aes.generate("2"))
     threads[1].start()
     threads[1].join(0.3)

@@ -2,9 +2,7 @@
 
 import json
 import pathlib
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,9 +12,10 @@ from urllib.parse import urlsplit
 import requests
 
 from tests.e2e import pebble
+from tests.patience import LIMIT
+from tests.servers import serving
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
-START_LIMIT = 20.0  # seconds
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Proxy:
         return sorted((each for each in self.judged if each["url"]), key=lambda each: each["at"])
 
     def _call(self, method: str, path: str = "", document: Any = None) -> Any:
-        answer = self.session.request(method, self.control_url + path, json=document, timeout=30)
+        answer = self.session.request(method, self.control_url + path, json=document, timeout=LIMIT)
         assert answer.ok, answer.text
         return answer.json()
 
@@ -81,20 +80,13 @@ def running(
     }
     (folder / "faultproxy.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "lab.faultproxy", "--config", str(folder / "faultproxy.json")]
-    with open(folder / "faultproxy.log", "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
     proxy = Proxy(
         f"https://localhost:{ports['listen']}{urlsplit(upstream).path}",
         f"http://127.0.0.1:{ports['control']}/_faults",
     )
-    try:
-        _wait(proxy, process, folder / "faultproxy.log")
+    port = ports["control"]
+    with serving(command, port, folder / "faultproxy.log", lambda: _is_up(proxy), cwd=PROJECT):
         yield proxy
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
@@ -107,13 +99,9 @@ def before(lab: pebble.Pebble, **config: Any) -> AbstractContextManager[Proxy]:
     return running(lab.folder, lab.directory_url, pem, key, suffixes=[lab.zone], **config)
 
 
-def _wait(proxy: Proxy, process: subprocess.Popen[bytes], log: pathlib.Path) -> None:
-    pause = threading.Event()
-    for _ in range(int(START_LIMIT / 0.05)):
-        assert process.poll() is None, f"the proxy died: {log.read_text()[-2000:]}"
-        try:
-            proxy.change()
-            return
-        except requests.ConnectionError:
-            pause.wait(0.05)
-    raise AssertionError("the proxy did not come up")
+def _is_up(proxy: Proxy) -> bool:
+    try:
+        proxy.change()
+    except requests.ConnectionError:
+        return False
+    return True

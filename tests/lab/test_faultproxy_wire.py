@@ -25,6 +25,7 @@ from tests.authorities.acme.test_pebble import issue
 from tests.e2e import pebble
 from tests.lab import faulty
 from tests.lab.tinyca import TinyCA, new_order, signed
+from tests.patience import LIMIT
 
 needs_pebble = pytest.mark.skipif(
     bool(pebble.missing()), reason=f"needs Debian's {pebble.missing()} (apt-get install)"
@@ -44,7 +45,7 @@ class Line:
 
     def connect(self) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(
-            urlsplit(self.proxy.directory_url).netloc, context=self.context, timeout=10
+            urlsplit(self.proxy.directory_url).netloc, context=self.context, timeout=LIMIT
         )
 
 
@@ -149,7 +150,7 @@ def test_a_header_on_several_lines_of_a_response_arrives_whole(line, asked):
 
 def test_a_client_without_tls_does_not_disturb_others(line, asked):
     with socket.create_connection(
-        ("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=10
+        ("127.0.0.1", urlsplit(line.proxy.directory_url).port), timeout=LIMIT
     ) as plain:
         plain.sendall(b"GET /dir HTTP/1.1\r\nHost: x\r\n\r\n")
         assert send(line.connect(), new_order("c.one.test"))[0].status == 201
@@ -210,7 +211,7 @@ def test_a_client_issues_until_a_limit_and_its_certificate_has_a_window(lab, ca)
         client.new_order(["c.two.co.uk"])
         leaf = x509.load_pem_x509_certificate(chain.encode())
         window = proxy.session.get(
-            f"{proxy.origin}/renewal-info/{ari_id(leaf)}", verify=lab.ca_bundle, timeout=10
+            f"{proxy.origin}/renewal-info/{ari_id(leaf)}", verify=lab.ca_bundle, timeout=LIMIT
         )
         tally = proxy.tally
     assert caught.value.code == "ca_rate_limited"

@@ -25,6 +25,7 @@ from lab.nameserver import NameServer, free_port, key_of
 from lab.zones import apex
 from tests.dnsproviders.making import provider_of, record_of
 from tests.fakes.internet import zone
+from tests.patience import LIMIT
 
 HERE = "127.0.0.1"
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -40,7 +41,7 @@ def server() -> Iterator[NameServer]:
 
 def ask(server: NameServer, name: str, rdtype: str = "TXT", **kwargs: Any) -> dns.message.Message:
     return dns.query.udp(
-        dns.message.make_query(name, rdtype, **kwargs), HERE, timeout=5, port=server.port
+        dns.message.make_query(name, rdtype, **kwargs), HERE, timeout=LIMIT, port=server.port
     )
 
 
@@ -114,7 +115,9 @@ def test_a_delegation_is_a_referral() -> None:
 def test_a_long_answer_is_cut_over_udp_and_whole_over_tcp(server: NameServer) -> None:
     server.add(NAME, "TXT", *(f"{number:0200}" for number in range(30)))
     assert ask(server, NAME).flags & dns.flags.TC
-    whole = dns.query.tcp(dns.message.make_query(NAME, "TXT"), HERE, timeout=5, port=server.port)
+    whole = dns.query.tcp(
+        dns.message.make_query(NAME, "TXT"), HERE, timeout=LIMIT, port=server.port
+    )
     assert len(whole.answer[0]) == 30
 
 
@@ -179,7 +182,7 @@ def update(
 ) -> dns.rcode.Rcode:
     if signed:
         message.use_tsig(key_of(KEY_FILE))
-    return dns.query.tcp(message, HERE, timeout=5, port=server.port).rcode()
+    return dns.query.tcp(message, HERE, timeout=LIMIT, port=server.port).rcode()
 
 
 def test_an_update_without_a_key_is_refused(server: NameServer) -> None:
@@ -248,12 +251,12 @@ def test_nsupdate_and_dig_agree_with_it(server: NameServer, tmp_path: Path) -> N
         f"update add {NAME} 60 TXT two\n"
         "send\n"
     )
-    subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=30)
+    subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=LIMIT)
     run = [dig, f"@{HERE}", "-p", str(server.port), "+short", NAME, "TXT"]
-    shown = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout
+    shown = subprocess.run(run, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
     assert sorted(shown.splitlines()) == ['"one" "more"', '"two"']
     lines = f"server {HERE} {server.port}\nupdate delete {NAME} TXT\nsend\n"
-    subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=30)
+    subprocess.run([nsupdate, "-k", str(key)], input=lines, text=True, check=True, timeout=LIMIT)
     assert server.txt() == []
 
 
@@ -294,7 +297,7 @@ def test_the_command_answers_until_it_is_stopped_and_keeps_its_state(tmp_path: P
         adapter(server).present(record_of("lab.test", values[-1], name=NAME))
         assert sorted(rdata.strings[0].decode() for rdata in ask(server, NAME).answer[0]) == values
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(LIMIT) == 0
 
 
 def test_the_key_may_come_from_the_environment(tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_the_key_may_come_from_the_environment(tmp_path: Path) -> None:
         adapter(NameServer({}, port=port)).check()
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(LIMIT)
 
 
 def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
@@ -315,7 +318,7 @@ def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
     process, _ = start("--listen", f"{HERE}:0", "--zone", "lab.test", "--tsig-file", str(key))
     assert process.stdout
     said = process.stdout.read()
-    assert process.wait(10) == 2
+    assert process.wait(LIMIT) == 2
     assert "The TSIG key must have the form" in said
     assert SECRET not in said
 
@@ -323,4 +326,4 @@ def test_an_invalid_key_is_reported_without_printing_it(tmp_path: Path) -> None:
 def test_a_port_in_use_is_reported(server: NameServer) -> None:
     process, line = start("--listen", f"{HERE}:{server.port}", "--zone", "lab.test")
     assert line.startswith(f"The name server cannot listen on port {server.port}")
-    assert process.wait(10) == 1
+    assert process.wait(LIMIT) == 1

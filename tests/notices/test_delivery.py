@@ -126,7 +126,7 @@ def test_the_table_refuses_a_delivery_that_would_never_end(world, mailbox, tell,
 
 
 def test_nobody_is_called_through_a_full_lane(world, mailbox, receiver, hook, tell, fill_lane):
-    fill_lane(delivery.lane_of_webhook(hook[0].host))
+    fill_lane(delivery.lane_of("webhook", hook[0].host))
     fill_lane(delivery.MAIL)
     tell()
     world.sweep()

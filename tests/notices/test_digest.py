@@ -12,11 +12,17 @@ from tests.issuance.services.test_races import at_once
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 HOUR = 3600
+FEW = 3  # single mails a day, instead of twenty
+
+
+@pytest.fixture
+def few(alice) -> None:
+    NoticeSettings.objects.create(owner=alice, digest_over=FEW)
 
 
 @pytest.fixture
 def crowd(world, mailbox, tell):
-    """`crowd(23)` makes 23 notices, and sweeps until each mail and call had its turn."""
+    """`crowd(7)` makes 7 notices, and sweeps until each mail and call had its turn."""
 
     def build(count: int, name: str = "host") -> None:
         for number in range(count):
@@ -48,8 +54,8 @@ def test_the_twenty_first_waits_for_the_digest(world, mailbox, crowd):
     assert {each.state for each in Delivery.objects.all()} == {"sent"}
 
 
-def test_there_is_one_digest_a_day(world, mailbox, crowd):
-    crowd(25)
+def test_there_is_one_digest_a_day(world, mailbox, few, crowd):
+    crowd(FEW + 5)
     world.advance(HOUR)
     world.sweep()
     crowd(5, "later")
@@ -63,12 +69,12 @@ def test_there_is_one_digest_a_day(world, mailbox, crowd):
     assert digests(mailbox)[1].count("was renewed") == 5
 
 
-def test_a_day_later_mails_are_single_again(world, mailbox, crowd):
-    crowd(21)
+def test_a_day_later_mails_are_single_again(world, mailbox, few, crowd):
+    crowd(FEW + 1)
     world.advance(25 * HOUR)
     world.sweep()
-    crowd(20, "next")
-    assert len(mailbox.mails) == 20 + 1 + 20
+    crowd(FEW, "next")
+    assert len(mailbox.mails) == FEW + 1 + FEW
 
 
 def test_each_owner_says_how_many_are_too_many(world, mailbox, crowd, alice):
@@ -85,25 +91,27 @@ def test_webhooks_are_never_held(world, mailbox, crowd, hook, receiver, alice):
     assert (len(receiver.posted), len(mailbox.mails)) == (3, 0)
 
 
-def test_the_mails_of_one_owner_are_not_anothers(world, mailbox, crowd, tell, bob):
-    crowd(20)
+def test_the_mails_of_one_owner_are_not_anothers(world, mailbox, few, crowd, tell, bob):
+    crowd(FEW)
     tell("bob.example.net", owner=bob)
     world.sweep()
     assert mailbox.recipients[-1] == "bob@example.net"
 
 
-def test_a_mail_that_is_tried_again_does_not_count_twice(world, mailbox, crowd):
-    mailbox.answers = ["451 later"] * 5
-    crowd(20)
+def test_a_mail_that_is_tried_again_does_not_count_twice(world, mailbox, few, crowd):
+    mailbox.answers = ["451 later"] * FEW
+    crowd(FEW)
     world.advance(5)
-    for _ in range(5):
+    for _ in range(FEW):
         world.sweep()
-    assert len(mailbox.mails) == 20
+    assert len(mailbox.mails) == FEW
     assert digests(mailbox) == []
 
 
-def test_a_digest_that_failed_is_tried_again_with_the_same_notices(world, mailbox, crowd, tell):
-    crowd(22)
+def test_a_digest_that_failed_is_tried_again_with_the_same_notices(
+    world, mailbox, few, crowd, tell
+):
+    crowd(FEW + 2)
     mailbox.answers = ["451 later"]
     world.advance(HOUR)
     world.sweep()
@@ -117,9 +125,9 @@ def test_a_digest_that_failed_is_tried_again_with_the_same_notices(world, mailbo
 
 
 def test_a_digest_whose_worker_died_is_sent_again_under_the_same_id(
-    world, mailbox, crowd, monkeypatch, settings
+    world, mailbox, few, crowd, monkeypatch, settings
 ):
-    crowd(22)
+    crowd(FEW + 2)
     real = mail.send
 
     def die(row: Delivery) -> None:
@@ -139,8 +147,8 @@ def test_a_digest_whose_worker_died_is_sent_again_under_the_same_id(
     assert {each.state for each in Delivery.objects.all()} == {"sent"}
 
 
-def test_when_a_digest_is_given_up_so_is_what_it_held(world, mailbox, crowd, alice):
-    crowd(22)
+def test_when_a_digest_is_given_up_so_is_what_it_held(world, mailbox, few, crowd):
+    crowd(FEW + 2)
     NoticeSettings.objects.update(email_on=False)
     world.advance(HOUR)
     world.sweep()
@@ -149,8 +157,8 @@ def test_when_a_digest_is_given_up_so_is_what_it_held(world, mailbox, crowd, ali
     ] * 2
 
 
-def test_two_digests_of_an_owner_never_collect_at_once(world, mailbox, crowd, alice):
-    crowd(21)
+def test_two_digests_of_an_owner_never_collect_at_once(world, mailbox, few, crowd, alice):
+    crowd(FEW + 1)
     with pytest.raises(IntegrityError), transaction.atomic():
         Delivery.objects.create(owner=alice, channel="email", wake_at=world.time)
 
@@ -174,25 +182,25 @@ def test_concurrent_workers_send_twenty_and_hold_the_rest_in_one_digest(world, m
     connection.close()
 
 
-def test_urgent_notices_do_not_wait_behind_good_news(world, mailbox, crowd, tell):
-    crowd(21)
+def test_urgent_notices_do_not_wait_behind_good_news(world, mailbox, few, crowd, tell):
+    crowd(FEW + 1)
     tell("shop.example.com", kind=Notice.Kind.EXPIRING)
     world.sweep()
-    assert len(mailbox.mails) == 21
+    assert len(mailbox.mails) == FEW + 1
     assert Delivery.objects.get(notice__kind=Notice.Kind.EXPIRING).sent_at == world.time
 
 
-def test_many_urgent_notices_are_sent_in_a_digest_too(world, mailbox, tell):
-    for number in range(23):
+def test_many_urgent_notices_are_sent_in_a_digest_too(world, mailbox, few, tell):
+    for number in range(FEW + 3):
         tell(f"host{number}.example.com", kind=Notice.Kind.EXPIRING)
-    for _ in range(23):
+    for _ in range(FEW + 3):
         world.sweep()
-    assert len(mailbox.mails) == 20
+    assert len(mailbox.mails) == FEW
     assert Delivery.objects.filter(digest__isnull=False).count() == 3
 
 
-def test_a_test_goes_out_however_many_mails_there_were(world, mailbox, crowd, alice):
-    crowd(20)
+def test_a_test_goes_out_however_many_mails_there_were(world, mailbox, few, crowd, alice):
+    crowd(FEW)
     test = raising.raise_test(alice)
     world.sweep()
     assert test.deliveries.get().sent_at == world.time

@@ -40,6 +40,7 @@ class Profile:
     certificates: int = 2
     people: int = 4  # how often a person changes their mind
     devices: int = 0  # of the owner; people assign, revoke and enrol them again
+    rollouts: bool = False  # people choose canaries and install windows, and devices report
     healthy: int = 0  # certificates whose CA, DNS API and owner have no trouble
 
     @property
@@ -65,6 +66,7 @@ ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
 SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
 LOSERS = Profile(minutes=6, lose=0.3, healthy=2)
 OWNERS = Profile(minutes=6, lose=0.3, devices=3, people=15)
+HOLDERS = Profile(minutes=8, devices=3, people=40, rollouts=True)
 CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 
 

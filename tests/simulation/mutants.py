@@ -14,6 +14,7 @@ from dnsproviders.base import Provider
 from dnsproviders.models import TxtRecord
 from issuance.beat import following
 from issuance.challenges import txtrecords
+from issuance.rollout import advancing, windows
 from tests.simulation import simulation
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -85,6 +86,16 @@ def the_following(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "left_behind", set)
 
 
+def the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All devices get a new version at once."""
+    monkeypatch.setattr(advancing, "_canaries", lambda certificate, now: None)
+
+
+def the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install window is always open."""
+    monkeypatch.setattr(windows, "opens_at", lambda window, now: now)
+
+
 MUTANTS: dict[str, Break] = {
     "the fence": the_fence,
     "the intent": the_intent,
@@ -93,4 +104,6 @@ MUTANTS: dict[str, Break] = {
     "the reopening": the_reopening,
     "the resending": the_resending,
     "the following": the_following,
+    "the canary": the_canary,
+    "the window": the_window,
 }

@@ -51,6 +51,9 @@ class People:
             doings += (self.assigns, self.unassigns, self.changes_the_policy, self.tags_a_device)
             doings += (self.assigns_to_a_tag, self.enrols_a_device_again, self.revokes_a_device)
             weights += (6, 2, 4, 2, 1, 3, 2)
+        if profile.rollouts:
+            doings += (self.chooses_a_canary, self.chooses_a_window)
+            weights += (8, 8)
         minds = [
             (rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)
         ]
@@ -151,6 +154,16 @@ class People:
     def changes_the_policy(self) -> None:
         policy = self.rng.choice(Policy.values)
         self._with_one(lambda one: services.update_certificate(one, {"key_policy": policy}))
+
+    def chooses_a_canary(self) -> None:
+        choice = self.rng.choice(("canary", "canary", "all"))
+        self._with_one(lambda one: services.update_certificate(one, {"rollout": choice}))
+
+    def chooses_a_window(self) -> None:
+        opens, hours = self.rng.randrange(24), self.rng.choice((1, 6))
+        times = {"start": f"{opens:02}:00", "end": f"{(opens + hours) % 24:02}:00"}
+        window = self.rng.choice((None, times | {"timezone": "UTC"}))
+        self._with_one(lambda one: services.update_certificate(one, {"install_window": window}))
 
     def tags_a_device(self) -> None:
         self._change(devices.change_device, {"tags": self.rng.choice(([TAG], []))})

@@ -18,6 +18,7 @@ import structlog
 from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
+from django.db.models import F, Min
 from django.utils import timezone
 from nacl.public import PrivateKey  # noqa: TID251
 
@@ -25,10 +26,11 @@ from accounts.models import User
 from authorities import clients
 from authorities.models import AcmeAccount
 from certctrl import clock, dispatch
+from devices.models import Device
 from dnsproviders import registry
-from issuance import tasks, workflow
+from issuance import rollout, tasks, workflow
 from issuance.beat import following, pruning, renewals, sweep
-from issuance.models import Certificate, Issuance, RenewalInfo
+from issuance.models import Certificate, Deployment, Issuance, RenewalInfo
 from issuance.renewal import schedule
 from issuance.workflow import machine
 from tests import factories
@@ -260,8 +262,27 @@ class Simulation(World):
             actor.forget()
             self._survive(actor, self._sweep)
             self.watch.looks_around(self.zone.is_in)
+            if self.profile.rollouts:
+                self._report()
+                self.watch.looks_at_devices()
             self.wake_beats()
             self.scheduler.park()
+
+    def _report(self) -> None:
+        """Some devices fetch what they want, and report what became of it."""
+        self.watch.is_asking = True
+        rows = Deployment.objects.filter(device__status=Device.Status.ACTIVE, wanted__isnull=False)
+        for row in rows.exclude(served_serial=F("wanted__serial")).select_related(
+            "device", "wanted"
+        ):
+            if self.profile.rollouts and (self.faults.stopped or self.rng.random() < 0.3):
+                assert row.wanted
+                is_well = self.faults.stopped or self.rng.random() < 0.6
+                state = "served" if is_well else "rolled_back"
+                rollout.note_fetched(row.device, row.wanted)
+                report = rollout.Report(row.certificate_id, row.wanted.serial, state, "")
+                rollout.note_reports(row.device, [report])
+        self.watch.is_asking = False
 
     def _sweep(self) -> None:
         sweep.sweep.run()
@@ -278,10 +299,19 @@ class Simulation(World):
         if self.profile.devices and self._is_left_behind():
             scan_at = START + timedelta(seconds=self.next_scan)
             at = min(at or scan_at, scan_at)
+        if self.profile.rollouts and (look_at := self._next_look()):
+            at = min(at or look_at, look_at)
         if at is not None:
             for each in self.beats:
                 seconds = (at - self.scheduler.true_now()).total_seconds() - each.skew
                 self.scheduler.wake(each, max(0.0, seconds) + self.rng.uniform(1.0, 15.0))
+
+    def _next_look(self) -> datetime | None:
+        """Return when a deployment is looked at next."""
+        self.watch.is_asking = True
+        moment: datetime | None = Deployment.objects.aggregate(at=Min("wake_at"))["at"]
+        self.watch.is_asking = False
+        return moment
 
     def _is_left_behind(self) -> bool:
         """Return whether a certificate does not fit its devices. No other actor runs meanwhile."""

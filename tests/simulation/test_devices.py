@@ -10,6 +10,7 @@ from tests.simulation.simulation import run
 
 pytestmark = pytest.mark.django_db
 SEEDS = range(60)
+ROLLOUTS = range(1, 21)
 SHORT = (0, 1)  # not slow: `make test` runs these
 ON_POSTGRES = range(10)  # run once more there
 
@@ -22,6 +23,12 @@ def _marks(seed: int) -> list[pytest.MarkDecorator]:
     on_postgres = [pytest.mark.postgres] if seed in ON_POSTGRES else []
     slow = [] if seed in SHORT else [pytest.mark.slow]
     return [*on_postgres, *slow]
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=_marks(seed)) for seed in ROLLOUTS])
+def test_a_run_with_canaries_and_windows_ends_well(seed: int) -> None:
+    report = run(seed, replace(profile_of(seed), rollouts=True, people=40))
+    assert not report.violations, str(report)
 
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=_marks(seed)) for seed in SEEDS])

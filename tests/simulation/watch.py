@@ -7,21 +7,31 @@ through a broken fence, even if that write does no harm.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db.models import QuerySet
+from django.conf import settings
+from django.db.models import F, QuerySet
 
 from authorities.models import AcmeAccount
 from certctrl.turns import Turns, TurnsQuerySet
+from devices.models import Device
 from dnsproviders.models import TxtRecord
 from issuance.challenges.dns01 import REPUBLISH_AFTER
-from issuance.models import Authorization, CertificateVersion, Issuance, RenewalInfo
+from issuance.models import (
+    Authorization,
+    CertificateVersion,
+    Deployment,
+    Issuance,
+    RenewalInfo,
+)
+from keystore.models import KeyWrap
 from tests.simulation.faults import Profile
 from tests.simulation.scheduler import Actor, Scheduler
 
 State = Issuance.State
+LONGEST_HOLD = timedelta(hours=2)  # of a device, after its version is not safe any more
 LONGEST_WAIT = 1800.0  # seconds from the request of a healthy certificate until it is issued
 TABLES: tuple[type[Turns], ...] = (
     Issuance,
@@ -36,6 +46,8 @@ TABLES: tuple[type[Turns], ...] = (
 MARKS = {"queued_at"}
 REOPENS = {"cleaned_at", "unsure_until", "wake_at", "queued_at"}
 IDLE = {"wake_at", "queued_at", "presented_at"}
+# A person who changes the key policy takes the turn of an attempt that may be making a key.
+TAKES = {"holder", "wake_at", "queued_at"}
 BY_OTHERS: dict[type[Turns], set[str]] = {
     Issuance: {"key"},
     TxtRecord: set(),
@@ -74,6 +86,8 @@ class Watch:
         real_update = Turns._update
 
         def update(queryset: "QuerySet[Any]", **columns: Any) -> int:
+            if queryset.model is Deployment and self.scheduler.actor and columns.get("wanted"):
+                self._gives(list(queryset.values_list("pk", flat=True)), columns["wanted"])
             if queryset.model not in TABLES or not self.scheduler.actor:
                 return real(queryset, **columns)
             return self._update(real, queryset, columns)
@@ -163,11 +177,20 @@ class Watch:
             return
         if is_own:
             return
+        is_taken = model is Issuance and set(columns) == TAKES and state == State.QUEUED
+        if is_taken and actor.name == "person" and not token:
+            self._takes(pk, holder)
+            return
         if not self._may_write(model, set(columns), holder, columns.get("state"), state):
             whose = "another has" if holder else "nobody has any more"
             self.broken(
                 f"{actor.name} writes {', '.join(columns)} of {model.__name__} {pk}, which {whose}"
             )
+
+    def _takes(self, pk: int, holder: str) -> None:
+        """The worker that had the turn may go on until its next write."""
+        turns = self.owners.get(holder, [])
+        turns[:] = [(row, 0.0 if row.pk == pk else until) for row, until in turns]
 
     def _claims(self, model: type[Turns], pk: int, holder: str, wake_at: datetime | None) -> None:
         if wake_at is None or wake_at > self.scheduler.now():
@@ -182,6 +205,59 @@ class Watch:
         if to == State.CANCELED:
             return state in Issuance.BEFORE_VALIDATED
         return columns <= BY_OTHERS[model] or (not holder and columns <= IDLE)
+
+    # --- rollouts ---
+
+    def _gives(self, deployments: list[int], version: CertificateVersion) -> None:
+        """A device gets a new version when it is its turn. A person may end the hold."""
+        actor = self.scheduler.actor
+        assert actor
+        if actor.name == "person":
+            return
+        with self.asking():
+            rows = Deployment.objects.filter(pk__in=deployments)
+            parts = ("certificate", "device", "wanted__renewal_info")
+            held = [row for row in rows.select_related(*parts) if self._is_held(row)]
+            for row in held:
+                self._judge_window(row)
+            if held and held[0].certificate.rollout == "canary":
+                self._judge_canary(held, version)
+
+    def _is_held(self, row: Deployment) -> bool:
+        """Return whether the device has a version that it can open, and that is safe to keep."""
+        if row.wanted is None or self.scheduler.now() >= safe_until(row.wanted):
+            return False
+        wraps = KeyWrap.objects.filter(envelope=row.wanted.key_id, recipient_key=row.device.key_id)
+        return row.certificate.key_policy == "MASTER_ONLY" or wraps.exists()
+
+    def _judge_window(self, row: Deployment) -> None:
+        window = row.certificate.install_window
+        if window and not is_open(window, self.scheduler.now()):
+            self.broken(f"{row} gets a version outside of its install window {window}")
+
+    def _judge_canary(self, held: list[Deployment], version: CertificateVersion) -> None:
+        active = held[0].certificate.deployments.filter(device__status=Device.Status.ACTIVE)
+        if active.filter(served_serial=version.serial).exists():
+            return
+        tried = active.filter(wanted=version)
+        since = self.scheduler.now() - timedelta(seconds=settings.SERVE_WITHIN)
+        is_trying = tried.filter(wanted_at__gt=since) | tried.filter(fetched_serial=version.serial)
+        if len(held) > 1 or (is_trying | tried.filter(failed_serial=version.serial)).exists():
+            self.broken(f"{', '.join(map(str, held))} overtake the canary")
+
+    def looks_at_devices(self) -> None:
+        """No device is kept at a version for longer than is safe."""
+        behind = Deployment.objects.filter(
+            device__status=Device.Status.ACTIVE,
+            certificate__retired_at=None,
+            wanted__isnull=False,
+        ).exclude(wanted=F("certificate__current"))
+        late = self.scheduler.now() - LONGEST_HOLD
+        with self.asking():
+            for row in behind.select_related("wanted__renewal_info"):
+                assert row.wanted
+                if safe_until(row.wanted) < late and (row.wanted_at or late) < late:
+                    self.broken(f"{row} is kept at version {row.wanted_id} for too long")
 
     # --- outside calls ---
 
@@ -298,6 +374,23 @@ class Watch:
                 self.broken(f"healthy attempt {issuance.pk} is {state} after {seconds:.0f} s")
 
         self.scheduler.after(LONGEST_WAIT, judge)
+
+
+def safe_until(version: CertificateVersion) -> datetime:
+    """Return until when a device may be kept at this version."""
+    if version.revoke_asked_at:
+        return version.revoke_asked_at
+    life = version.not_after - version.not_before
+    latest = version.not_after - life / 12
+    info = getattr(version, "renewal_info", None)
+    early = info.window_end if info else None
+    return min(latest, early) if early and early < version.not_before + life / 2 else latest
+
+
+def is_open(window: dict[str, str], now: datetime) -> bool:
+    """Return whether an install window in UTC is open."""
+    moment, start, end = f"{now:%H:%M}", window["start"], window["end"]
+    return start <= moment < end if start < end else moment >= start or moment < end
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:

@@ -2,33 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from lab.ca import PROJECT
-
-LIMIT = 90.0  # seconds, on a machine that has other things to do
-tick = threading.Event()  # never set: waiting for it passes time
-
-
-def until(check: Callable[[], bool], what: str) -> None:
-    for _ in range(int(LIMIT / 0.1)):
-        if check():
-            return
-        tick.wait(0.1)
-    pytest.fail(f"not within {LIMIT:g} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.patience import LIMIT, until
+from tests.servers import free_port
 
 
 def processes() -> Iterator[tuple[int, str]]:

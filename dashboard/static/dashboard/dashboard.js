@@ -60,19 +60,3 @@ for (const name of ["htmx:sseError", "htmx:sseClose"]) document.addEventListener
 setInterval(() => {
   if (!hasStream) document.querySelector("[hx-trigger*=look]")?.dispatchEvent(new Event("look"));
 }, 5000);
-
-// Keyboard: not while a field has the focus.
-let before = "";
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
-  const go = (selector) => document.querySelector(selector)?.click();
-  const pressed = before + event.key;
-  before = event.key === "g" ? "g" : "";
-  if (pressed === "go") go(".brand");
-  else if (pressed === "gc") go(".nav a:nth-of-type(2)");
-  else if (event.key === "i") go(".top .btn.main");
-  else if (event.key === "/") {
-    event.preventDefault();
-    document.querySelector("[data-find]")?.focus();
-  }
-});

@@ -16,7 +16,7 @@ from certctrl import clock
 from certctrl.statements import Parameter, select, update
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance import preflight, ratelimits
-from issuance.challenges import registry
+from issuance.challenges import base, registry
 from issuance.models import Authorization, Issuance
 from issuance.renewal import ari, failover
 from issuance.workflow import csr, oldorders
@@ -41,9 +41,9 @@ def order(issuance: Issuance) -> Done:
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
     _let_older_attempts_end(issuance)
-    client = _order_once(issuance)
+    client, known = _order_once(issuance)
     listed = _listed(issuance=issuance.pk)
-    store = _read_authorizations(issuance, client, listed)
+    store = _read_authorizations(issuance, client, listed, known)
     pending = sum(each.status == Authorization.Status.PENDING for each in listed)
     what = f"the CA accepted the order; {pending} of its {len(listed)} names must be proved"
     return Done(what, write=store)
@@ -60,20 +60,30 @@ def _older(names_key: Parameter, pk: Parameter) -> QuerySet[Issuance, Any]:
     return older.values_list("pk")[:1]
 
 
-def _order_once(issuance: Issuance) -> CA:
-    """Place the order, or read it when it is placed. Return the client of the account."""
+def _order_once(issuance: Issuance) -> tuple[CA, base.Known]:
+    """Place the order, or read it when it is placed.
+
+    Return the client of the account, and what the preflight saw if it ran.
+    """
+    known = base.Known()
     if issuance.order_url:
         client = clients.client_for(issuance.account)
         if not issuance.csr_sent_at and not issuance.authorizations.exists():
             _wait_for_list(issuance, _read_order(issuance, client))
-        return client
+        return client, known
     plan = plan_order(issuance)
     ratelimits.refuse_far_slot(issuance, plan.charges.costs)
     csr.ensure_key_and_csr(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
-        preflight.before_order(issuance, plan.client)
-        _wait_for_list(issuance, _place_order(issuance, plan))
-    return plan.client
+        known, columns = preflight.before_order(issuance, plan.client)
+        try:
+            resource = _place_order(issuance, plan, columns)
+        except Exception:
+            if columns:
+                issuance.write(**columns)
+            raise
+        _wait_for_list(issuance, resource)
+    return plan.client, known
 
 
 def _say_who_is_asked(issuance: Issuance) -> None:
@@ -126,7 +136,8 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         )
 
 
-def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
+def _place_order(issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]) -> OrderResource:
+    """Send newOrder, and store the order with `columns`. Return it."""
     names, profile = issuance.certificate.names, plan.profile
     plan.client.prepare()
     ratelimits.reserve(issuance, plan.charges.costs)
@@ -138,7 +149,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
         if not plan.replaces or not ari.is_about_replaces(trouble, issuance):
             raise
         _leave_out_replaces(issuance, trouble)
-        return _place_order(issuance, plan_order(issuance))
+        return _place_order(issuance, plan_order(issuance), columns)
     ratelimits.record_order_result(issuance)
     _refuse_too_many(issuance, resource)
     try:
@@ -148,6 +159,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan) -> OrderResource:
             finalize_url=resource.finalize_url,
             profile=profile,
             replaces=plan.replaces,
+            **columns,
         ):
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
@@ -216,7 +228,7 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
 
 
 def _read_authorizations(
-    issuance: Issuance, client: CA, listed: Sequence[Authorization]
+    issuance: Issuance, client: CA, listed: Sequence[Authorization], known: base.Known
 ) -> Callable[[], object] | None:
     """Read the authorizations that were not read yet.
 
@@ -224,7 +236,7 @@ def _read_authorizations(
     before the next one is read. Return the function that stores the last one.
     """
     challenge = registry.for_certificate(issuance.certificate)
-    found = cache(lambda: challenge.look_up(issuance))
+    found = cache(lambda: challenge.look_up(issuance, known))
     store: Callable[[], object] | None = None
     unread = [each for each in listed if each.status == Authorization.Status.UNREAD]
     for authorization in unread:

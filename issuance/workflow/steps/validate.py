@@ -1,5 +1,8 @@
 """The fourth step: answer the challenges (RFC 8555, section 7.5.1)."""
 
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.db.models import QuerySet
@@ -7,7 +10,6 @@ from django.db.models import QuerySet
 from authorities import clients
 from certctrl import clock
 from certctrl.statements import Parameter, select, update
-from certctrl.turns import LostTurn
 from issuance.models import Authorization, Issuance
 from issuance.workflow.outcome import Done
 from issuance.workflow.steps import order
@@ -15,6 +17,7 @@ from issuance.workflow.steps.authorizations import read_answered
 from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 
 State = Issuance.State
+VALIDATED = "the CA validated every name"
 
 
 @select
@@ -24,28 +27,45 @@ def _unanswered(issuance: Parameter) -> QuerySet[Authorization, Any]:
 
 
 @update
-def _note_answer(
-    holder: Parameter, pk: Parameter, at: Parameter
-) -> tuple[QuerySet[Authorization], dict[str, Any]]:
-    mine = Authorization.objects.filter(issuance__holder=holder, pk=pk)
-    return mine, {"answered_at": at}
+def _note_answer(pk: Parameter, at: Parameter) -> tuple[QuerySet[Authorization], dict[str, Any]]:
+    return Authorization.objects.filter(pk=pk), {"answered_at": at}
+
+
+def _note_answers(answered: Sequence[tuple[int, datetime]]) -> None:
+    """Store which challenges were answered, and when. Call it inside the fence."""
+    for pk, at in answered:
+        _note_answer(pk=pk, at=at)
+
+
+def _store_answers(issuance: Issuance, answered: Sequence[tuple[int, datetime]]) -> None:
+    if answered:
+        with issuance.fence():
+            _note_answers(answered)
 
 
 def validate(issuance: Issuance) -> Done:
     """Answer the challenges, because everything shows that the CA looks for. Then read the order.
 
-    Raise Wait while the CA checks the challenges, and Refused when the order is invalid.
+    A worker that dies before the answers are stored sends them again, which changes nothing. Raise
+    Wait while the CA checks the challenges, and Refused when the order is invalid.
     """
     client = clients.client_for(issuance.account)
     unheard = ""
-    for pk, challenge_url in _unanswered(issuance=issuance.pk):
-        issuance.breathe()
-        if why := client.answer(challenge_url):
-            unheard = f"{why} The response is sent again."
-            continue
-        if not _note_answer(holder=issuance.holder, pk=pk, at=clock.now()):
-            raise LostTurn
-    resource = client.read_order(issuance.order_url)
+    answered: list[tuple[int, datetime]] = []
+    try:
+        for pk, challenge_url in _unanswered(issuance=issuance.pk):
+            issuance.breathe()
+            if why := client.answer(challenge_url):
+                unheard = f"{why} The response is sent again."
+            else:
+                answered.append((pk, clock.now()))
+        resource = client.read_order(issuance.order_url)
+    except Exception:
+        _store_answers(issuance, answered)
+        raise
+    if resource.status == "ready":
+        return Done(VALIDATED, write=partial(_note_answers, answered))
+    _store_answers(issuance, answered)
     if resource.status == "pending":
         if more := order.unlisted(issuance, resource):
             what = f"the CA lists {len(more)} more authorizations than at first"
@@ -56,6 +76,5 @@ def validate(issuance: Issuance) -> Done:
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)
-    is_ready = resource.status == "ready"
     # Without the URL, the next step reads the order before it sends the CSR.
-    return Done("the CA validated every name", {} if is_ready else {"finalize_url": ""})
+    return Done(VALIDATED, {"finalize_url": ""})

@@ -24,6 +24,7 @@ from standalone import administrator, embedded
 
 # SQLite's words for a file that is not a database, or is damaged.
 DAMAGED = ("malformed", "not a database", "disk I/O error")
+INVENTED = "invented"  # in the state file of a demo
 START_LIMIT = 30.0  # seconds for one child to respond
 
 
@@ -50,7 +51,9 @@ class Command(BaseCommand):
         with readable_database():
             self.server.make_master_key()
             call_command("migrate", interactive=False, verbosity=0)
+            self.refuse_other_rows()
             self.admin = administrator.administrator(self.server.state)
+            self.invent()
         self.server.note_database()
         # No connection may be open when the first child is forked.
         connections.close_all()
@@ -58,10 +61,30 @@ class Command(BaseCommand):
         self.start_lab()
         preload()
         children = self.server.children()
+        if settings.DEMO:
+            del children[1:]  # no worker and no clock, so that what is open stays so
         for child in children:
             self.supervisor.start(child)
         self.must("web", lambda: accepts(self.server.address) and children[0].alive())
         self.welcome(self.show_lab())
+
+    def refuse_other_rows(self) -> None:
+        """Raise CommandError for a demo in a folder that has another server's rows."""
+        if settings.DEMO and not self.server.state.get(INVENTED):
+            if get_user_model().objects.exists():
+                raise CommandError(
+                    f"{self.server.folder} has a real server's data. A demo needs a folder of its"
+                    " own. Choose another DATA_DIR."
+                )
+            self.server.state.keep(**{INVENTED: "begun"})
+
+    def invent(self) -> None:
+        if settings.DEMO and self.server.state[INVENTED] != "done":
+            from standalone import invention
+
+            self.say("Inventing a year of certificates …")
+            invention.fill(get_user_model().objects.get_by_natural_key(self.admin.email))
+            self.server.state.keep(**{INVENTED: "done"})
 
     def start_redis(self) -> None:
         """Start Redis. Start it without its files when it cannot read them.
@@ -121,6 +144,11 @@ class Command(BaseCommand):
         lines = [
             "",
             f"certctrl runs at {self.server.address} (started in {took:.1f} s)",
+            *(
+                ["  everything in it is invented, and nothing outside is contacted"]
+                if settings.DEMO
+                else []
+            ),
             f"  sign in        {self.sign_in_link()}",
             f"  administrator  {self.admin.email}",
             f"  password       {self.password()}",

@@ -938,11 +938,11 @@ def test_an_https_ca_is_not_called_by_http(directory, url, called, monkeypatch):
     ca = acme.AcmeCA(directory, acme.new_account_key())
     sent = []
 
-    def send(self, method, url, **kwargs):
+    def call(method, url, body, headers):
         sent.append(url)
         raise requests.ConnectionError("nobody is there")
 
-    monkeypatch.setattr("certctrl.outgoing.OutgoingSession.request", send)
+    monkeypatch.setattr("certctrl.outgoing.call", call)
     refused = trouble(ca.network._send_request, "POST", url)
     assert (refused.code, sent) == (("ca_unreachable", [url]) if called else ("ca_bad_url", []))
     assert called or "http address" in refused.what

@@ -30,6 +30,8 @@ READS = {
     "post me/certificates/<id:pk>/preflight": "looks only",
     "post me/certificates/preflight": "looks only",
     "post me/dns-providers/<id:pk>/check": "notes what the provider answered",
+    "post me/views": "keeps filters of a page",
+    "delete me/views/<id:pk>": "keeps filters of a page",
     "post auth/refresh": "rotates a token; the end of a family is tested beside it",
     "post devices/self/notify": "notes what the agent reported",
 }
@@ -249,6 +251,14 @@ OPERATIONS = {
     "post me/certificates/<id:pk>/renew": (
         "certificate.issuance_requested",
         lambda do: do.api.post(f"{do.certificate}/renew"),
+    ),
+    "post me/certificates/bulk": (
+        "certificate.renewal_requested",
+        lambda do: do.api.post("certificates/bulk", {"action": "renew", "ids": [do.pk]}),
+    ),
+    "put me/certificates/<id:pk>/labels": (
+        "certificate.labels_changed",
+        lambda do: do.api.put(f"{do.certificate}/labels", {"labels": ["prod"]}),
     ),
     "post me/certificates/<id:pk>/cancel": ("certificate.issuance_canceled", open_attempt),
     "post me/certificates/<id:pk>/revoke": (

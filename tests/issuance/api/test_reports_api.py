@@ -2,6 +2,7 @@
 
 import pytest
 
+from certctrl.turns import MOST_SAID
 from devices.models import Device
 from issuance import services
 from issuance.models import Deployment
@@ -57,9 +58,20 @@ def test_a_reason_may_have_several_lines(notify, certificate):
     assert "no such file nginx: test failed" in Deployment.objects.get().failure_what
 
 
+def test_the_latest_error_of_an_agent_is_stored(notify, certificate):
+    events = [{"type": "agent_error", "what": each} for each in ("first", "the\nlast")]
+    assert notify({"events": events}).status_code == 204
+    assert Device.objects.get().agent_error == "the last"
+    assert notify({"events": [{"type": "agent_error", "what": "x" * 9000}]}).status_code == 204
+    assert len(Device.objects.get().agent_error) == MOST_SAID
+    assert notify({"events": [{"type": "agent_error", "what": ""}]}).status_code == 204
+    assert Device.objects.get().agent_error == ""
+
+
 def test_events_of_other_types_are_ignored(notify, certificate):
     before = list(Deployment.objects.values())
     events = [{"type": "mood", "cert_id": "x"}, {}, {"type": 7}, {"type": "agent_version"}]
+    events += [{"type": "agent_error", "what": 7}]
     assert notify({"events": events}).status_code == 204
     assert notify({"events": []}).status_code == 204
     assert list(Deployment.objects.values()) == before

@@ -9,6 +9,7 @@ from authorities import keyqueue
 from authorities.keyqueue import Busy, one_at_a_time
 from issuance import tasks
 from tests.fakes.world import World
+from tests.patience import LIMIT
 
 
 @pytest.fixture
@@ -106,10 +107,10 @@ def test_one_owner_has_one_turn_at_a_time_and_a_short_line(monkeypatch):
             pass
         assert most == []
     for _ in in_line:
-        assert done.acquire(timeout=60)
+        assert done.acquire(timeout=LIMIT)
     assert most == [1, 1, 1]
     for thread in in_line:
-        thread.join(60)
+        thread.join(LIMIT)
     assert keyqueue._lines == {}
 
 

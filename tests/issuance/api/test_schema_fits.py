@@ -4,7 +4,6 @@ import re
 
 import jsonschema
 import pytest
-import yaml
 
 from tests.conftest import JSONClient
 from tests.factories import PASSWORD
@@ -22,18 +21,18 @@ def as_json_schema(part):
     return {"anyOf": [plain, {"type": "null"}]} if part.get("nullable") is True else plain
 
 
-@pytest.fixture
-def schema(client_of, db):
-    return as_json_schema(yaml.safe_load(client_of().get("/apiv1/schema").content))
+@pytest.fixture(scope="session")
+def json_schema(schema):
+    return as_json_schema(schema)
 
 
 @pytest.fixture(autouse=True)
-def _every_answer_is_compared(schema, monkeypatch):
+def _every_answer_is_compared(json_schema, monkeypatch):
     request = JSONClient.request
 
     def compared(client, **kwargs):
         answer = request(client, **kwargs)
-        compare(schema, kwargs["REQUEST_METHOD"].lower(), kwargs["PATH_INFO"], answer)
+        compare(json_schema, kwargs["REQUEST_METHOD"].lower(), kwargs["PATH_INFO"], answer)
         return answer
 
     monkeypatch.setattr(JSONClient, "request", compared)
@@ -129,9 +128,9 @@ def test_answers_about_certificates_fit(world, api, guide, reference):
     api.delete(f"certificates/{unissued}")
 
 
-def test_the_schema_describes_a_private_ca_with_its_validity(schema):
-    body = operation_of(schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"][
+def test_the_schema_describes_a_private_ca_with_its_validity(json_schema):
+    body = operation_of(json_schema, "post", "/apiv1/me/cas/1/issue")["requestBody"]["content"][
         "application/json"
     ]["schema"]
-    members = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
+    members = json_schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
     assert {"domain_name", "sans", "validity_seconds"} <= set(members)

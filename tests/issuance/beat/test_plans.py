@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.db import connection
+from django.db.models import CheckConstraint
 
 from authorities.models import AcmeAccount, Exchange
 from devices import installplans
 from devices.models import InstallPlan
 from dnsproviders.models import TxtRecord
 from issuance import rollout, services
-from issuance.beat import pruning, renewals, rollouts, sweep
+from issuance.beat import clockstep, pruning, renewals, rollouts, sweep
 from issuance.models import (
+    Authorization,
     Certificate,
     CertificateVersion,
     Deployment,
@@ -31,6 +33,7 @@ from issuance.models import (
     Probe,
     RenewalInfo,
     RequestKey,
+    Reservation,
 )
 from issuance.rollout import Report
 from notices import raising
@@ -43,6 +46,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 # The tables that grow.
 GROWING = (
     AcmeAccount,
+    Authorization,
     Certificate,
     CertificateVersion,
     Delivery,
@@ -56,14 +60,15 @@ GROWING = (
     Probe,
     RenewalInfo,
     RequestKey,
+    Reservation,
     TxtRecord,
 )
 TABLES = {each._meta.db_table for each in GROWING}
 PARTIAL = {
     index.name: model._meta.db_table
     for model in apps.get_models()
-    for index in model._meta.indexes
-    if index.condition is not None
+    for index in (*model._meta.indexes, *model._meta.constraints)
+    if not isinstance(index, CheckConstraint) and index.condition is not None
 }
 
 ALIAS = re.compile(r'"(\w+)" (\w+)\b')
@@ -184,6 +189,14 @@ def test_the_steps_of_an_attempt_read_no_table(world, account, credential):
         world.deliver()
         world.sweep()
     assert len(ran) > 35
+    assert not scans(ran)
+
+
+def test_the_hourly_correction_of_times_reads_only_what_is_open(rows, world):
+    Certificate.objects.update(failures=1, failing_since=world.time)
+    with statements() as ran:
+        clockstep.correct(world.time)
+    assert len(ran) > 30
     assert not scans(ran)
 
 

@@ -19,9 +19,11 @@ from issuance import preflight, services
 from issuance.api.certificates import note
 from issuance.beat import renewals
 from issuance.challenges import delegation
+from issuance.challenges.base import Known
 from issuance.models import Certificate, Issuance
 from issuance.preflight import checks
 from notices.models import Notice
+from tests.patience import LIMIT
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -58,7 +60,7 @@ def deliver(world, issuance: Issuance) -> Issuance:
 
 def blind(monkeypatch) -> None:
     """The preflight finds nothing, as if the fault arose after it."""
-    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: [])
+    monkeypatch.setattr(checks, "check", lambda *args, **kwargs: ([], Known()))
 
 
 def is_refused(world, issuance: Issuance) -> str:
@@ -262,7 +264,9 @@ def test_one_setting_without_the_other_is_refused_at_start(given):
         **given,
     }
     command = [sys.executable, "-c", "import certctrl.settings"]
-    started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    started = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LIMIT
+    )
     assert (started.returncode == 0) == (not given), started.stderr
     assert ("belong together" in started.stderr) == bool(given)
 

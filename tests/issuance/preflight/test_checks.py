@@ -17,6 +17,7 @@ from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import preflight, services
 from issuance.beat import renewals
+from issuance.challenges.base import Known
 from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.preflight import Finding, checks
 
@@ -37,7 +38,7 @@ def finds(monkeypatch):
     def build(*findings):
         def check(*args, **kwargs):
             looks.append(args)
-            return list(findings)
+            return list(findings), Known()
 
         monkeypatch.setattr(checks, "check", check)
         return looks
@@ -156,7 +157,8 @@ def test_a_private_ca_has_no_preflight(world, owner, finds):
     account = world.account(owner)
     account.private_ca = private_ca
     account.private_ca_id = 1
-    assert preflight.before_order(Issuance(account=account), world.ca.client_for(account)) is None
+    client = world.ca.client_for(account)
+    assert preflight.before_order(Issuance(account=account), client) == (Known(), {})
     assert looks == []
 
 
@@ -182,7 +184,8 @@ POLICY = Survey(
 
 
 def codes_of(certificate, account, credential, client) -> list[str]:
-    return [each.code for each in preflight.check(certificate, account, credential, client)]
+    found, _ = preflight.check(certificate, account, credential, client)
+    return [each.code for each in found]
 
 
 @pytest.fixture

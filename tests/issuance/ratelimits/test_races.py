@@ -11,6 +11,7 @@ from issuance.models import Issuance, LimitBucket, Reservation
 from tests.fakes.ca import FakeClient
 from tests.fakes.limiting import Limiter
 from tests.issuance.services.test_races import at_once
+from tests.patience import LIMIT
 
 pytestmark = [
     pytest.mark.postgres,
@@ -45,7 +46,7 @@ def test_concurrent_refusals_all_close_the_bucket(world, account, credential, mo
     all_asked = threading.Barrier(count)
 
     def busy(client, names, *, profile="", replaces=""):
-        all_asked.wait(20)
+        all_asked.wait(LIMIT)
         raise Trouble("ca_rate_limited", "The CA refused the order: slow down.", retry_after=3600)
 
     monkeypatch.setattr(FakeClient, "new_order", busy)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from certctrl import clock
 from dnsclient import cnames
 from dnsproviders.models import TxtRecord
 from issuance import services, workflow
@@ -61,7 +62,10 @@ def test_a_lost_message_is_sent_again_by_the_sweep(world, account, credential, s
     assert Issuance.objects.get().state == Issuance.State.ISSUED
 
 
-def test_the_cnames_of_all_names_are_followed_in_one_batch(world, account, credential, monkeypatch):
+@pytest.mark.parametrize("had_preflight", [True, False])
+def test_cnames_are_followed_once_and_in_one_batch(
+    world, account, credential, monkeypatch, had_preflight
+):
     batches = []
 
     def follow(names, seconds):
@@ -71,8 +75,17 @@ def test_the_cnames_of_all_names_are_followed_in_one_batch(world, account, crede
     monkeypatch.setattr(cnames, "follow", follow)
     names = sorted(f"host{number}.example.com" for number in range(20))
     _, issuance = world.create(account, credential, *names)
+    if had_preflight:  # a turn before this one
+        Issuance.objects.update(preflighted_at=clock.now())
     assert workflow.take(workflow.STEPS[0], issuance.pk)
-    assert batches == [names]
+    assert batches == ([names] if had_preflight else [])
+
+
+def test_the_zone_that_the_preflight_saw_is_not_asked_for_again(world, account, credential):
+    world.create(account, credential, "www.example.com")
+    world.deliver()
+    assert world.outside.calls.count("zone.zone_of") == 1
+    assert TxtRecord.objects.get().zone == "example.com"
 
 
 def test_no_cname_is_followed_where_every_name_is_proved(world, account, credential, monkeypatch):

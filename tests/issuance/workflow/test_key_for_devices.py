@@ -5,6 +5,7 @@ import threading
 import pytest
 from django.db import transaction
 
+from certctrl.turns import Wait
 from issuance import services, wraps
 from issuance.models import Certificate, Issuance
 from issuance.services import locks
@@ -30,6 +31,30 @@ def test_a_policy_that_changed_since_the_claim_takes_a_new_key(renewing):
     Certificate.objects.update(key_policy="HYBRID")
     csr.replace_unfit(renewing)
     assert (renewing.key.policy, renewing.key != sealed) == ("HYBRID", True)
+
+
+@pytest.mark.parametrize("policy", ["DEVICE_REQUIRED", "MASTER_ONLY"])
+def test_a_policy_that_changes_while_a_key_is_replaced_is_seen(renewing, monkeypatch, policy):
+    csr.make(renewing)
+    sealed = renewing.key_id
+    Certificate.objects.update(key_policy="HYBRID")
+    real = csr.pki.new_key
+
+    def changes_meanwhile(*kind):
+        certificate = Certificate.objects.get()
+        services.update_certificate(certificate, {"key_policy": policy})
+        return real(*kind)
+
+    monkeypatch.setattr(csr.pki, "new_key", changes_meanwhile)
+    with pytest.raises(Wait):
+        csr.replace_unfit(renewing)
+    monkeypatch.undo()
+    kept = Issuance.objects.select_related(*READS).get(pk=renewing.pk)
+    assert kept.key_id == sealed
+    csr.replace_unfit(kept)
+    assert kept.key.policy == policy
+    is_opened_here = kept.key.wraps.exclude(master_key_id=None).exists()
+    assert is_opened_here == (policy == "MASTER_ONLY")
 
 
 def test_a_key_that_fits_is_kept(renewing):

@@ -1,0 +1,70 @@
+"""The labels that an owner gives to certificates."""
+
+import unicodedata
+from collections.abc import Iterable
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from accounts.models import User
+from certctrl.errors import Invalid, QuotaExceeded
+from issuance.models import Certificate, Label
+from issuance.services.attempts import audit_certificate
+
+MOST_LABELS = 20  # of one certificate
+MOST_OF_OWNER = 200  # different ones
+
+
+def labels_of(owner: User) -> QuerySet[Label]:
+    return Label.objects.filter(owner=owner).order_by("name")
+
+
+def label_of(text: str) -> str:
+    """Return the label as it is stored. Raise Invalid when it is none."""
+    name = unicodedata.normalize("NFC", " ".join(text.split()))
+    if not name or len(name) > Label.LONGEST or "," in name or not name.isprintable():
+        raise Invalid(
+            f"A label has 1 to {Label.LONGEST} printable characters and no comma. Choose another.",
+            field="labels",
+        )
+    return name
+
+
+def set_labels(certificate: Certificate, texts: Iterable[str]) -> list[str]:
+    """Give the certificate these labels and no others. Return them, sorted.
+
+    Raise Invalid for text that is no label, and for too many labels. Raise QuotaExceeded when the
+    owner has too many different labels.
+    """
+    wanted = sorted({label_of(text) for text in texts})
+    if len(wanted) > MOST_LABELS:
+        raise Invalid(
+            f"{certificate.domain} would have {len(wanted)} labels, and {MOST_LABELS} are the most."
+            " Leave some out.",
+            field="labels",
+        )
+    with transaction.atomic():
+        # Locked, so that two requests do not count the same labels.
+        owner = User.objects.select_for_update(no_key=True).get(pk=certificate.owner_id)
+        before = sorted(certificate.labels.values_list("name", flat=True))
+        if before != wanted:
+            rows = _made(owner, wanted)
+            certificate.labels.set(rows)
+            labels_of(owner).filter(name__in=before, certificates=None).delete()
+            _refuse_more(owner)
+            audit_certificate(certificate, "labels_changed", labels=[before, wanted])
+    return wanted
+
+
+def _made(owner: User, names: list[str]) -> list[Label]:
+    Label.objects.bulk_create(
+        [Label(owner=owner, name=name) for name in names], ignore_conflicts=True
+    )
+    return list(Label.objects.filter(owner=owner, name__in=names))
+
+
+def _refuse_more(owner: User) -> None:
+    if labels_of(owner).count() > MOST_OF_OWNER:
+        raise QuotaExceeded(
+            f"You have {MOST_OF_OWNER} different labels, which are the most. Use one of them."
+        )

@@ -1,0 +1,74 @@
+"""The progress of an attempt, server by server."""
+
+from datetime import timedelta
+
+import pytest
+
+from certctrl import clock
+from dnsproviders import propagation
+from dnsproviders.propagation import Look
+from issuance.models import Issuance
+
+pytestmark = pytest.mark.django_db
+NS1, NS2, NS3 = "ns1.example.com (192.0.2.1)", "ns2.example.com (192.0.2.2)", "<b>ns3</b> (::1)"
+
+
+@pytest.fixture
+def look(world, account, credential, monkeypatch):
+    """`look(Look(...))` lets the attempt look once more and sees this. It returns the attempt."""
+    _certificate, made = world.create(account, credential, "www.example.com")
+
+    def once(seen: Look) -> Issuance:
+        monkeypatch.setattr(propagation, "look", lambda rows, s=None: {r.pk: seen for r in rows})
+        Issuance.objects.filter(wake_at__isnull=False).update(wake_at=clock.now(), queued_at=None)
+        world.sweep()
+        return Issuance.objects.get(pk=made.pk)
+
+    return once
+
+
+def states(attempt: Issuance) -> dict[str, str]:
+    return {each["server"]: each["state"] for each in attempt.servers}
+
+
+def test_each_server_of_the_last_look_is_shown(visitor, look):
+    silent = f"{NS3[:-1]}, answers REFUSED)"
+    attempt = look(Look(1, (NS2,), (silent,), showing=(NS1,)))
+    assert states(attempt) == {NS1: "shows", NS2: "missing", NS3: "silent"}
+    page = visitor.get(f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}")
+    shown = page.content.decode()
+    assert "1 of 3 name servers</b> show the record" in shown
+    assert "&lt;b&gt;ns3" in shown
+    assert "<b>ns3" not in shown
+
+
+def test_the_api_names_the_same_servers_while_it_waits(look, client_of, alice, world):
+    attempt = look(Look(1, (NS2,), (), showing=(NS1,)))
+    path = f"/apiv1/me/certificates/{attempt.certificate_id}"
+    result = client_of(alice).get(f"{path}/issue-result").data_member
+    assert [(each["server"], each["state"]) for each in result["name_servers"]] == [
+        (NS1, "shows"),
+        (NS2, "missing"),
+    ]
+    issuance = client_of(alice).get(path).data_member["issuance"]
+    assert issuance["name_servers"] == result["name_servers"]
+    look(Look(2, (), (), showing=(NS1, NS2)))
+    assert client_of(alice).get(f"{path}/issue-result").data_member["name_servers"] == []
+
+
+def test_a_state_is_kept_with_its_first_moment(look, world):
+    first = look(Look(1, (NS2,), (), showing=(NS1,)))
+    world.advance(5)
+    second = look(Look(1, (NS2, NS3), (), showing=(NS1,)))
+    since = {each["server"]: each["since"] for each in second.servers}
+    assert [since[NS1], since[NS2]] == [each["since"] for each in first.servers]
+    assert since[NS3] > since[NS2]
+
+
+def test_the_usual_time_is_that_of_earlier_attempts(visitor, certificate):
+    attempt = certificate.issuances.get()
+    Issuance.objects.update(created_at=attempt.ended_at - timedelta(minutes=2))
+    visitor.post(f"/certificates/{certificate.pk}/renew")
+    newest = certificate.issuances.order_by("pk").last()
+    page = visitor.get(f"/certificates/{certificate.pk}/attempts/{newest.pk}")
+    assert "2 min, the last five" in page.content.decode()
